@@ -1,0 +1,287 @@
+"""``capsfusion …``: the command line. Thin: each command checks its arguments and calls one function."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.settings import Interval, load_settings
+
+app = typer.Typer(
+    help="Fuse raw and synthetic web image captions into good training captions.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+db = typer.Typer(help="The warehouse's schema.", no_args_is_help=True)
+app.add_typer(db, name="db")
+stderr = Console(stderr=True, soft_wrap=True)
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Folder or hub id (BAAI/CapsFus-LLaMA). Default: CAPSFUSION_MODEL, else the demo model."),
+]
+Beams = Annotated[int | None, typer.Option(help="Beams of the search; 1 is greedy.  [default: 3]", min=1, max=16)]
+
+
+@app.command()
+def fuse(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help=".json, .jsonl or .parquet with laion_2b and laion_coco.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The same rows in the same order, with capsfusion added.")
+    ],
+    model: Model = None,
+    num_beams: Beams = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest caption.  [default: 80]", min=1)] = None,
+    engine: Annotated[
+        Literal["transformers"] | None, typer.Option(help="What generates.  [default: transformers]")
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"] | None,
+        typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU. Only float32 gives the same bytes each time."),
+    ] = None,
+    nproc_per_node: Annotated[
+        str | None, typer.Option(help="Ranks that torchrun starts. auto: one per GPU, or one.", metavar="auto|N")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows that a rank fuses together.  [default: 32]", min=1)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Take over the chunks in OUT.parts that an earlier try finished.")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+) -> None:
+    """Fuse one file: the paper's script, with every row read, in order, resumable after a crash.
+
+    Example: capsfusion fuse pairs.jsonl fused.jsonl --model BAAI/CapsFus-LLaMA
+    """
+    from capsfusion_tasks.fusion.files import fuse_file
+
+    settings = load_settings(
+        model=model,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        engine=engine,
+        dtype=dtype,
+        nproc_per_node=nproc_per_node,
+        batch_size=batch_size,
+    )
+    result = fuse_file(source, target, settings, resume=resume, overwrite=overwrite, on_line=_progress_line)
+    rate = f", {result.rows / result.device_seconds:.1f} rows/s per device" if result.device_seconds else ""
+    stderr.print(f"{target}: {result.rows} rows{rate}", highlight=False)
+    for row, reason in result.failed[:5]:
+        stderr.print(f"row {row + 1} has no capsfusion: {reason}", markup=False, style="yellow")
+    if len(result.failed) > 5:
+        stderr.print(f"… and {len(result.failed) - 5} more rows have none", style="yellow")
+
+
+@app.command()
+def validate(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help=".json, .jsonl or .parquet with both sources and a caption.")
+    ],
+    column: Annotated[str, typer.Option(help="The column that holds the caption.")] = "capsfusion",
+    out: Annotated[
+        Path | None, typer.Option(help="Write every row with its reasons and scores to this .parquet.")
+    ] = None,
+) -> None:
+    """Tell which captions of a file would be rejected, and why.
+
+    Example: capsfusion validate fused.jsonl --out verdicts.parquet
+    """
+    import pyarrow.parquet as pq
+
+    from capsfusion_tasks.caption_files import read_caption_file
+    from capsfusion_tasks.validation.validate import validate_table
+
+    verdicts = validate_table(
+        read_caption_file(source, ["laion_2b", "laion_coco", column]).captions, caption_column=column
+    )
+    reasons = verdicts["reasons"].to_pylist()
+    captions = verdicts[column].to_pylist()
+    accepted = sum(not row for row in reasons)
+    table = Table(
+        "reason", "rows", "share", "for example", title=f"{source.name}: {accepted} of {len(reasons)} accepted"
+    )
+    for reason in sorted({reason for row in reasons for reason in row}):
+        hits = [i for i, row in enumerate(reasons) if reason in row]
+        table.add_row(reason, str(len(hits)), f"{len(hits) / len(reasons):.2%}", _cell(captions[hits[0]]))
+    Console().print(table)
+    if out:
+        pq.write_table(verdicts, out)
+
+
+@app.command()
+def run(
+    start: Annotated[datetime, typer.Option(help="Shards that arrived at or after this time (UTC).")],
+    end: Annotated[datetime, typer.Option(help="… and before this one.")],
+    laion_2b: Annotated[
+        str | None, typer.Option(help="Where LAION-2B shards arrive. Default: CAPSFUSION_LAION2B.")
+    ] = None,
+    laion_coco: Annotated[
+        str | None, typer.Option(help="Where LAION-COCO shards arrive. Default: CAPSFUSION_LAION_COCO.")
+    ] = None,
+    model: Model = None,
+    num_beams: Beams = None,
+    limit: Annotated[int | None, typer.Option(help="Fuse at most so many pairs.", min=1)] = None,
+    existing: Annotated[
+        Literal["skip", "replace"], typer.Option(help="What to do with pairs that this model has fused already.")
+    ] = "skip",
+) -> None:
+    """Run all stages over the shards of a time range, without Airflow. Run it again to resume.
+
+    Example: capsfusion run --start 2026-11-10 --end 2026-11-13 --laion-2b DIR/laion-2b --laion-coco DIR/laion-coco
+    """
+    from capsfusion_tasks.pipeline import run_pipeline
+
+    settings = load_settings(laion2b=laion_2b, laion_coco=laion_coco, model=model, num_beams=num_beams)
+    interval = Interval(start=start, end=end)
+    report = run_pipeline(settings, interval, limit=limit, existing=existing, say=_progress_line)
+    Console().print(report["text"], highlight=False, markup=False)
+
+
+@app.command()
+def status() -> None:
+    """Show shards, work units, throughput and rejections: what is done, waiting, failed."""
+    from capsfusion_tasks.report import status_text
+    from capsfusion_tasks.warehouse.connection import open_warehouse
+
+    with open_warehouse(load_settings()) as warehouse, warehouse.engine.connect() as connection:
+        Console().print(status_text(connection), highlight=False, markup=False)
+
+
+@app.command()
+def sql(
+    statement: Annotated[str | None, typer.Argument(help="A query; without one, an interactive psql starts.")] = None,
+    output_format: Annotated[
+        Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="How to print the rows.")
+    ] = "table",
+) -> None:
+    """Query the warehouse, read-only. Its schema is searched, so plain table names do.
+
+    Example: capsfusion sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"
+    """
+    from capsfusion_tasks.warehouse.connection import open_warehouse
+    from capsfusion_tasks.warehouse.psql import psql_command
+    from capsfusion_tasks.warehouse.queries import execute_sql
+
+    with open_warehouse(load_settings()) as warehouse:
+        if statement is None:
+            _interactive(*psql_command(warehouse))
+        else:
+            _print_rows(execute_sql(warehouse, statement), output_format)
+
+
+@app.command("sample-data")
+def sample_data(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Gets laion-2b/ and laion-coco/; must be new or the same sample.")
+    ],
+    rows_per_day: Annotated[int, typer.Option(help="Pairs of a day, about.", min=10)] = 250,
+    days: Annotated[int, typer.Option(help="Arrival days.", min=1)] = 3,
+    first_day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The first of them.")] = datetime(
+        2026, 11, 10
+    ),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+) -> None:
+    """Write shards in LAION's schemas with real-world dirt in them, and say what a run must find there."""
+    from capsfusion_tasks.demo.sample_data import write_sample_data
+
+    report = write_sample_data(folder, rows_per_day=rows_per_day, days=days, first_day=first_day.date(), seed=seed)
+    Console().print(report)
+
+
+@db.command("upgrade")
+def db_upgrade() -> None:
+    """Create the warehouse's tables, or bring them up to date."""
+    from capsfusion_tasks.warehouse.connection import open_warehouse
+
+    with open_warehouse(load_settings(), migrate=True) as warehouse:
+        stderr.print(f"{warehouse.url.render_as_string()} is up to date", highlight=False, markup=False)
+
+
+@app.command()
+def demo() -> None:
+    """Show it all: sample shards of three days, an Airflow backfill over them, fused captions in PostgreSQL."""
+    from capsfusion_tasks.demo.airflow_demo import run_demo
+
+    raise typer.Exit(run_demo(load_settings()))
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port of the UI.", min=1, max=65535)] = 8080,
+) -> None:
+    """Keep Airflow and the embedded warehouse running with their UI, until Ctrl-C."""
+    from capsfusion_tasks.demo.airflow_demo import up as keep_up
+
+    raise typer.Exit(keep_up(load_settings(), port=port))
+
+
+def _progress_line(line: str) -> None:
+    stderr.print(line, markup=False, highlight=False)
+
+
+def _cell(value: Any) -> Text:
+    """A value for a terminal: nothing in it may steer the terminal (a caption can hold escape sequences)."""
+    text = "" if value is None else str(value)
+    return Text("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
+
+
+def _print_rows(rows: Any, output_format: str) -> None:
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    if output_format == "table":
+        table = Table(*rows.column_names)
+        for row in rows.to_pylist():
+            table.add_row(*(_cell(value) for value in row.values()))
+        Console().print(table)
+    elif output_format == "csv":
+        pyarrow.csv.write_csv(rows, sys.stdout.buffer)
+    elif output_format == "parquet":
+        pyarrow.parquet.write_table(rows, sys.stdout.buffer)
+    else:
+        import json
+
+        for row in rows.to_pylist():
+            print(json.dumps(row, ensure_ascii=False, default=str))
+
+
+def _interactive(argv: list[str], env: dict[str, str]) -> None:
+    import subprocess
+
+    # Not exec: the embedded server runs as long as this process holds it.
+    raise typer.Exit(subprocess.run(argv, env={**os.environ, **env}, check=False).returncode)
+
+
+def main() -> None:
+    """Exit code 0: done. 2 and one line: the input or the configuration is at fault. 1: something else failed."""
+    from capsfusion_tasks.fusion.launcher import TorchrunFailed
+
+    try:
+        app()
+    except (InputError, NotReadyError) as error:
+        stderr.print(f"capsfusion: error: {error}", markup=False, highlight=False, style="red")
+        sys.exit(2)
+    except TorchrunFailed as error:
+        stderr.print(f"capsfusion: {error}", markup=False, highlight=False, style="red")
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

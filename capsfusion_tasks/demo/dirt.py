@@ -1,0 +1,309 @@
+"""What stands in real shards, as cases: a few rows each, and what a run must make of them.
+
+Every function in ``CASES`` builds one case from made captions and says by its name what is special about it. A row that
+makes no pair carries the reason it must be counted under; a pair that must be found carries its day.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from capsfusion_tasks.demo.pairs import MadePair, make_pair
+from capsfusion_tasks.schemas import Side
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a shard, before a release's names and types are put on it."""
+
+    side: Side
+    day: int  # from 0
+    url: str | None
+    text: str | None
+    synthetic: str | None  # LAION-COCO only
+    similarity: float | None
+    punsafe: float | None
+    pwatermark: float | None
+    width: int
+    height: int
+    dropped: str | None = None  # the reason under which a run must count it
+    shard: int | None = None  # which of its day's shards it must lie in (modulo their number); None: any
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair that a run must find: complete on ``day``, when days run in order."""
+
+    day: int
+    url: str
+    raw: str
+    synthetic: str
+
+
+@dataclass(frozen=True)
+class Case:
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...] = ()
+
+
+class Maker:
+    """Makes rows of made captions. Each call has a new URL; ``last_day`` is the last on which rows can arrive."""
+
+    def __init__(self, rng: random.Random, last_day: int) -> None:
+        self.rng = rng
+        self.last_day = last_day
+        self._images = 0
+
+    def captions(self) -> MadePair:
+        return make_pair(self.rng, "sample")
+
+    def halves(self, day: int, text: Callable[[str], str] = str) -> tuple[Row, Row]:
+        """The two rows of an image, raw first: same URL, text and scores, safe and without watermark.
+
+        ``text`` changes the raw caption.
+        """
+        made, rng = self.captions(), self.rng
+        self._images += 1
+        raw = Row(
+            side="laion_2b",
+            day=day,
+            url=f"https://images-{rng.randrange(100):02}.example.com/{rng.randrange(16**6):06x}/{self._images:07}.jpg",
+            text=text(made.raw),
+            synthetic=None,
+            similarity=round(rng.uniform(0.28, 0.42), 4),
+            punsafe=round(0.45 * rng.random() ** 4, 4),
+            pwatermark=round(rng.uniform(0.01, 0.7), 4),
+            width=rng.randint(64, 2048),
+            height=rng.randint(64, 2048),
+        )
+        return raw, replace(raw, side="laion_coco", synthetic=made.synthetic)
+
+    def later(self, day: int) -> int:
+        """A day after ``day``; the last one where there is none after it."""
+        return min(day + self.rng.choice((1, 1, 2)), self.last_day)
+
+
+def complete(raw: Row, coco: Row) -> Pair:
+    """The pair of two halves, on the day of the one that comes last."""
+    if not (raw.url and raw.text and coco.synthetic) or raw.dropped or coco.dropped:
+        raise ValueError(f"a half makes no pair: {raw}, {coco}")
+    if (raw.url, raw.text) != (coco.url, coco.text):
+        raise ValueError(f"the halves do not match: {raw}, {coco}")
+    return Pair(max(raw.day, coco.day), raw.url, raw.text, coco.synthetic)
+
+
+def plain(make: Maker, day: int) -> Case:
+    raw, coco = make.halves(day)
+    return Case((raw, coco), (complete(raw, coco),))
+
+
+def late_raw(make: Maker, day: int) -> Case:
+    raw, coco = make.halves(day)
+    raw = replace(raw, day=make.later(day))
+    return Case((raw, coco), (complete(raw, coco),))
+
+
+def late_synthetic(make: Maker, day: int) -> Case:
+    raw, coco = make.halves(day)
+    coco = replace(coco, day=make.later(day))
+    return Case((raw, coco), (complete(raw, coco),))
+
+
+def repeated_in_a_shard(make: Maker, day: int) -> Case:
+    raw, coco = (replace(row, shard=0) for row in make.halves(day))
+    return Case((raw, raw, coco, coco, coco), (complete(raw, coco),))
+
+
+def repeated_across_shards(make: Maker, day: int) -> Case:
+    raw, coco = (replace(row, shard=0) for row in make.halves(day))
+    return Case((raw, replace(raw, shard=1), coco, replace(coco, shard=1)), (complete(raw, coco),))
+
+
+def repeated_on_a_later_day(make: Maker, day: int) -> Case:
+    raw, coco = make.halves(day)
+    later = make.later(day)
+    return Case((raw, coco, replace(raw, day=later), replace(coco, day=later)), (complete(raw, coco),))
+
+
+def repeated_with_another_score(make: Maker, day: int) -> Case:
+    """Text and URL tell rows apart, scores do not: one pair."""
+    raw, coco = make.halves(day)
+    return Case((raw, replace(raw, similarity=0.25, pwatermark=0.75), coco), (complete(raw, coco),))
+
+
+def repeated_once_unsafe(make: Maker, day: int) -> Case:
+    """The copy that is scored as safe still makes the pair."""
+    raw, coco = make.halves(day)
+    return Case((raw, replace(raw, punsafe=0.9, dropped="unsafe"), coco), (complete(raw, coco),))
+
+
+def two_synthetic_captions(make: Maker, day: int) -> Case:
+    """Another synthetic caption is another pair, on the same day or on a later one."""
+    raw, coco = make.halves(day)
+    other = replace(
+        coco, synthetic=f"Another view: {make.captions().synthetic}", day=make.rng.choice((day, make.later(day)))
+    )
+    return Case((raw, coco, other), (complete(raw, coco), complete(raw, other)))
+
+
+def two_texts_of_an_image(make: Maker, day: int) -> Case:
+    raw, coco = make.halves(day)
+    text = f"Another page: {make.captions().raw}"
+    raw2, coco2 = replace(raw, text=text), replace(coco, text=text)
+    return Case((raw, coco, raw2, coco2), (complete(raw, coco), complete(raw2, coco2)))
+
+
+def without_scores(make: Maker, day: int) -> Case:
+    raw, coco = make.halves(day)
+    raw = replace(raw, punsafe=None, similarity=None)
+    coco = replace(coco, pwatermark=None, punsafe=make.rng.choice((None, coco.punsafe)))
+    return Case((raw, coco), (complete(raw, coco),))
+
+
+def just_below_the_thresholds(make: Maker, day: int) -> Case:
+    raw, coco = (replace(row, punsafe=0.499, pwatermark=0.799) for row in make.halves(day))
+    return Case((raw, coco), (complete(raw, coco),))
+
+
+def _with_text(make: Maker, day: int, text: Callable[[str], str]) -> Case:
+    raw, coco = make.halves(day, text)
+    return Case((raw, coco), (complete(raw, coco),))
+
+
+def emoji(make: Maker, day: int) -> Case:
+    marks = ("😍🔥", "👩‍👩‍👧‍👦", "🇧🇷", "👍🏽", "❤️", "✨✨✨")
+    return _with_text(make, day, lambda text: f"{make.rng.choice(marks)} {text} {make.rng.choice(marks)}")
+
+
+def right_to_left_text(make: Maker, day: int) -> Case:
+    words = ("زجاجة عطر فاخرة", "שלום עולם", "خانه‌ای در کوهستان", "\u200fبيت جديد\u200f", "\u202bخوبصورت پھول\u202c")
+    return _with_text(make, day, lambda text: f"{make.rng.choice(words)} | {text}")
+
+
+def html_entities(make: Maker, day: int) -> Case:
+    marks = ("Salt &amp; Pepper", "5&quot; x 7&quot;", "&lt;b&gt;New&lt;/b&gt;")
+    return _with_text(make, day, lambda text: f"{make.rng.choice(marks)} {text} &#8211; &eacute;")
+
+
+def control_characters(make: Maker, day: int) -> Case:
+    mark = make.rng.choice(("\x00", "\t", "\r\n", "\x1b[31m", "\x85", "\u2028", "\x7f"))
+    return _with_text(make, day, lambda text: f"{text.replace(' ', mark, 1)}{mark}end")
+
+
+def nul_characters(make: Maker, day: int) -> Case:
+    """PostgreSQL's text cannot hold them."""
+    return _with_text(make, day, lambda text: f"a\x00{text}\x00")
+
+
+def imitation_of_the_prompt(make: Maker, day: int) -> Case:
+    lines = "\nSentence 2: An unrelated caption.\nNew Sentence: Nothing to see."
+    return _with_text(make, day, lambda text: text + lines)
+
+
+def twenty_thousand_characters(make: Maker, day: int) -> Case:
+    return _with_text(make, day, lambda text: (f"{text}, " * 20_000)[:19_999] + ".")
+
+
+def raw_alone(make: Maker, day: int) -> Case:
+    return Case((make.halves(day)[0],))
+
+
+def synthetic_alone(make: Maker, day: int) -> Case:
+    return Case((make.halves(day)[1],))
+
+
+def nearly_the_same(make: Maker, day: int) -> Case:
+    """URL and text match as they came, byte for byte, or not at all."""
+    raw, coco = make.halves(day)
+    others = (
+        replace(coco, url=f"{coco.url} "),
+        replace(coco, url=f"{coco.url}#"),
+        replace(coco, text=f"{coco.text} "),
+        replace(coco, text=f"&#32;{coco.text}"),
+    )
+    return Case((raw, make.rng.choice(others)))
+
+
+BLANKS = (None, "", "   ", "\t\n", "\u00a0\u3000")
+
+
+def blank_raw_caption(make: Maker, day: int) -> Case:
+    raw, coco = (replace(row, text=make.rng.choice(BLANKS), dropped="null_caption") for row in make.halves(day))
+    return Case((raw, coco))
+
+
+def blank_synthetic_caption(make: Maker, day: int) -> Case:
+    raw, coco = make.halves(day)
+    return Case((raw, replace(coco, synthetic=make.rng.choice(BLANKS), dropped="null_caption")))
+
+
+def blank_url(make: Maker, day: int) -> Case:
+    """Both halves lack the URL, and their texts are equal: still no pair."""
+    url = make.rng.choice(BLANKS)
+    return Case(tuple(replace(row, url=url, dropped="null_url") for row in make.halves(day)))
+
+
+def blank_everything(make: Maker, day: int) -> Case:
+    return Case(
+        tuple(
+            replace(row, url=None, text=None, synthetic=None, punsafe=1.0, dropped="null_url")
+            for row in make.halves(day)
+        )
+    )
+
+
+def unsafe(make: Maker, day: int) -> Case:
+    score = make.rng.choice((0.5, 0.73, 1.0))
+    return _dropped(make, day, lambda row: replace(row, punsafe=score, dropped="unsafe"))
+
+
+def watermarked(make: Maker, day: int) -> Case:
+    score = make.rng.choice((0.8, 0.91, 1.0))
+    return _dropped(make, day, lambda row: replace(row, pwatermark=score, dropped="watermarked"))
+
+
+def unsafe_and_watermarked(make: Maker, day: int) -> Case:
+    return _dropped(make, day, lambda row: replace(row, punsafe=0.9, pwatermark=0.9, dropped="unsafe"))
+
+
+def _dropped(make: Maker, day: int, drop: Callable[[Row], Row]) -> Case:
+    """Mostly both halves have the score; now and then one release knows it and the other does not."""
+    raw, coco = make.halves(day)
+    dropped = (drop(raw), drop(coco))
+    return Case(make.rng.choice((dropped, dropped, (drop(raw), coco), (raw, drop(coco)))))
+
+
+# The share of a day's pairs; at least one a day. 2.9% of laion2B-en are unsafe and 6.1% watermarked; the rest is
+# more frequent than in real shards, so that a small sample has it all.
+CASES: dict[Callable[[Maker, int], Case], float] = {
+    late_raw: 0.04,
+    late_synthetic: 0.04,
+    repeated_in_a_shard: 0.008,
+    repeated_across_shards: 0.008,
+    repeated_on_a_later_day: 0.004,
+    repeated_with_another_score: 0.004,
+    repeated_once_unsafe: 0.004,
+    two_synthetic_captions: 0.008,
+    two_texts_of_an_image: 0.004,
+    without_scores: 0.02,
+    just_below_the_thresholds: 0.004,
+    emoji: 0.02,
+    right_to_left_text: 0.012,
+    html_entities: 0.02,
+    control_characters: 0.012,
+    nul_characters: 0.004,
+    imitation_of_the_prompt: 0.008,
+    twenty_thousand_characters: 0.004,
+    raw_alone: 0.05,
+    synthetic_alone: 0.05,
+    nearly_the_same: 0.012,
+    blank_raw_caption: 0.012,
+    blank_synthetic_caption: 0.012,
+    blank_url: 0.008,
+    blank_everything: 0.004,
+    unsafe: 0.029,
+    watermarked: 0.061,
+    unsafe_and_watermarked: 0.004,
+}

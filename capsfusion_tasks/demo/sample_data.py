@@ -1,0 +1,270 @@
+"""LAION-shaped sample shards that arrive over several days, and what a run over them must find.
+
+The expectations follow from how the rows are made (``dirt.py``); no stage of the pipeline is asked.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.table import Table
+
+from capsfusion_tasks.demo.dirt import CASES, Maker, Pair, Row, plain
+from capsfusion_tasks.demo.releases import FILE_NAME, RELEASES, shard_table
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.storage import Storage
+
+EXPECTED = "EXPECTED.json"
+FOLDER: dict[Side, str] = {"laion_2b": "laion-2b", "laion_coco": "laion-coco"}
+REASONS = ("null_url", "null_caption", "unsafe", "watermarked")
+SIDES: tuple[Side, ...] = get_args(Side)
+
+
+class SampleParameters(BaseModel):
+    """What a sample follows from. The same parameters give the same files."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows_per_day: int
+    days: int
+    first_day: date
+    shards_per_side_per_day: int
+    seed: int
+
+
+class SideCounts(BaseModel):
+    """A side's shards of one day: their rows, and those that make no pair by themselves, by reason."""
+
+    model_config = ConfigDict(frozen=True)
+
+    shards: int
+    rows: int
+    dropped: dict[str, int]
+
+
+class DayCounts(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    day: date
+    laion_2b: SideCounts
+    laion_coco: SideCounts
+    pairs: int  # that become complete on this day, when days run in order
+
+
+class SampleReport(BaseModel):
+    """What was written, and what a run over all days must find."""
+
+    model_config = ConfigDict(frozen=True)
+
+    parameters: SampleParameters
+    days: list[DayCounts]
+    pairs: int
+    cases: dict[str, int]  # how often each case of dirt.py was made
+    files: dict[str, datetime]  # path below the folder → arrival, which is the file's time of modification
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1) + "\n"
+
+    def table(self) -> Table:
+        """The counts as a table for a terminal."""
+        table = Table(title=f"Sample shards: {self.pairs} pairs to find")
+        for heading in ("day", "side", "shards", "rows", *REASONS, "pairs"):
+            table.add_column(heading, justify="left" if heading in ("day", "side") else "right")
+        for day in self.days:
+            for side in SIDES:
+                counts: SideCounts = getattr(day, side)
+                first = side == SIDES[0]
+                table.add_row(
+                    day.day.isoformat() if first else "",
+                    FOLDER[side],
+                    *(str(n) for n in (counts.shards, counts.rows, *(counts.dropped[reason] for reason in REASONS))),
+                    str(day.pairs) if first else "",
+                    end_section=not first,
+                )
+        return table
+
+
+@dataclass(frozen=True)
+class SampleShard:
+    path: str  # below the sample's folder
+    side: Side
+    day: int
+    arrives: datetime
+    release: pa.Schema
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample in memory: what will be written, and each pair that a run must find."""
+
+    shards: list[SampleShard]
+    pairs: list[Pair]
+    report: SampleReport
+
+
+def write_sample_data(
+    folder: str | Path,
+    *,
+    rows_per_day: int = 250,
+    days: int = 3,
+    first_day: date = date(2026, 11, 10),
+    shards_per_side_per_day: int = 2,
+    seed: int = 0,
+) -> SampleReport:
+    """Write ``folder``/laion-2b, ``folder``/laion-coco and ``folder``/EXPECTED.json, the report.
+
+    ``rows_per_day`` pairs become complete on each day; rows that make no pair come on top, about a third. A shard
+    arrives when its file was last modified, which lies inside its day (UTC). A folder that holds this very sample is
+    left as it is; one where writing was broken off is completed. Raises InputError for any other folder that is not
+    empty.
+    """
+    parameters = SampleParameters(
+        rows_per_day=rows_per_day,
+        days=days,
+        first_day=first_day,
+        shards_per_side_per_day=shards_per_side_per_day,
+        seed=seed,
+    )
+    for name in ("rows_per_day", "days", "shards_per_side_per_day"):
+        if getattr(parameters, name) < 1:
+            raise InputError(f"sample data: {name} is {getattr(parameters, name)}; it must be at least 1")
+    root = Path(folder)
+    known = _known_report(root, parameters)
+    if known and all(_arrived(root / path) == when for path, when in known.files.items()):
+        return known
+
+    sample = make_sample(parameters)
+    storage = Storage(str(root))
+    # The report first: it tells a later call what an unfinished folder is going to be.
+    with storage.publish(EXPECTED) as stream:
+        stream.write(sample.report.to_json().encode())
+    for number, shard in enumerate(sample.shards):
+        if not storage.exists(shard.path):
+            _write_shard(storage, shard, random.Random(f"{seed} shard {number}"))
+        when = int(shard.arrives.timestamp())
+        os.utime(root / shard.path, (when, when))
+    return sample.report
+
+
+def make_sample(parameters: SampleParameters) -> Sample:
+    """The sample of ``parameters``, in memory."""
+    rng = random.Random(parameters.seed)
+    rows, pairs, cases = _make_cases(rng, parameters)
+    shards = list(_deal(rng, rows, parameters))
+    days = [
+        DayCounts(
+            day=parameters.first_day + timedelta(days=day),
+            laion_2b=_side_counts(shards, "laion_2b", day),
+            laion_coco=_side_counts(shards, "laion_coco", day),
+            pairs=sum(pair.day == day for pair in pairs),
+        )
+        for day in range(parameters.days)
+    ]
+    report = SampleReport(
+        parameters=parameters,
+        days=days,
+        pairs=len(pairs),
+        cases=dict(cases),
+        files={shard.path: shard.arrives for shard in shards},
+    )
+    return Sample(shards, pairs, report)
+
+
+def _make_cases(rng: random.Random, parameters: SampleParameters) -> tuple[list[Row], list[Pair], Counter[str]]:
+    """All rows, and the pairs in them: each day's share of every kind of dirt, then plain pairs until it has enough."""
+    make = Maker(rng, last_day=parameters.days - 1)
+    rows: list[Row] = []
+    pairs: list[Pair] = []
+    cases: Counter[str] = Counter()
+    for day in range(parameters.days):
+        kinds = [kind for kind, share in CASES.items() for _ in range(max(1, round(share * parameters.rows_per_day)))]
+        made = [kind(make, day) for kind in kinds]
+        found = sum(pair.day == day for pair in pairs) + sum(pair.day == day for case in made for pair in case.pairs)
+        kinds += [plain] * (parameters.rows_per_day - found)
+        made += [plain(make, day) for _ in range(parameters.rows_per_day - found)]
+        cases.update(kind.__name__ for kind in kinds)
+        rows += [row for case in made for row in case.rows]
+        pairs += [pair for case in made for pair in case.pairs]
+    return rows, pairs, cases
+
+
+def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> Iterator[SampleShard]:
+    """Each day's rows of each side, shuffled into that day's shards, so that the sides' shards never align."""
+    count = parameters.shards_per_side_per_day
+    for side in SIDES:
+        for day in range(parameters.days):
+            dealt: list[list[Row]] = [[] for _ in range(count)]
+            for row in rows:
+                if (row.side, row.day) == (side, day):
+                    dealt[rng.randrange(count) if row.shard is None else row.shard % count].append(row)
+            for place, shard_rows in enumerate(dealt):
+                rng.shuffle(shard_rows)
+                number = day * count + place
+                yield SampleShard(
+                    path=f"{FOLDER[side]}/{FILE_NAME[side].format(number)}",
+                    side=side,
+                    day=day,
+                    arrives=_arrival(parameters.first_day + timedelta(days=day), place, count),
+                    release=RELEASES[side][number % len(RELEASES[side])],
+                    rows=shard_rows,
+                )
+
+
+def _arrival(day: date, place: int, count: int) -> datetime:
+    """Spread over the day from its first second to its last: an interval owns its start and not its end."""
+    seconds = 12 * 3600 if count == 1 else place * (24 * 3600 - 1) // (count - 1)
+    return datetime.combine(day, time(), UTC) + timedelta(seconds=seconds)
+
+
+def _side_counts(shards: list[SampleShard], side: Side, day: int) -> SideCounts:
+    mine = [shard for shard in shards if (shard.side, shard.day) == (side, day)]
+    dropped = Counter(row.dropped for shard in mine for row in shard.rows)
+    return SideCounts(
+        shards=len(mine),
+        rows=sum(len(shard.rows) for shard in mine),
+        dropped={reason: dropped[reason] for reason in REASONS},
+    )
+
+
+def _write_shard(storage: Storage, shard: SampleShard, rng: random.Random) -> None:
+    table = shard_table(shard.rows, shard.release, rng)
+    with storage.publish(shard.path) as stream:
+        pq.write_table(table, stream, compression="snappy", row_group_size=max(1, table.num_rows // 3))
+
+
+def _known_report(root: Path, parameters: SampleParameters) -> SampleReport | None:
+    """The report in ``root``; None where the folder is empty or not there."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return None
+    advice = "name another folder for the sample, or delete this one first"
+    if not (root / EXPECTED).is_file():
+        raise InputError(f"{root} is not empty and holds no sample (no {EXPECTED}): {advice}")
+    try:
+        report = SampleReport.model_validate_json((root / EXPECTED).read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{root / EXPECTED} is not the report of a sample: {advice}") from error
+    if report.parameters != parameters:
+        raise InputError(
+            f"{root} holds another sample ({_said(report.parameters)}; asked: {_said(parameters)}): {advice}"
+        )
+    return report
+
+
+def _said(parameters: SampleParameters) -> str:
+    return ", ".join(f"{name} {value}" for name, value in parameters)
+
+
+def _arrived(path: Path) -> datetime | None:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC) if path.is_file() else None

@@ -1,0 +1,1 @@
+"""The fuse stage: prompt, tokenizer, model, engine, the worker that torchrun starts, and its launcher."""

@@ -1,0 +1,137 @@
+"""Starts torchrun for a job and ends it again without leaving a rank behind. Imports no torch: Airflow's tasks use it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.settings import Settings
+
+INPUT_ERROR_MARK = "capsfusion input error: "
+_LAST_LINES = 30
+
+
+class FuseJob(BaseModel):
+    """What the ranks need to know: where the pairs lie, where chunks go, and how to fuse. Travels as JSON on the command line."""
+
+    model_config = ConfigDict(frozen=True)
+
+    staging: str  # root of the storage that the paths below are relative to
+    pairs: str  # Parquet file with the columns laion_2b, laion_coco
+    chunks: str  # folder
+    fusion_id: str
+    model: str
+    engine: str
+    dtype: str
+    num_beams: int
+    max_new_tokens: int
+    batch_size: int
+    chunk_rows: int
+
+    @classmethod
+    def of(cls, settings: Settings, *, staging: str, pairs: str, chunks: str, fusion_id: str) -> FuseJob:
+        names = ("model", "engine", "dtype", "num_beams", "max_new_tokens", "batch_size", "chunk_rows")
+        chosen = {name: getattr(settings, name) for name in names}
+        return cls(staging=staging, pairs=pairs, chunks=chunks, fusion_id=fusion_id, **chosen)
+
+
+def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[str]:
+    """The command that fuses ``job`` on this node: a rank per GPU, or one on the CPU, unless a number is given."""
+    ranks = gpu_count() or 1 if nproc_per_node == "auto" else nproc_per_node
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
+        *("--nproc-per-node", str(ranks), "--max-restarts", "0"),
+        *("-m", "capsfusion_tasks.fusion.worker", job.model_dump_json()),
+    ]
+
+
+def gpu_count() -> int:
+    """GPUs this process may use, without importing torch: asking CUDA in an Airflow task would make it hold the GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+
+
+class TorchrunFailed(Exception):
+    """torchrun or one of its ranks ended with an error; the message has its last lines."""
+
+
+class Torchrun:
+    """One torchrun process: start, wait, terminate. Its output comes line by line to ``on_line``."""
+
+    def __init__(
+        self, argv: list[str], env: Mapping[str, str] | None = None, on_line: Callable[[str], None] | None = None
+    ) -> None:
+        self._argv = argv
+        self._env = {**os.environ, **(env or {}), "PYTHONUNBUFFERED": "1"}
+        self._on_line = on_line or print
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._argv,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            preexec_fn=_die_with_parent,
+        )
+
+    def wait(self) -> None:
+        """Pass on output until torchrun has ended. Raises InputError if a rank met one, else TorchrunFailed."""
+        if self._process is None or self._process.stdout is None:
+            raise RuntimeError("torchrun was not started")
+        last: deque[str] = deque(maxlen=_LAST_LINES)
+        for line in self._process.stdout:
+            last.append(line.rstrip())
+            if line.startswith(INPUT_ERROR_MARK):
+                # Where one rank met it, all of them did: torchrun would only repeat it in a page of tracebacks.
+                self.terminate()
+                self._process.stdout.close()
+                self._process.wait()
+                raise InputError(line.removeprefix(INPUT_ERROR_MARK).strip())
+            self._on_line(line.rstrip())
+        code = self._process.wait()
+        if code != 0:
+            raise TorchrunFailed(f"torchrun ended with exit code {code}; its last lines:\n" + "\n".join(last))
+
+    def terminate(self) -> None:
+        """SIGTERM to torchrun, and return at once: Airflow kills the caller five seconds later. Ranks die with torchrun."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+
+def run(argv: list[str], on_line: Callable[[str], None] | None = None) -> None:
+    """Start torchrun and wait for it; whatever interrupts the wait ends it."""
+    torchrun = Torchrun(argv, on_line=on_line)
+    torchrun.start()
+    try:
+        torchrun.wait()
+    finally:
+        torchrun.terminate()
+
+
+def _die_with_parent() -> None:
+    """Runs in the child between fork and exec: SIGTERM for torchrun when whoever started it is gone (Linux)."""
+    if sys.platform.startswith("linux"):
+        _LIBC.prctl(1, signal.SIGTERM)
+
+
+# Looked up before the fork: loading a library between fork and exec can deadlock.
+_LIBC = ctypes.CDLL(None)

@@ -1,0 +1,55 @@
+"""A rank's place on its node: it dies with its parent, takes its GPU alone, and takes its share of the cores."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+import torch
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when torchrun dies, however it dies.
+
+    torchrun starts each rank in a session of its own, so a signal to torchrun's process group misses the ranks, and a
+    SIGKILL to torchrun would leave them running, holding the GPU.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if parent == 1 or os.getppid() != parent:  # it died before the kernel was asked
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, IO[bytes] | None]:
+    """The rank's device, and a lock to hold as long as it is used.
+
+    GPU number ``local_rank`` (never the global rank: a second node has no GPU 8), waiting until ranks of an earlier,
+    dying try have left it. Without a GPU: the CPU, with a fair share of its cores.
+    """
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
+        return torch.device("cpu"), None
+    torch.cuda.set_device(local_rank)
+    name = torch.cuda.get_device_properties(local_rank).uuid
+    path = Path(tempfile.gettempdir()) / f"capsfusion-gpu-{name}.lock"
+    lock = os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666), "r+b")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("GPU %s is still held by another rank: waiting for it to end (%s)", name, path)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return torch.device("cuda", local_rank), lock

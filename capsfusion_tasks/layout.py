@@ -1,0 +1,50 @@
+"""Where each hand-over lies in the staging area: paths only, readable by ``ls``."""
+
+from __future__ import annotations
+
+from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.settings import Interval
+
+
+def bucket_folder(side: Side, bucket: int) -> str:
+    return f"buckets/{side}/{bucket:05d}"
+
+
+def bucket_file(side: Side, bucket: int, shard_id: str) -> str:
+    return f"{bucket_folder(side, bucket)}/{shard_id}.parquet"
+
+
+def pulled_mark(side: Side, shard_id: str) -> str:
+    """Written after a shard's last bucket file: its counts, and the sign that the shard is there whole."""
+    return f"buckets/{side}/pulled/{shard_id}.json"
+
+
+BUCKETS_CONFIG = "buckets/config.json"
+
+
+def discovered(interval: Interval) -> str:
+    return f"runs/{interval.key}/shards.json"
+
+
+def pairs_folder(interval: Interval) -> str:
+    return f"runs/{interval.key}/pairs"
+
+
+def plans_folder(interval: Interval, fusion_id: str) -> str:
+    return f"runs/{interval.key}/plans/{fusion_id}"
+
+
+def unit_pairs(unit_id: str) -> str:
+    return f"units/{unit_id}/pairs.parquet"
+
+
+def chunks_folder(unit_id: str) -> str:
+    return f"units/{unit_id}/chunks"
+
+
+def unit_stats(unit_id: str) -> str:
+    return f"units/{unit_id}/stats.json"
+
+
+def unit_validated(unit_id: str) -> str:
+    return f"units/{unit_id}/validated.parquet"

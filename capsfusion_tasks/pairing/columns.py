@@ -1,0 +1,110 @@
+"""Canonical columns: what LAION's releases call them and how they type them, mapped to one schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import BUCKET_ROWS, Side
+from capsfusion_tasks.settings import Settings
+
+# Names seen in laion2B-en, laion2B-en-joined, laion-coco and their Re-LAION successors; compared without case.
+_NAMES = {
+    "url": ("url",),
+    "text": ("text", "caption", "alt_text"),
+    "synthetic": ("top_caption",),
+    "similarity": ("similarity",),
+    "punsafe": ("punsafe",),
+    "pwatermark": ("pwatermark",),
+}
+
+
+@dataclass
+class Counts:
+    """Rows of a shard, and how many of them make no pair, by reason. A row counts under the first that applies."""
+
+    rows: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def drop(self, reason: str, rows: int) -> None:
+        if rows:
+            self.dropped[reason] = self.dropped.get(reason, 0) + rows
+
+
+def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str) -> dict[str, str]:
+    """Canonical name → the file's own name, for the columns that this side has.
+
+    Raises InputError if one is missing that no pair can be made without.
+    """
+    by_lower = {name.lower(): name for name in reversed(schema.names)}
+    found: dict[str, str] = {}
+    for canonical, names in _NAMES.items():
+        if match := next((by_lower[name] for name in names if name in by_lower), None):
+            found[canonical] = match
+    needed = {"url", "text"} if side == "laion_2b" else {"url", "synthetic"}
+    if side == "laion_coco" and settings.join_on == "url_text":
+        needed.add("text")
+    if missing := sorted(needed - found.keys()):
+        wanted = "; ".join(f"{name} (as {' or '.join(_NAMES[name])})" for name in missing)
+        hint = "; CAPSFUSION_JOIN_ON=url pairs without it" if missing == ["text"] and side == "laion_coco" else ""
+        raise InputError(f"{where} lacks a column for {wanted}; it has {', '.join(schema.names)}{hint}")
+    if side == "laion_2b":
+        found.pop("synthetic", None)
+    return found
+
+
+def canonical_rows(
+    batch: pa.RecordBatch, names: dict[str, str], first_row: int, side: Side, settings: Settings, counts: Counts
+) -> pa.Table:
+    """The batch's usable rows in schema BUCKET_ROWS; the others are counted in ``counts``. Text stays as it came."""
+    columns = {name: _as_type(batch[names[name]], BUCKET_ROWS.field(name).type) for name in names}
+    columns["row"] = pa.array(range(first_row, first_row + batch.num_rows), pa.int64())
+    absent = {f.name: pa.nulls(batch.num_rows, f.type) for f in BUCKET_ROWS if f.name not in columns}
+    table = (
+        pa.table({**columns, **absent}).select(BUCKET_ROWS.names).cast(BUCKET_ROWS.set(0, pa.field("url", pa.string())))
+    )
+
+    counts.rows += table.num_rows
+    captions = ["text"] if side == "laion_2b" else ["synthetic"]
+    if side == "laion_coco" and settings.join_on == "url_text":
+        captions.append("text")
+    blank = _is_blank(table[captions[0]])
+    for name in captions[1:]:
+        blank = pc.or_(blank, _is_blank(table[name]))
+    refused = {
+        "null_url": _is_blank(table["url"]),
+        "null_caption": blank,
+        "unsafe": _at_least(table["punsafe"], settings.punsafe_max),
+        "watermarked": _at_least(table["pwatermark"], settings.pwatermark_max),
+    }
+    keep = pa.chunked_array([pa.array([True] * table.num_rows, pa.bool_())])
+    for reason, mask in refused.items():
+        counts.drop(reason, pc.sum(pc.and_(keep, mask)).as_py() or 0)
+        keep = pc.and_not(keep, mask)
+    return table.filter(keep).cast(BUCKET_ROWS)
+
+
+def _as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """The column in the type we want: releases drift between int and float, string, large_string and dictionary."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not pa.types.is_string(wanted):
+        return column.cast(wanted)
+    try:
+        text = column.cast(pa.string())
+        text.validate(full=True)
+    except pa.ArrowInvalid:  # invalid UTF-8, which Parquet does not forbid: keep the row, mark the bytes
+        raw = column.cast(pa.binary()).to_pylist()
+        text = pa.array([None if value is None else value.decode("utf-8", "replace") for value in raw], pa.string())
+    return text
+
+
+def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0), True)
+
+
+def _at_least(column: pa.ChunkedArray, limit: float) -> pa.ChunkedArray:
+    return pc.fill_null(pc.greater_equal(column, limit), False)  # unknown is kept: LAION has no score for some rows

@@ -1,0 +1,59 @@
+"""All stages over one interval in one process, without Airflow: what `capsfusion run` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from capsfusion_tasks import stages
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion import launcher
+from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.warehouse.connection import open_warehouse
+
+
+def run_pipeline(
+    settings: Settings,
+    interval: Interval,
+    *,
+    limit: int | None = None,
+    existing: stages.Existing = "skip",
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Fuse and load what arrived in ``interval``; returns the report.
+
+    A shard or a unit that fails is noted in the ledger and the others go on; at the end InputError names it.
+    """
+    with open_warehouse(settings):  # the embedded server then runs throughout, not once for each stage
+        shards = stages.discover(settings, interval)
+        say(f"discover: {len(shards)} shards arrived from {interval.start} to {interval.end}")
+        for shard in shards:
+            try:
+                pulled = stages.pull(settings, shard)
+                say(f"pull: {shard.label}: {pulled['rows']} rows, dropped {pulled['dropped'] or 'none'}")
+            except InputError as error:
+                say(f"pull: {shard.label} failed: {error}")
+        pairs = sum(
+            stages.pair(settings, interval, buckets)["pairs"] for buckets in stages.bucket_groups(settings, shards)
+        )
+        say(f"pair: {pairs} pairs")
+        units = stages.plan(settings, interval, limit=limit, existing=existing)
+        say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} pairs to fuse")
+        for unit in units:
+            _run_unit(settings, unit, existing, say)
+        return stages.report(settings, interval)
+
+
+def _run_unit(settings: Settings, unit: Unit, existing: stages.Existing, say: Callable[[str], None]) -> None:
+    stages.fuse_started(settings, unit)
+    try:
+        launcher.run(stages.fuse_argv(settings, unit), on_line=say)
+        stages.fuse_finished(settings, unit)
+    except (InputError, launcher.TorchrunFailed) as error:
+        stages.fuse_failed(settings, unit, str(error))
+        say(f"fuse: {unit.label} failed: {error}")
+        return
+    verdicts = stages.validate(settings, unit)
+    stages.load(settings, unit, existing=existing)
+    say(f"load: {unit.label}: {verdicts['accepted']} accepted, {verdicts['rejected']} rejected {verdicts['reasons']}")

@@ -1,0 +1,82 @@
+"""The report stage: what came in, what came out, and why the rest did not, as text and as counts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.warehouse import queries
+from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
+
+
+@dataclass(frozen=True)
+class Report:
+    """The funnel of an interval, or of everything; ``failures``: a line for each shard and unit that failed."""
+
+    sides: dict[str, SideSummary]
+    units: dict[str, int]
+    summary: RunSummary
+    reasons: dict[str, int]
+    failures: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "text": self.text}
+
+    @property
+    def text(self) -> str:
+        lines = [
+            f"{side}: {count.shards} shards ({count.pulled} pulled, {count.failed} failed), {count.rows} rows"
+            f"{', dropped ' if count.dropped else ''}{_counts(count.dropped)}"
+            for side, count in self.sides.items()
+        ] or ["no shards"]
+        total = self.summary
+        lines.append(
+            f"units: {_counts({state: n for state, n in self.units.items() if n}) or 'none, nothing new to fuse'}"
+        )
+        if total.units:
+            lines.append(
+                f"pairs: {total.rows_in} = {total.accepted} accepted + {total.rejected} rejected + {total.waiting} waiting"
+            )
+        if self.reasons:
+            lines.append(f"rejected for: {_counts(self.reasons)}")
+        if total.rows_per_second:
+            lines.append(
+                f"speed: {total.rows_per_second:.1f} captions/s per device, {total.gpu_seconds:.0f} device seconds, "
+                f"{total.prompt_tokens} prompt and {total.caption_tokens} caption tokens"
+            )
+        return "\n".join([*lines, *self.failures])
+
+
+def report_interval(connection: Connection, interval: Interval, fusion_id: str, shards: list[Shard]) -> Report:
+    """The report of one interval under one fusion; ``shards`` are the interval's."""
+    return _report(connection, Scope(interval=interval, fusion_id=fusion_id), [shard.shard_id for shard in shards])
+
+
+def report_all(connection: Connection) -> Report:
+    """The report of everything the warehouse knows."""
+    return _report(connection, queries.EVERYTHING, None)
+
+
+def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -> Report:
+    failures = [
+        f"shard {side}/{path} failed: {error}" for side, path, error in queries.failed_shards(connection, shard_ids)
+    ]
+    failures += [
+        f"unit {unit_id} failed {tries} times, at last: {error}"
+        for unit_id, tries, error in queries.failed_units(connection, scope)
+    ]
+    return Report(
+        sides=queries.shards_summary(connection, shard_ids),
+        units=queries.unit_counts(connection, scope),
+        summary=queries.run_summary(connection, scope),
+        reasons=queries.rejections_by_reason(connection, scope),
+        failures=failures,
+    )
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

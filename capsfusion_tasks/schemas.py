@@ -1,0 +1,111 @@
+"""The Arrow schema of every hand-over between stages: the contract, in one place.
+
+Stages meet in files of these schemas and in nothing else. `docs/architecture.md` says where each file lies.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+Side = Literal["laion_2b", "laion_coco"]
+
+
+class Shard(BaseModel):
+    """A source file as discovery saw it. (source, path, etag) is its identity, ``shard_id`` a digest of the three."""
+
+    model_config = ConfigDict(frozen=True)
+
+    shard_id: str
+    side: Side
+    source: str
+    path: str
+    etag: str
+    size_bytes: int
+    arrived_at: datetime
+
+    @property
+    def label(self) -> str:
+        return f"{self.side}/{self.path}"
+
+
+class Unit(BaseModel):
+    """A work unit: the pairs that one fuse task handles. Its rows lie at ``units/<unit_id>/pairs.parquet``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    unit_id: str
+    fusion_id: str
+    rows: int
+    tokens: int  # estimated: prompt and caption
+
+    @property
+    def label(self) -> str:
+        return f"{self.unit_id} ({self.rows} rows)"
+
+
+# pull → pair: `buckets/<side>/<bucket>/<shard_id>.parquet`. Text as it came.
+BUCKET_ROWS = pa.schema(
+    [
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("text", pa.string()),  # raw alt text; null where a LAION-COCO release carries none
+        pa.field("synthetic", pa.string()),  # LAION-COCO's top_caption; null on the LAION-2B side
+        pa.field("similarity", pa.float64()),
+        pa.field("punsafe", pa.float64()),
+        pa.field("pwatermark", pa.float64()),
+        pa.field("row", pa.int64(), nullable=False),  # row number in the shard, from 0
+    ]
+)
+
+# pair → plan → fuse: `runs/<interval>/pairs/<bucket>.parquet`, then `units/<unit_id>/pairs.parquet`.
+PAIRS = pa.schema(
+    [
+        pa.field("pair_id", pa.binary(16), nullable=False),
+        pa.field("image_url", pa.string(), nullable=False),
+        pa.field("laion_2b", pa.string(), nullable=False),
+        pa.field("laion_coco", pa.string(), nullable=False),
+        pa.field("laion_hash", pa.int64(), nullable=False),
+        pa.field("similarity", pa.float64()),
+        pa.field("punsafe", pa.float64()),
+        pa.field("pwatermark", pa.float64()),
+        pa.field("laion_2b_shard", pa.string(), nullable=False),
+        pa.field("laion_2b_row", pa.int64(), nullable=False),
+        pa.field("laion_coco_shard", pa.string(), nullable=False),
+        pa.field("laion_coco_row", pa.int64(), nullable=False),
+    ]
+)
+
+# fuse → validate: `units/<unit_id>/chunks/00012.parquet`: what the model made of a range of rows.
+FUSED = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),  # row number in the unit, from 0
+        pa.field("capsfusion", pa.string(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),  # stop | length | error: <what happened>
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("caption_tokens", pa.int32(), nullable=False),  # generated tokens, EOS counted
+    ]
+)
+
+# The scores that validation computes, as columns of the warehouse, so that users can filter by SQL.
+SCORES = pa.schema(
+    [
+        pa.field("raw_recall", pa.float64()),  # share of the raw caption's words that the caption keeps
+        pa.field("synthetic_recall", pa.float64()),  # the same for the synthetic caption
+        pa.field("novelty", pa.float64()),  # share of the caption's words that stand in neither source
+        pa.field("repetition", pa.float64()),  # share of repeated trigrams
+        pa.field("source_overlap", pa.float64()),  # Jaccard index of the two sources' words
+    ]
+)
+
+# validate → load: `units/<unit_id>/validated.parquet`.
+VALIDATED = pa.schema(
+    [
+        *PAIRS,
+        *(field for field in FUSED if field.name != "row"),
+        *SCORES,
+        pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why it is rejected; empty: accepted
+    ]
+)

@@ -1,0 +1,91 @@
+"""One typed, frozen settings object, read from ``CAPSFUSION_*`` environment variables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from capsfusion_tasks.errors import InputError
+
+DEMO_MODEL = Path(__file__).parent / "demo" / "model"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its default; ``CAPSFUSION_`` + the upper-case name sets it."""
+
+    model_config = SettingsConfigDict(env_prefix="CAPSFUSION_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    home: Path = Field(
+        Path(".capsfusion"), description="State: the embedded database and, by default, the staging area."
+    )
+    warehouse_url: str | None = Field(None, description="SQLAlchemy URL of the warehouse; unset: embedded PostgreSQL.")
+    staging: str | None = Field(None, description="Folder or s3://bucket/prefix for hand-overs; unset: HOME/staging.")
+    laion2b: str | None = Field(None, description="Where LAION-2B shards arrive.")
+    laion_coco: str | None = Field(None, description="Where LAION-COCO shards arrive.")
+
+    model: str = Field(str(DEMO_MODEL), description="Folder or hub id of the model; unset: the bundled demo model.")
+    engine: Literal["transformers"] = "transformers"
+    num_beams: int = Field(3, ge=1, le=16)
+    max_new_tokens: int = Field(80, ge=1, le=1024)
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on a GPU, float32 on a CPU."
+    )
+    nproc_per_node: Literal["auto"] | int = Field("auto", description="Ranks per node; auto: one per GPU, or one.")
+    batch_size: int = Field(32, ge=1, description="Rows that a rank fuses together.")
+    chunk_rows: int = Field(64, ge=1, description="Rows of a chunk: what a crash can cost each rank.")
+
+    buckets: int = Field(16, ge=1, le=65536, description="Hash buckets of the staging area; fixed once it has data.")
+    join_on: Literal["url_text", "url"] = Field("url_text", description="url where LAION-COCO carries no raw text.")
+    unit_tokens: int = Field(400_000, ge=1, description="Estimated tokens of a work unit: what one fuse task handles.")
+    punsafe_max: float = Field(0.5, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
+    pwatermark_max: float = Field(0.8, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
+
+    @model_validator(mode="after")
+    def _absolute_home(self) -> Settings:
+        # Tasks run in working folders of their own: a relative path must mean the same in all of them.
+        object.__setattr__(self, "home", self.home.expanduser().absolute())
+        return self
+
+    @property
+    def staging_uri(self) -> str:
+        return self.staging or str(self.home / "staging")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment, with ``overrides`` on top; all errors at once, as one ``InputError``."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        problems = [
+            f"CAPSFUSION_{'_'.join(str(part) for part in e['loc']).upper()}: {e['msg']}, got {e['input']!r}"
+            for e in error.errors()
+        ]
+        raise InputError("settings are not valid: " + "; ".join(problems)) from error
+
+
+class Interval(BaseModel):
+    """The data interval of a run: the shards that arrived at or after ``start`` and before ``end`` (UTC)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start: datetime
+    end: datetime
+
+    @model_validator(mode="after")
+    def _ordered_utc(self) -> Interval:
+        for name in ("start", "end"):
+            value: datetime = getattr(self, name)
+            utc = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+            object.__setattr__(self, name, utc)
+        if self.start >= self.end:
+            raise InputError(f"the interval is empty: it starts {self.start} and ends {self.end}; give an end after it")
+        return self
+
+    @property
+    def key(self) -> str:
+        """The interval as a folder name: ``20261110T000000Z_20261111T000000Z``."""
+        return f"{self.start:%Y%m%dT%H%M%SZ}_{self.end:%Y%m%dT%H%M%SZ}"

@@ -1,0 +1,188 @@
+"""One function per task of the pipeline: calls the stage, keeps the ledger. `capsfusion run` and the DAG call these.
+
+Arguments and results are small (settings, shards, units, counts); rows travel in files only. What trying again will
+not mend is raised as ``InputError``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from capsfusion_tasks import layout, planning
+from capsfusion_tasks import report as reporting
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion import chunks as chunk_files
+from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.fusion.launcher import FuseJob, torchrun_argv
+from capsfusion_tasks.pairing.buckets import check_bucket_count, split_shard
+from capsfusion_tasks.pairing.join import pair_bucket
+from capsfusion_tasks.schemas import VALIDATED, Shard, Unit
+from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.validation.validate import validate_unit
+from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.load import load_unit
+
+Existing = Literal["skip", "replace"]
+
+# One pair task per so many bytes of new shards: a task costs seconds to start, a bucket of a small shard milliseconds.
+_PAIR_TASK_BYTES = 2 << 30
+
+
+def discover(settings: Settings, interval: Interval) -> list[Shard]:
+    """The shards of the interval, now in the ledger."""
+    storage = Storage(settings.staging_uri)
+    check_bucket_count(storage, settings.buckets)
+    shards = discovery.discover(discovery.sources(settings), interval, storage)
+    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+        ledger.record_shards(connection, shards)
+    return shards
+
+
+def bucket_groups(settings: Settings, shards: list[Shard]) -> list[list[int]]:
+    """The buckets that each pair task joins; no groups where there is nothing new."""
+    if not shards:
+        return []
+    groups = min(settings.buckets, 1 + sum(shard.size_bytes for shard in shards) // _PAIR_TASK_BYTES)
+    return [list(range(first, settings.buckets, groups)) for first in range(groups)]
+
+
+def pull(settings: Settings, shard: Shard) -> dict[str, Any]:
+    """Split the shard into hash buckets. A shard that cannot be used is marked failed in the ledger, with its error."""
+    storage = Storage(settings.staging_uri)
+    with open_warehouse(settings) as warehouse:
+        try:
+            with discovery.open_source(shard.source).open(shard.path, shard.etag) as stream:
+                counts = split_shard(stream, shard, storage, settings)
+        except InputError as error:
+            with warehouse.engine.begin() as connection:
+                ledger.shard_failed(connection, shard.shard_id, str(error))
+            raise
+        with warehouse.engine.begin() as connection:
+            ledger.shard_pulled(connection, shard.shard_id, counts.rows, counts.dropped)
+    return {"shard": shard.label, "rows": counts.rows, "dropped": counts.dropped}
+
+
+def pair(settings: Settings, interval: Interval, buckets: list[int]) -> dict[str, Any]:
+    """Join the interval's new rows with everything that is there, in each of ``buckets``."""
+    storage = Storage(settings.staging_uri)
+    shards = discovery.discover(discovery.sources(settings), interval, storage)
+    pairs = sum(pair_bucket(bucket, shards, interval, storage, settings) for bucket in buckets)
+    return {"buckets": len(buckets), "pairs": pairs}
+
+
+def plan(
+    settings: Settings,
+    interval: Interval,
+    *,
+    limit: int | None = None,
+    existing: Existing = "skip",
+    dag_run_id: str | None = None,
+) -> list[Unit]:
+    """The units to fuse: those that an earlier try of this interval left unfinished, else new ones.
+
+    ``existing`` says what becomes of pairs that are fused already: skipped, or fused again and replaced.
+    """
+    storage = Storage(settings.staging_uri)
+    fusion = identify(settings)
+    with open_warehouse(settings) as warehouse:
+        with warehouse.engine.begin() as connection:
+            ledger.register_fusion(connection, fusion.as_row())
+        # The lock makes planning serial for a fusion, and its transaction makes the new units appear at once: two runs
+        # that found the same pair cannot both plan it.
+        with ledger.planning_lock(warehouse.engine, fusion.fusion_id) as connection:
+            planned = ledger.interval_units(connection, fusion.fusion_id, interval)
+            if unfinished := [unit for unit, state in planned if state != "loaded"]:
+                return unfinished
+            pairs = planning.new_pairs(
+                storage,
+                interval,
+                is_known=lambda ids: (
+                    ledger.known_pairs(connection, fusion.fusion_id, ids) if existing == "skip" else None
+                ),
+                in_flight=ledger.open_units(connection, fusion.fusion_id),
+                limit=limit,
+            )
+            units = planning.cut_units(
+                storage, pairs, interval, fusion.fusion_id, settings.unit_tokens, serial=len(planned)
+            )
+            ledger.register_units(connection, units, interval, dag_run_id)
+    return units
+
+
+def fuse_argv(settings: Settings, unit: Unit) -> list[str]:
+    """The torchrun command that fuses the unit on this node."""
+    return torchrun_argv(_fuse_job(settings, unit), settings.nproc_per_node)
+
+
+def fuse_started(settings: Settings, unit: Unit) -> None:
+    fusion = identify(settings)
+    if fusion.fusion_id != unit.fusion_id:
+        raise InputError(
+            f"unit {unit.unit_id} was planned for fusion {unit.fusion_id} and this worker would make {fusion.fusion_id} "
+            f"({fusion.model}, {fusion.num_beams} beams, {fusion.dtype}): give the worker the same model and settings"
+        )
+    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+        ledger.unit_started(connection, unit.unit_id)
+
+
+def fuse_finished(settings: Settings, unit: Unit) -> dict[str, Any]:
+    """The unit's figures, added up from its chunks; raises if one is missing."""
+    storage = Storage(settings.staging_uri)
+    job = _fuse_job(settings, unit)
+    pairs = storage.read_table(job.pairs, columns=chunk_files.CAPTION_COLUMNS)
+    chunks = chunk_files.cut_chunks(pairs, job.chunks, unit.fusion_id, settings.chunk_rows)
+    fused = chunk_files.collect(storage, chunks)
+    seconds = chunk_files.device_seconds(storage, chunks)
+    stats = {
+        "rows": fused.num_rows,
+        "prompt_tokens": sum(fused["prompt_tokens"].to_pylist()),
+        "caption_tokens": sum(fused["caption_tokens"].to_pylist()),
+        "gpu_seconds": round(seconds, 3),
+        "rows_per_second": round(fused.num_rows / seconds, 3) if seconds else None,
+    }
+    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+        ledger.unit_fused(connection, unit.unit_id, stats)
+    return stats
+
+
+def fuse_failed(settings: Settings, unit: Unit, error: str) -> None:
+    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+        ledger.unit_failed(connection, unit.unit_id, error)
+
+
+def validate(settings: Settings, unit: Unit) -> dict[str, Any]:
+    """A verdict and its reasons for each of the unit's captions."""
+    counts = validate_unit(Storage(settings.staging_uri), unit)
+    return {"rows": counts.rows, "accepted": counts.accepted, "rejected": counts.rejected, "reasons": counts.reasons}
+
+
+def load(
+    settings: Settings, unit: Unit, *, existing: Existing = "skip", dag_run_id: str | None = None
+) -> dict[str, Any]:
+    """The unit's rows and its mark in the warehouse, in one transaction; nothing, where it is loaded already."""
+    rows = Storage(settings.staging_uri).read_table(layout.unit_validated(unit.unit_id)).cast(VALIDATED)
+    with open_warehouse(settings) as warehouse:
+        result = load_unit(warehouse, unit.unit_id, rows, dag_run_id, replace=existing == "replace")
+    return {"accepted": result.accepted, "rejected": result.rejected, "already_loaded": result.already_loaded}
+
+
+def report(settings: Settings, interval: Interval, *, dag_run_id: str | None = None) -> dict[str, Any]:
+    """What came in and what came out. Raises InputError if a shard or a unit of the interval has failed."""
+    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+        summary = reporting.summarize(connection, interval, identify(settings).fusion_id)
+    if summary.failures:
+        raise InputError(f"{summary.text}\n{summary.failures[0]}" + (f" (and {len(summary.failures) - 1} more)"))
+    return summary.as_dict()
+
+
+def _fuse_job(settings: Settings, unit: Unit) -> FuseJob:
+    return FuseJob.of(
+        settings,
+        staging=settings.staging_uri,
+        pairs=layout.unit_pairs(unit.unit_id),
+        chunks=layout.chunks_folder(unit.unit_id),
+        fusion_id=unit.fusion_id,
+    )

@@ -1,0 +1,117 @@
+"""Files in the staging area, on a local or shared disk or on S3, behind one face. A file is published whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from capsfusion_tasks.errors import InputError
+
+
+class Storage:
+    """Paths are relative to ``root`` and use "/"; ``root`` is a folder or ``s3://bucket/prefix``."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        if "://" in root:
+            try:
+                filesystem, base = fs.FileSystem.from_uri(root)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise InputError(
+                    f"cannot use {root} for staging: {error}; give a folder or s3://bucket/prefix"
+                ) from error
+        else:
+            filesystem, base = fs.LocalFileSystem(), str(Path(root).absolute())
+        self._local = isinstance(filesystem, fs.LocalFileSystem)
+        self.filesystem: fs.FileSystem = fs.SubTreeFileSystem(base, filesystem)
+        self._base = base
+
+    def path(self, path: str) -> str:
+        """The full path or URI of ``path``, for messages and for other processes."""
+        return f"{self._base}/{path}" if self._local else f"{self.root.rstrip('/')}/{path}"
+
+    def exists(self, path: str) -> bool:
+        return bool(self.filesystem.get_file_info(path).type == fs.FileType.File)
+
+    def list(self, folder: str) -> list[str]:
+        """Paths of the files right inside ``folder``, sorted; none if there is no such folder."""
+        selector = fs.FileSelector(folder, allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        return sorted(
+            info.path for info in infos if info.type == fs.FileType.File and not info.base_name.startswith(".")
+        )
+
+    def delete(self, path: str) -> None:
+        self.filesystem.delete_file(path)
+
+    @contextmanager
+    def publish(self, path: str) -> Iterator[Any]:
+        """A binary file to write; it appears under ``path`` when the block ends, and never if it raises.
+
+        On a disk it is written beside its final name and renamed. On S3 an upload becomes visible when it is complete.
+        """
+        if not self._local:
+            # Spooled first: an upload stream that is dropped in the middle completes itself, half-written.
+            with tempfile.SpooledTemporaryFile(max_size=64 << 20) as spool:
+                yield spool
+                spool.seek(0)
+                with self.filesystem.open_output_stream(path) as upload:
+                    shutil.copyfileobj(spool, upload, 8 << 20)
+            return
+        target = Path(self._base) / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A name that starts with a dot is not listed: what a killed process leaves behind is never taken for data.
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o666 & ~_UMASK)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def write_table(self, path: str, table: pa.Table, metadata: dict[str, str] | None = None) -> None:
+        """Publish ``table`` as Parquet (zstd), with ``metadata`` in its footer."""
+        if metadata:
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
+        with self.publish(path) as stream:
+            pq.write_table(table, stream, compression="zstd")
+
+    def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        return pq.read_table(path, columns=columns, filesystem=self.filesystem, partitioning=None)
+
+    def footer(self, path: str) -> tuple[dict[str, str], int]:
+        """A Parquet file's metadata (as ``write_table`` got it) and its number of rows, without reading its rows."""
+        with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
+            metadata = file.schema_arrow.metadata or {}
+            return {key.decode(): value.decode() for key, value in metadata.items()}, file.metadata.num_rows
+
+    def write_json(self, path: str, value: Any) -> None:
+        with self.publish(path) as stream:
+            stream.write(json.dumps(value, indent=1, sort_keys=True, default=str).encode() + b"\n")
+
+    def read_json(self, path: str) -> Any:
+        with self.filesystem.open_input_stream(path) as stream:
+            return json.loads(stream.read())
+
+
+def _current_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+_UMASK = _current_umask()  # mkstemp makes files private; others (another user's worker) must be able to read them

@@ -1,0 +1,1 @@
+"""The warehouse: a PostgreSQL database with the captions and the ledger of shards and work units."""

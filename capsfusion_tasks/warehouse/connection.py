@@ -1,0 +1,135 @@
+"""Opens the warehouse: the embedded PostgreSQL, or the one that ``CAPSFUSION_WAREHOUSE_URL`` names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import adbc_driver_postgresql.dbapi as adbc
+from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.warehouse.embedded import embedded_postgres
+from capsfusion_tasks.warehouse.migrate import current_revision, head_revision, known_revisions, upgrade
+
+CONNECT_TIMEOUT = 10  # seconds, where the URL does not say
+# What a server says when trying again will not help.
+_REFUSALS = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied")
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """An open warehouse. ``str(url)`` hides the password."""
+
+    engine: Engine
+    url: URL
+
+    @property
+    def adbc_uri(self) -> str:
+        """For ``adbc_driver_postgresql.dbapi.connect``; holds the password."""
+        return self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@contextmanager
+def open_warehouse(settings: Settings, *, migrate: bool | None = None) -> Iterator[Warehouse]:
+    """The warehouse of ``settings``, its schema up to date; the embedded server runs as long as the block.
+
+    ``migrate``: bring the schema up to date (True), or check that it is (False). By default the embedded one is brought
+    up to date and any other checked. Raises InputError for a URL or a schema that cannot be used, and NotReadyError
+    where no server answers.
+    """
+    if settings.warehouse_url is None:
+        with embedded_postgres(settings.home) as server, _open(server.url(), migrate is not False) as warehouse:
+            yield warehouse
+    else:
+        with _open(parse_url(settings.warehouse_url), migrate is True) as warehouse:
+            yield warehouse
+
+
+@contextmanager
+def _open(url: URL, migrate: bool) -> Iterator[Warehouse]:
+    engine = create_engine(url, pool_pre_ping=True)
+    try:
+        _prepare_schema(engine, migrate)
+        yield Warehouse(engine, url)
+    finally:
+        engine.dispose()
+
+
+def _prepare_schema(engine: Engine, migrate: bool) -> None:
+    try:
+        with engine.connect() as connection:
+            revision = current_revision(connection)
+        if revision != head_revision():
+            _change_schema(engine, revision, migrate)
+    except OperationalError as error:
+        raise _unreachable(engine.url, error) from error
+    except ProgrammingError as error:  # no right to read the tables, or to create them
+        raise InputError(
+            f"the warehouse, {describe(engine.url)}, refuses: {' '.join(str(error.orig).split())}"
+        ) from error
+
+
+def _change_schema(engine: Engine, revision: str | None, migrate: bool) -> None:
+    if revision is not None and revision not in known_revisions():
+        raise InputError(
+            f"the warehouse {describe(engine.url)} has the schema of a newer release ({revision}; this one knows up to "
+            f"{head_revision()}); upgrade capsfusion-pipeline here"
+        )
+    if not migrate:
+        found = "no tables yet" if revision is None else f"an old schema ({revision}, expected {head_revision()})"
+        raise InputError(f"the warehouse {describe(engine.url)} has {found}; run `capsfusion db upgrade`")
+    upgrade(engine)
+
+
+def parse_url(url: str) -> URL:
+    """``CAPSFUSION_WAREHOUSE_URL`` with its driver named: SQLAlchemy's releases differ in what a bare URL means."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # The text is not repeated: it may hold a password.
+        raise InputError(
+            "CAPSFUSION_WAREHOUSE_URL is not a URL; expected postgresql://user:password@host:5432/database"
+        ) from None
+    if parsed.drivername.split("+")[0] not in ("postgresql", "postgres"):
+        raise InputError(
+            f"CAPSFUSION_WAREHOUSE_URL names {parsed.drivername}; the warehouse is PostgreSQL only for now: expected "
+            "postgresql://user:password@host:5432/database"
+        )
+    if "connect_timeout" not in parsed.query:
+        parsed = parsed.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT)})
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def describe(url: URL) -> str:
+    """``database "capsfusion" at db.example.org:5432``, for messages: no password."""
+    host = url.host or url.query.get("host") or "the default socket"
+    port = url.port or url.query.get("port") or 5432
+    return f'database "{url.database or url.username or ""}" at {host}:{port}'
+
+
+def _unreachable(url: URL, error: OperationalError) -> InputError | NotReadyError:
+    said = " ".join(str(error.orig).split())
+    message = f"the warehouse, {describe(url)}, does not answer: {said}"
+    if any(refusal in said for refusal in _REFUSALS):
+        return InputError(f"{message}; check CAPSFUSION_WAREHOUSE_URL")
+    return NotReadyError(f"{message}; start it, check CAPSFUSION_WAREHOUSE_URL, or unset it for the embedded one")
+
+
+def from_adbc(url: URL, error: adbc.Error) -> InputError | NotReadyError:
+    """What an error of the ADBC driver means to a user."""
+    said, code = adbc_message(error), error.sqlstate or ""
+    # Without a code: the driver's own words. Classes: connection, rollback, resources, operator intervention.
+    if code[:2] in ("08", "40", "53", "57") or (not code and "connect" in said):
+        return NotReadyError(f"the warehouse, {describe(url)}, gave up: {said}; nothing was changed, try again")
+    return InputError(f"the warehouse, {describe(url)}, refuses: {said}")
+
+
+def adbc_message(error: adbc.Error) -> str:
+    """PostgreSQL's message with its detail and its hint, in one line."""
+    parts = {name: value.decode(errors="replace") for name, value in error.details or ()}
+    said = [parts.get(f"PG_DIAG_MESSAGE_{part}") for part in ("PRIMARY", "DETAIL", "HINT")]
+    return ". ".join(part.rstrip(".") for part in said if part) or " ".join(str(error).split())

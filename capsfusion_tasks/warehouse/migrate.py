@@ -1,0 +1,51 @@
+"""Brings the warehouse's schema to the version that this code needs."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, inspect, text
+
+from capsfusion_tasks.warehouse.tables import SCHEMA
+
+VERSION_TABLE = "schema_version"
+
+
+def upgrade(engine: Engine) -> None:
+    """Create or migrate the schema, in one transaction. Of several at a time one works and the others wait for it."""
+    with engine.begin() as connection:
+        connection.execute(text("select pg_advisory_xact_lock(hashtextextended('capsfusion.migrate', 0))"))
+        connection.execute(text(f"create schema if not exists {SCHEMA}"))
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The revision of the schema in the database; None where there is none."""
+    if not inspect(connection).has_table(VERSION_TABLE, schema=SCHEMA):
+        return None
+    revision = connection.scalar(text(f"select version_num from {SCHEMA}.{VERSION_TABLE}"))  # noqa: S608
+    return None if revision is None else str(revision)
+
+
+@cache
+def head_revision() -> str:
+    """The revision that this code needs."""
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
+@cache
+def known_revisions() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def _config() -> Config:
+    config = Config()
+    folder = str(Path(__file__).parent / "migrations")
+    config.set_main_option("script_location", folder.replace("%", "%%"))
+    return config

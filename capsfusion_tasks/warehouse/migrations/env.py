@@ -1,0 +1,17 @@
+"""Alembic's entry point: runs the migrations on the connection that ``migrate.upgrade`` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from capsfusion_tasks.warehouse.migrate import VERSION_TABLE
+from capsfusion_tasks.warehouse.tables import SCHEMA, metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    version_table_schema=SCHEMA,
+)
+with context.begin_transaction():
+    context.run_migrations()

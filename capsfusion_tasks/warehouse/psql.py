@@ -1,0 +1,25 @@
+"""Starts psql on the warehouse."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.embedded import BINARIES
+from capsfusion_tasks.warehouse.tables import SCHEMA
+
+
+def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:
+    """What to run, and in which environment: psql from PATH, or the embedded server's own.
+
+    The password travels by environment: the arguments of a process are everybody's to read.
+    """
+    url = warehouse.url.set(drivername="postgresql")
+    environment = dict(os.environ)
+    options = [environment.get("PGOPTIONS", ""), f"-c search_path={SCHEMA},public"]
+    environment["PGOPTIONS"] = " ".join(option for option in options if option)
+    if url.password is not None:
+        environment["PGPASSWORD"] = str(url.password)
+    program = shutil.which("psql") or str(BINARIES / "psql")
+    return [program, url.set(password=None).render_as_string(hide_password=False)], environment

@@ -1,0 +1,195 @@
+"""The read side: what `capsfusion status`, `sql` and the report show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, select, true, union_all
+
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.warehouse.tables import UNIT_STATES, fused_captions, rejected_captions, shards, work_units
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which units are meant: those that meet all that is given; all units by default."""
+
+    interval: Interval | None = None
+    dag_run_id: str | None = None
+    fusion_id: str | None = None
+    unit_ids: Sequence[str] | None = None
+
+    def clause(self) -> ColumnElement[bool]:
+        units = work_units.c
+        conditions: list[ColumnElement[bool]] = [true()]
+        if self.interval is not None:
+            conditions += [units.interval_start >= self.interval.start, units.interval_end <= self.interval.end]
+        if self.dag_run_id is not None:
+            conditions.append(units.dag_run_id == self.dag_run_id)
+        if self.fusion_id is not None:
+            conditions.append(units.fusion_id == self.fusion_id)
+        if self.unit_ids is not None:
+            conditions.append(units.unit_id.in_(self.unit_ids))
+        return and_(*conditions)
+
+
+EVERYTHING = Scope()
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Sums over units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``; ``rows_per_second`` over GPU time."""
+
+    units: int
+    rows_in: int
+    accepted: int
+    rejected: int
+    waiting: int  # rows of units that are not loaded
+    superseded: int
+    prompt_tokens: int
+    caption_tokens: int
+    gpu_seconds: float
+    rows_per_second: float | None
+
+
+def run_summary(connection: Connection, scope: Scope = EVERYTHING) -> RunSummary:
+    units = work_units.c
+    waiting = case((units.state == "loaded", 0), else_=units.rows_in)
+    timed = case((units.gpu_seconds.is_(None), 0), else_=units.rows_in)
+    totals = [units.rows_in, units.accepted, units.rejected, waiting, units.superseded]
+    totals += [units.prompt_tokens, units.caption_tokens, timed]
+    row = connection.execute(
+        select(
+            func.count(),
+            *(func.coalesce(func.sum(total), 0) for total in totals),
+            func.coalesce(func.sum(units.gpu_seconds), 0.0),
+        ).where(scope.clause())
+    ).one()
+    *counts, timed_rows = (int(count) for count in row[:-1])
+    seconds = float(row[-1])
+    return RunSummary(*counts, seconds, timed_rows / seconds if seconds else None)
+
+
+def unit_counts(connection: Connection, scope: Scope = EVERYTHING) -> dict[str, int]:
+    """State → units; every state is there, in the order in which a unit passes through them."""
+    statement = select(work_units.c.state, func.count()).where(scope.clause()).group_by(work_units.c.state)
+    found = {row[0]: row[1] for row in connection.execute(statement)}
+    return {state: found.get(state, 0) for state in UNIT_STATES}
+
+
+def failed_units(connection: Connection, scope: Scope = EVERYTHING, limit: int = 10) -> list[tuple[str, int, str]]:
+    """Units that failed, as (unit_id, tries, error)."""
+    units = work_units.c
+    statement = select(units.unit_id, units.tries, units.error).where(scope.clause(), units.state == "failed")
+    return [tuple(row) for row in connection.execute(statement.order_by(units.unit_id).limit(limit))]
+
+
+def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> dict[str, int]:
+    """Reason → rejected captions, most frequent first; one with two reasons counts under both."""
+    reason = func.unnest(rejected_captions.c.reasons).column_valued("reason")
+    count = func.count()
+    statement = (
+        select(reason, count)
+        .select_from(rejected_captions)
+        .join(reason, true())
+        .where(_of_units(rejected_captions, scope))
+        .group_by(reason)
+        .order_by(count.desc(), reason)
+    )
+    return {row[0]: row[1] for row in connection.execute(statement)}
+
+
+def sample_captions(connection: Connection, n: int, unit_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """``n`` accepted captions, the same at every call; a pair_id is a digest, so its order is as good as random."""
+    scope = Scope(unit_ids=unit_ids)
+    statement = (
+        select(fused_captions).where(_of_units(fused_captions, scope)).order_by(fused_captions.c.pair_id).limit(n)
+    )
+    return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def _of_units(captions: Table, scope: Scope) -> ColumnElement[bool]:
+    if scope == EVERYTHING:
+        return true()
+    return captions.c.unit_id.in_(select(work_units.c.unit_id).where(scope.clause()))
+
+
+@dataclass(frozen=True)
+class SideSummary:
+    """The shards of one side."""
+
+    shards: int
+    pulled: int
+    failed: int
+    rows: int
+    dropped: dict[str, int]  # reason → rows
+
+
+def shards_summary(connection: Connection, shard_ids: Sequence[str] | None = None) -> dict[str, SideSummary]:
+    """Side → its shards: all, or those of ``shard_ids``."""
+    mine = true() if shard_ids is None else shards.c.shard_id.in_(shard_ids)
+    side, state = shards.c.side, shards.c.state
+    pair = func.jsonb_each_text(shards.c.dropped).table_valued("key", "value")
+    drops: dict[str, dict[str, int]] = {}
+    for name, reason, rows in connection.execute(
+        select(side, pair.c.key, func.sum(pair.c.value.cast(shards.c.rows.type)))
+        .select_from(shards)
+        .join(pair, true())
+        .where(mine)
+        .group_by(side, pair.c.key)
+        .order_by(side, pair.c.key)
+    ):
+        drops.setdefault(name, {})[reason] = int(rows)
+    statement = (
+        select(
+            side,
+            func.count(),
+            func.count().filter(state == "pulled"),
+            func.count().filter(state == "failed"),
+            func.coalesce(func.sum(shards.c.rows), 0),
+        )
+        .where(mine)
+        .group_by(side)
+        .order_by(side)
+    )
+    return {
+        name: SideSummary(total, pulled, failed, int(rows), drops.get(name, {}))
+        for name, total, pulled, failed, rows in connection.execute(statement)
+    }
+
+
+def failed_shards(connection: Connection, shard_ids: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
+    """Shards that could not be read, as (side, path, error)."""
+    mine = true() if shard_ids is None else shards.c.shard_id.in_(shard_ids)
+    statement = select(shards.c.side, shards.c.path, shards.c.error).where(mine, shards.c.state == "failed")
+    return [tuple(row) for row in connection.execute(statement.order_by(shards.c.side, shards.c.path))]
+
+
+def consistency(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+    """What must be empty: rule → the rows that break it."""
+    stored = union_all(*(select(table.c.unit_id) for table in (fused_captions, rejected_captions))).subquery()
+    per_unit = select(stored.c.unit_id, func.count().label("stored")).group_by(stored.c.unit_id).subquery()
+    units = work_units.c
+    count = func.coalesce(per_unit.c.stored, 0)
+    rules = {
+        "a loaded unit's rows are its accepted and its rejected": select(
+            units.unit_id, units.rows_in, units.accepted, units.rejected
+        ).where(units.state == "loaded", func.coalesce(units.rows_in != units.accepted + units.rejected, True)),
+        "a unit's rows are stored or superseded": select(
+            units.unit_id, units.state, units.rows_in, units.superseded, count.label("stored")
+        )
+        .select_from(work_units.outerjoin(per_unit, per_unit.c.unit_id == units.unit_id))
+        .where(count + units.superseded != case((units.state == "loaded", units.rows_in), else_=0)),
+        "a pair is accepted or rejected, not both": select(
+            fused_captions.c.pair_id, fused_captions.c.fusion_id, fused_captions.c.unit_id
+        ).join(
+            rejected_captions,
+            and_(
+                fused_captions.c.pair_id == rejected_captions.c.pair_id,
+                fused_captions.c.fusion_id == rejected_captions.c.fusion_id,
+            ),
+        ),
+    }
+    return {rule: [dict(row) for row in connection.execute(query).mappings()] for rule, query in rules.items()}

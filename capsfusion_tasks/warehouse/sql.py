@@ -1,0 +1,78 @@
+"""SQL as users write it: one statement, read-only, its result as an Arrow table of plain types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import adbc_driver_postgresql.dbapi as adbc
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.warehouse.connection import Warehouse, adbc_message, from_adbc
+from capsfusion_tasks.warehouse.tables import SCHEMA
+
+
+def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
+    """Run one statement in a read-only transaction, with ``capsfusion`` on its search path.
+
+    uuid, json and intervals come as text, numeric as decimal. Column names can repeat, as they can in SQL.
+    Raises InputError with PostgreSQL's own words where the statement fails.
+    """
+    if not sql.strip():
+        raise InputError("the SQL statement is empty")
+    try:
+        with (
+            adbc.connect(warehouse.adbc_uri, autocommit=False) as connection,
+            # Without `COPY (…) TO`, which knows no SHOW, no EXPLAIN and no comment at the end.
+            connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"}) as cursor,
+        ):
+            cursor.execute("set transaction read only")
+            cursor.execute(f"set local search_path = {SCHEMA}, public")
+            cursor.execute(sql)
+            table = cursor.fetch_arrow_table()
+    except adbc.Error as error:
+        problem = from_adbc(warehouse.url, error)
+        if isinstance(problem, NotReadyError):
+            raise problem from error
+        raise InputError(f"the SQL statement fails: {adbc_message(error)}{_place(sql, error)}") from error
+    except pa.ArrowInvalid as error:  # row(1, 2) as a column, for one
+        raise InputError(f"the SQL statement has a column of a type that cannot be shown: {error}; cast it") from error
+    return pa.Table.from_arrays([_plain(column) for column in table.columns], names=table.column_names)
+
+
+def _place(sql: str, error: adbc.Error) -> str:
+    for name, value in error.details or ():
+        if name == "PG_DIAG_STATEMENT_POSITION":
+            before = sql[: int(value) - 1]
+            return f" (line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))})"
+    return ""
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column in a type that every writer knows."""
+    kind = column.type
+    if pa.types.is_interval(kind):
+        return _texts("{0.months} months {0.days} days {0.nanoseconds} ns".format, column)
+    if not isinstance(kind, pa.BaseExtensionType):
+        return column
+    stored = column.cast(kind.storage_type)
+    if isinstance(kind, pa.UuidType):
+        return _texts(lambda value: str(UUID(bytes=value)), stored)
+    if isinstance(kind, pa.OpaqueType) and kind.type_name == "numeric":
+        return _decimals(stored)
+    return stored
+
+
+def _texts(render: Callable[[Any], str], column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pa.chunked_array([[None if value is None else render(value) for value in column.to_pylist()]], pa.string())
+
+
+def _decimals(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    digits = pc.max(pc.utf8_length(pc.replace_substring_regex(texts, r"^[^.]*\.?", ""))).as_py() or 0
+    try:
+        return texts.cast(pa.decimal128(38, digits))
+    except pa.ArrowInvalid:  # NaN, infinity, or more than 38 digits
+        return texts

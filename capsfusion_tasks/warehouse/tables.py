@@ -1,0 +1,163 @@
+"""The warehouse's tables, in schema ``capsfusion``. The migrations build the same: a test compares the two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, UUID
+
+SCHEMA = "capsfusion"
+SHARD_STATES = ("discovered", "pulled", "failed")
+UNIT_STATES = ("planned", "fusing", "fused", "loaded", "failed")
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "ix": "%(table_name)s_%(column_0_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    },
+)
+
+
+def _text(name: str, **options: Any) -> Column[str]:
+    return Column(name, Text, nullable=options.pop("nullable", False), **options)
+
+
+def _time(name: str, **options: Any) -> Column[Any]:
+    return Column(name, TIMESTAMP(timezone=True), nullable=options.pop("nullable", False), **options)
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{column} in ({', '.join(repr(value) for value in values)})", name=column)
+
+
+# What a fusion_id stands for.
+fusions = Table(
+    "fusions",
+    metadata,
+    _text("fusion_id", primary_key=True),
+    _text("model"),
+    _text("model_revision", nullable=True),
+    _text("model_digest"),
+    _text("prompt_digest"),
+    _text("tokenizer_digest"),
+    _text("engine"),
+    _text("dtype"),
+    Column("num_beams", Integer, nullable=False),
+    Column("max_new_tokens", Integer, nullable=False),
+    Column("spec", JSONB, nullable=False),
+    _time("created_at", server_default=func.now()),
+)
+
+# A source file as discovery saw it.
+shards = Table(
+    "shards",
+    metadata,
+    _text("source"),
+    _text("path"),
+    _text("etag"),
+    _text("shard_id"),
+    _text("side"),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("rows", BigInteger),
+    Column("dropped", JSONB),  # reason → rows
+    _time("arrived_at"),
+    _text("state", server_default="discovered"),
+    _text("error", nullable=True),
+    _time("seen_at", server_default=func.now()),
+    _time("updated_at", server_default=func.now()),
+    PrimaryKeyConstraint("source", "path", "etag"),
+    UniqueConstraint("shard_id"),
+    _one_of("side", ("laion_2b", "laion_coco")),
+    _one_of("state", SHARD_STATES),
+)
+
+# What one fuse task handles.
+work_units = Table(
+    "work_units",
+    metadata,
+    _text("unit_id", primary_key=True),
+    Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
+    _time("interval_start"),
+    _time("interval_end"),
+    _text("dag_run_id", nullable=True),
+    _text("state", server_default="planned"),
+    Column("rows_in", BigInteger, nullable=False),
+    Column("accepted", BigInteger),
+    Column("rejected", BigInteger),
+    # Rows of this unit that a later unit's load has replaced.
+    Column("superseded", BigInteger, nullable=False, server_default="0"),
+    Column("tokens_estimated", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger),
+    Column("caption_tokens", BigInteger),
+    Column("gpu_seconds", Double),
+    Column("rows_per_second", Double),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    _text("error", nullable=True),
+    Column("stats", JSONB),
+    _time("created_at", server_default=func.now()),
+    _time("loaded_at", nullable=True),
+    _one_of("state", UNIT_STATES),
+    # A check passes on NULL, so a loaded unit without counts must be refused by name.
+    CheckConstraint("state <> 'loaded' or coalesce(rows_in = accepted + rejected, false)", name="rows_add_up"),
+    Index(None, "fusion_id", "state"),
+    Index(None, "interval_start", "interval_end"),
+)
+
+
+def _captions(name: str, *more: Column[Any]) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("pair_id", UUID(as_uuid=True), nullable=False),
+        Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
+        _text("image_url"),
+        _text("laion_2b"),
+        _text("laion_coco"),
+        _text("capsfusion"),
+        *more,
+        Column("laion_hash", BigInteger, nullable=False),
+        Column("similarity", Double),
+        Column("punsafe", Double),
+        Column("pwatermark", Double),
+        Column("raw_recall", Double),
+        Column("synthetic_recall", Double),
+        Column("novelty", Double),
+        Column("repetition", Double),
+        Column("source_overlap", Double),
+        Column("prompt_tokens", Integer, nullable=False),
+        Column("caption_tokens", Integer, nullable=False),
+        _text("finish_reason"),
+        _text("laion_2b_shard"),
+        Column("laion_2b_row", BigInteger, nullable=False),
+        _text("laion_coco_shard"),
+        Column("laion_coco_row", BigInteger, nullable=False),
+        Column("unit_id", Text, ForeignKey(work_units.c.unit_id), nullable=False),
+        _text("dag_run_id", nullable=True),
+        _time("loaded_at", server_default=func.now()),
+        PrimaryKeyConstraint("pair_id", "fusion_id"),
+        Index(None, "unit_id"),
+    )
+
+
+# A pair is in one of the two under a fusion_id.
+fused_captions = _captions("fused_captions")
+rejected_captions = _captions("rejected_captions", Column("reasons", ARRAY(Text), nullable=False))

@@ -1,0 +1,164 @@
+"""The DAG ``capsfusion``: wiring only. Each task calls its stage in ``capsfusion_tasks.stages``; `capsfusion.md` documents it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import (
+    CronDataIntervalTimetable,
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+    TriggerRule,
+    dag,
+    get_current_context,
+    task,
+    task_group,
+)
+from run_context import interval_of, settings_of
+from torchrun_operator import TorchrunOperator
+
+from capsfusion_tasks import stages
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import Shard, Unit
+
+Json = dict[str, Any]
+
+PAIR_TASKS = 4
+
+DEFAULT_ARGS = {
+    "owner": "capsfusion",
+    "retries": 3,
+    "retry_delay": timedelta(seconds=30),
+    "retry_exponential_backoff": 2,
+    "max_retry_delay": timedelta(minutes=10),
+    "retry_policy": ExceptionRetryPolicy(
+        [RetryRule(InputError, RetryAction.FAIL, reason="trying again will not help")]
+    ),
+}
+
+PARAMS = {
+    "model": Param(
+        None,
+        type=["null", "string"],
+        minLength=1,
+        description="Folder or hub id of the model. Empty: the setting CAPSFUSION_MODEL.",
+    ),
+    "num_beams": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        maximum=16,
+        description="Beams of the search, 1 to 16. Empty: the setting CAPSFUSION_NUM_BEAMS.",
+    ),
+    "limit": Param(
+        None, type=["null", "integer"], minimum=1, description="Fuse at most this many pairs, for a try. Empty: all."
+    ),
+    "existing": Param(
+        "skip",
+        type="string",
+        enum=["skip", "replace"],
+        description="Pairs that this model has fused already with these settings: skip them, or fuse and replace them.",
+    ),
+}
+
+
+@dag(
+    dag_id="capsfusion",
+    description="Fuses the LAION captions that arrived in the data interval.",
+    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
+    start_date=datetime(2026, 11, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=8,
+    default_args=DEFAULT_ARGS,
+    params=PARAMS,
+    tags=["capsfusion"],
+    doc_md=str(Path(__file__).with_suffix(".md")),
+)
+def capsfusion() -> None:
+    @task(execution_timeout=timedelta(minutes=30))
+    def discover() -> list[Json]:
+        context = get_current_context()
+        shards = stages.discover(settings_of(context), interval_of(context))
+        return [shard.model_dump(mode="json") for shard in shards]
+
+    @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
+    def pull(shard: Json) -> Json:
+        context = get_current_context()
+        context["label"] = Shard(**shard).label
+        return stages.pull(settings_of(context), Shard(**shard))
+
+    # A bad shard does not hold up the good ones; without any good shard there is nothing to pair.
+    @task(
+        trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+        execution_timeout=timedelta(hours=2),
+        map_index_template="{{ label }}",
+    )
+    def pair(part: int) -> Json:
+        context = get_current_context()
+        settings = settings_of(context)
+        buckets = list(range(settings.buckets))[part::PAIR_TASKS]
+        context["label"] = f"{len(buckets)} buckets"
+        return stages.pair(settings, interval_of(context), buckets)
+
+    @task(execution_timeout=timedelta(hours=1))
+    def plan(params: Json, run_id: str) -> list[Json]:
+        context = get_current_context()
+        units = stages.plan(
+            settings_of(context),
+            interval_of(context),
+            limit=params["limit"],
+            existing=params["existing"],
+            dag_run_id=run_id,
+        )
+        return [unit.model_dump(mode="json") for unit in units]
+
+    @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
+    def validate(unit: Json) -> Json:
+        context = get_current_context()
+        context["label"] = Unit(**unit).label
+        return stages.validate(settings_of(context), Unit(**unit))
+
+    @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
+    def load(unit: Json) -> Json:
+        context = get_current_context()
+        context["label"] = Unit(**unit).label
+        return stages.load(
+            settings_of(context), Unit(**unit), existing=context["params"]["existing"], dag_run_id=context["run_id"]
+        )
+
+    @task_group(prefix_group_id=False)
+    def each_unit(unit: Json) -> None:
+        fuse = TorchrunOperator(
+            task_id="fuse",
+            unit=unit,
+            pool="gpu",
+            queue="gpu",
+            execution_timeout=timedelta(hours=2),
+            map_index_template="{{ label }}",
+        )
+        fuse >> validate(unit) >> load(unit)
+
+    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
+    def report() -> Json:
+        context = get_current_context()
+        result = stages.report(settings_of(context), interval_of(context), dag_run_id=context["run_id"])
+        failed = context["ti"].get_ti_count(
+            dag_id=context["dag"].dag_id, run_ids=[context["run_id"]], states=["failed", "upstream_failed"]
+        )
+        if failed:
+            raise InputError(f"{failed} tasks of this run failed: see their logs, then clear them")
+        return result
+
+    shards = discover()
+    pulled = pull.expand(shard=shards)
+    paired = pair.expand(part=list(range(PAIR_TASKS)))
+    units = plan()
+    pulled >> paired >> units
+    each_unit.expand(unit=units) >> report()
+
+
+capsfusion()

@@ -1,0 +1,50 @@
+"""Runs the torchrun command of a work unit, and ends it when Airflow wants the task to end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import BaseOperator
+from run_context import settings_of
+
+from capsfusion_tasks import stages
+from capsfusion_tasks.fusion.launcher import Torchrun
+from capsfusion_tasks.schemas import Unit
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class TorchrunOperator(BaseOperator):
+    """Fuses one work unit in a torchrun of its own; torch is imported by the ranks only, never in this process.
+
+    :param unit: the unit, as ``Unit.model_dump(mode="json")`` gives it
+    """
+
+    template_fields = ("unit",)
+    ui_color: ClassVar[str] = "#ffe8b3"
+
+    def __init__(self, *, unit: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.unit = unit
+        self._torchrun: Torchrun | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        unit, settings = Unit(**self.unit), settings_of(context)
+        context["label"] = unit.label  # type: ignore[typeddict-unknown-key]
+        stages.fuse_started(settings, unit)
+        self._torchrun = Torchrun(stages.fuse_argv(settings, unit), on_line=self.log.info)
+        try:
+            self._torchrun.start()
+            self._torchrun.wait()
+        except BaseException as error:  # a timeout is no Exception
+            self._torchrun.terminate()
+            stages.fuse_failed(settings, unit, str(error))
+            raise
+        return stages.fuse_finished(settings, unit)
+
+    def on_kill(self) -> None:
+        # Marked failed, cleared, or the worker stops: SIGKILL follows in 5 s, so signal and return. torchrun ends its
+        # ranks, which sit in sessions of their own where Airflow's signals do not reach them.
+        if self._torchrun:
+            self._torchrun.terminate()

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import FUSED, PAIRS, SCORES, VALIDATED, Unit
+from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.validation.validate import ValidationCounts, count, validate_table, validate_unit
+
+UNIT = Unit(unit_id="u1", fusion_id="f1", rows=5, tokens=1000)
+GOOD = "The red Mustang 1967 is a car that stands in a street."
+CAPTIONS = [GOOD, "", GOOD, "Red cars", GOOD]
+FINISH = ["stop", "error: the row is too long", "stop", "stop", "length"]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    storage = Storage(str(tmp_path))
+    storage.write_table(f"units/{UNIT.unit_id}/pairs.parquet", pairs(UNIT.rows))
+    return storage
+
+
+def pairs(rows: int) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "pair_id": row.to_bytes(16, "big"),
+                "image_url": f"https://example.com/{row}.jpg",
+                "laion_2b": "red Mustang 1967",
+                "laion_coco": "A car in a street.",
+                "laion_hash": row,
+                "similarity": None,
+                "punsafe": 0.1,
+                "pwatermark": None,
+                "laion_2b_shard": "a.parquet",
+                "laion_2b_row": row,
+                "laion_coco_shard": "b.parquet",
+                "laion_coco_row": row,
+            }
+            for row in range(rows)
+        ],
+        PAIRS,
+    )
+
+
+def write_chunk(storage: Storage, name: str, rows: list[int]) -> None:
+    chunk = pa.Table.from_pylist(
+        [
+            {
+                "row": row,
+                "capsfusion": CAPTIONS[row],
+                "finish_reason": FINISH[row],
+                "prompt_tokens": 100 + row,
+                "caption_tokens": row,
+            }
+            for row in rows
+        ],
+        FUSED,
+    )
+    storage.write_table(f"units/{UNIT.unit_id}/chunks/{name}.parquet", chunk, {"fingerprint": "x"})
+
+
+def test_a_unit_is_judged_row_by_row_in_the_order_of_its_pairs(storage: Storage) -> None:
+    write_chunk(storage, "00001", [4, 3])  # neither the order of chunks nor that of rows in them matters
+    write_chunk(storage, "00000", [0, 1, 2])
+
+    counts = validate_unit(storage, UNIT)
+
+    validated = storage.read_table("units/u1/validated.parquet")
+    assert validated.schema.equals(VALIDATED)
+    assert validated["reasons"].to_pylist() == [[], ["failed"], [], ["too_short", "truncated"], ["truncated"]]
+    assert validated["capsfusion"].to_pylist() == CAPTIONS
+    assert validated["prompt_tokens"].to_pylist() == [100, 101, 102, 103, 104]
+    assert validated.select(PAIRS.names).equals(pairs(5))
+    assert validated["raw_recall"].to_pylist() == [1.0, 0.0, 1.0, pytest.approx(1 / 3), 1.0]
+    assert counts == ValidationCounts(
+        rows=5, accepted=2, rejected=3, reasons={"failed": 1, "too_short": 1, "truncated": 2}
+    )
+
+
+@pytest.mark.parametrize(
+    ("chunks", "said"),
+    [
+        ([[0, 2, 4]], "rows not fused: 1, 3"),
+        ([[0, 1, 2], [2, 3, 4]], "rows fused more than once: 2"),
+        ([], "rows not fused: 0, 1, 2, 3, 4"),
+    ],
+)
+def test_rows_that_are_missing_or_there_twice_are_named(storage: Storage, chunks: list[list[int]], said: str) -> None:
+    for number, rows in enumerate(chunks):
+        write_chunk(storage, f"{number:05}", rows)
+    with pytest.raises(InputError, match=said):
+        validate_unit(storage, UNIT)
+    assert not storage.exists("units/u1/validated.parquet")
+
+
+def test_a_row_beyond_the_unit_is_named(storage: Storage) -> None:
+    write_chunk(storage, "00000", [0, 1, 2, 3, 4])
+    storage.write_table("units/u1/pairs.parquet", pairs(4))
+    with pytest.raises(InputError, match="rows not in the unit: 4"):
+        validate_unit(storage, UNIT)
+
+
+def test_a_unit_without_rows_gives_an_empty_file(storage: Storage) -> None:
+    storage.write_table("units/u1/pairs.parquet", pairs(0))
+    assert validate_unit(storage, UNIT) == ValidationCounts(rows=0, accepted=0, rejected=0, reasons={})
+    assert storage.read_table("units/u1/validated.parquet").schema.equals(VALIDATED)
+
+
+def test_a_table_from_elsewhere_keeps_its_columns_and_order() -> None:
+    table = pa.table(
+        {
+            "id": [7, 3],
+            "laion_2b": pa.array(["red Mustang 1967", None], pa.large_string()),
+            "laion_coco": pa.array(["a car in a street", "a car"]).dictionary_encode(),
+            "caption": [GOOD, None],
+        }
+    )
+    validated = validate_table(table, "caption")
+    assert validated.column_names == [*table.column_names, *SCORES.names, "reasons"]
+    assert validated.select(table.column_names).equals(table)
+    assert validated["reasons"].to_pylist() == [[], ["empty"]]
+    assert validate_table(validated, "caption").equals(validated)  # judged again: replaced, not added
+    assert count(validated) == ValidationCounts(rows=2, accepted=1, rejected=1, reasons={"empty": 1})
+
+
+def test_a_column_that_is_missing_or_no_text_is_named() -> None:
+    table = pa.table({"laion_2b": ["a"], "laion_coco": [["a"]]})
+    with pytest.raises(InputError, match="no column 'capsfusion'; found laion_2b, laion_coco"):
+        validate_table(table.set_column(1, "laion_coco", pa.array(["a"])))
+    with pytest.raises(InputError, match="column 'laion_coco' holds list<"):
+        validate_table(table.append_column("capsfusion", pa.array(["a"])))
