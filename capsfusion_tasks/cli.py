@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import FrameType
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Interval, load_settings
@@ -103,6 +104,7 @@ def validate(
     import pyarrow.parquet as pq
 
     from capsfusion_tasks.caption_files import read_caption_file
+    from capsfusion_tasks.terminal import cell
     from capsfusion_tasks.validation.validate import validate_table
 
     verdicts = validate_table(
@@ -116,7 +118,7 @@ def validate(
     )
     for reason in sorted({reason for row in reasons for reason in row}):
         hits = [i for i, row in enumerate(reasons) if reason in row]
-        table.add_row(reason, str(len(hits)), f"{len(hits) / len(reasons):.2%}", _cell(captions[hits[0]]))
+        table.add_row(reason, str(len(hits)), f"{len(hits) / len(reasons):.2%}", cell(captions[hits[0]]))
     Console().print(table)
     if out:
         pq.write_table(verdicts, out)
@@ -149,16 +151,18 @@ def run(
     interval = Interval(start=start, end=end)
     report = run_pipeline(settings, interval, limit=limit, existing=existing, say=_progress_line)
     Console().print(report["text"], highlight=False, markup=False)
+    if failures := report["failures"]:
+        raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
 
 
 @app.command()
 def status() -> None:
     """Show shards, work units, throughput and rejections: what is done, waiting, failed."""
-    from capsfusion_tasks.report import status_text
+    from capsfusion_tasks.report import report_all
     from capsfusion_tasks.warehouse.connection import open_warehouse
 
     with open_warehouse(load_settings()) as warehouse, warehouse.engine.connect() as connection:
-        Console().print(status_text(connection), highlight=False, markup=False)
+        Console().print(report_all(connection).text, highlight=False, markup=False)
 
 
 @app.command()
@@ -172,15 +176,16 @@ def sql(
 
     Example: capsfusion sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"
     """
+    from capsfusion_tasks.terminal import print_rows
     from capsfusion_tasks.warehouse.connection import open_warehouse
     from capsfusion_tasks.warehouse.psql import psql_command
-    from capsfusion_tasks.warehouse.queries import execute_sql
+    from capsfusion_tasks.warehouse.sql import execute_sql
 
     with open_warehouse(load_settings()) as warehouse:
         if statement is None:
             _interactive(*psql_command(warehouse))
         else:
-            _print_rows(execute_sql(warehouse, statement), output_format)
+            print_rows(execute_sql(warehouse, statement), output_format)
 
 
 @app.command("sample-data")
@@ -199,7 +204,7 @@ def sample_data(
     from capsfusion_tasks.demo.sample_data import write_sample_data
 
     report = write_sample_data(folder, rows_per_day=rows_per_day, days=days, first_day=first_day.date(), seed=seed)
-    Console().print(report)
+    Console().print(report.table())
 
 
 @db.command("upgrade")
@@ -233,32 +238,6 @@ def _progress_line(line: str) -> None:
     stderr.print(line, markup=False, highlight=False)
 
 
-def _cell(value: Any) -> Text:
-    """A value for a terminal: nothing in it may steer the terminal (a caption can hold escape sequences)."""
-    text = "" if value is None else str(value)
-    return Text("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
-
-
-def _print_rows(rows: Any, output_format: str) -> None:
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    if output_format == "table":
-        table = Table(*rows.column_names)
-        for row in rows.to_pylist():
-            table.add_row(*(_cell(value) for value in row.values()))
-        Console().print(table)
-    elif output_format == "csv":
-        pyarrow.csv.write_csv(rows, sys.stdout.buffer)
-    elif output_format == "parquet":
-        pyarrow.parquet.write_table(rows, sys.stdout.buffer)
-    else:
-        import json
-
-        for row in rows.to_pylist():
-            print(json.dumps(row, ensure_ascii=False, default=str))
-
-
 def _interactive(argv: list[str], env: dict[str, str]) -> None:
     import subprocess
 
@@ -266,10 +245,16 @@ def _interactive(argv: list[str], env: dict[str, str]) -> None:
     raise typer.Exit(subprocess.run(argv, env={**os.environ, **env}, check=False).returncode)
 
 
+def _exit_on_signal(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Exit code 0: done. 2 and one line: the input or the configuration is at fault. 1: something else failed."""
     from capsfusion_tasks.fusion.launcher import TorchrunFailed
 
+    # So that what is open is closed: torchrun is told to end, the embedded server stops.
+    signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
         app()
     except (InputError, NotReadyError) as error:

@@ -23,7 +23,7 @@ def run_pipeline(
 ) -> dict[str, Any]:
     """Fuse and load what arrived in ``interval``; returns the report.
 
-    A shard or a unit that fails is noted in the ledger and the others go on; at the end InputError names it.
+    A shard or a unit that fails is noted in the ledger and in the report, and the others go on.
     """
     with open_warehouse(settings):  # the embedded server then runs throughout, not once for each stage
         shards = stages.discover(settings, interval)

@@ -29,13 +29,13 @@ def new_pairs(
 ) -> pa.Table:
     """The interval's pairs that nobody has fused or is about to fuse, at most ``limit``, ordered by bucket and pair_id.
 
-    ``is_known`` tells for pair_ids, [rows] binary(16), which the warehouse has (None: take them all); ``in_flight`` are the units that are
-    planned and not loaded.
+    ``is_known`` tells for pair_ids, [rows] binary(16), which the warehouse has (None: take them all). ``in_flight``
+    are the units that are planned and not loaded.
     """
     taken = [storage.read_table(layout.unit_pairs(unit_id), columns=["pair_id"]) for unit_id in in_flight]
     taken_ids = pa.concat_tables([PAIRS.empty_table().select(["pair_id"]), *taken])["pair_id"].combine_chunks()
     kept, rows = [PAIRS.empty_table()], 0
-    for path in storage.list(layout.pairs_folder(interval)):
+    for path in storage.files(layout.pairs_folder(interval)):
         pairs = storage.read_table(path)
         pairs = pairs.filter(pc.invert(pc.is_in(pairs["pair_id"], value_set=taken_ids)))
         known = is_known(pairs["pair_id"])

@@ -34,12 +34,12 @@ class Report:
             for side, count in self.sides.items()
         ] or ["no shards"]
         total = self.summary
-        lines.append(
-            f"units: {_counts({state: n for state, n in self.units.items() if n}) or 'none, nothing new to fuse'}"
-        )
+        units = _counts({state: count for state, count in self.units.items() if count})
+        lines.append(f"units: {units or 'none, there was nothing new to fuse'}")
         if total.units:
             lines.append(
-                f"pairs: {total.rows_in} = {total.accepted} accepted + {total.rejected} rejected + {total.waiting} waiting"
+                f"pairs: {total.rows_in} = {total.accepted} accepted + {total.rejected} rejected"
+                f" + {total.waiting} waiting"
             )
         if self.reasons:
             lines.append(f"rejected for: {_counts(self.reasons)}")

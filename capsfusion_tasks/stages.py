@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from capsfusion_tasks import layout, planning
-from capsfusion_tasks import report as reporting
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.fusion.launcher import FuseJob, torchrun_argv
 from capsfusion_tasks.pairing.buckets import check_bucket_count, split_shard
 from capsfusion_tasks.pairing.join import pair_bucket
+from capsfusion_tasks.report import report_interval
 from capsfusion_tasks.schemas import VALIDATED, Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards import discovery
@@ -121,8 +121,8 @@ def fuse_started(settings: Settings, unit: Unit) -> None:
     fusion = identify(settings)
     if fusion.fusion_id != unit.fusion_id:
         raise InputError(
-            f"unit {unit.unit_id} was planned for fusion {unit.fusion_id} and this worker would make {fusion.fusion_id} "
-            f"({fusion.model}, {fusion.num_beams} beams, {fusion.dtype}): give the worker the same model and settings"
+            f"unit {unit.unit_id} was planned for fusion {unit.fusion_id}, this worker would make {fusion.fusion_id}"
+            f" ({fusion.model}, {fusion.num_beams} beams, {fusion.dtype}): give the worker the same model and settings"
         )
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
         ledger.unit_started(connection, unit.unit_id)
@@ -169,13 +169,11 @@ def load(
     return {"accepted": result.accepted, "rejected": result.rejected, "already_loaded": result.already_loaded}
 
 
-def report(settings: Settings, interval: Interval, *, dag_run_id: str | None = None) -> dict[str, Any]:
-    """What came in and what came out. Raises InputError if a shard or a unit of the interval has failed."""
+def report(settings: Settings, interval: Interval) -> dict[str, Any]:
+    """What came in and what came out: counts, ``failures``, and all of it as ``text``."""
+    shards = discovery.discover(discovery.sources(settings), interval, Storage(settings.staging_uri))
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
-        summary = reporting.summarize(connection, interval, identify(settings).fusion_id)
-    if summary.failures:
-        raise InputError(f"{summary.text}\n{summary.failures[0]}" + (f" (and {len(summary.failures) - 1} more)"))
-    return summary.as_dict()
+        return report_interval(connection, interval, identify(settings).fusion_id, shards).as_dict()
 
 
 def _fuse_job(settings: Settings, unit: Unit) -> FuseJob:

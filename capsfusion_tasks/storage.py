@@ -1,4 +1,4 @@
-"""Files in the staging area, on a local or shared disk or on S3, behind one face. A file is published whole or not at all."""
+"""Files in the staging area, on a disk or on S3, behind one face. A file is published whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Storage:
         self.root = root
         if "://" in root:
             try:
-                filesystem, base = fs.FileSystem.from_uri(root)
+                filesystem, base = _remote(root)
             except (pa.ArrowInvalid, OSError) as error:
                 raise InputError(
                     f"cannot use {root} for staging: {error}; give a folder or s3://bucket/prefix"
@@ -43,7 +43,7 @@ class Storage:
     def exists(self, path: str) -> bool:
         return bool(self.filesystem.get_file_info(path).type == fs.FileType.File)
 
-    def list(self, folder: str) -> list[str]:
+    def files(self, folder: str) -> list[str]:
         """Paths of the files right inside ``folder``, sorted; none if there is no such folder."""
         selector = fs.FileSelector(folder, allow_not_found=True)
         infos = self.filesystem.get_file_info(selector)
@@ -106,6 +106,16 @@ class Storage:
     def read_json(self, path: str) -> Any:
         with self.filesystem.open_input_stream(path) as stream:
             return json.loads(stream.read())
+
+
+def _remote(root: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a URI. ``AWS_ENDPOINT_URL`` names an S3-compatible store, as it does for AWS's own tools."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    scheme, _, path = root.partition("://")
+    if scheme == "s3" and endpoint:
+        return fs.S3FileSystem(endpoint_override=endpoint), path
+    filesystem, base = fs.FileSystem.from_uri(root)
+    return filesystem, base
 
 
 def _current_umask() -> int:

@@ -1,4 +1,4 @@
-"""The DAG ``capsfusion``: wiring only. Each task calls its stage in ``capsfusion_tasks.stages``; `capsfusion.md` documents it."""
+"""The DAG ``capsfusion``: wiring only. Each task calls its stage in ``capsfusion_tasks.stages``."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from airflow.sdk import (
     task,
     task_group,
 )
-from run_context import interval_of, settings_of
+from run_context import interval_of, set_label, settings_of
 from torchrun_operator import TorchrunOperator
 
 from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Shard, Unit
+from capsfusion_tasks.settings import load_settings
 
 Json = dict[str, Any]
 
-PAIR_TASKS = 4
+# Fixed per deployment, because Airflow maps over a task's one result only, and discover's is the list of shards. The
+# number of buckets is chosen for the size of the data, so it says how many tasks are worth their start, too.
+PAIR_TASKS = max(1, load_settings().buckets // 16)
 
 DEFAULT_ARGS = {
     "owner": "capsfusion",
@@ -88,7 +91,7 @@ def capsfusion() -> None:
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pull(shard: Json) -> Json:
         context = get_current_context()
-        context["label"] = Shard(**shard).label
+        set_label(context, Shard(**shard).label)
         return stages.pull(settings_of(context), Shard(**shard))
 
     # A bad shard does not hold up the good ones; without any good shard there is nothing to pair.
@@ -99,33 +102,33 @@ def capsfusion() -> None:
     )
     def pair(part: int) -> Json:
         context = get_current_context()
+        set_label(context, f"part {part + 1} of {PAIR_TASKS}")
         settings = settings_of(context)
-        buckets = list(range(settings.buckets))[part::PAIR_TASKS]
-        context["label"] = f"{len(buckets)} buckets"
-        return stages.pair(settings, interval_of(context), buckets)
+        return stages.pair(settings, interval_of(context), list(range(part, settings.buckets, PAIR_TASKS)))
 
     @task(execution_timeout=timedelta(hours=1))
-    def plan(params: Json, run_id: str) -> list[Json]:
+    def plan() -> list[Json]:
         context = get_current_context()
+        params = context["params"]
         units = stages.plan(
             settings_of(context),
             interval_of(context),
             limit=params["limit"],
             existing=params["existing"],
-            dag_run_id=run_id,
+            dag_run_id=context["run_id"],
         )
         return [unit.model_dump(mode="json") for unit in units]
 
     @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
     def validate(unit: Json) -> Json:
         context = get_current_context()
-        context["label"] = Unit(**unit).label
+        set_label(context, Unit(**unit).label)
         return stages.validate(settings_of(context), Unit(**unit))
 
     @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
     def load(unit: Json) -> Json:
         context = get_current_context()
-        context["label"] = Unit(**unit).label
+        set_label(context, Unit(**unit).label)
         return stages.load(
             settings_of(context), Unit(**unit), existing=context["params"]["existing"], dag_run_id=context["run_id"]
         )
@@ -142,19 +145,22 @@ def capsfusion() -> None:
         )
         fuse >> validate(unit) >> load(unit)
 
+    # The last task decides the run's state, so it fails where anything before it did.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
     def report() -> Json:
         context = get_current_context()
-        result = stages.report(settings_of(context), interval_of(context), dag_run_id=context["run_id"])
-        failed = context["ti"].get_ti_count(
+        result = stages.report(settings_of(context), interval_of(context))
+        print(result["text"])
+        if failures := result["failures"]:
+            raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
+        broken = context["ti"].get_ti_count(
             dag_id=context["dag"].dag_id, run_ids=[context["run_id"]], states=["failed", "upstream_failed"]
         )
-        if failed:
-            raise InputError(f"{failed} tasks of this run failed: see their logs, then clear them")
+        if broken:
+            raise InputError(f"{broken} tasks of this run did not succeed: see the log of the first, then clear it")
         return result
 
-    shards = discover()
-    pulled = pull.expand(shard=shards)
+    pulled = pull.expand(shard=discover())
     paired = pair.expand(part=list(range(PAIR_TASKS)))
     units = plan()
     pulled >> paired >> units

@@ -1,33 +1,37 @@
-"""Creates the pool ``gpu`` when a scheduler starts. Airflow leaves tasks of a pool that does not exist waiting, silently."""
+"""Sees to it that the pool ``gpu`` is there: tasks of a missing pool wait for ever, and the UI does not say why."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
 
 POOL = "gpu"
 SLOTS = 1  # one torchrun takes all GPUs of its node: give the pool as many slots as there are GPU nodes
 
 
 class GpuPool:
-    """Listens for the scheduler's start. An existing pool stays as it is."""
+    """Creates the pool when a run of the DAG starts. A pool that exists stays as it is."""
 
     @hookimpl
-    def on_starting(self, component: Any) -> None:
-        if getattr(component, "job_type", None) != "SchedulerJob":
+    def on_dag_run_running(self, dag_run: DagRun) -> None:
+        if dag_run.dag_id != "capsfusion":
             return
-        from airflow.models.pool import Pool  # here, because tasks load plugins as well and may not touch the database
+        # Imported here, in the scheduler: tasks load plugins too, and have no database.
+        from airflow.models.pool import Pool
         from airflow.utils.session import create_session
 
-        with create_session() as session:
+        # A session of our own: the scheduler's is in the middle of a transaction, and must not be committed here.
+        with create_session(scoped=False) as session:
             if Pool.get_pool(POOL, session=session) is None:
-                Pool.create_or_update_pool(
-                    POOL, SLOTS, "Fuse tasks: one slot a GPU node.", include_deferred=False, session=session
-                )
+                description = "Fuse tasks: a slot per GPU node."
+                Pool.create_or_update_pool(POOL, SLOTS, description, include_deferred=False, session=session)
 
 
 class GpuPoolPlugin(AirflowPlugin):
     name = "capsfusion_gpu_pool"
-    listeners = [GpuPool()]  # noqa: RUF012 (declared so by AirflowPlugin)
+    listeners = [GpuPool()]  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""What an Airflow run says about the work: its settings (Params over the environment) and its data interval."""
+"""What an Airflow run says about the work: its settings (Params over the environment), its data interval."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def interval_of(context: Context) -> Interval:
             "trigger it with a logical date, or backfill the days"
         )
     return Interval(start=start, end=end)
+
+
+def set_label(context: Context, label: str) -> None:
+    """What the UI shows for a mapped task instead of its index (``map_index_template="{{ label }}"``)."""
+    context["label"] = label  # type: ignore[typeddict-unknown-key]

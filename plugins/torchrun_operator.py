@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from run_context import settings_of
+from run_context import set_label, settings_of
 
 from capsfusion_tasks import stages
 from capsfusion_tasks.fusion.launcher import Torchrun
@@ -22,7 +22,6 @@ class TorchrunOperator(BaseOperator):
     """
 
     template_fields = ("unit",)
-    ui_color: ClassVar[str] = "#ffe8b3"
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -31,7 +30,7 @@ class TorchrunOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         unit, settings = Unit(**self.unit), settings_of(context)
-        context["label"] = unit.label  # type: ignore[typeddict-unknown-key]
+        set_label(context, unit.label)
         stages.fuse_started(settings, unit)
         self._torchrun = Torchrun(stages.fuse_argv(settings, unit), on_line=self.log.info)
         try:

@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
+from sqlalchemy import create_engine, text
+
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.settings import DEMO_MODEL
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
+from capsfusion_tasks.warehouse.migrate import upgrade
+from tests.checkpoint import write_checkpoint
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """As root, give the session a temporary folder of its own.
+
+    The embedded server then runs under another account, which must pass through the folders above its data, and any
+    other pytest session of root that starts meanwhile closes their common /tmp/pytest-of-root to it.
+    """
+    if os.geteuid() == 0 and "PYTEST_DEBUG_TEMPROOT" not in os.environ:
+        root = os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix="capsfusion-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +44,70 @@ def published_pairs() -> list[dict[str, Any]]:
         pytest.skip(f"the published pairs are not here: no {path}")
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer() -> LlamaTokenizer:
+    """LLaMA's own tokenizer, as BAAI/CapsFus-LLaMA has it."""
+    path = SHARED_DATA / "llama_tokenizer.model"
+    if not path.exists():
+        pytest.skip(f"LLaMA's tokenizer is not here: no {path}")
+    return LlamaTokenizer(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaMA of a few thousand parameters with the demo model's tokenizer: nonsense, quickly."""
+    tokenizer_model = DEMO_MODEL / "tokenizer.model"
+    vocab_size = LlamaTokenizer(tokenizer_model).vocab_size
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny", tokenizer_model, vocab_size=vocab_size)
+
+
+TEMPLATE = "migrated"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A real server for the whole session, with a migrated database to copy."""
+    with embedded_postgres(tmp_path_factory.mktemp("embedded"), ["empty", TEMPLATE]) as server:
+        engine = create_engine(server.url(TEMPLATE))
+        upgrade(engine)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # these data need not outlive the power
+                connection.execute(text(f"alter system set {setting} = off"))
+            connection.execute(text("select pg_reload_conf()"))
+        engine.dispose()
+        yield server
+
+
+@pytest.fixture
+def warehouse_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """URL of a migrated warehouse, empty, for one test alone."""
+    database = f"test_{next(_numbers)}"
+    admin = create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"create database {database} template {TEMPLATE}"))
+        yield postgres.url(database).render_as_string(hide_password=False)
+        connection.execute(text(f"drop database {database} with (force)"))
+    admin.dispose()
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """URI of an empty bucket in an S3 server of its own, which AWS's variables name as long as the session lasts."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="capsfusion-tests")
+        yield "s3://capsfusion-tests"
+    server.stop()

@@ -26,7 +26,7 @@ class AirflowApiError(Exception):
 
 
 class AirflowApi:
-    """Airflow at ``url``, as a user of its simple auth manager. Raises ``NotReadyError`` while nothing answers there."""
+    """Airflow at ``url``, as a user of its simple auth manager. ``NotReadyError``: nothing answers there."""
 
     def __init__(self, url: str, username: str, password: str) -> None:
         self.url = url
@@ -46,14 +46,15 @@ class AirflowApi:
     def import_errors(self) -> list[str]:
         return [error["stack_trace"] for error in self.request("GET", "/importErrors")["import_errors"]]
 
-    def dag_is_there(self, dag_id: str = DAG) -> bool:
+    def dag_parsed_at(self) -> datetime | None:
+        """When Airflow last read the DAG; None before the first time."""
         try:
-            self.request("GET", f"/dags/{dag_id}")
+            parsed = self.request("GET", f"/dags/{DAG}")["last_parsed_time"]
         except AirflowApiError as error:
             if error.status == 404:
-                return False
+                return None
             raise
-        return True
+        return None if parsed is None else datetime.fromisoformat(parsed)
 
     def backfill(
         self,
@@ -80,8 +81,21 @@ class AirflowApi:
         }
         return int(self.request("POST", "/backfills", body)["id"])
 
-    def backfill_is_done(self, backfill: int) -> bool:
-        return self.request("GET", f"/backfills/{backfill}")["completed_at"] is not None
+    def close_backfills(self) -> bool:
+        """End backfills whose runs have all ended, which Airflow itself notices after a while; whether one goes on.
+
+        Airflow refuses a second backfill of a DAG while it holds the first for active.
+        """
+        active = [
+            each
+            for each in self.request("GET", "/backfills", dag_id=DAG, order_by="-id")["backfills"]
+            if not each["completed_at"]
+        ]
+        if active and self.runs(state=["queued", "running"], run_type="backfill"):
+            return True
+        for backfill in active:
+            self.request("PUT", f"/backfills/{backfill['id']}/cancel")
+        return False
 
     def runs(self, **query: Any) -> list[Json]:
         runs: list[Json] = self.request("GET", f"/dags/{DAG}/dagRuns", limit=PAGE, order_by="logical_date", **query)[
@@ -89,11 +103,12 @@ class AirflowApi:
         ]
         return runs
 
-    def task_instances(self, run_id: str) -> list[Json]:
-        """Of the run, or of all runs for "~"; a mapped task has one per map index."""
-        path, found = f"/dags/{DAG}/dagRuns/{urllib.parse.quote(run_id, safe='~')}/taskInstances", []
+    def task_instances(self, run_id: str = "~", **query: Any) -> list[Json]:
+        """Of the run, or of all runs; a mapped task has one per map index."""
+        path = f"/dags/{DAG}/dagRuns/{urllib.parse.quote(run_id, safe='~')}/taskInstances"
+        found: list[Json] = []
         while True:
-            page = self.request("GET", path, limit=PAGE, offset=len(found))
+            page = self.request("GET", path, limit=PAGE, offset=len(found), **query)
             found += page["task_instances"]
             if not page["task_instances"] or len(found) >= page["total_entries"]:
                 return found
@@ -106,7 +121,7 @@ class AirflowApi:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 (always http://127.0.0.1)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
                 content = answer.read()
         except urllib.error.HTTPError as error:
             raise AirflowApiError(error.code, f"{method} {path}: {error.code} {error.read().decode()[:500]}") from error

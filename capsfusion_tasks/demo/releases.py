@@ -9,7 +9,7 @@ from typing import Any
 import mmh3
 import pyarrow as pa
 
-from capsfusion_tasks.demo.dirt import Row
+from capsfusion_tasks.demo.sample_rows import Row
 from capsfusion_tasks.schemas import Side
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())

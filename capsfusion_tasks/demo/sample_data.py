@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
-from capsfusion_tasks.demo.dirt import CASES, Maker, Pair, Row, plain
+from capsfusion_tasks.demo.dirt import CASES, plain
 from capsfusion_tasks.demo.releases import FILE_NAME, RELEASES, shard_table
+from capsfusion_tasks.demo.sample_rows import Maker, Pair, Row
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Side
 from capsfusion_tasks.storage import Storage

@@ -1,4 +1,4 @@
-"""Chunks: the row ranges of a unit that ranks claim, and the files they leave. A finished chunk is never fused again."""
+"""Chunks: the row ranges of a unit that ranks claim, and their files. A finished chunk is never fused again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file in, one file out: the paper's script, with its rows all read, in order, and resumable (``capsfusion fuse``)."""
+"""One file in, one file out (``capsfusion fuse``): the paper's script, with all rows read, in order, resumable."""
 
 from __future__ import annotations
 

@@ -34,7 +34,9 @@ class Fusion:
     max_new_tokens: int
 
     def as_row(self) -> dict[str, Any]:
-        return asdict(self)
+        """The columns of ``fusions``; ``spec`` holds what the digests stand for."""
+        spec = {"prompt_template": PROMPT_TEMPLATE, "max_prompt_tokens": MAX_PROMPT_TOKENS, **asdict(self)}
+        return {**asdict(self), "spec": spec}
 
 
 def model_folder(model: str, *, weights: bool = True) -> Path:

@@ -1,4 +1,4 @@
-"""Starts torchrun for a job and ends it again without leaving a rank behind. Imports no torch: Airflow's tasks use it."""
+"""Starts torchrun for a job, and ends it without leaving a rank behind. No torch here: Airflow's tasks use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LAST_LINES = 30
 
 
 class FuseJob(BaseModel):
-    """What the ranks need to know: where the pairs lie, where chunks go, and how to fuse. Travels as JSON on the command line."""
+    """What the ranks need to know: where pairs lie, where chunks go, how to fuse. Travels as JSON in their argv."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -112,7 +112,7 @@ class Torchrun:
             raise TorchrunFailed(f"torchrun ended with exit code {code}; its last lines:\n" + "\n".join(last))
 
     def terminate(self) -> None:
-        """SIGTERM to torchrun, and return at once: Airflow kills the caller five seconds later. Ranks die with torchrun."""
+        """SIGTERM to torchrun, and return: Airflow kills the caller five seconds later. Ranks die with torchrun."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 

@@ -1,6 +1,6 @@
 """LLaMA's tokenizer: sentencepiece on the model's own ``tokenizer.model``.
 
-transformers 5 turns a bare ``tokenizer.model`` into wrong ids for text with double spaces (3.7% of real prompts), and it
+transformers 5 turns a bare ``tokenizer.model`` into wrong ids for text with double spaces (3.7% of real prompts), and
 reads ``</s>`` inside a web caption as the control token. sentencepiece does neither.
 """
 

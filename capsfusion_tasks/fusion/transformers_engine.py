@@ -35,7 +35,7 @@ class TransformersEngine:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
         self.model.to(device).eval()
         self.device, self.eos_id, self.pad_id, self.batch_size = device, eos_id, pad_id, batch_size
-        # Built from nothing, not from the checkpoint's generation_config.json: a sampling default there must not leak in.
+        # Not from the checkpoint's generation_config.json: a sampling default there must not leak in.
         self.generation = GenerationConfig(
             do_sample=False,
             num_beams=num_beams,
@@ -49,11 +49,12 @@ class TransformersEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         ordered = sorted(requests, key=lambda request: (-len(request.prompt), request.row))
         for start in range(0, len(ordered), self.batch_size):
-            yield from self._generate_batch(ordered[start : start + self.batch_size])
+            yield from self.generate_batch(ordered[start : start + self.batch_size])
 
     @torch.inference_mode()
-    def _generate_batch(self, batch: Sequence[Request]) -> list[Completion]:
-        width = max(len(request.prompt) for request in batch)
+    def generate_batch(self, batch: Sequence[Request], width: int | None = None) -> list[Completion]:
+        """One static batch, padded to ``width`` tokens (by default to its longest prompt)."""
+        width = width or max(len(request.prompt) for request in batch)
         ids = torch.full((len(batch), width), self.pad_id, dtype=torch.long)  # [B, S], padded on the left
         mask = torch.zeros_like(ids)
         for i, request in enumerate(batch):

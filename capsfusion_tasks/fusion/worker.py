@@ -1,6 +1,6 @@
 """The process that torchrun starts once a GPU: ``python -m torch.distributed.run … -m capsfusion_tasks.fusion.worker``.
 
-Ranks claim chunks from one counter until none is left, so a rank with short captions takes more of them and nobody waits.
+Ranks claim chunks from one counter until none is left: a rank with short captions takes more, and nobody waits.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def fuse_chunks(job: FuseJob, store: Store, rank: int, local_rank: int, local_wo
     if rank == 0:
         log.info("%d of %d chunks to fuse, %d rows in all", claims.todo, len(chunks), pairs.num_rows)
         # Chunks of another size, from a try with other settings: their rows would be there twice.
-        for stray in set(storage.list(job.chunks)) - {chunk.path for chunk in chunks}:
+        for stray in set(storage.files(job.chunks)) - {chunk.path for chunk in chunks}:
             storage.delete(stray)
     if not claims.todo:
         return

@@ -1,4 +1,4 @@
-"""Hash buckets: each shard is split once, by a stable hash of the URL, so that partners meet in a bucket of one number."""
+"""Hash buckets: each shard is split once, by a stable hash of the URL, so that partners meet in one bucket."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def pair_bucket(bucket: int, new: Iterable[Shard], interval: Interval, storage: 
         for name, side in sides.items():
             connection.register(name, _bucket_rows(storage, side, bucket, new_ids))
         and_text = "and raw.text = coco.text" if settings.join_on == "url_text" else ""
-        joined = connection.execute(_JOIN.format(and_text=and_text)).to_arrow_table()
+        joined = connection.sql(_JOIN.format(and_text=and_text)).to_arrow_table()
     pairs = _with_identity(joined)
     storage.write_table(f"{layout.pairs_folder(interval)}/{bucket:05d}.parquet", pairs)
     return int(pairs.num_rows)
@@ -56,7 +56,7 @@ def pair_bucket(bucket: int, new: Iterable[Shard], interval: Interval, storage: 
 def _bucket_rows(storage: Storage, side: Side, bucket: int, new_ids: set[str]) -> pa.Table:
     """All rows of a side's bucket, with the columns ``shard`` and ``is_new``."""
     tables = []
-    for path in storage.list(layout.bucket_folder(side, bucket)):
+    for path in storage.files(layout.bucket_folder(side, bucket)):
         shard_id = path.rpartition("/")[2].removesuffix(".parquet")
         table = storage.read_table(path)
         table = table.append_column("shard", pa.repeat(shard_id, table.num_rows))

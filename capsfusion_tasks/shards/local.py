@@ -37,7 +37,7 @@ class LocalSource:
             )
         if self._describe(file, path).etag != etag:
             raise InputError(f"{file} has changed since it was discovered: it counts as a new shard when it arrived")
-        with pa.memory_map(str(file)) as stream:
+        with pa.OSFile(str(file)) as stream:  # not mapped: a file cut short while it is read would kill the process
             yield stream
 
     @staticmethod

@@ -33,7 +33,7 @@ def validate_unit(storage: Storage, unit: Unit) -> ValidationCounts:
     Raises InputError where a row of the unit is not fused, or fused twice.
     """
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id))
-    chunks = [path for path in storage.list(layout.chunks_folder(unit.unit_id)) if path.endswith(".parquet")]
+    chunks = [path for path in storage.files(layout.chunks_folder(unit.unit_id)) if path.endswith(".parquet")]
     fused = pa.concat_tables([FUSED.empty_table(), *(storage.read_table(path).cast(FUSED) for path in chunks)])
     fused = fused.sort_by("row")
     _check_rows(unit, pairs.num_rows, fused["row"].to_pylist())

@@ -99,6 +99,9 @@ def parse_url(url: str) -> URL:
             f"CAPSFUSION_WAREHOUSE_URL names {parsed.drivername}; the warehouse is PostgreSQL only for now: expected "
             "postgresql://user:password@host:5432/database"
         )
+    password = parsed.query.get("password")
+    if isinstance(password, str):  # where no message hides it
+        parsed = parsed.difference_update_query(["password"]).set(password=password)
     if "connect_timeout" not in parsed.query:
         parsed = parsed.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT)})
     return parsed.set(drivername="postgresql+psycopg")
@@ -130,6 +133,12 @@ def from_adbc(url: URL, error: adbc.Error) -> InputError | NotReadyError:
 
 def adbc_message(error: adbc.Error) -> str:
     """PostgreSQL's message with its detail and its hint, in one line."""
-    parts = {name: value.decode(errors="replace") for name, value in error.details or ()}
-    said = [parts.get(f"PG_DIAG_MESSAGE_{part}") for part in ("PRIMARY", "DETAIL", "HINT")]
+    parts = adbc_details(error)
+    said = [parts.get(f"MESSAGE_{part}") for part in ("PRIMARY", "DETAIL", "HINT")]
     return ". ".join(part.rstrip(".") for part in said if part) or " ".join(str(error).split())
+
+
+def adbc_details(error: adbc.Error) -> dict[str, str]:
+    """The fields of PostgreSQL's error: ``MESSAGE_PRIMARY``, ``STATEMENT_POSITION``, …; the driver gives bytes."""
+    texts = ([bytes(part).decode(errors="replace") for part in pair] for pair in error.details or ())
+    return {name.removeprefix("PG_DIAG_"): value for name, value in texts}

@@ -101,11 +101,15 @@ def _leave(data: Path, users: Any) -> None:
         return
     if _is_running(data):
         _run("pg_ctl", "stop", "-D", ".", "-m", "fast", "-w", "-t", str(START_TIMEOUT), cwd=data)
+        link = _link_to(data)
+        if link.is_symlink() and link.readlink() == data:
+            link.unlink()
 
 
 def _start(data: Path) -> EmbeddedPostgres:
-    server = EmbeddedPostgres(data, _socket_folder(data))
     try:
+        if not _is_running(data):
+            _let_in(data)
         if not data.exists():
             _create_cluster(data)
         version = (data / "PG_VERSION").read_text().strip()
@@ -120,9 +124,11 @@ def _start(data: Path) -> EmbeddedPostgres:
             for left_over in ("postmaster.pid", f".s.PGSQL.{PORT}", f".s.PGSQL.{PORT}.lock"):
                 (data / left_over).unlink(missing_ok=True)
             _run("pg_ctl", "start", "-D", ".", "-l", "log", "-w", "-t", str(START_TIMEOUT), cwd=data)
+    except FileNotFoundError as error:
+        raise InputError(f"{data} is not the data folder of a PostgreSQL server: {error}; move it away") from error
     except PermissionError as error:
         raise InputError(f"the embedded database in {data} belongs to another user: {error}") from error
-    return server
+    return EmbeddedPostgres(data, _socket_folder(data))
 
 
 def _create_cluster(data: Path) -> None:
@@ -134,7 +140,6 @@ def _create_cluster(data: Path) -> None:
     if user is not None:
         account = pwd.getpwnam(user)
         os.chown(new, account.pw_uid, account.pw_gid)
-        _let_in(new)
     settings = {
         "listen_addresses": "",
         "port": str(PORT),
@@ -196,13 +201,7 @@ def _socket_folder(data: Path) -> Path:
     """
     if _usable(data):
         return data
-    digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
-    link = Path(tempfile.gettempdir()) / f"capsfusion-{os.geteuid()}-{digest}"
-    if not _usable(link):
-        raise InputError(
-            f"no Unix socket can have the path {data}, nor {link}: too long, or unusual characters; "
-            "set CAPSFUSION_HOME or TMPDIR to a shorter, plain path"
-        )
+    link = _link_to(data)
     try:
         link.symlink_to(data, target_is_directory=True)
     except FileExistsError:
@@ -210,6 +209,12 @@ def _socket_folder(data: Path) -> Path:
         if link.lstat().st_uid != os.geteuid() or not link.is_symlink() or link.readlink() != data:
             raise InputError(f"{link} is in the way: expected a link of ours to {data}; remove it") from None
     return link
+
+
+def _link_to(data: Path) -> Path:
+    digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
+    # Not TMPDIR: it can be long itself, and another process of ours may have another one.
+    return Path("/tmp") / f"capsfusion-{os.geteuid()}-{digest}"  # noqa: S108
 
 
 def _usable(folder: Path) -> bool:
@@ -227,6 +232,8 @@ def _server_user() -> str | None:
 
 def _let_in(folder: Path) -> None:
     """Let the server's account pass through the folders above ``folder`` and read the binaries."""
+    if _server_user() is None:
+        return
     for installed in (BINARIES, BINARIES.parent / "lib", BINARIES.parent / "share"):
         pgserver.ensure_folder_permissions(installed, 0o055)
     for parent in (*folder.parents, *BINARIES.parents):

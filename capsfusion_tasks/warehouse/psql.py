@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 
+from sqlalchemy import URL
+
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import BINARIES
 from capsfusion_tasks.warehouse.tables import SCHEMA
@@ -15,11 +17,12 @@ def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:
 
     The password travels by environment: the arguments of a process are everybody's to read.
     """
-    url = warehouse.url.set(drivername="postgresql")
+    url = warehouse.url
     environment = dict(os.environ)
     options = [environment.get("PGOPTIONS", ""), f"-c search_path={SCHEMA},public"]
     environment["PGOPTIONS"] = " ".join(option for option in options if option)
     if url.password is not None:
         environment["PGPASSWORD"] = str(url.password)
     program = shutil.which("psql") or str(BINARIES / "psql")
-    return [program, url.set(password=None).render_as_string(hide_password=False)], environment
+    shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
+    return [program, shown.render_as_string()], environment

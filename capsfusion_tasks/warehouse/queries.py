@@ -56,20 +56,25 @@ class RunSummary:
 
 def run_summary(connection: Connection, scope: Scope = EVERYTHING) -> RunSummary:
     units = work_units.c
-    waiting = case((units.state == "loaded", 0), else_=units.rows_in)
-    timed = case((units.gpu_seconds.is_(None), 0), else_=units.rows_in)
-    totals = [units.rows_in, units.accepted, units.rejected, waiting, units.superseded]
-    totals += [units.prompt_tokens, units.caption_tokens, timed]
-    row = connection.execute(
-        select(
-            func.count(),
-            *(func.coalesce(func.sum(total), 0) for total in totals),
-            func.coalesce(func.sum(units.gpu_seconds), 0.0),
-        ).where(scope.clause())
-    ).one()
-    *counts, timed_rows = (int(count) for count in row[:-1])
-    seconds = float(row[-1])
-    return RunSummary(*counts, seconds, timed_rows / seconds if seconds else None)
+    sums = {
+        "rows_in": units.rows_in,
+        "accepted": units.accepted,
+        "rejected": units.rejected,
+        "waiting": case((units.state == "loaded", 0), else_=units.rows_in),
+        "superseded": units.superseded,
+        "prompt_tokens": units.prompt_tokens,
+        "caption_tokens": units.caption_tokens,
+        "timed": case((units.gpu_seconds.is_(None), 0), else_=units.rows_in),
+    }
+    statement = select(
+        func.count().label("units"),
+        func.coalesce(func.sum(units.gpu_seconds), 0.0).label("seconds"),
+        *(func.coalesce(func.sum(column), 0).label(name) for name, column in sums.items()),
+    )
+    found = dict(connection.execute(statement.where(scope.clause())).mappings().one())
+    seconds, timed = float(found.pop("seconds")), int(found.pop("timed"))
+    counts = {name: int(value) for name, value in found.items()}
+    return RunSummary(**counts, gpu_seconds=seconds, rows_per_second=timed / seconds if seconds else None)
 
 
 def unit_counts(connection: Connection, scope: Scope = EVERYTHING) -> dict[str, int]:
@@ -88,16 +93,9 @@ def failed_units(connection: Connection, scope: Scope = EVERYTHING, limit: int =
 
 def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> dict[str, int]:
     """Reason → rejected captions, most frequent first; one with two reasons counts under both."""
-    reason = func.unnest(rejected_captions.c.reasons).column_valued("reason")
-    count = func.count()
-    statement = (
-        select(reason, count)
-        .select_from(rejected_captions)
-        .join(reason, true())
-        .where(_of_units(rejected_captions, scope))
-        .group_by(reason)
-        .order_by(count.desc(), reason)
-    )
+    each = select(func.unnest(rejected_captions.c.reasons).label("reason")).where(_of_units(rejected_captions, scope))
+    reason, count = each.subquery().c.reason, func.count()
+    statement = select(reason, count).group_by(reason).order_by(count.desc(), reason)
     return {row[0]: row[1] for row in connection.execute(statement)}
 
 

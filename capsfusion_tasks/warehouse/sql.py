@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.warehouse.connection import Warehouse, adbc_message, from_adbc
+from capsfusion_tasks.warehouse.connection import Warehouse, adbc_details, adbc_message, from_adbc
 from capsfusion_tasks.warehouse.tables import SCHEMA
 
 
@@ -44,11 +44,11 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
 
 
 def _place(sql: str, error: adbc.Error) -> str:
-    for name, value in error.details or ():
-        if name == "PG_DIAG_STATEMENT_POSITION":
-            before = sql[: int(value) - 1]
-            return f" (line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))})"
-    return ""
+    position = adbc_details(error).get("STATEMENT_POSITION")
+    if position is None:
+        return ""
+    before = sql[: int(position) - 1].split("\n")
+    return f" (line {len(before)}, column {len(before[-1]) + 1})"
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,7 +1,8 @@
 """Sentence frames of fused captions, by kind of subject and by what the synthetic caption says.
 
 {T} the title at a sentence's start, {t} inside one, {D} details (each with a leading space), {s} the subject with its
-article, {S} the synthetic caption's subject at a sentence's start, {be} its verb, {pose} and {props} what the synthetic caption adds.
+article, {S} the synthetic caption's subject at a sentence's start, {be} its verb, {pose} and {props} what the
+synthetic caption adds.
 """
 
 from __future__ import annotations

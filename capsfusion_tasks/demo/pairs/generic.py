@@ -1,4 +1,4 @@
-"""Raw captions of any shape: titles, headlines, prose, lists of words, file names. Their words carry no domain grammar."""
+"""Raw captions of any shape: titles, headlines, prose, lists of words, file names, with words of all domains."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from capsfusion_tasks.demo.pairs import lexicon, names
 from capsfusion_tasks.demo.pairs.titles import title_words
 
-_SMALL = ("of", "the", "and", "in", "for", "to", "with", "from", "on", "at", "a", "by", "or", "as", "is", "are", "your", "our", "my", "this", "that", "into",
-          "over", "under", "about", "after", "before", "how", "what", "who", "it", "all", "more", "not", "you", "can", "has", "have", "was", "be", "an", "its",
-          "their", "his", "her", "between", "near", "without", "during", "through", "around", "when", "where", "one", "two", "three", "also", "will", "up",
-          "out", "new", "very", "some", "no", "these", "they", "we", "than", "just", "so", "been", "being", "which", "there", "here", "other", "only")  # fmt: skip
 _LOWER_WORDS = tuple(
     sorted(
         {
@@ -39,7 +35,7 @@ _LOWER_WORDS = tuple(
 
 @dataclass(frozen=True)
 class GenericRaw:
-    """A raw caption before noise, the part of it that the fused caption keeps, its entities, and whether it is prose."""
+    """A raw caption before noise, the part that the fused caption keeps, its entities, and whether it is prose."""
 
     raw: str
     kept: str
@@ -70,7 +66,7 @@ def _mixed_title(rng: random.Random, split: str) -> GenericRaw:
             name = names.place(rng, split)
             entities.append(name)
         elif kind < 0.52 and place not in (0, count - 1):
-            name = rng.choice(_SMALL)
+            name = rng.choice(lexicon.SMALL_WORDS)
             name = name if rng.random() < 0.7 else name.title()
         else:
             name = rng.choice(_LOWER_WORDS)
@@ -133,7 +129,8 @@ def _prose(rng: random.Random, split: str) -> GenericRaw:
     def clause() -> tuple[str, tuple[str, ...]]:
         who = (names.person, names.town, names.brand)[rng.randrange(3)](rng, split)
         words = [
-            rng.choice(_LOWER_WORDS) if rng.random() < 0.55 else rng.choice(_SMALL) for _ in range(rng.randint(2, 9))
+            rng.choice(_LOWER_WORDS) if rng.random() < 0.55 else rng.choice(lexicon.SMALL_WORDS)
+            for _ in range(rng.randint(2, 9))
         ]
         where = names.place(rng, split)
         kind = rng.randrange(5)
@@ -156,7 +153,7 @@ def _prose(rng: random.Random, split: str) -> GenericRaw:
     raw = kept
     if rng.random() < 0.5:
         raw += ". " + clause()[0]
-        while rng.random() < 0.5:
+        while rng.random() < 0.6:
             raw += ". " + clause()[0]
         raw += rng.choice((".", "", "..."))
     elif rng.random() < 0.4:
@@ -165,7 +162,10 @@ def _prose(rng: random.Random, split: str) -> GenericRaw:
 
 
 def _plain_words(rng: random.Random, split: str) -> GenericRaw:
-    words = [rng.choice(_LOWER_WORDS) if rng.random() < 0.75 else rng.choice(_SMALL) for _ in range(rng.randint(2, 14))]
+    words = [
+        rng.choice(_LOWER_WORDS) if rng.random() < 0.75 else rng.choice(lexicon.SMALL_WORDS)
+        for _ in range(rng.randint(2, 14))
+    ]
     entities: tuple[str, ...] = ()
     if rng.random() < 0.6:
         name = names.lower_word(rng, split)

@@ -134,6 +134,14 @@ HEAD_VERBS = _words(
     makes takes gets shows brings gives keeps helps wants needs says starts ends adds builds"""
 )
 
+# Words that join others.
+SMALL_WORDS = _words(
+    """of the and in for to with from on at a by or as is are your our my this that into over under about after
+    before how what who it all more not you can has have was be an its their his her between near without during
+    through around when where one two three also will up out new very some no these they we than just so been
+    being which there here other only"""
+)
+
 # Further common words, which only captions of no particular domain draw from.
 COMMON_WORDS = _words(
     """accessories account action active add address adult afternoon agency air album alternative amount angle anniversary

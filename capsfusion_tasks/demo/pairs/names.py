@@ -1,7 +1,7 @@
 """Open-vocabulary names: pseudo-words of many phonologies, codes and the persons, places and products built from them.
 
-Every pseudo-word and every code with a letter belongs to exactly one split by its CRC-32 (never by Python's `hash`, which
-changes with each process), so that no name of the held-out pairs can have been seen in training.
+Every pseudo-word and every code with a letter belongs to exactly one split by its CRC-32 (never by Python's `hash`,
+which changes with each process), so that no name of the held-out pairs can have been seen in training.
 """
 
 from __future__ import annotations
@@ -307,6 +307,9 @@ def person(rng: random.Random, split: str) -> str:
     return f"{rng.choice(('Dr.', 'Sir', 'Lady', 'Prince', 'St.', 'DJ', 'Captain', 'Mr.', 'Queen'))} {last}"
 
 
+_TOWN_STARTS = ("San", "New", "Port", "Mount", "Lake", "North", "Upper", "Fort", "South", "Old", "Santa", "West")
+
+
 def town(rng: random.Random, split: str) -> str:
     """A town's name, seven in ten made up."""
     if rng.random() < 0.3:
@@ -315,7 +318,7 @@ def town(rng: random.Random, split: str) -> str:
     kind = rng.random()
     if kind < 0.8:
         return name
-    return f"{rng.choice(('San', 'New', 'Port', 'Mount', 'Lake', 'North', 'Upper', 'Fort', 'South', 'Old', 'Santa', 'West'))} {name}"
+    return f"{rng.choice(_TOWN_STARTS)} {name}"
 
 
 def place(rng: random.Random, split: str) -> str:

@@ -21,11 +21,40 @@ _PREFIXES = (
     "eBay: ",
 )
 _STOCK = (
-    " - stock photo", " Stock Photo", " stock image", " Royalty Free Stock Photography", " stock vector", " HD Wallpaper",
-    " - Image 3", " | Stock Images", " Stock Illustration", " royalty free stock images", " Vector", " desktop wallpaper", " #Gallery",
-)  # fmt: skip
-_SHOPS = (" - Etsy", " | eBay", " - Amazon", " | Pinterest", " | Shop", " - Walmart.com", " | Free Shipping", " - Best Price", " | Online Store", " – Buy Online",
-          ", Free Shipping", " [SALE]", " (New)", " - Wikipedia", " - YouTube", " | IMDb", " | Flickr", " - Getty Images")  # fmt: skip
+    " - stock photo",
+    " Stock Photo",
+    " stock image",
+    " Royalty Free Stock Photography",
+    " stock vector",
+    " HD Wallpaper",
+    " - Image 3",
+    " | Stock Images",
+    " Stock Illustration",
+    " royalty free stock images",
+    " Vector",
+    " desktop wallpaper",
+    " #Gallery",
+)
+_SHOPS = (
+    " - Etsy",
+    " | eBay",
+    " - Amazon",
+    " | Pinterest",
+    " | Shop",
+    " - Walmart.com",
+    " | Free Shipping",
+    " - Best Price",
+    " | Online Store",
+    " – Buy Online",
+    ", Free Shipping",
+    " [SALE]",
+    " (New)",
+    " - Wikipedia",
+    " - YouTube",
+    " | IMDb",
+    " | Flickr",
+    " - Getty Images",
+)
 
 
 def _suffix(rng: random.Random, split: str) -> str:

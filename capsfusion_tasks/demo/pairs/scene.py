@@ -1,4 +1,4 @@
-"""What the image shows, as a captioning model would say it: the synthetic caption and the parts a fused caption reuses."""
+"""What the image shows, as a captioning model says it: the synthetic caption and the parts a fused one reuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a web page says about an image: a title by kind of subject, and details (year, place, size, maker) to add to it."""
+"""What a web page says about an image: a title by kind of subject, and details (year, place, size, maker)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Title:
 
 @dataclass(frozen=True)
 class Detail:
-    """One more fact: its raw form with the separator before it, its fluent form, and that form at a sentence's start."""
+    """One more fact: its raw form with the separator before it, its fluent form, and that at a sentence's start."""
 
     raw: str
     fused: str
@@ -109,7 +109,7 @@ def _product(rng: random.Random, domain: lexicon.Domain, split: str) -> Title:
         parts.insert(0, value)
         entities.append(value)
     elif rng.random() < 0.12:
-        parts = parts[1:] + ["by", maker]
+        parts = [*parts[1:], "by", maker]
     if rng.random() < 0.1:
         parts.append(
             names.number(rng)
@@ -153,14 +153,13 @@ def _media(rng: random.Random, domain: lexicon.Domain, split: str) -> Title:
     return Title(f"{raw} {noun}", f"{fused} {noun}", (name,))
 
 
+_GROUPS = ("Rovers", "United", "Tigers", "Council", "Institute", "Records", "Bears", "Kings", "FC", "Eagles")
+
+
 def _person(rng: random.Random, domain: lexicon.Domain, split: str) -> Title:
     name = names.person(rng, split)
     role = rng.choice(domain.title)
-    group = (
-        names.word(rng, split)
-        if rng.random() < 0.7
-        else f"{names.town(rng, split)} {rng.choice(('Rovers', 'United', 'Tigers', 'Council', 'Institute', 'Records', 'Bears', 'Kings', 'FC', 'Eagles'))}"
-    )
+    group = names.word(rng, split) if rng.random() < 0.7 else f"{names.town(rng, split)} {rng.choice(_GROUPS)}"
     kind = rng.random()
     if kind < 0.25:
         return Title(f"{name}, {role} of {group}", f"{name}, {role} of {group},", (name, group))
@@ -252,7 +251,7 @@ def make_title(rng: random.Random, domain: lexicon.Domain, split: str) -> Title:
     return _MAKERS[domain.kind](rng, domain, split)
 
 
-def _year(rng: random.Random, split: str) -> Detail:
+def _year(rng: random.Random, _split: str) -> Detail:
     value = names.year(rng)
     return Detail(
         rng.choice((f", {value}", f" ({value})", f" - {value}", f" {value}", f", c. {value}")),
@@ -272,7 +271,7 @@ def _place_detail(rng: random.Random, split: str) -> Detail:
     )
 
 
-def _date_detail(rng: random.Random, split: str) -> Detail:
+def _date_detail(rng: random.Random, _split: str) -> Detail:
     when = names.date(rng)
     # "in May 1998", but "on May 24".
     before = "in" if when[0].isalpha() and when.count(" ") == 1 and when[-4:].isdigit() else "on"
@@ -295,10 +294,11 @@ def _photographer(rng: random.Random, split: str) -> Detail:
     )
 
 
-def _size(rng: random.Random, split: str) -> Detail:
+def _size(rng: random.Random, _split: str) -> Detail:
     kind = rng.random()
     if kind < 0.5:
-        value = f"{rng.randint(2, 99)}{rng.choice(('x', ' x ', '×'))}{rng.randint(2, 99)} {rng.choice(('cm', 'inches', 'mm', 'in', 'ft'))}"
+        value = f"{rng.randint(2, 99)}{rng.choice(('x', ' x ', '×'))}{rng.randint(2, 99)}"
+        value += " " + rng.choice(("cm", "inches", "mm", "in", "ft"))
         return Detail(
             rng.choice((f" {value}", f" - {value}", f" ({value})", f", {value}")), f"measuring {value}", "", (value,)
         )
@@ -313,7 +313,7 @@ def _size(rng: random.Random, split: str) -> Detail:
     )
 
 
-def _colour(rng: random.Random, split: str) -> Detail:
+def _colour(rng: random.Random, _split: str) -> Detail:
     value = rng.choice(lexicon.COLOURS)
     value = value.title() if rng.random() < 0.7 else value
     return Detail(
@@ -324,7 +324,7 @@ def _colour(rng: random.Random, split: str) -> Detail:
     )
 
 
-def _material(rng: random.Random, split: str) -> Detail:
+def _material(rng: random.Random, _split: str) -> Detail:
     value = rng.choice(lexicon.MATERIALS)
     value = value.title() if rng.random() < 0.7 else value
     return Detail(rng.choice((f" - {value}", f", {value}", f" in {value}")), f"made of {value}", "", (value,))
@@ -335,7 +335,8 @@ def _purpose(rng: random.Random, split: str) -> Detail:
     if kind < 0.4:
         value = rng.choice(lexicon.TITLE_NOUNS)
     elif kind < 0.7:
-        value = f"{names.brand(rng, split)} {names.code(rng, split) if rng.random() < 0.5 else rng.choice(lexicon.TITLE_NOUNS)}"
+        maker = names.brand(rng, split)
+        value = f"{maker} {names.code(rng, split) if rng.random() < 0.5 else rng.choice(lexicon.TITLE_NOUNS)}"
     else:
         value = rng.choice(
             (
@@ -363,7 +364,7 @@ def _with_part(rng: random.Random, split: str) -> Detail:
     return Detail(rng.choice((f" with {value}", f" w/ {value}", f" + {value}")), f"with {value}", "", (value,))
 
 
-def _set_of(rng: random.Random, split: str) -> Detail:
+def _set_of(rng: random.Random, _split: str) -> Detail:
     value = rng.choice(("set", "pack", "box", "pair", "lot")) + " of " + names.number(rng)
     return Detail(rng.choice((f" - {value}", f", {value}", f" ({value})")), f"as a {value}", "", (value,))
 
@@ -391,7 +392,20 @@ def _versus(rng: random.Random, split: str) -> Detail:
 
 
 _DETAILS = {
-    "product": (_place_detail, _size, _size, _colour, _colour, _material, _purpose, _with_part, _set_of, _series, _year, _maker),
+    "product": (
+        _place_detail,
+        _size,
+        _size,
+        _colour,
+        _colour,
+        _material,
+        _purpose,
+        _with_part,
+        _set_of,
+        _series,
+        _year,
+        _maker,
+    ),
     "artwork": (_year, _year, _size, _place_detail, _material, _series),
     "media": (_year, _place_detail, _date_detail, _with_part, _series),
     "person": (_place_detail, _place_detail, _date_detail, _date_detail, _photographer, _at_event, _at_event, _versus),
@@ -399,7 +413,7 @@ _DETAILS = {
     "animal": (_place_detail, _place_detail, _photographer, _date_detail, _with_part, _at_event),
     "food": (_maker, _place_detail, _purpose, _with_part, _series, _size),
     "event": (_place_detail, _place_detail, _date_detail, _photographer, _purpose),
-}  # fmt: skip
+}
 
 
 def make_details(rng: random.Random, kind: str, split: str) -> list[Detail]:

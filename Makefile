@@ -1,0 +1,54 @@
+# Needs make and Python 3.11 or 3.12; everything else goes into .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+
+.PHONY: help install demo up test lint bench
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     sample shards, an Airflow backfill over three days, fused captions (a few minutes)"
+	@echo "make up       Airflow and its UI on the demo's data, until Ctrl-C"
+	@echo "make test     the whole test suite; make test ARGS='tests/pairing -x' for a part"
+	@echo "make lint     ruff and mypy"
+	@echo "make bench    captions per second of the demo model on this machine"
+	@echo "make install  all packages into $(VENV); the others do it themselves"
+
+demo: install
+	@$(BIN)/capsfusion demo
+
+up: install
+	@$(BIN)/capsfusion up
+
+test: install
+	@$(BIN)/pytest $(ARGS)
+
+lint: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+install: $(INSTALLED)
+
+# Again only when what is to be installed has changed.
+$(INSTALLED): pyproject.toml constraints.txt
+	@set -e; found=; \
+	for python in $(PYTHON) python3.11 python3.12 python3 python; do \
+		if $$python -c '$(SUITABLE)' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "Python 3.11 or 3.12 is needed, found $$(python3 --version 2>/dev/null || echo none):" \
+			"install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; \
+	fi; \
+	if ! $$found -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$$($$found --version) has no venv module: install it (Debian and Ubuntu: apt install python3-venv)" >&2; \
+		exit 2; \
+	fi; \
+	$(BIN)/python -c 'import pip; $(SUITABLE)' 2>/dev/null || $$found -m venv --clear $(VENV); \
+	echo "installing packages into $(VENV) (once, a few minutes)"; \
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fusion,airflow,dev]'; \
+	touch $@
+
+bench: install
+	@$(BIN)/python benchmarks/engines.py

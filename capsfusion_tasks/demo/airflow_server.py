@@ -1,0 +1,257 @@
+"""A local Airflow: ``airflow standalone`` with this repository's DAG, on one machine, as long as a block runs."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib.util
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from capsfusion_tasks.demo.airflow_api import AirflowApi
+from capsfusion_tasks.errors import InputError, NotReadyError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+USER = "admin"
+PARALLELISM = 4  # task processes: each is a Python with pyarrow, and waits most of its time where the GPU is one
+START_SECONDS = 300
+STOP_SECONDS = 15
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LocalAirflow:
+    """A running, healthy Airflow."""
+
+    api: AirflowApi
+    password: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "standalone.log"
+
+    def check(self) -> None:
+        """Raise ``NotReadyError`` if it has ended."""
+        if self.process.poll() is not None:
+            raise NotReadyError(f"Airflow has ended, exit code {self.process.returncode}; its log is {self.log}")
+
+
+@contextmanager
+def local_airflow(
+    home: Path,
+    database_url: str,
+    environment: Mapping[str, str],
+    *,
+    say: Say,
+    port: int | None = None,
+    scheduled: bool = False,
+) -> Iterator[LocalAirflow]:
+    """Airflow with its state in ``home``/airflow, ended with all it started when the block ends.
+
+    ``environment`` is what its tasks see on top of ours. ``port``: of the UI; any free one by default. ``scheduled``:
+    also start runs as the days go by, not just on request.
+    """
+    _check_installed()
+    folder = home / "airflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(_sole_user(folder))
+        _end_left_over(folder, say)
+        password = _password(folder)
+        ui_port, *log_ports = _free_ports(3)
+        if port is not None and _is_free(port):
+            ui_port = port
+        elif port is not None:
+            say(f"port {port} is in use, so the UI is on port {ui_port} instead")
+        api = AirflowApi(f"http://localhost:{ui_port}", USER, password)
+        configuration = _configuration(folder, database_url, ui_port, log_ports, scheduled)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        started = datetime.now(UTC)
+        with open(folder / "standalone.log", "wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "airflow", "standalone"],
+                env={**inherited, **environment, **configuration, "PATH": path},
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us: we end it in order
+                preexec_fn=_end_with_parent,
+            )
+        stack.callback(_end, process.pid)
+        (folder / "standalone.pid").write_text(str(process.pid))
+        airflow = LocalAirflow(api, password, folder, process)
+        _wait_until_healthy(airflow, started, say)
+        yield airflow
+
+
+def _configuration(folder: Path, database_url: str, port: int, log_ports: list[int], scheduled: bool) -> dict[str, str]:
+    url = f"http://localhost:{port}"
+    sections: dict[str, dict[str, object]] = {
+        "core": {
+            "dags_folder": REPOSITORY / "dags",
+            "plugins_folder": REPOSITORY / "plugins",
+            "load_examples": False,
+            "executor": "LocalExecutor",
+            "parallelism": PARALLELISM,
+            "dags_are_paused_at_creation": False,
+            "simple_auth_manager_users": f"{USER}:admin",
+            "execution_api_server_url": f"{url}/execution/",
+        },
+        "api": {"host": "localhost", "port": port, "base_url": url},
+        "database": {"sql_alchemy_conn": database_url},
+        "scheduler": {"use_job_schedule": scheduled},
+        "logging": {"worker_log_server_port": log_ports[0], "trigger_log_server_port": log_ports[1]},
+        "usage_data_collection": {"enabled": False},
+    }
+    variables = {
+        f"AIRFLOW__{section}__{option}".upper(): str(value)
+        for section, options in sections.items()
+        for option, value in options.items()
+    }
+    return {**variables, "AIRFLOW_HOME": str(folder), "NO_COLOR": "1"}
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("airflow") is None:
+        raise InputError("Airflow is not installed: run `make install`, or pip install 'capsfusion-pipeline[airflow]'")
+    if not (REPOSITORY / "dags" / "capsfusion.py").is_file():
+        raise InputError(f"no DAG in {REPOSITORY / 'dags'}: run this from a clone of the repository (`make demo`)")
+
+
+@contextmanager
+def _sole_user(folder: Path) -> Iterator[None]:
+    """A lock that ends with its process: two Airflows in one folder would start each other's tasks."""
+    with open(folder / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another `make demo` or `make up` is using {folder}: end it first (Ctrl-C), or set CAPSFUSION_HOME"
+            ) from None
+        yield
+
+
+def _password(folder: Path) -> str:
+    """The password of ``USER``, made at the first start. Airflow reads it from this file."""
+    file = folder / "simple_auth_manager_passwords.json.generated"
+    if not file.exists():
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            json.dump({USER: secrets.token_urlsafe(9)}, stream)
+    return str(json.loads(file.read_text())[USER])
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("localhost", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("localhost", port))
+        except OSError:
+            return False
+        return True
+
+
+def _wait_until_healthy(airflow: LocalAirflow, started: datetime, say: Say) -> None:
+    """Until all components answer and the DAG was read by this Airflow, not by an earlier one."""
+    deadline = time.monotonic() + START_SECONDS
+    said = ""
+    while time.monotonic() < deadline:
+        airflow.check()
+        waiting = _not_ready(airflow.api, started)
+        if waiting is None:
+            return
+        if waiting != said:
+            say(f"starting Airflow: {waiting}")
+            said = waiting
+        time.sleep(0.3)
+    raise NotReadyError(f"Airflow was not healthy after {START_SECONDS} s ({said}); its log is {airflow.log}")
+
+
+def _not_ready(api: AirflowApi, started: datetime) -> str | None:
+    try:
+        health = api.health()
+    except NotReadyError:
+        return "waiting for its server"
+    if missing := [part for part in ("metadatabase", "scheduler", "dag_processor") if health.get(part) != "healthy"]:
+        return f"waiting for its {' and '.join(missing)}"
+    if errors := api.import_errors():
+        raise InputError(f"the DAG cannot be imported: {errors[0].strip().splitlines()[-1]}")
+    parsed = api.dag_parsed_at()
+    return "waiting for the DAG" if parsed is None or parsed < started else None
+
+
+# ---- ending it ----
+
+
+def _end(session: int) -> None:
+    """End the processes of ``session``: in order, and by force what is left. No second Ctrl-C comes between."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        members = _members(session)
+        if psutil.pid_exists(session):
+            os.kill(session, signal.SIGINT)  # the only signal on which standalone ends its parts
+        _, alive = psutil.wait_procs(members, timeout=STOP_SECONDS)
+        for process in {*alive, *_members(session)}:
+            process.kill()
+        psutil.wait_procs(alive, timeout=STOP_SECONDS)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _members(session: int) -> list[psutil.Process]:
+    """Processes of the session and their descendants. A session outlives its leader, and keeps its number."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found |= {each.pid: each for each in (process, *process.children(recursive=True))}
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return list(found.values())
+
+
+def _end_left_over(folder: Path, say: Say) -> None:
+    """End what is left of an Airflow whose demo was killed (we hold the lock, so nobody looks after it)."""
+    try:
+        session = int((folder / "standalone.pid").read_text())
+    except (FileNotFoundError, ValueError):
+        return
+    members = [process for process in _members(session) if "airflow" in " ".join(process.cmdline())]
+    if members:
+        say(f"ending the Airflow that an earlier run left behind: {len(members)} processes")
+        _end(session)
+
+
+def _end_with_parent() -> None:
+    """Runs in the child between fork and exec: SIGINT for Airflow when we are killed, and it ends itself (Linux)."""
+    if sys.platform.startswith("linux"):
+        _LIBC.prctl(1, signal.SIGINT)
+
+
+# Looked up before the fork: loading a library between fork and exec can deadlock.
+_LIBC = ctypes.CDLL(None)

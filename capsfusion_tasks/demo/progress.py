@@ -1,0 +1,95 @@
+"""What the runs of a backfill are doing, as a table that moves on a terminal or as plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+TASKS = ("discover", "pull", "pair", "plan", "fuse", "validate", "load", "report")
+LINE_SECONDS = 5.0
+
+_DONE = ("success", "skipped", "removed")
+_FAILED = ("failed", "upstream_failed")
+_WAITING = (None, "none", "scheduled", "queued")
+
+
+@dataclass(frozen=True)
+class Day:
+    """A run: its day, its state, and the states of each task's instances (one, or one per map index)."""
+
+    day: str
+    state: str
+    tasks: Mapping[str, Sequence[str | None]]
+
+    def cell(self, task: str) -> Text:
+        """``2/4``, coloured by what is going on; a dot before anything is, a dash where there is nothing to do."""
+        states = Counter(state for state in self.tasks.get(task, ()) if state != "removed")
+        total = sum(states.values())
+        if all(state in _WAITING for state in states):
+            return Text("·", style="dim")
+        if states["skipped"] == total:
+            return Text("–", style="dim")
+        done = sum(states[state] for state in _DONE)
+        if any(states[state] for state in _FAILED):
+            return Text(f"{done}/{total} failed", style="red")
+        return Text(f"{done}/{total}", style="green" if done == total else "yellow")
+
+    def current(self) -> str:
+        """The task that the run has come to, in words."""
+        if self.state in ("success", "failed", "queued"):
+            return self.state
+        for task in TASKS:
+            cell = self.cell(task)
+            if cell.style == "yellow":
+                return f"{task} {cell}"
+        return "running"
+
+
+class Progress(Protocol):
+    def show(self, days: Sequence[Day]) -> None: ...
+
+
+class _TableFace:
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def show(self, days: Sequence[Day]) -> None:
+        table = Table("day", *TASKS, "run")
+        for day in days:
+            style = {"success": "green", "failed": "red"}.get(day.state, "yellow")
+            table.add_row(day.day, *(day.cell(task) for task in TASKS), Text(day.state, style=style))
+        self._live.update(table)
+
+
+class _LineFace:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started = self._last = time.monotonic()
+        self._said = ""
+
+    def show(self, days: Sequence[Day]) -> None:
+        line = " | ".join(f"{day.day} {day.current()}" for day in days)
+        now = time.monotonic()
+        ended = all(day.state in ("success", "failed") for day in days)
+        if line != self._said and (ended or now - self._last >= LINE_SECONDS):
+            self._console.print(f"{now - self._started:4.0f} s  {line}", markup=False, highlight=False)
+            self._said, self._last = line, now
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Progress]:
+    """The face that suits ``console``."""
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4) as live:
+            yield _TableFace(live)
+    else:
+        yield _LineFace(console)

@@ -1,0 +1,87 @@
+"""What a demo ends with: captions to look at, counts that add up, and what to do next."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.warehouse import ledger, queries
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.queries import RunSummary
+
+CAPTIONS_SHOWN = 6
+CAPTION_WIDTH = 200
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the warehouse has of some days, under the settings' fusion."""
+
+    summary: RunSummary
+    reasons: dict[str, int]
+    captions: list[dict[str, Any]]
+
+
+def read_results(settings: Settings, days: list[date]) -> Results:
+    fusion_id = identify(settings).fusion_id
+    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+        units: list[str] = []
+        for day in days:
+            start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+            interval = Interval(start=start, end=start + timedelta(days=1))
+            units += [unit.unit_id for unit, _ in ledger.interval_units(connection, fusion_id, interval)]
+        scope = queries.Scope(unit_ids=units)
+        return Results(
+            queries.run_summary(connection, scope),
+            queries.rejections_by_reason(connection, scope),
+            queries.sample_captions(connection, CAPTIONS_SHOWN, units),
+        )
+
+
+def show_captions(results: Results, console: Console) -> None:
+    table = Table("raw", "synthetic", "fused", show_lines=True)
+    for row in results.captions:
+        table.add_row(*(_cell(row[column]) for column in ("laion_2b", "laion_coco", "capsfusion")))
+    console.print(table)
+
+
+def show_counts(before: Results, after: Results, announced: int, seconds: float, console: Console) -> None:
+    total = after.summary
+    console.print(f"{announced} pairs in the sample: {total.accepted} captions accepted, {total.rejected} rejected")
+    if after.reasons:
+        console.print("rejected for: " + ", ".join(f"{reason} {count}" for reason, count in after.reasons.items()))
+    if total.rows_per_second:
+        console.print(f"{total.rows_per_second:.1f} captions/s per device while fusing; {seconds:.0f} s in all")
+    if before.summary.units and before.summary == after.summary:
+        console.print("nothing was fused twice: an earlier demo had done these days, and no row has changed")
+
+
+def _cell(caption: str) -> Text:
+    """A caption for a terminal: at most so long, and nothing in it may steer the terminal."""
+    short = caption if len(caption) <= CAPTION_WIDTH else caption[: CAPTION_WIDTH - 1] + "…"
+    return Text("".join(character if character.isprintable() else " " for character in short))
+
+
+def show_next_steps(settings: Settings, console: Console) -> None:
+    command = "capsfusion" if shutil.which("capsfusion") else str(Path(sys.executable).with_name("capsfusion"))
+    if Path.cwd() in Path(command).parents:
+        command = str(Path(command).relative_to(Path.cwd()))
+    if settings.home != Path(".capsfusion").absolute():
+        command = f"CAPSFUSION_HOME={settings.home} {command}"
+    console.print("\nGo on with", style="bold")
+    for line in (
+        f"{command} up    Airflow's UI on these days (`make up`)",
+        f'{command} sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"',  # noqa: S608
+        f"{command} fuse your.jsonl out.jsonl --model BAAI/CapsFus-LLaMA    your own pairs, on a GPU",
+    ):
+        console.print(f"  {line}", markup=False, soft_wrap=True)

@@ -1,0 +1,47 @@
+"""Random models for tests, in the file layouts that real ones come in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+
+def write_checkpoint(folder: Path, tokenizer_model: Path, *, vocab_size: int, layers: int = 2) -> Path:
+    """A random LLaMA in the very file layout of BAAI/CapsFus-LLaMA: .bin shards with an index, added_tokens.json."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=32000 if vocab_size == 32001 else 0,
+    )
+    model = LlamaForCausalLM(config)
+    folder.mkdir(parents=True)
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(folder)
+    weights = model.state_dict()
+    names = list(weights)
+    shards = 3
+    index = {}
+    for number in range(shards):
+        file = f"pytorch_model-{number + 1:05d}-of-{shards:05d}.bin"
+        part = {name: weights[name].clone() for name in names[number::shards]}
+        torch.save(part, folder / file)
+        index.update(dict.fromkeys(part, file))
+    total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    index_file = {"metadata": {"total_size": total}, "weight_map": index}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index_file))
+    (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": 32000}))
+    # A sampling default of the checkpoint must not leak into captions.
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.9, "num_beams": 1}))
+    shutil.copyfile(tokenizer_model, folder / "tokenizer.model")
+    return folder

@@ -1,0 +1,139 @@
+"""`capsfusion fuse`, with a real torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.files import fuse_file
+from capsfusion_tasks.settings import Settings, load_settings
+from tests.fusion.conftest import PAIRS
+
+
+@pytest.fixture
+def settings(tiny_model: Path) -> Settings:
+    return load_settings(model=str(tiny_model), max_new_tokens=6, chunk_rows=4, batch_size=2)
+
+
+def fuse(source: Path, target: Path, settings: Settings) -> list[str]:
+    lines: list[str] = []
+    fuse_file(source, target, settings, on_line=lines.append)
+    return lines
+
+
+def test_rows_keep_their_order_and_their_columns(pairs_file: Path, tmp_path: Path, settings: Settings) -> None:
+    fuse(pairs_file, tmp_path / "out.jsonl", settings)
+    before = [json.loads(line) for line in pairs_file.read_text().splitlines()]
+    after = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [{k: v for k, v in row.items() if k != "capsfusion"} for row in after] == before
+    assert all(isinstance(row["capsfusion"], str) for row in after)
+    assert sorted(os.listdir(tmp_path)) == ["out.jsonl", "pairs.jsonl"]
+
+
+def test_two_ranks_share_the_chunks_and_give_the_same_bytes(
+    pairs_file: Path, tmp_path: Path, settings: Settings
+) -> None:
+    fuse(pairs_file, tmp_path / "one.jsonl", settings)
+    fuse(pairs_file, tmp_path / "two.jsonl", settings.model_copy(update={"nproc_per_node": 2}))
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+
+
+def test_after_a_kill_it_goes_on_and_gives_the_same_bytes(pairs_file: Path, tmp_path: Path, settings: Settings) -> None:
+    fuse(pairs_file, tmp_path / "whole.jsonl", settings)
+    target = tmp_path / "broken.jsonl"
+    parts = tmp_path / "broken.jsonl.parts" / "chunks"
+    options = {"MODEL": settings.model, "MAX_NEW_TOKENS": "6", "CHUNK_ROWS": "4", "BATCH_SIZE": "2"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "capsfusion_tasks.cli", "fuse", pairs_file, target],
+        env={**os.environ, **{f"CAPSFUSION_{name}": value for name, value in options.items()}},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while len(list(parts.glob("*.parquet"))) < 3:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert len(family) >= 2
+    assert not alive, "ranks outlived the command that was killed"
+    done = len(list(parts.glob("[0-9]*.parquet")))
+    assert not target.exists()
+
+    lines = fuse(pairs_file, target, settings)
+    assert any(f"{13 - done} of 13 chunks to fuse" in line for line in lines)
+    assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_row_without_a_caption_gets_null_and_is_named(tmp_path: Path, settings: Settings) -> None:
+    source = tmp_path / "in.json"
+    source.write_text(
+        json.dumps([PAIRS[0], {"laion_2b": None, "laion_coco": "x"}, {"laion_2b": "y", "laion_coco": " "}])
+    )
+    result = fuse_file(source, tmp_path / "out.json", settings, on_line=lambda line: None)
+    captions = [row["capsfusion"] for row in json.loads((tmp_path / "out.json").read_text())]
+    assert captions[0]
+    assert captions[1:] == [None, None]
+    assert result.failed == [(1, "laion_2b is empty"), (2, "laion_coco is empty")]
+
+
+def test_parquet_keeps_its_types(tmp_path: Path, settings: Settings) -> None:
+    table = pa.table(
+        {
+            "laion_2b": pa.array(["a b", "c"], pa.large_string()),
+            "laion_coco": pa.array(["x", "y"]).dictionary_encode(),
+            "ids": pa.array([1, None], pa.int16()),
+        }
+    )
+    pq.write_table(table, tmp_path / "in.parquet")
+    fuse(tmp_path / "in.parquet", tmp_path / "out.parquet", settings)
+    assert pq.read_table(tmp_path / "out.parquet").drop_columns("capsfusion").equals(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("in.jsonl", '{"laion_2b": "a"}\n', "row 1 has no laion_coco; it has laion_2b"),
+        ("in.jsonl", '{"laion_2b": "a", "laion_coco": "b"}\n{"laion', "line 2 is not valid JSON"),
+        ("in.jsonl", '{"laion_2b": 7, "laion_coco": "b"}\n', "row 1: laion_2b must be text, it is 7"),
+        ("in.json", '{"laion_2b": "a", "laion_coco": "b"}', "holds one dict; expected a list of objects"),
+        ("in.json", "[1]", "row 1: expected an object, got 1"),
+        ("in.csv", "a,b", "must end in one of .json, .jsonl, .parquet"),
+        ("in.parquet", "PAR1 and no more", "cannot be read as Parquet"),
+        ("in.jsonl", '{"laion_2b": "a", "laion_coco": "b", "capsfusion": "c"}', "has a column capsfusion already"),
+    ],
+)
+def test_bad_files_are_refused_with_what_is_wrong(
+    tmp_path: Path, settings: Settings, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        fuse(tmp_path / name, tmp_path / "out.jsonl", settings)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_an_output_that_is_there_is_not_overwritten(pairs_file: Path, tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "out.jsonl").write_text("precious")
+    with pytest.raises(InputError, match="--overwrite"):
+        fuse(pairs_file, tmp_path / "out.jsonl", settings)
+    assert (tmp_path / "out.jsonl").read_text() == "precious"
+
+
+def test_an_unknown_model_is_one_clear_line_and_exit_code_2(pairs_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "capsfusion_tasks.cli", "fuse", pairs_file, tmp_path / "out.jsonl"]
+    done = subprocess.run([*command, "--model", tmp_path / "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("capsfusion: error: no model at ")
+    assert done.stderr.count("\n") == 1

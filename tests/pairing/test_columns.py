@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.pairing.columns import Counts, canonical_rows, source_columns
+from capsfusion_tasks.schemas import BUCKET_ROWS, Side
+from capsfusion_tasks.settings import load_settings
+
+SETTINGS = load_settings()
+
+
+def canonical(table: pa.Table, side: Side = "laion_2b", **options: Any) -> tuple[list[dict[str, Any]], Counts]:
+    settings = load_settings(**options)
+    names = source_columns(table.schema, side, settings, "shard")
+    counts = Counts()
+    batch = table.combine_chunks().to_batches()[0]
+    rows = canonical_rows(batch, names, 100, side, settings, counts)
+    assert rows.schema == BUCKET_ROWS
+    return rows.to_pylist(), counts
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [("URL", "TEXT"), ("url", "caption"), ("Url", "alt_text")],
+    ids=["laion2B-en", "relaion2B", "mixed"],
+)
+def test_columns_are_found_under_each_releases_names(url: str, text: str) -> None:
+    rows, _ = canonical(pa.table({"KEY": [1], url: ["u"], text: ["t"]}))
+    assert (rows[0]["url"], rows[0]["text"], rows[0]["row"]) == ("u", "t", 100)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array(["u"], pa.large_string()), "large_string"),
+        (pa.array(["u"]).dictionary_encode(), "dictionary"),
+        (pa.array([b"u"], pa.binary()), "binary"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_text_of_any_arrow_type_is_read(column: pa.Array, kind: str) -> None:
+    rows, _ = canonical(pa.table({"URL": column, "TEXT": ["t"], "punsafe": pa.array([0.25], pa.float32())}))
+    assert (rows[0]["url"], rows[0]["punsafe"]) == ("u", 0.25)
+
+
+def test_bytes_that_are_no_utf8_cost_no_row() -> None:
+    text = pa.array([b"caf\xe9", b"fine"], pa.binary()).view(pa.string())
+    rows, _ = canonical(pa.table({"URL": ["a", "b"], "TEXT": text}))
+    assert [row["text"] for row in rows] == ["caf\ufffd", "fine"]
+
+
+def test_each_dropped_row_counts_under_the_first_reason_that_applies() -> None:
+    table = pa.table(
+        {
+            "URL": ["a", None, " \t", "d", "e", "f", "g", "h"],
+            "TEXT": ["x", "x", None, "", "x", "x", "x", "x"],
+            "punsafe": [0.1, 0.9, 0.1, 0.9, 0.5, 0.6, None, 0.49],
+            "pwatermark": [0.1, 0.1, 0.1, 0.1, 0.9, 0.1, 0.8, 0.79],
+        }
+    )
+    rows, counts = canonical(table)
+    assert [row["url"] for row in rows] == ["a", "h"]
+    assert counts == Counts(8, {"null_url": 2, "null_caption": 1, "unsafe": 2, "watermarked": 1})
+
+
+def test_unknown_safety_scores_are_kept() -> None:
+    table = pa.table({"URL": ["a"], "TEXT": ["x"], "punsafe": pa.nulls(1, pa.float64()), "pwatermark": pa.nulls(1)})
+    rows, counts = canonical(table)
+    assert (len(rows), counts.dropped) == (1, {})
+
+
+def test_text_stays_as_it_came() -> None:
+    text = "  Two  spaces &quot;quoted&quot;\x00\n"
+    rows, _ = canonical(pa.table({"URL": [" u "], "TEXT": [text]}))
+    assert (rows[0]["url"], rows[0]["text"]) == (" u ", text)
+
+
+def test_a_missing_column_names_the_file_what_it_has_and_what_it_needs() -> None:
+    with pytest.raises(
+        InputError, match=r"shard lacks a column for text \(as text or caption or alt_text\); it has URL, x"
+    ):
+        canonical(pa.table({"URL": ["u"], "x": [1]}))
+
+
+def test_laion_coco_without_raw_text_needs_the_join_on_url() -> None:
+    table = pa.table({"URL": ["u"], "top_caption": ["A car."]})
+    with pytest.raises(InputError, match="CAPSFUSION_JOIN_ON=url pairs without it"):
+        canonical(table, "laion_coco")
+    rows, _ = canonical(table, "laion_coco", join_on="url")
+    assert (rows[0]["synthetic"], rows[0]["text"]) == ("A car.", None)

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import mmh3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from capsfusion_tasks import layout
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.pairing.buckets import split_shard
+from capsfusion_tasks.pairing.join import laion_hash, pair_bucket, pair_id
+from capsfusion_tasks.schemas import PAIRS, Shard, Side
+from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.storage import Storage
+
+START = datetime(2026, 11, 10, tzinfo=UTC)
+DAYS = [Interval(start=START + timedelta(days=n), end=START + timedelta(days=n + 1)) for n in range(3)]
+
+
+class Area:
+    """A staging area to put shards in and to join."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.settings: Settings = load_settings(buckets=3, **options)
+        self.storage = Storage(str(folder / "staging"))
+        self.folder = folder
+
+    def put(self, side: Side, name: str, rows: list[dict[str, Any]]) -> Shard:
+        file = self.folder / f"{name}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), file)
+        shard = Shard(
+            shard_id=name, side=side, source=str(self.folder), path=file.name, etag="1", size_bytes=1, arrived_at=START
+        )
+        with pa.memory_map(str(file)) as stream:
+            split_shard(stream, shard, self.storage, self.settings)
+        return shard
+
+    def join(self, day: Interval, *new: Shard) -> list[dict[str, Any]]:
+        for bucket in range(self.settings.buckets):
+            pair_bucket(bucket, new, day, self.storage, self.settings)
+        tables = [self.storage.read_table(path) for path in self.storage.files(layout.pairs_folder(day))]
+        pairs = pa.concat_tables(tables)
+        assert pairs.schema == PAIRS
+        return list(pairs.to_pylist())
+
+
+@pytest.fixture
+def area(tmp_path: Path) -> Area:
+    return Area(tmp_path)
+
+
+def raw(url: str, text: str = "raw", **more: Any) -> dict[str, Any]:
+    return {"URL": url, "TEXT": text, "similarity": 0.3, **more}
+
+
+def coco(url: str, synthetic: str = "A synthetic caption.", text: str = "raw", **more: Any) -> dict[str, Any]:
+    return {"URL": url, "TEXT": text, "top_caption": synthetic, **more}
+
+
+def test_rows_meet_on_url_and_raw_text(area: Area) -> None:
+    a = area.put("laion_2b", "a", [raw("u1"), raw("u2"), raw("u3", "other text")])
+    b = area.put("laion_coco", "b", [coco("u3"), coco("u2", "A car."), coco("u4")])
+    (pair,) = area.join(DAYS[0], a, b)
+    assert (pair["image_url"], pair["laion_2b"], pair["laion_coco"]) == ("u2", "raw", "A car.")
+    assert (pair["laion_2b_shard"], pair["laion_2b_row"]) == ("a", 1)
+    assert (pair["laion_coco_shard"], pair["laion_coco_row"]) == ("b", 1)
+    assert pair["similarity"] == 0.3
+
+
+def test_rows_meet_on_url_alone_where_asked(tmp_path: Path) -> None:
+    area = Area(tmp_path, join_on="url")
+    a = area.put("laion_2b", "a", [raw("u1")])
+    b = area.put("laion_coco", "b", [{"URL": "u1", "top_caption": "A car."}])
+    assert len(area.join(DAYS[0], a, b)) == 1
+
+
+def test_whichever_half_comes_last_makes_the_pair(area: Area) -> None:
+    a = area.put("laion_2b", "a", [raw("u1"), raw("u2")])
+    assert area.join(DAYS[0], a) == []
+    b = area.put("laion_coco", "b", [coco("u1"), coco("u3")])
+    assert [pair["image_url"] for pair in area.join(DAYS[1], b)] == ["u1"]
+    c = area.put("laion_2b", "c", [raw("u3")])
+    assert [pair["image_url"] for pair in area.join(DAYS[2], c)] == ["u3"]
+
+
+def test_days_in_any_order_find_the_same_pairs(tmp_path: Path) -> None:
+    shards: list[tuple[Side, str, list[dict[str, Any]]]] = [
+        ("laion_2b", "a", [raw("u1"), raw("u2"), raw("u2")]),
+        ("laion_coco", "b", [coco("u1"), coco("u1", "Another."), coco("u3")]),
+        ("laion_2b", "c", [raw("u1"), raw("u3"), raw("u3", "more")]),
+    ]
+    found = []
+    for number, order in enumerate(itertools.permutations(range(3))):
+        (folder := tmp_path / str(number)).mkdir()
+        area = Area(folder)
+        pairs = {pair["pair_id"] for day in order for pair in area.join(DAYS[day], area.put(*shards[day]))}
+        found.append(pairs)
+    assert all(pairs == found[0] for pairs in found)
+    assert len(found[0]) == 3
+
+
+def test_rows_that_say_the_same_make_one_pair_of_the_highest_similarity(area: Area) -> None:
+    a = area.put("laion_2b", "a", [raw("u1", similarity=0.2), raw("u1", similarity=0.4), raw("u1", similarity=None)])
+    b = area.put("laion_2b", "b", [raw("u1", similarity=0.4)])
+    c = area.put("laion_coco", "c", [coco("u1"), coco("u1")])
+    (pair,) = area.join(DAYS[0], a, b, c)
+    assert (pair["similarity"], pair["laion_2b_shard"], pair["laion_2b_row"], pair["laion_coco_row"]) == (
+        0.4,
+        "a",
+        1,
+        0,
+    )
+
+
+def test_another_synthetic_caption_is_another_pair(area: Area) -> None:
+    a = area.put("laion_2b", "a", [raw("u1")])
+    b = area.put("laion_coco", "b", [coco("u1", "One."), coco("u1", "Two.")])
+    assert {pair["laion_coco"] for pair in area.join(DAYS[0], a, b)} == {"One.", "Two."}
+
+
+def test_the_worse_of_both_sides_safety_scores_counts(area: Area) -> None:
+    a = area.put("laion_2b", "a", [raw("u1", punsafe=0.1, pwatermark=0.7)])
+    b = area.put("laion_coco", "b", [coco("u1", punsafe=0.4, pwatermark=None)])
+    (pair,) = area.join(DAYS[0], a, b)
+    assert (pair["punsafe"], pair["pwatermark"]) == (0.4, 0.7)
+
+
+def test_identity_is_content_and_parts_do_not_run_together() -> None:
+    assert pair_id("u", "ab", "c") == pair_id("u", "ab", "c")
+    assert (
+        len({pair_id("u", "ab", "c"), pair_id("u", "a", "bc"), pair_id("ua", "b", "c"), pair_id("", "uab", "c")}) == 4
+    )
+
+
+def test_laion_hash_is_laions() -> None:
+    assert laion_hash("http://a/é.jpg", "text") == mmh3.hash64("http://a/é.jpgtext".encode())[0]
+    assert laion_hash(None, None) == mmh3.hash64(b"")[0]
+
+
+def test_a_shard_that_is_split_already_is_not_read_again(area: Area) -> None:
+    area.put("laion_2b", "a", [raw("u1")])
+    shard = area.put("laion_2b", "a", [raw("u2"), raw("u3")])
+    b = area.put("laion_coco", "b", [coco("u1"), coco("u2")])
+    assert [pair["image_url"] for pair in area.join(DAYS[0], shard, b)] == ["u1"]
+
+
+def test_another_bucket_count_is_refused(area: Area, tmp_path: Path) -> None:
+    area.put("laion_2b", "a", [raw("u1")])
+    area.settings = load_settings(buckets=4)
+    with pytest.raises(InputError, match="was split into 3 buckets and CAPSFUSION_BUCKETS is 4: set it to 3"):
+        area.put("laion_2b", "b", [raw("u1")])
+
+
+@pytest.mark.parametrize("cut", [0, 4, 300], ids=["empty", "magic only", "cut short"])
+def test_a_shard_that_is_no_whole_parquet_file_is_named(area: Area, tmp_path: Path, cut: int) -> None:
+    area.put("laion_2b", "good", [raw(f"u{n}") for n in range(100)])
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes((tmp_path / "good.parquet").read_bytes()[:cut])
+    shard = Shard(
+        shard_id="x",
+        side="laion_2b",
+        source=str(tmp_path),
+        path="broken.parquet",
+        etag="1",
+        size_bytes=cut,
+        arrived_at=START,
+    )
+    with broken.open("rb") as stream, pytest.raises(InputError, match=r"broken\.parquet cannot be read as Parquet"):
+        split_shard(pa.PythonFile(stream), shard, area.storage, area.settings)

@@ -1,0 +1,108 @@
+"""The command line as a user meets it: a process, its exit code, and what it prints where."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+COMMANDS = ["fuse", "validate", "run", "status", "sql", "sample-data", "db", "demo", "up"]
+
+
+def capsfusion(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "capsfusion_tasks.cli", *arguments]
+    return subprocess.run(command, env={**os.environ, "COLUMNS": "160", **env}, capture_output=True)
+
+
+def test_help_names_every_command() -> None:
+    done = capsfusion("--help")
+    assert done.returncode == 0
+    for command in COMMANDS:
+        assert f" {command} " in done.stdout.decode()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(command: str) -> None:
+    done = capsfusion(command, "--help")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout.decode()
+
+
+def test_an_unknown_option_is_exit_code_2() -> None:
+    assert capsfusion("fuse", "a.json", "b.json", "--no-such-option").returncode == 2
+
+
+def test_sql_prints_what_each_format_promises(warehouse_url: str) -> None:
+    sql = "select * from (values (1, 'a, b'), (2, null)) as t(n, s)"
+
+    def output(name: str) -> bytes:
+        done = capsfusion("sql", sql, "--format", name, CAPSFUSION_WAREHOUSE_URL=warehouse_url)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert b"a, b" in output("table")
+    assert output("csv") == b'"n","s"\n1,"a, b"\n2,\n'
+    assert [json.loads(line) for line in output("json").splitlines()] == [{"n": 1, "s": "a, b"}, {"n": 2, "s": None}]
+    assert pq.read_table(io.BytesIO(output("parquet"))).to_pylist() == [{"n": 1, "s": "a, b"}, {"n": 2, "s": None}]
+
+
+def test_lists_decimals_and_repeated_names_can_be_printed(warehouse_url: str) -> None:
+    sql = "select array['a', 'b'] as x, 1.5::numeric as n, 2 as n"
+    csv = capsfusion("sql", sql, "--format", "csv", CAPSFUSION_WAREHOUSE_URL=warehouse_url)
+    assert csv.stdout == b'"x","n","n"\n"[""a"", ""b""]",1.5,2\n', csv.stderr
+    table = capsfusion("sql", sql, CAPSFUSION_WAREHOUSE_URL=warehouse_url)
+    assert b"1.5" in table.stdout
+    assert b"2" in table.stdout
+
+
+def test_sql_can_change_nothing_and_says_what_postgresql_says(warehouse_url: str) -> None:
+    done = capsfusion("sql", "delete from shards", CAPSFUSION_WAREHOUSE_URL=warehouse_url)
+    assert done.returncode == 2
+    assert b"read-only transaction" in done.stderr
+    done = capsfusion("sql", "select nothing from nowhere", CAPSFUSION_WAREHOUSE_URL=warehouse_url)
+    assert done.returncode == 2
+    assert b'relation "nowhere" does not exist' in done.stderr
+
+
+def test_a_caption_cannot_steer_the_terminal(warehouse_url: str) -> None:
+    done = capsfusion("sql", r"select E'\x1b[31mred [bold]x[/bold]' as s", CAPSFUSION_WAREHOUSE_URL=warehouse_url)
+    assert b"\x1b" not in done.stdout
+    assert b"[bold]x[/bold]" in done.stdout
+
+
+def test_status_of_an_empty_warehouse(warehouse_url: str) -> None:
+    done = capsfusion("status", CAPSFUSION_WAREHOUSE_URL=warehouse_url)
+    assert done.returncode == 0
+    assert b"no shards" in done.stdout
+
+
+def test_validate_prints_reasons_and_writes_verdicts(tmp_path: Path) -> None:
+    rows = [
+        {"laion_2b": "Rex the dog", "laion_coco": "A dog on grass.", "capsfusion": "Rex the dog is on green grass."},
+        {"laion_2b": "Rex the dog", "laion_coco": "A dog on grass.", "capsfusion": "Rex the dog is on"},
+    ]
+    (tmp_path / "in.json").write_text(json.dumps(rows))
+    done = capsfusion("validate", tmp_path / "in.json", "--out", tmp_path / "verdicts.parquet")
+    assert done.returncode == 0
+    assert b"1 of 2 accepted" in done.stdout
+    assert b"truncated" in done.stdout
+    assert pq.read_table(tmp_path / "verdicts.parquet")["reasons"].to_pylist() == [[], ["truncated"]]
+
+
+def test_sample_data_says_what_a_run_must_find_and_keeps_a_sample_that_is_there(tmp_path: Path) -> None:
+    first = capsfusion("sample-data", tmp_path / "s", "--rows-per-day", "40")
+    assert first.returncode == 0, first.stderr
+    assert b"120 pairs" in first.stdout
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "s").rglob("*.parquet")}
+    again = capsfusion("sample-data", tmp_path / "s", "--rows-per-day", "40")
+    assert again.returncode == 0
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "s").rglob("*.parquet")} == files
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "precious").touch()
+    assert capsfusion("sample-data", tmp_path / "other").returncode == 2

@@ -1,0 +1,218 @@
+"""All stages together over the sample shards: real torchrun, real PostgreSQL, a random model that writes nonsense."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from capsfusion_tasks import stages
+from capsfusion_tasks.demo.sample_data import SampleReport, write_sample_data
+from capsfusion_tasks.pipeline import run_pipeline
+from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.warehouse import queries
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.sql import execute_sql
+
+DAYS = [
+    Interval(start=datetime(2026, 11, day, tzinfo=UTC), end=datetime(2026, 11, day, tzinfo=UTC) + timedelta(days=1))
+    for day in (10, 11, 12)
+]
+CONTENT = "pair_id, image_url, laion_2b, laion_coco, laion_hash, fusion_id"
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SampleReport]:
+    folder = tmp_path_factory.mktemp("sample")
+    return folder / "shards", write_sample_data(folder / "shards", rows_per_day=40)
+
+
+@pytest.fixture
+def settings(sample: tuple[Path, SampleReport], tiny_model: Path, warehouse_url: str, tmp_path: Path) -> Settings:
+    return load_settings(
+        laion2b=str(sample[0] / "laion-2b"),
+        laion_coco=str(sample[0] / "laion-coco"),
+        model=str(tiny_model),
+        num_beams=1,
+        max_new_tokens=4,
+        warehouse_url=warehouse_url,
+        home=tmp_path,
+    )
+
+
+def run_days(settings: Settings, days: Iterable[Interval]) -> list[dict[str, Any]]:
+    return [run_pipeline(settings, day, say=lambda line: None) for day in days]
+
+
+def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
+    with open_warehouse(settings) as warehouse:
+        return list(execute_sql(warehouse, sql).to_pylist())
+
+
+def pairs_in(settings: Settings) -> list[dict[str, Any]]:
+    """Everything the warehouse holds, accepted or rejected, without where and when it came from."""
+    tables = ("fused_captions", "rejected_captions")
+    union = " union all ".join(f"select {CONTENT}, capsfusion, '{table}' as verdict from {table}" for table in tables)
+    return rows(settings, f"{union} order by pair_id")
+
+
+def test_the_counts_are_those_that_the_sample_announced(settings: Settings, sample: tuple[Path, SampleReport]) -> None:
+    announced = sample[1]
+    reports = run_days(settings, DAYS)
+    for day, report in zip(announced.days, reports, strict=True):
+        for side, expected in (("laion_2b", day.laion_2b), ("laion_coco", day.laion_coco)):
+            found = report["sides"][side]
+            assert (found["shards"], found["pulled"], found["rows"]) == (
+                expected.shards,
+                expected.shards,
+                expected.rows,
+            )
+            assert found["dropped"] == {reason: n for reason, n in expected.dropped.items() if n}
+        assert report["summary"]["rows_in"] == day.pairs
+        assert report["summary"]["waiting"] == 0
+    stored = pairs_in(settings)
+    assert len(stored) == announced.pairs
+    assert max(Counter(row["pair_id"] for row in stored).values()) == 1
+    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+        assert not any(queries.consistency(connection).values())
+
+
+def test_a_second_run_changes_nothing_and_any_order_gives_the_same_table(
+    settings: Settings, postgres: Any, tmp_path: Path
+) -> None:
+    run_days(settings, DAYS)
+    before = pairs_in(settings)
+    loaded = rows(settings, "select unit_id, loaded_at, tries from work_units order by unit_id")
+    run_days(settings, DAYS)
+    assert pairs_in(settings) == before
+    assert rows(settings, "select unit_id, loaded_at, tries from work_units order by unit_id") == loaded
+
+    with open_warehouse(settings.model_copy(update={"warehouse_url": None, "home": tmp_path / "other"})):
+        other = settings.model_copy(update={"warehouse_url": None, "home": tmp_path / "other"})
+        run_days(other, reversed(DAYS))
+        assert pairs_in(other) == before
+
+
+def test_an_unfinished_run_is_resumed_by_the_next(settings: Settings) -> None:
+    storage_free_units = plan_only(settings, DAYS[0])
+    again = stages.plan(settings, DAYS[0])
+    assert [unit.unit_id for unit in again] == [unit.unit_id for unit in storage_free_units]
+    # Another interval leaves the pairs of these units alone, although they are not in the tables yet.
+    everything = Interval(start=DAYS[0].start, end=DAYS[2].end)
+    others = plan_only(settings, everything)
+    ids = [pair for unit in (*again, *others) for pair in unit_pairs(settings, unit.unit_id)]
+    assert len(ids) == len(set(ids))
+
+
+def plan_only(settings: Settings, interval: Interval) -> list[Any]:
+    shards = stages.discover(settings, interval)
+    for shard in shards:
+        stages.pull(settings, shard)
+    for group in stages.bucket_groups(settings, shards):
+        stages.pair(settings, interval, group)
+    return stages.plan(settings, interval)
+
+
+def unit_pairs(settings: Settings, unit_id: str) -> list[bytes]:
+    from capsfusion_tasks import layout
+    from capsfusion_tasks.storage import Storage
+
+    return list(Storage(settings.staging_uri).read_table(layout.unit_pairs(unit_id))["pair_id"].to_pylist())
+
+
+def test_fusing_again_replaces_and_the_counts_still_add_up(settings: Settings) -> None:
+    run_days(settings, DAYS[:1])
+    before = pairs_in(settings)
+    run_pipeline(settings, DAYS[0], existing="replace", say=lambda line: None)
+    assert pairs_in(settings) == before
+    units = rows(settings, "select rows_in, accepted, rejected, superseded from work_units order by unit_id")
+    assert [(unit["rows_in"], unit["superseded"]) for unit in units] == [(len(before), len(before)), (len(before), 0)]
+    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+        assert not any(queries.consistency(connection).values())
+
+
+def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
+    run_pipeline(settings, DAYS[0], limit=5, say=lambda line: None)
+    assert len(pairs_in(settings)) == 5
+    run_pipeline(settings, DAYS[0], say=lambda line: None)
+    assert len(pairs_in(settings)) == 40
+
+
+def run_command(settings: Settings, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
+    variables = {
+        "CAPSFUSION_HOME": str(settings.home),
+        "CAPSFUSION_WAREHOUSE_URL": settings.warehouse_url or "",
+        "CAPSFUSION_MODEL": settings.model,
+        "CAPSFUSION_MAX_NEW_TOKENS": "4",
+        "CAPSFUSION_NUM_BEAMS": "1",
+        "CAPSFUSION_LAION2B": settings.laion2b or "",
+        "CAPSFUSION_LAION_COCO": settings.laion_coco or "",
+    }
+    command = [sys.executable, "-m", "capsfusion_tasks.cli", "run", "--start", "2026-11-10", "--end", "2026-11-11"]
+    return subprocess.run([*command, *more], env={**os.environ, **variables, **env}, capture_output=True, text=True)
+
+
+def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
+    settings: Settings, sample: tuple[Path, SampleReport], tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for file in Path(settings.laion2b or "").glob("*.parquet"):
+        os.link(file, raw / file.name)
+    when = DAYS[0].start.timestamp()
+    for name, content in {"cut": next(raw.iterdir()).read_bytes()[:2000], "empty": b"", "junk": b"PAR1" * 9}.items():
+        (raw / f"{name}.parquet").write_bytes(content)
+        os.utime(raw / f"{name}.parquet", (when, when))
+    done = run_command(settings, "--laion-2b", str(raw))
+    assert done.returncode == 2, done.stderr
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith(
+        "capsfusion: error: 3 shards or units failed, all others are done; the first: shard laion_2b/"
+    )
+    failed = rows(settings, "select path, error from shards where state = 'failed' order by path")
+    assert [row["path"] for row in failed] == ["cut.parquet", "empty.parquet", "junk.parquet"]
+    assert all("cannot be read as Parquet" in row["error"] for row in failed)
+    assert len(pairs_in(settings)) == 40
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"CAPSFUSION_LAION2B": "/nowhere"}, "no folder /nowhere"),
+        ({"CAPSFUSION_LAION2B": ""}, "no source for laion_2b: set CAPSFUSION_LAION2B"),
+        ({"CAPSFUSION_MODEL": "/nowhere"}, "no model at /nowhere"),
+        ({"CAPSFUSION_NUM_BEAMS": "many"}, "CAPSFUSION_NUM_BEAMS: "),
+        ({"CAPSFUSION_WAREHOUSE_URL": "postgresql://me:secret@127.0.0.1:1/db"}, "127.0.0.1:1"),
+        ({"CAPSFUSION_WAREHOUSE_URL": "mysql://h/db"}, "PostgreSQL only"),
+    ],
+    ids=["no source folder", "no source", "no model", "bad setting", "no server", "other database"],
+)
+def test_bad_configuration_is_one_line_and_exit_code_2(settings: Settings, env: dict[str, str], message: str) -> None:
+    done = run_command(settings, **env)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("capsfusion: error: ")
+    assert message in last
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_pair_of_the_sample_is_stored_as_it_came(settings: Settings, sample: tuple[Path, SampleReport]) -> None:
+    from capsfusion_tasks.demo.sample_data import make_sample
+
+    run_days(settings, DAYS)
+    expected = {
+        (pair.url.replace("\0", "\ufffd"), pair.raw.replace("\0", "\ufffd"), pair.synthetic.replace("\0", "\ufffd"))
+        for pair in make_sample(sample[1].parameters).pairs
+    }
+    found = {(row["image_url"], row["laion_2b"], row["laion_coco"]) for row in pairs_in(settings)}
+    assert found == expected
+    assert pa.array([list(row) for row in found]).null_count == 0

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from capsfusion_tasks import layout
+from capsfusion_tasks.pairing.join import pair_id
+from capsfusion_tasks.planning import cut_units, estimate_tokens, new_pairs
+from capsfusion_tasks.schemas import PAIRS
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.storage import Storage
+
+START = datetime(2026, 11, 10, tzinfo=UTC)
+DAY = Interval(start=START, end=START + timedelta(days=1))
+
+
+def pairs(*numbers: int, words: int = 5) -> pa.Table:
+    rows = [
+        {
+            "pair_id": pair_id(f"u{n}", "raw", "s"),
+            "image_url": f"u{n}",
+            "laion_2b": "word " * words,
+            "laion_coco": "A caption.",
+            "laion_hash": n,
+            "laion_2b_shard": "a",
+            "laion_2b_row": n,
+            "laion_coco_shard": "b",
+            "laion_coco_row": n,
+        }
+        for n in numbers
+    ]
+    return pa.Table.from_pylist(rows, schema=PAIRS)
+
+
+def nothing_known(ids: pa.ChunkedArray) -> pa.Array:
+    return pa.array([False] * len(ids))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    storage = Storage(str(tmp_path))
+    storage.write_table(f"{layout.pairs_folder(DAY)}/00000.parquet", pairs(0, 1, 2))
+    storage.write_table(f"{layout.pairs_folder(DAY)}/00001.parquet", pairs(3, 4))
+    return storage
+
+
+def hashes(table: pa.Table) -> list[int]:
+    return list(table["laion_hash"].to_pylist())
+
+
+def test_pairs_that_the_warehouse_has_are_dropped(storage: Storage) -> None:
+    known = set(pairs(1, 4)["pair_id"].to_pylist())
+    found = new_pairs(
+        storage, DAY, lambda ids: pa.array([i in known for i in ids.to_pylist()]), in_flight=[], limit=None
+    )
+    assert hashes(found) == [0, 2, 3]
+
+
+def test_pairs_of_units_in_flight_are_dropped(storage: Storage) -> None:
+    storage.write_table(layout.unit_pairs("other"), pairs(2, 3))
+    assert hashes(new_pairs(storage, DAY, nothing_known, in_flight=["other"], limit=None)) == [0, 1, 4]
+
+
+def test_replacing_takes_known_pairs_too(storage: Storage) -> None:
+    assert hashes(new_pairs(storage, DAY, lambda ids: None, in_flight=[], limit=None)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 99])
+def test_a_limit_takes_so_many_and_no_more(storage: Storage, limit: int) -> None:
+    assert hashes(new_pairs(storage, DAY, nothing_known, in_flight=[], limit=limit)) == list(range(5))[:limit]
+
+
+def test_units_hold_each_pair_once_in_order_and_about_as_many_tokens(storage: Storage) -> None:
+    table = pairs(*range(100))
+    total = sum(estimate_tokens(table))
+    units = cut_units(storage, table, DAY, "f" * 12, unit_tokens=total // 4 + 1, serial=0)
+    assert [unit.rows for unit in units] == [25, 25, 25, 25]
+    parts = [storage.read_table(layout.unit_pairs(unit.unit_id)) for unit in units]
+    assert pa.concat_tables(parts).equals(table)
+    assert sum(unit.tokens for unit in units) == total
+
+
+def test_a_row_of_more_tokens_than_a_unit_is_a_unit(storage: Storage) -> None:
+    units = cut_units(storage, pairs(1, 2, words=5000), DAY, "f" * 12, unit_tokens=100, serial=0)
+    assert [unit.rows for unit in units] == [1, 1]
+
+
+def test_nothing_new_makes_no_unit(storage: Storage) -> None:
+    assert cut_units(storage, pairs(), DAY, "f" * 12, unit_tokens=100, serial=0) == []
+
+
+def test_units_are_named_by_what_is_in_them_and_when(storage: Storage) -> None:
+    def name(*numbers: int, serial: int = 0) -> str:
+        return cut_units(storage, pairs(*numbers), DAY, "f" * 12, 10**6, serial)[0].unit_id
+
+    assert name(1, 2) == name(1, 2)
+    assert len({name(1, 2), name(1, 3), name(1, 2, serial=1)}) == 3
+    assert name(1).startswith("20261110-")

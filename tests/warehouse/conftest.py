@@ -1,0 +1,80 @@
+"""A warehouse with a fusion and a unit in its ledger, and rows to load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from hashlib import md5
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from sqlalchemy import Connection
+
+from capsfusion_tasks.schemas import VALIDATED, Unit
+from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+
+DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
+FUSION = {
+    "fusion_id": "f1",
+    "model": "demo",
+    "model_revision": None,
+    "model_digest": "m",
+    "prompt_digest": "p",
+    "tokenizer_digest": "t",
+    "engine": "transformers",
+    "dtype": "float32",
+    "num_beams": 3,
+    "max_new_tokens": 80,
+    "spec": {"model": "demo"},
+}
+
+
+@pytest.fixture
+def settings(warehouse_url: str) -> Settings:
+    return Settings(warehouse_url=warehouse_url)
+
+
+@pytest.fixture
+def warehouse(settings: Settings) -> Iterator[Warehouse]:
+    with open_warehouse(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def connection(warehouse: Warehouse) -> Iterator[Connection]:
+    """A connection whose statements commit at once."""
+    with warehouse.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as opened:
+        yield opened
+
+
+def plan(warehouse: Warehouse, *units: tuple[str, int], fusion_id: str = "f1", interval: Interval = DAY) -> None:
+    """Enter units of (unit_id, rows)."""
+    planned = [Unit(unit_id=unit_id, fusion_id=fusion_id, rows=rows, tokens=100 * rows) for unit_id, rows in units]
+    with warehouse.engine.begin() as connection:
+        ledger.register_fusion(connection, {**FUSION, "fusion_id": fusion_id})
+        ledger.register_units(connection, planned, interval, "run 1")
+
+
+def pair_id(number: int) -> bytes:
+    return md5(str(number).encode()).digest()  # noqa: S324
+
+
+def rows(*numbers: int, rejected: dict[int, list[str]] | None = None, **changes: Any) -> pa.Table:
+    """Validated rows of the pairs ``numbers``; ``rejected``: pair → reasons; ``changes``: column → value."""
+
+    def row(number: int) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for field in VALIDATED:
+            if pa.types.is_string(field.type):
+                made[field.name] = f"{field.name} {number}"
+            elif pa.types.is_floating(field.type):
+                made[field.name] = 0.5
+            else:
+                made[field.name] = number
+        made |= {"pair_id": pair_id(number), "reasons": (rejected or {}).get(number, [])}
+        return made | changes
+
+    return pa.Table.from_pylist([row(number) for number in numbers], schema=VALIDATED)

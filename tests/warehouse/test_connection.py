@@ -1,0 +1,103 @@
+"""Opening a warehouse: which one, with which schema, and what is said when that fails."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.warehouse.connection import open_warehouse, parse_url
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.migrate import current_revision, head_revision
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
+def test_the_driver_is_named(scheme: str) -> None:
+    url = parse_url(f"{scheme}://me:secret@db.example.org/captions?sslmode=require")
+    assert url.drivername == "postgresql+psycopg"
+    assert (url.host, url.database, url.query["sslmode"]) == ("db.example.org", "captions", "require")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://me:secret@db/captions", "sqlite:///captions.db", "me:secret@db", "postgresql://me:secret@db:port/x"],
+)
+def test_other_urls_are_refused_without_their_password(url: str) -> None:
+    with pytest.raises(InputError, match="expected postgresql://") as caught:
+        parse_url(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    settings = Settings(warehouse_url=f"postgresql://me:secret@127.0.0.1:{port}/captions")
+    with pytest.raises(NotReadyError) as caught, open_warehouse(settings):
+        pass
+    message = str(caught.value)
+    assert f'database "captions" at 127.0.0.1:{port}, does not answer' in message
+    assert "CAPSFUSION_WAREHOUSE_URL" in message
+    assert "secret" not in message
+    assert "\n" not in message
+
+
+def test_a_database_that_does_not_exist_is_an_input_error(postgres: EmbeddedPostgres) -> None:
+    url = postgres.url("absent").render_as_string(hide_password=False)
+    with (
+        pytest.raises(InputError, match='database "absent" does not exist'),
+        open_warehouse(Settings(warehouse_url=url)),
+    ):
+        pass
+
+
+def test_a_given_database_is_migrated_only_on_request(postgres: EmbeddedPostgres) -> None:
+    settings = Settings(warehouse_url=postgres.url("empty").render_as_string(hide_password=False))
+    with pytest.raises(InputError, match=r"has no tables yet; run `capsfusion db upgrade`"), open_warehouse(settings):
+        pass
+    with open_warehouse(settings, migrate=True) as warehouse, warehouse.engine.begin() as connection:
+        assert current_revision(connection) == head_revision()
+        connection.execute(text("update capsfusion.schema_version set version_num = '9999'"))
+    try:
+        with (
+            pytest.raises(InputError, match=r"schema of a newer release \(9999"),
+            open_warehouse(settings, migrate=True),
+        ):
+            pass
+    finally:
+        engine = create_engine(postgres.url("empty"))
+        with engine.begin() as connection:
+            connection.execute(text("drop schema capsfusion cascade"))
+        engine.dispose()
+
+
+def test_the_embedded_one_is_migrated_at_once_by_several_at_a_time(tmp_path: Path) -> None:
+    found: list[int] = []
+
+    def use() -> None:
+        with open_warehouse(Settings(home=tmp_path)) as warehouse, psycopg.connect(warehouse.adbc_uri) as connection:
+            row = connection.execute("select count(*) from capsfusion.fused_captions").fetchone()
+            found.append(row[0] if row else -1)
+
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [0, 0, 0]
+
+
+def test_a_password_with_odd_characters_reaches_both_drivers(postgres: EmbeddedPostgres) -> None:
+    settings = Settings(warehouse_url="postgresql://me:p%40s%3A%2F%25@db:5/x")
+    url = parse_url(settings.warehouse_url or "")
+    assert url.password == "p@s:/%"  # noqa: S105
+    assert make_url(url.render_as_string(hide_password=False)).password == url.password
+    assert "p%40s" not in str(url)
+    assert "secret" not in str(parse_url("postgresql://me@db/x?password=secret"))

@@ -1,0 +1,65 @@
+"""The tables as code and as migrated are the same, and their constraints bite."""
+
+from __future__ import annotations
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import CheckConstraint, Connection, inspect, text
+from sqlalchemy.exc import IntegrityError
+
+from capsfusion_tasks.schemas import VALIDATED
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.migrate import VERSION_TABLE, upgrade
+from capsfusion_tasks.warehouse.tables import SCHEMA, fused_captions, metadata, rejected_captions
+from tests.warehouse.conftest import plan
+
+
+def test_migrations_build_what_the_tables_say(warehouse: Warehouse, connection: Connection) -> None:
+    upgrade(warehouse.engine)  # a second time changes nothing
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "include_schemas": True,
+            "include_name": lambda name, kind, _: kind != "schema" or name == SCHEMA,
+            "version_table": VERSION_TABLE,
+            "version_table_schema": SCHEMA,
+            "compare_server_default": True,
+        },
+    )
+    assert compare_metadata(context, metadata) == []
+    # What alembic does not compare: checks, and the order of the columns.
+    for name, table in ((table.name, table) for table in metadata.tables.values()):
+        stored = inspect(connection)
+        assert [column["name"] for column in stored.get_columns(name, SCHEMA)] == table.columns.keys()
+        checks = {str(check.name) for check in table.constraints if isinstance(check, CheckConstraint)}
+        assert {check["name"] for check in stored.get_check_constraints(name, SCHEMA)} == checks
+
+
+def test_the_caption_tables_hold_every_validated_column() -> None:
+    ours = {"fusion_id", "unit_id", "dag_run_id", "loaded_at"}
+    assert set(rejected_captions.columns.keys()) == {*VALIDATED.names} | ours
+    assert set(fused_captions.columns.keys()) == {*VALIDATED.names} - {"reasons"} | ours
+
+
+@pytest.mark.parametrize(
+    "counts", ["accepted = 3, rejected = 3", "accepted = 10, rejected = null", "accepted = null, rejected = null"]
+)
+def test_a_loaded_unit_must_add_up(warehouse: Warehouse, connection: Connection, counts: str) -> None:
+    plan(warehouse, ("u1", 10))
+    with pytest.raises(IntegrityError, match="work_units_rows_add_up_check"):
+        connection.execute(text(f"update capsfusion.work_units set state = 'loaded', {counts}"))
+    connection.execute(text("update capsfusion.work_units set state = 'loaded', accepted = 4, rejected = 6"))
+
+
+@pytest.mark.parametrize("table", ["shards", "work_units"])
+def test_an_unknown_state_is_refused(warehouse: Warehouse, connection: Connection, table: str) -> None:
+    plan(warehouse, ("u1", 10))
+    connection.execute(
+        text(
+            "insert into capsfusion.shards (source, path, etag, shard_id, side, size_bytes, arrived_at)"
+            " values ('s', 'p', 'e', 'x', 'laion_2b', 1, now())"
+        )
+    )
+    with pytest.raises(IntegrityError, match=f"{table}_state_check"):
+        connection.execute(text(f"update capsfusion.{table} set state = 'lost'"))

@@ -1,0 +1,148 @@
+"""Training data: the tokenizer, the file of made pairs as token ids, and batches of them."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+from torch import Tensor
+
+from capsfusion_tasks.demo.pairs import make_pair
+from capsfusion_tasks.fusion.prompt import PROMPT_TEMPLATE, build_prompt
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+
+
+def template_symbols() -> list[str]:
+    """The template's fixed parts as single tokens: 3 instead of 130, and none of them can be learned wrongly."""
+    start, rest = PROMPT_TEMPLATE.split(" {laion_2b}")
+    middle, end = rest.split(" {laion_coco}")
+    return [("\u2581" + start).replace(" ", "\u2581"), middle.replace(" ", "\u2581"), end.replace(" ", "\u2581")]
+
+
+def train_tokenizer(work: Path, vocab_size: int, texts: int, seed: int) -> None:
+    """SentencePiece BPE with LLaMA's settings (identity, byte fallback, split digits) on made pairs."""
+    rng = random.Random(seed)
+
+    def lines() -> Iterator[str]:
+        for _ in range(texts):
+            pair = make_pair(rng, "train")
+            yield from (pair.raw, pair.synthetic, pair.fused)
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=lines(),
+        model_prefix=str(work / "tokenizer"),
+        model_type="bpe",
+        vocab_size=vocab_size,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=True,
+        character_coverage=0.9999,
+        max_sentence_length=65536,
+        user_defined_symbols=template_symbols(),
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        num_threads=2,
+        minloglevel=1,
+    )
+
+
+def _encode_share(job: tuple[Path, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of `count` pairs, flat, and [count, 2] lengths of prompt and target."""
+    tokenizer_file, seed, count = job
+    os.nice(5)
+    tokenizer, rng = LlamaTokenizer(tokenizer_file), random.Random(seed)
+    ids: list[np.ndarray] = []
+    lengths = np.zeros((count, 2), np.int32)
+    for row in range(count):
+        pair = make_pair(rng, "train")
+        prompt = tokenizer.encode(build_prompt(pair.raw, pair.synthetic))
+        target = [*tokenizer.encode(pair.fused, bos=False), tokenizer.eos_id]
+        ids.append(np.array(prompt + target, np.uint16))
+        lengths[row] = len(prompt), len(target)
+    return np.concatenate(ids), lengths
+
+
+def make_pairs_file(work: Path, pairs: int, seed: int, workers: int) -> None:
+    """pairs.npz: the token ids of all training pairs, from `workers` processes with a seed for each share of 20,000."""
+    share = 20_000
+    jobs = [(work / "tokenizer.model", seed + 1 + number, share) for number in range(math.ceil(pairs / share))]
+    with multiprocessing.Pool(workers) as pool:
+        parts = pool.map(_encode_share, jobs, chunksize=1)
+    ids, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
+    np.savez(work / "pairs.npz", ids=ids, lengths=lengths)
+    whole, over = lengths.sum(1), (lengths[:, 1] > 80).mean()
+    print(f"{len(lengths):,} pairs, {whole.sum():,} tokens; tokens a pair: mean {whole.mean():.1f}", end=", ")
+    print(
+        f"p99 {np.percentile(whole, 99):.0f}, prompt {lengths[:, 0].mean():.1f}, target {lengths[:, 1].mean():.1f}",
+        end=", ",
+    )
+    print(f"targets over 80 tokens {over:.2%}")
+
+
+# Sequences are padded to one of these lengths: few shapes, so that each is compiled once.
+BUCKETS = (48, 64, 80, 96, 128, 192, 256)
+
+
+class Pairs:
+    """Batches of similar length: [B, S] ids padded on the right with 0 and the positions that have a loss.
+
+    Attention is causal, so that padding on the right needs no mask: no token of a pair comes after it.
+    """
+
+    def __init__(self, file: Path, tokens_per_batch: int, seed: int) -> None:
+        with np.load(file) as arrays:
+            self.ids, self.lengths = arrays["ids"], arrays["lengths"]
+        self.whole = self.lengths.sum(1)
+        self.starts = np.concatenate([[0], np.cumsum(self.whole)[:-1]])
+        self.tokens_per_batch, self.seed = tokens_per_batch, seed
+
+    def batches(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+        """Endless (inputs [B, S], loss positions in the flattened [B*S], targets, tokens), from batch `first`."""
+        number = 0
+        for epoch in range(1_000_000):
+            order = np.random.default_rng(self.seed + epoch).permutation(len(self.whole))
+            for rows in self._grouped(order):
+                if number >= first:
+                    yield self._tensors(rows)
+                number += 1
+
+    def _grouped(self, order: np.ndarray) -> Iterator[np.ndarray]:
+        """Rows of one bucket as soon as a batch of it is full; what is left at the epoch's end is dropped."""
+        waiting: dict[int, list[int]] = {bucket: [] for bucket in BUCKETS}
+        for row in order:
+            bucket = next((b for b in BUCKETS if self.whole[row] <= b + 1), None)  # inputs are one shorter
+            if bucket is None:
+                continue
+            waiting[bucket].append(row)
+            if len(waiting[bucket]) == self.tokens_per_batch // bucket:
+                yield np.array(waiting[bucket])
+                waiting[bucket] = []
+
+    def _tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, int]:
+        longest = int(self.whole[rows].max()) - 1
+        length = next(b for b in BUCKETS if longest <= b)
+        inputs = np.zeros((len(rows), length), np.int64)
+        positions, targets = [], []
+        for place, row in enumerate(rows):
+            start, prompt, whole = self.starts[row], self.lengths[row, 0], self.whole[row]
+            ids = self.ids[start : start + whole].astype(np.int64)
+            inputs[place, : whole - 1] = ids[:-1]
+            positions.append(place * length + np.arange(prompt - 1, whole - 1))
+            targets.append(ids[prompt:])
+        return (
+            torch.from_numpy(inputs),
+            torch.from_numpy(np.concatenate(positions)),
+            torch.from_numpy(np.concatenate(targets)),
+            int(self.whole[rows].sum()),
+        )
