@@ -1,0 +1,112 @@
+"""No rank outlives its torchrun, however that ends. Real processes, no stand-ins."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, gpu_count, run, torchrun_argv
+from capsfusion_tasks.settings import load_settings
+from capsfusion_tasks.storage import Storage
+from tests.fusion.conftest import PAIRS
+
+
+@pytest.fixture
+def job(tiny_model: Path, tmp_path: Path) -> FuseJob:
+    """Enough work to be interrupted in: 2,000 rows in chunks of 4."""
+    Storage(str(tmp_path)).write_table("pairs.parquet", pa.Table.from_pylist(PAIRS * 40))
+    settings = load_settings(model=str(tiny_model), max_new_tokens=20, chunk_rows=4)
+    return FuseJob.of(settings, staging=str(tmp_path), pairs="pairs.parquet", chunks="chunks", fusion_id="f")
+
+
+def wait_for_chunks(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("chunks/[0-9]*.parquet"))) < count:
+        assert time.monotonic() < deadline, "no chunk was finished"
+        time.sleep(0.05)
+
+
+def family_of(pid: int) -> list[psutil.Process]:
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_ranks_die_with_torchrun(job: FuseJob, tmp_path: Path, kill: signal.Signals) -> None:
+    torchrun = subprocess.Popen(
+        torchrun_argv(job, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    wait_for_chunks(tmp_path, 2)
+    family = family_of(torchrun.pid)
+    assert len(family) >= 3
+    torchrun.send_signal(kill)
+    torchrun.wait(timeout=30)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+def test_ranks_die_with_whoever_started_torchrun(job: FuseJob, tmp_path: Path) -> None:
+    code = "import sys; from capsfusion_tasks.fusion.launcher import run; run(sys.argv[1:])"
+    starter = subprocess.Popen(
+        [sys.executable, "-c", code, *torchrun_argv(job, 2)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for_chunks(tmp_path, 2)
+    family = family_of(starter.pid)
+    assert len(family) >= 4
+    starter.kill()
+    starter.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+def test_terminate_returns_at_once_and_ends_all(job: FuseJob, tmp_path: Path) -> None:
+    torchrun = Torchrun(torchrun_argv(job, 1), on_line=lambda line: None)
+    torchrun.start()
+    wait_for_chunks(tmp_path, 1)
+    family = psutil.Process().children(recursive=True)
+    started = time.monotonic()
+    torchrun.terminate()
+    assert time.monotonic() - started < 1
+    with pytest.raises(TorchrunFailed):
+        torchrun.wait()
+    _, alive = psutil.wait_procs([process for process in family if "torch" in " ".join(process.cmdline())], timeout=10)
+    assert not alive
+
+
+def test_bad_input_that_a_rank_meets_is_one_line(job: FuseJob, tmp_path: Path) -> None:
+    broken = job.model_copy(update={"model": str(tmp_path)})
+    with pytest.raises(InputError, match=r"^\S+ has no config\.json"):
+        run(torchrun_argv(broken, 1), on_line=lambda line: None)
+
+
+def test_a_rank_that_crashes_shows_its_last_lines(job: FuseJob) -> None:
+    missing = job.model_copy(update={"pairs": "nowhere.parquet"})
+    with pytest.raises(TorchrunFailed, match=r"(?s)exit code 1; its last lines:.*nowhere\.parquet"):
+        run(torchrun_argv(missing, 1), on_line=lambda line: None)
+
+
+def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu_count() == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    assert gpu_count() == 2
+    assert "--nproc-per-node 2 " in " ".join(torchrun_argv_of_nothing())
+
+
+def torchrun_argv_of_nothing() -> list[str]:
+    job = FuseJob.of(load_settings(), staging="", pairs="", chunks="", fusion_id="")
+    return torchrun_argv(job, "auto")
+
+
+def test_the_job_survives_the_command_line(job: FuseJob) -> None:
+    assert FuseJob.model_validate_json(torchrun_argv(job, 1)[-1]) == job
+    assert os.fspath(sys.executable) == torchrun_argv(job, 1)[0]
