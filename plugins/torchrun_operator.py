@@ -25,6 +25,8 @@ class TorchrunOperator(BaseOperator):
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if isinstance(unit, dict):  # written out in a DAG; what another task hands over is checked in execute
+            Unit(**unit)
         self.unit = unit
         self._torchrun: Torchrun | None = None
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
         yield server
 
 
-@pytest.fixture
-def warehouse_url(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """URL of a migrated warehouse, empty, for one test alone."""
+@contextmanager
+def new_warehouse(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """URL of a migrated warehouse, empty, for as long as the block lasts."""
     database = f"test_{next(_numbers)}"
     admin = create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
@@ -91,6 +92,13 @@ def warehouse_url(postgres: EmbeddedPostgres) -> Iterator[str]:
         yield postgres.url(database).render_as_string(hide_password=False)
         connection.execute(text(f"drop database {database} with (force)"))
     admin.dispose()
+
+
+@pytest.fixture
+def warehouse_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """URL of a migrated warehouse, empty, for one test alone."""
+    with new_warehouse(postgres) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ SILENCE_SECONDS = 120  # a busy machine may leave Airflow's server without an an
 
 def run_demo(settings: Settings) -> int:
     """Sample shards of three days, one Airflow backfill over them, and what came out. The exit code."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     started = time.monotonic()
     with _ended_by_signals():
         try:
@@ -64,7 +64,7 @@ def run_demo(settings: Settings) -> int:
 
 def up(settings: Settings, port: int) -> int:
     """Airflow with its UI on ``port``, until Ctrl-C; the days go by, and runs start on their own. The exit code."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     if not (settings.laion2b and settings.laion_coco):
         write_sample_data(settings.home / "sample")
         settings = settings.model_copy(update=_sample_sources(settings.home))
@@ -130,11 +130,13 @@ def _ended_by_signals() -> Iterator[None]:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
+    # Under nohup, SIGHUP is ignored, and stays so.
+    polite = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+    before = [signal.signal(each, interrupt) for each in polite]
     try:
         yield
     finally:
-        for each, handler in before.items():
+        for each, handler in zip(polite, before, strict=True):
             signal.signal(each, handler)
 
 

@@ -25,6 +25,7 @@ from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.errors import InputError, NotReadyError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+HOST = "127.0.0.1"  # nobody else's business: the password is a simple one
 USER = "admin"
 PARALLELISM = 4  # task processes: each is a Python with pyarrow, and waits most of its time where the GPU is one
 START_SECONDS = 300
@@ -79,7 +80,7 @@ def local_airflow(
             ui_port = port
         elif port is not None:
             say(f"port {port} is in use, so the UI is on port {ui_port} instead")
-        api = AirflowApi(f"http://localhost:{ui_port}", USER, password)
+        api = AirflowApi(f"http://{HOST}:{ui_port}", USER, password)
         configuration = _configuration(folder, database_url, ui_port, log_ports, scheduled)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
@@ -93,7 +94,7 @@ def local_airflow(
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us: we end it in order
-                preexec_fn=_end_with_parent,
+                preexec_fn=_ends_on_sigint,
             )
         stack.callback(_end, process.pid)
         (folder / "standalone.pid").write_text(str(process.pid))
@@ -103,7 +104,7 @@ def local_airflow(
 
 
 def _configuration(folder: Path, database_url: str, port: int, log_ports: list[int], scheduled: bool) -> dict[str, str]:
-    url = f"http://localhost:{port}"
+    url = f"http://{HOST}:{port}"
     sections: dict[str, dict[str, object]] = {
         "core": {
             "dags_folder": REPOSITORY / "dags",
@@ -115,9 +116,10 @@ def _configuration(folder: Path, database_url: str, port: int, log_ports: list[i
             "simple_auth_manager_users": f"{USER}:admin",
             "execution_api_server_url": f"{url}/execution/",
         },
-        "api": {"host": "localhost", "port": port, "base_url": url},
+        "api": {"host": HOST, "port": port, "base_url": url},
         "database": {"sql_alchemy_conn": database_url},
-        "scheduler": {"use_job_schedule": scheduled},
+        # Tasks of an Airflow that was killed are taken up again after seconds, not minutes.
+        "scheduler": {"use_job_schedule": scheduled, "orphaned_tasks_check_interval": 20},
         "logging": {"worker_log_server_port": log_ports[0], "trigger_log_server_port": log_ports[1]},
         "usage_data_collection": {"enabled": False},
     }
@@ -162,7 +164,7 @@ def _free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
-            each.bind(("localhost", 0))
+            each.bind((HOST, 0))
         return [each.getsockname()[1] for each in sockets]
 
 
@@ -170,7 +172,7 @@ def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("localhost", port))
+            probe.bind((HOST, port))
         except OSError:
             return False
         return True
@@ -210,17 +212,20 @@ def _not_ready(api: AirflowApi, started: datetime) -> str | None:
 
 def _end(session: int) -> None:
     """End the processes of ``session``: in order, and by force what is left. No second Ctrl-C comes between."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(each, signal.SIG_IGN) for each in signals]
     try:
         members = _members(session)
         if psutil.pid_exists(session):
             os.kill(session, signal.SIGINT)  # the only signal on which standalone ends its parts
-        _, alive = psutil.wait_procs(members, timeout=STOP_SECONDS)
-        for process in {*alive, *_members(session)}:
+        psutil.wait_procs(members, timeout=STOP_SECONDS)
+        left = _members(session)
+        for process in left:
             process.kill()
-        psutil.wait_procs(alive, timeout=STOP_SECONDS)
+        psutil.wait_procs(left, timeout=STOP_SECONDS)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
 
 
 def _members(session: int) -> list[psutil.Process]:
@@ -247,8 +252,12 @@ def _end_left_over(folder: Path, say: Say) -> None:
         _end(session)
 
 
-def _end_with_parent() -> None:
-    """Runs in the child between fork and exec: SIGINT for Airflow when we are killed, and it ends itself (Linux)."""
+def _ends_on_sigint() -> None:
+    """Runs in the child between fork and exec. A shell's background job ignores SIGINT, and Airflow would inherit that.
+
+    And when we are killed, the kernel sends it, so that Airflow ends itself (Linux).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform.startswith("linux"):
         _LIBC.prctl(1, signal.SIGINT)
 

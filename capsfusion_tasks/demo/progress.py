@@ -17,7 +17,6 @@ from rich.text import Text
 TASKS = ("discover", "pull", "pair", "plan", "fuse", "validate", "load", "report")
 LINE_SECONDS = 5.0
 
-_DONE = ("success", "skipped", "removed")
 _FAILED = ("failed", "upstream_failed")
 _WAITING = (None, "none", "scheduled", "queued")
 
@@ -32,13 +31,13 @@ class Day:
 
     def cell(self, task: str) -> Text:
         """``2/4``, coloured by what is going on; a dot before anything is, a dash where there is nothing to do."""
-        states = Counter(state for state in self.tasks.get(task, ()) if state != "removed")
-        total = sum(states.values())
+        states = Counter(self.tasks.get(task, ()))
         if all(state in _WAITING for state in states):
             return Text("·", style="dim")
+        total = sum(states.values()) - states.pop("removed", 0)  # of an earlier try, which had more to do
         if states["skipped"] == total:
             return Text("–", style="dim")
-        done = sum(states[state] for state in _DONE)
+        done = states["success"] + states["skipped"]
         if any(states[state] for state in _FAILED):
             return Text(f"{done}/{total} failed", style="red")
         return Text(f"{done}/{total}", style="green" if done == total else "yellow")

@@ -52,7 +52,7 @@ def show_captions(results: Results, console: Console) -> None:
     table = Table("raw", "synthetic", "fused", show_lines=True)
     for row in results.captions:
         table.add_row(*(_cell(row[column]) for column in ("laion_2b", "laion_coco", "capsfusion")))
-    console.print(table)
+    console.print(table, soft_wrap=False)
 
 
 def show_counts(before: Results, after: Results, announced: int, seconds: float, console: Console) -> None:
@@ -84,4 +84,4 @@ def show_next_steps(settings: Settings, console: Console) -> None:
         f'{command} sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"',  # noqa: S608
         f"{command} fuse your.jsonl out.jsonl --model BAAI/CapsFus-LLaMA    your own pairs, on a GPU",
     ):
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+        console.print(f"  {line}", markup=False)

@@ -1,0 +1,139 @@
+"""One Airflow for all tests here: it takes some 20 seconds to start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from sqlalchemy import create_engine, text
+
+from capsfusion_tasks.demo.airflow_api import AirflowApi, Json
+from capsfusion_tasks.demo.airflow_server import local_airflow
+from capsfusion_tasks.demo.sample_data import FOLDER
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
+from capsfusion_tasks.warehouse.migrate import upgrade
+
+WAREHOUSE = "warehouse"
+RUN_SECONDS = 400
+
+
+def wait_until(what: str, is_so: Callable[[], Any], seconds: float, pause: float = 0.5) -> Any:
+    """What ``is_so`` says, as soon as it is true; fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not (answer := is_so()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
+        time.sleep(pause)
+    return answer
+
+
+@dataclass
+class Service:
+    """A running Airflow whose tasks use ``folder``/staging and the database WAREHOUSE, and read ``folder``/sources."""
+
+    api: AirflowApi
+    server: EmbeddedPostgres
+    folder: Path
+
+    @property
+    def sources(self) -> Path:
+        return self.folder / "sources"
+
+    @property
+    def staging(self) -> Path:
+        return self.folder / "staging"
+
+    def start_backfill(self, first: date, last: date, **options: Any) -> None:
+        assert not self.api.close_backfills(), "a backfill of another test is still running"
+        span = [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in (first, last)]
+        self.api.backfill(span[0], span[1], **{"reprocess": "completed", "max_active_runs": 3, **options})
+
+    def backfill(self, first: date, last: date, **options: Any) -> dict[str, str]:
+        """Run the days, first to last; day → state of its run."""
+        self.start_backfill(first, last, **options)
+        return {run["logical_date"][:10]: run["state"] for run in self.wait_for_runs(first, last)}
+
+    def wait_for_runs(self, first: date, last: date) -> list[Json]:
+        def ended() -> list[Json] | None:
+            runs = self.runs(first, last)
+            return runs if runs and all(run["state"] in ("success", "failed") for run in runs) else None
+
+        runs: list[Json] = wait_until(f"the runs of {first} to {last} end", ended, RUN_SECONDS)
+        return runs
+
+    def runs(self, first: date, last: date) -> list[Json]:
+        return self.api.runs(logical_date_gte=f"{first}T00:00:00Z", logical_date_lte=f"{last}T00:00:00Z")
+
+    def states(self, day: date, task: str) -> list[str | None]:
+        """The states of the task's instances on that day, by map index."""
+        instances = [each for each in self.instances(day) if each["task_id"] == task]
+        return [each["state"] for each in sorted(instances, key=lambda each: each["map_index"])]
+
+    def instances(self, day: date) -> list[Json]:
+        return self.api.task_instances(self.runs(day, day)[0]["dag_run_id"])
+
+    def query(self, statement: str) -> list[dict[str, Any]]:
+        engine = create_engine(self.server.url(WAREHOUSE))
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("set search_path = capsfusion"))
+                return [dict(row) for row in connection.execute(text(statement)).mappings()]
+        finally:
+            engine.dispose()
+
+    def new_warehouse(self, *, keep: str) -> None:
+        """Put the warehouse and the staging area aside under the name ``keep``, and begin with empty ones."""
+        if self.staging.exists():
+            self.staging.rename(self.staging.with_name(f"staging-{keep}"))
+        self._as_admin(f"alter database {WAREHOUSE} rename to warehouse_{keep}", f"create database {WAREHOUSE}")
+        self.migrate()
+
+    def migrate(self) -> None:
+        engine = create_engine(self.server.url(WAREHOUSE))
+        upgrade(engine)
+        engine.dispose()
+
+    def ranks(self) -> list[psutil.Process]:
+        """Processes that fuse for this Airflow: torchrun and its ranks name the staging area in their arguments."""
+
+        def is_ours(process: psutil.Process) -> bool:
+            arguments = " ".join(process.info["cmdline"] or ())
+            return "capsfusion_tasks.fusion.worker" in arguments and str(self.staging) in arguments
+
+        return [process for process in psutil.process_iter(["cmdline"]) if is_ours(process)]
+
+    def _as_admin(self, *statements: str) -> None:
+        engine = create_engine(self.server.url("postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+        engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    with embedded_postgres(folder, [WAREHOUSE, "airflow"]) as server:
+        environment = {
+            "CAPSFUSION_HOME": str(folder),
+            "CAPSFUSION_STAGING": str(folder / "staging"),
+            "CAPSFUSION_WAREHOUSE_URL": server.url(WAREHOUSE).render_as_string(hide_password=False),
+            "CAPSFUSION_LAION2B": str(folder / "sources" / FOLDER["laion_2b"]),
+            "CAPSFUSION_LAION_COCO": str(folder / "sources" / FOLDER["laion_coco"]),
+            "CAPSFUSION_NUM_BEAMS": "1",
+            # One row at a time: a row's numbers must not depend on which rows it happens to be padded with.
+            "CAPSFUSION_BATCH_SIZE": "1",
+            "CAPSFUSION_CHUNK_ROWS": "4",
+            "CAPSFUSION_UNIT_TOKENS": "10000",
+        }
+        database = server.url("airflow", driver="psycopg2").render_as_string(hide_password=False)
+        with local_airflow(folder, database, environment, say=print) as airflow:
+            service = Service(airflow.api, server, folder)
+            service.migrate()
+            yield service

@@ -1,0 +1,198 @@
+"""Backfills through a real Airflow: which rows come out, whatever the order, and what a broken task leaves behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capsfusion_tasks import layout
+from capsfusion_tasks.demo.airflow_api import AirflowApiError
+from capsfusion_tasks.demo.sample_data import FOLDER, SampleReport, write_sample_data
+from tests.airflow.conftest import Service, wait_until
+
+pytestmark = pytest.mark.timeout(900)
+
+FIRST, LAST = date(2026, 11, 10), date(2026, 11, 12)
+EMPTY_DAY, BAD_DAY, LONG_DAY = date(2026, 11, 13), date(2026, 11, 14), date(2026, 11, 15)
+
+CAPTIONS = """
+    select pair_id::text, fusion_id, image_url, laion_2b, laion_coco, capsfusion, '{}'::text[] as reasons,
+        laion_hash, similarity, punsafe, pwatermark, prompt_tokens, caption_tokens from fused_captions
+    union all
+    select pair_id::text, fusion_id, image_url, laion_2b, laion_coco, capsfusion, reasons,
+        laion_hash, similarity, punsafe, pwatermark, prompt_tokens, caption_tokens from rejected_captions
+    order by 1, 2
+"""
+UNITS = "select unit_id, state, rows_in, accepted, rejected, tries from work_units order by unit_id"
+
+
+@pytest.fixture(scope="module")
+def sample(service: Service) -> SampleReport:
+    return write_sample_data(service.sources, rows_per_day=30)
+
+
+@pytest.fixture(scope="module")
+def in_order(service: Service, sample: SampleReport) -> list[dict[str, Any]]:
+    """The captions after the sample's days ran one after the other."""
+    states = service.backfill(FIRST, LAST, max_active_runs=1)
+    assert states == {"2026-11-10": "success", "2026-11-11": "success", "2026-11-12": "success"}
+    return service.query(CAPTIONS)
+
+
+def test_a_backfill_fuses_what_the_sample_announces(
+    service: Service, sample: SampleReport, in_order: list[dict[str, Any]]
+) -> None:
+    assert len(in_order) == sample.pairs
+    assert len({row["pair_id"] for row in in_order}) == sample.pairs
+    units = service.query(UNITS)
+    assert units
+    assert all(unit["state"] == "loaded" for unit in units)
+    assert all(unit["rows_in"] == unit["accepted"] + unit["rejected"] for unit in units)
+    assert sum(unit["rows_in"] for unit in units) == sample.pairs
+
+
+def test_the_pool_of_the_gpus_is_made_by_the_first_run(service: Service, in_order: list[dict[str, Any]]) -> None:
+    assert service.api.request("GET", "/pools/gpu")["slots"] == 1
+
+
+def test_the_same_days_again_change_no_row(service: Service, in_order: list[dict[str, Any]]) -> None:
+    loaded = "select pair_id, loaded_at, unit_id, dag_run_id from fused_captions order by pair_id"
+    before = service.query(UNITS), service.query(loaded)
+    states = service.backfill(FIRST, LAST)
+    assert set(states.values()) == {"success"}
+    assert (service.query(UNITS), service.query(loaded)) == before
+    assert service.query(CAPTIONS) == in_order
+
+
+def test_days_in_reverse_and_in_parallel_give_the_same_table(service: Service, in_order: list[dict[str, Any]]) -> None:
+    service.new_warehouse(keep="in_order")
+    states = service.backfill(FIRST, LAST, backwards=True, max_active_runs=3)
+    assert set(states.values()) == {"success"}
+    assert service.query(CAPTIONS) == in_order
+
+
+def test_a_day_without_shards_succeeds_and_says_so(service: Service, sample: SampleReport) -> None:
+    assert service.backfill(EMPTY_DAY, EMPTY_DAY) == {str(EMPTY_DAY): "success"}
+    for task in ("pull", "pair", "plan", "fuse", "validate", "load"):
+        assert set(service.states(EMPTY_DAY, task)) == {"skipped"}, task
+    [report] = [each for each in service.instances(EMPTY_DAY) if each["task_id"] == "report"]
+    assert "no shards" in log_of(service, report)
+
+
+def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, sample: SampleReport) -> None:
+    good = [shard_on(service, sample, side, BAD_DAY, f"good-{side}.parquet") for side in FOLDER.values()]
+    bad = good[0].with_name("broken.parquet")
+    bad.write_bytes(good[0].read_bytes()[:-500])
+    os.utime(bad, (good[0].stat().st_mtime,) * 2)
+
+    assert service.backfill(BAD_DAY, BAD_DAY) == {str(BAD_DAY): "failed"}
+
+    pulls = [each for each in service.instances(BAD_DAY) if each["task_id"] == "pull"]
+    assert {each["rendered_map_index"]: (each["state"], each["try_number"]) for each in pulls} == {
+        "laion_2b/broken.parquet": ("failed", 1),
+        "laion_2b/good-laion-2b.parquet": ("success", 1),
+        "laion_coco/good-laion-coco.parquet": ("success", 1),
+    }
+    for task in ("pair", "plan"):
+        assert set(service.states(BAD_DAY, task)) == {"success"}, task
+    [shard] = service.query("select path, error from shards where state = 'failed'")
+    assert shard["path"] == "broken.parquet"
+    [report] = [each for each in service.instances(BAD_DAY) if each["task_id"] == "report"]
+    assert shard["error"] in log_of(service, report)
+
+
+def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_cleared(
+    service: Service, tmp_path: Path
+) -> None:
+    write_sample_data(tmp_path, rows_per_day=100, days=1, first_day=LONG_DAY, seed=1)
+    for side in FOLDER.values():
+        for file in (tmp_path / side).iterdir():
+            shutil.copy2(file, service.sources / side / f"long-{file.name}")
+    # Sixteen beams: two units that take a while.
+    service.start_backfill(LONG_DAY, LONG_DAY, conf={"num_beams": 16})
+    unit = wait_until("a unit is being fused", lambda: unit_in_progress(service), 200)
+    chunks = service.staging / layout.chunks_folder(unit["unit_id"])
+    wait_until("two chunks are finished", lambda: len(finished(chunks)) >= 2, 120, pause=0.1)
+    [instance] = [
+        each for each in service.instances(LONG_DAY) if each["task_id"] == "fuse" and each["state"] == "running"
+    ]
+    path = f"/dags/capsfusion/dagRuns/{instance['dag_run_id']}/taskInstances/fuse/{instance['map_index']}"
+    mine = [process for process in service.ranks() if unit["unit_id"] in " ".join(process.cmdline())]
+    assert len(mine) >= 2, "torchrun and its rank"
+
+    service.api.request("PATCH", path, {"new_state": "failed"})
+    marked = time.monotonic()
+    wait_until("the ranks end", lambda: not any(process.is_running() for process in mine), 10, pause=0.1)
+    print(f"the ranks ended {time.monotonic() - marked:.1f} s after the task was marked failed")
+    before = finished(chunks)
+
+    service.api.request(
+        "POST",
+        "/dags/capsfusion/clearTaskInstances",
+        {
+            "dag_run_id": instance["dag_run_id"],
+            "task_ids": [["fuse", instance["map_index"]]],
+            "include_downstream": True,
+            "only_failed": False,
+            "dry_run": False,
+        },
+    )
+    [run] = service.wait_for_runs(LONG_DAY, LONG_DAY)
+    assert run["state"] == "success"
+    after = finished(chunks)
+    assert before.items() <= after.items(), "chunks of the first try are kept as they were"
+    assert len(after) > len(before)
+    tries = {row["unit_id"]: row["tries"] for row in service.query(UNITS) if row["unit_id"] in planned(service)}
+    assert tries.pop(unit["unit_id"]) == 2
+    assert set(tries.values()) == {1}, "the other unit was not touched"
+    assert service.states(LONG_DAY, "load") == ["success", "success"]
+
+
+@pytest.mark.parametrize("conf", [{"num_beams": 17}, {"limit": 0}, {"existing": "drop"}])
+def test_a_backfill_with_bad_params_is_refused(service: Service, conf: dict[str, Any]) -> None:
+    with pytest.raises(AirflowApiError) as refused:
+        service.start_backfill(FIRST, LAST, conf=conf)
+    assert refused.value.status == 422
+
+
+# ---- what the tests ask ----
+
+
+def shard_on(service: Service, sample: SampleReport, side: str, day: date, name: str) -> Path:
+    """A copy of one of the sample's shards that arrives on ``day``."""
+    source = next(service.sources / path for path in sorted(sample.files) if path.startswith(f"{side}/"))
+    target = service.sources / side / name
+    shutil.copy(source, target)
+    arrives = (datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(hours=6)).timestamp()
+    os.utime(target, (arrives, arrives))
+    return target
+
+
+def unit_in_progress(service: Service) -> dict[str, Any] | None:
+    fusing = service.query("select unit_id from work_units where state = 'fusing'")
+    return fusing[0] if fusing else None
+
+
+def planned(service: Service) -> set[str]:
+    """The units of the long day."""
+    units = service.query(f"select unit_id from work_units where interval_start = '{LONG_DAY}T00:00:00Z'")
+    return {row["unit_id"] for row in units}
+
+
+def finished(chunks: Path) -> dict[str, int]:
+    """Chunk files, with their inode: a file that was made again has another."""
+    files: Iterator[Path] = chunks.rglob("[!.]*.parquet") if chunks.exists() else iter(())
+    return {str(file.relative_to(chunks)): file.stat().st_ino for file in files}
+
+
+def log_of(service: Service, instance: dict[str, Any]) -> str:
+    path = f"/dags/capsfusion/dagRuns/{instance['dag_run_id']}/taskInstances/{instance['task_id']}"
+    answer = service.api.request("GET", f"{path}/logs/{instance['try_number']}", map_index=instance["map_index"])
+    return "\n".join(str(line.get("event", line)) for line in answer["content"])

@@ -1,0 +1,134 @@
+"""The DAG as Airflow reads it, without a running Airflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# In a process of its own, as Airflow's parser is: what it imports is one of the questions.
+READ_DAG = """
+import copy, json, sys
+from airflow.dag_processing.dagbag import DagBag
+
+bag = DagBag(sys.argv[1])
+dag = bag.dags.get("capsfusion")
+
+def accepts(conf):
+    try:
+        params = copy.deepcopy(dag.params)
+        params.update(conf)
+        params.validate()
+    except ValueError:
+        return False
+    return True
+
+facts = {"errors": {str(file): error for file, error in bag.import_errors.items()}}
+if dag is not None:
+    facts |= {
+        "modules": sorted(sys.modules),
+        "doc": dag.doc_md,
+        "catchup": dag.catchup,
+        "owner": dag.owner,
+        "tags": sorted(dag.tags),
+        "timetable": type(dag.timetable).__name__,
+        "params": {name: dag.params.get_param(name).description for name in dag.params},
+        "accepts": [accepts(conf) for conf in json.loads(sys.argv[2])],
+        "tasks": {
+            task.task_id: {
+                "upstream": sorted(task.upstream_task_ids),
+                "mapped": task.is_mapped or task.get_closest_mapped_task_group() is not None,
+                "pool": task.pool,
+                "queue": task.queue,
+                "retries": task.retries,
+                "has_timeout": task.execution_timeout is not None,
+            }
+            for task in dag.tasks
+        },
+    }
+print(json.dumps(facts))
+"""
+
+GOOD = [
+    {},
+    {"model": "BAAI/CapsFus-LLaMA", "num_beams": 16, "limit": 1, "existing": "replace"},
+    {"model": None, "num_beams": None, "limit": None},
+]
+BAD = [{"num_beams": 0}, {"num_beams": 17}, {"num_beams": "3"}, {"limit": 0}, {"existing": "drop"}, {"model": ""}]
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "CAPSFUSION_"))}
+    environment = {
+        **inherited,
+        "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+    }
+    command = [sys.executable, "-c", READ_DAG, str(REPOSITORY / "dags"), json.dumps(GOOD + BAD)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert found["errors"] == {}
+    return found
+
+
+def test_the_tasks_are_wired_in_the_order_the_data_flows(facts: dict[str, Any]) -> None:
+    upstream = {name: task["upstream"] for name, task in facts["tasks"].items()}
+    assert upstream == {
+        "discover": [],
+        "pull": ["discover"],
+        "pair": ["pull"],
+        "plan": ["pair"],
+        "fuse": ["plan"],
+        "validate": ["fuse", "plan"],
+        "load": ["plan", "validate"],
+        "report": ["load"],
+    }
+    assert [name for name, task in facts["tasks"].items() if task["mapped"]] == [
+        "pull",
+        "pair",
+        "fuse",
+        "validate",
+        "load",
+    ]
+
+
+def test_only_fuse_waits_for_a_gpu(facts: dict[str, Any]) -> None:
+    assert {name for name, task in facts["tasks"].items() if task["pool"] == "gpu"} == {"fuse"}
+    assert {name for name, task in facts["tasks"].items() if task["queue"] == "gpu"} == {"fuse"}
+
+
+def test_every_task_has_a_time_limit_and_is_tried_again(facts: dict[str, Any]) -> None:
+    assert all(task["has_timeout"] and task["retries"] >= 1 for task in facts["tasks"].values())
+
+
+def test_a_run_has_a_day_long_interval_and_old_days_do_not_start_by_themselves(facts: dict[str, Any]) -> None:
+    # A plain cron string would give an interval that ends where it starts.
+    assert facts["timetable"] == "CronDataIntervalTimetable"
+    assert facts["catchup"] is False
+
+
+def test_no_torch_in_airflow(facts: dict[str, Any]) -> None:
+    assert not {"torch", "transformers"} & set(facts["modules"])
+
+
+def test_the_dag_is_documented(facts: dict[str, Any]) -> None:
+    assert facts["owner"] == "capsfusion"
+    assert facts["tags"] == ["capsfusion"]
+    assert all(f"`{task}`" in facts["doc"] for task in facts["tasks"])
+    assert all(f"`{param}" in facts["doc"] for param in facts["params"])
+    assert all(facts["params"].values())
+
+
+def test_params_are_checked(facts: dict[str, Any]) -> None:
+    assert facts["accepts"] == [True] * len(GOOD) + [False] * len(BAD)
