@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"  # nobody else's business: the password is a simple one
 USER = "admin"
 PARALLELISM = 4  # task processes: each is a Python with pyarrow, and waits most of its time where the GPU is one
-START_SECONDS = 300
+START_SECONDS = 600
 STOP_SECONDS = 15
 
 Say = Callable[[str], None]

@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.terminal import cell
 from capsfusion_tasks.warehouse import ledger, queries
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.queries import RunSummary
@@ -51,7 +51,7 @@ def read_results(settings: Settings, days: list[date]) -> Results:
 def show_captions(results: Results, console: Console) -> None:
     table = Table("raw", "synthetic", "fused", show_lines=True)
     for row in results.captions:
-        table.add_row(*(_cell(row[column]) for column in ("laion_2b", "laion_coco", "capsfusion")))
+        table.add_row(*(cell(_short(row[column])) for column in ("laion_2b", "laion_coco", "capsfusion")))
     console.print(table, soft_wrap=False)
 
 
@@ -66,10 +66,8 @@ def show_counts(before: Results, after: Results, announced: int, seconds: float,
         console.print("nothing was fused twice: an earlier demo had done these days, and no row has changed")
 
 
-def _cell(caption: str) -> Text:
-    """A caption for a terminal: at most so long, and nothing in it may steer the terminal."""
-    short = caption if len(caption) <= CAPTION_WIDTH else caption[: CAPTION_WIDTH - 1] + "…"
-    return Text("".join(character if character.isprintable() else " " for character in short))
+def _short(caption: str) -> str:
+    return caption if len(caption) <= CAPTION_WIDTH else caption[: CAPTION_WIDTH - 1] + "…"
 
 
 def show_next_steps(settings: Settings, console: Console) -> None:

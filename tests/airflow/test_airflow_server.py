@@ -1,0 +1,136 @@
+"""What surrounds a local Airflow: ports that are taken, a second user of the folder, what a killed one left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from capsfusion_tasks.demo import airflow_server
+from capsfusion_tasks.demo.airflow_api import AirflowApi
+from capsfusion_tasks.demo.airflow_server import LocalAirflow, local_airflow
+from capsfusion_tasks.demo.progress import Day, progress
+from capsfusion_tasks.errors import InputError, NotReadyError
+
+NO_DATABASE = "postgresql+psycopg2://nobody@/nothing?host=/nowhere"
+
+# Stands for what `airflow standalone` leaves when it is killed: a child in its session that goes on without it.
+LEAVES_A_CHILD = """
+import subprocess, sys
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "airflow scheduler"]).pid, flush=True)
+"""
+
+
+@pytest.fixture
+def left_over(tmp_path: Path) -> Iterator[psutil.Process]:
+    folder = tmp_path / "airflow"
+    folder.mkdir()
+    dead = subprocess.Popen([sys.executable, "-c", LEAVES_A_CHILD], stdout=subprocess.PIPE, start_new_session=True)
+    assert dead.stdout is not None
+    child = psutil.Process(int(dead.stdout.readline()))
+    dead.wait()
+    dead.stdout.close()
+    (folder / "standalone.pid").write_text(str(dead.pid))
+    yield child
+    if child.is_running():
+        child.kill()
+
+
+def start(home: Path, say: airflow_server.Say = print) -> None:
+    with local_airflow(home, NO_DATABASE, {}, say=say):
+        pass
+
+
+def test_what_a_killed_airflow_left_running_is_ended_first(
+    tmp_path: Path, left_over: psutil.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(airflow_server, "STOP_SECONDS", 1)
+    said: list[str] = []
+    with pytest.raises(NotReadyError, match=r"Airflow has ended.*standalone\.log"):  # it has no database to use
+        start(tmp_path, said.append)
+    assert not left_over.is_running()
+    assert said[0] == "ending the Airflow that an earlier run left behind: 1 processes"
+
+
+def test_a_process_that_took_over_the_number_is_let_alone(tmp_path: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    try:
+        (tmp_path / "standalone.pid").write_text(str(other.pid))
+        airflow_server._end_left_over(tmp_path, print)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_second_airflow_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "airflow"
+    folder.mkdir()
+    refused = pytest.raises(InputError, match="another `make demo` or `make up` is using")
+    with airflow_server._sole_user(folder), refused:
+        start(tmp_path)
+
+
+def test_a_port_that_is_in_use_is_seen_and_another_is_found() -> None:
+    with socket.socket() as taken:
+        taken.bind((airflow_server.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert not airflow_server._is_free(port)
+        others = airflow_server._free_ports(3)
+        assert len({port, *others}) == 4
+        assert all(airflow_server._is_free(other) for other in others)
+
+
+def test_only_the_owner_can_read_the_password(tmp_path: Path) -> None:
+    password = airflow_server._password(tmp_path)
+    [file] = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o077 == 0
+    assert airflow_server._password(tmp_path) == password, "it stays"
+
+
+def test_an_airflow_that_does_not_answer_is_not_ready(tmp_path: Path) -> None:
+    with pytest.raises(NotReadyError, match="no answer from Airflow at"):
+        AirflowApi(f"http://{airflow_server.HOST}:{airflow_server._free_ports(1)[0]}", "admin", "x").health()
+    ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    ended.wait()
+    with pytest.raises(NotReadyError, match="exit code 3"):
+        LocalAirflow(AirflowApi("", "", ""), "", tmp_path, ended).check()
+
+
+def test_progress_in_a_log_is_one_line_per_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    pulling = Day("2026-11-10", "running", {"discover": ["success"], "pull": ["success", "running", None]})
+    ended = Day("2026-11-10", "success", {"report": ["success"]})
+    with progress(console) as face:
+        for day in (pulling, pulling, ended):
+            face.show([day])
+    console.file.close()
+    lines = console.export_text().splitlines()
+    assert [line.split(" s  ")[1] for line in lines] == ["2026-11-10 pull 1/3", "2026-11-10 success"]
+
+
+@pytest.mark.parametrize(
+    ("states", "shown"),
+    [
+        ([], "·"),
+        ([None], "·"),
+        (["success", "running"], "1/2"),
+        (["success", "failed", "upstream_failed"], "1/3 failed"),
+        (["skipped"], "–"),
+        (["removed", "removed"], "–"),
+        (["success", "removed"], "1/1"),
+    ],
+)
+def test_a_task_is_shown_by_what_its_instances_do(states: list[str | None], shown: str) -> None:
+    assert str(Day("2026-11-10", "running", {"pull": states}).cell("pull")) == shown
