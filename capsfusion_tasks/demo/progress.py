@@ -43,14 +43,14 @@ class Day:
         return Text(f"{done}/{total}", style="green" if done == total else "yellow")
 
     def current(self) -> str:
-        """The task that the run has come to, in words."""
+        """The first task that is not through, in words."""
         if self.state in ("success", "failed", "queued"):
             return self.state
         for task in TASKS:
             cell = self.cell(task)
-            if cell.style == "yellow":
+            if cell.style in ("yellow", "red") or str(cell) == "·":
                 return f"{task} {cell}"
-        return "running"
+        return self.state
 
 
 class Progress(Protocol):

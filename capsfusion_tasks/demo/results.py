@@ -49,6 +49,8 @@ def read_results(settings: Settings, days: list[date]) -> Results:
 
 
 def show_captions(results: Results, console: Console) -> None:
+    if not results.captions:
+        return
     table = Table("raw", "synthetic", "fused", show_lines=True)
     for row in results.captions:
         table.add_row(*(cell(_short(row[column])) for column in ("laion_2b", "laion_coco", "capsfusion")))
