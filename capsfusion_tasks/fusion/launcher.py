@@ -18,8 +18,8 @@ from capsfusion_tasks.settings import Settings
 
 INPUT_ERROR_MARK = "capsfusion input error: "
 _LAST_LINES = 30
-# OpenMP's threads wait for each other by spinning. On a CPU that does anything else besides, they then spin while the one
-# they wait for is not running: measured on 2 busy cores, a rank is three times as fast with threads that sleep.
+# OpenMP's threads spin while they wait for each other, also for one that is not running because the CPU has other work:
+# on 2 busy cores a rank was measured three times as fast with threads that sleep, on idle ones somewhat slower.
 _DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 

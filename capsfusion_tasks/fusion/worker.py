@@ -14,6 +14,7 @@ import time
 
 import torch
 from torch.distributed.distributed_c10d import Store
+from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.rendezvous import rendezvous
 
 from capsfusion_tasks.errors import InputError
@@ -140,6 +141,7 @@ def _fused(completion: Completion, text: str, prompt_length: int) -> dict[str, o
     }
 
 
+@record  # so that torchrun's report of a failure has the rank's own traceback
 def main() -> int:
     die_with_parent()
     parser = argparse.ArgumentParser(description=__doc__)

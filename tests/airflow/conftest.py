@@ -130,7 +130,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             # One row at a time: a row's numbers must not depend on which rows it happens to be padded with.
             "CAPSFUSION_BATCH_SIZE": "1",
             "CAPSFUSION_CHUNK_ROWS": "4",
-            "CAPSFUSION_UNIT_TOKENS": "10000",
+            "CAPSFUSION_UNIT_TOKENS": "6000",
         }
         database = server.url("airflow", driver="psycopg2").render_as_string(hide_password=False)
         with local_airflow(folder, database, environment, say=print) as airflow:

@@ -35,7 +35,7 @@ UNITS = "select unit_id, state, rows_in, accepted, rejected, tries from work_uni
 
 @pytest.fixture(scope="module")
 def sample(service: Service) -> SampleReport:
-    return write_sample_data(service.sources, rows_per_day=30)
+    return write_sample_data(service.sources, rows_per_day=16)
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +111,12 @@ def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, sam
 def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_cleared(
     service: Service, tmp_path: Path
 ) -> None:
-    write_sample_data(tmp_path, rows_per_day=100, days=1, first_day=LONG_DAY, seed=1)
+    write_sample_data(tmp_path, rows_per_day=60, days=1, first_day=LONG_DAY, seed=1)
     for side in FOLDER.values():
         for file in (tmp_path / side).iterdir():
             shutil.copy2(file, service.sources / side / f"long-{file.name}")
-    # Sixteen beams: two units that take a while.
-    service.start_backfill(LONG_DAY, LONG_DAY, conf={"num_beams": 16})
+    # Four beams: two units that take a while.
+    service.start_backfill(LONG_DAY, LONG_DAY, conf={"num_beams": 4})
     unit = wait_until("a unit is being fused", lambda: unit_in_progress(service), 200)
     chunks = service.staging / layout.chunks_folder(unit["unit_id"])
     wait_until("two chunks are finished", lambda: len(finished(chunks)) >= 2, 120, pause=0.1)
