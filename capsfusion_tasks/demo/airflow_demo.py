@@ -24,6 +24,7 @@ from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import embedded_postgres
 
 WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases of the embedded server
+ROWS_PER_DAY = 100  # three days of which two CPU cores fuse in under three minutes, start-up counted in
 POLL_SECONDS = 1.0
 SILENCE_SECONDS = 120  # a busy machine may leave Airflow's server without an answer for a while
 
@@ -34,7 +35,7 @@ def run_demo(settings: Settings) -> int:
     started = time.monotonic()
     with _ended_by_signals():
         try:
-            sample = write_sample_data(settings.home / "sample")
+            sample = write_sample_data(settings.home / "sample", rows_per_day=ROWS_PER_DAY)
             days = [each.day for each in sample.days]
             console.print(
                 f"sample shards that arrived from {days[0]} to {days[-1]}: {settings.home / 'sample'}", markup=False
@@ -66,7 +67,7 @@ def up(settings: Settings, port: int) -> int:
     """Airflow with its UI on ``port``, until Ctrl-C; the days go by, and runs start on their own. The exit code."""
     console = Console(highlight=False, soft_wrap=True)
     if not (settings.laion2b and settings.laion_coco):
-        write_sample_data(settings.home / "sample")
+        write_sample_data(settings.home / "sample", rows_per_day=ROWS_PER_DAY)
         settings = settings.model_copy(update=_sample_sources(settings.home))
     with _ended_by_signals():
         try:

@@ -22,13 +22,14 @@ pytestmark = pytest.mark.timeout(900)
 FIRST, LAST = date(2026, 11, 10), date(2026, 11, 12)
 EMPTY_DAY, BAD_DAY, LONG_DAY = date(2026, 11, 13), date(2026, 11, 14), date(2026, 11, 15)
 
+CAPTION_COLUMNS = (
+    *("pair_id", "fusion_id", "image_url", "laion_2b", "laion_coco", "capsfusion", "reasons", "laion_hash"),
+    *("similarity", "punsafe", "pwatermark", "prompt_tokens", "caption_tokens"),
+)
 CAPTIONS = """
-    select pair_id::text, fusion_id, image_url, laion_2b, laion_coco, capsfusion, '{}'::text[] as reasons,
-        laion_hash, similarity, punsafe, pwatermark, prompt_tokens, caption_tokens from fused_captions
+    select *, pair_id::text, '{}'::text[] as reasons from fused_captions
     union all
-    select pair_id::text, fusion_id, image_url, laion_2b, laion_coco, capsfusion, reasons,
-        laion_hash, similarity, punsafe, pwatermark, prompt_tokens, caption_tokens from rejected_captions
-    order by 1, 2
+    select *, pair_id::text from rejected_captions
 """
 UNITS = "select unit_id, state, rows_in, accepted, rejected, tries from work_units order by unit_id"
 
@@ -75,7 +76,7 @@ def test_days_in_reverse_and_in_parallel_give_the_same_table(service: Service, i
     service.new_warehouse(keep="in_order")
     states = service.backfill(FIRST, LAST, backwards=True, max_active_runs=3)
     assert set(states.values()) == {"success"}
-    assert service.query(CAPTIONS) == in_order
+    assert differences(in_order, service.query(CAPTIONS)) == []
 
 
 def test_a_day_without_shards_succeeds_and_says_so(service: Service, sample: SampleReport) -> None:
@@ -163,6 +164,18 @@ def test_a_backfill_with_bad_params_is_refused(service: Service, conf: dict[str,
 
 
 # ---- what the tests ask ----
+
+
+def differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[tuple[str, str, Any, Any]]:
+    """(pair_id, column, before, after) wherever the two tables differ."""
+    old, new = ({row["pair_id"]: row for row in rows} for rows in (before, after))
+    nothing: dict[str, Any] = {}
+    return [
+        (pair_id, column, old.get(pair_id, nothing).get(column), new.get(pair_id, nothing).get(column))
+        for pair_id in sorted(old.keys() | new.keys())
+        for column in CAPTION_COLUMNS
+        if old.get(pair_id, nothing).get(column) != new.get(pair_id, nothing).get(column)
+    ]
 
 
 def shard_on(service: Service, sample: SampleReport, side: str, day: date, name: str) -> Path:
