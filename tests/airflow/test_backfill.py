@@ -22,14 +22,16 @@ pytestmark = pytest.mark.timeout(900)
 FIRST, LAST = date(2026, 11, 10), date(2026, 11, 12)
 EMPTY_DAY, BAD_DAY, LONG_DAY = date(2026, 11, 13), date(2026, 11, 14), date(2026, 11, 15)
 
-CAPTION_COLUMNS = (
-    *("pair_id", "fusion_id", "image_url", "laion_2b", "laion_coco", "capsfusion", "reasons", "laion_hash"),
-    *("similarity", "punsafe", "pwatermark", "prompt_tokens", "caption_tokens"),
+# What a caption is, and not where it came from: of a pair that is there twice, either copy may be found first.
+COLUMNS = (
+    *("fusion_id", "image_url", "laion_2b", "laion_coco", "capsfusion", "laion_hash", "similarity", "punsafe"),
+    *("pwatermark", "prompt_tokens", "caption_tokens"),
 )
-CAPTIONS = """
-    select *, pair_id::text, '{}'::text[] as reasons from fused_captions
+CAPTIONS = f"""
+    select pair_id::text, '{{}}'::text[] as reasons, {", ".join(COLUMNS)} from fused_captions
     union all
-    select *, pair_id::text from rejected_captions
+    select pair_id::text, reasons, {", ".join(COLUMNS)} from rejected_captions
+    order by 1
 """
 UNITS = "select unit_id, state, rows_in, accepted, rejected, tries from work_units order by unit_id"
 
@@ -173,7 +175,7 @@ def differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> li
     return [
         (pair_id, column, old.get(pair_id, nothing).get(column), new.get(pair_id, nothing).get(column))
         for pair_id in sorted(old.keys() | new.keys())
-        for column in CAPTION_COLUMNS
+        for column in ("reasons", *COLUMNS)
         if old.get(pair_id, nothing).get(column) != new.get(pair_id, nothing).get(column)
     ]
 
