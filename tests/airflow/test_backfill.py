@@ -154,8 +154,8 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
     assert len(after) > len(before)
     tries = {row["unit_id"]: row["tries"] for row in service.query(UNITS) if row["unit_id"] in planned(service)}
     assert tries.pop(unit["unit_id"]) == 2
-    assert set(tries.values()) == {1}, "the other unit was not touched"
-    assert service.states(LONG_DAY, "load") == ["success", "success"]
+    assert set(tries.values()) == {1}, "the other units were not touched"
+    assert set(service.states(LONG_DAY, "load")) == {"success"}
 
 
 @pytest.mark.parametrize("conf", [{"num_beams": 17}, {"limit": 0}, {"existing": "drop"}])
