@@ -149,8 +149,10 @@ def _backfill(airflow: LocalAirflow, days: list[date], console: Console) -> list
     api = airflow.api
     if api.close_backfills():
         console.print("an earlier demo was broken off: going on with its backfill")
-        _watch(airflow, days, console)
+        runs = _watch(airflow, days, console)
         api.close_backfills()
+        if [run.day for run in runs if run.state == "success"] == [str(day) for day in days]:
+            return runs
     first, last = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in (days[0], days[-1]))
     api.backfill(first, last, reprocess="completed", max_active_runs=len(days))
     console.print(f"Airflow backfills {first:%Y-%m-%d} to {last:%Y-%m-%d}")

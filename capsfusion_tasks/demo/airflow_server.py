@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ HOST = "127.0.0.1"  # nobody else's business: the password is a simple one
 USER = "admin"
 PARALLELISM = 4  # task processes: each is a Python with pyarrow, and waits most of its time where the GPU is one
 START_SECONDS = 600
-STOP_SECONDS = 15
+STOP_SECONDS = 10
 
 Say = Callable[[str], None]
 
@@ -229,15 +229,21 @@ def _end(session: int) -> None:
 
 
 def _members(session: int) -> list[psutil.Process]:
-    """Processes of the session and their descendants. A session outlives its leader, and keeps its number."""
-    found: dict[int, psutil.Process] = {}
+    """Living processes of the session and their descendants. A session outlives its leader, and keeps its number."""
+    found: set[psutil.Process] = set()
     for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                found |= {each.pid: each for each in (process, *process.children(recursive=True))}
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            continue
-    return list(found.values())
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(process.pid) == session:
+                found |= {process, *process.children(recursive=True)}
+    return [process for process in found if _command(process)]
+
+
+def _command(process: psutil.Process) -> str:
+    """The command line; empty for a process that has ended, even if nobody has taken note."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # a zombie is one, too
+        return ""
 
 
 def _end_left_over(folder: Path, say: Say) -> None:
@@ -246,9 +252,9 @@ def _end_left_over(folder: Path, say: Say) -> None:
         session = int((folder / "standalone.pid").read_text())
     except (FileNotFoundError, ValueError):
         return
-    members = [process for process in _members(session) if "airflow" in " ".join(process.cmdline())]
-    if members:
-        say(f"ending the Airflow that an earlier run left behind: {len(members)} processes")
+    members = _members(session)
+    if any("airflow" in _command(process) for process in members):
+        say(f"ending the Airflow that an earlier run left behind ({len(members)} processes)")
         _end(session)
 
 

@@ -91,6 +91,9 @@ def _as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
     """The column in the type we want: releases drift between int and float, string, large_string and dictionary."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if pa.types.is_floating(wanted):
+        # Six decimals: the same score is 0.46 in one release's float64 and 0.46000000834 in another's float32.
+        return pc.round(column.cast(wanted), 6)
     if not pa.types.is_string(wanted):
         return column.cast(wanted)
     try:

@@ -57,7 +57,7 @@ def test_what_a_killed_airflow_left_running_is_ended_first(
     with pytest.raises(NotReadyError, match=r"Airflow has ended.*standalone\.log"):  # it has no database to use
         start(tmp_path, said.append)
     assert not left_over.is_running()
-    assert said[0] == "ending the Airflow that an earlier run left behind: 1 processes"
+    assert said[0] == "ending the Airflow that an earlier run left behind (1 processes)"
 
 
 def test_a_process_that_took_over_the_number_is_let_alone(tmp_path: Path) -> None:

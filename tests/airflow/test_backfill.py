@@ -118,7 +118,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
     for side in FOLDER.values():
         for file in (tmp_path / side).iterdir():
             shutil.copy2(file, service.sources / side / f"long-{file.name}")
-    # Four beams: two units that take a while.
+    # Four beams: units that take a while.
     service.start_backfill(LONG_DAY, LONG_DAY, conf={"num_beams": 4})
     unit = wait_until("a unit is being fused", lambda: unit_in_progress(service), 200)
     chunks = service.staging / layout.chunks_folder(unit["unit_id"])

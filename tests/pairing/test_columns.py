@@ -67,6 +67,14 @@ def test_each_dropped_row_counts_under_the_first_reason_that_applies() -> None:
     assert counts == Counts(8, {"null_url": 2, "null_caption": 1, "unsafe": 2, "watermarked": 1})
 
 
+def test_a_score_is_the_same_whatever_float_a_release_stores_it_in() -> None:
+    scores = [
+        canonical(pa.table({"URL": ["a"], "TEXT": ["x"], "pwatermark": pa.array([0.46], kind)}))[0][0]["pwatermark"]
+        for kind in (pa.float32(), pa.float64())
+    ]
+    assert scores == [0.46, 0.46]
+
+
 def test_unknown_safety_scores_are_kept() -> None:
     table = pa.table({"URL": ["a"], "TEXT": ["x"], "punsafe": pa.nulls(1, pa.float64()), "pwatermark": pa.nulls(1)})
     rows, counts = canonical(table)
