@@ -63,7 +63,7 @@ def show_counts(before: Results, after: Results, announced: int, seconds: float,
     if after.reasons:
         console.print("rejected for: " + ", ".join(f"{reason} {count}" for reason, count in after.reasons.items()))
     if total.rows_per_second:
-        console.print(f"{total.rows_per_second:.1f} captions/s per device while fusing; {seconds:.0f} s in all")
+        console.print(f"{total.rows_per_second:.1f} captions/s per rank while fusing; {seconds:.0f} s in all")
     if before.summary.units and before.summary == after.summary:
         console.print("nothing was fused twice: an earlier demo had done these days, and no row has changed")
 
