@@ -18,9 +18,9 @@ from capsfusion_tasks.settings import Settings
 
 INPUT_ERROR_MARK = "capsfusion input error: "
 _LAST_LINES = 30
-# OpenMP's threads spin while they wait for each other, also for one that is not running because the CPU has other work:
-# on 2 busy cores a rank was measured three times as fast with threads that sleep, on idle ones somewhat slower.
-_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
+# OpenMP's threads spin while they wait for each other, by default so long that two jobs on one CPU slow each other down
+# by seven times. This many turns cost a job that is alone nothing measurable, and two at once get half the speed each.
+_DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
 
 
 class FuseJob(BaseModel):
