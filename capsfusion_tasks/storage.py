@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,12 @@ class Storage:
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
         with self.publish(path) as stream:
             pq.write_table(table, stream, compression="zstd")
+
+    def write_tables(self, path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+        """Publish ``tables`` as one Parquet file (zstd), a row group each: they need not be in memory together."""
+        with self.publish(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns, filesystem=self.filesystem, partitioning=None)
