@@ -13,13 +13,14 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from capsfusion_tasks.caption_files import read_caption_file
+from capsfusion_tasks.caption_files import open_caption_file
 from capsfusion_tasks.demo.pairs import make_pair
 from capsfusion_tasks.fusion.engine import Request
 from capsfusion_tasks.fusion.identity import model_folder
@@ -99,8 +100,8 @@ def _pairs(file: Path | None, rows: int) -> list[tuple[str, str]]:
         rng = random.Random(0)
         made = [make_pair(rng, "heldout") for _ in range(rows)]
         return [(pair.raw, pair.synthetic) for pair in made]
-    table = read_caption_file(file, ["laion_2b", "laion_coco"]).captions.slice(0, rows)
-    return list(zip(*(table[name].to_pylist() for name in ("laion_2b", "laion_coco")), strict=True))
+    tables = open_caption_file(file, ["laion_2b", "laion_coco"]).captions(rows)
+    return [(row["laion_2b"], row["laion_coco"]) for table in islice(tables, 1) for row in table.to_pylist()]
 
 
 if __name__ == "__main__":

@@ -101,27 +101,15 @@ def validate(
 
     Example: capsfusion validate fused.jsonl --out verdicts.parquet
     """
-    import pyarrow.parquet as pq
-
-    from capsfusion_tasks.caption_files import read_caption_file
     from capsfusion_tasks.terminal import cell
-    from capsfusion_tasks.validation.validate import validate_table
+    from capsfusion_tasks.validation.files import validate_file
 
-    verdicts = validate_table(
-        read_caption_file(source, ["laion_2b", "laion_coco", column]).captions, caption_column=column
-    )
-    reasons = verdicts["reasons"].to_pylist()
-    captions = verdicts[column].to_pylist()
-    accepted = sum(not row for row in reasons)
-    table = Table(
-        "reason", "rows", "share", "for example", title=f"{source.name}: {accepted} of {len(reasons)} accepted"
-    )
-    for reason in sorted({reason for row in reasons for reason in row}):
-        hits = [i for i, row in enumerate(reasons) if reason in row]
-        table.add_row(reason, str(len(hits)), f"{len(hits) / len(reasons):.2%}", cell(captions[hits[0]]))
+    found = validate_file(source, column, out)
+    title = f"{source.name}: {found.accepted} of {found.rows} accepted"
+    table = Table("reason", "rows", "share", "for example", title=title)
+    for reason, rows in sorted(found.reasons.items()):
+        table.add_row(reason, str(rows), f"{rows / found.rows:.2%}", cell(found.examples[reason]))
     Console().print(table)
-    if out:
-        pq.write_table(verdicts, out)
 
 
 @app.command()

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from capsfusion_tasks.caption_files import check_format, read_caption_file, write_caption_file
+import pyarrow as pa
+
+from capsfusion_tasks.caption_files import check_format, check_target, open_caption_file, write_caption_file
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.chunks import CAPTION_COLUMNS
@@ -17,6 +19,7 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.storage import Storage
 
 OUTPUT_COLUMN = "capsfusion"
+PAIRS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -47,27 +50,25 @@ def fuse_file(
         raise InputError(f"{target} is there already: choose another name, or say --overwrite")
     if not target.absolute().parent.is_dir():
         raise InputError(f"cannot write {target}: there is no folder {target.absolute().parent}")
-    rows = read_caption_file(source, CAPTION_COLUMNS)
-    names = rows.table.column_names if rows.table is not None else [name for row in rows.rows or () for name in row]
-    if OUTPUT_COLUMN in names:
-        raise InputError(
-            f"{source} has a column {OUTPUT_COLUMN} already, which would be overwritten: rename or drop it"
-        )
+    rows = open_caption_file(source, CAPTION_COLUMNS, adds=OUTPUT_COLUMN)
     fusion = identify(settings)
+    check_target(target, rows)
 
     parts = target.absolute().with_name(target.name + ".parts")
     if parts.exists() and not resume:
         shutil.rmtree(parts)
     storage = Storage(str(parts))
-    storage.write_table("pairs.parquet", rows.captions)
+    schema = pa.schema([(name, pa.string()) for name in CAPTION_COLUMNS])
+    storage.write_tables("pairs.parquet", schema, rows.captions(PAIRS_AT_ONCE))
     job = FuseJob.of(settings, staging=str(parts), pairs="pairs.parquet", chunks="chunks", fusion_id=fusion.fusion_id)
     run(torchrun_argv(job, settings.nproc_per_node), on_line=on_line)
 
-    chunks = chunk_files.cut_chunks(rows.captions, job.chunks, fusion.fusion_id, settings.chunk_rows)
+    pairs = storage.read_table("pairs.parquet")
+    chunks = chunk_files.cut_chunks(pairs, job.chunks, fusion.fusion_id, settings.chunk_rows)
     fused = chunk_files.collect(storage, chunks).to_pylist()
     seconds = chunk_files.device_seconds(storage, chunks)
     failed = {row["row"]: row["finish_reason"] for row in fused if row["finish_reason"].startswith("error")}
-    captions = [None if row["row"] in failed else row["capsfusion"] for row in fused]
-    write_caption_file(target, rows, OUTPUT_COLUMN, captions)
+    captions = (None if row["row"] in failed else row["capsfusion"] for row in fused)
+    write_caption_file(target, rows, captions)
     shutil.rmtree(parts)
     return FuseResult(len(fused), [(row, reason.removeprefix("error: ")) for row, reason in failed.items()], seconds)

@@ -108,11 +108,16 @@ def test_parquet_keeps_its_types(tmp_path: Path, settings: Settings) -> None:
         ("in.jsonl", '{"laion_2b": "a"}\n', "row 1 has no laion_coco; it has laion_2b"),
         ("in.jsonl", '{"laion_2b": "a", "laion_coco": "b"}\n{"laion', "line 2 is not valid JSON"),
         ("in.jsonl", '{"laion_2b": 7, "laion_coco": "b"}\n', "row 1: laion_2b must be text, it is 7"),
-        ("in.json", '{"laion_2b": "a", "laion_coco": "b"}', "holds one dict; expected a list of objects"),
+        ("in.json", '{"laion_2b": "a", "laion_coco": "b"}', "holds one object; expected a list of objects"),
         ("in.json", "[1]", "row 1: expected an object, got 1"),
         ("in.csv", "a,b", "must end in one of .json, .jsonl, .parquet"),
         ("in.parquet", "PAR1 and no more", "cannot be read as Parquet"),
-        ("in.jsonl", '{"laion_2b": "a", "laion_coco": "b", "capsfusion": "c"}', "has a column capsfusion already"),
+        ("in.jsonl", '{"laion_2b": "a", "laion_coco": "b", "capsfusion": "c"}', "row 1 has a column capsfusion"),
+        (
+            "in.json",
+            '[{"laion_2b": "a", "laion_coco": "b"}, {"laion_2b": "a", "laion_coco": "b", "capsfusion": "c"}]',
+            "row 2 has a column capsfusion already",
+        ),
     ],
 )
 def test_bad_files_are_refused_with_what_is_wrong(
@@ -122,6 +127,14 @@ def test_bad_files_are_refused_with_what_is_wrong(
     with pytest.raises(InputError, match=message):
         fuse(tmp_path / name, tmp_path / "out.jsonl", settings)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_rows_that_parquet_cannot_hold_are_refused_before_they_are_fused(tmp_path: Path, settings: Settings) -> None:
+    rows = [{"laion_2b": "a", "laion_coco": "b", "id": row} for row in (1, "two")]
+    (tmp_path / "in.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=r"rows 1 to 2: 'id' cannot become a column.*\.jsonl"):
+        fuse(tmp_path / "in.json", tmp_path / "out.parquet", settings)
+    assert os.listdir(tmp_path) == ["in.json"]
 
 
 def test_an_output_that_is_there_is_not_overwritten(pairs_file: Path, tmp_path: Path, settings: Settings) -> None:
