@@ -100,7 +100,11 @@ def _leave(data: Path, users: Any) -> None:
     except BlockingIOError:
         return
     if _is_running(data):
-        _run("pg_ctl", "stop", "-D", ".", "-m", "fast", "-w", "-t", str(START_TIMEOUT), cwd=data)
+        try:
+            _run("pg_ctl", "stop", "-D", ".", "-m", "fast", "-w", "-t", str(START_TIMEOUT), cwd=data)
+        except NotReadyError:
+            if _is_running(data):  # else it was killed at this moment, and pg_ctl misses its good-bye
+                raise
         link = _link_to(data)
         if link.is_symlink() and link.readlink() == data:
             link.unlink()
