@@ -46,7 +46,8 @@ def fuse(
     num_beams: Beams = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest caption.  [default: 80]", min=1)] = None,
     engine: Annotated[
-        Literal["transformers"] | None, typer.Option(help="What generates.  [default: transformers]")
+        Literal["native", "transformers"] | None,
+        typer.Option(help="native: LLaMA models, fast; transformers: the reference.  [default: native]"),
     ] = None,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"] | None,
@@ -56,17 +57,23 @@ def fuse(
         str | None, typer.Option(help="Ranks that torchrun starts. auto: one per GPU, or one.", metavar="auto|N")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Rows that a rank fuses together.  [default: 32]", min=1)
+        int | None,
+        typer.Option(help="Rows that a rank fuses together. Default: what fits in a GPU's memory, 32 on a CPU.", min=1),
     ] = None,
     resume: Annotated[
         bool, typer.Option(help="Take over the chunks in OUT.parts that an earlier try finished.")
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+    stats: Annotated[
+        Path | None, typer.Option(help="Write what it took to this file: rows, tokens, device seconds, as JSON.")
+    ] = None,
 ) -> None:
     """Fuse one file: the paper's script, with every row read, in order, resumable after a crash.
 
     Example: capsfusion fuse pairs.jsonl fused.jsonl --model BAAI/CapsFus-LLaMA
     """
+    import json
+
     from capsfusion_tasks.fusion.files import fuse_file
 
     settings = load_settings(
@@ -79,8 +86,11 @@ def fuse(
         batch_size=batch_size,
     )
     result = fuse_file(source, target, settings, resume=resume, overwrite=overwrite, on_line=_progress_line)
-    rate = f", {result.rows / result.device_seconds:.1f} rows/s per device" if result.device_seconds else ""
-    stderr.print(f"{target}: {result.rows} rows{rate}", highlight=False)
+    figures = result.figures.as_dict()
+    if stats is not None:
+        stats.write_text(json.dumps({**figures, "failed": len(result.failed)}) + "\n")
+    rate = f", {figures['rows_per_second']:.1f} rows/s per device" if figures["rows_per_second"] else ""
+    stderr.print(f"{target}: {figures['rows']} rows{rate}", highlight=False)
     for row, reason in result.failed[:5]:
         stderr.print(f"row {row + 1} has no capsfusion: {reason}", markup=False, style="yellow")
     if len(result.failed) > 5:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from capsfusion_tasks.demo import MODEL
 from capsfusion_tasks.errors import InputError
-
-DEMO_MODEL = Path(__file__).parent / "demo" / "model"
 
 
 class Settings(BaseSettings):
@@ -27,15 +26,19 @@ class Settings(BaseSettings):
     laion2b: str | None = Field(None, description="Where LAION-2B shards arrive.")
     laion_coco: str | None = Field(None, description="Where LAION-COCO shards arrive.")
 
-    model: str = Field(str(DEMO_MODEL), description="Folder or hub id of the model; unset: the bundled demo model.")
-    engine: Literal["transformers"] = "transformers"
+    model: str = Field(str(MODEL), description="Folder or hub id of the model; unset: the bundled demo model.")
+    engine: Literal["native", "transformers"] = Field(
+        "native", description="native: LLaMA models, fast; transformers: any causal model, the reference."
+    )
     num_beams: int = Field(3, ge=1, le=16)
     max_new_tokens: int = Field(80, ge=1, le=1024)
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on a GPU, float32 on a CPU."
     )
     nproc_per_node: Literal["auto"] | int = Field("auto", description="Ranks per node; auto: one per GPU, or one.")
-    batch_size: int = Field(32, ge=1, description="Rows that a rank fuses together.")
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Rows that a rank fuses together; auto: what fits in the GPU's memory, 32 on a CPU."
+    )
     chunk_rows: int = Field(64, ge=1, description="Rows of a chunk: what a crash can cost each rank.")
 
     buckets: int = Field(16, ge=1, le=65536, description="Hash buckets of the staging area; fixed once it has data.")

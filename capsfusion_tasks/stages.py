@@ -13,6 +13,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.fusion.launcher import FuseJob, torchrun_argv
+from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
 from capsfusion_tasks.pairing.buckets import check_bucket_count, split_shard
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.report import report_interval
@@ -132,20 +133,12 @@ def fuse_finished(settings: Settings, unit: Unit) -> dict[str, Any]:
     """The unit's figures, added up from its chunks; raises if one is missing."""
     storage = Storage(settings.staging_uri)
     job = _fuse_job(settings, unit)
-    pairs = storage.read_table(job.pairs, columns=chunk_files.CAPTION_COLUMNS)
+    pairs = storage.read_table(job.pairs, columns=CAPTION_COLUMNS)
     chunks = chunk_files.cut_chunks(pairs, job.chunks, unit.fusion_id, settings.chunk_rows)
-    fused = chunk_files.collect(storage, chunks)
-    seconds = chunk_files.device_seconds(storage, chunks)
-    stats = {
-        "rows": fused.num_rows,
-        "prompt_tokens": sum(fused["prompt_tokens"].to_pylist()),
-        "caption_tokens": sum(fused["caption_tokens"].to_pylist()),
-        "gpu_seconds": round(seconds, 3),
-        "rows_per_second": round(fused.num_rows / seconds, 3) if seconds else None,
-    }
+    figures = chunk_files.figures(storage, chunks).as_dict()
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
-        ledger.unit_fused(connection, unit.unit_id, stats)
-    return stats
+        ledger.unit_fused(connection, unit.unit_id, figures)
+    return figures
 
 
 def fuse_failed(settings: Settings, unit: Unit, error: str) -> None:
@@ -181,6 +174,7 @@ def _fuse_job(settings: Settings, unit: Unit) -> FuseJob:
         settings,
         staging=settings.staging_uri,
         pairs=layout.unit_pairs(unit.unit_id),
+        piece_rows=None,
         chunks=layout.chunks_folder(unit.unit_id),
         fusion_id=unit.fusion_id,
     )

@@ -17,8 +17,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from sqlalchemy import create_engine, text
 
+from capsfusion_tasks.demo import MODEL
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
-from capsfusion_tasks.settings import DEMO_MODEL
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.migrate import upgrade
 from tests.checkpoint import write_checkpoint
@@ -59,7 +59,7 @@ def llama_tokenizer() -> LlamaTokenizer:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random LLaMA of a few thousand parameters with the demo model's tokenizer: nonsense, quickly."""
-    tokenizer_model = DEMO_MODEL / "tokenizer.model"
+    tokenizer_model = MODEL / "tokenizer.model"
     vocab_size = LlamaTokenizer(tokenizer_model).vocab_size
     return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny", tokenizer_model, vocab_size=vocab_size)
 

@@ -38,6 +38,24 @@ def test_an_unknown_option_is_exit_code_2() -> None:
     assert capsfusion("fuse", "a.json", "b.json", "--no-such-option").returncode == 2
 
 
+def test_fuse_tells_what_it_took(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"laion_2b": f"Vlylun {n}", "laion_coco": "A street."} for n in range(5)] + [
+        {"laion_2b": "", "laion_coco": ""}
+    ]
+    (tmp_path / "in.json").write_text(json.dumps(rows))
+    done = capsfusion(
+        *("fuse", tmp_path / "in.json", tmp_path / "out.parquet", "--model", str(tiny_model)),
+        *("--max-new-tokens", "4", "--stats", tmp_path / "stats.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    stats = json.loads((tmp_path / "stats.json").read_text())
+    assert (stats["rows"], stats["failed"]) == (6, 1)
+    assert 5 <= stats["caption_tokens"] <= 20
+    assert stats["rows_per_second"] == pytest.approx(6 / stats["gpu_seconds"], rel=0.2)  # both are rounded
+    assert 0 < stats["occupancy"] <= 1
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 6
+
+
 def test_sql_prints_what_each_format_promises(warehouse_url: str) -> None:
     sql = "select * from (values (1, 'a, b'), (2, null)) as t(n, s)"
 

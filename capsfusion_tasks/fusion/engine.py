@@ -1,9 +1,10 @@
-"""What an engine is: prompts in, finished captions out. And what to do when one cannot digest a batch."""
+"""What an engine is: prompts in, finished captions out. And what to do when one cannot digest a row."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,52 +15,136 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """A row to fuse: its number and its prompt's token ids (BOS first)."""
+    """A row to fuse: its number, its prompt's token ids (BOS first), and a limit of its own below the engine's."""
 
     row: int
     prompt: list[int]
+    max_new_tokens: int | None = None
+
+    def limit(self, of_engine: int) -> int:
+        """How many tokens the row may get."""
+        return of_engine if self.max_new_tokens is None else min(self.max_new_tokens, of_engine)
 
 
 @dataclass(frozen=True)
 class Completion:
     """A row's generated token ids, EOS counted in ``caption_tokens`` but not among ``token_ids``.
 
-    ``finish_reason`` is "stop" (EOS came), "length" (max_new_tokens came first) or "error: …" (no caption).
+    ``finish_reason`` is "stop" (EOS came), "length" (max_new_tokens came first) or "error: …" (no caption). ``score``
+    is the mean log-probability of a token, where the engine knows it.
     """
 
     row: int
     token_ids: list[int]
     finish_reason: str
     caption_tokens: int
+    score: float | None = None
+
+
+@dataclass
+class Occupancy:
+    """How full the engine's batches were: rows that still needed a token, of all that took part, over all steps."""
+
+    busy: int = 0
+    slots: int = 0
+
+    def count(self, busy: int, slots: int) -> None:
+        self.busy += busy
+        self.slots += slots
+
+
+class Requests(Protocol):
+    """Rows to fuse, which may still be on their way."""
+
+    def take(self, most: int, *, wait: bool) -> list[Request]:
+        """At most ``most`` requests that are ready now. With ``wait`` none at all means that there are no more."""
+        ...
+
+
+class Listed:
+    """Requests that are all there."""
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self._left = deque(requests)
+
+    def take(self, most: int, *, wait: bool = True) -> list[Request]:  # noqa: ARG002
+        return [self._left.popleft() for _ in range(min(most, len(self._left)))]
 
 
 class Engine(Protocol):
-    """Generates captions. ``generate`` may give them in any order, each row once."""
+    """Generates captions: each request's, in any order. Takes requests as there is room for them."""
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]: ...
+    occupancy: Occupancy
+
+    def generate(self, requests: Requests) -> Iterator[Completion]: ...
+
+    def shrink(self) -> bool:
+        """Take fewer rows at once from now on. False where it is down to one."""
+        ...
 
 
-def complete_all(engine: Engine, requests: Sequence[Request]) -> Iterator[Completion]:
+def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
     """Completions of all ``requests``, whatever a few of them do to the engine.
 
-    A batch that raises is halved and tried again; a single row that raises is set aside with its error. Out of memory
-    is halved in the same way: what was too much at once may fit in two parts. A broken device ends the run instead,
-    since every row after it would fail too.
+    What was in flight when the engine raised is fused again: after out of memory with fewer rows at once, after another
+    error in halves, until the row that raises is alone and is set aside with its error. A broken device ends the run
+    instead, since every row after it would fail too, and so does an error of ``requests`` itself.
     """
-    pending = [list(requests)]
-    while pending:
-        batch = pending.pop()
+    in_flight: dict[int, Request] = {}
+    parts: list[Requests] = [requests]  # the last is next
+    while parts:
+        part = parts.pop()
         try:
-            yield from list(engine.generate(batch))
+            for completion in engine.generate(_Noted(part, in_flight)):
+                del in_flight[completion.row]
+                yield completion
+        except _SourceError as error:
+            raise error.cause from None
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                torch.cuda.empty_cache()
-            if len(batch) == 1:
-                log.warning("row %d is set aside: %s: %s", batch[0].row, type(error).__name__, error)
-                yield Completion(batch[0].row, [], f"error: {type(error).__name__}: {error}", 0)
-                continue
-            log.warning("%d rows failed together (%s: %s): halving", len(batch), type(error).__name__, error)
-            middle = len(batch) // 2
-            pending += [batch[middle:], batch[:middle]]
+            rows = list(in_flight.values())
+            in_flight.clear()
+            parts.append(part)
+            if isinstance(error, torch.OutOfMemoryError) and _shrink(engine):
+                parts.append(Listed(rows))
+            elif len(rows) == 1:
+                log.warning("row %d is set aside: %s: %s", rows[0].row, type(error).__name__, error)
+                yield Completion(rows[0].row, [], f"error: {type(error).__name__}: {error}", 0)
+            elif rows:
+                log.warning("%d rows failed together (%s: %s): halving", len(rows), type(error).__name__, error)
+                parts += [Listed(rows[len(rows) // 2 :]), Listed(rows[: len(rows) // 2])]
+            else:
+                raise
+        if in_flight:
+            raise RuntimeError(f"the engine ended without the captions of {len(in_flight)} rows, {[*in_flight][:5]}, …")
+
+
+class _SourceError(Exception):
+    """Carries an error of the requests' source through the engine, past what handles the engine's own errors."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+
+class _Noted:
+    """Requests that are in flight once they are taken."""
+
+    def __init__(self, requests: Requests, in_flight: dict[int, Request]) -> None:
+        self._requests, self._in_flight = requests, in_flight
+
+    def take(self, most: int, *, wait: bool) -> list[Request]:
+        try:
+            taken = self._requests.take(most, wait=wait)
+        except Exception as error:
+            raise _SourceError(error) from error
+        self._in_flight |= {request.row: request for request in taken}
+        return taken
+
+
+def _shrink(engine: Engine) -> bool:
+    if not engine.shrink():
+        return False
+    torch.cuda.empty_cache()
+    log.warning("out of memory: going on with fewer rows at once")
+    return True

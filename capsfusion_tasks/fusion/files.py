@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from capsfusion_tasks.caption_files import check_format, check_target, open_caption_file, write_caption_file
+from capsfusion_tasks.caption_files import (
+    check_format,
+    check_target,
+    open_caption_file,
+    write_caption_file,
+)
+from capsfusion_tasks.caption_files.base import CaptionFile
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion import chunks as chunk_files
-from capsfusion_tasks.fusion.chunks import CAPTION_COLUMNS
+from capsfusion_tasks.fusion.chunks import Figures
 from capsfusion_tasks.fusion.identity import identify
-from capsfusion_tasks.fusion.launcher import FuseJob, run, torchrun_argv
+from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, torchrun_argv
+from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, write_pieces
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.storage import Storage
 
 OUTPUT_COLUMN = "capsfusion"
-PAIRS_AT_ONCE = 16_384
+_PAIRS, _CHUNKS = "pairs", "chunks"
+_CHUNKS_OF_A_PIECE = 64
 
 
 @dataclass(frozen=True)
 class FuseResult:
     """``failed``: row number (from 0) and reason of each row that has no caption."""
 
-    rows: int
+    figures: Figures
     failed: list[tuple[int, str]]
-    device_seconds: float
 
 
 def fuse_file(
@@ -57,18 +66,71 @@ def fuse_file(
     parts = target.absolute().with_name(target.name + ".parts")
     if parts.exists() and not resume:
         shutil.rmtree(parts)
+    shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # of an earlier try: the file may have changed since
     storage = Storage(str(parts))
-    schema = pa.schema([(name, pa.string()) for name in CAPTION_COLUMNS])
-    storage.write_tables("pairs.parquet", schema, rows.captions(PAIRS_AT_ONCE))
-    job = FuseJob.of(settings, staging=str(parts), pairs="pairs.parquet", chunks="chunks", fusion_id=fusion.fusion_id)
-    run(torchrun_argv(job, settings.nproc_per_node), on_line=on_line)
+    job = FuseJob.of(
+        settings,
+        staging=str(parts),
+        pairs=_PAIRS,
+        piece_rows=_CHUNKS_OF_A_PIECE * settings.chunk_rows,
+        chunks=_CHUNKS,
+        fusion_id=fusion.fusion_id,
+    )
+    _fuse_while_reading(job, rows, storage, torchrun_argv(job, settings.nproc_per_node), on_line)
 
-    pairs = storage.read_table("pairs.parquet")
-    chunks = chunk_files.cut_chunks(pairs, job.chunks, fusion.fusion_id, settings.chunk_rows)
-    fused = chunk_files.collect(storage, chunks).to_pylist()
-    seconds = chunk_files.device_seconds(storage, chunks)
-    failed = {row["row"]: row["finish_reason"] for row in fused if row["finish_reason"].startswith("error")}
-    captions = (None if row["row"] in failed else row["capsfusion"] for row in fused)
-    write_caption_file(target, rows, captions)
+    fused = _Fused(job, rows, storage)
+    write_caption_file(target, rows, fused.captions())
     shutil.rmtree(parts)
-    return FuseResult(len(fused), [(row, reason.removeprefix("error: ")) for row, reason in failed.items()], seconds)
+    return FuseResult(fused.figures, fused.failed)
+
+
+def _fuse_while_reading(
+    job: FuseJob, rows: CaptionFile, storage: Storage, argv: list[str], on_line: Callable[[str], None]
+) -> None:
+    """Run torchrun, and meanwhile give it the file's pairs, piece by piece: the first caption waits for one piece."""
+    torchrun = Torchrun(argv, on_line=on_line)
+    stopped = threading.Event()
+
+    def pieces() -> Iterator[pa.Table]:
+        for piece in rows.captions(job.piece_rows or 1):
+            if stopped.is_set():
+                raise TorchrunFailed("torchrun ended before it had all pairs")
+            yield piece
+
+    def give_up(reading: Future[int]) -> None:
+        if reading.exception() is not None:
+            torchrun.terminate()
+
+    torchrun.start()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pairs") as reader:
+        reading = reader.submit(write_pieces, storage, job.pairs, pieces())
+        reading.add_done_callback(give_up)
+        try:
+            torchrun.wait()
+        except TorchrunFailed:
+            if reading.done():
+                reading.result()  # raises what ended both
+            raise
+        finally:
+            stopped.set()
+            torchrun.terminate()
+
+
+class _Fused:
+    """The chunks of a file that is fused, read one at a time, and what adds up on the way."""
+
+    def __init__(self, job: FuseJob, source: CaptionFile, storage: Storage) -> None:
+        self._job, self._source, self._storage = job, source, storage
+        self.figures = Figures()
+        self.failed: list[tuple[int, str]] = []
+
+    def captions(self) -> Iterator[str | None]:
+        job = self._job
+        for pairs in self._source.captions(job.chunk_rows):
+            chunk = chunk_files.make_chunk(pairs, self.figures.rows, job.chunks, job.fusion_id, job.chunk_rows)
+            for row in chunk_files.collect(self._storage, [chunk]).to_pylist():
+                failed = row["finish_reason"].startswith("error")
+                if failed:
+                    self.failed.append((row["row"], row["finish_reason"].removeprefix("error: ")))
+                yield None if failed else row["capsfusion"]
+            self.figures += chunk_files.figures(self._storage, [chunk])

@@ -29,7 +29,8 @@ class FuseJob(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     staging: str  # root of the storage that the paths below are relative to
-    pairs: str  # Parquet file with the columns laion_2b, laion_coco
+    pairs: str  # Parquet file with the columns laion_2b, laion_coco, or with piece_rows a folder of such pieces
+    piece_rows: int | None
     chunks: str  # folder
     fusion_id: str
     model: str
@@ -37,14 +38,23 @@ class FuseJob(BaseModel):
     dtype: str
     num_beams: int
     max_new_tokens: int
-    batch_size: int
+    batch_size: int | None  # None: the engine decides
     chunk_rows: int
 
     @classmethod
-    def of(cls, settings: Settings, *, staging: str, pairs: str, chunks: str, fusion_id: str) -> FuseJob:
-        names = ("model", "engine", "dtype", "num_beams", "max_new_tokens", "batch_size", "chunk_rows")
-        chosen = {name: getattr(settings, name) for name in names}
-        return cls(staging=staging, pairs=pairs, chunks=chunks, fusion_id=fusion_id, **chosen)
+    def of(
+        cls, settings: Settings, *, staging: str, pairs: str, piece_rows: int | None, chunks: str, fusion_id: str
+    ) -> FuseJob:
+        names = ("model", "engine", "dtype", "num_beams", "max_new_tokens", "chunk_rows")
+        return cls(
+            staging=staging,
+            pairs=pairs,
+            piece_rows=piece_rows,
+            chunks=chunks,
+            fusion_id=fusion_id,
+            batch_size=None if settings.batch_size == "auto" else settings.batch_size,
+            **{name: getattr(settings, name) for name in names},
+        )
 
 
 def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[str]:

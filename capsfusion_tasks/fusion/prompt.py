@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Protocol
 
@@ -61,6 +62,17 @@ def prompt_tokens(tokenizer: Tokenizer, laion_2b: str, laion_coco: str, limit: i
     if len(ids) > limit:
         raise ValueError(f"the prompt's template alone has {len(ids)} tokens and the limit is {limit}: raise the limit")
     return ids
+
+
+def shared_prefix(tokenizer: Tokenizer) -> list[int]:
+    """The token ids that every prompt begins with: BOS and the template up to the raw caption (112 with LLaMA's).
+
+    Where a tokenizer's pieces never reach across a space, as sentencepiece's, no caption can change them.
+    """
+    # Captions that begin with different kinds of characters: a token that depends on the caption is not shared.
+    prompts = [tokenizer.encode(build_prompt(start, "a")) for start in ("A", "b", "7", ":", '"', "é", "図", "😀")]
+    same = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))
+    return [ids[0] for ids in same]
 
 
 def _drop_last_tokens(tokenizer: Tokenizer, text: str, count: int) -> str:

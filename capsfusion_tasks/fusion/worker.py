@@ -1,16 +1,13 @@
-"""The process that torchrun starts once a GPU: ``python -m torch.distributed.run … -m capsfusion_tasks.fusion.worker``.
-
-Ranks claim chunks from one counter until none is left: a rank with short captions takes more, and nobody waits.
-"""
+"""What torchrun starts once a GPU: ``python -m torch.distributed.run … -m capsfusion_tasks.fusion.worker``."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
 import time
+from collections import deque
 
 import torch
 from torch.distributed.distributed_c10d import Store
@@ -18,13 +15,14 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.rendezvous import rendezvous
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion import chunks as chunk_files
-from capsfusion_tasks.fusion.chunks import CAPTION_COLUMNS, Chunk
-from capsfusion_tasks.fusion.engine import Completion, Engine, Request, complete_all
-from capsfusion_tasks.fusion.identity import model_folder
+from capsfusion_tasks.fusion.engine import Engine, Request, complete_all
+from capsfusion_tasks.fusion.feed import Feed, Prepared
 from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, FuseJob
+from capsfusion_tasks.fusion.model_files import model_folder
 from capsfusion_tasks.fusion.node import die_with_parent, take_device
-from capsfusion_tasks.fusion.prompt import prompt_tokens
+from capsfusion_tasks.fusion.pairs_input import PairsInput
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
+from capsfusion_tasks.fusion.results import COUNTED, Results
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.storage import Storage
 
@@ -32,113 +30,128 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PROGRESS_SECONDS = 5.0
+_POLL_SECONDS = 0.1
 
 
 def fuse_chunks(job: FuseJob, store: Store, rank: int, local_rank: int, local_world_size: int) -> None:
     """Fuse what this rank can claim of the job's chunks that are not done yet."""
     storage = Storage(job.staging)
-    pairs = storage.read_table(job.pairs, columns=CAPTION_COLUMNS)
-    chunks = chunk_files.cut_chunks(pairs, job.chunks, job.fusion_id, job.chunk_rows)
-    claims = Claims(store, chunks, [not chunk_files.is_done(storage, chunk) for chunk in chunks])
-    if rank == 0:
-        log.info("%d of %d chunks to fuse, %d rows in all", claims.todo, len(chunks), pairs.num_rows)
-        # Chunks of another size, from a try with other settings: their rows would be there twice.
-        for stray in set(storage.files(job.chunks)) - {chunk.path for chunk in chunks}:
-            storage.delete(stray)
-    if not claims.todo:
-        return
-
-    device, lock = take_device(local_rank, local_world_size)
+    pairs = PairsInput(storage, job.pairs, job.piece_rows)
     folder = model_folder(job.model)
     tokenizer = LlamaTokenizer(folder / "tokenizer.model")
-    engine = load_engine(job, tokenizer, device)
-    while (chunk := claims.claim()) is not None:
-        started = time.monotonic()
-        rows = fuse_rows(engine, tokenizer, pairs.slice(chunk.start, chunk.rows).to_pylist(), chunk.start)
-        chunk_files.publish(storage, chunk, rows, device_seconds=time.monotonic() - started)
-        claims.done(chunk)
-        if rank == 0:
-            claims.report()
-    if lock is not None:
-        lock.close()
+    feed = Feed(job, storage, pairs, store, tokenizer)
+    # A retry with nothing left to do loads no model.
+    if (first := feed.next(wait=True)) is not None:
+        device, lock = take_device(local_rank, local_world_size)
+        engine = load_engine(job, tokenizer, device)
+        results = Results(storage, store, tokenizer, engine.occupancy)
+        progress = Progress(store, pairs)
+        for completion in complete_all(engine, ClaimedRequests(first, feed, results)):
+            results.add(completion)
+            if rank == 0:
+                progress.report()
+        results.close()
+        if lock is not None:
+            lock.close()
+    else:
+        progress = Progress(store, pairs)
+    if rank == 0:
+        progress.wait_for_all()
+        _delete_strays(storage, job, pairs.total() or 0)
 
 
-class Claims:
-    """The chunks that are left, and one counter in torchrun's store from which every rank takes the next."""
+class ClaimedRequests:
+    """The requests of the chunks that this rank claims; ``results`` learns of each chunk as it is begun."""
 
-    def __init__(self, store: Store, chunks: list[Chunk], wanted: list[bool]) -> None:
-        self._store = store
-        # Rank 0 decides what is left: another rank may look after the first chunk of this try is finished, and the
-        # ranks' lists must be the same for one number to mean the same chunk.
-        if int(os.environ["RANK"]) == 0:
-            store.set("wanted", json.dumps([i for i, want in enumerate(wanted) if want]))
-        self._left = [chunks[i] for i in json.loads(store.get("wanted"))]
-        self.todo = len(self._left)
-        self._rows = sum(chunk.rows for chunk in self._left)
-        self._started = self._reported = time.monotonic()
+    def __init__(self, first: Prepared, feed: Feed, results: Results) -> None:
+        self._feed, self._results = feed, results
+        self._ready: deque[Request] = deque()
+        self._open(first)
 
-    def claim(self) -> Chunk | None:
-        number = self._store.add("claimed", 1) - 1
-        return self._left[number] if number < self.todo else None
+    def take(self, most: int, *, wait: bool) -> list[Request]:
+        while len(self._ready) < most:
+            prepared = self._feed.next(wait=wait and not self._ready)
+            if prepared is None:
+                break
+            self._open(prepared)
+        return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
 
-    def done(self, chunk: Chunk) -> None:
-        self._store.add("rows", chunk.rows)
+    def _open(self, prepared: Prepared) -> None:
+        self._results.open(prepared)
+        self._ready.extend(prepared.requests)
 
-    def report(self) -> None:
-        """A line of progress over all ranks, at most one in PROGRESS_SECONDS."""
-        now = time.monotonic()
-        rows = self._store.add("rows", 0)
-        if now - self._reported < PROGRESS_SECONDS and rows < self._rows:
-            return
-        self._reported = now
-        rate = rows / (now - self._started)
-        log.info("%d/%d rows, %.1f rows/s, %.0f s to go", rows, self._rows, rate, (self._rows - rows) / rate)
+
+def _delete_strays(storage: Storage, job: FuseJob, rows: int) -> None:
+    """Chunk files beyond the last chunk, from a try with smaller chunks: their rows would be there twice."""
+    wanted = {f"{job.chunks}/{number:05d}.parquet" for number in range(-(-rows // job.chunk_rows))}
+    for stray in set(storage.files(job.chunks)) - wanted:
+        storage.delete(stray)
 
 
 def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -> Engine:
     """The engine that the job names, its weights on ``device``."""
-    from capsfusion_tasks.fusion.transformers_engine import TransformersEngine
-
+    folder = model_folder(job.model)
     dtype = DTYPES.get(job.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    if job.engine == "native":
+        from capsfusion_tasks.fusion.native.checkpoint import load_llama
+        from capsfusion_tasks.fusion.native.engine import NativeEngine
+
+        return NativeEngine(
+            load_llama(folder, device, dtype),
+            num_beams=job.num_beams,
+            max_new_tokens=job.max_new_tokens,
+            max_prompt_tokens=MAX_PROMPT_TOKENS,
+            eos_id=tokenizer.eos_id,
+            prefix=shared_prefix(tokenizer),
+            batch_size=job.batch_size,
+        )
+    from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load_model
+
     return TransformersEngine(
-        model_folder(job.model),
-        device=device,
-        dtype=dtype,
+        load_model(folder, device, dtype),
         num_beams=job.num_beams,
         max_new_tokens=job.max_new_tokens,
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
-        batch_size=job.batch_size,
+        batch_size=job.batch_size or 32,
     )
 
 
-def fuse_rows(
-    engine: Engine, tokenizer: LlamaTokenizer, pairs: list[dict[str, str | None]], first_row: int
-) -> list[dict[str, object]]:
-    """Rows of schema FUSED for ``pairs``. A pair with a missing caption is set aside without the model."""
-    requests, rows = [], []
-    for row, pair in enumerate(pairs, start=first_row):
-        raw, synthetic = pair["laion_2b"], pair["laion_coco"]
-        if raw and raw.strip() and synthetic and synthetic.strip():
-            requests.append(Request(row, prompt_tokens(tokenizer, raw, synthetic)))
-        else:
-            missing = "laion_coco" if raw and raw.strip() else "laion_2b"
-            rows.append(_fused(Completion(row, [], f"error: {missing} is empty", 0), "", 0))
-    prompt_length = {request.row: len(request.prompt) for request in requests}
-    for completion in complete_all(engine, requests) if requests else ():
-        text = tokenizer.decode(completion.token_ids).strip()
-        rows.append(_fused(completion, text, prompt_length[completion.row]))
-    return rows
+class Progress:
+    """A line over all ranks, at most one in PROGRESS_SECONDS."""
 
+    def __init__(self, store: Store, pairs: PairsInput) -> None:
+        self._store, self._pairs = store, pairs
+        self._started = self._reported = time.monotonic()
 
-def _fused(completion: Completion, text: str, prompt_length: int) -> dict[str, object]:
-    return {
-        "row": completion.row,
-        "capsfusion": text,
-        "finish_reason": completion.finish_reason,
-        "prompt_tokens": prompt_length,
-        "caption_tokens": completion.caption_tokens,
-    }
+    def wait_for_all(self) -> None:
+        """Go on reporting until the other ranks are done as well."""
+        while (total := self._pairs.total()) is None or self._done() < total:
+            time.sleep(_POLL_SECONDS)
+            self.report()
+        self.report(now=True)
+
+    def report(self, *, now: bool = False) -> None:
+        since = time.monotonic() - self._reported
+        if since < PROGRESS_SECONDS and not now:
+            return
+        self._reported += since
+        found, rows, tokens, busy, slots = (self._store.add(key, 0) for key in ("found", *COUNTED))
+        total = self._pairs.total()
+        seconds = self._reported - self._started
+        line = f"{rows + found}/{total if total is not None else '?'} rows"
+        if found:
+            line += f" ({found} of an earlier try)"
+        if rows:
+            line += (
+                f", {rows / seconds:.1f} rows/s, {tokens / seconds:.0f} tokens/s, {busy / max(1, slots):.0%} occupied"
+            )
+        if rows and total is not None:
+            line += f", {(total - rows - found) * seconds / rows:.0f} s to go"
+        log.info("%s", line)
+
+    def _done(self) -> int:
+        return int(self._store.add("rows", 0) + self._store.add("found", 0))
 
 
 @record  # so that torchrun's report of a failure has the rank's own traceback

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.engine import Completion, Request, complete_all
+from capsfusion_tasks.fusion.engine import Completion, Listed, Occupancy, Request, Requests, complete_all
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
-from capsfusion_tasks.fusion.transformers_engine import TransformersEngine
+from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load_model
 from tests.checkpoint import write_checkpoint
 
 REQUESTS = [Request(row, [1, *range(10, 14 + row % 5)]) for row in range(9)]
@@ -17,9 +17,7 @@ REQUESTS = [Request(row, [1, *range(10, 14 + row % 5)]) for row in range(9)]
 
 def engine_of(folder: Path, *, num_beams: int = 3, batch_size: int = 4) -> TransformersEngine:
     return TransformersEngine(
-        folder,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
+        load_model(folder, torch.device("cpu"), torch.float32),
         num_beams=num_beams,
         max_new_tokens=6,
         eos_id=2,
@@ -29,55 +27,111 @@ def engine_of(folder: Path, *, num_beams: int = 3, batch_size: int = 4) -> Trans
 
 
 class Fussy:
-    """An engine that cannot take some rows, or too many at once."""
+    """An engine that takes ``batch_size`` rows at a time and cannot digest some rows, or more than ``most`` at once."""
 
-    def __init__(self, poison: set[int] = frozenset(), most: int = 100) -> None:  # type: ignore[assignment]
-        self.poison, self.most = poison, most
+    def __init__(self, poison: Iterable[int] = (), *, batch_size: int = 4, most: int = 100) -> None:
+        self.poison, self.batch_size, self.most = set(poison), batch_size, most
+        self.occupancy = Occupancy()
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        if len(requests) > self.most:
-            raise torch.OutOfMemoryError("too many")
-        for request in requests:
-            if request.row in self.poison:
-                raise ValueError("indigestible")
-            yield Completion(request.row, [5], "stop", 2)
+    def generate(self, requests: Requests) -> Iterator[Completion]:
+        while batch := requests.take(self.batch_size, wait=True):
+            if len(batch) > self.most:
+                raise torch.OutOfMemoryError("too many")
+            if bad := self.poison & {request.row for request in batch}:
+                raise ValueError(f"indigestible: {sorted(bad)}")
+            for request in batch:
+                yield Completion(request.row, [5], "stop", 2)
+
+    def shrink(self) -> bool:
+        if self.batch_size == 1:
+            return False
+        self.batch_size //= 2
+        return True
 
 
 def test_a_poison_row_is_set_aside_with_its_error_and_its_neighbours_are_fused() -> None:
-    completions = {c.row: c for c in complete_all(Fussy(poison={2, 7}), REQUESTS)}
+    completions = {c.row: c for c in complete_all(Fussy(poison={2, 7}), Listed(REQUESTS))}
     assert sorted(completions) == list(range(9))
     assert {row for row, c in completions.items() if c.finish_reason == "stop"} == {0, 1, 3, 4, 5, 6, 8}
-    assert completions[2].finish_reason == "error: ValueError: indigestible"
+    assert completions[2].finish_reason == "error: ValueError: indigestible: [2]"
 
 
-def test_out_of_memory_takes_smaller_batches_and_loses_nothing() -> None:
-    completions = list(complete_all(Fussy(most=2), REQUESTS))
+def test_each_row_comes_back_once_whatever_is_poison() -> None:
+    for poison in [set(range(9)), {0}, {8}, {3, 4}]:
+        rows = [completion.row for completion in complete_all(Fussy(poison), Listed(REQUESTS))]
+        assert sorted(rows) == list(range(9))
+
+
+def test_rows_are_taken_as_there_is_room_not_all_at_once() -> None:
+    requests = Listed(REQUESTS)
+    assert next(complete_all(Fussy(), requests)).row == 0
+    assert len(requests.take(100)) == 5
+
+
+def test_out_of_memory_takes_fewer_rows_at_once_and_loses_nothing() -> None:
+    engine = Fussy(batch_size=8, most=3)
+    completions = list(complete_all(engine, Listed(REQUESTS)))
     assert sorted(c.row for c in completions) == list(range(9))
     assert {c.finish_reason for c in completions} == {"stop"}
+    assert engine.batch_size == 2
+
+
+def test_a_row_that_is_too_large_even_alone_is_set_aside() -> None:
+    completions = list(complete_all(Fussy(batch_size=2, most=0), Listed(REQUESTS[:2])))
+    assert [c.finish_reason for c in completions] == ["error: OutOfMemoryError: too many"] * 2
+
+
+def test_an_error_of_the_source_is_not_taken_for_a_poison_row() -> None:
+    class Broken(Listed):
+        def take(self, most: int, *, wait: bool = True) -> list[Request]:
+            if taken := super().take(most, wait=wait):
+                return taken
+            raise OSError("the storage is gone")
+
+    with pytest.raises(OSError, match="the storage is gone"):
+        list(complete_all(Fussy(), Broken(REQUESTS[:5])))
+
+
+def test_an_engine_that_loses_rows_is_found_out() -> None:
+    class Forgetful(Fussy):
+        def generate(self, requests: Requests) -> Iterator[Completion]:
+            return (c for c in super().generate(requests) if c.row != 3)
+
+    with pytest.raises(RuntimeError, match="without the captions of 1 rows"):
+        list(complete_all(Forgetful(), Listed(REQUESTS)))
 
 
 def test_a_broken_device_ends_the_run() -> None:
-    class Broken:
-        def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    class Broken(Fussy):
+        def generate(self, requests: Requests) -> Iterator[Completion]:
             raise torch.AcceleratorError("device-side assert")
 
     with pytest.raises(torch.AcceleratorError):
-        list(complete_all(Broken(), REQUESTS))
+        list(complete_all(Broken(), Listed(REQUESTS)))
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_row_with_a_limit_of_its_own_ends_there(tiny_model: Path, num_beams: int) -> None:
+    engine = engine_of(tiny_model, num_beams=num_beams)
+    limited = [Request(request.row, request.prompt, 1 + request.row % 7) for request in REQUESTS]
+    counts = {c.row: c.caption_tokens for c in engine.generate(Listed(limited)) if c.finish_reason == "length"}
+    assert counts == {row: min(6, 1 + row % 7) for row in counts}
+    assert len(counts) > 6
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_padding_and_batching_do_not_change_a_caption(tiny_model: Path, num_beams: int) -> None:
     batched = engine_of(tiny_model, num_beams=num_beams)
     alone = engine_of(tiny_model, num_beams=num_beams, batch_size=1)
-    together = {c.row: c for c in batched.generate(REQUESTS)}
+    together = {c.row: c for c in batched.generate(Listed(REQUESTS))}
     for request in REQUESTS:
-        assert together[request.row] == next(alone.generate([request]))
+        assert together[request.row] == next(alone.generate(Listed([request])))
 
 
 def test_sampling_defaults_of_a_checkpoint_are_ignored(tiny_model: Path) -> None:
     assert '"do_sample": true' in (tiny_model / "generation_config.json").read_text()
     engine = engine_of(tiny_model)
-    assert list(engine.generate(REQUESTS)) == list(engine.generate(REQUESTS))
+    assert list(engine.generate(Listed(REQUESTS))) == list(engine.generate(Listed(REQUESTS)))
 
 
 def test_a_checkpoint_in_capsfus_llamas_layout_loads(tmp_path: Path, llama_tokenizer: LlamaTokenizer) -> None:
@@ -89,7 +143,7 @@ def test_a_checkpoint_in_capsfus_llamas_layout_loads(tmp_path: Path, llama_token
     stored = torch.load(folder / "pytorch_model-00001-of-00003.bin", weights_only=True)
     for name, weight in stored.items():
         torch.testing.assert_close(engine.model.state_dict()[name], weight)
-    assert [c.row for c in engine.generate([Request(0, llama_tokenizer.encode("A red car"))])] == [0]
+    assert [c.row for c in engine.generate(Listed([Request(0, llama_tokenizer.encode("A red car"))]))] == [0]
 
 
 def test_a_checkpoint_with_code_of_its_own_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.identity import identify, model_folder
+from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.fusion.model_files import model_folder
 from capsfusion_tasks.settings import load_settings
 
 

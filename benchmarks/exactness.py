@@ -1,0 +1,156 @@
+"""Whether the native engine's captions are transformers', token for token, in float32.
+
+    python -m benchmarks.exactness --pairs FILE [--rows 500] [--model DIR] [--tokenizer FILE] [--device cpu]
+
+Without --model: the demo model, and a random LLaMA (grouped heads, --tokenizer for its prompts). Each with 3 beams and
+greedy, at several slot counts, in the file's order and shuffled. Both engines add the same numbers in another order, so
+where two captions' scores are equal to 1e-6 either may win: such rows are counted and printed. Exit code 1 if any row
+differs otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from benchmarks.workload import read_pairs
+from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks.fusion.engine import Completion, Listed, Request
+from capsfusion_tasks.fusion.native.checkpoint import load_llama
+from capsfusion_tasks.fusion.native.engine import NativeEngine
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, shared_prefix
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load_model
+
+MAX_NEW_TOKENS = 80
+TIE = 1e-6
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=Path, help="file with laion_2b and laion_coco (default: made pairs)")
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--model", type=Path, action="append", help="checkpoint to compare (may be given again)")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="tokenizer.model of the random LLaMA (default: the demo model's)"
+    )
+    parser.add_argument("--slots", type=int, nargs="+", default=[5, 32])
+    parser.add_argument("--device", default="cpu", type=torch.device)
+    args = parser.parse_args()
+
+    table = Table(title=f"{args.rows} rows, float32, {args.device}: the native engine against transformers' generate")
+    for heading in ("model", "beams", "slots", "order", "same", "ties", "other"):
+        table.add_column(heading, justify="left" if heading in ("model", "order") else "right")
+    wrong = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = args.model or [MODEL, random_checkpoint(Path(scratch), args.tokenizer)]
+        for folder in folders:
+            tokenizer = LlamaTokenizer(folder / "tokenizer.model")
+            pairs = read_pairs(args.pairs, args.rows)
+            prompts = [prompt_tokens(tokenizer, raw, synthetic) for raw, synthetic in pairs]
+            requests = [Request(row, prompt) for row, prompt in enumerate(prompts)]
+            reference, model = (load(folder, args.device, torch.float32) for load in (load_model, load_llama))
+            name = {MODEL: "demo model"}.get(folder, folder.name)
+            eos = likely_token(reference, requests[:32]) if folder.parent == Path(scratch) else tokenizer.eos_id
+            for beams in (3, 1):
+                expected = complete_by_transformers(reference, tokenizer, requests, beams, eos)
+                for slots, order in [(slots, "as given") for slots in args.slots] + [(args.slots[-1], "shuffled")]:
+                    rows = random.Random(0).sample(requests, len(requests)) if order == "shuffled" else requests
+                    engine = NativeEngine(
+                        model,
+                        num_beams=beams,
+                        max_new_tokens=MAX_NEW_TOKENS,
+                        max_prompt_tokens=MAX_PROMPT_TOKENS,
+                        eos_id=eos,
+                        prefix=shared_prefix(tokenizer),
+                        batch_size=slots,
+                    )
+                    same, ties, other = compare(reference, requests, expected, list(engine.generate(Listed(rows))), eos)
+                    wrong += other
+                    table.add_row(name, *map(str, (beams, slots, order, same, ties, other)))
+    Console().print(table)
+    return 1 if wrong else 0
+
+
+def complete_by_transformers(
+    model: PreTrainedModel, tokenizer: LlamaTokenizer, requests: Sequence[Request], beams: int, eos: int
+) -> dict[int, Completion]:
+    engine = TransformersEngine(
+        model, num_beams=beams, max_new_tokens=MAX_NEW_TOKENS, eos_id=eos, pad_id=tokenizer.pad_id, batch_size=32
+    )
+    completions = engine.generate(Listed(requests))
+    return {c.row: c for c in track(completions, f"transformers, {beams} beams", total=len(requests))}
+
+
+def compare(
+    reference: PreTrainedModel,
+    requests: Sequence[Request],
+    expected: dict[int, Completion],
+    got: list[Completion],
+    eos: int,
+) -> tuple[int, int, int]:
+    """How many rows are the same, how many a tie, how many neither."""
+    if sorted(c.row for c in got) != sorted(expected):
+        raise RuntimeError(f"{len(got)} captions for {len(expected)} rows")
+    ties = other = 0
+    for ours in got:
+        theirs = expected[ours.row]
+        if (ours.token_ids, ours.finish_reason) == (theirs.token_ids, theirs.finish_reason):
+            continue
+        scores = [mean_log_prob(reference, requests[ours.row].prompt, c, eos) for c in (ours, theirs)]
+        tie = abs(scores[0] - scores[1]) <= TIE
+        ties, other = ties + tie, other + (not tie)
+        print(f"row {ours.row}: {'tie' if tie else 'DIFFERENT'}, scores {scores[0]:.8f} and {scores[1]:.8f}")
+    return len(got) - ties - other, ties, other
+
+
+@torch.inference_mode()
+def mean_log_prob(model: PreTrainedModel, prompt: list[int], completion: Completion, eos: int) -> float:
+    """A caption's score by one forward pass over all of it, in float64 from the logits on."""
+    ids = completion.token_ids + ([eos] if completion.finish_reason == "stop" else [])
+    logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].double()  # [T, V]
+    return float(logits.log_softmax(-1)[torch.arange(len(ids)), ids].mean())
+
+
+def random_checkpoint(folder: Path, tokenizer_file: Path | None) -> Path:
+    """A random LLaMA with grouped heads, peaked enough to have preferences."""
+    tokenizer_file = tokenizer_file or MODEL / "tokenizer.model"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=LlamaTokenizer(tokenizer_file).vocab_size + 1,
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.15,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "random LLaMA")
+    (folder / "random LLaMA" / "tokenizer.model").write_bytes(tokenizer_file.read_bytes())
+    return folder / "random LLaMA"
+
+
+def likely_token(model: PreTrainedModel, requests: Sequence[Request]) -> int:
+    """A token that about a third of the captions have: random weights never say EOS, and rows must end somewhere."""
+    engine = TransformersEngine(
+        model, num_beams=1, max_new_tokens=40, eos_id=model.config.vocab_size, pad_id=0, batch_size=32
+    )
+    captions = [set(completion.token_ids) for completion in engine.generate(Listed(requests))]
+    counts = Counter(token for caption in captions for token in caption)
+    return min(counts, key=lambda token: (abs(counts[token] - len(captions) / 3), token))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

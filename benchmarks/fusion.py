@@ -1,0 +1,158 @@
+"""Captions per second of three ways to run one model, on the same rows and weights, as ratios to the paper's way.
+
+    python -m benchmarks.fusion [--pairs FILE] [--tokenizer FILE] [--rows 96] [--repeat 3] [--num-beams 3]
+
+- paper: the released script's loop: transformers, batches of 4 in the file's order, every prompt padded to 256 tokens.
+- transformers: its best: batches of 32 sorted by length, the template's keys and values computed once.
+- native: this project's engine.
+
+The weights are random, made here: on a CPU a small LLaMA in float32 whose vocabulary head is a quarter of its
+arithmetic (of the real model's it is 1%), on a GPU a 13B in bfloat16. Random weights never end a caption by themselves,
+so each row ends after as many tokens as its published caption has, in all three ways alike. Beside the time stands the
+arithmetic that each way has to do: what is needed is each row's own tokens once, and its caption once per beam.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig
+
+from benchmarks import arithmetic
+from benchmarks.random_llama import SIZES, as_transformers, random_llama
+from benchmarks.ways import PaperLoop, PrefixedTransformers
+from benchmarks.workload import read_workload
+from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks.fusion.engine import Completion, Listed, Request
+from capsfusion_tasks.fusion.native.engine import NativeEngine
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+
+MAX_NEW_TOKENS = 80
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made ones)")
+    parser.add_argument("--tokenizer", type=Path, default=MODEL / "tokenizer.model", help="a tokenizer.model")
+    parser.add_argument("--rows", type=int, default=96, help="rows that transformers' two ways fuse")
+    parser.add_argument("--native-rows", type=int, help="rows that the native engine fuses (default: the same)")
+    parser.add_argument("--repeat", type=int, default=3, help="turns; medians are printed")
+    parser.add_argument("--num-beams", type=int, default=3)
+    parser.add_argument("--slots", type=int, nargs="+", default=[None], help="slot counts (default: the engine's own)")
+    parser.add_argument("--size", choices=SIZES, help="(default: 13B on a GPU, else small)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    tokenizer = LlamaTokenizer(args.tokenizer)
+    prefix = shared_prefix(tokenizer)
+    config = LlamaConfig(**SIZES[args.size or ("13B" if device.type == "cuda" else "small")])
+    requests = read_workload(args.pairs, args.rows, tokenizer, MAX_NEW_TOKENS)
+    native_requests = read_workload(args.pairs, args.native_rows or args.rows, tokenizer, MAX_NEW_TOKENS)
+
+    model = random_llama(config, device, dtype)
+    reference = as_transformers(model, config)
+    no_token = config.vocab_size
+    settings = {"num_beams": args.num_beams, "max_new_tokens": MAX_NEW_TOKENS, "eos_id": no_token}
+    paper = PaperLoop(reference, pad_id=0, **settings)
+    best = PrefixedTransformers(reference, prefix, pad_id=0, batch_size=32, **settings)
+    cost = arithmetic.Cost(config, prefix=len(prefix), beams=args.num_beams)
+
+    ways: list[tuple[str, Sequence[Request], Callable[[Sequence[Request]], list[Completion]], float]] = [
+        ("paper", requests, lambda rows: list(paper.generate(Listed(rows))), cost.paper(requests)),
+        ("transformers", requests, lambda rows: list(best.generate(Listed(rows))), cost.transformers(requests, 32)),
+    ]
+    for slots in args.slots:
+        native = NativeEngine(model, max_prompt_tokens=MAX_PROMPT_TOKENS, prefix=prefix, batch_size=slots, **settings)
+        ways.append(
+            (
+                f"native, {native.batch_size} slots",
+                native_requests,
+                lambda rows, engine=native: list(engine.generate(Listed(rows))),  # type: ignore[misc]
+                cost.needed(native_requests),
+            )
+        )
+    runs = {name: Runs(name, rows, way, flops) for name, rows, way, flops in ways}
+    for turn in range(args.repeat + 1):  # the ways take turns, so that a busy machine slows all of them alike
+        for run in runs.values():
+            run.once(device, warmup=turn == 0)
+
+    title = f"{args.rows} rows, {args.num_beams} beams, {str(dtype).removeprefix('torch.')}, {device_name(device)}"
+    table = Table(title=title, caption=f"torch {torch.__version__}, transformers {transformers.__version__}")
+    headings = ("way", "rows/s", "tokens/s", "times paper", "GFLOP/row", "of needed", "GFLOP/s", "peak GB")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "way" else "right")
+    baseline = runs["paper"].rows_per_second
+    for run in runs.values():
+        per_row = run.flops / len(run.rows) / 1e9
+        needed = cost.needed(run.rows) / len(run.rows) / 1e9
+        table.add_row(
+            run.name,
+            f"{run.rows_per_second:.2f}",
+            f"{run.tokens / run.seconds:.0f}",
+            f"{run.rows_per_second / baseline:.2f}",
+            f"{per_row:.1f}",
+            f"{per_row / needed:.1f}",
+            f"{per_row * run.rows_per_second:.0f}",
+            f"{run.peak_bytes / 1e9:.1f}" if run.peak_bytes else "",
+        )
+    Console(width=120).print(table)
+    if device.type == "cuda":
+        arithmetic.print_limit(cost, native_requests, model, {r.name: r.rows_per_second for r in runs.values()})
+
+
+class Runs:
+    """One way's repetitions."""
+
+    def __init__(
+        self, name: str, rows: Sequence[Request], way: Callable[[Sequence[Request]], list[Completion]], flops: float
+    ) -> None:
+        self.name, self.rows, self.flops = name, rows, flops
+        self._way, self._times = way, list[float]()
+        self.tokens = self.peak_bytes = 0
+
+    def once(self, device: torch.device, *, warmup: bool) -> None:
+        """All rows once; a few of them, untimed, for a warmup."""
+        if warmup:
+            self._way(self.rows[:8])
+            return
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        completions = self._way(self.rows)  # token ids are on the host: nothing is left to wait for
+        self._times.append(time.perf_counter() - started)
+        self.tokens = sum(completion.caption_tokens for completion in completions)
+        self.peak_bytes = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+        expected = {request.row: request.max_new_tokens for request in self.rows}
+        if {c.row: c.caption_tokens for c in completions} != expected:
+            raise RuntimeError(f"{self.name} did not give each row the tokens that it was to get")
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(self._times)
+
+    @property
+    def rows_per_second(self) -> float:
+        return len(self.rows) / self.seconds
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Random LLaMAs of real sizes, made where they run, as both engines' models over one copy of the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from capsfusion_tasks.fusion.native.model import Llama
+
+_COMMON = {"vocab_size": 32001, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 16, "num_attention_heads": 8},
+    "1B": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32},
+    "13B": {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
+}
+SIZES = {name: {**_COMMON, **size} for name, size in SIZES.items()}
+
+
+def random_llama(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> Llama:
+    """Normal weights of the config's initializer_range; norms of one."""
+    model = Llama(config, device, dtype)
+    generator = torch.Generator(device).manual_seed(0)
+    for name, weight in model.parameters().items():
+        if name.endswith("norm.weight"):
+            weight.fill_(1.0)
+        else:
+            weight.normal_(0.0, config.initializer_range, generator=generator)
+    return model
+
+
+def as_transformers(model: Llama, config: LlamaConfig) -> LlamaForCausalLM:
+    """transformers' model over the very same weights."""
+    with torch.device("meta"):
+        reference = LlamaForCausalLM(config)
+    weights = {name: torch.nn.Parameter(view, requires_grad=False) for name, view in model.parameters().items()}
+    reference.load_state_dict(weights, assign=True)
+    reference.model.rotary_emb = LlamaRotaryEmbedding(config).to(model.device)  # its buffer is no weight
+    return reference.eval()

@@ -1,0 +1,37 @@
+"""The rows that benchmarks fuse: a file's pairs, or made ones, which need no download."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from capsfusion_tasks.caption_files import open_caption_file
+from capsfusion_tasks.demo.pairs import make_pair
+from capsfusion_tasks.fusion.engine import Request
+from capsfusion_tasks.fusion.prompt import prompt_tokens
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+
+CAPTION = "capsfusion_official"
+
+
+def read_pairs(file: Path | None, rows: int, caption: str | None = None) -> list[tuple[str, ...]]:
+    """The first ``rows`` pairs (raw, synthetic) of ``file``, or as many made ones that no model was trained on.
+
+    With the name of a column, ``caption``, each has its caption as a third text.
+    """
+    if file is None:
+        rng = random.Random(0)
+        made = [make_pair(rng, "heldout") for _ in range(rows)]
+        return [(pair.raw, pair.synthetic, *([pair.fused] if caption else [])) for pair in made]
+    names = ["laion_2b", "laion_coco", *([caption] if caption else [])]
+    table = next(open_caption_file(file, names).captions(rows))
+    return list(zip(*(table[name].to_pylist() for name in names), strict=True))
+
+
+def read_workload(file: Path | None, rows: int, tokenizer: LlamaTokenizer, most: int) -> list[Request]:
+    """``rows`` requests, each limited to as many tokens (EOS counted, at most ``most``) as its caption has."""
+    requests = []
+    for row, (raw, synthetic, caption) in enumerate(read_pairs(file, rows, CAPTION)):
+        tokens = min(most, len(tokenizer.encode(caption, bos=False)) + 1)
+        requests.append(Request(row, prompt_tokens(tokenizer, raw, synthetic), tokens))
+    return requests

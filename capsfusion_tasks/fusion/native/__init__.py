@@ -1,0 +1,1 @@
+"""The native engine: a LLaMA with one prefix for all rows, slots that refill, and exact beam search."""

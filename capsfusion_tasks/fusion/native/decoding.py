@@ -1,0 +1,158 @@
+"""Beam search over slots that started at different times, token for token what transformers' ``generate`` does.
+
+Source of the algorithm: ``GenerationMixin._beam_search`` of transformers 5, with ``early_stopping=False``. Scores are
+sums of log-probabilities in float32; a finished caption's score is divided by its length ** ``length_penalty``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_NEVER = -1.0e9  # transformers' score of what must not be chosen
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a row's best caption is: its tokens, EOS included if it came, and its score (mean log-probability)."""
+
+    token_ids: list[int]
+    score: float
+
+
+class BeamSearch:
+    """The state of N slots: B running beams each, and the B best finished captions so far, of at most G tokens.
+
+    One beam is greedy decoding: the likeliest token, until it is EOS.
+    """
+
+    def __init__(
+        self,
+        *,
+        slots: int,
+        beams: int,
+        max_new_tokens: int,
+        eos_id: int,
+        device: torch.device,
+        length_penalty: float = 1.0,
+    ) -> None:
+        self.beams, self.max_new_tokens, self.eos_id = beams, max_new_tokens, eos_id
+        self.length_penalty = length_penalty
+        tokens = torch.zeros(slots, beams, max_new_tokens, device=device, dtype=torch.long)
+        self.length = torch.zeros(slots, device=device, dtype=torch.long)  # [N] tokens generated so far
+        self.limit = torch.full_like(self.length, max_new_tokens)  # [N] after how many a row must end
+        self.tokens = tokens  # [N, B, G]
+        self.scores = torch.zeros(slots, beams, device=device)  # [N, B]
+        self.finished_tokens = tokens.clone()  # [N, B, G], best first
+        self.finished_length = torch.zeros(slots, beams, device=device, dtype=torch.long)  # [N, B]; 0: none yet
+        self.finished_scores = torch.zeros(slots, beams, device=device)  # [N, B]
+        self.done = torch.zeros(slots, device=device, dtype=torch.bool)  # [N]
+
+    def start(self, slots: Tensor, limits: Tensor) -> None:
+        """Forget what the slots ``slots`` [K] held: rows of at most ``limits`` [K] tokens are about to begin there."""
+        self.length[slots] = 0
+        self.limit[slots] = limits
+        self.scores[slots] = _NEVER
+        self.scores[slots, 0] = 0.0  # all beams are the same before the first token: only one of them may branch
+        self.finished_length[slots] = 0
+        self.finished_scores[slots] = _NEVER
+
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Copy the state of the slots ``source`` [K] over that of the slots ``target`` [K]."""
+        for tensor in (
+            self.length,
+            self.limit,
+            self.tokens,
+            self.scores,
+            self.finished_tokens,
+            self.finished_length,
+            self.finished_scores,
+            self.done,
+        ):
+            tensor[target] = tensor[source]
+
+    def step(self, slots: Tensor | slice, logits: Tensor) -> Tensor:
+        """Append a token to each beam of the slots, given ``logits`` [K, B, V].
+
+        Returns the beam [K, B] that each beam now continues; ``done`` says which rows have their caption.
+        """
+        length = self.length[slots] + 1  # [K], the new token counted
+        log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+        if self.beams == 1:
+            return self._greedy_step(slots, length, log_probs)
+        b = self.beams
+        # 2 * B candidates: if all B beams come to their end, there are B others to go on with.
+        top, token = _top_k(log_probs, 2 * b)  # [K, B, 2B] of each beam
+        scores, choice = (top + self.scores[slots, :, None]).flatten(1).topk(2 * b)  # [K, 2B] of all beams
+        parent, token = choice // (2 * b), token.flatten(1).gather(1, choice)  # [K, 2B]
+        candidates = _append(_pick(self.tokens[slots], parent), length, token)  # [K, 2B, G]
+        ends = (token == self.eos_id) | (length == self.limit[slots])[:, None]  # [K, 2B]
+
+        running, choice = (scores + ends * _NEVER).topk(b)  # [K, B]
+        self.scores[slots] = running
+        self.tokens[slots] = _pick(candidates, choice)
+
+        # Only the B best candidates may finish; the others are there to go on with.
+        ends_well = ends & (torch.arange(2 * b, device=ends.device) < b)
+        per_token = torch.where(ends_well, scores / length[:, None] ** self.length_penalty, _NEVER)
+        finished_scores, best = torch.cat((self.finished_scores[slots], per_token), dim=1).topk(b)  # [K, B]
+        finished_tokens = torch.cat((self.finished_tokens[slots], candidates), dim=1)  # [K, 3B, G]
+        finished_length = torch.cat((self.finished_length[slots], ends_well * length[:, None]), dim=1).gather(1, best)
+        self.finished_tokens[slots] = _pick(finished_tokens, best)
+        self.finished_scores[slots], self.finished_length[slots] = finished_scores, finished_length
+
+        # The best running beam is compared at its present length: transformers' heuristic for early_stopping=False.
+        hopeless = running[:, 0] / length**self.length_penalty <= finished_scores[:, -1]
+        self.done[slots] = ((finished_length > 0).all(dim=1) & hopeless) | ends.all(dim=1)
+        self.length[slots] = length
+        return parent.gather(1, choice)
+
+    def _greedy_step(self, slots: Tensor | slice, length: Tensor, log_probs: Tensor) -> Tensor:
+        score, token = log_probs[:, 0].max(dim=-1)  # [K]
+        tokens = _append(self.tokens[slots], length, token[:, None])
+        scores = self.scores[slots] + score[:, None]
+        self.tokens[slots] = self.finished_tokens[slots] = tokens
+        self.scores[slots], self.finished_scores[slots] = scores, scores / length[:, None] ** self.length_penalty
+        self.length[slots], self.finished_length[slots] = length, length[:, None]
+        self.done[slots] = (token == self.eos_id) | (length == self.limit[slots])
+        return torch.zeros_like(length)[:, None]
+
+    def last_tokens(self, slots: slice) -> Tensor:
+        """The token [K, B] that each running beam ends with."""
+        at = (self.length[slots] - 1).clamp(0, self.max_new_tokens - 1)  # [K]
+        return self.tokens[slots].gather(2, at[:, None, None].expand(-1, self.beams, 1))[..., 0]
+
+    def best(self, slots: list[int]) -> list[Decoded]:
+        """The captions of ``slots``, which are done."""
+        tokens, lengths = self.finished_tokens[slots, 0].tolist(), self.finished_length[slots, 0].tolist()
+        scores = self.finished_scores[slots, 0].tolist()
+        return [Decoded(t[:n], score) for t, n, score in zip(tokens, lengths, scores, strict=True)]
+
+
+def _pick(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``x`` [K, M, G] by ``index`` [K, J]: [K, J, G]."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def _append(tokens: Tensor, length: Tensor, token: Tensor) -> Tensor:
+    """``tokens`` [K, J, G] with ``token`` [K, J] as the last of ``length`` [K] tokens."""
+    at = (length - 1).clamp(max=tokens.shape[-1] - 1)[:, None, None].expand(-1, tokens.shape[1], 1)
+    return tokens.scatter(2, at, token[..., None])
+
+
+def _top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``x.topk(k)`` over a long last dimension: the k largest stand in the k blocks with the largest maxima.
+
+    One pass over ``x`` instead of a partial sort of it.
+    """
+    if x.shape[-1] % _BLOCK or x.shape[-1] // _BLOCK < k:
+        return x.topk(k)
+    blocks = x.view(*x.shape[:-1], -1, _BLOCK)  # [..., V / 64, 64]
+    block = blocks.amax(dim=-1).topk(k)[1]  # [..., k]
+    inside = blocks.gather(-2, block[..., None].expand(*block.shape, _BLOCK)).flatten(-2)  # [..., k * 64]
+    values, at = inside.topk(k)
+    return values, block.gather(-1, at // _BLOCK) * _BLOCK + at % _BLOCK

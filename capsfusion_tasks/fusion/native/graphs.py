@@ -1,0 +1,36 @@
+"""CUDA graphs of the decode step: hundreds of kernel launches become one, at a few numbers of slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+_SIZES = 8  # a step over n busy slots runs on the next larger of so many sizes: at most an eighth of it is idle
+
+
+class DecodeGraphs:
+    """``step(n)`` over the first n slots, captured for eight values of n up to ``slots``.
+
+    What a step reads and writes must lie in tensors that stay where they are. Capturing runs steps over whatever these
+    hold: do it before the first row is admitted.
+    """
+
+    def __init__(self, step: Callable[[int], None], slots: int) -> None:
+        sizes = sorted({-(-slots * k // _SIZES) for k in range(1, _SIZES + 1)}, reverse=True)
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            step(slots)  # what is set up at the first call (cuBLAS, compiled kernels) must not happen while capturing
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        pool = torch.cuda.graph_pool_handle()
+        for size in sizes:  # the largest first: the others fit into its memory
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                step(size)
+            self._graphs[size] = graph
+
+    def replay(self, n: int) -> None:
+        """One step over at least the first ``n`` slots."""
+        self._graphs[min(size for size in self._graphs if size >= n)].replay()

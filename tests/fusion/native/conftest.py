@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+Checkpoint = Callable[..., Path]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    """Writes a random LLaMA, of a config with changes, as safetensors; its outputs have clear preferences."""
+
+    def write(name: str = "model", shard: str = "5GB", dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
+        torch.manual_seed(0)
+        sizes = {
+            "vocab_size": 321,  # no multiple of the head's padding
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.2,
+        }
+        model = LlamaForCausalLM(LlamaConfig(**{**sizes, **changes})).to(dtype)
+        model.save_pretrained(tmp_path / name, max_shard_size=shard)
+        return tmp_path / name
+
+    return write

@@ -1,0 +1,241 @@
+"""Captions of the native engine, against transformers' generate."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.engine import Completion, Listed, Request, complete_all
+from capsfusion_tasks.fusion.native.checkpoint import load_llama
+from capsfusion_tasks.fusion.native.engine import NativeEngine
+from capsfusion_tasks.fusion.native.model import Llama
+from capsfusion_tasks.fusion.native.slots import Prefix, Slots
+from capsfusion_tasks.fusion.prompt import prompt_tokens, shared_prefix
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load_model
+from tests.fusion.native.conftest import Checkpoint
+
+CPU = torch.device("cpu")
+PREFIX = [1, 300, 17, 5]
+EOS = 77
+NEVER = 321  # no token's id
+LIMIT = 12
+
+
+def random_requests(rows: int, seed: int = 0) -> list[Request]:
+    rng = random.Random(seed)
+    return [Request(row, PREFIX + [rng.randrange(3, 321) for _ in range(rng.randint(1, 30))]) for row in range(rows)]
+
+
+REQUESTS = random_requests(40)
+
+
+def native(model: Llama, *, num_beams: int = 3, slots: int = 8, eos_id: int = EOS) -> NativeEngine:
+    return NativeEngine(
+        model,
+        num_beams=num_beams,
+        max_new_tokens=LIMIT,
+        max_prompt_tokens=40,
+        eos_id=eos_id,
+        prefix=PREFIX,
+        batch_size=slots,
+    )
+
+
+def by_row(completions: Iterator[Completion]) -> dict[int, tuple[list[int], str, int]]:
+    rows = list(completions)
+    assert len({c.row for c in rows}) == len(rows)
+    return {c.row: (c.token_ids, c.finish_reason, c.caption_tokens) for c in rows}
+
+
+@pytest.fixture
+def model_folder(checkpoint: Checkpoint) -> Path:
+    return checkpoint(num_key_value_heads=2)
+
+
+@pytest.fixture
+def model(model_folder: Path) -> Llama:
+    return load_llama(model_folder, CPU, torch.float32)
+
+
+@pytest.fixture
+def eos(model: Llama) -> int:
+    """A token that some captions say, so that rows end at different times: random weights have no use for EOS."""
+    said = [token for c in native(model, eos_id=NEVER).generate(Listed(REQUESTS)) for token in set(c.token_ids)]
+    return min(set(said), key=lambda token: (abs(said.count(token) - len(REQUESTS) / 2), token))
+
+
+@pytest.mark.parametrize("num_beams", [1, 2, 3, 5])
+def test_captions_are_transformers_token_for_token(model_folder: Path, model: Llama, eos: int, num_beams: int) -> None:
+    reference = TransformersEngine(
+        load_model(model_folder, CPU, torch.float32),
+        num_beams=num_beams,
+        max_new_tokens=LIMIT,
+        eos_id=eos,
+        pad_id=0,
+        batch_size=16,
+    )
+    expected = by_row(reference.generate(Listed(REQUESTS)))
+    assert {reason for _, reason, _ in expected.values()} == {"stop", "length"}
+    assert len({tokens for _, _, tokens in expected.values()}) > 3
+    for slots in (1, 7, 64):
+        assert (
+            by_row(native(model, num_beams=num_beams, slots=slots, eos_id=eos).generate(Listed(REQUESTS))) == expected
+        )
+    shuffled = random.Random(1).sample(REQUESTS, len(REQUESTS))
+    assert by_row(native(model, num_beams=num_beams, eos_id=eos).generate(Listed(shuffled))) == expected
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_the_demo_models_captions_are_transformers(num_beams: int) -> None:
+    from capsfusion_tasks.demo.pairs import make_pair
+
+    tokenizer = LlamaTokenizer(MODEL / "tokenizer.model")
+    pairs = [make_pair(random.Random(row), "heldout") for row in range(12)]
+    requests = [Request(row, prompt_tokens(tokenizer, pair.raw, pair.synthetic)) for row, pair in enumerate(pairs)]
+    settings = {"num_beams": num_beams, "max_new_tokens": 80, "eos_id": tokenizer.eos_id}
+    reference = TransformersEngine(
+        load_model(MODEL, CPU, torch.float32), pad_id=tokenizer.pad_id, batch_size=12, **settings
+    )
+    engine = NativeEngine(
+        load_llama(MODEL, CPU, torch.float32),
+        max_prompt_tokens=256,
+        prefix=shared_prefix(tokenizer),
+        batch_size=5,
+        **settings,
+    )
+    assert by_row(engine.generate(Listed(requests))) == by_row(reference.generate(Listed(requests)))
+
+
+def test_the_score_is_the_captions_mean_log_probability(model_folder: Path, model: Llama, eos: int) -> None:
+    reference = load_model(model_folder, CPU, torch.float32)
+    for num_beams in (1, 3):
+        for completion in native(model, num_beams=num_beams, eos_id=eos).generate(Listed(REQUESTS[:6])):
+            ids = completion.token_ids + ([eos] if completion.finish_reason == "stop" else [])
+            prompt = REQUESTS[completion.row].prompt
+            with torch.inference_mode():
+                logits = reference(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+            expected = logits.log_softmax(-1)[torch.arange(len(ids)), ids].mean()
+            assert completion.score == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_row_with_a_limit_of_its_own_ends_there(model_folder: Path, model: Llama, num_beams: int) -> None:
+    limited = [Request(request.row, request.prompt, 1 + request.row % 15) for request in REQUESTS]
+    got = by_row(native(model, num_beams=num_beams, eos_id=NEVER).generate(Listed(limited)))
+    assert {row: count for row, (_, _, count) in got.items()} == {row: min(LIMIT, 1 + row % 15) for row in range(40)}
+    reference = TransformersEngine(
+        load_model(model_folder, CPU, torch.float32),
+        num_beams=num_beams,
+        max_new_tokens=LIMIT,
+        eos_id=NEVER,
+        pad_id=0,
+        batch_size=8,
+    )
+    assert got == by_row(reference.generate(Listed(limited)))
+
+
+def test_a_slot_is_refilled_at_once_and_only_a_few_rows_are_read_ahead(model: Llama) -> None:
+    requests = Listed(Request(r.row, r.prompt, 2 + r.row % 9) for r in random_requests(200))
+    engine = native(model, slots=16, eos_id=NEVER)
+    completions = engine.generate(requests)
+    next(completions)
+    left = requests.take(200)
+    assert len(left) >= 200 - 16 - 8
+    assert len(list(completions)) == 199 - len(left)
+    engine.occupancy.busy = engine.occupancy.slots = 0
+    assert len(list(engine.generate(Listed(left)))) == len(left)
+    # Static batches of rows of 2 to 10 tokens would be busy for little more than half of their steps.
+    assert engine.occupancy.busy / engine.occupancy.slots > 0.85
+
+
+def test_rows_that_come_late_join_those_that_are_on_their_way(model: Llama, eos: int) -> None:
+    class Slow(Listed):
+        """Has a row for those who wait, and only each third time for those who do not."""
+
+        asked = 0
+
+        def take(self, most: int, *, wait: bool = True) -> list[Request]:
+            self.asked += 1
+            return super().take(min(most, 1), wait=wait) if wait or self.asked % 3 == 0 else []
+
+    engine = native(model, eos_id=eos)
+    assert by_row(engine.generate(Slow(REQUESTS))) == by_row(native(model, eos_id=eos).generate(Listed(REQUESTS)))
+    assert engine.occupancy.busy / engine.occupancy.slots > 0.3
+
+
+@pytest.mark.parametrize(("num_beams", "most"), [(1, 1), (3, 1), (3, 2), (1, 12), (3, 12)])
+def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: int) -> None:
+    """A CUDA graph steps over more slots than are busy, for as long as the engine runs."""
+
+    def slots() -> Slots:
+        return Slots(
+            model,
+            Prefix.compute(model, PREFIX),
+            slots=4,
+            beams=num_beams,
+            prompt_tokens=30,
+            max_new_tokens=most,
+            eos_id=NEVER,
+        )
+
+    prompt = REQUESTS[0].prompt[len(PREFIX) :]
+    with torch.inference_mode():
+        idle, alone = slots(), slots()
+        for _ in range(200):  # more than the model has positions
+            idle.decode(4)
+        for some, n in ((idle, 4), (alone, 1)):
+            some.prefill(0, [prompt], [most])
+            for _ in range(most - 1):
+                some.decode(n)
+        expected, got = alone.finished(1)[0], idle.finished(1)[0]
+    assert got.token_ids == expected.token_ids
+    assert got.score == pytest.approx(expected.score, abs=1e-5)
+    assert len(expected.token_ids) == most
+
+
+def test_an_engine_goes_on_after_fewer_slots_and_after_an_error(model: Llama, eos: int) -> None:
+    expected = by_row(native(model, eos_id=eos).generate(Listed(REQUESTS)))
+    engine = native(model, eos_id=eos)
+    poison = [*REQUESTS[:20], Request(99, [3, 4, 5]), *REQUESTS[20:]]
+    with pytest.raises(ValueError, match="the prompt of row 99"):
+        list(engine.generate(Listed(poison)))
+    assert engine.shrink()
+    got = by_row(complete_all(engine, Listed(poison)))
+    assert got.pop(99)[1].startswith("error: ValueError: the prompt of row 99 (3 tokens) must begin with the 4 tokens")
+    assert got == expected
+    assert engine.batch_size == 4
+
+
+class Scarce:
+    """A LLaMA on a device whose memory holds the logits of ``rows`` rows only."""
+
+    def __init__(self, model: Llama, rows: int) -> None:
+        self._model, self._rows = model, rows
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._model, name)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.ndim == 3 and len(hidden) > self._rows:
+            raise torch.OutOfMemoryError("no room")
+        return self._model.logits(hidden)
+
+
+def test_out_of_memory_halves_the_slots_and_loses_no_row(model: Llama, eos: int) -> None:
+    engine = native(Scarce(model, 5), slots=16, eos_id=eos)  # type: ignore[arg-type]
+    assert by_row(complete_all(engine, Listed(REQUESTS))) == by_row(
+        native(model, eos_id=eos).generate(Listed(REQUESTS))
+    )
+    assert engine.batch_size == 4
+
+
+def test_captions_that_do_not_fit_the_models_positions_are_refused(model: Llama) -> None:
+    with pytest.raises(InputError, match="do not fit the model's 128 positions"):
+        NativeEngine(model, num_beams=1, max_new_tokens=100, max_prompt_tokens=40, eos_id=EOS, prefix=PREFIX)
