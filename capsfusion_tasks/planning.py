@@ -1,10 +1,12 @@
-"""The plan stage: new pairs become work units, cut by estimated tokens."""
+"""The plan stage: new pairs become work units, cut by estimated tokens, one bucket of pairs in memory at a time."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +21,20 @@ TEMPLATE_TOKENS = 112
 CAPTION_TOKENS = 37
 CHARACTERS_PER_TOKEN = 4
 
+MAX_UNITS = 1024  # Airflow's limit on the tasks that one mapped task may become (core.max_map_length)
+UNIT_SECONDS = 1800  # so that starting a rank, about a minute with a 13B, is little, and a lost unit not much
+LONGEST_UNIT_SECONDS = 3600  # half of what a fuse task may take
+UNIT_TOKENS_AT_FIRST = 400_000  # while no rate is measured
+
+
+@dataclass(frozen=True)
+class NewPairs:
+    """Which rows of a file of pairs are to be fused: their numbers and estimated tokens, [rows] each."""
+
+    path: str
+    rows: np.ndarray
+    tokens: np.ndarray
+
 
 def new_pairs(
     storage: Storage,
@@ -26,7 +42,7 @@ def new_pairs(
     is_known: Callable[[pa.ChunkedArray], pa.Array | None],
     in_flight: list[str],
     limit: int | None,
-) -> pa.Table:
+) -> list[NewPairs]:
     """The interval's pairs that nobody has fused or is about to fuse, at most ``limit``, ordered by bucket and pair_id.
 
     ``is_known`` tells for pair_ids, [rows] binary(16), which the warehouse has (None: take them all). ``in_flight``
@@ -34,58 +50,78 @@ def new_pairs(
     """
     taken = [storage.read_table(layout.unit_pairs(unit_id), columns=["pair_id"]) for unit_id in in_flight]
     taken_ids = pa.concat_tables([PAIRS.empty_table().select(["pair_id"]), *taken])["pair_id"].combine_chunks()
-    kept, rows = [PAIRS.empty_table()], 0
+    found, left = [], limit
     for path in storage.files(layout.pairs_folder(interval)):
-        pairs = storage.read_table(path)
-        pairs = pairs.filter(pc.invert(pc.is_in(pairs["pair_id"], value_set=taken_ids)))
+        pairs = storage.read_table(path, columns=["pair_id", "laion_2b", "laion_coco"])
+        is_new = pc.invert(pc.is_in(pairs["pair_id"], value_set=taken_ids))
         known = is_known(pairs["pair_id"])
         if known is not None:
-            pairs = pairs.filter(pc.invert(known))
-        kept.append(pairs)
-        rows += pairs.num_rows
-        if limit is not None and rows >= limit:
-            break
-    return pa.concat_tables(kept).slice(0, limit)
+            is_new = pc.and_not(is_new, known)
+        rows = np.flatnonzero(is_new.to_numpy())[:left]
+        found.append(NewPairs(path, rows, estimate_tokens(pairs)[rows]))
+        if left is not None:
+            left -= len(rows)
+            if not left:
+                break
+    return found
+
+
+def estimate_tokens(pairs: pa.Table) -> np.ndarray:
+    """Estimated tokens of each row, prompt and caption, without a tokenizer: [rows] int64."""
+    characters = pc.add(pc.utf8_length(pairs["laion_2b"]), pc.utf8_length(pairs["laion_coco"]))
+    tokens: np.ndarray = characters.to_numpy().astype(np.int64) // CHARACTERS_PER_TOKEN
+    return tokens + TEMPLATE_TOKENS + CAPTION_TOKENS
+
+
+def choose_unit_tokens(total: int, tokens_per_second: float | None) -> int:
+    """How many of ``total`` estimated tokens make a good unit, where one device does ``tokens_per_second`` of them.
+
+    About half an hour's work; more where there would be over MAX_UNITS, but never over an hour's.
+    """
+    enough = -(-total // MAX_UNITS)
+    if tokens_per_second is None:
+        return max(1, UNIT_TOKENS_AT_FIRST, enough)
+    good, longest = (int(seconds * tokens_per_second) for seconds in (UNIT_SECONDS, LONGEST_UNIT_SECONDS))
+    return max(1, min(max(good, enough), longest))
 
 
 def cut_units(
-    storage: Storage, pairs: pa.Table, interval: Interval, fusion_id: str, unit_tokens: int, serial: int
+    storage: Storage, pairs: Iterable[NewPairs], interval: Interval, fusion_id: str, unit_tokens: int, serial: int
 ) -> list[Unit]:
     """Publish ``pairs`` as work units of about ``unit_tokens`` estimated tokens each, and return them.
 
-    ``serial`` is the number of units that the interval had before under this fusion: a pair that is fused again must
-    not come back as a unit of the same name.
+    What goes beyond MAX_UNITS is left for another run. ``serial`` is the number of units that the interval had before
+    under this fusion: a pair that is fused again must not come back as a unit of the same name.
     """
-    tokens = estimate_tokens(pairs)
     units: list[Unit] = []
-    for start, stop in _ranges(tokens, unit_tokens):
-        part = pairs.slice(start, stop - start)
+    for table, tokens in _cut(storage, list(pairs), unit_tokens):
+        if len(units) == MAX_UNITS:
+            break
         digest = hashlib.blake2b(f"{interval.key} {fusion_id} {serial + len(units)}".encode(), digest_size=4)
-        for pair_id in part["pair_id"].to_pylist():
+        for pair_id in table["pair_id"].to_pylist():
             digest.update(pair_id)
         unit_id = f"{interval.start:%Y%m%d}-{fusion_id[:6]}-{serial + len(units):04d}-{digest.hexdigest()}"
-        storage.write_table(layout.unit_pairs(unit_id), part)
-        units.append(Unit(unit_id=unit_id, fusion_id=fusion_id, rows=part.num_rows, tokens=sum(tokens[start:stop])))
+        storage.write_table(layout.unit_pairs(unit_id), table)
+        units.append(Unit(unit_id=unit_id, fusion_id=fusion_id, rows=table.num_rows, tokens=tokens))
     return units
 
 
-def estimate_tokens(pairs: pa.Table) -> list[int]:
-    """Estimated tokens of each row, prompt and caption, without a tokenizer."""
-    characters = pc.add(pc.utf8_length(pairs["laion_2b"]), pc.utf8_length(pairs["laion_coco"]))
-    fixed = TEMPLATE_TOKENS + CAPTION_TOKENS
-    estimate: list[int] = pc.add(pc.divide(characters, CHARACTERS_PER_TOKEN), fixed).to_pylist()
-    return estimate
-
-
-def _ranges(tokens: list[int], unit_tokens: int) -> Iterator[tuple[int, int]]:
-    """Row ranges of about equal tokens, so that no unit is a small rest; none much over ``unit_tokens``."""
-    total = sum(tokens)
+def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[tuple[pa.Table, int]]:
+    """Units' rows and tokens. All have about equal tokens, so that none is a small rest."""
+    total = sum(int(part.tokens.sum()) for part in pairs)
     target = total / max(1, -(-total // unit_tokens))
-    start, filled = 0, 0
-    for row, size in enumerate(tokens):
-        filled += size
-        if filled >= target:
-            yield start, row + 1
-            start, filled = row + 1, 0
-    if start < len(tokens):
-        yield start, len(tokens)
+    parts: list[pa.Table] = []
+    filled = 0  # tokens of ``parts``
+    for part in pairs:
+        table = storage.read_table(part.path).take(pa.array(part.rows))
+        ends = np.cumsum(part.tokens)  # tokens of the file's rows up to each
+        start, before = 0, 0  # the first row that is in no unit, and the tokens of those before it
+        while (last := int(np.searchsorted(ends, before + target - filled))) < len(ends):
+            tokens = filled + int(ends[last]) - before
+            yield pa.concat_tables([*parts, table.slice(start, last + 1 - start)]), tokens
+            parts, filled, start, before = [], 0, last + 1, int(ends[last])
+        if start < len(ends):
+            parts.append(table.slice(start))
+            filled += int(ends[-1]) - before
+    if parts:
+        yield pa.concat_tables(parts), filled

@@ -43,7 +43,9 @@ class Settings(BaseSettings):
 
     buckets: int = Field(16, ge=1, le=65536, description="Hash buckets of the staging area; fixed once it has data.")
     join_on: Literal["url_text", "url"] = Field("url_text", description="url where LAION-COCO carries no raw text.")
-    unit_tokens: int = Field(400_000, ge=1, description="Estimated tokens of a work unit: what one fuse task handles.")
+    unit_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Estimated tokens of a work unit, that is of one fuse task; auto: half an hour's work."
+    )
     punsafe_max: float = Field(0.5, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
     pwatermark_max: float = Field(0.8, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
 

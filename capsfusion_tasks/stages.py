@@ -6,6 +6,7 @@ not mend is raised as ``InputError``.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 from capsfusion_tasks import layout, planning
@@ -25,6 +26,8 @@ from capsfusion_tasks.validation.validate import validate_unit
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
+
+log = logging.getLogger(__name__)
 
 Existing = Literal["skip", "replace"]
 
@@ -106,9 +109,18 @@ def plan(
                 in_flight=ledger.open_units(connection, fusion.fusion_id),
                 limit=limit,
             )
-            units = planning.cut_units(
-                storage, pairs, interval, fusion.fusion_id, settings.unit_tokens, serial=len(planned)
-            )
+            size = settings.unit_tokens
+            if size == "auto":
+                total = sum(int(part.tokens.sum()) for part in pairs)
+                size = planning.choose_unit_tokens(total, ledger.tokens_per_second(connection, fusion.fusion_id))
+            units = planning.cut_units(storage, pairs, interval, fusion.fusion_id, size, serial=len(planned))
+            if left := sum(len(part.rows) for part in pairs) - sum(unit.rows for unit in units):
+                log.warning(
+                    "%d pairs are left: %d units are the most that a run may have. Run the interval again once these"
+                    " are loaded, or raise CAPSFUSION_UNIT_TOKENS",
+                    left,
+                    planning.MAX_UNITS,
+                )
             ledger.register_units(connection, units, interval, dag_run_id)
     return units
 

@@ -3,13 +3,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from capsfusion_tasks import layout
 from capsfusion_tasks.pairing.join import pair_id
-from capsfusion_tasks.planning import cut_units, estimate_tokens, new_pairs
-from capsfusion_tasks.schemas import PAIRS
+from capsfusion_tasks.planning import NewPairs, choose_unit_tokens, cut_units, estimate_tokens, new_pairs
+from capsfusion_tasks.schemas import PAIRS, Unit
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.storage import Storage
 
@@ -47,8 +48,18 @@ def storage(tmp_path: Path) -> Storage:
     return storage
 
 
-def hashes(table: pa.Table) -> list[int]:
-    return list(table["laion_hash"].to_pylist())
+def hashes(storage: Storage, found: list[NewPairs]) -> list[int]:
+    return [storage.read_table(part.path)["laion_hash"][int(row)].as_py() for part in found for row in part.rows]
+
+
+def cut(storage: Storage, table: pa.Table, unit_tokens: int, serial: int = 0) -> list[Unit]:
+    """``table``, which lies in files of seven rows, as units."""
+    found = []
+    for start in range(0, table.num_rows, 7):
+        part, path = table.slice(start, 7), f"some/{start}.parquet"
+        storage.write_table(path, part)
+        found.append(NewPairs(path, np.arange(part.num_rows), estimate_tokens(part)))
+    return cut_units(storage, found, DAY, "f" * 12, unit_tokens, serial)
 
 
 def test_pairs_that_the_warehouse_has_are_dropped(storage: Storage) -> None:
@@ -56,27 +67,28 @@ def test_pairs_that_the_warehouse_has_are_dropped(storage: Storage) -> None:
     found = new_pairs(
         storage, DAY, lambda ids: pa.array([i in known for i in ids.to_pylist()]), in_flight=[], limit=None
     )
-    assert hashes(found) == [0, 2, 3]
+    assert hashes(storage, found) == [0, 2, 3]
+    assert [part.tokens.tolist() for part in found] == [[157, 157], [157]]
 
 
 def test_pairs_of_units_in_flight_are_dropped(storage: Storage) -> None:
     storage.write_table(layout.unit_pairs("other"), pairs(2, 3))
-    assert hashes(new_pairs(storage, DAY, nothing_known, in_flight=["other"], limit=None)) == [0, 1, 4]
+    assert hashes(storage, new_pairs(storage, DAY, nothing_known, in_flight=["other"], limit=None)) == [0, 1, 4]
 
 
 def test_replacing_takes_known_pairs_too(storage: Storage) -> None:
-    assert hashes(new_pairs(storage, DAY, lambda ids: None, in_flight=[], limit=None)) == [0, 1, 2, 3, 4]
+    assert hashes(storage, new_pairs(storage, DAY, lambda ids: None, in_flight=[], limit=None)) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 99])
 def test_a_limit_takes_so_many_and_no_more(storage: Storage, limit: int) -> None:
-    assert hashes(new_pairs(storage, DAY, nothing_known, in_flight=[], limit=limit)) == list(range(5))[:limit]
+    assert hashes(storage, new_pairs(storage, DAY, nothing_known, in_flight=[], limit=limit)) == list(range(5))[:limit]
 
 
 def test_units_hold_each_pair_once_in_order_and_about_as_many_tokens(storage: Storage) -> None:
     table = pairs(*range(100))
-    total = sum(estimate_tokens(table))
-    units = cut_units(storage, table, DAY, "f" * 12, unit_tokens=total // 4 + 1, serial=0)
+    total = int(estimate_tokens(table).sum())
+    units = cut(storage, table, unit_tokens=total // 4 + 1)
     assert [unit.rows for unit in units] == [25, 25, 25, 25]
     parts = [storage.read_table(layout.unit_pairs(unit.unit_id)) for unit in units]
     assert pa.concat_tables(parts).equals(table)
@@ -84,17 +96,47 @@ def test_units_hold_each_pair_once_in_order_and_about_as_many_tokens(storage: St
 
 
 def test_a_row_of_more_tokens_than_a_unit_is_a_unit(storage: Storage) -> None:
-    units = cut_units(storage, pairs(1, 2, words=5000), DAY, "f" * 12, unit_tokens=100, serial=0)
+    units = cut(storage, pairs(1, 2, words=5000), unit_tokens=100)
     assert [unit.rows for unit in units] == [1, 1]
 
 
+def test_only_the_new_rows_of_a_file_become_units(storage: Storage) -> None:
+    known = set(pairs(1, 4)["pair_id"].to_pylist())
+    found = new_pairs(storage, DAY, lambda ids: pa.array([i in known for i in ids.to_pylist()]), [], None)
+    units = cut_units(storage, found, DAY, "f" * 12, unit_tokens=10**6, serial=0)
+    [unit] = units
+    assert storage.read_table(layout.unit_pairs(unit.unit_id)).equals(pairs(0, 2, 3))
+
+
+def test_no_run_has_more_units_than_airflow_maps(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("capsfusion_tasks.planning.MAX_UNITS", 3)
+    units = cut(storage, pairs(*range(50)), unit_tokens=5 * 157)
+    assert [unit.rows for unit in units] == [5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("total", "rate", "expected"),
+    [
+        (10_000, None, 400_000),
+        (1024 * 500_000, None, 500_000),
+        (10_000_000, 200.0, 360_000),
+        (1024 * 500_000, 200.0, 500_000),
+        (1024 * 10_000_000, 200.0, 720_000),
+        (0, 0.0001, 1),
+    ],
+    ids=["first run", "many", "half an hour", "more for 1,024", "never over an hour", "hardly any"],
+)
+def test_a_unit_is_half_an_hour_of_work(total: int, rate: float | None, expected: int) -> None:
+    assert choose_unit_tokens(total, rate) == expected
+
+
 def test_nothing_new_makes_no_unit(storage: Storage) -> None:
-    assert cut_units(storage, pairs(), DAY, "f" * 12, unit_tokens=100, serial=0) == []
+    assert cut(storage, pairs(), unit_tokens=100) == []
 
 
 def test_units_are_named_by_what_is_in_them_and_when(storage: Storage) -> None:
     def name(*numbers: int, serial: int = 0) -> str:
-        return cut_units(storage, pairs(*numbers), DAY, "f" * 12, 10**6, serial)[0].unit_id
+        return cut(storage, pairs(*numbers), 10**6, serial)[0].unit_id
 
     assert name(1, 2) == name(1, 2)
     assert len({name(1, 2), name(1, 3), name(1, 2, serial=1)}) == 3
