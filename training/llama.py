@@ -44,7 +44,7 @@ class Attention(nn.Module):
             for f in (self.q_proj, self.k_proj, self.v_proj)
         )  # [B, H, S, D]
         # In float32: the backward pass of bfloat16 attention takes 20 times as long on a CPU, half of a whole step.
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             q, k, v = _rotate(q.float(), cos, sin), _rotate(k.float(), cos, sin), v.float()
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True).to(x.dtype)
         mixed: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, hidden))

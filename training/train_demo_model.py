@@ -91,6 +91,7 @@ def save(file: Path, state: dict[str, Any]) -> None:
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
     work, dtype = args.work, getattr(torch, args.dtype)
     tokenizer = LlamaTokenizer(work / "tokenizer.model")
     shape = Shape(tokenizer.vocab_size, args.hidden, args.ffn, args.layers, args.hidden // 64)
@@ -107,7 +108,7 @@ def train(args: argparse.Namespace) -> None:
     )
     step, tokens, minutes_before = 0, 0, 0.0
     if args.resume and (work / "checkpoint.pt").exists():
-        state = torch.load(work / "checkpoint.pt")
+        state = torch.load(work / "checkpoint.pt", map_location=args.device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, tokens, minutes_before = state["step"], state["tokens"], state["minutes"]
@@ -121,10 +122,11 @@ def train(args: argparse.Namespace) -> None:
     pairs = Pairs(work / "pairs.npz", args.batch_tokens, args.seed)
     started = reported = looked = saved = time.monotonic()
     first_step, reported_tokens, losses = step, tokens, []
-    for inputs, positions, targets, count in pairs.batches(step):
+    for *batch, count in pairs.batches(step):
+        inputs, positions, targets = (each.to(args.device) for each in batch)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.lr)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with torch.autocast(args.device, dtype, enabled=dtype != torch.float32):
             hidden = forward(inputs, dtype).flatten(0, 1)[positions]  # [N, hidden]
             loss = head_loss(hidden, model.embed_tokens.weight, targets)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -157,7 +159,7 @@ def export(work: Path, out: Path) -> None:
     """Write the checkpoint as a transformers model folder with float16 weights."""
     from safetensors.torch import save_file
 
-    state = torch.load(work / "checkpoint.pt")
+    state = torch.load(work / "checkpoint.pt", map_location="cpu")
     out.mkdir(parents=True, exist_ok=True)
     weights = {f"model.{name}": weight.half().contiguous() for name, weight in state["model"].items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
@@ -194,7 +196,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--batch-tokens", type=int, default=4096, help="padded tokens of a batch")
     parser.add_argument("--lr", type=float, default=1.6e-3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--compile", action="store_true", help="torch.compile, which needs a C++ compiler")
     parser.add_argument("--report-seconds", type=float, default=15.0)
