@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from capsfusion_tasks import stages
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import launcher
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Interval, Settings
@@ -32,7 +32,7 @@ def run_pipeline(
             try:
                 pulled = stages.pull(settings, shard)
                 say(f"pull: {shard.label}: {pulled['rows']} rows, dropped {pulled['dropped'] or 'none'}")
-            except InputError as error:
+            except (InputError, NotReadyError) as error:
                 say(f"pull: {shard.label} failed: {error}")
         pairs = sum(
             stages.pair(settings, interval, buckets)["pairs"] for buckets in stages.bucket_groups(settings, shards)

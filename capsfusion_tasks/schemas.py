@@ -26,6 +26,7 @@ class Shard(BaseModel):
     etag: str
     size_bytes: int
     arrived_at: datetime
+    revision: str = ""  # where a source keeps states: the one it was found in, and is read from
 
     @property
     def label(self) -> str:

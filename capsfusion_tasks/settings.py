@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from capsfusion_tasks.demo import MODEL
 from capsfusion_tasks.errors import InputError
+
+
+def _split_patterns(value: Any) -> Any:
+    """A comma-separated or JSON list as a list."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else [p.strip() for p in value.split(",") if p.strip()]
+
+
+# NoDecode: pydantic-settings would take nothing but JSON.
+Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_patterns)]
 
 
 class Settings(BaseSettings):
@@ -23,8 +37,17 @@ class Settings(BaseSettings):
     )
     warehouse_url: str | None = Field(None, description="SQLAlchemy URL of the warehouse; unset: embedded PostgreSQL.")
     staging: str | None = Field(None, description="Folder or s3://bucket/prefix for hand-overs; unset: HOME/staging.")
-    laion2b: str | None = Field(None, description="Where LAION-2B shards arrive.")
-    laion_coco: str | None = Field(None, description="Where LAION-COCO shards arrive.")
+    laion2b: str = Field(
+        "hf://datasets/laion/relaion2B-en-research-safe", description="Where LAION-2B shards arrive: docs/sources.md."
+    )
+    laion2b_include: Patterns = Field(("*.parquet",), description="Glob patterns: which files there are shards.")
+    laion2b_exclude: Patterns = Field((), description="… and which of these are not.")
+    laion_coco: str = Field("hf://datasets/laion/relaion-coco", description="Where LAION-COCO shards arrive.")
+    laion_coco_include: Patterns = Field(("*.parquet",), description="As on the other side.")
+    laion_coco_exclude: Patterns = Field((), description="As on the other side.")
+    scratch: Path | None = Field(
+        None, description="Folder for downloads while they are read; unset: a folder of the user's in TMPDIR."
+    )
 
     model: str = Field(str(MODEL), description="Folder or hub id of the model; unset: the bundled demo model.")
     engine: Literal["native", "transformers"] = Field(
@@ -58,6 +81,22 @@ class Settings(BaseSettings):
     @property
     def staging_uri(self) -> str:
         return self.staging or str(self.home / "staging")
+
+    @property
+    def scratch_folder(self) -> Path:
+        return self.scratch or Path(tempfile.gettempdir()) / f"capsfusion-{os.getuid()}"
+
+    def environment(self) -> dict[str, str]:
+        """These settings as the variables that ``load_settings`` reads; an empty one means the default."""
+        values = self.model_dump(mode="json")
+        return {
+            f"CAPSFUSION_{name}".upper(): json.dumps(value)
+            if isinstance(value, list)
+            else ""
+            if value is None
+            else str(value)
+            for name, value in values.items()
+        }
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -10,12 +10,12 @@ import logging
 from typing import Any, Literal
 
 from capsfusion_tasks import layout, planning
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.fusion.launcher import FuseJob, torchrun_argv
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
-from capsfusion_tasks.pairing.buckets import check_bucket_count, split_shard
+from capsfusion_tasks.pairing.buckets import check_bucket_count, split_counts, split_shard
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.report import report_interval
 from capsfusion_tasks.schemas import VALIDATED, Shard, Unit
@@ -58,9 +58,11 @@ def pull(settings: Settings, shard: Shard) -> dict[str, Any]:
     storage = Storage(settings.staging_uri)
     with open_warehouse(settings) as warehouse:
         try:
-            with discovery.open_source(shard.source).open(shard.path, shard.etag) as stream:
-                counts = split_shard(stream, shard, storage, settings)
-        except InputError as error:
+            counts = split_counts(shard, storage)
+            if counts is None:  # else the shard need not be fetched again, nor be there still
+                with discovery.open_source(shard.source, settings).open(shard) as stream:
+                    counts = split_shard(stream, shard, storage, settings)
+        except (InputError, NotReadyError) as error:
             with warehouse.engine.begin() as connection:
                 ledger.shard_failed(connection, shard.shard_id, str(error))
             raise
@@ -72,7 +74,7 @@ def pull(settings: Settings, shard: Shard) -> dict[str, Any]:
 def pair(settings: Settings, interval: Interval, buckets: list[int]) -> dict[str, Any]:
     """Join the interval's new rows with everything that is there, in each of ``buckets``."""
     storage = Storage(settings.staging_uri)
-    shards = discovery.discover(discovery.sources(settings), interval, storage)
+    shards = discovery.discovered(interval, storage)
     pairs = sum(pair_bucket(bucket, shards, interval, storage, settings) for bucket in buckets)
     return {"buckets": len(buckets), "pairs": pairs}
 
@@ -176,7 +178,7 @@ def load(
 
 def report(settings: Settings, interval: Interval) -> dict[str, Any]:
     """What came in and what came out: counts, ``failures``, and all of it as ``text``."""
-    shards = discovery.discover(discovery.sources(settings), interval, Storage(settings.staging_uri))
+    shards = discovery.discovered(interval, Storage(settings.staging_uri))
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
         return report_interval(connection, interval, identify(settings).fusion_id, shards).as_dict()
 

@@ -69,7 +69,7 @@ def run_demo(settings: Settings) -> int:
 def up(settings: Settings, port: int) -> int:
     """Airflow with its UI on ``port``, until Ctrl-C; the days go by, and runs start on their own. The exit code."""
     console = Console(highlight=False, soft_wrap=True)
-    if not (settings.laion2b and settings.laion_coco):
+    if not {"laion2b", "laion_coco"} <= settings.model_fields_set:
         write_sample_data(settings.home / "sample", rows_per_day=ROWS_PER_DAY)
         settings = settings.model_copy(update=_sample_sources(settings.home))
     with _ended_by_signals():
@@ -101,11 +101,7 @@ def _service(
         with open_warehouse(settings, migrate=True):
             pass
         warehouse = settings.warehouse_url or server.url(WAREHOUSE).render_as_string(hide_password=False)
-        chosen = dict(settings) | {"warehouse_url": warehouse}
-        # An empty variable means the default, also where ours has a value.
-        environment = {
-            f"CAPSFUSION_{name}".upper(): "" if value is None else str(value) for name, value in chosen.items()
-        }
+        environment = settings.model_copy(update={"warehouse_url": warehouse}).environment()
         airflow_database = server.url(AIRFLOW, driver="psycopg2").render_as_string(hide_password=False)
         with local_airflow(
             settings.home, airflow_database, environment, say=say, port=port, scheduled=scheduled

@@ -25,9 +25,8 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
     Raises InputError for a file that is no Parquet, is cut short, or lacks a column.
     """
     check_bucket_count(storage, settings.buckets)
-    mark = layout.pulled_mark(shard.side, shard.shard_id)
-    if storage.exists(mark):
-        return Counts(**storage.read_json(mark))
+    if (done := split_counts(shard, storage)) is not None:
+        return done
     counts = Counts()
     parts: list[list[pa.Table]] = [[] for _ in range(settings.buckets)]
     for table in _read(stream, shard, settings, counts):
@@ -38,8 +37,15 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
         if tables:
             path = layout.bucket_file(shard.side, bucket, shard.shard_id)
             storage.write_table(path, pa.concat_tables(tables))
+    mark = layout.pulled_mark(shard.side, shard.shard_id)
     storage.write_json(mark, {"rows": counts.rows, "dropped": counts.dropped})
     return counts
+
+
+def split_counts(shard: Shard, storage: Storage) -> Counts | None:
+    """The counts of a shard that is split already; None: it is not."""
+    mark = layout.pulled_mark(shard.side, shard.shard_id)
+    return Counts(**storage.read_json(mark)) if storage.exists(mark) else None
 
 
 def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Counts) -> Iterator[pa.Table]:

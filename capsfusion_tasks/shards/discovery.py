@@ -1,60 +1,112 @@
-"""Which shards belong to an interval: those that arrived in it, frozen when they are first found."""
+"""Which shards belong to an interval: those that arrived in it, frozen when they are found after its end."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards.local import LocalSource
+from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.source import Source
 from capsfusion_tasks.storage import Storage
 
 
-def open_source(uri: str) -> Source:
-    """The source that ``uri`` means; today a folder."""
+@dataclass(frozen=True)
+class SideSource:
+    """Where a side's shards arrive, and which of the files there are shards."""
+
+    source: Source
+    wanted: Callable[[str], bool]
+
+
+def open_source(uri: str, settings: Settings) -> Source:
+    """The source that ``uri`` means. Raises InputError for a URI of another kind."""
     scheme, separator, path = uri.partition("://")
-    if separator and scheme != "file":
-        raise InputError(f"cannot read shards from {uri}: sources are folders; copy the shards into one")
-    return LocalSource(path if separator else uri)
+    # Each kind is imported where it is used: boto3 and huggingface_hub take longer to load than the whole command line.
+    if not separator or scheme == "file":
+        return LocalSource(path if separator else uri)
+    if scheme == "s3":
+        from capsfusion_tasks.shards.s3 import S3Source
+
+        return S3Source(uri)
+    if scheme == "hf":
+        from capsfusion_tasks.shards.huggingface import HubSource
+
+        return HubSource(uri, settings.scratch_folder)
+    if scheme in ("http", "https"):
+        from capsfusion_tasks.shards.http import HttpSource
+
+        return HttpSource(uri, settings.scratch_folder)
+    raise InputError(
+        f"cannot read shards from {uri}: give a folder, s3://bucket/prefix, hf://datasets/owner/name, "
+        "or the https:// address of a list of files"
+    )
 
 
-def sources(settings: Settings) -> dict[Side, Source]:
-    """Both sides' sources. Raises InputError naming what is not set."""
-    uris: dict[Side, str | None] = {"laion_2b": settings.laion2b, "laion_coco": settings.laion_coco}
-    if missing := [side for side, uri in uris.items() if not uri]:
-        raise InputError(f"no source for {' and '.join(missing)}: set CAPSFUSION_LAION2B and CAPSFUSION_LAION_COCO")
-    return {side: open_source(uri) for side, uri in uris.items() if uri}
+def sources(settings: Settings) -> dict[Side, SideSource]:
+    """Both sides' sources, with the patterns that are set for them."""
+    return {
+        "laion_2b": SideSource(
+            open_source(settings.laion2b, settings), path_filter(settings.laion2b_include, settings.laion2b_exclude)
+        ),
+        "laion_coco": SideSource(
+            open_source(settings.laion_coco, settings),
+            path_filter(settings.laion_coco_include, settings.laion_coco_exclude),
+        ),
+    }
 
 
-def discover(sources: dict[Side, Source], interval: Interval, storage: Storage) -> list[Shard]:
-    """The interval's shards, by side and path.
+def discover(sources: Mapping[Side, SideSource], interval: Interval, storage: Storage) -> list[Shard]:
+    """The interval's shards, by side and path, for the stages after this one to find with ``discovered``.
 
-    The list is frozen at the first call that finds any, so that a rerun or a backfill does the same work. An empty list
-    is not: shards may be copied in later with their old times.
+    The list is frozen at the first call after the interval's end that finds any, so that a rerun or a backfill does the
+    same work. Before its end, a call adds what has arrived since the last. An empty list is not frozen: shards may be
+    copied in later with their old times.
     """
-    frozen = layout.discovered(interval)
-    if storage.exists(frozen):
-        return [Shard.model_validate(shard) for shard in storage.read_json(frozen)]
-    shards = [
+    path = layout.discovered(interval)
+    known = {shard.shard_id: shard for shard in discovered(interval, storage)}
+    if known and storage.read_json(path)["frozen"]:
+        return list(known.values())
+    over = datetime.now(UTC) >= interval.end  # asked before the listing: what arrives during it may be missing from it
+    found = {
+        shard.shard_id: shard for side, place in sources.items() for shard in _shards(side, place, interval)
+    } | known  # what an earlier call found stays as it was: its rows may be pulled and paired already
+    shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
+    if shards:
+        storage.write_json(path, {"frozen": over, "shards": [shard.model_dump(mode="json") for shard in shards]})
+    return shards
+
+
+def discovered(interval: Interval, storage: Storage) -> list[Shard]:
+    """The interval's shards as ``discover`` last listed them; none if it found none."""
+    path = layout.discovered(interval)
+    if not storage.exists(path):
+        return []
+    return [Shard.model_validate(shard) for shard in storage.read_json(path)["shards"]]
+
+
+def _shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
+    # Always the whole listing: a watermark by name or time would skip what sorts before it or is copied in later.
+    return [
         Shard(
-            shard_id=shard_id(source.uri, file.path, file.etag),
+            shard_id=shard_id(place.source.uri, file.path, file.etag),
             side=side,
-            source=source.uri,
+            source=place.source.uri,
             path=file.path,
             etag=file.etag,
             size_bytes=file.size_bytes,
             arrived_at=file.arrived_at,
+            revision=file.revision,
         )
-        for side, source in sources.items()
-        for file in source.files()
+        for file in place.source.files(place.wanted)
         if interval.start <= file.arrived_at < interval.end
     ]
-    if shards:
-        storage.write_json(frozen, [shard.model_dump(mode="json") for shard in shards])
-    return shards
 
 
 def shard_id(source: str, path: str, etag: str) -> str:

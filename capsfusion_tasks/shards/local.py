@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,32 +10,33 @@ from pathlib import Path
 import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards.source import SourceFile
 
 
 class LocalSource:
-    """``*.parquet`` at any depth below a folder. A file arrives when it was last modified."""
+    """Files at any depth below a folder. A file arrives when it was last modified."""
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder).expanduser().absolute()
         self.uri = str(self._folder)
 
-    def files(self) -> Iterator[SourceFile]:
+    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
         if not self._folder.is_dir():
             raise InputError(f"no folder {self.uri}: create it, or name the folder in which shards arrive")
-        for file in sorted(self._folder.rglob("*.parquet")):
-            relative = file.relative_to(self._folder)
-            if file.is_file() and not any(part.startswith((".", "_")) for part in relative.parts):
-                yield self._describe(file, relative.as_posix())
+        for file in sorted(self._folder.rglob("*")):
+            path = file.relative_to(self._folder).as_posix()
+            if wanted(path) and file.is_file():
+                yield self._describe(file, path)
 
     @contextmanager
-    def open(self, path: str, etag: str) -> Iterator[pa.NativeFile]:
-        file = self._folder / path
+    def open(self, shard: Shard) -> Iterator[pa.NativeFile]:
+        file = self._folder / shard.path
         if not file.is_file():
             raise InputError(
                 f"{file} is gone: put it back with its old time, or run again over the interval it returns in"
             )
-        if self._describe(file, path).etag != etag:
+        if self._describe(file, shard.path).etag != shard.etag:
             raise InputError(f"{file} has changed since it was discovered: it counts as a new shard when it arrived")
         with pa.OSFile(str(file)) as stream:  # not mapped: a file cut short while it is read would kill the process
             yield stream

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,26 +10,32 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from capsfusion_tasks.schemas import Shard
+
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A Parquet file in a source. ``path`` is relative to it; ``etag`` changes whenever the content does."""
+    """A file in a source. ``path`` is relative to it; ``etag`` changes whenever the content does."""
 
     path: str
     etag: str
     size_bytes: int
     arrived_at: datetime
+    revision: str = ""  # the state of the source in which the content lies, where a source keeps states
 
 
 class Source(Protocol):
-    """A place where Parquet shards arrive."""
+    """A place where Parquet shards arrive. ``uri`` is part of a shard's identity, so it holds no credentials."""
 
     uri: str
 
-    def files(self) -> Iterator[SourceFile]:
-        """All shards there now. Raises InputError if the source itself cannot be listed."""
+    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
+        """All files there now whose path is ``wanted``. Raises InputError if the source itself cannot be listed."""
         ...
 
-    def open(self, path: str, etag: str) -> AbstractContextManager[pa.NativeFile]:
-        """The shard's bytes, seekable. Raises InputError if it is gone or no longer what ``etag`` says."""
+    def open(self, shard: Shard) -> AbstractContextManager[pa.NativeFile]:
+        """The shard's bytes, seekable.
+
+        Raises InputError if it is gone or no longer what its etag says, NotReadyError if the source does not answer.
+        """
         ...

@@ -1,0 +1,66 @@
+"""Trying again what may pass: broken connections, timeouts, servers that are busy."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from capsfusion_tasks.errors import NotReadyError
+
+T = TypeVar("T")
+
+TRIES = 6  # in a row, without progress between them
+_FIRST_WAIT = 1.0  # seconds; doubles with each failure
+_LONGEST_WAIT = 300.0  # what a server may ask for; beyond it the task's own retry is the better place to wait
+
+
+class MayPass(Exception):
+    """A failure that another try may not meet; ``retry_after`` is the wait in seconds that the server asked for."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+def retrying(
+    step: Callable[[], T],
+    where: str,
+    *,
+    on: tuple[type[Exception], ...] = (),
+    progress: Callable[[], int] = lambda: 0,
+    stop: threading.Event | None = None,
+) -> T:
+    """The result of ``step``, tried again with growing waits where it raises MayPass or one of ``on``.
+
+    A failure after ``progress()`` has grown counts as the first. Raises NotReadyError when TRIES failed in a row, or
+    ``stop`` is set.
+    """
+    passing: tuple[type[Exception], ...] = (MayPass, *on)
+    stop = stop or threading.Event()
+    failures, reached = 0, progress()
+    while True:
+        try:
+            return step()
+        except passing as error:
+            if progress() > reached:
+                failures, reached = 0, progress()
+            failures += 1
+            reason = str(error) or type(error).__name__
+            if failures == TRIES:
+                raise NotReadyError(f"{where}: {reason}; failed {TRIES} times in a row: try again later") from error
+            seconds = min(_FIRST_WAIT * 2 ** (failures - 1), 60.0) * random.uniform(0.5, 1)
+            asked = getattr(error, "retry_after", None)
+            if asked is not None:
+                if asked > _LONGEST_WAIT:
+                    raise NotReadyError(
+                        f"{where}: {reason}; the server asks to wait {asked:.0f} s: try again then"
+                    ) from error
+                seconds = max(seconds, asked)
+            if _wait(stop, seconds):
+                raise NotReadyError(f"{where}: given up after {reason}") from error
+
+
+def _wait(stop: threading.Event, seconds: float) -> bool:
+    return stop.wait(seconds)

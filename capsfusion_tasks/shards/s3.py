@@ -1,0 +1,167 @@
+"""Shards in a bucket: S3, or a store that speaks its protocol. They are read in place, by ranges, without a copy."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import pyarrow as pa
+from botocore import UNSIGNED
+from botocore import exceptions as boto
+from botocore.config import Config
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.shards.retries import retrying
+from capsfusion_tasks.shards.source import SourceFile
+
+_PIECE_BYTES = 8 << 20  # of a large read; pieces come in parallel, because one S3 connection fills no network card
+_CONNECTIONS = 8
+# What boto3 retries by itself covers everything up to the answer's head, not a body that breaks off.
+_BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
+# Errors of boto3 that are configuration: no answer of a server will change them.
+_MISCONFIGURED = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.ProfileNotFound,
+    boto.ParamValidationError,
+    boto.NoRegionError,
+    boto.InvalidRegionError,
+    boto.TokenRetrievalError,
+)
+
+
+class S3Source:
+    """Objects below ``s3://bucket/prefix``. An object arrives at its LastModified.
+
+    Region, endpoint and credentials are those of AWS's own tools: AWS_* variables, profiles, a machine's role. Without
+    credentials anywhere, requests are not signed: public buckets can be read so.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        if not self._bucket:
+            raise InputError(f"{uri} names no bucket: give s3://bucket/prefix")
+        prefix = prefix.strip("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+        self.uri = f"s3://{self._bucket}/{prefix}".rstrip("/")
+
+    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
+        with self._explained(self.uri):
+            pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    path = entry["Key"].removeprefix(self._prefix)
+                    if not path.endswith("/") and wanted(path):  # consoles make a "folder" an object of that name
+                        yield SourceFile(path, entry["ETag"].strip('"'), entry["Size"], entry["LastModified"])
+
+    @contextmanager
+    def open(self, shard: Shard) -> Iterator[pa.NativeFile]:
+        where = f"{self.uri}/{shard.path}"
+        client = _client()
+        # Each request names the ETag, so an object replaced while it is read never gives a mixture of both.
+        this = {"Bucket": self._bucket, "Key": self._prefix + shard.path, "IfMatch": f'"{shard.etag}"'}
+
+        def piece(start: int, end: int) -> bytes:
+            def get() -> bytes:
+                body: bytes = client.get_object(**this, Range=f"bytes={start}-{end - 1}")["Body"].read()
+                return body
+
+            with self._explained(where):
+                return retrying(get, where, on=_BROKEN_BODY)
+
+        with self._explained(where):
+            client.head_object(**this)
+        with (
+            ThreadPoolExecutor(_CONNECTIONS) as pool,
+            pa.PythonFile(_Ranges(piece, shard.size_bytes, pool), mode="r") as stream,
+        ):
+            yield stream
+
+    @contextmanager
+    def _explained(self, where: str) -> Iterator[None]:
+        """boto3's errors as InputError, or NotReadyError for what remains after its own retries."""
+        try:
+            yield
+        except _MISCONFIGURED as error:
+            raise InputError(f"cannot read {where}: {error}; see the AWS_* variables") from error
+        except boto.ClientError as error:
+            raise self._refusal(error, where) from error
+        except boto.BotoCoreError as error:
+            raise NotReadyError(
+                f"cannot read {where} now: {error}; see AWS_ENDPOINT_URL, or try again later"
+            ) from error
+
+    def _refusal(self, error: boto.ClientError, where: str) -> Exception:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code == "NoSuchBucket":
+            return InputError(f"no bucket {self._bucket} for {where}: check its name and AWS_ENDPOINT_URL")
+        if status == 404:
+            return InputError(f"{where} is gone: the object was there when the shard was discovered")
+        if status == 412:
+            return InputError(
+                f"{where} has changed since it was discovered: it counts as a new shard from its new LastModified on"
+            )
+        if status in (301, 307) or code in ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
+            return InputError(f"{where} is in another region ({error}): set AWS_DEFAULT_REGION to the bucket's")
+        if status >= 500 or status in (408, 429) or code in ("SlowDown", "RequestTimeout", "Throttling"):
+            return NotReadyError(f"{where} is not served now: {error}; try again later")
+        key = "no credentials (unsigned)" if _credentials() is None else f"access key {_credentials().access_key}"
+        return InputError(
+            f"access to {where} is refused ({code or status}) with {key}: needs s3:ListBucket on the bucket and "
+            "s3:GetObject on the objects; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+
+
+class _Ranges(io.RawIOBase):
+    """A seekable file over ranged reads; a large read comes in pieces, in parallel."""
+
+    def __init__(self, piece: Callable[[int, int], bytes], size: int, pool: ThreadPoolExecutor) -> None:
+        self._piece, self._size, self._pool, self._position = piece, size, pool, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, count: int | None = -1) -> bytes:
+        start = self._position
+        end = self._size if count is None or count < 0 else min(self._size, start + count)
+        if start >= end:
+            return b""
+        starts = range(start, end, _PIECE_BYTES)
+        pieces = self._pool.map(self._piece, starts, (min(at + _PIECE_BYTES, end) for at in starts))
+        self._position = end
+        return b"".join(pieces)
+
+
+def _credentials() -> Any:
+    return boto3.session.Session().get_credentials()
+
+
+def _client() -> Any:
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 8},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=_CONNECTIONS,
+    )
+    session = boto3.session.Session()
+    if session.get_credentials() is None:
+        config = config.merge(Config(signature_version=UNSIGNED))
+    # Only listing and reading: where no region is set, S3 says with the first answer which one it is.
+    return session.client("s3", region_name=session.region_name or "us-east-1", config=config)

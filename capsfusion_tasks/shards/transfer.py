@@ -1,0 +1,209 @@
+"""Downloads: parallel, resumable, verified. What breaks off stays beside the file and is taken up by the next try."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pyarrow as pa
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.shards import web
+from capsfusion_tasks.shards.retries import MayPass, retrying
+
+_PART_BYTES = 32 << 20
+_CONNECTIONS = 4
+_STALE_SECONDS = 7 * 24 * 3600  # a broken transfer that nobody took up again
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What makes a download the shard that was discovered: its length, and its headers or its checksum."""
+
+    size_bytes: int
+    unchanged: Callable[[httpx2.Response], bool] | None = None
+    checksum: str | None = None
+    digest: Callable[[Path], str] = sha256
+
+
+@contextmanager
+def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Path) -> Iterator[pa.NativeFile]:
+    """The shard as a local file, for as long as the block lasts.
+
+    Raises InputError where trying again will not help. After any other error the parts that have arrived stay in
+    ``scratch``, and the next try on this machine asks for the others only.
+    """
+    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _sweep(scratch)
+    folder = scratch / shard.shard_id
+    with _owned(folder, address.where):
+        try:
+            file = _download(address, expected, folder)
+        except InputError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        try:
+            with pa.OSFile(str(file)) as stream:
+                yield stream
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
+    file = folder / "data"
+    data = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    marks = os.open(folder / f"parts-of-{_PART_BYTES}", os.O_RDWR | os.O_CREAT, 0o600)  # a byte each: 1, it is there
+    try:
+        _check_space(expected.size_bytes - os.fstat(data).st_blocks * 512, folder, address.where)
+        os.truncate(data, expected.size_bytes)
+        starts = range(0, expected.size_bytes, _PART_BYTES)
+        there = os.pread(marks, len(starts), 0).ljust(len(starts), b"\0")
+        missing = [
+            _Part(n, start, min(start + _PART_BYTES, expected.size_bytes))
+            for n, start in enumerate(starts)
+            if not there[n]
+        ]
+
+        def mark(part: _Part) -> None:
+            if part.number is not None:
+                os.fdatasync(data)  # a mark must not outlive what it stands for
+                os.pwrite(marks, b"\1", part.number)
+
+        try:
+            _fetch(missing, address, expected, data, mark)
+        except _RangesIgnored:
+            os.truncate(marks, 0)
+            _fetch([_Part(None, 0, expected.size_bytes)], address, expected, data, mark)
+    finally:
+        os.close(data)
+        os.close(marks)
+    _verify(file, address, expected)
+    return file
+
+
+class _RangesIgnored(Exception):
+    """The server sends whole files only."""
+
+
+class _Part:
+    """Bytes ``start`` to ``end`` of a file, of which those before ``position`` are written. No number: all of it."""
+
+    def __init__(self, number: int | None, start: int, end: int) -> None:
+        self.number, self.end = number, end
+        self.position = self.furthest = start
+
+
+def _fetch(
+    parts: list[_Part], address: web.Address, expected: Expected, data: int, mark: Callable[[_Part], None]
+) -> None:
+    """Write ``parts`` into the file ``data``, several at a time; ``mark`` each one that is complete."""
+    stop = threading.Event()
+    with web.client() as client, ThreadPoolExecutor(_CONNECTIONS) as pool:
+
+        def fetch(part: _Part) -> None:
+            retrying(
+                lambda: _read(client, part, address, expected, data, stop),
+                address.where,
+                on=web.BROKEN,
+                progress=lambda: part.furthest,
+                stop=stop,
+            )
+            mark(part)
+
+        try:
+            for done in as_completed([pool.submit(fetch, part) for part in parts]):
+                done.result()
+        finally:  # also on a timeout of the task: nobody wants the other parts any more
+            stop.set()
+            pool.shutdown(cancel_futures=True)  # waits: the file must stay open for those that are still writing
+
+
+def _read(
+    client: httpx2.Client, part: _Part, address: web.Address, expected: Expected, data: int, stop: threading.Event
+) -> None:
+    """Ask for what the part still lacks, and write it as it comes."""
+    with web.answer(client, "GET", address, Range=f"bytes={part.position}-{part.end - 1}") as response:
+        if response.status_code == 200 and part.number is not None:
+            raise _RangesIgnored
+        first, size = web.content_range(response)
+        if size not in (expected.size_bytes, None) or (expected.unchanged and not expected.unchanged(response)):
+            raise InputError(
+                f"{address.where} has changed since it was discovered ({size} bytes, then {expected.size_bytes}): "
+                "it counts as a new shard when it arrived"
+            )
+        if response.status_code == 206 and first != part.position:
+            raise InputError(f"{address.where}: the server answers with another range than it was asked for")
+        part.position = first
+        for chunk in response.iter_raw():
+            if stop.is_set():
+                raise NotReadyError(f"{address.where}: given up")
+            if part.position + len(chunk) > part.end:
+                raise InputError(f"{address.where}: the server sends more than it was asked for")
+            rest = memoryview(chunk)
+            while rest:
+                written = os.pwrite(data, rest, part.position)
+                part.position, rest = part.position + written, rest[written:]
+            part.furthest = max(part.furthest, part.position)
+    if part.position < part.end:
+        raise MayPass(f"the transfer ended {part.end - part.position} bytes early")
+
+
+def _verify(file: Path, address: web.Address, expected: Expected) -> None:
+    if expected.checksum is None:
+        return
+    found = expected.digest(file)
+    if found != expected.checksum:
+        shutil.rmtree(file.parent)  # nobody can tell which part is wrong
+        raise NotReadyError(
+            f"{address.where} arrived with checksum {found} instead of {expected.checksum}: the copy is thrown away; "
+            "try again, and if it stays so, the file at the source is damaged"
+        )
+
+
+def _check_space(needed: int, folder: Path, where: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"no space for {where}: it needs {needed / 1e9:.2f} GB more and {free / 1e9:.2f} GB are free in {folder}: "
+            "make room, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
+        )
+
+
+@contextmanager
+def _owned(folder: Path, where: str) -> Iterator[None]:
+    """Hold ``folder`` for this process alone: a task that Airflow gave up may still be running beside its retry."""
+    folder.mkdir(exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise NotReadyError(
+                f"another process on this machine is reading {where}: try again when it is done"
+            ) from error
+        folder.mkdir(exist_ok=True)  # whoever held it may have removed it meanwhile
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sweep(scratch: Path) -> None:
+    for folder in scratch.iterdir():
+        if folder.is_dir() and folder.stat().st_mtime < time.time() - _STALE_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)

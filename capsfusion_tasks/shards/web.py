@@ -1,0 +1,107 @@
+"""HTTP for all sources: one client, and what an answer means: content, worth another try, or refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+import httpx2
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.shards.retries import MayPass
+
+# What a connection does when it breaks, is refused, or is silent for too long.
+BROKEN = (httpx2.TransportError,)
+_BUSY = (408, 425, 429)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a file is, and how messages speak of it. ``headers`` may hold credentials, ``where`` never does."""
+
+    url: str
+    where: str
+    credentials: str  # what to do where access is refused
+    headers: Mapping[str, str] = field(default_factory=dict)
+    auth: httpx2.Auth | None = None
+
+
+def client() -> httpx2.Client:
+    """A client for any number of threads. It follows redirects, and takes credentials along to the same host only."""
+    return httpx2.Client(
+        follow_redirects=True,
+        timeout=httpx2.Timeout(60, connect=10),
+        # Compressed on the way, a file would have neither the length nor the ranges that it has in the listing.
+        headers={"Accept-Encoding": "identity", "User-Agent": "capsfusion-pipeline"},
+    )
+
+
+@contextmanager
+def answer(
+    client: httpx2.Client,
+    method: Literal["GET", "HEAD"],
+    address: Address,
+    *,
+    accept: Collection[int] = (200, 206),
+    **headers: str,
+) -> Iterator[httpx2.Response]:
+    """The answer's head, its status checked; its body is still to be read.
+
+    Raises MayPass for what another try may not meet, InputError for what it will.
+    """
+    headers = {**address.headers, **headers}
+    try:
+        with client.stream(method, address.url, headers=headers, auth=address.auth) as response:
+            if response.status_code not in accept:
+                raise _refusal(response, address)
+            yield response
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
+        raise InputError(f"cannot read {address.where}: {error}") from error
+
+
+def _refusal(response: httpx2.Response, address: Address) -> Exception:
+    status = response.status_code
+    if status in _BUSY or status >= 500:
+        return MayPass(f"the server answers HTTP {status}", _retry_after(response))
+    if status in (401, 403):
+        return InputError(f"access to {address.where} is refused (HTTP {status}): {address.credentials}")
+    if status in (404, 410):
+        return InputError(f"{address.where} is not there (HTTP {status}): check the address, or put the file back")
+    if status == 416:
+        return InputError(f"{address.where} is shorter than when it was discovered: it counts as a new shard")
+    return InputError(f"cannot read {address.where}: the server answers HTTP {status}")
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Seconds that the server asks to wait, given as such or as a date."""
+    value = response.headers.get("Retry-After", "")
+    if value.isdigit():
+        return float(value)
+    when = http_date(value)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when else None
+
+
+def http_date(value: str | None) -> datetime | None:
+    """A header's date, in UTC; None where it is missing or no date."""
+    try:
+        when = parsedate_to_datetime(value or "")
+    except ValueError:
+        return None
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+
+
+def content_range(response: httpx2.Response) -> tuple[int, int | None]:
+    """The file's byte that the body begins with, and the file's length where the answer tells it."""
+    if response.status_code == 206:
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if not match:
+            raise InputError(f"{response.url.host} answers a ranged request with no usable Content-Range")
+        return int(match[1]), int(match[2])
+    length = response.headers.get("Content-Length", "")
+    return 0, int(length) if length.isdigit() else None

@@ -1,0 +1,173 @@
+"""Shards in a bucket, over HTTP to moto's server."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from itertools import count
+from typing import Any
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from moto.s3.models import s3_backends
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.shards import s3
+from capsfusion_tasks.shards.discovery import SideSource, discover
+from capsfusion_tasks.shards.patterns import path_filter
+from capsfusion_tasks.shards.s3 import S3Source
+from capsfusion_tasks.storage import Storage
+
+START = datetime(2026, 11, 10, tzinfo=UTC)
+DAY = Interval(start=START, end=START + timedelta(days=1))
+NEXT_DAY = Interval(start=DAY.end, end=DAY.end + timedelta(days=1))
+_numbers = count(1)
+
+
+class Bucket:
+    """Objects put straight into the server's memory, with a LastModified of our choice; reading goes over HTTP."""
+
+    def __init__(self, name: str, prefix: str) -> None:
+        self.name, self.prefix, self.uri = name, prefix, f"s3://{name}/{prefix}"
+
+    def put(self, path: str, content: bytes = b"x", arrived: datetime = START) -> None:
+        (backend,) = (regions["global"] for _, regions in s3_backends.items())
+        key = backend.put_object(self.name, f"{self.prefix}/{path}", content)
+        key.last_modified = arrived.replace(tzinfo=None)
+
+
+@pytest.fixture
+def bucket(s3_bucket: str) -> Bucket:
+    return Bucket(s3_bucket.removeprefix("s3://"), f"source {next(_numbers)}")
+
+
+@pytest.fixture
+def storage(bucket: Bucket) -> Storage:
+    return Storage(f"s3://{bucket.name}/{bucket.prefix}-staging")
+
+
+def shards_of(bucket: Bucket, storage: Storage, interval: Interval = DAY) -> list[Shard]:
+    source = SideSource(S3Source(bucket.uri), path_filter(["*.parquet"], []))
+    return discover({"laion_2b": source}, interval, storage)
+
+
+def parquet(rows: int, **options: Any) -> bytes:
+    out = BytesIO()
+    pq.write_table(pa.table({"n": range(rows), "text": [f"row {n} " * 5 for n in range(rows)]}), out, **options)
+    return out.getvalue()
+
+
+def test_all_pages_of_a_listing_are_read(bucket: Bucket, storage: Storage) -> None:
+    names = [f"part-{n:05d}.parquet" for n in range(2500)]
+    for name in names:
+        bucket.put(name)
+    assert [shard.path for shard in shards_of(bucket, storage)] == names
+
+
+def test_only_objects_below_the_prefix_that_are_shards_are_found(bucket: Bucket, storage: Storage) -> None:
+    for path in ("deep/a.parquet", "notes.txt", "_temporary/0.parquet", "folder.parquet/", "ä &+%.parquet"):
+        bucket.put(path, b"12345")
+    Bucket(bucket.name, f"{bucket.prefix}-other").put("b.parquet")
+    found = shards_of(bucket, storage)
+    assert [(shard.path, shard.size_bytes) for shard in found] == [("deep/a.parquet", 5), ("ä &+%.parquet", 5)]
+    assert {shard.etag for shard in found} == {hashlib.md5(b"12345").hexdigest()}  # noqa: S324
+
+
+def test_late_files_fall_into_the_interval_in_which_they_arrived(bucket: Bucket, storage: Storage) -> None:
+    bucket.put("m.parquet")
+    assert [shard.path for shard in shards_of(bucket, storage)] == ["m.parquet"]
+    bucket.put("a.parquet", arrived=DAY.end)  # sorts before what was there
+    bucket.put("z.parquet", arrived=NEXT_DAY.end - timedelta(seconds=1))
+    assert [shard.path for shard in shards_of(bucket, storage, NEXT_DAY)] == ["a.parquet", "z.parquet"]
+    assert [shard.path for shard in shards_of(bucket, storage)] == ["m.parquet"]
+
+
+def test_a_changed_object_is_a_new_shard_and_the_old_one_is_refused(bucket: Bucket, storage: Storage) -> None:
+    bucket.put("a.parquet", b"old")
+    (old,) = shards_of(bucket, storage)
+    bucket.put("a.parquet", b"new", arrived=DAY.end)
+    (new,) = shards_of(bucket, storage, NEXT_DAY)
+    assert new.shard_id != old.shard_id
+    with (
+        pytest.raises(InputError, match=r"a\.parquet has changed since it was discovered"),
+        S3Source(old.source).open(old),
+    ):
+        pass
+    with S3Source(new.source).open(new) as stream:
+        assert stream.read() == b"new"
+
+
+def test_an_object_replaced_while_it_is_read_is_noticed(
+    bucket: Bucket, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_PIECE_BYTES", 1000)
+    bucket.put("a.parquet", parquet(20_000))
+    (shard,) = shards_of(bucket, storage)
+    with S3Source(shard.source).open(shard) as stream, pq.ParquetFile(stream) as file:
+        bucket.put("a.parquet", parquet(20_001))
+        with pytest.raises(InputError, match="has changed since it was discovered"):
+            list(file.iter_batches())
+
+
+def test_large_reads_come_in_pieces_and_fit_together(
+    bucket: Bucket, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_PIECE_BYTES", 10_000)
+    content = parquet(20_000, row_group_size=7_000)
+    bucket.put("a.parquet", content)
+    (shard,) = shards_of(bucket, storage)
+    with S3Source(shard.source).open(shard) as stream:
+        assert stream.size() == len(content)
+        assert stream.read_at(25_000, 5) == content[5:25_005]
+        table = pq.ParquetFile(stream).read()
+    assert table.equals(pq.read_table(BytesIO(content)))
+
+
+def test_an_object_that_is_gone_is_named(bucket: Bucket, storage: Storage) -> None:
+    bucket.put("a.parquet")
+    (shard,) = shards_of(bucket, storage)
+    boto3.client("s3").delete_object(Bucket=bucket.name, Key=f"{bucket.prefix}/a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet is gone"), S3Source(shard.source).open(shard):
+        pass
+
+
+def test_a_bucket_that_is_not_there_is_named(s3_bucket: str) -> None:
+    with pytest.raises(InputError, match=r"no bucket nowhere for s3://nowhere/x"):
+        list(S3Source("s3://nowhere/x").files(lambda path: True))
+    with pytest.raises(InputError, match=r"s3:///x names no bucket"):
+        S3Source("s3:///x")
+    with pytest.raises(InputError, match=r"Invalid bucket name"):
+        list(S3Source("s3://No Bucket/x").files(lambda path: True))
+
+
+@pytest.fixture
+def no_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    home = tmp_path_factory.mktemp("nobody")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(home / "none"))
+
+
+def test_a_public_bucket_is_read_without_credentials(bucket: Bucket, no_credentials: None) -> None:
+    bucket.put("a.parquet", b"12345")
+    source = S3Source(bucket.uri)
+    assert [file.path for file in source.files(lambda path: True)] == ["a.parquet"]
+
+
+def test_a_profile_that_is_not_there_is_named(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(InputError, match=r"nobody.*see the AWS_"):
+        list(S3Source(bucket.uri).files(lambda path: True))
+
+
+def test_a_server_that_does_not_answer_is_worth_another_try(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
+    with pytest.raises(NotReadyError, match=r"cannot read s3://.*AWS_ENDPOINT_URL"):
+        list(S3Source(bucket.uri).files(lambda path: True))
