@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-import httpx2
 import pyarrow as pa
 from huggingface_hub import HfApi, RepoFile, constants, get_token, hf_hub_url
 from huggingface_hub.errors import (
@@ -26,7 +25,7 @@ from huggingface_hub.errors import (
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards import web
-from capsfusion_tasks.shards.retries import MayPass, retrying
+from capsfusion_tasks.shards.retries import TRIES, MayPass, retrying
 from capsfusion_tasks.shards.source import SourceFile
 from capsfusion_tasks.shards.transfer import Expected, fetched, sha256
 
@@ -81,7 +80,8 @@ class HubSource:
                     revision=info.sha,
                     repo_type="dataset",
                 )
-            )
+            ),
+            tries=1,  # huggingface_hub itself tries again here, page by page, and only here
         )
         start = f"{self._folder}/" if self._folder else ""
         for entry in sorted(tree, key=lambda entry: entry.path):
@@ -112,7 +112,7 @@ class HubSource:
         with fetched(shard, address, expected, self._scratch) as stream:
             yield stream
 
-    def _ask(self, call: Callable[[], T]) -> T:
+    def _ask(self, call: Callable[[], T], tries: int = TRIES) -> T:
         """What the hub answers. Raises InputError for what it refuses, NotReadyError if it does not answer for long."""
 
         def step() -> T:
@@ -140,7 +140,7 @@ class HubSource:
                     raise InputError(f"{self._page} refuses access (HTTP {status}): {self._access}") from error
                 raise InputError(f"cannot list {self._page}: {error}") from error
 
-        return retrying(step, self._page, on=(httpx2.TransportError,))
+        return retrying(step, self._page, on=web.BROKEN, tries=tries)
 
 
 def _digest_like(shard: Shard) -> Callable[[Path], str]:

@@ -31,10 +31,11 @@ def retrying(
     on: tuple[type[Exception], ...] = (),
     progress: Callable[[], int] = lambda: 0,
     stop: threading.Event | None = None,
+    tries: int = TRIES,
 ) -> T:
     """The result of ``step``, tried again with growing waits where it raises MayPass or one of ``on``.
 
-    A failure after ``progress()`` has grown counts as the first. Raises NotReadyError when TRIES failed in a row, or
+    A failure after ``progress()`` has grown counts as the first. Raises NotReadyError when ``tries`` failed in a row or
     ``stop`` is set.
     """
     passing: tuple[type[Exception], ...] = (MayPass, *on)
@@ -48,8 +49,8 @@ def retrying(
                 failures, reached = 0, progress()
             failures += 1
             reason = str(error) or type(error).__name__
-            if failures == TRIES:
-                raise NotReadyError(f"{where}: {reason}; failed {TRIES} times in a row: try again later") from error
+            if failures == tries:
+                raise NotReadyError(f"{where}: {reason} (try {failures} of {tries}): try again later") from error
             seconds = min(_FIRST_WAIT * 2 ** (failures - 1), 60.0) * random.uniform(0.5, 1)
             asked = getattr(error, "retry_after", None)
             if asked is not None:

@@ -117,14 +117,20 @@ def _fetch(
     with web.client() as client, ThreadPoolExecutor(_CONNECTIONS) as pool:
 
         def fetch(part: _Part) -> None:
-            retrying(
-                lambda: _read(client, part, address, expected, data, stop),
-                address.where,
-                on=web.BROKEN,
-                progress=lambda: part.furthest,
-                stop=stop,
-            )
-            mark(part)
+            if stop.is_set():
+                return
+            try:
+                retrying(
+                    lambda: _read(client, part, address, expected, data, stop),
+                    address.where,
+                    on=web.BROKEN,
+                    progress=lambda: part.furthest,
+                    stop=stop,
+                )
+                mark(part)
+            except BaseException:
+                stop.set()  # here, not where the error is collected: by then this thread has begun the next part
+                raise
 
         try:
             for done in as_completed([pool.submit(fetch, part) for part in parts]):

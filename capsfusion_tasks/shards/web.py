@@ -28,7 +28,7 @@ class Address:
     url: str
     where: str
     credentials: str  # what to do where access is refused
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     auth: httpx2.Auth | None = None
 
 
