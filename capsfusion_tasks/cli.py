@@ -127,10 +127,10 @@ def run(
     start: Annotated[datetime, typer.Option(help="Shards that arrived at or after this time (UTC).")],
     end: Annotated[datetime, typer.Option(help="… and before this one.")],
     laion_2b: Annotated[
-        str | None, typer.Option(help="Where LAION-2B shards arrive. Default: CAPSFUSION_LAION2B.")
+        str | None, typer.Option(help="Where LAION-2B shards arrive: a folder or URI. Default: CAPSFUSION_LAION2B.")
     ] = None,
     laion_coco: Annotated[
-        str | None, typer.Option(help="Where LAION-COCO shards arrive. Default: CAPSFUSION_LAION_COCO.")
+        str | None, typer.Option(help="Where LAION-COCO shards arrive, likewise. Default: CAPSFUSION_LAION_COCO.")
     ] = None,
     model: Model = None,
     num_beams: Beams = None,

@@ -73,9 +73,11 @@ class Settings(BaseSettings):
     pwatermark_max: float = Field(0.8, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
 
     @model_validator(mode="after")
-    def _absolute_home(self) -> Settings:
+    def _absolute_folders(self) -> Settings:
         # Tasks run in working folders of their own: a relative path must mean the same in all of them.
         object.__setattr__(self, "home", self.home.expanduser().absolute())
+        if self.scratch:
+            object.__setattr__(self, "scratch", self.scratch.expanduser().absolute())
         return self
 
     @property

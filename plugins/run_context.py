@@ -1,7 +1,8 @@
-"""What an Airflow run says about the work: its settings (Params over the environment), its data interval."""
+"""What Airflow says about the work: settings (Params over the environment), S3's Connection, the data interval."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from capsfusion_tasks.errors import InputError
@@ -12,8 +13,41 @@ if TYPE_CHECKING:
 
 
 def settings_of(context: Context) -> Settings:
+    use_aws_connection()
     params = context["params"]
     return load_settings(model=params["model"], num_beams=params["num_beams"])
+
+
+def use_aws_connection() -> None:
+    """Give this task's process the keys and the endpoint of the Connection that CAPSFUSION_AWS_CONN_ID names.
+
+    As AWS's own variables, because that is where boto3, Arrow and the processes that a task starts all look.
+    """
+    conn_id = os.environ.get("CAPSFUSION_AWS_CONN_ID")
+    if not conn_id:
+        return
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        connection = Connection.get(conn_id)
+    except AirflowNotFoundException as error:
+        raise InputError(
+            f"no Connection {conn_id}, which CAPSFUSION_AWS_CONN_ID names: create it under Admin → Connections"
+        ) from error
+    extra = connection.extra_dejson
+    known = {
+        "aws_session_token": "AWS_SESSION_TOKEN",
+        "region_name": "AWS_DEFAULT_REGION",
+        "endpoint_url": "AWS_ENDPOINT_URL",
+    }
+    if unknown := sorted(extra.keys() - known):
+        raise InputError(
+            f"Connection {conn_id} has {', '.join(unknown)} in its extra: only {', '.join(known)} are used"
+        )
+    values = {"AWS_ACCESS_KEY_ID": connection.login, "AWS_SECRET_ACCESS_KEY": connection.password}
+    values |= {variable: extra.get(name) for name, variable in known.items()}
+    os.environ.update({name: str(value) for name, value in values.items() if value})
 
 
 def interval_of(context: Context) -> Interval:

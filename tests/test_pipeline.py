@@ -174,8 +174,8 @@ def run_command(settings: Settings, *more: str, **env: str) -> subprocess.Comple
         "CAPSFUSION_MODEL": settings.model,
         "CAPSFUSION_MAX_NEW_TOKENS": "4",
         "CAPSFUSION_NUM_BEAMS": "1",
-        "CAPSFUSION_LAION2B": settings.laion2b or "",
-        "CAPSFUSION_LAION_COCO": settings.laion_coco or "",
+        "CAPSFUSION_LAION2B": settings.laion2b,
+        "CAPSFUSION_LAION_COCO": settings.laion_coco,
     }
     command = [sys.executable, "-m", "capsfusion_tasks.cli", "run", "--start", "2026-11-10", "--end", "2026-11-11"]
     return subprocess.run([*command, *more], env={**os.environ, **variables, **env}, capture_output=True, text=True)
@@ -186,7 +186,7 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
 ) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
-    for file in Path(settings.laion2b or "").glob("*.parquet"):
+    for file in Path(settings.laion2b).glob("*.parquet"):
         os.link(file, raw / file.name)
     when = DAYS[0].start.timestamp()
     for name, content in {"cut": next(raw.iterdir()).read_bytes()[:2000], "empty": b"", "junk": b"PAR1" * 9}.items():
@@ -208,13 +208,22 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
     ("env", "message"),
     [
         ({"CAPSFUSION_LAION2B": "/nowhere"}, "no folder /nowhere"),
-        ({"CAPSFUSION_LAION2B": ""}, "no source for laion_2b: set CAPSFUSION_LAION2B"),
+        ({"CAPSFUSION_LAION2B": "gopher://x"}, "cannot read shards from gopher://x: give a folder, s3://"),
+        ({"CAPSFUSION_LAION2B": "", "HF_HUB_OFFLINE": "1"}, "datasets/laion/relaion2B-en-research-safe: Cannot reach"),
         ({"CAPSFUSION_MODEL": "/nowhere"}, "no model at /nowhere"),
         ({"CAPSFUSION_NUM_BEAMS": "many"}, "CAPSFUSION_NUM_BEAMS: "),
         ({"CAPSFUSION_WAREHOUSE_URL": "postgresql://me:secret@127.0.0.1:1/db"}, "127.0.0.1:1"),
         ({"CAPSFUSION_WAREHOUSE_URL": "mysql://h/db"}, "PostgreSQL only"),
     ],
-    ids=["no source folder", "no source", "no model", "bad setting", "no server", "other database"],
+    ids=[
+        "no source folder",
+        "unknown source",
+        "default source",
+        "no model",
+        "bad setting",
+        "no server",
+        "other database",
+    ],
 )
 def test_bad_configuration_is_one_line_and_exit_code_2(settings: Settings, env: dict[str, str], message: str) -> None:
     command = run_command(settings, **env)

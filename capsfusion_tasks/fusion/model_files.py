@@ -41,10 +41,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _hub_snapshot(model: str, *, weights: bool) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise InputError("a hub id needs huggingface_hub: pip install 'capsfusion-pipeline[fusion]'") from error
+    from huggingface_hub import snapshot_download
+
     name, _, revision = model.partition("@")
     patterns = ["*.json", "tokenizer.model", *(_WEIGHTS if weights else ())]
     try:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,5 +211,6 @@ def _owned(folder: Path, where: str) -> Iterator[None]:
 
 def _sweep(scratch: Path) -> None:
     for folder in scratch.iterdir():
-        if folder.is_dir() and folder.stat().st_mtime < time.time() - _STALE_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has just finished with it
+            if folder.stat().st_mtime < time.time() - _STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)

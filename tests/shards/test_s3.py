@@ -22,6 +22,7 @@ from capsfusion_tasks.shards.discovery import SideSource, discover
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.s3 import S3Source
 from capsfusion_tasks.storage import Storage
+from tests.shards.web_server import Fault, File, WebServer
 
 START = datetime(2026, 11, 10, tzinfo=UTC)
 DAY = Interval(start=START, end=START + timedelta(days=1))
@@ -171,3 +172,41 @@ def test_a_server_that_does_not_answer_is_worth_another_try(bucket: Bucket, monk
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
     with pytest.raises(NotReadyError, match=r"cannot read s3://.*AWS_ENDPOINT_URL"):
         list(S3Source(bucket.uri).files(lambda path: True))
+
+
+@pytest.fixture
+def shard_on(web: WebServer, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Shard:
+    """An object on a server that fails on demand; to boto3 it is S3."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
+    file = web.files["/bucket/a.parquet"] = File(parquet(1000))
+    return Shard(
+        shard_id="0",
+        side="laion_2b",
+        source="s3://bucket",
+        path="a.parquet",
+        etag=file.tag or "",
+        size_bytes=len(file.content),
+        arrived_at=START,
+    )
+
+
+def test_a_body_that_breaks_off_is_asked_for_again(web: WebServer, shard_on: Shard, waits: list[float]) -> None:
+    web.faults["/bucket/a.parquet"] = [Fault(cut_after=shard_on.size_bytes // 2), Fault(cut_after=0)]
+    with S3Source("s3://bucket").open(shard_on) as stream:
+        assert stream.read() == web.files["/bucket/a.parquet"].content
+    assert (len(web.gets("/bucket/a.parquet")), len(waits)) == (3, 2)
+
+
+def test_a_503_passes_and_a_403_does_not(web: WebServer, shard_on: Shard, waits: list[float]) -> None:
+    web.faults["/bucket/a.parquet"] = [Fault(503), Fault(503)]
+    with S3Source("s3://bucket").open(shard_on) as stream:
+        assert stream.read() == web.files["/bucket/a.parquet"].content
+    web.requests.clear()
+    web.faults["/bucket/a.parquet"] = [Fault(403)]
+    with (
+        S3Source("s3://bucket").open(shard_on) as stream,
+        pytest.raises(InputError, match=r"access to s3://bucket/a\.parquet is refused \(403\) with access key test"),
+    ):
+        stream.read()
+    assert (len(web.gets("/bucket/a.parquet")), waits) == (1, [])
