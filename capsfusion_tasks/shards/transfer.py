@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +114,7 @@ def _fetch(
 ) -> None:
     """Write ``parts`` into the file ``data``, several at a time; ``mark`` each one that is complete."""
     stop = threading.Event()
+    causes: list[Exception] = []  # the first is what went wrong, the others gave up because of it
     with web.client() as client, ThreadPoolExecutor(_CONNECTIONS) as pool:
 
         def fetch(part: _Part) -> None:
@@ -128,16 +129,17 @@ def _fetch(
                     stop=stop,
                 )
                 mark(part)
-            except BaseException:
-                stop.set()  # here, not where the error is collected: by then this thread has begun the next part
-                raise
+            except Exception as error:
+                causes.append(error)
+                stop.set()  # here, not by who waits for us: until then this thread would begin the next part
 
         try:
-            for done in as_completed([pool.submit(fetch, part) for part in parts]):
-                done.result()
+            wait([pool.submit(fetch, part) for part in parts])
         finally:  # also on a timeout of the task: nobody wants the other parts any more
             stop.set()
             pool.shutdown(cancel_futures=True)  # waits: the file must stay open for those that are still writing
+    if causes:
+        raise causes[0]
 
 
 def _read(
