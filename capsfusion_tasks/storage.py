@@ -62,7 +62,7 @@ class Storage:
         """
         if not self._local:
             # Spooled first: an upload stream that is dropped in the middle completes itself, half-written.
-            with tempfile.SpooledTemporaryFile(max_size=64 << 20) as spool:
+            with tempfile.SpooledTemporaryFile(max_size=1 << 20) as spool:
                 yield spool
                 spool.seek(0)
                 with self.filesystem.open_output_stream(path) as upload:

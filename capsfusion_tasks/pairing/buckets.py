@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 
 import mmh3
 import numpy as np
@@ -12,11 +13,12 @@ import pyarrow.parquet as pq
 from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.pairing.columns import Counts, canonical_rows, source_columns
-from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.schemas import BUCKET_ROWS, Shard
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.storage import Storage
 
 _BATCH_ROWS = 65_536
+_HELD_ROWS = 1 << 19  # rows of a shard that are in memory at a time, whatever its size
 
 
 def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings: Settings) -> Counts:
@@ -28,15 +30,16 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
     if (done := split_counts(shard, storage)) is not None:
         return done
     counts = Counts()
-    parts: list[list[pa.Table]] = [[] for _ in range(settings.buckets)]
-    for table in _read(stream, shard, settings, counts):
-        numbers = bucket_numbers(table["url"], settings.buckets)
-        for bucket in np.unique(numbers):
-            parts[bucket].append(table.filter(pa.array(numbers == bucket)))
-    for bucket, tables in enumerate(parts):
-        if tables:
-            path = layout.bucket_file(shard.side, bucket, shard.shard_id)
-            storage.write_table(path, pa.concat_tables(tables))
+    with ExitStack() as files:  # all published at its end, none if the shard turns out to be broken
+        writers: dict[int, pq.ParquetWriter] = {}
+        for table in _together(_read(stream, shard, settings, counts), _HELD_ROWS):
+            for bucket, rows in _by_bucket(table, settings.buckets):
+                if bucket not in writers:
+                    path = layout.bucket_file(shard.side, bucket, shard.shard_id)
+                    file = files.enter_context(storage.publish(path))
+                    writer = pq.ParquetWriter(file, BUCKET_ROWS, compression="zstd")
+                    writers[bucket] = files.enter_context(writer)
+                writers[bucket].write_table(rows)
     mark = layout.pulled_mark(shard.side, shard.shard_id)
     storage.write_json(mark, {"rows": counts.rows, "dropped": counts.dropped})
     return counts
@@ -51,7 +54,8 @@ def split_counts(shard: Shard, storage: Storage) -> Counts | None:
 def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Counts) -> Iterator[pa.Table]:
     where = f"{shard.source}/{shard.path}"
     try:
-        with pq.ParquetFile(stream) as file:
+        # Not pre-buffered: that would fetch all row groups at once.
+        with pq.ParquetFile(stream, pre_buffer=False) as file:
             names = source_columns(file.schema_arrow, shard.side, settings, where)
             first_row = 0
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(names.values())):
@@ -62,6 +66,28 @@ def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Count
         raise InputError(
             f"{where} cannot be read as Parquet ({reason}): replace it; the new file is a new shard"
         ) from error
+
+
+def _together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of at least ``rows`` rows each, but the last."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(part.num_rows for part in held) >= rows:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _by_bucket(table: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table]]:
+    """Each bucket that has rows of ``table``, with them, in their order."""
+    numbers = bucket_numbers(table["url"], buckets)
+    order = np.argsort(numbers, kind="stable")
+    table = table.combine_chunks().take(pa.array(order))
+    found, starts = np.unique(numbers[order], return_index=True)
+    for bucket, start, stop in zip(found, starts, [*starts[1:], table.num_rows], strict=True):
+        yield int(bucket), table.slice(start, stop - start)
 
 
 def bucket_numbers(urls: pa.ChunkedArray, buckets: int) -> np.ndarray:

@@ -116,7 +116,7 @@ class Service:
         engine.dispose()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # ended after the tests here: its processes take a quarter of a core
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     with embedded_postgres(folder, [WAREHOUSE, "airflow"]) as server:

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from capsfusion_tasks import layout
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.pairing import buckets
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.settings import load_settings
+from capsfusion_tasks.storage import Storage
+
+SETTINGS = load_settings(buckets=4)
+ROWS = pa.table({"URL": [f"http://a/{n}.jpg" for n in range(1000)], "TEXT": [f"text {n}" for n in range(1000)]})
+
+
+def split(file: Path, staging: Path) -> list[pa.Table]:
+    """The bucket files that ``file`` becomes."""
+    storage = Storage(str(staging))
+    shard = Shard(
+        shard_id="s",
+        side="laion_2b",
+        source=str(file.parent),
+        path=file.name,
+        etag="1",
+        size_bytes=file.stat().st_size,
+        arrived_at=datetime(2026, 11, 10, tzinfo=UTC),
+    )
+    with pa.OSFile(str(file)) as stream:
+        counts = buckets.split_shard(stream, shard, storage, SETTINGS)
+    assert (counts.rows, counts.dropped) == (1000, {})
+    return [storage.read_table(layout.bucket_file("laion_2b", bucket, "s")) for bucket in range(4)]
+
+
+def test_a_shard_that_does_not_fit_in_memory_is_split_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(ROWS, tmp_path / "shard.parquet", row_group_size=90)
+    whole = split(tmp_path / "shard.parquet", tmp_path / "whole")
+    monkeypatch.setattr(buckets, "_BATCH_ROWS", 64)
+    monkeypatch.setattr(buckets, "_HELD_ROWS", 200)
+    parts = split(tmp_path / "shard.parquet", tmp_path / "parts")
+    assert [part.equals(table) for part, table in zip(parts, whole, strict=True)] == [True] * 4
+    file = layout.bucket_file("laion_2b", 0, "s")
+    assert pq.ParquetFile(tmp_path / "parts" / file).num_row_groups == 4
+    assert pq.ParquetFile(tmp_path / "whole" / file).num_row_groups == 1
+    assert sorted(row for table in parts for row in table["row"].to_pylist()) == list(range(1000))
+
+
+def test_a_shard_that_breaks_off_in_the_middle_leaves_no_bucket_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "_BATCH_ROWS", 64)
+    monkeypatch.setattr(buckets, "_HELD_ROWS", 64)
+    file = tmp_path / "shard.parquet"
+    pq.write_table(ROWS, file, row_group_size=100)
+    damaged = bytearray(file.read_bytes())
+    start = pq.ParquetFile(file).metadata.row_group(7).column(0).data_page_offset
+    damaged[start : start + 200] = b"\xff" * 200
+    file.write_bytes(damaged)
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        split(file, tmp_path / "staging")
+    assert [path for path in (tmp_path / "staging").rglob("*") if path.is_file() and "s.parquet" in path.name] == []
+
+
+def test_the_bucket_of_a_url_never_changes() -> None:
+    urls = pa.chunked_array([["http://a/0.jpg", "http://a/1.jpg", "ü", ""]])
+    assert buckets.bucket_numbers(urls, 1000).tolist() == [216, 107, 274, 0]
