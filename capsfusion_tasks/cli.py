@@ -31,7 +31,7 @@ Model = Annotated[
     str | None,
     typer.Option(help="Folder or hub id (BAAI/CapsFus-LLaMA). Default: CAPSFUSION_MODEL, else the demo model."),
 ]
-Beams = Annotated[int | None, typer.Option(help="Beams of the search; 1 is greedy.  [default: 3]", min=1, max=16)]
+Beams = Annotated[int | None, typer.Option(help="Beams of the search; 1 is greedy. Default: 3.", min=1, max=16)]
 
 
 @app.command()
@@ -44,10 +44,10 @@ def fuse(
     ],
     model: Model = None,
     num_beams: Beams = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest caption.  [default: 80]", min=1)] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest caption. Default: 80.", min=1)] = None,
     engine: Annotated[
         Literal["native", "transformers"] | None,
-        typer.Option(help="native: LLaMA models, fast; transformers: the reference.  [default: native]"),
+        typer.Option(help="native: LLaMA models, fast; transformers: the reference. Default: native."),
     ] = None,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"] | None,

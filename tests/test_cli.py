@@ -34,6 +34,12 @@ def test_each_command_explains_itself(command: str) -> None:
     assert "Usage:" in done.stdout.decode()
 
 
+def test_help_tells_the_defaults() -> None:
+    text = capsfusion("fuse", "--help").stdout.decode()
+    for default in ("Default: 3.", "Default: 80.", "Default: native."):
+        assert default in text
+
+
 def test_an_unknown_option_is_exit_code_2() -> None:
     assert capsfusion("fuse", "a.json", "b.json", "--no-such-option").returncode == 2
 
