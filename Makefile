@@ -21,8 +21,9 @@ demo: install
 up: install
 	@$(BIN)/capsfusion up
 
+# Two at a time, Airflow's tests first: they are the longest, and mostly wait.
 test: install
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
 lint: install
 	@$(BIN)/ruff check .
