@@ -70,6 +70,7 @@ class Settings(BaseSettings):
         "auto", description="Estimated tokens of a work unit, that is of one fuse task; auto: half an hour's work."
     )
     punsafe_max: float = Field(0.5, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
+    unscored: Literal["keep", "drop"] = Field("keep", description="Rows whose punsafe or pwatermark is unknown.")
     pwatermark_max: float = Field(0.8, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
 
     @model_validator(mode="after")

@@ -21,6 +21,8 @@ _NAMES = {
     "pwatermark": ("pwatermark",),
 }
 
+_TEXTS = ("url", "text", "synthetic")
+
 
 @dataclass
 class Counts:
@@ -37,7 +39,7 @@ class Counts:
 def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str) -> dict[str, str]:
     """Canonical name → the file's own name, for the columns that this side has.
 
-    Raises InputError if one is missing that no pair can be made without.
+    Raises InputError if one is missing that no pair can be made without, or if one is of another kind.
     """
     by_lower = {name.lower(): name for name in reversed(schema.names)}
     found: dict[str, str] = {}
@@ -53,7 +55,27 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
         raise InputError(f"{where} lacks a column for {wanted}; it has {', '.join(schema.names)}{hint}")
     if side == "laion_2b":
         found.pop("synthetic", None)
+    wrong = []
+    for canonical, name in found.items():
+        kind, is_kind = ("text", _is_text) if canonical in _TEXTS else ("a number", _is_number)
+        if not is_kind(schema.field(name).type):
+            wrong.append(f"{name} is {schema.field(name).type}, expected {kind}")
+    if wrong:
+        raise InputError(f"{where}: {'; '.join(wrong)}: replace the file; the new one is a new shard")
     return found
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    # Binary, because Parquet files of old writers do not say that their bytes are text.
+    return any(check(kind) for check in (*checks, pa.types.is_binary, pa.types.is_large_binary))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
+    return any(check(kind) for check in checks)
 
 
 def canonical_rows(
@@ -80,6 +102,8 @@ def canonical_rows(
         "unsafe": _at_least(table["punsafe"], settings.punsafe_max),
         "watermarked": _at_least(table["pwatermark"], settings.pwatermark_max),
     }
+    if settings.unscored == "drop":
+        refused["unscored"] = pc.or_(pc.is_null(table["punsafe"]), pc.is_null(table["pwatermark"]))
     keep = pa.chunked_array([pa.array([True] * table.num_rows, pa.bool_())])
     for reason, mask in refused.items():
         counts.drop(reason, pc.sum(pc.and_(keep, mask)).as_py() or 0)
@@ -110,4 +134,4 @@ def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _at_least(column: pa.ChunkedArray, limit: float) -> pa.ChunkedArray:
-    return pc.fill_null(pc.greater_equal(column, limit), False)  # unknown is kept: LAION has no score for some rows
+    return pc.fill_null(pc.greater_equal(column, limit), False)  # LAION has no score for some rows

@@ -18,7 +18,7 @@ SETTINGS = load_settings(buckets=4)
 ROWS = pa.table({"URL": [f"http://a/{n}.jpg" for n in range(1000)], "TEXT": [f"text {n}" for n in range(1000)]})
 
 
-def split(file: Path, staging: Path) -> list[pa.Table]:
+def split(file: Path, staging: Path, expected: int = 1000) -> list[pa.Table]:
     """The bucket files that ``file`` becomes."""
     storage = Storage(str(staging))
     shard = Shard(
@@ -32,8 +32,9 @@ def split(file: Path, staging: Path) -> list[pa.Table]:
     )
     with pa.OSFile(str(file)) as stream:
         counts = buckets.split_shard(stream, shard, storage, SETTINGS)
-    assert (counts.rows, counts.dropped) == (1000, {})
-    return [storage.read_table(layout.bucket_file("laion_2b", bucket, "s")) for bucket in range(4)]
+    assert (counts.rows, counts.dropped) == (expected, {})
+    paths = [layout.bucket_file("laion_2b", bucket, "s") for bucket in range(4)]
+    return [storage.read_table(path) for path in paths if storage.exists(path)]
 
 
 def test_a_shard_that_does_not_fit_in_memory_is_split_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +64,23 @@ def test_a_shard_that_breaks_off_in_the_middle_leaves_no_bucket_file(
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         split(file, tmp_path / "staging")
     assert [path for path in (tmp_path / "staging").rglob("*") if path.is_file() and "s.parquet" in path.name] == []
+
+
+@pytest.mark.parametrize("rows", [0, None], ids=["no rows", "no row groups"])
+def test_a_file_without_rows_is_a_shard_without_rows(tmp_path: Path, rows: int | None) -> None:
+    file = tmp_path / "shard.parquet"
+    if rows is None:
+        pq.ParquetWriter(file, ROWS.schema).close()
+        assert pq.ParquetFile(file).num_row_groups == 0
+    else:
+        pq.write_table(ROWS.slice(0, 0), file)
+    assert split(file, tmp_path / "staging", expected=0) == []
+
+
+def test_a_text_file_that_is_named_parquet_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shard.parquet").write_text("url,caption\n" * 1000)
+    with pytest.raises(InputError, match=r"shard\.parquet cannot be read as Parquet"):
+        split(tmp_path / "shard.parquet", tmp_path / "staging")
 
 
 def test_the_bucket_of_a_url_never_changes() -> None:

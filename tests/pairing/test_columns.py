@@ -81,6 +81,20 @@ def test_unknown_safety_scores_are_kept() -> None:
     assert (len(rows), counts.dropped) == (1, {})
 
 
+def test_unknown_safety_scores_are_dropped_where_asked() -> None:
+    table = pa.table(
+        {
+            "URL": ["a", "b", "c", "d"],
+            "TEXT": ["x"] * 4,
+            "punsafe": [0.1, None, 0.1, 0.9],
+            "pwatermark": [0.1, 0.1, None, None],
+        }
+    )
+    rows, counts = canonical(table, unscored="drop")
+    assert [row["url"] for row in rows] == ["a"]
+    assert counts.dropped == {"unsafe": 1, "unscored": 2}
+
+
 def test_text_stays_as_it_came() -> None:
     text = "  Two  spaces &quot;quoted&quot;\x00\n"
     rows, _ = canonical(pa.table({"URL": [" u "], "TEXT": [text]}))
@@ -100,3 +114,18 @@ def test_laion_coco_without_raw_text_needs_the_join_on_url() -> None:
         canonical(table, "laion_coco")
     rows, _ = canonical(table, "laion_coco", join_on="url")
     assert (rows[0]["synthetic"], rows[0]["text"]) == ("A car.", None)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"URL": pa.array([1, 2])}, "URL is int64, expected text"),
+        ({"TEXT": pa.array([["a"], ["b"]])}, "TEXT is list<.*>, expected text"),
+        ({"punsafe": pa.array(["0.1", "high"])}, "punsafe is string, expected a number"),
+        ({"similarity": pa.array([{"a": 1}, {"a": 2}])}, "similarity is struct<.*>, expected a number"),
+    ],
+)
+def test_a_column_of_another_kind_names_the_file_and_what_it_needs(column: dict[str, pa.Array], message: str) -> None:
+    table = pa.table({"URL": ["u", "v"], "TEXT": ["a", "b"], **column})
+    with pytest.raises(InputError, match=rf"here/a\.parquet: {message}"):
+        source_columns(table.schema, "laion_2b", load_settings(), "here/a.parquet")
