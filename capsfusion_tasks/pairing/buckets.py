@@ -86,7 +86,8 @@ def _by_bucket(table: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table]]:
     order = np.argsort(numbers, kind="stable")
     table = table.combine_chunks().take(pa.array(order))
     found, starts = np.unique(numbers[order], return_index=True)
-    for bucket, start, stop in zip(found, starts, [*starts[1:], table.num_rows], strict=True):
+    stops = np.append(starts, table.num_rows)[1:]
+    for bucket, start, stop in zip(found, starts, stops, strict=True):
         yield int(bucket), table.slice(start, stop - start)
 
 

@@ -18,7 +18,7 @@ SETTINGS = load_settings(buckets=4)
 ROWS = pa.table({"URL": [f"http://a/{n}.jpg" for n in range(1000)], "TEXT": [f"text {n}" for n in range(1000)]})
 
 
-def split(file: Path, staging: Path, expected: int = 1000) -> list[pa.Table]:
+def split(file: Path, staging: Path, expected: int = 1000, dropped: dict[str, int] | None = None) -> list[pa.Table]:
     """The bucket files that ``file`` becomes."""
     storage = Storage(str(staging))
     shard = Shard(
@@ -32,7 +32,7 @@ def split(file: Path, staging: Path, expected: int = 1000) -> list[pa.Table]:
     )
     with pa.OSFile(str(file)) as stream:
         counts = buckets.split_shard(stream, shard, storage, SETTINGS)
-    assert (counts.rows, counts.dropped) == (expected, {})
+    assert (counts.rows, counts.dropped) == (expected, dropped or {})
     paths = [layout.bucket_file("laion_2b", bucket, "s") for bucket in range(4)]
     return [storage.read_table(path) for path in paths if storage.exists(path)]
 
@@ -75,6 +75,11 @@ def test_a_file_without_rows_is_a_shard_without_rows(tmp_path: Path, rows: int |
     else:
         pq.write_table(ROWS.slice(0, 0), file)
     assert split(file, tmp_path / "staging", expected=0) == []
+
+
+def test_a_shard_of_which_no_row_is_of_use_makes_no_bucket(tmp_path: Path) -> None:
+    pq.write_table(ROWS.set_column(1, "TEXT", pa.nulls(1000, pa.string())), tmp_path / "shard.parquet")
+    assert split(tmp_path / "shard.parquet", tmp_path / "staging", dropped={"null_caption": 1000}) == []
 
 
 def test_a_text_file_that_is_named_parquet_is_named(tmp_path: Path) -> None:
