@@ -18,6 +18,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from benchmarks.random_llama import SIZES, as_transformers, random_llama
 from benchmarks.ways import PaperLoop, PrefixedTransformers
 from benchmarks.workload import read_workload
 from capsfusion_tasks.demo import MODEL
-from capsfusion_tasks.fusion.engine import Completion, Listed, Request
+from capsfusion_tasks.fusion.engine import Engine, Listed, Request
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
@@ -70,24 +71,20 @@ def main() -> None:
     best = PrefixedTransformers(reference, prefix, pad_id=0, batch_size=32, **settings)
     cost = arithmetic.Cost(config, prefix=len(prefix), beams=args.num_beams)
 
-    ways: list[tuple[str, Sequence[Request], Callable[[Sequence[Request]], list[Completion]], float]] = [
-        ("paper", requests, lambda rows: list(paper.generate(Listed(rows))), cost.paper(requests)),
-        ("transformers", requests, lambda rows: list(best.generate(Listed(rows))), cost.transformers(requests, 32)),
+    def native(slots: int | None) -> NativeEngine:
+        return NativeEngine(model, max_prompt_tokens=MAX_PROMPT_TOKENS, prefix=prefix, batch_size=slots, **settings)
+
+    ways: list[tuple[str, Sequence[Request], Callable[[], Engine], float]] = [
+        ("paper", requests, lambda: paper, cost.paper(requests)),
+        ("transformers", requests, lambda: best, cost.transformers(requests, best.batch_size)),
     ]
-    for slots in args.slots:
-        native = NativeEngine(model, max_prompt_tokens=MAX_PROMPT_TOKENS, prefix=prefix, batch_size=slots, **settings)
-        ways.append(
-            (
-                f"native, {native.batch_size} slots",
-                native_requests,
-                lambda rows, engine=native: list(engine.generate(Listed(rows))),  # type: ignore[misc]
-                cost.needed(native_requests),
-            )
-        )
-    runs = {name: Runs(name, rows, way, flops) for name, rows, way, flops in ways}
-    for turn in range(args.repeat + 1):  # the ways take turns, so that a busy machine slows all of them alike
+    for slots in [native(slots).batch_size for slots in args.slots]:
+        make = partial(native, slots)
+        ways.append((f"native, {slots} slots", native_requests, make, cost.needed(native_requests)))
+    runs = {name: Runs(name, rows, make, flops) for name, rows, make, flops in ways}
+    for _ in range(args.repeat):  # the ways take turns, so that a busy machine slows all of them alike
         for run in runs.values():
-            run.once(device, warmup=turn == 0)
+            run.once(device)
 
     title = f"{args.rows} rows, {args.num_beams} beams, {str(dtype).removeprefix('torch.')}, {device_name(device)}"
     table = Table(title=title, caption=f"torch {torch.__version__}, transformers {transformers.__version__}")
@@ -116,23 +113,21 @@ def main() -> None:
 class Runs:
     """One way's repetitions."""
 
-    def __init__(
-        self, name: str, rows: Sequence[Request], way: Callable[[Sequence[Request]], list[Completion]], flops: float
-    ) -> None:
+    def __init__(self, name: str, rows: Sequence[Request], make: Callable[[], Engine], flops: float) -> None:
         self.name, self.rows, self.flops = name, rows, flops
-        self._way, self._times = way, list[float]()
+        self._make, self._times = make, list[float]()
         self.tokens = self.peak_bytes = 0
 
-    def once(self, device: torch.device, *, warmup: bool) -> None:
-        """All rows once; a few of them, untimed, for a warmup."""
-        if warmup:
-            self._way(self.rows[:8])
-            return
+    def once(self, device: torch.device) -> None:
+        """All rows, after a few for a warmup. The engine goes afterwards: slots of several would not fit on a GPU."""
+        engine = self._make()
+        list(engine.generate(Listed(self.rows[:8])))
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        completions = self._way(self.rows)  # token ids are on the host: nothing is left to wait for
+        completions = list(engine.generate(Listed(self.rows)))  # token ids are on the host: nothing is left to wait for
         self._times.append(time.perf_counter() - started)
+        Console(stderr=True).print(f"{self.name}: {len(self.rows)} rows in {self._times[-1]:.0f} s", highlight=False)
         self.tokens = sum(completion.caption_tokens for completion in completions)
         self.peak_bytes = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
         expected = {request.row: request.max_new_tokens for request in self.rows}

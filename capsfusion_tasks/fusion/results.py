@@ -23,9 +23,8 @@ class Results:
 
     def __init__(self, storage: Storage, store: Store, tokenizer: LlamaTokenizer, occupancy: Occupancy) -> None:
         self._storage, self._store, self._tokenizer, self._occupancy = storage, store, tokenizer, occupancy
-        self._open: dict[
-            int, tuple[Chunk, list[dict[str, Any]]]
-        ] = {}  # by row: its chunk, and that chunk's rows so far
+        # By row: its chunk, and that chunk's rows so far.
+        self._open: dict[int, tuple[Chunk, list[dict[str, Any]]]] = {}
         self._prompt_tokens: dict[int, int] = {}
         self._publisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")
         self._publishing: list[Future[None]] = []
