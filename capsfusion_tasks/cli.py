@@ -197,11 +197,26 @@ def sample_data(
         2026, 11, 10
     ),
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    copies: Annotated[int, typer.Option(help="All of it so many times, as other images.", min=1)] = 1,
+    unmatched: Annotated[
+        int, typer.Option(help="Times that LAION-2B has its rows once more, as images that LAION-COCO lacks.", min=0)
+    ] = 0,
 ) -> None:
-    """Write shards in LAION's schemas with real-world dirt in them, and say what a run must find there."""
+    """Write shards in LAION's schemas with real-world dirt in them, and say what a run must find there.
+
+    Ten million LAION-2B rows: capsfusion sample-data DIR --rows-per-day 10000 --days 1 --copies 190 --unmatched 3
+    """
     from capsfusion_tasks.demo.sample_data import write_sample_data
 
-    report = write_sample_data(folder, rows_per_day=rows_per_day, days=days, first_day=first_day.date(), seed=seed)
+    report = write_sample_data(
+        folder,
+        rows_per_day=rows_per_day,
+        days=days,
+        first_day=first_day.date(),
+        seed=seed,
+        copies=copies,
+        unmatched=unmatched,
+    )
     Console().print(report.table())
 
 

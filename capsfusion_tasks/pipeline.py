@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import launcher
-from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.warehouse.connection import open_warehouse
+
+PULLS = 2  # shards that are pulled at the same time: one is decoded while the other is fetched or written
 
 
 def run_pipeline(
@@ -28,21 +31,24 @@ def run_pipeline(
     with open_warehouse(settings):  # the embedded server then runs throughout, not once for each stage
         shards = stages.discover(settings, interval)
         say(f"discover: {len(shards)} shards arrived from {interval.start} to {interval.end}")
-        for shard in shards:
-            try:
-                pulled = stages.pull(settings, shard)
-                say(f"pull: {shard.label}: {pulled['rows']} rows, dropped {pulled['dropped'] or 'none'}")
-            except (InputError, NotReadyError) as error:
-                say(f"pull: {shard.label} failed: {error}")
-        pairs = sum(
-            stages.pair(settings, interval, buckets)["pairs"] for buckets in stages.bucket_groups(settings, shards)
-        )
-        say(f"pair: {pairs} pairs")
+        with ThreadPoolExecutor(PULLS) as pulls:
+            for line in pulls.map(lambda shard: _pull(settings, shard), shards):
+                say(line)
+        groups = stages.bucket_groups(settings) if shards else []
+        say(f"pair: {sum(stages.pair(settings, interval, group)['pairs'] for group in groups)} pairs")
         units = stages.plan(settings, interval, limit=limit, existing=existing)
         say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} pairs to fuse")
         for unit in units:
             _run_unit(settings, unit, existing, say)
         return stages.report(settings, interval)
+
+
+def _pull(settings: Settings, shard: Shard) -> str:
+    try:
+        pulled = stages.pull(settings, shard)
+    except (InputError, NotReadyError) as error:
+        return f"pull: {shard.label} failed: {error}"
+    return f"pull: {shard.label}: {pulled['rows']} rows, dropped {pulled['dropped'] or 'none'}"
 
 
 def _run_unit(settings: Settings, unit: Unit, existing: stages.Existing, say: Callable[[str], None]) -> None:

@@ -38,7 +38,8 @@ class Settings(BaseSettings):
     warehouse_url: str | None = Field(None, description="SQLAlchemy URL of the warehouse; unset: embedded PostgreSQL.")
     staging: str | None = Field(None, description="Folder or s3://bucket/prefix for hand-overs; unset: HOME/staging.")
     laion2b: str = Field(
-        "hf://datasets/laion/relaion2B-en-research-safe", description="Where LAION-2B shards arrive: docs/sources.md."
+        "hf://datasets/laion/relaion2B-en-research-safe",
+        description="Where LAION-2B shards arrive: docs/sources.md. none: LAION-COCO's rows bring both captions.",
     )
     laion2b_include: Patterns = Field(("*.parquet",), description="Glob patterns: which files there are shards.")
     laion2b_exclude: Patterns = Field((), description="… and which of these are not.")
@@ -64,7 +65,12 @@ class Settings(BaseSettings):
     )
     chunk_rows: int = Field(64, ge=1, description="Rows of a chunk: what a crash can cost each rank.")
 
-    buckets: int = Field(16, ge=1, le=65536, description="Hash buckets of the staging area; fixed once it has data.")
+    buckets: Literal["auto"] | Annotated[int, Field(ge=1, le=65536)] = Field(
+        "auto", description="Hash buckets of the staging area, fixed by the first run; auto: for the sources' size."
+    )
+    pair_tasks: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto", description="Tasks that share a run's buckets; auto: for the size of what there is to join."
+    )
     join_on: Literal["url_text", "url"] = Field("url_text", description="url where LAION-COCO carries no raw text.")
     unit_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="Estimated tokens of a work unit, that is of one fuse task; auto: half an hour's work."
@@ -84,6 +90,11 @@ class Settings(BaseSettings):
     @property
     def staging_uri(self) -> str:
         return self.staging or str(self.home / "staging")
+
+    @property
+    def self_paired(self) -> bool:
+        """Whether LAION-COCO, which has URL and alt text, is paired with itself."""
+        return self.laion2b == "none"
 
     @property
     def scratch_folder(self) -> Path:

@@ -7,6 +7,7 @@ not mend is raised as ``InputError``.
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from capsfusion_tasks import layout, planning
@@ -15,7 +16,8 @@ from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.fusion.launcher import FuseJob, torchrun_argv
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
-from capsfusion_tasks.pairing.buckets import check_bucket_count, split_counts, split_shard
+from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.pairing.buckets import split_counts, split_shard
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.report import report_interval
 from capsfusion_tasks.schemas import VALIDATED, Shard, Unit
@@ -31,26 +33,24 @@ log = logging.getLogger(__name__)
 
 Existing = Literal["skip", "replace"]
 
-# One pair task per so many bytes of new shards: a task costs seconds to start, a bucket of a small shard milliseconds.
-_PAIR_TASK_BYTES = 2 << 30
+# One pair task per so many bytes of shards: what a new row is joined with is everything that is there.
+_PAIR_TASK_BYTES = 4 << 30
+_PAIR_TASKS_MAX = 64
+_BUCKETS_AT_ONCE = 2  # one reads while the other joins
 
 
 def discover(settings: Settings, interval: Interval) -> list[Shard]:
     """The shards of the interval, now in the ledger."""
     storage = Storage(settings.staging_uri)
-    check_bucket_count(storage, settings.buckets)
-    shards = discovery.discover(discovery.sources(settings), interval, storage)
-    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
-        ledger.record_shards(connection, shards)
+    sources = discovery.sources(settings)
+    shards = discovery.discover(sources, interval, storage)
+    with open_warehouse(settings) as warehouse:
+        if shards:
+            with ledger.staging_lock(warehouse.engine, storage.root):
+                bucket_count(storage, settings, lambda: discovery.source_bytes(sources))
+        with warehouse.engine.begin() as connection:
+            ledger.record_shards(connection, shards)
     return shards
-
-
-def bucket_groups(settings: Settings, shards: list[Shard]) -> list[list[int]]:
-    """The buckets that each pair task joins; no groups where there is nothing new."""
-    if not shards:
-        return []
-    groups = min(settings.buckets, 1 + sum(shard.size_bytes for shard in shards) // _PAIR_TASK_BYTES)
-    return [list(range(first, settings.buckets, groups)) for first in range(groups)]
 
 
 def pull(settings: Settings, shard: Shard) -> dict[str, Any]:
@@ -71,11 +71,24 @@ def pull(settings: Settings, shard: Shard) -> dict[str, Any]:
     return {"shard": shard.label, "rows": counts.rows, "dropped": counts.dropped}
 
 
+def bucket_groups(settings: Settings) -> list[list[int]]:
+    """The buckets that each pair task joins: as many tasks as what was pulled so far is worth."""
+    buckets = bucket_count(Storage(settings.staging_uri), settings)
+    if settings.pair_tasks == "auto":
+        with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+            tasks = min(_PAIR_TASKS_MAX, 1 + ledger.pulled_bytes(connection) // _PAIR_TASK_BYTES)
+    else:
+        tasks = settings.pair_tasks
+    tasks = min(tasks, buckets)
+    return [list(range(first, buckets, tasks)) for first in range(tasks)]
+
+
 def pair(settings: Settings, interval: Interval, buckets: list[int]) -> dict[str, Any]:
     """Join the interval's new rows with everything that is there, in each of ``buckets``."""
     storage = Storage(settings.staging_uri)
-    shards = discovery.discovered(interval, storage)
-    pairs = sum(pair_bucket(bucket, shards, interval, storage, settings) for bucket in buckets)
+    new = {shard.shard_id for shard in discovery.discovered(interval, storage)}
+    with ThreadPoolExecutor(_BUCKETS_AT_ONCE) as pool:
+        pairs = sum(pool.map(lambda bucket: pair_bucket(bucket, new, interval, storage, settings), buckets))
     return {"buckets": len(buckets), "pairs": pairs}
 
 

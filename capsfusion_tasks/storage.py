@@ -45,11 +45,14 @@ class Storage:
 
     def files(self, folder: str) -> list[str]:
         """Paths of the files right inside ``folder``, sorted; none if there is no such folder."""
+        return list(self.sizes(folder))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The same with their bytes."""
         selector = fs.FileSelector(folder, allow_not_found=True)
         infos = self.filesystem.get_file_info(selector)
-        return sorted(
-            info.path for info in infos if info.type == fs.FileType.File and not info.base_name.startswith(".")
-        )
+        files = (info for info in infos if info.type == fs.FileType.File and not info.base_name.startswith("."))
+        return dict(sorted((info.path, info.size) for info in files))
 
     def delete(self, path: str) -> None:
         self.filesystem.delete_file(path)

@@ -24,13 +24,8 @@ from torchrun_operator import TorchrunOperator
 from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Shard, Unit
-from capsfusion_tasks.settings import load_settings
 
 Json = dict[str, Any]
-
-# Fixed per deployment, because Airflow maps over a task's one result only, and discover's is the list of shards. The
-# number of buckets is chosen for the size of the data, so it says how many tasks are worth their start, too.
-PAIR_TASKS = max(1, load_settings().buckets // 16)
 
 DEFAULT_ARGS = {
     "owner": "capsfusion",
@@ -98,16 +93,15 @@ def capsfusion() -> None:
         return stages.pull(settings_of(context), Shard(**shard))
 
     # A bad shard does not hold up the good ones; without any good shard there is nothing to pair.
-    @task(
-        trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
-        execution_timeout=timedelta(hours=2),
-        map_index_template="{{ label }}",
-    )
-    def pair(part: int) -> Json:
+    @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, execution_timeout=timedelta(minutes=15))
+    def share_buckets() -> list[list[int]]:
+        return stages.bucket_groups(settings_of(get_current_context()))
+
+    @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
+    def pair(buckets: list[int]) -> Json:
         context = get_current_context()
-        set_label(context, f"part {part + 1} of {PAIR_TASKS}")
-        settings = settings_of(context)
-        return stages.pair(settings, interval_of(context), list(range(part, settings.buckets, PAIR_TASKS)))
+        set_label(context, f"{len(buckets)} buckets from {buckets[0]}")
+        return stages.pair(settings_of(context), interval_of(context), buckets)
 
     @task(execution_timeout=timedelta(hours=1))
     def plan() -> list[Json]:
@@ -165,10 +159,10 @@ def capsfusion() -> None:
             raise InputError(f"{waiting} units are planned and Airflow has no tasks for them: clear this run once more")
         return result
 
-    pulled = pull.expand(shard=discover())
-    paired = pair.expand(part=list(range(PAIR_TASKS)))
+    buckets = share_buckets()
     units = plan()
-    pulled >> paired >> units
+    pull.expand(shard=discover()) >> buckets
+    pair.expand(buckets=buckets) >> units
     each_unit.expand(unit=units) >> report()
 
 

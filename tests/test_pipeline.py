@@ -140,7 +140,7 @@ def plan_only(settings: Settings, interval: Interval) -> list[Any]:
     shards = stages.discover(settings, interval)
     for shard in shards:
         stages.pull(settings, shard)
-    for group in stages.bucket_groups(settings, shards):
+    for group in stages.bucket_groups(settings):
         stages.pair(settings, interval, group)
     return stages.plan(settings, interval)
 

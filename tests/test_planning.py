@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks import layout
-from capsfusion_tasks.pairing.join import pair_id
 from capsfusion_tasks.planning import NewPairs, choose_unit_tokens, cut_units, estimate_tokens, new_pairs
 from capsfusion_tasks.schemas import PAIRS, Unit
 from capsfusion_tasks.settings import Interval
@@ -21,7 +20,7 @@ DAY = Interval(start=START, end=START + timedelta(days=1))
 def pairs(*numbers: int, words: int = 5) -> pa.Table:
     rows = [
         {
-            "pair_id": pair_id(f"u{n}", "raw", "s"),
+            "pair_id": f"{n:016d}".encode(),
             "image_url": f"u{n}",
             "laion_2b": "word " * words,
             "laion_coco": "A caption.",

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-TASKS = ("discover", "pull", "pair", "plan", "fuse", "validate", "load", "report")
+TASKS = ("discover", "pull", "share_buckets", "pair", "plan", "fuse", "validate", "load", "report")
 LINE_SECONDS = 5.0
 
 _FAILED = ("failed", "upstream_failed")

@@ -101,7 +101,7 @@ RELEASES: dict[Side, tuple[pa.Schema, ...]] = {
 def shard_table(rows: Sequence[Row], release: pa.Schema, rng: random.Random) -> pa.Table:
     """``rows`` as a shard of ``release``, in its order and types."""
     values = [_values(number, row, rng) for number, row in enumerate(rows)]
-    columns = [_column([row[field.name.lower()] for row in values], field.type) for field in release]
+    columns = [typed_column([row[field.name.lower()] for row in values], field.type) for field in release]
     return pa.table(columns, schema=release)
 
 
@@ -131,7 +131,7 @@ def _values(number: int, row: Row, rng: random.Random) -> dict[str, Any]:
     }
 
 
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+def typed_column(values: list[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return pa.array(values, kind.value_type).dictionary_encode()
     return pa.array(values, kind)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
+from capsfusion_tasks.demo.copies import copies_of
 from capsfusion_tasks.demo.dirt import CASES, plain
 from capsfusion_tasks.demo.releases import FILE_NAME, RELEASES, shard_table
 from capsfusion_tasks.demo.sample_rows import Maker, Pair, Row
@@ -42,6 +43,12 @@ class SampleParameters(BaseModel):
     first_day: date
     shards_per_side_per_day: int
     seed: int
+    copies: int = 1
+    unmatched: int = 0
+
+    def copies_on(self, side: Side) -> int:
+        """How often a row of one copy is in the files of ``side``."""
+        return self.copies * (1 + self.unmatched if side == "laion_2b" else 1)
 
 
 class SideCounts(BaseModel):
@@ -71,7 +78,7 @@ class SampleReport(BaseModel):
     parameters: SampleParameters
     days: list[DayCounts]
     pairs: int
-    cases: dict[str, int]  # how often each case of dirt.py was made
+    cases: dict[str, int]  # how often each case of dirt.py was made, in one copy
     files: dict[str, datetime]  # path below the folder → arrival, which is the file's time of modification
 
     def to_json(self) -> str:
@@ -108,7 +115,7 @@ class SampleShard:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample in memory: what will be written, and each pair that a run must find."""
+    """A sample in memory: one copy of what will be written, each pair in it, and the report of all copies."""
 
     shards: list[SampleShard]
     pairs: list[Pair]
@@ -123,13 +130,18 @@ def write_sample_data(
     first_day: date = date(2026, 11, 10),
     shards_per_side_per_day: int = 2,
     seed: int = 0,
+    copies: int = 1,
+    unmatched: int = 0,
 ) -> SampleReport:
     """Write ``folder``/laion-2b, ``folder``/laion-coco and ``folder``/EXPECTED.json, the report.
 
-    ``rows_per_day`` pairs become complete on each day; rows that make no pair come on top, about a third. A shard
-    arrives when its file was last modified, which lies inside its day (UTC). A folder that holds this very sample is
-    left as it is; one where writing was broken off is completed. Raises InputError for any other folder that is not
-    empty.
+    ``rows_per_day`` pairs become complete on each day; rows that make no pair come on top, about a third. For large
+    samples, all of that is there ``copies`` times, each with URLs of its own, and LAION-2B has each of its rows
+    ``unmatched`` times more, whose images LAION-COCO lacks (of the real ones three in four).
+
+    A shard arrives when its file was last modified, which lies inside its day (UTC). A folder that holds this very
+    sample is left as it is; one where writing was broken off is completed. Raises InputError for any other folder that
+    is not empty.
     """
     parameters = SampleParameters(
         rows_per_day=rows_per_day,
@@ -137,10 +149,13 @@ def write_sample_data(
         first_day=first_day,
         shards_per_side_per_day=shards_per_side_per_day,
         seed=seed,
+        copies=copies,
+        unmatched=unmatched,
     )
-    for name in ("rows_per_day", "days", "shards_per_side_per_day"):
-        if getattr(parameters, name) < 1:
-            raise InputError(f"sample data: {name} is {getattr(parameters, name)}; it must be at least 1")
+    leasts = {"rows_per_day": 1, "days": 1, "shards_per_side_per_day": 1, "copies": 1, "unmatched": 0}
+    for name, least in leasts.items():
+        if getattr(parameters, name) < least:
+            raise InputError(f"sample data: {name} is {getattr(parameters, name)}; it must be at least {least}")
     root = Path(folder)
     known = _known_report(root, parameters)
     if known and all(_arrived(root / path) == when for path, when in known.files.items()):
@@ -153,7 +168,7 @@ def write_sample_data(
         stream.write(sample.report.to_json().encode())
     for number, shard in enumerate(sample.shards):
         if not storage.exists(shard.path):
-            _write_shard(storage, shard, random.Random(f"{seed} shard {number}"))
+            _write_shard(storage, shard, parameters.copies_on(shard.side), random.Random(f"{seed} shard {number}"))
         when = int(shard.arrives.timestamp())
         os.utime(root / shard.path, (when, when))
     return sample.report
@@ -167,16 +182,16 @@ def make_sample(parameters: SampleParameters) -> Sample:
     days = [
         DayCounts(
             day=parameters.first_day + timedelta(days=day),
-            laion_2b=_side_counts(shards, "laion_2b", day),
-            laion_coco=_side_counts(shards, "laion_coco", day),
-            pairs=sum(pair.day == day for pair in pairs),
+            laion_2b=_side_counts(shards, "laion_2b", day, parameters),
+            laion_coco=_side_counts(shards, "laion_coco", day, parameters),
+            pairs=sum(pair.day == day for pair in pairs) * parameters.copies,
         )
         for day in range(parameters.days)
     ]
     report = SampleReport(
         parameters=parameters,
         days=days,
-        pairs=len(pairs),
+        pairs=len(pairs) * parameters.copies,
         cases=dict(cases),
         files={shard.path: shard.arrives for shard in shards},
     )
@@ -229,20 +244,23 @@ def _arrival(day: date, place: int, count: int) -> datetime:
     return datetime.combine(day, time(), UTC) + timedelta(seconds=seconds)
 
 
-def _side_counts(shards: list[SampleShard], side: Side, day: int) -> SideCounts:
+def _side_counts(shards: list[SampleShard], side: Side, day: int, parameters: SampleParameters) -> SideCounts:
     mine = [shard for shard in shards if (shard.side, shard.day) == (side, day)]
     dropped = Counter(row.dropped for shard in mine for row in shard.rows)
+    copies = parameters.copies_on(side)
     return SideCounts(
         shards=len(mine),
-        rows=sum(len(shard.rows) for shard in mine),
-        dropped={reason: dropped[reason] for reason in REASONS},
+        rows=sum(len(shard.rows) for shard in mine) * copies,
+        dropped={reason: dropped[reason] * copies for reason in REASONS},
     )
 
 
-def _write_shard(storage: Storage, shard: SampleShard, rng: random.Random) -> None:
+def _write_shard(storage: Storage, shard: SampleShard, copies: int, rng: random.Random) -> None:
     table = shard_table(shard.rows, shard.release, rng)
-    with storage.publish(shard.path) as stream:
-        pq.write_table(table, stream, compression="snappy", row_group_size=max(1, table.num_rows // 3))
+    rows = max(1, table.num_rows // 3) if copies == 1 else None  # several row groups in small shards, too
+    with storage.publish(shard.path) as stream, pq.ParquetWriter(stream, table.schema, compression="snappy") as writer:
+        for part in copies_of(table, range(copies)):
+            writer.write_table(part, row_group_size=rows)
 
 
 def _known_report(root: Path, parameters: SampleParameters) -> SampleReport | None:

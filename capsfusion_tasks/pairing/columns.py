@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -46,12 +47,10 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
     for canonical, names in _NAMES.items():
         if match := next((by_lower[name] for name in names if name in by_lower), None):
             found[canonical] = match
-    needed = {"url", "text"} if side == "laion_2b" else {"url", "synthetic"}
-    if side == "laion_coco" and settings.join_on == "url_text":
-        needed.add("text")
-    if missing := sorted(needed - found.keys()):
+    if missing := sorted({"url", *_captions(side, settings)} - found.keys()):
         wanted = "; ".join(f"{name} (as {' or '.join(_NAMES[name])})" for name in missing)
-        hint = "; CAPSFUSION_JOIN_ON=url pairs without it" if missing == ["text"] and side == "laion_coco" else ""
+        optional = missing == ["text"] and side == "laion_coco" and not settings.self_paired
+        hint = "; CAPSFUSION_JOIN_ON=url pairs without it" if optional else ""
         raise InputError(f"{where} lacks a column for {wanted}; it has {', '.join(schema.names)}{hint}")
     if side == "laion_2b":
         found.pop("synthetic", None)
@@ -63,6 +62,13 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
     if wrong:
         raise InputError(f"{where}: {'; '.join(wrong)}: replace the file; the new one is a new shard")
     return found
+
+
+def _captions(side: Side, settings: Settings) -> list[str]:
+    """The captions without which a row of this side makes no pair."""
+    if side == "laion_2b":
+        return ["text"]
+    return ["synthetic", "text"] if settings.join_on == "url_text" or settings.self_paired else ["synthetic"]
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -81,34 +87,29 @@ def _is_number(kind: pa.DataType) -> bool:
 def canonical_rows(
     batch: pa.RecordBatch, names: dict[str, str], first_row: int, side: Side, settings: Settings, counts: Counts
 ) -> pa.Table:
-    """The batch's usable rows in schema BUCKET_ROWS; the others are counted in ``counts``. Text stays as it came."""
+    """The batch in the columns of BUCKET_ROWS, text as it came, and ``usable``: which of its rows can make a pair.
+
+    The others stay for now, because leaving them out would copy all rows once more; ``counts`` has them by reason.
+    """
     columns = {name: _as_type(batch[names[name]], BUCKET_ROWS.field(name).type) for name in names}
     columns["row"] = pa.array(range(first_row, first_row + batch.num_rows), pa.int64())
     absent = {f.name: pa.nulls(batch.num_rows, f.type) for f in BUCKET_ROWS if f.name not in columns}
-    table = (
-        pa.table({**columns, **absent}).select(BUCKET_ROWS.names).cast(BUCKET_ROWS.set(0, pa.field("url", pa.string())))
-    )
+    table = pa.table({**columns, **absent}).select(BUCKET_ROWS.names)
 
     counts.rows += table.num_rows
-    captions = ["text"] if side == "laion_2b" else ["synthetic"]
-    if side == "laion_coco" and settings.join_on == "url_text":
-        captions.append("text")
-    blank = _is_blank(table[captions[0]])
-    for name in captions[1:]:
-        blank = pc.or_(blank, _is_blank(table[name]))
     refused = {
         "null_url": _is_blank(table["url"]),
-        "null_caption": blank,
+        "null_caption": reduce(pc.or_, (_is_blank(table[name]) for name in _captions(side, settings))),
         "unsafe": _at_least(table["punsafe"], settings.punsafe_max),
         "watermarked": _at_least(table["pwatermark"], settings.pwatermark_max),
     }
     if settings.unscored == "drop":
         refused["unscored"] = pc.or_(pc.is_null(table["punsafe"]), pc.is_null(table["pwatermark"]))
-    keep = pa.chunked_array([pa.array([True] * table.num_rows, pa.bool_())])
+    usable = pa.repeat(True, table.num_rows)
     for reason, mask in refused.items():
-        counts.drop(reason, pc.sum(pc.and_(keep, mask)).as_py() or 0)
-        keep = pc.and_not(keep, mask)
-    return table.filter(keep).cast(BUCKET_ROWS)
+        counts.drop(reason, pc.sum(pc.and_(usable, mask)).as_py() or 0)
+        usable = pc.and_not(usable, mask)
+    return table.append_column("usable", usable)
 
 
 def _as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
@@ -130,7 +131,7 @@ def _as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0), True)
+    return pc.fill_null(pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column)), True)
 
 
 def _at_least(column: pa.ChunkedArray, limit: float) -> pa.ChunkedArray:

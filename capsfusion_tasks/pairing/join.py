@@ -2,91 +2,109 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import get_args
 
 import duckdb
-import mmh3
 import pyarrow as pa
 
 from capsfusion_tasks import layout
-from capsfusion_tasks.schemas import BUCKET_ROWS, PAIRS, Shard, Side
+from capsfusion_tasks.pairing.bucket_side import BucketSide
+from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
+from capsfusion_tasks.schemas import PAIRS, Side
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.storage import Storage
 
-# One row for each (url, raw text, synthetic caption): content tells pairs apart, so a shard that repeats rows, and two
-# shards that share some, add nothing. Of equal candidates the one with the highest similarity names the origin, then
-# the lowest shard and row. A score that both sides have is taken from the raw side; the safety scores are the worse.
-_JOIN = """
+# Bytes of bucket files that are joined at a time: they unfold to about four times as much.
+_PASS_BYTES = 192 << 20
+
+# Rows that say the same are one, so that shards which repeat rows, or share some, add nothing and multiply nothing. The
+# one with the highest similarity names the origin, then the lowest shard and row.
+_DISTINCT = """
+create temp table {side} as
+select
+    {columns}, bool_or(is_new) as is_new,
+    arg_min(
+        struct_pack(similarity, punsafe, pwatermark, shard, row),
+        row(coalesce(-similarity, 'infinity'::double), shard, row)
+    ) as best
+from {side}_rows where hash(url) % {passes} = {number} {and_wanted}
+group by {columns}
+"""
+# Three in four of LAION-2B's rows have no partner and need not be kept. Asked by URL: faster than with the text.
+_HAS_PARTNER = "and exists (from coco where raw_rows.url = coco.url)"
+# A score that both sides have is taken from the raw side; the safety scores are the worse.
+_PAIRS = """
 select
     raw.url as image_url, raw.text as laion_2b, coco.synthetic as laion_coco,
-    coalesce(raw.similarity, coco.similarity) as similarity,
-    greatest(raw.punsafe, coco.punsafe) as punsafe,
-    greatest(raw.pwatermark, coco.pwatermark) as pwatermark,
-    raw.shard as laion_2b_shard, raw.row as laion_2b_row,
-    coco.shard as laion_coco_shard, coco.row as laion_coco_row
-from raw join coco on raw.url = coco.url {and_text}
+    coalesce(raw.best.similarity, coco.best.similarity) as similarity,
+    greatest(raw.best.punsafe, coco.best.punsafe) as punsafe,
+    greatest(raw.best.pwatermark, coco.best.pwatermark) as pwatermark,
+    raw.best.shard as laion_2b_shard, raw.best.row as laion_2b_row,
+    coco.best.shard as laion_coco_shard, coco.best.row as laion_coco_row
+from raw join coco on {match}
 where raw.is_new or coco.is_new
-qualify row_number() over (
-    partition by image_url, laion_2b, laion_coco
-    order by raw.similarity desc nulls last, raw.shard, raw.row, coco.similarity desc nulls last, coco.shard, coco.row
-) = 1
+"""
+_SELF_PAIRS = """
+select
+    url as image_url, text as laion_2b, synthetic as laion_coco,
+    best.similarity, best.punsafe, best.pwatermark,
+    best.shard as laion_2b_shard, best.row as laion_2b_row, best.shard as laion_coco_shard, best.row as laion_coco_row
+from coco
+where is_new
 """
 
 
-def pair_bucket(bucket: int, new: Iterable[Shard], interval: Interval, storage: Storage, settings: Settings) -> int:
+def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage, settings: Settings) -> int:
     """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``; returns how many there are.
 
-    ``new`` are the interval's shards. Rows match on URL and raw text, as they came (on URL alone with
-    ``join_on = url``). The order of the pairs depends on their content only.
+    ``new`` are the ids of the interval's shards. Rows match on URL and raw text, as they came (on URL alone with
+    ``join_on = url``); without a LAION-2B source, LAION-COCO's rows bring both captions. Pairs are in the order of
+    ``pair_id`` in each row group: one for each part of the bucket that was joined at a time.
     """
-    new_ids = {shard.shard_id for shard in new}
-    sides: dict[str, Side] = {"raw": "laion_2b", "coco": "laion_coco"}
+    raw, coco = (BucketSide.of(storage, side, bucket, new) for side in get_args(Side))
+    if settings.self_paired:
+        raw = replace(raw, files={})
+    # What is old on both sides was paired before.
+    raw, coco = raw if coco.has_new else raw.only_new(), coco if raw.has_new else coco.only_new()
+    passes = max(1, -(-(raw.bytes + coco.bytes) // _PASS_BYTES))
+    count = 0
+
+    def pairs() -> Iterator[pa.Table]:
+        nonlocal count
+        for number in range(passes):
+            table = _with_identity(_join(raw, coco, number, passes, settings), raw.shards or coco.shards, coco.shards)
+            count += table.num_rows
+            yield table
+
+    storage.write_tables(f"{layout.pairs_folder(interval)}/{bucket:05d}.parquet", PAIRS, pairs())
+    return count
+
+
+def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings) -> pa.Table:
+    """The new pairs of part ``number`` of ``passes`` of a bucket."""
+    by_text = settings.join_on == "url_text" or settings.self_paired
+    match = "raw.url = coco.url" + (" and raw.text = coco.text" if by_text else "")
+    part = {"passes": passes, "number": number}
     with duckdb.connect() as connection:
         connection.execute("set preserve_insertion_order = false")
-        for name, side in sides.items():
-            connection.register(name, _bucket_rows(storage, side, bucket, new_ids))
-        and_text = "and raw.text = coco.text" if settings.join_on == "url_text" else ""
-        joined = connection.sql(_JOIN.format(and_text=and_text)).to_arrow_table()
-    pairs = _with_identity(joined)
-    storage.write_table(f"{layout.pairs_folder(interval)}/{bucket:05d}.parquet", pairs)
-    return int(pairs.num_rows)
+        connection.register("coco_rows", coco.rows())
+        columns = "url, text, synthetic" if by_text else "url, synthetic"
+        connection.execute(_DISTINCT.format(side="coco", columns=columns, and_wanted="", **part))
+        if settings.self_paired:
+            return connection.sql(_SELF_PAIRS).to_arrow_table()
+        connection.register("raw_rows", raw.rows())
+        connection.execute(_DISTINCT.format(side="raw", columns="url, text", and_wanted=_HAS_PARTNER, **part))
+        return connection.sql(_PAIRS.format(match=match)).to_arrow_table()
 
 
-def _bucket_rows(storage: Storage, side: Side, bucket: int, new_ids: set[str]) -> pa.Table:
-    """All rows of a side's bucket, with the columns ``shard`` and ``is_new``."""
-    tables = []
-    for path in storage.files(layout.bucket_folder(side, bucket)):
-        shard_id = path.rpartition("/")[2].removesuffix(".parquet")
-        table = storage.read_table(path)
-        table = table.append_column("shard", pa.repeat(shard_id, table.num_rows))
-        tables.append(table.append_column("is_new", pa.repeat(shard_id in new_ids, table.num_rows)))
-    empty = BUCKET_ROWS.append(pa.field("shard", pa.string())).append(pa.field("is_new", pa.bool_())).empty_table()
-    return pa.concat_tables([empty, *tables], promote_options="permissive")
-
-
-def _with_identity(joined: pa.Table) -> pa.Table:
-    """``joined`` in schema PAIRS, with its identities, in the order of ``pair_id``."""
-    texts = zip(*(joined[name].to_pylist() for name in ("image_url", "laion_2b", "laion_coco")), strict=True)
-    ids, hashes = [], []
-    for url, raw, synthetic in texts:
-        ids.append(pair_id(url, raw, synthetic))
-        hashes.append(laion_hash(url, raw))
-    table = joined.append_column("pair_id", pa.array(ids, pa.binary(16)))
-    table = table.append_column("laion_hash", pa.array(hashes, pa.int64()))
-    return table.select(PAIRS.names).cast(PAIRS).sort_by("pair_id")
-
-
-def pair_id(url: str, raw: str, synthetic: str) -> bytes:
-    """A pair's identity: a 128-bit digest of its content, each part with its length before it."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (url, raw, synthetic):
-        data = part.encode()
-        digest.update(len(data).to_bytes(8, "big") + data)
-    return digest.digest()
-
-
-def laion_hash(url: str | None, text: str | None) -> int:
-    """LAION's own join key, as its tooling computes it: signed 64 bits of MurmurHash3 over url + text."""
-    value: int = mmh3.hash64(((url or "") + (text or "")).encode())[0]
-    return value
+def _with_identity(joined: pa.Table, raw_shards: list[str], coco_shards: list[str]) -> pa.Table:
+    """``joined`` in schema PAIRS, with its identities and its shards' ids, in the order of ``pair_id``."""
+    for name, shards in {"laion_2b_shard": raw_shards, "laion_coco_shard": coco_shards}.items():
+        ids = pa.array(shards, pa.string()).take(joined[name].combine_chunks())
+        joined = joined.set_column(joined.column_names.index(name), name, ids)
+    url, raw, synthetic = (joined[name] for name in ("image_url", "laion_2b", "laion_coco"))
+    joined = joined.append_column("pair_id", pair_ids(url, raw, synthetic))
+    joined = joined.append_column("laion_hash", laion_hashes(url, raw))
+    return joined.select(PAIRS.names).cast(PAIRS).sort_by("pair_id")

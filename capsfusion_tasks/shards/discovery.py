@@ -50,16 +50,22 @@ def open_source(uri: str, settings: Settings) -> Source:
 
 
 def sources(settings: Settings) -> dict[Side, SideSource]:
-    """Both sides' sources, with the patterns that are set for them."""
-    return {
-        "laion_2b": SideSource(
-            open_source(settings.laion2b, settings), path_filter(settings.laion2b_include, settings.laion2b_exclude)
-        ),
-        "laion_coco": SideSource(
-            open_source(settings.laion_coco, settings),
-            path_filter(settings.laion_coco_include, settings.laion_coco_exclude),
-        ),
-    }
+    """Each side's source, with the patterns that are set for it; no LAION-2B where LAION-COCO is paired with itself."""
+    coco = SideSource(
+        open_source(settings.laion_coco, settings),
+        path_filter(settings.laion_coco_include, settings.laion_coco_exclude),
+    )
+    if settings.self_paired:
+        return {"laion_coco": coco}
+    raw = SideSource(
+        open_source(settings.laion2b, settings), path_filter(settings.laion2b_include, settings.laion2b_exclude)
+    )
+    return {"laion_2b": raw, "laion_coco": coco}
+
+
+def source_bytes(sources: Mapping[Side, SideSource]) -> int:
+    """The bytes of all shards that there are, whenever they arrived."""
+    return sum(file.size_bytes for place in sources.values() for file in place.source.files(place.wanted))
 
 
 def discover(sources: Mapping[Side, SideSource], interval: Interval, storage: Storage) -> list[Shard]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy import Connection, Engine, Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.errors import InputError
@@ -49,6 +49,20 @@ def _update_shard(connection: Connection, shard_id: str, **values: Any) -> None:
         raise InputError(f"the ledger has no shard {shard_id}; record it first")
 
 
+def pulled_bytes(connection: Connection) -> int:
+    """The bytes of all shards that are pulled, as their sources have them."""
+    statement = select(func.coalesce(func.sum(shards.c.size_bytes), 0)).where(shards.c.state == "pulled")
+    return int(connection.execute(statement).scalar_one())
+
+
+@contextmanager
+def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
+    """No two processes that share this warehouse lay out the staging area at the same time; others wait."""
+    with engine.begin() as connection:
+        connection.execute(_lock(f"capsfusion.staging {staging}"))
+        yield
+
+
 def register_fusion(connection: Connection, fusion: Mapping[str, Any]) -> None:
     """Enter what a fusion_id stands for (the columns of ``fusions``); one that is there stays as it is."""
     connection.execute(insert(fusions).on_conflict_do_nothing(), dict(fusion))
@@ -61,8 +75,12 @@ def planning_lock(engine: Engine, fusion_id: str) -> Iterator[Connection]:
     Under it, ask ``open_units`` before ``known_pairs``: a unit that is loaded in between is then seen twice, not never.
     """
     with engine.begin() as connection:
-        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"capsfusion.plan {fusion_id}", 0))))
+        connection.execute(_lock(f"capsfusion.plan {fusion_id}"))
         yield connection
+
+
+def _lock(name: str) -> Select[Any]:
+    return select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0)))
 
 
 def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:

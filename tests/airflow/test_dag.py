@@ -87,7 +87,8 @@ def test_the_tasks_are_wired_in_the_order_the_data_flows(facts: dict[str, Any]) 
     assert upstream == {
         "discover": [],
         "pull": ["discover"],
-        "pair": ["pull"],
+        "share_buckets": ["pull"],
+        "pair": ["share_buckets"],
         "plan": ["pair"],
         "fuse": ["plan"],
         "validate": ["fuse", "plan"],

@@ -19,8 +19,8 @@ def canonical(table: pa.Table, side: Side = "laion_2b", **options: Any) -> tuple
     counts = Counts()
     batch = table.combine_chunks().to_batches()[0]
     rows = canonical_rows(batch, names, 100, side, settings, counts)
-    assert rows.schema == BUCKET_ROWS
-    return rows.to_pylist(), counts
+    assert rows.schema.names == [*BUCKET_ROWS.names, "usable"]
+    return rows.filter(rows["usable"]).select(BUCKET_ROWS.names).cast(BUCKET_ROWS).to_pylist(), counts
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,8 @@ def test_laion_coco_without_raw_text_needs_the_join_on_url() -> None:
     table = pa.table({"URL": ["u"], "top_caption": ["A car."]})
     with pytest.raises(InputError, match="CAPSFUSION_JOIN_ON=url pairs without it"):
         canonical(table, "laion_coco")
+    with pytest.raises(InputError, match="lacks a column for text"):
+        canonical(table, "laion_coco", join_on="url", laion2b="none")
     rows, _ = canonical(table, "laion_coco", join_on="url")
     assert (rows[0]["synthetic"], rows[0]["text"]) == ("A car.", None)
 

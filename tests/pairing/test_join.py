@@ -12,8 +12,10 @@ import pytest
 
 from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.pairing import join
 from capsfusion_tasks.pairing.buckets import split_shard
-from capsfusion_tasks.pairing.join import laion_hash, pair_bucket, pair_id
+from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
+from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.schemas import PAIRS, Shard, Side
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.storage import Storage
@@ -41,8 +43,8 @@ class Area:
         return shard
 
     def join(self, day: Interval, *new: Shard) -> list[dict[str, Any]]:
-        for bucket in range(self.settings.buckets):
-            pair_bucket(bucket, new, day, self.storage, self.settings)
+        for bucket in range(3):
+            pair_bucket(bucket, {shard.shard_id for shard in new}, day, self.storage, self.settings)
         tables = [self.storage.read_table(path) for path in self.storage.files(layout.pairs_folder(day))]
         pairs = pa.concat_tables(tables)
         assert pairs.schema == PAIRS
@@ -131,15 +133,57 @@ def test_the_worse_of_both_sides_safety_scores_counts(area: Area) -> None:
 
 
 def test_identity_is_content_and_parts_do_not_run_together() -> None:
-    assert pair_id("u", "ab", "c") == pair_id("u", "ab", "c")
-    assert (
-        len({pair_id("u", "ab", "c"), pair_id("u", "a", "bc"), pair_id("ua", "b", "c"), pair_id("", "uab", "c")}) == 4
-    )
+    texts = [
+        ("u", "ab", "c"),
+        ("u", "a", "bc"),
+        ("ua", "b", "c"),
+        ("", "uab", "c"),
+        ("u a", "b", "c"),
+        ("u", "ab", "c"),
+    ]
+    ids = pair_ids(*(pa.array(column) for column in zip(*texts, strict=True))).to_pylist()
+    assert ids[0] == ids[-1]
+    assert len(set(ids)) == len(texts) - 1
 
 
 def test_laion_hash_is_laions() -> None:
-    assert laion_hash("http://a/é.jpg", "text") == mmh3.hash64("http://a/é.jpgtext".encode())[0]
-    assert laion_hash(None, None) == mmh3.hash64(b"")[0]
+    hashes = laion_hashes(pa.array(["http://a/é.jpg"]), pa.array(["text"]))
+    assert hashes.to_pylist() == [mmh3.hash64("http://a/é.jpgtext".encode())[0]]
+
+
+def test_a_bucket_that_is_too_large_to_join_at_once_gives_the_same_pairs(
+    area: Area, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = area.put("laion_2b", "a", [raw(f"u{n}", f"text {n}") for n in range(200)])
+    b = area.put("laion_coco", "b", [coco(f"u{n}", f"Caption {n}.", f"text {n}") for n in range(100, 300)])
+    at_once = area.join(DAYS[0], a, b)
+    monkeypatch.setattr(join, "_PASS_BYTES", 2000)
+    in_parts = area.join(DAYS[1], a, b)
+    assert pq.ParquetFile(Path(area.storage.path(f"{layout.pairs_folder(DAYS[1])}/00000.parquet"))).num_row_groups > 2
+    assert len(at_once) == 100
+    assert sorted(map(str, in_parts)) == sorted(map(str, at_once))
+
+
+def test_rows_that_are_repeated_thousands_of_times_on_both_sides_make_one_pair(area: Area) -> None:
+    a = area.put("laion_2b", "a", [raw("u1")] * 30_000)
+    b = area.put("laion_coco", "b", [coco("u1")] * 30_000)
+    assert len(area.join(DAYS[0], a, b)) == 1
+
+
+def test_laion_coco_alone_is_paired_with_itself(tmp_path: Path) -> None:
+    area = Area(tmp_path, laion2b="none")
+    a = area.put("laion_coco", "a", [coco("u1", similarity=0.2), coco("u2", "A car.", "other", punsafe=0.1)])
+    b = area.put("laion_coco", "b", [coco("u1", similarity=0.4), coco("u3"), coco("u1", "Another.")])
+    first = area.join(DAYS[0], a)
+    assert {(pair["image_url"], pair["laion_2b"], pair["laion_coco"]) for pair in first} == {
+        ("u1", "raw", "A synthetic caption."),
+        ("u2", "other", "A car."),
+    }
+    second = {(pair["image_url"], pair["laion_coco"]): pair for pair in area.join(DAYS[1], b)}
+    assert set(second) == {("u1", "A synthetic caption."), ("u1", "Another."), ("u3", "A synthetic caption.")}
+    origin = second["u1", "A synthetic caption."]
+    assert (origin["similarity"], origin["laion_2b_shard"], origin["laion_2b_row"]) == (0.4, "b", 0)
+    assert {pair["pair_id"] for pair in first} & {pair["pair_id"] for pair in second.values()}
 
 
 def test_a_shard_that_is_split_already_is_not_read_again(area: Area) -> None:

@@ -1,0 +1,205 @@
+"""Bucketing, joining and planning LAION-shaped shards, against one DuckDB statement that joins the same files.
+
+    python -m benchmarks.pairing [--raw-rows 1 4 16] [--repeat 3] [--folder DIR]
+
+For each number of LAION-2B rows (in millions; LAION-COCO has a quarter of them) shards are made once, kept in DIR, and
+every way runs in a process of its own, in turns. DuckDB's statement filters, joins and deduplicates the files as they are
+and writes the pairs; it holds both sides in memory, and has to read everything again for the next shard that arrives.
+Ours writes each row once more, by bucket, and never reads the shard again. Like a run it pulls two shards and joins two
+buckets at a time. Read and written are what the process asked the system for, from caches or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from capsfusion_tasks import planning, stages
+from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
+from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.pairing.buckets import split_shard
+from capsfusion_tasks.pipeline import PULLS
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.storage import Storage
+
+DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
+PAIRS_A_COPY = 20_000
+RAW_ROWS_A_COPY = 97_000  # of which three in four have no partner
+UNMATCHED = 3
+SHARDS = 4
+
+# The rows that the pipeline uses, the pairs that it finds, and of equal rows the one that it names.
+STATEMENT = """
+copy (
+    with raw as (
+        select url, coalesce({raw_text}) as text, similarity, punsafe, pwatermark, filename, file_row_number
+        from read_parquet('{raw}', union_by_name = true, filename = true, file_row_number = true)
+        where trim(url) <> '' and trim(text) <> '' and coalesce(punsafe, 0) < 0.5 and coalesce(pwatermark, 0) < 0.8
+    ),
+    coco as (
+        select url, text, top_caption, similarity, punsafe, pwatermark, filename, file_row_number
+        from read_parquet('{coco}', union_by_name = true, filename = true, file_row_number = true)
+        where trim(url) <> '' and trim(text) <> '' and trim(top_caption) <> ''
+            and coalesce(punsafe, 0) < 0.5 and coalesce(pwatermark, 0) < 0.8
+    )
+    select
+        raw.url, raw.text, coco.top_caption, coalesce(raw.similarity, coco.similarity) as similarity,
+        greatest(raw.punsafe, coco.punsafe) as punsafe, greatest(raw.pwatermark, coco.pwatermark) as pwatermark,
+        raw.filename as raw_file, raw.file_row_number as raw_row,
+        coco.filename as coco_file, coco.file_row_number as coco_row
+    from raw join coco on raw.url = coco.url and raw.text = coco.text
+    qualify row_number() over (
+        partition by raw.url, raw.text, coco.top_caption
+        order by raw.similarity desc nulls last, raw_file, raw_row, coco.similarity desc nulls last, coco_file, coco_row
+    ) = 1
+) to '{out}' (format parquet, compression zstd)
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    pairs: int
+    seconds: float
+    peak_mb: float
+    read_mb: float
+    written_mb: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--raw-rows", type=float, nargs="+", default=[1, 4, 16], help="millions of LAION-2B rows")
+    parser.add_argument("--repeat", type=int, default=3, help="turns; medians are printed")
+    parser.add_argument("--folder", type=Path, help="keeps the shards (default: a temporary one)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        for millions in args.raw_rows:
+            print_costs(args.folder or Path(temporary), millions, args.repeat)
+
+
+def print_costs(folder: Path, millions: float, repeat: int) -> None:
+    copies = max(1, round(millions * 1e6 / RAW_ROWS_A_COPY))
+    sample = folder / f"raw-{millions:g}m"
+    report = write_sample_data(
+        sample,
+        rows_per_day=PAIRS_A_COPY,
+        days=1,
+        shards_per_side_per_day=SHARDS,
+        copies=copies,
+        unmatched=UNMATCHED,
+    )
+    rows = report.days[0].laion_2b.rows + report.days[0].laion_coco.rows
+    turns = []
+    for _ in range(repeat):
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            turns.append({way.__name__: measured(way, sample, Path(work)) for way in (statement, bucket, join, plan)})
+    for turn in turns:
+        for way in ("bucket", "join"):
+            assert turn[way].pairs in (0, report.pairs), f"{way} found {turn[way].pairs} pairs of {report.pairs}"
+    table = Table(title=f"{rows:,} rows, {report.pairs:,} pairs, {os.cpu_count()} cores, median of {repeat} turns")
+    for heading in ("way", "s", "rows/s", "times DuckDB", "peak MB", "read MB", "written MB"):
+        table.add_column(heading, justify="left" if heading == "way" else "right")
+    base = [turn["statement"].seconds for turn in turns]
+    for title, ways in {
+        "DuckDB, one statement": ["statement"],
+        "bucketing": ["bucket"],
+        "join": ["join"],
+        "bucketing + join": ["bucket", "join"],
+        "planning": ["plan"],
+    }.items():
+        costs = [[turn[way] for way in ways] for turn in turns]
+        seconds = [sum(cost.seconds for cost in turn) for turn in costs]
+        table.add_row(
+            title,
+            f"{statistics.median(seconds):.1f}",
+            f"{rows / statistics.median(seconds):,.0f}",
+            f"{statistics.median(mine / its for mine, its in zip(seconds, base, strict=True)):.2f}",
+            f"{statistics.median(max(cost.peak_mb for cost in turn) for turn in costs):,.0f}",
+            f"{sum(cost.read_mb for cost in costs[0]):,.0f}",
+            f"{sum(cost.written_mb for cost in costs[0]):,.0f}",
+        )
+    Console(width=110).print(table)
+
+
+def measured(way: Callable[[Path, Path], int], sample: Path, work: Path) -> Cost:
+    """What ``way`` takes in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_measure, way, sample, work).result()
+
+
+def _measure(way: Callable[[Path, Path], int], sample: Path, work: Path) -> Cost:
+    before, start = _io(), time.perf_counter()
+    pairs = way(sample, work)
+    seconds = time.perf_counter() - start
+    read, written = (after - at_first for after, at_first in zip(_io(), before, strict=True))
+    return Cost(pairs, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, read, written)
+
+
+def _io() -> tuple[float, float]:
+    """MB that this process has read and written."""
+    lines = (line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    found = {name: int(value) / 2**20 for name, value in lines}
+    return found["rchar"], found["wchar"]
+
+
+def statement(sample: Path, work: Path) -> int:
+    raw, coco = (f"{sample}/{folder}/*.parquet" for folder in FOLDER.values())
+    out = work / "duckdb.parquet"
+    with duckdb.connect() as connection:
+        connection.execute("set preserve_insertion_order = false; set enable_progress_bar = false")
+        connection.execute(STATEMENT.format(raw=raw, coco=coco, raw_text="caption, text", out=out))
+        ((pairs,),) = connection.execute(f"select count(*) from '{out}'").fetchall()
+    return int(pairs)
+
+
+def bucket(sample: Path, work: Path) -> int:
+    settings, storage, shards = _prepared(sample, work)
+
+    def split(shard: Shard) -> None:
+        with discovery.open_source(shard.source, settings).open(shard) as stream:
+            split_shard(stream, shard, storage, settings)
+
+    with ThreadPoolExecutor(PULLS) as pulls:
+        list(pulls.map(split, shards))
+    return 0
+
+
+def join(sample: Path, work: Path) -> int:
+    settings, storage, _ = _prepared(sample, work)
+    return int(stages.pair(settings, DAY, list(range(bucket_count(storage, settings))))["pairs"])
+
+
+def plan(sample: Path, work: Path) -> int:
+    _, storage, _ = _prepared(sample, work)
+    pairs = planning.new_pairs(storage, DAY, lambda ids: pa.repeat(False, len(ids)), in_flight=[], limit=None)
+    size = planning.choose_unit_tokens(sum(int(part.tokens.sum()) for part in pairs), tokens_per_second=None)
+    return sum(unit.rows for unit in planning.cut_units(storage, pairs, DAY, "bench", size, serial=0))
+
+
+def _prepared(sample: Path, work: Path) -> tuple[Settings, Storage, list[Shard]]:
+    raw, coco = (str(sample / folder) for folder in FOLDER.values())
+    settings = load_settings(laion2b=raw, laion_coco=coco, home=work, scratch=work / "scratch")
+    storage = Storage(settings.staging_uri)
+    sources = discovery.sources(settings)
+    bucket_count(storage, settings, lambda: discovery.source_bytes(sources))
+    return settings, storage, discovery.discover(sources, DAY, storage)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What a bucket has of one side, as a stream of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from capsfusion_tasks import layout
+from capsfusion_tasks.schemas import BUCKET_ROWS, Side
+from capsfusion_tasks.storage import Storage
+
+_ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_new", pa.bool_()))
+
+
+@dataclass(frozen=True)
+class BucketSide:
+    """The files that shards of one side have in a bucket; those of the shards ``new`` are what a run has to pair."""
+
+    storage: Storage
+    files: dict[str, int]  # path → bytes
+    new: set[str]
+
+    @classmethod
+    def of(cls, storage: Storage, side: Side, bucket: int, new: set[str]) -> BucketSide:
+        return cls(storage, storage.sizes(layout.bucket_folder(side, bucket)), new)
+
+    def only_new(self) -> BucketSide:
+        return replace(self, files={path: size for path, size in self.files.items() if _shard(path) in self.new})
+
+    @property
+    def has_new(self) -> bool:
+        return any(_shard(path) in self.new for path in self.files)
+
+    @property
+    def shards(self) -> list[str]:
+        """The shards' ids, in their order."""
+        return sorted(_shard(path) for path in self.files)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.values())
+
+    def rows(self) -> pa.RecordBatchReader:
+        """All rows, each with its ``shard`` (a number of ``shards``) and whether that ``is_new``; read as asked for."""
+        return pa.RecordBatchReader.from_batches(_ROWS, self._batches())
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        files = ds.dataset(list(self.files), BUCKET_ROWS, format="parquet", filesystem=self.storage.filesystem)
+        numbers = {shard: number for number, shard in enumerate(self.shards)}
+        for read in files.scanner(batch_readahead=4, fragment_readahead=2).scan_batches():
+            batch, shard = read.record_batch, _shard(read.fragment.path)
+            origin = (pa.scalar(numbers[shard], pa.int32()), pa.scalar(shard in self.new))
+            more = [pa.repeat(value, batch.num_rows) for value in origin]
+            yield pa.record_batch([*batch.columns, *more], schema=_ROWS)
+
+
+def _shard(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".parquet")

@@ -1,0 +1,26 @@
+"""What tells pairs apart, and LAION's own key."""
+
+from __future__ import annotations
+
+import hashlib
+
+import mmh3
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def pair_ids(urls: pa.Array, raw: pa.Array, synthetic: pa.Array) -> pa.Array:
+    """The pairs' identities, [rows] binary(16): a digest of what they say, so that a pair never changes.
+
+    Two lengths stand before the texts, so that their ends do not run together.
+    """
+    lengths = [pc.binary_length(texts).cast(pa.string()) for texts in (urls, raw)]
+    said = pc.binary_join_element_wise(*lengths, urls, raw, synthetic, " ")
+    digests = (hashlib.blake2b(text, digest_size=16).digest() for text in said.cast(pa.binary()).to_pylist())
+    return pa.array(digests, pa.binary(16))
+
+
+def laion_hashes(urls: pa.Array, texts: pa.Array) -> pa.Array:
+    """LAION's join key as its tooling computes it, [rows] int64: signed 64 bits of MurmurHash3 over url + text."""
+    said = pc.binary_join_element_wise(urls, texts, "").cast(pa.binary())
+    return pa.array((mmh3.hash64(text)[0] for text in said.to_pylist()), pa.int64())

@@ -1,0 +1,48 @@
+"""Rows of a shard on scratch disk, sorted by bucket: what lets a shard of any size be split in little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from capsfusion_tasks.schemas import BUCKET_ROWS
+
+_LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")  # half the disk, at no cost in time
+
+
+class BucketSpill:
+    """Takes tables of rows and gives them back by bucket, each bucket's rows in the order in which they came.
+
+    Each table becomes an Arrow file in ``folder`` with a record batch per bucket, so that a bucket is read by itself.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._batches: list[dict[int, int]] = []  # of each file: bucket → its batch
+
+    def add(self, table: pa.Table, buckets: np.ndarray) -> None:
+        """``buckets``, [rows] int, says where each row of ``table`` belongs; negative: nowhere."""
+        order = np.argsort(buckets, kind="stable")
+        order = order[np.searchsorted(buckets[order], 0) :]
+        table = table.take(pa.array(order)).combine_chunks().cast(BUCKET_ROWS)
+        found, starts = np.unique(buckets[order], return_index=True)
+        stops = np.append(starts, table.num_rows)[1:]
+        with pa.ipc.new_file(self._path(len(self._batches)), table.schema, options=_LZ4) as file:
+            for start, stop in zip(starts, stops, strict=True):
+                file.write_table(table.slice(start, stop - start))
+        self._batches.append({int(bucket): number for number, bucket in enumerate(found)})
+
+    def buckets(self) -> list[int]:
+        return sorted(set().union(*self._batches))
+
+    def rows(self, bucket: int) -> Iterator[pa.Table]:
+        for number, batches in enumerate(self._batches):
+            if bucket in batches:
+                with pa.OSFile(self._path(number)) as file:
+                    yield pa.Table.from_batches([pa.ipc.open_file(file).get_batch(batches[bucket])])
+
+    def _path(self, number: int) -> str:
+        return str(self.folder / f"{number:05d}.arrow")

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.pairing.bucket_count import bucket_count, choose_bucket_count
+from capsfusion_tasks.settings import load_settings
+from capsfusion_tasks.storage import Storage
+
+GB = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("source_bytes", "buckets"),
+    [(0, 16), (GB, 16), (2 * GB, 32), (10 * GB, 256), (540 * GB, 2048), (10_000 * GB, 2048)],
+)
+def test_larger_sources_get_more_buckets(source_bytes: int, buckets: int) -> None:
+    assert choose_bucket_count(source_bytes) == buckets
+
+
+def test_the_number_stays_what_it_was_when_the_sources_grow(tmp_path: Path) -> None:
+    storage, settings = Storage(str(tmp_path)), load_settings()
+    assert bucket_count(storage, settings, lambda: 2 * GB) == 32
+    assert bucket_count(storage, settings, lambda: 100 * GB) == 32
+    assert bucket_count(storage, settings) == 32
+
+
+def test_a_number_that_is_set_wins_over_the_sources_size(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert bucket_count(storage, load_settings(buckets=5), lambda: 100 * GB) == 5
+    with pytest.raises(InputError, match="split into 5 buckets and CAPSFUSION_BUCKETS is 6: set it to 5 or to auto"):
+        bucket_count(storage, load_settings(buckets=6))
+
+
+def test_without_discovery_there_is_nothing_to_choose_by(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no buckets yet: discover an interval first"):
+        bucket_count(Storage(str(tmp_path)), load_settings())
