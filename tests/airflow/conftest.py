@@ -18,6 +18,7 @@ from capsfusion_tasks.demo.airflow_server import local_airflow
 from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.migrate import upgrade
+from tests import object_store
 
 WAREHOUSE = "warehouse"
 RUN_SECONDS = 400
@@ -35,19 +36,24 @@ def wait_until(what: str, is_so: Callable[[], Any], seconds: float, pause: float
 
 @dataclass
 class Service:
-    """A running Airflow whose tasks use ``folder``/staging and the database WAREHOUSE, and read ``folder``/sources."""
+    """A running Airflow whose tasks use the database WAREHOUSE, and S3 for everything else."""
 
     api: AirflowApi
     server: EmbeddedPostgres
-    folder: Path
+    folder: Path  # Airflow's and the server's
+    bucket: str
 
     @property
     def sources(self) -> Path:
+        """Shards before they are uploaded."""
         return self.folder / "sources"
 
     @property
-    def staging(self) -> Path:
-        return self.folder / "staging"
+    def staging(self) -> str:
+        return f"{self.bucket}/airflow/staging"
+
+    def upload_sources(self) -> None:
+        object_store.upload(self.sources, f"{self.bucket}/airflow/sources")
 
     def start_backfill(self, first: date, last: date, **options: Any) -> None:
         assert not self.api.close_backfills(), "a backfill of another test is still running"
@@ -88,9 +94,8 @@ class Service:
             engine.dispose()
 
     def new_warehouse(self, *, keep: str) -> None:
-        """Put the warehouse and the staging area aside under the name ``keep``, and begin with empty ones."""
-        if self.staging.exists():
-            self.staging.rename(self.staging.with_name(f"staging-{keep}"))
+        """Put the warehouse aside under the name ``keep``, and begin with an empty one and an empty staging area."""
+        object_store.remove(self.staging)
         self._as_admin(f"alter database {WAREHOUSE} rename to warehouse_{keep}", f"create database {WAREHOUSE}")
         self.migrate()
 
@@ -104,7 +109,7 @@ class Service:
 
         def is_ours(process: psutil.Process) -> bool:
             arguments = " ".join(process.info["cmdline"] or ())
-            return "capsfusion_tasks.fusion.worker" in arguments and str(self.staging) in arguments
+            return "capsfusion_tasks.fusion.worker" in arguments and self.staging in arguments
 
         return [process for process in psutil.process_iter(["cmdline"]) if is_ours(process)]
 
@@ -117,15 +122,17 @@ class Service:
 
 
 @pytest.fixture(scope="package")  # ended after the tests here: its processes take a quarter of a core
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     with embedded_postgres(folder, [WAREHOUSE, "airflow"]) as server:
         environment = {
             "CAPSFUSION_HOME": str(folder),
-            "CAPSFUSION_STAGING": str(folder / "staging"),
+            "CAPSFUSION_STAGING": f"{s3_bucket}/airflow/staging",
+            "CAPSFUSION_SCRATCH": str(folder / "scratch"),
             "CAPSFUSION_WAREHOUSE_URL": server.url(WAREHOUSE).render_as_string(hide_password=False),
-            "CAPSFUSION_LAION2B": str(folder / "sources" / FOLDER["laion_2b"]),
-            "CAPSFUSION_LAION_COCO": str(folder / "sources" / FOLDER["laion_coco"]),
+            "CAPSFUSION_LAION2B": f"{s3_bucket}/airflow/sources/{FOLDER['laion_2b']}",
+            "CAPSFUSION_LAION_COCO": f"{s3_bucket}/airflow/sources/{FOLDER['laion_coco']}",
+            "CAPSFUSION_BUCKETS": "4",
             "CAPSFUSION_NUM_BEAMS": "1",
             # One row at a time: a row's numbers must not depend on which rows it happens to be padded with.
             "CAPSFUSION_BATCH_SIZE": "1",
@@ -134,6 +141,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         }
         database = server.url("airflow", driver="psycopg2").render_as_string(hide_password=False)
         with local_airflow(folder, database, environment, say=print) as airflow:
-            service = Service(airflow.api, server, folder)
+            service = Service(airflow.api, server, folder, s3_bucket)
             service.migrate()
             yield service

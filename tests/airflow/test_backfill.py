@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from capsfusion_tasks import layout
 from capsfusion_tasks.demo.airflow_api import AirflowApiError
 from capsfusion_tasks.demo.sample_data import FOLDER, SampleReport, write_sample_data
+from tests import object_store
 from tests.airflow.conftest import Service, wait_until
 
 pytestmark = pytest.mark.timeout(900)
@@ -38,7 +38,9 @@ UNITS = "select unit_id, state, rows_in, accepted, rejected, tries from work_uni
 
 @pytest.fixture(scope="module")
 def sample(service: Service) -> SampleReport:
-    return write_sample_data(service.sources, rows_per_day=16)
+    report = write_sample_data(service.sources, rows_per_day=16)
+    service.upload_sources()
+    return report
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,15 @@ def test_a_backfill_fuses_what_the_sample_announces(
     assert all(unit["state"] == "loaded" for unit in units)
     assert all(unit["rows_in"] == unit["accepted"] + unit["rejected"] for unit in units)
     assert sum(unit["rows_in"] for unit in units) == sample.pairs
+
+
+def test_nothing_stays_on_the_disk_where_sources_and_staging_are_on_s3(
+    service: Service, in_order: list[dict[str, Any]]
+) -> None:
+    assert any("/chunks/" in key for key in object_store.objects(service.staging))
+    left = [path for path in service.folder.rglob("*.parquet") if service.sources not in path.parents]
+    assert left == []
+    assert [path for path in (service.folder / "scratch").rglob("*") if path.is_file()] == []
 
 
 def test_the_pool_of_the_gpus_is_made_by_the_first_run(service: Service, in_order: list[dict[str, Any]]) -> None:
@@ -83,7 +94,7 @@ def test_days_in_reverse_and_in_parallel_give_the_same_table(service: Service, i
 
 def test_a_day_without_shards_succeeds_and_says_so(service: Service, sample: SampleReport) -> None:
     assert service.backfill(EMPTY_DAY, EMPTY_DAY) == {str(EMPTY_DAY): "success"}
-    for task in ("pull", "pair", "plan", "fuse", "validate", "load"):
+    for task in ("pull", "share_buckets", "pair", "plan", "fuse", "validate", "load"):
         assert set(service.states(EMPTY_DAY, task)) == {"skipped"}, task
     [report] = [each for each in service.instances(EMPTY_DAY) if each["task_id"] == "report"]
     assert "no shards" in log_of(service, report)
@@ -94,6 +105,7 @@ def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, sam
     bad = good[0].with_name("broken.parquet")
     bad.write_bytes(good[0].read_bytes()[:-500])
     os.utime(bad, (good[0].stat().st_mtime,) * 2)
+    service.upload_sources()
 
     assert service.backfill(BAD_DAY, BAD_DAY) == {str(BAD_DAY): "failed"}
 
@@ -118,11 +130,12 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
     for side in FOLDER.values():
         for file in (tmp_path / side).iterdir():
             shutil.copy2(file, service.sources / side / f"long-{file.name}")
+    service.upload_sources()
     # Four beams: units that take a while.
     service.start_backfill(LONG_DAY, LONG_DAY, conf={"num_beams": 4})
     unit = wait_until("a unit is being fused", lambda: unit_in_progress(service), 200)
-    chunks = service.staging / layout.chunks_folder(unit["unit_id"])
-    wait_until("two chunks are finished", lambda: len(finished(chunks)) >= 2, 120, pause=0.1)
+    chunks = f"{service.staging}/{layout.chunks_folder(unit['unit_id'])}"
+    wait_until("two chunks are finished", lambda: len(object_store.objects(chunks)) >= 2, 120, pause=0.1)
     [instance] = [
         each for each in service.instances(LONG_DAY) if each["task_id"] == "fuse" and each["state"] == "running"
     ]
@@ -134,7 +147,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
     marked = time.monotonic()
     wait_until("the ranks end", lambda: not any(process.is_running() for process in mine), 10, pause=0.1)
     print(f"the ranks ended {time.monotonic() - marked:.1f} s after the task was marked failed")
-    before = finished(chunks)
+    before = object_store.objects(chunks)
 
     service.api.request(
         "POST",
@@ -149,7 +162,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
     )
     [run] = service.wait_for_runs(LONG_DAY, LONG_DAY)
     assert run["state"] == "success"
-    after = finished(chunks)
+    after = object_store.objects(chunks)
     assert before.items() <= after.items(), "chunks of the first try are kept as they were"
     assert len(after) > len(before)
     tries = {row["unit_id"]: row["tries"] for row in service.query(UNITS) if row["unit_id"] in planned(service)}
@@ -199,12 +212,6 @@ def planned(service: Service) -> set[str]:
     """The units of the long day."""
     units = service.query(f"select unit_id from work_units where interval_start = '{LONG_DAY}T00:00:00Z'")
     return {row["unit_id"] for row in units}
-
-
-def finished(chunks: Path) -> dict[str, int]:
-    """Chunk files, with their inode: a file that was made again has another."""
-    files: Iterator[Path] = chunks.rglob("[!.]*.parquet") if chunks.exists() else iter(())
-    return {str(file.relative_to(chunks)): file.stat().st_ino for file in files}
 
 
 def log_of(service: Service, instance: dict[str, Any]) -> str:

@@ -1,0 +1,42 @@
+"""Objects in the tests' S3 server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
+
+
+def upload(folder: Path, uri: str) -> None:
+    """Put ``folder``'s files under ``uri``; each arrives when it was last modified.
+
+    S3 stamps an object with the time of its upload, so the stamp is changed in the server's memory.
+    """
+    bucket, prefix = _parts(uri)
+    for file in sorted(path for path in folder.rglob("*.parquet")):
+        key = f"{prefix}/{file.relative_to(folder)}"
+        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
+        stored: Any = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[bucket].keys[key]
+        stored.last_modified = datetime.fromtimestamp(int(file.stat().st_mtime), UTC).replace(tzinfo=None)
+
+
+def objects(uri: str) -> dict[str, datetime]:
+    """Key → time of the upload, of all objects under ``uri``."""
+    bucket, prefix = _parts(uri)
+    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+    return {found["Key"]: found["LastModified"] for page in pages for found in page.get("Contents", ())}
+
+
+def remove(uri: str) -> None:
+    bucket, _ = _parts(uri)
+    for key in objects(uri):
+        boto3.client("s3").delete_object(Bucket=bucket, Key=key)
+
+
+def _parts(uri: str) -> tuple[str, str]:
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    return bucket, prefix
