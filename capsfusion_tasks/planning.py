@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ UNIT_SECONDS = 1800  # so that starting a rank, about a minute with a 13B, is li
 LONGEST_UNIT_SECONDS = 3600  # half of what a fuse task may take
 UNIT_TOKENS_AT_FIRST = 400_000  # while no rate is measured
 
+_BUCKETS = "capsfusion.buckets"  # in the footer of a unit's pairs: whose pairs it has
+
 
 @dataclass(frozen=True)
 class NewPairs:
@@ -36,11 +39,28 @@ class NewPairs:
     tokens: np.ndarray
 
 
+class PairsInFlight:
+    """The pairs of units that are planned and not loaded, read by bucket: all of them are too many to hold."""
+
+    def __init__(self, storage: Storage, unit_ids: Iterable[str]) -> None:
+        self.storage = storage
+        self._units: dict[str, list[str]] = defaultdict(list)  # bucket → the units with pairs of it
+        for path in map(layout.unit_pairs, unit_ids):
+            for bucket in storage.footer(path)[0][_BUCKETS].split():
+                self._units[bucket].append(path)
+
+    def of(self, path: str) -> pa.Array:
+        """Those that may be in the file of pairs ``path``: pair_ids, binary(16)."""
+        units = self._units[_bucket(path)]
+        tables = [self.storage.read_table(unit, columns=["pair_id"]) for unit in units]
+        return pa.concat_tables([PAIRS.empty_table().select(["pair_id"]), *tables])["pair_id"].combine_chunks()
+
+
 def new_pairs(
     storage: Storage,
     interval: Interval,
     is_known: Callable[[pa.ChunkedArray], pa.Array | None],
-    in_flight: list[str],
+    in_flight: Iterable[str],
     limit: int | None,
 ) -> list[NewPairs]:
     """The interval's pairs that nobody has fused or is about to fuse, at most ``limit``, ordered by bucket and pair_id.
@@ -48,12 +68,11 @@ def new_pairs(
     ``is_known`` tells for pair_ids, [rows] binary(16), which the warehouse has (None: take them all). ``in_flight``
     are the units that are planned and not loaded.
     """
-    taken = [storage.read_table(layout.unit_pairs(unit_id), columns=["pair_id"]) for unit_id in in_flight]
-    taken_ids = pa.concat_tables([PAIRS.empty_table().select(["pair_id"]), *taken])["pair_id"].combine_chunks()
+    taken = PairsInFlight(storage, in_flight)
     found, left = [], limit
     for path in storage.files(layout.pairs_folder(interval)):
         pairs = storage.read_table(path, columns=["pair_id", "laion_2b", "laion_coco"])
-        is_new = pc.invert(pc.is_in(pairs["pair_id"], value_set=taken_ids))
+        is_new = pc.invert(pc.is_in(pairs["pair_id"], value_set=taken.of(path)))
         known = is_known(pairs["pair_id"])
         if known is not None:
             is_new = pc.and_not(is_new, known)
@@ -94,23 +113,24 @@ def cut_units(
     under this fusion: a pair that is fused again must not come back as a unit of the same name.
     """
     units: list[Unit] = []
-    for table, tokens in _cut(storage, list(pairs), unit_tokens):
+    for table, tokens, buckets in _cut(storage, list(pairs), unit_tokens):
         if len(units) == MAX_UNITS:
             break
         digest = hashlib.blake2b(f"{interval.key} {fusion_id} {serial + len(units)}".encode(), digest_size=4)
         for pair_id in table["pair_id"].to_pylist():
             digest.update(pair_id)
         unit_id = f"{interval.start:%Y%m%d}-{fusion_id[:6]}-{serial + len(units):04d}-{digest.hexdigest()}"
-        storage.write_table(layout.unit_pairs(unit_id), table)
+        storage.write_table(layout.unit_pairs(unit_id), table, {_BUCKETS: " ".join(buckets)})
         units.append(Unit(unit_id=unit_id, fusion_id=fusion_id, rows=table.num_rows, tokens=tokens))
     return units
 
 
-def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[tuple[pa.Table, int]]:
-    """Units' rows and tokens. All have about equal tokens, so that none is a small rest."""
+def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[tuple[pa.Table, int, list[str]]]:
+    """Units' rows, tokens and buckets. All have about equal tokens, so that none is a small rest."""
     total = sum(int(part.tokens.sum()) for part in pairs)
     target = total / max(1, -(-total // unit_tokens))
     parts: list[pa.Table] = []
+    buckets: list[str] = []  # of ``parts``
     filled = 0  # tokens of ``parts``
     for part in pairs:
         table = storage.read_table(part.path).take(pa.array(part.rows))
@@ -118,10 +138,16 @@ def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[
         start, before = 0, 0  # the first row that is in no unit, and the tokens of those before it
         while (last := int(np.searchsorted(ends, before + target - filled))) < len(ends):
             tokens = filled + int(ends[last]) - before
-            yield pa.concat_tables([*parts, table.slice(start, last + 1 - start)]), tokens
-            parts, filled, start, before = [], 0, last + 1, int(ends[last])
+            rows = pa.concat_tables([*parts, table.slice(start, last + 1 - start)])
+            yield rows, tokens, [*buckets, _bucket(part.path)]
+            parts, buckets, filled, start, before = [], [], 0, last + 1, int(ends[last])
         if start < len(ends):
             parts.append(table.slice(start))
+            buckets.append(_bucket(part.path))
             filled += int(ends[-1]) - before
     if parts:
-        yield pa.concat_tables(parts), filled
+        yield pa.concat_tables(parts), filled, buckets
+
+
+def _bucket(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".parquet")

@@ -15,6 +15,7 @@ from capsfusion_tasks.storage import Storage
 
 START = datetime(2026, 11, 10, tzinfo=UTC)
 DAY = Interval(start=START, end=START + timedelta(days=1))
+BEFORE = Interval(start=START - timedelta(days=1), end=START)
 
 
 def pairs(*numbers: int, words: int = 5) -> pa.Table:
@@ -71,8 +72,13 @@ def test_pairs_that_the_warehouse_has_are_dropped(storage: Storage) -> None:
 
 
 def test_pairs_of_units_in_flight_are_dropped(storage: Storage) -> None:
-    storage.write_table(layout.unit_pairs("other"), pairs(2, 3))
-    assert hashes(storage, new_pairs(storage, DAY, nothing_known, in_flight=["other"], limit=None)) == [0, 1, 4]
+    for bucket, table in {"00000": pairs(2, 7), "00001": pairs(3, 8, 9)}.items():
+        storage.write_table(f"{layout.pairs_folder(BEFORE)}/{bucket}.parquet", table)
+    before = new_pairs(storage, BEFORE, nothing_known, in_flight=[], limit=None)
+    units = cut_units(storage, before, BEFORE, "f" * 12, unit_tokens=3 * 157, serial=0)
+    assert [unit.rows for unit in units] == [3, 2], "the first has pairs of both buckets"
+    in_flight = [unit.unit_id for unit in units]
+    assert hashes(storage, new_pairs(storage, DAY, nothing_known, in_flight, limit=None)) == [0, 1, 4]
 
 
 def test_replacing_takes_known_pairs_too(storage: Storage) -> None:
