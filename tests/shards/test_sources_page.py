@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from capsfusion_tasks.demo.sample_data import write_sample_data
@@ -59,6 +61,10 @@ def test_the_commands_of_the_page_do_what_it_says(
         (tmp_path / folder).mkdir()
     copy = Path(shutil.copy(shard, tmp_path / "laion2B-en-joined" / "a.parquet"))
     os.utime(copy, (ARRIVED.timestamp(), ARRIVED.timestamp()))
+    (tmp_path / "laion-coco-alone").mkdir()
+    alone = tmp_path / "laion-coco-alone" / "a.parquet"
+    pq.write_table(pa.table({name: pa.array([], pa.string()) for name in ("URL", "TEXT", "top_caption")}), alone)
+    os.utime(alone, (ARRIVED.timestamp(), ARRIVED.timestamp()))
     if "s3://" in block:  # an upload arrives when it is made
         today = datetime.now(UTC).date()
         block = block.replace("2026-11-01", str(today)).replace("2026-11-02", str(today.replace(year=today.year + 1)))
@@ -74,4 +80,5 @@ def test_the_commands_of_the_page_do_what_it_says(
     script = f'set -e\ncapsfusion() {{ "$PYTHON" -m capsfusion_tasks.cli "$@"; }}\n{block}'
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "laion_2b: 1 shards (1 pulled, 0 failed)" in done.stdout
+    side = "laion_coco" if "alone" in block else "laion_2b"
+    assert f"{side}: 1 shards (1 pulled, 0 failed)" in done.stdout
