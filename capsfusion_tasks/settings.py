@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from capsfusion_tasks.demo import MODEL
@@ -125,20 +125,23 @@ def load_settings(**overrides: Any) -> Settings:
         raise InputError("settings are not valid: " + "; ".join(problems)) from error
 
 
+def _utc(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+UtcTime = Annotated[datetime, AfterValidator(_utc)]  # one without a time zone is meant as UTC
+
+
 class Interval(BaseModel):
     """The data interval of a run: the shards that arrived at or after ``start`` and before ``end`` (UTC)."""
 
     model_config = ConfigDict(frozen=True)
 
-    start: datetime
-    end: datetime
+    start: UtcTime
+    end: UtcTime
 
     @model_validator(mode="after")
-    def _ordered_utc(self) -> Interval:
-        for name in ("start", "end"):
-            value: datetime = getattr(self, name)
-            utc = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-            object.__setattr__(self, name, utc)
+    def _ordered(self) -> Interval:
         if self.start >= self.end:
             raise InputError(f"the interval is empty: it starts {self.start} and ends {self.end}; give an end after it")
         return self

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from capsfusion_tasks import layout, planning
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.export import export_captions
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.fusion.launcher import FuseJob, torchrun_argv
@@ -27,6 +28,7 @@ from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.validation.validate import validate_unit
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.export import Selection
 from capsfusion_tasks.warehouse.load import load_unit
 
 log = logging.getLogger(__name__)
@@ -187,6 +189,16 @@ def load(
     with open_warehouse(settings) as warehouse:
         result = load_unit(warehouse, unit.unit_id, rows, dag_run_id, replace=existing == "replace")
     return {"accepted": result.accepted, "rejected": result.rejected, "already_loaded": result.already_loaded}
+
+
+def export(settings: Settings, interval: Interval, export_to: str) -> dict[str, Any]:
+    """The interval's captions as files in ``export_to/<fusion_id>/<interval>``; anew, where there are others now."""
+    fusion_id = identify(settings).fusion_id
+    storage = Storage(f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}")
+    selection = Selection(fusion_id=fusion_id, interval=interval)
+    with open_warehouse(settings) as warehouse:
+        manifest = export_captions(warehouse, storage, selection, overwrite="outdated", say=log.info)
+    return {"target": storage.path(""), "rows": manifest.rows, "files": len(manifest.files)}
 
 
 def report(settings: Settings, interval: Interval) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files in the staging area, on a disk or on S3, behind one face. A file is published whole or not at all."""
+"""Files of the staging area or of an export, on a disk or on S3. A file is published whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ class Storage:
             try:
                 filesystem, base = _remote(root)
             except (pa.ArrowInvalid, OSError) as error:
-                raise InputError(
-                    f"cannot use {root} for staging: {error}; give a folder or s3://bucket/prefix"
-                ) from error
+                raise InputError(f"cannot use {root}: {error}; give a folder or s3://bucket/prefix") from error
         else:
             filesystem, base = fs.LocalFileSystem(), str(Path(root).absolute())
         self._local = isinstance(filesystem, fs.LocalFileSystem)
@@ -42,6 +40,11 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         return bool(self.filesystem.get_file_info(path).type == fs.FileType.File)
+
+    def size(self, path: str) -> int | None:
+        """In bytes; None where there is no such file."""
+        size: int | None = self.filesystem.get_file_info(path).size
+        return size
 
     def files(self, folder: str) -> list[str]:
         """Paths of the files right inside ``folder``, sorted; none if there is no such folder."""

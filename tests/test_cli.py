@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-COMMANDS = ["fuse", "validate", "run", "status", "sql", "sample-data", "db", "demo", "up"]
+COMMANDS = ["fuse", "validate", "run", "status", "sql", "export", "sample-data", "db", "demo", "up"]
 
 
 def capsfusion(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[bytes]:
@@ -92,6 +92,20 @@ def test_sql_can_change_nothing_and_says_what_postgresql_says(warehouse_url: str
     done = capsfusion("sql", "select nothing from nowhere", CAPSFUSION_WAREHOUSE_URL=warehouse_url)
     assert done.returncode == 2
     assert b'relation "nowhere" does not exist' in done.stderr
+
+
+def test_export_writes_files_and_a_manifest_and_says_so(warehouse_url: str, tmp_path: Path) -> None:
+    arguments = ("export", tmp_path / "captions", "--columns", "fusion_id", "--where", "raw_recall > 0.8")
+    done = capsfusion(*arguments, CAPSFUSION_WAREHOUSE_URL=warehouse_url)
+    assert done.returncode == 0, done.stderr
+    assert b"captions: 0 captions in 0 files, as of 20" in done.stderr
+    manifest = json.loads((tmp_path / "captions" / "_manifest.json").read_text())
+    names = [name for name, _ in manifest["columns"]]
+    assert names == ["image_url", "laion_2b", "laion_coco", "capsfusion", "fusion_id"]
+    assert manifest["rows_per_file"] == 1_000_000
+    other = capsfusion("export", tmp_path / "captions", CAPSFUSION_WAREHOUSE_URL=warehouse_url)
+    assert other.returncode == 2
+    assert b"replace it with --overwrite" in other.stderr
 
 
 def test_a_caption_cannot_steer_the_terminal(warehouse_url: str) -> None:

@@ -1,0 +1,253 @@
+"""The captions of an export, as one ordered stream: which they are is frozen once, and holds for every later try."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, LiteralString
+
+import adbc_driver_postgresql.dbapi as adbc
+import pyarrow as pa
+from psycopg import sql
+from pydantic import BaseModel, ConfigDict, model_validator
+from sqlalchemy import URL
+from sqlalchemy.dialects.postgresql import UUID
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.settings import Interval, UtcTime
+from capsfusion_tasks.warehouse.connection import Warehouse, adbc_message, describe, from_adbc
+from capsfusion_tasks.warehouse.tables import SCHEMA, fused_captions
+
+PUBLISHED_COLUMNS = ("image_url", "laion_2b", "laion_coco", "capsfusion")  # those of CapsFusion-120M, in its order
+KEY, FUSION = "_pair_id", "_fusion_id"  # columns that every stream has, behind those that are asked for
+
+# What gives another result at each call would make another export of each try.
+_CHANGING = re.compile(
+    r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random|gen_random_uuid|uuidv[47])\s*\("
+    r"|\b(current_(date|time|timestamp)|localtime|localtimestamp)\b",
+    re.IGNORECASE,
+)
+_STRING = re.compile(r"'(?:[^']|'')*'")
+
+
+class Selection(BaseModel):
+    """Which captions: accepted ones, of each pair the newest, that meet all that is given."""
+
+    model_config = ConfigDict(frozen=True)
+
+    columns: tuple[str, ...] = PUBLISHED_COLUMNS
+    fusion_id: str | None = None  # None: of each pair the newest caption, whatever made it
+    interval: Interval | None = None  # of the units of this data interval only
+    loaded_from: UtcTime | None = None
+    loaded_before: UtcTime | None = None
+    where: str | None = None  # a condition on the columns of fused_captions, in SQL
+    limit: int | None = None
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> Selection:
+        if unknown := [name for name in self.columns if name not in fused_captions.columns]:
+            raise InputError(
+                f"captions have no column {', '.join(unknown)}; they have {', '.join(fused_captions.columns.keys())}"
+            )
+        return self
+
+
+def named_columns(names: str | None) -> tuple[str, ...]:
+    """The published columns and those of ``names``: comma-separated, or "all"."""
+    found = fused_captions.columns.keys() if names == "all" else (names or "").replace(" ", "").split(",")
+    return tuple(dict.fromkeys((*PUBLISHED_COLUMNS, *filter(None, found))))
+
+
+class Snapshot(BaseModel):
+    """The state of the warehouse that an export shows: the units that were loaded ``at`` a time.
+
+    Units say it exactly. ``loaded_at`` alone would not: a load that began earlier may commit later.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime
+    units: tuple[str, ...]
+    accepted: int  # captions that the units brought …
+    superseded: int  # … and how many of their rows later units have replaced
+    fusions: dict[str, dict[str, Any]]  # fusion_id → what it stands for
+
+    def is_same_as(self, other: Snapshot) -> bool:
+        return self.model_copy(update={"at": other.at}) == other
+
+
+class ExportSession:
+    """A read-only transaction that sees one state of the warehouse throughout."""
+
+    def __init__(self, connection: Any, url: URL) -> None:
+        self._connection, self._url = connection, url
+
+    def freeze(self, selection: Selection) -> Snapshot:
+        """What the warehouse has now for ``selection``. Raises InputError for an unknown fusion_id."""
+        asked = [sql.SQL("state = 'loaded'"), *_if(selection.fusion_id, "fusion_id = {}")]
+        if selection.interval is not None:
+            asked += _if(selection.interval.start, "interval_start = {}")
+            asked += _if(selection.interval.end, "interval_end = {}")
+        units = self._rows(
+            sql.SQL("select unit_id, fusion_id, accepted, superseded from work_units where {} order by unit_id").format(
+                sql.SQL(" and ").join(asked)
+            )
+        )
+        known = self._rows(
+            "select fusion_id, model, model_revision, engine, dtype, num_beams, max_new_tokens from fusions order by 1"
+        )
+        is_known = selection.fusion_id in (None, *(fusion["fusion_id"] for fusion in known))
+        if not is_known and selection.interval is None:  # an interval without new pairs registers no fusion
+            names = ", ".join(f"{fusion['fusion_id']} ({fusion['model']})" for fusion in known) or "none"
+            raise InputError(f"the warehouse has no fusion {selection.fusion_id}; it has {names}")
+        used = {unit["fusion_id"] for unit in units}
+        return Snapshot(
+            at=self._rows("select now() as at")[0]["at"],
+            units=tuple(unit["unit_id"] for unit in units),
+            accepted=sum(unit["accepted"] for unit in units),
+            superseded=sum(unit["superseded"] for unit in units),
+            fusions={fusion.pop("fusion_id"): fusion for fusion in known if fusion["fusion_id"] in used},
+        )
+
+    def is_unchanged(self, snapshot: Snapshot) -> bool:
+        """Whether the captions that ``snapshot`` saw are still those that the warehouse has."""
+        [found] = self._rows(
+            sql.SQL(
+                "select count(*) as units, coalesce(sum(accepted), 0)::bigint as accepted,"
+                " coalesce(sum(superseded), 0)::bigint as superseded"
+                " from work_units where state = 'loaded' and unit_id in {}"
+            ).format(_units(snapshot))
+        )
+        wanted = {"units": len(snapshot.units), "accepted": snapshot.accepted, "superseded": snapshot.superseded}
+        return found == wanted
+
+    def check_where(self, condition: str) -> None:
+        """Raise InputError unless ``condition`` is one boolean expression on the columns of a caption."""
+        if found := _CHANGING.search(_STRING.sub("''", condition)):
+            raise InputError(
+                f"--where has {found[0].rstrip('( ')}, which gives another result at each try: write the value itself"
+            )
+        # In two kinds of brackets: what closes the one to add something of its own is an error in the other.
+        checked = sql.SQL("explain select array[{0}\n] from fused_captions where ({0}\n)")
+        try:
+            self._rows(checked.format(_raw(condition)))
+        except adbc.Error as error:
+            raise InputError(f"--where is no condition on a caption: {adbc_message(error)}") from error
+
+    @contextmanager
+    def captions(
+        self, selection: Selection, snapshot: Snapshot, *, after: str | None, limit: int | None
+    ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+        """The captions in the order of ``pair_id``, those ``after`` a pair_id only, ``limit`` at most.
+
+        Streamed: a batch of some megabytes at a time. Columns: the selection's, KEY and FUSION, both as text.
+        """
+        statement = captions_query(
+            selection,
+            several=len(snapshot.fusions) > 1,
+            units=_units(snapshot),
+            after=after,
+            limit=limit,
+            with_key=True,
+        )
+        with self._connection.cursor() as cursor:  # with COPY, the driver's default: all else holds the whole result
+            cursor.execute(statement.as_string())
+            reader = cursor.fetch_record_batch()
+            yield reader.schema, self._batches(reader)
+
+    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except (pa.ArrowException, OSError) as error:  # what the driver's errors become here: text without a code
+            said = " ".join(str(error).split())
+            if "connection" in said:
+                raise NotReadyError(f"the warehouse, {describe(self._url)}, gave up: {said}; try again") from error
+            raise InputError(f"the query of the export fails: {said}") from error
+
+    def _rows(self, statement: str | sql.Composed) -> list[dict[str, Any]]:
+        text = statement if isinstance(statement, str) else statement.as_string()
+        with self._connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"}) as cursor:
+            cursor.execute(text)
+            rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist()
+            return rows
+
+
+@contextmanager
+def export_session(warehouse: Warehouse, target: str) -> Iterator[ExportSession]:
+    """A session for an export to ``target``; there is one at a time, a second raises NotReadyError."""
+    try:
+        with adbc.connect(warehouse.adbc_uri, autocommit=False) as connection:
+            with connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"}) as cursor:
+                cursor.execute("set transaction isolation level repeatable read read only")
+                cursor.execute(f"set local search_path = {SCHEMA}, public")
+                cursor.execute("set local timezone = 'UTC'")  # what a condition makes of a time depends on it
+                cursor.execute(
+                    "select pg_try_advisory_xact_lock(hashtextextended('capsfusion.export ' || $1, 0))", (target,)
+                )
+                [locked] = cursor.fetchone()
+            if not locked:
+                raise NotReadyError(f"another export to {target} is running, or the query of a killed one; wait for it")
+            yield ExportSession(connection, warehouse.url)
+    except adbc.Error as error:
+        raise from_adbc(warehouse.url, error) from error
+
+
+def captions_query(
+    selection: Selection,
+    *,
+    several: bool,
+    units: sql.Composable = sql.SQL("(/* the units of the snapshot */)"),  # noqa: B008
+    after: str | None = None,
+    limit: int | None = None,
+    with_key: bool = False,
+) -> sql.Composed:
+    """The query of an export; with the defaults, as people read it.
+
+    ``several``: captions of more than one fusion are looked at, so that a pair may have more than one. ``with_key``:
+    with KEY and FUSION.
+    """
+    newest = several and ("distinct on (pair_id) ", " order by pair_id, loaded_at desc, fusion_id desc")
+    distinct, order = newest or ("", "")
+    columns = [_column(name) for name in selection.columns]
+    if with_key:
+        columns += [sql.SQL("pair_id::text as {}").format(sql.Identifier(KEY)), _as("fusion_id", FUSION)]
+    seen = [sql.SQL("unit_id in {}").format(units), *_if(after, "pair_id > {}::uuid")]
+    asked = [*_if(selection.loaded_from, "loaded_at >= {}"), *_if(selection.loaded_before, "loaded_at < {}")]
+    if selection.where is not None:
+        asked.append(sql.SQL("({}\n)").format(_raw(selection.where)))
+    return sql.SQL(
+        "select {}\nfrom (select {}* from fused_captions where {}{}) captions\n{}order by captions.pair_id{}"
+    ).format(
+        sql.SQL(", ").join(columns),
+        _raw(distinct),
+        sql.SQL(" and ").join(seen),
+        _raw(order),
+        sql.SQL("where {}\n").format(sql.SQL(" and ").join(asked)) if asked else sql.SQL(""),
+        sql.SQL("").join(_if(limit, " limit {}")),
+    )
+
+
+def _column(name: str) -> sql.Composable:
+    """The column as files can hold it: a uuid as text."""
+    is_uuid = isinstance(fused_captions.columns[name].type, UUID)
+    return sql.SQL("{0}::text as {0}" if is_uuid else "{0}").format(sql.Identifier(name))
+
+
+def _as(column: str, name: str) -> sql.Composable:
+    return sql.SQL("{} as {}").format(sql.Identifier(column), sql.Identifier(name))
+
+
+def _units(snapshot: Snapshot) -> sql.Composable:
+    return sql.SQL("(select unnest(string_to_array({}, ',')))").format(sql.Literal(",".join(snapshot.units)))
+
+
+def _if(value: Any, condition: LiteralString) -> list[sql.Composable]:
+    """``condition`` with ``value`` in its place, and nothing where there is none."""
+    return [] if value is None else [sql.SQL(condition).format(sql.Literal(value))]
+
+
+def _raw(text: str) -> sql.SQL:
+    """SQL of the user's own: checked before, and run where nothing can be changed."""
+    return sql.SQL(text)
