@@ -138,19 +138,67 @@ def run(
     existing: Annotated[
         Literal["skip", "replace"], typer.Option(help="What to do with pairs that this model has fused already.")
     ] = "skip",
+    max_gpu_hours: Annotated[
+        float | None, typer.Option(help="Stop before fusing where more GPU hours are estimated.", min=0)
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="… where a higher cost is, at CAPSFUSION_GPU_HOUR_PRICE.", min=0)
+    ] = None,
 ) -> None:
     """Run all stages over the shards of a time range, without Airflow. Run it again to resume.
 
     Example: capsfusion run --start 2026-11-10 --end 2026-11-13 --laion-2b DIR/laion-2b --laion-coco DIR/laion-coco
     """
+    from capsfusion_tasks.estimate import Budget
     from capsfusion_tasks.pipeline import run_pipeline
 
     settings = load_settings(laion2b=laion_2b, laion_coco=laion_coco, model=model, num_beams=num_beams)
     interval = Interval(start=start, end=end)
-    report = run_pipeline(settings, interval, limit=limit, existing=existing, say=_progress_line)
+    budget = Budget(max_gpu_hours, max_cost)
+    report = run_pipeline(settings, interval, limit=limit, existing=existing, budget=budget, say=_progress_line)
     Console().print(report["text"], highlight=False, markup=False)
     if failures := report["failures"]:
         raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
+
+
+@app.command()
+def plan(
+    start: Annotated[
+        datetime | None, typer.Option(help="Of data intervals from this time (UTC) on. Default: of all.")
+    ] = None,
+    end: Annotated[datetime | None, typer.Option(help="… that end at this one or before.")] = None,
+    gpus: Annotated[int, typer.Option(help="Devices that work in parallel, over all nodes.", min=1)] = 1,
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option(help="Default: CAPSFUSION_GPU_HOUR_PRICE; without either, no cost.", min=0)
+    ] = None,
+    rows_per_second: Annotated[
+        float | None,
+        typer.Option(help="Of one device; the default is what earlier units of the same model and settings did."),
+    ] = None,
+    model: Model = None,
+    num_beams: Beams = None,
+    output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
+) -> None:
+    """Estimate what fusing all that is waiting takes: pairs, tokens, GPU hours, cost, time. Plans and fuses nothing.
+
+    Waiting are work units that are planned, and pairs that are paired and in no unit yet. Shards that are not paired
+    are told, not estimated. A GPU hour is an hour of one GPU, or of one rank on a CPU.
+
+    Example: capsfusion plan --start 2026-11-10 --end 2026-11-13 --gpus 8 --price-per-gpu-hour 2.50
+    """
+    import json
+
+    from capsfusion_tasks.stages import estimate
+
+    settings = load_settings(model=model, num_beams=num_beams, gpu_hour_price=price_per_gpu_hour)
+    if rows_per_second is not None and rows_per_second <= 0:
+        raise InputError(f"--rows-per-second is {rows_per_second:g}: give what one device does, above 0")
+    within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
+    found = estimate(settings, within, gpus=gpus, rows_per_second=rows_per_second)
+    if output_format == "json":
+        print(json.dumps(found.as_dict()))
+    else:
+        Console().print(found.text, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

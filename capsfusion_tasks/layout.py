@@ -22,6 +22,9 @@ def pulled_mark(side: Side, shard_id: str) -> str:
 BUCKETS_CONFIG = "buckets/config.json"
 
 
+RUNS = "runs"  # a folder for each interval, named by its key
+
+
 def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.estimate import Budget
 from capsfusion_tasks.fusion import launcher
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
@@ -22,6 +23,7 @@ def run_pipeline(
     *,
     limit: int | None = None,
     existing: stages.Existing = "skip",
+    budget: Budget = Budget(),  # noqa: B008
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Fuse and load what arrived in ``interval``; returns the report.
@@ -36,7 +38,14 @@ def run_pipeline(
                 say(line)
         groups = stages.bucket_groups(settings) if shards else []
         say(f"pair: {sum(stages.pair(settings, interval, group)['pairs'] for group in groups)} pairs")
-        units = stages.plan(settings, interval, limit=limit, existing=existing)
+        units = stages.plan(
+            settings,
+            interval,
+            limit=limit,
+            existing=existing,
+            budget=budget,
+            on_estimate=lambda estimate: say(f"plan: {estimate.text}"),
+        )
         say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} pairs to fuse")
         for unit in units:
             _run_unit(settings, unit, existing, say)

@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     unit_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="Estimated tokens of a work unit, that is of one fuse task; auto: half an hour's work."
     )
+    gpu_hour_price: float | None = Field(None, ge=0, description="Of one GPU for an hour, in any currency.")
     punsafe_max: float = Field(0.5, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
     unscored: Literal["keep", "drop"] = Field("keep", description="Rows whose punsafe or pwatermark is unknown.")
     pwatermark_max: float = Field(0.8, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
@@ -132,6 +133,9 @@ def _utc(value: datetime) -> datetime:
 UtcTime = Annotated[datetime, AfterValidator(_utc)]  # one without a time zone is meant as UTC
 
 
+_KEY_TIME = "%Y%m%dT%H%M%SZ"
+
+
 class Interval(BaseModel):
     """The data interval of a run: the shards that arrived at or after ``start`` and before ``end`` (UTC)."""
 
@@ -149,4 +153,12 @@ class Interval(BaseModel):
     @property
     def key(self) -> str:
         """The interval as a folder name: ``20261110T000000Z_20261111T000000Z``."""
-        return f"{self.start:%Y%m%dT%H%M%SZ}_{self.end:%Y%m%dT%H%M%SZ}"
+        return f"{self.start:{_KEY_TIME}}_{self.end:{_KEY_TIME}}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Interval:
+        start, _, end = key.partition("_")
+        return cls(start=datetime.strptime(start, _KEY_TIME), end=datetime.strptime(end, _KEY_TIME))
+
+    def is_within(self, other: Interval) -> bool:
+        return other.start <= self.start and self.end <= other.end

@@ -7,14 +7,19 @@ not mend is raised as ``InputError``.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-from capsfusion_tasks import layout, planning
+from sqlalchemy import Connection
+
+from capsfusion_tasks import layout, planning, waiting
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
 from capsfusion_tasks.export import export_captions
 from capsfusion_tasks.fusion import chunks as chunk_files
-from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.fusion.identity import Fusion, identify
 from capsfusion_tasks.fusion.launcher import FuseJob, torchrun_argv
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
 from capsfusion_tasks.pairing.bucket_count import bucket_count
@@ -26,7 +31,7 @@ from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.validation.validate import validate_unit
-from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse import ledger, rates
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.export import Selection
 from capsfusion_tasks.warehouse.load import load_unit
@@ -101,11 +106,24 @@ def plan(
     limit: int | None = None,
     existing: Existing = "skip",
     dag_run_id: str | None = None,
+    budget: Budget = Budget(),  # noqa: B008
+    on_estimate: Callable[[Estimate], None] | None = None,
 ) -> list[Unit]:
     """The units to fuse: those that an earlier try of this interval left unfinished, else new ones.
 
-    ``existing`` says what becomes of pairs that are fused already: skipped, or fused again and replaced.
+    ``existing`` says what becomes of pairs that are fused already: skipped, or fused again and replaced. Raises
+    InputError, and plans nothing, where fusing them is estimated to take more than ``budget``; ``on_estimate`` gets the
+    estimate before that.
     """
+
+    def check(connection: Connection, work: dict[str, Work]) -> None:
+        price, now = settings.gpu_hour_price, datetime.now(UTC)
+        estimate = Estimate(work, _rate(connection, fusion), now, price=price)
+        log.info("%s", estimate.text)
+        if on_estimate:
+            on_estimate(estimate)
+        budget.check(estimate)
+
     storage = Storage(settings.staging_uri)
     fusion = identify(settings)
     with open_warehouse(settings) as warehouse:
@@ -116,6 +134,8 @@ def plan(
         with ledger.planning_lock(warehouse.engine, fusion.fusion_id) as connection:
             planned = ledger.interval_units(connection, fusion.fusion_id, interval)
             if unfinished := [unit for unit, state in planned if state != "loaded"]:
+                to_fuse = (unit for unit, state in planned if state not in ("fused", "loaded"))
+                check(connection, {"planned before, to fuse": Work.of(to_fuse)})
                 return unfinished
             pairs = planning.new_pairs(
                 storage,
@@ -126,9 +146,10 @@ def plan(
                 in_flight=ledger.open_units(connection, fusion.fusion_id),
                 limit=limit,
             )
+            total = sum(int(part.tokens.sum()) for part in pairs)
+            check(connection, {"to fuse": Work(sum(len(part.rows) for part in pairs), total)})
             size = settings.unit_tokens
             if size == "auto":
-                total = sum(int(part.tokens.sum()) for part in pairs)
                 size = planning.choose_unit_tokens(total, ledger.tokens_per_second(connection, fusion.fusion_id))
             units = planning.cut_units(storage, pairs, interval, fusion.fusion_id, size, serial=len(planned))
             if left := sum(len(part.rows) for part in pairs) - sum(unit.rows for unit in units):
@@ -140,6 +161,57 @@ def plan(
                 )
             ledger.register_units(connection, units, interval, dag_run_id)
     return units
+
+
+def estimate(
+    settings: Settings,
+    within: Interval | None = None,
+    *,
+    gpus: int | None = None,
+    rows_per_second: float | None = None,
+) -> Estimate:
+    """What all that is waiting will take, or what is waiting of the intervals inside ``within``; plans nothing.
+
+    ``gpus`` devices work in parallel. ``rows_per_second`` of one device, where it is given, goes before what is known.
+    """
+    storage = Storage(settings.staging_uri)
+    fusion = identify(settings)
+    seen = waiting.intervals(storage, within)
+    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+        unfinished = [
+            interval
+            for interval in seen
+            if waiting.paired_rows(storage, interval) > rates.planned_pairs(connection, fusion.fusion_id, interval)
+        ]
+        unplanned = waiting.unplanned(
+            storage,
+            unfinished,
+            is_known=lambda ids: ledger.known_pairs(connection, fusion.fusion_id, ids),
+            in_flight=ledger.open_units(connection, fusion.fusion_id) if unfinished else [],
+        )
+        work = {
+            "planned, not fused": Work(*rates.unfused(connection, fusion.fusion_id, within)),
+            "paired, not planned": Work(*unplanned),
+        }
+        rate = _rate(connection, fusion, rows_per_second)
+    not_paired = [interval for interval in seen if not waiting.is_paired(storage, interval, settings.buckets)]
+    shards = [shard for interval in not_paired for shard in discovery.discovered(interval, storage)]
+    return Estimate(
+        work,
+        rate,
+        now=datetime.now(UTC),
+        gpus=gpus,
+        price=settings.gpu_hour_price,
+        unpaired_shards=len(shards),
+        unpaired_bytes=sum(shard.size_bytes for shard in shards),
+    )
+
+
+def _rate(connection: Connection, fusion: Fusion, rows_per_second: float | None = None) -> Rate | None:
+    if rows_per_second is not None:
+        return given_rate(rows_per_second, "as given")
+    measured = rates.measured(connection, fusion.fusion_id)
+    return measured_rate(measured) if measured else benchmark_rate(fusion.model)
 
 
 def fuse_argv(settings: Settings, unit: Unit) -> list[str]:

@@ -57,6 +57,11 @@ class Storage:
         files = (info for info in infos if info.type == fs.FileType.File and not info.base_name.startswith("."))
         return dict(sorted((info.path, info.size) for info in files))
 
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders right inside ``folder``, sorted; none if there is no such folder."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
     def delete(self, path: str) -> None:
         self.filesystem.delete_file(path)
 

@@ -18,11 +18,13 @@ from airflow.sdk import (
     task,
     task_group,
 )
+from airflow.sdk.exceptions import AirflowSkipException
 from run_context import interval_of, set_label, settings_of
 from torchrun_operator import TorchrunOperator
 
 from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.estimate import Budget
 from capsfusion_tasks.schemas import Shard, Unit
 
 Json = dict[str, Any]
@@ -60,6 +62,24 @@ PARAMS = {
         type="string",
         enum=["skip", "replace"],
         description="Pairs that this model has fused already with these settings: skip them, or fuse and replace them.",
+    ),
+    "max_gpu_hours": Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        description="Stop before fusing, if the plan is estimated to take more GPU hours. Empty: no limit.",
+    ),
+    "max_cost": Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        description="The same for its cost, at the price in CAPSFUSION_GPU_HOUR_PRICE. Empty: no limit.",
+    ),
+    "export_to": Param(
+        None,
+        type=["null", "string"],
+        pattern=r"^(/|\w+://).",
+        description="Export the interval's captions as Parquet below this folder (absolute, or s3://…). Empty: do not.",
     ),
 }
 
@@ -113,6 +133,8 @@ def capsfusion() -> None:
             limit=params["limit"],
             existing=params["existing"],
             dag_run_id=context["run_id"],
+            budget=Budget(params["max_gpu_hours"], params["max_cost"]),
+            on_estimate=lambda estimate: context["ti"].xcom_push("estimate", estimate.as_dict()),
         )
         return [unit.model_dump(mode="json") for unit in units]
 
@@ -142,6 +164,14 @@ def capsfusion() -> None:
         )
         fuse >> validate(unit) >> load(unit)
 
+    # An interval without anything new may have captions of an earlier run: skipped loads do not skip the export.
+    @task(trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=timedelta(hours=4))
+    def export() -> Json:
+        context = get_current_context()
+        if not (export_to := context["params"]["export_to"]):
+            raise AirflowSkipException("export_to is empty")
+        return stages.export(settings_of(context), interval_of(context), export_to)
+
     # The last task decides the run's state, so it fails where anything before it did.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
     def report() -> Json:
@@ -163,7 +193,7 @@ def capsfusion() -> None:
     units = plan()
     pull.expand(shard=discover()) >> buckets
     pair.expand(buckets=buckets) >> units
-    each_unit.expand(unit=units) >> report()
+    each_unit.expand(unit=units) >> export() >> report()
 
 
 capsfusion()

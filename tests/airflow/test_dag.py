@@ -59,9 +59,12 @@ print(json.dumps(facts))
 GOOD = [
     {},
     {"model": "BAAI/CapsFus-LLaMA", "num_beams": 16, "limit": 1, "existing": "replace"},
-    {"model": None, "num_beams": None, "limit": None},
+    {"model": None, "num_beams": None, "limit": None, "max_gpu_hours": None, "export_to": None},
+    {"max_gpu_hours": 0.5, "max_cost": 100, "export_to": "/data/captions"},
+    {"export_to": "s3://bucket/captions"},
 ]
 BAD = [{"num_beams": 0}, {"num_beams": 17}, {"num_beams": "3"}, {"limit": 0}, {"existing": "drop"}, {"model": ""}]
+BAD += [{"max_gpu_hours": -1}, {"max_cost": "much"}, {"export_to": "captions"}, {"export_to": "/"}, {"export_to": ""}]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,8 @@ def test_the_tasks_are_wired_in_the_order_the_data_flows(facts: dict[str, Any]) 
         "fuse": ["plan"],
         "validate": ["fuse", "plan"],
         "load": ["plan", "validate"],
-        "report": ["load"],
+        "export": ["load"],
+        "report": ["export"],
     }
     assert [name for name, task in facts["tasks"].items() if task["mapped"]] == [
         "pull",

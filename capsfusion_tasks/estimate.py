@@ -1,0 +1,195 @@
+"""What fusing will take: GPU hours, cost and time, from measured rates; and the budget that a run must keep.
+
+A GPU hour is an hour of one device, a rank's: with four GPUs, four pass in an hour. A rank on a CPU counts as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.warehouse.rates import Measured, Spread
+
+TOKENS_PER_ROW = 195  # estimated, prompt and caption: the mean of 10,000 published pairs
+# Model → rows per second of one device and whose figure that is: what is taken while no unit of a fusion is measured.
+BENCHMARKS = {
+    "BAAI/CapsFus-LLaMA": (1.04, "what the paper says of its script on an A100-40G; expect several times as much"),
+    "demo/model": (15.1, "the demo model's on one CPU core, docs/benchmarks.md"),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Pairs to fuse, and their tokens as planning estimates them: prompt and caption."""
+
+    rows: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.rows + other.rows, self.tokens + other.tokens)
+
+    @classmethod
+    def of(cls, units: Iterable[Unit]) -> Work:
+        return sum((cls(unit.rows, unit.tokens) for unit in units), start=cls())
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one device does in a second, in estimated tokens; ``source`` tells where the figure is from."""
+
+    tokens_per_second: Spread
+    source: str
+    # Real tokens over estimated ones, of the units that were measured. No error of the hours: rates are measured in
+    # estimated tokens, too.
+    tokens_real: Spread | None = None
+
+
+def measured_rate(found: Measured) -> Rate:
+    units = f"the median of the last {found.units} units" if found.units > 1 else "the only unit that was measured"
+    return Rate(found.tokens_per_second, f"{units} of this fusion", found.tokens_real)
+
+
+def benchmark_rate(model: str) -> Rate | None:
+    """The figure to go by while nothing is measured; None for a model that has none."""
+    if model not in BENCHMARKS:
+        return None
+    rows_per_second, source = BENCHMARKS[model]
+    return given_rate(rows_per_second, f"no unit of this fusion is measured yet: {source}")
+
+
+def given_rate(rows_per_second: float, source: str) -> Rate:
+    return Rate(Spread(*[rows_per_second * TOKENS_PER_ROW] * 3), source)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be fused and what it will take; hours and cost are None where no rate is known."""
+
+    work: Mapping[str, Work]  # where it stands → how much
+    rate: Rate | None
+    now: datetime
+    gpus: int | None = None  # devices that work in parallel; None: no time is foretold
+    price: float | None = None  # of a GPU hour
+    unpaired_shards: int = 0  # discovered, and not in ``work``
+    unpaired_bytes: int = 0
+
+    @property
+    def total(self) -> Work:
+        return sum(self.work.values(), start=Work())
+
+    @property
+    def gpu_hours(self) -> Spread | None:
+        if self.rate is None:
+            return None
+        fast = self.rate.tokens_per_second
+        return Spread(*(self.total.tokens / rate / 3600 for rate in (fast.high, fast.median, fast.low)))
+
+    @property
+    def cost(self) -> float | None:
+        hours = self.gpu_hours
+        return None if hours is None or self.price is None else hours.median * self.price
+
+    @property
+    def hours(self) -> float | None:
+        """From now to the end, with all devices busy."""
+        hours = self.gpu_hours
+        return None if hours is None or self.gpus is None else hours.median / self.gpus
+
+    @property
+    def finish(self) -> datetime | None:
+        return None if self.hours is None else self.now + timedelta(hours=self.hours)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        rate, hours = self.rate, self.gpu_hours
+        return {
+            "work": {name: {"rows": work.rows, "tokens": work.tokens} for name, work in self.work.items()},
+            "rows": self.total.rows,
+            "tokens": self.total.tokens,
+            "tokens_per_second": rate and rate.tokens_per_second._asdict(),
+            "rate_source": rate and rate.source,
+            "tokens_real": rate.tokens_real._asdict() if rate and rate.tokens_real else None,
+            "gpu_hours": hours and hours._asdict(),
+            "cost": self.cost,
+            "gpus": self.gpus,
+            "finish": self.finish and self.finish.isoformat(timespec="seconds"),
+            "unpaired_shards": self.unpaired_shards,
+            "unpaired_bytes": self.unpaired_bytes,
+        }
+
+    @property
+    def text(self) -> str:
+        lines = [f"{name}: {work.rows} pairs, about {work.tokens} tokens" for name, work in self.work.items()]
+        if self.unpaired_shards:
+            lines.append(
+                f"not counted: {self.unpaired_shards} shards ({self.unpaired_bytes / 1e6:.0f} MB) that are discovered,"
+                " and not paired yet"
+            )
+        return "\n".join([*lines, *self._what_it_takes()])
+
+    def _what_it_takes(self) -> list[str]:
+        rate, hours = self.rate, self.gpu_hours
+        if not self.total.rows:
+            return []
+        if rate is None or hours is None:
+            return ["GPU hours: unknown, no unit of this fusion is measured yet; a run with a limit measures it"]
+        speed = rate.tokens_per_second
+        wide = f" ({hours.low:.3g} to {hours.high:.3g})" if hours.low < hours.high else ""
+        lines = [
+            f"GPU hours: {hours.median:.3g}{wide}, at {speed.median:.0f} tokens/s per device",
+            f"rate: {rate.source}",
+        ]
+        if rate.tokens_real:
+            real = rate.tokens_real
+            lines.append(
+                f"tokens of these units were {real.median:.2f} times the estimate ({real.low:.2f} to {real.high:.2f})"
+            )
+        if self.cost is not None:
+            lines.append(f"cost: {self.cost:.2f} at {self.price:.2f} a GPU hour")
+        if self.hours is not None and self.finish is not None:
+            lines.append(
+                f"time: {_duration(self.hours)} with {self.gpus} {'device' if self.gpus == 1 else 'devices'} busy, done"
+                f" {self.finish:%Y-%m-%d %H:%M} UTC if begun now; each unit's start comes on top"
+            )
+        return lines
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may take at most; None: anything."""
+
+    max_gpu_hours: float | None = None
+    max_cost: float | None = None
+
+    def check(self, estimate: Estimate) -> None:
+        """Raise InputError, with the estimate and what to do, where it is more than the budget."""
+        if self.max_cost is not None and estimate.price is None:
+            raise InputError("max_cost is set, and no price: set CAPSFUSION_GPU_HOUR_PRICE, or max_gpu_hours instead")
+        if not estimate.total.rows:
+            return
+        hours = None if estimate.gpu_hours is None else estimate.gpu_hours.median
+        for name, found, most in (("GPU hours", hours, self.max_gpu_hours), ("of cost", estimate.cost, self.max_cost)):
+            if most is None:
+                continue
+            if found is None:
+                raise InputError(
+                    f"the budget of {most:g} {name} cannot be checked, because no unit of this fusion is measured yet:"
+                    " run once with a limit and without a budget, which measures it. No GPU was used"
+                )
+            if found > most:
+                fitting = int(estimate.total.rows * most / found)
+                raise InputError(
+                    f"the estimate is {found:.3g} {name}, the budget {most:g}: no GPU was used. Raise the budget, or"
+                    f" set a limit of about {fitting} pairs where nothing is planned yet. The estimate:\n"
+                    f"{estimate.text}"
+                )
+
+
+def _duration(hours: float) -> str:
+    if hours < 1:
+        return f"{max(1, round(hours * 60))} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

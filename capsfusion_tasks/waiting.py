@@ -1,0 +1,73 @@
+"""What lies in the staging area and is in no work unit yet, counted without planning it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from capsfusion_tasks import layout
+from capsfusion_tasks.planning import estimate_tokens
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.storage import Storage
+
+
+def intervals(storage: Storage, within: Interval | None = None) -> list[Interval]:
+    """The intervals that discovery has seen: all, or those inside ``within``."""
+    found = (Interval.from_key(key) for key in storage.folders(layout.RUNS))
+    return [interval for interval in found if within is None or interval.is_within(within)]
+
+
+def paired_rows(storage: Storage, interval: Interval) -> int:
+    """Pairs of the interval, planned or not: from the footers of its files."""
+    return sum(storage.footer(path)[1] for path in storage.files(layout.pairs_folder(interval)))
+
+
+def is_paired(storage: Storage, interval: Interval, buckets: int) -> bool:
+    """Whether all buckets of the interval are joined."""
+    return len(storage.files(layout.pairs_folder(interval))) >= buckets
+
+
+def unplanned(
+    storage: Storage,
+    within: Iterable[Interval],
+    is_known: Callable[[pa.ChunkedArray], pa.Array],
+    in_flight: list[str],
+) -> tuple[int, int]:
+    """Rows and estimated tokens of the intervals' pairs that no unit has and the warehouse neither.
+
+    ``is_known`` and ``in_flight`` as for ``planning.new_pairs``. A pair that several intervals have counts once; the
+    same bucket of all intervals is in memory at a time.
+    """
+    by_bucket: dict[str, list[str]] = defaultdict(list)
+    for interval in within:
+        for path in storage.files(layout.pairs_folder(interval)):
+            by_bucket[path.rpartition("/")[2]].append(path)
+    empty = pa.chunked_array([], pa.binary(16))
+    if not by_bucket:
+        return 0, 0
+    taken = pa.concat_arrays(
+        [
+            empty.combine_chunks(),
+            *(
+                storage.read_table(layout.unit_pairs(unit_id), columns=["pair_id"])["pair_id"].combine_chunks()
+                for unit_id in in_flight
+            ),
+        ]
+    )
+    rows = tokens = 0
+    for paths in by_bucket.values():
+        seen = empty
+        for path in paths:
+            pairs = storage.read_table(path, columns=["pair_id", "laion_2b", "laion_coco"])
+            ids = pairs["pair_id"]
+            is_new = pc.invert(pc.or_(pc.is_in(ids, value_set=taken), pc.is_in(ids, value_set=seen)))
+            new = np.flatnonzero(pc.and_not(is_new, is_known(ids)).to_numpy())
+            rows += len(new)
+            tokens += int(estimate_tokens(pairs)[new].sum())
+            if len(paths) > 1:
+                seen = pa.chunked_array([*seen.chunks, *ids.chunks])
+    return rows, tokens

@@ -1,0 +1,75 @@
+"""What the ledger knows of speed, and of the work that lies planned."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Double, and_, func, literal, select, true
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.warehouse.tables import work_units
+
+RECENT_UNITS = 20  # whose rates count
+
+
+class Spread(NamedTuple):
+    """A tenth of the values are below ``low``, half below ``median``, a tenth above ``high``."""
+
+    low: float
+    median: float
+    high: float
+
+
+class Measured(NamedTuple):
+    """The last units of a fusion: how many, what a device did of their estimated tokens in a second, and their real
+    tokens over the estimated ones."""
+
+    units: int
+    tokens_per_second: Spread
+    tokens_real: Spread | None
+
+
+def measured(connection: Connection, fusion_id: str) -> Measured | None:
+    """None before the first unit is fused."""
+    units = work_units.c
+    recent = (
+        select(
+            (units.tokens_estimated / units.gpu_seconds).label("rate"),
+            ((units.prompt_tokens + units.caption_tokens) / func.nullif(units.tokens_estimated, 0)).label("real"),
+        )
+        .where(units.fusion_id == fusion_id, units.gpu_seconds > 0, units.tokens_estimated > 0)
+        .order_by(units.created_at.desc(), units.unit_id.desc())
+        .limit(RECENT_UNITS)
+        .subquery()
+    )
+    tenths = func.percentile_cont(literal([0.1, 0.5, 0.9], ARRAY(Double)))
+    spreads = (tenths.within_group(column.cast(Double)) for column in (recent.c.rate, recent.c.real))
+    count, rate, real = connection.execute(select(func.count(), *spreads)).one()
+    if not count:
+        return None
+    return Measured(count, Spread(*rate), Spread(*real) if real else None)
+
+
+def unfused(connection: Connection, fusion_id: str, within: Interval | None = None) -> tuple[int, int]:
+    """Rows and estimated tokens of the units that are planned and not fused; one that is begun counts whole."""
+    sums = (func.coalesce(func.sum(column), 0) for column in (work_units.c.rows_in, work_units.c.tokens_estimated))
+    open_states = work_units.c.state.in_(("planned", "fusing", "failed"))
+    rows, tokens = connection.execute(select(*sums).where(_of(fusion_id, within), open_states)).one()
+    return int(rows), int(tokens)
+
+
+def planned_pairs(connection: Connection, fusion_id: str, interval: Interval) -> int:
+    """How many different pairs the units of an interval have, loaded or not."""
+    pairs = func.coalesce(func.sum(work_units.c.rows_in - work_units.c.superseded), 0)
+    same = and_(work_units.c.interval_start == interval.start, work_units.c.interval_end == interval.end)
+    return int(connection.execute(select(pairs).where(work_units.c.fusion_id == fusion_id, same)).scalar_one())
+
+
+def _of(fusion_id: str, within: Interval | None) -> ColumnElement[bool]:
+    inside = (
+        true()
+        if within is None
+        else and_(work_units.c.interval_start >= within.start, work_units.c.interval_end <= within.end)
+    )
+    return and_(work_units.c.fusion_id == fusion_id, inside)
