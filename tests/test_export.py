@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,9 +22,11 @@ import pytest
 from sqlalchemy import text
 
 from capsfusion_tasks import export as export_module
+from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.export import Manifest, export_captions
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
@@ -33,6 +36,7 @@ from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.conftest import new_warehouse
 from tests.warehouse.conftest import DAY, plan, rows
 
+PAGE = Path(__file__).parents[1] / "docs" / "export.md"
 NEXT_DAY = Interval(start=DAY.end, end=DAY.end + timedelta(days=1))
 ROWS = 500  # of f1: 400 accepted; f2 has made 100 of them again
 
@@ -318,6 +322,42 @@ def test_what_ends_the_query_in_the_middle_is_said(
 ) -> None:
     with pytest.raises(error, match=said):
         run(filled, Storage(str(tmp_path)), where=where)
+
+
+def test_a_run_exports_its_interval_and_anew_when_there_is_more(
+    own: Warehouse, target: Storage, tiny_model: Path
+) -> None:
+    settings = load_settings(warehouse_url=own.url.render_as_string(hide_password=False), model=str(tiny_model))
+    fusion_id = identify(settings).fusion_id
+    nothing = stages.export(settings, NEXT_DAY, target.root)  # before anything was planned under this fusion
+    assert (nothing["rows"], nothing["files"]) == (0, 0)
+    for unit_id, numbers in (("m1", range(10)), ("m2", range(10, 25))):
+        plan(own, (unit_id, len(numbers)), fusion_id=fusion_id)
+        load_unit(own, unit_id, rows(*numbers, capsfusion="ours"))
+        done = stages.export(settings, DAY, target.root + "/")
+        assert done == {"target": target.path(f"{fusion_id}/{DAY.key}/"), "rows": numbers.stop, "files": 1}
+        assert stages.export(settings, DAY, target.root) == done
+    table = target.read_table(f"{fusion_id}/{DAY.key}/part-00000.parquet")
+    assert table["capsfusion"].to_pylist() == ["ours"] * 25
+    assert target.folders(fusion_id) == [DAY.key, NEXT_DAY.key]
+
+
+def test_the_commands_of_the_page_are_good(filled: Warehouse, tmp_path: Path) -> None:
+    url = filled.url.render_as_string(hide_password=False)
+    (tmp_path / "capsfusion").write_text(f'#!/bin/sh\nexec {sys.executable} -m capsfusion_tasks.cli "$@"\n')
+    (tmp_path / "capsfusion").chmod(0o755)
+    environment = {**os.environ, "CAPSFUSION_WAREHOUSE_URL": url, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = str(PAGE.parents[1])
+    blocks = re.findall(r"(?:^ {4}capsfusion.*\n)+", PAGE.read_text(), flags=re.MULTILINE)
+    done = subprocess.run("set -e\n" + "".join(blocks), shell=True, env=environment, cwd=tmp_path, capture_output=True)  # noqa: S602
+    assert done.returncode == 0, done.stderr.decode()
+    assert sorted(folder.parent.name for folder in tmp_path.glob("*/_manifest.json")) == [
+        "captions",
+        "everything",
+        "kept",
+        "november",
+        "small",
+    ]
 
 
 KILLED = """
