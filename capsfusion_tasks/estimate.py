@@ -123,7 +123,7 @@ class Estimate:
 
     @property
     def text(self) -> str:
-        lines = [f"{name}: {work.rows} pairs, about {work.tokens} tokens" for name, work in self.work.items()]
+        lines = [f"{name}: {_of(work)}" for name, work in self.work.items()]
         if self.unpaired_shards:
             lines.append(
                 f"not counted: {self.unpaired_shards} shards ({self.unpaired_bytes / 1e6:.0f} MB) that are discovered,"
@@ -138,9 +138,9 @@ class Estimate:
         if rate is None or hours is None:
             return ["GPU hours: unknown, no unit of this fusion is measured yet; a run with a limit measures it"]
         speed = rate.tokens_per_second
-        wide = f" ({hours.low:.3g} to {hours.high:.3g})" if hours.low < hours.high else ""
+        wide = f" ({_number(hours.low)} to {_number(hours.high)})" if hours.low < hours.high else ""
         lines = [
-            f"GPU hours: {hours.median:.3g}{wide}, at {speed.median:.0f} tokens/s per device",
+            f"GPU hours: {_number(hours.median)}{wide}, at {_number(speed.median)} tokens/s per device",
             f"rate: {rate.source}",
         ]
         if rate.tokens_real:
@@ -149,7 +149,7 @@ class Estimate:
                 f"tokens of these units were {real.median:.2f} times the estimate ({real.low:.2f} to {real.high:.2f})"
             )
         if self.cost is not None:
-            lines.append(f"cost: {self.cost:.2f} at {self.price:.2f} a GPU hour")
+            lines.append(f"cost: {self.cost:,.2f} at {self.price:,.2f} a GPU hour")
         if self.hours is not None and self.finish is not None:
             lines.append(
                 f"time: {_duration(self.hours)} with {self.gpus} {'device' if self.gpus == 1 else 'devices'} busy, done"
@@ -169,7 +169,8 @@ class Budget:
         """Raise InputError, with the estimate and what to do, where it is more than the budget."""
         if self.max_cost is not None and estimate.price is None:
             raise InputError("max_cost is set, and no price: set CAPSFUSION_GPU_HOUR_PRICE, or max_gpu_hours instead")
-        if not estimate.total.rows:
+        total = estimate.total
+        if not total.rows:
             return
         hours = None if estimate.gpu_hours is None else estimate.gpu_hours.median
         for name, found, most in (("GPU hours", hours, self.max_gpu_hours), ("of cost", estimate.cost, self.max_cost)):
@@ -181,12 +182,20 @@ class Budget:
                     " run once with a limit and without a budget, which measures it. No GPU was used"
                 )
             if found > most:
-                fitting = int(estimate.total.rows * most / found)
+                fitting = int(total.rows * most / found)
                 raise InputError(
-                    f"the estimate is {found:.3g} {name}, the budget {most:g}: no GPU was used. Raise the budget, or"
-                    f" set a limit of about {fitting} pairs where nothing is planned yet. The estimate:\n"
-                    f"{estimate.text}"
+                    f"over budget: {_number(found)} {name} estimated for {_of(total)}, {_number(most)} allowed; no GPU"
+                    f" was used. Raise the budget, or set a limit: it is enough for about {fitting:,} pairs (units that"
+                    " an earlier try has planned are fused whole)"
                 )
+
+
+def _of(work: Work) -> str:
+    return f"{work.rows:,} pairs, about {work.tokens:,} tokens"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _duration(hours: float) -> str:

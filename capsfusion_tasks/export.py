@@ -154,6 +154,7 @@ def _start(storage: Storage, manifest: Manifest) -> Manifest:
     mine = {BEGUN, *(part.file for part in manifest.files)}
     for name in sorted(set(storage.files("")) - mine):  # the manifest of another comes before its files
         storage.delete(name)
+    storage.delete_unpublished("")
     return manifest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from capsfusion_tasks.errors import InputError
+
+_UNPUBLISHED = re.compile(r"\..+\.unpublished")
 
 
 class Storage:
@@ -36,7 +39,8 @@ class Storage:
 
     def path(self, path: str) -> str:
         """The full path or URI of ``path``, for messages and for other processes."""
-        return f"{self._base}/{path}" if self._local else f"{self.root.rstrip('/')}/{path}"
+        root = self._base if self._local else self.root.rstrip("/")
+        return f"{root}/{path}" if path else root
 
     def exists(self, path: str) -> bool:
         return bool(self.filesystem.get_file_info(path).type == fs.FileType.File)
@@ -65,6 +69,13 @@ class Storage:
     def delete(self, path: str) -> None:
         self.filesystem.delete_file(path)
 
+    def delete_unpublished(self, folder: str) -> None:
+        """Delete what killed writers have left right inside ``folder``, where nobody is writing now."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+        for info in infos:
+            if _UNPUBLISHED.fullmatch(info.base_name):
+                self.delete(info.path)
+
     @contextmanager
     def publish(self, path: str) -> Iterator[Any]:
         """A binary file to write; it appears under ``path`` when the block ends, and never if it raises.
@@ -82,7 +93,7 @@ class Storage:
         target = Path(self._base) / path
         target.parent.mkdir(parents=True, exist_ok=True)
         # A name that starts with a dot is not listed: what a killed process leaves behind is never taken for data.
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".unpublished")
         try:
             with os.fdopen(handle, "wb") as stream:
                 yield stream

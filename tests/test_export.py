@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,9 +21,11 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
 from capsfusion_tasks import export as export_module
 from capsfusion_tasks import stages
+from capsfusion_tasks.cli import app
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.export import Manifest, export_captions
 from capsfusion_tasks.fusion.identity import identify
@@ -335,29 +338,22 @@ def test_a_run_exports_its_interval_and_anew_when_there_is_more(
         plan(own, (unit_id, len(numbers)), fusion_id=fusion_id)
         load_unit(own, unit_id, rows(*numbers, capsfusion="ours"))
         done = stages.export(settings, DAY, target.root + "/")
-        assert done == {"target": target.path(f"{fusion_id}/{DAY.key}/"), "rows": numbers.stop, "files": 1}
+        assert done == {"target": target.path(f"{fusion_id}/{DAY.key}"), "rows": numbers.stop, "files": 1}
         assert stages.export(settings, DAY, target.root) == done
     table = target.read_table(f"{fusion_id}/{DAY.key}/part-00000.parquet")
     assert table["capsfusion"].to_pylist() == ["ours"] * 25
     assert target.folders(fusion_id) == [DAY.key, NEXT_DAY.key]
 
 
-def test_the_commands_of_the_page_are_good(filled: Warehouse, tmp_path: Path) -> None:
-    url = filled.url.render_as_string(hide_password=False)
-    (tmp_path / "capsfusion").write_text(f'#!/bin/sh\nexec {sys.executable} -m capsfusion_tasks.cli "$@"\n')
-    (tmp_path / "capsfusion").chmod(0o755)
-    environment = {**os.environ, "CAPSFUSION_WAREHOUSE_URL": url, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    environment["PYTHONPATH"] = str(PAGE.parents[1])
-    blocks = re.findall(r"(?:^ {4}capsfusion.*\n)+", PAGE.read_text(), flags=re.MULTILINE)
-    done = subprocess.run("set -e\n" + "".join(blocks), shell=True, env=environment, cwd=tmp_path, capture_output=True)  # noqa: S602
-    assert done.returncode == 0, done.stderr.decode()
-    assert sorted(folder.parent.name for folder in tmp_path.glob("*/_manifest.json")) == [
-        "captions",
-        "everything",
-        "kept",
-        "november",
-        "small",
-    ]
+def test_the_commands_of_the_page_are_good(filled: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", filled.url.render_as_string(hide_password=False))
+    commands = re.findall(r"^ {4}capsfusion (export .*)$", PAGE.read_text(), flags=re.MULTILINE)
+    for command in commands:
+        done = CliRunner().invoke(app, shlex.split(command))
+        assert done.exit_code == 0, (command, done.exception)
+    folders = sorted(manifest.parent.name for manifest in tmp_path.glob("*/_manifest.json"))
+    assert folders == ["captions", "everything", "kept", "november", "small"]
 
 
 KILLED = """
@@ -393,6 +389,7 @@ def test_killed_in_the_middle_of_a_file_and_repeated_gives_the_same_files(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert target.files("") == ["_export.json", "part-00000.parquet", "part-00001.parquet"]
     run(filled, target, rows_per_file=100)
+    assert not list((tmp_path / "captions").glob(".*")), "the half file of the killed one is gone"
     unbroken = Storage(str(tmp_path / "unbroken"))
     run(filled, unbroken, rows_per_file=100)
     found, expected = contents(target), contents(unbroken)

@@ -9,11 +9,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from capsfusion_tasks import layout
 from capsfusion_tasks.demo.airflow_api import AirflowApiError
 from capsfusion_tasks.demo.sample_data import FOLDER, SampleReport, write_sample_data
+from capsfusion_tasks.warehouse.export import PUBLISHED_COLUMNS
 from tests import object_store
 from tests.airflow.conftest import Service, wait_until
 
@@ -76,13 +78,35 @@ def test_the_pool_of_the_gpus_is_made_by_the_first_run(service: Service, in_orde
     assert service.api.request("GET", "/pools/gpu")["slots"] == 1
 
 
-def test_the_same_days_again_change_no_row(service: Service, in_order: list[dict[str, Any]]) -> None:
+def test_the_same_days_again_change_no_row_and_export_what_is_there(
+    service: Service, in_order: list[dict[str, Any]]
+) -> None:
     loaded = "select pair_id, loaded_at, unit_id, dag_run_id from fused_captions order by pair_id"
     before = service.query(UNITS), service.query(loaded)
-    states = service.backfill(FIRST, LAST)
+    assert set(service.states(FIRST, "export")) == {"skipped"}
+    states = service.backfill(FIRST, LAST, conf={"export_to": str(service.folder / "captions")})
     assert set(states.values()) == {"success"}
     assert (service.query(UNITS), service.query(loaded)) == before
     assert service.query(CAPTIONS) == in_order
+    files = sorted((service.folder / "captions").glob("*/*/part-*.parquet"))
+    assert [file.parent.name[:8] for file in files] == ["20261110", "20261111", "20261112"]
+    exported = [row for file in files for row in pq.read_table(file, partitioning=None).to_pylist()]
+    accepted = [{name: row[name] for name in PUBLISHED_COLUMNS} for row in in_order if not row["reasons"]]
+    assert sorted(exported, key=str) == sorted(accepted, key=str)
+
+
+def test_a_run_over_its_budget_stops_before_any_gpu_work(service: Service, in_order: list[dict[str, Any]]) -> None:
+    before = service.query(UNITS)
+    states = service.backfill(FIRST, FIRST, conf={"existing": "replace", "max_gpu_hours": 0})
+    assert set(states.values()) == {"failed"}
+    assert service.query(UNITS) == before
+    assert set(service.states(FIRST, "fuse")) == {"upstream_failed"}
+    [plan] = [each for each in service.instances(FIRST) if each["task_id"] == "plan"]
+    assert "over budget: " in log_of(service, plan)
+    estimate = service.api.request(
+        "GET", f"/dags/capsfusion/dagRuns/{plan['dag_run_id']}/taskInstances/plan/xcomEntries/estimate"
+    )
+    assert "gpu_hours" in str(estimate["value"])
 
 
 def test_days_in_reverse_and_in_parallel_give_the_same_table(service: Service, in_order: list[dict[str, Any]]) -> None:
