@@ -194,16 +194,21 @@ def estimate(
             "paired, not planned": Work(*unplanned),
         }
         rate = _rate(connection, fusion, rows_per_second)
-    not_paired = [interval for interval in seen if not waiting.is_paired(storage, interval, settings.buckets)]
-    shards = [shard for interval in not_paired for shard in discovery.discovered(interval, storage)]
+    listed = ((interval, discovery.discovered(interval, storage)) for interval in seen)
+    unpaired = [
+        shard
+        for interval, shards in listed
+        if shards and waiting.paired_buckets(storage, interval) < bucket_count(storage, settings)
+        for shard in shards
+    ]
     return Estimate(
         work,
         rate,
         now=datetime.now(UTC),
         gpus=gpus,
         price=settings.gpu_hour_price,
-        unpaired_shards=len(shards),
-        unpaired_bytes=sum(shard.size_bytes for shard in shards),
+        unpaired_shards=len(unpaired),
+        unpaired_bytes=sum(shard.size_bytes for shard in unpaired),
     )
 
 

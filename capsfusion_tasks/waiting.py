@@ -26,9 +26,9 @@ def paired_rows(storage: Storage, interval: Interval) -> int:
     return sum(storage.footer(path)[1] for path in storage.files(layout.pairs_folder(interval)))
 
 
-def is_paired(storage: Storage, interval: Interval, buckets: int) -> bool:
-    """Whether all buckets of the interval are joined."""
-    return len(storage.files(layout.pairs_folder(interval))) >= buckets
+def paired_buckets(storage: Storage, interval: Interval) -> int:
+    """How many of the interval's buckets are joined."""
+    return len(storage.files(layout.pairs_folder(interval)))
 
 
 def unplanned(

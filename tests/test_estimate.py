@@ -121,7 +121,7 @@ def pair(settings: Settings, interval: Interval) -> None:
     found = stages.discover(settings, interval)
     for shard in found:
         stages.pull(settings, shard)
-    for buckets in stages.bucket_groups(settings, found):
+    for buckets in stages.bucket_groups(settings):
         stages.pair(settings, interval, buckets)
 
 
