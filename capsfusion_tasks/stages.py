@@ -150,7 +150,8 @@ def plan(
             check(connection, {"to fuse": Work(sum(len(part.rows) for part in pairs), total)})
             size = settings.unit_tokens
             if size == "auto":
-                size = planning.choose_unit_tokens(total, ledger.tokens_per_second(connection, fusion.fusion_id))
+                measured = rates.measured(connection, fusion.fusion_id)
+                size = planning.choose_unit_tokens(total, measured and measured.tokens_per_second.median)
             units = planning.cut_units(storage, pairs, interval, fusion.fusion_id, size, serial=len(planned))
             if left := sum(len(part.rows) for part in pairs) - sum(unit.rows for unit in units):
                 log.warning(

@@ -20,7 +20,6 @@ from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse.tables import fusions, shards, work_units
 
-_RECENT_UNITS = 20  # whose rate counts
 _NUL = "\x00"  # what PostgreSQL cannot store in text
 
 
@@ -106,18 +105,6 @@ def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.
         known = pa.array((pair for (pair,) in cursor), pa.binary(16))
         cursor.execute("drop table candidates")
     return pc.is_in(pair_ids, value_set=known)
-
-
-def tokens_per_second(connection: Connection, fusion_id: str) -> float | None:
-    """Estimated tokens that a device does in a second: the median of the last units. None before the first."""
-    done = (
-        select((work_units.c.tokens_estimated / work_units.c.gpu_seconds).label("rate"))
-        .where(work_units.c.fusion_id == fusion_id, work_units.c.gpu_seconds > 0)
-        .order_by(work_units.c.created_at.desc())
-        .limit(_RECENT_UNITS)
-        .subquery()
-    )
-    return connection.scalar(select(func.percentile_cont(0.5).within_group(done.c.rate)))
 
 
 def open_units(connection: Connection, fusion_id: str) -> list[str]:

@@ -73,16 +73,6 @@ def test_a_unit_goes_its_way(warehouse: Warehouse, connection: Connection) -> No
     assert ledger.open_units(connection, "f1") == ["u1", "u2"]
 
 
-def test_the_measured_rate_is_the_median_of_the_units(warehouse: Warehouse, connection: Connection) -> None:
-    plan(warehouse, ("u1", 1), ("u2", 1), ("u3", 1), ("u4", 1))
-    assert ledger.tokens_per_second(connection, "f1") is None
-    tokens = connection.execute(select(work_units.c.tokens_estimated)).scalars().first()
-    for unit, seconds in (("u1", 1.0), ("u2", 2.0), ("u3", 100.0)):
-        ledger.unit_fused(connection, unit, {"gpu_seconds": seconds})
-    assert ledger.tokens_per_second(connection, "f1") == tokens / 2.0
-    assert ledger.tokens_per_second(connection, "another") is None
-
-
 def test_a_loaded_unit_is_never_taken_back(warehouse: Warehouse, connection: Connection) -> None:
     plan(warehouse, ("u1", 2), ("u2", 1))
     load_unit(warehouse, "u1", rows(1, 2))
