@@ -190,6 +190,9 @@ class Budget:
                 )
 
 
+UNLIMITED = Budget()
+
+
 def _of(work: Work) -> str:
     return f"{work.rows:,} pairs, about {work.tokens:,} tokens"
 

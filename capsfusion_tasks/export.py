@@ -95,6 +95,7 @@ def export_captions(
                 for part in _write_parts(session, storage, manifest):
                     say(f"{part.file}: {part.rows} rows, {part.bytes} bytes; {manifest.rows} rows so far")
                 storage.write_json(MANIFEST, manifest.model_dump(mode="json"))
+            if storage.exists(BEGUN):
                 storage.delete(BEGUN)
     except OSError as error:
         raise NotReadyError(
@@ -113,7 +114,7 @@ def _begin(
         outdated = overwrite == "outdated" and not session.freeze(selection).is_same_as(found.snapshot)
         if not outdated:
             whole = list(takewhile(lambda part: storage.size(part.file) == part.bytes, found.files))
-            if len(whole) == len(found.files) and storage.exists(MANIFEST) and not storage.exists(BEGUN):
+            if len(whole) == len(found.files) and _read(storage, MANIFEST) == found:
                 return found
             if not session.is_unchanged(found.snapshot):
                 raise InputError(
@@ -135,7 +136,11 @@ def _find(storage: Storage, overwrite: Overwrite) -> Manifest | None:
     if others or (files and not ours and overwrite != "always"):
         names = ", ".join((others or files)[:3])
         raise InputError(f"{storage.path('')} has files that belong to no export ({names}): give an empty folder")
-    return Manifest(**storage.read_json(ours[0])) if ours else None
+    return _read(storage, ours[0]) if ours else None
+
+
+def _read(storage: Storage, name: str) -> Manifest | None:
+    return Manifest(**storage.read_json(name)) if storage.exists(name) else None
 
 
 def _require_same(storage: Storage, found: Manifest, selection: Selection, rows_per_file: int) -> None:

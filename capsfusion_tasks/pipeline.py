@@ -8,7 +8,7 @@ from typing import Any
 
 from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.estimate import Budget
+from capsfusion_tasks.estimate import UNLIMITED, Budget
 from capsfusion_tasks.fusion import launcher
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
@@ -23,7 +23,7 @@ def run_pipeline(
     *,
     limit: int | None = None,
     existing: stages.Existing = "skip",
-    budget: Budget = Budget(),  # noqa: B008
+    budget: Budget = UNLIMITED,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Fuse and load what arrived in ``interval``; returns the report.

@@ -16,7 +16,16 @@ from sqlalchemy import Connection
 
 from capsfusion_tasks import layout, planning, waiting
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
+from capsfusion_tasks.estimate import (
+    UNLIMITED,
+    Budget,
+    Estimate,
+    Rate,
+    Work,
+    benchmark_rate,
+    given_rate,
+    measured_rate,
+)
 from capsfusion_tasks.export import export_captions
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import Fusion, identify
@@ -106,7 +115,7 @@ def plan(
     limit: int | None = None,
     existing: Existing = "skip",
     dag_run_id: str | None = None,
-    budget: Budget = Budget(),  # noqa: B008
+    budget: Budget = UNLIMITED,
     on_estimate: Callable[[Estimate], None] | None = None,
 ) -> list[Unit]:
     """The units to fuse: those that an earlier try of this interval left unfinished, else new ones.

@@ -241,6 +241,9 @@ def test_a_finished_export_is_left_as_it_is_and_a_lost_file_is_written_again(
     assert run(filled, target) == first
     assert run(filled, target, overwrite="outdated") == first
     assert [target.filesystem.get_file_info(name).mtime for name in target.files("")] == times
+    target.write_json("_export.json", target.read_json("_manifest.json"))  # killed right before its end
+    run(filled, target)
+    assert contents(target) == before
     target.delete("part-00001.parquet")
     run(filled, target)
     assert contents(target) == before

@@ -29,6 +29,7 @@ _CHANGING = re.compile(
     r"|\b(current_(date|time|timestamp)|localtime|localtimestamp)\b",
     re.IGNORECASE,
 )
+_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")
 _STRING = re.compile(r"'(?:[^']|'')*'")
 
 
@@ -198,7 +199,7 @@ def captions_query(
     selection: Selection,
     *,
     several: bool,
-    units: sql.Composable = sql.SQL("(/* the units of the snapshot */)"),  # noqa: B008
+    units: sql.Composable = _ITS_UNITS,
     after: str | None = None,
     limit: int | None = None,
     with_key: bool = False,
