@@ -29,8 +29,8 @@ _CHANGING = re.compile(
     r"|\b(current_(date|time|timestamp)|localtime|localtimestamp)\b",
     re.IGNORECASE,
 )
-_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")
 _STRING = re.compile(r"'(?:[^']|'')*'")
+_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # where a query is to be read, not run
 
 
 class Selection(BaseModel):
