@@ -163,7 +163,7 @@ class ExportSession:
             yield from reader
         except (pa.ArrowException, OSError) as error:  # what the driver's errors become here: text without a code
             said = " ".join(str(error).split())
-            if "connection" in said:
+            if any(sign in said.lower() for sign in ("connection", "eof detected", "broken pipe")):
                 raise NotReadyError(f"the warehouse, {describe(self._url)}, gave up: {said}; try again") from error
             raise InputError(f"the query of the export fails: {said}") from error
 
