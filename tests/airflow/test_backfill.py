@@ -102,7 +102,7 @@ def test_a_run_over_its_budget_stops_before_any_gpu_work(service: Service, in_or
     assert service.query(UNITS) == before
     assert set(service.states(FIRST, "fuse")) == {"upstream_failed"}
     [plan] = [each for each in service.instances(FIRST) if each["task_id"] == "plan"]
-    assert "over budget: " in log_of(service, plan)
+    assert "GPU hours: " in log_of(service, plan)
     estimate = service.api.request(
         "GET", f"/dags/capsfusion/dagRuns/{plan['dag_run_id']}/taskInstances/plan/xcomEntries/estimate"
     )
