@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capsfusion_tasks import layout
-from capsfusion_tasks.planning import estimate_tokens
+from capsfusion_tasks.planning import PairsInFlight, estimate_tokens
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.storage import Storage
 
@@ -46,28 +46,17 @@ def unplanned(
     for interval in within:
         for path in storage.files(layout.pairs_folder(interval)):
             by_bucket[path.rpartition("/")[2]].append(path)
-    empty = pa.chunked_array([], pa.binary(16))
-    if not by_bucket:
-        return 0, 0
-    taken = pa.concat_arrays(
-        [
-            empty.combine_chunks(),
-            *(
-                storage.read_table(layout.unit_pairs(unit_id), columns=["pair_id"])["pair_id"].combine_chunks()
-                for unit_id in in_flight
-            ),
-        ]
-    )
+    taken = PairsInFlight(storage, in_flight)
     rows = tokens = 0
     for paths in by_bucket.values():
-        seen = empty
+        seen = taken.of(paths[0])
         for path in paths:
             pairs = storage.read_table(path, columns=["pair_id", "laion_2b", "laion_coco"])
             ids = pairs["pair_id"]
-            is_new = pc.invert(pc.or_(pc.is_in(ids, value_set=taken), pc.is_in(ids, value_set=seen)))
+            is_new = pc.invert(pc.is_in(ids, value_set=seen))
             new = np.flatnonzero(pc.and_not(is_new, is_known(ids)).to_numpy())
             rows += len(new)
             tokens += int(estimate_tokens(pairs)[new].sum())
             if len(paths) > 1:
-                seen = pa.chunked_array([*seen.chunks, *ids.chunks])
+                seen = pa.concat_arrays([seen, *ids.chunks])
     return rows, tokens
