@@ -33,20 +33,12 @@ def pairs_folder(interval: Interval) -> str:
     return f"runs/{interval.key}/pairs"
 
 
-def plans_folder(interval: Interval, fusion_id: str) -> str:
-    return f"runs/{interval.key}/plans/{fusion_id}"
-
-
 def unit_pairs(unit_id: str) -> str:
     return f"units/{unit_id}/pairs.parquet"
 
 
 def chunks_folder(unit_id: str) -> str:
     return f"units/{unit_id}/chunks"
-
-
-def unit_stats(unit_id: str) -> str:
-    return f"units/{unit_id}/stats.json"
 
 
 def unit_validated(unit_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -22,6 +22,7 @@ class Report:
     summary: RunSummary
     reasons: dict[str, int]
     failures: list[str]
+    unplanned: int = 0  # pairs that are in no unit
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "text": self.text}
@@ -41,6 +42,11 @@ class Report:
                 f"pairs: {total.rows_in} = {total.accepted} accepted + {total.rejected} rejected"
                 f" + {total.waiting} waiting"
             )
+        if self.unplanned:
+            lines.append(
+                f"left: {self.unplanned} pairs that are in no unit, for a limit or because a run has 1,024 units at"
+                " most; run the interval again to fuse them"
+            )
         if self.reasons:
             lines.append(f"rejected for: {_counts(self.reasons)}")
         if total.rows_per_second:
@@ -51,9 +57,12 @@ class Report:
         return "\n".join([*lines, *self.failures])
 
 
-def report_interval(connection: Connection, interval: Interval, fusion_id: str, shards: list[Shard]) -> Report:
-    """The report of one interval under one fusion; ``shards`` are the interval's."""
-    return _report(connection, Scope(interval=interval, fusion_id=fusion_id), [shard.shard_id for shard in shards])
+def report_interval(
+    connection: Connection, interval: Interval, fusion_id: str, shards: list[Shard], unplanned: int
+) -> Report:
+    """The report of one interval under one fusion; ``shards`` are its own, ``unplanned`` its pairs in no unit."""
+    report = _report(connection, Scope(interval=interval, fusion_id=fusion_id), [shard.shard_id for shard in shards])
+    return replace(report, unplanned=unplanned)
 
 
 def report_all(connection: Connection) -> Report:

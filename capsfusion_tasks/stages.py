@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 from sqlalchemy import Connection
@@ -188,20 +189,9 @@ def estimate(
     fusion = identify(settings)
     seen = waiting.intervals(storage, within)
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
-        unfinished = [
-            interval
-            for interval in seen
-            if waiting.paired_rows(storage, interval) > rates.planned_pairs(connection, fusion.fusion_id, interval)
-        ]
-        unplanned = waiting.unplanned(
-            storage,
-            unfinished,
-            is_known=lambda ids: ledger.known_pairs(connection, fusion.fusion_id, ids),
-            in_flight=ledger.open_units(connection, fusion.fusion_id) if unfinished else [],
-        )
         work = {
             "planned, not fused": Work(*rates.unfused(connection, fusion.fusion_id, within)),
-            "paired, not planned": Work(*unplanned),
+            "paired, not planned": _unplanned(connection, storage, fusion.fusion_id, seen),
         }
         rate = _rate(connection, fusion, rows_per_second)
     listed = ((interval, discovery.discovered(interval, storage)) for interval in seen)
@@ -220,6 +210,19 @@ def estimate(
         unpaired_shards=len(unpaired),
         unpaired_bytes=sum(shard.size_bytes for shard in unpaired),
     )
+
+
+def _unplanned(connection: Connection, storage: Storage, fusion_id: str, intervals: list[Interval]) -> Work:
+    """The intervals' pairs that no unit has and the warehouse neither."""
+    unfinished = [
+        interval
+        for interval in intervals
+        if waiting.paired_rows(storage, interval) > rates.planned_pairs(connection, fusion_id, interval)
+    ]
+    if not unfinished:
+        return Work(0, 0)
+    known = partial(ledger.known_pairs, connection, fusion_id)
+    return Work(*waiting.unplanned(storage, unfinished, known, ledger.open_units(connection, fusion_id)))
 
 
 def _rate(connection: Connection, fusion: Fusion, rows_per_second: float | None = None) -> Rate | None:
@@ -290,9 +293,12 @@ def export(settings: Settings, interval: Interval, export_to: str) -> dict[str, 
 
 def report(settings: Settings, interval: Interval) -> dict[str, Any]:
     """What came in and what came out: counts, ``failures``, and all of it as ``text``."""
-    shards = discovery.discovered(interval, Storage(settings.staging_uri))
-    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
-        return report_interval(connection, interval, identify(settings).fusion_id, shards).as_dict()
+    storage = Storage(settings.staging_uri)
+    fusion_id = identify(settings).fusion_id
+    shards = discovery.discovered(interval, storage)
+    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+        left = _unplanned(connection, storage, fusion_id, [interval]).rows
+        return report_interval(connection, interval, fusion_id, shards, unplanned=left).as_dict()
 
 
 def _fuse_job(settings: Settings, unit: Unit) -> FuseJob:

@@ -161,7 +161,9 @@ def test_fusing_again_replaces_and_the_counts_still_add_up(settings: Settings) -
 
 
 def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
-    run_pipeline(settings, DAYS[0], limit=5, say=lambda line: None)
+    report = run_pipeline(settings, DAYS[0], limit=5, say=lambda line: None)
+    assert report["unplanned"] == 35
+    assert "left: 35 pairs that are in no unit" in report["text"]
     assert len(pairs_in(settings)) == 5
     run_pipeline(settings, DAYS[0], say=lambda line: None)
     assert len(pairs_in(settings)) == 40
