@@ -95,9 +95,14 @@ SCORES = pa.schema(
     [
         pa.field("raw_recall", pa.float64()),  # share of the raw caption's words that the caption keeps
         pa.field("synthetic_recall", pa.float64()),  # the same for the synthetic caption
+        # Share of the raw caption's names and numbers that the caption keeps; null where it has none.
+        pa.field("fact_recall", pa.float64()),
         pa.field("novelty", pa.float64()),  # share of the caption's words that stand in neither source
+        # Share of the caption's names and numbers that stand in neither source; null where it has none.
+        pa.field("invention", pa.float64()),
         pa.field("repetition", pa.float64()),  # share of repeated trigrams
         pa.field("source_overlap", pa.float64()),  # Jaccard index of the two sources' words
+        pa.field("caption_words", pa.int32()),
     ]
 )
 
@@ -108,5 +113,6 @@ VALIDATED = pa.schema(
         *(field for field in FUSED if field.name != "row"),
         *SCORES,
         pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why it is rejected; empty: accepted
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # what to look at; rejects nothing
     ]
 )

@@ -121,6 +121,16 @@ def copy(fused: Fused) -> bool:
     return bool(caption) and (lost_raw or lost_synthetic)
 
 
+def unrelated_sources(fused: Fused) -> bool:
+    """``unrelated_sources``: the two sources have no word in common, and each has five words or more.
+
+    A mismatched pair fuses into fluent nonsense; so does now and then a pair that fits, so this rejects nothing.
+    """
+    return min(len(fused.raw_words), len(fused.synthetic_words)) >= 5 and not set(fused.raw_words) & set(
+        fused.synthetic_words
+    )
+
+
 def control_characters(fused: Fused) -> bool:
     """``control_characters``: a control character, a line break or a replacement character (U+FFFD) in the caption.
 
@@ -143,7 +153,14 @@ RULES: tuple[Callable[[Fused], bool], ...] = (
     control_characters,
 )
 
+FLAGS: tuple[Callable[[Fused], bool], ...] = (unrelated_sources,)
+
 
 def reasons(fused: Fused) -> list[str]:
     """The codes of all rules that reject the caption, in the order of ``RULES``; empty: accepted."""
     return [rule.__name__ for rule in RULES if rule(fused)]
+
+
+def flags(fused: Fused) -> list[str]:
+    """The codes of all rules that ask for a look at the caption, in the order of ``FLAGS``."""
+    return [rule.__name__ for rule in FLAGS if rule(fused)]

@@ -12,8 +12,10 @@ from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import FUSED, SCORES, VALIDATED, Unit
 from capsfusion_tasks.storage import Storage
-from capsfusion_tasks.validation.rules import reasons
+from capsfusion_tasks.validation.rules import flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
+
+VERDICTS = {"reasons": reasons, "flags": flags}  # column → what fills it
 
 
 class ValidationCounts(BaseModel):
@@ -45,7 +47,7 @@ def validate_unit(storage: Storage, unit: Unit) -> ValidationCounts:
 
 
 def validate_table(table: pa.Table, caption_column: str = "capsfusion") -> pa.Table:
-    """``table`` with the columns of ``schemas.SCORES`` and ``reasons`` added; columns of these names are replaced.
+    """``table`` with the columns of ``schemas.SCORES``, ``reasons`` and ``flags``; what has these names is replaced.
 
     It needs ``laion_2b``, ``laion_coco`` and ``caption_column``, and uses ``finish_reason`` where there is one. A null
     is an empty text. Raises InputError for a column that is missing or holds no text.
@@ -54,13 +56,14 @@ def validate_table(table: pa.Table, caption_column: str = "capsfusion") -> pa.Ta
     known = "finish_reason" in table.column_names
     finish_reasons = _texts(table, "finish_reason") if known else [None] * table.num_rows
     cases = [Fused(*row) for row in zip(*columns, finish_reasons, strict=True)]
-    table = table.drop_columns([name for name in (*SCORES.names, "reasons") if name in table.column_names])
+    table = table.drop_columns([name for name in (*SCORES.names, *VERDICTS) if name in table.column_names])
     judged = [scores(case) for case in cases]
     for field in SCORES:
         table = table.append_column(field, pa.array([row[field.name] for row in judged], field.type))
-    return table.append_column(
-        VALIDATED.field("reasons"), pa.array([reasons(case) for case in cases], pa.list_(pa.string()))
-    )
+    for name, judge in VERDICTS.items():
+        field = VALIDATED.field(name)
+        table = table.append_column(field, pa.array([judge(case) for case in cases], field.type))
+    return table
 
 
 def count(validated: pa.Table) -> ValidationCounts:

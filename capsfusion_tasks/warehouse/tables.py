@@ -153,6 +153,10 @@ def _captions(name: str, *more: Column[Any]) -> Table:
         Column("unit_id", Text, ForeignKey(work_units.c.unit_id), nullable=False),
         _text("dag_run_id", nullable=True),
         _time("loaded_at", server_default=func.now()),
+        Column("fact_recall", Double),
+        Column("invention", Double),
+        Column("caption_words", Integer),
+        Column("flags", ARRAY(Text), nullable=False, server_default="{}"),
         PrimaryKeyConstraint("pair_id", "fusion_id"),
         Index(None, "unit_id"),
     )

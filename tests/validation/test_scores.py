@@ -14,9 +14,12 @@ def test_scores_are_shares_of_distinct_words() -> None:
     assert scores(fused) == {
         "raw_recall": pytest.approx(2 / 3),
         "synthetic_recall": 1.0,
+        "fact_recall": 0.5,  # Mustang, not 1967
         "novelty": pytest.approx(2 / 8),  # the, parks
+        "invention": 0.0,
         "repetition": 0.0,
         "source_overlap": 0.0,
+        "caption_words": 9,
     }
 
 
@@ -28,9 +31,12 @@ def test_a_text_without_words_has_no_recall() -> None:
     assert scores(Fused("?!", "", "🎉")) == {
         "raw_recall": None,
         "synthetic_recall": None,
+        "fact_recall": None,
         "novelty": None,
+        "invention": None,
         "repetition": 0.0,
         "source_overlap": None,
+        "caption_words": 0,
     }
 
 

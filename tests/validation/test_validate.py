@@ -120,7 +120,7 @@ def test_a_table_from_elsewhere_keeps_its_columns_and_order() -> None:
         }
     )
     validated = validate_table(table, "caption")
-    assert validated.column_names == [*table.column_names, *SCORES.names, "reasons"]
+    assert validated.column_names == [*table.column_names, *SCORES.names, "reasons", "flags"]
     assert validated.select(table.column_names).equals(table)
     assert validated["reasons"].to_pylist() == [[], ["empty"]]
     assert validate_table(validated, "caption").equals(validated)  # judged again: replaced, not added

@@ -74,7 +74,7 @@ def rows(*numbers: int, rejected: dict[int, list[str]] | None = None, **changes:
                 made[field.name] = 0.5
             else:
                 made[field.name] = number
-        made |= {"pair_id": pair_id(number), "reasons": (rejected or {}).get(number, [])}
+        made |= {"pair_id": pair_id(number), "reasons": (rejected or {}).get(number, []), "flags": []}
         return made | changes
 
     return pa.Table.from_pylist([row(number) for number in numbers], schema=VALIDATED)

@@ -1,0 +1,24 @@
+"""More scores, and flags, for both caption tables. Rows from before have null scores and no flags."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0002"
+down_revision: str | None = "0001"
+branch_labels: str | None = None
+depends_on: str | None = None
+
+
+def upgrade() -> None:
+    for table in ("fused_captions", "rejected_captions"):
+        # None of these rewrites the table: a null and a constant default are kept beside the rows.
+        for column in (
+            sa.Column("fact_recall", sa.Double),
+            sa.Column("invention", sa.Double),
+            sa.Column("caption_words", sa.Integer),
+            sa.Column("flags", postgresql.ARRAY(sa.Text), nullable=False, server_default="{}"),
+        ):
+            op.add_column(table, column, schema="capsfusion")
