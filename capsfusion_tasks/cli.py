@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Interval, load_settings
@@ -104,22 +103,30 @@ def validate(
     ],
     column: Annotated[str, typer.Option(help="The column that holds the caption.")] = "capsfusion",
     out: Annotated[
-        Path | None, typer.Option(help="Write every row with its reasons and scores to this .parquet.")
+        Path | None, typer.Option(help="Write every row with its reasons, flags and scores to this .parquet.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page to look at to this .html: reasons, scores, examples in colour.")
+    ] = None,
+    examples: Annotated[int, typer.Option(help="Examples of each reason on that page.", min=1)] = 8,
 ) -> None:
-    """Tell which captions of a file would be rejected, and why.
+    """Tell which captions of a file would be rejected, and why. Flags say what to look at and reject nothing.
 
-    Example: capsfusion validate fused.jsonl --out verdicts.parquet
+    Example: capsfusion validate fused.jsonl --out verdicts.parquet --report verdicts.html
     """
-    from capsfusion_tasks.terminal import cell
+    from capsfusion_tasks.storage import Storage
+    from capsfusion_tasks.terminal import RowCount, print_verdicts
     from capsfusion_tasks.validation.files import validate_file
+    from capsfusion_tasks.validation.page import report_page
 
-    found = validate_file(source, column, out)
-    title = f"{source.name}: {found.accepted} of {found.rows} accepted"
-    table = Table("reason", "rows", "share", "for example", title=title)
-    for reason, rows in sorted(found.reasons.items()):
-        table.add_row(reason, str(rows), f"{rows / found.rows:.2%}", cell(found.examples[reason]))
-    Console().print(table)
+    with RowCount(stderr) as count:
+        found = validate_file(
+            source, column, out, settings=load_settings().rules, examples=examples, on_rows=count.reached
+        )
+    if report:
+        with Storage(str(report.absolute().parent)).publish(report.name) as stream:
+            stream.write(report_page(source.name, found).encode("utf-8", "replace"))
+    print_verdicts(source.name, found.tally)
 
 
 @app.command()
@@ -144,6 +151,9 @@ def run(
     max_cost: Annotated[
         float | None, typer.Option(help="… where a higher cost is, at CAPSFUSION_GPU_HOUR_PRICE.", min=0)
     ] = None,
+    accept_rejections: Annotated[
+        bool, typer.Option("--accept-rejections", help="Load units however many of their captions are rejected.")
+    ] = False,
 ) -> None:
     """Run all stages over the shards of a time range, without Airflow. Run it again to resume.
 
@@ -155,7 +165,15 @@ def run(
     settings = load_settings(laion2b=laion_2b, laion_coco=laion_coco, model=model, num_beams=num_beams)
     interval = Interval(start=start, end=end)
     budget = Budget(max_gpu_hours, max_cost)
-    report = run_pipeline(settings, interval, limit=limit, existing=existing, budget=budget, say=_progress_line)
+    report = run_pipeline(
+        settings,
+        interval,
+        limit=limit,
+        existing=existing,
+        budget=budget,
+        accept_rejections=accept_rejections,
+        say=_progress_line,
+    )
     Console().print(report["text"], highlight=False, markup=False)
     if failures := report["failures"]:
         raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")

@@ -24,6 +24,7 @@ def run_pipeline(
     limit: int | None = None,
     existing: stages.Existing = "skip",
     budget: Budget = UNLIMITED,
+    accept_rejections: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Fuse and load what arrived in ``interval``; returns the report.
@@ -48,7 +49,7 @@ def run_pipeline(
         )
         say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} pairs to fuse")
         for unit in units:
-            _run_unit(settings, unit, existing, say)
+            _run_unit(settings, unit, existing, accept_rejections, say)
         return stages.report(settings, interval)
 
 
@@ -60,7 +61,9 @@ def _pull(settings: Settings, shard: Shard) -> str:
     return f"pull: {shard.label}: {pulled['rows']} rows, dropped {pulled['dropped'] or 'none'}"
 
 
-def _run_unit(settings: Settings, unit: Unit, existing: stages.Existing, say: Callable[[str], None]) -> None:
+def _run_unit(
+    settings: Settings, unit: Unit, existing: stages.Existing, accept_rejections: bool, say: Callable[[str], None]
+) -> None:
     stages.fuse_started(settings, unit)
     try:
         launcher.run(stages.fuse_argv(settings, unit), on_line=say)
@@ -69,6 +72,10 @@ def _run_unit(settings: Settings, unit: Unit, existing: stages.Existing, say: Ca
         stages.fuse_failed(settings, unit, str(error))
         say(f"fuse: {unit.label} failed: {error}")
         return
-    verdicts = stages.validate(settings, unit)
+    try:
+        verdicts = stages.validate(settings, unit, accept_rejections=accept_rejections)
+    except InputError as error:
+        say(f"validate: {unit.label} failed: {error}")
+        return
     stages.load(settings, unit, existing=existing)
     say(f"load: {unit.label}: {verdicts['accepted']} accepted, {verdicts['rejected']} rejected {verdicts['reasons']}")

@@ -27,10 +27,43 @@ def _split_patterns(value: Any) -> Any:
 Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_patterns)]
 
 
+class RuleSettings(BaseModel):
+    """Thresholds of validation's rules, calibrated on the published captions: each rule's docstring says how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_words: int = Field(default=3, ge=0, description="Captions of fewer words are too short …")
+    min_characters: int = Field(default=6, ge=0, description="… and so are those of fewer characters.")
+    max_words: int = Field(default=80, ge=1, description="Captions of more words are too long.")
+    repetition_max: float = Field(default=0.15, ge=0, le=1, description="Largest share of trigrams that stood before.")
+    facts_min: int = Field(
+        default=3, ge=1, description="Raw captions of so many names and numbers must keep a share of them:"
+    )
+    fact_recall_min: float = Field(default=0.25, ge=0, le=1, description="… at least this one.")
+    invented_max: int = Field(default=2, ge=0, description="Most names and numbers that may stand in neither source.")
+    same_caption_max: int = Field(
+        default=5, ge=1, description="Most different raw captions that may get the same caption."
+    )
+
+
+class GateSettings(BaseModel):
+    """When a unit's rejections keep it out of the warehouse: ``validation/gate.py`` says how it decides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rejected_max: float = Field(
+        default=0.25, ge=0, le=1, description="Largest share of a unit's rows that may be rejected."
+    )
+    drift_max: float = Field(default=6.0, gt=0, description="How many standard errors above recent units it may lie.")
+    min_rows: int = Field(default=100, ge=1, description="Units of fewer rows pass: their share says little.")
+
+
 class Settings(BaseSettings):
     """Everything that can be set, with its default; ``CAPSFUSION_`` + the upper-case name sets it."""
 
-    model_config = SettingsConfigDict(env_prefix="CAPSFUSION_", frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="CAPSFUSION_", env_nested_delimiter="__", frozen=True, extra="forbid", env_ignore_empty=True
+    )
 
     home: Path = Field(
         Path(".capsfusion"), description="State: the embedded database and, by default, the staging area."
@@ -80,6 +113,9 @@ class Settings(BaseSettings):
     unscored: Literal["keep", "drop"] = Field("keep", description="Rows whose punsafe or pwatermark is unknown.")
     pwatermark_max: float = Field(0.8, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
 
+    rules: RuleSettings = Field(RuleSettings(), description="When a caption is rejected.")
+    gate: GateSettings = Field(GateSettings(), description="When a unit is not loaded.")
+
     @model_validator(mode="after")
     def _absolute_folders(self) -> Settings:
         # Tasks run in working folders of their own: a relative path must mean the same in all of them.
@@ -106,7 +142,7 @@ class Settings(BaseSettings):
         values = self.model_dump(mode="json")
         return {
             f"CAPSFUSION_{name}".upper(): json.dumps(value)
-            if isinstance(value, list)
+            if isinstance(value, (list, dict))
             else ""
             if value is None
             else str(value)
@@ -120,7 +156,7 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         problems = [
-            f"CAPSFUSION_{'_'.join(str(part) for part in e['loc']).upper()}: {e['msg']}, got {e['input']!r}"
+            f"CAPSFUSION_{'__'.join(str(part) for part in e['loc']).upper()}: {e['msg']}, got {e['input']!r}"
             for e in error.errors()
         ]
         raise InputError("settings are not valid: " + "; ".join(problems)) from error

@@ -40,8 +40,11 @@ from capsfusion_tasks.schemas import VALIDATED, Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.validation import gate
+from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import validate_unit
 from capsfusion_tasks.warehouse import ledger, rates
+from capsfusion_tasks.warehouse.captions import raws_by_caption
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.export import Selection
 from capsfusion_tasks.warehouse.load import load_unit
@@ -265,10 +268,46 @@ def fuse_failed(settings: Settings, unit: Unit, error: str) -> None:
         ledger.unit_failed(connection, unit.unit_id, error)
 
 
-def validate(settings: Settings, unit: Unit) -> dict[str, Any]:
-    """A verdict and its reasons for each of the unit's captions."""
-    counts = validate_unit(Storage(settings.staging_uri), unit)
-    return {"rows": counts.rows, "accepted": counts.accepted, "rejected": counts.rejected, "reasons": counts.reasons}
+def validate(settings: Settings, unit: Unit, *, accept_rejections: bool = False) -> dict[str, Any]:
+    """A verdict and its reasons for each of the unit's captions.
+
+    Raises InputError with the table of reasons where rejections are so many that nothing may be loaded, unless they are
+    accepted. The verdicts are published then too, to be looked at, and the ledger has the error.
+    """
+    with open_warehouse(settings) as warehouse:
+        with warehouse.engine.begin() as connection:
+            validated = validate_unit(
+                Storage(settings.staging_uri),
+                unit,
+                settings.rules,
+                loaded=lambda captions: raws_by_caption(connection, captions),
+            )
+            recent = [gate.Verdicts(*row) for row in ledger.recent_verdicts(connection, unit.fusion_id)]
+        tally = Tally().add(validated)
+        problem = gate.why_closed(tally, recent, settings.gate)
+        if problem and not accept_rejections:
+            error = _gate_error(settings, unit, tally, problem)
+            with warehouse.engine.begin() as connection:
+                ledger.unit_failed(connection, unit.unit_id, error)
+            raise InputError(error)
+    if problem:
+        log.warning("%d of %d captions are rejected, %s: accepted", tally.rejected, tally.rows, problem)
+    return {
+        "rows": tally.rows,
+        "accepted": tally.accepted,
+        "rejected": tally.rejected,
+        "reasons": dict(tally.reasons.most_common()),
+        "flags": dict(tally.flags.most_common()),
+    }
+
+
+def _gate_error(settings: Settings, unit: Unit, tally: Tally, problem: str) -> str:
+    summary = (
+        f"{tally.rejected} of {tally.rows} captions of unit {unit.unit_id} are rejected ({tally.share:.1%}), and"
+        f" {problem}. Nothing of it is loaded. If this is as it should be, run it again with accept_rejections."
+        f" All verdicts: {settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit.unit_id)}"
+    )
+    return "\n".join([summary, *tally.lines()])
 
 
 def load(

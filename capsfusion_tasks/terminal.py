@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Literal
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.csv
@@ -12,6 +14,9 @@ import pyarrow.parquet
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from capsfusion_tasks.validation.tally import Tally
 
 Format = Literal["table", "csv", "json", "parquet"]
 
@@ -49,3 +54,47 @@ def _flat(rows: pa.Table) -> pa.Table:
         for column in rows.columns
     ]
     return pa.table(columns, names=rows.column_names)
+
+
+class RowCount:
+    """How many rows are done, for work whose end is not known: one line that changes, or a line now and then in a log.
+
+    Short work says nothing.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._pause = 0.5 if console.is_terminal else 15.0
+        self._status = console.status("")
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> RowCount:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._status.stop()
+
+    def reached(self, rows: int) -> None:
+        now = time.monotonic()
+        if now - self._said < self._pause:
+            return
+        self._said = now
+        line = f"{rows:,} rows, {rows / (now - self._started):,.0f} rows/s"
+        if self._console.is_terminal:
+            self._status.update(line)
+            self._status.start()
+        else:
+            self._console.print(line, highlight=False)
+
+
+def print_verdicts(name: str, tally: Tally) -> None:
+    """Reasons and flags of a file's captions, each with its share and an example, to standard output."""
+    table = Table("reason", "rows", "share", "for example", title=f"{name}: {tally.accepted} of {tally.rows} accepted")
+    for code, rows in tally.reasons.most_common():
+        table.add_row(code, str(rows), f"{rows / tally.rows:.2%}", cell(tally.examples[code][0].caption))
+    table.add_section()
+    for code, rows in tally.flags.most_common():
+        table.add_row(f"flag: {code}", str(rows), f"{rows / tally.rows:.2%}", cell(tally.examples[code][0].caption))
+    Console().print(table)

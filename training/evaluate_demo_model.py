@@ -27,7 +27,7 @@ from transformers import LlamaForCausalLM
 from capsfusion_tasks.demo.pairs import MadePair, make_pair
 from capsfusion_tasks.fusion.prompt import prompt_tokens
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
-from capsfusion_tasks.validation.rules import REPEATED_TRIGRAMS_MAX, reasons
+from capsfusion_tasks.validation.rules import DEFAULTS, reasons
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import repeated_share, words
 
@@ -132,7 +132,9 @@ def report(sources: list[Source], fused: list[tuple[str, str]]) -> dict[str, flo
     """The shares that the model card states, each from 0 to 1, and the mean length in words."""
     count = len(sources)
     captions = [caption for caption, _ in fused]
-    looped = [repeated_share(words(caption)) > REPEATED_TRIGRAMS_MAX or finish == "length" for caption, finish in fused]
+    looped = [
+        repeated_share(words(caption)) > DEFAULTS.repetition_max or finish == "length" for caption, finish in fused
+    ]
     verdicts = [
         reasons(Fused(source.raw, source.synthetic, caption, finish))
         for source, (caption, finish) in zip(sources, fused, strict=True)

@@ -8,65 +8,138 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from itertools import chain
 
-_TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_SENTENCE_START = re.compile(r"(?:^|[.!?:;…]|[\"“«‘(\[|•–—-](?=[^\W_]))[\s\"'“”‘’«»()\[\]]*")
+from capsfusion_tasks.validation.language import words_not_latin
+from capsfusion_tasks.validation.text import FUNCTION_WORDS
 
-# Words that no fact is made of although a title writes them with a capital.
-_ARTICLES = "a an the this that these those some any all each both other"
-_CONJUNCTIONS = "and or nor but if then than so as when where why how while"
-_PREPOSITIONS = (
-    "of in on at by for from to with without into onto over under up down out off near about after before between"
-    " during via per vs through"
+# What stands before a word, and the word.
+_TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*)")
+_STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")  # nothing stands before the first
+# Tags, addresses, names of files, and four or more words joined by hyphens: their parts are no names.
+_PICTURE_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp)\b")
+_NO_PROSE = re.compile(
+    r"<[^>]{0,500}>|(?:https?://|www\.)\S+|\S{1,200}\.(?:jpe?g|png|gif|webp)\b|[^\s_-]{1,50}(?:[_-][^\s_-]{1,50}){3,}"
 )
-_PRONOUNS = (
-    "i me my i'm we us our you your he him his she her hers it its it's they them their who whom whose which what there"
-    " here"
-)
-_VERBS = (
-    "is are was were be been being am do does did done have has had will would can could shall should may might must"
-)
-_ADVERBS = "not no such also very more most"
-_FUNCTION_WORDS = frozenset(f"{_ARTICLES} {_CONJUNCTIONS} {_PREPOSITIONS} {_PRONOUNS} {_VERBS} {_ADVERBS}".split())
+# What stock agencies write under every picture.
+_BOILERPLATE = "stock photo photos photograph photography picture pictures image images royalty free vector clipart"
+_NO_NAMES = FUNCTION_WORDS | frozenset(_BOILERPLATE.split())
+
 _CARDINALS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
     " seventeen eighteen nineteen twenty"
 )
 _ORDINALS = "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
 _NUMBERS = {word: str(number) for names in (_CARDINALS, _ORDINALS) for number, word in enumerate(names.split())}
+_MONTHS = "january february march april may june july august september october november december"
+_CALENDAR = frozenset(f"{_MONTHS} monday tuesday wednesday thursday friday saturday sunday".split())
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
+_DIGITS = re.compile(r"\d+")
+_ACRONYM = re.compile(r"\b[A-Z]{2,5}\b")
+# "LASG" is "Lagos State Government", "IAAF" the "International Association of Athletics Federations".
+_BETWEEN_INITIALS = r"\w{0,20}?\W?(?:(?:of|and|for|the|in) )?"
 
 
+def raw_facts(text: str) -> frozenset[str]:
+    """The base forms of the names and numbers in a raw caption.
+
+    The capital that begins a sentence makes a name only where the next word has one too ("Neiman Marcus opens").
+    """
+    if "_" in text or "/" in text or text.count("-") > 2 or _PICTURE_FILE.search(text):
+        text = _NO_PROSE.sub(" ", text)
+    tokens = _TOKENS.findall(text)
+    nexts = [word for _, word in tokens[1:]] + [""]
+    return _facts(
+        word
+        for (gap, word), following in zip(tokens, nexts, strict=False)
+        if not (word.islower() and word.isalpha())
+        and (gap == " " or following[:1].isupper() or not _STARTS_SENTENCE.search(gap))
+    )
+
+
+def caption_facts(text: str) -> frozenset[str]:
+    """The same of a caption, where the capital that begins a sentence or a title makes no name."""
+    return _facts(
+        word
+        for gap, word in _TOKENS.findall(text)
+        if not (word.islower() and word.isalpha()) and (gap == " " or not _STARTS_SENTENCE.search(gap))
+    )
+
+
+def _facts(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(chain.from_iterable(map(_base_forms_of_fact, words)))
+
+
+@lru_cache(1 << 16)
+def _base_forms_of_fact(word: str) -> tuple[str, ...]:
+    """One where ``word`` is a name or a number, else none; more where compatibility characters fall apart."""
+    folded = unicodedata.normalize("NFKC", word).casefold().replace("’", "'")
+    is_name = word != word.lower() and folded not in _NO_NAMES
+    return tuple(map(base_form, folded.split())) if is_name or _DIGITS.search(word) else ()
+
+
+@lru_cache(1 << 16)
 def base_form(word: str) -> str:
     """A case-folded word as facts are compared: no plural or possessive, numbers as digits."""
     if number := _NUMBERS.get(word):
         return number
-    if word[0].isdigit():
-        ordinal = _ORDINAL.fullmatch(word)
-        return ordinal[1] if ordinal else word
+    if ordinal := _ORDINAL.fullmatch(word):
+        return ordinal[1]
     return word.removesuffix("'s").removesuffix("s") if len(word) > 3 else word
 
 
-def base_forms(words: Iterable[str]) -> frozenset[str]:
-    return frozenset(map(base_form, words))
+def unsaid(facts: frozenset[str], words: Collection[str]) -> frozenset[str]:
+    """Those of ``facts`` that ``words`` do not say.
 
-
-def facts(text: str, *, sentence_starts: bool) -> frozenset[str]:
-    """The base forms of the names and numbers in ``text``.
-
-    ``sentence_starts``: whether a capital at the start of a sentence makes a name.
+    What is written together or apart ("White Sox", "WhiteSox") or in another form ("Italy", "Italian") is said.
     """
-    text = unicodedata.normalize("NFKC", text)
-    starts = set() if sentence_starts else {match.end() for match in _SENTENCE_START.finditer(text)}
-    found = set()
-    for match in _TOKEN.finditer(text):
-        token = match[0]
-        if token.islower() and token.isalpha():
-            continue
-        folded = token.casefold().replace("’", "'")
-        is_number = any(map(str.isdigit, token))
-        is_name = token != token.lower() and match.start() not in starts and folded not in _FUNCTION_WORDS
-        if is_number or is_name:
-            found.add(base_form(folded))
-    return frozenset(found)
+    missing = facts.difference(words)
+    missing = missing and missing.difference(map(base_form, words))
+    if not missing:
+        return missing
+    text, together = " " + " ".join(words), "".join(words)
+    return frozenset(fact for fact in missing if not _is_said(fact, text, together))
+
+
+def _is_said(fact: str, text: str, together: str) -> bool:
+    if numbers := _DIGITS.findall(fact):
+        said = {number.lstrip("0") for number in _DIGITS.findall(text)}
+        return all(number.lstrip("0") in said for number in numbers)
+    return (len(fact) >= 3 and fact in together) or (len(fact) >= 5 and f" {fact[:4]}" in text)
+
+
+def invented(facts: frozenset[str], caption: str, raw: str, source_words: Collection[str]) -> frozenset[str]:
+    """Those of ``facts``, of ``caption``, that no source says, not even as an abbreviation ("NYC", "Oct. 08", "Sask.").
+
+    Where the raw caption has another script than Latin, one name may be a translation, and is left out.
+    """
+    candidates = unsaid(facts, source_words)
+    if not candidates:
+        return candidates
+    written_out = _written_out(caption, raw, source_words)
+    together = "".join(source_words)
+    numbers = {number for word in source_words for number in _DIGITS.findall(word)}
+    stems = tuple(word for word in source_words if len(word) >= 4)
+
+    def is_expansion(fact: str) -> bool:
+        if fact.isdigit():  # "11,746" for "11746", "2008" for "'08"
+            return fact in together or (len(fact) == 4 and fact[2:] in numbers)
+        in_date = fact in _CALENDAR and bool(numbers)
+        return in_date or fact in written_out or fact.startswith(stems)
+
+    unexplained = sorted((fact for fact in candidates if not is_expansion(fact)), key=str.isdigit)
+    return frozenset(unexplained[1:] if words_not_latin(raw) else unexplained)
+
+
+def _written_out(caption: str, raw: str, source_words: Collection[str]) -> set[str]:
+    """The base forms of the words that ``caption`` writes out for acronyms of its sources: "New York" for "NY"."""
+    acronyms = set() if raw.isupper() else set(_ACRONYM.findall(raw))
+    acronyms |= {acronym for acronym in _ACRONYM.findall(caption) if acronym.lower() in source_words}
+    found: set[str] = set()
+    for acronym in acronyms:
+        letters = _BETWEEN_INITIALS.join(acronym.lower())
+        for match in re.finditer(rf"\b{letters}\w*", caption.lower()):
+            found.update(map(base_form, match[0].split()))
+    return found

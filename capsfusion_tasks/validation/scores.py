@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 
-from capsfusion_tasks.validation.facts import base_forms, facts
+from capsfusion_tasks.validation import facts
 from capsfusion_tasks.validation.text import repeated_share, words
 
 
@@ -18,6 +18,7 @@ class Fused:
     synthetic: str
     caption: str
     finish_reason: str | None = None  # None where it is not known (a file from elsewhere)
+    raws_with_caption: int = 1  # different raw captions that got this caption, its own counted
 
     @cached_property
     def raw_words(self) -> list[str]:
@@ -32,22 +33,34 @@ class Fused:
         return words(self.caption)
 
     @cached_property
+    def repetition(self) -> float:
+        return repeated_share(self.caption_words)
+
+    @cached_property
+    def caption_lower(self) -> str:
+        return self.caption.lower()
+
+    @cached_property
+    def sources_lower(self) -> str:
+        return f"{self.raw}\n{self.synthetic}".lower()
+
+    @cached_property
     def raw_facts(self) -> frozenset[str]:
-        return facts(self.raw, sentence_starts=True)
+        return facts.raw_facts(self.raw)
 
     @cached_property
     def lost_facts(self) -> frozenset[str]:
         """Names and numbers of the raw caption that are not in the caption."""
-        return self.raw_facts - base_forms(self.caption_words)
+        return facts.unsaid(self.raw_facts, self.caption_words)
 
     @cached_property
     def caption_facts(self) -> frozenset[str]:
-        return facts(self.caption, sentence_starts=False)
+        return facts.caption_facts(self.caption)
 
     @cached_property
     def invented_facts(self) -> frozenset[str]:
         """Names and numbers of the caption that are in neither source."""
-        return self.caption_facts - base_forms(self.raw_words) - base_forms(self.synthetic_words)
+        return facts.invented(self.caption_facts, self.caption, self.raw, self.raw_words + self.synthetic_words)
 
 
 def scores(fused: Fused) -> dict[str, float | None]:
@@ -64,7 +77,7 @@ def scores(fused: Fused) -> dict[str, float | None]:
         "fact_recall": _share(fused.raw_facts - fused.lost_facts, fused.raw_facts),
         "novelty": _share(caption - sources, caption),
         "invention": _share(fused.invented_facts, fused.caption_facts),
-        "repetition": repeated_share(fused.caption_words),
+        "repetition": fused.repetition,
         "source_overlap": _share(raw & synthetic, sources),
         "caption_words": len(fused.caption_words),
     }

@@ -1,27 +1,86 @@
-"""Words and n-grams as scores and rules see them: case, width, quotes and punctuation do not count."""
+"""Words, n-grams and loops as scores and rules see them: case, width, quotes and punctuation do not count."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+
+# Words of grammar, not of content.
+_ARTICLES = "a an the this that these those some any all each both other"
+_CONJUNCTIONS = "and or nor but if then than so as when where why how while"
+_PREPOSITIONS = (
+    "of in on at by for from to with without into onto over under up down out off near about after before between"
+    " during via per vs through"
+)
+_PRONOUNS = (
+    "i me my i'm we us our you your he him his she her hers it its it's they them their who whom whose which what there"
+    " here"
+)
+_VERBS = (
+    "is are was were be been being am do does did done have has had will would can could shall should may might must"
+)
+_SHORT_FORMS = (
+    "i've i'll i'd you're you've we're they're don't doesn't didn't can't won't isn't aren't that's there's let's"
+)
+_ADVERBS = "not no such also very more most"
+FUNCTION_WORDS = frozenset(
+    f"{_ARTICLES} {_CONJUNCTIONS} {_PREPOSITIONS} {_PRONOUNS} {_VERBS} {_SHORT_FORMS} {_ADVERBS}".split()
+)
+
+# A unit of up to four letters five times in a row, in a word of ten letters or more; a sign ten times in a row.
+_LETTER_LOOP = re.compile(r"([^\W\d]{1,4}?)\1{4,}")
+_LOOPING_WORD_LENGTH = 10
+_SIGN_LOOP = re.compile(r"([^\w\s])(?:\s?\1){9,}")
 
 
 def words(text: str) -> list[str]:
     """The words of ``text`` in order, NFKC-normalised and case-folded; "Don’t" is one word, the same as "don't"."""
+    if text.isascii():
+        return _WORD.findall(text.lower())
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))
 
 
 def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
+    return list(zip(*[tokens[i:] for i in range(n)], strict=False))
 
 
 def repeated_share(tokens: Sequence[str], n: int = 3) -> float:
     """Share of n-grams that stood before in the same text: 0 where all differ, 0 for a text shorter than ``n``."""
     grams = ngrams(tokens, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def loop(text: str, tokens: Sequence[str]) -> str | None:
+    """What ``text``, of the words ``tokens``, says over and over without a pause; None where nothing is.
+
+    Up to four words three times in a row, with all of their repetitions; or a word or a row of signs that repeats its
+    letters ("hahahahaha", "- - - - - - - - - -").
+    """
+    said = _word_loop(tokens)
+    if said is None:
+        long = [token for token in tokens if len(token) >= _LOOPING_WORD_LENGTH]
+        said = next(
+            (token for token in long if len(set(token)) <= len(token) // 2 and _LETTER_LOOP.search(token)), None
+        )
+    if said is None and (signs := _SIGN_LOOP.search(text)):
+        said = signs[0]
+    return said
+
+
+def _word_loop(tokens: Sequence[str]) -> str | None:
+    if len(set(pairwise(tokens))) >= len(tokens) - 1:  # what is said three times has the same two words twice
+        return None
+    for size in range(1, 5):
+        same = 0  # words in a row that are those of ``size`` words before
+        for i in range(size, len(tokens)):
+            same = same + 1 if tokens[i] == tokens[i - size] else 0
+            if same == 2 * size:
+                return " ".join(tokens[i + 1 - 3 * size : i + 1])
+    return None
 
 
 def contains(tokens: Sequence[str], part: Sequence[str]) -> bool:

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Set
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
 
 from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import FUSED, SCORES, VALIDATED, Unit
+from capsfusion_tasks.settings import RuleSettings
 from capsfusion_tasks.storage import Storage
-from capsfusion_tasks.validation.rules import flags, reasons
+from capsfusion_tasks.validation.rules import DEFAULTS, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
 
-VERDICTS = {"reasons": reasons, "flags": flags}  # column → what fills it
+# For captions: the raw captions that each was loaded for; captions without any may be left out.
+RawsByCaption = Callable[[Set[str]], Mapping[str, Set[str]]]
+
+JUDGED = pa.schema([*SCORES, *(VALIDATED.field(name) for name in ("reasons", "flags"))])  # the columns that are added
 
 
-class ValidationCounts(BaseModel):
-    """How the rows of a unit were judged. A row with two reasons counts under both of them."""
-
-    model_config = ConfigDict(frozen=True)
-
-    rows: int
-    accepted: int
-    rejected: int
-    reasons: dict[str, int]
-
-
-def validate_unit(storage: Storage, unit: Unit) -> ValidationCounts:
+def validate_unit(
+    storage: Storage, unit: Unit, settings: RuleSettings = DEFAULTS, loaded: RawsByCaption | None = None
+) -> pa.Table:
     """Judge all captions of ``unit`` and publish ``units/<unit_id>/validated.parquet``, in the order of its pairs.
 
-    Raises InputError where a row of the unit is not fused, or fused twice.
+    Returns what it published (``schemas.VALIDATED``). ``loaded`` tells what the warehouse has. Raises InputError where
+    a row of the unit is not fused, or fused twice.
     """
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id))
     chunks = [path for path in storage.files(layout.chunks_folder(unit.unit_id)) if path.endswith(".parquet")]
@@ -41,41 +36,51 @@ def validate_unit(storage: Storage, unit: Unit) -> ValidationCounts:
     _check_rows(unit, pairs.num_rows, fused["row"].to_pylist())
     for name in fused.column_names[1:]:
         pairs = pairs.append_column(name, fused[name])
-    validated = validate_table(pairs).select(VALIDATED.names).cast(VALIDATED)
+    validated = validate_table(pairs, settings=settings, loaded=loaded).select(VALIDATED.names).cast(VALIDATED)
     storage.write_table(layout.unit_validated(unit.unit_id), validated)
-    return count(validated)
+    return validated
 
 
-def validate_table(table: pa.Table, caption_column: str = "capsfusion") -> pa.Table:
+def validate_table(
+    table: pa.Table,
+    caption_column: str = "capsfusion",
+    settings: RuleSettings = DEFAULTS,
+    loaded: RawsByCaption | None = None,
+) -> pa.Table:
     """``table`` with the columns of ``schemas.SCORES``, ``reasons`` and ``flags``; what has these names is replaced.
 
     It needs ``laion_2b``, ``laion_coco`` and ``caption_column``, and uses ``finish_reason`` where there is one. A null
-    is an empty text. Raises InputError for a column that is missing or holds no text.
+    is an empty text. The same caption for many pairs is looked for in the table and in what is ``loaded``. Raises
+    InputError for a column that is missing or holds no text.
     """
-    columns = [_texts(table, name) for name in ("laion_2b", "laion_coco", caption_column)]
+    raws, synthetics, captions = (_texts(table, name) for name in ("laion_2b", "laion_coco", caption_column))
     known = "finish_reason" in table.column_names
     finish_reasons = _texts(table, "finish_reason") if known else [None] * table.num_rows
-    cases = [Fused(*row) for row in zip(*columns, finish_reasons, strict=True)]
-    table = table.drop_columns([name for name in (*SCORES.names, *VERDICTS) if name in table.column_names])
-    judged = [scores(case) for case in cases]
-    for field in SCORES:
-        table = table.append_column(field, pa.array([row[field.name] for row in judged], field.type))
-    for name, judge in VERDICTS.items():
-        field = VALIDATED.field(name)
-        table = table.append_column(field, pa.array([judge(case) for case in cases], field.type))
+    raws_with = _raws_with_caption(captions, raws, loaded)
+    judged = [
+        _judge(Fused(*row), settings) for row in zip(raws, synthetics, captions, finish_reasons, raws_with, strict=True)
+    ]
+    table = table.drop_columns([name for name in JUDGED.names if name in table.column_names])
+    columns = zip(*judged, strict=True) if judged else [()] * len(JUDGED)
+    for field, values in zip(JUDGED, columns, strict=True):
+        table = table.append_column(field, pa.array(values, field.type))
     return table
 
 
-def count(validated: pa.Table) -> ValidationCounts:
-    """The counts of a table that has the column ``reasons``."""
-    rejected = pc.sum(pc.greater(pc.list_value_length(validated["reasons"]), 0), min_count=0).as_py()
-    found = Counter(pc.list_flatten(validated["reasons"]).to_pylist())
-    return ValidationCounts(
-        rows=validated.num_rows,
-        accepted=validated.num_rows - rejected,
-        rejected=rejected,
-        reasons=dict(found.most_common()),
-    )
+def _judge(fused: Fused, settings: RuleSettings) -> tuple[object, ...]:
+    """The values of ``JUDGED`` for one caption."""
+    return (*scores(fused).values(), reasons(fused, settings), flags(fused, settings))
+
+
+def _raws_with_caption(captions: list[str], raws: list[str], loaded: RawsByCaption | None) -> list[int]:
+    """For each row: how many different raw captions have its caption, in these rows and in what is loaded."""
+    found: dict[str, set[str]] = {}
+    for caption, raw in zip(captions, raws, strict=True):
+        found.setdefault(caption, set()).add(raw)
+    if loaded is not None:
+        for caption, others in loaded(found.keys()).items():
+            found[caption] |= others
+    return [len(found[caption]) for caption in captions]
 
 
 def _check_rows(unit: Unit, rows: int, found: list[int]) -> None:

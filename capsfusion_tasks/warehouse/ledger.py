@@ -20,6 +20,7 @@ from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse.tables import fusions, shards, work_units
 
+_RECENT_UNITS = 20  # whose rejections count
 _NUL = "\x00"  # what PostgreSQL cannot store in text
 
 
@@ -105,6 +106,18 @@ def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.
         known = pa.array((pair for (pair,) in cursor), pa.binary(16))
         cursor.execute("drop table candidates")
     return pc.is_in(pair_ids, value_set=known)
+
+
+def recent_verdicts(connection: Connection, fusion_id: str) -> list[tuple[int, int]]:
+    """Accepted and rejected rows of the units that were loaded last under this fusion_id."""
+    units = work_units.c
+    statement = (
+        select(units.accepted, units.rejected)
+        .where(units.fusion_id == fusion_id, units.state == "loaded")
+        .order_by(units.loaded_at.desc())
+        .limit(_RECENT_UNITS)
+    )
+    return [(row.accepted, row.rejected) for row in connection.execute(statement)]
 
 
 def open_units(connection: Connection, fusion_id: str) -> list[str]:

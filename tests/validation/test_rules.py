@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsfusion_tasks.validation.rules import FLAGS, RULES, reasons
+from capsfusion_tasks.settings import RuleSettings
+from capsfusion_tasks.validation.rules import FLAGS, RULES, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
 
 RAW = "Christian Louboutin So Kate 120 glitter pumps"
@@ -45,14 +46,37 @@ def test_every_rule_states_its_reason_code_first() -> None:
         ("truncated", "The pumps come in red, black, and"),
         ("truncated", "To wear the pumps, follow these steps:"),
         ("prompt_leakage", "The So Kate 120 pumps provide detailed real-world knowledge and stand on a white table."),
-        ("prompt_leakage", "The pumps are glittering, not red as stated in Sentence 2."),
+        ("source_marker", "The pumps are glittering, not red as stated in Sentence 2."),
+        ("source_marker", "The first sentence is about pumps, the second sentence about red high heels."),
+        ("prompt_leakage", "Here is the merged sentence: the So Kate 120 pumps are red."),
+        ("prompt_leakage", "In the real world, there are pumps by Christian Louboutin."),
         ("prompt_leakage", "Despite flaws in Sentence Structure, the So Kate 120 pumps are red."),
+        ("too_long", GOOD * 5),
+        ("refusal", "I'm sorry, but I cannot merge these sentences."),
+        ("refusal", "As an AI language model, I see red heels by Christian Louboutin."),
+        ("refusal", "Unfortunately, I am unable to combine them."),
+        ("repetition", "The Louboutin pumps are very very very very red."),
+        ("repetition", "The Louboutin pumps are looooooooooong and red."),
+        ("repetition", "The Louboutin pumps are red - - - - - - - - - - - - heels."),
         ("repetition", "The red shoes of the red shoes of the red shoes of the red shoes."),
         ("concatenation", f"{RAW}. {SYNTHETIC}"),
-        ("concatenation", f"The {RAW.upper()} is {SYNTHETIC.lower()}"),
+        ("concatenation", f"{SYNTHETIC[:-1]}, and the {RAW}."),
+        ("concatenation", f"The {RAW.upper()}, while {SYNTHETIC.lower()}"),
         ("copy", RAW + "."),
         ("copy", SYNTHETIC),
         ("copy", SYNTHETIC.upper().rstrip(".") + "!"),
+        ("knowledge_lost", "A pair of sparkling shoes in bright red stands on a white table."),
+        ("invention", "The So Kate 120 pumps were worn by Zofia Brandt at the Fenwick Gala in 1987."),
+        ("wrong_script", "Туфли Christian Louboutin So Kate 120 стоят на столе."),
+        ("wrong_script", "The So Kate 120 glitter pumps are 红色 heels."),
+        ("wrong_language", "Die Pumps von Christian Louboutin sind rot und stehen auf einem Tisch mit der Nummer 120."),
+        ("wrong_language", "Los zapatos de Christian Louboutin son rojos y están en una mesa con el número 120."),
+        ("markup", "The <b>So Kate 120</b> glitter pumps are red high heels."),
+        ("markup", "The So Kate 120 glitter pumps &amp; heels are red."),
+        ("markup", "The **So Kate 120** glitter pumps are red high heels."),
+        ("markup", "The [So Kate 120](https://example.com) glitter pumps are red."),
+        ("markup", "- The So Kate 120 glitter pumps are red high heels."),
+        ("markup", "The So Kate 120 glitter pumps at https://shoes.example.com are red."),
         ("control_characters", GOOD.replace(" are", "\x00 are")),
         ("control_characters", GOOD.replace(" are", "\nare")),
         ("control_characters", GOOD.replace("Louboutin", "Loub\ufffdtin")),
@@ -115,6 +139,49 @@ def test_a_fault_is_rejected_with_its_reason(reason: str, caption: str) -> None:
             "the Oxford Handbook of Recruitment",
             "The Oxford Handbook of Recruitment is a resource for people who hire.",
         ),
+        (
+            "a sentence of both sources",
+            "Regency 22 inch Double Tier Speed Rail",
+            "Three stainless steel trays with wooden handles.",
+            "The Regency 22 inch Double Tier Speed Rail features three stainless steel trays with wooden handles.",
+        ),
+        (
+            "a comic that cannot believe it",
+            "Roy Lichtenstein: I cant believe it, I forgot to have children",
+            "A woman in a comic.",
+            'A woman in a comic by Roy Lichtenstein says "I can\'t believe it, I forgot to have children."',
+        ),
+        (
+            "a name that a source says three times",
+            "Sam Sam Sam Edelman Ankle Boot",
+            "black boots",
+            "The Sam Sam Sam Edelman Ankle Boot is a pair of black boots.",
+        ),
+        (
+            "abbreviations written out",
+            "Picnic at Batu Layar, NYC - 27th Oct'08 with Sask. Premier",
+            "People eat in the grass.",
+            "On October 27, 2008, the Saskatchewan Premier was at a Batu Layar picnic in the grass in New York City.",
+        ),
+        (
+            "names in a script of their own are translated",
+            "San Ramon, カリフォルニア 94582 アメリカ合衆国",
+            "geese near a pond",
+            "Geese are near a pond in San Ramon, California, United States, 94582.",
+        ),
+        (
+            "a script and an address that a source has",
+            "Картина 5 at www.gallery.example",
+            "a painting on a wall",
+            "The painting Картина 5 hangs on a wall, see https://www.gallery.example.",
+        ),
+        (
+            "real-world problems",
+            "ANSYS Free Simulation for Students",
+            "a car in a wind tunnel",
+            "ANSYS Free Simulation for Students shows a car in a wind tunnel to solve real-world problems.",
+        ),
+        ("a lower-case name begins it", "iPhone 6 case", "a phone", "iPhone 6 cases are for a phone."),
         ("sources of two words", "Red dress", "a dress", "The red dress is a dress that is worn in summer."),
         ("the raw caption adds no word", "red heels", "A pair of red heels.", "A pair of red heels."),
         (
@@ -160,16 +227,71 @@ def test_a_caption_of_a_hundred_thousand_characters_takes_no_noticeable_time(bit
 
 
 def test_the_published_captions_are_rejected_at_their_measured_shares(published_pairs: list[dict[str, Any]]) -> None:
-    verdicts = [
-        reasons(Fused(row["laion_2b"], row["laion_coco"], row["capsfusion_official"])) for row in published_pairs
-    ]
-    found = Counter(reason for row in verdicts for reason in row)
+    judged = [Fused(row["laion_2b"], row["laion_coco"], row["capsfusion_official"]) for row in published_pairs]
+    verdicts = [reasons(fused) for fused in judged]
     # The shares that the rules' docstrings state, in rows of 5,000.
-    assert found == {
-        "prompt_leakage": 238,
-        "concatenation": 119,
+    assert Counter(reason for row in verdicts for reason in row) == {
+        "prompt_leakage": 218,
         "truncated": 118,
+        "continuation": 21,
+        "knowledge_lost": 14,
         "repetition": 9,
+        "source_marker": 9,
+        "invention": 6,
+        "concatenation": 2,
+        "wrong_language": 1,
         "control_characters": 1,
+        "markup": 1,
     }
-    assert sum(not row for row in verdicts) == 4536
+    assert Counter(flag for fused in judged for flag in flags(fused)) == {"verbatim": 117, "unrelated_sources": 90}
+    assert sum(not row for row in verdicts) / len(verdicts) >= 0.88
+
+
+def test_the_rest_of_a_cut_off_source_is_no_caption() -> None:
+    cut = "Glenfiddich 18 year old single malt Scotch"
+    assert judge("whisky is sold at the LCBO.", raw="Scotch Whisky from LCBO", synthetic=cut) == ["continuation"]
+
+
+def test_a_caption_of_many_different_raw_captions_is_rejected() -> None:
+    assert reasons(Fused(RAW, SYNTHETIC, GOOD, "stop", raws_with_caption=5)) == []
+    assert reasons(Fused(RAW, SYNTHETIC, GOOD, "stop", raws_with_caption=6)) == ["same_caption"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "caption", "reason"),
+    [
+        ("min_words", 30, GOOD, "too_short"),
+        ("max_words", 10, GOOD, "too_long"),
+        ("repetition_max", 0.0, "The red heels of the red heels are pumps by Kate, with 120 glitter.", "repetition"),
+        ("fact_recall_min", 1.0, "Kate 120 pumps are red high heels.", "knowledge_lost"),
+        ("facts_min", 9, "A pair of sparkling shoes in bright red stands on a white table.", "knowledge_lost"),
+        ("invented_max", 0, GOOD.replace("white", "Brandt"), "invention"),
+        ("same_caption_max", 1, GOOD, "same_caption"),
+    ],
+)
+def test_thresholds_are_settings(setting: str, value: float, caption: str, reason: str) -> None:
+    fused = Fused(RAW, SYNTHETIC, caption, "stop", raws_with_caption=2)
+    assert (reason in reasons(fused)) != (reason in reasons(fused, RuleSettings(**{setting: value})))
+
+
+@pytest.mark.parametrize(
+    ("flag", "raw", "synthetic", "caption"),
+    [
+        (
+            "verbatim",
+            "Regency Double Tier Rail",
+            "three steel trays",
+            "The Regency Double Tier Rail has three steel trays.",
+        ),
+        (
+            "unrelated_sources",
+            "Introduction to algebra workbook",
+            "A jacket on a hanger.",
+            "The workbook introduces algebra, while a jacket hangs on a hanger.",
+        ),
+    ],
+)
+def test_a_flag_rejects_nothing(flag: str, raw: str, synthetic: str, caption: str) -> None:
+    fused = Fused(raw, synthetic, caption, "stop")
+    assert flags(fused) == [flag]
+    assert reasons(fused) == []

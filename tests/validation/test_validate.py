@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +9,8 @@ import pytest
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import FUSED, PAIRS, SCORES, VALIDATED, Unit
 from capsfusion_tasks.storage import Storage
-from capsfusion_tasks.validation.validate import ValidationCounts, count, validate_table, validate_unit
+from capsfusion_tasks.validation.tally import Tally
+from capsfusion_tasks.validation.validate import validate_table, validate_unit
 
 UNIT = Unit(unit_id="u1", fusion_id="f1", rows=5, tokens=1000)
 GOOD = "The red Mustang 1967 is a car that stands in a street."
@@ -67,18 +69,19 @@ def test_a_unit_is_judged_row_by_row_in_the_order_of_its_pairs(storage: Storage)
     write_chunk(storage, "00001", [4, 3])  # neither the order of chunks nor that of rows in them matters
     write_chunk(storage, "00000", [0, 1, 2])
 
-    counts = validate_unit(storage, UNIT)
+    returned = validate_unit(storage, UNIT)
 
     validated = storage.read_table("units/u1/validated.parquet")
     assert validated.schema.equals(VALIDATED)
+    assert returned.equals(validated)
     assert validated["reasons"].to_pylist() == [[], ["failed"], [], ["too_short", "truncated"], ["truncated"]]
     assert validated["capsfusion"].to_pylist() == CAPTIONS
     assert validated["prompt_tokens"].to_pylist() == [100, 101, 102, 103, 104]
     assert validated.select(PAIRS.names).equals(pairs(5))
     assert validated["raw_recall"].to_pylist() == [1.0, 0.0, 1.0, pytest.approx(1 / 3), 1.0]
-    assert counts == ValidationCounts(
-        rows=5, accepted=2, rejected=3, reasons={"failed": 1, "too_short": 1, "truncated": 2}
-    )
+    tally = Tally().add(validated)
+    assert (tally.rows, tally.accepted, tally.rejected, tally.share) == (5, 2, 3, 0.6)
+    assert tally.reasons == {"failed": 1, "too_short": 1, "truncated": 2}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ def test_a_row_beyond_the_unit_is_named(storage: Storage) -> None:
 
 def test_a_unit_without_rows_gives_an_empty_file(storage: Storage) -> None:
     storage.write_table("units/u1/pairs.parquet", pairs(0))
-    assert validate_unit(storage, UNIT) == ValidationCounts(rows=0, accepted=0, rejected=0, reasons={})
+    assert validate_unit(storage, UNIT).num_rows == 0
     assert storage.read_table("units/u1/validated.parquet").schema.equals(VALIDATED)
 
 
@@ -124,7 +127,26 @@ def test_a_table_from_elsewhere_keeps_its_columns_and_order() -> None:
     assert validated.select(table.column_names).equals(table)
     assert validated["reasons"].to_pylist() == [[], ["empty"]]
     assert validate_table(validated, "caption").equals(validated)  # judged again: replaced, not added
-    assert count(validated) == ValidationCounts(rows=2, accepted=1, rejected=1, reasons={"empty": 1})
+
+
+def test_the_same_caption_for_many_pairs_is_rejected_here_and_across_what_is_loaded() -> None:
+    raws = [f"red Mustang 1967 number {n}" for n in range(6)]
+    table = pa.table({"laion_2b": raws, "laion_coco": ["A car in a street."] * 6, "capsfusion": [GOOD] * 6})
+    same = [["same_caption"]] * 6
+    assert validate_table(table)["reasons"].to_pylist() == same
+    assert validate_table(table.slice(0, 5))["reasons"].to_pylist() == [[]] * 5
+    asked: list[set[str]] = []
+
+    def loaded(captions: Set[str]) -> dict[str, set[str]]:
+        asked.append(set(captions))
+        return {GOOD: {"another Mustang 1967", raws[0]}}
+
+    assert validate_table(table.slice(0, 5), loaded=loaded)["reasons"].to_pylist() == same[:5]
+    assert validate_table(table.slice(0, 4), loaded=loaded)["reasons"].to_pylist() == [[]] * 4
+    assert asked == [{GOOD}, {GOOD}]
+    # One picture at six addresses has one caption, and rightly so.
+    often = table.set_column(0, "laion_2b", pa.array(raws[:1] * 6))
+    assert validate_table(often)["reasons"].to_pylist() == [[]] * 6
 
 
 def test_a_column_that_is_missing_or_no_text_is_named() -> None:

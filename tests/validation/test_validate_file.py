@@ -18,19 +18,21 @@ def test_batches_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("capsfusion_tasks.validation.files.ROWS_AT_ONCE", 2)
     (tmp_path / "in.json").write_text(json.dumps([GOOD, GOOD, GOOD, CUT, CUT]))
     found = validate_file(tmp_path / "in.json", out=tmp_path / "out.parquet")
-    assert (found.rows, found.accepted, found.reasons) == (5, 3, {"truncated": 2})
-    assert found.examples == {"truncated": "Rex the dog is on"}
+    assert (found.tally.rows, found.tally.accepted, found.tally.reasons) == (5, 3, {"truncated": 2})
+    assert [example.caption for example in found.tally.examples["truncated"]] == ["Rex the dog is on"]
+    assert found.histograms["caption_words"].sum() == 5
+    assert found.histograms["raw_recall"][-1] == 5  # 1.0 is in the last bin
     assert pq.read_table(tmp_path / "out.parquet")["reasons"].to_pylist() == [[], [], [], ["truncated"], ["truncated"]]
-    assert validate_file(tmp_path / "in.json") == found
+    assert validate_file(tmp_path / "in.json").tally == found.tally
 
 
 def test_a_file_without_rows_has_verdicts_without_rows(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("")
     found = validate_file(tmp_path / "in.jsonl", out=tmp_path / "out.parquet")
-    assert (found.rows, found.accepted, found.reasons) == (0, 0, {})
+    assert (found.tally.rows, found.tally.accepted, found.tally.reasons) == (0, 0, {})
     assert pq.read_table(tmp_path / "out.parquet").schema.names[:3] == ["laion_2b", "laion_coco", "capsfusion"]
 
 
 def test_the_caption_may_stand_in_any_column_and_that_of_a_source_too(tmp_path: Path) -> None:
     (tmp_path / "in.json").write_text(json.dumps([GOOD]))
-    assert validate_file(tmp_path / "in.json", "laion_coco").rows == 1
+    assert validate_file(tmp_path / "in.json", "laion_coco").tally.rows == 1

@@ -1,0 +1,31 @@
+"""What the warehouse knows of a caption's text."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, cast
+
+import psycopg
+from sqlalchemy import Connection, text
+
+_NUL = "\x00"
+
+
+def raws_by_caption(connection: Connection, captions: Iterable[str]) -> dict[str, set[str]]:
+    """The different raw captions that each of ``captions`` was accepted for, under any fusion; none: left out."""
+    connection.execute(text("create temp table asked (caption text) on commit drop"))
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    with cast(psycopg.Connection[Any], connection.connection.driver_connection).cursor() as cursor:
+        with cursor.copy("copy asked from stdin") as copy:
+            for caption in captions:
+                if _NUL not in caption:  # what the warehouse has of it is another text
+                    copy.write_row((caption,))
+        cursor.execute("analyze asked")
+        cursor.execute(
+            "select distinct caption, laion_2b from asked join capsfusion.fused_captions on capsfusion = caption"
+        )
+        for caption, raw in cursor:
+            found[caption].add(raw)
+        cursor.execute("drop table asked")
+    return dict(found)
