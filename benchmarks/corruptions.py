@@ -228,7 +228,7 @@ def essay(pair: Pair, draw: random.Random) -> str:
 
 def same_caption(pair: Pair, draw: random.Random) -> str:
     """One of a few captions, whatever the pair."""
-    return pair.others[draw.randrange(10)]
+    return pair.others[draw.randrange(5)]
 
 
 # Class → the reason that is right.

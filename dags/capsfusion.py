@@ -81,6 +81,9 @@ PARAMS = {
         pattern=r"^(/|\w+://).",
         description="Export the interval's captions as Parquet below this folder (absolute, or s3://…). Empty: do not.",
     ),
+    "accept_rejections": Param(
+        False, type="boolean", description="Load units however many of their captions are rejected."
+    ),
 }
 
 
@@ -142,7 +145,9 @@ def capsfusion() -> None:
     def validate(unit: Json) -> Json:
         context = get_current_context()
         set_label(context, Unit(**unit).label)
-        return stages.validate(settings_of(context), Unit(**unit))
+        return stages.validate(
+            settings_of(context), Unit(**unit), accept_rejections=context["params"]["accept_rejections"]
+        )
 
     @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
     def load(unit: Json) -> Json:

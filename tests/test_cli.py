@@ -126,11 +126,25 @@ def test_validate_prints_reasons_and_writes_verdicts(tmp_path: Path) -> None:
         {"laion_2b": "Rex the dog", "laion_coco": "A dog on grass.", "capsfusion": "Rex the dog is on"},
     ]
     (tmp_path / "in.json").write_text(json.dumps(rows))
-    done = capsfusion("validate", tmp_path / "in.json", "--out", tmp_path / "verdicts.parquet")
-    assert done.returncode == 0
+    done = capsfusion(
+        *("validate", tmp_path / "in.json", "--out", tmp_path / "verdicts.parquet"),
+        *("--report", tmp_path / "report.html"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 captions accepted" in (tmp_path / "report.html").read_text()
     assert b"1 of 2 accepted" in done.stdout
     assert b"truncated" in done.stdout
     assert pq.read_table(tmp_path / "verdicts.parquet")["reasons"].to_pylist() == [[], ["truncated"]]
+
+
+def test_thresholds_of_rules_are_variables(tmp_path: Path) -> None:
+    row = {"laion_2b": "Rex the dog", "laion_coco": "A dog on grass.", "capsfusion": "Rex the dog is on green grass."}
+    (tmp_path / "in.json").write_text(json.dumps([row]))
+    strict = capsfusion("validate", tmp_path / "in.json", CAPSFUSION_RULES__MIN_WORDS="10")
+    assert b"too_short" in strict.stdout
+    wrong = capsfusion("validate", tmp_path / "in.json", CAPSFUSION_RULES__MIN_WORDS="few")
+    assert wrong.returncode == 2
+    assert b"CAPSFUSION_RULES__MIN_WORDS: " in wrong.stderr
 
 
 def test_sample_data_says_what_a_run_must_find_and_keeps_a_sample_that_is_there(tmp_path: Path) -> None:

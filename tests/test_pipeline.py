@@ -169,6 +169,22 @@ def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
     assert len(pairs_in(settings)) == 40
 
 
+def test_a_unit_that_the_gate_stops_waits_until_it_is_accepted(settings: Settings) -> None:
+    stopped = run_command(settings, CAPSFUSION_GATE__MIN_ROWS="10")
+    assert stopped.returncode == 2
+    assert "1 shards or units failed, all others are done" in stopped.stderr
+    assert "40 of 40 captions of unit" in stopped.stderr
+    assert pairs_in(settings) == []
+    [unit] = rows(settings, "select unit_id, state, error from work_units")
+    assert unit["state"] == "failed"
+    assert "truncated" in unit["error"]
+
+    accepted = run_command(settings, "--accept-rejections", CAPSFUSION_GATE__MIN_ROWS="10")
+    assert accepted.returncode == 0, accepted.stderr
+    [loaded] = rows(settings, "select unit_id, state, rejected, error from work_units")
+    assert loaded == {"unit_id": unit["unit_id"], "state": "loaded", "rejected": 40, "error": None}
+
+
 def run_command(settings: Settings, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
     variables = {
         "CAPSFUSION_HOME": str(settings.home),

@@ -1,0 +1,105 @@
+"""The stage validate with its ledger: what the gate stops is not loaded, can be looked at, and can be accepted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from sqlalchemy import text
+
+from capsfusion_tasks import layout, stages
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import FUSED, PAIRS, Unit
+from capsfusion_tasks.settings import GateSettings, Settings
+from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from tests.warehouse.conftest import plan
+
+GOOD = "The red Mustang {n} is a car that stands in a street."
+CUT = "The red Mustang {n} is a car that"
+
+
+@pytest.fixture
+def settings(warehouse_url: str, tmp_path: Path) -> Settings:
+    return Settings(warehouse_url=warehouse_url, home=tmp_path, gate=GateSettings(min_rows=10))
+
+
+def fused_unit(settings: Settings, unit_id: str, captions: list[str], first: int = 0) -> Unit:
+    """A unit that is planned and fused: pairs numbered from ``first``."""
+    numbers = range(first, first + len(captions))
+    pairs = [
+        {field.name: None if field.nullable else f"{field.name} {n}" for field in PAIRS}
+        | {"pair_id": n.to_bytes(16, "big"), "laion_2b": f"red Mustang {n}", "laion_coco": "A car in a street."}
+        | {"laion_hash": n, "laion_2b_row": n, "laion_coco_row": n}
+        for n in numbers
+    ]
+    fused: list[dict[str, Any]] = [
+        {
+            "row": row,
+            "capsfusion": caption.format(n=n),
+            "finish_reason": "stop",
+            "prompt_tokens": 1,
+            "caption_tokens": 1,
+        }
+        for row, (n, caption) in enumerate(zip(numbers, captions, strict=True))
+    ]
+    storage = Storage(settings.staging_uri)
+    storage.write_table(layout.unit_pairs(unit_id), pa.Table.from_pylist(pairs, PAIRS))
+    storage.write_table(f"{layout.chunks_folder(unit_id)}/00000.parquet", pa.Table.from_pylist(fused, FUSED))
+    with open_warehouse(settings) as warehouse:
+        plan(warehouse, (unit_id, len(captions)))
+    return Unit(unit_id=unit_id, fusion_id="f1", rows=len(captions), tokens=1000)
+
+
+def query(settings: Settings, statement: str) -> list[Any]:
+    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+        return list(connection.execute(text(statement)))
+
+
+def test_what_the_gate_stops_is_told_published_and_not_loaded_until_it_is_accepted(settings: Settings) -> None:
+    unit = fused_unit(settings, "u1", [GOOD] * 10 + [CUT] * 8 + ["", "\x1b[31mred"])
+    with pytest.raises(InputError, match=r"^10 of 20 captions of unit u1 are rejected \(50.0%\), and .* 25%") as raised:
+        stages.validate(settings, unit)
+    message = str(raised.value)
+    assert "accept_rejections" in message
+    lines = [line.split(maxsplit=3) for line in message.splitlines()[1:]]
+    assert lines[0] == ["truncated", "9", "45.00%", "The red Mustang 10 is a car that"]
+    assert {line[0] for line in lines} >= {"truncated", "empty", "control_characters"}
+    assert "\x1b" not in message
+    assert Storage(settings.staging_uri).read_table(layout.unit_validated("u1")).num_rows == 20
+    [(state, error)] = query(settings, "select state, error from capsfusion.work_units")
+    assert (state, error) == ("failed", message)
+
+    verdicts = stages.validate(settings, unit, accept_rejections=True)
+    assert (verdicts["accepted"], verdicts["rejected"], verdicts["reasons"]["truncated"]) == (10, 10, 9)
+    stages.load(settings, unit)
+    assert query(settings, "select state, accepted, rejected, error from capsfusion.work_units") == [
+        ("loaded", 10, 10, None)
+    ]
+
+
+def test_a_unit_is_held_against_those_that_were_loaded_before_it(settings: Settings) -> None:
+    for number in range(3):
+        unit = fused_unit(settings, f"u{number}", [GOOD] * 100, first=100 * number)
+        stages.validate(settings, unit)
+        stages.load(settings, unit)
+    worse = fused_unit(settings, "u3", [GOOD] * 80 + [CUT] * 20, first=300)
+    with pytest.raises(InputError, match=r"standard errors more than the 0.2% of the last 3 units"):
+        stages.validate(settings, worse)
+    other_fusion = worse.model_copy(update={"fusion_id": "f2"})
+    assert stages.validate(settings, other_fusion)["rejected"] == 20
+
+
+def test_a_caption_that_the_warehouse_has_for_many_others_is_rejected(settings: Settings) -> None:
+    same = "A red Mustang is a car that stands in a street."
+    for number, times in enumerate((3, 2)):
+        unit = fused_unit(settings, f"u{number}", [same] * times + [GOOD] * 9, first=20 * number)
+        stages.validate(settings, unit)
+        stages.load(settings, unit)
+    # NUL and whatever else: any text can be asked for.
+    unit = fused_unit(settings, "u2", [same, *[GOOD] * 9, "A red Mustang\tis \\N a \x00 car in a street."], first=40)
+    assert stages.validate(settings, unit)["reasons"]["same_caption"] == 1
+    validated = Storage(settings.staging_uri).read_table(layout.unit_validated("u2"))
+    assert validated["reasons"].to_pylist()[0] == ["same_caption"]
