@@ -94,7 +94,7 @@ def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
     """``prompt_leakage``: a phrase of the instruction that stands in neither source.
 
     BLIP3-KALE (Awadalla et al., 2024) removes such sentences. "Real-world problems" and the like are English. Published
-    captions: 4.3%, nine in ten of them by "real-world" ("provides detailed real-world knowledge about …").
+    captions: 4.36%, nine in ten of them by "real-world" ("provides detailed real-world knowledge about …").
     """
     caption = fused.caption_lower
     said = [phrase for phrase in INSTRUCTION_PHRASES if phrase in caption]
