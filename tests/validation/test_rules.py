@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsfusion_tasks.settings import RuleSettings
+from capsfusion_tasks.settings import RuleSettings, load_settings
 from capsfusion_tasks.validation.rules import FLAGS, RULES, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
 
@@ -272,6 +272,14 @@ def test_a_caption_of_many_different_raw_captions_is_rejected() -> None:
 def test_thresholds_are_settings(setting: str, value: float, caption: str, reason: str) -> None:
     fused = Fused(RAW, SYNTHETIC, caption, "stop", raws_with_caption=2)
     assert (reason in reasons(fused)) != (reason in reasons(fused, RuleSettings(**{setting: value})))
+
+
+def test_thresholds_reach_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(rules={"max_words": 40}, gate={"drift_max": 3.5})
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == settings
+    assert (load_settings().rules.max_words, load_settings().gate.drift_max) == (40, 3.5)
 
 
 @pytest.mark.parametrize(
