@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cached_property
 
 from capsfusion_tasks.validation import facts
 from capsfusion_tasks.validation.text import repeated_share, words
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fused:
-    """A fused caption with its two sources: what scores and rules look at. Words are computed once."""
+    """A fused caption with its two sources: what scores and rules look at, computed once.
+
+    ``lost_facts`` are names and numbers of the raw caption that the caption does not have, ``invented_facts`` those of
+    the caption that are in neither source.
+    """
 
     raw: str
     synthetic: str
@@ -20,47 +23,18 @@ class Fused:
     finish_reason: str | None = None  # None where it is not known (a file from elsewhere)
     raws_with_caption: int = 1  # different raw captions that got this caption, its own counted
 
-    @cached_property
-    def raw_words(self) -> list[str]:
-        return words(self.raw)
-
-    @cached_property
-    def synthetic_words(self) -> list[str]:
-        return words(self.synthetic)
-
-    @cached_property
-    def caption_words(self) -> list[str]:
-        return words(self.caption)
-
-    @cached_property
-    def repetition(self) -> float:
-        return repeated_share(self.caption_words)
-
-    @cached_property
-    def caption_lower(self) -> str:
-        return self.caption.lower()
-
-    @cached_property
-    def sources_lower(self) -> str:
-        return f"{self.raw}\n{self.synthetic}".lower()
-
-    @cached_property
-    def raw_facts(self) -> frozenset[str]:
-        return facts.raw_facts(self.raw)
-
-    @cached_property
-    def lost_facts(self) -> frozenset[str]:
-        """Names and numbers of the raw caption that are not in the caption."""
-        return facts.unsaid(self.raw_facts, self.caption_words)
-
-    @cached_property
-    def caption_facts(self) -> frozenset[str]:
-        return facts.caption_facts(self.caption)
-
-    @cached_property
-    def invented_facts(self) -> frozenset[str]:
-        """Names and numbers of the caption that are in neither source."""
-        return facts.invented(self.caption_facts, self.caption, self.raw, self.raw_words + self.synthetic_words)
+    def __post_init__(self) -> None:
+        self.caption_lower = self.caption.lower()
+        self.sources_lower = f"{self.raw}\n{self.synthetic}".lower()
+        self.raw_words = words(self.raw)
+        self.synthetic_words = words(self.synthetic)
+        self.caption_words = words(self.caption)
+        self.repetition = repeated_share(self.caption_words)
+        self.raw_facts = facts.raw_facts(self.raw)
+        self.lost_facts = facts.unsaid(self.raw_facts, self.caption_words)
+        self.caption_facts = facts.caption_facts(self.caption)
+        source_words = self.raw_words + self.synthetic_words
+        self.invented_facts = facts.invented(self.caption_facts, self.caption, self.raw, source_words)
 
 
 def scores(fused: Fused) -> dict[str, float | None]:
