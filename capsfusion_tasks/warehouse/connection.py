@@ -15,9 +15,19 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.embedded import embedded_postgres
 from capsfusion_tasks.warehouse.migrate import current_revision, head_revision, known_revisions, upgrade
 
-CONNECT_TIMEOUT = 10  # seconds, where the URL does not say
+# Where the URL does not say: seconds to connect, and how soon a server that has silently gone is given up (the system's
+# own defaults are hours).
+_PARAMETERS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "60",
+    "keepalives_interval": "10",
+    "keepalives_count": "6",
+    "tcp_user_timeout": "120000",  # milliseconds
+}
 # What a server says when trying again will not help.
 _REFUSALS = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied")
+# What libpq says when the connection is lost.
+_LOST = ("connect", "eof detected", "broken pipe", "could not receive", "could not send", "timeout expired")
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Warehouse:
     @property
     def adbc_uri(self) -> str:
         """For ``adbc_driver_postgresql.dbapi.connect``; holds the password."""
-        return self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return libpq_uri(self.url)
 
 
 @contextmanager
@@ -102,9 +112,13 @@ def parse_url(url: str) -> URL:
     password = parsed.query.get("password")
     if isinstance(password, str):  # where no message hides it
         parsed = parsed.difference_update_query(["password"]).set(password=password)
-    if "connect_timeout" not in parsed.query:
-        parsed = parsed.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT)})
-    return parsed.set(drivername="postgresql+psycopg")
+    return parsed.set(drivername="postgresql+psycopg", query={**_PARAMETERS, **parsed.query})
+
+
+def libpq_uri(url: URL) -> str:
+    """``url``, its password in it, as libpq reads it: a space in a parameter is no plus sign there."""
+    address, mark, parameters = url.set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
+    return address + mark + parameters.replace("+", "%20")
 
 
 def describe(url: URL) -> str:
@@ -125,9 +139,11 @@ def _unreachable(url: URL, error: OperationalError) -> InputError | NotReadyErro
 def from_adbc(url: URL, error: adbc.Error) -> InputError | NotReadyError:
     """What an error of the ADBC driver means to a user."""
     said, code = adbc_message(error), error.sqlstate or ""
-    # Without a code: the driver's own words. Classes: connection, rollback, resources, operator intervention.
-    if code[:2] in ("08", "40", "53", "57") or (not code and "connect" in said):
-        return NotReadyError(f"the warehouse, {describe(url)}, gave up: {said}; nothing was changed, try again")
+    # Classes: connection, rollback, resources, operator intervention. Without a code it is the client that speaks.
+    if code[:2] in ("08", "40", "53", "57") or (not code and any(sign in said.lower() for sign in _LOST)):
+        return NotReadyError(
+            f"the warehouse, {describe(url)}, gave up: {said}; try again, nothing is done in part or twice"
+        )
     return InputError(f"the warehouse, {describe(url)}, refuses: {said}")
 
 
@@ -135,7 +151,8 @@ def adbc_message(error: adbc.Error) -> str:
     """PostgreSQL's message with its detail and its hint, in one line."""
     parts = adbc_details(error)
     said = [parts.get(f"MESSAGE_{part}") for part in ("PRIMARY", "DETAIL", "HINT")]
-    return ". ".join(part.rstrip(".") for part in said if part) or " ".join(str(error).split())
+    words = str(error).partition("Query was:")[0].split()
+    return ". ".join(part.rstrip(".") for part in said if part) or " ".join(words).rstrip(".")
 
 
 def adbc_details(error: adbc.Error) -> dict[str, str]:

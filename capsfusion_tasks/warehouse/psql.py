@@ -7,7 +7,7 @@ import shutil
 
 from sqlalchemy import URL
 
-from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.connection import Warehouse, libpq_uri
 from capsfusion_tasks.warehouse.embedded import BINARIES
 from capsfusion_tasks.warehouse.tables import SCHEMA
 
@@ -25,4 +25,4 @@ def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:
         environment["PGPASSWORD"] = str(url.password)
     program = shutil.which("psql") or str(BINARIES / "psql")
     shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
-    return [program, shown.render_as_string()], environment
+    return [program, libpq_uri(shown)], environment

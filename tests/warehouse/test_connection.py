@@ -25,6 +25,12 @@ def test_the_driver_is_named(scheme: str) -> None:
     assert (url.host, url.database, url.query["sslmode"]) == ("db.example.org", "captions", "require")
 
 
+def test_a_server_that_silently_goes_is_given_up_in_minutes_unless_the_url_says_otherwise() -> None:
+    url = parse_url("postgresql://me@db.example.org/captions?keepalives_idle=7")
+    idle, probe, probes = (int(str(url.query[f"keepalives_{name}"])) for name in ("idle", "interval", "count"))
+    assert (idle, probe * probes) == (7, 60)
+
+
 @pytest.mark.parametrize(
     "url",
     ["mysql://me:secret@db/captions", "sqlite:///captions.db", "me:secret@db", "postgresql://me:secret@db:port/x"],

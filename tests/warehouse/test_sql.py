@@ -92,6 +92,17 @@ def test_psql_starts_in_the_schema(warehouse: Warehouse, connection: Connection)
     assert connection.scalar(text("select 1")) == 1
 
 
+def test_parameters_of_the_url_may_have_spaces(warehouse: Warehouse) -> None:
+    url = warehouse.url.update_query_dict({"options": "-c work_mem=7MB", "application_name": "a+b"})
+    spaced = Warehouse(warehouse.engine, url)
+    shown = "select current_setting('work_mem') || ' ' || current_setting('application_name')"
+    assert execute_sql(spaced, shown).column(0).to_pylist() == ["7MB a+b"]
+    command, environment = psql_command(spaced)
+    environment.pop("PGOPTIONS")  # which the URL's own would hide
+    said = subprocess.run([*command, "-At", "-c", shown], env=environment, capture_output=True, text=True)
+    assert (said.stdout, said.stderr) == ("7MB a+b\n", "")
+
+
 def test_psql_gets_the_password_by_environment(warehouse: Warehouse) -> None:
     url = warehouse.url.set(password="p@ss word")  # noqa: S106
     command, environment = psql_command(Warehouse(warehouse.engine, url))
