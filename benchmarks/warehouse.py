@@ -1,0 +1,191 @@
+"""Rows per second into a warehouse that grows, as ratios to a raw ingest of the same rows into the same tables.
+
+    python -m benchmarks.warehouse [--pairs FILE] [--rows 100000 500000] [--unit-rows 10000] [--indexes]
+
+- load: what the pipeline does, ``load_unit``.
+- raw, the baseline: ADBC's ingest into a temporary table, and ``insert … on conflict do nothing`` from there. No check
+  of anything, no mark.
+
+Units are loaded one way and the other in turn until the tables have the rows of ``--rows``; the figures at each size
+are medians of the last units before it. The server is the embedded PostgreSQL as it is installed, fsync on. With
+``--indexes``, all indexes but the keys are then taken away, and one after the other is put back to see what it costs.
+``validate`` is the validation of the same captions, on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import adbc_driver_postgresql.dbapi as adbc
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import text
+
+from benchmarks.made_units import UnitMaker
+from benchmarks.workload import CAPTION, read_pairs
+from capsfusion_tasks.schemas import VALIDATED, Unit
+from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.validation.validate import validate_table
+from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+from capsfusion_tasks.warehouse.load import load_unit
+from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions
+
+DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
+FUSION_ID = "made"
+FUSION: dict[str, object] = {
+    **dict.fromkeys(("model", "model_digest", "prompt_digest", "tokenizer_digest", "engine", "dtype"), "made"),
+    "fusion_id": FUSION_ID,
+    "model_revision": None,
+    "num_beams": 3,
+    "max_new_tokens": 80,
+    "spec": {},
+}
+console = Console(width=120, highlight=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made ones)")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000], help="table sizes to measure at")
+    parser.add_argument("--unit-rows", type=int, default=10_000)
+    parser.add_argument("--repeat", type=int, default=5, help="units of each way that a median is of")
+    parser.add_argument("--indexes", action="store_true", help="what each index costs, at the last size")
+    args = parser.parse_args()
+
+    captions = read_pairs(args.pairs, 5000, CAPTION)
+    with (
+        tempfile.TemporaryDirectory(prefix="capsfusion-bench-") as home,
+        # Whatever the environment names: made rows belong in no warehouse of anybody's.
+        open_warehouse(load_settings(home=Path(home)).model_copy(update={"warehouse_url": None})) as warehouse,
+    ):
+        growth = Growth(warehouse, UnitMaker(captions), args.unit_rows)
+        measure_growth(growth, args.rows, args.repeat)
+        if args.indexes:
+            measure_indexes(growth, args.repeat)
+    measure_validation(captions, args.repeat)
+
+
+class Growth:
+    """A warehouse that grows by units of made rows."""
+
+    def __init__(self, warehouse: Warehouse, maker: UnitMaker, unit_rows: int) -> None:
+        self.warehouse, self._maker, self._unit_rows = warehouse, maker, unit_rows
+        self._units = self.rows = 0
+        with warehouse.engine.begin() as connection:
+            ledger.register_fusion(connection, FUSION)
+
+    def time_unit(self, load: Callable[[Warehouse, str, pa.Table], object]) -> float:
+        """Microseconds per row of a new unit."""
+        rows, unit_id = self._maker.unit(self._unit_rows), f"made-{self._units:06}"
+        with self.warehouse.engine.begin() as connection:
+            unit = Unit(unit_id=unit_id, fusion_id=FUSION_ID, rows=rows.num_rows, tokens=0)
+            ledger.register_units(connection, [unit], DAY)
+        started = time.perf_counter()
+        load(self.warehouse, unit_id, rows)
+        seconds = time.perf_counter() - started
+        self._units += 1
+        self.rows += rows.num_rows
+        return 1e6 * seconds / self._unit_rows
+
+
+def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table) -> None:
+    rows = rows.set_column(0, "pair_id", rows["pair_id"].cast(pa.uuid()))
+    with adbc.connect(warehouse.adbc_uri, autocommit=False) as connection, connection.cursor() as cursor:
+        cursor.adbc_ingest("incoming", rows, mode="create", temporary=True)
+        for table, condition in (("fused_captions", "reasons = '{}'"), ("rejected_captions", "reasons <> '{}'")):
+            names = ", ".join(n for n in VALIDATED.names if n != "reasons" or table == "rejected_captions")
+            cursor.execute(
+                f"insert into capsfusion.{table} ({names}, fusion_id, unit_id)"  # noqa: S608
+                f" select {names}, $1, $2 from incoming where {condition} on conflict do nothing",
+                (FUSION_ID, unit_id),
+            )
+        connection.commit()
+
+
+def measure_growth(growth: Growth, sizes: Sequence[int], repeat: int) -> None:
+    """Grow to each of ``sizes``, and tell what the last ``repeat`` units of each way cost."""
+    table = Table(title="loading, by the rows that are there")
+    for heading in (
+        "rows there",
+        "load rows/s",
+        "raw rows/s",
+        "load / raw",
+        "load µs/row",
+        "growth",
+        "raw µs/row",
+        "growth",
+    ):
+        table.add_column(heading, justify="right")
+    first: tuple[float, float] | None = None
+    for size in sizes:
+        load, raw = list[float](), list[float]()
+        while growth.rows < size:
+            load.append(growth.time_unit(load_unit))
+            raw.append(growth.time_unit(load_raw))
+        ours, baseline = statistics.median(load[-repeat:]), statistics.median(raw[-repeat:])
+        first = first or (ours, baseline)
+        table.add_row(
+            f"{growth.rows:,}",
+            f"{1e6 / ours:,.0f}",
+            f"{1e6 / baseline:,.0f}",
+            f"{baseline / ours:.2f}",
+            f"{ours:.0f}",
+            f"{ours / first[0]:.2f}",
+            f"{baseline:.0f}",
+            f"{baseline / first[1]:.2f}",
+        )
+        Console(stderr=True).print(f"{growth.rows:,} rows: {ours:.0f} µs/row, raw {baseline:.0f}", highlight=False)
+    console.print(table)
+
+
+def measure_indexes(growth: Growth, repeat: int) -> None:
+    """What each index of accepted captions adds to a row's cost, when it is there alone beside the key."""
+    definitions = drop_indexes(growth.warehouse)
+    table = Table(title=f"what an index costs, at {growth.rows:,} rows")
+    for heading in ("index", "µs/row", "of a row without"):
+        table.add_column(heading, justify="left" if heading == "index" else "right")
+    for name, definition in definitions.items():
+        without = statistics.median(growth.time_unit(load_unit) for _ in range(repeat))
+        with growth.warehouse.engine.begin() as connection:
+            connection.execute(text(definition))
+        cost = statistics.median(growth.time_unit(load_unit) for _ in range(repeat)) - without
+        table.add_row(name, f"{cost:.1f}", f"{cost / without:.0%}")
+        with growth.warehouse.engine.begin() as connection:
+            connection.execute(text(f"drop index capsfusion.{name}"))
+    console.print(table)
+
+
+def drop_indexes(warehouse: Warehouse) -> dict[str, str]:
+    """Take away all indexes of both tables but their keys; of those of accepted captions, name → definition."""
+    definitions: dict[str, str] = {}
+    with warehouse.engine.begin() as connection:
+        for captions in (fused_captions, rejected_captions):
+            for name in sorted(str(index.name) for index in captions.indexes):
+                found = connection.scalar(text(f"select pg_get_indexdef('capsfusion.{name}'::regclass)"))
+                connection.execute(text(f"drop index capsfusion.{name}"))
+                if captions is fused_captions:
+                    definitions[name] = str(found)
+    return definitions
+
+
+def measure_validation(captions: Sequence[tuple[str, ...]], repeat: int) -> None:
+    columns = zip(*captions, strict=True)
+    rows = pa.table(dict(zip(("laion_2b", "laion_coco", "capsfusion"), columns, strict=True)))
+    times = []
+    for _ in range(repeat):
+        started = time.perf_counter()
+        validate_table(rows)
+        times.append(time.perf_counter() - started)
+    console.print(f"validate: {rows.num_rows / statistics.median(times):,.0f} rows/s on one core")
+
+
+if __name__ == "__main__":
+    main()
