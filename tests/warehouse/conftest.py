@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import md5
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from capsfusion_tasks.schemas import VALIDATED, Unit
 from capsfusion_tasks.settings import Interval, Settings
@@ -78,3 +80,29 @@ def rows(*numbers: int, rejected: dict[int, list[str]] | None = None, **changes:
         return made | changes
 
     return pa.Table.from_pylist([row(number) for number in numbers], schema=VALIDATED)
+
+
+def in_threads(*calls: Callable[[], object]) -> list[object]:
+    """The results of calls at the same time; an exception counts as one."""
+    results: list[object] = []
+
+    def run(call: Callable[[], object]) -> None:
+        try:
+            results.append(call())
+        except Exception as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=run, args=[call]) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+@contextmanager
+def merge_held(warehouse: Warehouse) -> Iterator[None]:
+    """Keeps every load from going past its COPY, as long as the block runs."""
+    with warehouse.engine.begin() as connection:
+        connection.execute(text("select pg_advisory_xact_lock(hashtextextended('capsfusion.load f1', 0))"))
+        yield

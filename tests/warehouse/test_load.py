@@ -7,8 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -23,7 +21,7 @@ from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.load import LoadResult, load_unit
 from capsfusion_tasks.warehouse.queries import consistency
 from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions, work_units
-from tests.warehouse.conftest import pair_id, plan, rows
+from tests.warehouse.conftest import in_threads, merge_held, pair_id, plan, rows
 
 
 def everything(connection: Connection) -> list[object]:
@@ -132,24 +130,6 @@ def test_replace_moves_pairs_and_counts_them_on_the_older_units(warehouse: Wareh
     assert consistent(connection)
 
 
-def in_threads(*calls: Callable[[], object]) -> list[object]:
-    """The results of calls at the same time; an exception counts as one."""
-    results: list[object] = []
-
-    def run(call: Callable[[], object]) -> None:
-        try:
-            results.append(call())
-        except Exception as error:
-            results.append(error)
-
-    threads = [threading.Thread(target=run, args=[call]) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return results
-
-
 def test_of_two_loads_of_a_unit_one_works(warehouse: Warehouse, connection: Connection) -> None:
     plan(warehouse, ("u1", 500))
     table = rows(*range(500), rejected={7: ["loop"]})
@@ -165,14 +145,6 @@ def test_two_units_with_a_pair_in_common_cannot_both_be_loaded(warehouse: Wareho
     results = in_threads(lambda: load_unit(warehouse, "u1", accepted), lambda: load_unit(warehouse, "u2", rejected))
     assert sorted(type(result).__name__ for result in results) == ["InputError", "LoadResult"]
     assert consistent(connection)
-
-
-@contextmanager
-def merge_held(warehouse: Warehouse) -> Iterator[None]:
-    """Keeps every load from going past its COPY, as long as the block runs."""
-    with warehouse.engine.begin() as connection:
-        connection.execute(text("select pg_advisory_xact_lock(hashtextextended('capsfusion.load f1', 0))"))
-        yield
 
 
 def waiting_backend(connection: Connection) -> int:

@@ -1,0 +1,99 @@
+"""A network between a client and PostgreSQL that breaks where a test wants it to."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+RESET = struct.pack("ii", 1, 0)  # closing sends RST: what is still on its way is lost
+
+
+@dataclass
+class CuttingProxy:
+    """Forwards TCP connections to the server's Unix socket; both ends are cut off where ``after`` or ``at`` says."""
+
+    server: Path
+    after: int | None = None  # bytes from the client
+    at: Literal["commit", "answer to commit"] | None = None
+    stall: bool = False  # do not cut: keep the connection, forward nothing more
+    from_client: int = 0
+    reached: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> CuttingProxy:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._cut()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(str(self.server))
+            self._sockets += [client, server]
+            for pump in (self._to_server, self._to_client):
+                thread = threading.Thread(target=pump, args=[client, server])
+                self._threads.append(thread)
+                thread.start()
+
+    def _to_server(self, client: socket.socket, server: socket.socket) -> None:
+        while data := _received(client):
+            room = len(data) if self.after is None else max(0, self.after - self.from_client)
+            if room < len(data) or (self.at == "commit" and b"COMMIT" in data):
+                server.sendall(data[:room] if self.at is None else b"")
+                return self._break_off()
+            if self.at == "answer to commit" and b"COMMIT" in data:
+                self.reached.set()  # before the answer can come
+            server.sendall(data)
+            self.from_client += len(data)
+        return _end(server)
+
+    def _to_client(self, client: socket.socket, server: socket.socket) -> None:
+        while data := _received(server):
+            if self.at == "answer to commit" and self.reached.is_set():
+                return self._break_off()
+            client.sendall(data)
+        return _end(client)
+
+    def _break_off(self) -> None:
+        self.reached.set()
+        if not self.stall:
+            self._cut()
+
+    def _cut(self) -> None:
+        for connection in self._sockets:
+            if connection.fileno() >= 0:
+                if connection.family == socket.AF_INET:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                _end(connection)
+                connection.close()
+
+
+def _received(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(4096)
+    except OSError:
+        return b""
+
+
+def _end(connection: socket.socket) -> None:
+    """Wake whoever reads from it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
