@@ -15,14 +15,14 @@ from capsfusion_tasks.warehouse.tables import SCHEMA
 VERSION_TABLE = "schema_version"
 
 
-def upgrade(engine: Engine) -> None:
+def upgrade(engine: Engine, revision: str = "head") -> None:
     """Create or migrate the schema, in one transaction. Of several at a time one works and the others wait for it."""
     with engine.begin() as connection:
         connection.execute(text("select pg_advisory_xact_lock(hashtextextended('capsfusion.migrate', 0))"))
         connection.execute(text(f"create schema if not exists {SCHEMA}"))
         config = _config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 def current_revision(connection: Connection) -> str | None:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     func,
+    literal_column,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, UUID
 
@@ -123,7 +124,8 @@ work_units = Table(
 )
 
 
-def _captions(name: str, *more: Column[Any]) -> Table:
+def _captions(name: str, *more: Column[Any] | Index) -> Table:
+    """A table of captions with the indexes that both have: what each is for stands in docs/queries.md."""
     return Table(
         name,
         metadata,
@@ -159,9 +161,23 @@ def _captions(name: str, *more: Column[Any]) -> Table:
         Column("flags", ARRAY(Text), nullable=False, server_default="{}"),
         PrimaryKeyConstraint("pair_id", "fusion_id"),
         Index(None, "unit_id"),
+        # Hash indexes where only equality is asked for: of a size whatever the text's length, and cheaper to keep.
+        Index(None, "image_url", postgresql_using="hash"),
+        Index(None, "loaded_at"),
+        Index(None, "fusion_id", "loaded_at", "pair_id"),
+        Index(None, "laion_2b_shard"),
+        Index(None, "laion_coco_shard"),
     )
 
 
 # A pair is in one of the two under a fusion_id.
-fused_captions = _captions("fused_captions")
+fused_captions = _captions(
+    "fused_captions",
+    Index(None, "capsfusion", postgresql_using="hash"),
+    Index(
+        "fused_captions_words_idx",
+        func.to_tsvector(literal_column("'english'::regconfig"), literal_column("capsfusion")),
+        postgresql_using="gin",
+    ),
+)
 rejected_captions = _captions("rejected_captions", Column("reasons", ARRAY(Text), nullable=False))

@@ -1,0 +1,128 @@
+"""From nothing and from each earlier version, with rows in it, the schema becomes the one that the code describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import CheckConstraint, Connection, Engine, create_engine, inspect, text
+from sqlalchemy.exc import IntegrityError
+
+from capsfusion_tasks.warehouse.connection import Warehouse, parse_url
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.load import LoadResult, load_unit
+from capsfusion_tasks.warehouse.migrate import VERSION_TABLE, current_revision, head_revision, known_revisions, upgrade
+from capsfusion_tasks.warehouse.queries import consistency
+from capsfusion_tasks.warehouse.tables import SCHEMA, metadata
+from tests.warehouse.conftest import plan, rows
+
+EARLIER = sorted(known_revisions() - {head_revision()})
+
+# A row in each table as the first version knew it; the pair is one that tests of today load, too.
+FIRST_ROWS = """
+insert into capsfusion.fusions
+values ('f1', 'demo', null, 'm', 'p', 't', 'native', 'float32', 3, 80, '{"model": "demo"}', now());
+insert into capsfusion.shards (source, path, etag, shard_id, side, size_bytes, arrived_at, dropped)
+values ('/data', 'a.parquet', 'e', 's1', 'laion_2b', 7, now(), '{"unsafe": 2}');
+insert into capsfusion.work_units
+    (unit_id, fusion_id, interval_start, interval_end, state, rows_in, accepted, rejected, tokens_estimated)
+values ('u0', 'f1', now(), now(), 'loaded', 2, 1, 1, 90), ('u1', 'f1', now(), now(), 'fused', 2, null, null, 90);
+insert into capsfusion.fused_captions
+    (pair_id, fusion_id, image_url, laion_2b, laion_coco, capsfusion, laion_hash, similarity, prompt_tokens,
+     caption_tokens, finish_reason, laion_2b_shard, laion_2b_row, laion_coco_shard, laion_coco_row, unit_id)
+select md5('100')::uuid, 'f1', repeat('http://long/', 1000), 'raw', 'synthetic', 'A fused caption.', -1, 0.3, 150, 20,
+    'stop', 's1', 0, 's2', 1, 'u0';
+insert into capsfusion.rejected_captions
+    (pair_id, fusion_id, image_url, laion_2b, laion_coco, capsfusion, reasons, laion_hash, prompt_tokens,
+     caption_tokens, finish_reason, laion_2b_shard, laion_2b_row, laion_coco_shard, laion_coco_row, unit_id)
+values (md5('101')::uuid, 'f1', 'u', 'raw', 'synthetic', 'x', '{loop}', -1, 150, 20, 'stop', 's1', 0, 's2', 1, 'u0');
+"""
+
+
+@pytest.fixture
+def engine(postgres: EmbeddedPostgres) -> Iterator[Engine]:
+    """On a database of its own, empty."""
+    admin = create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
+    engine = create_engine(postgres.url("migrations"))
+    with admin.connect() as connection:
+        connection.execute(text("create database migrations"))
+        yield engine
+        engine.dispose()
+        connection.execute(text("drop database migrations with (force)"))
+    admin.dispose()
+
+
+def everything(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+    return {
+        name: [dict(row) for row in connection.execute(text(f"select * from {SCHEMA}.{name} order by 1")).mappings()]
+        for name in inspect(connection).get_table_names(SCHEMA)
+        if name != VERSION_TABLE
+    }
+
+
+@pytest.mark.parametrize("revision", EARLIER)
+def test_rows_of_an_earlier_version_stay_and_new_ones_come(engine: Engine, revision: str) -> None:
+    upgrade(engine, revision)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(FIRST_ROWS)
+        before = everything(connection)
+        assert all(before.values())
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert current_revision(connection) == head_revision()
+        for name, found in everything(connection).items():
+            kept = [{column: row[column] for column in before[name][0]} for row in found]
+            assert kept == before[name]
+        assert_built_as_described(connection)
+    warehouse = Warehouse(engine, parse_url(engine.url.render_as_string(hide_password=False)))
+    assert load_unit(warehouse, "u1", rows(1, 2, rejected={2: ["loop"]})) == LoadResult(1, 1, already_loaded=False)
+    plan(warehouse, ("u2", 2))
+    assert load_unit(warehouse, "u2", rows(100, 101), replace=True) == LoadResult(2, 0, already_loaded=False)
+    with engine.connect() as connection:
+        assert not any(consistency(connection).values())
+        unmarked = text("update capsfusion.work_units set accepted = 9 where unit_id = 'u0'")
+        with pytest.raises(IntegrityError, match="work_units_rows_add_up_check"):
+            connection.execute(unmarked)
+
+
+def test_from_nothing_and_again(engine: Engine) -> None:
+    upgrade(engine)
+    upgrade(engine)  # changes nothing
+    with engine.connect() as connection:
+        assert_built_as_described(connection)
+
+
+def assert_built_as_described(connection: Connection) -> None:
+    """The migrated schema is that of ``metadata``."""
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "include_schemas": True,
+            "include_name": lambda name, kind, _: kind != "schema" or name == SCHEMA,
+            "version_table": VERSION_TABLE,
+            "version_table_schema": SCHEMA,
+            "compare_server_default": True,
+        },
+    )
+    assert compare_metadata(context, metadata) == []
+    # What alembic does not compare: checks, the order of the columns, and the kinds of the indexes.
+    for name, table in ((table.name, table) for table in metadata.tables.values()):
+        stored = inspect(connection)
+        assert [column["name"] for column in stored.get_columns(name, SCHEMA)] == table.columns.keys()
+        checks = {str(check.name) for check in table.constraints if isinstance(check, CheckConstraint)}
+        assert {check["name"] for check in stored.get_check_constraints(name, SCHEMA)} == checks
+    migrated = indexes(connection, SCHEMA)
+    connection.execute(text("create schema described"))
+    metadata.create_all(connection.execution_options(schema_translate_map={SCHEMA: "described"}))
+    assert migrated == indexes(connection, "described")
+    connection.rollback()
+
+
+def indexes(connection: Connection, schema: str) -> dict[str, str]:
+    """Name → definition of all indexes but of the version's own table."""
+    query = text("select indexname, indexdef from pg_indexes where schemaname = :schema and tablename <> :version")
+    found = connection.execute(query, {"schema": schema, "version": VERSION_TABLE})
+    return {name: definition.replace(f" {schema}.", " ") for name, definition in found}
