@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help install demo up test lint bench bench-fusion bench-exactness bench-pairing bench-validation
+.PHONY: help install demo up test lint bench bench-fusion bench-exactness bench-pairing bench-validation bench-warehouse
 .DEFAULT_GOAL := help
 
 help:
@@ -12,7 +12,7 @@ help:
 	@echo "make up       Airflow and its UI on the demo's data, until Ctrl-C"
 	@echo "make test     the whole test suite; make test ARGS='tests/pairing -x' for a part"
 	@echo "make lint     ruff and mypy"
-	@echo "make bench    all benchmarks: bench-fusion, -exactness, -pairing, -validation; ARGS='--help' tells what each takes"
+	@echo "make bench    all benchmarks: bench-fusion, -exactness, -pairing, -validation, -warehouse; ARGS='--help' tells more"
 	@echo "make install  all packages into $(VENV); the others do it themselves"
 
 demo: install
@@ -51,7 +51,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fusion,airflow,dev]'; \
 	touch $@
 
-bench: bench-fusion bench-exactness bench-pairing bench-validation
+bench: bench-fusion bench-exactness bench-pairing bench-validation bench-warehouse
 
 bench-fusion: install
 	@$(BIN)/python -m benchmarks.fusion $(ARGS)
@@ -64,3 +64,6 @@ bench-pairing: install
 
 bench-validation: install
 	@$(BIN)/python -m benchmarks.corruptions $(ARGS)
+
+bench-warehouse: install
+	@$(BIN)/python -m benchmarks.warehouse $(ARGS)

@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made ones)")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000], help="table sizes to measure at")
     parser.add_argument("--unit-rows", type=int, default=10_000)
-    parser.add_argument("--repeat", type=int, default=5, help="units of each way that a median is of")
+    parser.add_argument("--repeat", type=int, default=9, help="units of each way that a median is of")
     parser.add_argument("--indexes", action="store_true", help="what each index costs, at the last size")
     args = parser.parse_args()
 
