@@ -6,10 +6,10 @@
 - raw, the baseline: ADBC's ingest into a temporary table, and ``insert … on conflict do nothing`` from there. No check
   of anything, no mark.
 
-Units are loaded one way and the other in turn until the tables have the rows of ``--rows``; the figures at each size
-are medians of the last units before it. The server is the embedded PostgreSQL as it is installed, fsync on. With
-``--indexes``, all indexes but the keys are then taken away, and one after the other is put back to see what it costs.
-``validate`` is the validation of the same captions, on one core.
+At each size of ``--rows``, units are loaded one way and the other in turn, and, in the same turn, into another table of
+the first size: so a machine that others use slows all alike. Medians are printed. The server is the embedded PostgreSQL
+as it is installed, fsync on. With ``--indexes``, all indexes but the keys are then taken away, and one after the other
+is put back to see what it costs. ``validate`` is the validation of the same captions, on one core.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from capsfusion_tasks.settings import Interval, load_settings
 from capsfusion_tasks.validation.validate import validate_table
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions
 
@@ -61,16 +63,23 @@ def main() -> None:
     args = parser.parse_args()
 
     captions = read_pairs(args.pairs, 5000, CAPTION)
+    maker = UnitMaker(captions)
     with (
         tempfile.TemporaryDirectory(prefix="capsfusion-bench-") as home,
-        # Whatever the environment names: made rows belong in no warehouse of anybody's.
-        open_warehouse(load_settings(home=Path(home)).model_copy(update={"warehouse_url": None})) as warehouse,
+        embedded_postgres(Path(home), ["small", "large"]) as server,
+        new_warehouse(server, "small") as small,
+        new_warehouse(server, "large") as large,
     ):
-        growth = Growth(warehouse, UnitMaker(captions), args.unit_rows)
-        measure_growth(growth, args.rows, args.repeat)
+        growing = Growth(large, maker, args.unit_rows)
+        measure_growth(growing, Growth(small, maker, args.unit_rows), args.rows, args.repeat)
         if args.indexes:
-            measure_indexes(growth, args.repeat)
+            measure_indexes(growing, args.repeat)
     measure_validation(captions, args.repeat)
+
+
+def new_warehouse(server: EmbeddedPostgres, database: str) -> AbstractContextManager[Warehouse]:
+    url = server.url(database).render_as_string(hide_password=False)
+    return open_warehouse(load_settings(warehouse_url=url), migrate=True)
 
 
 class Growth:
@@ -95,6 +104,15 @@ class Growth:
         self.rows += rows.num_rows
         return 1e6 * seconds / self._unit_rows
 
+    def grow_to(self, rows: int) -> None:
+        while self.rows < rows:
+            self.time_unit(load_raw)
+
+    def empty(self) -> None:
+        with self.warehouse.engine.begin() as connection:
+            connection.execute(text("truncate capsfusion.fused_captions, capsfusion.rejected_captions"))
+        self.rows = 0
+
 
 def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table) -> None:
     rows = rows.set_column(0, "pair_id", rows["pair_id"].cast(pa.uuid()))
@@ -110,39 +128,23 @@ def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table) -> None:
         connection.commit()
 
 
-def measure_growth(growth: Growth, sizes: Sequence[int], repeat: int) -> None:
-    """Grow to each of ``sizes``, and tell what the last ``repeat`` units of each way cost."""
+def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat: int) -> None:
+    """Grow to each of ``sizes``; there, load units both ways, and in turn with them into a table of the first size."""
     table = Table(title="loading, by the rows that are there")
-    for heading in (
-        "rows there",
-        "load rows/s",
-        "raw rows/s",
-        "load / raw",
-        "load µs/row",
-        "growth",
-        "raw µs/row",
-        "growth",
-    ):
+    for heading in ("rows there", "load rows/s", "raw rows/s", "load / raw", f"µs/row to that at {sizes[0]:,}"):
         table.add_column(heading, justify="right")
-    first: tuple[float, float] | None = None
     for size in sizes:
-        load, raw = list[float](), list[float]()
-        while growth.rows < size:
-            load.append(growth.time_unit(load_unit))
-            raw.append(growth.time_unit(load_raw))
-        ours, baseline = statistics.median(load[-repeat:]), statistics.median(raw[-repeat:])
-        first = first or (ours, baseline)
-        table.add_row(
-            f"{growth.rows:,}",
-            f"{1e6 / ours:,.0f}",
-            f"{1e6 / baseline:,.0f}",
-            f"{baseline / ours:.2f}",
-            f"{ours:.0f}",
-            f"{ours / first[0]:.2f}",
-            f"{baseline:.0f}",
-            f"{baseline / first[1]:.2f}",
-        )
-        Console(stderr=True).print(f"{growth.rows:,} rows: {ours:.0f} µs/row, raw {baseline:.0f}", highlight=False)
+        growing.grow_to(size)
+        small.empty()
+        small.grow_to(sizes[0])
+        turns = [
+            (growing.time_unit(load_unit), growing.time_unit(load_raw), small.time_unit(load_unit))
+            for _ in range(repeat)
+        ]
+        load, raw, first = (statistics.median(times) for times in zip(*turns, strict=True))
+        figures = f"{1e6 / load:,.0f}", f"{1e6 / raw:,.0f}", f"{raw / load:.2f}", f"{load / first:.2f}"
+        table.add_row(f"{size:,}", *figures)
+        Console(stderr=True).print(f"{size:,} rows: {load:.0f} µs/row, raw {raw:.0f}, first size {first:.0f}")
     console.print(table)
 
 
