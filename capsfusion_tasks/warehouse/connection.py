@@ -106,7 +106,7 @@ def parse_url(url: str) -> URL:
         ) from None
     if parsed.drivername.split("+")[0] not in ("postgresql", "postgres"):
         raise InputError(
-            f"CAPSFUSION_WAREHOUSE_URL names {parsed.drivername}; the warehouse is PostgreSQL only for now: expected "
+            f"CAPSFUSION_WAREHOUSE_URL names {parsed.drivername}; the warehouse is PostgreSQL only: expected "
             "postgresql://user:password@host:5432/database"
         )
     password = parsed.query.get("password")
