@@ -30,6 +30,7 @@ def upgrade() -> None:
         [sa.text("to_tsvector('english'::regconfig, capsfusion)")],
         schema=SCHEMA,
         postgresql_using="gin",
+        postgresql_with={"gin_pending_list_limit": 16384},
     )
     # An anti-join and no `distinct on`: a condition or a limit on the view reaches the table's indexes. The columns are
     # those of now; a migration that adds one must make the view again.
