@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     laion_coco_include: Patterns = Field(("*.parquet",), description="As on the other side.")
     laion_coco_exclude: Patterns = Field((), description="As on the other side.")
     scratch: Path | None = Field(
-        None, description="Folder for downloads while they are read; unset: a folder of the user's in TMPDIR."
+        None, description="Folder for shards while they are fetched and split; unset: a folder of the user's in TMPDIR."
     )
 
     model: str = Field(str(MODEL), description="Folder or hub id of the model; unset: the bundled demo model.")
