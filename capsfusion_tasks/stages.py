@@ -56,7 +56,7 @@ Existing = Literal["skip", "replace"]
 # One pair task per so many bytes of shards: what a new row is joined with is everything that is there.
 _PAIR_TASK_BYTES = 4 << 30
 _PAIR_TASKS_MAX = 64
-_BUCKETS_AT_ONCE = 2  # one reads while the other joins
+_BUCKETS_AT_ONCE = 3  # while one is read, another is joined and a third written
 
 
 def discover(settings: Settings, interval: Interval) -> list[Shard]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import reduce
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -92,7 +93,7 @@ def canonical_rows(
     The others stay for now, because leaving them out would copy all rows once more; ``counts`` has them by reason.
     """
     columns = {name: _as_type(batch[names[name]], BUCKET_ROWS.field(name).type) for name in names}
-    columns["row"] = pa.array(range(first_row, first_row + batch.num_rows), pa.int64())
+    columns["row"] = pa.array(np.arange(first_row, first_row + batch.num_rows))
     absent = {f.name: pa.nulls(batch.num_rows, f.type) for f in BUCKET_ROWS if f.name not in columns}
     table = pa.table({**columns, **absent}).select(BUCKET_ROWS.names)
 

@@ -10,8 +10,6 @@ import pyarrow as pa
 
 from capsfusion_tasks.schemas import BUCKET_ROWS
 
-_LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")  # half the disk, at no cost in time
-
 
 class BucketSpill:
     """Takes tables of rows and gives them back by bucket, each bucket's rows in the order in which they came.
@@ -30,7 +28,7 @@ class BucketSpill:
         table = table.take(pa.array(order)).combine_chunks().cast(BUCKET_ROWS)
         found, starts = np.unique(buckets[order], return_index=True)
         stops = np.append(starts, table.num_rows)[1:]
-        with pa.ipc.new_file(self._path(len(self._batches)), table.schema, options=_LZ4) as file:
+        with pa.ipc.new_file(self._path(len(self._batches)), table.schema) as file:
             for start, stop in zip(starts, stops, strict=True):
                 file.write_table(table.slice(start, stop - start))
         self._batches.append({int(bucket): number for number, bucket in enumerate(found)})
