@@ -6,7 +6,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import fusion_metrics
+import run_note
+import webhook_alert
 from airflow.sdk import (
+    Asset,
     CronDataIntervalTimetable,
     ExceptionRetryPolicy,
     Param,
@@ -28,6 +32,9 @@ from capsfusion_tasks.estimate import Budget
 from capsfusion_tasks.schemas import Shard, Unit
 
 Json = dict[str, Any]
+
+# What other DAGs can be scheduled on; an event says how many captions a run's interval has.
+CAPTIONS = Asset("fused_captions")
 
 DEFAULT_ARGS = {
     "owner": "capsfusion",
@@ -101,16 +108,20 @@ PARAMS = {
     params=PARAMS,
     tags=["capsfusion"],
     doc_md=str(Path(__file__).with_suffix(".md")),
+    on_failure_callback=webhook_alert.on_failure(),
+    deadline=webhook_alert.deadline("capsfusion", hours=24),
 )
 def capsfusion() -> None:
     @task(execution_timeout=timedelta(minutes=30))
     def discover() -> list[Json]:
+        """Lists the shards that arrived in the interval, and freezes the list."""
         context = get_current_context()
         shards = stages.discover(settings_of(context), interval_of(context))
         return [shard.model_dump(mode="json") for shard in shards]
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pull(shard: Json) -> Json:
+        """Reads a shard once and splits it into hash buckets. A shard that cannot be used fails alone."""
         context = get_current_context()
         set_label(context, Shard(**shard).label)
         return stages.pull(settings_of(context), Shard(**shard))
@@ -118,16 +129,19 @@ def capsfusion() -> None:
     # A bad shard does not hold up the good ones; without any good shard there is nothing to pair.
     @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, execution_timeout=timedelta(minutes=15))
     def share_buckets() -> list[list[int]]:
+        """Says how many tasks the join is worth: one per 4 GiB of shards pulled so far."""
         return stages.bucket_groups(settings_of(get_current_context()))
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pair(buckets: list[int]) -> Json:
+        """Joins the interval's rows with everything that is there, in its share of the buckets."""
         context = get_current_context()
         set_label(context, f"{len(buckets)} buckets from {buckets[0]}")
         return stages.pair(settings_of(context), interval_of(context), buckets)
 
     @task(execution_timeout=timedelta(hours=1))
     def plan() -> list[Json]:
+        """Drops pairs that are fused already, holds the rest to the budget, and cuts it into work units."""
         context = get_current_context()
         params = context["params"]
         units = stages.plan(
@@ -145,17 +159,21 @@ def capsfusion() -> None:
     def validate(unit: Json) -> Json:
         context = get_current_context()
         set_label(context, Unit(**unit).label)
-        return stages.validate(
+        counts = stages.validate(
             settings_of(context), Unit(**unit), accept_rejections=context["params"]["accept_rejections"]
         )
+        fusion_metrics.validated(counts)
+        return counts
 
     @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
     def load(unit: Json) -> Json:
         context = get_current_context()
         set_label(context, Unit(**unit).label)
-        return stages.load(
+        counts = stages.load(
             settings_of(context), Unit(**unit), existing=context["params"]["existing"], dag_run_id=context["run_id"]
         )
+        fusion_metrics.loaded(counts)
+        return counts
 
     @task_group(prefix_group_id=False)
     def each_unit(unit: Json) -> None:
@@ -172,17 +190,27 @@ def capsfusion() -> None:
     # An interval without anything new may have captions of an earlier run: skipped loads do not skip the export.
     @task(trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=timedelta(hours=4))
     def export() -> Json:
+        """Writes the interval's captions as Parquet below the Param export_to; skipped where that is empty."""
         context = get_current_context()
         if not (export_to := context["params"]["export_to"]):
             raise AirflowSkipException("export_to is empty")
         return stages.export(settings_of(context), interval_of(context), export_to)
 
     # The last task decides the run's state, so it fails where anything before it did.
-    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
+    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
     def report() -> Json:
+        """Says what came in and what came out, here, in the run's note and in the asset's event.
+
+        Fails where anything before it failed.
+        """
         context = get_current_context()
         result = stages.report(settings_of(context), interval_of(context))
         print(result["text"])
+        context["ti"].xcom_push(run_note.KEY, result["text"])
+        context["outlet_events"][CAPTIONS].extra = {
+            "data_interval": [str(context["data_interval_start"]), str(context["data_interval_end"])],
+            **{name: result["summary"][name] for name in ("rows_in", "accepted", "rejected")},
+        }
         if failures := result["failures"]:
             raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
         broken = context["ti"].get_ti_count(

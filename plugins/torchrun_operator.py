@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import fusion_metrics
 from airflow.sdk import BaseOperator
 from run_context import set_label, settings_of
 
@@ -42,7 +43,9 @@ class TorchrunOperator(BaseOperator):
             self._torchrun.terminate()
             stages.fuse_failed(settings, unit, str(error))
             raise
-        return stages.fuse_finished(settings, unit)
+        figures = stages.fuse_finished(settings, unit)
+        fusion_metrics.fused(figures)
+        return figures
 
     def on_kill(self) -> None:
         # Marked failed, cleared, or the worker stops: SIGKILL follows in 5 s, so signal and return. torchrun ends its

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -42,6 +45,7 @@ class Service:
     server: EmbeddedPostgres
     folder: Path  # Airflow's and the server's
     bucket: str
+    alerts: list[str]  # texts that its webhook got
 
     @property
     def sources(self) -> Path:
@@ -121,8 +125,34 @@ class Service:
         engine.dispose()
 
 
+@dataclass
+class Webhook:
+    url: str
+    texts: list[str]
+
+
+@pytest.fixture(scope="package")
+def webhook() -> Iterator[Webhook]:
+    texts: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            texts.append(json.loads(body)["text"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield Webhook(f"http://127.0.0.1:{server.server_port}/hooks/secret", texts)
+    server.shutdown()
+
+
 @pytest.fixture(scope="package")  # ended after the tests here: its processes take a quarter of a core
-def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: Webhook) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     with embedded_postgres(folder, [WAREHOUSE, "airflow"]) as server:
         environment = {
@@ -138,9 +168,11 @@ def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str) -> Iterato
             "CAPSFUSION_BATCH_SIZE": "1",
             "CAPSFUSION_CHUNK_ROWS": "4",
             "CAPSFUSION_UNIT_TOKENS": "6000",
+            "CAPSFUSION_ALERT_CONN_ID": "alerts",
+            "AIRFLOW_CONN_ALERTS": json.dumps({"conn_type": "http", "password": webhook.url}),
         }
         database = server.url("airflow", driver="psycopg2").render_as_string(hide_password=False)
         with local_airflow(folder, database, environment, say=print) as airflow:
-            service = Service(airflow.api, server, folder, s3_bucket)
+            service = Service(airflow.api, server, folder, s3_bucket, webhook.texts)
             service.migrate()
             yield service

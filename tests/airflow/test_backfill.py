@@ -65,6 +65,18 @@ def test_a_backfill_fuses_what_the_sample_announces(
     assert sum(unit["rows_in"] for unit in units) == sample.pairs
 
 
+def test_a_run_has_its_report_as_a_note_and_others_can_follow_it(
+    service: Service, sample: SampleReport, in_order: list[dict[str, Any]]
+) -> None:
+    runs = service.runs(FIRST, LAST)
+    assert all("Report:" in run["note"] and "rejected" in run["note"] for run in runs)
+    assets = service.api.request("GET", "/assets/events")["asset_events"]
+    events = {event["source_run_id"]: event["extra"] for event in assets if event["name"] == "fused_captions"}
+    rows = [events[run["dag_run_id"]] for run in runs]
+    assert sum(row["rows_in"] for row in rows) == sample.pairs
+    assert all(row["rows_in"] == row["accepted"] + row["rejected"] for row in rows)
+
+
 def test_nothing_stays_on_the_disk_where_sources_and_staging_are_on_s3(
     service: Service, in_order: list[dict[str, Any]]
 ) -> None:
@@ -145,6 +157,12 @@ def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, sam
     assert shard["path"] == "broken.parquet"
     [report] = [each for each in service.instances(BAD_DAY) if each["task_id"] == "report"]
     assert shard["error"] in log_of(service, report)
+    [run] = service.runs(BAD_DAY, BAD_DAY)
+    assert shard["error"] in run["note"]
+    wait_until("the webhook is told", lambda: service.alerts, 60)
+    assert service.alerts == [
+        f"capsfusion failed: {run['dag_run_id']}, data interval {BAD_DAY} 00:00:00+00:00 to {LONG_DAY} 00:00:00+00:00"
+    ]
 
 
 def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_cleared(
