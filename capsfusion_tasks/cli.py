@@ -358,8 +358,16 @@ def db_upgrade() -> None:
 
 
 @app.command()
-def demo() -> None:
+def demo(
+    airflow: Annotated[
+        str | None, typer.Option(metavar="URL", help="One that is running already. Default: one of its own.")
+    ] = None,
+) -> None:
     """Show it all: sample shards of three days, an Airflow backfill over them, fused captions in PostgreSQL."""
+    if airflow is not None:
+        from capsfusion_tasks.demo.cluster_demo import run_demo_on
+
+        raise typer.Exit(run_demo_on(load_settings(), airflow))
     from capsfusion_tasks.demo.airflow_demo import run_demo
 
     raise typer.Exit(run_demo(load_settings()))

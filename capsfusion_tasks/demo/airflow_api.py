@@ -56,6 +56,9 @@ class AirflowApi:
             raise
         return None if parsed is None else datetime.fromisoformat(parsed)
 
+    def unpause(self) -> None:
+        self.request("PATCH", f"/dags/{DAG}", {"is_paused": False}, update_mask="is_paused")
+
     def backfill(
         self,
         start: datetime,

@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.demo.airflow_server import USER, LocalAirflow, local_airflow
-from capsfusion_tasks.demo.progress import Day, progress
-from capsfusion_tasks.demo.results import read_results, show_captions, show_counts, show_next_steps
+from capsfusion_tasks.demo.backfill import backfill
+from capsfusion_tasks.demo.results import read_results, show_next_steps, show_results
 from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
-from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.fusion.launcher import gpu_count
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import open_warehouse
@@ -29,7 +25,6 @@ WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases of the embedded server
 ROWS_PER_DAY = 100  # three days of which two CPU cores fuse in under three minutes, start-up counted in
 RANKS_MAX = 4  # each takes half a gigabyte
 POLL_SECONDS = 1.0
-SILENCE_SECONDS = 120  # a busy machine may leave Airflow's server without an answer for a while
 
 
 def run_demo(settings: Settings) -> int:
@@ -46,22 +41,14 @@ def run_demo(settings: Settings) -> int:
             settings = _on_sample(settings)
             with _service(settings, console) as airflow:
                 before = read_results(settings, days)
-                runs = _backfill(airflow, days, console)
+                runs = backfill(airflow.api, days, console, check=airflow.check)
                 results = read_results(settings, days)
         except KeyboardInterrupt:
             console.print("stopped, and nothing is left running; the same command goes on from here")
             return 130
-    show_captions(results, console)
-    show_counts(before, results, sample.pairs, time.monotonic() - started, console)
-    if failed := [run for run in runs if run.state != "success"]:
-        logs = settings.home / "airflow" / "logs" / "dag_id=capsfusion"
-        console.print(
-            f"the runs of {', '.join(run.day for run in failed)} failed: see {logs}", style="red", markup=False
-        )
-        return 1
-    if results.summary.rows_in != sample.pairs:
-        console.print(f"expected {sample.pairs} pairs, found {results.summary.rows_in}", style="red")
-        return 1
+    logs = f"see {settings.home / 'airflow' / 'logs' / 'dag_id=capsfusion'}"
+    if code := show_results(before, results, sample.pairs, runs, time.monotonic() - started, logs, console):
+        return code
     show_next_steps(settings, console)
     return 0
 
@@ -140,48 +127,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for each, handler in zip(polite, before, strict=True):
             signal.signal(each, handler)
-
-
-# ---- the backfill ----
-
-
-def _backfill(airflow: LocalAirflow, days: list[date], console: Console) -> list[Day]:
-    """One backfill over ``days``; days that ran before run again, and find what is there."""
-    api = airflow.api
-    if api.close_backfills():
-        console.print("an earlier demo was broken off: going on with its backfill")
-        runs = _watch(airflow, days, console)
-        api.close_backfills()
-        if [run.day for run in runs if run.state == "success"] == [str(day) for day in days]:
-            return runs
-    first, last = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in (days[0], days[-1]))
-    api.backfill(first, last, reprocess="completed", max_active_runs=len(days))
-    console.print(f"Airflow backfills {first:%Y-%m-%d} to {last:%Y-%m-%d}")
-    return _watch(airflow, days, console)
-
-
-def _watch(airflow: LocalAirflow, days: list[date], console: Console) -> list[Day]:
-    """Show what the runs of ``days`` do until all have ended."""
-    answered = time.monotonic()
-    with progress(console) as face:
-        while True:
-            airflow.check()
-            try:
-                runs = _runs(airflow.api, days)
-                answered = time.monotonic()
-            except NotReadyError:
-                if time.monotonic() - answered > SILENCE_SECONDS:
-                    raise
-                continue
-            face.show(runs)
-            if runs and all(run.state in ("success", "failed") for run in runs):
-                return runs
-            time.sleep(POLL_SECONDS)
-
-
-def _runs(api: AirflowApi, days: list[date]) -> list[Day]:
-    span = {"logical_date_gte": f"{days[0]}T00:00:00Z", "logical_date_lte": f"{days[-1]}T00:00:00Z"}
-    tasks: dict[str, dict[str, list[str | None]]] = defaultdict(lambda: defaultdict(list))
-    for instance in api.task_instances(**span):
-        tasks[instance["dag_run_id"]][instance["task_id"]].append(instance["state"])
-    return [Day(run["logical_date"][:10], run["state"], tasks[run["dag_run_id"]]) for run in api.runs(**span)]

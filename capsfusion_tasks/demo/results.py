@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from capsfusion_tasks.demo.progress import Day
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.terminal import cell
@@ -48,7 +49,23 @@ def read_results(settings: Settings, days: list[date]) -> Results:
         )
 
 
-def show_captions(results: Results, console: Console) -> None:
+def show_results(
+    before: Results, after: Results, announced: int, runs: list[Day], seconds: float, logs: str, console: Console
+) -> int:
+    """Captions and counts. The exit code: 1 where a run failed (``logs``: where to read why) or a pair is missing."""
+    _show_captions(after, console)
+    _show_counts(before, after, announced, seconds, console)
+    if failed := [run for run in runs if run.state != "success"]:
+        days = ", ".join(run.day for run in failed)
+        console.print(f"the runs of {days} failed: {logs}", style="red", markup=False)
+        return 1
+    if after.summary.rows_in != announced:
+        console.print(f"expected {announced} pairs, found {after.summary.rows_in}", style="red")
+        return 1
+    return 0
+
+
+def _show_captions(results: Results, console: Console) -> None:
     if not results.captions:
         return
     table = Table("raw", "synthetic", "fused", show_lines=True)
@@ -57,7 +74,7 @@ def show_captions(results: Results, console: Console) -> None:
     console.print(table, soft_wrap=False)
 
 
-def show_counts(before: Results, after: Results, announced: int, seconds: float, console: Console) -> None:
+def _show_counts(before: Results, after: Results, announced: int, seconds: float, console: Console) -> None:
     total = after.summary
     console.print(f"{announced} pairs in the sample: {total.accepted} captions accepted, {total.rejected} rejected")
     if after.reasons:

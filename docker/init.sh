@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# One-off before the others start, and again on each `up`: both databases, the admin's password, the pool, connections.
+set -euo pipefail
+
+airflow db migrate
+capsfusion db upgrade
+
+# Airflow's simple auth manager reads passwords from this file.
+umask 077
+python -c 'import json, os; print(json.dumps({os.environ["ADMIN_USER"]: os.environ["ADMIN_PASSWORD"]}))' \
+  > "$AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"
+
+# A pool that exists stays as it is: its slots are the operator's.
+airflow pools get gpu > /dev/null 2>&1 || airflow pools set gpu 1 "Fuse tasks: a slot per GPU node."
+
+# Keys of S3, where .env has some; kept encrypted. CAPSFUSION_AWS_CONN_ID=capsfusion_s3 has tasks use them.
+if [ -n "${S3_ACCESS_KEY_ID:-}" ]; then
+  airflow connections delete capsfusion_s3 > /dev/null 2>&1 || true
+  airflow connections add capsfusion_s3 --conn-json "$(python -c '
+import json, os
+extra = {"endpoint_url": os.environ.get("S3_ENDPOINT_URL"), "region_name": os.environ.get("S3_REGION")}
+print(json.dumps({
+    "conn_type": "aws",
+    "login": os.environ["S3_ACCESS_KEY_ID"],
+    "password": os.environ["S3_SECRET_ACCESS_KEY"],
+    "extra": {name: value for name, value in extra.items() if value},
+}))')" > /dev/null
+fi
+echo "ready"
