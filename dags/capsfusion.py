@@ -23,6 +23,7 @@ from airflow.sdk import (
     task_group,
 )
 from airflow.sdk.exceptions import AirflowSkipException
+from gpu_pod import gpu_executor_config
 from run_context import interval_of, set_label, settings_of
 from torchrun_operator import TorchrunOperator
 
@@ -182,6 +183,7 @@ def capsfusion() -> None:
             unit=unit,
             pool="gpu",
             queue="gpu",
+            executor_config=gpu_executor_config(),
             execution_timeout=timedelta(hours=2),
             map_index_template="{{ label }}",
         )

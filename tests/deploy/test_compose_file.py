@@ -1,0 +1,191 @@
+"""docker-compose.yaml and its override, read as files: what must hold before anything is started."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from capsfusion_tasks.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMPOSE = REPOSITORY / "docker-compose.yaml"
+MAKE_ENV = REPOSITORY / "docker" / "make-env.sh"
+
+AIRFLOW_ONLY = {"CAPSFUSION_AWS_CONN_ID", "CAPSFUSION_GPU_POD"}  # read by plugins/, not by Settings
+SETTINGS = {f"CAPSFUSION_{name}".upper() for name in Settings.model_fields}
+VARIABLE = re.compile(r"\$\{(\w+)([^}]*)\}")
+ONE_OFF = {"airflow-init", "demo"}
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = compose["services"]
+    return found
+
+
+@pytest.fixture
+def env_file(tmp_path: Path) -> Path:
+    subprocess.run([MAKE_ENV, tmp_path / "env"], check=True, capture_output=True)
+    return tmp_path / "env"
+
+
+def variables(env_file: Path) -> dict[str, str]:
+    lines = (line for line in env_file.read_text().splitlines() if line and not line.startswith("#"))
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_no_port_is_open_to_other_hosts(services: dict[str, dict[str, Any]]) -> None:
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports, "the UI has no port"
+    assert all(str(port).startswith("127.0.0.1:") for port in ports), ports
+    assert not any(service.get("network_mode") for service in services.values())
+
+
+def test_each_service_that_stays_says_whether_it_is_healthy(services: dict[str, dict[str, Any]]) -> None:
+    assert {name for name, service in services.items() if "healthcheck" not in service} == ONE_OFF
+    assert all(service["restart"] == "unless-stopped" for name, service in services.items() if name not in ONE_OFF)
+
+
+def test_airflow_starts_after_both_databases_are_migrated(services: dict[str, dict[str, Any]]) -> None:
+    first = {"postgres", "redis", "airflow-init"}
+    for name, service in services.items():
+        if name not in first:
+            assert service["depends_on"]["airflow-init"] == {"condition": "service_completed_successfully"}, name
+    waited_for = services["airflow-init"]["depends_on"]
+    assert {name: each["condition"] for name, each in waited_for.items()} == dict.fromkeys(
+        ("postgres", "redis"), "service_healthy"
+    )
+
+
+def test_each_setting_reaches_the_containers_and_nothing_else_is_called_one(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    for name, service in services.items():
+        if "airflow" in service["image"] or "gpu" in service["image"]:
+            given = {each for each in service["environment"] if each.startswith("CAPSFUSION_")}
+            assert given == SETTINGS | {"CAPSFUSION_AWS_CONN_ID"}, name
+    assert {each for each, _ in VARIABLE.findall(COMPOSE.read_text()) if each.startswith("CAPSFUSION_")} <= (
+        SETTINGS | AIRFLOW_ONLY
+    )
+
+
+def test_no_secret_and_no_default_for_one_stands_in_the_file(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        for variable, value in service.get("environment", {}).items():
+            literal = VARIABLE.sub("", str(value))
+            assert not re.search(r":[^/@:]+@", literal), f"{name}: {variable} has a password in it"
+            if re.search(r"(PASSWORD|SECRET|_KEY|TOKEN|AUTH)$", variable):
+                assert literal == "", f"{name}: {variable} is {value}"
+    for variable, rest in VARIABLE.findall(COMPOSE.read_text()):
+        if re.search(r"PASSWORD|SECRET|FERNET|_KEY", variable):
+            assert rest in (":?run docker/make-env.sh", ":-"), f"{variable} has a default: {rest}"
+
+
+def test_only_the_gpu_worker_takes_the_queue_gpu_one_task_at_a_time(services: dict[str, dict[str, Any]]) -> None:
+    workers = {name: str(each["command"]) for name, each in services.items() if "celery worker" in str(each["command"])}
+    assert set(workers) == {"cpu-worker", "gpu-worker"}
+    assert "--queues default " in workers["cpu-worker"]
+    assert workers["gpu-worker"].endswith("--queues gpu --concurrency 1")
+    assert services["gpu-worker"]["image"].startswith("capsfusion-gpu:")
+    assert services["cpu-worker"]["image"].startswith("capsfusion-airflow:")
+
+
+def test_only_the_override_asks_for_a_gpu() -> None:
+    assert "nvidia" not in yaml.safe_dump(yaml.safe_load(COMPOSE.read_text()))
+    override = yaml.safe_load((REPOSITORY / "docker-compose.gpu.yaml").read_text())
+    (device,) = override["services"]["gpu-worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+
+
+def test_the_script_makes_every_secret_that_the_file_asks_for_anew(tmp_path: Path) -> None:
+    asked = {each for each, rest in VARIABLE.findall(COMPOSE.read_text()) if rest.startswith(":?")}
+    made = []
+    for name in ("one", "two"):
+        subprocess.run([MAKE_ENV, tmp_path / name], check=True, capture_output=True)
+        made.append({key: value for key, value in variables(tmp_path / name).items() if key in asked})
+    assert set(made[0]) == set(made[1]) == asked
+    assert all(made[0][key] != made[1][key] and len(made[0][key]) >= 24 for key in asked)
+    assert (tmp_path / "one").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_script_leaves_secrets_that_are_there_alone(env_file: Path) -> None:
+    before = env_file.read_text()
+    done = subprocess.run([MAKE_ENV, env_file], check=True, capture_output=True, text=True)
+    assert "nothing was changed" in done.stderr
+    assert env_file.read_text() == before
+
+
+def test_the_file_with_secrets_is_neither_committed_nor_sent_to_a_build() -> None:
+    assert ".env" in (REPOSITORY / ".gitignore").read_text().split()
+    assert (REPOSITORY / ".dockerignore").read_text().startswith("*\n"), "all but what is named stays out of a build"
+    assert "!.env" not in (REPOSITORY / ".dockerignore").read_text()
+
+
+def test_the_images_bring_no_account_of_root_and_torch_to_the_gpu_worker_only() -> None:
+    stages = re.split(r"^FROM ", (REPOSITORY / "docker" / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    by_name = {stage.splitlines()[0].split(" AS ")[1]: stage for stage in stages}
+    assert re.findall(r"^USER (\S+)", by_name["base"], flags=re.MULTILINE)[-1] == "50000:0"
+    assert all("USER" not in stage for name, stage in by_name.items() if name != "base")
+    assert {name for name, stage in by_name.items() if "fusion >" in stage} == {"torch"}
+    assert {name: stage.split(" AS ")[0] for name, stage in by_name.items() if name in ("airflow", "gpu")} == {
+        "airflow": "base",
+        "gpu": "torch",
+    }
+
+
+def test_every_package_of_the_images_is_pinned() -> None:
+    pins = {
+        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower()
+        for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+    }
+    listed = subprocess.run(
+        ["python", "docker/requirements.py", "airflow", "celery", "kubernetes", "fusion"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    names = {re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", line)[0]).lower() for line in listed.splitlines()}  # type: ignore[index]
+    assert {"torch", "apache-airflow", "apache-airflow-providers-celery", "pyarrow"} <= names
+    assert names <= pins
+    # With 5.7 the Celery executor cannot be imported.
+    assert re.search(r"^celery==5\.6\.", (REPOSITORY / "constraints.txt").read_text(), flags=re.MULTILINE)
+
+
+def test_compose_itself_reads_both_files(env_file: Path) -> None:
+    command = next((each for each in (["docker", "compose"], ["docker-compose"]) if _answers(each)), None)
+    if command is None:
+        pytest.skip("neither docker compose nor docker-compose is installed")
+    files = ["-f", "docker-compose.yaml", "-f", "docker-compose.gpu.yaml"]
+    done = subprocess.run(
+        [*command, "--env-file", env_file, *files, "config"],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    password = variables(env_file)["WAREHOUSE_PASSWORD"]
+    assert yaml.safe_load(done.stdout)["services"]["cpu-worker"]["environment"]["CAPSFUSION_WAREHOUSE_URL"] == (
+        f"postgresql://capsfusion:{password}@postgres:5432/capsfusion"
+    )
+
+
+def _answers(command: list[str]) -> bool:
+    if shutil.which(command[0]) is None:
+        return False
+    return subprocess.run([*command, "version"], capture_output=True, check=False).returncode == 0
