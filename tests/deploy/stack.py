@@ -14,10 +14,25 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from capsfusion_tasks.demo.airflow_api import AirflowApi
+from capsfusion_tasks.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS = 1200  # for what a loaded machine does in a few minutes
+
+
+def setting_names() -> set[str]:
+    """The variable of each setting; a group of settings has one for each of its own."""
+    names = set()
+    for name, field in Settings.model_fields.items():
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, BaseModel):
+            names |= {f"CAPSFUSION_{name}__{each}".upper() for each in group.model_fields}
+        else:
+            names.add(f"CAPSFUSION_{name}".upper())
+    return names
 
 
 def compose_command() -> list[str] | None:

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from capsfusion_tasks.settings import Settings
+from tests.deploy.stack import setting_names
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "docker-compose.yaml"
 MAKE_ENV = REPOSITORY / "docker" / "make-env.sh"
 
 AIRFLOW_ONLY = {"CAPSFUSION_AWS_CONN_ID", "CAPSFUSION_GPU_POD"}  # read by plugins/, not by Settings
-SETTINGS = {f"CAPSFUSION_{name}".upper() for name in Settings.model_fields}
+SETTINGS = setting_names()
 VARIABLE = re.compile(r"\$\{(\w+)([^}]*)\}")
 ONE_OFF = {"airflow-init", "demo"}
 
@@ -95,7 +95,8 @@ def test_no_secret_and_no_default_for_one_stands_in_the_file(services: dict[str,
 
 
 def test_only_the_gpu_worker_takes_the_queue_gpu_one_task_at_a_time(services: dict[str, dict[str, Any]]) -> None:
-    workers = {name: str(each["command"]) for name, each in services.items() if "celery worker" in str(each["command"])}
+    commands = {name: str(each.get("command")) for name, each in services.items()}
+    workers = {name: command for name, command in commands.items() if "celery worker" in command}
     assert set(workers) == {"cpu-worker", "gpu-worker"}
     assert "--queues default " in workers["cpu-worker"]
     assert workers["gpu-worker"].endswith("--queues gpu --concurrency 1")

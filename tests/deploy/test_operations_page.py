@@ -1,0 +1,100 @@
+"""docs/operations.md: its commands are there, its queries run, its messages are the code's, its sums are right."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from capsfusion_tasks.cli import app
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = (REPOSITORY / "docs" / "operations.md").read_text()
+RUNBOOK = PAGE.split("## Runbook")[1]
+SPANS = re.findall(r"`([^`\n]+)`", PAGE)
+COMMANDS = [line.strip() for line in PAGE.splitlines() if line.startswith("    ")] + SPANS
+
+# Said by others: Airflow, PostgreSQL, CUDA, S3, the kernel.
+FOREIGN = {
+    "AccessDenied",
+    "No space left on device",
+    "CUDA out of memory",
+    "existing: replace",
+    "cannot be read as Parquet",
+}
+
+
+def test_its_queries_run(warehouse_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", warehouse_url)
+    queries = [shlex.split(each)[2] for each in COMMANDS if each.startswith("capsfusion sql ")]
+    assert len(queries) >= 8
+    for query in queries:
+        done = CliRunner().invoke(app, ["sql", query])
+        assert done.exit_code == 0, f"{query}: {done.output}{done.exception}"
+
+
+def test_its_capsfusion_commands_and_options_are_there() -> None:
+    commands = {tuple(shlex.split(each)[1:]) for each in COMMANDS if each.startswith("capsfusion ")}
+    commands |= {tuple(shlex.split(each)[5:]) for each in COMMANDS if "exec cpu-worker capsfusion " in each}
+    assert len(commands) >= 10
+    for words in commands:
+        names = [word for word in words if re.fullmatch(r"[a-z-]+", word)]
+        command = names[:2] if names[0] == "db" else names[:1]
+        done = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
+        assert done.exit_code == 0, words
+        assert all(word in done.output for word in words if word.startswith("--")), words
+
+
+def test_its_services_and_volumes_are_those_of_the_compose_file() -> None:
+    compose = yaml.safe_load((REPOSITORY / "docker-compose.yaml").read_text())
+    verbs = r"docker compose (?:exec(?: -T)?|run --rm|up -d|stop|logs) ((?:[a-z][a-z-]*[ `]?)+)"
+    named = {name for each in COMMANDS for found in re.findall(verbs, each) for name in found.split()[:1]}
+    assert {"airflow-scheduler", "cpu-worker", "demo", "gpu-worker", "postgres"} <= named
+    assert named <= set(compose["services"])
+    table = PAGE.split("| service | does |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`([a-z]+(?:-[a-z]+)*)`", "".join(row.split("|")[1] for row in table.splitlines()[2:]))) == (
+        set(compose["services"]) - {"demo"}
+    )
+    listed = PAGE.split("Everything written lies in named volumes: ")[1].split(".\n")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(compose["volumes"]) - {"auth"}
+
+
+def test_each_message_of_the_runbook_is_one_of_the_code() -> None:
+    said = _messages()
+    rows = [row.split("|")[1] for row in RUNBOOK.splitlines() if row.startswith("| ") and not row.startswith("| ---")]
+    asked = [part.strip() for row in rows for span in re.findall(r"`([^`]+)`", row) for part in span.split("…")]
+    asked = [re.sub(r"\d+", "…", part) for part in asked if len(part) > 9 and part not in FOREIGN]
+    assert len(asked) > 15
+    missing = [part for part in asked if not any(part in message for message in said)]
+    assert not missing
+
+
+def _messages() -> list[str]:
+    """All texts in the code, with … for what is put in."""
+    found = []
+    for folder in ("capsfusion_tasks", "dags", "plugins"):
+        for file in (REPOSITORY / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(re.sub(r"%\w|\d+", "…", node.value))
+                elif isinstance(node, ast.JoinedStr):
+                    parts = (str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values)
+                    found.append(re.sub(r"\d+", "…", "".join(parts)))
+    return found
+
+
+def test_its_table_of_sizes_is_its_formula() -> None:
+    rows = re.findall(
+        r"^\| ([\d.]+), [^|]+\| ([\d,.]+) days \| ([\d,.]+) days \| ([\d,.]+) days \| ([\d,]+) \|", PAGE, re.M
+    )
+    assert [row[0] for row in rows] == ["1.04", "3", "7.5"]
+    for rate, *found, hours in rows:
+        seconds = 113e6 / float(rate)
+        for gpus, each in zip((1, 8, 64), found, strict=True):
+            assert float(each.replace(",", "")) == pytest.approx(seconds / gpus / 86400, rel=0.02)
+        assert float(hours.replace(",", "")) == pytest.approx(seconds / 3600, rel=0.005)
