@@ -2,9 +2,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help install demo up test lint bench bench-fusion bench-exactness bench-pairing bench-validation bench-warehouse
+.PHONY: help install demo up compose-demo test lint bench bench-fusion bench-exactness bench-pairing bench-validation bench-warehouse
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +14,7 @@ help:
 	@echo "make test     the whole test suite; make test ARGS='tests/pairing -x' for a part"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    all benchmarks: bench-fusion, -exactness, -pairing, -validation, -warehouse; ARGS='--help' tells more"
+	@echo "make compose-demo  the demo on containers, with Celery workers: docs/operations.md"
 	@echo "make install  all packages into $(VENV); the others do it themselves"
 
 demo: install
@@ -20,6 +22,13 @@ demo: install
 
 up: install
 	@$(BIN)/capsfusion up
+
+# Needs an engine and docker compose, not Python. Ends with the stack running: docker compose down ends it.
+compose-demo:
+	@docker/make-env.sh
+	@$(COMPOSE) build
+	@$(COMPOSE) up -d
+	@$(COMPOSE) run --rm demo
 
 # Two at a time, Airflow's tests first: they are the longest, and mostly wait.
 test: install

@@ -29,11 +29,11 @@ def run_demo_on(settings: Settings, url: str) -> int:
     started = time.monotonic()
     api = AirflowApi(url.rstrip("/"), *_login())
     folder = _sample_folder(settings)
+    _wait_for_dag(api)
     sample = write_sample_data(folder, rows_per_day=ROWS_PER_DAY)
     days = [each.day for each in sample.days]
     console.print(f"sample shards that arrived from {days[0]} to {days[-1]}: {folder}", markup=False)
     before = read_results(settings, days)
-    _wait_for_dag(api)
     api.unpause()
     runs = backfill(api, days, console, check=lambda: None)
     results = read_results(settings, days)
@@ -45,7 +45,7 @@ def _login() -> tuple[str, str]:
         return os.environ["ADMIN_USER"], os.environ["ADMIN_PASSWORD"]
     except KeyError as error:
         raise InputError(
-            f"{error.args[0]} is not set: Airflow's user and password are ADMIN_USER, ADMIN_PASSWORD"
+            f"{error.args[0]} is not set: set ADMIN_USER and ADMIN_PASSWORD to Airflow's user and password"
         ) from None
 
 
