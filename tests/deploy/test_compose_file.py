@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "docker-compose.yaml"
 MAKE_ENV = REPOSITORY / "docker" / "make-env.sh"
 
-AIRFLOW_ONLY = {"CAPSFUSION_AWS_CONN_ID", "CAPSFUSION_GPU_POD"}  # read by plugins/, not by Settings
+AIRFLOW_ONLY = {"CAPSFUSION_ALERT_CONN_ID", "CAPSFUSION_AWS_CONN_ID"}  # read by plugins/, not by Settings
 SETTINGS = setting_names()
 VARIABLE = re.compile(r"\$\{(\w+)([^}]*)\}")
 ONE_OFF = {"airflow-init", "demo"}
@@ -76,7 +76,7 @@ def test_each_setting_reaches_the_containers_and_nothing_else_is_called_one(
     for name, service in services.items():
         if "airflow" in service["image"] or "gpu" in service["image"]:
             given = {each for each in service["environment"] if each.startswith("CAPSFUSION_")}
-            assert given == SETTINGS | {"CAPSFUSION_AWS_CONN_ID"}, name
+            assert given == SETTINGS | AIRFLOW_ONLY, name
     assert {each for each, _ in VARIABLE.findall(COMPOSE.read_text()) if each.startswith("CAPSFUSION_")} <= (
         SETTINGS | AIRFLOW_ONLY
     )
