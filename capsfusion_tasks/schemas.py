@@ -5,11 +5,15 @@ Stages meet in files of these schemas and in nothing else. `docs/architecture.md
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.settings import UtcTime
 
 Side = Literal["laion_2b", "laion_coco"]
 
@@ -46,6 +50,46 @@ class Unit(BaseModel):
     @property
     def label(self) -> str:
         return f"{self.unit_id} ({self.rows} rows)"
+
+
+class Replay(BaseModel):
+    """Rejected captions whose pairs are fused again: those of one fusion that meet all that is given.
+
+    ``name`` is what a later try resumes it by: units of a replay are found by it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    fusion_id: str  # whose rejections
+    reasons: tuple[str, ...] = ()  # one of these at least; none: whatever the reason
+    loaded_from: UtcTime | None = None
+    loaded_before: UtcTime | None = None
+    limit: int | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Replay:
+        if self.loaded_from and self.loaded_before and self.loaded_from >= self.loaded_before:
+            raise InputError(
+                f"no caption was loaded from {self.loaded_from} and before {self.loaded_before}: give an end after the"
+                " start"
+            )
+        return self
+
+    @classmethod
+    def of_selection(cls, **selection: Any) -> Replay:
+        """Named by what it selects: the same selection again resumes it."""
+        unnamed = cls(name="", **selection)
+        return unnamed.model_copy(update={"name": f"selection {_digest(unnamed.model_dump_json())}"})
+
+    @property
+    def key(self) -> str:
+        """The replay as a folder name."""
+        return _digest(self.name)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 # pull → pair: `buckets/<side>/<bucket>/<shard_id>.parquet`. Text as it came.

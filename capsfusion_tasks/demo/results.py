@@ -40,7 +40,7 @@ def read_results(settings: Settings, days: list[date]) -> Results:
         for day in days:
             start = datetime(day.year, day.month, day.day, tzinfo=UTC)
             interval = Interval(start=start, end=start + timedelta(days=1))
-            units += [unit.unit_id for unit, _ in ledger.interval_units(connection, fusion_id, interval)]
+            units += [unit.unit_id for unit, _ in ledger.units_of(connection, fusion_id, interval)]
         scope = queries.Scope(unit_ids=units)
         return Results(
             queries.run_summary(connection, scope),

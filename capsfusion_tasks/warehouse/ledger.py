@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.schemas import Shard, Unit
+from capsfusion_tasks.schemas import Replay, Shard, Unit
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse.tables import fusions, shards, work_units
 
@@ -84,7 +84,7 @@ def _lock(name: str) -> Select[Any]:
 
 
 def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:
-    """For each of ``pair_ids`` (binary(16)): does the warehouse hold it, accepted or rejected, under ``fusion_id``?"""
+    """For each of ``pair_ids`` (binary(16)): was it loaded under ``fusion_id``, whatever became of it?"""
     if isinstance(pair_ids, pa.ChunkedArray):
         pair_ids = pair_ids.combine_chunks()
     connection.execute(text("create temp table candidates (pair_id uuid) on commit drop"))
@@ -100,6 +100,9 @@ def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.
             union
             select uuid_send(pair_id) from candidates join capsfusion.rejected_captions using (pair_id)
             where fusion_id = %(fusion_id)s
+            union
+            select uuid_send(pair_id) from candidates join capsfusion.replayed_captions using (pair_id)
+            where fusion_id = %(fusion_id)s
             """,
             {"fusion_id": fusion_id},
         )
@@ -109,11 +112,12 @@ def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.
 
 
 def recent_verdicts(connection: Connection, fusion_id: str) -> list[tuple[int, int]]:
-    """Accepted and rejected rows of the units that were loaded last under this fusion_id."""
+    """Accepted and rejected rows of the units that were loaded last under this fusion_id; not of replays, whose pairs
+    are hard ones."""
     units = work_units.c
     statement = (
         select(units.accepted, units.rejected)
-        .where(units.fusion_id == fusion_id, units.state == "loaded")
+        .where(units.fusion_id == fusion_id, units.state == "loaded", units.replay.is_(None))
         .order_by(units.loaded_at.desc())
         .limit(_RECENT_UNITS)
     )
@@ -126,18 +130,27 @@ def open_units(connection: Connection, fusion_id: str) -> list[str]:
     return list(connection.scalars(statement.order_by(work_units.c.unit_id)))
 
 
+def planned_rows(connection: Connection, unit_ids: Sequence[str]) -> int:
+    """How many pairs ``unit_ids`` have together."""
+    statement = select(func.coalesce(func.sum(work_units.c.rows_in), 0)).where(work_units.c.unit_id.in_(unit_ids))
+    return int(connection.execute(statement).scalar_one())
+
+
 def register_units(
-    connection: Connection, units: Sequence[Unit], interval: Interval, dag_run_id: str | None = None
+    connection: Connection, units: Sequence[Unit], work: Interval | Replay, dag_run_id: str | None = None
 ) -> None:
-    """Enter units as planned; one that is there stays as it is."""
+    """Enter the units of an interval or a replay as planned; one that is there stays as it is."""
     if not units:
         return
+    if isinstance(work, Interval):
+        origin: dict[str, Any] = {"interval_start": work.start, "interval_end": work.end}
+    else:
+        origin = {"replay": work.name, "replay_of": work.fusion_id}
     rows = [
         {
             "unit_id": unit.unit_id,
             "fusion_id": unit.fusion_id,
-            "interval_start": interval.start,
-            "interval_end": interval.end,
+            **origin,
             "dag_run_id": dag_run_id,
             "rows_in": unit.rows,
             "tokens_estimated": unit.tokens,
@@ -180,17 +193,15 @@ def _clean(message: str) -> str:
     return message.replace(_NUL, "\ufffd")
 
 
-def interval_units(connection: Connection, fusion_id: str, interval: Interval) -> list[tuple[Unit, str]]:
-    """The units that the interval has under this fusion_id, each with its state, in the order they were cut."""
-    statement = (
-        select(work_units)
-        .where(
-            work_units.c.fusion_id == fusion_id,
-            work_units.c.interval_start == interval.start,
-            work_units.c.interval_end == interval.end,
-        )
-        .order_by(work_units.c.unit_id)
-    )
+def units_of(connection: Connection, fusion_id: str, work: Interval | Replay) -> list[tuple[Unit, str]]:
+    """The units that the interval or the replay has under this fusion_id, with their states, in the order they were
+    cut."""
+    units = work_units.c
+    if isinstance(work, Interval):
+        is_its = (units.interval_start == work.start, units.interval_end == work.end)
+    else:
+        is_its = (units.replay == work.name, units.replay_of == work.fusion_id)
+    statement = select(work_units).where(units.fusion_id == fusion_id, *is_its).order_by(units.unit_id)
     return [
         (Unit(unit_id=row.unit_id, fusion_id=fusion_id, rows=row.rows_in, tokens=row.tokens_estimated), row.state)
         for row in connection.execute(statement)

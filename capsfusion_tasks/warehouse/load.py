@@ -14,8 +14,11 @@ import pyarrow.compute as pc
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import VALIDATED
 from capsfusion_tasks.warehouse.connection import Warehouse, from_adbc
+from capsfusion_tasks.warehouse.tables import rejected_captions
 
 NUL, REPLACEMENT = "\x00", "\ufffd"
+
+_STORED = ("fused_captions", "rejected_captions", "replayed_captions")
 
 # How soon the server gives up a load whose client has silently gone, and with it the locks that others wait for. A load
 # that is well leaves the server waiting for milliseconds.
@@ -47,7 +50,8 @@ def load_unit(
 
     Rows without reasons go to ``fused_captions``, the others to ``rejected_captions``. A NUL character, which
     PostgreSQL cannot store, becomes U+FFFD. With ``replace``, pairs that another unit has loaded under the same
-    fusion_id give way, and count as superseded there.
+    fusion_id give way, and count as superseded there. A replay's unit takes its pairs out of ``rejected_captions`` of
+    the fusion that it replays, whether they pass now or not.
 
     What raises changes nothing: InputError where the unit is unknown, where its rows are not as many as planned, where
     a pair is in it twice, or where (without ``replace``) another unit has loaded a pair; NotReadyError where the
@@ -59,13 +63,13 @@ def load_unit(
         # Whoever loads the same unit at the same time waits here, and then finds it loaded.
         found = _query(
             cursor,
-            "select fusion_id, state, rows_in, accepted, rejected from capsfusion.work_units where unit_id = $1"
-            " for update",
+            "select fusion_id, replay_of, state, rows_in, accepted, rejected from capsfusion.work_units"
+            " where unit_id = $1 for update",
             unit_id,
         )
         if not found:
             raise InputError(f"the ledger has no work unit {unit_id}; plan it first")
-        fusion_id, state, rows_in, accepted, rejected = found[0]
+        fusion_id, replay_of, state, rows_in, accepted, rejected = found[0]
         if state == "loaded":
             return LoadResult(accepted, rejected, already_loaded=True)
         if table.num_rows != rows_in:
@@ -76,10 +80,14 @@ def load_unit(
         cursor.adbc_ingest("incoming", _storable(table), mode="create", temporary=True)
         # What the joins below need to know; analyzing all columns would take a quarter of a load.
         cursor.execute("analyze incoming (pair_id)")
-        # One merge at a time under a fusion_id: no constraint spans the two tables, and a pair must be in one of them.
-        _query(cursor, "select pg_advisory_xact_lock(hashtextextended('capsfusion.load ' || $1, 0))", fusion_id)
+        # One merge at a time under a fusion_id: no constraint spans the tables, and a pair must be in one of them.
+        for locked in sorted({fusion_id, replay_of or fusion_id}):  # in one order, so that no two wait for each other
+            _query(cursor, "select pg_advisory_xact_lock(hashtextextended('capsfusion.load ' || $1, 0))", locked)
+        if replay_of:
+            _take_from_quarantine(cursor, replay_of, fusion_id, unit_id)
         if replace:
-            _supersede(cursor, fusion_id)
+            # A replay leaves what earlier ones took out: it says what is known of their tries.
+            _supersede(cursor, fusion_id, _STORED[:2] if replay_of else _STORED)
         else:
             _refuse_known_pairs(cursor, unit_id, fusion_id)
         _insert(cursor, "fused_captions", "reasons = '{}'", (fusion_id, unit_id, dag_run_id))
@@ -136,9 +144,30 @@ def _refuse_known_pairs(cursor: Any, unit_id: str, fusion_id: str) -> None:
         )
 
 
-def _supersede(cursor: Any, fusion_id: str) -> None:
+def _take_from_quarantine(cursor: Any, replay_of: str, fusion_id: str, unit_id: str) -> None:
+    """Move the rejected captions that the incoming pairs have under ``replay_of`` to ``replayed_captions``.
+
+    Under the same fusion only those whose pairs pass now: a caption that is rejected again takes the older one's place.
+    """
+    names = ", ".join(rejected_captions.columns.keys())
+    which = " and incoming.reasons = '{}'" if replay_of == fusion_id else ""
+    cursor.execute(
+        f"""
+        with gone as (
+            delete from capsfusion.rejected_captions old using incoming
+            where old.pair_id = incoming.pair_id and old.fusion_id = $1{which} returning old.*
+        )
+        insert into capsfusion.replayed_captions ({names}, replayed_by) select {names}, $2 from gone
+        """,  # noqa: S608
+        (replay_of, unit_id),
+    )
+    if replay_of == fusion_id:
+        _supersede(cursor, fusion_id, ("rejected_captions",))
+
+
+def _supersede(cursor: Any, fusion_id: str, tables: tuple[str, ...]) -> None:
     """Take out the older rows of the incoming pairs, and count them on the units that brought them."""
-    for table in ("fused_captions", "rejected_captions"):
+    for table in tables:
         cursor.execute(
             f"""
             with gone as (

@@ -9,7 +9,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, select, true, union_all
 
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.warehouse.tables import UNIT_STATES, fused_captions, rejected_captions, shards, work_units
+from capsfusion_tasks.warehouse.tables import (
+    UNIT_STATES,
+    fused_captions,
+    rejected_captions,
+    replayed_captions,
+    shards,
+    work_units,
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,7 @@ class Scope:
     interval: Interval | None = None
     dag_run_id: str | None = None
     fusion_id: str | None = None
+    replay: str | None = None
     unit_ids: Sequence[str] | None = None
 
     def clause(self) -> ColumnElement[bool]:
@@ -30,6 +38,8 @@ class Scope:
             conditions.append(units.dag_run_id == self.dag_run_id)
         if self.fusion_id is not None:
             conditions.append(units.fusion_id == self.fusion_id)
+        if self.replay is not None:
+            conditions.append(units.replay == self.replay)
         if self.unit_ids is not None:
             conditions.append(units.unit_id.in_(self.unit_ids))
         return and_(*conditions)
@@ -97,6 +107,12 @@ def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> d
     reason, count = each.subquery().c.reason, func.count()
     statement = select(reason, count).group_by(reason).order_by(count.desc(), reason)
     return {row[0]: row[1] for row in connection.execute(statement)}
+
+
+def replayed_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
+    """Rejected captions of these units that have left quarantine, for a replay took their pairs."""
+    statement = select(func.count()).select_from(replayed_captions).where(_of_units(replayed_captions, scope))
+    return int(connection.execute(statement).scalar_one())
 
 
 def sample_captions(connection: Connection, n: int, unit_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -167,7 +183,8 @@ def failed_shards(connection: Connection, shard_ids: Sequence[str] | None = None
 
 def consistency(connection: Connection) -> dict[str, list[dict[str, Any]]]:
     """What must be empty: rule → the rows that break it."""
-    stored = union_all(*(select(table.c.unit_id) for table in (fused_captions, rejected_captions))).subquery()
+    tables = (fused_captions, rejected_captions, replayed_captions)
+    stored = union_all(*(select(table.c.unit_id) for table in tables)).subquery()
     per_unit = select(stored.c.unit_id, func.count().label("stored")).group_by(stored.c.unit_id).subquery()
     units = work_units.c
     count = func.coalesce(per_unit.c.stored, 0)
@@ -175,7 +192,7 @@ def consistency(connection: Connection) -> dict[str, list[dict[str, Any]]]:
         "a loaded unit's rows are its accepted and its rejected": select(
             units.unit_id, units.rows_in, units.accepted, units.rejected
         ).where(units.state == "loaded", func.coalesce(units.rows_in != units.accepted + units.rejected, True)),
-        "a unit's rows are stored or superseded": select(
+        "a unit's rows are stored, replayed or superseded": select(
             units.unit_id, units.state, units.rows_in, units.superseded, count.label("stored")
         )
         .select_from(work_units.outerjoin(per_unit, per_unit.c.unit_id == units.unit_id))
@@ -187,6 +204,15 @@ def consistency(connection: Connection) -> dict[str, list[dict[str, Any]]]:
             and_(
                 fused_captions.c.pair_id == rejected_captions.c.pair_id,
                 fused_captions.c.fusion_id == rejected_captions.c.fusion_id,
+            ),
+        ),
+        "a caption is in quarantine or replayed, not both": select(
+            replayed_captions.c.pair_id, replayed_captions.c.unit_id
+        ).join(
+            rejected_captions,
+            and_(
+                replayed_captions.c.pair_id == rejected_captions.c.pair_id,
+                replayed_captions.c.unit_id == rejected_captions.c.unit_id,
             ),
         ),
     }

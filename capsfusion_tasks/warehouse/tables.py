@@ -97,8 +97,9 @@ work_units = Table(
     metadata,
     _text("unit_id", primary_key=True),
     Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
-    _time("interval_start"),
-    _time("interval_end"),
+    # The data interval whose pairs it has; a replay's unit has none.
+    _time("interval_start", nullable=True),
+    _time("interval_end", nullable=True),
     _text("dag_run_id", nullable=True),
     _text("state", server_default="planned"),
     Column("rows_in", BigInteger, nullable=False),
@@ -116,26 +117,32 @@ work_units = Table(
     Column("stats", JSONB),
     _time("created_at", server_default=func.now()),
     _time("loaded_at", nullable=True),
+    # The replay that planned it, and the fusion whose rejected captions it fuses again.
+    _text("replay", nullable=True),
+    Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
     _one_of("state", UNIT_STATES),
+    CheckConstraint(
+        "num_nonnulls(interval_start, interval_end) = case when replay is null then 2 else 0 end"
+        " and (replay is null) = (replay_of is null)",
+        name="replay_or_interval",
+    ),
     # A check passes on NULL, so a loaded unit without counts must be refused by name.
     CheckConstraint("state <> 'loaded' or coalesce(rows_in = accepted + rejected, false)", name="rows_add_up"),
     Index(None, "fusion_id", "state"),
     Index(None, "interval_start", "interval_end"),
+    Index(None, "replay"),
 )
 
 
-def _captions(name: str, *more: Column[Any] | Index) -> Table:
-    """A table of captions with the indexes that both have: what each is for stands in docs/queries.md."""
-    return Table(
-        name,
-        metadata,
+def _caption_columns(*behind_caption: Column[Any]) -> list[Column[Any]]:
+    return [
         Column("pair_id", UUID(as_uuid=True), nullable=False),
         Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
         _text("image_url"),
         _text("laion_2b"),
         _text("laion_coco"),
         _text("capsfusion"),
-        *more,
+        *behind_caption,
         Column("laion_hash", BigInteger, nullable=False),
         Column("similarity", Double),
         Column("punsafe", Double),
@@ -159,6 +166,19 @@ def _captions(name: str, *more: Column[Any] | Index) -> Table:
         Column("invention", Double),
         Column("caption_words", Integer),
         Column("flags", ARRAY(Text), nullable=False, server_default="{}"),
+    ]
+
+
+def _reasons() -> Column[Any]:
+    return Column("reasons", ARRAY(Text), nullable=False)
+
+
+def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
+    """A table of captions with the indexes that both have: what each is for stands in docs/queries.md."""
+    return Table(
+        name,
+        metadata,
+        *columns,
         PrimaryKeyConstraint("pair_id", "fusion_id"),
         Index(None, "unit_id"),
         # Hash indexes where only equality is asked for: of a size whatever the text's length, and cheaper to keep.
@@ -167,12 +187,14 @@ def _captions(name: str, *more: Column[Any] | Index) -> Table:
         Index(None, "fusion_id", "loaded_at", "pair_id"),
         Index(None, "laion_2b_shard"),
         Index(None, "laion_coco_shard"),
+        *indexes,
     )
 
 
 # A pair is in one of the two under a fusion_id.
 fused_captions = _captions(
     "fused_captions",
+    _caption_columns(),
     Index(None, "capsfusion", postgresql_using="hash"),
     Index(
         "fused_captions_words_idx",
@@ -182,4 +204,16 @@ fused_captions = _captions(
         postgresql_with={"gin_pending_list_limit": 16384},
     ),
 )
-rejected_captions = _captions("rejected_captions", Column("reasons", ARRAY(Text), nullable=False))
+rejected_captions = _captions("rejected_captions", _caption_columns(_reasons()))
+
+# A caption that was rejected and has left rejected_captions: a replay took its pair, ``replayed_by`` is the unit.
+replayed_captions = Table(
+    "replayed_captions",
+    metadata,
+    *_caption_columns(_reasons()),
+    Column("replayed_by", Text, ForeignKey(work_units.c.unit_id), nullable=False),
+    _time("replayed_at", server_default=func.now()),
+    PrimaryKeyConstraint("pair_id", "unit_id"),
+    Index(None, "unit_id"),
+    Index(None, "replayed_by"),
+)

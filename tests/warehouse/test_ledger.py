@@ -140,12 +140,9 @@ def test_units_of_an_interval_come_back_with_their_state(warehouse: Warehouse) -
     plan(warehouse, ("v1", 1), fusion_id="f2")
     load_unit(warehouse, "u1", rows(1, 2))
     with warehouse.engine.connect() as connection:
-        found = ledger.interval_units(connection, "f1", DAY)
+        found = ledger.units_of(connection, "f1", DAY)
         assert sorted((unit.unit_id, unit.rows, unit.tokens, state) for unit, state in found) == [
             ("u1", 2, 200, "loaded"),
             ("u2", 3, 300, "planned"),
         ]
-        assert (
-            ledger.interval_units(connection, "f1", Interval(start=DAY.end, end=datetime(2026, 12, 1, tzinfo=UTC)))
-            == []
-        )
+        assert ledger.units_of(connection, "f1", Interval(start=DAY.end, end=datetime(2026, 12, 1, tzinfo=UTC))) == []

@@ -73,9 +73,10 @@ def test_rows_of_an_earlier_version_stay_and_new_ones_come(engine: Engine, revis
     upgrade(engine)
     with engine.connect() as connection:
         assert current_revision(connection) == head_revision()
-        for name, found in everything(connection).items():
-            kept = [{column: row[column] for column in before[name][0]} for row in found]
-            assert kept == before[name]
+        after = everything(connection)
+        for name, rows_before in before.items():
+            kept = [{column: row[column] for column in rows_before[0]} for row in after[name]]
+            assert kept == rows_before
         assert_built_as_described(connection)
     warehouse = Warehouse(engine, parse_url(engine.url.render_as_string(hide_password=False)))
     assert load_unit(warehouse, "u1", rows(1, 2, rejected={2: ["loop"]})) == LoadResult(1, 1, already_loaded=False)

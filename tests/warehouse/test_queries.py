@@ -98,10 +98,13 @@ def test_shards_by_side(connection: Connection) -> None:
 @pytest.mark.parametrize(
     ("harm", "broken"),
     [
-        ("delete from capsfusion.fused_captions where laion_hash = 1", "a unit's rows are stored or superseded"),
+        (
+            "delete from capsfusion.fused_captions where laion_hash = 1",
+            "a unit's rows are stored, replayed or superseded",
+        ),
         (
             "update capsfusion.work_units set state = 'fused' where unit_id = 'u3'",
-            "a unit's rows are stored or superseded",
+            "a unit's rows are stored, replayed or superseded",
         ),
         (
             "alter table capsfusion.work_units drop constraint work_units_rows_add_up_check;"
@@ -112,6 +115,12 @@ def test_shards_by_side(connection: Connection) -> None:
             "update capsfusion.rejected_captions r set pair_id = f.pair_id from capsfusion.fused_captions f"
             " where f.laion_hash = 1 and r.laion_hash = 2",
             "a pair is accepted or rejected, not both",
+        ),
+        (
+            "insert into capsfusion.replayed_captions select *, 'u1' from capsfusion.rejected_captions limit 1;"
+            "update capsfusion.work_units set superseded = superseded - 1"
+            " where unit_id = (select unit_id from capsfusion.replayed_captions)",
+            "a caption is in quarantine or replayed, not both",
         ),
     ],
 )

@@ -33,6 +33,15 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
                 f"insert into rejected_captions ({names}, reasons)"
                 f" select {names}, why from columns where why is not null"
             )
+            # A replay of the one model's first unit under the other.
+            connection.execute(
+                "update work_units set interval_start = null, interval_end = null, replay = 'manual__2026-11-13',"
+                " replay_of = '3f9a1c20b7de' where unit_id = 'unit-40'"
+            )
+            connection.execute(
+                "with gone as (delete from rejected_captions where unit_id = 'unit-0' returning *)"
+                " insert into replayed_captions select *, 'unit-40' from gone"
+            )
             connection.execute("drop table made cascade")
             connection.commit()
             connection.autocommit = True
