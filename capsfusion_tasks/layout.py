@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.schemas import Replay, Side
 from capsfusion_tasks.settings import Interval
 
 
@@ -29,8 +29,12 @@ def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-def pairs_folder(interval: Interval) -> str:
-    return f"runs/{interval.key}/pairs"
+ANY_BUCKET = "any"  # instead of a bucket's number: of pairs whose bucket cannot be told
+
+
+def pairs_folder(work: Interval | Replay) -> str:
+    """The pairs of an interval or of a replay, a file per bucket."""
+    return f"{'runs' if isinstance(work, Interval) else 'replays'}/{work.key}/pairs"
 
 
 def unit_pairs(unit_id: str) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capsfusion_tasks import layout
-from capsfusion_tasks.schemas import PAIRS, Unit
+from capsfusion_tasks.schemas import PAIRS, Replay, Unit
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.storage import Storage
 
@@ -51,26 +51,30 @@ class PairsInFlight:
 
     def of(self, path: str) -> pa.Array:
         """Those that may be in the file of pairs ``path``: pair_ids, binary(16)."""
-        units = self._units[_bucket(path)]
+        bucket = _bucket(path)
+        if bucket == layout.ANY_BUCKET:
+            units = sorted(set().union(*self._units.values()))
+        else:
+            units = self._units[bucket] + self._units[layout.ANY_BUCKET]
         tables = [self.storage.read_table(unit, columns=["pair_id"]) for unit in units]
         return pa.concat_tables([PAIRS.empty_table().select(["pair_id"]), *tables])["pair_id"].combine_chunks()
 
 
 def new_pairs(
     storage: Storage,
-    interval: Interval,
+    work: Interval | Replay,
     is_known: Callable[[pa.ChunkedArray], pa.Array | None],
     in_flight: Iterable[str],
     limit: int | None,
 ) -> list[NewPairs]:
-    """The interval's pairs that nobody has fused or is about to fuse, at most ``limit``, ordered by bucket and pair_id.
+    """The work's pairs that nobody has fused or is about to fuse, at most ``limit``, ordered by bucket and pair_id.
 
     ``is_known`` tells for pair_ids, [rows] binary(16), which the warehouse has (None: take them all). ``in_flight``
     are the units that are planned and not loaded.
     """
     taken = PairsInFlight(storage, in_flight)
     found, left = [], limit
-    for path in storage.files(layout.pairs_folder(interval)):
+    for path in storage.files(layout.pairs_folder(work)):
         pairs = storage.read_table(path, columns=["pair_id", "laion_2b", "laion_coco"])
         is_new = pc.invert(pc.is_in(pairs["pair_id"], value_set=taken.of(path)))
         known = is_known(pairs["pair_id"])
@@ -105,21 +109,22 @@ def choose_unit_tokens(total: int, tokens_per_second: float | None) -> int:
 
 
 def cut_units(
-    storage: Storage, pairs: Iterable[NewPairs], interval: Interval, fusion_id: str, unit_tokens: int, serial: int
+    storage: Storage, pairs: Iterable[NewPairs], work: Interval | Replay, fusion_id: str, unit_tokens: int, serial: int
 ) -> list[Unit]:
     """Publish ``pairs`` as work units of about ``unit_tokens`` estimated tokens each, and return them.
 
-    What goes beyond MAX_UNITS is left for another run. ``serial`` is the number of units that the interval had before
+    What goes beyond MAX_UNITS is left for another run. ``serial`` is the number of units that the work had before
     under this fusion: a pair that is fused again must not come back as a unit of the same name.
     """
     units: list[Unit] = []
+    begins = f"{work.start:%Y%m%d}" if isinstance(work, Interval) else "replay"
     for table, tokens, buckets in _cut(storage, list(pairs), unit_tokens):
         if len(units) == MAX_UNITS:
             break
-        digest = hashlib.blake2b(f"{interval.key} {fusion_id} {serial + len(units)}".encode(), digest_size=4)
+        digest = hashlib.blake2b(f"{work.key} {fusion_id} {serial + len(units)}".encode(), digest_size=4)
         for pair_id in table["pair_id"].to_pylist():
             digest.update(pair_id)
-        unit_id = f"{interval.start:%Y%m%d}-{fusion_id[:6]}-{serial + len(units):04d}-{digest.hexdigest()}"
+        unit_id = f"{begins}-{fusion_id[:6]}-{serial + len(units):04d}-{digest.hexdigest()}"
         storage.write_table(layout.unit_pairs(unit_id), table, {_BUCKETS: " ".join(buckets)})
         units.append(Unit(unit_id=unit_id, fusion_id=fusion_id, rows=table.num_rows, tokens=tokens))
     return units

@@ -7,7 +7,6 @@ not mend is raised as ``InputError``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -17,16 +16,7 @@ from sqlalchemy import Connection
 
 from capsfusion_tasks import layout, planning, waiting
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.estimate import (
-    UNLIMITED,
-    Budget,
-    Estimate,
-    Rate,
-    Work,
-    benchmark_rate,
-    given_rate,
-    measured_rate,
-)
+from capsfusion_tasks.estimate import UNLIMITED, Budget, Estimate, Work
 from capsfusion_tasks.export import export_captions
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import Fusion, identify
@@ -40,6 +30,7 @@ from capsfusion_tasks.schemas import VALIDATED, Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.unit_plan import OnEstimate, plan_units, rate_of
 from capsfusion_tasks.validation import gate
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import validate_unit
@@ -120,7 +111,7 @@ def plan(
     existing: Existing = "skip",
     dag_run_id: str | None = None,
     budget: Budget = UNLIMITED,
-    on_estimate: Callable[[Estimate], None] | None = None,
+    on_estimate: OnEstimate | None = None,
 ) -> list[Unit]:
     """The units to fuse: those that an earlier try of this interval left unfinished, else new ones.
 
@@ -129,52 +120,21 @@ def plan(
     estimate before that.
     """
 
-    def check(connection: Connection, work: dict[str, Work]) -> None:
-        price, now = settings.gpu_hour_price, datetime.now(UTC)
-        estimate = Estimate(work, _rate(connection, fusion), now, price=price)
-        log.info("%s", estimate.text)
-        if on_estimate:
-            on_estimate(estimate)
-        budget.check(estimate)
-
     storage = Storage(settings.staging_uri)
-    fusion = identify(settings)
+
+    def find(connection: Connection, fusion: Fusion) -> list[planning.NewPairs]:
+        return planning.new_pairs(
+            storage,
+            interval,
+            is_known=lambda ids: ledger.known_pairs(connection, fusion.fusion_id, ids) if existing == "skip" else None,
+            in_flight=ledger.open_units(connection, fusion.fusion_id),
+            limit=limit,
+        )
+
     with open_warehouse(settings) as warehouse:
-        with warehouse.engine.begin() as connection:
-            ledger.register_fusion(connection, fusion.as_row())
-        # The lock makes planning serial for a fusion, and its transaction makes the new units appear at once: two runs
-        # that found the same pair cannot both plan it.
-        with ledger.planning_lock(warehouse.engine, fusion.fusion_id) as connection:
-            planned = ledger.interval_units(connection, fusion.fusion_id, interval)
-            if unfinished := [unit for unit, state in planned if state != "loaded"]:
-                to_fuse = (unit for unit, state in planned if state not in ("fused", "loaded"))
-                check(connection, {"planned before, to fuse": Work.of(to_fuse)})
-                return unfinished
-            pairs = planning.new_pairs(
-                storage,
-                interval,
-                is_known=lambda ids: (
-                    ledger.known_pairs(connection, fusion.fusion_id, ids) if existing == "skip" else None
-                ),
-                in_flight=ledger.open_units(connection, fusion.fusion_id),
-                limit=limit,
-            )
-            total = sum(int(part.tokens.sum()) for part in pairs)
-            check(connection, {"to fuse": Work(sum(len(part.rows) for part in pairs), total)})
-            size = settings.unit_tokens
-            if size == "auto":
-                measured = rates.measured(connection, fusion.fusion_id)
-                size = planning.choose_unit_tokens(total, measured and measured.tokens_per_second.median)
-            units = planning.cut_units(storage, pairs, interval, fusion.fusion_id, size, serial=len(planned))
-            if left := sum(len(part.rows) for part in pairs) - sum(unit.rows for unit in units):
-                log.warning(
-                    "%d pairs are left: %d units are the most that a run may have. Run the interval again once these"
-                    " are loaded, or raise CAPSFUSION_UNIT_TOKENS",
-                    left,
-                    planning.MAX_UNITS,
-                )
-            ledger.register_units(connection, units, interval, dag_run_id)
-    return units
+        return plan_units(
+            warehouse, settings, interval, find, dag_run_id=dag_run_id, budget=budget, on_estimate=on_estimate
+        )
 
 
 def estimate(
@@ -196,7 +156,7 @@ def estimate(
             "planned, not fused": Work(*rates.unfused(connection, fusion.fusion_id, within)),
             "paired, not planned": _unplanned(connection, storage, fusion.fusion_id, seen),
         }
-        rate = _rate(connection, fusion, rows_per_second)
+        rate = rate_of(connection, fusion, rows_per_second)
     listed = ((interval, discovery.discovered(interval, storage)) for interval in seen)
     unpaired = [
         shard
@@ -228,13 +188,6 @@ def _unplanned(connection: Connection, storage: Storage, fusion_id: str, interva
     return Work(*waiting.unplanned(storage, unfinished, known, ledger.open_units(connection, fusion_id)))
 
 
-def _rate(connection: Connection, fusion: Fusion, rows_per_second: float | None = None) -> Rate | None:
-    if rows_per_second is not None:
-        return given_rate(rows_per_second, "as given")
-    measured = rates.measured(connection, fusion.fusion_id)
-    return measured_rate(measured) if measured else benchmark_rate(fusion.model)
-
-
 def fuse_argv(settings: Settings, unit: Unit) -> list[str]:
     """The torchrun command that fuses the unit on this node."""
     return torchrun_argv(_fuse_job(settings, unit), settings.nproc_per_node)
@@ -251,13 +204,18 @@ def fuse_started(settings: Settings, unit: Unit) -> None:
         ledger.unit_started(connection, unit.unit_id)
 
 
+def is_fused(settings: Settings, unit: Unit) -> bool:
+    """Whether all of the unit's chunks are there, and no others, so that no torchrun need be started."""
+    storage = Storage(settings.staging_uri)
+    chunks = _chunks(settings, unit, storage)
+    there = storage.files(layout.chunks_folder(unit.unit_id))
+    return there == [chunk.path for chunk in chunks] and all(chunk_files.is_done(storage, chunk) for chunk in chunks)
+
+
 def fuse_finished(settings: Settings, unit: Unit) -> dict[str, Any]:
     """The unit's figures, added up from its chunks; raises if one is missing."""
     storage = Storage(settings.staging_uri)
-    job = _fuse_job(settings, unit)
-    pairs = storage.read_table(job.pairs, columns=CAPTION_COLUMNS)
-    chunks = chunk_files.cut_chunks(pairs, job.chunks, unit.fusion_id, settings.chunk_rows)
-    figures = chunk_files.figures(storage, chunks).as_dict()
+    figures = chunk_files.figures(storage, _chunks(settings, unit, storage)).as_dict()
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
         ledger.unit_fused(connection, unit.unit_id, figures)
     return figures
@@ -338,6 +296,11 @@ def report(settings: Settings, interval: Interval) -> dict[str, Any]:
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
         left = _unplanned(connection, storage, fusion_id, [interval]).rows
         return report_interval(connection, interval, fusion_id, shards, unplanned=left).as_dict()
+
+
+def _chunks(settings: Settings, unit: Unit, storage: Storage) -> list[chunk_files.Chunk]:
+    pairs = storage.read_table(layout.unit_pairs(unit.unit_id), columns=CAPTION_COLUMNS)
+    return chunk_files.cut_chunks(pairs, layout.chunks_folder(unit.unit_id), unit.fusion_id, settings.chunk_rows)
 
 
 def _fuse_job(settings: Settings, unit: Unit) -> FuseJob:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks import layout
-from capsfusion_tasks.planning import NewPairs, choose_unit_tokens, cut_units, estimate_tokens, new_pairs
+from capsfusion_tasks.planning import NewPairs, PairsInFlight, choose_unit_tokens, cut_units, estimate_tokens, new_pairs
 from capsfusion_tasks.schemas import PAIRS, Unit
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.storage import Storage
@@ -83,6 +83,17 @@ def test_pairs_of_units_in_flight_are_dropped(storage: Storage) -> None:
 
 def test_replacing_takes_known_pairs_too(storage: Storage) -> None:
     assert hashes(storage, new_pairs(storage, DAY, lambda ids: None, in_flight=[], limit=None)) == [0, 1, 2, 3, 4]
+
+
+def test_pairs_of_no_bucket_are_looked_for_in_all(storage: Storage) -> None:
+    storage.write_table(f"some/{layout.ANY_BUCKET}.parquet", pairs(1, 3, 9))
+    table = storage.read_table(f"some/{layout.ANY_BUCKET}.parquet")
+    found = NewPairs(f"some/{layout.ANY_BUCKET}.parquet", np.arange(3), estimate_tokens(table))
+    [unit] = cut_units(storage, [found], BEFORE, "f" * 12, unit_tokens=10**6, serial=0)
+    assert hashes(storage, new_pairs(storage, DAY, nothing_known, [unit.unit_id], limit=None)) == [0, 2, 4]
+    days = cut_units(storage, new_pairs(storage, DAY, nothing_known, [], None), DAY, "f" * 12, 10**6, serial=0)
+    in_flight = PairsInFlight(storage, [day.unit_id for day in days])
+    assert len(in_flight.of(found.path)) == 5
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 99])

@@ -1,4 +1,4 @@
-"""Rows of a shard on scratch disk, sorted by bucket: what lets a shard of any size be split in little memory."""
+"""Rows on scratch disk, sorted by bucket: what lets a shard of any size be split in little memory."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ class BucketSpill:
     Each table becomes an Arrow file in ``folder`` with a record batch per bucket, so that a bucket is read by itself.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema = BUCKET_ROWS) -> None:
         self.folder = folder
+        self._schema = schema
         self._batches: list[dict[int, int]] = []  # of each file: bucket → its batch
 
     def add(self, table: pa.Table, buckets: np.ndarray) -> None:
         """``buckets``, [rows] int, says where each row of ``table`` belongs; negative: nowhere."""
         order = np.argsort(buckets, kind="stable")
         order = order[np.searchsorted(buckets[order], 0) :]
-        table = table.take(pa.array(order)).combine_chunks().cast(BUCKET_ROWS)
+        table = table.take(pa.array(order)).combine_chunks().cast(self._schema)
         found, starts = np.unique(buckets[order], return_index=True)
         stops = np.append(starts, table.num_rows)[1:]
         with pa.ipc.new_file(self._path(len(self._batches)), table.schema) as file:

@@ -1,0 +1,86 @@
+"""How pairs become work units, a run's or a replay's: under a lock, within a budget, entered in the ledger."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from capsfusion_tasks import planning
+from capsfusion_tasks.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
+from capsfusion_tasks.fusion.identity import Fusion, identify
+from capsfusion_tasks.schemas import Replay, Unit
+from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.warehouse import ledger, rates
+from capsfusion_tasks.warehouse.connection import Warehouse
+
+log = logging.getLogger(__name__)
+
+OnEstimate = Callable[[Estimate], None]
+
+
+def plan_units(
+    warehouse: Warehouse,
+    settings: Settings,
+    work: Interval | Replay,
+    find_pairs: Callable[[Connection, Fusion], list[planning.NewPairs]],
+    *,
+    dag_run_id: str | None,
+    budget: Budget,
+    on_estimate: OnEstimate | None,
+    needs_gpu: bool = True,
+) -> list[Unit]:
+    """The units to fuse: those that an earlier try of ``work`` left unfinished, else new ones of ``find_pairs``.
+
+    Raises InputError, and plans nothing, where fusing them is estimated to take more than ``budget``; ``on_estimate``
+    gets the estimate before that. Without ``needs_gpu`` the captions are there, and it takes nothing.
+    """
+    fusion = identify(settings)
+
+    def check(connection: Connection, where: str, to_fuse: Work) -> None:
+        price, now = settings.gpu_hour_price, datetime.now(UTC)
+        estimate = Estimate({where: to_fuse if needs_gpu else Work()}, rate_of(connection, fusion), now, price=price)
+        log.info("%s", estimate.text)
+        if on_estimate:
+            on_estimate(estimate)
+        budget.check(estimate)
+
+    with warehouse.engine.begin() as connection:
+        ledger.register_fusion(connection, fusion.as_row())
+    # The lock makes planning serial for a fusion, and its transaction makes the new units appear at once: two runs that
+    # found the same pair cannot both plan it.
+    with ledger.planning_lock(warehouse.engine, fusion.fusion_id) as connection:
+        planned = ledger.units_of(connection, fusion.fusion_id, work)
+        if unfinished := [unit for unit, state in planned if state != "loaded"]:
+            to_fuse = (unit for unit, state in planned if state not in ("fused", "loaded"))
+            check(connection, "planned before, to fuse", Work.of(to_fuse))
+            return unfinished
+        pairs = find_pairs(connection, fusion)
+        total = Work(sum(len(part.rows) for part in pairs), sum(int(part.tokens.sum()) for part in pairs))
+        check(connection, "to fuse", total)
+        size = settings.unit_tokens
+        if size == "auto":
+            measured = rates.measured(connection, fusion.fusion_id)
+            size = planning.choose_unit_tokens(total.tokens, measured and measured.tokens_per_second.median)
+        storage = Storage(settings.staging_uri)
+        units = planning.cut_units(storage, pairs, work, fusion.fusion_id, size, serial=len(planned))
+        if left := total.rows - sum(unit.rows for unit in units):
+            log.warning(
+                "%d pairs are left: %d units are the most that a run may have. Run it again once these are loaded, or"
+                " raise CAPSFUSION_UNIT_TOKENS",
+                left,
+                planning.MAX_UNITS,
+            )
+        ledger.register_units(connection, units, work, dag_run_id)
+    return units
+
+
+def rate_of(connection: Connection, fusion: Fusion, rows_per_second: float | None = None) -> Rate | None:
+    """What a device does of this fusion: as given, as measured, or as a benchmark says; None: nobody knows."""
+    if rows_per_second is not None:
+        return given_rate(rows_per_second, "as given")
+    measured = rates.measured(connection, fusion.fusion_id)
+    return measured_rate(measured) if measured else benchmark_rate(fusion.model)
