@@ -1,4 +1,4 @@
-"""All stages over one interval in one process, without Airflow: what `capsfusion run` does."""
+"""All stages in one process, without Airflow: what `capsfusion run` and `capsfusion replay` do."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from capsfusion_tasks import stages
+from capsfusion_tasks import replay, stages
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.estimate import UNLIMITED, Budget
 from capsfusion_tasks.fusion import launcher
-from capsfusion_tasks.schemas import Shard, Unit
+from capsfusion_tasks.schemas import Replay, Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.warehouse import quarantine
 from capsfusion_tasks.warehouse.connection import open_warehouse
 
 PULLS = 2  # shards that are pulled at the same time: one is decoded while the other is fetched or written
@@ -53,6 +54,33 @@ def run_pipeline(
         return stages.report(settings, interval)
 
 
+def run_replay(
+    settings: Settings,
+    selection: Replay,
+    *,
+    existing: stages.Existing = "skip",
+    budget: Budget = UNLIMITED,
+    accept_rejections: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Fuse rejected captions again and load them; returns the report. Raises NotReadyError where another process does.
+
+    A unit that fails is noted in the ledger and in the report, and the others go on.
+    """
+    with open_warehouse(settings) as warehouse, quarantine.sole_run(warehouse.engine, selection.name):
+        units = replay.plan(
+            settings,
+            selection,
+            existing=existing,
+            budget=budget,
+            on_estimate=lambda estimate: say(f"plan: {estimate.text}"),
+        )
+        say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} rejected captions to replay")
+        for unit in units:
+            _run_unit(settings, unit, existing, accept_rejections, say)
+        return replay.report(settings, selection)
+
+
 def _pull(settings: Settings, shard: Shard) -> str:
     try:
         pulled = stages.pull(settings, shard)
@@ -66,7 +94,8 @@ def _run_unit(
 ) -> None:
     stages.fuse_started(settings, unit)
     try:
-        launcher.run(stages.fuse_argv(settings, unit), on_line=say)
+        if not stages.is_fused(settings, unit):
+            launcher.run(stages.fuse_argv(settings, unit), on_line=say)
         stages.fuse_finished(settings, unit)
     except (InputError, launcher.TorchrunFailed) as error:
         stages.fuse_failed(settings, unit, str(error))

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.schemas import Replay, Shard
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.warehouse import queries
+from capsfusion_tasks.warehouse import quarantine, queries
 from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
 
 
@@ -23,6 +23,7 @@ class Report:
     reasons: dict[str, int]
     failures: list[str]
     unplanned: int = 0  # pairs that are in no unit
+    replayed: int = 0  # of the rejected
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "text": self.text}
@@ -49,12 +50,60 @@ class Report:
             )
         if self.reasons:
             lines.append(f"rejected for: {_counts(self.reasons)}")
-        if total.rows_per_second:
-            lines.append(
-                f"speed: {total.rows_per_second:.1f} captions/s per device, {total.gpu_seconds:.0f} device seconds, "
-                f"{total.prompt_tokens} prompt and {total.caption_tokens} caption tokens"
+        if self.replayed:
+            lines.append(f"replayed: {self.replayed} of the rejected have left quarantine")
+        return "\n".join([*lines, *_speed(total), *self.failures])
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """What became of a replay's captions. ``moved`` are those that left quarantine for the accepted ones."""
+
+    replay_of: str  # whose rejected captions, …
+    fusion_id: str  # … and under which fusion they were fused again
+    units: dict[str, int]
+    summary: RunSummary
+    moved: int
+    reasons: dict[str, int]  # of those that were rejected again
+    failures: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "text": self.text}
+
+    @property
+    def text(self) -> str:
+        total = self.summary
+        if not total.units:
+            return (
+                f"selected: 0 rejected captions of fusion {self.replay_of}: none match, or they lie in unfinished"
+                f" units, or were tried under fusion {self.fusion_id} before; the log of plan has the counts"
             )
-        return "\n".join([*lines, *self.failures])
+        lines = [
+            f"selected: {total.rows_in} rejected captions of fusion {self.replay_of}, in units:"
+            f" {_counts({state: count for state, count in self.units.items() if count})}",
+            f"moved: {self.moved} pass under fusion {self.fusion_id} and are in fused_captions",
+            f"rejected again: {total.rejected}, in rejected_captions under fusion {self.fusion_id}"
+            f"{': ' if self.reasons else ''}{_counts(self.reasons)}",
+        ]
+        if total.accepted != self.moved:
+            lines.append(f"besides: {total.accepted - self.moved} pass and had left quarantine by other ways")
+        if total.waiting:
+            lines.append(f"waiting: {total.waiting} in units that are not loaded")
+        return "\n".join([*lines, *_speed(total), *self.failures])
+
+
+def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> ReplayReport:
+    """The report of a replay under ``fusion_id``."""
+    scope = Scope(replay=replay.name, fusion_id=fusion_id)
+    return ReplayReport(
+        replay_of=replay.fusion_id,
+        fusion_id=fusion_id,
+        units=queries.unit_counts(connection, scope),
+        summary=queries.run_summary(connection, scope),
+        moved=quarantine.moved(connection, replay.name),
+        reasons=queries.rejections_by_reason(connection, scope),
+        failures=_failed_units(connection, scope),
+    )
 
 
 def report_interval(
@@ -74,17 +123,31 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
     failures = [
         f"shard {side}/{path} failed: {error}" for side, path, error in queries.failed_shards(connection, shard_ids)
     ]
-    failures += [
-        f"unit {unit_id} failed {tries} times, at last: {error}"
-        for unit_id, tries, error in queries.failed_units(connection, scope)
-    ]
+    failures += _failed_units(connection, scope)
     return Report(
         sides=queries.shards_summary(connection, shard_ids),
         units=queries.unit_counts(connection, scope),
         summary=queries.run_summary(connection, scope),
         reasons=queries.rejections_by_reason(connection, scope),
         failures=failures,
+        replayed=queries.replayed_count(connection, scope),
     )
+
+
+def _failed_units(connection: Connection, scope: Scope) -> list[str]:
+    return [
+        f"unit {unit_id} failed {tries} times, at last: {error}"
+        for unit_id, tries, error in queries.failed_units(connection, scope)
+    ]
+
+
+def _speed(total: RunSummary) -> list[str]:
+    if not total.rows_per_second:
+        return []
+    return [
+        f"speed: {total.rows_per_second:.1f} captions/s per device, {total.gpu_seconds:.0f} device seconds,"
+        f" {total.prompt_tokens} prompt and {total.caption_tokens} caption tokens"
+    ]
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-COMMANDS = ["fuse", "validate", "run", "plan", "status", "sql", "export", "sample-data", "db", "demo", "up"]
+COMMANDS = ["fuse", "validate", "run", "replay", "plan", "status", "sql", "export", "sample-data", "db", "demo", "up"]
 
 
 def capsfusion(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[bytes]:

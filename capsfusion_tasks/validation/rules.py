@@ -62,6 +62,8 @@ RULES: tuple[Rule, ...] = (
     same_caption,
 )
 
+REASONS = tuple(rule.__name__ for rule in RULES)
+
 # Rules that reject nothing.
 FLAGS: tuple[Rule, ...] = (verbatim, unrelated_sources)
 

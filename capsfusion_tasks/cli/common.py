@@ -1,0 +1,30 @@
+"""What the commands share: options, and where they say how far they are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+stderr = Console(stderr=True, soft_wrap=True)
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Folder or hub id (BAAI/CapsFus-LLaMA). Default: CAPSFUSION_MODEL, else the demo model."),
+]
+Beams = Annotated[int | None, typer.Option(help="Beams of the search; 1 is greedy. Default: 3.", min=1, max=16)]
+Limit = Annotated[int | None, typer.Option(help="Fuse at most so many pairs.", min=1)]
+MaxGpuHours = Annotated[
+    float | None, typer.Option(help="Stop before fusing where more GPU hours are estimated.", min=0)
+]
+MaxCost = Annotated[float | None, typer.Option(help="… where a higher cost is, at CAPSFUSION_GPU_HOUR_PRICE.", min=0)]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest caption. Default: 80.", min=1)]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"] | None,
+    typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU. Only float32 gives the same bytes each time."),
+]
+
+
+def progress_line(line: str) -> None:
+    stderr.print(line, markup=False, highlight=False)

@@ -1,0 +1,168 @@
+"""Commands that do the work of the DAGs without Airflow, and say what it will take: run, replay, plan."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from capsfusion_tasks.cli.common import (
+    Beams,
+    Dtype,
+    Limit,
+    MaxCost,
+    MaxGpuHours,
+    MaxNewTokens,
+    Model,
+    progress_line,
+)
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.settings import Interval, load_settings
+
+
+def run(
+    start: Annotated[datetime, typer.Option(help="Shards that arrived at or after this time (UTC).")],
+    end: Annotated[datetime, typer.Option(help="… and before this one.")],
+    laion_2b: Annotated[
+        str | None, typer.Option(help="Where LAION-2B shards arrive: a folder or URI. Default: CAPSFUSION_LAION2B.")
+    ] = None,
+    laion_coco: Annotated[
+        str | None, typer.Option(help="Where LAION-COCO shards arrive, likewise. Default: CAPSFUSION_LAION_COCO.")
+    ] = None,
+    model: Model = None,
+    num_beams: Beams = None,
+    limit: Limit = None,
+    existing: Annotated[
+        Literal["skip", "replace"], typer.Option(help="What to do with pairs that this model has fused already.")
+    ] = "skip",
+    max_gpu_hours: MaxGpuHours = None,
+    max_cost: MaxCost = None,
+    accept_rejections: Annotated[
+        bool, typer.Option("--accept-rejections", help="Load units however many of their captions are rejected.")
+    ] = False,
+) -> None:
+    """Run all stages over the shards of a time range, without Airflow. Run it again to resume.
+
+    Example: capsfusion run --start 2026-11-10 --end 2026-11-13 --laion-2b DIR/laion-2b --laion-coco DIR/laion-coco
+    """
+    from capsfusion_tasks.estimate import Budget
+    from capsfusion_tasks.pipeline import run_pipeline
+
+    settings = load_settings(laion2b=laion_2b, laion_coco=laion_coco, model=model, num_beams=num_beams)
+    interval = Interval(start=start, end=end)
+    budget = Budget(max_gpu_hours, max_cost)
+    report = run_pipeline(
+        settings,
+        interval,
+        limit=limit,
+        existing=existing,
+        budget=budget,
+        accept_rejections=accept_rejections,
+        say=progress_line,
+    )
+    Console().print(report["text"], highlight=False, markup=False)
+    if failures := report["failures"]:
+        raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
+
+
+def replay(
+    reason: Annotated[
+        list[str] | None,
+        typer.Option(help="Captions rejected for this reason; give it several times for any of them. Default: all."),
+    ] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Captions of this fusion_id. Default: that of the variables, without options."),
+    ] = None,
+    start: Annotated[datetime | None, typer.Option(help="Captions loaded at or after this time (UTC).")] = None,
+    end: Annotated[datetime | None, typer.Option(help="… and before this one.")] = None,
+    model: Model = None,
+    num_beams: Beams = None,
+    max_new_tokens: MaxNewTokens = None,
+    dtype: Dtype = None,
+    limit: Limit = None,
+    existing: Annotated[
+        Literal["skip", "replace"],
+        typer.Option(help="What these settings have tried already: do not fuse it again, or fuse and replace it."),
+    ] = "skip",
+    max_gpu_hours: MaxGpuHours = None,
+    max_cost: MaxCost = None,
+    accept_rejections: Annotated[
+        bool, typer.Option(help="Load units however many of their captions are rejected again.")
+    ] = True,
+) -> None:
+    """Fuse rejected captions again, and move those that pass. Run it again to resume.
+
+    With other settings (model, beams, …) they get another fusion_id, and leave the quarantine of the one they had. With
+    the same settings nothing is fused: the captions are judged again by the rules of now.
+
+    Example: capsfusion replay --reason truncated --reason repetition --max-new-tokens 120
+    """
+    from capsfusion_tasks.estimate import Budget
+    from capsfusion_tasks.fusion.identity import identify
+    from capsfusion_tasks.pipeline import run_replay
+    from capsfusion_tasks.schemas import Replay
+    from capsfusion_tasks.validation.rules import REASONS
+
+    if unknown := sorted({*(reason or ())} - {*REASONS}):
+        raise InputError(f"there is no reason {', '.join(unknown)}: give one of {', '.join(REASONS)}")
+    settings = load_settings(model=model, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype)
+    selection = Replay.of_selection(
+        fusion_id=fusion or identify(load_settings()).fusion_id,
+        reasons=tuple(reason or ()),
+        loaded_from=start,
+        loaded_before=end,
+        limit=limit,
+    )
+    report = run_replay(
+        settings,
+        selection,
+        existing=existing,
+        budget=Budget(max_gpu_hours, max_cost),
+        accept_rejections=accept_rejections,
+        say=progress_line,
+    )
+    Console().print(report["text"], highlight=False, markup=False)
+    if failures := report["failures"]:
+        raise InputError(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")
+
+
+def plan(
+    start: Annotated[
+        datetime | None, typer.Option(help="Of data intervals from this time (UTC) on. Default: of all.")
+    ] = None,
+    end: Annotated[datetime | None, typer.Option(help="… that end at this one or before.")] = None,
+    gpus: Annotated[int, typer.Option(help="Devices that work in parallel, over all nodes.", min=1)] = 1,
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option(help="Default: CAPSFUSION_GPU_HOUR_PRICE; without either, no cost.", min=0)
+    ] = None,
+    rows_per_second: Annotated[
+        float | None,
+        typer.Option(help="Of one device; the default is what earlier units of the same model and settings did."),
+    ] = None,
+    model: Model = None,
+    num_beams: Beams = None,
+    output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
+) -> None:
+    """Estimate what fusing all that is waiting takes: pairs, tokens, GPU hours, cost, time. Plans and fuses nothing.
+
+    Waiting are work units that are planned, and pairs that are paired and in no unit yet. Shards that are not paired
+    are told, not estimated. A GPU hour is an hour of one GPU, or of one rank on a CPU.
+
+    Example: capsfusion plan --start 2026-11-10 --end 2026-11-13 --gpus 8 --price-per-gpu-hour 2.50
+    """
+    import json
+
+    from capsfusion_tasks.stages import estimate
+
+    settings = load_settings(model=model, num_beams=num_beams, gpu_hour_price=price_per_gpu_hour)
+    if rows_per_second is not None and rows_per_second <= 0:
+        raise InputError(f"--rows-per-second is {rows_per_second:g}: give what one device does, above 0")
+    within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
+    found = estimate(settings, within, gpus=gpus, rows_per_second=rows_per_second)
+    if output_format == "json":
+        print(json.dumps(found.as_dict()))
+    else:
+        Console().print(found.text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,69 @@
+"""Commands to see it work: sample-data, demo, up."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from capsfusion_tasks.settings import load_settings
+
+
+def sample_data(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Gets laion-2b/ and laion-coco/; must be new or the same sample.")
+    ],
+    rows_per_day: Annotated[int, typer.Option(help="Pairs of a day, about.", min=10)] = 250,
+    days: Annotated[int, typer.Option(help="Arrival days.", min=1)] = 3,
+    first_day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The first of them.")] = datetime(
+        2026, 11, 10
+    ),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    copies: Annotated[int, typer.Option(help="All of it so many times, as other images.", min=1)] = 1,
+    unmatched: Annotated[
+        int, typer.Option(help="Times that LAION-2B has its rows once more, as images that LAION-COCO lacks.", min=0)
+    ] = 0,
+) -> None:
+    """Write shards in LAION's schemas with real-world dirt in them, and say what a run must find there.
+
+    Ten million LAION-2B rows: capsfusion sample-data DIR --rows-per-day 10000 --days 1 --copies 190 --unmatched 3
+    """
+    from capsfusion_tasks.demo.sample_data import write_sample_data
+
+    report = write_sample_data(
+        folder,
+        rows_per_day=rows_per_day,
+        days=days,
+        first_day=first_day.date(),
+        seed=seed,
+        copies=copies,
+        unmatched=unmatched,
+    )
+    Console().print(report.table())
+
+
+def demo(
+    airflow: Annotated[
+        str | None, typer.Option(metavar="URL", help="One that is running already. Default: one of its own.")
+    ] = None,
+) -> None:
+    """Show it all: sample shards of three days, an Airflow backfill over them, fused captions in PostgreSQL."""
+    if airflow is not None:
+        from capsfusion_tasks.demo.cluster_demo import run_demo_on
+
+        raise typer.Exit(run_demo_on(load_settings(), airflow))
+    from capsfusion_tasks.demo.airflow_demo import run_demo
+
+    raise typer.Exit(run_demo(load_settings()))
+
+
+def up(
+    port: Annotated[int, typer.Option(help="Port of the UI.", min=1, max=65535)] = 8080,
+) -> None:
+    """Keep Airflow and the embedded warehouse running with their UI, until Ctrl-C."""
+    from capsfusion_tasks.demo.airflow_demo import up as keep_up
+
+    raise typer.Exit(keep_up(load_settings(), port=port))
