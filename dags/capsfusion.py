@@ -4,84 +4,39 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-import fusion_metrics
 import run_note
 import webhook_alert
 from airflow.sdk import (
     Asset,
     CronDataIntervalTimetable,
-    ExceptionRetryPolicy,
     Param,
-    RetryAction,
-    RetryRule,
     TriggerRule,
     dag,
     get_current_context,
     task,
-    task_group,
 )
 from airflow.sdk.exceptions import AirflowSkipException
-from gpu_pod import gpu_executor_config
+from dag_parts import BUDGET_PARAMS, DEFAULT_ARGS, MODEL_PARAMS, Json, each_unit, require_all_done
 from run_context import interval_of, set_label, settings_of
-from torchrun_operator import TorchrunOperator
 
 from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.estimate import Budget
-from capsfusion_tasks.schemas import Shard, Unit
-
-Json = dict[str, Any]
+from capsfusion_tasks.schemas import Shard
 
 # What other DAGs can be scheduled on; an event says how many captions a run's interval has.
 CAPTIONS = Asset("fused_captions")
 
-DEFAULT_ARGS = {
-    "owner": "capsfusion",
-    "retries": 3,
-    "retry_delay": timedelta(seconds=30),
-    "retry_exponential_backoff": 2,
-    "max_retry_delay": timedelta(minutes=10),
-    "retry_policy": ExceptionRetryPolicy(
-        [RetryRule(InputError, RetryAction.FAIL, reason="trying again will not help")]
-    ),
-}
 
 PARAMS = {
-    "model": Param(
-        None,
-        type=["null", "string"],
-        minLength=1,
-        description="Folder or hub id of the model. Empty: the setting CAPSFUSION_MODEL.",
-    ),
-    "num_beams": Param(
-        None,
-        type=["null", "integer"],
-        minimum=1,
-        maximum=16,
-        description="Beams of the search, 1 to 16. Empty: the setting CAPSFUSION_NUM_BEAMS.",
-    ),
-    "limit": Param(
-        None, type=["null", "integer"], minimum=1, description="Fuse at most this many pairs, for a try. Empty: all."
-    ),
+    **MODEL_PARAMS,
+    **BUDGET_PARAMS,
     "existing": Param(
         "skip",
         type="string",
         enum=["skip", "replace"],
         description="Pairs that this model has fused already with these settings: skip them, or fuse and replace them.",
-    ),
-    "max_gpu_hours": Param(
-        None,
-        type=["null", "number"],
-        minimum=0,
-        description="Stop before fusing, if the plan is estimated to take more GPU hours. Empty: no limit.",
-    ),
-    "max_cost": Param(
-        None,
-        type=["null", "number"],
-        minimum=0,
-        description="The same for its cost, at the price in CAPSFUSION_GPU_HOUR_PRICE. Empty: no limit.",
     ),
     "export_to": Param(
         None,
@@ -156,39 +111,6 @@ def capsfusion() -> None:
         )
         return [unit.model_dump(mode="json") for unit in units]
 
-    @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
-    def validate(unit: Json) -> Json:
-        context = get_current_context()
-        set_label(context, Unit(**unit).label)
-        counts = stages.validate(
-            settings_of(context), Unit(**unit), accept_rejections=context["params"]["accept_rejections"]
-        )
-        fusion_metrics.validated(counts)
-        return counts
-
-    @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
-    def load(unit: Json) -> Json:
-        context = get_current_context()
-        set_label(context, Unit(**unit).label)
-        counts = stages.load(
-            settings_of(context), Unit(**unit), existing=context["params"]["existing"], dag_run_id=context["run_id"]
-        )
-        fusion_metrics.loaded(counts)
-        return counts
-
-    @task_group(prefix_group_id=False)
-    def each_unit(unit: Json) -> None:
-        fuse = TorchrunOperator(
-            task_id="fuse",
-            unit=unit,
-            pool="gpu",
-            queue="gpu",
-            executor_config=gpu_executor_config(),
-            execution_timeout=timedelta(hours=2),
-            map_index_template="{{ label }}",
-        )
-        fuse >> validate(unit) >> load(unit)
-
     # An interval without anything new may have captions of an earlier run: skipped loads do not skip the export.
     @task(trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=timedelta(hours=4))
     def export() -> Json:
@@ -215,13 +137,7 @@ def capsfusion() -> None:
         }
         if failures := result["failures"]:
             raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
-        broken = context["ti"].get_ti_count(
-            dag_id=context["dag"].dag_id, run_ids=[context["run_id"]], states=["failed", "upstream_failed"]
-        )
-        if broken:
-            raise InputError(f"{broken} tasks of this run did not succeed: see the log of the first, then clear it")
-        if waiting := sum(result["units"].values()) - result["units"]["loaded"]:
-            raise InputError(f"{waiting} units are planned and Airflow has no tasks for them: clear this run once more")
+        require_all_done(context, result)
         return result
 
     buckets = share_buckets()

@@ -10,16 +10,17 @@ from airflow.plugins_manager import AirflowPlugin
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
+DAGS = ("capsfusion", "capsfusion_replay")
 POOL = "gpu"
 SLOTS = 1  # one torchrun takes all GPUs of its node: give the pool as many slots as there are GPU nodes
 
 
 class GpuPool:
-    """Creates the pool when a run of the DAG starts. A pool that exists stays as it is."""
+    """Creates the pool when a run of one of the DAGs starts. A pool that exists stays as it is."""
 
     @hookimpl
     def on_dag_run_running(self, dag_run: DagRun) -> None:
-        if dag_run.dag_id != "capsfusion":
+        if dag_run.dag_id not in DAGS:
             return
         # Imported here, in the scheduler: tasks load plugins too, and have no database.
         from airflow.models.pool import Pool

@@ -1,4 +1,4 @@
-"""What Airflow says about the work: settings (Params over the environment), S3's Connection, the data interval."""
+"""What Airflow says about the work: settings (Params over the environment), S3's Connection, interval or replay."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import os
 from typing import TYPE_CHECKING
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
+# Params that go before the settings of the same name, where a DAG has them.
+DECODING = ("model", "num_beams", "max_new_tokens", "dtype")
+
+
 def settings_of(context: Context) -> Settings:
     use_aws_connection()
     params = context["params"]
-    return load_settings(model=params["model"], num_beams=params["num_beams"])
+    return load_settings(**{name: params[name] for name in DECODING if name in params})
 
 
 def use_aws_connection() -> None:
@@ -59,6 +65,20 @@ def interval_of(context: Context) -> Interval:
             "trigger it with a logical date, or backfill the days"
         )
     return Interval(start=start, end=end)
+
+
+def replay_of(context: Context) -> Replay:
+    """What the run's Params select, under the run's name. Whose rejections, where they do not say: the daily runs'."""
+    use_aws_connection()
+    params = context["params"]
+    return Replay(
+        name=context["run_id"],
+        fusion_id=params["fusion_id"] or identify(load_settings()).fusion_id,
+        reasons=tuple(params["reason"]),
+        loaded_from=params["start"],
+        loaded_before=params["end"],
+        limit=params["limit"],
+    )
 
 
 def set_label(context: Context, label: str) -> None:

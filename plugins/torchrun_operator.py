@@ -35,6 +35,8 @@ class TorchrunOperator(BaseOperator):
         unit, settings = Unit(**self.unit), settings_of(context)
         set_label(context, unit.label)
         stages.fuse_started(settings, unit)
+        if stages.is_fused(settings, unit):
+            return stages.fuse_finished(settings, unit)
         self._torchrun = Torchrun(stages.fuse_argv(settings, unit), on_line=self.log.info)
         try:
             self._torchrun.start()

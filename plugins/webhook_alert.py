@@ -51,7 +51,11 @@ class WebhookAlert(BaseNotifier):
 def on_failure() -> list[Callable[[Context], None]]:
     """Callbacks for a DAG: a run that failed. None where no Connection is named."""
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
-    text = "{{ dag.dag_id }} failed: {{ run_id }}, data interval {{ data_interval_start }} to {{ data_interval_end }}"
+    # A run that is triggered without a logical date has no data interval.
+    text = (
+        "{{ dag.dag_id }} failed: {{ run_id }}{% if data_interval_start is defined and data_interval_start %}, data"
+        " interval {{ data_interval_start }} to {{ data_interval_end }}{% endif %}"
+    )
     return [WebhookAlert(conn_id, text)] if conn_id else []
 
 

@@ -1,4 +1,4 @@
-"""The DAG as Airflow reads it, without a running Airflow."""
+"""The DAGs as Airflow reads them, without a running Airflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import copy, json, sys
 from airflow.dag_processing.dagbag import DagBag
 
 bag = DagBag(sys.argv[1])
-dag = bag.dags.get("capsfusion")
+dag = bag.dags.get(sys.argv[3])
 
 def accepts(conf):
     try:
@@ -67,17 +67,43 @@ BAD = [{"num_beams": 0}, {"num_beams": 17}, {"num_beams": "3"}, {"limit": 0}, {"
 BAD += [{"max_gpu_hours": -1}, {"max_cost": "much"}, {"export_to": "captions"}, {"export_to": "/"}, {"export_to": ""}]
 
 
+REPLAY_GOOD = [
+    {},
+    {"reason": ["truncated", "repetition"], "fusion_id": "81d0e4c2a95b", "limit": 9, "accept_rejections": False},
+    {"start": "2026-11-10T00:00:00Z", "end": "2026-11-11T00:00:00+01:00", "existing": "replace"},
+    {"max_new_tokens": 120, "dtype": "float32", "num_beams": 5, "model": "BAAI/CapsFus-LLaMA", "max_cost": 3},
+]
+REPLAY_BAD = [{"reason": ["ugly"]}, {"reason": "truncated"}, {"start": "yesterday"}, {"max_new_tokens": 0}]
+REPLAY_BAD += [{"dtype": "int8"}, {"fusion_id": ""}, {"limit": 0}, {"existing": "drop"}, {"max_gpu_hours": -1}]
+
+
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return read_dag("capsfusion", GOOD + BAD, tmp_path_factory.mktemp("airflow"))
+
+
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return read_dag("capsfusion_replay", REPLAY_GOOD + REPLAY_BAD, tmp_path_factory.mktemp("airflow"))
+
+
+@pytest.fixture(params=["facts", "replay"])
+def each(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The facts of each of the DAGs."""
+    found: dict[str, Any] = request.getfixturevalue(request.param)
+    return found
+
+
+def read_dag(dag_id: str, confs: list[dict[str, Any]], home: Path) -> dict[str, Any]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "CAPSFUSION_"))}
     environment = {
         **inherited,
-        "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
+        "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
     }
-    command = [sys.executable, "-c", READ_DAG, str(REPOSITORY / "dags"), json.dumps(GOOD + BAD)]
+    command = [sys.executable, "-c", READ_DAG, str(REPOSITORY / "dags"), json.dumps(confs), dag_id]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -108,13 +134,25 @@ def test_the_tasks_are_wired_in_the_order_the_data_flows(facts: dict[str, Any]) 
     ]
 
 
-def test_only_fuse_waits_for_a_gpu(facts: dict[str, Any]) -> None:
-    assert {name for name, task in facts["tasks"].items() if task["pool"] == "gpu"} == {"fuse"}
-    assert {name for name, task in facts["tasks"].items() if task["queue"] == "gpu"} == {"fuse"}
+def test_a_replay_has_the_tasks_of_a_unit_between_its_plan_and_its_report(replay: dict[str, Any]) -> None:
+    assert {name: task["upstream"] for name, task in replay["tasks"].items()} == {
+        "plan": [],
+        "fuse": ["plan"],
+        "validate": ["fuse", "plan"],
+        "load": ["plan", "validate"],
+        "report": ["load"],
+    }
+    assert [name for name, task in replay["tasks"].items() if task["mapped"]] == ["fuse", "validate", "load"]
+    assert replay["timetable"] == "NullTimetable"
 
 
-def test_every_task_has_a_time_limit_and_is_tried_again(facts: dict[str, Any]) -> None:
-    assert all(task["has_timeout"] and task["retries"] >= 1 for task in facts["tasks"].values())
+def test_only_fuse_waits_for_a_gpu(each: dict[str, Any]) -> None:
+    assert {name for name, task in each["tasks"].items() if task["pool"] == "gpu"} == {"fuse"}
+    assert {name for name, task in each["tasks"].items() if task["queue"] == "gpu"} == {"fuse"}
+
+
+def test_every_task_has_a_time_limit_and_is_tried_again(each: dict[str, Any]) -> None:
+    assert all(task["has_timeout"] and task["retries"] >= 1 for task in each["tasks"].values())
 
 
 def test_a_run_has_a_day_long_interval_and_old_days_do_not_start_by_themselves(facts: dict[str, Any]) -> None:
@@ -123,17 +161,21 @@ def test_a_run_has_a_day_long_interval_and_old_days_do_not_start_by_themselves(f
     assert facts["catchup"] is False
 
 
-def test_no_torch_in_airflow(facts: dict[str, Any]) -> None:
-    assert not {"torch", "transformers"} & set(facts["modules"])
+def test_no_torch_in_airflow(each: dict[str, Any]) -> None:
+    assert not {"torch", "transformers"} & set(each["modules"])
 
 
-def test_the_dag_is_documented(facts: dict[str, Any]) -> None:
-    assert facts["owner"] == "capsfusion"
-    assert facts["tags"] == ["capsfusion"]
-    assert all(f"`{task}`" in facts["doc"] for task in facts["tasks"])
-    assert all(f"`{param}" in facts["doc"] for param in facts["params"])
-    assert all(facts["params"].values())
+def test_the_dag_is_documented(each: dict[str, Any]) -> None:
+    assert each["owner"] == "capsfusion"
+    assert each["tags"] == ["capsfusion"]
+    assert all(f"`{task}`" in each["doc"] for task in each["tasks"])
+    assert all(f"`{param}" in each["doc"] for param in each["params"])
+    assert all(each["params"].values())
 
 
 def test_params_are_checked(facts: dict[str, Any]) -> None:
     assert facts["accepts"] == [True] * len(GOOD) + [False] * len(BAD)
+
+
+def test_params_of_a_replay_are_checked(replay: dict[str, Any]) -> None:
+    assert replay["accepts"] == [True] * len(REPLAY_GOOD) + [False] * len(REPLAY_BAD)

@@ -43,3 +43,30 @@ def test_a_connection_that_is_not_there_or_asks_for_more_is_refused(tmp_path: Pa
     assert "InputError: no Connection store, which CAPSFUSION_AWS_CONN_ID names" in run_with(tmp_path, None).stderr
     done = run_with(tmp_path, {"conn_type": "aws", "login": "k", "extra": {"role_arn": "arn:aws:iam::1:role/x"}})
     assert "InputError: Connection store has role_arn in its extra" in done.stderr
+
+
+def test_a_replay_is_of_the_daily_fusion_unless_its_params_say_another(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.path.insert(0, "plugins")
+from run_context import replay_of, settings_of
+from capsfusion_tasks.fusion.identity import identify
+params = {"reason": ["copy"], "fusion_id": None, "start": None, "end": "2026-11-10T01:00:00+01:00", "limit": 3}
+context = {"run_id": "manual", "params": {**params, "num_beams": 5, "max_new_tokens": 7}}
+found, settings = replay_of(context), settings_of(context)
+assert found.fusion_id == identify(settings.model_copy(update={"num_beams": 2, "max_new_tokens": 80})).fusion_id
+assert (settings.num_beams, settings.max_new_tokens) == (5, 7)
+context["params"]["fusion_id"] = "abc"
+print(replay_of(context).model_dump_json())
+"""
+    env = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "CAPSFUSION_NUM_BEAMS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "name": "manual",
+        "fusion_id": "abc",
+        "reasons": ["copy"],
+        "loaded_from": None,
+        "loaded_before": "2026-11-10T00:00:00Z",
+        "limit": 3,
+    }

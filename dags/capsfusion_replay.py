@@ -1,0 +1,116 @@
+"""The DAG ``capsfusion_replay``: wiring only. Each task calls its stage in ``replay`` or ``stages``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import run_note
+import webhook_alert
+from airflow.sdk import Param, TriggerRule, dag, get_current_context, task
+from dag_parts import BUDGET_PARAMS, DEFAULT_ARGS, MODEL_PARAMS, Json, each_unit, require_all_done
+from run_context import replay_of, settings_of
+
+from capsfusion_tasks import replay
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.estimate import Budget
+from capsfusion_tasks.validation.rules import REASONS
+
+PARAMS = {
+    "reason": Param(
+        [],
+        type="array",
+        items={"type": "string", "enum": list(REASONS)},
+        examples=list(REASONS),
+        description="Captions that were rejected for one of these reasons. Empty: for any.",
+    ),
+    "fusion_id": Param(
+        None,
+        type=["null", "string"],
+        minLength=1,
+        description="Captions of this fusion. Empty: of that of the daily runs, whatever is chosen below.",
+    ),
+    "start": Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        description="Captions that were loaded at or after this time. Empty: from the first on.",
+    ),
+    "end": Param(
+        None, type=["null", "string"], format="date-time", description="… and before this one. Empty: up to now."
+    ),
+    **MODEL_PARAMS,
+    "max_new_tokens": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        maximum=1024,
+        description="Longest caption in tokens. Empty: the setting CAPSFUSION_MAX_NEW_TOKENS.",
+    ),
+    "dtype": Param(
+        None,
+        type=["null", "string"],
+        enum=[None, "auto", "float32", "bfloat16"],
+        description="Numbers of the model. Empty: the setting CAPSFUSION_DTYPE.",
+    ),
+    **BUDGET_PARAMS,
+    "existing": Param(
+        "skip",
+        type="string",
+        enum=["skip", "replace"],
+        description="What these settings have tried already: do not fuse it again, or fuse and replace it.",
+    ),
+    "accept_rejections": Param(
+        True,
+        type="boolean",
+        description="Load units however many of their captions are rejected again. They were once, so many may be.",
+    ),
+}
+
+
+@dag(
+    dag_id="capsfusion_replay",
+    description="Fuses rejected captions again and moves those that pass.",
+    schedule=None,
+    catchup=False,
+    rerun_with_latest_version=False,  # for the number of mapped tasks: as in the DAG capsfusion
+    max_active_runs=4,
+    default_args=DEFAULT_ARGS,
+    params=PARAMS,
+    tags=["capsfusion"],
+    doc_md=str(Path(__file__).with_suffix(".md")),
+    on_failure_callback=webhook_alert.on_failure(),
+)
+def capsfusion_replay() -> None:
+    @task(execution_timeout=timedelta(hours=1))
+    def plan() -> list[Json]:
+        """Selects the rejected captions, holds them to the budget, and cuts their pairs into work units."""
+        context = get_current_context()
+        params = context["params"]
+        units = replay.plan(
+            settings_of(context),
+            replay_of(context),
+            existing=params["existing"],
+            dag_run_id=context["run_id"],
+            budget=Budget(params["max_gpu_hours"], params["max_cost"]),
+            on_estimate=lambda estimate: context["ti"].xcom_push("estimate", estimate.as_dict()),
+        )
+        return [unit.model_dump(mode="json") for unit in units]
+
+    # The last task decides the run's state: it fails where something went wrong, not where captions are rejected again.
+    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
+    def report() -> Json:
+        """Says what was selected, moved and rejected again, here and in the run's note."""
+        context = get_current_context()
+        result = replay.report(settings_of(context), replay_of(context))
+        print(result["text"])
+        context["ti"].xcom_push(run_note.KEY, result["text"])
+        if failures := result["failures"]:
+            raise InputError(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")
+        require_all_done(context, result)
+        return result
+
+    each_unit.expand(unit=plan()) >> report()
+
+
+capsfusion_replay()

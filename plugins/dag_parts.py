@@ -1,0 +1,113 @@
+"""What the DAGs of this project share: arguments of tasks, Params, the tasks of a work unit. Wiring only."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import fusion_metrics
+from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, get_current_context, task, task_group
+from gpu_pod import gpu_executor_config
+from run_context import set_label, settings_of
+from torchrun_operator import TorchrunOperator
+
+from capsfusion_tasks import stages
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import Unit
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+Json = dict[str, Any]
+
+DEFAULT_ARGS = {
+    "owner": "capsfusion",
+    "retries": 3,
+    "retry_delay": timedelta(seconds=30),
+    "retry_exponential_backoff": 2,
+    "max_retry_delay": timedelta(minutes=10),
+    "retry_policy": ExceptionRetryPolicy(
+        [RetryRule(InputError, RetryAction.FAIL, reason="trying again will not help")]
+    ),
+}
+
+MODEL_PARAMS = {
+    "model": Param(
+        None,
+        type=["null", "string"],
+        minLength=1,
+        description="Folder or hub id of the model. Empty: the setting CAPSFUSION_MODEL.",
+    ),
+    "num_beams": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        maximum=16,
+        description="Beams of the search, 1 to 16. Empty: the setting CAPSFUSION_NUM_BEAMS.",
+    ),
+}
+
+BUDGET_PARAMS = {
+    "limit": Param(
+        None, type=["null", "integer"], minimum=1, description="Fuse at most this many pairs, for a try. Empty: all."
+    ),
+    "max_gpu_hours": Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        description="Stop before fusing, if the plan is estimated to take more GPU hours. Empty: no limit.",
+    ),
+    "max_cost": Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        description="The same for its cost, at the price in CAPSFUSION_GPU_HOUR_PRICE. Empty: no limit.",
+    ),
+}
+
+
+@task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
+def validate(unit: Json) -> Json:
+    context = get_current_context()
+    set_label(context, Unit(**unit).label)
+    counts = stages.validate(
+        settings_of(context), Unit(**unit), accept_rejections=context["params"]["accept_rejections"]
+    )
+    fusion_metrics.validated(counts)
+    return counts
+
+
+@task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
+def load(unit: Json) -> Json:
+    context = get_current_context()
+    set_label(context, Unit(**unit).label)
+    counts = stages.load(
+        settings_of(context), Unit(**unit), existing=context["params"]["existing"], dag_run_id=context["run_id"]
+    )
+    fusion_metrics.loaded(counts)
+    return counts
+
+
+@task_group(prefix_group_id=False)
+def each_unit(unit: Json) -> None:
+    fuse = TorchrunOperator(
+        task_id="fuse",
+        unit=unit,
+        pool="gpu",
+        queue="gpu",
+        executor_config=gpu_executor_config(),
+        execution_timeout=timedelta(hours=2),
+        map_index_template="{{ label }}",
+    )
+    fuse >> validate(unit) >> load(unit)
+
+
+def require_all_done(context: Context, report: Json) -> None:
+    """Fail the run's last task, which decides the run's state, where a task or a unit of the run is not done."""
+    broken = context["ti"].get_ti_count(
+        dag_id=context["dag"].dag_id, run_ids=[context["run_id"]], states=["failed", "upstream_failed"]
+    )
+    if broken:
+        raise InputError(f"{broken} tasks of this run did not succeed: see the log of the first, then clear it")
+    if waiting := sum(report["units"].values()) - report["units"]["loaded"]:
+        raise InputError(f"{waiting} units are planned and Airflow has no tasks for them: clear this run once more")

@@ -1,0 +1,80 @@
+"""A replay through a real Airflow: triggered with Params, as from the form in the UI."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from capsfusion_tasks.demo.pairs.grammar import make_pair
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.load import load_unit
+from tests.airflow.conftest import WAREHOUSE, Service, wait_until
+from tests.warehouse.conftest import plan, rows
+
+pytestmark = pytest.mark.timeout(600)
+
+DAG = "/dags/capsfusion_replay"
+OLD = "0123456789ab"  # a fusion that the warehouse has captions of
+
+
+@pytest.fixture
+def quarantine(service: Service) -> Iterator[dict[int, str]]:
+    """Rejected captions of the fusion OLD: laion_hash → reason. The warehouse is put aside in the end."""
+    rng = random.Random(5)
+    captions = {number: (pair.raw, pair.synthetic) for number in range(6) for pair in [make_pair(rng, "train")]}
+    captions[6] = (" ".join(f"Rex-{word}" for word in range(80)), "A white wall.")  # too long for any caption
+    reasons = {number: "copy" if number == 0 else "truncated" for number in captions}
+    loaded = [
+        rows(number, rejected={number: [reasons[number]]}, laion_2b=raw, laion_coco=synthetic, capsfusion="It is")
+        for number, (raw, synthetic) in captions.items()
+    ]
+    url = service.server.url(WAREHOUSE).render_as_string(hide_password=False)
+    with open_warehouse(Settings(warehouse_url=url)) as warehouse:
+        plan(warehouse, ("rejected-0", len(captions)), fusion_id=OLD)
+        load_unit(warehouse, "rejected-0", pa.concat_tables(loaded))
+    yield reasons
+    service.new_warehouse(keep="replay")
+
+
+def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
+    service: Service, quarantine: dict[int, str]
+) -> None:
+    conf = {"fusion_id": OLD, "reason": ["truncated"], "start": "2026-01-01T00:00:00Z", "max_new_tokens": 60}
+    run = service.api.request("POST", f"{DAG}/dagRuns", {"logical_date": None, "conf": conf})
+    path = f"{DAG}/dagRuns/{run['dag_run_id']}"
+    state = wait_until("the replay ends", lambda: ended(service, path), 400)
+
+    assert state == "success"
+    replayed = service.query(f"select laion_hash from replayed_captions where fusion_id = '{OLD}' order by 1")
+    assert [row["laion_hash"] for row in replayed] == [n for n, reason in quarantine.items() if reason == "truncated"]
+    assert service.query(f"select laion_hash from rejected_captions where fusion_id = '{OLD}'") == [{"laion_hash": 0}]
+    [unit] = service.query(
+        f"select unit_id, fusion_id, rows_in, accepted, rejected, dag_run_id from work_units where replay_of = '{OLD}'"
+    )
+    assert unit["dag_run_id"] == run["dag_run_id"]
+    moved, kept = (
+        {
+            row["laion_hash"]
+            for row in service.query(f"select laion_hash from {table} where unit_id = '{unit['unit_id']}'")
+        }
+        for table in ("fused_captions", "rejected_captions")
+    )
+    assert moved
+    assert 6 in kept
+    assert moved | kept == set(range(1, 7))
+    assert (unit["rows_in"], unit["accepted"], unit["rejected"]) == (6, len(moved), len(kept))
+    report = service.api.request("GET", f"{path}/taskInstances/report/xcomEntries/return_value")["value"]
+    assert f"selected: 6 rejected captions of fusion {OLD}, in units: 1 loaded" in str(report)
+    assert f"moved: {len(moved)} pass under fusion {unit['fusion_id']}" in str(report)
+    assert f"rejected again: {len(kept)}, " in str(report)
+
+
+def ended(service: Service, path: str) -> Any:
+    """The state of a run that has ended."""
+    state = service.api.request("GET", path)["state"]
+    return state if state in ("success", "failed") else None
