@@ -381,7 +381,7 @@ def test_a_replay_that_is_killed_goes_on_where_it_was(settings: Settings) -> Non
     environment = {**os.environ, **variables}
     storage = Storage(settings.staging_uri)
     killed = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while not (done := chunks_of_replays(storage)):
         assert killed.poll() is None
         assert time.monotonic() < deadline
