@@ -52,12 +52,18 @@ def connection(warehouse: Warehouse) -> Iterator[Connection]:
         yield opened
 
 
-def plan(warehouse: Warehouse, *units: tuple[str, int], fusion_id: str = "f1", interval: Interval = DAY) -> None:
+def plan(
+    warehouse: Warehouse,
+    *units: tuple[str, int],
+    fusion_id: str = "f1",
+    interval: Interval = DAY,
+    dag_run_id: str = "run 1",
+) -> None:
     """Enter units of (unit_id, rows)."""
     planned = [Unit(unit_id=unit_id, fusion_id=fusion_id, rows=rows, tokens=100 * rows) for unit_id, rows in units]
     with warehouse.engine.begin() as connection:
         ledger.register_fusion(connection, {**FUSION, "fusion_id": fusion_id})
-        ledger.register_units(connection, planned, interval, "run 1")
+        ledger.register_units(connection, planned, interval, dag_run_id)
 
 
 def pair_id(number: int) -> bytes:

@@ -20,7 +20,7 @@ select *,
     case when model = 0 then timestamptz '2026-11-10 10:00+00' + (n / 20000) * interval '1 day'
         when n >= 39000 then '2026-11-12 13:00+00' else '2026-11-12 10:00+00' end as loaded,
     case when n % (7 + 2 * model) = 0
-        then array['truncated'] || case n % 5 when 0 then array['repetition'] end
+        then array['truncated'] || case n % 350 when 0 then array['repetition'] end
     end as why
 from generate_series(0, 39999) n, (values (0, '3f9a1c20b7de'), (1, '81d0e4c2a95b')) models (model, fusion);
 
@@ -42,5 +42,5 @@ select md5(n::text)::uuid as pair_id, fusion as fusion_id, 'https://example.com/
     'a' || case n % 200 when 0 then '1b2c3d4e5f6a7b8' else (n % 200)::text end as laion_2b_shard, n as laion_2b_row,
     'b' || case n % 199 when 0 then '1b2c3d4e5f6a7b8' else (n % 199)::text end as laion_coco_shard, n as laion_coco_row,
     unit as unit_id, 'run 1' as dag_run_id, loaded as loaded_at, 0.95 as fact_recall, null::float as invention,
-    n % 40 + 3 as caption_words, case n % 50 when 0 then array['mismatch'] else '{}' end as flags, why
+    n % 40 + 3 as caption_words, case n % 997 when 3 then array['unrelated_sources'] when 4 then array['verbatim'] else '{}' end as flags, why
 from made;

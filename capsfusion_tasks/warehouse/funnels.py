@@ -1,0 +1,178 @@
+"""Runs in figures: what came in, what came out, how fast, how good. All from the ledger, and from samples of captions.
+
+The ledger has a row per shard and per unit, so sums over it are quick at any size. What needs captions themselves
+(reasons, scores) looks at some thousand of them, from several units: a unit's rows lie together in the order of their
+pair_id, a digest, so its first ones are as good as drawn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import chain
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, cast, func, lateral, select, true
+
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.warehouse.queries import Scope
+from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions, shards, work_units
+
+SAMPLED_UNITS = 20
+SAMPLED_ROWS = 100  # of each unit
+HISTOGRAM_BINS = 20
+# Score → the value at the right end of its histogram, which begins at 0.
+HISTOGRAMS = {
+    "caption_words": 60,
+    "fact_recall": 1,
+    "raw_recall": 1,
+    "synthetic_recall": 1,
+    "novelty": 1,
+    "invention": 1,
+}
+_BINS = 60  # of a throughput chart
+_BIN_SECONDS = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
+
+_units = work_units.c
+
+
+def recent_runs(connection: Connection, before: datetime | None = None, limit: int = 30) -> list[dict[str, Any]]:
+    """Runs with their sums, the one planned last first. Units that were made without Airflow are a run per interval."""
+    planned = func.max(_units.created_at)
+    statement = (
+        select(
+            _units.dag_run_id,
+            _units.interval_start,
+            _units.interval_end,
+            planned.label("planned_at"),
+            func.max(_units.loaded_at).label("loaded_at"),
+            func.count().label("units"),
+            func.count().filter(_units.state == "loaded").label("units_loaded"),
+            func.count().filter(_units.state == "failed").label("units_failed"),
+            *(
+                cast(func.sum(_units[name]), _units.rows_in.type).label(name)
+                for name in ("rows_in", "accepted", "rejected")
+            ),
+            func.sum(_units.gpu_seconds).label("gpu_seconds"),
+        )
+        .group_by(_units.dag_run_id, _units.interval_start, _units.interval_end)
+        .order_by(planned.desc(), _units.interval_start.desc(), _units.dag_run_id)
+        .limit(limit)
+    )
+    if before is not None:
+        statement = statement.having(planned < before)
+    return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def interval_of_run(connection: Connection, dag_run_id: str) -> Interval | None:
+    """The data interval of a DAG run; None where the ledger has no unit of it."""
+    statement = select(_units.interval_start, _units.interval_end).where(_units.dag_run_id == dag_run_id).limit(1)
+    found = connection.execute(statement).first()
+    return None if found is None else Interval(start=found[0], end=found[1])
+
+
+def interval_shards(connection: Connection, interval: Interval) -> list[str]:
+    """Ids of the shards that arrived in the interval."""
+    arrived = shards.c.arrived_at
+    return list(connection.scalars(select(shards.c.shard_id).where(arrived >= interval.start, arrived < interval.end)))
+
+
+@dataclass(frozen=True)
+class Rate:
+    """``rows_per_second``: loaded rows by wall time; ``seconds_left``: of what waits, at this rate; None: not known."""
+
+    rows_per_second: float | None
+    seconds_left: float | None
+
+
+def rate(connection: Connection, scope: Scope) -> Rate:
+    """How fast the units of ``scope`` go, from when they were planned to the last load, and how long the rest takes."""
+    row = connection.execute(
+        select(
+            func.coalesce(func.sum(_units.rows_in).filter(_units.state == "loaded"), 0),
+            func.coalesce(func.sum(_units.rows_in).filter(_units.state != "loaded"), 0),
+            func.extract("epoch", func.max(_units.loaded_at) - func.min(_units.created_at)),
+        ).where(scope.clause())
+    ).one()
+    loaded, waiting, seconds = int(row[0]), int(row[1]), float(row[2] or 0)
+    if not loaded or seconds <= 0:
+        return Rate(None, None)
+    return Rate(loaded / seconds, waiting * seconds / loaded if waiting else None)
+
+
+def throughput(connection: Connection, scope: Scope) -> tuple[int, list[dict[str, Any]]]:
+    """The width of a bin in seconds, and per bin of load time: units, rows, GPU seconds. Empty bins are left out."""
+    loaded = _units.loaded_at
+    first, last = connection.execute(select(func.min(loaded), func.max(loaded)).where(scope.clause())).one()
+    if first is None:
+        return _BIN_SECONDS[0], []
+    span = (last - first).total_seconds()
+    width = next((each for each in _BIN_SECONDS if span <= each * _BINS), _BIN_SECONDS[-1])
+    start = func.date_bin(timedelta(seconds=width), loaded, first.replace(hour=0, minute=0, second=0, microsecond=0))
+    statement = (
+        select(
+            start.label("start"),
+            func.count().label("units"),
+            cast(func.sum(_units.rows_in), _units.rows_in.type).label("rows"),
+            func.sum(_units.gpu_seconds).label("gpu_seconds"),
+        )
+        .where(scope.clause(), loaded.is_not(None))
+        .group_by(start)
+        .order_by(start)
+    )
+    return width, [dict(row) for row in connection.execute(statement).mappings()]
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """Of ``accepted`` and ``rejected`` sampled captions: reason → captions, flag → captions, score → counts by bin.
+
+    There are HISTOGRAM_BINS bins; a caption without this score counts in none.
+    """
+
+    accepted: int
+    rejected: int
+    reasons: dict[str, int]
+    flags: dict[str, int]
+    scores: dict[str, list[int]]
+
+
+def distributions(connection: Connection, scope: Scope) -> Distributions:
+    accepted = _sample(connection, fused_captions, scope, [*HISTOGRAMS, "flags"])
+    rejected = _sample(connection, rejected_captions, scope, ["reasons"])
+    return Distributions(
+        accepted=len(accepted),
+        rejected=len(rejected),
+        reasons=_frequencies(row.reasons for row in rejected),
+        flags=_frequencies(row.flags for row in accepted),
+        scores={name: _histogram([getattr(row, name) for row in accepted], end) for name, end in HISTOGRAMS.items()},
+    )
+
+
+def _sample(connection: Connection, captions: Table, scope: Scope, columns: Sequence[str]) -> Sequence[Row[Any]]:
+    """The first rows of some units of ``scope``: of the newest, if it has many."""
+    some = (
+        select(_units.unit_id)
+        .where(scope.clause(), _units.state == "loaded")
+        .order_by(_units.loaded_at.desc(), _units.unit_id)
+        .limit(SAMPLED_UNITS)
+        .subquery()
+    )
+    mine = select(*(captions.c[name] for name in columns)).where(captions.c.unit_id == some.c.unit_id)
+    rows = lateral(mine.limit(SAMPLED_ROWS))
+    return connection.execute(select(*rows.c).select_from(some.join(rows, true()))).all()
+
+
+def _frequencies(lists: Iterable[Sequence[str]]) -> dict[str, int]:
+    return dict(Counter(chain.from_iterable(lists)).most_common())
+
+
+def _histogram(values: Sequence[float | None], end: float) -> list[int]:
+    """Counts by bin; the last one has its right end and all beyond it, too."""
+    counts = [0] * HISTOGRAM_BINS
+    for value in values:
+        if value is not None:
+            counts[min(int(value * HISTOGRAM_BINS / end), HISTOGRAM_BINS - 1)] += 1
+    return counts
