@@ -15,6 +15,7 @@ from typing import Any
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import create_engine, text
 
 from capsfusion_tasks.demo import MODEL
@@ -62,6 +63,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer_model = MODEL / "tokenizer.model"
     vocab_size = LlamaTokenizer(tokenizer_model).vocab_size
     return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny", tokenizer_model, vocab_size=vocab_size)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A real browser, of the system: playwright brings none."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        # Its sandbox takes rights that root and containers lack, and the pages are our own.
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
 
 
 TEMPLATE = "migrated"

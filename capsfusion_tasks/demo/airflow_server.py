@@ -62,11 +62,13 @@ def local_airflow(
     say: Say,
     port: int | None = None,
     scheduled: bool = False,
+    users: str = f"{USER}:admin",
 ) -> Iterator[LocalAirflow]:
     """Airflow with its state in ``home``/airflow, ended with all it started when the block ends.
 
     ``environment`` is what its tasks see on top of ours. ``port``: of the UI; any free one by default. ``scheduled``:
-    also start runs as the days go by, not just on request.
+    also start runs as the days go by, not just on request. ``users``: of Airflow's simple auth manager, as it takes
+    them; it makes the passwords of all but ``USER`` itself, in the file that has them.
     """
     _check_installed()
     folder = home / "airflow"
@@ -81,7 +83,7 @@ def local_airflow(
         elif port is not None:
             say(f"port {port} is in use, so the UI is on port {ui_port} instead")
         api = AirflowApi(f"http://{HOST}:{ui_port}", USER, password)
-        configuration = _configuration(folder, database_url, ui_port, log_ports, scheduled)
+        configuration = _configuration(folder, database_url, ui_port, log_ports, scheduled, users)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         started = datetime.now(UTC)
@@ -103,7 +105,9 @@ def local_airflow(
         yield airflow
 
 
-def _configuration(folder: Path, database_url: str, port: int, log_ports: list[int], scheduled: bool) -> dict[str, str]:
+def _configuration(
+    folder: Path, database_url: str, port: int, log_ports: list[int], scheduled: bool, users: str
+) -> dict[str, str]:
     url = f"http://{HOST}:{port}"
     sections: dict[str, dict[str, object]] = {
         "core": {
@@ -113,7 +117,7 @@ def _configuration(folder: Path, database_url: str, port: int, log_ports: list[i
             "executor": "LocalExecutor",
             "parallelism": PARALLELISM,
             "dags_are_paused_at_creation": False,
-            "simple_auth_manager_users": f"{USER}:admin",
+            "simple_auth_manager_users": users,
             "execution_api_server_url": f"{url}/execution/",
         },
         "api": {"host": HOST, "port": port, "base_url": url},

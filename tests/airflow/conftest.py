@@ -17,13 +17,14 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from capsfusion_tasks.demo.airflow_api import AirflowApi, Json
-from capsfusion_tasks.demo.airflow_server import local_airflow
+from capsfusion_tasks.demo.airflow_server import USER, local_airflow
 from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.migrate import upgrade
 from tests import object_store
 
 WAREHOUSE = "warehouse"
+NOBODY = "nobody"  # a user who may log in and nothing else
 RUN_SECONDS = 400
 
 
@@ -100,13 +101,22 @@ class Service:
     def new_warehouse(self, *, keep: str) -> None:
         """Put the warehouse aside under the name ``keep``, and begin with an empty one and an empty staging area."""
         object_store.remove(self.staging)
-        self._as_admin(f"alter database {WAREHOUSE} rename to warehouse_{keep}", f"create database {WAREHOUSE}")
+        self._as_admin(
+            # Of Airflow's API server, which shows captions.
+            f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{WAREHOUSE}'",
+            f"alter database {WAREHOUSE} rename to warehouse_{keep}",
+            f"create database {WAREHOUSE}",
+        )
         self.migrate()
 
     def migrate(self) -> None:
         engine = create_engine(self.server.url(WAREHOUSE))
         upgrade(engine)
         engine.dispose()
+
+    def password(self, user: str) -> str:
+        passwords = self.folder / "airflow" / "simple_auth_manager_passwords.json.generated"
+        return str(json.loads(passwords.read_text())[user])
 
     def ranks(self) -> list[psutil.Process]:
         """Processes that fuse for this Airflow: torchrun and its ranks name the staging area in their arguments."""
@@ -172,7 +182,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: W
             "AIRFLOW_CONN_ALERTS": json.dumps({"conn_type": "http", "password": webhook.url}),
         }
         database = server.url("airflow", driver="psycopg2").render_as_string(hide_password=False)
-        with local_airflow(folder, database, environment, say=print) as airflow:
+        with local_airflow(folder, database, environment, say=print, users=f"{USER}:admin,{NOBODY}:") as airflow:
             service = Service(airflow.api, server, folder, s3_bucket, webhook.texts)
             service.migrate()
             yield service

@@ -1,0 +1,42 @@
+"""How the app reads the warehouse: opened at the first request, read-only, and never for long."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from sqlalchemy import Connection
+
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+from capsfusion_tasks.warehouse.reading import reading
+
+SECONDS = 10  # a query that takes longer keeps others waiting: it is ended, and the page says so
+
+
+class WarehouseAccess:
+    """The warehouse of ``settings``, which are asked for when it is first needed: the page then shows what is wrong."""
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._opened: Warehouse | None = None
+        self._stack = ExitStack()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Raises InputError or NotReadyError where the warehouse cannot be used, or does not answer in time."""
+        with reading(self._warehouse(), SECONDS) as connection:
+            yield connection
+
+    def close(self) -> None:
+        with self._lock:
+            self._opened = None
+            self._stack.close()
+
+    def _warehouse(self) -> Warehouse:
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._stack.enter_context(open_warehouse(self._settings(), migrate=False))
+            return self._opened

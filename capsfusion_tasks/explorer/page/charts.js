@@ -1,0 +1,84 @@
+// Charts as inline SVG: each has its figures as text, too, for those who do not see it.
+import { el, number, svg } from "./dom.js";
+
+const WIDTH = 640;
+
+// rows: [label, value, class]; bars on one scale, so that their lengths compare.
+export function bars(title, rows) {
+  const [height, left, right] = [22, 190, 90];
+  const most = Math.max(1, ...rows.map(([, value]) => value ?? 0));
+  const drawn = rows.map(([label, value, kind], index) => {
+    const y = index * height;
+    const width = value ? Math.max(2, ((WIDTH - left - right) * value) / most) : 0;
+    return svg(
+      "g",
+      {},
+      svg("title", {}, `${label}: ${number(value)}`),
+      svg("text", { x: left - 8, y: y + 15, "text-anchor": "end" }, label),
+      svg("rect", { x: left, y: y + 4, width, height: height - 8, class: kind ?? "bar" }),
+      svg("text", { x: left + width + 6, y: y + 15 }, number(value)),
+    );
+  });
+  return figure(
+    title,
+    [WIDTH, rows.length * height],
+    drawn,
+    rows.map(([label, value]) => `${label} ${number(value)}`),
+  );
+}
+
+// values: [label, value] of each column; marks: labels under the axis, as [position from 0 to 1, text].
+export function columns(title, values, marks, across = WIDTH) {
+  const [height, bottom, top] = [150, 20, 16];
+  const most = Math.max(...values.map(([, value]) => value), 0);
+  const width = Math.min(across / Math.max(values.length, 1), 60);
+  const drawn = values.map(([label, value], index) => {
+    const tall = most ? ((height - bottom - top) * value) / most : 0;
+    const place = { x: index * width + 1, width: Math.max(1, width - 2) };
+    return svg(
+      "g",
+      {},
+      svg("title", {}, `${label}: ${number(value)}`),
+      svg("rect", { ...place, y: top, height: height - bottom - top, class: "reach" }),
+      svg("rect", { ...place, y: height - bottom - tall, height: tall, class: "bar" }),
+    );
+  });
+  drawn.push(svg("line", { x1: 0, x2: across, y1: height - bottom, y2: height - bottom, class: "axis" }));
+  drawn.push(svg("text", { x: 0, y: 11 }, `most: ${number(most)}`));
+  for (const [at, text] of marks) {
+    const anchor = at === 0 ? "start" : at === 1 ? "end" : "middle";
+    drawn.push(svg("text", { x: at * across, y: height - 5, "text-anchor": anchor }, text));
+  }
+  return figure(
+    title,
+    [across, height],
+    drawn,
+    values.map(([label, value]) => `${label} ${number(value)}`),
+  );
+}
+
+// A share of a whole in parts: [class, value].
+export function share(label, parts) {
+  const whole = parts.reduce((sum, [, value]) => sum + value, 0) || 1;
+  let x = 0;
+  const drawn = parts.map(([kind, value]) => {
+    const rect = svg("rect", { x, y: 0, width: (100 * value) / whole, height: 8, class: kind });
+    x += (100 * value) / whole;
+    return rect;
+  });
+  return svg(
+    "svg",
+    { viewBox: "0 0 100 8", preserveAspectRatio: "none", role: "img", "aria-label": label, class: "share" },
+    drawn,
+  );
+}
+
+function figure(title, [width, height], drawn, described) {
+  const label = `${title}: ${described.join(", ")}`;
+  return el(
+    "figure",
+    {},
+    el("figcaption", {}, title),
+    svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, drawn),
+  );
+}

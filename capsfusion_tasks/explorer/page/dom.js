@@ -1,0 +1,120 @@
+// Elements, requests and links. Text goes into the page as text only: captions are from the open web.
+
+// el("td", {class: "raw"}, "text", otherElement, …)
+export function el(name, attributes = {}, ...children) {
+  return fill(document.createElement(name), attributes, children);
+}
+
+export function svg(name, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false)
+      element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
+  return element;
+}
+
+export class Problem extends Error {}
+
+// The answer of the app; a Problem says what a person can do about it. An AbortError passes.
+export async function ask(path, parameters = {}, signal = undefined) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  const query = new URLSearchParams(given).toString();
+  let answer;
+  try {
+    answer = await fetch(query ? `${path}?${query}` : path, { signal, headers: { Accept: "application/json" } });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem("Airflow's server does not answer.");
+  }
+  if (answer.ok) return answer.json();
+  if (answer.status === 401) throw new Problem("Your session has ended: log in to Airflow again.");
+  if (answer.status === 403) throw new Problem("You have no permission to read the DAG capsfusion.");
+  const body = await answer.json().catch(() => ({}));
+  const problem = new Problem(said(body.detail) ?? `The server answered ${answer.status}.`);
+  problem.status = answer.status;
+  throw problem;
+}
+
+function said(detail) {
+  if (!Array.isArray(detail)) return detail;
+  return detail.map((each) => `${each.loc.slice(1).join(".")}: ${each.msg}`).join("; ");
+}
+
+// Characters that show nothing, or that would turn the text around them, by their code point.
+const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffd]/g;
+
+// A text of its own direction, which turns nothing around it.
+export const textOf = (value) => el("bdi", { dir: "auto" }, visible(value));
+
+export function visible(value) {
+  const parts = [];
+  let end = 0;
+  for (const match of value.matchAll(INVISIBLE)) {
+    parts.push(value.slice(end, match.index));
+    const code = match[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+    parts.push(el("span", { class: "invisible" }, `U+${code}`));
+    end = match.index + match[0].length;
+  }
+  parts.push(value.slice(end));
+  return parts;
+}
+
+// A page of Airflow's own. The app lies one level below its root; Airflow's frame lets no link leave it, so the link is
+// followed by the page around it.
+export function airflowLink(path, label) {
+  const href = new URL(`../${path}`, new URL(".", location.href)).href;
+  const follow = (event) => {
+    if (window.parent === window) return;
+    event.preventDefault();
+    const outside = window.parent.document.createElement("a");
+    outside.href = href;
+    if (event.ctrlKey || event.metaKey || event.button === 1) outside.target = "_blank";
+    window.parent.document.body.append(outside);
+    outside.click();
+    outside.remove();
+  };
+  return el("a", { href, onclick: follow, onauxclick: follow }, label);
+}
+
+export function runLink(dagRunId) {
+  return airflowLink(`dags/capsfusion/runs/${encodeURIComponent(dagRunId)}`, dagRunId);
+}
+
+export async function copy(text, button) {
+  const area = el("textarea", { "aria-hidden": "true" });
+  let done = false;
+  try {
+    await navigator.clipboard.writeText(text);
+    done = true;
+  } catch {
+    // Browsers keep the clipboard to pages that came by https.
+    area.value = text;
+    button.after(area);
+    area.select();
+    done = document.execCommand("copy");
+    area.remove();
+  }
+  const label = button.textContent;
+  button.textContent = done ? "Copied" : "Not copied: select the text instead";
+  setTimeout(() => (button.textContent = label), 1500);
+}
+
+const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+export const number = (value) => (value === null || value === undefined ? "–" : NUMBER.format(value));
+export const percent = (part, whole) => (whole ? `${NUMBER.format((100 * part) / whole)}%` : "–");
+export const time = (value) => (value ? `${value.slice(0, 16).replace("T", " ")} UTC` : "–");
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172800 ? `${NUMBER.format(seconds / 3600)} h` : `${NUMBER.format(seconds / 86400)} days`;
+}

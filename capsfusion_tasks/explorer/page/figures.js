@@ -1,0 +1,201 @@
+// A run in figures, or everything: the funnel, the speed, and what came out.
+import { bars, columns } from "./charts.js";
+import { duration, el, number, percent, runLink, time } from "./dom.js";
+
+export function figures(found, go) {
+  const { summary, distributions } = found;
+  const key = found.dag_run_id ? { dag_run_id: found.dag_run_id } : {};
+  return [
+    el(
+      "h2",
+      {},
+      found.interval ? `Interval ${time(found.interval.start)} to ${time(found.interval.end)}` : "Everything",
+    ),
+    found.dag_run_id && el("p", {}, "DAG run ", runLink(found.dag_run_id)),
+    facts(found),
+    funnel(found),
+    ...speed(found.throughput),
+    ...outcome(distributions, found.histogram_ends),
+    failures(found),
+    el(
+      "p",
+      { class: "actions" },
+      (found.dag_run_id || !found.interval) &&
+        el("button", { type: "button", onclick: () => go("captions", key) }, "See the captions"),
+      summary.rejected > 0 &&
+        (found.dag_run_id || !found.interval) &&
+        el(
+          "button",
+          { type: "button", onclick: () => go("captions", { ...key, verdict: "rejected" }) },
+          "See the rejected ones",
+        ),
+    ),
+  ].filter(Boolean);
+}
+
+function facts({ summary, units, rate }) {
+  const done = summary.accepted + summary.rejected;
+  const left =
+    summary.waiting === 0
+      ? "nothing waits"
+      : rate.seconds_left === null
+        ? "not known before the first unit is loaded"
+        : duration(rate.seconds_left);
+  const states = Object.entries(units).filter(([, count]) => count);
+  const each = [
+    ["Accepted", `${number(summary.accepted)} of ${number(done)} (${percent(summary.accepted, done)})`],
+    ["Units", states.map(([name, count]) => `${number(count)} ${name}`).join(", ") || "none"],
+    ["GPU time", duration(summary.gpu_seconds)],
+    [
+      "Speed",
+      `${number(summary.rows_per_second)} captions a second of GPU, ${number(rate.rows_per_second)} a second of wall time`,
+    ],
+    ["Time left", left],
+    ["Tokens", `${number(summary.prompt_tokens)} of prompts, ${number(summary.caption_tokens)} of captions`],
+  ];
+  return el(
+    "dl",
+    { class: "facts" },
+    each.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]),
+  );
+}
+
+function funnel({ sides, summary, distributions }) {
+  const rows = [];
+  for (const [side, label] of [
+    ["laion_2b", "raw"],
+    ["laion_coco", "synthetic"],
+  ]) {
+    const found = sides[side];
+    if (!found) continue;
+    rows.push([`${label} rows (${number(found.shards)} ${found.shards === 1 ? "shard" : "shards"})`, found.rows]);
+    for (const [reason, count] of Object.entries(found.dropped))
+      rows.push([`${label} dropped: ${reason}`, count, "lost"]);
+  }
+  const done = summary.accepted + summary.rejected;
+  rows.push(
+    ["new pairs, planned", summary.rows_in],
+    ["fused and loaded", done],
+    ["accepted", summary.accepted, "accepted"],
+    ["rejected", summary.rejected, "rejected"],
+  );
+  if (summary.waiting) rows.push(["waiting", summary.waiting, "waiting"]);
+  const whole = distributions.rejected === summary.rejected;
+  for (const [reason, count] of Object.entries(distributions.reasons)) {
+    rows.push([
+      `for ${reason}`,
+      whole ? count : Math.round((count * summary.rejected) / distributions.rejected),
+      "rejected",
+    ]);
+  }
+  const note = whole
+    ? ""
+    : ` Reasons are estimated from ${number(distributions.rejected)} rejected captions of the newest units.`;
+  return el(
+    "div",
+    {},
+    bars("From shards to captions", rows),
+    el(
+      "p",
+      { class: "note" },
+      "Pairs that were fused before are not planned again, and the ledger does not count them.",
+      note,
+    ),
+  );
+}
+
+function speed({ bin_seconds: width, bins }) {
+  if (!bins.length) return [];
+  const label = (bin) => `${time(bin.start)}, ${number(bin.units)} units`;
+  bins = withGaps(bins, 1000 * width);
+  const marks =
+    bins.length > 10
+      ? [
+          [0, time(bins[0].start)],
+          [1, time(bins.at(-1).start)],
+        ]
+      : [[0, `from ${time(bins[0].start)}`]];
+  const by = `by ${duration(width)} of loading`;
+  return [
+    columns(
+      `Captions loaded, ${by}`,
+      bins.map((bin) => [label(bin), bin.rows]),
+      marks,
+    ),
+    columns(
+      `GPU hours, ${by}`,
+      bins.map((bin) => [label(bin), (bin.gpu_seconds ?? 0) / 3600]),
+      marks,
+    ),
+  ];
+}
+
+// Times in which nothing was loaded are columns, too.
+function withGaps(bins, step) {
+  const known = new Map(bins.map((bin) => [Date.parse(bin.start), bin]));
+  const all = [];
+  for (let at = Date.parse(bins[0].start); at <= Date.parse(bins.at(-1).start); at += step) {
+    all.push(known.get(at) ?? { start: new Date(at).toISOString(), units: 0, rows: 0, gpu_seconds: 0 });
+  }
+  return all;
+}
+
+const TITLES = {
+  caption_words: "Words of a caption",
+  fact_recall: "Names and numbers of the raw caption kept",
+  raw_recall: "Words of the raw caption kept",
+  synthetic_recall: "Words of the synthetic caption kept",
+  novelty: "Words in neither source",
+  invention: "Names and numbers in neither source",
+};
+
+function outcome({ accepted, flags, scores }, ends) {
+  if (!accepted) return [];
+  const flagged = Object.entries(flags)
+    .map(([flag, count]) => `${flag} ${percent(count, accepted)}`)
+    .join(", ");
+  const charts = Object.entries(scores).map(([name, counts]) => {
+    const end = ends[name];
+    const unit = end > 1 ? (value) => number(value) : (value) => `${number(100 * value)}%`;
+    const step = end / counts.length;
+    const values = counts.map((count, index) => [`${unit(index * step)} to ${unit((index + 1) * step)}`, count]);
+    return columns(
+      TITLES[name],
+      values,
+      [
+        [0, unit(0)],
+        [0.5, unit(end / 2)],
+        [1, end > 1 ? `${unit(end)} and more` : unit(end)],
+      ],
+      360,
+    );
+  });
+  return [
+    el("h3", {}, "Scores"),
+    el(
+      "p",
+      { class: "note" },
+      `Of ${number(accepted)} accepted captions, the first ones of the newest units${flagged && `; flagged: ${flagged}`}.`,
+    ),
+    el("div", { class: "charts" }, charts),
+  ];
+}
+
+function failures({ failed_shards: shards, failed_units: units }) {
+  const lines = [
+    ...shards.map(([side, path, error]) => `Shard ${side}/${path}: ${error}`),
+    ...units.map(([unit, tries, error]) => `Unit ${unit}, ${tries} tries: ${error}`),
+  ];
+  return lines.length
+    ? el(
+        "div",
+        { class: "problem" },
+        el("h3", {}, "What failed"),
+        el(
+          "ul",
+          {},
+          lines.map((line) => el("li", {}, line)),
+        ),
+      )
+    : null;
+}

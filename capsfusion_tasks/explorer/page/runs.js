@@ -1,0 +1,77 @@
+// Runs: a list of them, and the figures of one, or of everything.
+import { share } from "./charts.js";
+import { Problem, ask, el, number } from "./dom.js";
+import { figures } from "./figures.js";
+
+const list = document.getElementById("run-list");
+const place = document.getElementById("figures");
+let request = new AbortController();
+
+// key: dag_run_id, or start and end of an interval; none: everything. dag: the DAG of the run whose page this is on.
+export async function showRuns(key, go, dag) {
+  const alone = dag !== undefined; // in Airflow's page of one run
+  list.hidden = alone;
+  request.abort();
+  request = new AbortController();
+  if (alone && dag !== "capsfusion") {
+    place.replaceChildren(
+      el("p", { class: "status" }, `Captions come from the DAG capsfusion; this is a run of ${dag}.`),
+    );
+    return;
+  }
+  place.replaceChildren(el("p", { class: "status", role: "status" }, "Loading…"));
+  const again = () => showRuns(key, go, dag);
+  await Promise.all([
+    shown(place, again, async () => figures(await ask("api/figures", key, request.signal), go)),
+    alone || shown(list, again, async () => runs(await ask("api/runs", {}, request.signal), key, go)),
+  ]);
+}
+
+async function shown(where, again, make) {
+  try {
+    where.replaceChildren(...(await make()));
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof Problem)) throw error;
+    const retry = error.status === 404 ? null : el("button", { type: "button", onclick: again }, "Try again");
+    where.replaceChildren(
+      el("p", { class: `status ${error.status === 404 ? "" : "problem"}`, role: "status" }, error.message, " ", retry),
+    );
+  }
+}
+
+// ---- the list ----
+
+function runs(found, key, go) {
+  const everything = el(
+    "button",
+    { type: "button", "aria-current": Object.keys(key).length ? "false" : "true", onclick: () => go("runs") },
+    "Everything",
+  );
+  if (!found.length) return [everything, el("p", {}, "The ledger has no run yet.")];
+  return [everything, ...found.map((run) => entry(run, key, go))];
+}
+
+function entry(run, key, go) {
+  const mine = run.dag_run_id ? { dag_run_id: run.dag_run_id } : { start: run.interval_start, end: run.interval_end };
+  const current = Object.entries(mine).every(([name, value]) => key[name] === value);
+  const waiting = run.rows_in - (run.accepted ?? 0) - (run.rejected ?? 0);
+  const parts = [
+    ["accepted", run.accepted ?? 0],
+    ["rejected", run.rejected ?? 0],
+    ["waiting", waiting],
+  ];
+  return el(
+    "button",
+    { type: "button", "aria-current": current ? "true" : "false", onclick: () => go("runs", mine) },
+    el("strong", {}, run.interval_start.slice(0, 10)),
+    ` ${state(run)}, ${number(run.rows_in)} pairs`,
+    share(parts.map(([name, value]) => `${name} ${number(value)}`).join(", "), parts),
+    el("small", {}, run.dag_run_id ?? "capsfusion run"),
+  );
+}
+
+function state(run) {
+  if (run.units_failed) return `${number(run.units_failed)} units failed`;
+  return run.units_loaded === run.units ? "loaded" : `${number(run.units_loaded)} of ${number(run.units)} units`;
+}

@@ -1,0 +1,187 @@
+"""The captions view in a real Airflow: who may see it, and a user's way through it in a real browser.
+
+With CAPSFUSION_SCREENSHOTS, the pictures of docs/images are taken on the way: ``make screenshots``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pyarrow as pa
+import pytest
+from fastapi.routing import APIRoute
+from playwright.sync_api import Browser, Frame, Page, expect
+
+from capsfusion_tasks.demo.airflow_server import USER
+from capsfusion_tasks.demo.pairs import make_pair
+from capsfusion_tasks.explorer.app import create_app
+from capsfusion_tasks.schemas import VALIDATED, Shard
+from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.validation.validate import validate_table
+from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.load import load_unit
+from tests.airflow.conftest import NOBODY, WAREHOUSE, Service
+from tests.warehouse.conftest import plan, rows
+
+pytestmark = pytest.mark.timeout(600)
+
+PREFIX = "/capsfusion"
+DAY = Interval(start=datetime(2026, 12, 1, tzinfo=UTC), end=datetime(2026, 12, 2, tzinfo=UTC))
+SIDES = ("laion_2b", "laion_coco")
+PAIRS = 400
+
+
+@pytest.fixture(scope="module")
+def run_id(service: Service) -> str:
+    """A run that Airflow knows, with captions in the warehouse: made ones, of which some were spoiled."""
+    run = service.api.request(
+        "POST", "/dags/capsfusion/dagRuns", {"logical_date": (DAY.end + timedelta(hours=1)).isoformat()}
+    )["dag_run_id"]
+    service.api.request("PATCH", f"/dags/capsfusion/dagRuns/{run}", {"state": "success"})
+    url = service.server.url(WAREHOUSE).render_as_string(hide_password=False)
+    with open_warehouse(Settings(warehouse_url=url)) as warehouse:
+        plan(warehouse, ("shown", PAIRS), interval=DAY, dag_run_id=run)
+        with warehouse.engine.begin() as connection:
+            for side in SIDES:
+                file = {"source": f"/data/{side}", "path": "part-00000.parquet", "etag": "e", "size_bytes": 1}
+                shard = Shard(shard_id=f"{side}-0", side=side, arrived_at=DAY.start, **file)
+                ledger.record_shards(connection, [shard])
+                ledger.shard_pulled(connection, shard.shard_id, 3 * PAIRS // 2, {"unsafe": PAIRS // 8})
+            ledger.unit_fused(connection, "shown", {"gpu_seconds": 40.0, "rows_per_second": PAIRS / 40})
+        load_unit(warehouse, "shown", made_captions(), run)
+    return str(run)
+
+
+def made_captions() -> pa.Table:
+    rng = random.Random(0)
+    pairs = [make_pair(rng, "heldout") for _ in range(PAIRS)]
+    captions = [pair.fused for pair in pairs]
+    captions[::11] = [caption[: len(caption) * 2 // 3] for caption in captions[::11]]  # cut off
+    captions[::13] = [pair.synthetic for pair in pairs[::13]]  # nothing of the raw caption is left
+    texts = {"laion_2b": [pair.raw for pair in pairs], "laion_coco": [pair.synthetic for pair in pairs]}
+    table = rows(*range(PAIRS), finish_reason="stop", laion_2b_shard="laion_2b-0", laion_coco_shard="laion_coco-0")
+    for name, column in {**texts, "capsfusion": captions}.items():
+        table = table.set_column(table.schema.get_field_index(name), name, [column])
+    return validate_table(table).select(VALIDATED.names).cast(VALIDATED)
+
+
+def routes() -> list[str]:
+    app = create_app(guard=lambda: None)
+    filled = {"name": "main.js", "pair_id": "00000000-0000-0000-0000-000000000000", "fusion_id": "f1"}
+    return [PREFIX + route.path.format(**filled) for route in app.routes if isinstance(route, APIRoute)]
+
+
+def test_airflow_serves_no_other_app_of_ours(service: Service) -> None:
+    plugins = service.api.request("GET", "/plugins")["plugins"]
+    assert [app["url_prefix"] for plugin in plugins for app in plugin["fastapi_apps"]] == [PREFIX]
+
+
+@pytest.mark.parametrize("path", routes())
+def test_who_is_not_logged_in_sees_nothing(service: Service, path: str) -> None:
+    assert httpx.get(service.api.url + path).status_code == 401
+
+
+@pytest.mark.parametrize("path", routes())
+def test_who_may_not_read_the_dag_sees_nothing(service: Service, path: str) -> None:
+    assert get(service, NOBODY, path).status_code == 403
+
+
+@pytest.mark.parametrize("path", [path for path in routes() if "0000" not in path])
+def test_who_may_read_the_dag_sees_it(service: Service, path: str) -> None:
+    assert get(service, USER, path).status_code == 200
+
+
+def get(service: Service, user: str, path: str) -> httpx.Response:
+    login = {"username": user, "password": service.password(user)}
+    token = (
+        httpx.post(f"{service.api.url}/auth/token", json=login, timeout=60).raise_for_status().json()["access_token"]
+    )
+    # As a browser has it.
+    return httpx.get(service.api.url + path, cookies={"_token": token}, timeout=60)
+
+
+# ---- in a browser ----
+
+
+def test_a_user_finds_a_rejected_caption_and_follows_it_to_its_run(
+    service: Service, chromium: Browser, run_id: str
+) -> None:
+    with logged_in(service, chromium, "light") as page:
+        page.get_by_role("link", name="Captions").click()
+        view = captions_frame(page)
+        expect(view.locator("tbody tr")).to_have_count(25)
+        picture(page, "captions-light.png")
+
+        view.get_by_label("Verdict").select_option("rejected")
+        expect(view.locator("tbody tr.accepted")).to_have_count(0)
+        expect(view.locator("tbody tr.rejected")).not_to_have_count(0)
+        word = re.findall(r"[a-z]{5,}", view.locator("tbody tr td:nth-child(3)").first.inner_text())[0]
+        page.keyboard.press("Escape")
+        page.keyboard.press("/")
+        page.keyboard.type(word)
+        page.keyboard.press("Enter")
+        expect(view.locator("tbody tr").first).to_contain_text(re.compile(word[:5], re.IGNORECASE))
+
+        view.locator("tbody tr").first.click()
+        dialog = view.get_by_role("dialog")
+        expect(dialog).to_contain_text("part-00000.parquet")
+        expect(dialog).to_contain_text("rejected")
+        picture(page, "caption-light.png")
+        dialog.get_by_role("link", name=run_id).click()
+        page.wait_for_url(f"**/dags/capsfusion/runs/{run_id.replace('+', '*').replace(':', '*')}**")
+
+        page.get_by_role("link", name="Captions").last.click()
+        tab = captions_frame(page)
+        expect(tab.locator("#figures")).to_contain_text(f"of {PAIRS} (")
+        expect(tab.locator("#figures figure")).not_to_have_count(0)
+        expect(tab.locator("#run-list")).to_be_hidden()
+        picture(page, "run-light.png")
+
+
+def test_the_view_is_dark_where_airflow_is(service: Service, chromium: Browser, run_id: str) -> None:
+    with logged_in(service, chromium, "dark") as page:
+        page.get_by_role("link", name="Captions").click()
+        view = captions_frame(page)
+        expect(view.locator("tbody tr")).to_have_count(25)
+        expect(view.locator("html")).to_have_attribute("data-theme", "dark")
+        picture(page, "captions-dark.png")
+        view.get_by_role("button", name="Runs").click()
+        expect(view.locator("#figures figure")).not_to_have_count(0)
+        picture(page, "runs-dark.png")
+
+
+@contextmanager
+def logged_in(service: Service, chromium: Browser, scheme: str) -> Iterator[Page]:
+    """Airflow's home page in a window of its own; fails where anything but this Airflow is asked."""
+    asked: set[str] = set()
+    size = {"width": 1280, "height": 800}
+    with chromium.new_context(color_scheme=scheme, viewport=size) as context:  # type: ignore[arg-type]
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
+        page.on("request", lambda request: asked.add("/".join(request.url.split("/")[:3])))
+        page.goto(service.api.url)
+        page.locator("input[name=username]").fill(USER)
+        page.locator("input[name=password]").fill(service.password(USER))
+        page.keyboard.press("Enter")
+        yield page
+    assert {each for each in asked if each.startswith("http")} == {service.api.url}
+
+
+def captions_frame(page: Page) -> Frame:
+    frame = page.wait_for_selector("iframe[title=Captions]").content_frame()
+    assert frame is not None
+    return frame
+
+
+def picture(page: Page, name: str) -> None:
+    if folder := os.environ.get("CAPSFUSION_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / name)

@@ -1,0 +1,76 @@
+"""The explorer over a real warehouse, behind a guard that lets through; the web's captions are in it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from capsfusion_tasks.explorer.app import create_app
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.load import load_unit
+from tests.conftest import new_warehouse
+from tests.warehouse.conftest import DAY, plan, rows
+
+# What the open web has in its alt texts; each would do something in a page that took it for more than text.
+HOSTILE = [
+    "<img src=x onerror=\"document.title='owned'\">",
+    "<script>document.title='owned'</script>",
+    "\"><svg onload=document.title='owned'>",
+    "javascript:document.title='owned'",
+    "{{constructor.constructor('document.title=`owned`')()}}",
+    "\u202etxt.exe\u202c \x07bell \x1b[31mred",
+    "שלום world مرحبا 🚲",
+]
+RUN = "backfill__2026-11-10T00:00:00+00:00"
+
+
+@pytest.fixture(scope="module")
+def settings(postgres: EmbeddedPostgres) -> Iterator[Settings]:
+    """A warehouse of 60 captions, a third rejected; the first ones hostile in all their texts."""
+    with new_warehouse(postgres) as url:
+        settings = Settings(warehouse_url=url)
+        with open_warehouse(settings) as warehouse:
+            plan(warehouse, ("u1", 60), ("u2", 10), dag_run_id=RUN)
+            table = rows(*range(60), rejected={n: ["truncated"] for n in range(0, 60, 3)})
+            for name in ("laion_2b", "laion_coco", "capsfusion", "image_url"):
+                column = table[name].to_pylist()
+                column = [HOSTILE[n] if n < len(HOSTILE) else f"{text} with a bicycle" for n, text in enumerate(column)]
+                table = table.set_column(table.schema.get_field_index(name), name, [column])
+            load_unit(warehouse, "u1", table, RUN)
+            with warehouse.engine.begin() as connection:
+                found = {"source": "/data", "path": HOSTILE[0], "etag": "e", "size_bytes": 1, "arrived_at": DAY.start}
+                shards = [
+                    Shard(shard_id=f"{side}_shard {n}", side=side, **{**found, "etag": f"{side} {n}"})
+                    for side in ("laion_2b", "laion_coco")
+                    for n in range(2)
+                ]
+                ledger.record_shards(connection, shards)
+                ledger.shard_pulled(connection, "laion_2b_shard 0", 90, {"unsafe": 7, HOSTILE[0]: 1})
+                ledger.shard_failed(connection, "laion_coco_shard 1", HOSTILE[0])
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def site(settings: Settings) -> Iterator[str]:
+    """URL of the page, served as Airflow does it: mounted in another app."""
+    around = FastAPI()
+    around.mount("/capsfusion", create_app(guard=lambda: None, settings=lambda: settings))
+    server = uvicorn.Server(uvicorn.Config(around, host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}/capsfusion/"
+    server.should_exit = True
+    thread.join()

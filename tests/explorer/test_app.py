@@ -1,0 +1,156 @@
+"""The explorer's routes over a real warehouse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import HTTPException
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+from sqlalchemy import create_engine, text
+
+from capsfusion_tasks.explorer.app import create_app
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.validation.rules import RULES
+from tests.explorer.conftest import HOSTILE, RUN
+
+
+@pytest.fixture(scope="module")
+def client(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(guard=lambda: None, settings=lambda: settings)) as client:
+        yield client
+
+
+def get(client: TestClient, path: str, **parameters: Any) -> Any:
+    answer = client.get(path, params=parameters)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_every_route_is_behind_the_guard() -> None:
+    def refuse() -> None:
+        raise HTTPException(401, "who are you?")
+
+    def unreachable() -> Settings:
+        raise AssertionError("the warehouse was asked for somebody who may not look")
+
+    app = create_app(guard=refuse, settings=unreachable)
+    assert all(isinstance(route, APIRoute) for route in app.routes), "a mount or FastAPI's own page has no guard"
+    paths = {route.path for route in app.routes if isinstance(route, APIRoute)}
+    assert {"/", "/static/{name}", "/api/captions", "/api/figures"} <= paths
+    with TestClient(app) as client:
+        for path in paths:
+            full = path.format(name="main.js", pair_id="00000000-0000-0000-0000-000000000000", fusion_id="f1")
+            assert client.get(full).status_code == 401, path
+
+
+def test_the_page_runs_its_own_code_only_and_may_be_framed_by_its_own_site_only(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self'" in policy
+    assert "frame-ancestors 'self'" in policy
+    assert "unsafe" not in policy
+    assert client.get("/static/main.js").headers["content-type"].startswith("text/javascript")
+
+
+def test_no_file_but_the_page_s_own_is_served(client: TestClient) -> None:
+    for name in ("index.html", "app.py", "..%2Fapp.py", "%2Fetc%2Fpasswd", "nothing"):
+        assert client.get(f"/static/{name}").status_code == 404
+
+
+def test_pages_follow_one_another_to_the_end(client: TestClient) -> None:
+    seen: list[str] = []
+    after = None
+    while True:
+        page = get(client, "/api/captions", limit=25, **({"after": after} if after else {}))
+        seen += [row["pair_id"] for row in page["rows"]]
+        if (after := page["following"]) is None:
+            break
+    assert len(seen) == len(set(seen)) == 60
+
+
+def test_captions_come_filtered_and_in_pieces(client: TestClient) -> None:
+    found = get(client, "/api/captions", words="bicycle", verdict="rejected", reason="truncated", dag_run_id=RUN)
+    assert len(found["rows"]) == 17
+    assert all(row["reasons"] == ["truncated"] for row in found["rows"])
+    row = found["rows"][0]
+    assert "".join(text for text, _ in row["pieces"]) == row["capsfusion"]
+    assert ["bicycle", "both"] in row["pieces"]
+
+
+def test_a_caption_comes_with_its_lineage(client: TestClient) -> None:
+    rows = get(client, "/api/captions", limit=100)["rows"]
+    hostile = next(row for row in rows if row["capsfusion"] == HOSTILE[0])
+    found = get(client, f"/api/captions/{hostile['pair_id']}/f1")
+    assert found["laion_2b_file"]["path"] == HOSTILE[0]
+    assert found["unit"]["unit_id"] == "u1"
+    assert found["laion_hash"] == "0", "as text: it has 64 bits"
+    assert client.get(f"/api/captions/{hostile['pair_id']}/another").status_code == 404
+
+
+def test_the_figures_of_a_run_and_of_everything(client: TestClient) -> None:
+    run = get(client, "/api/figures", dag_run_id=RUN)
+    assert (run["summary"]["rows_in"], run["summary"]["accepted"], run["summary"]["rejected"]) == (70, 40, 20)
+    assert run["sides"]["laion_2b"]["dropped"] == {"unsafe": 7, HOSTILE[0]: 1}
+    assert run["distributions"]["reasons"] == {"truncated": 20}
+    assert run["rate"]["seconds_left"] > 0
+    assert get(client, "/api/figures")["summary"] == run["summary"]
+    interval = run["interval"]
+    assert get(client, "/api/figures", **interval)["summary"] == run["summary"]
+    assert client.get("/api/figures", params={"dag_run_id": "another"}).status_code == 404
+    assert [each["dag_run_id"] for each in get(client, "/api/runs")] == [RUN]
+
+
+def test_the_form_is_offered_all_reasons(client: TestClient) -> None:
+    choices = get(client, "/api/choices")
+    assert choices["reasons"] == [rule.__name__ for rule in RULES]
+    assert [fusion["fusion_id"] for fusion in choices["fusions"]] == ["f1"]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"words": "a\x00b"},
+        {"verdict": "maybe"},
+        {"day": "yesterday"},
+        {"score": "beauty", "score_min": 1},
+        {"score": "novelty", "score_min": "nan"},
+        {"after": "nonsense"},
+        {"limit": 100_000},
+        {"or": "1=1"},
+        {"words": "x" * 2000},
+    ],
+    ids=lambda parameters: ", ".join(parameters),
+)
+def test_what_makes_no_sense_is_refused(client: TestClient, parameters: dict[str, Any]) -> None:
+    answer = client.get("/api/captions", params=parameters)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["msg"]
+
+
+def test_half_an_interval_is_refused(client: TestClient) -> None:
+    assert client.get("/api/figures", params={"start": "2026-11-10"}).status_code == 422
+
+
+def test_a_score_that_is_no_number_can_be_shown(settings: Settings, client: TestClient) -> None:
+    engine = create_engine(settings.warehouse_url or "")
+    with engine.begin() as connection:
+        one = "pair_id = (select pair_id from capsfusion.fused_captions order by pair_id limit 1)"
+        update = f"update capsfusion.fused_captions set similarity = 'NaN' where {one} returning pair_id"
+        pair_id = connection.scalar(text(update))
+    engine.dispose()
+    assert get(client, f"/api/captions/{pair_id}/f1")["similarity"] is None
+
+
+def test_a_warehouse_that_is_not_there_is_said_and_asked_again(settings: Settings) -> None:
+    found = [Settings(warehouse_url="postgresql://nobody@127.0.0.1:1/nothing"), settings]
+    with TestClient(create_app(guard=lambda: None, settings=lambda: found.pop(0))) as client:
+        answer = client.get("/api/runs")
+        assert answer.status_code == 503
+        assert "does not answer" in answer.json()["detail"]
+        assert client.get("/").status_code == 200
+        assert len(get(client, "/api/runs")) == 1

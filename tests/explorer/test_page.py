@@ -1,0 +1,179 @@
+"""The page in a real browser: the keyboard, hostile captions, empty and broken states, colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import quote, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Request, Route, expect
+
+from tests.explorer.conftest import HOSTILE, RUN
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def page(chromium: Browser, site: str) -> Iterator[Page]:
+    """The page, its captions shown. Fails where a script fails, or where another host is asked for anything."""
+    problems: list[str] = []
+
+    def note(request: Request) -> None:
+        if not request.url.startswith(("data:", f"http://{urlsplit(site).netloc}/")):
+            problems.append(f"asked {request.url}")
+
+    with chromium.new_context(color_scheme="light") as context:
+        page = context.new_page()
+        page.on("request", note)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(site)
+        expect(page.locator("tbody tr")).to_have_count(25)
+        yield page
+    assert problems == []
+
+
+def focused(page: Page) -> int:
+    """The number of the row that has the focus, from 0."""
+    return int(page.evaluate("[...document.querySelectorAll('tbody tr')].indexOf(document.activeElement)"))
+
+
+def test_the_keyboard_does_everything(page: Page) -> None:
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert focused(page) == 1
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert focused(page) == 1, "the focus is where it was"
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#captions-status")).to_contain_text("page 2")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("tbody tr")).to_have_count(10)
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#captions-status")).to_contain_text("page 2")
+    page.keyboard.press("/")
+    page.keyboard.type('"57 with a bicycle"')
+    page.keyboard.press("Enter")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text("laion_2b 57 with a bicycle")
+
+
+def test_hostile_captions_are_text_and_nothing_else(page: Page) -> None:
+    shown = ""
+    for _ in range(3):  # pages
+        shown += page.locator("tbody").inner_text()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_load_state("networkidle")
+    assert all(text in shown for text in HOSTILE[:5])
+    page.goto(f"{page.url.partition('?')[0]}?view=captions&shard=laion_2b_shard%200")
+    page.locator("tbody tr").click()
+    dialog = page.get_by_role("dialog")
+    assert dialog.inner_text().count(HOSTILE[0]) == 6, "three captions, the image's address, and the paths of two files"
+    assert dialog.locator("img, script, svg").count() == 0
+    page.goto(f"{page.url.partition('?')[0]}?view=runs")
+    expect(page.locator("#figures .problem")).to_contain_text(HOSTILE[0])
+    assert page.title() == "Captions"
+
+
+def test_what_cannot_be_seen_is_named_and_turns_nothing_around_it(page: Page) -> None:
+    page.goto(f"{page.url.partition('?')[0]}?view=captions&words=bell")
+    row = page.locator("tbody tr")
+    expect(row).to_have_count(1)
+    for code in ("U+202E", "U+0007", "U+001B"):
+        expect(row.locator("td").first).to_contain_text(code)
+    page.goto(f"{page.url.partition('?')[0]}?view=captions&words=world")
+    expect(page.locator("tbody tr td").last.locator("bdi")).to_have_css("direction", "rtl")
+
+
+def test_words_have_the_colour_of_their_source(page: Page) -> None:
+    page.goto(f"{page.url.partition('?')[0]}?view=captions&words=bicycle")
+    fused = page.locator("tbody tr").first.locator("td").last
+    expect(fused.locator(".both").last).to_have_text("bicycle")
+    expect(fused.locator(".novel").first).to_have_text("capsfusion")
+
+
+def test_a_filter_without_a_match_and_one_without_sense_say_so(page: Page) -> None:
+    page.get_by_role("searchbox").fill("elephant")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text("No caption meets this filter.")
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("tbody tr")).to_have_count(25)
+    page.goto(f"{page.url.partition('?')[0]}?view=captions&day=yesterday")
+    expect(page.get_by_role("status")).to_contain_text("day: ")
+
+
+def test_a_server_that_fails_or_refuses_is_told_and_can_be_asked_again(page: Page) -> None:
+    said = {401: "log in to Airflow again", 403: "no permission", 503: "went away", 500: "answered 500"}
+    statuses = iter(said)
+
+    def answer(route: Route) -> None:
+        status = next(statuses)
+        route.fulfill(status=status, json={"detail": "the warehouse went away"} if status == 503 else {})
+
+    page.route("**/api/captions*", answer)
+    for expected in said.values():
+        page.get_by_role("button", name="Search").click()
+        expect(page.get_by_role("status")).to_contain_text(expected)
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("tbody tr")).to_have_count(25)
+
+
+def test_a_run_is_found_from_its_caption_and_its_captions_from_the_run(page: Page) -> None:
+    page.locator("tbody tr").first.click()
+    link = page.get_by_role("dialog").get_by_role("link", name=RUN)
+    assert str(link.get_attribute("href")).endswith("/dags/capsfusion/runs/backfill__2026-11-10T00%3A00%3A00%2B00%3A00")
+    page.get_by_role("button", name="Figures of this run").click()
+    figures = page.locator("#figures")
+    expect(figures).to_contain_text("40 of 60 (66.67%)")
+    expect(figures.locator("figure")).to_have_count(9)
+    expect(figures.get_by_role("img", name="From shards to captions").locator("rect.rejected")).not_to_have_count(0)
+    page.get_by_role("button", name="See the rejected ones").click()
+    expect(page.locator("tbody tr.rejected")).to_have_count(20)
+    expect(page.locator("tbody tr.accepted")).to_have_count(0)
+
+
+def test_in_the_tab_of_a_run_captions_are_those_of_the_run(page: Page) -> None:
+    page.goto(f"{page.url.partition('?')[0]}?view=runs&dag=capsfusion&dag_run_id={quote(RUN)}")
+    expect(page.locator("#figures figure")).to_have_count(9)
+    expect(page.locator("#run-list")).to_be_hidden()
+    page.get_by_role("button", name="Captions", exact=True).click()
+    expect(page.get_by_label("DAG run")).to_have_value(RUN)
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("tbody tr")).to_have_count(25)
+    expect(page.get_by_label("DAG run")).to_have_value(RUN)
+    page.get_by_role("button", name="Runs").click()
+    expect(page.locator("#figures")).to_contain_text("40 of 60")
+
+
+def test_on_the_page_of_another_dag_s_run_it_says_what_it_is_for(page: Page) -> None:
+    page.goto(f"{page.url.partition('?')[0]}?view=runs&dag=another&dag_run_id=x")
+    expect(page.locator("#figures")).to_contain_text("this is a run of another")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_background(page: Page, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    expect(page.locator("html")).to_have_attribute("data-theme", scheme)
+    names = ["--text", "--faint", "--raw", "--synthetic", "--novel", "--rejected"]
+    read = "names => names.map(name => getComputedStyle(document.documentElement).getPropertyValue(name))"
+    back, *fronts = page.evaluate(read, ["--back", *names])
+    for name, front in zip(names, fronts, strict=True):
+        assert contrast(front, back) >= 4.5, f"{name}: WCAG 2.2 asks for 4.5"
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colours, #rgb or #rrggbb, by WCAG 2.2."""
+
+    def luminance(colour: str) -> float:
+        digits = colour.strip().lstrip("#")
+        digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+        parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
