@@ -5,7 +5,8 @@ INSTALLED := $(VENV)/installed
 COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help install demo up compose-demo test lint bench bench-fusion bench-exactness bench-pairing bench-validation bench-warehouse
+.PHONY: help install demo up compose-demo test lint bench bench-fusion bench-exactness bench-pairing bench-validation \
+	bench-warehouse bench-explorer screenshots
 .DEFAULT_GOAL := help
 
 help:
@@ -13,8 +14,10 @@ help:
 	@echo "make up       Airflow and its UI on the demo's data, until Ctrl-C"
 	@echo "make test     the whole test suite; make test ARGS='tests/pairing -x' for a part"
 	@echo "make lint     ruff and mypy"
-	@echo "make bench    all benchmarks: bench-fusion, -exactness, -pairing, -validation, -warehouse; ARGS='--help' tells more"
+	@echo "make bench    all benchmarks: bench-fusion, -exactness, -pairing, -validation, -warehouse, -explorer;"
+	@echo "              ARGS='--help' tells more"
 	@echo "make compose-demo  the demo on containers, with Celery workers: docs/operations.md"
+	@echo "make screenshots  the pictures of docs/images, anew (needs Chromium)"
 	@echo "make install  all packages into $(VENV); the others do it themselves"
 
 demo: install
@@ -60,7 +63,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fusion,airflow,dev]'; \
 	touch $@
 
-bench: bench-fusion bench-exactness bench-pairing bench-validation bench-warehouse
+bench: bench-fusion bench-exactness bench-pairing bench-validation bench-warehouse bench-explorer
 
 bench-fusion: install
 	@$(BIN)/python -m benchmarks.fusion $(ARGS)
@@ -76,3 +79,9 @@ bench-validation: install
 
 bench-warehouse: install
 	@$(BIN)/python -m benchmarks.warehouse $(ARGS)
+
+bench-explorer: install
+	@$(BIN)/python -m benchmarks.explorer $(ARGS)
+
+screenshots: install
+	@CAPSFUSION_SCREENSHOTS=docs/images $(BIN)/pytest -q tests/airflow/test_captions_view.py
