@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from fastapi.routing import APIRoute
 from playwright.sync_api import Browser, Frame, Page, expect
+from sqlalchemy import text
 
 from capsfusion_tasks.demo.airflow_server import USER
 from capsfusion_tasks.demo.pairs import make_pair
@@ -40,7 +41,7 @@ PAIRS = 400
 
 
 @pytest.fixture(scope="module")
-def run_id(service: Service) -> str:
+def run_id(service: Service) -> Iterator[str]:
     """A run that Airflow knows, with captions in the warehouse: made ones, of which some were spoiled."""
     run = service.api.request(
         "POST", "/dags/capsfusion/dagRuns", {"logical_date": (DAY.end + timedelta(hours=1)).isoformat()}
@@ -51,13 +52,18 @@ def run_id(service: Service) -> str:
         plan(warehouse, ("shown", PAIRS), interval=DAY, dag_run_id=run)
         with warehouse.engine.begin() as connection:
             for side in SIDES:
-                file = {"source": f"/data/{side}", "path": "part-00000.parquet", "etag": "e", "size_bytes": 1}
+                file = {"source": f"/data/{side}", "path": "part-00000.parquet", "etag": "shown", "size_bytes": 1}
                 shard = Shard(shard_id=f"{side}-0", side=side, arrived_at=DAY.start, **file)
                 ledger.record_shards(connection, [shard])
                 ledger.shard_pulled(connection, shard.shard_id, 3 * PAIRS // 2, {"unsafe": PAIRS // 8})
             ledger.unit_fused(connection, "shown", {"gpu_seconds": 40.0, "rows_per_second": PAIRS / 40})
         load_unit(warehouse, "shown", made_captions(), run)
-    return str(run)
+        yield str(run)
+        with warehouse.engine.begin() as connection:  # other tests count what is there
+            for table in ("fused_captions", "rejected_captions", "work_units"):
+                connection.execute(text(f"delete from capsfusion.{table} where unit_id = 'shown'"))
+            connection.execute(text("delete from capsfusion.shards where etag = 'shown'"))
+            connection.execute(text("delete from capsfusion.fusions where fusion_id = 'f1'"))
 
 
 def made_captions() -> pa.Table:
