@@ -6,7 +6,7 @@ The table is made: runs of 100,000 rows, an interval and shards of its own each,
 Half of what is asked for is old or rare, since that is what costs. Each line is the median of ``--repeat`` calls of
 what a request does in the warehouse, with different values where the view takes one. The server is the embedded
 PostgreSQL as it is installed. ``--home`` keeps the table for another time. ``--before`` is the baseline: the same with
-the indexes of migration 0003, before those of 0004.
+the indexes of migration 0003, before those of 0005.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RARE = (
     "update capsfusion.rejected_captions set reasons = '{failed}' where laion_2b_row % 1000 = 0",
     "update capsfusion.fused_captions set flags = '{unrelated_sources}' where laion_2b_row % 5000 = 0",
 )
-# What migration 0004 changed, and how it was.
+# What migration 0005 changed, and how it was.
 CHANGED = [
     *(
         index
