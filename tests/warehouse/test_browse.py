@@ -111,14 +111,14 @@ FILTERS: list[tuple[CaptionFilter, Meets]] = [
 ]
 
 
-@pytest.mark.parametrize(("wanted", "meets"), FILTERS, ids=lambda each: str(each)[:60])
+@pytest.mark.parametrize(("wanted", "meets"), FILTERS, ids=[str(number) for number in range(len(FILTERS))])
 def test_a_filter_finds_what_meets_it(filled: Warehouse, wanted: CaptionFilter, meets: Meets) -> None:
     [everything] = pages(filled, CaptionFilter(), 100)
     expected = keys([row for row in everything if meets(row)])
     assert keys([row for page in pages(filled, wanted, 3) for row in page]) == expected
 
 
-@pytest.mark.parametrize(("wanted", "meets"), FILTERS, ids=lambda each: str(each)[:60])
+@pytest.mark.parametrize(("wanted", "meets"), FILTERS, ids=[str(number) for number in range(len(FILTERS))])
 def test_the_sql_that_is_shown_gives_the_same_rows(filled: Warehouse, wanted: CaptionFilter, meets: Meets) -> None:
     with filled.engine.connect() as connection:
         first = caption_page(connection, wanted, limit=3)
