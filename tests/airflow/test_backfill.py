@@ -159,10 +159,10 @@ def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, sam
     assert shard["error"] in log_of(service, report)
     [run] = service.runs(BAD_DAY, BAD_DAY)
     assert shard["error"] in run["note"]
-    wait_until("the webhook is told", lambda: service.alerts, 60)
-    assert service.alerts == [
+    told = (
         f"capsfusion failed: {run['dag_run_id']}, data interval {BAD_DAY} 00:00:00+00:00 to {LONG_DAY} 00:00:00+00:00"
-    ]
+    )
+    wait_until("the webhook is told", lambda: told in service.alerts, 60)
 
 
 def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_cleared(
@@ -246,7 +246,8 @@ def shard_on(service: Service, sample: SampleReport, side: str, day: date, name:
 
 
 def unit_in_progress(service: Service) -> dict[str, Any] | None:
-    fusing = service.query("select unit_id from work_units where state = 'fusing'")
+    """A unit of several chunks: one with a very long caption may have a row or two."""
+    fusing = service.query("select unit_id from work_units where state = 'fusing' and rows_in > 16")
     return fusing[0] if fusing else None
 
 
