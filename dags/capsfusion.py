@@ -65,7 +65,6 @@ PARAMS = {
     tags=["capsfusion"],
     doc_md=str(Path(__file__).with_suffix(".md")),
     on_failure_callback=webhook_alert.on_failure(),
-    deadline=webhook_alert.deadline("capsfusion", hours=24),
 )
 def capsfusion() -> None:
     @task(execution_timeout=timedelta(minutes=30))

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import urllib.request
 from collections.abc import Callable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseNotifier, Connection
-from airflow.sdk.definitions.callback import AsyncCallback
-from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -37,10 +33,6 @@ class WebhookAlert(BaseNotifier):
     def notify(self, context: Context) -> None:  # noqa: ARG002
         self._post(Connection.get(self.conn_id).password)
 
-    async def async_notify(self, context: Context) -> None:  # noqa: ARG002
-        connection = await Connection.async_get(self.conn_id)
-        await asyncio.to_thread(self._post, connection.password)
-
     def _post(self, url: str) -> None:
         body = json.dumps({"text": self.text}).encode()
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
@@ -57,13 +49,3 @@ def on_failure() -> list[Callable[[Context], None]]:
         " interval {{ data_interval_start }} to {{ data_interval_end }}{% endif %}"
     )
     return [WebhookAlert(conn_id, text)] if conn_id else []
-
-
-def deadline(dag_id: str, hours: int) -> DeadlineAlert | None:
-    """For a DAG: a run that is not through so many hours after it was queued. None where no Connection is named."""
-    conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
-    if not conn_id:
-        return None
-    text = f"{dag_id}: a run is not through {hours} hours after it was queued"
-    callback = AsyncCallback(WebhookAlert, kwargs={"conn_id": conn_id, "text": text})
-    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=hours), callback)
