@@ -166,7 +166,7 @@ def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, sam
 
 
 def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_cleared(
-    service: Service, tmp_path: Path
+    service: Service, sample: SampleReport, tmp_path: Path
 ) -> None:
     write_sample_data(tmp_path, rows_per_day=60, days=1, first_day=LONG_DAY, seed=1)
     for side in FOLDER.values():
