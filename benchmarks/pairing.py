@@ -50,7 +50,7 @@ SHARDS = 4
 STATEMENT = """
 copy (
     with raw as (
-        select url, coalesce({raw_text}) as text, similarity, punsafe, pwatermark, filename, file_row_number
+        select url, coalesce(caption, text) as text, similarity, punsafe, pwatermark, filename, file_row_number
         from read_parquet('{raw}', union_by_name = true, filename = true, file_row_number = true)
         where trim(url) <> '' and trim(text) <> '' and coalesce(punsafe, 0) < 0.5 and coalesce(pwatermark, 0) < 0.8
     ),
@@ -163,7 +163,7 @@ def statement(sample: Path, work: Path) -> int:
     out = work / "duckdb.parquet"
     with duckdb.connect() as connection:
         connection.execute("set preserve_insertion_order = false; set enable_progress_bar = false")
-        connection.execute(STATEMENT.format(raw=raw, coco=coco, raw_text="caption, text", out=out))
+        connection.execute(STATEMENT.format(raw=raw, coco=coco, out=out))
     return int(pq.read_metadata(out).num_rows)
 
 

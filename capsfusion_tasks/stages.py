@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from capsfusion_tasks import layout, planning, waiting
+from capsfusion_tasks import layout, planning
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.estimate import UNLIMITED, Budget, Estimate, Work
+from capsfusion_tasks.estimate import UNLIMITED, Budget
 from capsfusion_tasks.export import export_captions
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import Fusion, identify
@@ -30,11 +28,11 @@ from capsfusion_tasks.schemas import VALIDATED, Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.storage import Storage
-from capsfusion_tasks.unit_plan import OnEstimate, plan_units, rate_of
+from capsfusion_tasks.unit_plan import OnEstimate, plan_units, unplanned
 from capsfusion_tasks.validation import gate
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import validate_unit
-from capsfusion_tasks.warehouse import ledger, rates
+from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.captions import raws_by_caption
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.export import Selection
@@ -119,7 +117,6 @@ def plan(
     InputError, and plans nothing, where fusing them is estimated to take more than ``budget``; ``on_estimate`` gets the
     estimate before that.
     """
-
     storage = Storage(settings.staging_uri)
 
     def find(connection: Connection, fusion: Fusion) -> list[planning.NewPairs]:
@@ -135,57 +132,6 @@ def plan(
         return plan_units(
             warehouse, settings, interval, find, dag_run_id=dag_run_id, budget=budget, on_estimate=on_estimate
         )
-
-
-def estimate(
-    settings: Settings,
-    within: Interval | None = None,
-    *,
-    gpus: int | None = None,
-    rows_per_second: float | None = None,
-) -> Estimate:
-    """What all that is waiting will take, or what is waiting of the intervals inside ``within``; plans nothing.
-
-    ``gpus`` devices work in parallel. ``rows_per_second`` of one device, where it is given, goes before what is known.
-    """
-    storage = Storage(settings.staging_uri)
-    fusion = identify(settings)
-    seen = waiting.intervals(storage, within)
-    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
-        work = {
-            "planned, not fused": Work(*rates.unfused(connection, fusion.fusion_id, within)),
-            "paired, not planned": _unplanned(connection, storage, fusion.fusion_id, seen),
-        }
-        rate = rate_of(connection, fusion, rows_per_second)
-    listed = ((interval, discovery.discovered(interval, storage)) for interval in seen)
-    unpaired = [
-        shard
-        for interval, shards in listed
-        if shards and waiting.paired_buckets(storage, interval) < bucket_count(storage, settings)
-        for shard in shards
-    ]
-    return Estimate(
-        work,
-        rate,
-        now=datetime.now(UTC),
-        gpus=gpus,
-        price=settings.gpu_hour_price,
-        unpaired_shards=len(unpaired),
-        unpaired_bytes=sum(shard.size_bytes for shard in unpaired),
-    )
-
-
-def _unplanned(connection: Connection, storage: Storage, fusion_id: str, intervals: list[Interval]) -> Work:
-    """The intervals' pairs that no unit has and the warehouse neither."""
-    unfinished = [
-        interval
-        for interval in intervals
-        if waiting.paired_rows(storage, interval) > rates.planned_pairs(connection, fusion_id, interval)
-    ]
-    if not unfinished:
-        return Work(0, 0)
-    known = partial(ledger.known_pairs, connection, fusion_id)
-    return Work(*waiting.unplanned(storage, unfinished, known, ledger.open_units(connection, fusion_id)))
 
 
 def fuse_argv(settings: Settings, unit: Unit) -> list[str]:
@@ -294,7 +240,7 @@ def report(settings: Settings, interval: Interval) -> dict[str, Any]:
     fusion_id = identify(settings).fusion_id
     shards = discovery.discovered(interval, storage)
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
-        left = _unplanned(connection, storage, fusion_id, [interval]).rows
+        left = unplanned(connection, storage, fusion_id, [interval]).rows
         return report_interval(connection, interval, fusion_id, shards, unplanned=left).as_dict()
 
 

@@ -1,21 +1,27 @@
-"""How pairs become work units, a run's or a replay's: under a lock, within a budget, entered in the ledger."""
+"""How pairs become work units, a run's or a replay's: under a lock, within a budget, entered in the ledger.
+
+And what is waiting to become that, and how long it will take.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy import Connection
 
-from capsfusion_tasks import planning
+from capsfusion_tasks import planning, waiting
 from capsfusion_tasks.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
 from capsfusion_tasks.fusion.identity import Fusion, identify
+from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.schemas import Replay, Unit
 from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.warehouse import ledger, rates
-from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +82,57 @@ def plan_units(
             )
         ledger.register_units(connection, units, work, dag_run_id)
     return units
+
+
+def estimate(
+    settings: Settings,
+    within: Interval | None = None,
+    *,
+    gpus: int | None = None,
+    rows_per_second: float | None = None,
+) -> Estimate:
+    """What all that is waiting will take, or what is waiting of the intervals inside ``within``; plans nothing.
+
+    ``gpus`` devices work in parallel. ``rows_per_second`` of one device, where it is given, goes before what is known.
+    """
+    storage = Storage(settings.staging_uri)
+    fusion = identify(settings)
+    seen = waiting.intervals(storage, within)
+    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+        work = {
+            "planned, not fused": Work(*rates.unfused(connection, fusion.fusion_id, within)),
+            "paired, not planned": unplanned(connection, storage, fusion.fusion_id, seen),
+        }
+        rate = rate_of(connection, fusion, rows_per_second)
+    listed = ((interval, discovery.discovered(interval, storage)) for interval in seen)
+    unpaired = [
+        shard
+        for interval, shards in listed
+        if shards and waiting.paired_buckets(storage, interval) < bucket_count(storage, settings)
+        for shard in shards
+    ]
+    return Estimate(
+        work,
+        rate,
+        now=datetime.now(UTC),
+        gpus=gpus,
+        price=settings.gpu_hour_price,
+        unpaired_shards=len(unpaired),
+        unpaired_bytes=sum(shard.size_bytes for shard in unpaired),
+    )
+
+
+def unplanned(connection: Connection, storage: Storage, fusion_id: str, intervals: list[Interval]) -> Work:
+    """The intervals' pairs that no unit has and the warehouse neither."""
+    unfinished = [
+        interval
+        for interval in intervals
+        if waiting.paired_rows(storage, interval) > rates.planned_pairs(connection, fusion_id, interval)
+    ]
+    if not unfinished:
+        return Work(0, 0)
+    known = partial(ledger.known_pairs, connection, fusion_id)
+    return Work(*waiting.unplanned(storage, unfinished, known, ledger.open_units(connection, fusion_id)))
 
 
 def rate_of(connection: Connection, fusion: Fusion, rows_per_second: float | None = None) -> Rate | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from capsfusion_tasks import layout, planning, stages
+from capsfusion_tasks import layout, planning, stages, unit_plan
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.estimate import BENCHMARKS, Budget, Estimate, Rate, Work, benchmark_rate
@@ -127,21 +127,21 @@ def pair(settings: Settings, interval: Interval) -> None:
 
 def waiting(settings: Settings, within: Interval | None = None) -> list[int]:
     """Pairs that are planned and not fused, and pairs that are not planned."""
-    return [work.rows for work in stages.estimate(settings, within).work.values()]
+    return [work.rows for work in unit_plan.estimate(settings, within).work.values()]
 
 
 def test_what_is_waiting_is_told_at_each_stage(settings: Settings) -> None:
     shards = stages.discover(settings, DAYS[0])
-    before = stages.estimate(settings)
+    before = unit_plan.estimate(settings)
     assert (before.total.rows, before.unpaired_shards) == (0, len(shards))
     assert before.unpaired_bytes == sum(shard.size_bytes for shard in shards)
     assert f"not counted: {len(shards)} shards" in before.text
     pair(settings, DAYS[0])
     assert waiting(settings) == [0, 40]
-    assert stages.estimate(settings).unpaired_shards == 0
+    assert unit_plan.estimate(settings).unpaired_shards == 0
     [unit] = stages.plan(settings, DAYS[0], limit=5)
     assert waiting(settings) == [5, 35]
-    assert stages.estimate(settings).work["planned, not fused"].tokens == unit.tokens
+    assert unit_plan.estimate(settings).work["planned, not fused"].tokens == unit.tokens
     pair(settings, DAYS[1])
     assert waiting(settings)[1] > 40
     assert waiting(settings, DAYS[0]) == [5, 35]
@@ -172,13 +172,13 @@ def test_after_a_run_the_rest_waits_and_goes_by_its_rate(settings: Settings) -> 
     pair(settings, DAYS[0])
     [unit] = stages.plan(settings, DAYS[0], limit=5)
     fuse_and_load(settings, unit, seconds=7200.0)
-    rest = stages.estimate(settings)
+    rest = unit_plan.estimate(settings)
     assert [work.rows for work in rest.work.values()] == [0, 35]
     assert rest.rate is not None
     assert rest.rate.source == "the only unit that was measured of this fusion"
     assert rest.gpu_hours is not None
     assert rest.gpu_hours.median == pytest.approx(2 * rest.total.tokens / unit.tokens)
-    assert stages.estimate(settings, rows_per_second=0.01).gpu_hours != rest.gpu_hours
+    assert unit_plan.estimate(settings, rows_per_second=0.01).gpu_hours != rest.gpu_hours
     for unit in stages.plan(settings, DAYS[0]):
         fuse_and_load(settings, unit, seconds=7200.0)
     assert waiting(settings) == [0, 0]

@@ -155,7 +155,7 @@ def plan(
     """
     import json
 
-    from capsfusion_tasks.stages import estimate
+    from capsfusion_tasks.unit_plan import estimate
 
     settings = load_settings(model=model, num_beams=num_beams, gpu_hour_price=price_per_gpu_hour)
     if rows_per_second is not None and rows_per_second <= 0:
