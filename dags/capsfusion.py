@@ -28,7 +28,6 @@ from capsfusion_tasks.schemas import Shard
 # What other DAGs can be scheduled on; an event says how many captions a run's interval has.
 CAPTIONS = Asset("fused_captions")
 
-
 PARAMS = {
     **MODEL_PARAMS,
     **BUDGET_PARAMS,

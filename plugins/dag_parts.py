@@ -68,6 +68,7 @@ BUDGET_PARAMS = {
 
 @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
 def validate(unit: Json) -> Json:
+    """Gives each of the unit's captions a verdict and its reasons. Fails where far too many are rejected."""
     context = get_current_context()
     set_label(context, Unit(**unit).label)
     counts = stages.validate(
@@ -79,6 +80,7 @@ def validate(unit: Json) -> Json:
 
 @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
 def load(unit: Json) -> Json:
+    """Brings the unit's captions and its mark into the warehouse, in one transaction."""
     context = get_current_context()
     set_label(context, Unit(**unit).label)
     counts = stages.load(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
 KEY = "summary"  # of the XCom that the task "report" pushes, whether it fails then or not
+_HEAD = "Report:"  # tells our notes from a user's
 
 
 class RunNote:
@@ -38,9 +39,6 @@ class RunNote:
         summary = session.scalars(query).first()
         if summary is not None and (dag_run.note is None or dag_run.note.startswith(_HEAD)):
             dag_run.note = f"{_HEAD}\n{XComModel.deserialize_value(summary)}"
-
-
-_HEAD = "Report:"  # tells our notes from a user's
 
 
 class RunNotePlugin(AirflowPlugin):
