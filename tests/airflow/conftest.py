@@ -177,7 +177,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: W
             # One row at a time: a row's numbers must not depend on which rows it happens to be padded with.
             "CAPSFUSION_BATCH_SIZE": "1",
             "CAPSFUSION_CHUNK_ROWS": "4",
-            "CAPSFUSION_UNIT_TOKENS": "6000",
+            "CAPSFUSION_UNIT_TOKENS": "10000",  # a unit a day: each costs a start of torchrun
             "CAPSFUSION_ALERT_CONN_ID": "alerts",
             "AIRFLOW_CONN_ALERTS": json.dumps({"conn_type": "http", "password": webhook.url}),
         }
