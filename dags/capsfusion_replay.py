@@ -18,8 +18,8 @@ from capsfusion_tasks.validation.rules import REASONS
 
 PARAMS = {
     "reason": Param(
-        [],
-        type="array",
+        None,
+        type=["null", "array"],  # null: what the form makes of reasons that were chosen and taken back
         items={"type": "string", "enum": list(REASONS)},
         examples=list(REASONS),
         description="Captions that were rejected for one of these reasons. Empty: for any.",
