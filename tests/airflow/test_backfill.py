@@ -8,6 +8,7 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
@@ -105,6 +106,20 @@ def test_a_run_has_its_report_as_a_note_and_others_can_follow_it(
     rows = [events[run["dag_run_id"]] for run in runs]
     assert sum(row["rows_in"] for row in rows) == sample.pairs
     assert all(row["rows_in"] == row["accepted"] + row["rejected"] for row in rows)
+
+
+def test_fuse_links_to_its_throughput_and_load_to_its_captions(
+    service: Service, in_order: list[dict[str, Any]]
+) -> None:
+    run_id = service.runs(FIRST, FIRST)[0]["dag_run_id"]
+    tasks = f"/dags/capsfusion/dagRuns/{run_id}/taskInstances"
+    run, name = f"/dags/capsfusion/runs/{quote(run_id, safe='')}", quote(run_id, safe="")
+    for task, links in {
+        "fuse": {"Throughput of this run": f"{run}/plugin/captions-of-run"},
+        "load": {"Captions of this run": f"/capsfusion/?view=captions&dag_run_id={name}"},
+        "validate": {},
+    }.items():
+        assert service.api.request("GET", f"{tasks}/{task}/links", map_index=0)["extra_links"] == links
 
 
 def test_nothing_stays_on_the_disk_where_sources_and_staging_are_on_s3(

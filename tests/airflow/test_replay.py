@@ -85,6 +85,12 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
     assert 6 in kept
     assert moved | kept == set(range(1, 7))
     assert (unit["rows_in"], unit["accepted"], unit["rejected"]) == (6, len(moved), len(kept))
+    [event] = [
+        each["extra"]
+        for each in service.api.request("GET", "/assets/events")["asset_events"]
+        if each["source_run_id"] == run["dag_run_id"]
+    ]
+    assert event == {"replay_of": OLD, "moved": len(moved), "rows_in": 6, "accepted": len(moved), "rejected": len(kept)}
     report = service.api.request("GET", f"{path}/taskInstances/report/xcomEntries/return_value")["value"]
     assert f"selected: 6 rejected captions of fusion {OLD}, in units: 1 loaded" in str(report)
     assert f"moved: {len(moved)} pass under fusion {unit['fusion_id']}" in str(report)
