@@ -69,6 +69,7 @@ PARAMS = {
     tags=["capsfusion"],
     doc_md=str(Path(__file__).with_suffix(".md")),
     on_failure_callback=webhook_alert.on_failure(),
+    deadline=webhook_alert.deadline(),
 )
 def capsfusion() -> None:
     @task(execution_timeout=timedelta(minutes=30))

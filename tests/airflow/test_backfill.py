@@ -181,7 +181,9 @@ def test_a_day_without_shards_succeeds_and_says_so(service: Service, sample: Sam
     assert "no shards" in log_of(service, report)
 
 
-def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, sample: SampleReport) -> None:
+def test_a_broken_shard_fails_alone_and_is_not_tried_again(
+    service: Service, sample: SampleReport, in_order: list[dict[str, Any]]
+) -> None:
     good = [shard_on(service, sample, side, BAD_DAY, f"good-{side}.parquet") for side in FOLDER.values()]
     bad = good[0].with_name("broken.parquet")
     bad.write_bytes(good[0].read_bytes()[:-500])
@@ -208,10 +210,13 @@ def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, sam
         f"capsfusion failed: {run['dag_run_id']}, data interval {BAD_DAY} 00:00:00+00:00 to {LONG_DAY} 00:00:00+00:00"
     )
     wait_until("the webhook is told", lambda: told in service.alerts, 60)
+    service.let_deadlines_pass(run["dag_run_id"])
+    late = f"capsfusion is late: {run['dag_run_id']} has not succeeded"
+    wait_until("the webhook is told that it is late", lambda: any(late in text for text in service.alerts), 60)
 
 
 def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_cleared(
-    service: Service, sample: SampleReport, tmp_path: Path
+    service: Service, sample: SampleReport, in_order: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     write_sample_data(tmp_path, rows_per_day=60, days=1, first_day=LONG_DAY, seed=1)
     for side in FOLDER.values():
@@ -236,6 +241,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
     print(f"the ranks ended {time.monotonic() - marked:.1f} s after the task was marked failed")
     before = object_store.objects(chunks)
 
+    assert service.deadlines(instance["dag_run_id"]), "of some kinds of deadlines, Airflow cannot clear a task"
     service.api.request(
         "POST",
         "/dags/capsfusion/clearTaskInstances",
