@@ -32,11 +32,15 @@ _BUCKETS = "capsfusion.buckets"  # in the footer of a unit's pairs: whose pairs 
 
 @dataclass(frozen=True)
 class NewPairs:
-    """Which rows of a file of pairs are to be fused: their numbers and estimated tokens, [rows] each."""
+    """Which rows of a file of pairs are to be fused: their numbers and estimated tokens, [rows] each.
+
+    ``taken``: how many of the others are fused already, or about to be.
+    """
 
     path: str
     rows: np.ndarray
     tokens: np.ndarray
+    taken: int = 0
 
 
 class PairsInFlight:
@@ -80,8 +84,9 @@ def new_pairs(
         known = is_known(pairs["pair_id"])
         if known is not None:
             is_new = pc.and_not(is_new, known)
-        rows = np.flatnonzero(is_new.to_numpy())[:left]
-        found.append(NewPairs(path, rows, estimate_tokens(pairs)[rows]))
+        new = np.flatnonzero(is_new.to_numpy())
+        rows = new[:left]
+        found.append(NewPairs(path, rows, estimate_tokens(pairs)[rows], taken=pairs.num_rows - len(new)))
         if left is not None:
             left -= len(rows)
             if not left:

@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 
 from capsfusion_tasks.schemas import Replay, Shard
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.warehouse import quarantine, queries
+from capsfusion_tasks.warehouse import plans, quarantine, queries
+from capsfusion_tasks.warehouse.plans import PlannedPairs
 from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
 
 
@@ -24,6 +25,7 @@ class Report:
     failures: list[str]
     unplanned: int = 0  # pairs that are in no unit
     replayed: int = 0  # of the rejected
+    found: PlannedPairs | None = None  # by planning; None: nothing was planned
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "text": self.text}
@@ -36,6 +38,9 @@ class Report:
             for side, count in self.sides.items()
         ] or ["no shards"]
         total = self.summary
+        if self.found:
+            found, known = self.found.pairs, self.found.already_fused
+            lines.append(f"found: {found} pairs, {known} of them fused already or in units of other intervals")
         units = _counts({state: count for state, count in self.units.items() if count})
         lines.append(f"units: {units or 'none, there was nothing new to fuse'}")
         if total.units:
@@ -131,6 +136,7 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
         reasons=queries.rejections_by_reason(connection, scope),
         failures=failures,
         replayed=queries.replayed_count(connection, scope),
+        found=plans.planned_pairs(connection, scope),
     )
 
 

@@ -20,7 +20,7 @@ from capsfusion_tasks.schemas import Replay, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.storage import Storage
-from capsfusion_tasks.warehouse import ledger, rates
+from capsfusion_tasks.warehouse import ledger, plans, rates
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,8 @@ def plan_units(
             size = planning.choose_unit_tokens(total.tokens, measured and measured.tokens_per_second.median)
         storage = Storage(settings.staging_uri)
         units = planning.cut_units(storage, pairs, work, fusion.fusion_id, size, serial=len(planned))
-        if left := total.rows - sum(unit.rows for unit in units):
+        rows = sum(unit.rows for unit in units)
+        if left := total.rows - rows:
             log.warning(
                 "%d pairs are left: %d units are the most that a run may have. Run it again once these are loaded, or"
                 " raise CAPSFUSION_UNIT_TOKENS",
@@ -81,6 +82,16 @@ def plan_units(
                 planning.MAX_UNITS,
             )
         ledger.register_units(connection, units, work, dag_run_id)
+        if isinstance(work, Interval):
+            plans.record(
+                connection,
+                work,
+                fusion.fusion_id,
+                dag_run_id,
+                pairs=waiting.paired_rows(storage, work),
+                already_fused=sum(part.taken for part in pairs),
+                planned=rows,
+            )
     return units
 
 

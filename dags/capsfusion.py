@@ -8,7 +8,6 @@ from pathlib import Path
 import run_note
 import webhook_alert
 from airflow.sdk import (
-    Asset,
     CronDataIntervalTimetable,
     Param,
     TriggerRule,
@@ -17,16 +16,22 @@ from airflow.sdk import (
     task,
 )
 from airflow.sdk.exceptions import AirflowSkipException
-from dag_parts import BUDGET_PARAMS, DEFAULT_ARGS, MODEL_PARAMS, Json, each_unit, require_all_done
+from dag_parts import (
+    BUDGET_PARAMS,
+    CAPTIONS,
+    DEFAULT_ARGS,
+    MODEL_PARAMS,
+    Json,
+    each_unit,
+    require_all_done,
+    tell_followers,
+)
 from run_context import interval_of, set_label, settings_of
 
 from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.estimate import Budget
 from capsfusion_tasks.schemas import Shard
-
-# What other DAGs can be scheduled on; an event says how many captions a run's interval has.
-CAPTIONS = Asset("fused_captions")
 
 PARAMS = {
     **MODEL_PARAMS,
@@ -64,6 +69,7 @@ PARAMS = {
     tags=["capsfusion"],
     doc_md=str(Path(__file__).with_suffix(".md")),
     on_failure_callback=webhook_alert.on_failure(),
+    deadline=webhook_alert.deadline(),
 )
 def capsfusion() -> None:
     @task(execution_timeout=timedelta(minutes=30))
@@ -129,10 +135,8 @@ def capsfusion() -> None:
         result = stages.report(settings_of(context), interval_of(context))
         print(result["text"])
         context["ti"].xcom_push(run_note.KEY, result["text"])
-        context["outlet_events"][CAPTIONS].extra = {
-            "data_interval": [str(context["data_interval_start"]), str(context["data_interval_end"])],
-            **{name: result["summary"][name] for name in ("rows_in", "accepted", "rejected")},
-        }
+        interval = [str(context["data_interval_start"]), str(context["data_interval_end"])]
+        tell_followers(context, result, data_interval=interval)
         if failures := result["failures"]:
             raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
         require_all_done(context, result)

@@ -8,7 +8,16 @@ from pathlib import Path
 import run_note
 import webhook_alert
 from airflow.sdk import Param, TriggerRule, dag, get_current_context, task
-from dag_parts import BUDGET_PARAMS, DEFAULT_ARGS, MODEL_PARAMS, Json, each_unit, require_all_done
+from dag_parts import (
+    BUDGET_PARAMS,
+    CAPTIONS,
+    DEFAULT_ARGS,
+    MODEL_PARAMS,
+    Json,
+    each_unit,
+    require_all_done,
+    tell_followers,
+)
 from run_context import replay_of, settings_of
 
 from capsfusion_tasks import replay
@@ -18,8 +27,8 @@ from capsfusion_tasks.validation.rules import REASONS
 
 PARAMS = {
     "reason": Param(
-        [],
-        type="array",
+        None,
+        type=["null", "array"],  # null: what the form makes of reasons that were chosen and taken back
         items={"type": "string", "enum": list(REASONS)},
         examples=list(REASONS),
         description="Captions that were rejected for one of these reasons. Empty: for any.",
@@ -98,13 +107,14 @@ def capsfusion_replay() -> None:
         return [unit.model_dump(mode="json") for unit in units]
 
     # The last task decides the run's state: it fails where something went wrong, not where captions are rejected again.
-    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
+    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
     def report() -> Json:
-        """Says what was selected, moved and rejected again, here and in the run's note."""
+        """Says what was selected, moved and rejected again, here, in the run's note and in the asset's event."""
         context = get_current_context()
         result = replay.report(settings_of(context), replay_of(context))
         print(result["text"])
         context["ti"].xcom_push(run_note.KEY, result["text"])
+        tell_followers(context, result, replay_of=result["replay_of"], moved=result["moved"])
         if failures := result["failures"]:
             raise InputError(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")
         require_all_done(context, result)

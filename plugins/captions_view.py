@@ -9,6 +9,7 @@ from airflow.plugins_manager import AirflowPlugin
 
 DAG = "capsfusion"
 PREFIX = "/capsfusion"
+RUN_TAB = "captions-of-run"
 PAGE = f"{PREFIX.removeprefix('/')}/"  # relative to Airflow's own pages, wherever [api] base_url puts them
 
 
@@ -19,7 +20,7 @@ class CaptionsViewPlugin(AirflowPlugin):
         {
             "name": "Captions",
             "destination": "dag_run",
-            "url_route": "captions-of-run",
+            "url_route": RUN_TAB,
             "href": f"{PAGE}?view=runs&dag={{DAG_ID}}&dag_run_id={{RUN_ID}}",
         },
     ]

@@ -6,8 +6,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import fusion_metrics
-from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, get_current_context, task, task_group
+from airflow.sdk import (
+    Asset,
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+    get_current_context,
+    task,
+    task_group,
+)
 from gpu_pod import gpu_executor_config
+from load_operator import LoadOperator
 from run_context import set_label, settings_of
 from torchrun_operator import TorchrunOperator
 
@@ -19,6 +29,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 Json = dict[str, Any]
+
+# What other DAGs can be scheduled on; an event says how many captions a run has brought.
+CAPTIONS = Asset("fused_captions")
 
 DEFAULT_ARGS = {
     "owner": "capsfusion",
@@ -78,18 +91,6 @@ def validate(unit: Json) -> Json:
     return counts
 
 
-@task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
-def load(unit: Json) -> Json:
-    """Brings the unit's captions and its mark into the warehouse, in one transaction."""
-    context = get_current_context()
-    set_label(context, Unit(**unit).label)
-    counts = stages.load(
-        settings_of(context), Unit(**unit), existing=context["params"]["existing"], dag_run_id=context["run_id"]
-    )
-    fusion_metrics.loaded(counts)
-    return counts
-
-
 @task_group(prefix_group_id=False)
 def each_unit(unit: Json) -> None:
     fuse = TorchrunOperator(
@@ -98,10 +99,25 @@ def each_unit(unit: Json) -> None:
         pool="gpu",
         queue="gpu",
         executor_config=gpu_executor_config(),
+        doc_md="Fuses the unit's pairs with torchrun: a rank per GPU, or one on the CPU.",
         execution_timeout=timedelta(hours=2),
         map_index_template="{{ label }}",
     )
-    fuse >> validate(unit) >> load(unit)
+    verdicts = validate(unit)
+    load = LoadOperator(
+        task_id="load",
+        unit=unit,
+        execution_timeout=timedelta(hours=1),
+        map_index_template="{{ label }}",
+        doc_md="Brings the unit's captions and its mark into the warehouse, in one transaction.",
+    )
+    fuse >> verdicts >> load
+
+
+def tell_followers(context: Context, report: Json, **about: Any) -> None:
+    """The asset's event of this run: the counts of its ``report``, and what it is ``about``."""
+    counts = {name: report["summary"][name] for name in ("rows_in", "accepted", "rejected")}
+    context["outlet_events"][CAPTIONS].extra = {**about, **counts}
 
 
 def require_all_done(context: Context, report: Json) -> None:

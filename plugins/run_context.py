@@ -74,7 +74,7 @@ def replay_of(context: Context) -> Replay:
     return Replay(
         name=context["run_id"],
         fusion_id=params["fusion_id"] or identify(load_settings()).fusion_id,
-        reasons=tuple(params["reason"]),
+        reasons=tuple(params["reason"] or ()),
         loaded_from=params["start"],
         loaded_before=params["end"],
         limit=params["limit"],

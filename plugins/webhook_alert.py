@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import urllib.request
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseNotifier, Connection
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 SECONDS = 10
+SLOWER_THAN_USUAL = timedelta(hours=24)
 
 
 class WebhookAlert(BaseNotifier):
@@ -33,6 +38,10 @@ class WebhookAlert(BaseNotifier):
     def notify(self, context: Context) -> None:  # noqa: ARG002
         self._post(Connection.get(self.conn_id).password)
 
+    async def async_notify(self, context: Context) -> None:  # noqa: ARG002
+        connection = await Connection.async_get(self.conn_id)
+        await asyncio.to_thread(self._post, connection.password)
+
     def _post(self, url: str) -> None:
         body = json.dumps({"text": self.text}).encode()
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
@@ -49,3 +58,20 @@ def on_failure() -> list[Callable[[Context], None]]:
         " interval {{ data_interval_start }} to {{ data_interval_end }}{% endif %}"
     )
     return [WebhookAlert(conn_id, text)] if conn_id else []
+
+
+def deadline() -> DeadlineAlert | None:
+    """For a DAG: a run that has not succeeded a day after runs like it have. None where no Connection is named.
+
+    Against the average of the last runs, not DAGRUN_QUEUED_AT: with a deadline of that kind, Airflow 3.3.2 answers 500
+    when a task is cleared. Before the first run has succeeded there is no deadline.
+    """
+    conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
+    if not conn_id:
+        return None
+    text = (
+        "{{ dag_run.dag_id }} is late: {{ dag_run.dag_run_id }} has not succeeded, a day after the time that the last"
+        " runs took on average"
+    )
+    callback = AsyncCallback(WebhookAlert, kwargs={"conn_id": conn_id, "text": text})
+    return DeadlineAlert(DeadlineReference.AVERAGE_RUNTIME(max_runs=10, min_runs=1), SLOWER_THAN_USUAL, callback)

@@ -104,6 +104,7 @@ def test_the_counts_are_those_that_the_sample_announced(done: Done, sample: tupl
             assert found["dropped"] == {reason: n for reason, n in expected.dropped.items() if n}
         assert report["summary"]["rows_in"] == day.pairs
         assert report["summary"]["waiting"] == 0
+        assert report["found"]["pairs"] == report["found"]["already_fused"] + day.pairs
     stored = pairs_in(done.settings)
     assert len(stored) == announced.pairs
     assert max(Counter(row["pair_id"] for row in stored).values()) == 1
@@ -115,7 +116,12 @@ def test_a_second_run_changes_nothing(done: Done) -> None:
     before = pairs_in(done.settings)
     units = "select unit_id, loaded_at, tries from work_units order by unit_id"
     loaded = rows(done.settings, units)
-    run_days(done.settings, DAYS)
+    for report in run_days(done.settings, DAYS):
+        assert report["found"]["pairs"] == report["found"]["already_fused"] + report["summary"]["rows_in"]
+        assert (
+            f"found: {report['found']['pairs']} pairs, {report['found']['already_fused']} of them fused already"
+            in report["text"]
+        )
     assert pairs_in(done.settings) == before
     assert rows(done.settings, units) == loaded
 
@@ -163,9 +169,11 @@ def test_fusing_again_replaces_and_the_counts_still_add_up(settings: Settings) -
 def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
     report = run_pipeline(settings, DAYS[0], limit=5, say=lambda line: None)
     assert report["unplanned"] == 35
+    assert report["found"] == {"pairs": 40, "already_fused": 0, "left": 35}
     assert "left: 35 pairs that are in no unit" in report["text"]
     assert len(pairs_in(settings)) == 5
-    run_pipeline(settings, DAYS[0], say=lambda line: None)
+    report = run_pipeline(settings, DAYS[0], say=lambda line: None)
+    assert report["found"] == {"pairs": 40, "already_fused": 0, "left": 0}, "its own five are not somebody else's"
     assert len(pairs_in(settings)) == 40
 
 

@@ -69,6 +69,7 @@ def test_pairs_that_the_warehouse_has_are_dropped(storage: Storage) -> None:
     )
     assert hashes(storage, found) == [0, 2, 3]
     assert [part.tokens.tolist() for part in found] == [[157, 157], [157]]
+    assert [part.taken for part in found] == [1, 1]
 
 
 def test_pairs_of_units_in_flight_are_dropped(storage: Storage) -> None:
@@ -78,7 +79,9 @@ def test_pairs_of_units_in_flight_are_dropped(storage: Storage) -> None:
     units = cut_units(storage, before, BEFORE, "f" * 12, unit_tokens=3 * 157, serial=0)
     assert [unit.rows for unit in units] == [3, 2], "the first has pairs of both buckets"
     in_flight = [unit.unit_id for unit in units]
-    assert hashes(storage, new_pairs(storage, DAY, nothing_known, in_flight, limit=None)) == [0, 1, 4]
+    found = new_pairs(storage, DAY, nothing_known, in_flight, limit=None)
+    assert hashes(storage, found) == [0, 1, 4]
+    assert [part.taken for part in found] == [1, 1]
 
 
 def test_replacing_takes_known_pairs_too(storage: Storage) -> None:

@@ -8,31 +8,40 @@ from typing import Any
 from sqlalchemy import Connection
 
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.warehouse import funnels, queries
+from capsfusion_tasks.warehouse import funnels, plans, queries
 from capsfusion_tasks.warehouse.queries import Scope
 
 
 @dataclass(frozen=True)
 class RunKey:
-    """A DAG run, or what was made of an interval without Airflow; nothing given: everything."""
+    """A DAG run, a replay, or what was made of an interval without Airflow; nothing given: everything."""
 
     dag_run_id: str | None = None
+    replay: str | None = None
     interval: Interval | None = None
 
 
 def figures(connection: Connection, key: RunKey) -> dict[str, Any] | None:
-    """None: the ledger has no unit of this run."""
+    """None: nothing was planned for this run."""
+    scope = Scope(interval=key.interval, dag_run_id=key.dag_run_id, replay=key.replay)
     interval = key.interval
-    if key.dag_run_id is not None and (interval := funnels.interval_of_run(connection, key.dag_run_id)) is None:
+    if key.dag_run_id is not None:
+        interval = funnels.interval_of_run(connection, key.dag_run_id)
+    units = queries.unit_counts(connection, scope)
+    if scope != queries.EVERYTHING and interval is None and not any(units.values()):
         return None
-    scope = Scope(interval=key.interval, dag_run_id=key.dag_run_id)
-    shard_ids = None if interval is None else funnels.interval_shards(connection, interval)
+    shard_ids: list[str] | None = None if scope == queries.EVERYTHING else []  # a replay has none
+    if interval is not None:
+        shard_ids = funnels.interval_shards(connection, interval)
+    found = plans.planned_pairs(connection, scope)
     width, bins = funnels.throughput(connection, scope)
     return {
         "dag_run_id": key.dag_run_id,
+        "replay": key.replay,
         "interval": interval and interval.model_dump(),
         "sides": {side: asdict(one) for side, one in queries.shards_summary(connection, shard_ids).items()},
-        "units": queries.unit_counts(connection, scope),
+        "found": found and asdict(found),
+        "units": units,
         "summary": asdict(queries.run_summary(connection, scope)),
         "rate": asdict(funnels.rate(connection, scope)),
         "throughput": {"bin_seconds": width, "bins": bins},

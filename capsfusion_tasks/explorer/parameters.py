@@ -65,11 +65,12 @@ def as_text(position: Position | None) -> str | None:
 
 
 class RunQuery(BaseModel):
-    """A DAG run by its id, or an interval; neither: everything."""
+    """A DAG run by its id, a replay by its name, or an interval; none of them: everything."""
 
     model_config = ConfigDict(extra="forbid")
 
     dag_run_id: Text | None = None
+    replay: Text | None = None
     start: datetime | None = None
     end: datetime | None = None
 
@@ -81,4 +82,4 @@ class RunQuery(BaseModel):
 
     def key(self) -> RunKey:
         interval = Interval(start=self.start, end=self.end) if self.start and self.end else None
-        return RunKey(self.dag_run_id, interval)
+        return RunKey(self.dag_run_id, self.replay, interval)

@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, cast, func, lateral, select, true
+from sqlalchemy import Connection, Row, Table, cast, func, lateral, select, true, union_all
 
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse.queries import Scope
-from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions, shards, work_units
+from capsfusion_tasks.warehouse.tables import fused_captions, plans, rejected_captions, shards, work_units
 
 SAMPLED_UNITS = 20
 SAMPLED_ROWS = 100  # of each unit
@@ -39,11 +39,13 @@ _units = work_units.c
 
 
 def recent_runs(connection: Connection, before: datetime | None = None, limit: int = 30) -> list[dict[str, Any]]:
-    """Runs with their sums, the one planned last first. Units that were made without Airflow are a run per interval."""
+    """Runs with their sums, the one planned last first. Units that were made without Airflow are a run per interval,
+    or per replay."""
     planned = func.max(_units.created_at)
     statement = (
         select(
             _units.dag_run_id,
+            _units.replay,
             _units.interval_start,
             _units.interval_end,
             planned.label("planned_at"),
@@ -57,7 +59,7 @@ def recent_runs(connection: Connection, before: datetime | None = None, limit: i
             ),
             func.sum(_units.gpu_seconds).label("gpu_seconds"),
         )
-        .group_by(_units.dag_run_id, _units.interval_start, _units.interval_end)
+        .group_by(_units.dag_run_id, _units.replay, _units.interval_start, _units.interval_end)
         .order_by(planned.desc(), _units.interval_start.desc(), _units.dag_run_id)
         .limit(limit)
     )
@@ -67,9 +69,14 @@ def recent_runs(connection: Connection, before: datetime | None = None, limit: i
 
 
 def interval_of_run(connection: Connection, dag_run_id: str) -> Interval | None:
-    """The data interval of a DAG run; None where the ledger has no unit of it."""
-    statement = select(_units.interval_start, _units.interval_end).where(_units.dag_run_id == dag_run_id).limit(1)
-    found = connection.execute(statement).first()
+    """The data interval of a DAG run; None where nothing was planned for it, or where it is a replay's."""
+    either = (
+        select(table.c.interval_start, table.c.interval_end).where(
+            table.c.dag_run_id == dag_run_id, table.c.interval_start.is_not(None)
+        )
+        for table in (work_units, plans)
+    )
+    found = connection.execute(union_all(*either).limit(1)).first()
     return None if found is None else Interval(start=found[0], end=found[1])
 
 

@@ -29,8 +29,9 @@ class Scope:
     replay: str | None = None
     unit_ids: Sequence[str] | None = None
 
-    def clause(self) -> ColumnElement[bool]:
-        units = work_units.c
+    def clause(self, table: Table = work_units) -> ColumnElement[bool]:
+        """Of the units; or of ``plans``, which no replay has."""
+        units = table.c
         conditions: list[ColumnElement[bool]] = [true()]
         if self.interval is not None:
             conditions += [units.interval_start >= self.interval.start, units.interval_end <= self.interval.end]

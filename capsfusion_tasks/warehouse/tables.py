@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     Double,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -131,6 +132,28 @@ work_units = Table(
     Index(None, "fusion_id", "state"),
     Index(None, "interval_start", "interval_end"),
     Index(None, "replay"),
+)
+
+# What the planning of an interval found: of its pairs, some were fused already, some became units, the rest is left.
+plans = Table(
+    "plans",
+    metadata,
+    Column("plan_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
+    _time("interval_start"),
+    _time("interval_end"),
+    _text("dag_run_id", nullable=True),
+    Column("pairs", BigInteger, nullable=False),
+    # Loaded under this fusion_id, or in a unit that was not loaded yet.
+    Column("already_fused", BigInteger, nullable=False),
+    Column("planned", BigInteger, nullable=False),
+    _time("planned_at", server_default=func.now()),
+    CheckConstraint(
+        "least(already_fused, planned) >= 0 and already_fused + planned <= pairs",
+        name="pairs_add_up",
+    ),
+    Index(None, "interval_start", "interval_end"),
+    Index(None, "dag_run_id"),
 )
 
 

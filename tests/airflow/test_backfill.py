@@ -8,15 +8,25 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
+from playwright.sync_api import Browser, expect
 
 from capsfusion_tasks import layout
 from capsfusion_tasks.demo.airflow_api import AirflowApiError
 from capsfusion_tasks.demo.sample_data import FOLDER, SampleReport, write_sample_data
 from capsfusion_tasks.warehouse.export import PUBLISHED_COLUMNS
 from tests import object_store
+from tests.airflow.browser import (
+    find_a_rejected_caption,
+    follow_to_run,
+    logged_in,
+    open_dag,
+    start_backfill,
+    watch_run,
+)
 from tests.airflow.conftest import Service, wait_until
 
 pytestmark = pytest.mark.timeout(900)
@@ -47,10 +57,31 @@ def sample(service: Service) -> SampleReport:
 
 @pytest.fixture(scope="module")
 def in_order(service: Service, sample: SampleReport) -> list[dict[str, Any]]:
-    """The captions after the sample's days ran one after the other."""
-    states = service.backfill(FIRST, LAST, max_active_runs=1)
-    assert states == {"2026-11-10": "success", "2026-11-11": "success", "2026-11-12": "success"}
+    """The captions after the sample's days ran one after the other, in the browser or, where it has not, by the API."""
+    if not service.query(f"select 1 from work_units where state = 'loaded' and interval_start = '{LAST}T00:00:00Z'"):
+        states = service.backfill(FIRST, LAST, max_active_runs=1)
+        assert states == {"2026-11-10": "success", "2026-11-11": "success", "2026-11-12": "success"}
     return service.query(CAPTIONS)
+
+
+def test_a_user_backfills_three_days_and_follows_a_rejected_caption_to_its_run(
+    service: Service, sample: SampleReport, chromium: Browser
+) -> None:
+    with logged_in(service, chromium, "light") as page:
+        open_dag(page, "capsfusion")
+        start_backfill(page, FIRST, LAST)
+        page.get_by_role("link", name="Runs", exact=True).click()
+        for day in (FIRST, date(2026, 11, 11), LAST):
+            watch_run(page, f"backfill__{day + timedelta(days=1)}", "Success")  # its name has the interval's end
+
+        page.get_by_role("link", name="Captions").click()
+        caption = find_a_rejected_caption(page)
+        run_id = caption.get_by_role("link", name="backfill__").inner_text()
+        tab = follow_to_run(page, caption, run_id)
+        [run] = [run for run in service.runs(FIRST, LAST) if run["dag_run_id"] == run_id]
+        [unit] = service.query(f"select rows_in, accepted from work_units where dag_run_id = '{run_id}'")
+        expect(tab.locator("#figures")).to_contain_text(f"Interval {run['data_interval_start'][:10]}")
+        expect(tab.locator("#figures")).to_contain_text(f"{unit['accepted']} of {unit['rows_in']} (")
 
 
 def test_a_backfill_fuses_what_the_sample_announces(
@@ -75,6 +106,20 @@ def test_a_run_has_its_report_as_a_note_and_others_can_follow_it(
     rows = [events[run["dag_run_id"]] for run in runs]
     assert sum(row["rows_in"] for row in rows) == sample.pairs
     assert all(row["rows_in"] == row["accepted"] + row["rejected"] for row in rows)
+
+
+def test_fuse_links_to_its_throughput_and_load_to_its_captions(
+    service: Service, in_order: list[dict[str, Any]]
+) -> None:
+    run_id = service.runs(FIRST, FIRST)[0]["dag_run_id"]
+    tasks = f"/dags/capsfusion/dagRuns/{run_id}/taskInstances"
+    run, name = f"/dags/capsfusion/runs/{quote(run_id, safe='')}", quote(run_id, safe="")
+    for task, links in {
+        "fuse": {"Throughput of this run": f"{run}/plugin/captions-of-run"},
+        "load": {"Captions of this run": f"/capsfusion/?view=captions&dag_run_id={name}"},
+        "validate": {},
+    }.items():
+        assert service.api.request("GET", f"{tasks}/{task}/links", map_index=0)["extra_links"] == links
 
 
 def test_nothing_stays_on_the_disk_where_sources_and_staging_are_on_s3(
@@ -136,7 +181,9 @@ def test_a_day_without_shards_succeeds_and_says_so(service: Service, sample: Sam
     assert "no shards" in log_of(service, report)
 
 
-def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, sample: SampleReport) -> None:
+def test_a_broken_shard_fails_alone_and_is_not_tried_again(
+    service: Service, sample: SampleReport, in_order: list[dict[str, Any]]
+) -> None:
     good = [shard_on(service, sample, side, BAD_DAY, f"good-{side}.parquet") for side in FOLDER.values()]
     bad = good[0].with_name("broken.parquet")
     bad.write_bytes(good[0].read_bytes()[:-500])
@@ -163,10 +210,13 @@ def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, sam
         f"capsfusion failed: {run['dag_run_id']}, data interval {BAD_DAY} 00:00:00+00:00 to {LONG_DAY} 00:00:00+00:00"
     )
     wait_until("the webhook is told", lambda: told in service.alerts, 60)
+    service.let_deadlines_pass(run["dag_run_id"])
+    late = f"capsfusion is late: {run['dag_run_id']} has not succeeded"
+    wait_until("the webhook is told that it is late", lambda: any(late in text for text in service.alerts), 60)
 
 
 def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_cleared(
-    service: Service, sample: SampleReport, tmp_path: Path
+    service: Service, sample: SampleReport, in_order: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     write_sample_data(tmp_path, rows_per_day=60, days=1, first_day=LONG_DAY, seed=1)
     for side in FOLDER.values():
@@ -191,6 +241,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
     print(f"the ranks ended {time.monotonic() - marked:.1f} s after the task was marked failed")
     before = object_store.objects(chunks)
 
+    assert service.deadlines(instance["dag_run_id"]), "of some kinds of deadlines, Airflow cannot clear a task"
     service.api.request(
         "POST",
         "/dags/capsfusion/clearTaskInstances",

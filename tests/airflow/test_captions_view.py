@@ -1,23 +1,19 @@
 """The captions view in a real Airflow: who may see it, and a user's way through it in a real browser.
 
-With CAPSFUSION_SCREENSHOTS, the pictures of docs/images are taken on the way: ``make screenshots``.
+The pictures of docs/images are taken here.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import httpx
 import pyarrow as pa
 import pytest
 from fastapi.routing import APIRoute
-from playwright.sync_api import Browser, Frame, Page, expect
+from playwright.sync_api import Browser, expect
 from sqlalchemy import text
 
 from capsfusion_tasks.demo.airflow_server import USER
@@ -29,6 +25,7 @@ from capsfusion_tasks.validation.validate import validate_table
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
+from tests.airflow.browser import captions_view, find_a_rejected_caption, follow_to_run, logged_in, picture
 from tests.airflow.conftest import NOBODY, WAREHOUSE, Service
 from tests.warehouse.conftest import plan, rows
 
@@ -122,72 +119,23 @@ def test_a_user_finds_a_rejected_caption_and_follows_it_to_its_run(
 ) -> None:
     with logged_in(service, chromium, "light") as page:
         page.get_by_role("link", name="Captions").click()
-        view = captions_frame(page)
-        expect(view.locator("tbody tr")).to_have_count(25)
+        expect(captions_view(page).locator("tbody tr")).to_have_count(25)
         picture(page, "captions-light.png")
-
-        view.get_by_label("Verdict").select_option("rejected")
-        expect(view.locator("tbody tr.accepted")).to_have_count(0)
-        expect(view.locator("tbody tr.rejected")).not_to_have_count(0)
-        word = re.findall(r"[a-z]{5,}", view.locator("tbody tr td:nth-child(3)").first.inner_text())[0]
-        page.keyboard.press("Escape")
-        page.keyboard.press("/")
-        page.keyboard.type(word)
-        page.keyboard.press("Enter")
-        expect(view.locator("tbody tr").first).to_contain_text(re.compile(word[:5], re.IGNORECASE))
-
-        view.locator("tbody tr").first.click()
-        dialog = view.get_by_role("dialog")
-        expect(dialog).to_contain_text("part-00000.parquet")
-        expect(dialog).to_contain_text("rejected")
+        caption = find_a_rejected_caption(page)
+        expect(caption).to_contain_text("part-00000.parquet")
         picture(page, "caption-light.png")
-        dialog.get_by_role("link", name=run_id).click()
-        page.wait_for_url(f"**/dags/capsfusion/runs/{run_id.replace('+', '*').replace(':', '*')}**")
-
-        page.get_by_role("link", name="Captions").last.click()
-        tab = captions_frame(page)
+        tab = follow_to_run(page, caption, run_id)
         expect(tab.locator("#figures")).to_contain_text(f"of {PAIRS} (")
-        expect(tab.locator("#figures figure")).not_to_have_count(0)
-        expect(tab.locator("#run-list")).to_be_hidden()
         picture(page, "run-light.png")
 
 
 def test_the_view_is_dark_where_airflow_is(service: Service, chromium: Browser, run_id: str) -> None:
     with logged_in(service, chromium, "dark") as page:
         page.get_by_role("link", name="Captions").click()
-        view = captions_frame(page)
+        view = captions_view(page)
         expect(view.locator("tbody tr")).to_have_count(25)
         expect(view.locator("html")).to_have_attribute("data-theme", "dark")
         picture(page, "captions-dark.png")
         view.get_by_role("button", name="Runs").click()
         expect(view.locator("#figures figure")).not_to_have_count(0)
         picture(page, "runs-dark.png")
-
-
-@contextmanager
-def logged_in(service: Service, chromium: Browser, scheme: str) -> Iterator[Page]:
-    """Airflow's home page in a window of its own; fails where anything but this Airflow is asked."""
-    asked: set[str] = set()
-    size = {"width": 1280, "height": 800}
-    with chromium.new_context(color_scheme=scheme, viewport=size) as context:  # type: ignore[arg-type]
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        expect.set_options(timeout=60_000)
-        page.on("request", lambda request: asked.add("/".join(request.url.split("/")[:3])))
-        page.goto(service.api.url)
-        page.locator("input[name=username]").fill(USER)
-        page.locator("input[name=password]").fill(service.password(USER))
-        page.keyboard.press("Enter")
-        yield page
-    assert {each for each in asked if each.startswith("http")} == {service.api.url}
-
-
-def captions_frame(page: Page) -> Frame:
-    frame = page.wait_for_selector("iframe[title=Captions]").content_frame()
-    assert frame is not None
-    return frame
-
-
-def picture(page: Page, name: str) -> None:
-    if folder := os.environ.get("CAPSFUSION_SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / name)

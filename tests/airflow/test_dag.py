@@ -69,6 +69,7 @@ BAD += [{"max_gpu_hours": -1}, {"max_cost": "much"}, {"export_to": "captions"}, 
 
 REPLAY_GOOD = [
     {},
+    {"reason": None},
     {"reason": ["truncated", "repetition"], "fusion_id": "81d0e4c2a95b", "limit": 9, "accept_rejections": False},
     {"start": "2026-11-10T00:00:00Z", "end": "2026-11-11T00:00:00+01:00", "existing": "replace"},
     {"max_new_tokens": 120, "dtype": "float32", "num_beams": 5, "model": "BAAI/CapsFus-LLaMA", "max_cost": 3},

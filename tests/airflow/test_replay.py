@@ -1,18 +1,22 @@
-"""A replay through a real Airflow: triggered with Params, as from the form in the UI."""
+"""A replay through a real Airflow: its Params filled into the form in the UI, in a real browser."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pytest
+from playwright.sync_api import Browser, expect
 
 from capsfusion_tasks.demo.pairs.grammar import make_pair
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
+from tests.airflow.browser import captions_view, field_of, logged_in, open_dag, pick_day, trigger_dialog
 from tests.airflow.conftest import WAREHOUSE, Service, wait_until
 from tests.warehouse.conftest import plan, rows
 
@@ -42,14 +46,27 @@ def quarantine(service: Service) -> Iterator[dict[int, str]]:
 
 
 def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
-    service: Service, quarantine: dict[int, str]
+    service: Service, quarantine: dict[int, str], chromium: Browser
 ) -> None:
-    conf = {"fusion_id": OLD, "reason": ["truncated"], "start": "2026-01-01T00:00:00Z", "max_new_tokens": 60}
-    run = service.api.request("POST", f"{DAG}/dagRuns", {"logical_date": None, "conf": conf})
-    path = f"{DAG}/dagRuns/{run['dag_run_id']}"
-    state = wait_until("the replay ends", lambda: ended(service, path), 400)
+    with logged_in(service, chromium, "light") as page:
+        open_dag(page, "capsfusion_replay")
+        dialog = trigger_dialog(page)
+        field_of(dialog, "reason").get_by_role("combobox").click()
+        page.get_by_role("option", name="truncated", exact=True).click()
+        field_of(dialog, "fusion_id").get_by_role("textbox").fill(OLD)
+        pick_day(page, field_of(dialog, "start"), date(2026, 1, 1))
+        dialog.get_by_role("spinbutton", name="max_new_tokens").fill("60")
+        dialog.get_by_role("button", name="Trigger", exact=True).click()
+        expect(dialog).to_be_hidden()
+        [run] = wait_until("there is a run", lambda: service.api.request("GET", f"{DAG}/dagRuns")["dag_runs"], 60)
+        path = f"{DAG}/dagRuns/{run['dag_run_id']}"
+        assert wait_until("the replay ends", lambda: ended(service, path), 400) == "success"
+        page.goto(f"{service.api.url}/dags/capsfusion_replay/runs/{quote(run['dag_run_id'])}")
+        page.get_by_role("link", name="Captions").last.click()
+        figures = captions_view(page).locator("#figures")
+        expect(figures).to_contain_text("A replay of rejected captions")
+        shown = figures.inner_text()
 
-    assert state == "success"
     replayed = service.query(f"select laion_hash from replayed_captions where fusion_id = '{OLD}' order by 1")
     assert [row["laion_hash"] for row in replayed] == [n for n, reason in quarantine.items() if reason == "truncated"]
     assert service.query(f"select laion_hash from rejected_captions where fusion_id = '{OLD}'") == [{"laion_hash": 0}]
@@ -68,10 +85,17 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
     assert 6 in kept
     assert moved | kept == set(range(1, 7))
     assert (unit["rows_in"], unit["accepted"], unit["rejected"]) == (6, len(moved), len(kept))
+    [event] = [
+        each["extra"]
+        for each in service.api.request("GET", "/assets/events")["asset_events"]
+        if each["source_run_id"] == run["dag_run_id"]
+    ]
+    assert event == {"replay_of": OLD, "moved": len(moved), "rows_in": 6, "accepted": len(moved), "rejected": len(kept)}
     report = service.api.request("GET", f"{path}/taskInstances/report/xcomEntries/return_value")["value"]
     assert f"selected: 6 rejected captions of fusion {OLD}, in units: 1 loaded" in str(report)
     assert f"moved: {len(moved)} pass under fusion {unit['fusion_id']}" in str(report)
     assert f"rejected again: {len(kept)}, " in str(report)
+    assert f"{len(moved)} of 6 (" in shown
 
 
 def ended(service: Service, path: str) -> Any:

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from capsfusion_tasks.explorer.app import create_app
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse import ledger, plans
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.load import load_unit
@@ -31,6 +31,7 @@ HOSTILE = [
     "שלום world مرحبا 🚲",
 ]
 RUN = "backfill__2026-11-10T00:00:00+00:00"
+AGAIN = "manual__2026-11-12T00:00:00+00:00"  # found nothing new
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,8 @@ def settings(postgres: EmbeddedPostgres) -> Iterator[Settings]:
                 table = table.set_column(table.schema.get_field_index(name), name, [column])
             load_unit(warehouse, "u1", table, RUN)
             with warehouse.engine.begin() as connection:
+                plans.record(connection, DAY, "f1", RUN, pairs=100, already_fused=25, planned=70)
+                plans.record(connection, DAY, "f1", AGAIN, pairs=100, already_fused=100, planned=0)
                 found = {"source": "/data", "path": HOSTILE[0], "etag": "e", "size_bytes": 1, "arrived_at": DAY.start}
                 shards = [
                     Shard(shard_id=f"{side}_shard {n}", side=side, **{**found, "etag": f"{side} {n}"})

@@ -12,9 +12,14 @@ from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, text
 
 from capsfusion_tasks.explorer.app import create_app
+from capsfusion_tasks.schemas import Replay, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.validation.rules import RULES
-from tests.explorer.conftest import HOSTILE, RUN
+from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.load import load_unit
+from tests.explorer.conftest import AGAIN, HOSTILE, RUN
+from tests.warehouse.conftest import FUSION, plan, rows
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +103,39 @@ def test_the_figures_of_a_run_and_of_everything(client: TestClient) -> None:
     assert run["sides"]["laion_2b"]["dropped"] == {"unsafe": 7, HOSTILE[0]: 1}
     assert run["distributions"]["reasons"] == {"truncated": 20}
     assert run["rate"]["seconds_left"] > 0
+    assert run["found"] == {"pairs": 100, "already_fused": 25, "left": 5}
     assert get(client, "/api/figures")["summary"] == run["summary"]
     interval = run["interval"]
     assert get(client, "/api/figures", **interval)["summary"] == run["summary"]
     assert client.get("/api/figures", params={"dag_run_id": "another"}).status_code == 404
     assert [each["dag_run_id"] for each in get(client, "/api/runs")] == [RUN]
+
+
+def test_a_run_that_planned_nothing_says_what_it_found(client: TestClient) -> None:
+    run = get(client, "/api/figures", dag_run_id=AGAIN)
+    assert run["found"] == {"pairs": 100, "already_fused": 100, "left": 0}
+    assert run["summary"]["units"] == 0
+    assert run["interval"] == get(client, "/api/figures", dag_run_id=RUN)["interval"]
+
+
+def test_a_replay_has_figures_and_no_shards(warehouse_url: str) -> None:
+    settings = Settings(warehouse_url=warehouse_url)
+    with open_warehouse(settings) as warehouse:
+        plan(warehouse, ("u1", 2))
+        load_unit(warehouse, "u1", rows(1, 2, rejected={1: ["truncated"], 2: ["copy"]}))
+        with warehouse.engine.begin() as connection:
+            ledger.register_fusion(connection, {**FUSION, "fusion_id": "f2"})
+            unit = Unit(unit_id="r1", fusion_id="f2", rows=2, tokens=200)
+            ledger.register_units(connection, [unit], Replay(name="manual__1", fusion_id="f1"), "manual__1")
+        load_unit(warehouse, "r1", rows(1, 2, rejected={2: ["copy"]}), "manual__1")
+    client = TestClient(create_app(guard=lambda: None, settings=lambda: settings))
+    replay, day = get(client, "/api/runs")
+    assert (replay["replay"], replay["interval_start"], replay["rows_in"]) == ("manual__1", None, 2)
+    assert day["replay"] is None
+    for key in ({"replay": "manual__1"}, {"dag_run_id": "manual__1"}):
+        found = get(client, "/api/figures", **key)
+        assert (found["interval"], found["sides"], found["found"]) == (None, {}, None)
+        assert (found["summary"]["accepted"], found["summary"]["rejected"]) == (1, 1)
 
 
 def test_the_form_is_offered_all_reasons(client: TestClient) -> None:

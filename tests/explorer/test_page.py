@@ -130,10 +130,31 @@ def test_a_run_is_found_from_its_caption_and_its_captions_from_the_run(page: Pag
     figures = page.locator("#figures")
     expect(figures).to_contain_text("40 of 60 (66.67%)")
     expect(figures.locator("figure")).to_have_count(9)
-    expect(figures.get_by_role("img", name="From shards to captions").locator("rect.rejected")).not_to_have_count(0)
+    funnel = figures.get_by_role("img", name="From shards to captions")
+    expect(funnel.locator("rect.rejected")).not_to_have_count(0)
+    expect(funnel).to_contain_text("already fused: 25")
+    expect(funnel).to_contain_text("left for a later run: 5")
     page.get_by_role("button", name="See the rejected ones").click()
     expect(page.locator("tbody tr.rejected")).to_have_count(20)
     expect(page.locator("tbody tr.accepted")).to_have_count(0)
+
+
+def test_a_replay_is_among_the_runs_and_has_a_page_of_its_own(page: Page) -> None:
+    run = {"replay": "manual__1", "dag_run_id": "manual__1", "interval_start": None, "interval_end": None}
+    counts = {"units": 1, "units_loaded": 1, "units_failed": 0, "rows_in": 5, "accepted": 4, "rejected": 1}
+
+    def as_a_replay(route: Route) -> None:
+        figures = route.fetch().json()
+        route.fulfill(json={**figures, **run, "interval": None, "sides": {}, "found": None})
+
+    page.route("**/api/runs", lambda route: route.fulfill(json=[{**run, **counts}]))
+    page.route("**/api/figures*", as_a_replay)
+    page.get_by_role("button", name="Runs").click()
+    expect(page.locator("#run-list")).to_contain_text("Replay")
+    expect(page.locator("#figures h2")).to_have_text("A replay of rejected captions")
+    expect(page.locator("#figures")).to_contain_text("rejected before, replayed")
+    link = page.locator("#figures").get_by_role("link", name="manual__1")
+    assert str(link.get_attribute("href")).endswith("/dags/capsfusion_replay/runs/manual__1")
 
 
 def test_in_the_tab_of_a_run_captions_are_those_of_the_run(page: Page) -> None:

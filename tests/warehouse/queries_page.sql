@@ -33,6 +33,9 @@ insert into work_units (unit_id, fusion_id, interval_start, interval_end, state,
 values ('unit-80', '81d0e4c2a95b', now(), now(), 'failed', 500, 100000, 'out of memory'),
     ('unit-81', '81d0e4c2a95b', now(), now(), 'planned', 500, 100000, null);
 
+insert into plans (fusion_id, interval_start, interval_end, dag_run_id, pairs, already_fused, planned)
+values ('3f9a1c20b7de', '2026-11-10', '2026-11-11', 'run 1', 20500, 400, 20000);
+
 create temp view columns as
 select md5(n::text)::uuid as pair_id, fusion as fusion_id, 'https://example.com/images/' || n || '.jpg' as image_url,
     'raw ' || n as laion_2b, 'synthetic ' || n as laion_coco, caption as capsfusion,

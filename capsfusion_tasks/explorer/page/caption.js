@@ -68,8 +68,10 @@ function details(row, go) {
         "Unit",
         `${row.unit_id}: ${number(unit.rows_in)} rows, ${unit.tries} tries, ${duration(unit.gpu_seconds)} of GPU`,
       ),
-      term("DAG run", row.dag_run_id ? runLink(row.dag_run_id) : "none: capsfusion run"),
-      term("Interval", `${time(unit.interval_start)} to ${time(unit.interval_end)}`),
+      term("DAG run", row.dag_run_id ? runLink(row.dag_run_id, unit.replay) : "none: on the command line"),
+      unit.replay
+        ? term("Replay", `${unit.replay}, of rejected captions of fusion ${unit.replay_of}`)
+        : term("Interval", `${time(unit.interval_start)} to ${time(unit.interval_end)}`),
       term("Loaded", time(row.loaded_at)),
       term(
         "Model",

@@ -84,8 +84,9 @@ export function airflowLink(path, label) {
   return el("a", { href, onclick: follow, onauxclick: follow }, label);
 }
 
-export function runLink(dagRunId) {
-  return airflowLink(`dags/capsfusion/runs/${encodeURIComponent(dagRunId)}`, dagRunId);
+export function runLink(dagRunId, isReplay) {
+  const dag = isReplay ? "capsfusion_replay" : "capsfusion";
+  return airflowLink(`dags/${dag}/runs/${encodeURIComponent(dagRunId)}`, dagRunId);
 }
 
 export async function copy(text, button) {

@@ -6,12 +6,8 @@ export function figures(found, go) {
   const { summary, distributions } = found;
   const key = found.dag_run_id ? { dag_run_id: found.dag_run_id } : {};
   return [
-    el(
-      "h2",
-      {},
-      found.interval ? `Interval ${time(found.interval.start)} to ${time(found.interval.end)}` : "Everything",
-    ),
-    found.dag_run_id && el("p", {}, "DAG run ", runLink(found.dag_run_id)),
+    el("h2", {}, title(found)),
+    found.dag_run_id && el("p", {}, "DAG run ", runLink(found.dag_run_id, isReplay(found))),
     facts(found),
     funnel(found),
     ...speed(found.throughput),
@@ -31,6 +27,16 @@ export function figures(found, go) {
         ),
     ),
   ].filter(Boolean);
+}
+
+// Its units belong to no data interval.
+function isReplay({ interval, dag_run_id: run, replay }) {
+  return !interval && Boolean(run || replay);
+}
+
+function title(found) {
+  if (found.interval) return `Interval ${time(found.interval.start)} to ${time(found.interval.end)}`;
+  return isReplay(found) ? "A replay of rejected captions" : "Everything";
 }
 
 function facts({ summary, units, rate }) {
@@ -60,21 +66,26 @@ function facts({ summary, units, rate }) {
   );
 }
 
-function funnel({ sides, summary, distributions }) {
+function funnel(all) {
+  const { sides, found, summary, distributions } = all;
   const rows = [];
   for (const [side, label] of [
     ["laion_2b", "raw"],
     ["laion_coco", "synthetic"],
   ]) {
-    const found = sides[side];
-    if (!found) continue;
-    rows.push([`${label} rows (${number(found.shards)} ${found.shards === 1 ? "shard" : "shards"})`, found.rows]);
-    for (const [reason, count] of Object.entries(found.dropped))
+    const arrived = sides[side];
+    if (!arrived) continue;
+    rows.push([`${label} rows (${number(arrived.shards)} ${arrived.shards === 1 ? "shard" : "shards"})`, arrived.rows]);
+    for (const [reason, count] of Object.entries(arrived.dropped))
       rows.push([`${label} dropped: ${reason}`, count, "lost"]);
+  }
+  if (found) {
+    rows.push(["pairs", found.pairs], ["already fused", found.already_fused, "lost"]);
+    if (found.left) rows.push(["left for a later run", found.left, "waiting"]);
   }
   const done = summary.accepted + summary.rejected;
   rows.push(
-    ["new pairs, planned", summary.rows_in],
+    [isReplay(all) ? "rejected before, replayed" : "new pairs, planned", summary.rows_in],
     ["fused and loaded", done],
     ["accepted", summary.accepted, "accepted"],
     ["rejected", summary.rejected, "rejected"],
@@ -88,20 +99,11 @@ function funnel({ sides, summary, distributions }) {
       "rejected",
     ]);
   }
-  const note = whole
-    ? ""
-    : ` Reasons are estimated from ${number(distributions.rejected)} rejected captions of the newest units.`;
-  return el(
-    "div",
-    {},
-    bars("From shards to captions", rows),
-    el(
-      "p",
-      { class: "note" },
-      "Pairs that were fused before are not planned again, and the ledger does not count them.",
-      note,
-    ),
-  );
+  const notes = [
+    found && "Already fused are pairs that other units have, loaded or not.",
+    !whole && `Reasons are estimated from ${number(distributions.rejected)} rejected captions of the newest units.`,
+  ].filter(Boolean);
+  return el("div", {}, bars("From shards to captions", rows), el("p", { class: "note" }, notes.join(" ")));
 }
 
 function speed({ bin_seconds: width, bins }) {

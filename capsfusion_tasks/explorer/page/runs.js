@@ -5,17 +5,18 @@ import { figures } from "./figures.js";
 
 const list = document.getElementById("run-list");
 const place = document.getElementById("figures");
+const DAGS = ["capsfusion", "capsfusion_replay"];
 let request = new AbortController();
 
-// key: dag_run_id, or start and end of an interval; none: everything. dag: the DAG of the run whose page this is on.
+// key: dag_run_id, replay, or start and end of an interval; none: everything. dag: the DAG of the run whose page this is on.
 export async function showRuns(key, go, dag) {
   const alone = dag !== undefined; // in Airflow's page of one run
   list.hidden = alone;
   request.abort();
   request = new AbortController();
-  if (alone && dag !== "capsfusion") {
+  if (alone && !DAGS.includes(dag)) {
     place.replaceChildren(
-      el("p", { class: "status" }, `Captions come from the DAG capsfusion; this is a run of ${dag}.`),
+      el("p", { class: "status" }, `Captions come from the DAGs ${DAGS.join(" and ")}; this is a run of ${dag}.`),
     );
     return;
   }
@@ -53,7 +54,7 @@ function runs(found, key, go) {
 }
 
 function entry(run, key, go) {
-  const mine = run.dag_run_id ? { dag_run_id: run.dag_run_id } : { start: run.interval_start, end: run.interval_end };
+  const mine = keyOf(run);
   const current = Object.entries(mine).every(([name, value]) => key[name] === value);
   const waiting = run.rows_in - (run.accepted ?? 0) - (run.rejected ?? 0);
   const parts = [
@@ -64,11 +65,16 @@ function entry(run, key, go) {
   return el(
     "button",
     { type: "button", "aria-current": current ? "true" : "false", onclick: () => go("runs", mine) },
-    el("strong", {}, run.interval_start.slice(0, 10)),
+    el("strong", {}, run.replay ? "Replay" : run.interval_start.slice(0, 10)),
     ` ${state(run)}, ${number(run.rows_in)} pairs`,
     share(parts.map(([name, value]) => `${name} ${number(value)}`).join(", "), parts),
-    el("small", {}, run.dag_run_id ?? "capsfusion run"),
+    el("small", {}, run.dag_run_id ?? run.replay ?? "capsfusion run"),
   );
+}
+
+function keyOf(run) {
+  if (run.dag_run_id) return { dag_run_id: run.dag_run_id };
+  return run.replay ? { replay: run.replay } : { start: run.interval_start, end: run.interval_end };
 }
 
 function state(run) {

@@ -1,0 +1,72 @@
+"""What plannings found: how many pairs an interval has, and how many of them somebody else had fused already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, cast, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.warehouse.queries import Scope
+from capsfusion_tasks.warehouse.tables import plans
+
+
+@dataclass(frozen=True)
+class PlannedPairs:
+    """``already_fused``: by others than the units of the plans that are meant. ``left``: for a later run."""
+
+    pairs: int
+    already_fused: int
+    left: int
+
+
+def record(
+    connection: Connection,
+    interval: Interval,
+    fusion_id: str,
+    dag_run_id: str | None,
+    *,
+    pairs: int,
+    already_fused: int,
+    planned: int,
+) -> None:
+    """Enter what a planning found. ``pairs`` = ``already_fused`` + ``planned`` + what a limit left for a later run."""
+    connection.execute(
+        insert(plans).values(
+            fusion_id=fusion_id,
+            interval_start=interval.start,
+            interval_end=interval.end,
+            dag_run_id=dag_run_id,
+            pairs=pairs,
+            already_fused=already_fused,
+            planned=planned,
+        )
+    )
+
+
+def planned_pairs(connection: Connection, scope: Scope) -> PlannedPairs | None:
+    """Sums over intervals and fusions, of each what its last planning in ``scope`` found; None: there was none.
+
+    An interval is planned again once its units are loaded, so its last planning found their pairs fused: those are its
+    own, and do not count.
+    """
+    if scope.replay is not None or scope.unit_ids is not None:
+        return None
+    columns = plans.c
+    work = (columns.interval_start, columns.interval_end, columns.fusion_id)
+    planned_before = func.sum(columns.planned).over(partition_by=work) - columns.planned
+    each = (
+        select(
+            columns.pairs,
+            func.greatest(columns.already_fused - planned_before, 0).label("already_fused"),
+            (columns.pairs - columns.already_fused - columns.planned).label("left"),
+            func.row_number().over(partition_by=work, order_by=columns.plan_id.desc()).label("nth"),
+        )
+        .where(scope.clause(plans))
+        .subquery()
+    )
+    names = ("pairs", "already_fused", "left")
+    sums = [cast(func.sum(each.c[name]), plans.c.pairs.type) for name in names]
+    row = connection.execute(select(*sums).where(each.c.nth == 1)).one()
+    return None if row[0] is None else PlannedPairs(*row)

@@ -1,0 +1,37 @@
+"""Loads a work unit: an operator of its own, so that its tasks can have a link of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import fusion_metrics
+from airflow.sdk import BaseOperator
+from run_context import set_label, settings_of
+
+from capsfusion_tasks import stages
+from capsfusion_tasks.schemas import Unit
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class LoadOperator(BaseOperator):
+    """Brings one unit's captions and its mark into the warehouse, in one transaction.
+
+    :param unit: the unit, as ``Unit.model_dump(mode="json")`` gives it
+    """
+
+    template_fields = ("unit",)
+
+    def __init__(self, *, unit: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.unit = unit
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        unit = Unit(**self.unit)
+        set_label(context, unit.label)
+        counts = stages.load(
+            settings_of(context), unit, existing=context["params"]["existing"], dag_run_id=context["run_id"]
+        )
+        fusion_metrics.loaded(counts)
+        return counts

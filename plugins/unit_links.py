@@ -1,0 +1,48 @@
+"""Links on the pages of tasks: from ``fuse`` to how fast its run is, from ``load`` to the captions of its run.
+
+As a plugin's, not the operators' own: Airflow's server then makes them when they are asked for, while a task runs, too,
+and where it is reached is known to the server alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk import BaseOperatorLink
+from captions_view import PAGE, RUN_TAB
+from load_operator import LoadOperator
+from torchrun_operator import TorchrunOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+
+class ThroughputLink(BaseOperatorLink):
+    name = "Throughput of this run"
+    operators = [TorchrunOperator]  # noqa: RUF012
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
+        return f"{_root()}dags/{ti_key.dag_id}/runs/{quote(ti_key.run_id, safe='')}/plugin/{RUN_TAB}"
+
+
+class CaptionsLink(BaseOperatorLink):
+    name = "Captions of this run"
+    operators = [LoadOperator]  # noqa: RUF012
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
+        return f"{_root()}{PAGE}?view=captions&dag_run_id={quote(ti_key.run_id, safe='')}"
+
+
+def _root() -> str:
+    """The path of Airflow's own pages."""
+    from airflow.configuration import conf
+
+    return urlsplit(conf.get("api", "base_url", fallback="/")).path.rstrip("/") + "/"
+
+
+class UnitLinksPlugin(AirflowPlugin):
+    name = "capsfusion_unit_links"
+    operator_extra_links: list[Any] = [ThroughputLink(), CaptionsLink()]  # noqa: RUF012

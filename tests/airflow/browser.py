@@ -1,0 +1,128 @@
+"""A user of Airflow's UI in a real browser: logs in, fills its forms, looks at what the captions view shows.
+
+With CAPSFUSION_SCREENSHOTS, the pictures of docs/images are taken on the way: ``make screenshots``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+from playwright.sync_api import Browser, Frame, Locator, Page, expect
+
+from capsfusion_tasks.demo.airflow_server import USER
+from tests.airflow.conftest import RUN_SECONDS, Service
+
+
+@contextmanager
+def logged_in(service: Service, chromium: Browser, scheme: str) -> Iterator[Page]:
+    """Airflow's home page in a window of its own; fails where anything but this Airflow is asked."""
+    asked: set[str] = set()
+    size = {"width": 1280, "height": 800}
+    with chromium.new_context(color_scheme=scheme, viewport=size, timezone_id="UTC") as context:  # type: ignore[arg-type]
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
+        page.on("request", lambda request: asked.add("/".join(request.url.split("/")[:3])))
+        page.goto(service.api.url)
+        page.locator("input[name=username]").fill(USER)
+        page.locator("input[name=password]").fill(service.password(USER))
+        page.keyboard.press("Enter")
+        yield page
+    assert {each for each in asked if each.startswith("http")} == {service.api.url}
+
+
+def picture(page: Page, name: str) -> None:
+    if folder := os.environ.get("CAPSFUSION_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / name)
+
+
+# ---- Airflow's own pages ----
+
+
+def open_dag(page: Page, dag_id: str) -> None:
+    page.get_by_role("link", name="Dags", exact=True).click()
+    page.get_by_test_id("dag-id").filter(has_text=re.compile(f"^{dag_id}$")).click()
+    expect(page.get_by_role("link", name="Runs", exact=True)).to_be_visible()
+
+
+def trigger_dialog(page: Page) -> Locator:
+    """The form of a run, opened on the page of a DAG."""
+    page.get_by_role("button", name="Trigger Dag").click()
+    return page.get_by_role("dialog").filter(
+        has=page.get_by_role("heading", name=re.compile("^(Trigger Dag|Run Back)"))
+    )
+
+
+def start_backfill(page: Page, first: date, last: date) -> None:
+    """Fill the dialog on the page of a DAG, and start it: all runs of the days, one after the other."""
+    dialog = trigger_dialog(page)
+    dialog.get_by_text("Backfill", exact=True).click()
+    pick_day(page, field_of(dialog, "From"), first)
+    pick_day(page, field_of(dialog, "To"), last)
+    dialog.get_by_text("All Runs", exact=True).click()
+    expect(dialog).to_contain_text(f"{(last - first).days + 1} runs will be triggered")
+    dialog.get_by_role("button", name="Run Backfill").click()
+    expect(page.get_by_text("Backfill in progress")).to_be_visible()
+
+
+def field_of(dialog: Locator, name: str) -> Locator:
+    return dialog.get_by_role("group").filter(has_text=re.compile(f"^{name}"))
+
+
+def pick_day(page: Page, field: Locator, day: date) -> None:
+    field.get_by_role("paragraph").click()
+    picker = page.get_by_placeholder("YYYY/MM/DD")
+    picker.fill(f"{day:%Y/%m/%d}")
+    picker.press("Enter")
+    page.keyboard.press("Escape")
+    expect(picker).to_be_hidden()
+
+
+def watch_run(page: Page, run_id: str, state: str) -> None:
+    """Until the list of runs, which renews itself, says ``state`` of the run."""
+    row = page.get_by_role("row").filter(has_text=run_id)
+    expect(row.get_by_test_id("table-cell-state")).to_have_text(state, timeout=1000 * RUN_SECONDS)
+
+
+# ---- the captions view ----
+
+
+def captions_view(page: Page) -> Frame:
+    """The captions view in the page, be it that of the navigation or the tab of a run."""
+    frame = page.wait_for_selector("iframe[title=Captions]").content_frame()
+    assert frame is not None
+    return frame
+
+
+def find_a_rejected_caption(page: Page) -> Locator:
+    """Filter the captions view to what was rejected, and search one of its words; the caption, opened."""
+    view = captions_view(page)
+    view.get_by_label("Verdict").select_option("rejected")
+    expect(view.locator("tbody tr.accepted")).to_have_count(0)
+    expect(view.locator("tbody tr.rejected")).not_to_have_count(0)
+    word = re.findall(r"[a-z]{5,}", view.locator("tbody tr td:nth-child(3)").first.inner_text())[0]
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    page.keyboard.type(word)
+    page.keyboard.press("Enter")
+    expect(view.locator("tbody tr").first).to_contain_text(re.compile(word[:5], re.IGNORECASE))
+    view.locator("tbody tr").first.click()
+    caption = view.get_by_role("dialog")
+    expect(caption).to_contain_text("rejected")
+    return caption
+
+
+def follow_to_run(page: Page, caption: Locator, run_id: str) -> Frame:
+    """From an opened caption to the page of its DAG run, and there to the tab with the run's figures."""
+    caption.get_by_role("link", name=run_id).click()
+    page.wait_for_url(f"**/dags/capsfusion/runs/{run_id.replace('+', '*').replace(':', '*')}**")
+    page.get_by_role("link", name="Captions").last.click()
+    tab = captions_view(page)
+    expect(tab.locator("#figures figure")).not_to_have_count(0)
+    expect(tab.locator("#run-list")).to_be_hidden()
+    return tab
