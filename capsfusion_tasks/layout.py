@@ -6,8 +6,12 @@ from capsfusion_tasks.schemas import Replay, Side
 from capsfusion_tasks.settings import Interval
 
 
+def bucket_name(bucket: int) -> str:
+    return f"{bucket:05d}"
+
+
 def bucket_folder(side: Side, bucket: int) -> str:
-    return f"buckets/{side}/{bucket:05d}"
+    return f"buckets/{side}/{bucket_name(bucket)}"
 
 
 def bucket_file(side: Side, bucket: int, shard_id: str) -> str:
@@ -15,7 +19,10 @@ def bucket_file(side: Side, bucket: int, shard_id: str) -> str:
 
 
 def pulled_mark(side: Side, shard_id: str) -> str:
-    """Written after a shard's last bucket file: its counts, and the sign that the shard is there whole."""
+    """Written after a shard's last bucket file, the sign that the shard is there whole.
+
+    It has the shard's ``rows``, those that were ``dropped`` by reason, and those in each of its ``buckets``.
+    """
     return f"buckets/{side}/pulled/{shard_id}.json"
 
 
@@ -27,6 +34,11 @@ RUNS = "runs"  # a folder for each interval, named by its key
 
 def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
+
+
+def planned(interval: Interval, fusion_id: str) -> str:
+    """Written when the interval's pairs are planned: why some of them are in no unit (``left_for``), if any."""
+    return f"runs/{interval.key}/planned/{fusion_id}.json"
 
 
 ANY_BUCKET = "any"  # instead of a bucket's number: of pairs whose bucket cannot be told

@@ -92,15 +92,16 @@ def _pull(settings: Settings, shard: Shard) -> str:
 def _run_unit(
     settings: Settings, unit: Unit, existing: stages.Existing, accept_rejections: bool, say: Callable[[str], None]
 ) -> None:
-    stages.fuse_started(settings, unit)
-    try:
-        if not stages.is_fused(settings, unit):
-            launcher.run(stages.fuse_argv(settings, unit), on_line=say)
-        stages.fuse_finished(settings, unit)
-    except (InputError, launcher.TorchrunFailed) as error:
-        stages.fuse_failed(settings, unit, str(error))
-        say(f"fuse: {unit.label} failed: {error}")
-        return
+    with stages.at_work(settings, unit):
+        stages.fuse_started(settings, unit)
+        try:
+            if not stages.is_fused(settings, unit):
+                launcher.run(stages.fuse_argv(settings, unit), on_line=say)
+            stages.fuse_finished(settings, unit)
+        except (InputError, NotReadyError, launcher.TorchrunFailed) as error:
+            stages.fuse_failed(settings, unit, str(error))
+            say(f"fuse: {unit.label} failed: {error}")
+            return
     try:
         verdicts = stages.validate(settings, unit, accept_rejections=accept_rejections)
     except InputError as error:

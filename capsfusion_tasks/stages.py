@@ -7,7 +7,9 @@ not mend is raised as ``InputError``.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from sqlalchemy import Connection
@@ -32,7 +34,7 @@ from capsfusion_tasks.unit_plan import OnEstimate, plan_units, unplanned
 from capsfusion_tasks.validation import gate
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import validate_unit
-from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse import ledger, ownership
 from capsfusion_tasks.warehouse.captions import raws_by_caption
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.export import Selection
@@ -130,13 +132,38 @@ def plan(
 
     with open_warehouse(settings) as warehouse:
         return plan_units(
-            warehouse, settings, interval, find, dag_run_id=dag_run_id, budget=budget, on_estimate=on_estimate
+            warehouse,
+            settings,
+            interval,
+            find,
+            dag_run_id=dag_run_id,
+            budget=budget,
+            on_estimate=on_estimate,
+            limit=limit,
         )
 
 
 def fuse_argv(settings: Settings, unit: Unit) -> list[str]:
     """The torchrun command that fuses the unit on this node."""
     return torchrun_argv(_fuse_job(settings, unit), settings.nproc_per_node)
+
+
+@contextmanager
+def at_work(settings: Settings, unit: Unit) -> Iterator[None]:
+    """Hold the unit's lock in the warehouse: whoever looks sees that it is being fused, not merely in that state."""
+    with open_warehouse(settings) as warehouse, ownership.at_work(warehouse.engine, unit.unit_id):
+        yield
+
+
+def fused_and_loaded(settings: Settings, unit: Unit) -> dict[str, Any] | None:
+    """The figures of a unit that is loaded, whose files may be gone; None: it is not loaded."""
+    loaded = _loaded(settings, unit)
+    return None if loaded is None else loaded.stats
+
+
+def _loaded(settings: Settings, unit: Unit) -> ledger.LoadedUnit | None:
+    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+        return ledger.loaded_unit(connection, unit.unit_id)
 
 
 def fuse_started(settings: Settings, unit: Unit) -> None:
@@ -173,11 +200,13 @@ def fuse_failed(settings: Settings, unit: Unit, error: str) -> None:
 
 
 def validate(settings: Settings, unit: Unit, *, accept_rejections: bool = False) -> dict[str, Any]:
-    """A verdict and its reasons for each of the unit's captions.
+    """A verdict and its reasons for each of the unit's captions; its counts only, where it is ``already_loaded``.
 
     Raises InputError with the table of reasons where rejections are so many that nothing may be loaded, unless they are
     accepted. The verdicts are published then too, to be looked at, and the ledger has the error.
     """
+    if loaded := _loaded(settings, unit):
+        return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
     with open_warehouse(settings) as warehouse:
         with warehouse.engine.begin() as connection:
             validated = validate_unit(
@@ -196,12 +225,18 @@ def validate(settings: Settings, unit: Unit, *, accept_rejections: bool = False)
             raise InputError(error)
     if problem:
         log.warning("%d of %d captions are rejected, %s: accepted", tally.rejected, tally.rows, problem)
+    counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False)
+    return counts | {"reasons": dict(tally.reasons.most_common()), "flags": dict(tally.flags.most_common())}
+
+
+def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str, Any]:
     return {
-        "rows": tally.rows,
-        "accepted": tally.accepted,
-        "rejected": tally.rejected,
-        "reasons": dict(tally.reasons.most_common()),
-        "flags": dict(tally.flags.most_common()),
+        "rows": accepted + rejected,
+        "accepted": accepted,
+        "rejected": rejected,
+        "reasons": {},
+        "flags": {},
+        "already_loaded": already_loaded,
     }
 
 
@@ -218,6 +253,8 @@ def load(
     settings: Settings, unit: Unit, *, existing: Existing = "skip", dag_run_id: str | None = None
 ) -> dict[str, Any]:
     """The unit's rows and its mark in the warehouse, in one transaction; nothing, where it is loaded already."""
+    if loaded := _loaded(settings, unit):  # asked first: its files may be gone
+        return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
     rows = Storage(settings.staging_uri).read_table(layout.unit_validated(unit.unit_id)).cast(VALIDATED)
     with open_warehouse(settings) as warehouse:
         result = load_unit(warehouse, unit.unit_id, rows, dag_run_id, replace=existing == "replace")

@@ -9,6 +9,8 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,19 @@ from pyarrow import fs
 from capsfusion_tasks.errors import InputError
 
 _UNPUBLISHED = re.compile(r"\..+\.unpublished")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file as it is listed: ``modified`` by the storage's clock; ``unpublished``: somebody writes it, or did."""
+
+    path: str
+    size: int
+    modified: datetime
+
+    @property
+    def unpublished(self) -> bool:
+        return bool(_UNPUBLISHED.fullmatch(self.path.rpartition("/")[2]))
 
 
 class Storage:
@@ -60,6 +75,13 @@ class Storage:
         infos = self.filesystem.get_file_info(selector)
         files = (info for info in infos if info.type == fs.FileType.File and not info.base_name.startswith("."))
         return dict(sorted((info.path, info.size) for info in files))
+
+    def tree(self) -> list[StoredFile]:
+        """All files, also unpublished ones, sorted by path; none where there is no such area."""
+        infos = self.filesystem.get_file_info(fs.FileSelector("", allow_not_found=True, recursive=True))
+        files = (info for info in infos if info.type == fs.FileType.File)
+        found = (StoredFile(info.path, info.size, info.mtime.astimezone(UTC)) for info in files)
+        return sorted(found, key=lambda file: file.path)
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders right inside ``folder``, sorted; none if there is no such folder."""

@@ -20,7 +20,9 @@ def fused(figures: Mapping[str, Any]) -> None:
 
 
 def validated(counts: Mapping[str, Any]) -> None:
-    """A unit has its verdicts: accepted rows, and rejected ones by reason."""
+    """A unit has its verdicts: accepted rows, and rejected ones by reason; nothing, where it was loaded before."""
+    if counts["already_loaded"]:
+        return
     stats.incr("capsfusion.validate.accepted", counts["accepted"])
     stats.incr("capsfusion.validate.rejected", counts["rejected"])
     for reason, rows in counts["reasons"].items():

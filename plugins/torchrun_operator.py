@@ -11,6 +11,7 @@ from run_context import set_label, settings_of
 from capsfusion_tasks import stages
 from capsfusion_tasks.fusion.launcher import Torchrun
 from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.settings import Settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -34,6 +35,12 @@ class TorchrunOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         unit, settings = Unit(**self.unit), settings_of(context)
         set_label(context, unit.label)
+        if (figures := stages.fused_and_loaded(settings, unit)) is not None:
+            return figures
+        with stages.at_work(settings, unit):
+            return self._fuse(settings, unit)
+
+    def _fuse(self, settings: Settings, unit: Unit) -> dict[str, Any]:
         stages.fuse_started(settings, unit)
         if stages.is_fused(settings, unit):
             return stages.fuse_finished(settings, unit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,6 +13,8 @@ import pyarrow as pa
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
 from capsfusion_tasks.schemas import FUSED
 from capsfusion_tasks.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,11 @@ def is_done(storage: Storage, chunk: Chunk) -> bool:
     """Whether the chunk's file is there and was made from this input by this fusion."""
     if not storage.exists(chunk.path):
         return False
-    metadata, rows = storage.footer(chunk.path)
+    try:
+        metadata, rows = storage.footer(chunk.path)
+    except pa.ArrowInvalid as error:  # cut short by a disk or a copy: no rename of ours leaves such a file
+        log.warning("chunk %s cannot be read (%s): it is fused again", storage.path(chunk.path), error)
+        return False
     return metadata.get("fingerprint") == chunk.fingerprint and rows == chunk.rows
 
 

@@ -48,15 +48,19 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
         with ThreadPoolExecutor(_WRITERS) as writers:
             for _ in writers.map(write, spill.buckets()):
                 pass
-    mark = layout.pulled_mark(shard.side, shard.shard_id)
-    storage.write_json(mark, {"rows": counts.rows, "dropped": counts.dropped})
+    rows_of_buckets = {layout.bucket_name(bucket): rows for bucket, rows in sorted(spill.counts.items())}
+    mark = {"rows": counts.rows, "dropped": counts.dropped, "buckets": rows_of_buckets}
+    storage.write_json(layout.pulled_mark(shard.side, shard.shard_id), mark)
     return counts
 
 
 def split_counts(shard: Shard, storage: Storage) -> Counts | None:
     """The counts of a shard that is split already; None: it is not."""
     mark = layout.pulled_mark(shard.side, shard.shard_id)
-    return Counts(**storage.read_json(mark)) if storage.exists(mark) else None
+    if not storage.exists(mark):
+        return None
+    found = storage.read_json(mark)
+    return Counts(found["rows"], found["dropped"])
 
 
 def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Counts) -> Iterator[pa.Table]:

@@ -63,23 +63,28 @@ def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage
     ``join_on = url``); without a LAION-2B source, LAION-COCO's rows bring both captions. Pairs are in the order of
     ``pair_id`` in each row group: one for each part of the bucket that was joined at a time.
     """
+    count = 0
+
+    def pairs() -> Iterator[pa.Table]:
+        nonlocal count
+        for table in bucket_pairs(bucket, new, storage, settings):
+            count += table.num_rows
+            yield table
+
+    storage.write_tables(f"{layout.pairs_folder(interval)}/{layout.bucket_name(bucket)}.parquet", PAIRS, pairs())
+    return count
+
+
+def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
+    """The bucket's pairs (``schemas.PAIRS``) that a shard of ``new`` has a part in, in parts that fit in memory."""
     raw, coco = (BucketSide.of(storage, side, bucket, new) for side in get_args(Side))
     if settings.self_paired:
         raw = replace(raw, files={})
     # What is old on both sides was paired before.
     raw, coco = raw if coco.has_new else raw.only_new(), coco if raw.has_new else coco.only_new()
     passes = max(1, -(-(raw.bytes + coco.bytes) // _PASS_BYTES))
-    count = 0
-
-    def pairs() -> Iterator[pa.Table]:
-        nonlocal count
-        for number in range(passes):
-            table = _with_identity(_join(raw, coco, number, passes, settings), raw.shards or coco.shards, coco.shards)
-            count += table.num_rows
-            yield table
-
-    storage.write_tables(f"{layout.pairs_folder(interval)}/{bucket:05d}.parquet", PAIRS, pairs())
-    return count
+    for number in range(passes):
+        yield _with_identity(_join(raw, coco, number, passes, settings), raw.shards or coco.shards, coco.shards)
 
 
 def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings) -> pa.Table:

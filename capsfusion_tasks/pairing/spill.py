@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class BucketSpill:
         self.folder = folder
         self._schema = schema
         self._batches: list[dict[int, int]] = []  # of each file: bucket → its batch
+        self.counts: Counter[int] = Counter()  # bucket → its rows so far
 
     def add(self, table: pa.Table, buckets: np.ndarray) -> None:
         """``buckets``, [rows] int, says where each row of ``table`` belongs; negative: nowhere."""
@@ -32,6 +34,7 @@ class BucketSpill:
         with pa.ipc.new_file(self._path(len(self._batches)), table.schema) as file:
             for start, stop in zip(starts, stops, strict=True):
                 file.write_table(table.slice(start, stop - start))
+        self.counts.update(dict(zip(found.tolist(), (stops - starts).tolist(), strict=True)))
         self._batches.append({int(bucket): number for number, bucket in enumerate(found)})
 
     def buckets(self) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import psycopg
@@ -164,6 +165,23 @@ def unit_states(connection: Connection, unit_ids: Sequence[str]) -> dict[str, st
     """The state of each of ``unit_ids`` that the ledger has."""
     statement = select(work_units.c.unit_id, work_units.c.state).where(work_units.c.unit_id.in_(unit_ids))
     return {row.unit_id: row.state for row in connection.execute(statement)}
+
+
+@dataclass(frozen=True)
+class LoadedUnit:
+    """What a unit that is in the warehouse came to; ``stats`` as ``unit_fused`` got them."""
+
+    accepted: int
+    rejected: int
+    stats: dict[str, Any]
+
+
+def loaded_unit(connection: Connection, unit_id: str) -> LoadedUnit | None:
+    """None: it is not loaded."""
+    units = work_units.c
+    statement = select(units.accepted, units.rejected, units.stats)
+    row = connection.execute(statement.where(units.unit_id == unit_id, units.state == "loaded")).one_or_none()
+    return None if row is None else LoadedUnit(row.accepted, row.rejected, row.stats or {})
 
 
 def unit_started(connection: Connection, unit_id: str) -> None:

@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, select, true, union_all
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Executable,
+    Table,
+    and_,
+    case,
+    func,
+    select,
+    true,
+    union,
+    union_all,
+)
 
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse.tables import (
@@ -182,39 +195,45 @@ def failed_shards(connection: Connection, shard_ids: Sequence[str] | None = None
     return [tuple(row) for row in connection.execute(statement.order_by(shards.c.side, shards.c.path))]
 
 
-def consistency(connection: Connection) -> dict[str, list[dict[str, Any]]]:
-    """What must be empty: rule → the rows that break it."""
+def consistency(
+    connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True
+) -> dict[str, list[dict[str, Any]]]:
+    """What must be empty: rule → the rows that break it, of the units in ``scope``.
+
+    Without ``pairs`` nothing but rows by unit is counted, which the indexes on unit_id answer.
+    """
     tables = (fused_captions, rejected_captions, replayed_captions)
-    stored = union_all(*(select(table.c.unit_id) for table in tables)).subquery()
+    stored = union_all(*(select(table.c.unit_id).where(_of_units(table, scope)) for table in tables)).subquery()
     per_unit = select(stored.c.unit_id, func.count().label("stored")).group_by(stored.c.unit_id).subquery()
     units = work_units.c
     count = func.coalesce(per_unit.c.stored, 0)
-    rules = {
+    rules: dict[str, Executable] = {
         "a loaded unit's rows are its accepted and its rejected": select(
             units.unit_id, units.rows_in, units.accepted, units.rejected
-        ).where(units.state == "loaded", func.coalesce(units.rows_in != units.accepted + units.rejected, True)),
+        ).where(
+            scope.clause(),
+            units.state == "loaded",
+            func.coalesce(units.rows_in != units.accepted + units.rejected, True),
+        ),
         "a unit's rows are stored, replayed or superseded": select(
             units.unit_id, units.state, units.rows_in, units.superseded, count.label("stored")
         )
         .select_from(work_units.outerjoin(per_unit, per_unit.c.unit_id == units.unit_id))
-        .where(count + units.superseded != case((units.state == "loaded", units.rows_in), else_=0)),
-        "a pair is accepted or rejected, not both": select(
-            fused_captions.c.pair_id, fused_captions.c.fusion_id, fused_captions.c.unit_id
-        ).join(
-            rejected_captions,
-            and_(
-                fused_captions.c.pair_id == rejected_captions.c.pair_id,
-                fused_captions.c.fusion_id == rejected_captions.c.fusion_id,
-            ),
-        ),
-        "a caption is in quarantine or replayed, not both": select(
-            replayed_captions.c.pair_id, replayed_captions.c.unit_id
-        ).join(
-            rejected_captions,
-            and_(
-                replayed_captions.c.pair_id == rejected_captions.c.pair_id,
-                replayed_captions.c.unit_id == rejected_captions.c.unit_id,
-            ),
-        ),
+        .where(scope.clause(), count + units.superseded != case((units.state == "loaded", units.rows_in), else_=0)),
     }
+    if pairs:
+        rules |= {
+            "a pair is accepted or rejected, not both": _in_both(rejected_captions, fused_captions, "fusion_id", scope),
+            "a caption is in quarantine or replayed, not both": _in_both(
+                rejected_captions, replayed_captions, "unit_id", scope
+            ),
+        }
     return {rule: [dict(row) for row in connection.execute(query).mappings()] for rule, query in rules.items()}
+
+
+def _in_both(one: Table, other: Table, under: str, scope: Scope) -> CompoundSelect[Any]:
+    """Pairs that both tables have under the same ``under``."""
+    same = and_(one.c.pair_id == other.c.pair_id, one.c[under] == other.c[under])
+    both = select(other.c.pair_id, other.c.fusion_id, other.c.unit_id).join(one, same)
+    # Not one query with "or": it would go through both tables.
+    return union(*(both.where(_of_units(table, scope)) for table in (one, other)))

@@ -1,0 +1,67 @@
+"""Commands that keep it in order: check, gc."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from capsfusion_tasks.settings import Interval, load_settings
+
+
+def check(
+    start: Annotated[
+        datetime | None, typer.Option(help="Data intervals from this time (UTC) on. Default: everything.")
+    ] = None,
+    end: Annotated[datetime | None, typer.Option(help="… that end at this one or before.")] = None,
+    footers: Annotated[
+        bool, typer.Option("--footers", help="Open every bucket file: is it whole, are its rows all there?")
+    ] = False,
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            "--pairs",
+            help="Join all buckets again, one after the other, and look for each pair: as long as pairing all shards.",
+        ),
+    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Do what is safe about it, and say what was done.")] = False,
+    safe_hours: Annotated[
+        float,
+        typer.Option(
+            help="Younger files that nobody knows may be somebody's who is at work, and count as right.", min=0
+        ),
+    ] = 6.0,
+    output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
+) -> None:
+    """Look for what is lost, doubled, half-written or stuck, and say what mends it. Exit code 1: something is wrong.
+
+    It reads the ledger, the staging area's listing, its lists of shards and what each pull has noted, the pair_ids and
+    footers of units that are not loaded, and counts the captions of each unit by an index. Captions and bucket files
+    are not read without --footers and --pairs. Nothing is changed without --repair, and what is being worked on never.
+
+    Example: capsfusion check --start 2026-11-10 --end 2026-11-13 --footers
+    """
+    import json
+    from datetime import timedelta
+
+    from capsfusion_tasks.checks.check import check as check_all
+    from capsfusion_tasks.warehouse.queries import Scope
+
+    within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
+    result = check_all(
+        load_settings(),
+        Scope(interval=within),
+        footers=footers,
+        join=pairs,
+        repair=repair,
+        safe_age=timedelta(hours=safe_hours),
+    )
+    if output_format == "json":
+        print(json.dumps(result.as_dict()))
+    else:
+        for line in result.lines():
+            Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    if result.left:
+        raise typer.Exit(1)

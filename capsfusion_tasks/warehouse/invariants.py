@@ -1,0 +1,87 @@
+"""What `capsfusion check` asks the ledger: shards and units as they stand, and what breaks a rule of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine, delete, func, select, update
+
+from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.warehouse.ownership import alone_with
+from capsfusion_tasks.warehouse.queries import Scope
+from capsfusion_tasks.warehouse.tables import shards, work_units
+
+
+@dataclass(frozen=True)
+class LedgerShard:
+    shard_id: str
+    side: Side
+    path: str
+    state: str
+    rows: int | None
+    dropped: dict[str, int] | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class LedgerUnit:
+    """``interval`` or ``replay``: what it was planned for."""
+
+    unit_id: str
+    fusion_id: str
+    state: str
+    rows_in: int
+    tries: int
+    error: str | None
+    interval: Interval | None
+    replay: str | None
+    loaded_at: datetime | None
+
+
+def ledger_shards(connection: Connection) -> dict[str, LedgerShard]:
+    """By their ids."""
+    names = [shards.c[name] for name in LedgerShard.__annotations__]
+    return {row.shard_id: LedgerShard(*row) for row in connection.execute(select(*names))}
+
+
+def ledger_units(connection: Connection, scope: Scope) -> list[LedgerUnit]:
+    """Those of the scope, by their ids."""
+    statement = select(work_units).where(scope.clause()).order_by(work_units.c.unit_id)
+    return [
+        LedgerUnit(
+            row.unit_id,
+            row.fusion_id,
+            row.state,
+            row.rows_in,
+            row.tries,
+            row.error,
+            Interval(start=row.interval_start, end=row.interval_end) if row.interval_start is not None else None,
+            row.replay,
+            row.loaded_at,
+        )
+        for row in connection.execute(statement)
+    ]
+
+
+def unit_ids(connection: Connection) -> set[str]:
+    """Of all units."""
+    return set(connection.scalars(select(work_units.c.unit_id)))
+
+
+def pull_again(engine: Engine, shard_ids: Sequence[str]) -> None:
+    """The shards count as discovered, not pulled."""
+    statement = update(shards).where(shards.c.shard_id.in_(shard_ids))
+    with engine.begin() as connection:
+        connection.execute(statement.values(state="discovered", rows=None, dropped=None, updated_at=func.now()))
+
+
+def forget_unit(engine: Engine, unit_id: str) -> None:
+    """Take a unit out of the ledger that is not loaded: its pairs are in no unit then, and are planned again.
+
+    Raises NotReadyError where somebody is at work on it.
+    """
+    with alone_with(engine, unit_id) as connection:
+        connection.execute(delete(work_units).where(work_units.c.unit_id == unit_id, work_units.c.state != "loaded"))
