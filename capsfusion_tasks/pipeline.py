@@ -10,6 +10,7 @@ from capsfusion_tasks import replay, stages
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.estimate import UNLIMITED, Budget
 from capsfusion_tasks.fusion import launcher
+from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.schemas import Replay, Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.warehouse import quarantine
@@ -96,7 +97,7 @@ def _run_unit(
         stages.fuse_started(settings, unit)
         try:
             if not stages.is_fused(settings, unit):
-                launcher.run(stages.fuse_argv(settings, unit), on_line=say)
+                launcher.run(stages.fuse_argv(settings, unit), on_line=say, patience=Patience.of(settings))
             stages.fuse_finished(settings, unit)
         except (InputError, NotReadyError, launcher.TorchrunFailed) as error:
             stages.fuse_failed(settings, unit, str(error))

@@ -96,6 +96,12 @@ class Settings(BaseSettings):
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="Rows that a rank fuses together; auto: what fits in the GPU's memory, 32 on a CPU."
     )
+    stall_minutes: float = Field(
+        15, gt=0, description="A rank that finishes no row for so long hangs: it is ended, and the task tried again."
+    )
+    loading_minutes: float = Field(
+        60, gt=0, description="The same for its first row: before it the model is fetched and loaded."
+    )
     chunk_rows: int = Field(64, ge=1, description="Rows of a chunk: what a crash can cost each rank.")
 
     buckets: Literal["auto"] | Annotated[int, Field(ge=1, le=65536)] = Field(

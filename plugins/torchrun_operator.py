@@ -10,6 +10,7 @@ from run_context import set_label, settings_of
 
 from capsfusion_tasks import stages
 from capsfusion_tasks.fusion.launcher import Torchrun
+from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Settings
 
@@ -44,7 +45,8 @@ class TorchrunOperator(BaseOperator):
         stages.fuse_started(settings, unit)
         if stages.is_fused(settings, unit):
             return stages.fuse_finished(settings, unit)
-        self._torchrun = Torchrun(stages.fuse_argv(settings, unit), on_line=self.log.info)
+        argv, patience = stages.fuse_argv(settings, unit), Patience.of(settings)
+        self._torchrun = Torchrun(argv, on_line=self.log.info, patience=patience)
         try:
             self._torchrun.start()
             self._torchrun.wait()

@@ -24,6 +24,7 @@ from capsfusion_tasks.fusion.chunks import Figures
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, torchrun_argv
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, write_pieces
+from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.storage import Storage
 
@@ -76,7 +77,8 @@ def fuse_file(
         chunks=_CHUNKS,
         fusion_id=fusion.fusion_id,
     )
-    _fuse_while_reading(job, rows, storage, torchrun_argv(job, settings.nproc_per_node), on_line)
+    torchrun = Torchrun(torchrun_argv(job, settings.nproc_per_node), on_line=on_line, patience=Patience.of(settings))
+    _fuse_while_reading(job, rows, storage, torchrun)
 
     fused = _Fused(job, rows, storage)
     write_caption_file(target, rows, fused.captions())
@@ -84,11 +86,8 @@ def fuse_file(
     return FuseResult(fused.figures, fused.failed)
 
 
-def _fuse_while_reading(
-    job: FuseJob, rows: CaptionFile, storage: Storage, argv: list[str], on_line: Callable[[str], None]
-) -> None:
+def _fuse_while_reading(job: FuseJob, rows: CaptionFile, storage: Storage, torchrun: Torchrun) -> None:
     """Run torchrun, and meanwhile give it the file's pairs, piece by piece: the first caption waits for one piece."""
-    torchrun = Torchrun(argv, on_line=on_line)
     stopped = threading.Event()
 
     def pieces() -> Iterator[pa.Table]:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Literal
+from contextlib import suppress
+from typing import IO, Literal
 
+import psutil
 from pydantic import BaseModel, ConfigDict
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.fusion.stall import Patience, StallWatch
 from capsfusion_tasks.settings import Settings
 
 INPUT_ERROR_MARK = "capsfusion input error: "
 _LAST_LINES = 30
+_WATCH_SECONDS = 1.0
 # OpenMP's threads spin while they wait for each other, by default so long that two jobs on one CPU slow each other down
 # by seven times. This many turns cost a job that is alone nothing measurable, and two at once get half the speed each.
 _DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
@@ -84,15 +90,24 @@ class TorchrunFailed(Exception):
 
 
 class Torchrun:
-    """One torchrun process: start, wait, terminate. Its output comes line by line to ``on_line``."""
+    """One torchrun process: start, wait, terminate. Its output comes line by line to ``on_line``.
+
+    A rank that gets nothing done for longer than ``patience`` ends all of them.
+    """
 
     def __init__(
-        self, argv: list[str], env: Mapping[str, str] | None = None, on_line: Callable[[str], None] | None = None
+        self,
+        argv: list[str],
+        env: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self._argv = argv
         self._env = {**_DEFAULTS, **os.environ, **(env or {}), "PYTHONUNBUFFERED": "1"}
         self._on_line = on_line or print
+        self._patience = patience or Patience()
         self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.Queue[str | None] = queue.Queue()  # None: there are no more
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -105,21 +120,43 @@ class Torchrun:
             errors="replace",
             preexec_fn=_die_with_parent,
         )
+        threading.Thread(target=self._read, args=(self._process.stdout,), name="torchrun", daemon=True).start()
+
+    def _read(self, output: IO[str]) -> None:
+        for line in output:
+            self._lines.put(line.rstrip())
+        self._lines.put(None)
 
     def wait(self) -> None:
-        """Pass on output until torchrun has ended. Raises InputError if a rank met one, else TorchrunFailed."""
-        if self._process is None or self._process.stdout is None:
+        """Pass on output until torchrun has ended.
+
+        Raises InputError if a rank met one, NotReadyError if one hangs, and TorchrunFailed for all else.
+        """
+        if self._process is None:
             raise RuntimeError("torchrun was not started")
         last: deque[str] = deque(maxlen=_LAST_LINES)
-        for line in self._process.stdout:
-            last.append(line.rstrip())
+        watch = StallWatch(self._patience)
+        while True:
+            try:
+                line = self._lines.get(timeout=_WATCH_SECONDS)
+            except queue.Empty:
+                line = ""
+            if line is None:
+                break
             if line.startswith(INPUT_ERROR_MARK):
                 # Where one rank met it, all of them did: torchrun would only repeat it in a page of tracebacks.
                 self.terminate()
-                self._process.stdout.close()
                 self._process.wait()
                 raise InputError(line.removeprefix(INPUT_ERROR_MARK).strip())
-            self._on_line(line.rstrip())
+            if line and not watch.takes(line):
+                last.append(line)
+                self._on_line(line)
+            if hung := watch.hung():
+                self._kill()
+                raise NotReadyError(
+                    f"{hung}: torchrun and all its ranks are ended. The next try goes on from the finished chunks; if"
+                    " they were merely slow, raise CAPSFUSION_STALL_MINUTES or CAPSFUSION_LOADING_MINUTES"
+                )
         code = self._process.wait()
         if code != 0:
             raise TorchrunFailed(f"torchrun ended with exit code {code}; its last lines:\n" + "\n".join(last))
@@ -129,10 +166,21 @@ class Torchrun:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
+    def _kill(self) -> None:
+        """SIGKILL to all of them: a process that is stopped or hangs in a driver's call does not hear SIGTERM."""
+        if self._process is None:
+            return
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        self._process.wait()
+        for process in family:
+            with suppress(psutil.NoSuchProcess):  # as it should be: ranks die with torchrun
+                process.kill()
 
-def run(argv: list[str], on_line: Callable[[str], None] | None = None) -> None:
+
+def run(argv: list[str], on_line: Callable[[str], None] | None = None, patience: Patience | None = None) -> None:
     """Start torchrun and wait for it; whatever interrupts the wait ends it."""
-    torchrun = Torchrun(argv, on_line=on_line)
+    torchrun = Torchrun(argv, on_line=on_line, patience=patience)
     torchrun.start()
     try:
         torchrun.wait()

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 
 import torch
 from torch.distributed.distributed_c10d import Store
@@ -23,6 +24,7 @@ from capsfusion_tasks.fusion.node import die_with_parent, take_device
 from capsfusion_tasks.fusion.pairs_input import PairsInput
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.results import COUNTED, Results
+from capsfusion_tasks.fusion.stall import SignsOfLife
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.storage import Storage
 
@@ -35,6 +37,8 @@ _POLL_SECONDS = 0.1
 
 def fuse_chunks(job: FuseJob, store: Store, rank: int, local_rank: int, local_world_size: int) -> None:
     """Fuse what this rank can claim of the job's chunks that are not done yet."""
+    signs = SignsOfLife(rank)
+    signs.give("loading")
     storage = Storage(job.staging)
     pairs = PairsInput(storage, job.pairs, job.piece_rows)
     folder = model_folder(job.model)
@@ -48,6 +52,7 @@ def fuse_chunks(job: FuseJob, store: Store, rank: int, local_rank: int, local_wo
         progress = Progress(store, pairs)
         for completion in complete_all(engine, ClaimedRequests(first, feed, results)):
             results.add(completion)
+            signs.give("working")
             if rank == 0:
                 progress.report()
         results.close()
@@ -55,8 +60,9 @@ def fuse_chunks(job: FuseJob, store: Store, rank: int, local_rank: int, local_wo
             lock.close()
     else:
         progress = Progress(store, pairs)
+    signs.give("waiting")
     if rank == 0:
-        progress.wait_for_all()
+        progress.wait_for_all(on_progress=lambda: signs.give("waiting"))
         _delete_strays(storage, job, pairs.total() or 0)
 
 
@@ -124,9 +130,13 @@ class Progress:
         self._store, self._pairs = store, pairs
         self._started = self._reported = time.monotonic()
 
-    def wait_for_all(self) -> None:
-        """Go on reporting until the other ranks are done as well."""
-        while (total := self._pairs.total()) is None or self._done() < total:
+    def wait_for_all(self, on_progress: Callable[[], None]) -> None:
+        """Go on reporting until the other ranks are done as well, which may be on other nodes."""
+        before = -1
+        while (total := self._pairs.total()) is None or (done := self._done()) < total:
+            if done > before:
+                on_progress()
+            before = done
             time.sleep(_POLL_SECONDS)
             self.report()
         self.report(now=True)

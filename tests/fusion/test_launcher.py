@@ -14,8 +14,9 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, gpu_count, run, torchrun_argv
+from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.storage import Storage
 from tests.fusion.conftest import PAIRS
@@ -41,6 +42,11 @@ def wait_for_chunks(folder: Path, count: int) -> None:
 def family_of(pid: int) -> list[psutil.Process]:
     parent = psutil.Process(pid)
     return [parent, *parent.children(recursive=True)]
+
+
+def is_of_torchrun(process: psutil.Process) -> bool:
+    """torchrun and its ranks, beside whatever other tests keep."""
+    return bool(re.search(r"pt_elastic|fusion\.worker", " ".join(process.cmdline())))
 
 
 @pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
@@ -71,12 +77,25 @@ def test_ranks_die_with_whoever_started_torchrun(job: FuseJob, tmp_path: Path) -
     assert not alive
 
 
+def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, tmp_path: Path) -> None:
+    torchrun = Torchrun(torchrun_argv(job, 2), on_line=lambda line: None, patience=Patience(stall=4, loading=300))
+    torchrun.start()
+    wait_for_chunks(tmp_path, 4)
+    family = [process for process in psutil.Process().children(recursive=True) if is_of_torchrun(process)]
+    ranks = [process for process in family if process.environ().get("RANK") == "1"]
+    ranks[0].suspend()
+    with pytest.raises(NotReadyError, match=r"1 ha\w+ finished no row for .* CAPSFUSION_STALL_MINUTES"):
+        torchrun.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert len(list(tmp_path.glob("chunks/[0-9]*.parquet"))) >= 4
+
+
 def test_terminate_returns_at_once_and_ends_all(job: FuseJob, tmp_path: Path) -> None:
     torchrun = Torchrun(torchrun_argv(job, 1), on_line=lambda line: None)
     torchrun.start()
     wait_for_chunks(tmp_path, 1)
-    children = psutil.Process().children(recursive=True)  # torchrun and its rank, beside whatever other tests keep
-    family = [process for process in children if re.search(r"pt_elastic|fusion\.worker", " ".join(process.cmdline()))]
+    family = [process for process in psutil.Process().children(recursive=True) if is_of_torchrun(process)]
     assert len(family) >= 2
     started = time.monotonic()
     torchrun.terminate()
