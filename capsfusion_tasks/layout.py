@@ -30,6 +30,7 @@ BUCKETS_CONFIG = "buckets/config.json"
 
 
 RUNS = "runs"  # a folder for each interval, named by its key
+REPLAYS = "replays"  # … and for each replay
 
 
 def discovered(interval: Interval) -> str:
@@ -46,7 +47,7 @@ ANY_BUCKET = "any"  # instead of a bucket's number: of pairs whose bucket cannot
 
 def pairs_folder(work: Interval | Replay) -> str:
     """The pairs of an interval or of a replay, a file per bucket."""
-    return f"{'runs' if isinstance(work, Interval) else 'replays'}/{work.key}/pairs"
+    return f"{RUNS if isinstance(work, Interval) else REPLAYS}/{work.key}/pairs"
 
 
 def unit_pairs(unit_id: str) -> str:

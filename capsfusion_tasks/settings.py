@@ -83,6 +83,10 @@ class Settings(BaseSettings):
         None, description="Folder for shards while they are fetched and split; unset: a folder of the user's in TMPDIR."
     )
 
+    keep_units_days: float = Field(
+        14, ge=0, description="`capsfusion gc` leaves the files of a unit alone for so long after it was loaded."
+    )
+
     model: str = Field(str(MODEL), description="Folder or hub id of the model; unset: the bundled demo model.")
     engine: Literal["native", "transformers"] = Field(
         "native", description="native: LLaMA models, fast; transformers: any causal model, the reference."

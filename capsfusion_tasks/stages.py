@@ -15,6 +15,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from capsfusion_tasks import layout, planning
+from capsfusion_tasks.checks.check import check as run_checks
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.estimate import UNLIMITED, Budget
 from capsfusion_tasks.export import export_captions
@@ -39,6 +40,7 @@ from capsfusion_tasks.warehouse.captions import raws_by_caption
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.export import Selection
 from capsfusion_tasks.warehouse.load import load_unit
+from capsfusion_tasks.warehouse.queries import Scope
 
 log = logging.getLogger(__name__)
 
@@ -269,6 +271,16 @@ def export(settings: Settings, interval: Interval, export_to: str) -> dict[str, 
     with open_warehouse(settings) as warehouse:
         manifest = export_captions(warehouse, storage, selection, overwrite="outdated", say=log.info)
     return {"target": storage.path(""), "rows": manifest.rows, "files": len(manifest.files)}
+
+
+def check(settings: Settings, interval: Interval) -> dict[str, Any]:
+    """What is lost, doubled, half-written or stuck of the interval: ``findings``, and all of it as ``text``.
+
+    Shards and units that failed are left out: the report has them.
+    """
+    found = run_checks(settings, Scope(interval=interval, fusion_id=identify(settings).fusion_id), footers=True)
+    found.findings = [one for one in found.findings if one.rule not in ("shard-failed", "unit-failed")]
+    return {**found.as_dict(), "text": "\n".join(f"check: {line}" for line in found.lines())}
 
 
 def report(settings: Settings, interval: Interval) -> dict[str, Any]:

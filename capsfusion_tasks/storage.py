@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,6 +90,11 @@ class Storage:
 
     def delete(self, path: str) -> None:
         self.filesystem.delete_file(path)
+
+    def delete_folder(self, path: str) -> None:
+        """With all that is in it; nothing, where it is not there."""
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_dir(path)
 
     def delete_unpublished(self, folder: str) -> None:
         """Delete what killed writers have left right inside ``folder``, where nobody is writing now."""

@@ -124,6 +124,18 @@ def capsfusion() -> None:
             raise AirflowSkipException("export_to is empty")
         return stages.export(settings_of(context), interval_of(context), export_to)
 
+    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=30))
+    def check() -> Json:
+        """Looks for what is lost, doubled, half-written or stuck of this interval. Fails where it finds anything."""
+        context = get_current_context()
+        result = stages.check(settings_of(context), interval_of(context))
+        print(result["text"])
+        context["ti"].xcom_push(run_note.KEY, result["text"])
+        if findings := result["findings"]:
+            first = findings[0]
+            raise InputError(f"{len(findings)} findings; the first: {first['rule']}: {first['where']}: {first['what']}")
+        return result
+
     # The last task decides the run's state, so it fails where anything before it did.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
     def report() -> Json:
@@ -134,7 +146,8 @@ def capsfusion() -> None:
         context = get_current_context()
         result = stages.report(settings_of(context), interval_of(context))
         print(result["text"])
-        context["ti"].xcom_push(run_note.KEY, result["text"])
+        checked = context["ti"].xcom_pull(task_ids="check", key=run_note.KEY) or "check: it could not be done"
+        context["ti"].xcom_push(run_note.KEY, f"{result['text']}\n{checked}")
         interval = [str(context["data_interval_start"]), str(context["data_interval_end"])]
         tell_followers(context, result, data_interval=interval)
         if failures := result["failures"]:
@@ -146,7 +159,7 @@ def capsfusion() -> None:
     units = plan()
     pull.expand(shard=discover()) >> buckets
     pair.expand(buckets=buckets) >> units
-    each_unit.expand(unit=units) >> export() >> report()
+    each_unit.expand(unit=units) >> export() >> check() >> report()
 
 
 capsfusion()

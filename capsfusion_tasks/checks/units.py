@@ -128,9 +128,7 @@ def _put_back(evidence: Evidence, unit: LedgerUnit) -> str:
 
 def _forget(evidence: Evidence, unit: LedgerUnit) -> str:
     forget_unit(evidence.warehouse.engine, unit.unit_id)
-    for file in evidence.listing.under(f"units/{unit.unit_id}"):
-        if evidence.storage.exists(file.path):
-            evidence.storage.delete(file.path)
+    evidence.storage.delete_folder(f"units/{unit.unit_id}")
     return "taken out of the ledger: its pairs are in no unit now, and the next run of its interval plans them again"
 
 

@@ -65,3 +65,36 @@ def check(
             Console().print(line, highlight=False, markup=False, soft_wrap=True)
     if result.left:
         raise typer.Exit(1)
+
+
+def gc(
+    keep_days: Annotated[
+        float | None,
+        typer.Option(help="Keep units for so long after they were loaded. Default: CAPSFUSION_KEEP_UNITS_DAYS.", min=0),
+    ] = None,
+    safe_hours: Annotated[
+        float, typer.Option(help="Keep temporary files and scratch folders that were written since.", min=0)
+    ] = 6.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it. Without, it is only told.")] = False,
+    output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
+) -> None:
+    """Tell what nothing needs any more in the staging area and in this machine's scratch space, or --delete it.
+
+    Files of loaded units, pairs of ended replays, files of units that the ledger does not have, and what killed
+    processes have left. Never what a unit needs that is not loaded, nor anything of an interval that has such a unit;
+    never buckets, lists of shards or pairs of intervals: rows that arrive later find their partners there.
+
+    Example: capsfusion gc --keep-days 30 --delete
+    """
+    import json
+    from datetime import timedelta
+
+    from capsfusion_tasks.garbage import collect
+
+    settings = load_settings(keep_units_days=keep_days)
+    collected = collect(settings, safe_age=timedelta(hours=safe_hours), delete=delete)
+    if output_format == "json":
+        print(json.dumps(collected.as_dict()))
+    else:
+        for line in collected.lines():
+            Console().print(line, highlight=False, markup=False, soft_wrap=True)

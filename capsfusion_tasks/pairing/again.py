@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from capsfusion_tasks import layout
+from capsfusion_tasks import layout, scratch
 from capsfusion_tasks.pairing.buckets import bucket_numbers
 from capsfusion_tasks.pairing.spill import BucketSpill
 from capsfusion_tasks.schemas import PAIRS, Replay
@@ -27,10 +25,9 @@ def split_pairs(tables: Iterable[pa.Table], replay: Replay, storage: Storage, se
     target = layout.pairs_folder(replay)
     for path in storage.files(target):
         storage.delete(path)
-    settings.scratch_folder.mkdir(parents=True, exist_ok=True)
     rows = 0
-    with TemporaryDirectory(dir=settings.scratch_folder, prefix="replay-") as folder:
-        spill = BucketSpill(Path(folder), PAIRS)
+    with scratch.temporary_folder(settings.scratch_folder, "replay-") as folder:
+        spill = BucketSpill(folder, PAIRS)
         for table in tables:
             changed = pc.match_substring(table["image_url"], "\ufffd").to_numpy()
             spill.add(table, np.where(changed, buckets, bucket_numbers(table["image_url"], buckets)))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import mmh3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capsfusion_tasks import layout
+from capsfusion_tasks import layout, scratch
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.columns import Counts, canonical_rows, source_columns
@@ -35,9 +33,8 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
     if (done := split_counts(shard, storage)) is not None:
         return done
     counts = Counts()
-    settings.scratch_folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=settings.scratch_folder, prefix="split-") as folder:
-        spill = BucketSpill(Path(folder))
+    with scratch.temporary_folder(settings.scratch_folder, "split-") as folder:
+        spill = BucketSpill(folder)
         for table in together(_read(stream, shard, settings, counts), _HELD_ROWS):
             spill.add(table.select(BUCKET_ROWS.names), _numbers(table, buckets))
 

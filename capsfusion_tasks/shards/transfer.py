@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import httpx2
@@ -19,12 +18,13 @@ import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.scratch import abandoned, held, remove
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import MayPass, retrying
 
 _PART_BYTES = 32 << 20
 _CONNECTIONS = 4
-_STALE_SECONDS = 7 * 24 * 3600  # a broken transfer that nobody took up again
+_STALE = timedelta(days=7)  # a broken transfer that nobody took up again
 
 
 def sha256(file: Path) -> str:
@@ -50,7 +50,8 @@ def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Pat
     ``scratch``, and the next try on this machine asks for the others only.
     """
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _sweep(scratch)
+    for left in abandoned(scratch, _STALE):
+        remove(left)
     folder = scratch / shard.shard_id
     with _owned(folder, address.where):
         try:
@@ -197,22 +198,12 @@ def _check_space(needed: int, folder: Path, where: str) -> None:
 def _owned(folder: Path, where: str) -> Iterator[None]:
     """Hold ``folder`` for this process alone: a task that Airflow gave up may still be running beside its retry."""
     folder.mkdir(exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(folder))
         except BlockingIOError as error:
             raise NotReadyError(
                 f"another process on this machine is reading {where}: try again when it is done"
             ) from error
         folder.mkdir(exist_ok=True)  # whoever held it may have removed it meanwhile
         yield
-    finally:
-        os.close(handle)
-
-
-def _sweep(scratch: Path) -> None:
-    for folder in scratch.iterdir():
-        with suppress(FileNotFoundError):  # another process has just finished with it
-            if folder.stat().st_mtime < time.time() - _STALE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)

@@ -124,7 +124,8 @@ def test_the_tasks_are_wired_in_the_order_the_data_flows(facts: dict[str, Any]) 
         "validate": ["fuse", "plan"],
         "load": ["plan", "validate"],
         "export": ["load"],
-        "report": ["export"],
+        "check": ["export"],
+        "report": ["check"],
     }
     assert [name for name, task in facts["tasks"].items() if task["mapped"]] == [
         "pull",

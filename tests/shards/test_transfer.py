@@ -257,12 +257,13 @@ def test_two_processes_do_not_write_one_copy(shard: Shard, scratch: Path) -> Non
 
 
 def test_broken_transfers_that_nobody_takes_up_are_swept_away(shard: Shard, scratch: Path) -> None:
-    for name, age in (("old", timedelta(days=8)), ("young", timedelta(days=6))):
+    old, young = "0" * 16, "1" * 16
+    for name, age in ((old, timedelta(days=8)), (young, timedelta(days=6)), ("photos", timedelta(days=8))):
         (scratch / name).mkdir(parents=True)
         when = (datetime.now(UTC) - age).timestamp()
         os.utime(scratch / name, (when, when))
     read(shard, scratch)
-    assert [path.name for path in scratch.iterdir()] == ["young"]
+    assert {path.name for path in scratch.iterdir()} == {young, "photos"}  # those of somebody else are left alone
 
 
 def test_a_failing_part_ends_the_others(web: WebServer, shard: Shard, scratch: Path) -> None:
