@@ -7,6 +7,7 @@ not mend is raised as ``InputError``.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ Existing = Literal["skip", "replace"]
 # One pair task per so many bytes of shards: what a new row is joined with is everything that is there.
 _PAIR_TASK_BYTES = 4 << 30
 _PAIR_TASKS_MAX = 64
+_PROGRESS_SECONDS = 30.0
 _BUCKETS_AT_ONCE = 3  # while one is read, another is joined and a third written
 
 
@@ -100,8 +102,14 @@ def pair(settings: Settings, interval: Interval, buckets: list[int]) -> dict[str
     """Join the interval's new rows with everything that is there, in each of ``buckets``."""
     storage = Storage(settings.staging_uri)
     new = {shard.shard_id for shard in discovery.discovered(interval, storage)}
+    pairs, told = 0, time.monotonic()
     with ThreadPoolExecutor(_BUCKETS_AT_ONCE) as pool:
-        pairs = sum(pool.map(lambda bucket: pair_bucket(bucket, new, interval, storage, settings), buckets))
+        found = pool.map(lambda bucket: pair_bucket(bucket, new, interval, storage, settings), buckets)
+        for done, count in enumerate(found, start=1):
+            pairs += count
+            if time.monotonic() > told + _PROGRESS_SECONDS:
+                told = time.monotonic()
+                log.info("%d/%d buckets are joined, %d pairs", done, len(buckets), pairs)
     return {"buckets": len(buckets), "pairs": pairs}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,8 @@ from capsfusion_tasks.pairing.spill import BucketSpill
 from capsfusion_tasks.schemas import BUCKET_ROWS, Shard
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.storage import Storage
+
+log = logging.getLogger(__name__)
 
 _HELD_ROWS = 1 << 18  # rows of a shard that are in memory at a time, whatever its size, and rows of a row group
 _WRITERS = 4  # bucket files that are written at the same time: on S3 each takes a round trip or three
@@ -37,6 +40,7 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
         spill = BucketSpill(folder)
         for table in together(_read(stream, shard, settings, counts), _HELD_ROWS):
             spill.add(table.select(BUCKET_ROWS.names), _numbers(table, buckets))
+            log.info("%s: %d rows are split", shard.label, counts.rows)
 
         def write(bucket: int) -> None:
             path = layout.bucket_file(shard.side, bucket, shard.shard_id)

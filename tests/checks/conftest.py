@@ -32,11 +32,44 @@ DAYS = [
 _numbers = count(1)
 
 
+def settings_for(shards: Path, home: Path, warehouse_url: str, **more: Any) -> Settings:
+    return load_settings(
+        laion2b=str(shards / "laion-2b"),
+        laion_coco=str(shards / "laion-coco"),
+        warehouse_url=warehouse_url,
+        home=home,
+        scratch=home / "scratch",
+        buckets=4,
+        chunk_rows=4,
+        unit_tokens=2000,
+        **more,
+    )
+
+
+@dataclass
+class Built:
+    """Where it was made."""
+
+    shards: Path
+    home: Path
+    warehouse_url: str
+
+
 @dataclass
 class Area:
     """What a test may break."""
 
-    settings: Settings
+    shards: Path
+    home: Path
+    warehouse_url: str
+
+    @property
+    def settings(self) -> Settings:
+        return self.with_settings()
+
+    def with_settings(self, **more: Any) -> Settings:
+        """The area's, but for ``more``."""
+        return settings_for(self.shards, **{"home": self.home, "warehouse_url": self.warehouse_url, **more})
 
     @property
     def storage(self) -> Storage:
@@ -44,7 +77,7 @@ class Area:
 
     @property
     def staging(self) -> Path:
-        return Path(self.settings.staging_uri)
+        return self.home / "staging"
 
     def check(self, **options: Any) -> Result:
         """Whatever the age of a file: nobody is at work in a test."""
@@ -54,7 +87,7 @@ class Area:
         return sorted({finding.rule for finding in self.check(**options).findings})
 
     def execute(self, *statements: str) -> None:
-        engine = create_engine(self.engine_url)
+        engine = create_engine(self.warehouse_url)
         with engine.begin() as connection:
             connection.execute(text("set search_path = capsfusion"))
             for statement in statements:
@@ -62,16 +95,12 @@ class Area:
         engine.dispose()
 
     def one(self, query: str) -> Any:
-        engine = create_engine(self.engine_url)
+        engine = create_engine(self.warehouse_url)
         with engine.connect() as connection:
             connection.execute(text("set search_path = capsfusion"))
             found = connection.execute(text(query)).scalar_one()
         engine.dispose()
         return found
-
-    @property
-    def engine_url(self) -> str:
-        return str(self.settings.warehouse_url).replace("postgresql://", "postgresql+psycopg://", 1)
 
     @property
     def planned(self) -> str:
@@ -125,30 +154,22 @@ def fuse_by_hand(settings: Settings, unit: Unit) -> None:
 
 
 @pytest.fixture(scope="session")
-def built(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def built(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     folder = tmp_path_factory.mktemp("built")
     write_sample_data(folder / "shards", rows_per_day=16)
     with new_warehouse(postgres) as url:
-        settings = load_settings(
-            laion2b=str(folder / "shards" / "laion-2b"),
-            laion_coco=str(folder / "shards" / "laion-coco"),
-            warehouse_url=url,
-            home=folder / "home",
-            buckets=4,
-            chunk_rows=4,
-            unit_tokens=2000,
-        )
+        settings = settings_for(folder / "shards", folder / "home", url)
         for day in DAYS[:2]:
             run_day(settings, day)
         assert len(plan_day(settings, DAYS[2])) > 1
-        yield settings
+        yield Built(folder / "shards", folder / "home", url)
 
 
 @pytest.fixture
-def area(built: Settings, postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[Area]:
-    shutil.copytree(built.staging_uri, tmp_path / "staging")
-    with copied_warehouse(postgres, str(built.warehouse_url)) as url:
-        yield Area(built.model_copy(update={"home": tmp_path, "warehouse_url": url, "scratch": tmp_path / "scratch"}))
+def area(built: Built, postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[Area]:
+    shutil.copytree(built.home / "staging", tmp_path / "staging")
+    with copied_warehouse(postgres, built.warehouse_url) as url:
+        yield Area(built.shards, tmp_path, url)
 
 
 @contextmanager

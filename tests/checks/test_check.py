@@ -47,14 +47,14 @@ def test_nothing_is_wrong_where_nothing_is_broken(area: Area) -> None:
 
 def test_an_empty_area_is_as_it_should_be(area: Area, tmp_path: Path) -> None:
     area.execute("truncate work_units, shards cascade")
-    empty = area.settings.model_copy(update={"home": tmp_path / "none"})
+    empty = area.with_settings(home=tmp_path / "none")
     assert check(empty, join=True).findings == []
 
 
 def test_an_area_that_is_not_mounted_is_told_and_nothing_repaired(area: Area, tmp_path: Path) -> None:
     units = area.one("select count(*) from work_units")
     with pytest.raises(InputError, match=r"is it mounted, and does CAPSFUSION_STAGING name"):
-        check(area.settings.model_copy(update={"home": tmp_path / "none"}), repair=True)
+        check(area.with_settings(home=tmp_path / "none"), repair=True)
     assert area.one("select count(*) from work_units") == units
 
 
@@ -326,7 +326,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(area: Area, monkeypat
 
 
 def test_an_area_on_s3_is_checked_too(area: Area, s3_bucket: str) -> None:
-    remote = area.settings.model_copy(update={"staging": f"{s3_bucket}/checked"})
+    remote = area.with_settings(staging=f"{s3_bucket}/checked")
     storage = Storage(remote.staging_uri)
     for file in area.storage.tree():
         with area.storage.filesystem.open_input_stream(file.path) as stream, storage.publish(file.path) as copy:
@@ -336,6 +336,18 @@ def test_an_area_on_s3_is_checked_too(area: Area, s3_bucket: str) -> None:
     [finding] = check(remote, safe_age=timedelta(0), repair=True).findings
     assert finding.rule == "unit-pairs"
     assert check(remote, safe_age=timedelta(0)).findings == []
+
+
+def test_a_run_ends_with_a_check_of_its_interval_that_leaves_failures_to_the_report(area: Area) -> None:
+    first(area.staging, BUCKET_FILE).unlink()
+    area.execute(
+        "update work_units set state = 'failed', error = 'no GPU'"
+        " where unit_id = (select min(unit_id) from work_units where state = 'planned')"
+    )
+    found = {day: stages.check(area.settings, day) for day in DAYS}
+    assert [len(result["findings"]) for result in found.values()] == [1, 0, 0]
+    assert "check: bucket-file-missing: buckets/laion_2b/" in found[DAYS[0]]["text"]
+    assert found[DAYS[2]]["text"].endswith("check: nothing is wrong")
 
 
 def test_a_lost_connection_does_not_end_the_work_and_the_lock_comes_back(

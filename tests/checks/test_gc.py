@@ -26,7 +26,8 @@ NOW = timedelta(0)
 
 
 def collect_all(settings: Settings, *, delete: bool = True, keep_days: float = 0) -> Collection:
-    return collect(settings.model_copy(update={"keep_units_days": keep_days}), safe_age=NOW, delete=delete)
+    days = settings.model_copy(update={"keep_units_days": keep_days})
+    return collect(days, safe_age=NOW, delete=delete)
 
 
 def kinds(collection: Collection) -> set[str]:
@@ -121,13 +122,13 @@ def test_a_unit_that_somebody_is_at_work_on_is_kept(area: Area) -> None:
 
 
 def test_with_the_wrong_warehouse_nothing_goes(area: Area, warehouse_url: str) -> None:
-    wrong = area.settings.model_copy(update={"warehouse_url": warehouse_url})
+    wrong = area.with_settings(warehouse_url=warehouse_url)
     with pytest.raises(InputError, match=r"does CAPSFUSION_WAREHOUSE_URL name the warehouse that the runs use"):
         collect_all(wrong)
 
 
 def test_on_s3_too(area: Area, s3_bucket: str) -> None:
-    remote = area.settings.model_copy(update={"staging": f"{s3_bucket}/collected"})
+    remote = area.with_settings(staging=f"{s3_bucket}/collected")
     storage = Storage(remote.staging_uri)
     for file in area.storage.tree():
         with area.storage.filesystem.open_input_stream(file.path) as stream, storage.publish(file.path) as copy:
