@@ -22,10 +22,16 @@ SAFE_AGE = timedelta(hours=6)
 
 @dataclass
 class Result:
-    """``looked_at``: how much of each kind; ``pairs``: fusion_id → what became of its pairs, where that was asked."""
+    """``looked_at``: how much of each kind; ``rows``: side → what became of the rows of its pulled shards.
+
+    Where pairs were looked for, also ``paired``: side → its rows that have a partner, and ``pairs``: fusion_id → what
+    became of its pairs.
+    """
 
     looked_at: dict[str, int]
+    rows: dict[str, dict[str, int]]
     findings: list[Finding]
+    paired: dict[str, int] = field(default_factory=dict)
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)
     repaired: dict[int, str] = field(default_factory=dict)  # number of the finding → what was done
 
@@ -38,10 +44,22 @@ class Result:
         findings = [
             {**finding.as_dict(), "repaired": self.repaired.get(number)} for number, finding in enumerate(self.findings)
         ]
-        return {"looked_at": self.looked_at, "pairs": self.pairs, "findings": findings}
+        return {
+            "looked_at": self.looked_at,
+            "rows": self.rows,
+            "paired": self.paired,
+            "pairs": self.pairs,
+            "findings": findings,
+        }
 
     def lines(self) -> Iterator[str]:
         yield "looked at " + ", ".join(f"{count} {name}" for name, count in self.looked_at.items())
+        for side, counts in self.rows.items():
+            parts = " + ".join(f"{count} {name}" for name, count in counts.items())
+            yield f"{side}: {sum(counts.values())} rows of pulled shards = {parts}"
+            if side in self.paired:
+                alone = counts["in buckets"] - self.paired[side]
+                yield f"{side}: {self.paired[side]} are paired, {alone} wait for a partner or say what another row says"
         for fusion_id, counts in self.pairs.items():
             yield f"pairs under fusion {fusion_id}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
         for number, finding in enumerate(self.findings):
@@ -70,9 +88,12 @@ def check(
     storage = Storage(settings.staging_uri)
     with open_warehouse(settings) as warehouse:
         evidence = gather(settings, storage, warehouse, scope, safe_age)
-        result = Result(_looked_at(evidence), [*_findings(evidence, footers, join)])
+        rows = {side: dict(counts) for side, counts in shards.rows(evidence).items()}
+        result = Result(_looked_at(evidence), rows, [*_findings(evidence, footers, join)])
         if join:
-            for account in pairs.accounts(evidence):
+            accounts, paired = pairs.accounts(evidence)
+            result.paired = dict(paired)
+            for account in accounts:
                 result.pairs[account.fusion_id] = account.as_dict()
                 result.findings += pairs.lost(account)
         if repair:

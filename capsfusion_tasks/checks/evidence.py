@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 
@@ -55,7 +56,7 @@ class Evidence:
     listing: Listing
     lists: dict[Interval, list[Shard]]  # the intervals of the scope and the shards that arrived in each
     broken_lists: dict[str, str]  # path of a list or mark that cannot be read → why
-    marks: dict[str, dict[str, object]]  # of the shards of ``lists`` and ``others``: what their pull has noted
+    marks: dict[str, dict[str, Any]]  # of the shards of ``lists`` and ``others``: what their pull has noted
     others: set[str]  # shards of intervals outside the scope
     shards: dict[str, LedgerShard]
     units: list[LedgerUnit]

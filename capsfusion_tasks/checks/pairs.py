@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from capsfusion_tasks.checks.findings import Finding, run_again
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.join import bucket_pairs
 from capsfusion_tasks.planning import PairsInFlight
+from capsfusion_tasks.schemas import Side
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse import ledger
 
@@ -61,11 +63,13 @@ class Account:
         return {name: self.found[name] for name in names}
 
 
-def accounts(evidence: Evidence) -> list[Account]:
+def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
     """Join all buckets again, one after the other, and say for each fusion what became of each pair.
 
     A pair of two shards whose intervals were planned must be in the warehouse or in a unit. If not, it was left for a
     limit of one of the two plans, or it is lost. Pairs of shards that no plan has seen yet wait for their run.
+
+    Also how many rows of each side have a partner; one that says what another row says counts as that other.
     """
     planned = {interval: _fusions(evidence, interval) for interval in evidence.lists}
     home = {shard.shard_id: interval for interval, shards in evidence.lists.items() for shard in shards}
@@ -84,12 +88,15 @@ def accounts(evidence: Evidence) -> list[Account]:
             Account(fusion_id, done, PairsInFlight(evidence.storage, ledger.open_units(connection, fusion_id)))
             for fusion_id, done in sorted(shards_of.items())
         ]
+    paired: Counter[str] = Counter()
     for bucket in range(bucket_count(evidence.storage, evidence.settings) if home else 0):
         for pairs in bucket_pairs(bucket, set(home), evidence.storage, evidence.settings):
+            for side in get_args(Side):
+                paired[side] += pairs.group_by([f"{side}_shard", f"{side}_row"]).aggregate([]).num_rows
             for account in made:
                 with evidence.warehouse.engine.begin() as connection:
                     _count(account, connection, layout.bucket_name(bucket), pairs, home, limited)
-    return made
+    return made, paired
 
 
 def _count(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,6 +33,17 @@ def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
                 yield from _buckets(evidence, interval, shard, mark, files[shard.shard_id], footers)
     if evidence.scope.interval is None:
         yield from _unknown(evidence, files)
+
+
+def rows(evidence: Evidence) -> dict[str, Counter[str]]:
+    """Side → what became of the rows of its pulled shards: ``in buckets``, or the reason that they were dropped for."""
+    found: dict[str, Counter[str]] = {}
+    for shard in (shard for shards in evidence.lists.values() for shard in shards):
+        if mark := evidence.marks.get(shard.shard_id):
+            counts = found.setdefault(shard.side, Counter({"in buckets": 0}))
+            counts["in buckets"] += sum(mark["buckets"].values())
+            counts.update(mark["dropped"])
+    return found
 
 
 def _bucket_files(evidence: Evidence) -> dict[str, Buckets]:

@@ -43,6 +43,9 @@ def test_nothing_is_wrong_where_nothing_is_broken(area: Area) -> None:
     [counts] = result.pairs.values()
     assert counts["in the warehouse"] > counts["in units"] > 0
     assert (counts["waiting for a run"], counts["left for a limit"], counts["lost"]) == (0, 0, 0)
+    for side, rows in result.rows.items():
+        assert sum(rows.values()) == area.one(f"select sum(rows) from shards where side = '{side}'")
+        assert 0 < result.paired[side] <= rows["in buckets"]
 
 
 def test_an_empty_area_is_as_it_should_be(area: Area, tmp_path: Path) -> None:
