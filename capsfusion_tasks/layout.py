@@ -37,11 +37,6 @@ def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-def planned(interval: Interval, fusion_id: str) -> str:
-    """Written when the interval's pairs are planned: why some of them are in no unit (``left_for``), if any."""
-    return f"runs/{interval.key}/planned/{fusion_id}.json"
-
-
 ANY_BUCKET = "any"  # instead of a bucket's number: of pairs whose bucket cannot be told
 
 

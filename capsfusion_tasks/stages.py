@@ -142,14 +142,7 @@ def plan(
 
     with open_warehouse(settings) as warehouse:
         return plan_units(
-            warehouse,
-            settings,
-            interval,
-            find,
-            dag_run_id=dag_run_id,
-            budget=budget,
-            on_estimate=on_estimate,
-            limit=limit,
+            warehouse, settings, interval, find, dag_run_id=dag_run_id, budget=budget, on_estimate=on_estimate
         )
 
 

@@ -19,6 +19,7 @@ from capsfusion_tasks.storage import Storage, StoredFile
 from capsfusion_tasks.warehouse import invariants
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.invariants import LedgerShard, LedgerUnit
+from capsfusion_tasks.warehouse.plans import last_left
 from capsfusion_tasks.warehouse.queries import Scope
 
 
@@ -61,6 +62,7 @@ class Evidence:
     shards: dict[str, LedgerShard]
     units: list[LedgerUnit]
     known_units: set[str]
+    left: dict[tuple[Interval, str], int]  # (interval, fusion_id) that was planned → pairs that a limit left
     written_before: datetime
 
     def old(self, file: StoredFile) -> bool:
@@ -97,6 +99,7 @@ def gather(settings: Settings, storage: Storage, warehouse: Warehouse, scope: Sc
     with warehouse.engine.connect() as connection:
         units = invariants.ledger_units(connection, scope)
         known = invariants.unit_ids(connection)
+        left = last_left(connection)
     return Evidence(
         settings=settings,
         storage=storage,
@@ -110,6 +113,7 @@ def gather(settings: Settings, storage: Storage, warehouse: Warehouse, scope: Sc
         shards=shards,
         units=units,
         known_units=known,
+        left=left,
         written_before=datetime.now(UTC) - safe_age,
     )
 

@@ -34,18 +34,13 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         if missing:
             what = f"the pairs of {missing} buckets are missing, those of {len(there)} are there"
             yield Finding("pairs-incomplete", folder, what, run_again(interval))
-        elif not _fusions(evidence, interval):
-            yield Finding("never-planned", folder, "it is paired and was never planned", run_again(interval))
+        elif not any(planned == interval for planned, _ in evidence.left):
+            what = "it is paired and was never planned: its run ended before, or its budget was too small"
+            yield Finding("never-planned", folder, what, run_again(interval))
     for file in evidence.listing.under(layout.RUNS):
         if "/pairs/" in file.path and not file.size:
             key = Interval.from_key(file.path.split("/")[1])
             yield Finding("pairs-unreadable", file.path, "it is empty", run_again(key))
-
-
-def _fusions(evidence: Evidence, interval: Interval) -> set[str]:
-    """Under which fusions the interval was planned."""
-    plans = evidence.listing.under(f"{layout.RUNS}/{interval.key}/planned")
-    return {file.path.rpartition("/")[2].removesuffix(".json") for file in plans}
 
 
 @dataclass
@@ -71,18 +66,11 @@ def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
 
     Also how many rows of each side have a partner; one that says what another row says counts as that other.
     """
-    planned = {interval: _fusions(evidence, interval) for interval in evidence.lists}
     home = {shard.shard_id: interval for interval, shards in evidence.lists.items() for shard in shards}
-    limited = {
-        (interval, fusion_id)
-        for interval, fusions in planned.items()
-        for fusion_id in fusions
-        if evidence.storage.read_json(layout.planned(interval, fusion_id))["left_for"]
-    }
+    limited = {work for work, left in evidence.left.items() if left}
     shards_of: dict[str, set[str]] = defaultdict(set)
-    for shard_id, interval in home.items():
-        for fusion_id in planned[interval]:
-            shards_of[fusion_id].add(shard_id)
+    for interval, fusion_id in evidence.left:
+        shards_of[fusion_id] |= {shard.shard_id for shard in evidence.lists.get(interval, ())}
     with evidence.warehouse.engine.connect() as connection:
         made = [
             Account(fusion_id, done, PairsInFlight(evidence.storage, ledger.open_units(connection, fusion_id)))
