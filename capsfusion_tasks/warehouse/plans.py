@@ -48,9 +48,9 @@ def record(
 def last_left(connection: Connection) -> dict[tuple[Interval, str], int]:
     """(interval, fusion_id) → how many pairs its last planning left for a later run."""
     columns = plans.c
-    work = (columns.interval_start, columns.interval_end, columns.fusion_id)
+    last = select(func.max(columns.plan_id)).group_by(columns.interval_start, columns.interval_end, columns.fusion_id)
     left = (columns.pairs - columns.already_fused - columns.planned).label("left")
-    statement = select(*work, left).distinct(*work).order_by(*work, columns.plan_id.desc())
+    statement = select(plans, left).where(columns.plan_id.in_(last))
     return {
         (Interval(start=row.interval_start, end=row.interval_end), row.fusion_id): row.left
         for row in connection.execute(statement)
