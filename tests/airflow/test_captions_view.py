@@ -22,7 +22,7 @@ from capsfusion_tasks.explorer.app import create_app
 from capsfusion_tasks.schemas import VALIDATED, Shard
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.validation.validate import validate_table
-from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse import ledger, plans
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
 from tests.airflow.browser import captions_view, find_a_rejected_caption, follow_to_run, logged_in, picture
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(600)
 PREFIX = "/capsfusion"
 DAY = Interval(start=datetime(2026, 12, 1, tzinfo=UTC), end=datetime(2026, 12, 2, tzinfo=UTC))
 SIDES = ("laion_2b", "laion_coco")
-PAIRS = 400
+PAIRS, ALREADY = 400, 60
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,7 @@ def run_id(service: Service) -> Iterator[str]:
     with open_warehouse(Settings(warehouse_url=url)) as warehouse:
         plan(warehouse, ("shown", PAIRS), interval=DAY, dag_run_id=run)
         with warehouse.engine.begin() as connection:
+            plans.record(connection, DAY, "f1", run, pairs=PAIRS + ALREADY, already_fused=ALREADY, planned=PAIRS)
             for side in SIDES:
                 file = {"source": f"/data/{side}", "path": "part-00000.parquet", "etag": "shown", "size_bytes": 1}
                 shard = Shard(shard_id=f"{side}-0", side=side, arrived_at=DAY.start, **file)
@@ -60,6 +61,7 @@ def run_id(service: Service) -> Iterator[str]:
             for table in ("fused_captions", "rejected_captions", "work_units"):
                 connection.execute(text(f"delete from capsfusion.{table} where unit_id = 'shown'"))
             connection.execute(text("delete from capsfusion.shards where etag = 'shown'"))
+            connection.execute(text("delete from capsfusion.plans where fusion_id = 'f1'"))
             connection.execute(text("delete from capsfusion.fusions where fusion_id = 'f1'"))
 
 
@@ -126,6 +128,8 @@ def test_a_user_finds_a_rejected_caption_and_follows_it_to_its_run(
         picture(page, "caption-light.png")
         tab = follow_to_run(page, caption, run_id)
         expect(tab.locator("#figures")).to_contain_text(f"of {PAIRS} (")
+        expect(tab.locator("#figures")).to_contain_text(f"already fused: {ALREADY}")
+        page.set_viewport_size({"width": 1280, "height": 1040})  # the funnel as a whole
         picture(page, "run-light.png")
 
 
