@@ -16,7 +16,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 from playwright.sync_api import Browser, sync_playwright
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from capsfusion_tasks.demo import MODEL
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
@@ -106,6 +106,17 @@ def new_warehouse(postgres: EmbeddedPostgres) -> Iterator[str]:
         yield postgres.url(database).render_as_string(hide_password=False)
         connection.execute(text(f"drop database {database} with (force)"))
     admin.dispose()
+
+
+def login(postgres: EmbeddedPostgres, url: str, role: str) -> str:
+    """``url`` for a login that has the role of the database ``role`` and nothing else."""
+    name = f"a_{role}"
+    admin = create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        if not connection.scalar(text("select count(*) from pg_roles where rolname = :name"), {"name": name}):
+            connection.execute(text(f"create role {name} login in role {role}"))
+    admin.dispose()
+    return make_url(url).set(username=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.warehouse import queries
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.roles import LOADER
 from capsfusion_tasks.warehouse.sql import execute_sql
-from tests.conftest import new_warehouse
+from tests.conftest import login, new_warehouse
 
 DAYS = [
     Interval(start=datetime(2026, 11, day, tzinfo=UTC), end=datetime(2026, 11, day, tzinfo=UTC) + timedelta(days=1))
@@ -57,7 +58,8 @@ def settings(sample: tuple[Path, SampleReport], tiny_model: Path, warehouse_url:
 
 @dataclass
 class Done:
-    """A warehouse in which the three days ran in order, and what each reported. Tests leave it as it is."""
+    """A warehouse in which the three days ran in order, as a login that may write rows and nothing else, and what each
+    reported. Tests leave it as it is."""
 
     settings: Settings
     reports: list[dict[str, Any]]
@@ -71,7 +73,8 @@ def done(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Done]:
     with new_warehouse(postgres) as url:
-        settings = settings_for(sample, tiny_model, url, tmp_path_factory.mktemp("done"))
+        loader = login(postgres, url, LOADER)
+        settings = settings_for(sample, tiny_model, loader, tmp_path_factory.mktemp("done"))
         yield Done(settings, run_days(settings, DAYS))
 
 

@@ -113,8 +113,11 @@ def export(
 
 
 def db_upgrade() -> None:
-    """Create the warehouse's tables, or bring them up to date."""
+    """Create the warehouse's tables and roles, or bring them up to date."""
     from capsfusion_tasks.warehouse.connection import open_warehouse
+    from capsfusion_tasks.warehouse.roles import grant_roles
 
     with open_warehouse(load_settings(), migrate=True) as warehouse:
+        with warehouse.engine.begin() as connection:  # also where the tables need nothing: to mend what is missing
+            grant_roles(connection)
         stderr.print(f"{warehouse.url.render_as_string()} is up to date", highlight=False, markup=False)

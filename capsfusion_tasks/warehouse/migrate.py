@@ -10,19 +10,23 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
 
-from capsfusion_tasks.warehouse.tables import SCHEMA
-
-VERSION_TABLE = "schema_version"
+from capsfusion_tasks.warehouse.roles import grant_roles
+from capsfusion_tasks.warehouse.tables import SCHEMA, VERSION_TABLE
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Create or migrate the schema, in one transaction. Of several at a time one works and the others wait for it."""
+    """Create or migrate the schema, with its roles, in one transaction.
+
+    Of several at a time one works and the others wait for it.
+    """
     with engine.begin() as connection:
         connection.execute(text("select pg_advisory_xact_lock(hashtextextended('capsfusion.migrate', 0))"))
-        connection.execute(text(f"create schema if not exists {SCHEMA}"))
+        if not inspect(connection).has_schema(SCHEMA):  # `if not exists` needs the right to create one all the same
+            connection.execute(text(f"create schema {SCHEMA}"))
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+        grant_roles(connection)
 
 
 def current_revision(connection: Connection) -> str | None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, UUID
 
 SCHEMA = "capsfusion"
+VERSION_TABLE = "schema_version"  # Alembic's own
 SHARD_STATES = ("discovered", "pulled", "failed")
 UNIT_STATES = ("planned", "fusing", "fused", "loaded", "failed")
 

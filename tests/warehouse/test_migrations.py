@@ -14,9 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from capsfusion_tasks.warehouse.connection import Warehouse, parse_url
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.load import LoadResult, load_unit
-from capsfusion_tasks.warehouse.migrate import VERSION_TABLE, current_revision, head_revision, known_revisions, upgrade
+from capsfusion_tasks.warehouse.migrate import current_revision, head_revision, known_revisions, upgrade
 from capsfusion_tasks.warehouse.queries import consistency
-from capsfusion_tasks.warehouse.tables import SCHEMA, metadata
+from capsfusion_tasks.warehouse.tables import SCHEMA, VERSION_TABLE, metadata
 from tests.warehouse.conftest import plan, rows
 
 EARLIER = sorted(known_revisions() - {head_revision()})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from capsfusion_tasks.warehouse.migrate import VERSION_TABLE
-from capsfusion_tasks.warehouse.tables import SCHEMA, metadata
+from capsfusion_tasks.warehouse.tables import SCHEMA, VERSION_TABLE, metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
