@@ -40,6 +40,7 @@ class Storage:
     """Paths are relative to ``root`` and use "/"; ``root`` is a folder or ``s3://bucket/prefix``."""
 
     def __init__(self, root: str) -> None:
+        refuse_credentials(root)  # the root stands in messages, in manifests, and in the arguments of processes
         self.root = root
         if "://" in root:
             try:
@@ -163,12 +164,28 @@ class Storage:
             return json.loads(stream.read())
 
 
+def refuse_credentials(uri: str) -> None:
+    """Raise InputError, without repeating it, for a URI with a password in it: ``s3://key:secret@bucket``."""
+    scheme, separator, rest = uri.partition("://")
+    before, at, _ = rest.partition("/")[0].rpartition("@")
+    if separator and at and ":" in before:
+        raise InputError(
+            f"a {scheme}:// address is given with a password in it, which would stand in messages and in the warehouse:"
+            " S3's keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a web server's login in ~/.netrc"
+        )
+
+
 def _remote(root: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI. ``AWS_ENDPOINT_URL`` names an S3-compatible store, as it does for AWS's own tools."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    """The file system of a URI.
+
+    ``AWS_ENDPOINT_URL`` names an S3-compatible store and ``AWS_CA_BUNDLE`` whom to trust, as for AWS's own tools: Arrow
+    reads neither by itself.
+    """
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    authority = os.environ.get("AWS_CA_BUNDLE") or None
     scheme, _, path = root.partition("://")
-    if scheme == "s3" and endpoint:
-        return fs.S3FileSystem(endpoint_override=endpoint), path
+    if scheme == "s3" and (endpoint or authority):
+        return fs.S3FileSystem(endpoint_override=endpoint, tls_ca_file_path=authority), path
     filesystem, base = fs.FileSystem.from_uri(root)
     return filesystem, base
 

@@ -5,12 +5,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pytest
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.shards.s3 import S3Source
 from capsfusion_tasks.storage import Storage
+from tests.tls import make_authority, tls_relay
 
 
 @pytest.fixture
@@ -105,3 +108,28 @@ def test_two_writers_of_one_file_leave_one_whole_file(storage: Storage, tmp_path
     while any(writer.poll() is None for writer in writers):
         assert len(set(storage.read_json("x.json"))) == 1
     assert [writer.wait() for writer in writers] == [0, 0]
+
+
+def test_a_store_behind_tls_is_trusted_by_the_authority_that_is_named(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = urlsplit(os.environ["AWS_ENDPOINT_URL"])
+    authority = make_authority(tmp_path / "tls")
+    with tls_relay(authority, (str(endpoint.hostname), endpoint.port or 0)) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://localhost:{port}")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(authority.ca))
+        storage = Storage(f"{s3_bucket}/{tmp_path.name}")
+        storage.write_json("a.json", {"a": 1})
+        assert storage.read_json("a.json") == {"a": 1}
+        source = S3Source(f"{s3_bucket}/{tmp_path.name}")
+        assert [file.path for file in source.files(lambda path: True)] == ["a.json"]
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(make_authority(tmp_path / "other").ca))
+        with pytest.raises(OSError, match="certificate"):
+            Storage(s3_bucket).exists("a.json")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "https"])
+def test_an_address_with_a_password_is_refused_and_not_repeated(scheme: str) -> None:
+    with pytest.raises(InputError, match="given with a password") as caught:
+        Storage(f"{scheme}://AKIAPLANTED:planted@bucket/prefix")
+    assert "planted" not in str(caught.value).lower()

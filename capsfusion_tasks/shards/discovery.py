@@ -14,7 +14,7 @@ from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.source import Source
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.storage import Storage, refuse_credentials
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class SideSource:
 
 def open_source(uri: str, settings: Settings) -> Source:
     """The source that ``uri`` means. Raises InputError for a URI of another kind."""
+    refuse_credentials(uri)  # it is stored with each shard
     scheme, separator, path = uri.partition("://")
     # Each kind is imported where it is used: boto3 and huggingface_hub take longer to load than the whole command line.
     if not separator or scheme == "file":

@@ -24,8 +24,16 @@ _PARAMETERS = {
     "keepalives_count": "6",
     "tcp_user_timeout": "120000",  # milliseconds
 }
-# What a server says when trying again will not help.
-_REFUSALS = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied")
+# What a server, or libpq about its certificate, says when trying again will not help.
+_REFUSALS = (
+    "password authentication failed",
+    "does not exist",
+    "no pg_hba.conf entry",
+    "no password supplied",
+    "certificate verify failed",
+    "server certificate for",  # … "other" does not match host name "localhost"
+    "does not support SSL",
+)
 # What libpq says when the connection is lost.
 _LOST = ("connect", "eof detected", "broken pipe", "could not receive", "could not send", "timeout expired")
 
