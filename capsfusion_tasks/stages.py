@@ -75,7 +75,7 @@ def pull(settings: Settings, shard: Shard) -> dict[str, Any]:
         try:
             counts = split_counts(shard, storage)
             if counts is None:  # else the shard need not be fetched again, nor be there still
-                with discovery.open_source(shard.source, settings).open(shard) as stream:
+                with discovery.source_of(shard, settings).open(shard) as stream:
                     counts = split_shard(stream, shard, storage, settings)
         except (InputError, NotReadyError) as error:
             with warehouse.engine.begin() as connection:

@@ -167,8 +167,8 @@ class Storage:
 def refuse_credentials(uri: str) -> None:
     """Raise InputError, without repeating it, for a URI with a password in it: ``s3://key:secret@bucket``."""
     scheme, separator, rest = uri.partition("://")
-    before, at, _ = rest.partition("/")[0].rpartition("@")
-    if separator and at and ":" in before:
+    # An unescaped secret of S3 may hold a slash; a bucket's name holds no colon, and a web server's port no letters.
+    if separator and "@" in rest and re.match(r"[^/@]*:(?!\d+/)", rest):
         raise InputError(
             f"a {scheme}:// address is given with a password in it, which would stand in messages and in the warehouse:"
             " S3's keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a web server's login in ~/.netrc"

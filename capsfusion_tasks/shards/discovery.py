@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from capsfusion_tasks import layout
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
-from capsfusion_tasks.shards.source import Source
+from capsfusion_tasks.shards.source import Source, SourceFile
 from capsfusion_tasks.storage import Storage, refuse_credentials
+
+log = logging.getLogger(__name__)
+
+# Control characters, line breaks, bytes that are no UTF-8: no log, no database and no URL takes all of them.
+_NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+_LONGEST_NAME = 2000  # bytes of source, path and etag together: they are a key, and PostgreSQL takes 2,704 in one
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,15 @@ def open_source(uri: str, settings: Settings) -> Source:
         f"cannot read shards from {uri}: give a folder, s3://bucket/prefix, hf://datasets/owner/name, "
         "or the https:// address of a list of files"
     )
+
+
+def source_of(shard: Shard, settings: Settings) -> Source:
+    """The source that the shard was found in: as it is set now, or else as the shard has it.
+
+    The two differ where the setting holds what is not stored, as the query of a signed address.
+    """
+    current = open_source(settings.laion2b if shard.side == "laion_2b" else settings.laion_coco, settings)
+    return current if current.uri == shard.source else open_source(shard.source, settings)
 
 
 def sources(settings: Settings) -> dict[Side, SideSource]:
@@ -111,9 +128,23 @@ def _shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
             arrived_at=file.arrived_at,
             revision=file.revision,
         )
-        for file in place.source.files(place.wanted)
+        for file in _nameable(place)
         if interval.start <= file.arrived_at < interval.end
     ]
+
+
+def _nameable(place: SideSource) -> Iterator[SourceFile]:
+    """The files whose names can be kept. Another must not hold up those beside it, so it is passed over and told."""
+    for file in place.source.files(place.wanted):
+        name = f"{place.source.uri}{file.path}{file.etag}"
+        if _NO_NAME.search(name):
+            problem = "control characters, or bytes that are no UTF-8"
+        elif len(name.encode()) > _LONGEST_NAME:
+            problem = f"more than {_LONGEST_NAME} bytes with its source and its etag"
+        else:
+            yield file
+            continue
+        log.warning("passed over, for its name has %s: %s; rename it", problem, printable(f"{file.path:.200}"))
 
 
 def shard_id(source: str, path: str, etag: str) -> str:

@@ -41,23 +41,25 @@ _JSON_LIST = TypeAdapter(list[str | _Entry])
 class HttpSource:
     """The files that a list at ``https://…/list.txt`` or ``….json`` names.
 
-    A file arrives at its Last-Modified, or at the ``arrived_at`` of a JSON list. Credentials come from ~/.netrc.
+    A file arrives at its Last-Modified, or at the ``arrived_at`` of a JSON list. Credentials come from ~/.netrc, or are
+    an address's query, as a signed one's. A query is no part of a shard's name, which is stored: such a name ends in
+    "?", and the list is asked for the address again when the shard is read. It may have been signed anew by then.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:
         try:
             url = httpx2.URL(uri)
         except httpx2.InvalidURL as error:
-            raise InputError(f"cannot read shards from {uri}: {error}") from error
-        if url.userinfo:  # the URI is stored with each shard
-            raise InputError(f"the list at {url.host} is given with a password: put it into ~/.netrc instead")
+            raise InputError(f"cannot read shards from {uri.partition('?')[0]}: {error}") from error
+        _refuse_login(url)  # the URI is stored with each shard
         self._scratch = scratch
-        self.uri = uri
+        self._list = url
+        self.uri = _without_query(url)
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
         with web.client() as client, ThreadPoolExecutor(_CONNECTIONS) as pool:
-            entries = [entry for entry in self._entries(client) if wanted(entry.url.partition("?")[0])]
-            yield from pool.map(lambda entry: self._describe(client, entry), entries)
+            entries = {path: entry for path, entry in self._entries(client).items() if wanted(path.rstrip("?"))}
+            yield from pool.map(lambda path: self._describe(client, path, entries[path]), entries)
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[pa.NativeFile]:
@@ -65,29 +67,43 @@ class HttpSource:
             expected = Expected(shard.size_bytes, checksum=shard.etag.removeprefix(_SHA256))
         else:
             expected = Expected(shard.size_bytes, unchanged=lambda response: _etag(response) == shard.etag)
-        with fetched(shard, self._address(shard.path), expected, self._scratch) as stream:
+        with fetched(shard, self._address(self._named(shard.path)), expected, self._scratch) as stream:
             yield stream
 
-    def _address(self, path: str) -> web.Address:
-        url = httpx2.URL(self.uri).join(path)
+    def _named(self, path: str) -> str:
+        """The address, relative to the list's, of the file that is stored as ``path``."""
+        if not path.endswith("?"):
+            return path
+        with web.client() as client:
+            entry = self._entries(client).get(path)
+        if entry is None:
+            raise InputError(f"{self.uri} does not name {path.rstrip('?')} any more: put it back into the list")
+        return entry.url
+
+    def _address(self, relative: str) -> web.Address:
+        try:
+            url = self._list.join(relative)
+        except httpx2.InvalidURL as error:
+            raise InputError(f"{self.uri} names {relative.partition('?')[0]:.200}: {error}") from error
+        _refuse_login(url)
         netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
         return web.Address(
             url=str(url),
-            where=str(url),
+            where=_without_query(url),
             credentials=f"put a login for {url.host} that may read it into {netrc}",
             auth=httpx2.NetRCAuth(str(netrc)) if netrc.is_file() else None,
         )
 
-    def _entries(self, client: httpx2.Client) -> list[_Entry]:
-        """The list's files, each once, by their path relative to the list."""
-        address = self._address(self.uri)
+    def _entries(self, client: httpx2.Client) -> dict[str, _Entry]:
+        """The list's files by the path that they are stored as: relative to the list, where they lie below it."""
+        address = self._address(str(self._list))
 
         def read() -> bytes:
             with web.answer(client, "GET", address) as response:
                 return response.read()
 
         text = retrying(read, self.uri, on=web.BROKEN).decode("utf-8-sig", "replace")
-        if httpx2.URL(self.uri).path.endswith(".json"):
+        if self._list.path.endswith(".json"):
             try:
                 named = _JSON_LIST.validate_python(json.loads(text))
             except (ValueError, ValidationError) as error:
@@ -99,25 +115,39 @@ class HttpSource:
         else:
             lines = (line.strip() for line in text.splitlines())
             entries = [_Entry(url=line) for line in lines if line and not line.startswith("#")]
-        folder = str(httpx2.URL(self.uri).join("."))
-        paths = {(path := entry.url.removeprefix(folder)): entry.model_copy(update={"url": path}) for entry in entries}
-        return [paths[path] for path in sorted(paths)]
+        folder, found = str(httpx2.URL(self.uri).join(".")), dict[str, _Entry]()
+        for entry in entries:
+            relative = entry.url.removeprefix(folder)
+            name, mark, _ = relative.partition("?")
+            first = found.setdefault(name + mark, entry.model_copy(update={"url": relative}))
+            if first.url != relative:
+                raise InputError(f"{self.uri} names {name} with two queries, and a query is no part of a shard's name")
+        return {path: found[path] for path in sorted(found)}
 
-    def _describe(self, client: httpx2.Client, entry: _Entry) -> SourceFile:
+    def _describe(self, client: httpx2.Client, path: str, entry: _Entry) -> SourceFile:
         address = self._address(entry.url)
 
         def ask() -> SourceFile:
             with web.answer(client, "HEAD", address, accept=(200, 405, 501)) as response:
                 if response.status_code == 200 and web.content_range(response)[1] is not None:
-                    return _described(response, entry, address.where)
+                    return _described(response, path, entry, address.where)
             # Some servers refuse HEAD, others answer it without a length.
             with web.answer(client, "GET", address, Range="bytes=0-0") as response:
-                return _described(response, entry, address.where)
+                return _described(response, path, entry, address.where)
 
         return retrying(ask, address.where, on=web.BROKEN)
 
 
-def _described(response: httpx2.Response, entry: _Entry, where: str) -> SourceFile:
+def _refuse_login(url: httpx2.URL) -> None:
+    if url.userinfo:
+        raise InputError(f"an address at {url.host} is given with a password: put it into ~/.netrc instead")
+
+
+def _without_query(url: httpx2.URL) -> str:
+    return str(url.copy_with(query=None, fragment=None))
+
+
+def _described(response: httpx2.Response, path: str, entry: _Entry, where: str) -> SourceFile:
     arrived: datetime | None = entry.arrived_at or web.http_date(response.headers.get("Last-Modified"))
     if arrived is None:
         raise InputError(
@@ -132,7 +162,7 @@ def _described(response: httpx2.Response, entry: _Entry, where: str) -> SourceFi
     _, size = web.content_range(response)
     if size is None:
         raise InputError(f"{where}: the server does not tell its length")
-    return SourceFile(entry.url, etag, size, arrived)
+    return SourceFile(path, etag, size, arrived)
 
 
 def _etag(response: httpx2.Response) -> str | None:

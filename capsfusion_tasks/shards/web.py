@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,18 +19,20 @@ from capsfusion_tasks.shards.retries import MayPass
 # What a connection does when it breaks, is refused, or is silent for too long.
 BROKEN = (httpx2.TransportError,)
 _BUSY = (408, 425, 429)
+# At INFO it logs every address, those that a server redirects to as well: a signed one is a secret.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file is, and how messages speak of it. ``headers`` may hold credentials, ``where`` never does."""
+    """Where a file is, and how messages speak of it. ``url``, ``headers`` may hold secrets, ``where`` never does."""
 
-    url: str
+    url: str = field(repr=False)
     where: str
     credentials: str  # what to do where access is refused
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    auth: httpx2.Auth | None = None
+    auth: httpx2.Auth | None = field(default=None, repr=False)
 
 
 def client() -> httpx2.Client:
