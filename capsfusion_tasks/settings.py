@@ -9,7 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from capsfusion_tasks.demo import MODEL
@@ -68,7 +77,9 @@ class Settings(BaseSettings):
     home: Path = Field(
         Path(".capsfusion"), description="State: the embedded database and, by default, the staging area."
     )
-    warehouse_url: str | None = Field(None, description="SQLAlchemy URL of the warehouse; unset: embedded PostgreSQL.")
+    warehouse_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of the warehouse; unset: embedded PostgreSQL."
+    )
     staging: str | None = Field(None, description="Folder or s3://bucket/prefix for hand-overs; unset: HOME/staging.")
     laion2b: str = Field(
         "hf://datasets/laion/relaion2B-en-research-safe",
@@ -148,8 +159,11 @@ class Settings(BaseSettings):
         return self.scratch or Path(tempfile.gettempdir()) / f"capsfusion-{os.getuid()}"
 
     def environment(self) -> dict[str, str]:
-        """These settings as the variables that ``load_settings`` reads; an empty one means the default."""
+        """These settings as the variables that ``load_settings`` reads, the warehouse's password among them; an empty
+        one means the default."""
         values = self.model_dump(mode="json")
+        if self.warehouse_url is not None:
+            values["warehouse_url"] = self.warehouse_url.get_secret_value()
         return {
             f"CAPSFUSION_{name}".upper(): json.dumps(value)
             if isinstance(value, (list, dict))

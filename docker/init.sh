@@ -15,15 +15,18 @@ airflow pools get gpu > /dev/null 2>&1 || airflow pools set gpu 1 "Fuse tasks: a
 
 # Keys of S3, where .env has some; kept encrypted. CAPSFUSION_AWS_CONN_ID=capsfusion_s3 has tasks use them.
 if [ -n "${S3_ACCESS_KEY_ID:-}" ]; then
-  airflow connections delete capsfusion_s3 > /dev/null 2>&1 || true
-  airflow connections add capsfusion_s3 --conn-json "$(python -c '
+  # By a file: the arguments of a process are everybody's to read.
+  keys=$(mktemp --suffix .json)
+  trap 'rm -f "$keys"' EXIT
+  python -c '
 import json, os
 extra = {"endpoint_url": os.environ.get("S3_ENDPOINT_URL"), "region_name": os.environ.get("S3_REGION")}
-print(json.dumps({
+print(json.dumps({"capsfusion_s3": {
     "conn_type": "aws",
     "login": os.environ["S3_ACCESS_KEY_ID"],
     "password": os.environ["S3_SECRET_ACCESS_KEY"],
     "extra": {name: value for name, value in extra.items() if value},
-}))')" > /dev/null
+}}))' > "$keys"
+  airflow connections import --overwrite "$keys" > /dev/null
 fi
 echo "ready"

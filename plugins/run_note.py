@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from airflow.listeners import hookimpl
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 KEY = "summary"  # of the XCom that the task "report" pushes, whether it fails then or not
 _HEAD = "Report:"  # tells our notes from a user's
+# The UI renders a note as Markdown, and errors quote names from outside: an indented block takes everything as text.
+_AS_TEXT = "    "
 
 
 class RunNote:
@@ -38,7 +41,8 @@ class RunNote:
         query = XComModel.get_many(key=KEY, run_id=dag_run.run_id, task_ids="report", dag_ids=dag_run.dag_id, limit=1)
         summary = session.scalars(query).first()
         if summary is not None and (dag_run.note is None or dag_run.note.startswith(_HEAD)):
-            dag_run.note = f"{_HEAD}\n{XComModel.deserialize_value(summary)}"
+            report = textwrap.indent(XComModel.deserialize_value(summary), _AS_TEXT)
+            dag_run.note = f"{_HEAD}\n\n{report}"
 
 
 class RunNotePlugin(AirflowPlugin):

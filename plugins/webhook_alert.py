@@ -14,6 +14,8 @@ from airflow.sdk import BaseNotifier, Connection
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
+from capsfusion_tasks.errors import InputError
+
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
@@ -42,9 +44,12 @@ class WebhookAlert(BaseNotifier):
         connection = await Connection.async_get(self.conn_id)
         await asyncio.to_thread(self._post, connection.password)
 
-    def _post(self, url: str) -> None:
+    def _post(self, url: str | None) -> None:
+        # Checked here: urllib's error would have the URL in it, and the URL is the secret.
+        if not (url or "").startswith(("https://", "http://")):
+            raise InputError(f"the password of Connection {self.conn_id} is no http(s) URL of a webhook")
         body = json.dumps({"text": self.text}).encode()
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+        request = urllib.request.Request(url or "", body, {"Content-Type": "application/json"})  # noqa: S310
         with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310
             self.log.info("told the webhook of Connection %s: %s", self.conn_id, self.text)
 

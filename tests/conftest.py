@@ -20,6 +20,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from capsfusion_tasks.demo import MODEL
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.migrate import upgrade
 from tests.checkpoint import write_checkpoint
@@ -106,6 +107,12 @@ def new_warehouse(postgres: EmbeddedPostgres) -> Iterator[str]:
         yield postgres.url(database).render_as_string(hide_password=False)
         connection.execute(text(f"drop database {database} with (force)"))
     admin.dispose()
+
+
+def plain_url(settings: Settings) -> str:
+    """The warehouse's URL, its password in it."""
+    assert settings.warehouse_url is not None
+    return settings.warehouse_url.get_secret_value()
 
 
 def login(postgres: EmbeddedPostgres, url: str, role: str) -> str:

@@ -24,7 +24,7 @@ from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.roles import LOADER
 from capsfusion_tasks.warehouse.sql import execute_sql
-from tests.conftest import login, new_warehouse
+from tests.conftest import login, new_warehouse, plain_url
 
 DAYS = [
     Interval(start=datetime(2026, 11, day, tzinfo=UTC), end=datetime(2026, 11, day, tzinfo=UTC) + timedelta(days=1))
@@ -199,7 +199,7 @@ def test_a_unit_that_the_gate_stops_waits_until_it_is_accepted(settings: Setting
 def run_command(settings: Settings, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
     variables = {
         "CAPSFUSION_HOME": str(settings.home),
-        "CAPSFUSION_WAREHOUSE_URL": settings.warehouse_url or "",
+        "CAPSFUSION_WAREHOUSE_URL": plain_url(settings),
         "CAPSFUSION_MODEL": settings.model,
         "CAPSFUSION_MAX_NEW_TOKENS": "4",
         "CAPSFUSION_NUM_BEAMS": "1",

@@ -29,6 +29,7 @@ from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.warehouse import ledger, quarantine, queries, rates
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
+from tests.conftest import plain_url
 from tests.warehouse.conftest import in_threads, pair_id
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
@@ -368,7 +369,7 @@ def test_a_replay_that_is_killed_goes_on_where_it_was(settings: Settings) -> Non
     fused_day(settings, rex(range(12)), cut_off)
     variables = {
         "CAPSFUSION_HOME": str(settings.home),
-        "CAPSFUSION_WAREHOUSE_URL": settings.warehouse_url or "",
+        "CAPSFUSION_WAREHOUSE_URL": plain_url(settings),
         "CAPSFUSION_MODEL": settings.model,
         "CAPSFUSION_MAX_NEW_TOKENS": "4",
         "CAPSFUSION_NUM_BEAMS": "1",

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from rich.console import Console
 
 from capsfusion_tasks.demo.airflow_server import USER, LocalAirflow, local_airflow
@@ -87,8 +88,8 @@ def _service(
     with embedded_postgres(settings.home, [WAREHOUSE, AIRFLOW]) as server:
         with open_warehouse(settings, migrate=True):
             pass
-        warehouse = settings.warehouse_url or server.url(WAREHOUSE).render_as_string(hide_password=False)
-        environment = settings.model_copy(update={"warehouse_url": warehouse}).environment()
+        ours = SecretStr(server.url(WAREHOUSE).render_as_string(hide_password=False))
+        environment = settings.model_copy(update={"warehouse_url": settings.warehouse_url or ours}).environment()
         airflow_database = server.url(AIRFLOW, driver="psycopg2").render_as_string(hide_password=False)
         with local_airflow(
             settings.home, airflow_database, environment, say=say, port=port, scheduled=scheduled

@@ -24,6 +24,8 @@ _PARAMETERS = {
     "keepalives_count": "6",
     "tcp_user_timeout": "120000",  # milliseconds
 }
+# Secrets that a URL may hold besides the password, and that would be shown where only that one is hidden.
+_SECRETS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 # What a server, or libpq about its certificate, says when trying again will not help.
 _REFUSALS = (
     "password authentication failed",
@@ -63,13 +65,14 @@ def open_warehouse(settings: Settings, *, migrate: bool | None = None) -> Iterat
         with embedded_postgres(settings.home) as server, _open(server.url(), migrate is not False) as warehouse:
             yield warehouse
     else:
-        with _open(parse_url(settings.warehouse_url), migrate is True) as warehouse:
+        with _open(parse_url(settings.warehouse_url.get_secret_value()), migrate is True) as warehouse:
             yield warehouse
 
 
 @contextmanager
 def _open(url: URL, migrate: bool) -> Iterator[Warehouse]:
-    engine = create_engine(url, pool_pre_ping=True)
+    # An error names its statement, and not what captions and names from outside stood in it.
+    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
     try:
         _prepare_schema(engine, migrate)
         yield Warehouse(engine, url)
@@ -116,6 +119,11 @@ def parse_url(url: str) -> URL:
         raise InputError(
             f"CAPSFUSION_WAREHOUSE_URL names {parsed.drivername}; the warehouse is PostgreSQL only: expected "
             "postgresql://user:password@host:5432/database"
+        )
+    if found := sorted(parsed.query.keys() & set(_SECRETS)):
+        raise InputError(
+            f"CAPSFUSION_WAREHOUSE_URL has {' and '.join(found)} in it: keep it in a service file of libpq's, readable"
+            " by you alone, name that in PGSERVICEFILE, and put service=NAME into the URL instead"
         )
     password = parsed.query.get("password")
     if isinstance(password, str):  # where no message hides it

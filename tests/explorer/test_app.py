@@ -18,6 +18,7 @@ from capsfusion_tasks.validation.rules import RULES
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
+from tests.conftest import plain_url
 from tests.explorer.conftest import AGAIN, HOSTILE, RUN
 from tests.warehouse.conftest import FUSION, plan, rows
 
@@ -170,7 +171,7 @@ def test_half_an_interval_is_refused(client: TestClient) -> None:
 
 
 def test_a_score_that_is_no_number_can_be_shown(settings: Settings, client: TestClient) -> None:
-    engine = create_engine(settings.warehouse_url or "")
+    engine = create_engine(plain_url(settings))
     with engine.begin() as connection:
         one = "pair_id = (select pair_id from capsfusion.fused_captions order by pair_id limit 1)"
         update = f"update capsfusion.fused_captions set similarity = 'NaN' where {one} returning pair_id"

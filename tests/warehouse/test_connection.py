@@ -16,6 +16,7 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import open_warehouse, parse_url
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.migrate import current_revision, head_revision
+from tests.conftest import plain_url
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
@@ -102,7 +103,7 @@ def test_the_embedded_one_is_migrated_at_once_by_several_at_a_time(tmp_path: Pat
 
 def test_a_password_with_odd_characters_reaches_both_drivers(postgres: EmbeddedPostgres) -> None:
     settings = Settings(warehouse_url="postgresql://me:p%40s%3A%2F%25@db:5/x")
-    url = parse_url(settings.warehouse_url or "")
+    url = parse_url(plain_url(settings))
     assert url.password == "p@s:/%"  # noqa: S105
     assert make_url(url.render_as_string(hide_password=False)).password == url.password
     assert "p%40s" not in str(url)
