@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.settings import UtcTime
 
 Side = Literal["laion_2b", "laion_coco"]
@@ -34,7 +34,7 @@ class Shard(BaseModel):
 
     @property
     def label(self) -> str:
-        return f"{self.side}/{self.path}"
+        return printable(f"{self.side}/{self.path}")
 
 
 class Unit(BaseModel):

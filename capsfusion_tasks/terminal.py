@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from capsfusion_tasks.errors import InputError, printable
+
 if TYPE_CHECKING:
     from capsfusion_tasks.validation.tally import Tally
 
@@ -28,7 +30,11 @@ def cell(value: Any) -> Text:
 
 
 def print_rows(rows: pa.Table, output_format: Format) -> None:
-    """``rows`` to standard output; json is one object a line."""
+    """``rows`` to standard output; json is one object a line.
+
+    What a pipe gets is exact. A terminal gets nothing that would command it: in JSON such characters are escaped
+    anywhere, which loses nothing, in CSV they are replaced there.
+    """
     if output_format == "table":
         table = Table()
         for name in rows.column_names:
@@ -37,12 +43,32 @@ def print_rows(rows: pa.Table, output_format: Format) -> None:
             table.add_row(*(cell(value) for value in values))
         Console().print(table)
     elif output_format == "csv":
-        pa.csv.write_csv(_flat(rows), sys.stdout.buffer)
+        if sys.stdout.isatty():
+            buffer = pa.BufferOutputStream()
+            pa.csv.write_csv(_flat(rows), buffer)
+            for line in buffer.getvalue().to_pybytes().decode().split("\n"):
+                print(cell(line))
+        else:
+            pa.csv.write_csv(_flat(rows), sys.stdout.buffer)
     elif output_format == "parquet":
+        if sys.stdout.isatty():
+            raise InputError("Parquet is nothing for a terminal: send it to a file, with > rows.parquet")
         pa.parquet.write_table(rows, sys.stdout.buffer)
     else:
         for row in rows.to_pylist():
-            print(json.dumps(row, ensure_ascii=False, default=str))
+            print(_escaped(json.dumps(row, ensure_ascii=False, default=str)))
+
+
+def print_text(text: str) -> None:
+    """A report to standard output, on lines as it has them."""
+    Console().print(printable(text), highlight=False, markup=False)
+
+
+def _escaped(text: str) -> str:
+    """JSON without characters that cannot be seen: they stand in its strings only, where an escape means the same."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] if ord(c) != 127 else "\\u007f" for c in text)
 
 
 def _flat(rows: pa.Table) -> pa.Table:
@@ -91,7 +117,9 @@ class RowCount:
 
 def print_verdicts(name: str, tally: Tally) -> None:
     """Reasons and flags of a file's captions, each with its share and an example, to standard output."""
-    table = Table("reason", "rows", "share", "for example", title=f"{name}: {tally.accepted} of {tally.rows} accepted")
+    table = Table(
+        "reason", "rows", "share", "for example", title=cell(f"{name}: {tally.accepted} of {tally.rows} accepted")
+    )
     for code, rows in tally.reasons.most_common():
         table.add_row(code, str(rows), f"{rows / tally.rows:.2%}", cell(tally.examples[code][0].caption))
     table.add_section()

@@ -15,7 +15,7 @@ from capsfusion_tasks.cli.runs import plan, replay, run
 from capsfusion_tasks.cli.show import demo, sample_data, up
 from capsfusion_tasks.cli.tables import db_upgrade, export, sql, status
 from capsfusion_tasks.cli.upkeep import check, gc
-from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.errors import InputError, NotReadyError, printable
 
 app = typer.Typer(
     help="Fuse raw and synthetic web image captions into good training captions.",
@@ -46,7 +46,7 @@ def main() -> None:
         stderr.print(f"capsfusion: error: {error}", markup=False, highlight=False, style="red")
         sys.exit(2)
     except TorchrunFailed as error:
-        stderr.print(f"capsfusion: {error}", markup=False, highlight=False, style="red")
+        stderr.print(printable(f"capsfusion: {error}"), markup=False, highlight=False, style="red")
         sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

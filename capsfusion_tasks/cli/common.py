@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from capsfusion_tasks.errors import printable
+
 stderr = Console(stderr=True, soft_wrap=True)
 
 Model = Annotated[
@@ -27,4 +29,4 @@ Dtype = Annotated[
 
 
 def progress_line(line: str) -> None:
-    stderr.print(line, markup=False, highlight=False)
+    stderr.print(printable(line), markup=False, highlight=False)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, progress_line, stderr
+from capsfusion_tasks.errors import printable
 from capsfusion_tasks.settings import load_settings
 
 
@@ -63,9 +64,9 @@ def fuse(
     if stats is not None:
         stats.write_text(json.dumps({**figures, "failed": len(result.failed)}) + "\n")
     rate = f", {figures['rows_per_second']:.1f} rows/s per device" if figures["rows_per_second"] else ""
-    stderr.print(f"{target}: {figures['rows']} rows{rate}", highlight=False)
+    progress_line(f"{target}: {figures['rows']} rows{rate}")
     for row, reason in result.failed[:5]:
-        stderr.print(f"row {row + 1} has no capsfusion: {reason}", markup=False, style="yellow")
+        stderr.print(printable(f"row {row + 1} has no capsfusion: {reason}"), markup=False, style="yellow")
     if len(result.failed) > 5:
         stderr.print(f"… and {len(result.failed) - 5} more rows have none", style="yellow")
 

@@ -49,6 +49,7 @@ def run(
     """
     from capsfusion_tasks.estimate import Budget
     from capsfusion_tasks.pipeline import run_pipeline
+    from capsfusion_tasks.terminal import print_text
 
     settings = load_settings(laion2b=laion_2b, laion_coco=laion_coco, model=model, num_beams=num_beams)
     interval = Interval(start=start, end=end)
@@ -62,7 +63,7 @@ def run(
         accept_rejections=accept_rejections,
         say=progress_line,
     )
-    Console().print(report["text"], highlight=False, markup=False)
+    print_text(report["text"])
     if failures := report["failures"]:
         raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
 
@@ -104,6 +105,7 @@ def replay(
     from capsfusion_tasks.fusion.identity import identify
     from capsfusion_tasks.pipeline import run_replay
     from capsfusion_tasks.schemas import Replay
+    from capsfusion_tasks.terminal import print_text
     from capsfusion_tasks.validation.rules import REASONS
 
     if unknown := sorted({*(reason or ())} - {*REASONS}):
@@ -124,7 +126,7 @@ def replay(
         accept_rejections=accept_rejections,
         say=progress_line,
     )
-    Console().print(report["text"], highlight=False, markup=False)
+    print_text(report["text"])
     if failures := report["failures"]:
         raise InputError(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")
 

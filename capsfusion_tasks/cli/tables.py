@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from capsfusion_tasks.cli.common import progress_line, stderr
 from capsfusion_tasks.settings import load_settings
@@ -16,10 +15,11 @@ from capsfusion_tasks.settings import load_settings
 def status() -> None:
     """Show shards, work units, throughput and rejections: what is done, waiting, failed."""
     from capsfusion_tasks.report import report_all
+    from capsfusion_tasks.terminal import print_text
     from capsfusion_tasks.warehouse.connection import open_warehouse
 
     with open_warehouse(load_settings()) as warehouse, warehouse.engine.connect() as connection:
-        Console().print(report_all(connection).text, highlight=False, markup=False)
+        print_text(report_all(connection).text)
 
 
 def sql(

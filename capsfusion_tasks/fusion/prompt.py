@@ -19,6 +19,10 @@ PROMPT_TEMPLATE = (
 
 MAX_PROMPT_TOKENS = 256
 
+# Characters. LLaMA's longest token has 16, so what is left of a longer caption still has several times the tokens that
+# a prompt has room for, and the same of them are kept; tokenizing all of ten million characters would take 15 seconds.
+_LONGEST_TOKEN = 64
+
 # Control characters (Cc), surrogates and the line and paragraph separators: none stands in a published pair. A line
 # break inside a caption could pass for the template's own "Sentence 2:" line. Joiners and marks (Cf) stay: emoji and
 # right-to-left text need them.
@@ -51,7 +55,8 @@ def prompt_tokens(tokenizer: Tokenizer, laion_2b: str, laion_coco: str, limit: i
     paper's script drops it there). Text is cut at token boundaries and tokenized again, because pieces may merge
     differently at the new border.
     """
-    raw, synthetic = clean_caption(laion_2b), clean_caption(laion_coco)
+    most = limit * _LONGEST_TOKEN
+    raw, synthetic = clean_caption(laion_2b)[:most], clean_caption(laion_coco)[:most]
     ids = tokenizer.encode(build_prompt(raw, synthetic))
     while len(ids) > limit and raw:
         raw = _drop_last_tokens(tokenizer, raw, len(ids) - limit)

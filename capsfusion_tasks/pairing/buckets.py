@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capsfusion_tasks import layout, scratch
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.pairing.ceiling import memory_ceiling
 from capsfusion_tasks.pairing.columns import Counts, canonical_rows, source_columns
 from capsfusion_tasks.pairing.spill import BucketSpill
 from capsfusion_tasks.schemas import BUCKET_ROWS, Shard
@@ -23,6 +24,7 @@ from capsfusion_tasks.storage import Storage
 log = logging.getLogger(__name__)
 
 _HELD_ROWS = 1 << 18  # rows of a shard that are in memory at a time, whatever its size, and rows of a row group
+_HELD_BYTES = 256 << 20  # … where rows are so long that they would be more
 _WRITERS = 4  # bucket files that are written at the same time: on S3 each takes a round trip or three
 
 
@@ -38,9 +40,10 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
     counts = Counts()
     with scratch.temporary_folder(settings.scratch_folder, "split-") as folder:
         spill = BucketSpill(folder)
-        for table in together(_read(stream, shard, settings, counts), _HELD_ROWS):
-            spill.add(table.select(BUCKET_ROWS.names), _numbers(table, buckets))
-            log.info("%s: %d rows are split", shard.label, counts.rows)
+        with memory_ceiling(_where(shard)):
+            for table in together(_read(stream, shard, settings, counts), _HELD_ROWS):
+                spill.add(table.select(BUCKET_ROWS.names), _numbers(table, buckets))
+                log.info("%s: %d rows are split", shard.label, counts.rows)
 
         def write(bucket: int) -> None:
             path = layout.bucket_file(shard.side, bucket, shard.shard_id)
@@ -65,15 +68,17 @@ def split_counts(shard: Shard, storage: Storage) -> Counts | None:
 
 
 def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Counts) -> Iterator[pa.Table]:
-    where = f"{shard.source}/{shard.path}"
+    where = _where(shard)
     try:
         # Not pre-buffered: that would fetch all row groups at once.
         with pq.ParquetFile(stream, pre_buffer=False) as file:
             names = source_columns(file.schema_arrow, shard.side, settings, where)
             first_row = 0
-            for batch in file.iter_batches(_HELD_ROWS, columns=list(names.values())):
+            for batch in file.iter_batches(_rows_at_once(file.metadata), columns=list(names.values())):
                 yield canonical_rows(batch, names, first_row, shard.side, settings, counts)
                 first_row += batch.num_rows
+    except pa.ArrowMemoryError:
+        raise
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -81,12 +86,23 @@ def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Count
         ) from error
 
 
+def _where(shard: Shard) -> str:
+    return printable(f"{shard.source}/{shard.path}")
+
+
+def _rows_at_once(metadata: pq.FileMetaData) -> int:
+    """How many rows to read at a time: fewer, where captions are as long as books."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+    return max(1, min(_HELD_ROWS, _HELD_BYTES // max(1, longest)))
+
+
 def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of at least ``rows`` rows each, but the last."""
+    """The same rows in tables of at least ``rows`` rows or ``_HELD_BYTES`` each, but the last."""
     held: list[pa.Table] = []
     for table in tables:
         held.append(table)
-        if sum(part.num_rows for part in held) >= rows:
+        if sum(part.num_rows for part in held) >= rows or sum(part.nbytes for part in held) >= _HELD_BYTES:
             yield pa.concat_tables(held)
             held = []
     if held:

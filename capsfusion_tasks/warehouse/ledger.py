@@ -208,7 +208,7 @@ def _update_unit(connection: Connection, unit_id: str, **values: Any) -> None:
 
 
 def _clean(message: str) -> str:
-    return message.replace(_NUL, "\ufffd")
+    return message.replace(_NUL, "\ufffd").encode("utf-8", "replace").decode()
 
 
 def units_of(connection: Connection, fusion_id: str, work: Interval | Replay) -> list[tuple[Unit, str]]:
