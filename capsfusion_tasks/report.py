@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from capsfusion_tasks.errors import printable
 from capsfusion_tasks.schemas import Replay, Shard
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse import plans, quarantine, queries
@@ -126,7 +127,8 @@ def report_all(connection: Connection) -> Report:
 
 def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -> Report:
     failures = [
-        f"shard {side}/{path} failed: {error}" for side, path, error in queries.failed_shards(connection, shard_ids)
+        printable(f"shard {side}/{path} failed: {error}")
+        for side, path, error in queries.failed_shards(connection, shard_ids)
     ]
     failures += _failed_units(connection, scope)
     return Report(
@@ -142,7 +144,7 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
 
 def _failed_units(connection: Connection, scope: Scope) -> list[str]:
     return [
-        f"unit {unit_id} failed {tries} times, at last: {error}"
+        printable(f"unit {unit_id} failed {tries} times, at last: {error}")
         for unit_id, tries, error in queries.failed_units(connection, scope)
     ]
 

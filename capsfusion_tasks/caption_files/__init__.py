@@ -49,8 +49,10 @@ def check_target(target: Path, source: CaptionFile) -> None:
     check_format(target, write=True)
     if target.suffix == ".parquet":
         try:
-            pq.ParquetWriter(pa.BufferOutputStream(), source.schema).close()
-        except pa.ArrowException as error:
+            empty = pa.BufferOutputStream()
+            pq.ParquetWriter(empty, source.schema).close()
+            pq.ParquetFile(pa.BufferReader(empty.getvalue())).close()  # deeper nesting is written than is ever read
+        except (pa.ArrowException, OSError) as error:
             raise InputError(f"{source.source} cannot become {target}: {error}; {USE_JSONL}") from error
 
 

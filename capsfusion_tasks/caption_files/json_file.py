@@ -72,7 +72,7 @@ class JsonFile(CaptionFile):
     def _fitting(self, first: int, rows: list[dict[str, Any]], name: str) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError, RecursionError) as error:
             where = f"{self.source}, rows {first} to {first + len(rows) - 1}"
             raise InputError(f"{where}: {name!r} cannot become a column of Parquet: {error}; {USE_JSONL}") from error
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from capsfusion_tasks.errors import InputError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+# Of a .bin file that is no pickle of tensors only: torch's own message says how to run it all the same.
+NO_TENSORS = "it is damaged, or a pickle with more than tensors in it, which could run code"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -38,6 +41,18 @@ def weight_files(folder: Path) -> list[Path]:
         if found := sorted(folder.glob(pattern)):
             return found
     return []
+
+
+def refuse_code(folder: Path) -> None:
+    """Raise InputError for a checkpoint that wants to run code of its own.
+
+    transformers would ask on the terminal, and a worker has none.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("auto_map"):
+        raise InputError(
+            f"{folder}/config.json wants to run code of its own (auto_map); only built-in models are loaded"
+        )
 
 
 def _hub_snapshot(model: str, *, weights: bool) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,22 @@ from transformers.utils.logging import disable_progress_bar
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.engine import Completion, Occupancy, Request, Requests
+from capsfusion_tasks.fusion.model_files import NO_TENSORS, refuse_code
 
 _WINDOW = 4  # batches that are sorted together
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The checkpoint in ``folder``; never with code of its own."""
-    _refuse_remote_code(folder)
+    refuse_code(folder)
     disable_progress_bar()
     # dtype is given, never left to default: a 13B model in float32 takes 52 GB of host memory for each rank.
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, weights_only=True
+        )
+    except pickle.UnpicklingError as error:
+        raise InputError(f"the weights in {folder} cannot be read: {NO_TENSORS}. Take safetensors") from error
     return model.to(device).eval()
 
 
@@ -111,12 +117,3 @@ class RowLimits(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         each = self._limits.to(input_ids.device).repeat_interleave(len(input_ids) // len(self._limits))
         return input_ids.shape[1] - self._width >= each
-
-
-def _refuse_remote_code(folder: Path) -> None:
-    """transformers asks on the terminal when a checkpoint wants to run code of its own; a worker has none to ask."""
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("auto_map"):
-        raise InputError(
-            f"{folder}/config.json wants to run code of its own (auto_map); only built-in models are loaded"
-        )

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.model_files import weight_files
+from capsfusion_tasks.fusion.model_files import NO_TENSORS, weight_files
 from capsfusion_tasks.fusion.native.model import Llama, llama_config
 
 # Buffers that old checkpoints carry and every reader computes by itself.
@@ -60,7 +60,11 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
         else:
             # weights_only: a pickle from a hub must not run code.
             weights = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError) as error:
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{file} cannot be read as weights: {NO_TENSORS}. Download it again, or take safetensors"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError) as error:
         raise InputError(f"{file} cannot be read as weights: {error}. Download it again") from error
     if file.suffix == ".safetensors":
         for name in names:

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.model_files import refuse_code
 
 if TYPE_CHECKING:  # importing it loads transformers' own model, two seconds that each rank would wait
     from transformers import LlamaConfig
@@ -127,6 +128,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def llama_config(folder: Path) -> LlamaConfig:
     """The checkpoint's config. Raises InputError for what this model does not compute."""
+    refuse_code(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     problems = []
     if config.model_type != "llama":
