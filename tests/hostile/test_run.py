@@ -19,6 +19,7 @@ import pytest
 
 from capsfusion_tasks.pipeline import run_pipeline
 from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.warehouse.connection import libpq_uri, parse_url
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from tests.conftest import new_warehouse, plain_url
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
@@ -100,7 +101,7 @@ def on_a_terminal(done: Done, *command: str) -> str:
 
 
 def test_captions_are_stored_as_they_came(done: Done) -> None:
-    with psycopg.connect(plain_url(done.settings)) as connection:
+    with psycopg.connect(libpq_uri(parse_url(plain_url(done.settings)))) as connection:
         found = connection.execute(
             "select laion_2b, laion_coco from capsfusion.fused_captions"
             " union select laion_2b, laion_coco from capsfusion.rejected_captions"
@@ -111,7 +112,7 @@ def test_captions_are_stored_as_they_came(done: Done) -> None:
 
 
 def test_a_name_that_cannot_be_kept_holds_up_no_other(done: Done) -> None:
-    with psycopg.connect(plain_url(done.settings)) as connection:
+    with psycopg.connect(libpq_uri(parse_url(plain_url(done.settings)))) as connection:
         shards = connection.execute("select path, state from capsfusion.shards where side = 'laion_2b'").fetchall()
     assert dict(shards) == dict.fromkeys(NAMES[:-1], "pulled") | {NAMES[-1]: "failed"}
 

@@ -21,7 +21,7 @@ from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards.http import HttpSource
 from capsfusion_tasks.storage import Storage
-from capsfusion_tasks.warehouse.connection import open_warehouse, parse_url
+from capsfusion_tasks.warehouse.connection import libpq_uri, open_warehouse, parse_url
 from capsfusion_tasks.warehouse.embedded import PORT, EmbeddedPostgres
 from tests import object_store
 from tests.conftest import new_warehouse
@@ -139,7 +139,7 @@ def test_neither_the_staging_area_nor_the_warehouse_has_one(run: Run) -> None:
             assert PLANTED not in f"{table.schema} {table.to_pylist()}", name
         else:
             assert PLANTED not in str(storage.read_json(name)), name
-    with psycopg.connect(run.warehouse) as connection:
+    with psycopg.connect(libpq_uri(parse_url(run.warehouse))) as connection:
         tables = connection.execute(
             "select relname from pg_stat_user_tables where schemaname = 'capsfusion'"
         ).fetchall()

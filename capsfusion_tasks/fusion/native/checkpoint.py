@@ -61,9 +61,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
             # weights_only: a pickle from a hub must not run code.
             weights = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{file} cannot be read as weights: {NO_TENSORS}. Download it again, or take safetensors"
-        ) from error
+        raise InputError(f"{file} cannot be read as weights: {NO_TENSORS}. Download it again") from error
     except (SafetensorError, OSError, RuntimeError, EOFError) as error:
         raise InputError(f"{file} cannot be read as weights: {error}. Download it again") from error
     if file.suffix == ".safetensors":
