@@ -55,6 +55,10 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
         raise InputError(f"{where} lacks a column for {wanted}; it has {', '.join(schema.names)}{hint}")
     if side == "laion_2b":
         found.pop("synthetic", None)
+    if twice := sorted(name for name in found.values() if schema.names.count(name) > 1):
+        raise InputError(
+            f"{where} has more than one column {', '.join(twice)}: replace the file; the new one is a new shard"
+        )
     wrong = []
     for canonical, name in found.items():
         kind, is_kind = ("text", _is_text) if canonical in _TEXTS else ("a number", _is_number)

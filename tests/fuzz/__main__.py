@@ -1,0 +1,81 @@
+"""``python -m tests.fuzz --minutes 10``: each target for so long, in a process of its own, on inputs that are new.
+
+A process that crashes or hangs is told with the input that it was at, and so is what does not hold. To keep such an
+input for good, add it to the target's ``past``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, seed, settings
+
+from tests.fuzz.targets import TARGETS
+
+HANG_SECONDS = 120  # for one input
+LONG = settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+def fuzz(name: str, minutes: float, first_seed: int, last: Path) -> None:
+    """Try inputs until time is over; ``last`` has the one that is being tried."""
+    target, tried, longest = TARGETS[name], 0, 0.0
+    until = time.monotonic() + 60 * minutes
+
+    def holds(found: Any) -> None:
+        nonlocal tried, longest
+        if time.monotonic() > until:
+            return
+        last.write_text(repr(found), errors="backslashreplace")
+        started = time.monotonic()
+        target.holds(found)
+        tried, longest = tried + 1, max(longest, time.monotonic() - started)
+
+    number = first_seed
+    while time.monotonic() < until:
+        seed(number)(LONG(given(target.strategy)(holds)))()
+        number += 1
+    print(f"{name}: {tried} inputs, the slowest took {longest:.2f} s, seeds {first_seed} to {number - 1}", flush=True)
+
+
+def watched(name: str, minutes: float, first_seed: int) -> bool:
+    """Whether a process of its own came through."""
+    with tempfile.TemporaryDirectory() as folder:
+        last = Path(folder) / "last"
+        last.touch()
+        options = ["--target", name, "--minutes", str(minutes), "--seed", str(first_seed), "--last", str(last)]
+        process = subprocess.Popen([sys.executable, "-m", "tests.fuzz", *options])
+        while process.poll() is None:
+            time.sleep(0.5)
+            if time.time() - last.stat().st_mtime > HANG_SECONDS:
+                process.kill()
+                print(f"{name}: hangs", flush=True)
+        if process.wait():
+            print(
+                f"{name}: exit code {process.returncode}, seed {first_seed}, at the input:\n{last.read_text()[:20_000]}"
+            )
+        return process.returncode == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0, help="for each target")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="this one only; can be given several times")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the first inputs")
+    parser.add_argument("--last", type=Path, help=argparse.SUPPRESS)
+    given_ = parser.parse_args()
+    if given_.last:
+        fuzz(given_.target[0], given_.minutes, given_.seed, given_.last)
+        return 0
+    through = [watched(name, given_.minutes, given_.seed) for name in given_.target or TARGETS]
+    return 0 if all(through) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

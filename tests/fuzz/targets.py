@@ -1,0 +1,239 @@
+"""What is fuzzed: an input's strategy, what must hold for any input, and inputs that once did not hold.
+
+Readers either read or raise InputError, which fails a shard alone; anything else would be tried again, and again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import strategies as st
+
+from capsfusion_tasks import layout
+from capsfusion_tasks.caption_files import open_caption_file, write_caption_file
+from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE, prompt_tokens
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.pairing.buckets import split_shard
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.settings import load_settings
+from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.validation.validate import validate_table
+from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
+
+
+@dataclass(frozen=True)
+class Target:
+    strategy: st.SearchStrategy[Any]
+    holds: Callable[[Any], None]
+    past: tuple[Any, ...] = ()
+
+
+# ---- shards ----
+
+
+def read_shard(content: bytes, side: str = "laion_2b") -> None:
+    """``content`` as a shard: all its rows are accounted for, or it is refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        shard = Shard(
+            shard_id="s",
+            side=side,  # type: ignore[arg-type]
+            source="source",
+            path="a.parquet",
+            etag="1",
+            size_bytes=len(content),
+            arrived_at=datetime(2026, 11, 10, tzinfo=UTC),
+        )
+        storage = Storage(f"{folder}/staging")
+        settings = load_settings(buckets=2, scratch=f"{folder}/scratch")
+        with suppress(InputError), pa.BufferReader(content) as stream:
+            counts = split_shard(stream, shard, storage, settings)
+            paths = [layout.bucket_file(shard.side, bucket, "s") for bucket in range(2)]
+            kept = sum(storage.read_table(path).num_rows for path in paths if storage.exists(path))
+            assert kept + sum(counts.dropped.values()) == counts.rows
+
+
+TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.dictionary(pa.int32(), pa.string()))
+NUMBER_TYPES = (pa.float32(), pa.float64(), pa.float16(), pa.int8(), pa.uint64(), pa.decimal128(38, 3), pa.null())
+OTHER_TYPES = (pa.bool_(), pa.list_(pa.string()), pa.struct([("url", pa.string())]), pa.timestamp("us"), pa.date32())
+NAMES = ("URL", "url", "TEXT", "caption", "alt_text", "top_caption", "similarity", "punsafe", "pwatermark", "", "url.x")
+VALUES = st.none() | st.text(max_size=8) | st.binary(max_size=8) | st.floats() | st.integers(-(2**70), 2**70)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[bytes, str]:
+    """A Parquet file with columns named like LAION's, of any type, and the side that it is for."""
+    rows = draw(st.integers(0, 6))
+    arrays, names = [], []
+    for _ in range(draw(st.integers(1, 6))):
+        kind = draw(st.sampled_from((*TEXT_TYPES, *TEXT_TYPES, *NUMBER_TYPES, *OTHER_TYPES)))
+        values = draw(st.lists(VALUES, min_size=rows, max_size=rows))
+        arrays.append(pa.array([fitting(value, kind) for value in values], kind))
+        names.append(draw(st.sampled_from(NAMES)))
+    out = io.BytesIO()
+    with suppress(pa.ArrowException):  # what no writer writes
+        pq.write_table(pa.table(arrays, names), out, store_schema=draw(st.booleans()))
+    return out.getvalue(), draw(st.sampled_from(("laion_2b", "laion_coco")))
+
+
+def fitting(value: Any, kind: pa.DataType) -> Any:
+    """``value`` where ``kind`` can hold it, else null."""
+    try:
+        return pa.array([value], kind)[0].as_py()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None
+
+
+@cache
+def sound_file() -> bytes:
+    rows = 40
+    table = pa.table(
+        {
+            "URL": [f"http://a/{n}.jpg" for n in range(rows)],
+            "TEXT": [f"A caption {n % 7}" for n in range(rows)],
+            "punsafe": [n / rows for n in range(rows)],
+            "pwatermark": pa.array([n % 2 for n in range(rows)], pa.int32()),
+            "laion_2b": ["a"] * rows,
+            "laion_coco": ["b"] * rows,
+        }
+    )
+    out = io.BytesIO()
+    pq.write_table(table, out, row_group_size=16, compression="snappy")
+    return out.getvalue()
+
+
+@st.composite
+def damaged_files(draw: st.DrawFn) -> bytes:
+    """A sound file with bytes changed, left out or doubled; half of the changes lie in its footer."""
+    content = bytearray(sound_file())
+    footer = int.from_bytes(content[-8:-4], "little") + 8
+    for _ in range(draw(st.integers(1, 6))):
+        start = len(content) - footer if draw(st.booleans()) else 0
+        at = draw(st.integers(min(start, len(content) - 1), len(content) - 1))
+        change = draw(st.sampled_from(("byte", "bit", "out", "twice")))
+        length = draw(st.integers(1, 9))
+        if change == "byte":
+            content[at] = draw(st.integers(0, 255))
+        elif change == "bit":
+            content[at] ^= 1 << draw(st.integers(0, 7))
+        elif change == "out" and len(content) > length + 20:
+            del content[at : at + length]
+        else:
+            content[at:at] = content[at : at + length]
+    return bytes(content)
+
+
+def read_damaged(content: bytes) -> None:
+    read_shard(content)
+    read_captions(content, ".parquet")
+
+
+# ---- caption files ----
+
+
+def read_captions(content: bytes, suffix: str) -> None:
+    """``content`` as a file of captions, read whole and written again in another form."""
+    with tempfile.TemporaryDirectory() as name, suppress(InputError):
+        folder = Path(name)
+        (folder / f"in{suffix}").write_bytes(content)
+        source = open_caption_file(folder / f"in{suffix}", ["laion_2b", "laion_coco"], adds="capsfusion")
+        rows = sum(table.num_rows for table in source.captions(7))
+        for target in (".jsonl", ".parquet"):
+            with suppress(InputError):
+                write_caption_file(folder / f"out{target}", source, ["c"] * rows)
+                again = open_caption_file(folder / f"out{target}", ["capsfusion"])
+                assert sum(1 for _ in again.rows()) == rows
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"laion_2b": st.none() | st.text(max_size=6), "laion_coco": st.text(max_size=6)},
+        optional={"x": JSON, "\ud800": JSON},
+    ),
+    max_size=4,
+)
+PIECES = st.sampled_from(
+    [b"", b"[", b"]", b"{", b"}", b",", b'"', b"\\u", b"\\ud83d", b"-Infinity", b"\xff", b"\n", b"1e999"]
+)
+
+
+@st.composite
+def json_files(draw: st.DrawFn) -> tuple[bytes, str]:
+    """A file of rows, at some places cut or filled with what JSON is made of; .json or .jsonl."""
+    rows, suffix = draw(ROWS), draw(st.sampled_from((".json", ".jsonl")))
+    escaped = draw(st.booleans())
+    texts = [json.dumps(row, ensure_ascii=escaped).encode("utf-8", "surrogatepass") for row in rows]
+    content = b"[" + b",".join(texts) + b"]" if suffix == ".json" else b"\n".join(texts)
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(content)))
+        content = content[:at] + draw(PIECES) + content[at + draw(st.integers(0, 3)) :]
+    return content, suffix
+
+
+# ---- texts ----
+
+FRAGMENTS = (
+    *HOSTILE,
+    *CONTROL_TOKENS,
+    "Sentence 2:",
+    "New Sentence:",
+    "\n",
+    " ",
+    "U.S.A. ",
+    "1,000.50 ",
+    "a-",
+    "É",
+    "图",
+)
+TEXTS = st.text(max_size=40) | st.lists(
+    st.tuples(st.sampled_from(FRAGMENTS) | st.text(max_size=5), st.sampled_from((1, 1, 1, 2, 50, 2000))), max_size=4
+).map(lambda parts: "".join(text * times for text, times in parts)[:100_000])
+
+
+@cache
+def tokenizer() -> LlamaTokenizer:
+    return LlamaTokenizer(MODEL / "tokenizer.model")
+
+
+def make_prompt(captions: tuple[str, str]) -> None:
+    ids = prompt_tokens(tokenizer(), *captions)
+    prompt = tokenizer().decode(ids)
+    assert len(ids) <= MAX_PROMPT_TOKENS
+    assert ids[0] == tokenizer().bos_id
+    assert not {tokenizer().bos_id, tokenizer().eos_id} & set(ids[1:])
+    assert prompt.count("\n") == PROMPT_TEMPLATE.count("\n")
+    assert prompt.endswith("\nNew Sentence:")
+
+
+def judge(texts: tuple[str, str, str]) -> None:
+    names = ("laion_2b", "laion_coco", "capsfusion")
+    table = pa.table(
+        {name: [text.encode("utf-8", "replace").decode()] for name, text in zip(names, texts, strict=True)}
+    )
+    assert validate_table(table)["reasons"].null_count == 0
+
+
+TARGETS = {
+    "shards": Target(tables(), lambda file: read_shard(*file)),
+    "damaged-shards": Target(damaged_files(), read_damaged),
+    "json": Target(json_files(), lambda file: read_captions(*file)),
+    "prompts": Target(st.tuples(TEXTS, TEXTS), make_prompt),
+    "rules": Target(st.tuples(TEXTS, TEXTS, TEXTS), judge),
+}

@@ -1,0 +1,28 @@
+"""Every fuzz target, for a moment and always with the same inputs, those first that once failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from tests.fuzz.targets import TARGETS
+
+SHORT = settings(
+    max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_must_hold_holds(name: str) -> None:
+    target = TARGETS[name]
+
+    @SHORT
+    @given(target.strategy)
+    def holds(found: Any) -> None:
+        target.holds(found)
+
+    for found in target.past:
+        target.holds(found)
+    holds()
