@@ -57,9 +57,8 @@ def watched(name: str, minutes: float, first_seed: int) -> bool:
                 process.kill()
                 print(f"{name}: hangs", flush=True)
         if process.wait():
-            print(
-                f"{name}: exit code {process.returncode}, seed {first_seed}, at the input:\n{last.read_text()[:20_000]}"
-            )
+            found = last.read_text()[:20_000]
+            print(f"{name}: exit code {process.returncode}, seed {first_seed}, at the input:\n{found}", flush=True)
         return process.returncode == 0
 
 
