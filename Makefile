@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help install demo up compose-demo test lint bench bench-fusion bench-exactness bench-pairing bench-validation \
+.PHONY: help install demo up compose-demo test fuzz audit lint bench bench-fusion bench-exactness bench-pairing bench-validation \
 	bench-warehouse bench-explorer screenshots
 .DEFAULT_GOAL := help
 
@@ -13,6 +13,8 @@ help:
 	@echo "make demo     sample shards, an Airflow backfill over three days, fused captions (a few minutes)"
 	@echo "make up       Airflow and its UI on the demo's data, until Ctrl-C"
 	@echo "make test     the whole test suite; make test ARGS='tests/pairing -x' for a part"
+	@echo "make fuzz     readers, prompt and rules on inputs that nobody wrote, ten minutes each; ARGS='--minutes 1'"
+	@echo "make audit    known vulnerabilities of the pinned packages (asks PyPI)"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    all benchmarks: bench-fusion, -exactness, -pairing, -validation, -warehouse, -explorer;"
 	@echo "              ARGS='--help' tells more"
@@ -36,6 +38,14 @@ compose-demo:
 # Two at a time, Airflow's tests first: they are the longest, and mostly wait.
 test: install
 	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+
+fuzz: install
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+# In an environment of its own: nothing here depends on it, and its packages are not those that it looks at.
+audit:
+	@test -x .venv-audit/bin/pip-audit || { python3 -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit; }
+	@.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
 
 lint: install
 	@$(BIN)/ruff check .

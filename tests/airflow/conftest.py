@@ -26,6 +26,7 @@ from tests import object_store
 WAREHOUSE = "warehouse"
 NOBODY = "nobody"  # a user who may log in and nothing else
 RUN_SECONDS = 400
+PLANTED = "pl4nted"  # in every secret of the service, and in nothing else
 
 
 def wait_until(what: str, is_so: Callable[[], Any], seconds: float, pause: float = 0.5) -> Any:
@@ -176,7 +177,7 @@ def webhook() -> Iterator[Webhook]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
-    yield Webhook(f"http://127.0.0.1:{server.server_port}/hooks/secret", texts)
+    yield Webhook(f"http://127.0.0.1:{server.server_port}/hooks/{PLANTED}", texts)
     server.shutdown()
 
 
@@ -188,7 +189,13 @@ def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: W
             "CAPSFUSION_HOME": str(folder),
             "CAPSFUSION_STAGING": f"{s3_bucket}/airflow/staging",
             "CAPSFUSION_SCRATCH": str(folder / "scratch"),
-            "CAPSFUSION_WAREHOUSE_URL": server.url(WAREHOUSE).render_as_string(hide_password=False),
+            # Its server lets anybody in who reaches the socket, with any password.
+            "CAPSFUSION_WAREHOUSE_URL": server.url(WAREHOUSE)
+            .set(password=PLANTED)
+            .render_as_string(hide_password=False),
+            "CAPSFUSION_AWS_CONN_ID": "store",
+            "AIRFLOW_CONN_STORE": json.dumps({"conn_type": "aws", "login": "test", "password": PLANTED}),
+            "HF_TOKEN": PLANTED,
             "CAPSFUSION_LAION2B": f"{s3_bucket}/airflow/sources/{FOLDER['laion_2b']}",
             "CAPSFUSION_LAION_COCO": f"{s3_bucket}/airflow/sources/{FOLDER['laion_coco']}",
             "CAPSFUSION_BUCKETS": "4",

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psycopg
 import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, expect
+from psycopg import sql
 
 from capsfusion_tasks import layout
 from capsfusion_tasks.demo.airflow_api import AirflowApiError
@@ -27,7 +29,7 @@ from tests.airflow.browser import (
     start_backfill,
     watch_run,
 )
-from tests.airflow.conftest import Service, wait_until
+from tests.airflow.conftest import PLANTED, WAREHOUSE, Service, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -273,6 +275,35 @@ def test_a_backfill_with_bad_params_is_refused(service: Service, conf: dict[str,
 
 
 # ---- what the tests ask ----
+
+
+def test_nothing_that_airflow_and_the_runs_leave_behind_has_a_secret(
+    service: Service, in_order: list[dict[str, Any]]
+) -> None:
+    """Logs, XComs, rendered fields, notes, asset events, the ledger, the staging area: all there is after the runs."""
+    logs = [file for file in (service.folder / "airflow").rglob("*") if file.is_file() and not file.is_symlink()]
+    assert any("task_id=fuse" in str(file) for file in logs)
+    assert [str(file) for file in logs if PLANTED.encode() in file.read_bytes()] == []
+    for database in ("airflow", WAREHOUSE):
+        assert tables_with(service, database, PLANTED) == {}
+    assert tables_with(service, "airflow", str(FIRST)).keys() >= {"xcom", "dag_run", "rendered_task_instance_fields"}
+    assert not [key for key in object_store.objects(service.staging) if PLANTED in key]
+
+
+def tables_with(service: Service, database: str, text: str) -> dict[str, int]:
+    """Table → rows in which ``text`` stands."""
+    url = service.server.url(database).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url) as connection:
+        tables = connection.execute("select schemaname, relname from pg_stat_user_tables").fetchall()
+        found = {
+            name: connection.execute(
+                sql.SQL("select count(*) from {} t where t::text like {}").format(
+                    sql.Identifier(schema, name), sql.Literal(f"%{text}%")
+                )
+            ).fetchall()[0][0]
+            for schema, name in tables
+        }
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[tuple[str, str, Any, Any]]:

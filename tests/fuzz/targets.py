@@ -169,9 +169,8 @@ ROWS = st.lists(
     ),
     max_size=4,
 )
-PIECES = st.sampled_from(
-    [b"", b"[", b"]", b"{", b"}", b",", b'"', b"\\u", b"\\ud83d", b"-Infinity", b"\xff", b"\n", b"1e999"]
-)
+BYTES = (b"", b"[", b"]", b"{", b"}", b",", b'"', b"\\u", b"\\ud83d", b"-Infinity", b"\xff", b"\n", b"1e999")
+PIECES = st.sampled_from(BYTES)
 
 
 @st.composite
@@ -189,19 +188,8 @@ def json_files(draw: st.DrawFn) -> tuple[bytes, str]:
 
 # ---- texts ----
 
-FRAGMENTS = (
-    *HOSTILE,
-    *CONTROL_TOKENS,
-    "Sentence 2:",
-    "New Sentence:",
-    "\n",
-    " ",
-    "U.S.A. ",
-    "1,000.50 ",
-    "a-",
-    "É",
-    "图",
-)
+WORDS = ("Sentence 2:", "New Sentence:", "\n", " ", "U.S.A. ", "1,000.50 ", "a-", "É", "图")
+FRAGMENTS = (*HOSTILE, *CONTROL_TOKENS, *WORDS)
 TEXTS = st.text(max_size=40) | st.lists(
     st.tuples(st.sampled_from(FRAGMENTS) | st.text(max_size=5), st.sampled_from((1, 1, 1, 2, 50, 2000))), max_size=4
 ).map(lambda parts: "".join(text * times for text, times in parts)[:100_000])
@@ -224,14 +212,22 @@ def make_prompt(captions: tuple[str, str]) -> None:
 
 def judge(texts: tuple[str, str, str]) -> None:
     names = ("laion_2b", "laion_coco", "capsfusion")
-    table = pa.table(
-        {name: [text.encode("utf-8", "replace").decode()] for name, text in zip(names, texts, strict=True)}
-    )
+    valid = [text.encode("utf-8", "replace").decode() for text in texts]
+    table = pa.table({name: [text] for name, text in zip(names, valid, strict=True)})
     assert validate_table(table)["reasons"].null_count == 0
 
 
+def file_of(*columns: tuple[str, pa.Array]) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table([array for _, array in columns], [name for name, _ in columns]), out)
+    return out.getvalue()
+
+
+TEXT = pa.array(["a"])
+ONE_NAME_TWICE = file_of(("URL", TEXT), ("URL", TEXT), ("TEXT", TEXT))
+
 TARGETS = {
-    "shards": Target(tables(), lambda file: read_shard(*file)),
+    "shards": Target(tables(), lambda file: read_shard(*file), past=((ONE_NAME_TWICE, "laion_2b"),)),
     "damaged-shards": Target(damaged_files(), read_damaged),
     "json": Target(json_files(), lambda file: read_captions(*file)),
     "prompts": Target(st.tuples(TEXTS, TEXTS), make_prompt),

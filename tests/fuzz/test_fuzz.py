@@ -9,9 +9,8 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.fuzz.targets import TARGETS
 
-SHORT = settings(
-    max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+ALL = list(HealthCheck)
+SHORT = settings(max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=ALL)
 
 
 @pytest.mark.parametrize("name", TARGETS)
