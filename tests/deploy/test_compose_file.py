@@ -94,6 +94,34 @@ def test_no_secret_and_no_default_for_one_stands_in_the_file(services: dict[str,
             assert rest in (":?run docker/make-env.sh", ":-"), f"{variable} has a default: {rest}"
 
 
+def test_no_command_has_a_secret_among_its_arguments(services: dict[str, dict[str, Any]]) -> None:
+    """The arguments of a process are everybody's to read; an environment is its user's."""
+    for name, service in services.items():
+        for part in (service.get("command", ""), service.get("healthcheck", {})):
+            assert not re.search(r"(?<!\$)\$\{[^}]*(PASSWORD|SECRET|KEY|TOKEN)", str(part)), name
+    for script in (REPOSITORY / "docker").glob("*.sh"):
+        commands = re.sub(r"<<-?'?(\w+)'?\n.*?\n\1\n|\[ .*? \]", "", script.read_text(), flags=re.DOTALL)
+        assert not re.search(r"(--?[\w-]+[ =]\S*|-v \w+=\"?)\$\{?\w*(PASSWORD|SECRET|_KEY)", commands), script.name
+
+
+def test_nothing_runs_as_root(services: dict[str, dict[str, Any]]) -> None:
+    users = re.findall(r"^(?:FROM|USER) .*", (REPOSITORY / "docker" / "Dockerfile").read_text(), flags=re.MULTILINE)
+    last: dict[str, str] = {}
+    for line in users:
+        if found := re.fullmatch(r"FROM (\S+) AS (\w+)", line):
+            stage = found[2]
+            last[stage] = last.get(found[1], "")
+        else:
+            last[stage] = line.removeprefix("USER ")
+    assert {last[stage] for stage in ("airflow", "gpu")} == {"50000:0"}
+    for name, service in services.items():
+        assert "user" not in service, name
+        if service["image"].startswith("capsfusion-"):
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+    # PostgreSQL's and Redis' own entrypoints drop root; Redis' is called by name, since a shell comes before it.
+    assert "exec docker-entrypoint.sh redis-server" in str(services["redis"]["command"])
+
+
 def test_only_the_gpu_worker_takes_the_queue_gpu_one_task_at_a_time(services: dict[str, dict[str, Any]]) -> None:
     commands = {name: str(each.get("command")) for name, each in services.items()}
     workers = {name: command for name, command in commands.items() if "celery worker" in command}
