@@ -66,7 +66,7 @@ class ParquetFile(CaptionFile):
             # Else it reads whole row groups, ahead: 200 MB for a file of that size, where this takes 12.
             with pq.ParquetFile(self.source, pre_buffer=False, buffer_size=1 << 20) as file:
                 yield file
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
             raise InputError(f"{self.source} cannot be read as Parquet: {error}") from error
 
     @staticmethod

@@ -79,7 +79,7 @@ def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Count
                 first_row += batch.num_rows
     except pa.ArrowMemoryError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{where} cannot be read as Parquet ({reason}): replace it; the new file is a new shard"

@@ -25,16 +25,20 @@ LONG = settings(max_examples=1000, deadline=None, database=None, suppress_health
 
 def fuzz(name: str, minutes: float, first_seed: int, last: Path) -> None:
     """Try inputs until time is over; ``last`` has the one that is being tried."""
-    target, tried, longest = TARGETS[name], 0, 0.0
+    target, tried, longest, failed = TARGETS[name], 0, 0.0, False
     until = time.monotonic() + 60 * minutes
 
     def holds(found: Any) -> None:
-        nonlocal tried, longest
-        if time.monotonic() > until:
+        nonlocal tried, longest, failed
+        if time.monotonic() > until and not failed:  # a failure is made small first, however long that takes
             return
         last.write_text(repr(found), errors="backslashreplace")
         started = time.monotonic()
-        target.holds(found)
+        try:
+            target.holds(found)
+        except BaseException:
+            failed = True
+            raise
         tried, longest = tried + 1, max(longest, time.monotonic() - started)
 
     number = first_seed
