@@ -25,7 +25,7 @@ print(json.dumps({"capsfusion_s3": {
     "conn_type": "aws",
     "login": os.environ["S3_ACCESS_KEY_ID"],
     "password": os.environ["S3_SECRET_ACCESS_KEY"],
-    "extra": {name: value for name, value in extra.items() if value},
+    "extra_dejson": {name: value for name, value in extra.items() if value},
 }}))' > "$keys"
   airflow connections import --overwrite "$keys" > /dev/null
 fi

@@ -15,6 +15,8 @@ KEY = "summary"  # of the XCom that the task "report" pushes, whether it fails t
 _HEAD = "Report:"  # tells our notes from a user's
 # The UI renders a note as Markdown, and errors quote names from outside: an indented block takes everything as text.
 _AS_TEXT = "    "
+_LONGEST = 1000  # characters of Airflow's column: a longer note would end the scheduler, at each try
+_REST = f"\n{_AS_TEXT}… the rest stands in the log of the task report"
 
 
 class RunNote:
@@ -41,8 +43,13 @@ class RunNote:
         query = XComModel.get_many(key=KEY, run_id=dag_run.run_id, task_ids="report", dag_ids=dag_run.dag_id, limit=1)
         summary = session.scalars(query).first()
         if summary is not None and (dag_run.note is None or dag_run.note.startswith(_HEAD)):
-            report = textwrap.indent(XComModel.deserialize_value(summary), _AS_TEXT)
-            dag_run.note = f"{_HEAD}\n\n{report}"
+            dag_run.note = as_note(XComModel.deserialize_value(summary))
+
+
+def as_note(report: str) -> str:
+    """The report as a note: text in the UI, whatever is quoted in it, and no longer than Airflow can store."""
+    note = f"{_HEAD}\n\n{textwrap.indent(report, _AS_TEXT)}"
+    return note if len(note) <= _LONGEST else note[: _LONGEST - len(_REST)] + _REST
 
 
 class RunNotePlugin(AirflowPlugin):

@@ -102,7 +102,7 @@ def test_a_run_has_its_report_as_a_note_and_others_can_follow_it(
     service: Service, sample: SampleReport, in_order: list[dict[str, Any]]
 ) -> None:
     runs = service.runs(FIRST, LAST)
-    assert all("Report:" in run["note"] and "rejected" in run["note"] for run in runs)
+    assert all(run["note"].startswith("Report:\n\n    ") and "rejected" in run["note"] for run in runs)
     assert all(run["note"].endswith("check: nothing is wrong") for run in runs)
     assets = service.api.request("GET", "/assets/events")["asset_events"]
     events = {event["source_run_id"]: event["extra"] for event in assets if event["name"] == "fused_captions"}

@@ -137,6 +137,10 @@ def test_rows_on_a_terminal_command_nothing(done: Done, form: str) -> None:
     assert not COMMANDS.search(shown.replace("\r\n", "\n")), form
 
 
+def test_parquet_is_kept_from_a_terminal(done: Done) -> None:
+    assert "nothing for a terminal" in on_a_terminal(done, "sql", "select 1", "--format", "parquet")
+
+
 def test_verdicts_on_a_terminal_command_nothing(done: Done) -> None:
     source = done.folder / "[bold]\x1b]0;owned\x07.parquet"
     texts = [text.replace("\x00", " ") for text in HOSTILE]
