@@ -16,7 +16,8 @@ from capsfusion_tasks.validation.language import words_not_latin
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
 
 # What stands before a word, and the word.
-_TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*)")
+# With the end of the text for a word: signs that no word follows would be gone through once from each of them.
+_TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
 _STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")  # nothing stands before the first
 # Tags, addresses, names of files, and four or more words joined by hyphens: their parts are no names.
 _PICTURE_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp)\b")
@@ -49,7 +50,7 @@ def raw_facts(text: str) -> frozenset[str]:
     """
     if "_" in text or "/" in text or text.count("-") > 2 or _PICTURE_FILE.search(text):
         text = _NO_PROSE.sub(" ", text)
-    tokens = _TOKENS.findall(text)
+    tokens = _tokens(text)
     nexts = [word for _, word in tokens[1:]] + [""]
     return _facts(
         word
@@ -63,9 +64,14 @@ def caption_facts(text: str) -> frozenset[str]:
     """The same of a caption, where the capital that begins a sentence or a title makes no name."""
     return _facts(
         word
-        for gap, word in _TOKENS.findall(text)
+        for gap, word in _tokens(text)
         if not (word.islower() and word.isalpha()) and (gap == " " or not _STARTS_SENTENCE.search(gap))
     )
+
+
+def _tokens(text: str) -> list[tuple[str, str]]:
+    """The words of ``text`` as they are written, each with what stands between it and the one before."""
+    return [(gap, word) for gap, word in _TOKENS.findall(text) if word]
 
 
 def _facts(words: Iterable[str]) -> frozenset[str]:
