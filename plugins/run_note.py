@@ -15,7 +15,7 @@ KEY = "summary"  # of the XCom that the task "report" pushes, whether it fails t
 _HEAD = "Report:"  # tells our notes from a user's
 # The UI renders a note as Markdown, and errors quote names from outside: an indented block takes everything as text.
 _AS_TEXT = "    "
-_LONGEST = 1000  # characters of Airflow's column: a longer note would end the scheduler, at each try
+_LONGEST = 1000  # characters of the column: PostgreSQL refuses a longer note, in the transaction of the scheduler
 _REST = f"\n{_AS_TEXT}… the rest stands in the log of the task report"
 
 
