@@ -274,9 +274,6 @@ def test_a_backfill_with_bad_params_is_refused(service: Service, conf: dict[str,
     assert refused.value.status == 422
 
 
-# ---- what the tests ask ----
-
-
 def test_nothing_that_airflow_and_the_runs_leave_behind_has_a_secret(service: Service, sample: SampleReport) -> None:
     """Logs, XComs, rendered fields, notes, asset events, the ledger, the staging area: all there is after the runs."""
     if not service.runs(FIRST, FIRST):  # when this test runs alone
@@ -288,6 +285,9 @@ def test_nothing_that_airflow_and_the_runs_leave_behind_has_a_secret(service: Se
         assert tables_with(service, database, PLANTED) == {}
     assert tables_with(service, "airflow", str(FIRST)).keys() >= {"xcom", "dag_run", "rendered_task_instance_fields"}
     assert not [key for key in object_store.objects(service.staging) if PLANTED in key]
+
+
+# ---- what the tests ask ----
 
 
 def tables_with(service: Service, database: str, text: str) -> dict[str, int]:
