@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from capsfusion_tasks.errors import printable
 from capsfusion_tasks.settings import Interval, load_settings
 
 
@@ -62,7 +63,7 @@ def check(
         print(json.dumps(result.as_dict()))
     else:
         for line in result.lines():
-            Console().print(line, highlight=False, markup=False, soft_wrap=True)
+            Console().print(printable(line), highlight=False, markup=False, soft_wrap=True)
     if result.left:
         raise typer.Exit(1)
 
@@ -97,4 +98,4 @@ def gc(
         print(json.dumps(collected.as_dict()))
     else:
         for line in collected.lines():
-            Console().print(line, highlight=False, markup=False, soft_wrap=True)
+            Console().print(printable(line), highlight=False, markup=False, soft_wrap=True)
