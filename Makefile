@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help install demo up compose-demo test lint bench bench-fusion bench-exactness bench-pairing bench-validation \
+.PHONY: help install demo up compose-demo test test-faults lint bench bench-fusion bench-exactness bench-pairing bench-validation \
 	bench-warehouse bench-explorer screenshots
 .DEFAULT_GOAL := help
 
@@ -13,6 +13,7 @@ help:
 	@echo "make demo     sample shards, an Airflow backfill over three days, fused captions (a few minutes)"
 	@echo "make up       Airflow and its UI on the demo's data, until Ctrl-C"
 	@echo "make test     the whole test suite; make test ARGS='tests/pairing -x' for a part"
+	@echo "make test-faults  200 runs broken at random, each retried once (an hour or so); ARGS='--help' tells more"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    all benchmarks: bench-fusion, -exactness, -pairing, -validation, -warehouse, -explorer;"
 	@echo "              ARGS='--help' tells more"
@@ -36,6 +37,9 @@ compose-demo:
 # Two at a time, Airflow's tests first: they are the longest, and mostly wait.
 test: install
 	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+
+test-faults: install
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 lint: install
 	@$(BIN)/ruff check .
