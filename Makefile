@@ -5,14 +5,15 @@ INSTALLED := $(VENV)/installed
 COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help install demo up compose-demo test fuzz audit lint bench bench-fusion bench-exactness bench-pairing bench-validation \
-	bench-warehouse bench-explorer screenshots
+.PHONY: help install demo up compose-demo test test-faults fuzz audit lint bench bench-fusion bench-exactness \
+	bench-pairing bench-validation bench-warehouse bench-explorer screenshots
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     sample shards, an Airflow backfill over three days, fused captions (a few minutes)"
 	@echo "make up       Airflow and its UI on the demo's data, until Ctrl-C"
 	@echo "make test     the whole test suite; make test ARGS='tests/pairing -x' for a part"
+	@echo "make test-faults  200 runs broken at random, each retried once (an hour or so); ARGS='--help' tells more"
 	@echo "make fuzz     readers, prompt and rules on inputs that nobody wrote, ten minutes each; ARGS='--minutes 1'"
 	@echo "make audit    known vulnerabilities of the pinned packages (asks PyPI)"
 	@echo "make lint     ruff and mypy"
@@ -38,6 +39,9 @@ compose-demo:
 # Two at a time, Airflow's tests first: they are the longest, and mostly wait.
 test: install
 	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+
+test-faults: install
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 fuzz: install
 	@$(BIN)/python -m tests.fuzz $(ARGS)

@@ -13,16 +13,24 @@ from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from capsfusion_tasks import full_disk
+
 # Ours: a shard or a replay that is split, a shard that is fetched. The folder may be one that others use too.
 _OURS = re.compile(r"(split|replay)-\w+|[0-9a-f]{16}")
 
+ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
+
 
 @contextmanager
-def temporary_folder(scratch: Path, prefix: str) -> Iterator[Path]:
-    """A folder in ``scratch`` that goes when the block ends; after a SIGKILL it stays, and ``abandoned`` finds it."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=scratch, prefix=prefix) as folder, held(Path(folder)):
-        yield Path(folder)
+def temporary_folder(scratch: Path, prefix: str, what: str) -> Iterator[Path]:
+    """A folder in ``scratch`` that goes when the block ends; after a SIGKILL it stays, and ``abandoned`` finds it.
+
+    Raises NotReadyError, which names ``what`` lies there, where the disk is full.
+    """
+    with full_disk.explained(scratch, what, ROOM):
+        scratch.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=scratch, prefix=prefix) as folder, held(Path(folder)):
+            yield Path(folder)
 
 
 @contextmanager

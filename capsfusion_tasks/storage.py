@@ -7,19 +7,22 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks import full_disk
+from capsfusion_tasks.errors import InputError, NotReadyError
 
+_S3_ERROR = "AWS Error"  # in every message of Arrow's about an S3 that refuses, fails or is not there
 _UNPUBLISHED = re.compile(r"\..+\.unpublished")
 
 
@@ -34,6 +37,20 @@ class StoredFile:
     @property
     def unpublished(self) -> bool:
         return bool(_UNPUBLISHED.fullmatch(self.path.rpartition("/")[2]))
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _asks(method: _Method) -> _Method:
+    """A method of Storage that asks S3: raises NotReadyError where it does not answer, or answers with an error."""
+
+    @wraps(method)
+    def asking(self: Storage, *arguments: Any, **named: Any) -> Any:
+        with self.answering():
+            return method(self, *arguments, **named)
+
+    return cast(_Method, asking)
 
 
 class Storage:
@@ -58,9 +75,26 @@ class Storage:
         root = self._base if self._local else self.root.rstrip("/")
         return f"{root}/{path}" if path else root
 
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """For what reads the storage in the block by itself: the same errors as from the methods here."""
+        try:
+            yield
+        except NotReadyError:
+            raise
+        except Exception as error:  # an OSError, or what DuckDB makes of it where it reads on
+            if _S3_ERROR not in str(error):
+                raise
+            raise NotReadyError(
+                f"{self.root} does not answer as it should: {error}; try again, and if it stays so, check its endpoint"
+                " and credentials"
+            ) from error
+
+    @_asks
     def exists(self, path: str) -> bool:
         return bool(self.filesystem.get_file_info(path).type == fs.FileType.File)
 
+    @_asks
     def size(self, path: str) -> int | None:
         """In bytes; None where there is no such file."""
         size: int | None = self.filesystem.get_file_info(path).size
@@ -70,6 +104,7 @@ class Storage:
         """Paths of the files right inside ``folder``, sorted; none if there is no such folder."""
         return list(self.sizes(folder))
 
+    @_asks
     def sizes(self, folder: str) -> dict[str, int]:
         """The same with their bytes."""
         selector = fs.FileSelector(folder, allow_not_found=True)
@@ -77,6 +112,7 @@ class Storage:
         files = (info for info in infos if info.type == fs.FileType.File and not info.base_name.startswith("."))
         return dict(sorted((info.path, info.size) for info in files))
 
+    @_asks
     def tree(self) -> list[StoredFile]:
         """All files, also unpublished ones, sorted by path; none where there is no such area."""
         infos = self.filesystem.get_file_info(fs.FileSelector("", allow_not_found=True, recursive=True))
@@ -84,11 +120,13 @@ class Storage:
         found = (StoredFile(info.path, info.size, info.mtime.astimezone(UTC)) for info in files)
         return sorted(found, key=lambda file: file.path)
 
+    @_asks
     def folders(self, folder: str) -> list[str]:
         """Names of the folders right inside ``folder``, sorted; none if there is no such folder."""
         infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
+    @_asks
     def delete(self, path: str) -> None:
         self.filesystem.delete_file(path)
 
@@ -109,16 +147,25 @@ class Storage:
         """A binary file to write; it appears under ``path`` when the block ends, and never if it raises.
 
         On a disk it is written beside its final name and renamed. On S3 an upload becomes visible when it is complete.
+        Raises NotReadyError where the disk is full or read-only, or S3 does not answer.
         """
         if not self._local:
             # Spooled first: an upload stream that is dropped in the middle completes itself, half-written.
-            with tempfile.SpooledTemporaryFile(max_size=1 << 20) as spool:
+            spooled = full_disk.explained(
+                Path(tempfile.gettempdir()), self.path(path), "make room there, or set TMPDIR"
+            )
+            with spooled, tempfile.SpooledTemporaryFile(max_size=1 << 20) as spool:
                 yield spool
                 spool.seek(0)
-                with self.filesystem.open_output_stream(path) as upload:
+                with self.answering(), self.filesystem.open_output_stream(path) as upload:
                     shutil.copyfileobj(spool, upload, 8 << 20)
             return
         target = Path(self._base) / path
+        with full_disk.explained(target.parent, target.name):
+            yield from self._write_beside(target)
+
+    @staticmethod
+    def _write_beside(target: Path) -> Iterator[Any]:
         target.parent.mkdir(parents=True, exist_ok=True)
         # A name that starts with a dot is not listed: what a killed process leaves behind is never taken for data.
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".unpublished")
@@ -146,9 +193,11 @@ class Storage:
             for table in tables:
                 writer.write_table(table)
 
+    @_asks
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns, filesystem=self.filesystem, partitioning=None)
 
+    @_asks
     def footer(self, path: str) -> tuple[dict[str, str], int]:
         """A Parquet file's metadata (as ``write_table`` got it) and its number of rows, without reading its rows."""
         with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
@@ -159,6 +208,7 @@ class Storage:
         with self.publish(path) as stream:
             stream.write(json.dumps(value, indent=1, sort_keys=True, default=str).encode() + b"\n")
 
+    @_asks
     def read_json(self, path: str) -> Any:
         with self.filesystem.open_input_stream(path) as stream:
             return json.loads(stream.read())

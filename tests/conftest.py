@@ -12,9 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import create_engine, make_url, text
 
@@ -23,6 +21,7 @@ from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.migrate import upgrade
+from tests import object_store
 from tests.checkpoint import write_checkpoint
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -136,18 +135,5 @@ def warehouse_url(postgres: EmbeddedPostgres) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[str]:
     """URI of an empty bucket in an S3 server of its own, which AWS's variables name as long as the session lasts."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="capsfusion-tests")
-        yield "s3://capsfusion-tests"
-    server.stop()
+    with object_store.serving("capsfusion-tests") as bucket:
+        yield bucket

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from capsfusion_tasks import full_disk
 from capsfusion_tasks.caption_files import (
     check_format,
     check_target,
@@ -81,7 +82,8 @@ def fuse_file(
     _fuse_while_reading(job, rows, storage, torchrun)
 
     fused = _Fused(job, rows, storage)
-    write_caption_file(target, rows, fused.captions())
+    with full_disk.explained(target.absolute().parent, target.name):
+        write_caption_file(target, rows, fused.captions())
     shutil.rmtree(parts)
     return FuseResult(fused.figures, fused.failed)
 

@@ -21,7 +21,10 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.stall import Patience, StallWatch
 from capsfusion_tasks.settings import Settings
 
+# What a rank prints before an error that is no failure of its own, and what it is for whoever started torchrun.
 INPUT_ERROR_MARK = "capsfusion input error: "
+NOT_READY_MARK = "capsfusion not ready: "
+_MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
 _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
 # OpenMP's threads spin while they wait for each other, by default so long that two jobs on one CPU slow each other down
@@ -130,7 +133,8 @@ class Torchrun:
     def wait(self) -> None:
         """Pass on output until torchrun has ended.
 
-        Raises InputError if a rank met one, NotReadyError if one hangs, and TorchrunFailed for all else.
+        Raises InputError or NotReadyError if a rank met one, NotReadyError too if one hangs, and TorchrunFailed for all
+        else.
         """
         if self._process is None:
             raise RuntimeError("torchrun was not started")
@@ -143,11 +147,12 @@ class Torchrun:
                 line = ""
             if line is None:
                 break
-            if line.startswith(INPUT_ERROR_MARK):
+            mark = next((mark for mark in _MARKED if line.startswith(mark)), None)
+            if mark is not None:
                 # Where one rank met it, all of them did: torchrun would only repeat it in a page of tracebacks.
                 self.terminate()
                 self._process.wait()
-                raise InputError(line.removeprefix(INPUT_ERROR_MARK).strip())
+                raise _MARKED[mark](line.removeprefix(mark).strip())
             if line and not watch.takes(line):
                 last.append(line)
                 self._on_line(line)

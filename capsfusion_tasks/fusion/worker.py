@@ -15,10 +15,10 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.rendezvous import rendezvous
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.engine import Engine, Request, complete_all
 from capsfusion_tasks.fusion.feed import Feed, Prepared
-from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, FuseJob
+from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, NOT_READY_MARK, FuseJob
 from capsfusion_tasks.fusion.model_files import model_folder
 from capsfusion_tasks.fusion.node import die_with_parent, take_device
 from capsfusion_tasks.fusion.pairs_input import PairsInput
@@ -179,6 +179,9 @@ def main() -> int:
     except InputError as error:
         print(f"{INPUT_ERROR_MARK}{error}", flush=True)
         return 2
+    except NotReadyError as error:
+        print(f"{NOT_READY_MARK}{error}", flush=True)
+        return 1
     return 0
 
 

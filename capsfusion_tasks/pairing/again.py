@@ -26,7 +26,7 @@ def split_pairs(tables: Iterable[pa.Table], replay: Replay, storage: Storage, se
     for path in storage.files(target):
         storage.delete(path)
     rows = 0
-    with scratch.temporary_folder(settings.scratch_folder, "replay-") as folder:
+    with scratch.temporary_folder(settings.scratch_folder, "replay-", "the captions to replay") as folder:
         spill = BucketSpill(folder, PAIRS)
         for table in tables:
             changed = pc.match_substring(table["image_url"], "\ufffd").to_numpy()

@@ -38,7 +38,7 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
     if (done := split_counts(shard, storage)) is not None:
         return done
     counts = Counts()
-    with scratch.temporary_folder(settings.scratch_folder, "split-") as folder:
+    with scratch.temporary_folder(settings.scratch_folder, "split-", f"the rows of {shard.label}") as folder:
         spill = BucketSpill(folder)
         with memory_ceiling(_where(shard)):
             for table in together(_read(stream, shard, settings, counts), _HELD_ROWS):

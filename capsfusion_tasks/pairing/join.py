@@ -84,7 +84,9 @@ def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Setting
     raw, coco = raw if coco.has_new else raw.only_new(), coco if raw.has_new else coco.only_new()
     passes = max(1, -(-(raw.bytes + coco.bytes) // _PASS_BYTES))
     for number in range(passes):
-        yield _with_identity(_join(raw, coco, number, passes, settings), raw.shards or coco.shards, coco.shards)
+        with storage.answering():
+            joined = _join(raw, coco, number, passes, settings)
+        yield _with_identity(joined, raw.shards or coco.shards, coco.shards)
 
 
 def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings) -> pa.Table:

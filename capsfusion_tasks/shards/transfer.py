@@ -16,9 +16,10 @@ from pathlib import Path
 import httpx2
 import pyarrow as pa
 
+from capsfusion_tasks import full_disk
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.scratch import abandoned, held, remove
+from capsfusion_tasks.scratch import ROOM, abandoned, held, remove
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import MayPass, retrying
 
@@ -49,13 +50,15 @@ def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Pat
     Raises InputError where trying again will not help. After any other error the parts that have arrived stay in
     ``scratch``, and the next try on this machine asks for the others only.
     """
-    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with full_disk.explained(scratch, address.where, ROOM):
+        scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
     for left in abandoned(scratch, _STALE):
         remove(left)
     folder = scratch / shard.shard_id
     with _owned(folder, address.where):
         try:
-            file = _download(address, expected, folder)
+            with full_disk.explained(scratch, address.where, ROOM):
+                file = _download(address, expected, folder)
         except InputError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -188,9 +191,9 @@ def _verify(file: Path, address: web.Address, expected: Expected) -> None:
 def _check_space(needed: int, folder: Path, where: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise InputError(
+        raise NotReadyError(
             f"no space for {where}: it needs {needed / 1e9:.2f} GB more and {free / 1e9:.2f} GB are free in {folder}: "
-            "make room, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
+            f"{ROOM}, then run it again, it goes on where it was"
         )
 
 

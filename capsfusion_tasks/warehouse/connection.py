@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import adbc_driver_postgresql.dbapi as adbc
+import psycopg
 from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
 
@@ -59,7 +60,7 @@ def open_warehouse(settings: Settings, *, migrate: bool | None = None) -> Iterat
 
     ``migrate``: bring the schema up to date (True), or check that it is (False). By default the embedded one is brought
     up to date and any other checked. Raises InputError for a URL or a schema that cannot be used, and NotReadyError
-    where no server answers.
+    where no server answers, or where it is lost or gives up in the block.
     """
     if settings.warehouse_url is None:
         with embedded_postgres(settings.home) as server, _open(server.url(), migrate is not False) as warehouse:
@@ -76,6 +77,9 @@ def _open(url: URL, migrate: bool) -> Iterator[Warehouse]:
     try:
         _prepare_schema(engine, migrate)
         yield Warehouse(engine, url)
+    except (OperationalError, psycopg.OperationalError) as error:
+        said = " ".join(str(getattr(error, "orig", error)).split())
+        raise _gave_up(url, said) from error
     finally:
         engine.dispose()
 
@@ -152,14 +156,20 @@ def _unreachable(url: URL, error: OperationalError) -> InputError | NotReadyErro
     return NotReadyError(f"{message}; start it, check CAPSFUSION_WAREHOUSE_URL, or unset it for the embedded one")
 
 
+def _gave_up(url: URL, said: str) -> NotReadyError:
+    """For a server that was lost at work, or had to end it: no disk space, shut down, a lock that was not to be had."""
+    said = said.rstrip(".")
+    return NotReadyError(
+        f"the warehouse, {describe(url)}, gave up: {said}; try again, nothing is done in part or twice"
+    )
+
+
 def from_adbc(url: URL, error: adbc.Error) -> InputError | NotReadyError:
     """What an error of the ADBC driver means to a user."""
     said, code = adbc_message(error), error.sqlstate or ""
     # Classes: connection, rollback, resources, operator intervention. Without a code it is the client that speaks.
     if code[:2] in ("08", "40", "53", "57") or (not code and any(sign in said.lower() for sign in _LOST)):
-        return NotReadyError(
-            f"the warehouse, {describe(url)}, gave up: {said}; try again, nothing is done in part or twice"
-        )
+        return _gave_up(url, said)
     return InputError(f"the warehouse, {describe(url)}, refuses: {said}")
 
 

@@ -144,7 +144,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from capsfusion_tasks.scratch import temporary_folder
-with temporary_folder(Path(sys.argv[1]), "split-") as folder:
+with temporary_folder(Path(sys.argv[1]), "split-", "a shard") as folder:
     (folder / "00000.arrow").write_bytes(b"x" * 100_000)
     print(folder, flush=True)
     time.sleep(600)

@@ -221,7 +221,9 @@ def test_space_is_checked_before_the_first_byte(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100_000, 70_000, 30_000))
-    with pytest.raises(InputError, match=r"no space for \S+/a\.parquet: it needs .* GB more .* set CAPSFUSION_SCRATCH"):
+    with pytest.raises(
+        NotReadyError, match=r"no space for \S+/a\.parquet: it needs .* GB more .* set CAPSFUSION_SCRATCH"
+    ):
         read(shard, scratch)
     assert web.gets("/a.parquet") == []
 

@@ -1,0 +1,38 @@
+"""A disk that takes no more: an error that says which, and that another try will help once there is room."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from capsfusion_tasks.errors import NotReadyError
+
+_FULL = {errno.ENOSPC: "no space", errno.EDQUOT: "the quota is used up"}
+
+
+@contextmanager
+def explained(folder: Path, what: str, mend: str = "make room there") -> Iterator[None]:
+    """In the block ``what`` is written into ``folder``: raises NotReadyError, with ``mend``, where it takes no more.
+
+    Not InputError: room is made by others, and Airflow's retries then go on by themselves.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            problem, mend = f"the disk is read-only for {what} in {folder}", "mount it for writing"
+        elif error.errno in _FULL:
+            problem = f"{_FULL[error.errno]} for {what} in {folder} ({_free(folder)} are free)"
+        else:
+            raise
+        raise NotReadyError(f"{problem}: {mend}, then run it again, it goes on where it was") from error
+
+
+def _free(folder: Path) -> str:
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    return f"{usage.free / 1e6:,.1f} MB of {usage.total / 1e6:,.1f} MB"

@@ -1,0 +1,281 @@
+"""Random faults under a running Airflow: ``python -m tests.faults.airflow --minutes 30``.
+
+Backfills of the sample's three days run one after the other, three days at a time, and ``capsfusion run`` beside them,
+while processes are killed and stopped and the staging area's disk fills. What a service manager would start again is
+started again, seconds later. At the end the faults stop, Airflow's retries go on, and one plain backfill of all days is
+the retry: its table is held against that of an unbroken run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random, SystemRandom
+
+import psutil
+
+from capsfusion_tasks.demo.airflow_api import AirflowApi, AirflowApiError
+from capsfusion_tasks.demo.airflow_server import LocalAirflow, local_airflow
+from capsfusion_tasks.errors import NotReadyError
+from capsfusion_tasks.warehouse.embedded import embedded_postgres
+from tests.faults import disks
+from tests.faults.result import Difference, difference
+from tests.faults.trial import check
+from tests.faults.workload import DAYS, Run, Site, Workload
+
+COMPONENTS = ("scheduler", "dag-processor", "api-server", "triggerer")
+PATIENCE = 1800  # seconds that Airflow gets to end its runs once the faults are over
+FIRST, LAST = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (DAYS[0], DAYS[2]))
+
+
+@dataclass
+class Service:
+    """Airflow, what it runs on, and the service manager that starts again what is killed."""
+
+    airflow: LocalAirflow
+    site: Site  # whose server has the warehouse alone: Airflow's own database is another
+    random: Random
+    beside: list[Run] = field(default_factory=list)  # `capsfusion run`s
+    restarted: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def api(self) -> AirflowApi:
+        return self.airflow.api
+
+    def processes(self) -> list[psutil.Process]:
+        """All of Airflow's but ``standalone`` itself, with what outlived its parent: by their sessions."""
+        sessions = {self.airflow.process.pid, *(each.pid for each in self.restarted)}
+        found: set[psutil.Process] = set()
+        for process in psutil.process_iter():
+            with suppress(ProcessLookupError, psutil.Error):
+                if os.getsid(process.pid) in sessions:
+                    found |= {process, *process.children(recursive=True)}
+        return [process for process in found if process.pid != self.airflow.process.pid]
+
+    def with_title(self, *words: str) -> list[psutil.Process]:
+        found = []
+        for process in self.processes():
+            with suppress(psutil.Error):
+                title = " ".join(process.cmdline())
+                if any(word in title for word in words):
+                    found.append(process)
+        return found
+
+    def kill(self, processes: list[psutil.Process], number: signal.Signals = signal.SIGKILL) -> bool:
+        """One of them; false: there is none."""
+        if not processes:
+            return False
+        with suppress(psutil.NoSuchProcess):
+            self.random.choice(processes).send_signal(number)
+        return True
+
+    def kill_component(self, name: str) -> bool:
+        """With all that it has started, as containers and service managers do, and start it again.
+
+        Left alive, LocalExecutor's idle processes would keep the scheduler's connection open, which they inherit, and
+        with it the locks of the transaction that it died in: the next scheduler passes over locked runs for ever.
+        """
+        found = self.with_title(f"airflow {name}", f"airflow {name.replace('-', '_')}")
+        family = set(found)
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                family.update(process.children(recursive=True))
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(self.random.uniform(1, 5))
+        self.start_component(name)
+        return bool(found)
+
+    def start_component(self, name: str) -> None:
+        with open(self.airflow.folder / f"{name}.log", "ab") as log:
+            self.restarted.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "airflow", name],
+                    env=psutil.Process(self.airflow.process.pid).environ(),
+                    cwd=self.airflow.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+
+    def end(self) -> None:
+        for process in self.processes() if self.restarted else []:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def keep_busy(self) -> None:
+        """A backfill of all days, whenever there is none, and a run beside it now and then."""
+        with suppress(NotReadyError, AirflowApiError):  # it may be down
+            if not self.api.close_backfills():
+                self.api.backfill(FIRST, LAST, reprocess="completed", max_active_runs=3)
+        if all(run.process.poll() is not None for run in self.beside) and self.random.random() < 0.3:
+            first = self.random.randrange(3)
+            self.beside.append(self.site.run(DAYS[first], DAYS[self.random.randrange(first + 1, 4)]))
+
+    def wait_for_runs(self) -> str | None:
+        """Why not all runs have ended, if they have not."""
+        deadline = time.monotonic() + PATIENCE
+        left = "Airflow does not answer"
+        while time.monotonic() < deadline:
+            with suppress(NotReadyError, AirflowApiError):
+                runs = self.api.runs(state=["queued", "running"])
+                if not runs and not self.api.close_backfills():
+                    return None
+                left = f"{len(runs)} runs still go on"
+            time.sleep(2)
+        return f"{left} {PATIENCE} s after the last fault"
+
+    def backfill(self) -> list[str]:
+        """The plain retry: what is wrong with its runs."""
+        self.api.backfill(FIRST, LAST, reprocess="completed", max_active_runs=3)
+        time.sleep(5)
+        if why := self.wait_for_runs():
+            return [f"the last backfill: {why}"]
+        return [f"{run['dag_run_id']} is {run['state']}" for run in self.api.runs() if run["state"] != "success"]
+
+
+Strike = Callable[[Service], bool]
+
+
+def _stop(words: tuple[str, ...]) -> Strike:
+    def strike(service: Service) -> bool:
+        found = service.with_title(*words)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for process in found:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            if number is signal.SIGSTOP:
+                time.sleep(service.random.uniform(1, 10) if found else 0)
+        return bool(found)
+
+    return strike
+
+
+def _kill_server(service: Service) -> bool:
+    found = service.site.server()
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    time.sleep(service.random.uniform(0, 5))
+    with embedded_postgres(service.site.home):  # starts it; we are still among its users, so it goes on
+        return bool(found)
+
+
+def _second_scheduler(service: Service) -> bool:
+    """As a deployment with two of them has it; the next kill takes both, and leaves one."""
+    if len(service.with_title("airflow scheduler")) > 2:  # each has a process for its logs
+        return False
+    service.start_component("scheduler")
+    return True
+
+
+def _fill(service: Service) -> bool:
+    disks.fill(service.site.disk)
+    time.sleep(service.random.uniform(5, 20))
+    disks.make_room(service.site.disk)
+    return True
+
+
+def _kill_beside(service: Service) -> bool:
+    return service.kill([process for run in service.beside for process in run.processes("runner")])
+
+
+STRIKES: dict[str, Strike] = {
+    "kill -9 a task": lambda service: service.kill(service.with_title("airflow worker -- 0")),
+    "kill a task": lambda service: service.kill(service.with_title("airflow worker -- 0"), signal.SIGTERM),
+    "kill -9 a task's supervisor": lambda service: service.kill(service.with_title("airflow supervisor")),
+    "kill -9 torchrun": lambda service: service.kill(service.with_title("torch.distributed.run")),
+    "kill -9 a rank": lambda service: service.kill(service.with_title("-u -m capsfusion_tasks.fusion.worker")),
+    "kill -9 the run beside": _kill_beside,
+    **{f"kill -9 the {name}": lambda service, name=name: service.kill_component(name) for name in COMPONENTS},
+    "a second scheduler": _second_scheduler,
+    "kill -9 the warehouse": _kill_server,
+    "kill -9 a backend of it": lambda service: service.kill(service.site.server()[1:]),
+    "stop the scheduler": _stop(("airflow scheduler",)),
+    "stop a rank": _stop(("capsfusion_tasks.fusion.worker",)),
+    "staging's disk full": _fill,
+}
+
+
+@contextmanager
+def running(folder: Path, workload: Workload, random: Random) -> Iterator[Service]:
+    with ExitStack() as stack:
+        disk = stack.enter_context(disks.disk(folder / "disk", 64))
+        site = stack.enter_context(workload.site("service", CAPSFUSION_STAGING=str(disk / "staging")))
+        site.disk = disk
+        server = stack.enter_context(embedded_postgres(site.home))
+        site.changes["CAPSFUSION_WAREHOUSE_URL"] = server.url().render_as_string(hide_password=False)
+        own = stack.enter_context(embedded_postgres(folder / "own", ["airflow"]))
+        ours = {name: value for name, value in site.environment.items() if os.environ.get(name) != value}
+        faster = {
+            # After how many seconds without a sign a task counts as lost; 300 by default.
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "10",
+        }
+        airflow = stack.enter_context(
+            local_airflow(folder, own.url("airflow", "psycopg2").render_as_string(), {**ours, **faster}, say=print)
+        )
+        service = Service(airflow, site, random)
+        stack.callback(service.end)
+        yield service
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.airflow", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10**6), help="default: a new one")
+    arguments = parser.parse_args()
+    if why := disks.why_none():
+        sys.exit(why)
+    print(f"--seed {arguments.seed}: random faults for {arguments.minutes:g} minutes", flush=True)
+    with tempfile.TemporaryDirectory(prefix="capsfusion-faults-") as temporary:
+        folder = Path(temporary)
+        workload = Workload.prepare(folder)
+        print(f"unbroken: {len(workload.expected.rows)} rows", flush=True)
+        with running(folder, workload, Random(arguments.seed)) as service:
+            found = _break(service, arguments.minutes)
+    print(f"lost {found.lost}, doubled {found.doubled}, changed {found.changed}")
+    print("\n".join(f"    {problem}" for problem in found.problems))
+    return 1 if found else 0
+
+
+def _break(service: Service, minutes: float) -> Difference:
+    struck = Counter[str]()
+    deadline = time.monotonic() + 60 * minutes
+    while time.monotonic() < deadline:
+        service.keep_busy()
+        time.sleep(service.random.uniform(3, 15))
+        name = service.random.choice(list(STRIKES))
+        happened = STRIKES[name](service)
+        struck[name] += happened
+        print(f"{datetime.now(UTC):%H:%M:%S} {name}{'' if happened else ': nothing there to hit'}", flush=True)
+    print("the faults are over; Airflow ends its runs", flush=True)
+    began = time.monotonic()
+    for run in service.beside:
+        run.wait(PATIENCE)
+    problems = [why] if (why := service.wait_for_runs()) else []
+    problems += service.backfill()
+    print(f"\n{'fault':32} {'times':>6}")
+    print("\n".join(f"{name:32} {times:6}" for name, times in struck.items()))
+    print(f"{time.monotonic() - began:.0f} s from the last fault to the end of the retry", flush=True)
+    problems += check(service.site)
+    found = difference(service.site.table(), service.site.workload.expected)
+    return Difference(found.lost, found.doubled, found.changed, (*problems, *found.problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""A network between a run and what it needs, that fails when it is told to."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+Mode = Literal["well", "reset", "hang", "slow", "error 503"]
+
+_RESET = struct.pack("ii", 1, 0)  # closing then sends RST: what is still on its way is lost
+_UNAVAILABLE = (
+    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: 73\r\n\r\n"
+    b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"[:73]
+)
+
+
+class Network:
+    """Forwards TCP connections to ``server``, a port of this machine or a Unix socket.
+
+    ``mode``: ``reset`` cuts all connections and each new one, ``hang`` keeps them and forwards nothing, ``slow`` takes
+    a tenth of a second for each piece, ``error 503`` answers each new request so, as a busy S3 does.
+    """
+
+    def __init__(self, server: int | Path) -> None:
+        self._server = server
+        self._mode: Mode = "well"
+        self._moved = threading.Condition()
+        self._sockets: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port = int(self._listener.getsockname()[1])
+
+    def __enter__(self) -> Network:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.turn("reset")
+
+    def turn(self, mode: Mode) -> None:
+        with self._moved:
+            self._mode = mode
+            self._moved.notify_all()
+        if mode in ("reset", "error 503"):
+            for connection in list(self._sockets):
+                _cut(connection)
+            self._sockets.clear()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=[client], daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        if self._mode == "reset":
+            return _cut(client)
+        if self._mode == "error 503":
+            with suppress(OSError), client:
+                client.recv(1 << 16)
+                client.sendall(_UNAVAILABLE)
+                client.shutdown(socket.SHUT_WR)
+                client.settimeout(1)
+                while client.recv(1 << 16):  # else what it still sends would be answered with a reset
+                    pass
+            return None
+        try:
+            server = self._connect()
+        except OSError:
+            return _cut(client)
+        self._sockets |= {client, server}
+        back = threading.Thread(target=self._pump, args=[server, client], daemon=True)
+        back.start()
+        self._pump(client, server)
+        back.join()
+        for connection in (client, server):
+            self._sockets.discard(connection)
+            connection.close()
+        return None
+
+    def _connect(self) -> socket.socket:
+        if isinstance(self._server, int):
+            return socket.create_connection(("127.0.0.1", self._server))
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(str(self._server))
+        return server
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                with self._moved:
+                    self._moved.wait_for(lambda: self._mode != "hang")
+                if self._mode == "slow":
+                    time.sleep(0.1)
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+
+def _cut(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        connection.shutdown(socket.SHUT_RDWR)  # wakes whoever reads from it
+    connection.close()

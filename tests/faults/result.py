@@ -1,0 +1,71 @@
+"""What a run leaves in the warehouse, and how it differs from what an unbroken run leaves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from capsfusion_tasks.warehouse import queries
+
+_CONTENT = "pair_id::text, fusion_id, image_url, laion_2b, laion_coco, laion_hash, capsfusion, finish_reason"
+_ROWS = f"""
+select {_CONTENT}, array[]::text[] as reasons from capsfusion.fused_captions
+union all
+select {_CONTENT}, reasons from capsfusion.rejected_captions
+order by 1, 2
+"""
+_UNITS = "select unit_id, state, rows_in, accepted, rejected, superseded from capsfusion.work_units order by 1"
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    rows: list[Row]  # pair_id first; texts, verdicts and reasons
+    units: list[Row]
+    problems: tuple[str, ...] = ()  # of a warehouse that contradicts itself
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Rows by what is wrong with them, and what else is wrong, in words."""
+
+    lost: int = 0
+    doubled: int = 0
+    changed: int = 0
+    problems: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.lost or self.doubled or self.changed or self.problems)
+
+
+def read_table(connection: Connection) -> Table:
+    def select(statement: str) -> list[Row]:
+        rows = connection.execute(text(statement))
+        return [tuple(tuple(value) if isinstance(value, list) else value for value in row) for row in rows]
+
+    broken = tuple(f"{rule}: not so for {rows}" for rule, rows in queries.consistency(connection).items() if rows)
+    return Table(select(_ROWS), select(_UNITS), broken)
+
+
+def difference(found: Table, expected: Table) -> Difference:
+    """How ``found`` differs from an unbroken run's. The work may be cut into other units, which add up to the same."""
+    times = Counter(row[0] for row in found.rows)
+    wanted = {row[0]: row for row in expected.rows}
+    problems = [*found.problems]
+    problems += [f"unit {unit[0]} is {unit[1]}" for unit in found.units if unit[1] != "loaded"]
+    for column, name in enumerate(("rows_in", "accepted", "rejected", "superseded"), start=2):
+        sums = [sum(unit[column] or 0 for unit in table.units) for table in (found, expected)]
+        if sums[0] != sums[1]:
+            problems.append(f"{name} of all units is {sums[0]}, expected {sums[1]}")
+    if strange := times.keys() - wanted.keys():
+        problems.append(f"{len(strange)} pairs that an unbroken run has not")
+    return Difference(
+        lost=len(wanted.keys() - times.keys()),
+        doubled=sum(count - 1 for count in times.values()),
+        changed=sum(row != wanted[row[0]] for row in found.rows if row[0] in wanted),
+        problems=tuple(problems),
+    )
