@@ -145,9 +145,10 @@ def capsfusion() -> None:
         """
         context = get_current_context()
         result = stages.report(settings_of(context), interval_of(context))
-        print(result["text"])
         checked = context["ti"].xcom_pull(task_ids="check", key=run_note.KEY) or "check: it could not be done"
-        context["ti"].xcom_push(run_note.KEY, f"{result['text']}\n{checked}")
+        note = f"{result['text']}\n{checked}"
+        print(note)
+        context["ti"].xcom_push(run_note.KEY, note)
         interval = [str(context["data_interval_start"]), str(context["data_interval_end"])]
         tell_followers(context, result, data_interval=interval)
         if failures := result["failures"]:
