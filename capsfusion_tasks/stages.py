@@ -275,13 +275,15 @@ def export(settings: Settings, interval: Interval, export_to: str) -> dict[str, 
 
 
 def check(settings: Settings, interval: Interval) -> dict[str, Any]:
-    """What is lost, doubled, half-written or stuck of the interval: ``findings``, and all of it as ``text``.
+    """What is lost, doubled, half-written or stuck of the interval: ``findings``, as ``text`` and, with what was looked
+    at, as ``account``.
 
     Shards and units that failed are left out: the report has them.
     """
     found = run_checks(settings, Scope(interval=interval, fusion_id=identify(settings).fusion_id), footers=True)
     found.findings = [one for one in found.findings if one.rule not in ("shard-failed", "unit-failed")]
-    return {**found.as_dict(), "text": "\n".join(f"check: {line}" for line in found.lines())}
+    text = "\n".join(f"check: {line}" for line in found.verdict())
+    return {**found.as_dict(), "text": text, "account": "\n".join(found.lines())}
 
 
 def report(settings: Settings, interval: Interval) -> dict[str, Any]:

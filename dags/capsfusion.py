@@ -129,7 +129,7 @@ def capsfusion() -> None:
         """Looks for what is lost, doubled, half-written or stuck of this interval. Fails where it finds anything."""
         context = get_current_context()
         result = stages.check(settings_of(context), interval_of(context))
-        print(result["text"])
+        print(result["account"])
         context["ti"].xcom_push(run_note.KEY, result["text"])
         if findings := result["findings"]:
             first = findings[0]

@@ -11,8 +11,8 @@ from airflow.plugins_manager import AirflowPlugin
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
-# Of the XCom that the task "report" pushes, whether it fails then or not. None of the names in the dict that it returns:
-# Airflow makes an XCom of each of these, too.
+# Of the XCom that the task "report" pushes, whether it fails then or not. No name in the dict that it returns: Airflow
+# makes an XCom of each of these, too.
 KEY = "note"
 _HEAD = "Report:"  # tells our notes from a user's
 # The UI renders a note as Markdown, and errors quote names from outside: an indented block takes everything as text.

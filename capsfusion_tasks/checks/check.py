@@ -53,6 +53,11 @@ class Result:
         }
 
     def lines(self) -> Iterator[str]:
+        """What was looked at, and what was found."""
+        yield from self._account()
+        yield from self.verdict()
+
+    def _account(self) -> Iterator[str]:
         yield "looked at " + ", ".join(f"{count} {name}" for name, count in self.looked_at.items())
         for side, counts in self.rows.items():
             parts = " + ".join(f"{count} {name}" for name, count in counts.items())
@@ -62,6 +67,9 @@ class Result:
                 yield f"{side}: {self.paired[side]} are paired, {alone} wait for a partner or say what another row says"
         for fusion_id, counts in self.pairs.items():
             yield f"pairs under fusion {fusion_id}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+
+    def verdict(self) -> Iterator[str]:
+        """What was found."""
         for number, finding in enumerate(self.findings):
             yield f"{finding.rule}: {finding.where}: {finding.what}"
             done = self.repaired.get(number)
