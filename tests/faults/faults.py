@@ -226,8 +226,9 @@ def _another_and_kill_one(days: Days) -> Callable[[Strike], None]:
     def strike(on: Strike) -> None:
         other = on.site.run(*days)
         on.others.append(other)
-        time.sleep(on.random.uniform(0, on.site.workload.seconds))
-        on.signal(on.random.choice([on.run, other]).processes("runner"), signal.SIGKILL)
+        victim = on.random.choice([on.run, other])
+        if victim.reaches(on.random.choice(STAGES)):
+            on.signal(victim.processes("runner"), signal.SIGKILL)
 
     return strike
 
