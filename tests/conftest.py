@@ -38,6 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers: a file's tests stay together, and Airflow's files too, for they share a running Airflow."""
+    tests = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(tests)
+        item.add_marker(pytest.mark.xdist_group("airflow" if path.parts[0] == "airflow" else str(path)))
+
+
 @pytest.fixture(scope="session")
 def published_pairs() -> list[dict[str, Any]]:
     """5,000 pairs of CapsFusion's authors: laion_2b, laion_coco and their model's caption, capsfusion_official."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.model_files import NO_TENSORS, weight_files
-from capsfusion_tasks.fusion.native.model import Llama, llama_config
+from capsfusion_tasks.fusion.native.config import llama_config
+from capsfusion_tasks.fusion.native.model import Llama
 
 # Buffers that old checkpoints carry and every reader computes by itself.
 _IGNORED = ("rotary_emb.inv_freq",)

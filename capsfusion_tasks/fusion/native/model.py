@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.model_files import refuse_code
-
-if TYPE_CHECKING:  # importing it loads transformers' own model, two seconds that each rank would wait
-    from transformers import LlamaConfig
+from capsfusion_tasks.fusion.native.config import Sizes
 
 _HEAD_MULTIPLE = (
     64  # LLaMA's vocabulary with [PAD] has 32,001 rows: an odd matrix, which GPUs multiply at half the speed
@@ -32,11 +25,11 @@ class Attention(Protocol):
 class Llama:
     """Weights and forward pass. Projections that read the same input are one matrix: fewer, larger products."""
 
-    def __init__(self, config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, config: Sizes, device: torch.device, dtype: torch.dtype) -> None:
         self.layers: int = config.num_hidden_layers
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
-        self.head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.head_dim: int = config.head_dim
         self.vocab_size: int = config.vocab_size
         self.max_positions: int = config.max_position_embeddings
         self.eps: float = config.rms_norm_eps
@@ -107,12 +100,14 @@ class Llama:
         logits[..., self.vocab_size :] = float("-inf")
         return logits
 
-    def _rotary_table(self, config: LlamaConfig) -> tuple[Tensor, Tensor]:
+    def _rotary_table(self, config: Sizes) -> tuple[Tensor, Tensor]:
         rope = config.rope_parameters
         if rope["rope_type"] == "default":
             exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
             frequencies, scale = rope["rope_theta"] ** -exponents, 1.0  # [D / 2]
         else:
+            from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
             frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config)
         angles = torch.outer(torch.arange(self.max_positions, dtype=torch.float32), frequencies)  # [positions, D / 2]
         angles = torch.cat((angles, angles), dim=-1)
@@ -124,24 +119,3 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding in Hugging Face's layout: the halves of a head are the two parts of the rotation."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def llama_config(folder: Path) -> LlamaConfig:
-    """The checkpoint's config. Raises InputError for what this model does not compute."""
-    refuse_code(folder)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    problems = []
-    if config.model_type != "llama":
-        problems.append(f"its model_type is {config.model_type}, not llama")
-    else:
-        rope_type = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        if rope_type not in ("default", "linear", "llama3", "yarn"):  # the others change with the prompt's length
-            problems.append(f"its rope_type is {rope_type}")
-        if config.hidden_act != "silu":
-            problems.append(f"its hidden_act is {config.hidden_act}")
-        problems += [f"it has {name}" for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
-    if problems:
-        raise InputError(
-            f"the native engine cannot run {folder}: {', '.join(problems)}. Choose the other one: --engine transformers"
-        )
-    return config

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.native.cache import PrefixAttention
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
+from capsfusion_tasks.fusion.native.config import llama_config
 from capsfusion_tasks.fusion.transformers_engine import load_model
 from tests.fusion.native.conftest import Checkpoint
 
@@ -57,6 +61,7 @@ def test_logits_equal_transformers(checkpoint: Checkpoint, changes: dict[str, An
         ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "model_type is qwen2"),
         ({"attention_bias": True}, "it has attention_bias"),
         ({"hidden_act": "gelu"}, "hidden_act is gelu"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type is dynamic"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rope_type is dynamic"),
     ],
 )
@@ -66,3 +71,37 @@ def test_what_it_cannot_compute_is_refused(checkpoint: Checkpoint, changes: dict
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
     with pytest.raises(InputError, match=f"{reason}.*--engine transformers"):
         load_llama(folder, CPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"hidden_size": 5120, "num_attention_heads": 40, "num_hidden_layers": 40, "vocab_size": 32_001},
+        {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "rope_scaling": None},
+        {"num_attention_heads": 16, "num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": True},
+        {"head_dim": 64, "rope_parameters": {"rope_type": "default", "rope_theta": 20_000.0}},
+    ],
+    ids=["13B", "as before version 5", "nulls", "as of version 5"],
+)
+def test_a_config_means_what_transformers_reads_in_it(tmp_path: Path, given: dict[str, Any]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **given}))
+    sizes, expected = llama_config(tmp_path), AutoConfig.from_pretrained(tmp_path)
+    for name, value in dict(sizes).items():
+        assert value == getattr(expected, name), name
+
+
+def test_a_config_that_makes_no_sense_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "num_attention_heads": "many"}))
+    with pytest.raises(InputError, match="is not that of a LLaMA"):
+        llama_config(tmp_path)
+
+
+def test_the_native_engine_starts_without_transformers(checkpoint: Checkpoint) -> None:
+    code = (
+        "import sys, torch; from pathlib import Path; import capsfusion_tasks.fusion.worker;"
+        " from capsfusion_tasks.fusion.native.engine import NativeEngine;"
+        " from capsfusion_tasks.fusion.native.checkpoint import load_llama;"
+        " load_llama(Path(sys.argv[1]), torch.device('cpu'), torch.float32);"
+        " sys.exit('transformers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, checkpoint()], check=True)
