@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pytest
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.shards.s3 import S3Source
 from capsfusion_tasks.storage import Storage
 from tests.tls import make_authority, tls_relay
@@ -124,7 +124,7 @@ def test_a_store_behind_tls_is_trusted_by_the_authority_that_is_named(
         source = S3Source(f"{s3_bucket}/{tmp_path.name}")
         assert [file.path for file in source.files(lambda path: True)] == ["a.json"]
         monkeypatch.setenv("AWS_CA_BUNDLE", str(make_authority(tmp_path / "other").ca))
-        with pytest.raises(OSError, match="certificate"):
+        with pytest.raises(NotReadyError, match="certificate"):
             Storage(s3_bucket).exists("a.json")
 
 

@@ -17,9 +17,9 @@ from dag_parts import DEFAULT_ARGS
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.launcher import TorchrunFailed
 
-errors = [InputError(), NotReadyError(), TorchrunFailed(), AirflowTaskTimeout(), OSError(28, "No space"), MemoryError()]
+kinds = [InputError, NotReadyError, TorchrunFailed, AirflowTaskTimeout, OSError, MemoryError]
 policy = DEFAULT_ARGS["retry_policy"]
-decided = {type(e).__name__: policy.evaluate(e, 1, DEFAULT_ARGS["retries"]).action.name for e in errors}
+decided = {kind.__name__: policy.evaluate(kind("told"), 1, DEFAULT_ARGS["retries"]).action.name for kind in kinds}
 print(json.dumps(decided))
 """
 
