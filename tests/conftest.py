@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist takes note of the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers: a file's tests stay together, and Airflow's files too, for they share a running Airflow."""
     tests = Path(__file__).parent
