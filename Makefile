@@ -36,9 +36,9 @@ compose-demo:
 	@$(COMPOSE) up -d
 	@$(COMPOSE) run --rm demo
 
-# Two at a time: Airflow's tests, which are the longest and mostly wait, and all others (groups: tests/conftest.py).
+# Two at a time: Airflow's tests, which are the longest and mostly wait, and all others (tests/conftest.py).
 test: install
-	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadgroup --no-loadscope-reorder)
+	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
 test-faults: install
 	@$(BIN)/python -m tests.faults $(ARGS)

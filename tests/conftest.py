@@ -38,13 +38,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist takes note of the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers: a file's tests stay together, and Airflow's files too, for they share a running Airflow."""
-    tests = Path(__file__).parent
-    for item in items:
-        path = item.path.relative_to(tests)
-        item.add_marker(pytest.mark.xdist_group("airflow" if path.parts[0] == "airflow" else str(path)))
+class _Groups(LoadFileScheduling):
+    """A file's tests go to one worker, and all of Airflow's, for they share a running Airflow."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "tests/airflow" if file.startswith("tests/airflow/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return _Groups(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
