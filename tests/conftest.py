@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import create_engine, make_url, text
+from xdist.scheduler import LoadFileScheduling
 
 from capsfusion_tasks.demo import MODEL
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
