@@ -121,7 +121,7 @@ def follow_to_run(page: Page, caption: Locator, run_id: str) -> Frame:
     """From an opened caption to the page of its DAG run, and there to the tab with the run's figures."""
     caption.get_by_role("link", name=run_id).click()
     page.wait_for_url(f"**/dags/capsfusion/runs/{run_id.replace('+', '*').replace(':', '*')}**")
-    page.get_by_role("link", name="Captions").last.click()
+    page.get_by_role("link", name="Captions", exact=True).last.click()
     tab = captions_view(page)
     expect(tab.locator("#figures figure")).not_to_have_count(0)
     expect(tab.locator("#run-list")).to_be_hidden()

@@ -76,7 +76,7 @@ def test_a_user_backfills_three_days_and_follows_a_rejected_caption_to_its_run(
         for day in (FIRST, date(2026, 11, 11), LAST):
             watch_run(page, f"backfill__{day + timedelta(days=1)}", "Success")  # its name has the interval's end
 
-        page.get_by_role("link", name="Captions").click()
+        page.get_by_role("link", name="Captions", exact=True).click()
         caption = find_a_rejected_caption(page)
         run_id = caption.get_by_role("link", name="backfill__").inner_text()
         tab = follow_to_run(page, caption, run_id)

@@ -120,7 +120,7 @@ def test_a_user_finds_a_rejected_caption_and_follows_it_to_its_run(
     service: Service, chromium: Browser, run_id: str
 ) -> None:
     with logged_in(service, chromium, "light") as page:
-        page.get_by_role("link", name="Captions").click()
+        page.get_by_role("link", name="Captions", exact=True).click()
         expect(captions_view(page).locator("tbody tr")).to_have_count(25)
         picture(page, "captions-light.png")
         caption = find_a_rejected_caption(page)
@@ -135,7 +135,7 @@ def test_a_user_finds_a_rejected_caption_and_follows_it_to_its_run(
 
 def test_the_view_is_dark_where_airflow_is(service: Service, chromium: Browser, run_id: str) -> None:
     with logged_in(service, chromium, "dark") as page:
-        page.get_by_role("link", name="Captions").click()
+        page.get_by_role("link", name="Captions", exact=True).click()
         view = captions_view(page)
         expect(view.locator("tbody tr")).to_have_count(25)
         expect(view.locator("html")).to_have_attribute("data-theme", "dark")

@@ -62,7 +62,7 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
         path = f"{DAG}/dagRuns/{run['dag_run_id']}"
         assert wait_until("the replay ends", lambda: ended(service, path), 400) == "success"
         page.goto(f"{service.api.url}/dags/capsfusion_replay/runs/{quote(run['dag_run_id'])}")
-        page.get_by_role("link", name="Captions").last.click()
+        page.get_by_role("link", name="Captions", exact=True).last.click()
         figures = captions_view(page).locator("#figures")
         expect(figures).to_contain_text("A replay of rejected captions")
         shown = figures.inner_text()
