@@ -99,6 +99,12 @@ def captions_view(page: Page) -> Frame:
     return frame
 
 
+def captions_of_run(page: Page) -> Frame:
+    """The tab of the page of a run."""
+    page.locator("a[href*='plugin/captions-of-run']").click()
+    return captions_view(page)
+
+
 def find_a_rejected_caption(page: Page) -> Locator:
     """Filter the captions view to what was rejected, and search one of its words; the caption, opened."""
     view = captions_view(page)
@@ -121,8 +127,7 @@ def follow_to_run(page: Page, caption: Locator, run_id: str) -> Frame:
     """From an opened caption to the page of its DAG run, and there to the tab with the run's figures."""
     caption.get_by_role("link", name=run_id).click()
     page.wait_for_url(f"**/dags/capsfusion/runs/{run_id.replace('+', '*').replace(':', '*')}**")
-    page.get_by_role("link", name="Captions", exact=True).last.click()
-    tab = captions_view(page)
+    tab = captions_of_run(page)
     expect(tab.locator("#figures figure")).not_to_have_count(0)
     expect(tab.locator("#run-list")).to_be_hidden()
     return tab

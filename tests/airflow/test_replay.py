@@ -16,7 +16,7 @@ from capsfusion_tasks.demo.pairs.grammar import make_pair
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
-from tests.airflow.browser import captions_view, field_of, logged_in, open_dag, pick_day, trigger_dialog
+from tests.airflow.browser import captions_of_run, field_of, logged_in, open_dag, pick_day, trigger_dialog
 from tests.airflow.conftest import WAREHOUSE, Service, wait_until
 from tests.warehouse.conftest import plan, rows
 
@@ -62,8 +62,7 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
         path = f"{DAG}/dagRuns/{run['dag_run_id']}"
         assert wait_until("the replay ends", lambda: ended(service, path), 400) == "success"
         page.goto(f"{service.api.url}/dags/capsfusion_replay/runs/{quote(run['dag_run_id'])}")
-        page.get_by_role("link", name="Captions", exact=True).last.click()
-        figures = captions_view(page).locator("#figures")
+        figures = captions_of_run(page).locator("#figures")
         expect(figures).to_contain_text("A replay of rejected captions")
         shown = figures.inner_text()
 
