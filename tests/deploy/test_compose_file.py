@@ -119,7 +119,7 @@ def test_nothing_runs_as_root(services: dict[str, dict[str, Any]]) -> None:
         if service["image"].startswith("capsfusion-"):
             assert service["security_opt"] == ["no-new-privileges:true"], name
     # PostgreSQL's and Redis' own entrypoints drop root; Redis' is called by name, since a shell comes before it.
-    assert "exec docker-entrypoint.sh redis-server" in str(services["redis"]["command"])
+    assert "exec $$(command -v docker-entrypoint.sh) redis-server" in str(services["redis"]["command"])
 
 
 def test_only_the_gpu_worker_takes_the_queue_gpu_one_task_at_a_time(services: dict[str, dict[str, Any]]) -> None:
