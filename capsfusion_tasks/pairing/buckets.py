@@ -100,11 +100,13 @@ def _rows_at_once(metadata: pq.FileMetaData) -> int:
 def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     """The same rows in tables of at least ``rows`` rows or ``_HELD_BYTES`` each, but the last."""
     held: list[pa.Table] = []
+    held_rows = held_bytes = 0
     for table in tables:
         held.append(table)
-        if sum(part.num_rows for part in held) >= rows or sum(part.nbytes for part in held) >= _HELD_BYTES:
+        held_rows, held_bytes = held_rows + table.num_rows, held_bytes + table.nbytes
+        if held_rows >= rows or held_bytes >= _HELD_BYTES:
             yield pa.concat_tables(held)
-            held = []
+            held, held_rows, held_bytes = [], 0, 0
     if held:
         yield pa.concat_tables(held)
 
