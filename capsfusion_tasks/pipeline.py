@@ -6,12 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from capsfusion_tasks import replay, stages
+from capsfusion_tasks import replay, stages, unit_stages
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.estimate import UNLIMITED, Budget
 from capsfusion_tasks.fusion import launcher
 from capsfusion_tasks.fusion.stall import Patience
-from capsfusion_tasks.schemas import Replay, Shard, Unit
+from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.warehouse import quarantine
 from capsfusion_tasks.warehouse.connection import open_warehouse
@@ -24,7 +24,7 @@ def run_pipeline(
     interval: Interval,
     *,
     limit: int | None = None,
-    existing: stages.Existing = "skip",
+    existing: Existing = "skip",
     budget: Budget = UNLIMITED,
     accept_rejections: bool = False,
     say: Callable[[str], None] = print,
@@ -59,7 +59,7 @@ def run_replay(
     settings: Settings,
     selection: Replay,
     *,
-    existing: stages.Existing = "skip",
+    existing: Existing = "skip",
     budget: Budget = UNLIMITED,
     accept_rejections: bool = True,
     say: Callable[[str], None] = print,
@@ -91,22 +91,22 @@ def _pull(settings: Settings, shard: Shard) -> str:
 
 
 def _run_unit(
-    settings: Settings, unit: Unit, existing: stages.Existing, accept_rejections: bool, say: Callable[[str], None]
+    settings: Settings, unit: Unit, existing: Existing, accept_rejections: bool, say: Callable[[str], None]
 ) -> None:
-    with stages.at_work(settings, unit):
-        stages.fuse_started(settings, unit)
+    with unit_stages.at_work(settings, unit):
+        unit_stages.fuse_started(settings, unit)
         try:
-            if not stages.is_fused(settings, unit):
-                launcher.run(stages.fuse_argv(settings, unit), on_line=say, patience=Patience.of(settings))
-            stages.fuse_finished(settings, unit)
+            if not unit_stages.is_fused(settings, unit):
+                launcher.run(unit_stages.fuse_argv(settings, unit), on_line=say, patience=Patience.of(settings))
+            unit_stages.fuse_finished(settings, unit)
         except (InputError, NotReadyError, launcher.TorchrunFailed) as error:
-            stages.fuse_failed(settings, unit, str(error))
+            unit_stages.fuse_failed(settings, unit, str(error))
             say(f"fuse: {unit.label} failed: {error}")
             return
     try:
-        verdicts = stages.validate(settings, unit, accept_rejections=accept_rejections)
+        verdicts = unit_stages.validate(settings, unit, accept_rejections=accept_rejections)
     except InputError as error:
         say(f"validate: {unit.label} failed: {error}")
         return
-    stages.load(settings, unit, existing=existing)
+    unit_stages.load(settings, unit, existing=existing)
     say(f"load: {unit.label}: {verdicts['accepted']} accepted, {verdicts['rejected']} rejected {verdicts['reasons']}")

@@ -19,10 +19,9 @@ from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
 from capsfusion_tasks.pairing.again import split_pairs
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.report import report_replay
-from capsfusion_tasks.schemas import Replay, Unit
+from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards import discovery
-from capsfusion_tasks.stages import Existing
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.unit_plan import OnEstimate, plan_units
 from capsfusion_tasks.warehouse import ledger, quarantine

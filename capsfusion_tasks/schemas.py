@@ -16,6 +16,7 @@ from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.settings import UtcTime
 
 Side = Literal["laion_2b", "laion_coco"]
+Existing = Literal["skip", "replace"]  # what becomes of pairs that are fused already
 
 
 class Shard(BaseModel):

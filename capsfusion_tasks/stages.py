@@ -1,4 +1,4 @@
-"""One function per task of the pipeline: calls the stage, keeps the ledger. `capsfusion run` and the DAG call these.
+"""One function per task of an interval: calls the stage, keeps the ledger. `capsfusion run` and the DAG call these.
 
 Arguments and results are small (settings, shards, units, counts); rows travel in files only. What trying again will
 not mend is raised as ``InputError``.
@@ -8,44 +8,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Connection
 
-from capsfusion_tasks import layout, planning
+from capsfusion_tasks import planning
 from capsfusion_tasks.checks.check import check as run_checks
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.estimate import UNLIMITED, Budget
 from capsfusion_tasks.export import export_captions
-from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import Fusion, identify
-from capsfusion_tasks.fusion.launcher import FuseJob, torchrun_argv
-from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_counts, split_shard
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.report import report_interval
-from capsfusion_tasks.schemas import VALIDATED, Shard, Unit
+from capsfusion_tasks.schemas import Existing, Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.unit_plan import OnEstimate, plan_units, unplanned
-from capsfusion_tasks.validation import gate
-from capsfusion_tasks.validation.tally import Tally
-from capsfusion_tasks.validation.validate import validate_unit
-from capsfusion_tasks.warehouse import ledger, ownership
-from capsfusion_tasks.warehouse.captions import raws_by_caption
+from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.export import Selection
-from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.queries import Scope
 
 log = logging.getLogger(__name__)
-
-Existing = Literal["skip", "replace"]
 
 # One pair task per so many bytes of shards: what a new row is joined with is everything that is there.
 _PAIR_TASK_BYTES = 4 << 30
@@ -146,124 +134,6 @@ def plan(
         )
 
 
-def fuse_argv(settings: Settings, unit: Unit) -> list[str]:
-    """The torchrun command that fuses the unit on this node."""
-    return torchrun_argv(_fuse_job(settings, unit), settings.nproc_per_node)
-
-
-@contextmanager
-def at_work(settings: Settings, unit: Unit) -> Iterator[None]:
-    """Hold the unit's lock in the warehouse: whoever looks sees that it is being fused, not merely in that state."""
-    with open_warehouse(settings) as warehouse, ownership.at_work(warehouse.engine, unit.unit_id):
-        yield
-
-
-def fused_and_loaded(settings: Settings, unit: Unit) -> dict[str, Any] | None:
-    """The figures of a unit that is loaded, whose files may be gone; None: it is not loaded."""
-    loaded = _loaded(settings, unit)
-    return None if loaded is None else loaded.stats
-
-
-def _loaded(settings: Settings, unit: Unit) -> ledger.LoadedUnit | None:
-    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
-        return ledger.loaded_unit(connection, unit.unit_id)
-
-
-def fuse_started(settings: Settings, unit: Unit) -> None:
-    fusion = identify(settings)
-    if fusion.fusion_id != unit.fusion_id:
-        raise InputError(
-            f"unit {unit.unit_id} was planned for fusion {unit.fusion_id}, this worker would make {fusion.fusion_id}"
-            f" ({fusion.model}, {fusion.num_beams} beams, {fusion.dtype}): give the worker the same model and settings"
-        )
-    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
-        ledger.unit_started(connection, unit.unit_id)
-
-
-def is_fused(settings: Settings, unit: Unit) -> bool:
-    """Whether all of the unit's chunks are there, and no others, so that no torchrun need be started."""
-    storage = Storage(settings.staging_uri)
-    chunks = _chunks(settings, unit, storage)
-    there = storage.files(layout.chunks_folder(unit.unit_id))
-    return there == [chunk.path for chunk in chunks] and all(chunk_files.is_done(storage, chunk) for chunk in chunks)
-
-
-def fuse_finished(settings: Settings, unit: Unit) -> dict[str, Any]:
-    """The unit's figures, added up from its chunks; raises if one is missing."""
-    storage = Storage(settings.staging_uri)
-    figures = chunk_files.figures(storage, _chunks(settings, unit, storage)).as_dict()
-    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
-        ledger.unit_fused(connection, unit.unit_id, figures)
-    return figures
-
-
-def fuse_failed(settings: Settings, unit: Unit, error: str) -> None:
-    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
-        ledger.unit_failed(connection, unit.unit_id, error)
-
-
-def validate(settings: Settings, unit: Unit, *, accept_rejections: bool = False) -> dict[str, Any]:
-    """A verdict and its reasons for each of the unit's captions; its counts only, where it is ``already_loaded``.
-
-    Raises InputError with the table of reasons where rejections are so many that nothing may be loaded, unless they are
-    accepted. The verdicts are published then too, to be looked at, and the ledger has the error.
-    """
-    if loaded := _loaded(settings, unit):
-        return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
-    with open_warehouse(settings) as warehouse:
-        with warehouse.engine.begin() as connection:
-            validated = validate_unit(
-                Storage(settings.staging_uri),
-                unit,
-                settings.rules,
-                loaded=lambda captions: raws_by_caption(connection, captions),
-            )
-            recent = [gate.Verdicts(*row) for row in ledger.recent_verdicts(connection, unit.fusion_id)]
-        tally = Tally().add(validated)
-        problem = gate.why_closed(tally, recent, settings.gate)
-        if problem and not accept_rejections:
-            error = _gate_error(settings, unit, tally, problem)
-            with warehouse.engine.begin() as connection:
-                ledger.unit_failed(connection, unit.unit_id, error)
-            raise InputError(error)
-    if problem:
-        log.warning("%d of %d captions are rejected, %s: accepted", tally.rejected, tally.rows, problem)
-    counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False)
-    return counts | {"reasons": dict(tally.reasons.most_common()), "flags": dict(tally.flags.most_common())}
-
-
-def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str, Any]:
-    return {
-        "rows": accepted + rejected,
-        "accepted": accepted,
-        "rejected": rejected,
-        "reasons": {},
-        "flags": {},
-        "already_loaded": already_loaded,
-    }
-
-
-def _gate_error(settings: Settings, unit: Unit, tally: Tally, problem: str) -> str:
-    summary = (
-        f"{tally.rejected} of {tally.rows} captions of unit {unit.unit_id} are rejected ({tally.share:.1%}), and"
-        f" {problem}. Nothing of it is loaded. If this is as it should be, run it again with accept_rejections."
-        f" All verdicts: {settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit.unit_id)}"
-    )
-    return "\n".join([summary, *tally.lines()])
-
-
-def load(
-    settings: Settings, unit: Unit, *, existing: Existing = "skip", dag_run_id: str | None = None
-) -> dict[str, Any]:
-    """The unit's rows and its mark in the warehouse, in one transaction; nothing, where it is loaded already."""
-    if loaded := _loaded(settings, unit):  # asked first: its files may be gone
-        return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
-    rows = Storage(settings.staging_uri).read_table(layout.unit_validated(unit.unit_id)).cast(VALIDATED)
-    with open_warehouse(settings) as warehouse:
-        result = load_unit(warehouse, unit.unit_id, rows, dag_run_id, replace=existing == "replace")
-    return {"accepted": result.accepted, "rejected": result.rejected, "already_loaded": result.already_loaded}
-
-
 def export(settings: Settings, interval: Interval, export_to: str) -> dict[str, Any]:
     """The interval's captions as files in ``export_to/<fusion_id>/<interval>``; anew, where there are others now."""
     fusion_id = identify(settings).fusion_id
@@ -294,19 +164,3 @@ def report(settings: Settings, interval: Interval) -> dict[str, Any]:
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
         left = unplanned(connection, storage, fusion_id, [interval]).rows
         return report_interval(connection, interval, fusion_id, shards, unplanned=left).as_dict()
-
-
-def _chunks(settings: Settings, unit: Unit, storage: Storage) -> list[chunk_files.Chunk]:
-    pairs = storage.read_table(layout.unit_pairs(unit.unit_id), columns=CAPTION_COLUMNS)
-    return chunk_files.cut_chunks(pairs, layout.chunks_folder(unit.unit_id), unit.fusion_id, settings.chunk_rows)
-
-
-def _fuse_job(settings: Settings, unit: Unit) -> FuseJob:
-    return FuseJob.of(
-        settings,
-        staging=settings.staging_uri,
-        pairs=layout.unit_pairs(unit.unit_id),
-        piece_rows=None,
-        chunks=layout.chunks_folder(unit.unit_id),
-        fusion_id=unit.fusion_id,
-    )

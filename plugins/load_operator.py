@@ -8,7 +8,7 @@ import fusion_metrics
 from airflow.sdk import BaseOperator
 from run_context import set_label, settings_of
 
-from capsfusion_tasks import stages
+from capsfusion_tasks import unit_stages
 from capsfusion_tasks.schemas import Unit
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class LoadOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         unit = Unit(**self.unit)
         set_label(context, unit.label)
-        counts = stages.load(
+        counts = unit_stages.load(
             settings_of(context), unit, existing=context["params"]["existing"], dag_run_id=context["run_id"]
         )
         fusion_metrics.loaded(counts)

@@ -8,7 +8,7 @@ import fusion_metrics
 from airflow.sdk import BaseOperator
 from run_context import set_label, settings_of
 
-from capsfusion_tasks import stages
+from capsfusion_tasks import unit_stages
 from capsfusion_tasks.fusion.launcher import Torchrun
 from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.schemas import Unit
@@ -36,25 +36,25 @@ class TorchrunOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         unit, settings = Unit(**self.unit), settings_of(context)
         set_label(context, unit.label)
-        if (figures := stages.fused_and_loaded(settings, unit)) is not None:
+        if (figures := unit_stages.fused_and_loaded(settings, unit)) is not None:
             return figures
-        with stages.at_work(settings, unit):
+        with unit_stages.at_work(settings, unit):
             return self._fuse(settings, unit)
 
     def _fuse(self, settings: Settings, unit: Unit) -> dict[str, Any]:
-        stages.fuse_started(settings, unit)
-        if stages.is_fused(settings, unit):
-            return stages.fuse_finished(settings, unit)
-        argv, patience = stages.fuse_argv(settings, unit), Patience.of(settings)
+        unit_stages.fuse_started(settings, unit)
+        if unit_stages.is_fused(settings, unit):
+            return unit_stages.fuse_finished(settings, unit)
+        argv, patience = unit_stages.fuse_argv(settings, unit), Patience.of(settings)
         self._torchrun = Torchrun(argv, on_line=self.log.info, patience=patience)
         try:
             self._torchrun.start()
             self._torchrun.wait()
         except BaseException as error:  # a timeout is no Exception
             self._torchrun.terminate()
-            stages.fuse_failed(settings, unit, str(error))
+            unit_stages.fuse_failed(settings, unit, str(error))
             raise
-        figures = stages.fuse_finished(settings, unit)
+        figures = unit_stages.fuse_finished(settings, unit)
         fusion_metrics.fused(figures)
         return figures
 

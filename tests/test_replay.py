@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from capsfusion_tasks import layout, pipeline, replay, stages
+from capsfusion_tasks import layout, pipeline, replay, stages, unit_stages
 from capsfusion_tasks.demo.pairs.grammar import make_pair
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.estimate import Budget
@@ -93,14 +93,14 @@ def fused_day(settings: Settings, pairs: pa.Table, captions: Captions) -> None:
 def finish(settings: Settings, unit: Unit, captions: Captions) -> dict[str, Any]:
     """Fuse a unit by hand, ``captions`` of the pairs' numbers; validate and load it."""
     fuse(settings, unit, captions)
-    stages.validate(settings, unit, accept_rejections=True)
-    return stages.load(settings, unit)
+    unit_stages.validate(settings, unit, accept_rejections=True)
+    return unit_stages.load(settings, unit)
 
 
 def fuse(settings: Settings, unit: Unit, captions: Captions) -> None:
     storage = Storage(settings.staging_uri)
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id))
-    stages.fuse_started(settings, unit)
+    unit_stages.fuse_started(settings, unit)
     chunks = chunk_files.cut_chunks(pairs, layout.chunks_folder(unit.unit_id), unit.fusion_id, settings.chunk_rows)
     made = [
         {"row": row, "capsfusion": captions(number), "finish_reason": "stop", "prompt_tokens": 9, "caption_tokens": 9}
@@ -109,7 +109,7 @@ def fuse(settings: Settings, unit: Unit, captions: Captions) -> None:
     for chunk in chunks:
         figures = chunk_files.Figures(rows=chunk.rows, device_seconds=1.0)
         chunk_files.publish(storage, chunk, made[chunk.start : chunk.stop], figures)
-    stages.fuse_finished(settings, unit)
+    unit_stages.fuse_finished(settings, unit)
 
 
 def rejections_of(settings: Settings, name: str = "run 1", **selection: Any) -> Replay:
@@ -211,7 +211,7 @@ def test_the_same_replay_again_does_nothing_and_another_goes_on_from_there(setti
         assert replay.plan(second, rejections_of(settings, name)) == []
         assert replay.plan(second, rejections_of(second, name), budget=Budget(0)) != []  # judged again, for nothing
         for judged in replay.plan(second, rejections_of(second, name)):
-            assert stages.is_fused(second, judged)
+            assert unit_stages.is_fused(second, judged)
             finish_as_fused(second, judged)
     assert [row["capsfusion"] for row in rows(settings, QUARANTINE)] == [row["capsfusion"] for row in after]
     [unit] = replay.plan(third, rejections_of(second))
@@ -225,10 +225,10 @@ def test_the_same_replay_again_does_nothing_and_another_goes_on_from_there(setti
 
 
 def finish_as_fused(settings: Settings, unit: Unit) -> dict[str, Any]:
-    stages.fuse_started(settings, unit)
-    stages.fuse_finished(settings, unit)
-    stages.validate(settings, unit, accept_rejections=True)
-    return stages.load(settings, unit)
+    unit_stages.fuse_started(settings, unit)
+    unit_stages.fuse_finished(settings, unit)
+    unit_stages.validate(settings, unit, accept_rejections=True)
+    return unit_stages.load(settings, unit)
 
 
 def test_with_the_same_settings_captions_are_judged_by_the_rules_of_now_without_a_gpu(
@@ -239,8 +239,8 @@ def test_with_the_same_settings_captions_are_judged_by_the_rules_of_now_without_
     storage.write_table(f"{layout.pairs_folder(DAY)}/00000.parquet", rex(range(6)))
     [unit] = stages.plan(strict, DAY)
     fuse(strict, unit, accepted_below(4))
-    stages.validate(strict, unit)
-    stages.load(strict, unit)
+    unit_stages.validate(strict, unit)
+    unit_stages.load(strict, unit)
     assert numbers_in(settings, "rejected_captions") == list(range(6)), "good captions have nine words"
 
     monkeypatch.setattr(pipeline.launcher, "run", lambda *_, **__: pytest.fail("torchrun is started"))
@@ -265,10 +265,10 @@ def test_rows_that_could_not_be_fused_are_fused_again_with_the_same_settings(set
     table = storage.read_table(chunk)
     failed = pa.array(["error: out of memory"] * 3)
     storage.write_table(chunk, table.set_column(2, table.schema.field("finish_reason"), failed))
-    stages.validate(settings, unit, accept_rejections=True)
-    stages.load(settings, unit)
+    unit_stages.validate(settings, unit, accept_rejections=True)
+    unit_stages.load(settings, unit)
     [unit] = replay.plan(settings, rejections_of(settings, reasons=("failed",)))
-    assert not stages.is_fused(settings, unit)
+    assert not unit_stages.is_fused(settings, unit)
     finish(settings, unit, good)
     assert numbers_in(settings, "fused_captions") == [0, 1, 2]
     assert_consistent(settings)
@@ -307,8 +307,8 @@ def test_of_replays_at_the_same_time_each_caption_is_taken_by_one(settings: Sett
     by_fusion = {identify(target).fusion_id: target for target in targets}
     for unit in units:
         fuse(by_fusion[unit.fusion_id], unit, accepted_below(30))
-        stages.validate(settings, unit, accept_rejections=True)
-    loads = in_threads(*(lambda unit=unit: stages.load(settings, unit) for unit in units * 2))
+        unit_stages.validate(settings, unit, accept_rejections=True)
+    loads = in_threads(*(lambda unit=unit: unit_stages.load(settings, unit) for unit in units * 2))
     assert [load["accepted"] for load in loads] == [30] * 2
     assert sorted(load["already_loaded"] for load in loads) == [False, True]
     assert numbers_in(settings, "fused_captions") == list(range(30))
@@ -320,7 +320,7 @@ def test_a_unit_that_failed_does_not_keep_its_rows_from_other_settings(settings:
     fused_day(settings, rex(range(3)), cut_off)
     second, third = other(settings), other(settings, num_beams=3)
     [unit] = replay.plan(second, rejections_of(settings))
-    stages.fuse_failed(second, unit, "out of memory")
+    unit_stages.fuse_failed(second, unit, "out of memory")
     [mine] = replay.plan(third, rejections_of(settings, "run 2"))
     finish(third, mine, good)
     # The first goes on after all: its captions stand beside the others, and nothing leaves quarantine twice.
@@ -359,8 +359,8 @@ def test_a_run_of_the_day_and_a_replay_neither_lose_nor_double_a_pair(settings: 
     # Fused again on demand, it is all new.
     [units] = stages.plan(settings, DAY, existing="replace")
     fuse(settings, units, good)
-    stages.validate(settings, units)
-    stages.load(settings, units, existing="replace")
+    unit_stages.validate(settings, units)
+    unit_stages.load(settings, units, existing="replace")
     assert numbers_in(settings, "fused_captions", settings) == list(range(6))
     assert_consistent(settings)
 
@@ -433,7 +433,7 @@ def test_the_gate_of_a_replay_can_be_kept_and_its_units_do_not_move_the_gate_of_
     [unit] = replay.plan(target, rejections_of(settings))
     fuse(target, unit, cut_off)
     with pytest.raises(InputError, match="3 of 3 captions of unit replay-"):
-        stages.validate(target, unit)
+        unit_stages.validate(target, unit)
     finish_as_fused(target, unit)
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
         assert ledger.recent_verdicts(connection, identify(target).fusion_id) == []

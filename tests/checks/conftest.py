@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from capsfusion_tasks import layout, stages
+from capsfusion_tasks import layout, stages, unit_stages
 from capsfusion_tasks.checks.check import Result, check
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.fusion import chunks
@@ -121,8 +121,8 @@ class Area:
 def run_day(settings: Settings, day: Interval) -> None:
     for unit in plan_day(settings, day):
         fuse_by_hand(settings, unit)
-        stages.validate(settings, unit)
-        stages.load(settings, unit)
+        unit_stages.validate(settings, unit)
+        unit_stages.load(settings, unit)
 
 
 def plan_day(settings: Settings, day: Interval, **options: Any) -> list[Unit]:
@@ -148,9 +148,9 @@ def fuse_by_hand(settings: Settings, unit: Unit) -> None:
         }
         for n, raw in enumerate(pairs["laion_2b"].to_pylist())
     ]
-    stages.fuse_started(settings, unit)
+    unit_stages.fuse_started(settings, unit)
     chunks.publish_known(storage, cut, pa.Table.from_pylist(captions, schema=FUSED))
-    stages.fuse_finished(settings, unit)
+    unit_stages.fuse_finished(settings, unit)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from capsfusion_tasks import layout, stages
+from capsfusion_tasks import layout, stages, unit_stages
 from capsfusion_tasks.checks.check import check
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.errors import InputError
@@ -225,8 +225,8 @@ def test_lost_pairs_are_found_and_a_limit_explains_those_that_it_left(area: Area
 
 def test_a_unit_that_nobody_fuses_is_put_back_and_one_that_somebody_fuses_is_not(area: Area) -> None:
     unit = area.unit(area.planned)
-    stages.fuse_started(area.settings, unit)
-    with stages.at_work(area.settings, unit):
+    unit_stages.fuse_started(area.settings, unit)
+    with unit_stages.at_work(area.settings, unit):
         assert area.rules(repair=True) == []
     [finding] = area.check().findings
     assert (finding.rule, finding.where) == ("unit-stuck", unit.unit_id)
@@ -240,7 +240,7 @@ def test_nothing_of_a_unit_that_somebody_fuses_is_repaired(area: Area) -> None:
     area.execute("update work_units set state = 'fusing' where state = 'fused'")
     chunk = first(area.staging, layout.chunks_folder(unit.unit_id) + "/*")
     cut_short(chunk)
-    with stages.at_work(area.settings, unit):
+    with unit_stages.at_work(area.settings, unit):
         assert [finding.rule for finding in area.check(repair=True).left] == ["chunk-broken"]
     assert chunk.exists()
 
@@ -261,7 +261,7 @@ def test_what_is_broken_of_a_fused_unit_is_made_again(
 ) -> None:
     unit = area.unit(area.planned)
     area.fuse(unit.unit_id)
-    stages.validate(area.settings, unit)
+    unit_stages.validate(area.settings, unit)
     assert area.rules() == ["unit-waiting"]
     harm(area, unit.unit_id)
     result = area.check(repair=True)
@@ -269,7 +269,7 @@ def test_what_is_broken_of_a_fused_unit_is_made_again(
     assert sorted(finding.rule for finding in result.findings) == expected
     assert {finding.rule for finding in result.left} <= {"unit-waiting"}
     area.fuse(unit.unit_id)
-    stages.validate(area.settings, unit)
+    unit_stages.validate(area.settings, unit)
     assert area.rules() == ["unit-waiting"]
 
 
@@ -309,7 +309,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(area: Area, monkeypat
     run = CliRunner().invoke
     assert run(app, ["check"]).exit_code == 0
     unit = area.unit(area.planned)
-    stages.fuse_started(area.settings, unit)
+    unit_stages.fuse_started(area.settings, unit)
     found = run(app, ["check"])
     assert found.exit_code == 1
     assert f"unit-stuck: {unit.unit_id}: it is in state fusing and nobody is at work on it" in found.output
@@ -358,8 +358,8 @@ def test_a_lost_connection_does_not_end_the_work_and_the_lock_comes_back(
 
     monkeypatch.setattr(ownership, "_BEAT_SECONDS", 0.05)
     unit = area.unit(area.planned)
-    stages.fuse_started(area.settings, unit)
-    with stages.at_work(area.settings, unit), open_warehouse(area.settings) as warehouse:
+    unit_stages.fuse_started(area.settings, unit)
+    with unit_stages.at_work(area.settings, unit), open_warehouse(area.settings) as warehouse:
         area.execute("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'")
         while area.one("select count(*) from pg_locks where locktype = 'advisory'") == 0:
             pass

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from capsfusion_tasks import layout, stages
+from capsfusion_tasks import layout, unit_stages
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.garbage import Collection, collect
@@ -49,10 +49,10 @@ def test_files_of_loaded_units_go_and_everything_runs_as_before(area: Area) -> N
 
     # A task that is cleared afterwards finds that its unit is loaded.
     unit = area.unit(loaded[0])
-    assert stages.fused_and_loaded(area.settings, unit) is not None
-    verdicts = stages.validate(area.settings, unit)
+    assert unit_stages.fused_and_loaded(area.settings, unit) is not None
+    verdicts = unit_stages.validate(area.settings, unit)
     assert (verdicts["rows"], verdicts["already_loaded"]) == (unit.rows, True)
-    assert stages.load(area.settings, unit)["already_loaded"] is True
+    assert unit_stages.load(area.settings, unit)["already_loaded"] is True
     # And a day that runs again has nothing new to do; the day that was only planned is finished.
     area.run_day(DAYS[0])
     area.run_day(DAYS[2])
@@ -115,7 +115,7 @@ def test_what_killed_writers_and_lost_units_left_goes_and_buckets_and_lists_stay
 
 def test_a_unit_that_somebody_is_at_work_on_is_kept(area: Area) -> None:
     unit = area.unit(loaded_units(area)[0])
-    with stages.at_work(area.settings, unit):
+    with unit_stages.at_work(area.settings, unit):
         collection = collect_all(area.settings)
     assert [one.where for one in collection.kept] == [f"units/{unit.unit_id}"]
     assert unit.unit_id in area.storage.folders("units")

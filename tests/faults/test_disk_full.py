@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from capsfusion_tasks import layout, stages
+from capsfusion_tasks import layout, stages, unit_stages
 from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.fusion import chunks, launcher
@@ -85,10 +85,10 @@ class Pipeline:
         chunks.publish_known(storage, cut, FUSED.empty_table().from_pylist(rows, schema=FUSED))
 
     def validate(self) -> None:
-        stages.validate(self.settings, self.unit, accept_rejections=True)
+        unit_stages.validate(self.settings, self.unit, accept_rejections=True)
 
     def load(self) -> None:
-        stages.load(self.settings, self.unit)
+        unit_stages.load(self.settings, self.unit)
 
     def export(self) -> None:
         stages.export(self.settings, DAYS, str(Path(self.settings.staging_uri).parent / "export"))
@@ -181,12 +181,12 @@ def test_staging_is_full_while_torchrun_fuses(settings: Settings, disk: Path) ->
     pipeline = Pipeline(settings)
     pipeline.up_to("fuse")
     disks.fill(disk)
-    argv = stages.fuse_argv(settings, pipeline.unit)
+    argv = unit_stages.fuse_argv(settings, pipeline.unit)
     with pytest.raises(NotReadyError, match=rf"no space for 0000\d\.parquet in {disk}/\S+/chunks .*make room there"):
         launcher.run(argv, on_line=lambda line: None)
     disks.make_room(disk)
     launcher.run(argv, on_line=lambda line: None)
-    assert stages.is_fused(settings, pipeline.unit)
+    assert unit_stages.is_fused(settings, pipeline.unit)
     pipeline.after("fuse")
     assert_all_is_there(pipeline)
 

@@ -49,6 +49,13 @@ def test_a_shard_that_does_not_fit_in_memory_is_split_in_parts(tmp_path: Path, m
     assert sorted(row for table in parts for row in table["row"].to_pylist()) == list(range(1000))
 
 
+def test_many_small_row_groups_are_put_together_in_order() -> None:
+    parts = (ROWS.slice(first, 10) for _ in range(27) for first in range(0, 1000, 10))
+    found = list(buckets.together(parts, 4_005))
+    assert [table.num_rows for table in found] == [4_010] * 6 + [2_940]
+    assert pa.concat_tables(found).equals(pa.concat_tables([ROWS] * 27))
+
+
 def test_a_shard_that_breaks_off_in_the_middle_leaves_no_bucket_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
