@@ -24,6 +24,10 @@ SESSION = {
     # New words are sorted into their index in batches of this size, and each batch writes all common words again: with
     # PostgreSQL's 4 MB, a row at two million rows costs the server more than twice as much.
     "work_mem": "64MB",
+    # Each row's foreign keys are looked up, and so are its pair's. While a hundred units or so are there, the planner
+    # finds it cheaper to read them all, for each row; and what it thinks of the large tables can be hours old.
+    "enable_seqscan": "off",
+    "jit": "off",  # else PostgreSQL 17 and older compile what cannot do without a scan, as that of the incoming rows
     # How soon the server gives up a load whose client has silently gone, and with it the locks that others wait for. A
     # load that is well leaves the server waiting for milliseconds.
     "idle_in_transaction_session_timeout": "5min",

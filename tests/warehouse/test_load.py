@@ -70,6 +70,28 @@ def test_loading_again_changes_nothing(warehouse: Warehouse, connection: Connect
     assert everything(connection) == before
 
 
+def test_no_table_is_read_whole_for_each_row(warehouse: Warehouse, connection: Connection) -> None:
+    plan(warehouse, *((f"u{number}", 500) for number in range(60)))
+    connection.execute(text("analyze capsfusion.work_units"))  # few pages: the planner would read them all
+
+    def scans() -> tuple[int, int]:
+        found = connection.execute(
+            text(
+                "select sum(seq_scan), sum(idx_scan) from pg_stat_user_tables where schemaname = 'capsfusion' and"
+                " relname in ('work_units', 'fusions', 'fused_captions', 'rejected_captions')"
+            )
+        ).one()
+        return int(found[0]), int(found[1])
+
+    whole, by_index = scans()
+    load_unit(warehouse, "u0", rows(*range(500)))
+    deadline = time.monotonic() + 30
+    while scans()[1] < by_index + 500 and time.monotonic() < deadline:
+        time.sleep(0.05)  # a backend tells its counts when it ends
+    assert scans()[1] >= by_index + 500
+    assert scans()[0] == whole
+
+
 @pytest.mark.parametrize("numbers", [[], [1]], ids=["no row", "one row"])
 def test_a_reader_will_do_and_a_unit_can_be_small(warehouse: Warehouse, numbers: list[int]) -> None:
     plan(warehouse, ("u1", len(numbers)))
