@@ -26,6 +26,7 @@ from tests import object_store
 WAREHOUSE = "warehouse"
 NOBODY = "nobody"  # a user who may log in and nothing else
 RUN_SECONDS = 400
+GATE_ROWS = 20  # of a unit, from which on the gate judges it: more than those of the sample's days
 PLANTED = "pl4nted"  # in every secret of the service, and in nothing else
 
 
@@ -204,6 +205,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: W
             "CAPSFUSION_BATCH_SIZE": "1",
             "CAPSFUSION_CHUNK_ROWS": "4",
             "CAPSFUSION_UNIT_TOKENS": "10000",  # a unit a day: each costs a start of torchrun
+            "CAPSFUSION_GATE__MIN_ROWS": str(GATE_ROWS),
             "CAPSFUSION_ALERT_CONN_ID": "alerts",
             "AIRFLOW_CONN_ALERTS": json.dumps({"conn_type": "http", "password": webhook.url}),
         }
