@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capsfusion_tasks import layout, scratch
-from capsfusion_tasks.errors import InputError, printable
+from capsfusion_tasks.errors import InputError, NotReadyError, printable
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.ceiling import memory_ceiling
 from capsfusion_tasks.pairing.columns import Counts, canonical_rows, source_columns
@@ -81,6 +81,9 @@ def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Count
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         reason = str(error).splitlines()[0]
+        # The system's own error has a number, Arrow's about what it reads has none.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise NotReadyError(f"{where} cannot be read at the moment: {reason}") from error
         raise InputError(
             f"{where} cannot be read as Parquet ({reason}): replace it; the new file is a new shard"
         ) from error

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import io
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from capsfusion_tasks import layout
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import buckets
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import load_settings
@@ -18,10 +21,8 @@ SETTINGS = load_settings(buckets=4)
 ROWS = pa.table({"URL": [f"http://a/{n}.jpg" for n in range(1000)], "TEXT": [f"text {n}" for n in range(1000)]})
 
 
-def split(file: Path, staging: Path, expected: int = 1000, dropped: dict[str, int] | None = None) -> list[pa.Table]:
-    """The bucket files that ``file`` becomes."""
-    storage = Storage(str(staging))
-    shard = Shard(
+def shard_of(file: Path) -> Shard:
+    return Shard(
         shard_id="s",
         side="laion_2b",
         source=str(file.parent),
@@ -30,8 +31,13 @@ def split(file: Path, staging: Path, expected: int = 1000, dropped: dict[str, in
         size_bytes=file.stat().st_size,
         arrived_at=datetime(2026, 11, 10, tzinfo=UTC),
     )
+
+
+def split(file: Path, staging: Path, expected: int = 1000, dropped: dict[str, int] | None = None) -> list[pa.Table]:
+    """The bucket files that ``file`` becomes."""
+    storage = Storage(str(staging))
     with pa.OSFile(str(file)) as stream:
-        counts = buckets.split_shard(stream, shard, storage, SETTINGS)
+        counts = buckets.split_shard(stream, shard_of(file), storage, SETTINGS)
     assert (counts.rows, counts.dropped) == (expected, dropped or {})
     paths = [layout.bucket_file("laion_2b", bucket, "s") for bucket in range(4)]
     return [storage.read_table(path) for path in paths if storage.exists(path)]
@@ -70,6 +76,25 @@ def test_a_shard_that_breaks_off_in_the_middle_leaves_no_bucket_file(
         split(file, tmp_path / "staging")
     assert [path for path in (tmp_path / "staging").rglob("*") if path.is_file() and "s.parquet" in path.name] == []
     assert list(SETTINGS.scratch_folder.glob("split-*")) == []
+
+
+class FailingDisk(io.FileIO):
+    """A file whose disk, or server, has gone after the footer was read."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() < 1000:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(-1 if size is None else size)
+
+
+def test_a_shard_whose_disk_fails_is_tried_again(tmp_path: Path) -> None:
+    pq.write_table(ROWS, tmp_path / "shard.parquet")
+    shard, storage = shard_of(tmp_path / "shard.parquet"), Storage(str(tmp_path / "staging"))
+    with (
+        pa.PythonFile(FailingDisk(tmp_path / "shard.parquet"), "r") as stream,
+        pytest.raises(NotReadyError, match=r"shard\.parquet cannot be read at the moment: .*Input/output error"),
+    ):
+        buckets.split_shard(stream, shard, storage, SETTINGS)
 
 
 @pytest.mark.parametrize("rows", [0, None], ids=["no rows", "no row groups"])
