@@ -42,15 +42,15 @@ class Garbage:
 
 @dataclass
 class Collection:
-    """``kept``: what turned out to be needed when it was to be deleted."""
+    """``kept``: what could not be deleted, and why: somebody needs it after all, or S3 does not answer."""
 
     found: list[Garbage]
     deleted: bool
-    kept: list[Garbage] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         each = [{"kind": one.kind, "where": one.where, "bytes": one.bytes} for one in self.found]
-        return {"deleted": self.deleted, "found": each, "kept": [one.where for one in self.kept]}
+        return {"deleted": self.deleted, "found": each, "kept": list(self.kept)}
 
     def lines(self) -> Iterator[str]:
         for kind, what in KINDS.items():
@@ -60,12 +60,12 @@ class Collection:
                 yield from (f"    {one.where}" for one in its[:_SHOWN])
                 if len(its) > _SHOWN:
                     yield f"    … and {len(its) - _SHOWN} more"
-        for one in self.kept:
-            yield f"kept, for somebody needs it now: {one.where}"
+        for where, why in self.kept.items():
+            yield f"kept: {where}: {why}"
         if not self.found:
             yield "there is nothing to delete"
         elif self.deleted:
-            yield f"deleted {_bytes(one for one in self.found if one not in self.kept)}"
+            yield f"deleted {_bytes(one for one in self.found if one.where not in self.kept)}"
         else:
             yield f"nothing is deleted without --delete, which would free {_bytes(self.found)}"
 
@@ -82,8 +82,8 @@ def collect(settings: Settings, *, safe_age: timedelta, delete: bool) -> Collect
             for one in collection.found:
                 try:
                     one.delete()
-                except NotReadyError:
-                    collection.kept.append(one)
+                except NotReadyError as error:
+                    collection.kept[one.where] = str(error)
                 except FileNotFoundError:  # gone with its folder
                     continue
     return collection
@@ -103,8 +103,9 @@ def find_garbage(settings: Settings, keep: timedelta, safe_age: timedelta) -> li
             units = invariants.ledger_units(connection, EVERYTHING)
             _require_same(storage, files, set(invariants.ledger_shards(connection)))
         found = [
-            *_units(settings, storage, files, units, now - keep),
-            *_replays(storage, files, units, now - keep),
+            # What the ledger does not have may be what a planning is about to enter.
+            *_units(settings, storage, files, units, now - keep, unknown_before=now - max(keep, safe_age)),
+            *_replays(storage, files, units, now - max(keep, safe_age)),
         ]
     for file in files:
         if file.unpublished and file.modified < now - safe_age:
@@ -133,7 +134,13 @@ def _by_folder(files: list[StoredFile], parent: str) -> dict[str, list[StoredFil
 
 
 def _units(
-    settings: Settings, storage: Storage, files: list[StoredFile], units: list[LedgerUnit], before: datetime
+    settings: Settings,
+    storage: Storage,
+    files: list[StoredFile],
+    units: list[LedgerUnit],
+    before: datetime,
+    *,
+    unknown_before: datetime,
 ) -> Iterator[Garbage]:
     by_id = {unit.unit_id: unit for unit in units}
     unfinished = {_work(unit) for unit in units if unit.state != "loaded"}
@@ -141,7 +148,7 @@ def _units(
         where, size = f"units/{unit_id}", sum(file.size for file in its)
         unit = by_id.get(unit_id)
         if unit is None:
-            if all(file.modified < before for file in its):
+            if all(file.modified < unknown_before for file in its):
                 yield Garbage("unknown units", where, size, partial(storage.delete_folder, where))
         elif unit.loaded_at is not None and unit.loaded_at < before and _work(unit) not in unfinished:
             yield Garbage("units", where, size, partial(_delete_unit, settings, storage, unit_id))

@@ -104,11 +104,12 @@ def estimate_tokens(pairs: pa.Table) -> np.ndarray:
 def choose_unit_tokens(total: int, tokens_per_second: float | None) -> int:
     """How many of ``total`` estimated tokens make a good unit, where one device does ``tokens_per_second`` of them.
 
-    About half an hour's work; more where there would be over MAX_UNITS, but never over an hour's.
+    About half an hour's work; more where there would be over MAX_UNITS, but never over an hour's. While no rate is
+    known units stay small: what is then left is planned by the next run, which knows it.
     """
-    enough = -(-total // MAX_UNITS)
     if tokens_per_second is None:
-        return max(1, UNIT_TOKENS_AT_FIRST, enough)
+        return UNIT_TOKENS_AT_FIRST
+    enough = -(-total // MAX_UNITS)
     good, longest = (int(seconds * tokens_per_second) for seconds in (UNIT_SECONDS, LONGEST_UNIT_SECONDS))
     return max(1, min(max(good, enough), longest))
 

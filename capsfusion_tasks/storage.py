@@ -130,11 +130,13 @@ class Storage:
     def delete(self, path: str) -> None:
         self.filesystem.delete_file(path)
 
+    @_asks
     def delete_folder(self, path: str) -> None:
         """With all that is in it; nothing, where it is not there."""
         with suppress(FileNotFoundError):
             self.filesystem.delete_dir(path)
 
+    @_asks
     def delete_unpublished(self, folder: str) -> None:
         """Delete what killed writers have left right inside ``folder``, where nobody is writing now."""
         infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))

@@ -20,6 +20,7 @@ from dag_parts import (
     BUDGET_PARAMS,
     CAPTIONS,
     DEFAULT_ARGS,
+    MAX_ACTIVE_TASKS,
     MODEL_PARAMS,
     Json,
     each_unit,
@@ -64,6 +65,7 @@ PARAMS = {
     # what the next plan has beyond that gets no task.
     rerun_with_latest_version=False,
     max_active_runs=8,
+    max_active_tasks=MAX_ACTIVE_TASKS,
     default_args=DEFAULT_ARGS,
     params=PARAMS,
     tags=["capsfusion"],

@@ -12,6 +12,7 @@ from dag_parts import (
     BUDGET_PARAMS,
     CAPTIONS,
     DEFAULT_ARGS,
+    MAX_ACTIVE_TASKS,
     MODEL_PARAMS,
     Json,
     each_unit,
@@ -84,6 +85,7 @@ PARAMS = {
     catchup=False,
     rerun_with_latest_version=False,  # for the number of mapped tasks: as in the DAG capsfusion
     max_active_runs=4,
+    max_active_tasks=MAX_ACTIVE_TASKS,
     default_args=DEFAULT_ARGS,
     params=PARAMS,
     tags=["capsfusion"],

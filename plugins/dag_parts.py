@@ -23,6 +23,7 @@ from torchrun_operator import TorchrunOperator
 
 from capsfusion_tasks import unit_stages
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.planning import MAX_UNITS
 from capsfusion_tasks.schemas import Unit
 
 if TYPE_CHECKING:
@@ -33,12 +34,18 @@ Json = dict[str, Any]
 # What other DAGs can be scheduled on; an event says how many captions a run has brought.
 CAPTIONS = Asset("fused_captions")
 
+# Of a run, at the same time: all its units, if there are GPUs for them. Airflow's own limit is 16; what holds tasks
+# back are the pool `gpu`, the executor's `parallelism` and the workers' slots.
+MAX_ACTIVE_TASKS = MAX_UNITS
+
 DEFAULT_ARGS = {
     "owner": "capsfusion",
     "retries": 3,
     "retry_delay": timedelta(seconds=30),
     "retry_exponential_backoff": 2,
     "max_retry_delay": timedelta(minutes=10),
+    # What is fused is validated and loaded before more is fused: so the gate sees a wrong model after its first unit.
+    "weight_rule": "upstream",
     "retry_policy": ExceptionRetryPolicy(
         [RetryRule(InputError, RetryAction.FAIL, reason="trying again will not help")]
     ),

@@ -137,13 +137,13 @@ def test_no_run_has_more_units_than_airflow_maps(storage: Storage, monkeypatch: 
     ("total", "rate", "expected"),
     [
         (10_000, None, 400_000),
-        (1024 * 500_000, None, 500_000),
+        (1024 * 500_000, None, 400_000),
         (10_000_000, 200.0, 360_000),
         (1024 * 500_000, 200.0, 500_000),
         (1024 * 10_000_000, 200.0, 720_000),
         (0, 0.0001, 1),
     ],
-    ids=["first run", "many", "half an hour", "more for 1,024", "never over an hour", "hardly any"],
+    ids=["first run", "first run of many", "half an hour", "more for 1,024", "never over an hour", "hardly any"],
 )
 def test_a_unit_is_half_an_hour_of_work(total: int, rate: float | None, expected: int) -> None:
     assert choose_unit_tokens(total, rate) == expected

@@ -88,7 +88,10 @@ def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.
     """For each of ``pair_ids`` (binary(16)): was it loaded under ``fusion_id``, whatever became of it?"""
     if isinstance(pair_ids, pa.ChunkedArray):
         pair_ids = pair_ids.combine_chunks()
-    connection.execute(text("create temp table candidates (pair_id uuid) on commit drop"))
+    # One table for all calls of a transaction: each that is made holds its locks to the end, and there are thousands of
+    # buckets.
+    connection.execute(text("create temp table if not exists candidates (pair_id uuid) on commit drop"))
+    connection.execute(text("truncate candidates"))
     with cast(psycopg.Connection[Any], connection.connection.driver_connection).cursor() as cursor:
         with cursor.copy("copy candidates from stdin") as copy:
             for start in range(0, len(pair_ids), 10_000):
@@ -108,7 +111,6 @@ def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.
             {"fusion_id": fusion_id},
         )
         known = pa.array((pair for (pair,) in cursor), pa.binary(16))
-        cursor.execute("drop table candidates")
     return pc.is_in(pair_ids, value_set=known)
 
 

@@ -39,6 +39,8 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
             ((units.prompt_tokens + units.caption_tokens) / func.nullif(units.tokens_estimated, 0)).label("real"),
         )
         .where(units.fusion_id == fusion_id, units.gpu_seconds > 0, units.tokens_estimated > 0)
+        # A replay under the same fusion has most captions already, and takes GPU time for the others only.
+        .where(units.replay_of.is_distinct_from(units.fusion_id))
         .order_by(units.created_at.desc(), units.unit_id.desc())
         .limit(RECENT_UNITS)
         .subquery()

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from capsfusion_tasks.planning import MAX_UNITS
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # In a process of its own, as Airflow's parser is: what it imports is one of the questions.
@@ -38,6 +40,7 @@ if dag is not None:
         "catchup": dag.catchup,
         "owner": dag.owner,
         "tags": sorted(dag.tags),
+        "max_active_tasks": dag.max_active_tasks,
         "timetable": type(dag.timetable).__name__,
         "params": {name: dag.params.get_param(name).description for name in dag.params},
         "accepts": [accepts(conf) for conf in json.loads(sys.argv[2])],
@@ -48,6 +51,7 @@ if dag is not None:
                 "pool": task.pool,
                 "queue": task.queue,
                 "retries": task.retries,
+                "weight_rule": str(task.weight_rule),
                 "has_timeout": task.execution_timeout is not None,
             }
             for task in dag.tasks
@@ -151,6 +155,13 @@ def test_a_replay_has_the_tasks_of_a_unit_between_its_plan_and_its_report(replay
 def test_only_fuse_waits_for_a_gpu(each: dict[str, Any]) -> None:
     assert {name for name, task in each["tasks"].items() if task["pool"] == "gpu"} == {"fuse"}
     assert {name for name, task in each["tasks"].items() if task["queue"] == "gpu"} == {"fuse"}
+
+
+def test_as_many_units_as_there_are_gpus_are_at_work_and_each_is_loaded_before_more_are_fused(
+    each: dict[str, Any],
+) -> None:
+    assert each["max_active_tasks"] >= MAX_UNITS
+    assert {task["weight_rule"] for task in each["tasks"].values()} == {"upstream"}
 
 
 def test_every_task_has_a_time_limit_and_is_tried_again(each: dict[str, Any]) -> None:

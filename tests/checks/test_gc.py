@@ -113,11 +113,19 @@ def test_what_killed_writers_and_lost_units_left_goes_and_buckets_and_lists_stay
     assert not any("unpublished" in path or "20261101" in path for path in left)
 
 
+def test_what_a_planning_is_about_to_enter_is_kept_however_short_units_are_kept(area: Area) -> None:
+    area.storage.write_json("units/20261101-0-0-0/pairs.parquet", {})
+    area.storage.write_json(f"{layout.pairs_folder(Replay(name='planning', fusion_id=''))}/00000.parquet", {})
+    settings = area.with_settings(keep_units_days=0)
+    assert kinds(collect(settings, safe_age=timedelta(hours=1), delete=False)) == {"units"}
+    assert kinds(collect(settings, safe_age=timedelta(0), delete=False)) == {"units", "unknown units", "replays"}
+
+
 def test_a_unit_that_somebody_is_at_work_on_is_kept(area: Area) -> None:
     unit = area.unit(loaded_units(area)[0])
     with unit_stages.at_work(area.settings, unit):
         collection = collect_all(area.settings)
-    assert [one.where for one in collection.kept] == [f"units/{unit.unit_id}"]
+    assert collection.kept == {f"units/{unit.unit_id}": f"somebody is at work on unit {unit.unit_id}"}
     assert unit.unit_id in area.storage.folders("units")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Connection
 
+from capsfusion_tasks.schemas import Replay, Unit
 from capsfusion_tasks.warehouse import ledger, rates
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.load import load_unit
@@ -40,6 +41,23 @@ def test_old_units_no_longer_count(warehouse: Warehouse, connection: Connection)
         plan(warehouse, (f"u{number}", 10))
         fuse(connection, f"u{number}", 10.0)
     assert rates.measured(connection, "f1") == rates.Measured(20, rates.Spread(100, 100, 100), None)
+
+
+def test_a_replay_under_its_own_fusion_says_nothing_about_the_rate(
+    warehouse: Warehouse, connection: Connection
+) -> None:
+    plan(warehouse, ("u1", 10))
+    fuse(connection, "u1", 10.0)
+    for name, replayed in (("again", "f1"), ("other", "f0")):
+        unit = Unit(unit_id=name, fusion_id="f1", rows=10, tokens=1000)
+        plan(warehouse, (f"of-{name}", 1), fusion_id=replayed)
+        ledger.register_units(connection, [unit], Replay(name=name, fusion_id=replayed))
+    fuse(connection, "again", 0.1)  # one row in ten was fused, the others' captions were there
+    assert rates.measured(connection, "f1") == rates.Measured(1, rates.Spread(100, 100, 100), None)
+    fuse(connection, "other", 10.0)  # other settings: all of its rows
+    found = rates.measured(connection, "f1")
+    assert found is not None
+    assert found.units == 2
 
 
 def test_units_wait_until_they_are_fused(warehouse: Warehouse, connection: Connection) -> None:
