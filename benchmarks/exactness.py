@@ -52,6 +52,7 @@ def main() -> int:
     table = Table(title=f"{args.rows} rows, float32, {args.device}: the native engine against transformers' generate")
     for heading in ("model", "beams", "slots", "order", "same", "ties", "other"):
         table.add_column(heading, justify="left" if heading in ("model", "order") else "right")
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in a rank: fusion/node.py
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
         folders = args.model or [MODEL, random_checkpoint(Path(scratch), args.tokenizer)]

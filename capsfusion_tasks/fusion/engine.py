@@ -71,6 +71,9 @@ class Listed:
         return [self._left.popleft() for _ in range(min(most, len(self._left)))]
 
 
+HOPELESS = 16  # rows that fail alone, one after the other: then it is not the rows
+
+
 class Engine(Protocol):
     """Generates captions: each request's, in any order. Takes requests as there is room for them."""
 
@@ -88,8 +91,10 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
 
     What was in flight when the engine raised is fused again: after out of memory with fewer rows at once, after another
     error in halves, until the row that raises is alone and is set aside with its error. A broken device ends the run
-    instead, since every row after it would fail too, and so does an error of ``requests`` itself.
+    instead, since every row after it would fail too, and so do many rows in a row that fail alone, and an error of
+    ``requests`` itself.
     """
+    aside: list[Completion] = []  # since the last row that was fused: held back until another one is
     in_flight: dict[int, Request] = {}
     parts: list[Requests] = [requests]  # the last is next
     while parts:
@@ -97,6 +102,8 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
         try:
             for completion in engine.generate(_Noted(part, in_flight)):
                 del in_flight[completion.row]
+                yield from aside
+                aside.clear()
                 yield completion
         except _SourceError as error:
             raise error.cause from None
@@ -110,7 +117,9 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
                 parts.append(Listed(rows))
             elif len(rows) == 1:
                 log.warning("row %d is set aside: %s: %s", rows[0].row, type(error).__name__, error)
-                yield Completion(rows[0].row, [], f"error: {type(error).__name__}: {error}", 0)
+                aside.append(Completion(rows[0].row, [], f"error: {type(error).__name__}: {error}", 0))
+                if len(aside) == HOPELESS:
+                    raise
             elif rows:
                 log.warning("%d rows failed together (%s: %s): halving", len(rows), type(error).__name__, error)
                 parts += [Listed(rows[len(rows) // 2 :]), Listed(rows[: len(rows) // 2])]
@@ -118,6 +127,7 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
                 raise
         if in_flight:
             raise RuntimeError(f"the engine ended without the captions of {len(in_flight)} rows, {[*in_flight][:5]}, …")
+    yield from aside
 
 
 class _SourceError(Exception):

@@ -18,6 +18,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.fusion.model_files import pinned
 from capsfusion_tasks.fusion.stall import Patience, StallWatch
 from capsfusion_tasks.settings import Settings
 
@@ -54,7 +55,7 @@ class FuseJob(BaseModel):
     def of(
         cls, settings: Settings, *, staging: str, pairs: str, piece_rows: int | None, chunks: str, fusion_id: str
     ) -> FuseJob:
-        names = ("model", "engine", "dtype", "num_beams", "max_new_tokens", "chunk_rows")
+        names = ("engine", "dtype", "num_beams", "max_new_tokens", "chunk_rows")
         return cls(
             staging=staging,
             pairs=pairs,
@@ -62,6 +63,7 @@ class FuseJob(BaseModel):
             chunks=chunks,
             fusion_id=fusion_id,
             batch_size=None if settings.batch_size == "auto" else settings.batch_size,
+            model=pinned(settings.model),
             **{name: getattr(settings, name) for name in names},
         )
 

@@ -35,6 +35,13 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
     return folder
 
 
+def pinned(model: str) -> str:
+    """``model``; a hub id with the commit that it means now, so that all ranks load the same, whatever is pushed."""
+    if Path(model).expanduser().is_dir():
+        return model
+    return f"{model.partition('@')[0]}@{model_folder(model, weights=False).name}"  # …/snapshots/<commit>
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Weight files, safetensors where there are any (they need no unpickling), else the .bin shards."""
     for pattern in _WEIGHTS:

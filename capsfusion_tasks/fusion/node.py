@@ -35,17 +35,20 @@ def die_with_parent() -> None:
 
 
 def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, IO[bytes] | None]:
-    """The rank's device, and a lock to hold as long as it is used.
+    """The rank's device, and a lock to hold as long as it is used, or as its memory is.
 
     GPU number ``local_rank`` (never the global rank: a second node has no GPU 8), waiting until ranks of an earlier,
     dying try have left it. Without a GPU: the CPU, with a fair share of its cores.
     """
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
+        log.info("torch finds no GPU: fusing on the CPU, with %d threads", torch.get_num_threads())
         return torch.device("cpu"), None
     torch.cuda.set_device(local_rank)
+    # Its attention is planned anew for each shape, and nearly every prefill has one of its own.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     name = torch.cuda.get_device_properties(local_rank).uuid
-    path = Path(tempfile.gettempdir()) / f"capsfusion-gpu-{name}.lock"
+    path = Path(tempfile.gettempdir()) / f"capsfusion-gpu-{name}-{os.geteuid()}.lock"
     lock = os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666), "r+b")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -46,7 +46,8 @@ def fuse_chunks(job: FuseJob, store: Store, rank: int, local_rank: int, local_wo
     feed = Feed(job, storage, pairs, store, tokenizer)
     # A retry with nothing left to do loads no model.
     if (first := feed.next(wait=True)) is not None:
-        device, lock = take_device(local_rank, local_world_size)
+        # The lock is held to the end of the process: until then its GPU's memory is taken.
+        device, _lock = take_device(local_rank, local_world_size)
         engine = load_engine(job, tokenizer, device)
         results = Results(storage, store, tokenizer, engine.occupancy)
         progress = Progress(store, pairs)
@@ -56,8 +57,6 @@ def fuse_chunks(job: FuseJob, store: Store, rank: int, local_rank: int, local_wo
             if rank == 0:
                 progress.report()
         results.close()
-        if lock is not None:
-            lock.close()
     else:
         progress = Progress(store, pairs)
     signs.give("waiting")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.engine import Completion, Listed, Occupancy, Request, Requests, complete_all
+from capsfusion_tasks.fusion.engine import HOPELESS, Completion, Listed, Occupancy, Request, Requests, complete_all
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load_model
 from tests.checkpoint import write_checkpoint
@@ -60,6 +60,18 @@ def test_each_row_comes_back_once_whatever_is_poison() -> None:
     for poison in [set(range(9)), {0}, {8}, {3, 4}]:
         rows = [completion.row for completion in complete_all(Fussy(poison), Listed(REQUESTS))]
         assert sorted(rows) == list(range(9))
+
+
+def test_an_engine_that_can_fuse_nothing_ends_the_run_with_its_error_and_no_row_counts_as_tried() -> None:
+    requests = [Request(row, [3, 4]) for row in range(3 * HOPELESS)]
+    found: list[Completion] = []
+    with pytest.raises(ValueError, match="indigestible"):
+        found += complete_all(Fussy(range(3 * HOPELESS)), Listed(requests))
+    assert found == []
+    # With a row in between that is fused, it is the others' fault.
+    requests, good = requests[: 2 * HOPELESS - 1], HOPELESS - 1
+    completions = complete_all(Fussy(set(range(len(requests))) - {good}), Listed(requests))
+    assert sorted(completion.row for completion in completions) == list(range(len(requests)))
 
 
 def test_rows_are_taken_as_there_is_room_not_all_at_once() -> None:

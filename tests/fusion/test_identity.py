@@ -7,7 +7,7 @@ import pytest
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.identity import identify
-from capsfusion_tasks.fusion.model_files import model_folder
+from capsfusion_tasks.fusion.model_files import model_folder, pinned
 from capsfusion_tasks.settings import load_settings
 
 
@@ -53,6 +53,20 @@ def test_a_folder_without_weights_is_refused(tiny_model: Path, tmp_path: Path) -
     folder = shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.bin"))
     with pytest.raises(InputError, match="has no weights"):
         model_folder(str(folder))
+
+
+def test_ranks_get_the_commit_that_a_hub_id_meant_when_they_were_started(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, cache = "c" * 40, tmp_path / "models--team--model"  # the hub's cache, as a download leaves it
+    shutil.copytree(tiny_model, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert pinned("team/model") == pinned("team/model@main") == f"team/model@{commit}"
+    assert model_folder(pinned("team/model")) == cache / "snapshots" / commit
+    assert pinned(str(tiny_model)) == str(tiny_model)
 
 
 def test_a_name_that_is_no_folder_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ class DecodeGraphs:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            step(slots)  # what is set up at the first call (cuBLAS, compiled kernels) must not happen while capturing
+            for size in sizes:  # what is set up at a first call (cuBLAS, kernels) must not happen while capturing
+                step(size)
         torch.cuda.current_stream().wait_stream(stream)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         pool = torch.cuda.graph_pool_handle()
