@@ -105,8 +105,8 @@ def _run_unit(
             return
     try:
         verdicts = unit_stages.validate(settings, unit, accept_rejections=accept_rejections)
+        unit_stages.load(settings, unit, existing=existing)
     except InputError as error:
-        say(f"validate: {unit.label} failed: {error}")
+        say(f"validate and load: {unit.label} failed: {error}")
         return
-    unit_stages.load(settings, unit, existing=existing)
     say(f"load: {unit.label}: {verdicts['accepted']} accepted, {verdicts['rejected']} rejected {verdicts['reasons']}")

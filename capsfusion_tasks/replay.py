@@ -57,6 +57,7 @@ def plan(
             settings,
             replay,
             lambda connection, fusion: _select(warehouse, connection, settings, replay, fusion, existing),
+            existing=existing,
             dag_run_id=dag_run_id,
             budget=budget,
             on_estimate=on_estimate,

@@ -130,7 +130,14 @@ def plan(
 
     with open_warehouse(settings) as warehouse:
         return plan_units(
-            warehouse, settings, interval, find, dag_run_id=dag_run_id, budget=budget, on_estimate=on_estimate
+            warehouse,
+            settings,
+            interval,
+            find,
+            existing=existing,
+            dag_run_id=dag_run_id,
+            budget=budget,
+            on_estimate=on_estimate,
         )
 
 

@@ -16,7 +16,7 @@ from capsfusion_tasks import planning, waiting
 from capsfusion_tasks.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
 from capsfusion_tasks.fusion.identity import Fusion, identify
 from capsfusion_tasks.pairing.bucket_count import bucket_count
-from capsfusion_tasks.schemas import Replay, Unit
+from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.storage import Storage
@@ -34,6 +34,7 @@ def plan_units(
     work: Interval | Replay,
     find_pairs: Callable[[Connection, Fusion], list[planning.NewPairs]],
     *,
+    existing: Existing,
     dag_run_id: str | None,
     budget: Budget,
     on_estimate: OnEstimate | None,
@@ -81,7 +82,7 @@ def plan_units(
                 left,
                 planning.MAX_UNITS,
             )
-        ledger.register_units(connection, units, work, dag_run_id)
+        ledger.register_units(connection, units, work, dag_run_id, existing)
         if isinstance(work, Interval):
             plans.record(
                 connection,

@@ -139,12 +139,21 @@ def _gate_error(settings: Settings, unit: Unit, tally: Tally, problem: str) -> s
 def load(
     settings: Settings, unit: Unit, *, existing: Existing = "skip", dag_run_id: str | None = None
 ) -> dict[str, Any]:
-    """The unit's rows and its mark in the warehouse, in one transaction; nothing, where it is loaded already."""
+    """The unit's rows and its mark in the warehouse, in one transaction; nothing, where it is loaded already.
+
+    With ``existing`` replace, and in a unit that was planned so, pairs that are loaded already give way. Raises
+    InputError where some are and do not, which the ledger then has.
+    """
     if loaded := _loaded(settings, unit):  # asked first: its files may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
     rows = Storage(settings.staging_uri).read_table(layout.unit_validated(unit.unit_id)).cast(VALIDATED)
     with open_warehouse(settings) as warehouse:
-        result = load_unit(warehouse, unit.unit_id, rows, dag_run_id, replace=existing == "replace")
+        try:
+            result = load_unit(warehouse, unit.unit_id, rows, dag_run_id, replace=existing == "replace")
+        except InputError as error:
+            with warehouse.engine.begin() as connection:
+                ledger.unit_failed(connection, unit.unit_id, str(error))
+            raise
     return {"accepted": result.accepted, "rejected": result.rejected, "already_loaded": result.already_loaded}
 
 

@@ -12,19 +12,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from capsfusion_tasks import layout, stages
 from capsfusion_tasks.demo.sample_data import SampleReport, make_sample, write_sample_data
 from capsfusion_tasks.pipeline import run_pipeline
+from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.storage import Storage
-from capsfusion_tasks.warehouse import queries
+from capsfusion_tasks.warehouse import ledger, queries
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.roles import LOADER
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.conftest import login, new_warehouse, plain_url
+from tests.warehouse.conftest import rows as warehouse_rows
 
 DAYS = [
     Interval(start=datetime(2026, 11, day, tzinfo=UTC), end=datetime(2026, 11, day, tzinfo=UTC) + timedelta(days=1))
@@ -167,6 +171,37 @@ def test_fusing_again_replaces_and_the_counts_still_add_up(settings: Settings) -
     assert [(unit["rows_in"], unit["superseded"]) for unit in units] == [(len(before), len(before)), (len(before), 0)]
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
         assert not any(queries.consistency(connection).values())
+
+
+def test_units_that_were_planned_to_replace_do_so_whoever_loads_them(settings: Settings) -> None:
+    run_days(settings, DAYS[:1])
+    before = pairs_in(settings)
+    stages.plan(settings, DAYS[0], existing="replace")  # and then the run was interrupted
+    run_days(settings, DAYS[:1])
+    assert pairs_in(settings) == before
+    units = rows(settings, "select state, superseded, existing from work_units order by unit_id")
+    assert [tuple(unit.values()) for unit in units] == [("loaded", len(before), "skip"), ("loaded", 0, "replace")]
+
+
+def test_a_unit_that_cannot_be_loaded_fails_alone(settings: Settings) -> None:
+    settings = settings.model_copy(update={"unit_tokens": 4000})
+    first, *others = plan_only(settings, DAYS[0])
+    assert others
+    loaded_before = Unit(unit_id="restored", fusion_id=first.fusion_id, rows=1, tokens=1)
+    pair = pa.array(unit_pairs(settings, first.unit_id)[:1], pa.binary(16))
+    with open_warehouse(settings) as warehouse:
+        with warehouse.engine.begin() as connection:
+            ledger.register_units(connection, [loaded_before], DAYS[2])
+        load_unit(warehouse, "restored", warehouse_rows(0).set_column(0, "pair_id", pair))
+    report = run_pipeline(settings, DAYS[0], say=lambda line: None)
+    assert [failure[: len("unit ")] for failure in report["failures"]] == ["unit "]
+    assert "is in the warehouse already, from unit restored" in report["failures"][0]
+    states = rows(settings, "select unit_id, state from work_units order by unit_id")
+    assert {row["unit_id"] for row in states if row["state"] == "failed"} == {first.unit_id}
+    assert {row["unit_id"] for row in states if row["state"] == "loaded"} == {"restored", *(u.unit_id for u in others)}
+
+    run_pipeline(settings, DAYS[0], existing="replace", say=lambda line: None)
+    assert len(pairs_in(settings)) == 40
 
 
 def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:

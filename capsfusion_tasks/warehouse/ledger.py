@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.schemas import Replay, Shard, Unit
+from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse.tables import fusions, shards, work_units
 
@@ -140,9 +140,16 @@ def planned_rows(connection: Connection, unit_ids: Sequence[str]) -> int:
 
 
 def register_units(
-    connection: Connection, units: Sequence[Unit], work: Interval | Replay, dag_run_id: str | None = None
+    connection: Connection,
+    units: Sequence[Unit],
+    work: Interval | Replay,
+    dag_run_id: str | None = None,
+    existing: Existing = "skip",
 ) -> None:
-    """Enter the units of an interval or a replay as planned; one that is there stays as it is."""
+    """Enter the units of an interval or a replay as planned; one that is there stays as it is.
+
+    With ``existing`` replace they take the place of what is loaded of their pairs, whoever loads them.
+    """
     if not units:
         return
     if isinstance(work, Interval):
@@ -155,6 +162,7 @@ def register_units(
             "fusion_id": unit.fusion_id,
             **origin,
             "dag_run_id": dag_run_id,
+            "existing": existing,
             "rows_in": unit.rows,
             "tokens_estimated": unit.tokens,
         }

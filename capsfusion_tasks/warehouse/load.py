@@ -56,9 +56,9 @@ def load_unit(
     """Load a unit's rows (``schemas.VALIDATED``) and mark it, in one transaction; a loaded unit is left as it is.
 
     Rows without reasons go to ``fused_captions``, the others to ``rejected_captions``. A NUL character, which
-    PostgreSQL cannot store, becomes U+FFFD. With ``replace``, pairs that another unit has loaded under the same
-    fusion_id give way, and count as superseded there. A replay's unit takes its pairs out of ``rejected_captions`` of
-    the fusion that it replays, whether they pass now or not.
+    PostgreSQL cannot store, becomes U+FFFD. With ``replace``, and in a unit that was planned so, pairs that another
+    unit has loaded under the same fusion_id give way, and count as superseded there. A replay's unit takes its pairs
+    out of ``rejected_captions`` of the fusion that it replays, whether they pass now or not.
 
     What raises changes nothing: InputError where the unit is unknown, where its rows are not as many as planned, where
     a pair is in it twice, or where (without ``replace``) another unit has loaded a pair; NotReadyError where the
@@ -70,13 +70,13 @@ def load_unit(
         # Whoever loads the same unit at the same time waits here, and then finds it loaded.
         found = _query(
             cursor,
-            "select fusion_id, replay_of, state, rows_in, accepted, rejected from capsfusion.work_units"
+            "select fusion_id, replay_of, existing, state, rows_in, accepted, rejected from capsfusion.work_units"
             " where unit_id = $1 for update",
             unit_id,
         )
         if not found:
             raise InputError(f"the ledger has no work unit {unit_id}; plan it first")
-        fusion_id, replay_of, state, rows_in, accepted, rejected = found[0]
+        fusion_id, replay_of, existing, state, rows_in, accepted, rejected = found[0]
         if state == "loaded":
             return LoadResult(accepted, rejected, already_loaded=True)
         if table.num_rows != rows_in:
@@ -92,7 +92,7 @@ def load_unit(
             _query(cursor, "select pg_advisory_xact_lock(hashtextextended('capsfusion.load ' || $1, 0))", locked)
         if replay_of:
             _take_from_quarantine(cursor, replay_of, fusion_id, unit_id)
-        if replace:
+        if replace or existing == "replace":
             # A replay leaves what earlier ones took out: it says what is known of their tries.
             _supersede(cursor, fusion_id, _STORED[:2] if replay_of else _STORED)
         else:
@@ -146,8 +146,8 @@ def _refuse_known_pairs(cursor: Any, unit_id: str, fusion_id: str) -> None:
     if known:
         pair_id, other = known[0]
         raise InputError(
-            f"unit {unit_id} cannot be loaded: pair {pair_id} is in the warehouse already, from unit {other}; load it "
-            "with replace, so that its captions take the place of the older ones, or plan again"
+            f"unit {unit_id} cannot be loaded: pair {pair_id} is in the warehouse already, from unit {other}. To "
+            "have its captions take the place of the older ones, run it again with existing: replace"
         )
 
 

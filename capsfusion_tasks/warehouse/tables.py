@@ -26,6 +26,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, UUID
 SCHEMA = "capsfusion"
 VERSION_TABLE = "schema_version"  # Alembic's own
 SHARD_STATES = ("discovered", "pulled", "failed")
+EXISTING = ("skip", "replace")
 UNIT_STATES = ("planned", "fusing", "fused", "loaded", "failed")
 
 metadata = MetaData(
@@ -122,7 +123,10 @@ work_units = Table(
     # The replay that planned it, and the fusion whose rejected captions it fuses again.
     _text("replay", nullable=True),
     Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
+    # Whether it is to replace what its fusion has of its pairs.
+    _text("existing", server_default="skip"),
     _one_of("state", UNIT_STATES),
+    _one_of("existing", EXISTING),
     CheckConstraint(
         "num_nonnulls(interval_start, interval_end) = case when replay is null then 2 else 0 end"
         " and (replay is null) = (replay_of is null)",
