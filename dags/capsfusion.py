@@ -15,6 +15,7 @@ from airflow.sdk import (
     get_current_context,
     task,
 )
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowSkipException
 from dag_parts import (
     BUDGET_PARAMS,
@@ -79,6 +80,11 @@ def capsfusion() -> None:
         """Lists the shards that arrived in the interval, and freezes the list."""
         context = get_current_context()
         shards = stages.discover(settings_of(context), interval_of(context))
+        if len(shards) > (most := conf.getint("core", "max_map_length")):
+            raise InputError(
+                f"{len(shards)} shards arrived, and a run may have {most} tasks for them: set"
+                " AIRFLOW__CORE__MAX_MAP_LENGTH to as many, for all of Airflow's components, and clear this task"
+            )
         return [shard.model_dump(mode="json") for shard in shards]
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")

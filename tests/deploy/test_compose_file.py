@@ -82,10 +82,17 @@ def test_each_setting_reaches_the_containers_and_nothing_else_is_called_one(
     )
 
 
+def test_keys_of_s3_reach_the_containers_where_env_has_them(services: dict[str, dict[str, Any]]) -> None:
+    keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
+    for name in ("cpu-worker", "gpu-worker", "airflow-scheduler"):
+        given = services[name]["environment"]
+        assert {key: given[key] for key in keys} == dict.fromkeys(keys), name  # not "": no key at all
+
+
 def test_no_secret_and_no_default_for_one_stands_in_the_file(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         for variable, value in service.get("environment", {}).items():
-            literal = VARIABLE.sub("", str(value))
+            literal = VARIABLE.sub("", "" if value is None else str(value))  # None: only what .env has
             assert not re.search(r":[^/@:]+@", literal), f"{name}: {variable} has a password in it"
             if re.search(r"(PASSWORD|SECRET|_KEY|TOKEN|AUTH)$", variable):
                 assert literal == "", f"{name}: {variable} is {value}"
