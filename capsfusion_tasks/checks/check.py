@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from capsfusion_tasks.checks import pairs, shards, tables, temporary, units
+from capsfusion_tasks.checks import pairs, shards, sources, tables, temporary, units
 from capsfusion_tasks.checks.evidence import Evidence, gather
 from capsfusion_tasks.checks.findings import Finding
 from capsfusion_tasks.errors import InputError, NotReadyError
@@ -83,13 +83,15 @@ def check(
     *,
     footers: bool = False,
     join: bool = False,
+    listings: bool = False,
     repair: bool = False,
     safe_age: timedelta = SAFE_AGE,
 ) -> Result:
     """Look for what breaks an invariant, in everything or in a scope; ``repair`` does what is safe about it.
 
-    ``footers`` opens every bucket file; ``join`` pairs all buckets again and looks for each pair. Files younger than
-    ``safe_age`` may be somebody's who is at work, and are left alone.
+    ``footers`` opens every bucket file; ``join`` pairs all buckets again and looks for each pair; ``listings`` looks
+    into the sources for shards that came too late for a run. Files younger than ``safe_age`` may be somebody's who is
+    at work, and are left alone.
     """
     if join and scope.interval is not None:
         raise InputError("pairs meet across intervals: check them all, without a start and an end")
@@ -98,6 +100,8 @@ def check(
         evidence = gather(settings, storage, warehouse, scope, safe_age)
         rows = {side: dict(counts) for side, counts in shards.rows(evidence).items()}
         result = Result(_looked_at(evidence), rows, [*_findings(evidence, footers, join)])
+        if listings:
+            result.findings += sources.findings(evidence)
         if join:
             accounts, paired = pairs.accounts(evidence)
             result.paired = dict(paired)

@@ -27,6 +27,12 @@ def check(
             help="Join all buckets again, one after the other, and look for each pair: as long as pairing all shards.",
         ),
     ] = False,
+    sources: Annotated[
+        bool,
+        typer.Option(
+            "--sources", help="List the sources, too: did a shard come after its interval's run had listed them?"
+        ),
+    ] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Do what is safe about it, and say what was done.")] = False,
     safe_hours: Annotated[
         float,
@@ -40,7 +46,8 @@ def check(
 
     It reads the ledger, the staging area's listing, its lists of shards and what each pull has noted, the pair_ids and
     footers of units that are not loaded, and counts the captions of each unit by an index. Captions and bucket files
-    are not read without --footers and --pairs. Nothing is changed without --repair, and what is being worked on never.
+    are not read without --footers and --pairs, sources not listed without --sources. Nothing is changed without
+    --repair, and what is being worked on never.
 
     Example: capsfusion check --start 2026-11-10 --end 2026-11-13 --footers
     """
@@ -56,6 +63,7 @@ def check(
         Scope(interval=within),
         footers=footers,
         join=pairs,
+        listings=sources,
         repair=repair,
         safe_age=timedelta(hours=safe_hours),
     )

@@ -99,7 +99,10 @@ def discover(sources: Mapping[Side, SideSource], interval: Interval, storage: St
         return list(known.values())
     over = datetime.now(UTC) >= interval.end  # asked before the listing: what arrives during it may be missing from it
     found = {
-        shard.shard_id: shard for side, place in sources.items() for shard in _shards(side, place, interval)
+        shard.shard_id: shard
+        for side, place in sources.items()
+        for shard in all_shards(side, place)
+        if interval.start <= shard.arrived_at < interval.end
     } | known  # what an earlier call found stays as it was: its rows may be pulled and paired already
     shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
     if shards:
@@ -115,9 +118,10 @@ def discovered(interval: Interval, storage: Storage) -> list[Shard]:
     return [Shard.model_validate(shard) for shard in storage.read_json(path)["shards"]]
 
 
-def _shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
+def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
+    """What the source has, whenever it arrived."""
     # Always the whole listing: a watermark by name or time would skip what sorts before it or is copied in later.
-    return [
+    return (
         Shard(
             shard_id=shard_id(place.source.uri, file.path, file.etag),
             side=side,
@@ -129,8 +133,7 @@ def _shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
             revision=file.revision,
         )
         for file in _nameable(place)
-        if interval.start <= file.arrived_at < interval.end
-    ]
+    )
 
 
 def _nameable(place: SideSource) -> Iterator[SourceFile]:

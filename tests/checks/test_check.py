@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 from capsfusion_tasks import layout, stages, unit_stages
 from capsfusion_tasks.checks.check import check
 from capsfusion_tasks.cli import app
+from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.warehouse.connection import open_warehouse
@@ -221,6 +224,26 @@ def test_lost_pairs_are_found_and_a_limit_explains_those_that_it_left(area: Area
     [counts] = result.pairs.values()
     assert counts["in units"] == 3
     assert counts["left for a limit"] > 0
+
+
+def test_a_shard_that_came_after_its_interval_was_listed_is_found_and_the_advice_helps(area: Area) -> None:
+    assert area.rules(listings=True) == []
+    late = area.shards / FOLDER["laion_2b"] / "late.parquet"
+    pq.write_table(pa.table({"URL": ["http://late/1.jpg"], "TEXT": ["late"]}), late)
+    try:
+        noon = (DAYS[0].start + timedelta(hours=12)).timestamp()
+        os.utime(late, (noon, noon))
+        assert area.rules() == []
+        [finding] = area.check(listings=True).findings
+        assert (finding.rule, finding.where) == ("shard-late", "laion_2b/late.parquet")
+        path = layout.discovered(DAYS[0])
+        assert finding.mend.startswith(f"delete {area.storage.path(path)}, then capsfusion run --start 2026-11-10T")
+        area.storage.delete(path)
+        area.run_day(DAYS[0])
+        assert area.rules(listings=True) == []
+        assert area.one("select state from shards where path = 'late.parquet'") == "pulled"
+    finally:
+        late.unlink()
 
 
 def test_a_unit_that_nobody_fuses_is_put_back_and_one_that_somebody_fuses_is_not(area: Area) -> None:
