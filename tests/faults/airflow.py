@@ -118,10 +118,14 @@ class Service:
                 process.kill()
 
     def keep_busy(self) -> None:
-        """A backfill of all days, whenever there is none, and a run beside it now and then."""
+        """A backfill of all days, whenever there is none, and a run beside it now and then.
+
+        Most fuse everything anew and replace it: else there would be no work after the first.
+        """
         with suppress(NotReadyError, AirflowApiError):  # it may be down
             if not self.api.close_backfills():
-                self.api.backfill(FIRST, LAST, reprocess="completed", max_active_runs=3)
+                existing = {"existing": self.random.choices(("replace", "skip"), (3, 1))[0]}
+                self.api.backfill(FIRST, LAST, reprocess="completed", max_active_runs=3, conf=existing)
         if all(run.process.poll() is not None for run in self.beside) and self.random.random() < 0.3:
             first = self.random.randrange(3)
             self.beside.append(self.site.run(DAYS[first], DAYS[self.random.randrange(first + 1, 4)]))
@@ -259,10 +263,12 @@ def _break(service: Service, minutes: float) -> Difference:
     while time.monotonic() < deadline:
         service.keep_busy()
         time.sleep(service.random.uniform(3, 15))
-        name = service.random.choice(list(STRIKES))
-        happened = STRIKES[name](service)
-        struck[name] += happened
-        print(f"{datetime.now(UTC):%H:%M:%S} {name}{'' if happened else ': nothing there to hit'}", flush=True)
+        # The first that finds something to hit: what runs for seconds only would hardly ever be hit otherwise.
+        for name in service.random.sample(list(STRIKES), len(STRIKES)):
+            if STRIKES[name](service):
+                struck[name] += 1
+                print(f"{datetime.now(UTC):%H:%M:%S} {name}", flush=True)
+                break
     print("the faults are over; Airflow ends its runs", flush=True)
     began = time.monotonic()
     for run in service.beside:
