@@ -279,7 +279,7 @@ def _break(service: Service, minutes: float) -> Difference:
     print("\n".join(f"{name:32} {times:6}" for name, times in struck.items()))
     print(f"{time.monotonic() - began:.0f} s from the last fault to the end of the retry", flush=True)
     problems += check(service.site)
-    found = difference(service.site.table(), service.site.workload.expected)
+    found = difference(service.site.table(), service.site.workload.expected, replacing=True)
     return Difference(found.lost, found.doubled, found.changed, (*problems, *found.problems))
 
 

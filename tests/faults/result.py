@@ -51,16 +51,21 @@ def read_table(connection: Connection) -> Table:
     return Table(select(_ROWS), select(_UNITS), broken)
 
 
-def difference(found: Table, expected: Table) -> Difference:
-    """How ``found`` differs from an unbroken run's. The work may be cut into other units, which add up to the same."""
+def difference(found: Table, expected: Table, *, replacing: bool = False) -> Difference:
+    """How ``found`` differs from an unbroken run's. The work may be cut into other units, which add up to the same.
+
+    With ``replacing``, units have replaced the rows of others: they add up to the same without these.
+    """
     times = Counter(row[0] for row in found.rows)
     wanted = {row[0]: row for row in expected.rows}
     problems = [*found.problems]
     problems += [f"unit {unit[0]} is {unit[1]}" for unit in found.units if unit[1] != "loaded"]
-    for column, name in enumerate(("rows_in", "accepted", "rejected", "superseded"), start=2):
-        sums = [sum(unit[column] or 0 for unit in table.units) for table in (found, expected)]
-        if sums[0] != sums[1]:
-            problems.append(f"{name} of all units is {sums[0]}, expected {sums[1]}")
+    totals, wanted_totals = _totals(found, replacing), _totals(expected, replacing)
+    problems += [
+        f"{name} of all units is {total}, expected {wanted_totals[name]}"
+        for name, total in totals.items()
+        if total != wanted_totals[name]
+    ]
     if strange := times.keys() - wanted.keys():
         problems.append(f"{len(strange)} pairs that an unbroken run has not")
     return Difference(
@@ -69,3 +74,9 @@ def difference(found: Table, expected: Table) -> Difference:
         changed=sum(row != wanted[row[0]] for row in found.rows if row[0] in wanted),
         problems=tuple(problems),
     )
+
+
+def _totals(table: Table, replacing: bool) -> dict[str, int]:
+    names = ("rows_in", "accepted", "rejected", "superseded")
+    sums = {name: sum(unit[column] or 0 for unit in table.units) for column, name in enumerate(names, start=2)}
+    return {"rows_in less superseded": sums["rows_in"] - sums["superseded"]} if replacing else sums
