@@ -52,7 +52,7 @@ UNITS = "select unit_id, state, rows_in, accepted, rejected, tries from work_uni
 
 @pytest.fixture(scope="module")
 def sample(service: Service) -> SampleReport:
-    report = write_sample_data(service.sources, rows_per_day=16)
+    report = write_sample_data(service.sources, rows_per_day=16, shards_per_side_per_day=1)  # each is a task
     service.upload_sources()
     return report
 
@@ -221,7 +221,7 @@ def test_a_broken_shard_fails_alone_and_is_not_tried_again(
 def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_cleared(
     service: Service, sample: SampleReport, in_order: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    write_sample_data(tmp_path, rows_per_day=60, days=1, first_day=LONG_DAY, seed=1)
+    write_sample_data(tmp_path, rows_per_day=60, days=1, first_day=LONG_DAY, shards_per_side_per_day=1, seed=1)
     for side in FOLDER.values():
         for file in (tmp_path / side).iterdir():
             shutil.copy2(file, service.sources / side / f"long-{file.name}")
