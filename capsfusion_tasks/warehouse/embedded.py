@@ -18,7 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ with warnings.catch_warnings():
 SUPERUSER = "postgres"
 PORT = 5432  # names the socket only: the server listens on no network address
 START_TIMEOUT = 120  # seconds; recovery after a crash can take a while
+STOP_TIMEOUT = 30  # seconds that it gets to write everything, before it is ended as it is
 SOCKET_PATH_MAX = 103  # bytes; what macOS allows, Linux has 107
 BINARIES: Path = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
 
@@ -100,18 +101,31 @@ def _leave(data: Path, users: Any) -> None:
     except BlockingIOError:
         return
     if _is_running(data):
-        try:
-            _run("pg_ctl", "stop", "-D", ".", "-m", "fast", "-w", "-t", str(START_TIMEOUT), cwd=data)
-        except NotReadyError:
-            if _is_running(data):  # else it was killed at this moment, and pg_ctl misses its good-bye
-                raise
+        _stop(data)
         link = _link_to(data)
         if link.is_symlink() and link.readlink() == data:
             link.unlink()
 
 
+def _stop(data: Path) -> None:
+    """Stop the server. One that hangs is ended as it is, and recovers when it starts again.
+
+    PostgreSQL 18.4 hangs where one of its processes was killed just before.
+    """
+    for mode, seconds in {"fast": STOP_TIMEOUT, "immediate": START_TIMEOUT}.items():
+        try:
+            _run("pg_ctl", "stop", "-D", ".", "-m", mode, "-w", "-t", str(seconds), cwd=data)
+        except NotReadyError:
+            if _is_running(data) and mode == "immediate":
+                raise
+        if not _is_running(data):  # or it was killed at this moment, and pg_ctl misses its good-bye
+            return
+
+
 def _start(data: Path) -> EmbeddedPostgres:
     try:
+        if _is_running(data) and _is_stopping(data):  # whoever stopped it was killed: we are inside the gate
+            _stop(data)
         if not _is_running(data):
             _let_in(data)
         if not data.exists():
@@ -203,6 +217,14 @@ def _is_running(data: Path) -> bool:
         return process.name() == "postgres" and Path(process.cwd()).samefile(data)
     except (FileNotFoundError, ValueError, psutil.Error):
         return False
+
+
+def _is_stopping(data: Path) -> bool:
+    """What the server has noted of itself; its eighth line, "ready" while it lets clients in."""
+    with suppress(FileNotFoundError):  # it has stopped
+        lines = (data / "postmaster.pid").read_text().splitlines()
+        return len(lines) > 7 and lines[7].strip() == "stopping"
+    return False
 
 
 def _socket_folder(data: Path) -> Path:

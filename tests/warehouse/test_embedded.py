@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.warehouse import embedded
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 
 
@@ -42,6 +44,26 @@ def test_runs_while_it_is_used_and_keeps_its_data(tmp_path: Path) -> None:
     assert postmaster(tmp_path) is None
     with embedded_postgres(tmp_path) as again:
         assert ask(again, "airflow", "select n from kept") == 7
+
+
+def test_a_server_that_hangs_while_it_stops_is_ended_and_keeps_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "STOP_TIMEOUT", 1)
+    with embedded_postgres(tmp_path) as server:
+        ask(server, "capsfusion", "create table kept as select 7 as n")
+        hanging = postmaster(tmp_path)
+        assert hanging is not None
+        # It writes everything before it stops, and now it cannot.
+        [checkpointer] = [child for child in hanging.children() if "checkpointer" in " ".join(child.cmdline())]
+        checkpointer.suspend()
+        hanging.send_signal(signal.SIGINT)  # and whoever stopped it is gone
+        pid_file = tmp_path / "postgres" / "postmaster.pid"
+        while "stopping" not in pid_file.read_text():
+            time.sleep(0.01)
+        with embedded_postgres(tmp_path) as again:
+            assert ask(again, "capsfusion", "select n from kept") == 7
+            assert postmaster(tmp_path) != hanging
 
 
 def test_processes_share_one_server_and_the_last_one_stops_it(tmp_path: Path) -> None:
