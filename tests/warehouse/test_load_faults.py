@@ -20,9 +20,9 @@ from sqlalchemy import URL, Connection, text
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
-from capsfusion_tasks.warehouse.embedded import PORT
 from capsfusion_tasks.warehouse.load import SESSION, LoadResult, load_unit
 from capsfusion_tasks.warehouse.queries import consistency
+from capsfusion_tasks.warehouse.socket_folder import PORT
 from tests.warehouse.conftest import in_threads, merge_held, plan, rows
 from tests.warehouse.cutting_proxy import CuttingProxy
 

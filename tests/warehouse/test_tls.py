@@ -14,8 +14,9 @@ from sqlalchemy import make_url
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import open_warehouse
-from capsfusion_tasks.warehouse.embedded import PORT, EmbeddedPostgres
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.psql import psql_command
+from capsfusion_tasks.warehouse.socket_folder import PORT
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.tls import Authority, make_authority, tls_relay
 
