@@ -59,7 +59,7 @@ def test_ranks_die_with_torchrun(job: FuseJob, tmp_path: Path, kill: signal.Sign
     assert len(family) >= 3
     torchrun.send_signal(kill)
     torchrun.wait(timeout=30)
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
 
 
@@ -73,7 +73,7 @@ def test_ranks_die_with_whoever_started_torchrun(job: FuseJob, tmp_path: Path) -
     assert len(family) >= 4
     starter.kill()
     starter.wait()
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
 
 
@@ -88,7 +88,7 @@ def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, 
         rank.suspend()
     with pytest.raises(NotReadyError, match=r"ha\w+ finished no row for .* CAPSFUSION_STALL_MINUTES"):
         torchrun.wait()
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
     assert len(list(tmp_path.glob("chunks/[0-9]*.parquet"))) >= 4
 
@@ -104,7 +104,7 @@ def test_terminate_returns_at_once_and_ends_all(job: FuseJob, tmp_path: Path) ->
     assert time.monotonic() - started < 1
     with pytest.raises(TorchrunFailed):
         torchrun.wait()
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
 
 

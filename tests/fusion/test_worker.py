@@ -101,7 +101,7 @@ def test_a_retry_after_the_kill_of_one_rank_makes_each_row_once(storage: Storage
     ranks[1].kill()
     assert torchrun.wait(timeout=60) != 0
     assert 0 < len(storage.files("chunks")) < 25
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
     run(torchrun_argv(slow, 2))
     cut = chunks.cut_chunks(TABLE, "chunks", "f", 2)
