@@ -167,8 +167,12 @@ def capsfusion() -> None:
     buckets = share_buckets()
     units = plan()
     pull.expand(shard=discover()) >> buckets
-    pair.expand(buckets=buckets) >> units
-    each_unit.expand(unit=units) >> export() >> check() >> report()
+    paired, loaded = pair.expand(buckets=buckets), each_unit.expand(unit=units)
+    checked = check()
+    paired >> units
+    loaded >> export() >> checked >> report()
+    # One that fails gives up what needs all of them, at once: the check and the report wait until the others are done.
+    [paired, loaded] >> checked
 
 
 capsfusion()
