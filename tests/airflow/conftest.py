@@ -201,8 +201,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: W
             "CAPSFUSION_LAION_COCO": f"{s3_bucket}/airflow/sources/{FOLDER['laion_coco']}",
             "CAPSFUSION_BUCKETS": "4",
             "CAPSFUSION_NUM_BEAMS": "1",
-            # One row at a time: a row's numbers must not depend on which rows it happens to be padded with.
-            "CAPSFUSION_BATCH_SIZE": "1",
+            "CAPSFUSION_BATCH_SIZE": "8",  # not all of a unit at once, so that it can be interrupted half-way
             "CAPSFUSION_CHUNK_ROWS": "4",
             "CAPSFUSION_UNIT_TOKENS": "10000",  # a unit a day: each costs a start of torchrun
             "CAPSFUSION_GATE__MIN_ROWS": str(GATE_ROWS),

@@ -72,6 +72,10 @@ def test_a_user_backfills_three_days_and_follows_a_rejected_caption_to_its_run(
     with logged_in(service, chromium, "light") as page:
         open_dag(page, "capsfusion")
         start_backfill(page, FIRST, LAST)
+        dag = page.url
+        page.goto("about:blank")  # the page of a DAG renews itself every few seconds: work for nobody, on few cores
+        service.wait_for_runs(FIRST, LAST)
+        page.goto(dag)
         page.get_by_role("link", name="Runs", exact=True).click()
         for day in (FIRST, date(2026, 11, 11), LAST):
             watch_run(page, f"backfill__{day + timedelta(days=1)}", "Success")  # its name has the interval's end
@@ -226,8 +230,8 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
         for file in (tmp_path / side).iterdir():
             shutil.copy2(file, service.sources / side / f"long-{file.name}")
     service.upload_sources()
-    # Four beams: units that take a while.
-    service.start_backfill(LONG_DAY, LONG_DAY, conf={"num_beams": 4})
+    # As many beams as there may be: units that take a while.
+    service.start_backfill(LONG_DAY, LONG_DAY, conf={"num_beams": 16})
     unit = wait_until("a unit is being fused", lambda: unit_in_progress(service), 200)
     chunks = f"{service.staging}/{layout.chunks_folder(unit['unit_id'])}"
     wait_until("two chunks are finished", lambda: len(object_store.objects(chunks)) >= 2, 120, pause=0.1)
