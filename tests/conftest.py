@@ -10,20 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
-from sqlalchemy import create_engine, make_url, text
-from xdist.scheduler import LoadFileScheduling
 
 from capsfusion_tasks.demo import MODEL
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
-from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
-from capsfusion_tasks.warehouse.migrate import upgrade
-from tests import object_store
 from tests.checkpoint import write_checkpoint
+
+# Fixtures import the rest themselves: the engine's tests also run on GPU machines that lack it (benchmarks/gpu.py).
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+    from xdist.scheduler import LoadFileScheduling
+
+    from capsfusion_tasks.settings import Settings
+    from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -39,17 +40,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
 
 
-class _Groups(LoadFileScheduling):
-    """A file's tests go to one worker, and all of Airflow's, for they share a running Airflow."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = str(super()._split_scope(nodeid))
-        return "tests/airflow" if file.startswith("tests/airflow/") else file
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
-    return _Groups(config, log) if config.getoption("dist") == "loadfile" else None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Groups(LoadFileScheduling):
+        """A file's tests go to one worker, and all of Airflow's, for they share a running Airflow."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return "tests/airflow" if file.startswith("tests/airflow/") else file
+
+    return Groups(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +84,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """A real browser, of the system: playwright brings none."""
+    from playwright.sync_api import sync_playwright
+
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium here: apt-get install chromium")
@@ -99,6 +103,11 @@ _numbers = count(1)
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A real server for the whole session, with a migrated database to copy."""
+    from sqlalchemy import create_engine, text
+
+    from capsfusion_tasks.warehouse.embedded import embedded_postgres
+    from capsfusion_tasks.warehouse.migrate import upgrade
+
     with embedded_postgres(tmp_path_factory.mktemp("embedded"), ["empty", TEMPLATE]) as server:
         engine = create_engine(server.url(TEMPLATE))
         upgrade(engine)
@@ -113,6 +122,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 @contextmanager
 def new_warehouse(postgres: EmbeddedPostgres) -> Iterator[str]:
     """URL of a migrated warehouse, empty, for as long as the block lasts."""
+    from sqlalchemy import create_engine, text
+
     database = f"test_{next(_numbers)}"
     admin = create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
@@ -130,6 +141,8 @@ def plain_url(settings: Settings) -> str:
 
 def login(postgres: EmbeddedPostgres, url: str, role: str) -> str:
     """``url`` for a login that has the role of the database ``role`` and nothing else."""
+    from sqlalchemy import create_engine, make_url, text
+
     name = f"a_{role}"
     admin = create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
@@ -149,5 +162,7 @@ def warehouse_url(postgres: EmbeddedPostgres) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[str]:
     """URI of an empty bucket in an S3 server of its own, which AWS's variables name as long as the session lasts."""
+    from tests import object_store
+
     with object_store.serving("capsfusion-tests") as bucket:
         yield bucket

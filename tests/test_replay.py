@@ -24,8 +24,9 @@ from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.pipeline import run_replay
 from capsfusion_tasks.schemas import PAIRS, Replay, Unit
-from capsfusion_tasks.settings import GateSettings, Interval, RuleSettings, Settings, load_settings
+from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.validation.thresholds import GateSettings, RuleSettings
 from capsfusion_tasks.warehouse import ledger, quarantine, queries, rates
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from capsfusion_tasks.settings import RuleSettings
 from capsfusion_tasks.validation.caption_rules import (
     control_characters,
     empty,
@@ -36,6 +35,7 @@ from capsfusion_tasks.validation.source_rules import (
     wrong_language,
     wrong_script,
 )
+from capsfusion_tasks.validation.thresholds import RuleSettings
 
 Rule = Callable[[Fused, RuleSettings], bool]
 

@@ -12,8 +12,9 @@ from sqlalchemy import text
 from capsfusion_tasks import layout, unit_stages
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import FUSED, PAIRS, Unit
-from capsfusion_tasks.settings import GateSettings, Settings
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.validation.thresholds import GateSettings
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from tests.warehouse.conftest import plan
 
