@@ -1,17 +1,17 @@
-"""How much arithmetic and memory traffic fusing takes: what each way does, and what a device's limits allow."""
+"""How much arithmetic and memory traffic fusing takes, and how many rows a second a device's limits allow."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
 from rich.console import Console
+from rich.table import Table
 from transformers import LlamaConfig
 
+from benchmarks.device_rates import DeviceRates
 from benchmarks.ways import PaperLoop
 from capsfusion_tasks.fusion.engine import Request
-from capsfusion_tasks.fusion.native.model import Llama
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 
 
@@ -28,6 +28,7 @@ class Cost:
         )
         self._head = 2 * hidden * int(config.vocab_size)
         self._attention = 4 * layers * hidden  # of one token to one other
+        self._cached = 2 * layers * kv  # numbers that the cache holds of one token
 
     def needed(self, requests: Sequence[Request]) -> float:
         """Each row's own prompt tokens once, and each of its beams' tokens once but the last, which nothing follows."""
@@ -59,12 +60,33 @@ class Cost:
     def prefill_only(self, requests: Sequence[Request]) -> float:
         return sum(self._prefill(1, self._own(r), self._prefix) for r in requests)
 
+    def limit(self, requests: Sequence[Request], rates: DeviceRates, *, slots: int) -> Limit:
+        """What a mean row of ``requests`` takes at least, with ``slots`` rows decoded together; see ``Limit``."""
+        rows, b = len(requests), self._beams
+        steps = [_steps([request]) for request in requests]
+        prefill = sum(
+            self._own(r) * self._matrices / rates.layers + self._prefill_rest(self._own(r)) / rates.products
+            for r in requests
+        )
+        products = b * sum(steps) * (self._matrices / rates.layers + self._head / rates.products)
+        # A multiplication and an addition for each weight.
+        weights = sum(steps) / slots * (self._matrices * rates.layer_bytes + self._head * rates.bytes) / 2
+        # Step k sees k tokens of each beam, its own new one among them.
+        own = sum(n * self._own(r) + b * n * (n + 1) / 2 for n, r in zip(steps, requests, strict=True))
+        cached = (own + self._prefix * sum(steps) / slots) * self._cached * rates.bytes
+        memory = rates.memory
+        return Limit(prefill / rows, products / rows, weights / memory / rows, cached / memory / rows)
+
     def _own(self, request: Request) -> int:
         return len(request.prompt) - self._prefix
 
     def _prefill(self, copies: int, tokens: int, before: int) -> float:
         attended = tokens * before + tokens * (tokens + 1) / 2
         return copies * (tokens * self._matrices + attended * self._attention + self._head)
+
+    def _prefill_rest(self, tokens: int) -> float:
+        """Of a prompt behind the prefix: all but the layers' products."""
+        return self._prefill(1, tokens, self._prefix) - tokens * self._matrices
 
     def _decode(self, copies: int, prompt: int, steps: int) -> float:
         attended = steps * prompt + steps * (steps + 1) / 2
@@ -76,44 +98,41 @@ def _steps(batch: Sequence[Request]) -> int:
     return max(request.max_new_tokens or 0 for request in batch) - 1
 
 
-def print_limit(cost: Cost, requests: Sequence[Request], model: Llama, rows_per_second: dict[str, float]) -> None:
-    """The device's limit for this work, with rates measured here, and each way's share of it."""
-    flops, bandwidth = _matrix_rate(), _memory_rate()
-    rows = len(requests)
-    prefill = cost.prefill_only(requests) / rows / flops
-    decode = (cost.needed(requests) - cost.prefill_only(requests)) / rows / flops
-    weights = sum(weight.numel() for weight in model.parameters().values()) * model.dtype.itemsize
-    console = Console(width=120)
-    console.print(f"measured here: {flops / 1e12:.0f} TFLOP/s of products, {bandwidth / 1e12:.2f} TB/s of copies")
-    console.print(f"needed per row: {1e3 * prefill:.2f} ms of prefill and {1e3 * decode:.2f} ms of decode arithmetic")
-    steps = sum((request.max_new_tokens or 0) - 1 for request in requests) / rows
-    for name, rate in rows_per_second.items():
-        if name.startswith("native"):
-            slots = int(name.split()[1])
-            traffic = steps * weights / slots / bandwidth  # a step reads the weights once for all slots
-            limit = 1 / (prefill + max(decode, traffic))
-            console.print(
-                f"{name}: {1e3 * traffic:.2f} ms of reading weights per row; limit {limit:.0f} rows/s,"
-                f" reached {rate / limit:.0%}"
-            )
+@dataclass(frozen=True)
+class Limit:
+    """Seconds that one row takes at least: prefill + the larger of products and weights + keys_values.
+
+    - ``prefill``: arithmetic of the row's own prompt.
+    - ``products``: arithmetic of its beams' tokens in the layers and the vocabulary's head.
+    - ``weights``: reading these matrices, once a step for all slots. It overlaps with the products.
+    - ``keys_values``: reading the row's own keys and values, once a step for all of its beams, and its share of the
+      prefix's, which a step reads once for all slots. Attention's arithmetic overlaps with it and takes less.
+    """
+
+    prefill: float
+    products: float
+    weights: float
+    keys_values: float
+
+    @property
+    def rows_per_second(self) -> float:
+        return 1 / (self.prefill + max(self.products, self.weights) + self.keys_values)
 
 
-def _matrix_rate(n: int = 8192, repeat: int = 20) -> float:
-    a = torch.randn(n, n, device="cuda", dtype=torch.bfloat16)
-    return float(2 * n**3) / _seconds(lambda: a @ a, repeat)
+def print_limit(
+    cost: Cost, requests: Sequence[Request], rates: DeviceRates, ways: Mapping[str, tuple[int, float]]
+) -> None:
+    """The device's limit for ``requests``, and each way's share of it.
 
-
-def _memory_rate(gib: int = 4, repeat: int = 20) -> float:
-    a = torch.empty(gib << 30, device="cuda", dtype=torch.uint8)
-    b = torch.empty_like(a)
-    return 2.0 * a.numel() / _seconds(lambda: b.copy_(a), repeat)
-
-
-def _seconds(work: Callable[[], object], repeat: int) -> float:
-    work()
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(repeat):
-        work()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - started) / repeat
+    ``ways``: name → rows that it decodes together, rows/s that it reached. The limit of each is that of so many rows.
+    """
+    table = Table(title=f"limits by arithmetic; {rates.text()}")
+    for heading in ("way", "prefill", "products", "weights", "keys, values", "limit rows/s", "reached", "share"):
+        table.add_column(heading, justify="left" if heading == "way" else "right")
+    for name, (slots, reached) in ways.items():
+        limit = cost.limit(requests, rates, slots=slots)
+        parts = (limit.prefill, limit.products, limit.weights, limit.keys_values)
+        milliseconds = (f"{1e3 * seconds:.2f} ms" for seconds in parts)
+        most = limit.rows_per_second
+        table.add_row(name, *milliseconds, f"{most:.1f}", f"{reached:.2f}", f"{reached / most:.0%}")
+    Console(width=120).print(table)

@@ -29,6 +29,7 @@ from rich.table import Table
 from transformers import LlamaConfig
 
 from benchmarks import arithmetic
+from benchmarks.device_rates import measure_rates
 from benchmarks.random_llama import SIZES, as_transformers, random_llama
 from benchmarks.ways import PaperLoop, PrefixedTransformers
 from benchmarks.workload import read_workload
@@ -80,9 +81,11 @@ def main() -> None:
         ("paper", requests, lambda: paper, cost.paper(requests)),
         ("transformers", requests, lambda: best, cost.transformers(requests, best.batch_size)),
     ]
+    at_once = {"paper": paper.batch_size, "transformers": best.batch_size}
     for slots in [native(slots).batch_size for slots in args.slots]:
-        make = partial(native, slots)
-        ways.append((f"native, {slots} slots", native_requests, make, cost.needed(native_requests)))
+        name = f"native, {slots} slots"
+        ways.append((name, native_requests, partial(native, slots), cost.needed(native_requests)))
+        at_once[name] = slots
     runs = {name: Runs(name, rows, make, flops) for name, rows, make, flops in ways}
     for _ in range(args.repeat):  # the ways take turns, so that a busy machine slows all of them alike
         for run in runs.values():
@@ -110,7 +113,8 @@ def main() -> None:
         )
     Console(width=120).print(table)
     if device.type == "cuda":
-        arithmetic.print_limit(cost, native_requests, model, {r.name: r.rows_per_second for r in runs.values()})
+        reached = {run.name: (at_once[run.name], run.rows_per_second) for run in runs.values()}
+        arithmetic.print_limit(cost, native_requests, measure_rates(device, dtype), reached)
 
 
 class Runs:

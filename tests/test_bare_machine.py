@@ -16,8 +16,8 @@ CONFTESTS = ("tests.conftest", "tests.fusion.conftest", "tests.fusion.native.con
 
 OURS = ("capsfusion_tasks", "benchmarks", "tests")
 
-# Imports modules as if only the packages of the first argument were installed. Hidden packages are not found. Raising an
-# error instead would fail transformers, which asks for optional packages.
+# Imports modules as if only the packages of the first argument were installed. Hidden packages are not found: raising
+# an error instead would fail transformers, which asks for optional packages.
 HIDE = """
 import importlib, importlib.metadata, sys
 from importlib.machinery import PathFinder
