@@ -12,6 +12,7 @@ from capsfusion_tasks.fusion.native.model import Llama
 
 _COMMON = {"vocab_size": 32001, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
 SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 2, "num_attention_heads": 4},
     "small": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 16, "num_attention_heads": 8},
     "1B": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32},
     "13B": {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
