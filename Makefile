@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help install demo up compose-demo test test-faults fuzz audit lint bench bench-fusion bench-exactness \
+.PHONY: help install demo up compose-demo test test-faults fuzz audit lint bench bench-fusion bench-exactness bench-gpu \
 	bench-pairing bench-validation bench-warehouse bench-explorer screenshots
 .DEFAULT_GOAL := help
 
@@ -19,6 +19,7 @@ help:
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    all benchmarks: bench-fusion, -exactness, -pairing, -validation, -warehouse, -explorer;"
 	@echo "              ARGS='--help' tells more"
+	@echo "make bench-gpu  the engine on one card, in five minutes: docs/benchmarks.md"
 	@echo "make compose-demo  the demo on containers, with Celery workers: docs/operations.md"
 	@echo "make screenshots  the pictures of docs/images, anew (needs Chromium)"
 	@echo "make install  all packages into $(VENV); the others do it themselves"
@@ -84,6 +85,9 @@ bench-fusion: install
 
 bench-exactness: install
 	@$(BIN)/python -m benchmarks.exactness $(ARGS)
+
+bench-gpu: install
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 bench-pairing: install
 	@$(BIN)/python -m benchmarks.pairing $(ARGS)

@@ -57,63 +57,73 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folders = args.model or [MODEL, random_checkpoint(Path(scratch), args.tokenizer)]
         for folder in folders:
-            tokenizer = LlamaTokenizer(folder / "tokenizer.model")
             pairs = read_pairs(args.pairs, args.rows)
-            prompts = [prompt_tokens(tokenizer, raw, synthetic) for raw, synthetic in pairs]
-            requests = [Request(row, prompt) for row, prompt in enumerate(prompts)]
-            reference, model = (load(folder, args.device, torch.float32) for load in (load_model, load_llama))
-            name = {MODEL: "demo model"}.get(folder, folder.name)
-            eos = likely_token(reference, requests[:32]) if folder.parent == Path(scratch) else tokenizer.eos_id
+            subject = Subject(folder, pairs, args.device, random_weights=folder.parent == Path(scratch))
             for beams in (3, 1):
-                expected = complete_by_transformers(reference, tokenizer, requests, beams, eos)
+                expected = subject.complete_by_transformers(beams)
                 for slots, order in [(slots, "as given") for slots in args.slots] + [(args.slots[-1], "shuffled")]:
-                    rows = random.Random(0).sample(requests, len(requests)) if order == "shuffled" else requests
-                    engine = NativeEngine(
-                        model,
-                        num_beams=beams,
-                        max_new_tokens=MAX_NEW_TOKENS,
-                        max_prompt_tokens=MAX_PROMPT_TOKENS,
-                        eos_id=eos,
-                        prefix=shared_prefix(tokenizer),
-                        batch_size=slots,
-                    )
-                    same, ties, other = compare(reference, requests, expected, list(engine.generate(Listed(rows))), eos)
+                    shuffled = random.Random(0).sample(subject.requests, len(subject.requests))
+                    rows = shuffled if order == "shuffled" else subject.requests
+                    same, ties, other = subject.compare(expected, subject.complete(rows, beams, slots))
                     wrong += other
-                    table.add_row(name, *map(str, (beams, slots, order, same, ties, other)))
+                    table.add_row(subject.name, *map(str, (beams, slots, order, same, ties, other)))
     Console().print(table)
     return 1 if wrong else 0
 
 
-def complete_by_transformers(
-    model: PreTrainedModel, tokenizer: LlamaTokenizer, requests: Sequence[Request], beams: int, eos: int
-) -> dict[int, Completion]:
-    engine = TransformersEngine(
-        model, num_beams=beams, max_new_tokens=MAX_NEW_TOKENS, eos_id=eos, pad_id=tokenizer.pad_id, batch_size=32
-    )
-    completions = engine.generate(Listed(requests))
-    return {c.row: c for c in track(completions, f"transformers, {beams} beams", total=len(requests))}
+class Subject:
+    """A checkpoint under both engines, and the rows whose captions are compared; ``name`` is what tables call it."""
 
+    def __init__(
+        self, folder: Path, pairs: Sequence[tuple[str, ...]], device: torch.device, *, random_weights: bool
+    ) -> None:
+        self._tokenizer = LlamaTokenizer(folder / "tokenizer.model")
+        prompts = [prompt_tokens(self._tokenizer, raw, synthetic) for raw, synthetic in pairs]
+        self.requests = [Request(row, prompt) for row, prompt in enumerate(prompts)]
+        self.name = {MODEL: "demo model"}.get(folder, folder.name)
+        self._reference, self._model = (load(folder, device, torch.float32) for load in (load_model, load_llama))
+        self._eos = likely_token(self._reference, self.requests[:32]) if random_weights else self._tokenizer.eos_id
 
-def compare(
-    reference: PreTrainedModel,
-    requests: Sequence[Request],
-    expected: dict[int, Completion],
-    got: list[Completion],
-    eos: int,
-) -> tuple[int, int, int]:
-    """How many rows are the same, how many a tie, how many neither."""
-    if sorted(c.row for c in got) != sorted(expected):
-        raise RuntimeError(f"{len(got)} captions for {len(expected)} rows")
-    ties = other = 0
-    for ours in got:
-        theirs = expected[ours.row]
-        if (ours.token_ids, ours.finish_reason) == (theirs.token_ids, theirs.finish_reason):
-            continue
-        scores = [mean_log_prob(reference, requests[ours.row].prompt, c, eos) for c in (ours, theirs)]
-        tie = abs(scores[0] - scores[1]) <= TIE
-        ties, other = ties + tie, other + (not tie)
-        print(f"row {ours.row}: {'tie' if tie else 'DIFFERENT'}, scores {scores[0]:.8f} and {scores[1]:.8f}")
-    return len(got) - ties - other, ties, other
+    def complete_by_transformers(self, beams: int) -> dict[int, Completion]:
+        engine = TransformersEngine(
+            self._reference,
+            num_beams=beams,
+            max_new_tokens=MAX_NEW_TOKENS,
+            eos_id=self._eos,
+            pad_id=self._tokenizer.pad_id,
+            batch_size=32,
+        )
+        completions = engine.generate(Listed(self.requests))
+        return {c.row: c for c in track(completions, f"transformers, {beams} beams", total=len(self.requests))}
+
+    def complete(self, rows: Sequence[Request], beams: int, slots: int) -> list[Completion]:
+        """The native engine's captions of ``rows``, in the order in which they finish."""
+        engine = NativeEngine(
+            self._model,
+            num_beams=beams,
+            max_new_tokens=MAX_NEW_TOKENS,
+            max_prompt_tokens=MAX_PROMPT_TOKENS,
+            eos_id=self._eos,
+            prefix=shared_prefix(self._tokenizer),
+            batch_size=slots,
+        )
+        return list(engine.generate(Listed(rows)))
+
+    def compare(self, expected: dict[int, Completion], got: list[Completion]) -> tuple[int, int, int]:
+        """How many rows are the same, how many a tie, how many neither."""
+        if sorted(c.row for c in got) != sorted(expected):
+            raise RuntimeError(f"{len(got)} captions for {len(expected)} rows")
+        ties = other = 0
+        for ours in got:
+            theirs = expected[ours.row]
+            if (ours.token_ids, ours.finish_reason) == (theirs.token_ids, theirs.finish_reason):
+                continue
+            prompt = self.requests[ours.row].prompt
+            scores = [mean_log_prob(self._reference, prompt, c, self._eos) for c in (ours, theirs)]
+            tie = abs(scores[0] - scores[1]) <= TIE
+            ties, other = ties + tie, other + (not tie)
+            print(f"row {ours.row}: {'tie' if tie else 'DIFFERENT'}, scores {scores[0]:.8f} and {scores[1]:.8f}")
+        return len(got) - ties - other, ties, other
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 GIVEN = ("torch", "transformers", "sentencepiece", "pyarrow", "rich", "pydantic", "pytest")
-MODULES = ("benchmarks.fusion", "benchmarks.exactness")
+MODULES = ("benchmarks.fusion", "benchmarks.exactness", "benchmarks.gpu.__main__", "benchmarks.made_checkpoint")
 CONFTESTS = ("tests.conftest", "tests.fusion.conftest", "tests.fusion.native.conftest")
 
 OURS = ("capsfusion_tasks", "benchmarks", "tests")

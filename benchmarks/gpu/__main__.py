@@ -1,0 +1,135 @@
+"""What the engine does on one card, in at most five minutes: one command, and one table for docs/benchmarks.md.
+
+    python -m benchmarks.made_checkpoint FOLDER --pairs FILE --tokenizer FILE
+    python -m benchmarks.gpu --pairs FILE --tokenizer FILE --checkpoint FOLDER [--json FILE]
+
+- kernels: the tests of the Triton kernels.
+- exactness: captions in float32 against transformers', demo model and a random LLaMA with grouped heads.
+- rates: rows/s of a random 13B in bfloat16 and float8, with 3 beams and greedy, and how full the slots were.
+- memory: the longest rows in all slots at once, on this card and on smaller ones, which it pretends to be.
+- fuse: ``capsfusion fuse`` from end to end with a 13B of .bin shards, killed once and started again.
+
+Each measurement has a process and a time limit of its own, so each survives the failure of another; exit code 1 if any
+failed. Without --checkpoint, the 13B is made first, as a step of its own (26 GB of disk). On a CPU models and rows are
+few: that only shows that all of it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu import exactness, fuse, kernels, memory, rates
+from benchmarks.gpu.cases import Case, Figures, Line, Options, console, run_case
+from benchmarks.random_llama import SIZES
+from capsfusion_tasks.demo import MODEL
+
+PARTS: dict[str, Callable[[Options], list[Case]]] = {
+    "kernels": kernels.cases,
+    "exactness": exactness.cases,
+    "rates": rates.cases,
+    "memory": memory.cases,
+    "fuse": fuse.cases,
+}
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    started = time.monotonic()
+    on_gpu = args.device.type == "cuda"
+    lines: list[Line] = []
+    with tempfile.TemporaryDirectory(prefix="capsfusion-gpu-", dir=args.scratch) as scratch:
+        options = Options(
+            device=args.device,
+            pairs=args.pairs,
+            tokenizer=args.tokenizer,
+            size=args.size or ("13B" if on_gpu else "tiny"),
+            exact_rows=64 if on_gpu else 16,
+            rows=args.rows or (3500 if on_gpu else 128),
+            fuse_rows=args.fuse_rows or (5000 if on_gpu else 100),
+            model=args.checkpoint or (Path(scratch) / "checkpoint" if on_gpu else MODEL),
+            scratch=Path(scratch),
+        )
+        if "fuse" in args.parts and not options.model.exists():
+            _make_checkpoint(options)
+            console.print(f"the checkpoint took {time.monotonic() - started:.0f} s, which do not count", style="dim")
+            started = time.monotonic()
+        cases = [case for part in args.parts for case in PARTS[part](options)]
+        if args.profile:
+            cases += rates.profiles(options)
+        found: dict[str, Figures] = {}
+        for case in cases:
+            lines += run_case(case, found)
+            found |= {line.case: line.figures for line in lines}
+
+    machine = _machine(args.device)
+    console.rule(f"{time.monotonic() - started:.0f} s in all", align="left")
+    print(f"{machine}\n\n{_markdown(lines)}")
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine, "lines": [asdict(line) for line in lines]}, indent=1))
+    return 0 if all(line.ok for line in lines) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # Counted without CUDA, which a forked process could not use after this one.
+    default = "cuda" if torch.cuda.device_count() else "cpu"
+    parser.add_argument("--device", type=torch.device, default=default, help="cuda or cpu")
+    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made ones)")
+    parser.add_argument("--tokenizer", type=Path, default=MODEL / "tokenizer.model", help="a tokenizer.model")
+    parser.add_argument("--size", choices=SIZES, help="of the random model (default: 13B on a GPU, else tiny)")
+    parser.add_argument("--rows", type=int, help="rows of each rate (default: 3500 on a GPU, else 128)")
+    parser.add_argument("--fuse-rows", type=int, help="rows of capsfusion fuse (default: 5000 on a GPU, else 100)")
+    parser.add_argument("--checkpoint", type=Path, help="model to fuse with (default: made on a GPU, else the demo's)")
+    parser.add_argument("--parts", type=_parts, default=list(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument(
+        "--profile", action="store_true", help="also print time by kernel of a decode step and a prefill"
+    )
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--scratch", type=Path, help="folder for temporary files (default: TMPDIR)")
+    return parser
+
+
+def _parts(text: str) -> list[str]:
+    parts = [part for part in text.split(",") if part]
+    if unknown := set(parts) - set(PARTS):
+        raise argparse.ArgumentTypeError(f"no part {', '.join(sorted(unknown))}: choose among {', '.join(PARTS)}")
+    return parts
+
+
+def _make_checkpoint(options: Options) -> None:
+    command = [sys.executable, "-m", "benchmarks.made_checkpoint", str(options.model), "--size", options.size]
+    command += ["--tokenizer", str(options.tokenizer), "--device", str(options.device)]
+    command += ["--pairs", str(options.pairs)] if options.pairs else []
+    subprocess.run(command, check=False)  # where it failed, so will the part that needs it, and no other
+
+
+def _machine(device: torch.device) -> str:
+    """The card, its driver and the versions, in a line."""
+    name = "one thread of a CPU"
+    if device.type == "cuda":
+        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+        name = answer.partition("\n")[0].replace(", ", ", driver ") or "GPU"
+    versions = [f"{package} {version(package)}" for package in ("torch", "triton", "transformers")]
+    return ", ".join([name, *versions, f"Python {platform.python_version()}"])
+
+
+def _markdown(lines: Sequence[Line]) -> str:
+    rows = [f"| {line.case} | {line.result} | {line.more} |" for line in lines]
+    return "\n".join(["| measured | result | more |", "| --- | --- | --- |", *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What the parts have in common: options, cases, and the lines of the table that cases become."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.device_rates import FLOAT8, has_float8
+
+console = Console(width=120, highlight=False)
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """``exact_rows`` are compared with transformers', ``rows`` measure rates, ``fuse_rows`` are fused end to end."""
+
+    device: torch.device
+    pairs: Path | None
+    tokenizer: Path
+    size: str
+    exact_rows: int
+    rows: int
+    fuse_rows: int
+    model: Path  # that is fused with from end to end
+    scratch: Path
+
+    def dtypes(self) -> list[torch.dtype]:
+        """Those that are worth measuring on the device."""
+        if self.device.type != "cuda":
+            return [torch.float32]
+        return [torch.bfloat16, FLOAT8] if has_float8(self.device) else [torch.bfloat16]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table, and all its figures for ``--json``: durations in seconds, sizes in bytes."""
+
+    case: str
+    result: str
+    more: str = ""
+    figures: Figures = field(default_factory=dict)
+    ok: bool = True
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to measure, in at most ``seconds``. ``run`` gets the figures of the cases before it, by their lines."""
+
+    name: str
+    run: Callable[[Mapping[str, Figures]], Sequence[Line]]
+    seconds: float = 120.0
+
+
+def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
+    """Run the case in a process of its own: whatever becomes of it there, the next one has a whole GPU for itself.
+
+    The process is forked, so it need not import torch again. Nothing may use the GPU, or compute, in this one.
+    """
+    console.rule(case.name, align="left")
+    started = time.monotonic()
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(case, found, sender))
+    process.start()
+    sender.close()
+    try:
+        lines: Sequence[Line] = receiver.recv() if receiver.poll(case.seconds) else [_failed(case, "took too long")]
+    except EOFError:
+        lines = [_failed(case, "its process died")]
+    process.join(timeout=5)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    for line in lines:
+        console.print(f"{line.case}: {line.result}; {line.more}", markup=False)
+    console.print(f"{time.monotonic() - started:.1f} s", style="dim")
+    return lines
+
+
+def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in a rank: fusion/node.py
+    # Where there is a GPU the CPU computes nothing, and where there is none, other work should not be in its way.
+    torch.set_num_threads(1)
+    try:
+        lines = list(case.run(found))
+    except Exception as error:
+        traceback.print_exc()
+        lines = [_failed(case, f"{type(error).__name__}: {str(error).strip()}")]
+    sender.send(lines)
+
+
+def _failed(case: Case, why: str) -> Line:
+    return Line(case.name, "FAILED", why.splitlines()[0][:200], ok=False)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return "float8" if dtype == FLOAT8 else str(dtype).removeprefix("torch.")
+
+
+def name_of_beams(beams: int) -> str:
+    return "greedy" if beams == 1 else f"{beams} beams"

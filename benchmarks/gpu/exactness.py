@@ -1,0 +1,44 @@
+"""Captions in float32 against transformers' ``generate``: benchmarks.exactness with few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmarks.exactness import Subject, random_checkpoint
+from benchmarks.gpu.cases import Case, Figures, Line, Options, name_of_beams
+from benchmarks.workload import read_pairs
+from capsfusion_tasks.demo import MODEL
+
+SLOTS = 24  # fewer than rows: slots are used again
+
+
+def cases(options: Options) -> list[Case]:
+    return [
+        Case("exactness, demo model", partial(compare, options, lambda: MODEL)),
+        Case(
+            "exactness, random LLaMA",
+            partial(compare, options, partial(random_checkpoint, options.scratch, options.tokenizer)),
+        ),
+    ]
+
+
+def compare(options: Options, find_model: Callable[[], Path], _: Mapping[str, Figures]) -> Sequence[Line]:
+    folder = find_model()
+    pairs = read_pairs(options.pairs, options.exact_rows)
+    subject = Subject(folder, pairs, options.device, random_weights=folder != MODEL)
+    lines = []
+    for beams in (3, 1):
+        got = subject.complete(subject.requests, beams, SLOTS)
+        same, ties, other = subject.compare(subject.complete_by_transformers(beams), got)
+        lines.append(
+            Line(
+                f"exactness, {subject.name}, {name_of_beams(beams)}",
+                f"{same} of {len(got)} rows the same",
+                f"{ties} ties, {other} others",
+                {"same": same, "ties": ties, "other": other},
+                ok=not other,
+            )
+        )
+    return lines
