@@ -73,14 +73,17 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
     process = context.Process(target=_run, args=(case, found, sender))
     process.start()
     sender.close()
+    lines: Sequence[Line]
     try:
-        lines: Sequence[Line] = receiver.recv() if receiver.poll(case.seconds) else [_failed(case, "took too long")]
+        if receiver.poll(case.seconds):
+            lines = receiver.recv()
+            process.join(timeout=10)
+        else:
+            lines = [_failed(case, "took too long")]
     except EOFError:
         lines = [_failed(case, "its process died")]
-    process.join(timeout=5)
-    if process.is_alive():
-        process.kill()
-        process.join()
+    process.kill()
+    process.join()
     for line in lines:
         console.print(f"{line.case}: {line.result}; {line.more}", markup=False)
     console.print(f"{time.monotonic() - started:.1f} s", style="dim")
