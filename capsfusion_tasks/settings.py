@@ -17,6 +17,8 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -74,8 +76,8 @@ class Settings(BaseSettings):
     )
     num_beams: int = Field(3, ge=1, le=16)
     max_new_tokens: int = Field(80, ge=1, le=1024)
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU, float32 on a CPU."
+    dtype: Literal["auto", "float32", "bfloat16", "float8"] = Field(
+        "auto", description="auto: bfloat16 on a GPU, float32 on a CPU. float8: the native engine's, on newer GPUs."
     )
     nproc_per_node: Literal["auto"] | int = Field("auto", description="Ranks per node; auto: one per GPU, or one.")
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
@@ -106,6 +108,13 @@ class Settings(BaseSettings):
 
     rules: RuleSettings = Field(RuleSettings(), description="When a caption is rejected.")
     gate: GateSettings = Field(GateSettings(), description="When a unit is not loaded.")
+
+    @field_validator("dtype")
+    @classmethod
+    def _of_the_engine(cls, dtype: str, info: ValidationInfo) -> str:
+        if dtype == "float8" and info.data.get("engine") == "transformers":
+            raise ValueError("float8 needs the native engine")
+        return dtype
 
     @model_validator(mode="after")
     def _absolute_folders(self) -> Settings:

@@ -60,7 +60,7 @@ PARAMS = {
     "dtype": Param(
         None,
         type=["null", "string"],
-        enum=[None, "auto", "float32", "bfloat16"],
+        enum=[None, "auto", "float32", "bfloat16", "float8"],
         description="Numbers of the model. Empty: the setting CAPSFUSION_DTYPE.",
     ),
     **BUDGET_PARAMS,

@@ -23,7 +23,7 @@ MaxGpuHours = Annotated[
 MaxCost = Annotated[float | None, typer.Option(help="… where a higher cost is, at CAPSFUSION_GPU_HOUR_PRICE.", min=0)]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest caption. Default: 80.", min=1)]
 Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16"] | None,
+    Literal["auto", "float32", "bfloat16", "float8"] | None,
     typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU. Only float32 gives the same bytes each time."),
 ]
 
