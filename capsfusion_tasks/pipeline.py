@@ -97,7 +97,8 @@ def _run_unit(
         unit_stages.fuse_started(settings, unit)
         try:
             if not unit_stages.is_fused(settings, unit):
-                launcher.run(unit_stages.fuse_argv(settings, unit), on_line=say, patience=Patience.of(settings))
+                argv, patience = unit_stages.fuse_argv(settings, unit), Patience.of(settings)
+                launcher.run(argv, on_line=say, patience=patience, defaults=launcher.defaults(settings))
             unit_stages.fuse_finished(settings, unit)
         except (InputError, NotReadyError, launcher.TorchrunFailed) as error:
             unit_stages.fuse_failed(settings, unit, str(error))

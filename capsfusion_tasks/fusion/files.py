@@ -23,7 +23,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.chunks import Figures
 from capsfusion_tasks.fusion.identity import identify
-from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, torchrun_argv
+from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, defaults, torchrun_argv
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, write_pieces
 from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.settings import Settings
@@ -78,7 +78,8 @@ def fuse_file(
         chunks=_CHUNKS,
         fusion_id=fusion.fusion_id,
     )
-    torchrun = Torchrun(torchrun_argv(job, settings.nproc_per_node), on_line=on_line, patience=Patience.of(settings))
+    argv, patience = torchrun_argv(job, settings.nproc_per_node), Patience.of(settings)
+    torchrun = Torchrun(argv, on_line=on_line, patience=patience, defaults=defaults(settings))
     _fuse_while_reading(job, rows, storage, torchrun)
 
     fused = _Fused(job, rows, storage)

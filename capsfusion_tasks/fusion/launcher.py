@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from tempfile import TemporaryDirectory
 from typing import IO, Literal
 
 import psutil
@@ -31,6 +32,12 @@ _WATCH_SECONDS = 1.0
 # OpenMP's threads spin while they wait for each other, by default so long that two jobs on one CPU slow each other down
 # by seven times. This many turns cost a job that is alone nothing measurable, and two at once get half the speed each.
 _DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
+
+
+def defaults(settings: Settings) -> dict[str, str]:
+    """Variables that torchrun gets where its environment has none: ``Torchrun(defaults=…)``."""
+    # Beside the state, not in a home that goes with its container: the next task finds the kernels compiled.
+    return {**_DEFAULTS, "TRITON_CACHE_DIR": str(settings.home / "triton")}
 
 
 class FuseJob(BaseModel):
@@ -97,27 +104,31 @@ class TorchrunFailed(Exception):
 class Torchrun:
     """One torchrun process: start, wait, terminate. Its output comes line by line to ``on_line``.
 
-    A rank that gets nothing done for longer than ``patience`` ends all of them.
+    A rank that gets nothing done for longer than ``patience`` ends all of them. ``defaults`` are variables for what the
+    environment does not set.
     """
 
     def __init__(
         self,
         argv: list[str],
-        env: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
         patience: Patience | None = None,
+        defaults: Mapping[str, str] = _DEFAULTS,
     ) -> None:
         self._argv = argv
-        self._env = {**_DEFAULTS, **os.environ, **(env or {}), "PYTHONUNBUFFERED": "1"}
+        self._env = {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
         self._on_line = on_line or print
         self._patience = patience or Patience()
         self._process: subprocess.Popen[str] | None = None
+        # Of what ranks say of their errors to torchrun, which would leave a folder of its own behind.
+        self._logs: TemporaryDirectory[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()  # None: there are no more
 
     def start(self) -> None:
+        self._logs = TemporaryDirectory(prefix="capsfusion-torchrun-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             self._argv,
-            env=self._env,
+            env={**self._env, "PET_LOG_DIR": self._logs.name},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -138,8 +149,12 @@ class Torchrun:
         Raises InputError or NotReadyError if a rank met one, NotReadyError too if one hangs, and TorchrunFailed for all
         else.
         """
-        if self._process is None:
+        if self._process is None or self._logs is None:
             raise RuntimeError("torchrun was not started")
+        with self._logs:
+            self._wait(self._process)
+
+    def _wait(self, process: subprocess.Popen[str]) -> None:
         last: deque[str] = deque(maxlen=_LAST_LINES)
         watch = StallWatch(self._patience)
         while True:
@@ -153,7 +168,7 @@ class Torchrun:
             if mark is not None:
                 # Where one rank met it, all of them did: torchrun would only repeat it in a page of tracebacks.
                 self.terminate()
-                self._process.wait()
+                process.wait()
                 raise _MARKED[mark](line.removeprefix(mark).strip())
             if line and not watch.takes(line):
                 last.append(line)
@@ -164,7 +179,7 @@ class Torchrun:
                     f"{hung}: torchrun and all its ranks are ended. The next try goes on from the finished chunks; if"
                     " they were merely slow, raise CAPSFUSION_STALL_MINUTES or CAPSFUSION_LOADING_MINUTES"
                 )
-        code = self._process.wait()
+        code = process.wait()
         if code != 0:
             raise TorchrunFailed(f"torchrun ended with exit code {code}; its last lines:\n" + "\n".join(last))
 
@@ -185,9 +200,14 @@ class Torchrun:
                 process.kill()
 
 
-def run(argv: list[str], on_line: Callable[[str], None] | None = None, patience: Patience | None = None) -> None:
+def run(
+    argv: list[str],
+    on_line: Callable[[str], None] | None = None,
+    patience: Patience | None = None,
+    defaults: Mapping[str, str] = _DEFAULTS,
+) -> None:
     """Start torchrun and wait for it; whatever interrupts the wait ends it."""
-    torchrun = Torchrun(argv, on_line=on_line, patience=patience)
+    torchrun = Torchrun(argv, on_line=on_line, patience=patience, defaults=defaults)
     torchrun.start()
     try:
         torchrun.wait()

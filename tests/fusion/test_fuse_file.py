@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,13 +33,19 @@ def fuse(source: Path, target: Path, settings: Settings) -> list[str]:
     return lines
 
 
-def test_rows_keep_their_order_and_their_columns(pairs_file: Path, tmp_path: Path, settings: Settings) -> None:
+def test_rows_keep_their_order_and_their_columns_and_nothing_else_is_left(
+    pairs_file: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     fuse(pairs_file, tmp_path / "out.jsonl", settings)
     before = [json.loads(line) for line in pairs_file.read_text().splitlines()]
     after = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [{k: v for k, v in row.items() if k != "capsfusion"} for row in after] == before
     assert all(isinstance(row["capsfusion"], str) for row in after)
-    assert sorted(os.listdir(tmp_path)) == ["out.jsonl", "pairs.jsonl"]
+    assert sorted(os.listdir(tmp_path)) == ["out.jsonl", "pairs.jsonl", "temporary"]
+    assert os.listdir(tmp_path / "temporary") == []
 
 
 def test_two_ranks_share_the_chunks_and_give_the_same_bytes(

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, gpu_count, run, torchrun_argv
+from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, defaults, gpu_count, run, torchrun_argv
 from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.storage import Storage
@@ -118,6 +118,18 @@ def test_a_rank_that_crashes_shows_its_last_lines(job: FuseJob) -> None:
     missing = job.model_copy(update={"pairs": "nowhere.parquet"})
     with pytest.raises(TorchrunFailed, match=r"(?s)exit code 1; its last lines:.*nowhere\.parquet"):
         run(torchrun_argv(missing, 1), on_line=lambda line: None)
+
+
+def test_compiled_kernels_lie_where_the_next_task_finds_them_unless_the_user_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    argv = [sys.executable, "-c", "import os; print(os.environ['TRITON_CACHE_DIR'])"]
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    run(argv, on_line=lines.append, defaults=defaults(load_settings(home=tmp_path)))
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
+    run(argv, on_line=lines.append, defaults=defaults(load_settings(home=tmp_path)))
+    assert lines == [str(tmp_path / "triton"), "/elsewhere"]
 
 
 def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
