@@ -107,13 +107,11 @@ def _select(
 
 
 def _take_over_captions(connection: Connection, settings: Settings, unit: Unit) -> None:
-    """Give the unit the captions that its pairs have in quarantine, as chunks that are fused already."""
+    """Give the unit the captions that its pairs have in quarantine, as a chunk of rows that are finished already."""
     storage = Storage(settings.staging_uri)
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id), columns=["pair_id", *CAPTION_COLUMNS])
-    folder = layout.chunks_folder(unit.unit_id)
-    chunks = chunk_files.cut_chunks(pairs, folder, unit.fusion_id, settings.chunk_rows)
     known = quarantine.stored_captions(connection, unit.fusion_id, pairs["pair_id"])
-    chunk_files.publish_known(storage, chunks, known)
+    chunk_files.publish_known(storage, layout.chunks_folder(unit.unit_id), unit.fusion_id, pairs, known)
 
 
 def report(settings: Settings, replay: Replay) -> dict[str, Any]:

@@ -124,14 +124,22 @@ PAIRS = pa.schema(
     ]
 )
 
-# fuse → validate: `units/<unit_id>/chunks/00012.parquet`: what the model made of a range of rows.
-FUSED = pa.schema(
+# What fusing makes of a pair.
+CAPTION = pa.schema(
     [
-        pa.field("row", pa.int64(), nullable=False),  # row number in the unit, from 0
         pa.field("capsfusion", pa.string(), nullable=False),
         pa.field("finish_reason", pa.string(), nullable=False),  # stop | length | error: <what happened>
         pa.field("prompt_tokens", pa.int32(), nullable=False),
         pa.field("caption_tokens", pa.int32(), nullable=False),  # generated tokens, EOS counted
+    ]
+)
+
+# fuse → validate: `units/<unit_id>/chunks/00012-<try>.parquet`: rows in the order in which they were finished.
+FUSED = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),  # row number in the unit, from 0
+        pa.field("input", pa.binary(16), nullable=False),  # a digest of the two captions that it was made from
+        *CAPTION,
     ]
 )
 
@@ -155,7 +163,7 @@ SCORES = pa.schema(
 VALIDATED = pa.schema(
     [
         *PAIRS,
-        *(field for field in FUSED if field.name != "row"),
+        *CAPTION,
         *SCORES,
         pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why it is rejected; empty: accepted
         pa.field("flags", pa.list_(pa.string()), nullable=False),  # what to look at; rejects nothing

@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     loading_minutes: float = Field(
         60, gt=0, description="The same for its first row: before it the model is fetched and loaded."
     )
-    chunk_rows: int = Field(64, ge=1, description="Rows of a chunk, the file that a finished piece of work is kept in.")
+    chunk_rows: int = Field(4096, ge=1, description="Most rows of a chunk, the file that finished rows are kept in.")
 
     buckets: Literal["auto"] | Annotated[int, Field(ge=1, le=65536)] = Field(
         "auto", description="Hash buckets of the staging area, fixed by the first run; auto: for the sources' size."

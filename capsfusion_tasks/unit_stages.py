@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
+
 from capsfusion_tasks import layout
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.fusion.launcher import FuseJob, torchrun_argv
-from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
-from capsfusion_tasks.schemas import VALIDATED, Existing, Unit
+from capsfusion_tasks.schemas import FUSED, VALIDATED, Existing, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.validation import gate
@@ -65,17 +66,17 @@ def fuse_started(settings: Settings, unit: Unit) -> None:
 
 
 def is_fused(settings: Settings, unit: Unit) -> bool:
-    """Whether all of the unit's chunks are there, and no others, so that no torchrun need be started."""
-    storage = Storage(settings.staging_uri)
-    chunks = _chunks(settings, unit, storage)
-    there = storage.files(layout.chunks_folder(unit.unit_id))
-    return there == [chunk.path for chunk in chunks] and all(chunk_files.is_done(storage, chunk) for chunk in chunks)
+    """Whether all of the unit's rows are in its chunks, so that no torchrun need be started."""
+    return chunk_files.what_is_missing(_fused(settings, unit, ["row"]), unit.rows) is None
 
 
 def fuse_finished(settings: Settings, unit: Unit) -> dict[str, Any]:
-    """The unit's figures, added up from its chunks; raises if one is missing."""
-    storage = Storage(settings.staging_uri)
-    figures = chunk_files.figures(storage, _chunks(settings, unit, storage)).as_dict()
+    """The unit's figures, added up from its chunks. Raises NotReadyError if a row is missing: another try fuses it."""
+    folder = layout.chunks_folder(unit.unit_id)
+    fused, total = chunk_files.figures(Storage(settings.staging_uri), folder, unit.fusion_id, unit.rows)
+    if problem := chunk_files.what_is_missing(fused, unit.rows):
+        raise NotReadyError(f"unit {unit.unit_id}: {problem}. Chunks of it are gone; the next try fuses these rows")
+    figures = total.as_dict()
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
         ledger.unit_fused(connection, unit.unit_id, figures)
     return figures
@@ -89,16 +90,21 @@ def fuse_failed(settings: Settings, unit: Unit, error: str) -> None:
 def validate(settings: Settings, unit: Unit, *, accept_rejections: bool = False) -> dict[str, Any]:
     """A verdict and its reasons for each of the unit's captions; its counts only, where it is ``already_loaded``.
 
-    Raises InputError with the table of reasons where rejections are so many that nothing may be loaded, unless they are
-    accepted. The verdicts are published then too, to be looked at, and the ledger has the error.
+    Raises InputError where a row is not fused, and with the table of reasons where rejections are so many that nothing
+    may be loaded, unless they are accepted. The verdicts are published then too, to be looked at, and the ledger has
+    the error.
     """
     if loaded := _loaded(settings, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
+    fused = _fused(settings, unit)
+    if missing := chunk_files.what_is_missing(fused, unit.rows):
+        raise InputError(f"unit {unit.unit_id}: {missing}. Run its fuse task again: it fuses only what is missing")
     with open_warehouse(settings) as warehouse:
         with warehouse.engine.begin() as connection:
             validated = validate_unit(
                 Storage(settings.staging_uri),
                 unit,
+                fused,
                 settings.rules,
                 loaded=lambda captions: raws_by_caption(connection, captions),
             )
@@ -157,9 +163,9 @@ def load(
     return {"accepted": result.accepted, "rejected": result.rejected, "already_loaded": result.already_loaded}
 
 
-def _chunks(settings: Settings, unit: Unit, storage: Storage) -> list[chunk_files.Chunk]:
-    pairs = storage.read_table(layout.unit_pairs(unit.unit_id), columns=CAPTION_COLUMNS)
-    return chunk_files.cut_chunks(pairs, layout.chunks_folder(unit.unit_id), unit.fusion_id, settings.chunk_rows)
+def _fused(settings: Settings, unit: Unit, columns: list[str] = FUSED.names) -> pa.Table:
+    storage, folder = Storage(settings.staging_uri), layout.chunks_folder(unit.unit_id)
+    return chunk_files.collect(storage, folder, unit.fusion_id, unit.rows, columns)
 
 
 def _fuse_job(settings: Settings, unit: Unit) -> FuseJob:

@@ -21,9 +21,10 @@ from capsfusion_tasks.demo.pairs.grammar import make_pair
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.estimate import Budget
 from capsfusion_tasks.fusion import chunks as chunk_files
+from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.pipeline import run_replay
-from capsfusion_tasks.schemas import PAIRS, Replay, Unit
+from capsfusion_tasks.schemas import FUSED, PAIRS, Replay, Unit
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.validation.thresholds import GateSettings, RuleSettings
@@ -102,14 +103,20 @@ def fuse(settings: Settings, unit: Unit, captions: Captions) -> None:
     storage = Storage(settings.staging_uri)
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id))
     unit_stages.fuse_started(settings, unit)
-    chunks = chunk_files.cut_chunks(pairs, layout.chunks_folder(unit.unit_id), unit.fusion_id, settings.chunk_rows)
     made = [
-        {"row": row, "capsfusion": captions(number), "finish_reason": "stop", "prompt_tokens": 9, "caption_tokens": 9}
-        for row, number in enumerate(pairs["laion_hash"].to_pylist())
+        {
+            "row": row,
+            "input": chunk_files.input_digest(pair["laion_2b"], pair["laion_coco"]),
+            "capsfusion": captions(pair["laion_hash"]),
+            "finish_reason": "stop",
+            "prompt_tokens": 9,
+            "caption_tokens": 9,
+        }
+        for row, pair in enumerate(pairs.to_pylist())
     ]
-    for chunk in chunks:
-        figures = chunk_files.Figures(rows=chunk.rows, device_seconds=1.0)
-        chunk_files.publish(storage, chunk, made[chunk.start : chunk.stop], figures)
+    path = f"{layout.chunks_folder(unit.unit_id)}/99999-by-hand.parquet"
+    figures = Figures(rows=unit.rows, device_seconds=1.0)
+    chunk_files.publish(storage, path, pa.Table.from_pylist(made, FUSED), unit.fusion_id, figures)
     unit_stages.fuse_finished(settings, unit)
 
 
@@ -265,7 +272,8 @@ def test_rows_that_could_not_be_fused_are_fused_again_with_the_same_settings(set
     [chunk] = storage.files(layout.chunks_folder(unit.unit_id))
     table = storage.read_table(chunk)
     failed = pa.array(["error: out of memory"] * 3)
-    storage.write_table(chunk, table.set_column(2, table.schema.field("finish_reason"), failed))
+    place = FUSED.get_field_index("finish_reason")
+    storage.write_table(chunk, table.set_column(place, FUSED.field(place), failed))
     unit_stages.validate(settings, unit, accept_rejections=True)
     unit_stages.load(settings, unit)
     [unit] = replay.plan(settings, rejections_of(settings, reasons=("failed",)))

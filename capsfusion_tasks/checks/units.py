@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 from capsfusion_tasks import layout
 from capsfusion_tasks.checks.evidence import Evidence
 from capsfusion_tasks.checks.findings import REPAIR, Finding, finish
+from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.storage import StoredFile
 from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.invariants import LedgerUnit, forget_unit
@@ -52,27 +52,19 @@ def _pairs(evidence: Evidence, unit: LedgerUnit) -> Finding | None:
 
 
 def _chunks(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
-    """Chunks can be read; those of a fused unit have each of its rows once."""
-    covered: list[tuple[int, int]] = []
-    for file in evidence.listing.under(layout.chunks_folder(unit.unit_id)):
-        try:
-            metadata, rows = evidence.storage.footer(file.path)
-            start, stop = json.loads(metadata["fingerprint"])["rows"]
-            problem = None if stop - start == rows else f"{rows} rows, made for {stop - start}"
-        except FileNotFoundError:  # taken away by the rank that ended the unit
-            continue
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            problem = f"{type(error).__name__}: {error}".splitlines()[0]
-        if problem:
-            repair = partial(_delete, evidence, unit, file)
-            yield Finding("chunk-broken", file.path, problem, f"{REPAIR}, then {finish(unit)}", repair)
-        else:
-            covered.append((start, stop))
+    """Chunks can be read; those of a fused unit have all of its rows."""
+    files = {file.path: file for file in evidence.listing.under(layout.chunks_folder(unit.unit_id))}
+    rows: set[int] = set()
+    for found in chunk_files.read_each(evidence.storage, files, ["row"]):
+        if isinstance(found, chunk_files.BrokenChunk):
+            repair = partial(_delete, evidence, unit, files[found.path])
+            yield Finding("chunk-broken", found.path, found.why, f"{REPAIR}, then {finish(unit)}", repair)
+        elif found.fusion_id == unit.fusion_id:
+            rows.update(found.rows["row"].to_pylist())
     if unit.state != "fused":
         return
-    edges = [0, *(edge for part in sorted(covered) for edge in part), unit.rows_in]
-    if edges[::2] != edges[1::2]:
-        what = f"it is fused, and its {len(covered)} chunks are not its rows 0 to {unit.rows_in - 1}, once each"
+    if missing := set(range(unit.rows_in)) - rows:
+        what = f"it is fused, and {len(missing)} of its {unit.rows_in} rows are in no chunk: {min(missing)}, …"
         yield Finding(
             "unit-chunks", unit.unit_id, what, f"{REPAIR}, then {finish(unit)}", partial(_put_back, evidence, unit)
         )

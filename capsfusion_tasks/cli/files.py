@@ -34,9 +34,7 @@ def fuse(
         int | None,
         typer.Option(help="Rows that a rank fuses together. Default: what fits in a GPU's memory, 32 on a CPU.", min=1),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option(help="Take over the chunks in OUT.parts that an earlier try finished.")
-    ] = True,
+    resume: Annotated[bool, typer.Option(help="Take over the rows in OUT.parts that an earlier try finished.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
     stats: Annotated[
         Path | None, typer.Option(help="Write what it took to this file: rows, tokens, device seconds, as JSON.")

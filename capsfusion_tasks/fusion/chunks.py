@@ -1,137 +1,143 @@
-"""Chunks: the row ranges of a unit that ranks claim, and their files. A finished chunk is never fused again."""
+"""Chunks: files of finished rows, in any order of rows. A retry takes them over, and so do the stages after fusing."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
 from capsfusion_tasks.schemas import FUSED
 from capsfusion_tasks.storage import Storage
 
 log = logging.getLogger(__name__)
 
+_READERS = 16  # files read at a time: on S3 each is a few round trips, which would add up
+_KNOWN = "00000-known.parquet"
+
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows ``start`` up to ``stop`` of a unit's pairs, and the file that they become."""
+    """A chunk file: some columns of its rows (schema FUSED), the fusion that made them, and what that took."""
 
-    start: int
-    stop: int
     path: str
-    fingerprint: str
-
-    @property
-    def rows(self) -> int:
-        return self.stop - self.start
+    rows: pa.Table
+    fusion_id: str
+    figures: Figures
 
 
-def cut_chunks(pairs: pa.Table, folder: str, fusion_id: str, chunk_rows: int) -> list[Chunk]:
-    """The chunks of ``pairs`` (columns laion_2b, laion_coco), in row order."""
-    starts = range(0, pairs.num_rows, chunk_rows)
-    return [make_chunk(pairs.slice(start, chunk_rows), start, folder, fusion_id, chunk_rows) for start in starts]
+class BrokenChunk(Exception):
+    """A file that is no whole chunk: cut short by a disk or a copy, for no rename of ours leaves such a file."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path, self.why = path, why
 
 
-def make_chunk(pairs: pa.Table, start: int, folder: str, fusion_id: str, chunk_rows: int) -> Chunk:
-    """The chunk of ``pairs``, the at most ``chunk_rows`` rows that begin with row number ``start``."""
-    stop = start + pairs.num_rows
-    fingerprint = {"fusion_id": fusion_id, "input": _input_digest(pairs), "rows": [start, stop]}
-    path = f"{folder}/{start // chunk_rows:05d}.parquet"
-    return Chunk(start, stop, path, json.dumps(fingerprint, sort_keys=True))
-
-
-def is_done(storage: Storage, chunk: Chunk) -> bool:
-    """Whether the chunk's file is there and was made from this input by this fusion."""
-    if not storage.exists(chunk.path):
-        return False
-    try:
-        metadata, rows = storage.footer(chunk.path)
-    except pa.ArrowInvalid as error:  # cut short by a disk or a copy: no rename of ours leaves such a file
-        log.warning("chunk %s cannot be read (%s): it is fused again", storage.path(chunk.path), error)
-        return False
-    return metadata.get("fingerprint") == chunk.fingerprint and rows == chunk.rows
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What fusing some rows took: tokens, seconds of one device, and how full the engine's batches were meanwhile.
-
-    A chunk's stand in its footer, so that a unit's can be added up however often it was interrupted.
-    """
-
-    rows: int = 0
-    prompt_tokens: int = 0
-    caption_tokens: int = 0
-    device_seconds: float = 0.0
-    busy: int = 0
-    slots: int = 0
-
-    def __add__(self, other: Figures) -> Figures:
-        return Figures(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
-
-    def as_dict(self) -> dict[str, Any]:
-        """As they are kept with a unit; rates are those of one device."""
-        seconds = self.device_seconds
-        return {
-            "rows": self.rows,
-            "prompt_tokens": self.prompt_tokens,
-            "caption_tokens": self.caption_tokens,
-            "gpu_seconds": round(seconds, 3),
-            "rows_per_second": round(self.rows / seconds, 3) if seconds else None,
-            "tokens_per_second": round(self.caption_tokens / seconds, 3) if seconds else None,
-            "occupancy": round(self.busy / self.slots, 3) if self.slots else None,
-        }
-
-
-def publish(storage: Storage, chunk: Chunk, rows: list[dict[str, Any]], figures: Figures) -> None:
-    """Write the chunk's file. ``rows`` are rows of schema FUSED, in any order; none of the chunk's may be missing."""
-    table = pa.Table.from_pylist(rows, schema=FUSED).sort_by("row")
-    if table["row"].to_pylist() != list(range(chunk.start, chunk.stop)):
-        raise RuntimeError(
-            f"chunk {chunk.path} wants rows {chunk.start} to {chunk.stop - 1} once each, got {len(rows)} rows"
-        )
-    metadata = {"fingerprint": chunk.fingerprint, "figures": json.dumps(asdict(figures))}
-    storage.write_table(chunk.path, table, metadata=metadata)
-
-
-def publish_known(storage: Storage, chunks: list[Chunk], known: pa.Table) -> None:
-    """Write those of ``chunks`` whose captions are all in ``known`` (schema FUSED); it took no device's time."""
-    rows = {row["row"]: row for row in known.to_pylist()}
-    for chunk in chunks:
-        its = [rows[row] for row in range(chunk.start, chunk.stop) if row in rows]
-        if len(its) == chunk.rows and not is_done(storage, chunk):
-            publish(storage, chunk, its, Figures(rows=chunk.rows))
-
-
-def collect(storage: Storage, chunks: list[Chunk]) -> pa.Table:
-    """The fused rows of all ``chunks``, in row order. Raises if one is missing."""
-    _require_done(storage, chunks)
-    tables = [storage.read_table(chunk.path).replace_schema_metadata(None) for chunk in chunks]
-    return pa.concat_tables(tables) if tables else FUSED.empty_table()
-
-
-def figures(storage: Storage, chunks: list[Chunk]) -> Figures:
-    """The figures of ``chunks``, added up over ranks and tries. Raises if one is missing."""
-    _require_done(storage, chunks)
-    return sum((Figures(**json.loads(storage.footer(chunk.path)[0]["figures"])) for chunk in chunks), start=Figures())
-
-
-def _require_done(storage: Storage, chunks: list[Chunk]) -> None:
-    missing = [chunk.path for chunk in chunks if not is_done(storage, chunk)]
-    if missing:
-        raise RuntimeError(f"{len(missing)} of {len(chunks)} chunks are not fused, the first is {missing[0]}")
-
-
-def _input_digest(pairs: pa.Table) -> str:
+def input_digest(raw: str | None, synthetic: str | None) -> bytes:
+    """Of what a row is made from. It tells null from empty text, and where one text ends."""
     digest = hashlib.blake2b(digest_size=16)
-    for row in pairs.select(CAPTION_COLUMNS).to_pylist():
-        for name in CAPTION_COLUMNS:
-            text = row[name]
-            data = b"" if text is None else text.encode()
-            digest.update(b"%d %d " % (text is not None, len(data)) + data)
-    return digest.hexdigest()
+    for text in (raw, synthetic):
+        data = b"" if text is None else text.encode()
+        digest.update(b"%d %d " % (text is not None, len(data)) + data)
+    return digest.digest()
+
+
+def publish(storage: Storage, path: str, rows: pa.Table, fusion_id: str, figures: Figures) -> None:
+    """Write a chunk file, or replace it by one of more rows. ``rows`` are of schema FUSED."""
+    storage.write_table(path, rows, metadata={"fusion_id": fusion_id, "figures": json.dumps(asdict(figures))})
+
+
+def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table, known: pa.Table) -> None:
+    """Write the captions that are ``known`` (columns of FUSED without ``input``) of rows of ``pairs``.
+
+    They took no time of a device.
+    """
+    if not known.num_rows:
+        return
+    sources = pairs.select(CAPTION_COLUMNS).take(known["row"]).to_pylist()
+    inputs = [input_digest(*(source[name] for name in CAPTION_COLUMNS)) for source in sources]
+    rows = known.append_column("input", pa.array(inputs, pa.binary(16))).select(FUSED.names).cast(FUSED)
+    publish(storage, f"{folder}/{_KNOWN}", rows, fusion_id, Figures(rows=rows.num_rows))
+
+
+def read_each(storage: Storage, paths: Iterable[str], columns: list[str]) -> Iterator[Chunk | BrokenChunk]:
+    """The files that are there, in order; read in parallel."""
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="chunks") as readers:
+        for found in readers.map(lambda path: _read(storage, path, columns), paths):
+            if found is not None:
+                yield found
+
+
+def read_all(storage: Storage, folder: str, fusion_id: str, columns: list[str]) -> Iterator[Chunk]:
+    """The chunks of ``fusion_id`` in ``folder``, oldest first; broken files are logged and left out."""
+    for found in read_each(storage, storage.files(folder), columns):
+        if isinstance(found, BrokenChunk):
+            log.warning("chunk %s cannot be read (%s): its rows are fused again", storage.path(found.path), found.why)
+        elif found.fusion_id == fusion_id:
+            yield found
+
+
+def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChunk | None:
+    try:
+        table = storage.read_table(path, columns)
+        footer = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        fusion_id, figures = footer["fusion_id"], Figures(**json.loads(footer["figures"]))
+    except FileNotFoundError:  # deleted since the folder was listed
+        return None
+    except OSError as error:
+        if error.errno is not None:  # the disk, not the file
+            raise
+        return BrokenChunk(path, _short(error))
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        return BrokenChunk(path, _short(error))
+    except KeyError as error:
+        return BrokenChunk(path, f"its footer has no {error.args[0]}")
+    return Chunk(path, table.replace_schema_metadata(None), fusion_id, figures)
+
+
+def collect(storage: Storage, folder: str, fusion_id: str, rows: int, columns: list[str] = FUSED.names) -> pa.Table:
+    """``columns`` (``row`` among them) of what is finished of rows 0 to ``rows`` - 1, in row order, each row once.
+
+    For pairs that cannot have changed, as those of a unit: digests of the rows are not looked at.
+    """
+    return _merge(read_all(storage, folder, fusion_id, columns), rows, columns)
+
+
+def figures(storage: Storage, folder: str, fusion_id: str, rows: int) -> tuple[pa.Table, Figures]:
+    """What is finished of ``rows`` rows, and what it took, added up over ranks and tries."""
+    columns = ["row", "prompt_tokens", "caption_tokens"]
+    chunks = list(read_all(storage, folder, fusion_id, columns))
+    table = _merge(chunks, rows, columns)
+    tokens = {name: pc.sum(table[name]).as_py() or 0 for name in columns[1:]}
+    return table, replace(sum((chunk.figures for chunk in chunks), start=Figures()), rows=table.num_rows, **tokens)
+
+
+def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
+    """Of a row that two tries have finished, the first counts."""
+    schema = pa.schema([FUSED.field(name) for name in columns])
+    table = pa.concat_tables([schema.empty_table(), *(chunk.rows for chunk in chunks)])
+    numbers = table["row"].to_numpy()
+    _, first = np.unique(numbers, return_index=True)
+    return table.take(first[numbers[first] < rows])
+
+
+def what_is_missing(fused: pa.Table, rows: int) -> str | None:
+    """Which of rows 0 to ``rows`` - 1 ``fused`` lacks, in words; None: it has all of them."""
+    if fused.num_rows == rows:
+        return None
+    missing = np.setdiff1d(np.arange(rows), fused["row"].to_numpy())
+    few = ", ".join(str(row) for row in missing[:10].tolist())
+    return f"{len(missing)} of its {rows} rows are not fused: {few}{', …' if len(missing) > 10 else ''}"
+
+
+def _short(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -6,8 +6,9 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,10 +21,11 @@ from capsfusion_tasks.caption_files import (
 )
 from capsfusion_tasks.caption_files.base import CaptionFile
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion import chunks as chunk_files
-from capsfusion_tasks.fusion.chunks import Figures
+from capsfusion_tasks.fusion.chunks import input_digest
+from capsfusion_tasks.fusion.figures import Figures
+from capsfusion_tasks.fusion.finished import FinishedRows
 from capsfusion_tasks.fusion.identity import identify
-from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, defaults, torchrun_argv
+from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, claim_rows, defaults, torchrun_argv
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, write_pieces
 from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.settings import Settings
@@ -31,7 +33,7 @@ from capsfusion_tasks.storage import Storage
 
 OUTPUT_COLUMN = "capsfusion"
 _PAIRS, _CHUNKS = "pairs", "chunks"
-_CHUNKS_OF_A_PIECE = 64
+_CLAIMS_OF_A_PIECE = 64  # a piece of 4,096 rows is read and written in less time than torchrun needs to start
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ def fuse_file(
 ) -> FuseResult:
     """Write ``source``'s rows to ``target``, same order, every column kept, with a column ``capsfusion``.
 
-    Finished chunks lie in ``<target>.parts`` until all are there; with ``resume`` a second call takes them over. A row
-    that cannot be fused (an empty caption, say) gets null. Raises InputError for files it cannot read or write.
+    Finished rows lie in ``<target>.parts`` until all are there; with ``resume`` a second call takes over those that are
+    in the file as they were. A row that cannot be fused (an empty caption, say) gets null. Raises InputError for files
+    it cannot read or write.
     """
     check_format(target, write=True)
     if target.exists() and not overwrite:
@@ -74,7 +77,7 @@ def fuse_file(
         settings,
         staging=str(parts),
         pairs=_PAIRS,
-        piece_rows=_CHUNKS_OF_A_PIECE * settings.chunk_rows,
+        piece_rows=_CLAIMS_OF_A_PIECE * claim_rows(settings),
         chunks=_CHUNKS,
         fusion_id=fusion.fusion_id,
     )
@@ -119,20 +122,38 @@ def _fuse_while_reading(job: FuseJob, rows: CaptionFile, storage: Storage, torch
 
 
 class _Fused:
-    """The chunks of a file that is fused, read one at a time, and what adds up on the way."""
+    """The captions of a file that is fused, read a piece at a time, and what adds up on the way."""
 
     def __init__(self, job: FuseJob, source: CaptionFile, storage: Storage) -> None:
-        self._job, self._source, self._storage = job, source, storage
-        self.figures = Figures()
+        self._job, self._source = job, source
+        self._finished = FinishedRows(storage, job.chunks, job.fusion_id)
+        self.figures = replace(self._finished.figures, rows=0, prompt_tokens=0, caption_tokens=0)
         self.failed: list[tuple[int, str]] = []
 
     def captions(self) -> Iterator[str | None]:
-        job = self._job
-        for pairs in self._source.captions(job.chunk_rows):
-            chunk = chunk_files.make_chunk(pairs, self.figures.rows, job.chunks, job.fusion_id, job.chunk_rows)
-            for row in chunk_files.collect(self._storage, [chunk]).to_pylist():
-                failed = row["finish_reason"].startswith("error")
+        """Each row's, in order. Raises InputError where a row is not fused as the file has it now."""
+        for pairs in self._source.captions(self._job.piece_rows or 1):
+            start, fused = self.figures.rows, self._fused(pairs)
+            tokens = (sum(made[name] for made in fused) for name in ("prompt_tokens", "caption_tokens"))
+            self.figures += Figures(len(fused), *tokens)
+            for row, made in enumerate(fused, start=start):
+                failed = made["finish_reason"].startswith("error")
                 if failed:
-                    self.failed.append((row["row"], row["finish_reason"].removeprefix("error: ")))
-                yield None if failed else row["capsfusion"]
-            self.figures += chunk_files.figures(self._storage, [chunk])
+                    self.failed.append((row, made["finish_reason"].removeprefix("error: ")))
+                yield None if failed else made["capsfusion"]
+
+    def _fused(self, pairs: pa.Table) -> list[dict[str, Any]]:
+        start = self.figures.rows
+        finished: dict[tuple[int, bytes], dict[str, Any]] = {}
+        for made in self._finished.between(start, start + pairs.num_rows).to_pylist():
+            finished.setdefault((made["row"], made["input"]), made)
+        rows = []
+        for row, pair in enumerate(pairs.to_pylist(), start=start):
+            made = finished.get((row, input_digest(*(pair[name] for name in CAPTION_COLUMNS))))
+            if made is None:
+                raise InputError(
+                    f"{self._source.source} changed while it was fused: row {row + 1} has other captions now. Run the"
+                    " same command again: it fuses only rows that changed"
+                )
+            rows.append(made)
+        return rows

@@ -27,6 +27,7 @@ from capsfusion_tasks.settings import Settings
 INPUT_ERROR_MARK = "capsfusion input error: "
 NOT_READY_MARK = "capsfusion not ready: "
 _MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
+_CLAIM_ROWS = 64
 _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
 # OpenMP's threads spin while they wait for each other, by default so long that two jobs on one CPU slow each other down
@@ -48,7 +49,7 @@ class FuseJob(BaseModel):
     staging: str  # root of the storage that the paths below are relative to
     pairs: str  # Parquet file with the columns laion_2b, laion_coco, or with piece_rows a folder of such pieces
     piece_rows: int | None
-    chunks: str  # folder
+    chunks: str  # folder of the chunk files
     fusion_id: str
     model: str
     engine: str
@@ -56,7 +57,9 @@ class FuseJob(BaseModel):
     num_beams: int
     max_new_tokens: int
     batch_size: int | None  # None: the engine decides
-    chunk_rows: int
+    claim_rows: int  # a rank claims so many at a time; pieces have a multiple of them
+    chunk_rows: int  # most rows of a chunk file
+    write_seconds: float = 5.0  # a kill loses what was finished since the last write
 
     @classmethod
     def of(
@@ -69,10 +72,16 @@ class FuseJob(BaseModel):
             piece_rows=piece_rows,
             chunks=chunks,
             fusion_id=fusion_id,
+            claim_rows=claim_rows(settings),
             batch_size=None if settings.batch_size == "auto" else settings.batch_size,
             model=pinned(settings.model),
             **{name: getattr(settings, name) for name in names},
         )
+
+
+def claim_rows(settings: Settings) -> int:
+    """How many rows a rank claims at a time: few, so that all ranks end together."""
+    return min(_CLAIM_ROWS, settings.chunk_rows)
 
 
 def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[str]:
@@ -176,7 +185,7 @@ class Torchrun:
             if hung := watch.hung():
                 self._kill()
                 raise NotReadyError(
-                    f"{hung}: torchrun and all its ranks are ended. The next try goes on from the finished chunks; if"
+                    f"{hung}: torchrun and all its ranks are ended. The next try goes on from the finished rows; if"
                     " they were merely slow, raise CAPSFUSION_STALL_MINUTES or CAPSFUSION_LOADING_MINUTES"
                 )
         code = process.wait()

@@ -1,86 +1,109 @@
-"""What comes out of the engine: captions collected by chunk, and each chunk published as soon as it is whole."""
+"""What comes out of the engine, on its way into files: a row is in a file seconds after it is finished."""
 
 from __future__ import annotations
 
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from types import TracebackType
 from typing import Any
 
 from torch.distributed.distributed_c10d import Store
 
-from capsfusion_tasks.fusion import chunks as chunk_files
-from capsfusion_tasks.fusion.chunks import Chunk, Figures
+from capsfusion_tasks.fusion.chunk_writer import ChunkWriter
 from capsfusion_tasks.fusion.engine import Completion, Occupancy
 from capsfusion_tasks.fusion.feed import Prepared
+from capsfusion_tasks.fusion.launcher import FuseJob
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.storage import Storage
 
 COUNTED = ("rows", "caption_tokens", "busy", "slots")  # what ranks add up in the store, for the line of progress
+_COUNT_SECONDS = 1.0
 
 
 class Results:
-    """Open chunks of one rank. Rows finish in any order; files are written in a thread, so the device never waits."""
+    """Finished rows of one rank, in any order. A thread counts and writes them, so that the device never waits.
 
-    def __init__(self, storage: Storage, store: Store, tokenizer: LlamaTokenizer, occupancy: Occupancy) -> None:
-        self._storage, self._store, self._tokenizer, self._occupancy = storage, store, tokenizer, occupancy
-        # By row: its chunk, and that chunk's rows so far.
-        self._open: dict[int, tuple[Chunk, list[dict[str, Any]]]] = {}
-        self._prompt_tokens: dict[int, int] = {}
-        self._publisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")
-        self._publishing: list[Future[None]] = []
-        self._since = time.monotonic()
+    The block's end writes all that is finished.
+    """
+
+    def __init__(
+        self, job: FuseJob, storage: Storage, store: Store, tokenizer: LlamaTokenizer, occupancy: Occupancy
+    ) -> None:
+        self._job, self._store, self._tokenizer, self._occupancy = job, store, tokenizer, occupancy
+        self._expected: dict[int, tuple[bytes, int]] = {}  # by row: digest of its input, tokens of its prompt
+        self._finished: deque[dict[str, Any]] = deque()
+        self._chunks = ChunkWriter(job, storage, store, occupancy)
         self._counted = Occupancy()
+        self._wake, self._ended = threading.Event(), False
+        self._failure: Exception | None = None
+        self._publisher = threading.Thread(target=self._publish, name="publish", daemon=True)
 
-    def open(self, prepared: Prepared) -> None:
-        """Expect the rows of a chunk."""
-        chunk, rows = prepared.chunk, list[dict[str, Any]]()
-        self._open |= dict.fromkeys(range(chunk.start, chunk.stop), (chunk, rows))
-        self._prompt_tokens |= {request.row: len(request.prompt) for request in prepared.requests}
+    def __enter__(self) -> Results:
+        self._publisher.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._ended = True
+        self._wake.set()
+        self._publisher.join()
+        if error is not None:
+            return
+        self._raise_failure()
+        if self._expected:
+            raise RuntimeError(
+                f"{len(self._expected)} rows never came back from the engine, the first is {min(self._expected)}"
+            )
+
+    def expect(self, prepared: Prepared) -> None:
+        """Rows that the engine gets; those that are set aside are finished."""
+        prompts = {request.row: len(request.prompt) for request in prepared.requests}
+        self._expected |= {row: (digest, prompts.get(row, 0)) for row, digest in prepared.inputs.items()}
         for completion in prepared.set_aside:
             self.add(completion)
 
     def add(self, completion: Completion) -> None:
-        """Take a row's caption. Raises what went wrong when an earlier chunk was written."""
-        chunk, rows = self._open.pop(completion.row)
-        rows.append(
+        """Take a row's caption. Raises what went wrong when earlier ones were written."""
+        self._raise_failure()
+        digest, tokens = self._expected.pop(completion.row)
+        self._finished.append(
             {
                 "row": completion.row,
+                "input": digest,
                 "capsfusion": self._tokenizer.decode(completion.token_ids).strip(),
                 "finish_reason": completion.finish_reason,
-                "prompt_tokens": self._prompt_tokens.pop(completion.row, 0),
+                "prompt_tokens": tokens,
                 "caption_tokens": completion.caption_tokens,
             }
         )
-        if len(rows) == chunk.rows:
-            self._publishing.append(self._publisher.submit(self._publish, chunk, rows, self._figures(rows)))
-        while self._publishing and self._publishing[0].done():
-            self._publishing.pop(0).result()
+        if len(self._finished) >= self._job.chunk_rows:
+            self._wake.set()
 
-    def close(self) -> None:
-        """Wait until all is written."""
-        self._publisher.shutdown()
-        for publishing in self._publishing:
-            publishing.result()
-        if self._open:
-            raise RuntimeError(
-                f"{len(self._open)} rows never came back from the engine, the first is {min(self._open)}"
-            )
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
-    def _publish(self, chunk: Chunk, rows: list[dict[str, Any]], figures: Figures) -> None:
-        chunk_files.publish(self._storage, chunk, rows, figures)
-        for name in COUNTED:
-            self._store.add(name, getattr(figures, name))
+    def _publish(self) -> None:
+        try:
+            due = time.monotonic() + self._job.write_seconds
+            ended = False
+            while not ended:
+                self._wake.wait(max(0.0, min(_COUNT_SECONDS, due - time.monotonic())))
+                self._wake.clear()
+                ended = self._ended  # asked first: whatever is finished by then is among these rows
+                rows = [self._finished.popleft() for _ in range(len(self._finished))]
+                self._count(rows)
+                self._chunks.add(rows)
+                if ended or time.monotonic() >= due:
+                    self._chunks.write()
+                    due = time.monotonic() + self._job.write_seconds
+        except Exception as error:  # raised again where the next row comes
+            self._failure = error
 
-    def _figures(self, rows: list[dict[str, Any]]) -> Figures:
-        """A chunk's, and what time went by since the last was whole: chunks overlap in the engine, their sum counts."""
-        now, before, occupancy = time.monotonic(), self._counted, self._occupancy
-        figures = Figures(
-            rows=len(rows),
-            prompt_tokens=sum(row["prompt_tokens"] for row in rows),
-            caption_tokens=sum(row["caption_tokens"] for row in rows),
-            device_seconds=now - self._since,
-            busy=occupancy.busy - before.busy,
-            slots=occupancy.slots - before.slots,
-        )
-        self._since, self._counted = now, Occupancy(occupancy.busy, occupancy.slots)
-        return figures
+    def _count(self, rows: list[dict[str, Any]]) -> None:
+        busy, slots = self._occupancy.busy, self._occupancy.slots
+        tokens = sum(row["caption_tokens"] for row in rows)
+        new = (len(rows), tokens, busy - self._counted.busy, slots - self._counted.slots)
+        for name, amount in zip(COUNTED, new, strict=True):
+            self._store.add(name, amount)
+        self._counted = Occupancy(busy, slots)

@@ -35,8 +35,8 @@ PROGRESS_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 
 
-def fuse_chunks(job: FuseJob, store: Store, rank: int, local_rank: int, local_world_size: int) -> None:
-    """Fuse what this rank can claim of the job's chunks that are not done yet."""
+def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_world_size: int) -> None:
+    """Fuse what this rank can claim of the job's rows that are not finished yet."""
     signs = SignsOfLife(rank)
     signs.give("loading")
     storage = Storage(job.staging)
@@ -49,48 +49,39 @@ def fuse_chunks(job: FuseJob, store: Store, rank: int, local_rank: int, local_wo
         # The lock is held to the end of the process: until then its GPU's memory is taken.
         device, _lock = take_device(local_rank, local_world_size)
         engine = load_engine(job, tokenizer, device)
-        results = Results(storage, store, tokenizer, engine.occupancy)
         progress = Progress(store, pairs)
-        for completion in complete_all(engine, ClaimedRequests(first, feed, results)):
-            results.add(completion)
-            signs.give("working")
-            if rank == 0:
-                progress.report()
-        results.close()
+        with Results(job, storage, store, tokenizer, engine.occupancy) as results:
+            for completion in complete_all(engine, ClaimedRequests(first, feed, results)):
+                results.add(completion)
+                signs.give("working")
+                if rank == 0:
+                    progress.report()
     else:
         progress = Progress(store, pairs)
     signs.give("waiting")
     if rank == 0:
         progress.wait_for_all(on_progress=lambda: signs.give("waiting"))
-        _delete_strays(storage, job, pairs.total() or 0)
 
 
 class ClaimedRequests:
-    """The requests of the chunks that this rank claims; ``results`` learns of each chunk as it is begun."""
+    """The requests of the rows that this rank claims; ``results`` learns of them first."""
 
     def __init__(self, first: Prepared, feed: Feed, results: Results) -> None:
         self._feed, self._results = feed, results
         self._ready: deque[Request] = deque()
-        self._open(first)
+        self._expect(first)
 
     def take(self, most: int, *, wait: bool) -> list[Request]:
         while len(self._ready) < most:
             prepared = self._feed.next(wait=wait and not self._ready)
             if prepared is None:
                 break
-            self._open(prepared)
+            self._expect(prepared)
         return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
 
-    def _open(self, prepared: Prepared) -> None:
-        self._results.open(prepared)
+    def _expect(self, prepared: Prepared) -> None:
+        self._results.expect(prepared)
         self._ready.extend(prepared.requests)
-
-
-def _delete_strays(storage: Storage, job: FuseJob, rows: int) -> None:
-    """Chunk files beyond the last chunk, from a try with smaller chunks: their rows would be there twice."""
-    wanted = {f"{job.chunks}/{number:05d}.parquet" for number in range(-(-rows // job.chunk_rows))}
-    for stray in set(storage.files(job.chunks)) - wanted:
-        storage.delete(stray)
 
 
 def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -> Engine:
@@ -130,9 +121,9 @@ class Progress:
         self._started = self._reported = time.monotonic()
 
     def wait_for_all(self, on_progress: Callable[[], None]) -> None:
-        """Go on reporting until the other ranks are done as well, which may be on other nodes."""
+        """Go on reporting until the rows of all ranks are in files; some may be on other nodes."""
         before = -1
-        while (total := self._pairs.total()) is None or (done := self._done()) < total:
+        while (total := self._pairs.total()) is None or (done := self._written()) < total:
             if done > before:
                 on_progress()
             before = done
@@ -159,8 +150,8 @@ class Progress:
             line += f", {(total - rows - found) * seconds / rows:.0f} s to go"
         log.info("%s", line)
 
-    def _done(self) -> int:
-        return int(self._store.add("rows", 0) + self._store.add("found", 0))
+    def _written(self) -> int:
+        return int(self._store.add("written", 0) + self._store.add("found", 0))
 
 
 @record  # so that torchrun's report of a failure has the rank's own traceback
@@ -174,7 +165,7 @@ def main() -> int:
     # torchrun's own store: no second server, and it outlives any rank.
     store, _, _ = next(iter(rendezvous("env://")))
     try:
-        fuse_chunks(job, store, rank, local_rank, int(os.environ["LOCAL_WORLD_SIZE"]))
+        fuse_rows(job, store, rank, local_rank, int(os.environ["LOCAL_WORLD_SIZE"]))
     except InputError as error:
         print(f"{INPUT_ERROR_MARK}{error}", flush=True)
         return 2

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Set
 
 import pyarrow as pa
 
 from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.schemas import FUSED, SCORES, VALIDATED, Unit
+from capsfusion_tasks.schemas import CAPTION, SCORES, VALIDATED, Unit
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.validation.rules import DEFAULTS, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
@@ -22,19 +21,19 @@ JUDGED = pa.schema([*SCORES, *(VALIDATED.field(name) for name in ("reasons", "fl
 
 
 def validate_unit(
-    storage: Storage, unit: Unit, settings: RuleSettings = DEFAULTS, loaded: RawsByCaption | None = None
+    storage: Storage,
+    unit: Unit,
+    fused: pa.Table,
+    settings: RuleSettings = DEFAULTS,
+    loaded: RawsByCaption | None = None,
 ) -> pa.Table:
     """Judge all captions of ``unit`` and publish ``units/<unit_id>/validated.parquet``, in the order of its pairs.
 
-    Returns what it published (``schemas.VALIDATED``). ``loaded`` tells what the warehouse has. Raises InputError where
-    a row of the unit is not fused, or fused twice.
+    ``fused`` has all of its rows, in order (schema FUSED). ``loaded`` tells what the warehouse has. Returns what it
+    published (``schemas.VALIDATED``).
     """
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id))
-    chunks = [path for path in storage.files(layout.chunks_folder(unit.unit_id)) if path.endswith(".parquet")]
-    fused = pa.concat_tables([FUSED.empty_table(), *(storage.read_table(path).cast(FUSED) for path in chunks)])
-    fused = fused.sort_by("row")
-    _check_rows(unit, pairs.num_rows, fused["row"].to_pylist())
-    for name in fused.column_names[1:]:
+    for name in CAPTION.names:
         pairs = pairs.append_column(name, fused[name])
     validated = validate_table(pairs, settings=settings, loaded=loaded).select(VALIDATED.names).cast(VALIDATED)
     storage.write_table(layout.unit_validated(unit.unit_id), validated)
@@ -81,26 +80,6 @@ def _raws_with_caption(captions: list[str], raws: list[str], loaded: RawsByCapti
         for caption, others in loaded(found.keys()).items():
             found[caption] |= others
     return [len(found[caption]) for caption in captions]
-
-
-def _check_rows(unit: Unit, rows: int, found: list[int]) -> None:
-    times = Counter(found)
-    problems = {
-        "not fused": [row for row in range(rows) if row not in times],
-        "fused more than once": [row for row, n in times.items() if n > 1],
-        "not in the unit": [row for row in times if not 0 <= row < rows],
-    }
-    said = [f"rows {what}: {_few(wrong)}" for what, wrong in problems.items() if wrong]
-    if said:
-        raise InputError(
-            f"unit {unit.unit_id} has {rows} rows and its chunks do not fit ({'; '.join(said)}): "
-            "run its fuse task again, it fuses only what is missing"
-        )
-
-
-def _few(rows: list[int], limit: int = 10) -> str:
-    more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
-    return ", ".join(str(row) for row in rows[:limit]) + more
 
 
 def _texts(table: pa.Table, name: str) -> list[str]:

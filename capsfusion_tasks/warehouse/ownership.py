@@ -1,7 +1,7 @@
 """Who is at work on a unit: a lock that PostgreSQL takes back when its holder is gone, however it went.
 
 A state alone cannot tell a unit that is being fused from one whose worker lost its power. The lock is shared: a task
-that Airflow gave up may still run beside its retry, and both may go on, for chunks are made once each.
+that Airflow gave up may still run beside its retry, and both may go on, for each of their rows counts once.
 """
 
 from __future__ import annotations

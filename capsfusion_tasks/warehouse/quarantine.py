@@ -14,7 +14,7 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine, and_, func, select
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.schemas import FUSED, PAIRS, Replay
+from capsfusion_tasks.schemas import CAPTION, FUSED, PAIRS, Replay
 from capsfusion_tasks.warehouse.connection import Warehouse, describe, from_adbc
 from capsfusion_tasks.warehouse.tables import fused_captions, fusions, rejected_captions, replayed_captions, work_units
 
@@ -142,11 +142,11 @@ def stored_captions(connection: Connection, fusion_id: str, pair_ids: pa.Chunked
     """What the model made of those of ``pair_ids`` (binary(16)) that are in quarantine under the fusion; without those
     that it could not fuse.
 
-    Columns of ``schemas.FUSED``; ``row`` is the place in ``pair_ids``.
+    Columns ``row``, the place in ``pair_ids``, and those of ``schemas.CAPTION``.
     """
     ids = [UUID(bytes=pair_id) for pair_id in pair_ids.to_pylist()]
     rows = {pair_id: row for row, pair_id in enumerate(ids)}
-    names = [name for name in FUSED.names if name != "row"]
+    names = CAPTION.names
     captions = rejected_captions.c
     statement = select(captions.pair_id, *(captions[name] for name in names)).where(
         captions.fusion_id == fusion_id, captions.pair_id.in_(ids), captions.finish_reason.not_like("error%")
@@ -155,4 +155,4 @@ def stored_captions(connection: Connection, fusion_id: str, pair_ids: pa.Chunked
         {"row": rows[row["pair_id"]], **{name: row[name] for name in names}}
         for row in connection.execute(statement).mappings()
     ]
-    return pa.Table.from_pylist(found, schema=FUSED)
+    return pa.Table.from_pylist(found, schema=pa.schema([FUSED.field("row"), *CAPTION]))

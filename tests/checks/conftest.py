@@ -19,7 +19,7 @@ from capsfusion_tasks import layout, stages, unit_stages
 from capsfusion_tasks.checks.check import Result, check
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.fusion import chunks
-from capsfusion_tasks.schemas import FUSED, Unit
+from capsfusion_tasks.schemas import CAPTION, FUSED, Unit
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
@@ -137,7 +137,6 @@ def fuse_by_hand(settings: Settings, unit: Unit) -> None:
     """What torchrun would leave behind, without it: captions that nobody generated."""
     storage = Storage(settings.staging_uri)
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id))
-    cut = chunks.cut_chunks(pairs, layout.chunks_folder(unit.unit_id), unit.fusion_id, settings.chunk_rows)
     captions = [
         {
             "row": n,
@@ -149,7 +148,9 @@ def fuse_by_hand(settings: Settings, unit: Unit) -> None:
         for n, raw in enumerate(pairs["laion_2b"].to_pylist())
     ]
     unit_stages.fuse_started(settings, unit)
-    chunks.publish_known(storage, cut, pa.Table.from_pylist(captions, schema=FUSED))
+    schema = pa.schema([FUSED.field("row"), *CAPTION])
+    known = pa.Table.from_pylist(captions, schema)
+    chunks.publish_known(storage, layout.chunks_folder(unit.unit_id), unit.fusion_id, pairs, known)
     unit_stages.fuse_finished(settings, unit)
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -16,7 +17,7 @@ from capsfusion_tasks import layout, stages, unit_stages
 from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.fusion import chunks, launcher
-from capsfusion_tasks.schemas import FUSED, Unit
+from capsfusion_tasks.schemas import CAPTION, FUSED, Unit
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.shards.discovery import open_source
 from capsfusion_tasks.storage import Storage
@@ -75,14 +76,13 @@ class Pipeline:
     def fuse(self) -> None:
         storage = Storage(self.settings.staging_uri)
         pairs = storage.read_table(layout.unit_pairs(self.unit.unit_id), columns=["laion_2b", "laion_coco"])
-        folder = layout.chunks_folder(self.unit.unit_id)
-        cut = chunks.cut_chunks(pairs, folder, self.unit.fusion_id, self.settings.chunk_rows)
         rows = [
             {"row": row, "capsfusion": f"{pair['laion_coco']} {row}", "finish_reason": "stop"}
             | {"prompt_tokens": 100, "caption_tokens": 20}
             for row, pair in enumerate(pairs.to_pylist())
         ]
-        chunks.publish_known(storage, cut, FUSED.empty_table().from_pylist(rows, schema=FUSED))
+        known = pa.Table.from_pylist(rows, pa.schema([FUSED.field("row"), *CAPTION]))
+        chunks.publish_known(storage, layout.chunks_folder(self.unit.unit_id), self.unit.fusion_id, pairs, known)
 
     def validate(self) -> None:
         unit_stages.validate(self.settings, self.unit, accept_rejections=True)
@@ -128,7 +128,7 @@ def assert_all_is_there(pipeline: Pipeline) -> None:
         ("pull", r"\S+\.parquet"),
         ("pair", r"0000\d\.parquet"),
         ("plan", r"pairs\.parquet"),
-        ("fuse", r"00000\.parquet"),
+        ("fuse", r"00000-known\.parquet"),
         ("validate", r"validated\.parquet"),
         ("export", r"_export\.json"),
     ],
@@ -182,7 +182,8 @@ def test_staging_is_full_while_torchrun_fuses(settings: Settings, disk: Path) ->
     pipeline.up_to("fuse")
     disks.fill(disk)
     argv = unit_stages.fuse_argv(settings, pipeline.unit)
-    with pytest.raises(NotReadyError, match=rf"no space for 0000\d\.parquet in {disk}/\S+/chunks .*make room there"):
+    said = rf"no space for 0000\d-\w+\.parquet in {disk}/\S+/chunks .*make room there"
+    with pytest.raises(NotReadyError, match=said):
         launcher.run(argv, on_line=lambda line: None)
     disks.make_room(disk)
     launcher.run(argv, on_line=lambda line: None)

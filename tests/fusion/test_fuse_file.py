@@ -17,8 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion import chunks
+from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.files import fuse_file
+from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.schemas import FUSED
 from capsfusion_tasks.settings import Settings, load_settings
+from capsfusion_tasks.storage import Storage
 from tests.fusion.conftest import PAIRS
 
 
@@ -48,9 +53,7 @@ def test_rows_keep_their_order_and_their_columns_and_nothing_else_is_left(
     assert os.listdir(tmp_path / "temporary") == []
 
 
-def test_two_ranks_share_the_chunks_and_give_the_same_bytes(
-    pairs_file: Path, tmp_path: Path, settings: Settings
-) -> None:
+def test_two_ranks_share_the_rows_and_give_the_same_bytes(pairs_file: Path, tmp_path: Path, settings: Settings) -> None:
     fuse(pairs_file, tmp_path / "one.jsonl", settings)
     fuse(pairs_file, tmp_path / "two.jsonl", settings.model_copy(update={"nproc_per_node": 2}))
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
@@ -76,12 +79,40 @@ def test_after_a_kill_it_goes_on_and_gives_the_same_bytes(pairs_file: Path, tmp_
     _, alive = psutil.wait_procs(family, timeout=60)
     assert len(family) >= 2
     assert not alive, "ranks outlived the command that was killed"
-    done = len(list(parts.glob("[0-9]*.parquet")))
+    done = sum(pq.read_table(file).num_rows for file in parts.glob("[0-9]*.parquet"))
     assert not target.exists()
 
     lines = fuse(pairs_file, target, settings)
-    assert f"50/50 rows ({4 * done} of an earlier try)" in lines[-1]
+    assert f"50/50 rows ({done} of an earlier try)" in lines[-1]
     assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_finished_rows_are_taken_over_where_they_are_of_this_fusion_and_did_not_change(
+    tmp_path: Path, settings: Settings
+) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    parts = Storage(f"{target}.parts")
+    fusion_id = identify(settings).fusion_id
+    rows = [
+        {"row": row, "input": chunks.input_digest(pair["laion_2b"], pair["laion_coco"]), "finish_reason": "stop"}
+        | {"capsfusion": f"finished {row}", "prompt_tokens": 9, "caption_tokens": 2}
+        for row, pair in enumerate(PAIRS[:20])
+    ]
+    fused = pa.Table.from_pylist(rows, FUSED)
+    chunks.publish(parts, "chunks/00000-a.parquet", fused.slice(0, 6), "another", Figures())
+    chunks.publish(parts, "chunks/00001-a.parquet", fused.slice(10), fusion_id, Figures(device_seconds=100))
+    chunks.publish(parts, "chunks/00002-b.parquet", fused.slice(6), fusion_id, Figures())
+    pairs = [{**pair, "laion_2b": "new"} if row in (7, 12) else pair for row, pair in enumerate(PAIRS[:20])]
+    source.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+
+    lines: list[str] = []
+    result = fuse_file(source, target, settings.model_copy(update={"chunk_rows": 3}), on_line=lines.append)
+    captions = [json.loads(line)["capsfusion"] for line in target.read_text().splitlines()]
+    again = {row for row, caption in enumerate(captions) if caption != f"finished {row}"}
+    assert again == {*range(6), 7, 12}
+    assert "20/20 rows (12 of an earlier try)" in lines[-1]
+    assert (result.figures.rows, result.figures.device_seconds > 100) == (20, True)
+    assert not Path(f"{target}.parts").exists()
 
 
 def test_a_row_without_a_caption_gets_null_and_is_named(tmp_path: Path, settings: Settings) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks.fusion import chunks
-from capsfusion_tasks.fusion.launcher import FuseJob, run, torchrun_argv
+from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, run, torchrun_argv
 from capsfusion_tasks.fusion.pairs_input import write_pieces
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.storage import Storage
@@ -39,8 +39,15 @@ def pieces() -> Iterator[pa.Table]:
     return (TABLE.slice(start, PIECE) for start in range(0, len(PAIRS), PIECE))
 
 
-def fused(storage: Storage) -> pa.Table:
-    return chunks.collect(storage, chunks.cut_chunks(TABLE, "chunks", "f", 5))
+def finished(storage: Storage, rows: int = len(PAIRS)) -> list[int]:
+    return list(chunks.collect(storage, "chunks", "f", rows, ["row"])["row"].to_pylist())
+
+
+def fuse(job: FuseJob) -> str:
+    """The last line of progress."""
+    lines: list[str] = []
+    run(torchrun_argv(job, 1), on_line=lines.append)
+    return lines[-1]
 
 
 def test_the_first_captions_do_not_wait_for_the_rest_of_the_pairs(storage: Storage, job: FuseJob) -> None:
@@ -50,7 +57,7 @@ def test_the_first_captions_do_not_wait_for_the_rest_of_the_pairs(storage: Stora
     def slowly() -> Iterator[pa.Table]:
         yield next(all_pieces)
         deadline = time.monotonic() + 120
-        while not storage.exists("chunks/00003.parquet"):
+        while not finished(storage):
             assert time.monotonic() < deadline, "no caption before all pairs were there"
             time.sleep(0.05)
         yield from all_pieces
@@ -61,7 +68,7 @@ def test_the_first_captions_do_not_wait_for_the_rest_of_the_pairs(storage: Stora
     finally:
         torchrun.kill()
         torchrun.wait()
-    assert fused(storage)["row"].to_pylist() == list(range(50))
+    assert finished(storage) == list(range(50))
 
 
 def test_two_nodes_share_one_unit(storage: Storage, job: FuseJob) -> None:
@@ -85,33 +92,37 @@ def test_two_nodes_share_one_unit(storage: Storage, job: FuseJob) -> None:
     outputs = [node.communicate(timeout=120)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0]
     assert sum("rank 0: 50/50 rows" in output for output in outputs) == 1
-    assert fused(storage)["row"].to_pylist() == list(range(50))
+    assert finished(storage) == list(range(50))
 
 
-def test_a_retry_after_the_kill_of_one_rank_makes_each_row_once(storage: Storage, job: FuseJob) -> None:
-    write_pieces(storage, job.pairs, pieces())
-    slow = job.model_copy(update={"max_new_tokens": 40, "batch_size": 1, "chunk_rows": 2})
-    torchrun = subprocess.Popen(torchrun_argv(slow, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not storage.files("chunks"):
-        assert torchrun.poll() is None
+def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(storage: Storage, job: FuseJob) -> None:
+    storage.write_table("many", pa.concat_tables([TABLE] * 40))
+    rows = 40 * len(PAIRS)
+    slow = {"max_new_tokens": 40, "batch_size": 4, "claim_rows": 8, "write_seconds": 0.2}
+    # No chunk gets full: each rank writes one file, again and again.
+    first = job.model_copy(update={"pairs": "many", "piece_rows": None, "chunk_rows": 4096, **slow})
+    torchrun = Torchrun(torchrun_argv(first, 2), on_line=lambda line: None)
+    torchrun.start()
+    deadline = time.monotonic() + 200
+    while len(storage.files("chunks")) < 2 or len(finished(storage, rows=rows)) < 60:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    family = psutil.Process(torchrun.pid).children(recursive=True)
-    ranks = [process for process in family if "capsfusion_tasks.fusion.worker" in process.cmdline()]
-    assert len(ranks) == 2
+    family = psutil.Process().children(recursive=True)
+    ranks = [process for process in family if process.environ().get("RANK") in ("0", "1")]
+    before = finished(storage, rows=rows)
     ranks[1].kill()
-    assert torchrun.wait(timeout=60) != 0
-    assert 0 < len(storage.files("chunks")) < 25
+    with pytest.raises(TorchrunFailed):
+        torchrun.wait()
+    assert len(storage.files("chunks")) == 2
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
-    run(torchrun_argv(slow, 2))
-    cut = chunks.cut_chunks(TABLE, "chunks", "f", 2)
-    assert chunks.collect(storage, cut)["row"].to_pylist() == list(range(50))
+    kept = finished(storage, rows=rows)
+    assert {*before} <= {*kept} < {*range(rows)}
 
-
-def test_smaller_chunks_of_an_earlier_try_do_not_stay(storage: Storage, job: FuseJob) -> None:
-    write_pieces(storage, job.pairs, pieces())
-    run(torchrun_argv(job.model_copy(update={"chunk_rows": 2}), 1))
-    assert len(storage.files("chunks")) == 25
-    run(torchrun_argv(job, 1))
-    assert storage.files("chunks") == [f"chunks/{number:05d}.parquet" for number in range(10)]
-    assert fused(storage)["row"].to_pylist() == list(range(50))
+    # Another chunk size, and a model that would give other captions to whatever is fused now.
+    sizes = {"chunk_rows": 700, "claim_rows": 7, "max_new_tokens": 1, "batch_size": 32}
+    assert f"{rows}/{rows} rows ({len(kept)} of an earlier try)" in fuse(first.model_copy(update=sizes))
+    table, figures = chunks.figures(storage, "chunks", "f", rows)
+    assert chunks.what_is_missing(table, rows) is None
+    assert [row for row, tokens in enumerate(table["caption_tokens"].to_pylist()) if tokens > 1] == kept
+    assert figures.rows == rows

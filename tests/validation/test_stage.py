@@ -11,6 +11,8 @@ from sqlalchemy import text
 
 from capsfusion_tasks import layout, unit_stages
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion import chunks
+from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.schemas import FUSED, PAIRS, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.storage import Storage
@@ -39,6 +41,7 @@ def fused_unit(settings: Settings, unit_id: str, captions: list[str], first: int
     fused: list[dict[str, Any]] = [
         {
             "row": row,
+            "input": bytes(16),
             "capsfusion": caption.format(n=n),
             "finish_reason": "stop",
             "prompt_tokens": 1,
@@ -48,7 +51,8 @@ def fused_unit(settings: Settings, unit_id: str, captions: list[str], first: int
     ]
     storage = Storage(settings.staging_uri)
     storage.write_table(layout.unit_pairs(unit_id), pa.Table.from_pylist(pairs, PAIRS))
-    storage.write_table(f"{layout.chunks_folder(unit_id)}/00000.parquet", pa.Table.from_pylist(fused, FUSED))
+    path = f"{layout.chunks_folder(unit_id)}/00000-a.parquet"
+    chunks.publish(storage, path, pa.Table.from_pylist(fused, FUSED), "f1", Figures())
     with open_warehouse(settings) as warehouse:
         plan(warehouse, (unit_id, len(captions)))
     return Unit(unit_id=unit_id, fusion_id="f1", rows=len(captions), tokens=1000)
@@ -89,8 +93,18 @@ def test_a_unit_is_held_against_those_that_were_loaded_before_it(settings: Setti
     worse = fused_unit(settings, "u3", [GOOD] * 80 + [CUT] * 20, first=300)
     with pytest.raises(InputError, match=r"standard errors more than the 0.2% of the last 3 units"):
         unit_stages.validate(settings, worse)
+    storage, folder = Storage(settings.staging_uri), layout.chunks_folder("u3")
+    captions = storage.read_table(f"{folder}/00000-a.parquet")
+    chunks.publish(storage, f"{folder}/00001-b.parquet", captions, "f2", Figures())
     other_fusion = worse.model_copy(update={"fusion_id": "f2"})
     assert unit_stages.validate(settings, other_fusion)["rejected"] == 20
+
+
+def test_rows_that_are_not_fused_are_named_and_nothing_is_judged(settings: Settings) -> None:
+    unit = fused_unit(settings, "u1", [GOOD] * 3).model_copy(update={"rows": 5})
+    with pytest.raises(InputError, match=r"unit u1: 2 of its 5 rows are not fused: 3, 4\. Run its fuse task again"):
+        unit_stages.validate(settings, unit)
+    assert not Storage(settings.staging_uri).exists(layout.unit_validated("u1"))
 
 
 def test_a_caption_that_the_warehouse_has_for_many_others_is_rejected(settings: Settings) -> None:

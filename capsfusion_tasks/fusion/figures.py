@@ -1,0 +1,37 @@
+"""What fusing takes: rows, tokens, seconds of a device. Kept in the footer of each chunk file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What fusing some rows took: tokens, seconds of one device, and how full the engine's batches were meanwhile.
+
+    Those of a chunk stand in its footer, so that a unit's can be added up over ranks and tries.
+    """
+
+    rows: int = 0
+    prompt_tokens: int = 0
+    caption_tokens: int = 0
+    device_seconds: float = 0.0
+    busy: int = 0
+    slots: int = 0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As they are kept with a unit; rates are those of one device."""
+        seconds = self.device_seconds
+        return {
+            "rows": self.rows,
+            "prompt_tokens": self.prompt_tokens,
+            "caption_tokens": self.caption_tokens,
+            "gpu_seconds": round(seconds, 3),
+            "rows_per_second": round(self.rows / seconds, 3) if seconds else None,
+            "tokens_per_second": round(self.caption_tokens / seconds, 3) if seconds else None,
+            "occupancy": round(self.busy / self.slots, 3) if self.slots else None,
+        }
