@@ -98,7 +98,7 @@ def _run_unit(
         try:
             if not unit_stages.is_fused(settings, unit):
                 argv, patience = unit_stages.fuse_argv(settings, unit), Patience.of(settings)
-                launcher.run(argv, on_line=say, patience=patience, defaults=launcher.defaults(settings))
+                launcher.run(argv, on_line=say, patience=patience, defaults=launcher.environment_defaults(settings))
             unit_stages.fuse_finished(settings, unit)
         except (InputError, NotReadyError, launcher.TorchrunFailed) as error:
             unit_stages.fuse_failed(settings, unit, str(error))

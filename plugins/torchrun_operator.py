@@ -9,7 +9,7 @@ from airflow.sdk import BaseOperator
 from run_context import set_label, settings_of
 
 from capsfusion_tasks import unit_stages
-from capsfusion_tasks.fusion.launcher import Torchrun, defaults
+from capsfusion_tasks.fusion.launcher import Torchrun, environment_defaults
 from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Settings
@@ -46,7 +46,8 @@ class TorchrunOperator(BaseOperator):
         if unit_stages.is_fused(settings, unit):
             return unit_stages.fuse_finished(settings, unit)
         argv, patience = unit_stages.fuse_argv(settings, unit), Patience.of(settings)
-        self._torchrun = Torchrun(argv, on_line=self.log.info, patience=patience, defaults=defaults(settings))
+        defaults = environment_defaults(settings)
+        self._torchrun = Torchrun(argv, on_line=self.log.info, patience=patience, defaults=defaults)
         try:
             self._torchrun.start()
             self._torchrun.wait()

@@ -25,7 +25,14 @@ from capsfusion_tasks.fusion.chunks import input_digest
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.finished import FinishedRows
 from capsfusion_tasks.fusion.identity import identify
-from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, claim_rows, defaults, torchrun_argv
+from capsfusion_tasks.fusion.launcher import (
+    FuseJob,
+    Torchrun,
+    TorchrunFailed,
+    claim_rows,
+    environment_defaults,
+    torchrun_argv,
+)
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, write_pieces
 from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.settings import Settings
@@ -82,7 +89,7 @@ def fuse_file(
         fusion_id=fusion.fusion_id,
     )
     argv, patience = torchrun_argv(job, settings.nproc_per_node), Patience.of(settings)
-    torchrun = Torchrun(argv, on_line=on_line, patience=patience, defaults=defaults(settings))
+    torchrun = Torchrun(argv, on_line=on_line, patience=patience, defaults=environment_defaults(settings))
     _fuse_while_reading(job, rows, storage, torchrun)
 
     fused = _Fused(job, rows, storage)

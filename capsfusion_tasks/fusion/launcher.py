@@ -35,7 +35,7 @@ _WATCH_SECONDS = 1.0
 _DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
 
 
-def defaults(settings: Settings) -> dict[str, str]:
+def environment_defaults(settings: Settings) -> dict[str, str]:
     """Variables that torchrun gets where its environment has none: ``Torchrun(defaults=…)``."""
     # Beside the state, not in a home that goes with its container: the next task finds the kernels compiled.
     return {**_DEFAULTS, "TRITON_CACHE_DIR": str(settings.home / "triton")}
@@ -80,7 +80,7 @@ class FuseJob(BaseModel):
 
 
 def claim_rows(settings: Settings) -> int:
-    """How many rows a rank claims at a time: few, so that all ranks end together."""
+    """How many rows a rank claims at a time: few, so that all ranks end together, and no more than a chunk has."""
     return min(_CLAIM_ROWS, settings.chunk_rows)
 
 

@@ -15,7 +15,15 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, defaults, gpu_count, run, torchrun_argv
+from capsfusion_tasks.fusion.launcher import (
+    FuseJob,
+    Torchrun,
+    TorchrunFailed,
+    environment_defaults,
+    gpu_count,
+    run,
+    torchrun_argv,
+)
 from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.storage import Storage
@@ -126,9 +134,9 @@ def test_compiled_kernels_lie_where_the_next_task_finds_them_unless_the_user_say
     lines: list[str] = []
     argv = [sys.executable, "-c", "import os; print(os.environ['TRITON_CACHE_DIR'])"]
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
-    run(argv, on_line=lines.append, defaults=defaults(load_settings(home=tmp_path)))
+    run(argv, on_line=lines.append, defaults=environment_defaults(load_settings(home=tmp_path)))
     monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
-    run(argv, on_line=lines.append, defaults=defaults(load_settings(home=tmp_path)))
+    run(argv, on_line=lines.append, defaults=environment_defaults(load_settings(home=tmp_path)))
     assert lines == [str(tmp_path / "triton"), "/elsewhere"]
 
 
