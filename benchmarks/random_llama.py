@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -26,9 +27,10 @@ def random_llama(config: LlamaConfig, device: torch.device, dtype: torch.dtype) 
     generator = torch.Generator(device).manual_seed(0)
     for name, weight in model.parameters().items():
         if name.endswith("norm.weight"):
-            weight.fill_(1.0)
+            weight.copy_(torch.ones(weight.shape))
         else:
-            weight.normal_(0.0, config.initializer_range, generator=generator)
+            values = torch.empty(weight.shape, device=device, dtype=model.dtype)
+            weight.copy_(values.normal_(0.0, config.initializer_range, generator=generator))
     return model
 
 
@@ -36,7 +38,9 @@ def as_transformers(model: Llama, config: LlamaConfig) -> LlamaForCausalLM:
     """transformers' model over the very same weights."""
     with torch.device("meta"):
         reference = LlamaForCausalLM(config)
-    weights = {name: torch.nn.Parameter(view, requires_grad=False) for name, view in model.parameters().items()}
+    weights = {
+        name: torch.nn.Parameter(cast(Tensor, view), requires_grad=False) for name, view in model.parameters().items()
+    }
     reference.load_state_dict(weights, assign=True)
     reference.model.rotary_emb = LlamaRotaryEmbedding(config).to(model.device)  # its buffer is no weight
     return reference.eval()

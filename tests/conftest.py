@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tests.triton_interpreter  # noqa: F401
+
+# isort: split
 import json
 import os
 import shutil

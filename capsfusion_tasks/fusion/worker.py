@@ -30,7 +30,7 @@ from capsfusion_tasks.storage import Storage
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
 PROGRESS_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 
@@ -89,11 +89,18 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
     folder = model_folder(job.model)
     dtype = DTYPES.get(job.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
     if job.engine == "native":
+        from capsfusion_tasks.fusion.native import float8
         from capsfusion_tasks.fusion.native.checkpoint import load_llama
         from capsfusion_tasks.fusion.native.engine import NativeEngine
 
+        if dtype == float8.DTYPE:
+            float8.require(device)
+
+        started = time.monotonic()
+        model = load_llama(folder, device, dtype)
+        log.info("the weights are loaded after %.1f s", time.monotonic() - started)
         return NativeEngine(
-            load_llama(folder, device, dtype),
+            model,
             num_beams=job.num_beams,
             max_new_tokens=job.max_new_tokens,
             max_prompt_tokens=MAX_PROMPT_TOKENS,

@@ -13,7 +13,7 @@ from torch import Tensor
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.model_files import NO_TENSORS, weight_files
 from capsfusion_tasks.fusion.native.config import llama_config
-from capsfusion_tasks.fusion.native.model import Llama
+from capsfusion_tasks.fusion.native.model import Llama, Place
 
 # Buffers that old checkpoints carry and every reader computes by itself.
 _IGNORED = ("rotary_emb.inv_freq",)
@@ -27,7 +27,7 @@ def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
 
 
 @torch.no_grad()
-def load_weights(folder: Path, places: Mapping[str, Tensor]) -> None:
+def load_weights(folder: Path, places: Mapping[str, Place]) -> None:
     """Copy each of the checkpoint's tensors into its place, on the place's device and in its dtype.
 
     Files are mapped, not read: with several ranks on a node the pages are shared, and a rank's own memory holds no

@@ -61,22 +61,8 @@ class BeamSearch:
         self.finished_length[slots] = 0
         self.finished_scores[slots] = _NEVER
 
-    def move(self, source: Tensor, target: Tensor) -> None:
-        """Copy the state of the slots ``source`` [K] over that of the slots ``target`` [K]."""
-        for tensor in (
-            self.length,
-            self.limit,
-            self.tokens,
-            self.scores,
-            self.finished_tokens,
-            self.finished_length,
-            self.finished_scores,
-            self.done,
-        ):
-            tensor[target] = tensor[source]
-
-    def step(self, slots: Tensor | slice, logits: Tensor) -> Tensor:
-        """Append a token to each beam of the slots, given ``logits`` [K, B, V].
+    def step(self, slots: Tensor, logits: Tensor) -> Tensor:
+        """Append a token to each beam of ``slots`` [K], given ``logits`` [K, B, V].
 
         Returns the beam [K, B] that each beam now continues; ``done`` says which rows have their caption.
         """
@@ -111,7 +97,7 @@ class BeamSearch:
         self.length[slots] = length
         return parent.gather(1, choice)
 
-    def _greedy_step(self, slots: Tensor | slice, length: Tensor, log_probs: Tensor) -> Tensor:
+    def _greedy_step(self, slots: Tensor, length: Tensor, log_probs: Tensor) -> Tensor:
         score, token = log_probs[:, 0].max(dim=-1)  # [K]
         tokens = _append(self.tokens[slots], length, token[:, None])
         scores = self.scores[slots] + score[:, None]
@@ -121,16 +107,17 @@ class BeamSearch:
         self.done[slots] = (token == self.eos_id) | (length == self.limit[slots])
         return torch.zeros_like(length)[:, None]
 
-    def last_tokens(self, slots: slice) -> Tensor:
-        """The token [K, B] that each running beam ends with."""
+    def last_tokens(self, slots: Tensor) -> Tensor:
+        """The token [K, B] that each running beam of ``slots`` [K] ends with."""
         at = (self.length[slots] - 1).clamp(0, self.max_new_tokens - 1)  # [K]
         return self.tokens[slots].gather(2, at[:, None, None].expand(-1, self.beams, 1))[..., 0]
 
     def best(self, slots: list[int]) -> list[Decoded]:
         """The captions of ``slots``, which are done."""
-        tokens, lengths = self.finished_tokens[slots, 0].tolist(), self.finished_length[slots, 0].tolist()
-        scores = self.finished_scores[slots, 0].tolist()
-        return [Decoded(t[:n], score) for t, n, score in zip(tokens, lengths, scores, strict=True)]
+        at = torch.tensor(slots, device=self.done.device)
+        scores = self.finished_scores[at, 0].tolist()
+        rows = torch.cat((self.finished_length[at, :1], self.finished_tokens[at, 0]), dim=1).tolist()  # few copies
+        return [Decoded(tokens[:length], score) for (length, *tokens), score in zip(rows, scores, strict=True)]
 
 
 def _pick(x: Tensor, index: Tensor) -> Tensor:

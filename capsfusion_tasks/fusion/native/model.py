@@ -1,29 +1,72 @@
-"""LLaMA's forward pass in plain torch: sizes from the checkpoint's config, attention left to who holds the cache."""
+"""LLaMA's forward pass over a flat list of tokens: sizes from the checkpoint's config, attention left to the caller.
+
+Prompts and decode steps, packed one after the other, are all the same to it: T tokens in, T hidden states out. What
+differs between devices is the module of operations it calls: ``torch_ops`` or ``triton_ops``.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from capsfusion_tasks.fusion.native import float8
 from capsfusion_tasks.fusion.native.config import Sizes
+from capsfusion_tasks.fusion.native.float8 import Float8
 
-_HEAD_MULTIPLE = (
-    64  # LLaMA's vocabulary with [PAD] has 32,001 rows: an odd matrix, which GPUs multiply at half the speed
-)
+if TYPE_CHECKING:
+    from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
+    from capsfusion_tasks.fusion.native.cache import KVCache
+
+# LLaMA's vocabulary with [PAD] has 32,001 rows: an odd matrix, which GPUs multiply at half the speed.
+_HEAD_MULTIPLE = 64
+
+Matrix = Tensor | Float8
+# Stores the keys and values in qkv [T, (heads + 2 * kv_heads) * D] of a layer, and attends: [T, heads * D].
+Attend = Callable[[int, Tensor], Tensor]
 
 
-class Attention(Protocol):
-    """Attends with queries [..., S, heads, D] over what it holds and the keys and values [..., S, kv_heads, D] of the
-    same tokens, in layer number ``layer``. Returns [..., S, heads * D]."""
+class Ops(Protocol):
+    """The operations that are not products of matrices. ``torch_ops`` defines them, ``triton_ops`` makes them fast."""
 
-    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor: ...
+    PAGE_TOKENS: int | None  # None: a slot is one page
+    PREFILL_MULTIPLE: int  # prompts are padded to a multiple of so many tokens
+
+    def add_norm(self, x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, *, quantise: bool) -> Matrix: ...
+
+    def silu_mul(self, gate_up: Tensor, *, quantise: bool) -> Matrix: ...
+
+    def quantise(self, x: Tensor) -> Float8: ...
+
+    def rotate_and_store(
+        self, qkv: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache, layer: int, tokens: Tokens
+    ) -> Tensor: ...
+
+    def prompt_attention(self, queries: Tensor, cache: KVCache, layer: int, prompts: Prompts) -> Tensor: ...
+
+    def pack_seen(self, visible: Tensor, cache: KVCache) -> Tensor: ...
+
+    def beam_attention(self, queries: Tensor, cache: KVCache, layer: int, beams: Beams) -> Tensor: ...
+
+
+class Place(Protocol):
+    """Where a tensor of a checkpoint belongs: a view of the model's weights, or of what is quantised of them."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def copy_(self, source: Tensor) -> object: ...
 
 
 class Llama:
-    """Weights and forward pass. Projections that read the same input are one matrix: fewer, larger products."""
+    """Weights and forward pass. Projections that read the same input are one matrix: fewer, larger products.
+
+    With ``dtype`` float8_e4m3fn the layers' matrices are float8; embedding, head, norms, activations between products
+    and the cache are bfloat16, which ``dtype`` then says.
+    """
 
     def __init__(self, config: Sizes, device: torch.device, dtype: torch.dtype) -> None:
         self.layers: int = config.num_hidden_layers
@@ -33,35 +76,43 @@ class Llama:
         self.vocab_size: int = config.vocab_size
         self.max_positions: int = config.max_position_embeddings
         self.eps: float = config.rms_norm_eps
-        self.device, self.dtype = device, dtype
+        self.float8 = dtype == float8.DTYPE
+        self.device, self.dtype = device, torch.bfloat16 if self.float8 else dtype
+        self.ops = _ops(device)
 
         hidden, inner = config.hidden_size, config.intermediate_size
         query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
 
         def empty(*shape: int) -> Tensor:
-            return torch.empty(*shape, device=device, dtype=dtype)
+            return torch.empty(*shape, device=device, dtype=self.dtype)
+
+        def matrix(rows: int, columns: int) -> Matrix:
+            return Float8.weight(rows, columns, device) if self.float8 else empty(rows, columns)
 
         padded = -(-config.vocab_size // _HEAD_MULTIPLE) * _HEAD_MULTIPLE
-        self.embedding = torch.zeros(padded, hidden, device=device, dtype=dtype)  # [V, E]
+        self.embedding = torch.zeros(padded, hidden, device=device, dtype=self.dtype)  # [V, E]
         self.head = self.embedding if config.tie_word_embeddings else torch.zeros_like(self.embedding)  # [V, E]
         self.norm = empty(hidden)
         self.attention_norm = [empty(hidden) for _ in range(self.layers)]
-        self.qkv = [empty(query + 2 * kv, hidden) for _ in range(self.layers)]
-        self.out = [empty(hidden, query) for _ in range(self.layers)]
+        self.qkv = [matrix(query + 2 * kv, hidden) for _ in range(self.layers)]
+        self.out = [matrix(hidden, query) for _ in range(self.layers)]
         self.mlp_norm = [empty(hidden) for _ in range(self.layers)]
-        self.gate_up = [empty(2 * inner, hidden) for _ in range(self.layers)]
-        self.down = [empty(hidden, inner) for _ in range(self.layers)]
-        self.cos, self.sin = self._rotary_table(config)  # [positions, D] each
+        self.gate_up = [matrix(2 * inner, hidden) for _ in range(self.layers)]
+        self.down = [matrix(hidden, inner) for _ in range(self.layers)]
+        self.rotary = self._rotary_table(config)  # cosines and sines, [positions, D] each
 
-    def parameters(self) -> dict[str, Tensor]:
-        """Where each tensor of a Hugging Face checkpoint belongs: its name there → a view of this model's weights."""
+    def parameters(self) -> dict[str, Place]:
+        """Where each tensor of a Hugging Face checkpoint belongs: its name there → its place in this model."""
         query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        places = {"model.embed_tokens.weight": self.embedding[: self.vocab_size], "model.norm.weight": self.norm}
+        places: dict[str, Place] = {
+            "model.embed_tokens.weight": self.embedding[: self.vocab_size],
+            "model.norm.weight": self.norm,
+        }
         if self.head is not self.embedding:
             places["lm_head.weight"] = self.head[: self.vocab_size]
         for i in range(self.layers):
-            q, k, v = torch.split(self.qkv[i], [query, kv, kv])
-            gate, up = self.gate_up[i].chunk(2)
+            q, k, v = self.qkv[i].split([query, kv, kv])
+            gate, up = self.gate_up[i].split([self.gate_up[i].shape[0] // 2] * 2)
             named = {
                 "input_layernorm": self.attention_norm[i],
                 "self_attn.q_proj": q,
@@ -76,23 +127,18 @@ class Llama:
             places |= {f"model.layers.{i}.{name}.weight": view for name, view in named.items()}
         return places
 
-    def forward(self, ids: Tensor, positions: Tensor, attend: Attention) -> Tensor:
-        """Hidden states [..., S, E] of token ids [..., S] that stand at ``positions`` [..., S]."""
-        x = F.embedding(ids, self.embedding)  # [..., S, E]
-        cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)  # [..., S, 1, D]
-        sizes = [self.heads, self.kv_heads, self.kv_heads]
+    def forward(self, ids: Tensor, attend: Attend) -> Tensor:
+        """Hidden states [T, E], normed, of the tokens ``ids`` [T]."""
+        ops, quantise = self.ops, self.float8
+        x = F.embedding(ids, self.embedding)  # [T, E], the residual: add_norm adds to it
+        delta: Tensor | None = None  # what the last block adds to it
         for i in range(self.layers):
-            h = F.rms_norm(x, x.shape[-1:], self.attention_norm[i], self.eps)
-            qkv = F.linear(h, self.qkv[i])
-            q, k, v = torch.split(
-                qkv.view(*qkv.shape[:-1], -1, self.head_dim), sizes, dim=-2
-            )  # [..., S, heads or kv_heads, D]
-            h = attend(i, _rotate(q, cos, sin), _rotate(k, cos, sin), v)
-            x = x + F.linear(h, self.out[i])
-            h = F.rms_norm(x, x.shape[-1:], self.mlp_norm[i], self.eps)
-            gate, up = F.linear(h, self.gate_up[i]).chunk(2, dim=-1)
-            x = x + F.linear(F.silu(gate) * up, self.down[i])
-        return F.rms_norm(x, x.shape[-1:], self.norm, self.eps)
+            h = ops.add_norm(x, delta, self.attention_norm[i], self.eps, quantise=quantise)
+            attended = attend(i, linear(h, self.qkv[i]))  # [T, heads * D]
+            delta = linear(ops.quantise(attended) if quantise else attended, self.out[i])
+            h = ops.add_norm(x, delta, self.mlp_norm[i], self.eps, quantise=quantise)
+            delta = linear(ops.silu_mul(linear(h, self.gate_up[i]), quantise=quantise), self.down[i])
+        return cast(Tensor, ops.add_norm(x, delta, self.norm, self.eps, quantise=False))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [..., V] of the token after each of ``hidden`` [..., E]; those of the head's padding are -inf."""
@@ -115,7 +161,18 @@ class Llama:
         return cos.to(self.device, self.dtype), sin.to(self.device, self.dtype)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding in Hugging Face's layout: the halves of a head are the two parts of the rotation."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+def linear(x: Matrix, weight: Matrix) -> Tensor:
+    """``x`` [T, K] times ``weight`` [O, K] transposed: [T, O]. Both are float8, or neither."""
+    if isinstance(weight, Float8):
+        return float8.product(cast(Float8, x), weight)
+    return F.linear(cast(Tensor, x), weight)
+
+
+def _ops(device: torch.device) -> Ops:
+    if device.type == "cuda":
+        from capsfusion_tasks.fusion.native import triton_ops
+
+        return triton_ops
+    from capsfusion_tasks.fusion.native import torch_ops
+
+    return torch_ops

@@ -1,4 +1,9 @@
-"""The slots of the native engine on the device: rows come in with their prompts, move on a token a step, and go."""
+"""The slots of the native engine on the device: rows come in with their prompts, move on a token a step, and go.
+
+A slot's tree of tokens: behind the row's prompt, step g of its B beams stands at places prompt + g * B and on, one
+each. ``visible`` says which places each beam sees: the prompt, and of each step the token that leads to it. When beam
+search drops one beam for a copy of another, a row of the mask is copied; keys and values stay where they are.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from capsfusion_tasks.fusion.native.cache import BeamAttention, KVCache, PrefixAttention, PromptAttention
+from capsfusion_tasks.fusion.native.attention import Beams, Tokens, over_beams, over_prompts, pack_prompts
+from capsfusion_tasks.fusion.native.cache import KVCache, Pages
 from capsfusion_tasks.fusion.native.decoding import BeamSearch, Decoded
 from capsfusion_tasks.fusion.native.graphs import DecodeGraphs
 from capsfusion_tasks.fusion.native.model import Llama
@@ -24,16 +30,24 @@ class Prefix:
 
     @classmethod
     def compute(cls, model: Llama, ids: Sequence[int]) -> Prefix:
-        attention = PrefixAttention()
-        batch = torch.tensor([list(ids)], device=model.device)  # [1, P]
-        model.forward(batch, torch.arange(len(ids), device=model.device)[None], attention)
-        return cls(list(ids), *attention.kept())
+        p = len(ids)
+        page_tokens = model.ops.PAGE_TOKENS or max(1, p)
+        needed = -(-p // page_tokens)
+        pages = Pages(pages=needed, page_tokens=page_tokens, slots=1, capacity=p)
+        pages.grow(0, p)
+        cache = KVCache.empty(model, None, pages)
+        if p:
+            prompt = pack_prompts([ids], [0], prefix=0, cache=cache)
+            model.forward(prompt.tokens.ids, over_prompts(model, cache, prompt))
+        keys, values = (x[:, :needed].transpose(1, 2).flatten(2, 3)[:, :, :p] for x in (cache.keys, cache.values))
+        return cls(list(ids), keys.contiguous(), values.contiguous())
 
 
 class Slots:
-    """N slots of B beams. The busy ones are always the first: a step over n rows is a step over slots 0 to n - 1.
+    """N slots of B beams. A row stays in its slot; a step over n rows is a step over the first n of ``order``.
 
     ``prompt_tokens`` is the most that a prompt may have behind the prefix, ``max_new_tokens`` the most of a caption.
+    ``pages`` of keys and values are shared by all slots; None: enough for the longest rows in all of them.
     """
 
     def __init__(
@@ -46,73 +60,161 @@ class Slots:
         prompt_tokens: int,
         max_new_tokens: int,
         eos_id: int,
+        pages: int | None = None,
     ) -> None:
         self._model, self._prefix, self._beams = model, prefix, beams
-        self._capacity = slot_capacity(prompt_tokens, max_new_tokens, beams)
-        self._last_step = max(0, max_new_tokens - 2)
-        self._cache = KVCache(model, (prefix.keys, prefix.values), slots=slots, beams=beams, capacity=self._capacity)
+        capacity = slot_capacity(prompt_tokens, max_new_tokens, beams)
+        page_tokens = model.ops.PAGE_TOKENS or capacity
+        self._pages = Pages(
+            pages=pages or slots * -(-capacity // page_tokens), page_tokens=page_tokens, slots=slots, capacity=capacity
+        )
+        self._cache = KVCache.empty(model, (prefix.keys, prefix.values), self._pages)
         self._search = BeamSearch(
             slots=slots, beams=beams, max_new_tokens=max_new_tokens, eos_id=eos_id, device=model.device
         )
+        self._last_step = max(0, max_new_tokens - 2)
+        self._visible = torch.zeros(slots, beams, capacity, device=model.device, dtype=torch.bool)
         self._prompt_length = torch.zeros(slots, device=model.device, dtype=torch.long)  # [N], without the prefix
-        self._graphs = DecodeGraphs(self._step, slots) if model.device.type == "cuda" else None
+        self._used = [0] * slots  # tokens in each busy slot, on the host
+        self._busy: list[int] = []  # the oldest row's slot first
+        self._free = list(range(slots - 1, -1, -1))
+        self._order = torch.arange(slots, device=model.device)  # [N] slots: the busy ones, then the others
+        self._reordered = False  # since the device got its copy
+        self._seen = torch.ones((), device=model.device, dtype=torch.bool)
+        self._graphs: DecodeGraphs | None = None
 
-    def prefill(self, first: int, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> None:
-        """Compute ``prompts`` (without the prefix) into the slots from number ``first`` on, and their first tokens.
+    def capture(self) -> None:
+        """Record the decode step as CUDA graphs. Before the first row comes in: recording runs the step."""
+        self._graphs = DecodeGraphs(self.step, len(self._order))
 
-        ``limits`` says after how many tokens each must end.
+    @property
+    def busy(self) -> int:
+        """How many slots have a row."""
+        return len(self._busy)
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        for slot in list(self._busy):
+            self._release(slot)
+
+    def room_for(self, prompts: Sequence[int]) -> int:
+        """How many of the next prompts, of so many tokens behind the prefix, may come in now.
+
+        A page stays free for each row that may still grow: one that finds no page must begin anew.
         """
-        rows, device = len(prompts), self._model.device
-        length = torch.tensor([len(prompt) for prompt in prompts])  # [R]
-        width = int(length.max())
-        ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts])  # [R, S], padded right
-        ids, length, limit = ids.to(device), length.to(device), torch.tensor(limits).to(device)
-        slots = torch.arange(first, first + rows, device=device)  # [R]
+        free = self._pages.free - sum(map(self._pages.may_grow, self._busy))
+        admitted = 0
+        for tokens in prompts[: len(self._free)]:
+            free -= min(self._pages.needed(tokens) + 1, self._pages.per_slot)
+            if free < 0:
+                break
+            admitted += 1
+        return admitted
 
-        p = len(self._prefix.ids)
-        attention = PromptAttention(self._cache, slots, width)
-        hidden = self._model.forward(ids, torch.arange(p, p + width, device=device), attention)  # [R, S, E]
-        last = hidden[torch.arange(rows, device=device), length - 1]  # [R, E]
-        logits = self._model.logits(last)[:, None].expand(-1, self._beams, -1)  # [R, B, V]
-        self._prompt_length[slots] = length
-        self._cache.visible[slots] = (torch.arange(self._capacity, device=device) < length[:, None])[:, None]
+    def prefill(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[int]:
+        """Compute ``prompts`` (without the prefix) into free slots, and their first tokens. Returns the slots.
+
+        ``limits`` says after how many tokens each must end. Asks for what ``room_for`` promised.
+        """
+        device = self._model.device
+        taken = [self._free.pop() for _ in prompts]
+        self._busy += taken
+        self._reordered = True
+        for slot, prompt in zip(taken, prompts, strict=True):
+            self._used[slot] = len(prompt)
+            if not self._pages.grow(slot, len(prompt)):
+                raise RuntimeError(f"no page is free for a prompt of {len(prompt)} tokens: ask room_for first")
+        self._upload()
+
+        batch = pack_prompts(
+            prompts,
+            taken,
+            prefix=len(self._prefix.ids),
+            cache=self._cache,
+            multiple=self._model.ops.PREFILL_MULTIPLE,
+        )
+        limit = torch.tensor(limits, device=device)
+        hidden = self._model.forward(batch.tokens.ids, over_prompts(self._model, self._cache, batch))  # [T, E]
+        logits = self._model.logits(hidden[batch.starts[1:] - 1])[:, None].expand(-1, self._beams, -1)  # [R, B, V]
+        slots, lengths = batch.slots, batch.starts.diff()
+        self._prompt_length[slots] = lengths
+        places = torch.arange(self._visible.shape[-1], device=device)
+        self._visible[slots] = (places < lengths[:, None])[:, None]
         self._search.start(slots, limit)
         self._search.step(slots, logits)
+        return taken
 
-    def decode(self, n: int) -> None:
-        """One more token for each beam of the first ``n`` slots."""
+    def decode(self) -> list[int]:
+        """One more token for each beam of the busy slots.
+
+        Returns the slots that had to give their pages to older rows: they are free now, and their rows must begin anew.
+        """
+        evicted = self.grow()
+        self._upload()
         if self._graphs is not None:
-            self._graphs.replay(n)
+            self._graphs.replay(len(self._busy))
         else:
-            self._step(n)
+            self.step(len(self._busy))
+        return evicted
 
-    def finished(self, n: int) -> dict[int, Decoded]:
-        """Those of the first ``n`` slots whose caption is complete, with it."""
-        slots = [slot for slot, done in enumerate(self._search.done[:n].tolist()) if done]
+    def finished(self) -> dict[int, Decoded]:
+        """The slots whose caption is complete, with it. They are free now."""
+        done = self._search.done.tolist()
+        slots = [slot for slot in self._busy if done[slot]]
+        for slot in slots:
+            self._release(slot)
         return dict(zip(slots, self._search.best(slots), strict=True)) if slots else {}
 
-    def move(self, source: Sequence[int], target: Sequence[int]) -> None:
-        """Copy the rows in the slots ``source`` over those in the slots ``target``."""
-        sources, targets = (torch.tensor(slots, device=self._model.device) for slots in (source, target))
-        self._cache.move(sources, targets)
-        self._search.move(sources, targets)
-        self._prompt_length[targets] = self._prompt_length[sources]
+    def grow(self) -> list[int]:
+        """Take pages for the next step's tokens.
 
-    def _step(self, n: int) -> None:
-        slots, b = slice(0, n), self._beams
+        Where none are free, the youngest row gives its pages up, so that the oldest always comes to its end. Returns
+        the slots of rows that did.
+        """
+        evicted: list[int] = []
+        for slot in list(self._busy):
+            if slot in evicted:
+                continue
+            self._used[slot] += self._beams
+            while slot not in evicted and not self._pages.grow(slot, self._used[slot]):
+                evicted.append(self._busy[-1])
+                self._release(self._busy[-1])
+        return evicted
+
+    def _release(self, slot: int) -> None:
+        self._busy.remove(slot)
+        self._free.append(slot)
+        self._used[slot] = 0
+        self._pages.release(slot)
+        self._reordered = True
+
+    def _upload(self) -> None:
+        """What the host decided since the last step."""
+        if self._reordered:
+            self._order.copy_(torch.tensor(self._busy + self._free))
+            self._reordered = False
+        if self._pages.changed:
+            self._cache.table.copy_(self._pages.table)
+            self._pages.changed = False
+
+    def step(self, n: int) -> None:
+        """The decode step over the first ``n`` slots of the order, busy or not. Nothing here waits for the device."""
+        slots, b = self._order[:n], self._beams
         # [N] tokens that are in the cache already. A slot that is not busy counts on: it must only stay in its bounds.
         generated = (self._search.length[slots] - 1).clamp(0, self._last_step)
-        ids = self._search.last_tokens(slots)  # [N, B]
-        position = len(self._prefix.ids) + self._prompt_length[slots] + generated  # [N]
-        # Behind its prompt a slot has B places for each step.
-        at = (self._prompt_length[slots] + generated * b)[:, None] + torch.arange(b, device=ids.device)  # [N, B]
-        # A graph's shapes are fixed; on a CPU, places that no row has reached yet are left out.
-        used = self._capacity if at.is_cuda else int(at.max()) + 1
-        visible = self._cache.visible[slots].scatter_(2, at[..., None], True)  # each beam sees its own new token
-        attention = BeamAttention(self._cache, at, used)
-        hidden = self._model.forward(ids, position[:, None].expand(-1, b), attention)  # [N, B, E]
-        parents = self._search.step(slots, self._model.logits(hidden))  # [N, B]
-        visible.copy_(visible.gather(1, parents[..., None].expand(-1, -1, visible.shape[-1])))
+        prompt = self._prompt_length[slots]
+        positions = len(self._prefix.ids) + prompt + generated  # [N]
+        beam = torch.arange(b, device=slots.device)
+        places = (prompt + generated * b)[:, None] + beam  # [N, B]
+        self._visible.index_put_((slots[:, None], beam, places), self._seen)  # each beam sees its own new token
+        ids = self._search.last_tokens(slots).reshape(-1)  # [N * B]
+        # A repeated view would be read beyond its end by a kernel: repeat_interleave makes copies.
+        tokens = Tokens(ids, positions.repeat_interleave(b), slots.repeat_interleave(b), places.view(-1))
+        seen = self._model.ops.pack_seen(self._visible[slots], self._cache)
+        beams = Beams(tokens, slots, places[:, -1] + 1, seen)
+        hidden = self._model.forward(ids, over_beams(self._model, self._cache, beams))  # [N * B, E]
+        parents = self._search.step(slots, self._model.logits(hidden).view(n, b, -1))  # [N, B]
+        self._visible[slots] = self._visible[slots[:, None], parents]
 
 
 def slot_capacity(prompt_tokens: int, max_new_tokens: int, beams: int) -> int:

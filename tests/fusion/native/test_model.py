@@ -13,7 +13,8 @@ import torch
 from transformers import AutoConfig
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.native.cache import PrefixAttention
+from capsfusion_tasks.fusion.native.attention import over_prompts, pack_prompts
+from capsfusion_tasks.fusion.native.cache import KVCache, Pages
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.config import llama_config
 from capsfusion_tasks.fusion.transformers_engine import load_model
@@ -50,8 +51,13 @@ def test_logits_equal_transformers(checkpoint: Checkpoint, changes: dict[str, An
     model, reference = load_llama(folder, CPU, torch.float32), load_model(folder, CPU, torch.float32)
     ids = torch.randint(0, 321, (2, 40), generator=torch.Generator().manual_seed(1))
     expected = reference(input_ids=ids).logits  # [2, 40, 321]
-    hidden = model.forward(ids, torch.arange(40).expand(2, -1), PrefixAttention())
-    torch.testing.assert_close(model.logits(hidden)[..., :321], expected, atol=1e-4, rtol=0)
+    pages = Pages(pages=2, page_tokens=40, slots=2, capacity=40)
+    for slot in (0, 1):
+        pages.grow(slot, 40)
+    cache = KVCache.empty(model, None, pages)
+    prompts = pack_prompts(ids.tolist(), [1, 0], prefix=0, cache=cache)
+    hidden = model.forward(prompts.tokens.ids, over_prompts(model, cache, prompts))
+    torch.testing.assert_close(model.logits(hidden)[..., :321], expected.flatten(0, 1), atol=1e-4, rtol=0)
     assert model.logits(hidden)[..., 321:].eq(float("-inf")).all()
 
 

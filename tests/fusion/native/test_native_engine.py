@@ -12,8 +12,10 @@ import torch
 from capsfusion_tasks.demo import MODEL
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.engine import Completion, Listed, Request, complete_all
+from capsfusion_tasks.fusion.native import torch_ops, triton_ops
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
+from capsfusion_tasks.fusion.native.memory import Room
 from capsfusion_tasks.fusion.native.model import Llama
 from capsfusion_tasks.fusion.native.slots import Prefix, Slots
 from capsfusion_tasks.fusion.prompt import prompt_tokens, shared_prefix
@@ -22,6 +24,7 @@ from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load
 from tests.fusion.native.conftest import Checkpoint
 
 CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PREFIX = [1, 300, 17, 5]
 EOS = 77
 NEVER = 321  # no token's id
@@ -36,11 +39,11 @@ def random_requests(rows: int, seed: int = 0) -> list[Request]:
 REQUESTS = random_requests(40)
 
 
-def native(model: Llama, *, num_beams: int = 3, slots: int = 8, eos_id: int = EOS) -> NativeEngine:
+def native(model: Llama, *, num_beams: int = 3, slots: int = 8, eos_id: int = EOS, limit: int = LIMIT) -> NativeEngine:
     return NativeEngine(
         model,
         num_beams=num_beams,
-        max_new_tokens=LIMIT,
+        max_new_tokens=limit,
         max_prompt_tokens=40,
         eos_id=eos_id,
         prefix=PREFIX,
@@ -189,12 +192,13 @@ def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: 
     with torch.inference_mode():
         idle, alone = slots(), slots()
         for _ in range(200):  # more than the model has positions
-            idle.decode(4)
-        for some, n in ((idle, 4), (alone, 1)):
-            some.prefill(0, [prompt], [most])
-            for _ in range(most - 1):
-                some.decode(n)
-        expected, got = alone.finished(1)[0], idle.finished(1)[0]
+            idle.step(4)
+        slot, same_slot = (some.prefill([prompt], [most])[0] for some in (idle, alone))
+        for _ in range(most - 1):
+            idle.grow()
+            idle.step(4)
+            alone.decode()
+        expected, got = alone.finished()[same_slot], idle.finished()[slot]
     assert got.token_ids == expected.token_ids
     assert got.score == pytest.approx(expected.score, abs=1e-5)
     assert len(expected.token_ids) == most
@@ -213,6 +217,36 @@ def test_an_engine_goes_on_after_fewer_slots_and_after_an_error(model: Llama, eo
     assert engine.batch_size == 4
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_rows_that_find_no_page_begin_anew_and_their_captions_are_the_same(
+    model: Llama, eos: int, num_beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = by_row(native(model, num_beams=num_beams, eos_id=eos).generate(Listed(REQUESTS)))
+    monkeypatch.setattr(torch_ops, "PAGE_TOKENS", 4)
+    engine = native(model, num_beams=num_beams, eos_id=eos)
+    longest = -(-(36 + 11 * num_beams) // 4)  # pages
+    evicted = []
+    decode = Slots.decode
+    monkeypatch.setattr(Slots, "decode", lambda slots: evicted.extend(found := decode(slots)) or found)
+    engine._room = Room(8, longest + 8)
+    assert by_row(engine.generate(Listed(REQUESTS))) == expected
+    assert evicted
+    assert engine._slots is not None
+    assert engine._slots._pages.free == longest + 8
+
+
+def test_with_triton_kernels_captions_are_the_same(checkpoint: Checkpoint) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = load_llama(checkpoint(**sizes, num_key_value_heads=1), DEVICE, torch.float32)
+    for num_beams in (1, 3):
+        captions = []
+        for ops in (torch_ops, triton_ops):
+            model.ops = ops
+            engine = native(model, num_beams=num_beams, slots=3, limit=5, eos_id=NEVER)
+            captions.append(by_row(engine.generate(Listed(REQUESTS[:5]))))
+        assert captions[0] == captions[1]
+
+
 class Scarce:
     """A LLaMA on a device whose memory holds the logits of ``rows`` rows only."""
 
@@ -223,7 +257,7 @@ class Scarce:
         return getattr(self._model, name)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        if hidden.ndim == 3 and len(hidden) > self._rows:
+        if len(hidden) > 3 * self._rows:
             raise torch.OutOfMemoryError("no room")
         return self._model.logits(hidden)
 

@@ -1,0 +1,93 @@
+"""Matrices in float8: a byte per number, and a float32 scale for each row.
+
+A row's largest number becomes 448, the largest of float8_e4m3fn, so that one large weight or activation costs precision
+in its own row only. Products are added up in float32 (``torch._scaled_mm``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capsfusion_tasks.errors import InputError
+
+DTYPE = torch.float8_e4m3fn
+LARGEST = 448.0
+SMALLEST_SCALE = 1e-12  # of a row of zeros: any scale does, but no division by zero
+MULTIPLE = 16  # rows and columns of a weight that torch._scaled_mm takes
+MIN_CAPABILITY = (8, 9)  # Ada; cards before it have no float8 products
+
+
+def require(device: torch.device) -> None:
+    """Raise InputError where ``device`` has no float8 products."""
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= MIN_CAPABILITY:
+            return
+        found = f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
+    else:
+        found = "torch finds no GPU here"
+    raise InputError(
+        f"float8 needs a GPU of compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or higher (Ada, Hopper or"
+        f" newer), and {found}: choose --dtype bfloat16"
+    )
+
+
+@dataclass(frozen=True)
+class Float8:
+    """``values`` [R, K] in float8, ``scales`` [R, 1] in float32: weights by output row, activations by token."""
+
+    values: Tensor
+    scales: Tensor
+
+    @classmethod
+    def weight(cls, rows: int, columns: int, device: torch.device) -> Float8:
+        """An empty one to load a weight into. Raises InputError for sizes that have no float8 products."""
+        if rows % MULTIPLE or columns % MULTIPLE:
+            raise InputError(
+                f"float8 needs matrices whose sides are multiples of {MULTIPLE}, and this model has one of {rows} x"
+                f" {columns}: choose --dtype bfloat16"
+            )
+        return cls.empty(rows, columns, device)
+
+    @classmethod
+    def empty(cls, rows: int, columns: int, device: torch.device) -> Float8:
+        scales = torch.empty(rows, 1, device=device, dtype=torch.float32)
+        return cls(torch.empty(rows, columns, device=device, dtype=DTYPE), scales)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.values.shape
+
+    def split(self, rows: list[int]) -> list[Float8]:
+        """Views of so many rows each."""
+        return [
+            Float8(*part) for part in zip(torch.split(self.values, rows), torch.split(self.scales, rows), strict=True)
+        ]
+
+    def copy_(self, source: Tensor) -> None:
+        """Take ``source`` [R, K] in: quantised on this side's device, so that never two copies of a model are there."""
+        quantised = quantise(source.to(self.values.device, torch.bfloat16))
+        self.values.copy_(quantised.values)
+        self.scales.copy_(quantised.scales)
+
+
+def quantise(x: Tensor) -> Float8:
+    """``x`` [R, K] with a scale for each row."""
+    x = x.float()
+    scales = (x.abs().amax(dim=1, keepdim=True) / LARGEST).clamp_min(SMALLEST_SCALE)  # [R, 1]
+    return Float8((x / scales).to(DTYPE), scales)
+
+
+def product(x: Float8, weight: Float8) -> Tensor:
+    """``x`` [T, K] times ``weight`` [O, K] transposed: [T, O] in bfloat16."""
+    return torch._scaled_mm(
+        x.values,
+        weight.values.t(),
+        scale_a=x.scales,
+        scale_b=weight.scales.t(),
+        out_dtype=torch.bfloat16,
+        use_fast_accum=x.values.is_cuda,
+    )

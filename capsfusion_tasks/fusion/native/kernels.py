@@ -1,0 +1,239 @@
+"""Triton kernels of a LLaMA's forward pass over T packed tokens; ``triton_ops`` starts them.
+
+Names: H query heads, KVH key heads of D numbers (DP: the next power of two), B beams, P tokens of prefix. A page has
+PAGE tokens, and is the block that attention reads. Sums are in float32. PREC is "ieee" for float32, whose products
+Triton would otherwise round to TF32. Scores are in base 2: ``scale`` has the factor log2(e).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from capsfusion_tasks.fusion.native import float8
+
+LARGEST = tl.constexpr(float8.LARGEST)
+SMALLEST_SCALE = tl.constexpr(float8.SMALLEST_SCALE)
+NOTHING = tl.constexpr(-1.0e30)  # the maximum of no scores: finite, so that its difference to another is no NaN
+
+
+@triton.jit
+def _attend_block(q, k, v, seen, scale, mean, top, total, PREC: tl.constexpr):
+    """One block of keys of an online softmax (Milakov and Gimelshein, 2018).
+
+    q [M, D], k and v [BLOCK, D], seen [M, BLOCK]. mean [M, D] is the weighted sum of values so far, top [M] the largest
+    score, total [M] the sum of weights relative to it.
+    """
+    scores = tl.dot(q, tl.trans(k), input_precision=PREC) * scale  # [M, BLOCK]
+    scores = tl.where(seen, scores, -float("inf"))
+    new_top = tl.maximum(top, tl.max(scores, 1))
+    weights = tl.exp2(scores - new_top[:, None])
+    shrink = tl.exp2(top - new_top)
+    mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=PREC)
+    return mean, new_top, total * shrink + tl.sum(weights, 1)
+
+
+@triton.jit(do_not_specialize=["T", "P"])
+def prefix_attention_kernel(
+    Q, KEYS, VALUES, MEAN, LSE, scale, P, T,
+    H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr,
+):  # fmt: skip
+    """All T tokens over the prefix alone: mean values [T, H, D], and the log of the sum of weights [T, H]."""
+    head = tl.program_id(1)
+    kv_head = head // (H // KVH)
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    d = tl.arange(0, DP)
+    at = (i.to(tl.int64) * H + head)[:, None] * D + d[None, :]
+    here = (i < T)[:, None] & (d < D)[None, :]
+    q = tl.load(Q + at, mask=here, other=0.0)
+    mean = tl.zeros([ROWS, DP], tl.float32)
+    top = tl.full([ROWS], NOTHING, tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    for start in range(0, P, BLOCK):
+        t = start + tl.arange(0, BLOCK)
+        key_at = (kv_head * P + t)[:, None] * D + d[None, :]
+        there = (t < P)[:, None] & (d < D)[None, :]
+        k = tl.load(KEYS + key_at, mask=there, other=0.0)
+        v = tl.load(VALUES + key_at, mask=there, other=0.0)
+        mean, top, total = _attend_block(q, k, v, (t < P)[None, :], scale, mean, top, total, PREC)
+    tl.store(MEAN + at, mean / total[:, None], mask=here)
+    tl.store(LSE + i * H + head, top + tl.log2(total), mask=i < T)
+
+
+@triton.jit
+def _after_prefix(MEAN, LSE, at, here, lse_at, rows_here, M: tl.constexpr, DP: tl.constexpr, PREFIX: tl.constexpr):
+    """How an online softmax goes on behind the prefix: its mean has the weight 1 relative to its log-sum-exp."""
+    if PREFIX:
+        mean = tl.load(MEAN + at, mask=here, other=0.0)
+        top = tl.load(LSE + lse_at, mask=rows_here, other=0.0)
+        total = tl.full([M], 1.0, tl.float32)
+    else:
+        mean = tl.zeros([M, DP], tl.float32)
+        top = tl.full([M], NOTHING, tl.float32)
+        total = tl.zeros([M], tl.float32)
+    return mean, top, total
+
+
+@triton.jit
+def beam_attention_kernel(
+    Q, MEAN, LSE, KEYS, VALUES, TABLE, SLOTS, USED, SEEN, OUT, scale, per_slot,
+    B: tl.constexpr, H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, M: tl.constexpr,
+    PAGE: tl.constexpr, PAGES: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
+):  # fmt: skip
+    """The new tokens of a slot's beams over what each sees of the slot: its keys are read once for all of them.
+
+    A program per slot and key head; its M rows are the beams times the query heads that share the key head. SEEN
+    [N, B, per_slot] has a bit for each token of a page. All page numbers and bits are read at once: read a page at a
+    time, they would make the keys wait.
+    """
+    n, kv_head = tl.program_id(0), tl.program_id(1)
+    GROUP: tl.constexpr = H // KVH
+    slot = tl.load(SLOTS + n)
+    used = tl.load(USED + n)
+    m = tl.arange(0, M)
+    beam, head = m // GROUP, kv_head * GROUP + m % GROUP
+    live = m < B * GROUP
+    d = tl.arange(0, DP)
+    lse_at = (n * B + beam) * H + head
+    at = lse_at.to(tl.int64)[:, None] * D + d[None, :]
+    here = live[:, None] & (d < D)[None, :]
+    q = tl.load(Q + at, mask=here, other=0.0)
+    j = tl.arange(0, PAGES)
+    pages = tl.load(TABLE + slot * per_slot + j, mask=j < per_slot, other=0)
+    bits_at = (n * B + beam)[:, None] * per_slot + j[None, :]
+    bits = tl.load(SEEN + bits_at, mask=live[:, None] & (j < per_slot)[None, :], other=0)  # [M, PAGES]
+    mean, top, total = _after_prefix(MEAN, LSE, at, here, lse_at, live, M, DP, PREFIX)
+    inside = tl.arange(0, PAGE)
+    for i in range(tl.cdiv(used, PAGE)):
+        page = tl.sum(tl.where(j == i, pages, 0), 0).to(tl.int64)
+        key_at = ((page * KVH + kv_head) * PAGE + inside)[:, None] * D + d[None, :]
+        there = (i * PAGE + inside < used)[:, None] & (d < D)[None, :]
+        k = tl.load(KEYS + key_at, mask=there, other=0.0)
+        v = tl.load(VALUES + key_at, mask=there, other=0.0)
+        of_page = tl.sum(tl.where((j == i)[None, :], bits, 0), 1)  # [M]
+        seen = ((of_page[:, None] >> inside[None, :]) & 1) != 0
+        mean, top, total = _attend_block(q, k, v, seen, scale, mean, top, total, PREC)
+    tl.store(OUT + at, (mean / total[:, None]).to(OUT.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def prompt_attention_kernel(
+    Q, MEAN, LSE, KEYS, VALUES, TABLE, SLOTS, STARTS, OUT, scale, per_slot,
+    H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ROWS: tl.constexpr,
+    PAGE: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
+):  # fmt: skip
+    """New prompts, causally over themselves. A program per prompt, head and ROWS of its tokens."""
+    r, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    first = tl.load(STARTS + r)
+    length = tl.load(STARTS + r + 1) - first
+    if block * ROWS < length:
+        slot = tl.load(SLOTS + r)
+        kv_head = head // (H // KVH)
+        i = block * ROWS + tl.arange(0, ROWS)
+        live = i < length
+        d = tl.arange(0, DP)
+        lse_at = (first + i) * H + head
+        at = lse_at.to(tl.int64)[:, None] * D + d[None, :]
+        here = live[:, None] & (d < D)[None, :]
+        q = tl.load(Q + at, mask=here, other=0.0)
+        mean, top, total = _after_prefix(MEAN, LSE, at, here, lse_at, live, ROWS, DP, PREFIX)
+        end = tl.minimum((block + 1) * ROWS, length)
+        for start in range(0, end, PAGE):
+            page = tl.load(TABLE + slot * per_slot + start // PAGE).to(tl.int64)
+            inside = tl.arange(0, PAGE)
+            t = start + inside
+            key_at = ((page * KVH + kv_head) * PAGE + inside)[:, None] * D + d[None, :]
+            there = (t < length)[:, None] & (d < D)[None, :]
+            k = tl.load(KEYS + key_at, mask=there, other=0.0)
+            v = tl.load(VALUES + key_at, mask=there, other=0.0)
+            seen = (t[None, :] <= i[:, None]) & (t < length)[None, :]
+            mean, top, total = _attend_block(q, k, v, seen, scale, mean, top, total, PREC)
+        tl.store(OUT + at, (mean / total[:, None]).to(OUT.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def rotate_and_store_kernel(
+    QKV, COS, SIN, POSITIONS, SLOTS, PLACES, TABLE, Q, KEYS, VALUES, per_slot,
+    H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, HALFP: tl.constexpr, HEADS: tl.constexpr, PAGE: tl.constexpr,
+):  # fmt: skip
+    """Queries and keys turned by their positions; keys and values into their page. A program per token and HEADS heads
+    of the H + 2 * KVH that stand behind one another in QKV."""
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    HALF: tl.constexpr = D // 2
+    d = tl.arange(0, HALFP)
+    here = (head < H + 2 * KVH)[:, None] & (d < HALF)[None, :]
+    source = QKV + (token * (H + 2 * KVH) + head)[:, None] * D + d[None, :]
+    first = tl.load(source, mask=here, other=0.0).to(tl.float32)
+    second = tl.load(source + HALF, mask=here, other=0.0).to(tl.float32)
+    position = tl.load(POSITIONS + token)
+    cos = tl.load(COS + position * D + d, mask=d < HALF, other=0.0).to(tl.float32)[None, :]
+    sin = tl.load(SIN + position * D + d, mask=d < HALF, other=0.0).to(tl.float32)[None, :]
+    turns = (head < H + KVH)[:, None]
+    x = tl.where(turns, first * cos - second * sin, first)
+    y = tl.where(turns, second * cos + first * sin, second)
+
+    is_query = here & (head < H)[:, None]
+    target = Q + (token * H + head)[:, None] * D + d[None, :]
+    tl.store(target, x.to(Q.dtype.element_ty), mask=is_query)
+    tl.store(target + HALF, y.to(Q.dtype.element_ty), mask=is_query)
+
+    place = tl.load(PLACES + token)
+    page = tl.load(TABLE + tl.load(SLOTS + token) * per_slot + place // PAGE).to(tl.int64)
+    is_key = here & ((head >= H) & (head < H + KVH))[:, None]
+    target = KEYS + ((page * KVH + head - H) * PAGE + place % PAGE)[:, None] * D + d[None, :]
+    tl.store(target, x.to(KEYS.dtype.element_ty), mask=is_key)
+    tl.store(target + HALF, y.to(KEYS.dtype.element_ty), mask=is_key)
+    is_value = here & (head >= H + KVH)[:, None]
+    target = VALUES + ((page * KVH + head - H - KVH) * PAGE + place % PAGE)[:, None] * D + d[None, :]
+    tl.store(target, x.to(VALUES.dtype.element_ty), mask=is_value)
+    tl.store(target + HALF, y.to(VALUES.dtype.element_ty), mask=is_value)
+
+
+@triton.jit
+def _store_row(OUT, SCALES, row, e, N: tl.constexpr, y, FLOAT8: tl.constexpr):
+    """A row of N numbers as it is, or in float8 with a scale of its own."""
+    if FLOAT8:
+        y = y.to(tl.float32)
+        scale = tl.maximum(tl.max(tl.abs(y), 0) / LARGEST, SMALLEST_SCALE)
+        tl.store(SCALES + row, scale)
+        y = y / scale
+    tl.store(OUT + row * N + e, y.to(OUT.dtype.element_ty), mask=e < N)
+
+
+@triton.jit
+def add_norm_kernel(
+    X, DELTA, WEIGHT, OUT, SCALES, eps,
+    E: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, FLOAT8: tl.constexpr,
+):  # fmt: skip
+    """X += DELTA, then its RMS norm. A program per token."""
+    token = tl.program_id(0).to(tl.int64)
+    e = tl.arange(0, BLOCK)
+    x = tl.load(X + token * E + e, mask=e < E, other=0.0)
+    if ADD:
+        x += tl.load(DELTA + token * E + e, mask=e < E, other=0.0)
+        tl.store(X + token * E + e, x, mask=e < E)
+    x = x.to(tl.float32)
+    x = x * (1.0 / tl.sqrt_rn(tl.sum(x * x, 0) / E + eps))
+    y = x.to(WEIGHT.dtype.element_ty) * tl.load(WEIGHT + e, mask=e < E, other=0.0)
+    _store_row(OUT, SCALES, token, e, E, y, FLOAT8)
+
+
+@triton.jit
+def silu_mul_kernel(GATE_UP, OUT, SCALES, INNER: tl.constexpr, BLOCK: tl.constexpr, FLOAT8: tl.constexpr):
+    """SiLU of the first half of a row times the second. A program per token."""
+    token = tl.program_id(0).to(tl.int64)
+    e = tl.arange(0, BLOCK)
+    gate = tl.load(GATE_UP + token * 2 * INNER + e, mask=e < INNER, other=0.0).to(tl.float32)
+    up = tl.load(GATE_UP + token * 2 * INNER + INNER + e, mask=e < INNER, other=0.0)
+    y = (gate / (1.0 + tl.exp(-gate))).to(up.dtype) * up
+    _store_row(OUT, SCALES, token, e, INNER, y, FLOAT8)
+
+
+@triton.jit
+def quantise_kernel(X, OUT, SCALES, E: tl.constexpr, BLOCK: tl.constexpr):
+    """A row of numbers in float8, with a scale of its own. A program per token."""
+    token = tl.program_id(0).to(tl.int64)
+    e = tl.arange(0, BLOCK)
+    _store_row(OUT, SCALES, token, e, E, tl.load(X + token * E + e, mask=e < E, other=0.0), True)

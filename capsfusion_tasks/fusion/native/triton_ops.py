@@ -1,0 +1,203 @@
+"""The engine's operations as Triton kernels: what runs on CUDA. Each does what ``torch_ops`` does under that name.
+
+Numbers of warps, rows and tokens a block were measured on an H200 with a 13B's sizes: `docs/engine.md`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn import functional as F
+
+from capsfusion_tasks.fusion.native import kernels
+from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
+from capsfusion_tasks.fusion.native.cache import KVCache
+from capsfusion_tasks.fusion.native.float8 import Float8
+
+# A page is what attention reads at a time, and an int32 has a bit for each of its tokens. 32 keys, 2 warps and 3 stages
+# were the fastest.
+PAGE_TOKENS: int | None = 32
+# Products of matrices come in tiles of up to 256 rows, and cuBLAS loads another kernel for nearly each number of rows.
+PREFILL_MULTIPLE = 256
+_ROWS = 64  # query rows of a program that attends over the prefix, or over a prompt
+_HEADS = 8  # that a program turns and stores
+_SMALLEST_DOT = 16  # rows and columns of a matrix that tl.dot takes
+
+
+def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, *, quantise: bool) -> Tensor | Float8:
+    out = _output(x, x.shape[1], quantise)
+    values, scales = _parts(out)
+    kernels.add_norm_kernel[(len(x),)](
+        x,
+        x if delta is None else delta,
+        weight,
+        values,
+        scales,
+        eps,
+        E=x.shape[1],
+        BLOCK=triton.next_power_of_2(x.shape[1]),
+        ADD=delta is not None,
+        FLOAT8=quantise,
+        num_warps=8,
+    )
+    return out
+
+
+def silu_mul(gate_up: Tensor, *, quantise: bool) -> Tensor | Float8:
+    inner = gate_up.shape[1] // 2
+    out = _output(gate_up, inner, quantise)
+    kernels.silu_mul_kernel[(len(gate_up),)](
+        gate_up, *_parts(out), INNER=inner, BLOCK=triton.next_power_of_2(inner), FLOAT8=quantise, num_warps=8
+    )
+    return out
+
+
+def quantise(x: Tensor) -> Float8:
+    out = Float8.empty(len(x), x.shape[1], x.device)
+    kernels.quantise_kernel[(len(x),)](
+        x, out.values, out.scales, E=x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=8
+    )
+    return out
+
+
+def rotate_and_store(qkv: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache, layer: int, tokens: Tokens) -> Tensor:
+    _, _, kv_heads, page_tokens, d = cache.keys.shape
+    heads = qkv.shape[1] // d - 2 * kv_heads
+    queries = qkv.new_empty(len(qkv), heads, d)
+    kernels.rotate_and_store_kernel[(len(qkv), triton.cdiv(heads + 2 * kv_heads, _HEADS))](
+        qkv,
+        *rotary,
+        tokens.positions,
+        tokens.slots,
+        tokens.places,
+        cache.table,
+        queries,
+        cache.keys[layer],
+        cache.values[layer],
+        cache.table.shape[1],
+        H=heads,
+        KVH=kv_heads,
+        D=d,
+        HALFP=triton.next_power_of_2(d // 2),
+        HEADS=_HEADS,
+        PAGE=page_tokens,
+        num_warps=4,
+    )
+    return queries
+
+
+def prompt_attention(queries: Tensor, cache: KVCache, layer: int, prompts: Prompts) -> Tensor:
+    heads = queries.shape[1]
+    longest = max(prompts.lengths)
+    rows = _ROWS if longest > _ROWS // 2 else _ROWS // 2
+    out = torch.zeros_like(queries)
+    kernels.prompt_attention_kernel[(len(prompts.lengths), heads, triton.cdiv(longest, rows))](
+        queries,
+        *_prefix_attention(queries, cache, layer),
+        cache.keys[layer],
+        cache.values[layer],
+        cache.table,
+        prompts.slots,
+        prompts.starts,
+        out,
+        _scale(queries),
+        cache.table.shape[1],
+        **_sizes(queries, cache),
+        ROWS=rows,
+        num_warps=4,
+        num_stages=2,
+    )
+    return out.view(len(queries), -1)
+
+
+def pack_seen(visible: Tensor, cache: KVCache) -> Tensor:
+    """``visible`` [N, B, capacity] as a number for each page, of a bit for each of its tokens: [N, B, pages] int32."""
+    page_tokens, per_slot = cache.keys.shape[3], cache.table.shape[1]
+    padded = F.pad(visible, (0, per_slot * page_tokens - visible.shape[-1]))
+    tokens = padded.view(*visible.shape[:2], per_slot, page_tokens)
+    bits = torch.arange(page_tokens, device=visible.device, dtype=torch.int32)
+    return torch.sum(tokens.int() << bits, dim=-1, dtype=torch.int32)
+
+
+def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) -> Tensor:
+    kv_heads, per_slot = cache.keys.shape[2], cache.table.shape[1]
+    b = len(queries) // len(beams.slots)
+    out = torch.empty_like(queries)
+    kernels.beam_attention_kernel[(len(beams.slots), kv_heads)](
+        queries,
+        *_prefix_attention(queries, cache, layer),
+        cache.keys[layer],
+        cache.values[layer],
+        cache.table,
+        beams.slots,
+        beams.used,
+        beams.seen,
+        out,
+        _scale(queries),
+        per_slot,
+        **_sizes(queries, cache),
+        B=b,
+        PAGES=triton.next_power_of_2(per_slot),
+        M=max(_SMALLEST_DOT, triton.next_power_of_2(b * queries.shape[1] // kv_heads)),
+        num_warps=2,
+        num_stages=3,
+    )
+    return out.view(len(queries), -1)
+
+
+def _prefix_attention(queries: Tensor, cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
+    """What all tokens get from the prefix, for a softmax that goes on: mean values [T, heads, D] and their log-sum-exp
+    [T, heads]. One product over all tokens: it reads the prefix once for many of them."""
+    t, heads, _ = queries.shape
+    p = cache.prefix_keys.shape[2]
+    mean, lse = (queries.new_empty(shape, dtype=torch.float32) for shape in (queries.shape, (t, heads)))
+    if p:
+        sizes = _sizes(queries, cache)
+        kernels.prefix_attention_kernel[(triton.cdiv(t, _ROWS), heads)](
+            queries,
+            cache.prefix_keys[layer],
+            cache.prefix_values[layer],
+            mean,
+            lse,
+            _scale(queries),
+            p,
+            t,
+            **{name: sizes[name] for name in ("H", "KVH", "D", "DP", "PREC")},
+            ROWS=_ROWS,
+            BLOCK=32,
+            num_warps=4,
+            num_stages=2,
+        )
+    return mean, lse
+
+
+def _sizes(queries: Tensor, cache: KVCache) -> dict[str, int | str | bool]:
+    """What the kernels of attention are compiled for."""
+    _, heads, d = queries.shape
+    _, _, kv_heads, page_tokens, _ = cache.keys.shape
+    return {
+        "H": heads,
+        "KVH": kv_heads,
+        "D": d,
+        "DP": max(_SMALLEST_DOT, triton.next_power_of_2(d)),
+        "PAGE": page_tokens,
+        "PREFIX": cache.prefix_keys.shape[2] > 0,
+        "PREC": "ieee" if queries.dtype == torch.float32 else "tf32",
+    }
+
+
+def _scale(queries: Tensor) -> float:
+    """Of scores in base 2."""
+    return math.log2(math.e) / math.sqrt(queries.shape[-1])
+
+
+def _output(x: Tensor, columns: int, quantise: bool) -> Tensor | Float8:
+    return Float8.empty(len(x), columns, x.device) if quantise else x.new_empty(len(x), columns)
+
+
+def _parts(out: Tensor | Float8) -> tuple[Tensor, Tensor]:
+    """Where a kernel writes values and scales; the second is not touched where there are none."""
+    return (out.values, out.scales) if isinstance(out, Float8) else (out, out)
