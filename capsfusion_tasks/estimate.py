@@ -15,10 +15,15 @@ from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.warehouse.rates import Measured, Spread
 
 TOKENS_PER_ROW = 195  # estimated, prompt and caption: the mean of 10,000 published pairs
-# Model → rows per second of one device and whose figure that is: what is taken while no unit of a fusion is measured.
+# Model and engine → rows per second of one device and whose figure that is: what is taken while no unit of a fusion is
+# measured.
 BENCHMARKS = {
-    "BAAI/CapsFus-LLaMA": (1.04, "what the paper says of its script on an A100-40G; expect several times as much"),
-    "demo/model": (15.1, "the demo model's on one CPU core, docs/benchmarks.md"),
+    ("BAAI/CapsFus-LLaMA", "native"): (
+        122.0,
+        "an H200's with 3 beams in bfloat16, docs/benchmarks.md; others are slower",
+    ),
+    ("BAAI/CapsFus-LLaMA", "transformers"): (1.04, "what the paper says of its script on an A100-40G"),
+    ("demo/model", "native"): (15.1, "the demo model's on one CPU core, docs/benchmarks.md"),
 }
 
 
@@ -53,11 +58,11 @@ def measured_rate(found: Measured) -> Rate:
     return Rate(found.tokens_per_second, f"{units} of this fusion", found.tokens_real)
 
 
-def benchmark_rate(model: str) -> Rate | None:
-    """The figure to go by while nothing is measured; None for a model that has none."""
-    if model not in BENCHMARKS:
+def benchmark_rate(model: str, engine: str) -> Rate | None:
+    """The figure to go by while nothing is measured; None for a model that has none with this engine."""
+    if (model, engine) not in BENCHMARKS:
         return None
-    rows_per_second, source = BENCHMARKS[model]
+    rows_per_second, source = BENCHMARKS[model, engine]
     return given_rate(rows_per_second, f"no unit of this fusion is measured yet: {source}")
 
 

@@ -152,4 +152,4 @@ def rate_of(connection: Connection, fusion: Fusion, rows_per_second: float | Non
     if rows_per_second is not None:
         return given_rate(rows_per_second, "as given")
     measured = rates.measured(connection, fusion.fusion_id)
-    return measured_rate(measured) if measured else benchmark_rate(fusion.model)
+    return measured_rate(measured) if measured else benchmark_rate(fusion.model, fusion.engine)

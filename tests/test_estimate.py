@@ -57,13 +57,16 @@ def test_what_is_not_known_is_not_told() -> None:
 
 
 def test_a_model_without_measured_units_goes_by_a_benchmark_and_says_so() -> None:
-    rate = benchmark_rate("BAAI/CapsFus-LLaMA")
+    rate = benchmark_rate("BAAI/CapsFus-LLaMA", "transformers")
     assert rate is not None
     estimate = Estimate({"a": Work(3744, 3744 * 195)}, rate, NOW)
     assert estimate.gpu_hours is not None
     assert estimate.gpu_hours.median == pytest.approx(1)
     assert "no unit of this fusion is measured yet: what the paper says of its script" in estimate.text
-    assert benchmark_rate("somebody/else") is None
+    native = benchmark_rate("BAAI/CapsFus-LLaMA", "native")
+    assert native is not None
+    assert native.tokens_per_second.median > 100 * rate.tokens_per_second.median
+    assert benchmark_rate("somebody/else", "native") is None
 
 
 @pytest.mark.parametrize(
@@ -188,9 +191,9 @@ def test_a_run_over_its_budget_plans_nothing_and_one_within_it_is_planned(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair(settings, DAYS[0])
-    model = identify(settings).model
+    fusion = identify(settings)
     monkeypatch.setattr(planning, "UNIT_TOKENS_AT_FIRST", 1000)
-    monkeypatch.setitem(BENCHMARKS, model, (1.0, "a test's"))
+    monkeypatch.setitem(BENCHMARKS, (fusion.model, fusion.engine), (1.0, "a test's"))
     estimates: list[Estimate] = []
     for existing in ("skip", "replace"):
         with pytest.raises(InputError, match=r"over budget: .* for 40 pairs, .* 0\.001 allowed"):

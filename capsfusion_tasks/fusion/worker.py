@@ -93,8 +93,13 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
         from capsfusion_tasks.fusion.native.checkpoint import load_llama
         from capsfusion_tasks.fusion.native.engine import NativeEngine
 
+        # What cannot work is said before minutes are spent on loading weights.
         if dtype == float8.DTYPE:
             float8.require(device)
+        if device.type == "cuda":
+            from capsfusion_tasks.fusion.native import triton_ops
+
+            triton_ops.require()
 
         started = time.monotonic()
         model = load_llama(folder, device, dtype)

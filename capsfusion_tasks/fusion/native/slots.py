@@ -114,7 +114,7 @@ class Slots:
     def prefill(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[int]:
         """Compute ``prompts`` (without the prefix) into free slots, and their first tokens. Returns the slots.
 
-        ``limits`` says after how many tokens each must end. Asks for what ``room_for`` promised.
+        ``limits`` says after how many tokens each must end. Ask ``room_for`` first: it says how many there is room for.
         """
         device = self._model.device
         taken = [self._free.pop() for _ in prompts]

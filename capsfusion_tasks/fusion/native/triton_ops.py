@@ -6,12 +6,14 @@ Numbers of warps, rows and tokens a block were measured on an H200 with a 13B's 
 from __future__ import annotations
 
 import math
+import subprocess
 
 import torch
 import triton
 from torch import Tensor
 from torch.nn import functional as F
 
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.native import kernels
 from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
 from capsfusion_tasks.fusion.native.cache import KVCache
@@ -25,6 +27,17 @@ PREFILL_MULTIPLE = 256
 _ROWS = 64  # query rows of a program that attends over the prefix, or over a prompt
 _HEADS = 8  # that a program turns and stores
 _SMALLEST_DOT = 16  # rows and columns of a matrix that tl.dot takes
+
+
+def require() -> None:
+    """Raise InputError where Triton cannot compile kernels: it builds a small library against Python's headers."""
+    try:
+        triton.runtime.driver.active.get_current_target()
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        raise InputError(
+            f"Triton cannot compile the engine's kernels ({error}): install a C compiler and Python's headers (Debian:"
+            " apt install gcc libc6-dev python3-dev), or choose --engine transformers"
+        ) from error
 
 
 def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, *, quantise: bool) -> Tensor | Float8:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.native import float8, torch_ops, triton_ops
 from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens, pack_prompts
 from capsfusion_tasks.fusion.native.cache import KVCache, Pages
@@ -154,6 +155,12 @@ def test_rows_are_quantised_with_a_scale_each() -> None:
         # A scale's last bit may decide between neighbours: float8 has 3 bits of mantissa.
         torch.testing.assert_close(ours, theirs, rtol=0.13, atol=2**-9)
     assert pairs[0][0].values[2].float().eq(0).all()
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="Triton finds a GPU here")
+def test_where_triton_cannot_compile_the_error_says_what_it_needs() -> None:
+    with pytest.raises(InputError, match=r"Triton cannot compile.*apt install gcc.*--engine transformers"):
+        triton_ops.require()
 
 
 def test_products_of_quantised_rows_are_near_the_exact_ones() -> None:

@@ -1,0 +1,68 @@
+"""The float8 model: what it costs in precision, and where it is refused. Products run on the CPU as on a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+
+from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.engine import Listed, Request
+from capsfusion_tasks.fusion.launcher import FuseJob
+from capsfusion_tasks.fusion.native.checkpoint import load_llama
+from capsfusion_tasks.fusion.native.engine import NativeEngine
+from capsfusion_tasks.fusion.native.float8 import Float8, quantise
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.worker import load_engine
+from tests.fusion.native.conftest import Checkpoint
+
+CPU = torch.device("cpu")
+FLOAT8 = torch.float8_e4m3fn
+
+
+def test_a_row_of_small_numbers_keeps_its_precision_beside_a_row_of_large_ones() -> None:
+    x = torch.tensor([[1e-4, -3e-4, 2e-4], [300.0, -500.0, 0.5], [0.0, 0.0, 0.0]])
+    got = quantise(x)
+    back = got.values.float() * got.scales
+    torch.testing.assert_close(back[:, :2], x[:, :2], rtol=0.07, atol=0)  # half of the last of 3 bits
+    assert got.values[1, 1].item() == -448.0
+    assert back[2].eq(0).all()
+
+
+def test_each_row_of_a_checkpoints_tensors_gets_its_scale_in_the_merged_matrices(checkpoint: Checkpoint) -> None:
+    folder = checkpoint(num_key_value_heads=2)
+    exact, small = load_llama(folder, CPU, torch.float32), load_llama(folder, CPU, FLOAT8)
+    for name in ("qkv", "out", "gate_up", "down"):
+        for whole, quantised in zip(getattr(exact, name), cast(list[Float8], getattr(small, name)), strict=True):
+            assert quantised.scales.shape == (len(whole), 1)
+            torch.testing.assert_close(quantised.values.float() * quantised.scales, whole, rtol=0.07, atol=4e-3)
+    assert small.embedding.dtype == small.norm.dtype == small.dtype == torch.bfloat16
+
+
+def test_an_engine_over_it_gives_every_row_its_caption(checkpoint: Checkpoint) -> None:
+    model = load_llama(checkpoint(), CPU, FLOAT8)
+    requests = [Request(row, [1, 300, 5 + row], max_new_tokens=4) for row in range(6)]
+    engine = NativeEngine(
+        model, num_beams=3, max_new_tokens=4, max_prompt_tokens=8, eos_id=321, prefix=[1, 300], batch_size=4
+    )
+    assert {c.row: c.caption_tokens for c in engine.generate(Listed(requests))} == dict.fromkeys(range(6), 4)
+
+
+def test_a_device_without_float8_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.model"):
+        (tmp_path / name).write_bytes((MODEL / name).read_bytes())
+    (tmp_path / "model.safetensors").touch()  # reading it would fail in another way
+    job = FuseJob(
+        staging="", pairs="", piece_rows=None, chunks="", fusion_id="", model=str(tmp_path), engine="native",
+        dtype="float8", num_beams=3, max_new_tokens=80, batch_size=None, claim_rows=64, chunk_rows=64,
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"compute capability 8.9 or higher.*torch finds no GPU.*--dtype bfloat16"):
+        load_engine(job, LlamaTokenizer(tmp_path / "tokenizer.model"), CPU)
+
+
+def test_a_model_of_odd_sizes_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(InputError, match=r"sides are multiples of 16.* 200 x 64: choose --dtype bfloat16"):
+        load_llama(checkpoint(intermediate_size=100), CPU, FLOAT8)
