@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 FLOAT8 = torch.float8_e4m3fn
-_FLOAT8_CAPABILITY = (8, 9)  # of the first GPUs that multiply in float8
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,9 @@ class DeviceRates:
         return f"measured: {self.products / 1e12:.4g} TFLOP/s{layers}, {self.memory / 1e12:.4g} TB/s"
 
 
-def has_float8(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FLOAT8_CAPABILITY
-
-
 @torch.inference_mode()
 def measure_rates(device: torch.device, dtype: torch.dtype) -> DeviceRates:
-    """The rates of an engine of ``dtype`` on ``device``; float8's only where ``has_float8``."""
+    """The rates of an engine of ``dtype`` on ``device``; float8's only where the device has it."""
     rest = torch.bfloat16 if dtype == FLOAT8 else dtype
     products = _matrix_rate(device, rest)
     layers = _matrix_rate(device, dtype) if dtype == FLOAT8 else products

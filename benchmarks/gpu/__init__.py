@@ -2,5 +2,6 @@
 
 import os
 
-# Asked whether there is a GPU, torch would else initialize CUDA, which no process forked afterwards could use.
+# Cases are forked from a process that has imported torch and transformers. A module of these that asks at its import
+# whether there is a GPU must not initialize CUDA, which no forked process could use.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

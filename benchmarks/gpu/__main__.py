@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu import exactness, fuse, kernels, memory, rates
+from benchmarks.gpu.card import compute_capabilities
 from benchmarks.gpu.cases import Case, Figures, Line, Options, console, run_case
 from benchmarks.random_llama import SIZES
 from capsfusion_tasks.demo import MODEL
@@ -46,6 +48,7 @@ PARTS: dict[str, Callable[[Options], list[Case]]] = {
 
 def main() -> int:
     args = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the case that runs, too
     started = time.monotonic()
     on_gpu = args.device.type == "cuda"
     lines: list[Line] = []
@@ -56,8 +59,8 @@ def main() -> int:
             tokenizer=args.tokenizer,
             size=args.size or ("13B" if on_gpu else "tiny"),
             exact_rows=64 if on_gpu else 16,
-            rows=args.rows or (3500 if on_gpu else 128),
-            fuse_rows=args.fuse_rows or (5000 if on_gpu else 100),
+            rows=args.rows or (2000 if on_gpu else 128),
+            fuse_rows=args.fuse_rows or (3000 if on_gpu else 100),
             model=args.checkpoint or (Path(scratch) / "checkpoint" if on_gpu else MODEL),
             scratch=Path(scratch),
         )
@@ -83,14 +86,13 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    # Counted without CUDA, which a forked process could not use after this one.
-    default = "cuda" if torch.cuda.device_count() else "cpu"
+    default = "cuda" if compute_capabilities() else "cpu"
     parser.add_argument("--device", type=torch.device, default=default, help="cuda or cpu")
     parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made ones)")
     parser.add_argument("--tokenizer", type=Path, default=MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--size", choices=SIZES, help="of the random model (default: 13B on a GPU, else tiny)")
-    parser.add_argument("--rows", type=int, help="rows of each rate (default: 3500 on a GPU, else 128)")
-    parser.add_argument("--fuse-rows", type=int, help="rows of capsfusion fuse (default: 5000 on a GPU, else 100)")
+    parser.add_argument("--rows", type=int, help="rows of each rate (default: 2000 on a GPU, else 128)")
+    parser.add_argument("--fuse-rows", type=int, help="rows of capsfusion fuse (default: 3000 on a GPU, else 100)")
     parser.add_argument("--checkpoint", type=Path, help="model to fuse with (default: made on a GPU, else the demo's)")
     parser.add_argument("--parts", type=_parts, default=list(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument(

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 
-from benchmarks.device_rates import FLOAT8, has_float8
+from benchmarks.device_rates import FLOAT8
+from benchmarks.gpu.card import has_float8
+
+# These import torch and transformers: seconds, which a process forked from one that has them saves.
+_PRELOADED = ["benchmarks.gpu.exactness", "benchmarks.gpu.rates"]
+_DYING_SECONDS = 2.0  # in which the ranks of a killed torchrun end
+_LAST_LINES = 40
 
 console = Console(width=120, highlight=False)
 Figures = dict[str, Any]
@@ -54,24 +64,29 @@ class Line:
 
 @dataclass(frozen=True)
 class Case:
-    """Something to measure, in at most ``seconds``. ``run`` gets the figures of the cases before it, by their lines."""
+    """Something to measure, in at most ``seconds``. ``run`` gets the figures of the cases before it, by their lines.
+
+    ``run`` must pickle: a module's function, or a partial of one. The end of ``log`` is printed where the case fails.
+    """
 
     name: str
     run: Callable[[Mapping[str, Figures]], Sequence[Line]]
     seconds: float = 120.0
+    log: Path | None = None
 
 
 def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
     """Run the case in a process of its own: whatever becomes of it there, the next one has a whole GPU for itself.
 
-    The process is forked, so it need not import torch again. Nothing may use the GPU, or compute, in this one.
+    It is forked from a server that has imported torch and never uses the GPU. All that it started ends with it.
     """
     console.rule(case.name, align="left")
     started = time.monotonic()
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(case, found, sender))
-    process.start()
+    process.start()  # returns when the process is there: the limit does not count the server's imports
     sender.close()
     lines: Sequence[Line]
     try:
@@ -79,11 +94,14 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
             lines = receiver.recv()
             process.join(timeout=10)
         else:
-            lines = [_failed(case, "took too long")]
+            lines = [_failed(case, f"took longer than {case.seconds:.0f} s")]
     except EOFError:
         lines = [_failed(case, "its process died")]
-    process.kill()
-    process.join()
+    finally:
+        _end(process)
+    if case.log and case.log.exists() and not all(line.ok for line in lines):
+        last = case.log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+        console.print(f"the end of {case.log.name}:", *last, sep="\n", markup=False)
     for line in lines:
         console.print(f"{line.case}: {line.result}; {line.more}", markup=False)
     console.print(f"{time.monotonic() - started:.1f} s", style="dim")
@@ -91,6 +109,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
+    os.setsid()  # a group of its own, which _end kills
     torch.backends.cuda.enable_cudnn_sdp(False)  # as in a rank: fusion/node.py
     # Where there is a GPU the CPU computes nothing, and where there is none, other work should not be in its way.
     torch.set_num_threads(1)
@@ -100,6 +119,15 @@ def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
         traceback.print_exc()
         lines = [_failed(case, f"{type(error).__name__}: {str(error).strip()}")]
     sender.send(lines)
+
+
+def _end(process: BaseProcess) -> None:
+    """Kill the process, and what it started. Ranks are in other groups: they die with torchrun (fusion/node.py)."""
+    process.kill()
+    process.join()
+    with suppress(ProcessLookupError):  # nothing is left
+        os.killpg(cast(int, process.pid), signal.SIGKILL)
+        time.sleep(_DYING_SECONDS)
 
 
 def _failed(case: Case, why: str) -> Line:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,18 +16,16 @@ SLOTS = 24  # fewer than rows: slots are used again
 
 def cases(options: Options) -> list[Case]:
     return [
-        Case("exactness, demo model", partial(compare, options, lambda: MODEL)),
-        Case(
-            "exactness, random LLaMA",
-            partial(compare, options, partial(random_checkpoint, options.scratch, options.tokenizer)),
-        ),
+        Case("exactness, demo model", partial(compare, options, MODEL)),
+        Case("exactness, random LLaMA", partial(compare, options, None)),
     ]
 
 
-def compare(options: Options, find_model: Callable[[], Path], _: Mapping[str, Figures]) -> Sequence[Line]:
-    folder = find_model()
+def compare(options: Options, model: Path | None, _: Mapping[str, Figures]) -> Sequence[Line]:
+    """The captions of ``model``; None: of a random LLaMA, which is made here."""
+    folder = model or random_checkpoint(options.scratch, options.tokenizer)
     pairs = read_pairs(options.pairs, options.exact_rows)
-    subject = Subject(folder, pairs, options.device, random_weights=folder != MODEL)
+    subject = Subject(folder, pairs, options.device, random_weights=model is None)
     lines = []
     for beams in (3, 1):
         got = subject.complete(subject.requests, beams, SLOTS)

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.device_rates import FLOAT8, has_float8
+from benchmarks.device_rates import FLOAT8
 from benchmarks.gpu.cases import Case, Figures, Line, Options, name_of
 from benchmarks.gpu.rates import MAX_NEW_TOKENS, start_engine
 from capsfusion_tasks.fusion.engine import Listed, Request, complete_all
@@ -22,7 +22,7 @@ def cases(options: Options) -> list[Case]:
     if options.device.type != "cuda":
         return []
     cards: list[tuple[int | None, torch.dtype]] = [(None, torch.bfloat16), (80, torch.bfloat16), (40, torch.bfloat16)]
-    if has_float8(options.device):
+    if FLOAT8 in options.dtypes():
         cards.append((24, FLOAT8))
     return [
         Case(f"memory, {f'{card} GiB' if card else 'this card'}, {name_of(dtype)}", partial(fill, options, card, dtype))
