@@ -23,7 +23,7 @@ from benchmarks.gpu.card import has_float8
 
 # These import torch and transformers: seconds, which a process forked from one that has them saves.
 _PRELOADED = ["benchmarks.gpu.exactness", "benchmarks.gpu.rates"]
-_DYING_SECONDS = 2.0  # in which the ranks of a killed torchrun end
+_DYING_SECONDS = 2.0  # of killed processes that hold a GPU's memory
 _LAST_LINES = 40
 
 console = Console(width=120, highlight=False)
@@ -122,12 +122,33 @@ def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
 
 
 def _end(process: BaseProcess) -> None:
-    """Kill the process, and what it started. Ranks are in other groups: they die with torchrun (fusion/node.py)."""
+    """Kill the process, and all that it started: its group, and ranks, which torchrun starts in groups of their own.
+
+    Ranks die with torchrun, but not before their imports are done: fusion/node.py.
+    """
+    pid = cast(int, process.pid)
+    family = _descendants(pid)
     process.kill()
     process.join()
-    with suppress(ProcessLookupError):  # nothing is left
-        os.killpg(cast(int, process.pid), signal.SIGKILL)
-        time.sleep(_DYING_SECONDS)
+    killed = False
+    for kill, target in ((os.killpg, pid), *((os.kill, descendant) for descendant in family)):
+        with suppress(ProcessLookupError):  # it has ended
+            kill(target, signal.SIGKILL)
+            killed = True
+    if killed:
+        time.sleep(_DYING_SECONDS)  # the next case needs the GPU's memory
+
+
+def _descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+            children.setdefault(int(parent), []).append(int(stat.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found[1:]
 
 
 def _failed(case: Case, why: str) -> Line:
