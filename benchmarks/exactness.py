@@ -6,6 +6,11 @@ Without --model: the demo model, and a random LLaMA (grouped heads, --tokenizer 
 greedy, at several slot counts, in the file's order and shuffled. Both engines add the same numbers in another order, so
 where two captions' scores are equal to 1e-6 either may win: such rows are counted and printed. Exit code 1 if any row
 differs otherwise.
+
+    python -m benchmarks.exactness --pairs FILE --dtype bfloat16 --dtype float8 [--rows 500] [--model DIR]
+
+How many captions of the demo model, and of --model, stay those of float32, by the native engine alone. float8 runs on a
+CPU, too.
 """
 
 from __future__ import annotations
@@ -24,17 +29,20 @@ from rich.progress import track
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from benchmarks.device_rates import FLOAT8
 from benchmarks.workload import read_pairs
 from capsfusion_tasks.demo import MODEL
 from capsfusion_tasks.fusion.engine import Completion, Listed, Request
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
+from capsfusion_tasks.fusion.native.model import Llama
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load_model
 
 MAX_NEW_TOKENS = 80
 TIE = 1e-6
+DTYPES = {"bfloat16": torch.bfloat16, "float8": FLOAT8}
 
 
 def main() -> int:
@@ -47,12 +55,21 @@ def main() -> int:
     )
     parser.add_argument("--slots", type=int, nargs="+", default=[5, 32])
     parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, action="append", help="compare with float32 instead (may be given again)"
+    )
     args = parser.parse_args()
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in a rank: fusion/node.py
+    if args.dtype:
+        folders = [MODEL, *(args.model or [])]
+        Console().print(
+            compare_dtypes(folders, args.dtype, read_pairs(args.pairs, args.rows), args.device, args.slots[-1])
+        )
+        return 0
 
     table = Table(title=f"{args.rows} rows, float32, {args.device}: the native engine against transformers' generate")
     for heading in ("model", "beams", "slots", "order", "same", "ties", "other"):
         table.add_column(heading, justify="left" if heading in ("model", "order") else "right")
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as in a rank: fusion/node.py
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
         folders = args.model or [MODEL, random_checkpoint(Path(scratch), args.tokenizer)]
@@ -78,9 +95,8 @@ class Subject:
         self, folder: Path, pairs: Sequence[tuple[str, ...]], device: torch.device, *, random_weights: bool
     ) -> None:
         self._tokenizer = LlamaTokenizer(folder / "tokenizer.model")
-        prompts = [prompt_tokens(self._tokenizer, raw, synthetic) for raw, synthetic in pairs]
-        self.requests = [Request(row, prompt) for row, prompt in enumerate(prompts)]
-        self.name = {MODEL: "demo model"}.get(folder, folder.name)
+        self.requests = requests_of(pairs, self._tokenizer)
+        self.name = name_of(folder)
         self._reference, self._model = (load(folder, device, torch.float32) for load in (load_model, load_llama))
         self._eos = likely_token(self._reference, self.requests[:32]) if random_weights else self._tokenizer.eos_id
 
@@ -98,16 +114,7 @@ class Subject:
 
     def complete(self, rows: Sequence[Request], beams: int, slots: int) -> list[Completion]:
         """The native engine's captions of ``rows``, in the order in which they finish."""
-        engine = NativeEngine(
-            self._model,
-            num_beams=beams,
-            max_new_tokens=MAX_NEW_TOKENS,
-            max_prompt_tokens=MAX_PROMPT_TOKENS,
-            eos_id=self._eos,
-            prefix=shared_prefix(self._tokenizer),
-            batch_size=slots,
-        )
-        return list(engine.generate(Listed(rows)))
+        return complete(self._model, self._tokenizer, rows, eos=self._eos, beams=beams, slots=slots)
 
     def compare(self, expected: dict[int, Completion], got: list[Completion]) -> tuple[int, int, int]:
         """How many rows are the same, how many a tie, how many neither."""
@@ -124,6 +131,54 @@ class Subject:
             ties, other = ties + tie, other + (not tie)
             print(f"row {ours.row}: {'tie' if tie else 'DIFFERENT'}, scores {scores[0]:.8f} and {scores[1]:.8f}")
         return len(got) - ties - other, ties, other
+
+
+def compare_dtypes(
+    folders: Sequence[Path], dtypes: Sequence[str], pairs: Sequence[tuple[str, ...]], device: torch.device, slots: int
+) -> Table:
+    """How many captions of each checkpoint, token for token, stay those of float32 in ``dtypes``."""
+    table = Table(title=f"captions of {len(pairs)} rows that stay those of float32, {device}, {slots} slots")
+    for heading in ("model", "dtype", "beams", "same", "other"):
+        table.add_column(heading, justify="left" if heading in ("model", "dtype") else "right")
+    for folder in folders:
+        tokenizer = LlamaTokenizer(folder / "tokenizer.model")
+        requests = requests_of(pairs, tokenizer)
+        expected: dict[int, dict[int, list[int]]] = {}  # by beams
+        for name in ("float32", *dtypes):
+            model = load_llama(folder, device, DTYPES.get(name, torch.float32))
+            for beams in (3, 1):
+                done = complete(model, tokenizer, requests, eos=tokenizer.eos_id, beams=beams, slots=slots)
+                captions = {completion.row: completion.token_ids for completion in done}
+                if name == "float32":
+                    expected[beams] = captions
+                else:
+                    same = sum(captions[row] == ids for row, ids in expected[beams].items())
+                    table.add_row(name_of(folder), name, *map(str, (beams, same, len(pairs) - same)))
+    return table
+
+
+def complete(
+    model: Llama, tokenizer: LlamaTokenizer, rows: Sequence[Request], *, eos: int, beams: int, slots: int
+) -> list[Completion]:
+    """The native engine's captions of ``rows``, in the order in which they finish."""
+    engine = NativeEngine(
+        model,
+        num_beams=beams,
+        max_new_tokens=MAX_NEW_TOKENS,
+        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        eos_id=eos,
+        prefix=shared_prefix(tokenizer),
+        batch_size=slots,
+    )
+    return list(engine.generate(Listed(rows)))
+
+
+def requests_of(pairs: Sequence[tuple[str, ...]], tokenizer: LlamaTokenizer) -> list[Request]:
+    return [Request(row, prompt_tokens(tokenizer, raw, synthetic)) for row, (raw, synthetic) in enumerate(pairs)]
+
+
+def name_of(folder: Path) -> str:
+    return "demo model" if folder == MODEL else folder.name
 
 
 @torch.inference_mode()
