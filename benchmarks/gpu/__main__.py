@@ -6,7 +6,8 @@
 - kernels: the tests of the Triton kernels.
 - exactness: captions in float32 against transformers', demo model and a random LLaMA with grouped heads.
 - rates: rows/s of a random 13B in bfloat16 and float8, with 3 beams and greedy, and how full the slots were.
-- memory: the longest rows in all slots at once, on this card and on smaller ones, which it pretends to be.
+- memory: the longest rows in all slots at once, on this card and on smaller ones, which it pretends to be. Only where
+  --parts asks for it.
 - fuse: ``capsfusion fuse`` from end to end with a 13B of .bin shards, killed once and started again.
 
 Each measurement has a process and a time limit of its own, so each survives the failure of another; exit code 1 if any
@@ -59,7 +60,7 @@ def main() -> int:
             tokenizer=args.tokenizer,
             size=args.size or ("13B" if on_gpu else "tiny"),
             exact_rows=64 if on_gpu else 16,
-            rows=args.rows or (2000 if on_gpu else 128),
+            rows=args.rows or (3500 if on_gpu else 128),
             fuse_rows=args.fuse_rows or (3000 if on_gpu else 100),
             model=args.checkpoint or (Path(scratch) / "checkpoint" if on_gpu else MODEL),
             scratch=Path(scratch),
@@ -91,10 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made ones)")
     parser.add_argument("--tokenizer", type=Path, default=MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--size", choices=SIZES, help="of the random model (default: 13B on a GPU, else tiny)")
-    parser.add_argument("--rows", type=int, help="rows of each rate (default: 2000 on a GPU, else 128)")
+    parser.add_argument("--rows", type=int, help="rows of each rate (default: 3500 on a GPU, else 128)")
     parser.add_argument("--fuse-rows", type=int, help="rows of capsfusion fuse (default: 3000 on a GPU, else 100)")
     parser.add_argument("--checkpoint", type=Path, help="model to fuse with (default: made on a GPU, else the demo's)")
-    parser.add_argument("--parts", type=_parts, default=list(PARTS), help=f"some of {','.join(PARTS)}")
+    usual = [part for part in PARTS if part != "memory"]  # which would take the five minutes too far
+    parser.add_argument("--parts", type=_parts, default=usual, help=f"some of {','.join(PARTS)} (default: no memory)")
     parser.add_argument(
         "--profile", action="store_true", help="also print time by kernel of a decode step and a prefill"
     )

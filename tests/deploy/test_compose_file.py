@@ -174,7 +174,8 @@ def test_the_images_bring_no_account_of_root_and_torch_to_the_gpu_worker_only() 
     stages = re.split(r"^FROM ", (REPOSITORY / "docker" / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
     by_name = {stage.splitlines()[0].split(" AS ")[1]: stage for stage in stages}
     assert re.findall(r"^USER (\S+)", by_name["base"], flags=re.MULTILINE)[-1] == "50000:0"
-    assert all("USER" not in stage for name, stage in by_name.items() if name != "base")
+    users = {name: re.findall(r"^USER (\S+)", stage, flags=re.MULTILINE) for name, stage in by_name.items()}
+    assert all(found[-1] == "50000:0" for found in users.values() if found)
     assert {name for name, stage in by_name.items() if "fusion >" in stage} == {"torch"}
     assert {name: stage.split(" AS ")[0] for name, stage in by_name.items() if name in ("airflow", "gpu")} == {
         "airflow": "base",
