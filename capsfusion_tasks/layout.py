@@ -18,12 +18,17 @@ def bucket_file(side: Side, bucket: int, shard_id: str) -> str:
     return f"{bucket_folder(side, bucket)}/{shard_id}.parquet"
 
 
+def pulled_folder(side: Side) -> str:
+    return f"buckets/{side}/pulled"
+
+
 def pulled_mark(side: Side, shard_id: str) -> str:
     """Written after a shard's last bucket file, the sign that the shard is there whole.
 
-    It has the shard's ``rows``, those that were ``dropped`` by reason, and those in each of its ``buckets``.
+    It has the shard's ``rows``, those that were ``dropped`` by reason, those in each of its ``buckets``, and the
+    ``rules`` that it was pulled with. Until it is pulled again, ``whole`` is false.
     """
-    return f"buckets/{side}/pulled/{shard_id}.json"
+    return f"{pulled_folder(side)}/{shard_id}.json"
 
 
 BUCKETS_CONFIG = "buckets/config.json"

@@ -27,6 +27,8 @@ def run_pipeline(
     existing: Existing = "skip",
     budget: Budget = UNLIMITED,
     accept_rejections: bool = False,
+    relist: bool = False,
+    replan: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Fuse and load what arrived in ``interval``; returns the report.
@@ -34,7 +36,7 @@ def run_pipeline(
     A shard or a unit that fails is noted in the ledger and in the report, and the others go on.
     """
     with open_warehouse(settings):  # the embedded server then runs throughout, not once for each stage
-        shards = stages.discover(settings, interval)
+        shards = stages.discover(settings, interval, relist=relist, replan=replan)
         say(f"discover: {len(shards)} shards arrived from {interval.start} to {interval.end}")
         with ThreadPoolExecutor(PULLS) as pulls:
             for line in pulls.map(lambda shard: _pull(settings, shard), shards):
@@ -48,6 +50,7 @@ def run_pipeline(
             existing=existing,
             budget=budget,
             on_estimate=lambda estimate: say(f"plan: {estimate.text}"),
+            replan=replan,
         )
         say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} pairs to fuse")
         for unit in units:

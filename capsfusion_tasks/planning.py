@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capsfusion_tasks import layout
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import PAIRS, Replay, Unit
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.storage import Storage
@@ -70,16 +73,20 @@ def new_pairs(
     is_known: Callable[[pa.ChunkedArray], pa.Array | None],
     in_flight: Iterable[str],
     limit: int | None,
+    rules: PullRules | None = None,
 ) -> list[NewPairs]:
     """The work's pairs that nobody has fused or is about to fuse, at most ``limit``, ordered by bucket and pair_id.
 
     ``is_known`` tells for pair_ids, [rows] binary(16), which the warehouse has (None: take them all). ``in_flight``
-    are the units that are planned and not loaded.
+    are the units that are planned and not loaded. Raises InputError where pairs were made with other rules than
+    ``rules``.
     """
     taken = PairsInFlight(storage, in_flight)
     found, left = [], limit
     for path in storage.files(layout.pairs_folder(work)):
         pairs = storage.read_table(path, columns=["pair_id", "laion_2b", "laion_coco"])
+        if rules is not None:
+            _require_rules(storage.path(path), pairs.schema, rules)
         is_new = pc.invert(pc.is_in(pairs["pair_id"], value_set=taken.of(path)))
         known = is_known(pairs["pair_id"])
         if known is not None:
@@ -92,6 +99,12 @@ def new_pairs(
             if not left:
                 break
     return found
+
+
+def _require_rules(where: str, schema: pa.Schema, rules: PullRules) -> None:
+    made_with = PullRules.recorded({key.decode(): value.decode() for key, value in (schema.metadata or {}).items()})
+    if made_with is not None and made_with != rules:
+        raise InputError(f"{where} was paired with {made_with.against(rules)}: run its interval again from pull on")
 
 
 def estimate_tokens(pairs: pa.Table) -> np.ndarray:
@@ -115,13 +128,21 @@ def choose_unit_tokens(total: int, tokens_per_second: float | None) -> int:
 
 
 def cut_units(
-    storage: Storage, pairs: Iterable[NewPairs], work: Interval | Replay, fusion_id: str, unit_tokens: int, serial: int
+    storage: Storage,
+    pairs: Iterable[NewPairs],
+    work: Interval | Replay,
+    fusion_id: str,
+    unit_tokens: int,
+    serial: int,
+    rules: PullRules | None = None,
 ) -> list[Unit]:
     """Publish ``pairs`` as work units of about ``unit_tokens`` estimated tokens each, and return them.
 
     What goes beyond MAX_UNITS is left for another run. ``serial`` is the number of units that the work had before
-    under this fusion: a pair that is fused again must not come back as a unit of the same name.
+    under this fusion: a pair that is fused again must not come back as a unit of the same name. The units note
+    ``rules``, those of their pairs.
     """
+    footer = rules.as_footer() if rules else {}
     units: list[Unit] = []
     begins = f"{work.start:%Y%m%d}" if isinstance(work, Interval) else "replay"
     for table, tokens, buckets in _cut(storage, list(pairs), unit_tokens):
@@ -131,9 +152,24 @@ def cut_units(
         for pair_id in table["pair_id"].to_pylist():
             digest.update(pair_id)
         unit_id = f"{begins}-{fusion_id[:6]}-{serial + len(units):04d}-{digest.hexdigest()}"
-        storage.write_table(layout.unit_pairs(unit_id), table, {_BUCKETS: " ".join(buckets)})
+        storage.write_table(layout.unit_pairs(unit_id), table, {_BUCKETS: " ".join(buckets), **footer})
         units.append(Unit(unit_id=unit_id, fusion_id=fusion_id, rows=table.num_rows, tokens=tokens))
     return units
+
+
+def rules_of(storage: Storage, unit_id: str) -> PullRules | None:
+    """The rules of the unit's pairs; None: none are noted, as for a replay's unit, or the file cannot be read."""
+    try:
+        return PullRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
+    except (pa.ArrowException, FileNotFoundError):  # fusing the unit says so
+        return None
+
+
+def record_rules(storage: Storage, unit_id: str, rules: PullRules) -> None:
+    """Note ``rules`` with the pairs of a unit that an older version planned."""
+    path = layout.unit_pairs(unit_id)
+    with suppress(pa.ArrowException, FileNotFoundError):
+        storage.write_table(path, storage.read_table(path), rules.as_footer())
 
 
 def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[tuple[pa.Table, int, list[str]]]:
@@ -144,7 +180,7 @@ def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[
     buckets: list[str] = []  # of ``parts``
     filled = 0  # tokens of ``parts``
     for part in pairs:
-        table = storage.read_table(part.path).take(pa.array(part.rows))
+        table = storage.read_table(part.path).replace_schema_metadata(None).take(pa.array(part.rows))
         ends = np.cumsum(part.tokens)  # tokens of the file's rows up to each
         start, before = 0, 0  # the first row that is in no unit, and the tokens of those before it
         while (last := int(np.searchsorted(ends, before + target - filled))) < len(ends):

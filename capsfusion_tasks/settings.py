@@ -199,5 +199,10 @@ class Interval(BaseModel):
         start, _, end = key.partition("_")
         return cls(start=datetime.strptime(start, _KEY_TIME), end=datetime.strptime(end, _KEY_TIME))
 
+    @property
+    def command(self) -> str:
+        """The command that does the interval's work; what is finished is not done twice."""
+        return f"capsfusion run --start {self.start:%Y-%m-%dT%H:%M:%S} --end {self.end:%Y-%m-%dT%H:%M:%S}"
+
     def is_within(self, other: Interval) -> bool:
         return other.start <= self.start and self.end <= other.end

@@ -13,24 +13,27 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from capsfusion_tasks import planning
+from capsfusion_tasks import planning, waiting
 from capsfusion_tasks.checks.check import check as run_checks
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.estimate import UNLIMITED, Budget
 from capsfusion_tasks.export import export_captions
 from capsfusion_tasks.fusion.identity import Fusion, identify
+from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_counts, split_shard
 from capsfusion_tasks.pairing.join import pair_bucket
+from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.report import report_interval
 from capsfusion_tasks.schemas import Existing, Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.storage import Storage
-from capsfusion_tasks.unit_plan import OnEstimate, plan_units, unplanned
+from capsfusion_tasks.unit_plan import OnEstimate, outdated, plan_units, unplanned
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.export import Selection
+from capsfusion_tasks.warehouse.invariants import pull_again
 from capsfusion_tasks.warehouse.queries import Scope
 
 log = logging.getLogger(__name__)
@@ -42,12 +45,36 @@ _PROGRESS_SECONDS = 30.0
 _BUCKETS_AT_ONCE = 3  # while one is read, another is joined and a third written
 
 
-def discover(settings: Settings, interval: Interval) -> list[Shard]:
-    """The shards of the interval, now in the ledger."""
+def discover(settings: Settings, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
+    """The shards of the interval, now in the ledger.
+
+    Raises InputError, before anything is changed, for state that was made with other settings and that this run may
+    not replace. ``relist`` adds to a frozen list what its sources have now; ``replan`` as for ``plan``.
+    """
     storage = Storage(settings.staging_uri)
     sources = discovery.sources(settings)
-    shards = discovery.discover(sources, interval, storage)
     with open_warehouse(settings) as warehouse:
+
+        def units() -> int:
+            with warehouse.engine.connect() as connection:
+                return ledger.units_planned(connection, interval)
+
+        def remove(gone: list[Shard]) -> None:
+            elsewhere = waiting.intervals(storage)
+            kept = {
+                shard.shard_id for one in elsewhere if one != interval for shard in discovery.discovered(one, storage)
+            }
+            left = [shard for shard in gone if shard.shard_id not in kept]
+            pull_again(warehouse.engine, [shard.shard_id for shard in left])
+            for shard in left:
+                pulled.remove(storage, shard)
+
+        with warehouse.engine.connect() as connection:
+            outdated(
+                ledger.units_of(connection, identify(settings).fusion_id, interval), storage, settings, interval, replan
+            )
+        shards = discovery.discover(sources, interval, storage, relist=relist, units=units, remove=remove)
+        _require_rules(storage, settings, but={shard.shard_id for shard in shards})
         if shards:
             with ledger.staging_lock(warehouse.engine, storage.root):
                 bucket_count(storage, settings, lambda: discovery.source_bytes(sources))
@@ -56,12 +83,20 @@ def discover(settings: Settings, interval: Interval) -> list[Shard]:
     return shards
 
 
+def _require_rules(storage: Storage, settings: Settings, but: set[str]) -> None:
+    """Raise InputError where the buckets have shards that were pulled with other settings, ``but`` for these."""
+    seen = waiting.intervals(storage)
+    if seen:
+        everything = Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
+        pulled.require_rules(storage, PullRules.of(settings), but=but, command=everything.command)
+
+
 def pull(settings: Settings, shard: Shard) -> dict[str, Any]:
     """Split the shard into hash buckets. A shard that cannot be used is marked failed in the ledger, with its error."""
     storage = Storage(settings.staging_uri)
     with open_warehouse(settings) as warehouse:
         try:
-            counts = split_counts(shard, storage)
+            counts = split_counts(shard, storage, settings)
             if counts is None:  # else the shard need not be fetched again, nor be there still
                 with discovery.source_of(shard, settings).open(shard) as stream:
                     counts = split_shard(stream, shard, storage, settings)
@@ -90,6 +125,7 @@ def pair(settings: Settings, interval: Interval, buckets: list[int]) -> dict[str
     """Join the interval's new rows with everything that is there, in each of ``buckets``."""
     storage = Storage(settings.staging_uri)
     new = {shard.shard_id for shard in discovery.discovered(interval, storage)}
+    _require_rules(storage, settings, but=set())
     pairs, told = 0, time.monotonic()
     with ThreadPoolExecutor(_BUCKETS_AT_ONCE) as pool:
         found = pool.map(lambda bucket: pair_bucket(bucket, new, interval, storage, settings), buckets)
@@ -110,8 +146,12 @@ def plan(
     dag_run_id: str | None = None,
     budget: Budget = UNLIMITED,
     on_estimate: OnEstimate | None = None,
+    replan: bool = False,
 ) -> list[Unit]:
     """The units to fuse: those that an earlier try of this interval left unfinished, else new ones.
+
+    Units that were planned with other settings for pulling and pairing are planned anew. Where one of them is begun,
+    it raises InputError instead; ``replan`` drops their work.
 
     ``existing`` says what becomes of pairs that are fused already: skipped, or fused again and replaced. Raises
     InputError, and plans nothing, where fusing them is estimated to take more than ``budget``; ``on_estimate`` gets the
@@ -126,6 +166,7 @@ def plan(
             is_known=lambda ids: ledger.known_pairs(connection, fusion.fusion_id, ids) if existing == "skip" else None,
             in_flight=ledger.open_units(connection, fusion.fusion_id),
             limit=limit,
+            rules=PullRules.of(settings),
         )
 
     with open_warehouse(settings) as warehouse:
@@ -138,6 +179,7 @@ def plan(
             dag_run_id=dag_run_id,
             budget=budget,
             on_estimate=on_estimate,
+            replan=replan,
         )
 
 

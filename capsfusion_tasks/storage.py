@@ -190,8 +190,12 @@ class Storage:
         with self.publish(path) as stream:
             pq.write_table(table, stream, compression="zstd")
 
-    def write_tables(self, path: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    def write_tables(
+        self, path: str, schema: pa.Schema, tables: Iterable[pa.Table], metadata: dict[str, str] | None = None
+    ) -> None:
         """Publish ``tables`` as one Parquet file (zstd), a row group each: they need not be in memory together."""
+        if metadata:
+            schema = schema.with_metadata({**(schema.metadata or {}), **metadata})
         with self.publish(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
             for table in tables:
                 writer.write_table(table)

@@ -13,15 +13,18 @@ from functools import partial
 from sqlalchemy import Connection
 
 from capsfusion_tasks import planning, waiting
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
 from capsfusion_tasks.fusion.identity import Fusion, identify
 from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.warehouse import ledger, plans, rates
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+from capsfusion_tasks.warehouse.invariants import drop_plan
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +42,17 @@ def plan_units(
     budget: Budget,
     on_estimate: OnEstimate | None,
     needs_gpu: bool = True,
+    replan: bool = False,
 ) -> list[Unit]:
     """The units to fuse: those that an earlier try of ``work`` left unfinished, else new ones of ``find_pairs``.
 
     Raises InputError, and plans nothing, where fusing them is estimated to take more than ``budget``; ``on_estimate``
     gets the estimate before that. Without ``needs_gpu`` the captions are there, and it takes nothing.
+
+    Units of an interval that were cut from pairs of other pull rules are dropped and cut anew. Where one of them is
+    begun, it raises InputError instead, unless ``replan`` is set.
     """
-    fusion = identify(settings)
+    fusion, storage, rules = identify(settings), Storage(settings.staging_uri), PullRules.of(settings)
 
     def check(connection: Connection, where: str, to_fuse: Work) -> None:
         price, now = settings.gpu_hour_price, datetime.now(UTC)
@@ -61,6 +68,9 @@ def plan_units(
     # found the same pair cannot both plan it.
     with ledger.planning_lock(warehouse.engine, fusion.fusion_id) as connection:
         planned = ledger.units_of(connection, fusion.fusion_id, work)
+        if isinstance(work, Interval) and outdated(planned, storage, settings, work, replan):
+            drop_plan(connection, work, fusion.fusion_id)
+            planned = [(unit, state) for unit, state in planned if state == "loaded"]
         if unfinished := [unit for unit, state in planned if state != "loaded"]:
             to_fuse = (unit for unit, state in planned if state not in ("fused", "loaded"))
             check(connection, "planned before, to fuse", Work.of(to_fuse))
@@ -72,8 +82,8 @@ def plan_units(
         if size == "auto":
             measured = rates.measured(connection, fusion.fusion_id)
             size = planning.choose_unit_tokens(total.tokens, measured and measured.tokens_per_second.median)
-        storage = Storage(settings.staging_uri)
-        units = planning.cut_units(storage, pairs, work, fusion.fusion_id, size, serial=len(planned))
+        made_with = rules if isinstance(work, Interval) else None
+        units = planning.cut_units(storage, pairs, work, fusion.fusion_id, size, len(planned), made_with)
         rows = sum(unit.rows for unit in units)
         if left := total.rows - rows:
             log.warning(
@@ -94,6 +104,38 @@ def plan_units(
                 planned=rows,
             )
     return units
+
+
+def outdated(
+    planned: list[tuple[Unit, str]], storage: Storage, settings: Settings, interval: Interval, replan: bool = False
+) -> bool:
+    """Whether units of ``planned`` that are not loaded have pairs of other pull rules than those of now.
+
+    Raises InputError where one of these units is begun, unless ``replan`` is set.
+    """
+    rules, others = PullRules.of(settings), list[PullRules]()
+    unfinished = [(unit, state) for unit, state in planned if state != "loaded"]
+    for unit, _ in unfinished:
+        made_with = planning.rules_of(storage, unit.unit_id)
+        if made_with is None:
+            planning.record_rules(storage, unit.unit_id, rules)
+        elif made_with != rules:
+            others.append(made_with)
+    if not others:
+        return False
+    begun = [unit for unit, state in unfinished if state != "planned"]
+    if begun and not replan:
+        back = others[0].variables(rules)
+        raise InputError(
+            f"{len(others)} units of this interval were planned with {others[0].against(rules)}, and {len(begun)} are"
+            f" begun. Finish them: {back} {interval.command}; or drop their work: {interval.command} --replan"
+        )
+    log.warning(
+        "plan: %d units are dropped and planned anew, their pairs were made with %s",
+        len(unfinished),
+        others[0].against(rules),
+    )
+    return True
 
 
 def estimate(

@@ -12,17 +12,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from capsfusion_tasks import layout
+from capsfusion_tasks import layout, planning
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.fusion.launcher import FuseJob, torchrun_argv
+from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import FUSED, VALIDATED, Existing, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.validation import gate
 from capsfusion_tasks.validation.tally import Tally
-from capsfusion_tasks.validation.validate import validate_unit
+from capsfusion_tasks.validation.validate import different_rules, validate_unit
 from capsfusion_tasks.warehouse import ledger, ownership
 from capsfusion_tasks.warehouse.captions import raws_by_caption
 from capsfusion_tasks.warehouse.connection import open_warehouse
@@ -61,8 +62,20 @@ def fuse_started(settings: Settings, unit: Unit) -> None:
             f"unit {unit.unit_id} was planned for fusion {unit.fusion_id}, this worker would make {fusion.fusion_id}"
             f" ({fusion.model}, {fusion.num_beams} beams, {fusion.dtype}): give the worker the same model and settings"
         )
+    _require_pull_rules(settings, unit)
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
         ledger.unit_started(connection, unit.unit_id)
+
+
+def _require_pull_rules(settings: Settings, unit: Unit) -> None:
+    """A task that is run again by itself must not load rows that the settings of now leave out."""
+    made_with, rules = planning.rules_of(Storage(settings.staging_uri), unit.unit_id), PullRules.of(settings)
+    if made_with is not None and made_with != rules:
+        raise InputError(
+            f"unit {unit.unit_id} was planned with {made_with.against(rules)}: set"
+            f" {made_with.variables(rules) or 'nothing, but use the older version'} to finish it, or run its interval"
+            " with --replan"
+        )
 
 
 def is_fused(settings: Settings, unit: Unit) -> bool:
@@ -152,7 +165,8 @@ def load(
     """
     if loaded := _loaded(settings, unit):  # asked first: its files may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
-    rows = Storage(settings.staging_uri).read_table(layout.unit_validated(unit.unit_id)).cast(VALIDATED)
+    _require_pull_rules(settings, unit)
+    rows = _validated(settings, unit)
     with open_warehouse(settings) as warehouse:
         try:
             result = load_unit(warehouse, unit.unit_id, rows, dag_run_id, replace=existing == "replace")
@@ -161,6 +175,13 @@ def load(
                 ledger.unit_failed(connection, unit.unit_id, str(error))
             raise
     return {"accepted": result.accepted, "rejected": result.rejected, "already_loaded": result.already_loaded}
+
+
+def _validated(settings: Settings, unit: Unit) -> pa.Table:
+    rows = Storage(settings.staging_uri).read_table(layout.unit_validated(unit.unit_id))
+    if differing := different_rules(rows, settings.rules):
+        raise InputError(f"unit {unit.unit_id} was judged with {differing}: run its validate task again")
+    return rows.cast(VALIDATED)
 
 
 def _fused(settings: Settings, unit: Unit, columns: list[str] = FUSED.names) -> pa.Table:

@@ -93,7 +93,9 @@ def gather(settings: Settings, storage: Storage, warehouse: Warehouse, scope: Sc
         path = layout.pulled_mark(shard.side, shard.shard_id)
         if listing.get(path) is not None:
             try:
-                marks[shard.shard_id] = storage.read_json(path)
+                mark = storage.read_json(path)
+                if mark.get("whole", True):  # else the shard is being pulled again
+                    marks[shard.shard_id] = mark
             except json.JSONDecodeError as error:
                 broken[path] = _short(error)
     with warehouse.engine.connect() as connection:

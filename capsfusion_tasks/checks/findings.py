@@ -31,10 +31,7 @@ class Finding:
 
 def run_again(interval: Interval) -> str:
     """The command that does the interval's work again; what is finished is not done twice."""
-    return (
-        f"capsfusion run --start {interval.start:%Y-%m-%dT%H:%M:%S} --end {interval.end:%Y-%m-%dT%H:%M:%S},"
-        " or clear the interval's run in Airflow"
-    )
+    return f"{interval.command}, or clear the interval's run in Airflow"
 
 
 def finish(unit: LedgerUnit) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from capsfusion_tasks import layout
 from capsfusion_tasks.checks.evidence import Evidence
 from capsfusion_tasks.checks.findings import REPAIR, Finding, run_again
+from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.storage import StoredFile
@@ -66,7 +67,7 @@ def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Fi
             yield found("shard-not-in-ledger", what=f"{listed.path} has it, the ledger does not")
     elif entry.state == "failed":
         yield found("shard-failed", what=f"it could not be pulled: {entry.error}")
-    elif entry.state == "pulled" and mark is None:
+    elif entry.state == "pulled" and (mark is None or _interrupted(evidence, shard, mark)):
         what = "the ledger says that it is pulled, and its buckets are not there whole"
         yield found("shard-lost", what=what, repair=partial(_pull_again, evidence, shard))
     elif entry.state == "discovered" and ((mark and evidence.old(mark)) or _passed_over(evidence, interval)):
@@ -74,6 +75,11 @@ def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Fi
     elif entry.state == "pulled" and (noted := evidence.marks.get(shard.shard_id)) and not _same(entry, noted):
         what = f"the ledger has {entry.rows} rows, dropped {entry.dropped}; its pull noted {_counts(noted)}"
         yield found("shard-counts-differ", what=what, repair=partial(_pull_again, evidence, shard))
+
+
+def _interrupted(evidence: Evidence, shard: Shard, mark: StoredFile) -> bool:
+    """Whether the shard was being pulled again, long ago."""
+    return shard.shard_id not in evidence.marks and mark.path not in evidence.broken_lists and evidence.old(mark)
 
 
 def _same(entry: LedgerShard, mark: dict[str, Any]) -> bool:
@@ -132,9 +138,7 @@ def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]
 
 def _pull_again(evidence: Evidence, shard: Shard) -> str:
     # Its bucket files stay until they are written again: a broken one stops the joins, a missing one would not.
-    path = layout.pulled_mark(shard.side, shard.shard_id)
-    if evidence.storage.exists(path):
-        evidence.storage.delete(path)
+    pulled.invalidate(evidence.storage, shard.side, shard.shard_id)
     pull_again(evidence.warehouse.engine, [shard.shard_id])
     return "marked to be pulled again, which the next run of its interval does"
 

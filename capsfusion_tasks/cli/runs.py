@@ -42,6 +42,12 @@ def run(
     accept_rejections: Annotated[
         bool, typer.Option("--accept-rejections", help="Load units however many of their captions are rejected.")
     ] = False,
+    relist: Annotated[
+        bool, typer.Option("--relist", help="Add the shards that the sources have now to the frozen list of the range.")
+    ] = False,
+    replan: Annotated[
+        bool, typer.Option("--replan", help="Drop begun units that were planned with other settings, and plan anew.")
+    ] = False,
 ) -> None:
     """Run all stages over the shards of a time range, without Airflow. Run it again to resume.
 
@@ -61,6 +67,8 @@ def run(
         existing=existing,
         budget=budget,
         accept_rejections=accept_rejections,
+        relist=relist,
+        replan=replan,
         say=progress_line,
     )
     print_text(report["text"])

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from capsfusion_tasks import layout
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import BUCKET_ROWS, Side
 from capsfusion_tasks.storage import Storage
 
@@ -17,15 +19,19 @@ _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_ne
 
 @dataclass(frozen=True)
 class BucketSide:
-    """The files that shards of one side have in a bucket; those of the shards ``new`` are what a run has to pair."""
+    """The files that shards of one side have in a bucket; those of the shards ``new`` are what a run has to pair.
+
+    A file that was pulled with other rules than ``rules`` raises InputError when it is read.
+    """
 
     storage: Storage
     files: dict[str, int]  # path → bytes
     new: set[str]
+    rules: PullRules
 
     @classmethod
-    def of(cls, storage: Storage, side: Side, bucket: int, new: set[str]) -> BucketSide:
-        return cls(storage, storage.sizes(layout.bucket_folder(side, bucket)), new)
+    def of(cls, storage: Storage, side: Side, bucket: int, new: set[str], rules: PullRules) -> BucketSide:
+        return cls(storage, storage.sizes(layout.bucket_folder(side, bucket)), new, rules)
 
     def only_new(self) -> BucketSide:
         return replace(self, files={path: size for path, size in self.files.items() if _shard(path) in self.new})
@@ -51,10 +57,21 @@ class BucketSide:
         files = ds.dataset(list(self.files), BUCKET_ROWS, format="parquet", filesystem=self.storage.filesystem)
         numbers = {shard: number for number, shard in enumerate(self.shards)}
         for read in files.scanner(batch_readahead=4, fragment_readahead=2).scan_batches():
+            self._require_rules(read.fragment)
             batch, shard = read.record_batch, _shard(read.fragment.path)
             origin = (pa.scalar(numbers[shard], pa.int32()), pa.scalar(shard in self.new))
             more = [pa.repeat(value, batch.num_rows) for value in origin]
             yield pa.record_batch([*batch.columns, *more], schema=_ROWS)
+
+    def _require_rules(self, file: ds.ParquetFileFragment) -> None:
+        # Asked of each file: a run with other settings may replace it while this one reads.
+        footer = file.metadata.metadata or {}  # read with the rows
+        made_with = PullRules.recorded(
+            {key.decode(): value.decode("utf-8", "replace") for key, value in footer.items()}
+        )
+        if made_with is not None and made_with != self.rules:
+            where = self.storage.path(file.path)
+            raise InputError(f"{where} was pulled with {made_with.against(self.rules)}: run its interval again")
 
 
 def _shard(path: str) -> str:

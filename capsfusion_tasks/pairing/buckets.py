@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 from capsfusion_tasks import layout, scratch
 from capsfusion_tasks.errors import InputError, NotReadyError, printable
+from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.ceiling import memory_ceiling
 from capsfusion_tasks.pairing.columns import Counts, canonical_rows, source_columns
 from capsfusion_tasks.pairing.spill import BucketSpill
+from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import BUCKET_ROWS, Shard
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.storage import Storage
@@ -31,12 +33,15 @@ _WRITERS = 4  # bucket files that are written at the same time: on S3 each takes
 def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings: Settings) -> Counts:
     """Write the shard's usable rows to its bucket files; once done, a second call only returns the counts.
 
+    With other settings than those that it was split with, a shard is split again.
+
     Nothing is written of a file that cannot be read to its end. Raises InputError for a file that is no Parquet, is cut
     short, or lacks a column.
     """
     buckets = bucket_count(storage, settings)
-    if (done := split_counts(shard, storage)) is not None:
+    if (done := split_counts(shard, storage, settings)) is not None:
         return done
+    rules = PullRules.of(settings)
     counts = Counts()
     with scratch.temporary_folder(settings.scratch_folder, "split-", f"the rows of {shard.label}") as folder:
         spill = BucketSpill(folder)
@@ -47,24 +52,31 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
 
         def write(bucket: int) -> None:
             path = layout.bucket_file(shard.side, bucket, shard.shard_id)
-            storage.write_tables(path, BUCKET_ROWS, together(spill.rows(bucket), _HELD_ROWS))
+            storage.write_tables(path, BUCKET_ROWS, together(spill.rows(bucket), _HELD_ROWS), rules.as_footer())
 
+        before = pulled.begin_replacing(storage, shard.side, shard.shard_id)
         with ThreadPoolExecutor(_WRITERS) as writers:
             for _ in writers.map(write, spill.buckets()):
                 pass
     rows_of_buckets = {layout.bucket_name(bucket): rows for bucket, rows in sorted(spill.counts.items())}
-    mark = {"rows": counts.rows, "dropped": counts.dropped, "buckets": rows_of_buckets}
-    storage.write_json(layout.pulled_mark(shard.side, shard.shard_id), mark)
+    # A bucket without a row under these rules may have had some under older ones: the join would read them.
+    pulled.delete_files(storage, shard.side, shard.shard_id, before - rows_of_buckets.keys())
+    pulled.publish(storage, shard, rules, counts.rows, counts.dropped, rows_of_buckets)
     return counts
 
 
-def split_counts(shard: Shard, storage: Storage) -> Counts | None:
-    """The counts of a shard that is split already; None: it is not."""
-    mark = layout.pulled_mark(shard.side, shard.shard_id)
-    if not storage.exists(mark):
+def split_counts(shard: Shard, storage: Storage, settings: Settings) -> Counts | None:
+    """The counts of a shard that is split already; None: it is not, or with other settings."""
+    mark, rules = pulled.read(storage, shard.side, shard.shard_id), PullRules.of(settings)
+    if mark is None or not pulled.is_whole(mark):
         return None
-    found = storage.read_json(mark)
-    return Counts(found["rows"], found["dropped"])
+    made_with = pulled.rules_of(mark)
+    if made_with is None:
+        pulled.record(storage, shard.side, shard.shard_id, mark, rules)
+    elif made_with != rules:
+        log.info("%s is pulled again, it was pulled with %s", shard.label, made_with.against(rules))
+        return None
+    return Counts(mark["rows"], mark["dropped"])
 
 
 def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Counts) -> Iterator[pa.Table]:

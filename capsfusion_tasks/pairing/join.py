@@ -12,6 +12,7 @@ import pyarrow as pa
 from capsfusion_tasks import layout
 from capsfusion_tasks.pairing.bucket_side import BucketSide
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
+from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import PAIRS, Side
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.storage import Storage
@@ -71,13 +72,15 @@ def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage
             count += table.num_rows
             yield table
 
-    storage.write_tables(f"{layout.pairs_folder(interval)}/{layout.bucket_name(bucket)}.parquet", PAIRS, pairs())
+    path = f"{layout.pairs_folder(interval)}/{layout.bucket_name(bucket)}.parquet"
+    storage.write_tables(path, PAIRS, pairs(), PullRules.of(settings).as_footer())
     return count
 
 
 def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
     """The bucket's pairs (``schemas.PAIRS``) that a shard of ``new`` has a part in, in parts that fit in memory."""
-    raw, coco = (BucketSide.of(storage, side, bucket, new) for side in get_args(Side))
+    rules = PullRules.of(settings)
+    raw, coco = (BucketSide.of(storage, side, bucket, new, rules) for side in get_args(Side))
     if settings.self_paired:
         raw = replace(raw, files={})
     # What is old on both sides was paired before.

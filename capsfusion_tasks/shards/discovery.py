@@ -6,15 +6,16 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.schemas import Shard, Side
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.settings import Interval, Patterns, Settings
+from capsfusion_tasks.shards import shard_list
 from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
+from capsfusion_tasks.shards.shard_list import Origin, ShardList, told
 from capsfusion_tasks.shards.source import Source, SourceFile
 from capsfusion_tasks.storage import Storage, refuse_credentials
 
@@ -27,10 +28,11 @@ _LONGEST_NAME = 2000  # bytes of source, path and etag together: they are a key,
 
 @dataclass(frozen=True)
 class SideSource:
-    """Where a side's shards arrive, and which of the files there are shards."""
+    """Where a side's shards arrive, and which of the files there are shards: those ``wanted``, by ``patterns``."""
 
     source: Source
     wanted: Callable[[str], bool]
+    patterns: dict[str, Patterns] = field(default_factory=dict)
 
 
 def open_source(uri: str, settings: Settings) -> Source:
@@ -69,16 +71,16 @@ def source_of(shard: Shard, settings: Settings) -> Source:
 
 def sources(settings: Settings) -> dict[Side, SideSource]:
     """Each side's source, with the patterns that are set for it; no LAION-2B where LAION-COCO is paired with itself."""
-    coco = SideSource(
-        open_source(settings.laion_coco, settings),
-        path_filter(settings.laion_coco_include, settings.laion_coco_exclude),
-    )
+    coco = _side(settings.laion_coco, settings.laion_coco_include, settings.laion_coco_exclude, settings)
     if settings.self_paired:
         return {"laion_coco": coco}
-    raw = SideSource(
-        open_source(settings.laion2b, settings), path_filter(settings.laion2b_include, settings.laion2b_exclude)
-    )
+    raw = _side(settings.laion2b, settings.laion2b_include, settings.laion2b_exclude, settings)
     return {"laion_2b": raw, "laion_coco": coco}
+
+
+def _side(uri: str, include: Patterns, exclude: Patterns, settings: Settings) -> SideSource:
+    patterns = {"include": include, "exclude": exclude}
+    return SideSource(open_source(uri, settings), path_filter(include, exclude), patterns)
 
 
 def source_bytes(sources: Mapping[Side, SideSource]) -> int:
@@ -86,36 +88,66 @@ def source_bytes(sources: Mapping[Side, SideSource]) -> int:
     return sum(file.size_bytes for place in sources.values() for file in place.source.files(place.wanted))
 
 
-def discover(sources: Mapping[Side, SideSource], interval: Interval, storage: Storage) -> list[Shard]:
+def discover(
+    sources: Mapping[Side, SideSource],
+    interval: Interval,
+    storage: Storage,
+    *,
+    relist: bool = False,
+    units: Callable[[], int] = lambda: 0,
+    remove: Callable[[list[Shard]], None] = lambda _: None,
+) -> list[Shard]:
     """The interval's shards, by side and path, for the stages after this one to find with ``discovered``.
 
     The list is frozen at the first call after the interval's end that finds any, so that a rerun or a backfill does the
-    same work. Before its end, a call adds what has arrived since the last. An empty list is not frozen: shards may be
-    copied in later with their old times.
+    same work; ``relist`` adds what has come since. Before its end, a call adds what has arrived since the last. Not
+    frozen are an empty list, and a side whose source had no shard at all: shards may be copied in later with their old
+    times.
+
+    A list of other sources or patterns is made anew, and ``remove`` gets the shards that leave it, as long as the
+    interval has no ``units``. Raises InputError where it has some, unless ``relist`` adds the shards of these sources.
     """
-    path = layout.discovered(interval)
-    known = {shard.shard_id: shard for shard in discovered(interval, storage)}
-    if known and storage.read_json(path)["frozen"]:
-        return list(known.values())
+    now = {side: Origin(uri=place.source.uri, **place.patterns) for side, place in sources.items()}
+    listed = shard_list.read(interval, storage) or ShardList(frozen=False, shards=[], sources=now)
+    known, frozen, leaving = listed.shards, listed.is_frozen and not relist, list[Shard]()
+    if known and (before := listed.made_from(now)) != now and not relist:
+        _require_no_units(interval, before, now, units())
+        known, frozen, leaving = [], False, known
     over = datetime.now(UTC) >= interval.end  # asked before the listing: what arrives during it may be missing from it
+    to_list = {side: place for side, place in sources.items() if not frozen or side in listed.empty}
+    there = {side: [*all_shards(side, place)] for side, place in to_list.items()}
     found = {
         shard.shard_id: shard
-        for side, place in sources.items()
-        for shard in all_shards(side, place)
+        for shards in there.values()
+        for shard in shards
         if interval.start <= shard.arrived_at < interval.end
-    } | known  # what an earlier call found stays as it was: its rows may be pulled and paired already
+    } | {shard.shard_id: shard for shard in known}  # these stay as they were: their rows may be pulled and paired
     shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
-    if shards:
-        storage.write_json(path, {"frozen": over, "shards": [shard.model_dump(mode="json") for shard in shards]})
+    empty = [side for side in there if not there[side]]
+    for side in empty:
+        log.warning("discover: %s has no shard at all in %s: check its source and patterns", side, now[side])
+    if gone := [shard for shard in leaving if shard.shard_id not in found]:
+        remove(gone)  # before the list forgets them: every join reads what lies in the buckets
+    made = ShardList(frozen=frozen or over, shards=shards, sources=now, empty=tuple(empty))
+    if made != listed and (shards or leaving):
+        shard_list.write(interval, storage, made)
     return shards
+
+
+def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[Side, Origin], units: int) -> None:
+    then = told(before, now)
+    if units:
+        raise InputError(
+            f"the shards of this interval were listed from {then}, and {units} units of them are planned or loaded. Set"
+            f" these sources, name an empty CAPSFUSION_STAGING, or add those of now: {interval.command} --relist"
+        )
+    log.warning("discover: the interval is listed anew, its list was made from %s", then)
 
 
 def discovered(interval: Interval, storage: Storage) -> list[Shard]:
     """The interval's shards as ``discover`` last listed them; none if it found none."""
-    path = layout.discovered(interval)
-    if not storage.exists(path):
-        return []
-    return [Shard.model_validate(shard) for shard in storage.read_json(path)["shards"]]
+    listed = shard_list.read(interval, storage)
+    return listed.shards if listed else []
 
 
 def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Set
 
 import pyarrow as pa
@@ -18,6 +19,8 @@ from capsfusion_tasks.validation.thresholds import RuleSettings
 RawsByCaption = Callable[[Set[str]], Mapping[str, Set[str]]]
 
 JUDGED = pa.schema([*SCORES, *(VALIDATED.field(name) for name in ("reasons", "flags"))])  # the columns that are added
+
+_RULES = "capsfusion.rules"  # in the footer of the verdicts: what they were judged with
 
 
 def validate_unit(
@@ -36,8 +39,20 @@ def validate_unit(
     for name in CAPTION.names:
         pairs = pairs.append_column(name, fused[name])
     validated = validate_table(pairs, settings=settings, loaded=loaded).select(VALIDATED.names).cast(VALIDATED)
-    storage.write_table(layout.unit_validated(unit.unit_id), validated)
+    storage.write_table(layout.unit_validated(unit.unit_id), validated, {_RULES: settings.model_dump_json()})
     return validated
+
+
+def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
+    """What differs between the rules that ``validated`` was judged with, as it is stored, and ``settings``."""
+    noted = (validated.schema.metadata or {}).get(_RULES.encode())
+    then = json.loads(noted) if noted else {}  # an older version noted nothing: it counts as judged with those of now
+    now = settings.model_dump(mode="json")
+    return ", ".join(
+        f"CAPSFUSION_RULES__{name.upper()}={then[name]}, now {now[name]}"
+        for name in now
+        if name in then and then[name] != now[name]
+    )
 
 
 def validate_table(

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, delete, func, select, update
 
 from capsfusion_tasks.schemas import Side
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.warehouse.ownership import alone_with
+from capsfusion_tasks.warehouse.ownership import alone_with, keep_others_off
 from capsfusion_tasks.warehouse.queries import Scope
-from capsfusion_tasks.warehouse.tables import shards, work_units
+from capsfusion_tasks.warehouse.tables import plans, shards, work_units
 
 
 @dataclass(frozen=True)
@@ -85,3 +85,26 @@ def forget_unit(engine: Engine, unit_id: str) -> None:
     """
     with alone_with(engine, unit_id) as connection:
         connection.execute(delete(work_units).where(work_units.c.unit_id == unit_id, work_units.c.state != "loaded"))
+
+
+def drop_plan(connection: Connection, interval: Interval, fusion_id: str) -> None:
+    """Take the interval's units that are not loaded out of the ledger and out of its last plan.
+
+    Call it under the planning lock. Raises NotReadyError where somebody is at work on a unit.
+    """
+    units = work_units.c
+    mine = (units.fusion_id == fusion_id, units.interval_start == interval.start, units.interval_end == interval.end)
+    unfinished = (*mine, units.state != "loaded")
+    for unit_id in connection.scalars(select(units.unit_id).where(*unfinished)).all():
+        keep_others_off(connection, unit_id)
+    rows = sum(connection.scalars(delete(work_units).where(*unfinished).returning(units.rows_in)).all())
+    columns = plans.c
+    its = (
+        columns.fusion_id == fusion_id,
+        columns.interval_start == interval.start,
+        columns.interval_end == interval.end,
+    )
+    last = select(func.max(columns.plan_id)).where(*its).scalar_subquery()
+    connection.execute(
+        update(plans).where(columns.plan_id == last).values(planned=func.greatest(columns.planned - rows, 0))
+    )

@@ -133,6 +133,13 @@ def open_units(connection: Connection, fusion_id: str) -> list[str]:
     return list(connection.scalars(statement.order_by(work_units.c.unit_id)))
 
 
+def units_planned(connection: Connection, interval: Interval) -> int:
+    """How many units the interval has, under any fusion, loaded or not."""
+    units = work_units.c
+    mine = (units.interval_start == interval.start, units.interval_end == interval.end)
+    return int(connection.execute(select(func.count()).select_from(work_units).where(*mine)).scalar_one())
+
+
 def planned_rows(connection: Connection, unit_ids: Sequence[str]) -> int:
     """How many pairs ``unit_ids`` have together."""
     statement = select(func.coalesce(func.sum(work_units.c.rows_in), 0)).where(work_units.c.unit_id.in_(unit_ids))

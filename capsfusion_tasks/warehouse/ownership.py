@@ -89,9 +89,14 @@ def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
 def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
     """A transaction during which nobody begins to work on the unit. Raises NotReadyError where somebody is at work."""
     with engine.begin() as connection:
-        if not connection.scalar(select(func.pg_try_advisory_xact_lock(_key(unit_id)))):
-            raise NotReadyError(f"somebody is at work on unit {unit_id}")
+        keep_others_off(connection, unit_id)
         yield connection
+
+
+def keep_others_off(connection: Connection, unit_id: str) -> None:
+    """The same until the transaction of ``connection`` ends."""
+    if not connection.scalar(select(func.pg_try_advisory_xact_lock(_key(unit_id)))):
+        raise NotReadyError(f"somebody is at work on unit {unit_id}")
 
 
 def put_back(engine: Engine, unit_id: str) -> None:

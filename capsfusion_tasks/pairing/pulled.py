@@ -1,0 +1,109 @@
+"""The mark of a pulled shard: its counts, its buckets, and the rules that it was pulled with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, get_args
+
+from capsfusion_tasks import layout
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.schemas import Shard, Side
+from capsfusion_tasks.storage import Storage
+
+_READERS = 16  # marks that are read at the same time: on S3 each takes a round trip
+
+
+def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:
+    """The shard's mark, also one that is not ``whole``; None: the shard was never pulled."""
+    path = layout.pulled_mark(side, shard_id)
+    if not storage.exists(path):
+        return None
+    mark: dict[str, Any] = storage.read_json(path)
+    return mark
+
+
+def is_whole(mark: dict[str, Any]) -> bool:
+    """False: the shard is to be pulled again, or is being."""
+    return bool(mark.get("whole", True))
+
+
+def rules_of(mark: dict[str, Any]) -> PullRules | None:
+    """None: an older version pulled the shard, or its files are being replaced and may be of two pulls."""
+    return PullRules(**mark["rules"]) if mark.get("rules") else None
+
+
+def _is_replaced(mark: dict[str, Any]) -> bool:
+    return "rules" in mark and mark["rules"] is None
+
+
+def publish(
+    storage: Storage, shard: Shard, rules: PullRules, rows: int, dropped: dict[str, int], buckets: dict[str, int]
+) -> None:
+    mark = {"rows": rows, "dropped": dropped, "buckets": buckets, "rules": asdict(rules)}
+    storage.write_json(layout.pulled_mark(shard.side, shard.shard_id), mark)
+
+
+def record(storage: Storage, side: Side, shard_id: str, mark: dict[str, Any], rules: PullRules) -> None:
+    """Add ``rules`` to the mark of an older version."""
+    storage.write_json(layout.pulled_mark(side, shard_id), {**mark, "rules": asdict(rules)})
+
+
+def invalidate(storage: Storage, side: Side, shard_id: str) -> None:
+    """The shard counts as not pulled. Its files stay until it is pulled again, and may be joined."""
+    if mark := read(storage, side, shard_id):
+        storage.write_json(layout.pulled_mark(side, shard_id), {**mark, "whole": False})
+
+
+def begin_replacing(storage: Storage, side: Side, shard_id: str) -> set[str]:
+    """The shard's files are about to be replaced: nobody may join them. Returns the buckets in which it has some."""
+    mark = read(storage, side, shard_id)
+    if mark is None:
+        return set()
+    storage.write_json(layout.pulled_mark(side, shard_id), {**mark, "whole": False, "rules": None})
+    return set(mark["buckets"])
+
+
+def delete_files(storage: Storage, side: Side, shard_id: str, buckets: Iterable[str]) -> None:
+    for bucket in buckets:
+        with suppress(FileNotFoundError):
+            storage.delete(layout.bucket_file(side, int(bucket), shard_id))
+
+
+def remove(storage: Storage, shard: Shard) -> None:
+    """Take the shard's rows out of the buckets."""
+    delete_files(storage, shard.side, shard.shard_id, begin_replacing(storage, shard.side, shard.shard_id))
+    with suppress(FileNotFoundError):
+        storage.delete(layout.pulled_mark(shard.side, shard.shard_id))
+
+
+def require_rules(storage: Storage, rules: PullRules, *, but: set[str], command: str) -> None:
+    """Raise InputError where a shard was pulled with other rules than ``rules``, but for the shards ``but``.
+
+    Every join reads the bucket files of all shards. ``command`` pulls all of them again.
+    """
+    others = []
+    for side, shard_id, mark in _marks(storage):
+        made_with = rules_of(mark)
+        if made_with is None and not _is_replaced(mark):
+            record(storage, side, shard_id, mark, rules)
+        elif made_with != rules and shard_id not in but:
+            others.append((f"{side}/{shard_id}", made_with))
+    if not others:
+        return
+    first, made_with = others[0]
+    where = f"{len(others)} shards in the buckets of {storage.root} (first {first})"
+    if made_with is None:
+        raise InputError(f"{where} are being pulled again, or were when a run ended: {command}")
+    back = f", or set {made_with.variables(rules)}" if made_with.variables(rules) else ""
+    raise InputError(f"{where} were pulled with {made_with.against(rules)}. Pull and pair them again: {command}{back}")
+
+
+def _marks(storage: Storage) -> Iterator[tuple[Side, str, dict[str, Any]]]:
+    paths = [(side, path) for side in get_args(Side) for path in storage.files(layout.pulled_folder(side))]
+    with ThreadPoolExecutor(_READERS) as readers:
+        for (side, path), mark in zip(paths, readers.map(lambda one: storage.read_json(one[1]), paths), strict=True):
+            yield side, path.rpartition("/")[2].removesuffix(".json"), mark

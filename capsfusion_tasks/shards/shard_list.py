@@ -1,0 +1,59 @@
+"""The list of an interval's shards: what is in it, and which sources and patterns it was made from."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from capsfusion_tasks import layout
+from capsfusion_tasks.schemas import Shard, Side
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.storage import Storage
+
+
+class Origin(BaseModel):
+    """Where a side's shards were looked for."""
+
+    uri: str
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        patterns = ", ".join([*self.include, *(f"not {pattern}" for pattern in self.exclude)])
+        return f"{self.uri} ({patterns})" if patterns else self.uri
+
+
+class ShardList(BaseModel):
+    """``frozen``: the interval was over when it was listed. ``empty``: sides without any shard, whenever it arrived."""
+
+    frozen: bool
+    shards: list[Shard]
+    sources: dict[Side, Origin] | None = None  # None: an older version wrote the list
+    empty: tuple[Side, ...] = ()
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.frozen and bool(self.shards)
+
+    def made_from(self, now: dict[Side, Origin]) -> dict[Side, Origin]:
+        """The sources of the list. An older version noted the URI only, with each shard: the rest counts as now."""
+        if self.sources is not None:
+            return self.sources
+        return now | {
+            shard.side: now.get(shard.side, Origin(uri="")).model_copy(update={"uri": shard.source})
+            for shard in self.shards
+        }
+
+
+def read(interval: Interval, storage: Storage) -> ShardList | None:
+    path = layout.discovered(interval)
+    return ShardList.model_validate(storage.read_json(path)) if storage.exists(path) else None
+
+
+def write(interval: Interval, storage: Storage, listed: ShardList) -> None:
+    storage.write_json(layout.discovered(interval), listed.model_dump(mode="json"))
+
+
+def told(these: dict[Side, Origin], others: dict[Side, Origin]) -> str:
+    """The sides of ``these`` that differ from ``others``, for messages."""
+    differing = [f"{side} {origin}" for side, origin in these.items() if origin != others.get(side)]
+    return " and ".join([*differing, *(f"no {side}" for side in others if side not in these)])
