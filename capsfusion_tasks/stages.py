@@ -31,7 +31,7 @@ from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.storage import Storage
 from capsfusion_tasks.unit_plan import OnEstimate, outdated, plan_units, unplanned
 from capsfusion_tasks.warehouse import ledger
-from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.export import Selection
 from capsfusion_tasks.warehouse.invariants import pull_again
 from capsfusion_tasks.warehouse.queries import Scope
@@ -48,33 +48,27 @@ _BUCKETS_AT_ONCE = 3  # while one is read, another is joined and a third written
 def discover(settings: Settings, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
     """The shards of the interval, now in the ledger.
 
-    Raises InputError, before anything is changed, for state that was made with other settings and that this run may
-    not replace. ``relist`` adds to a frozen list what its sources have now; ``replan`` as for ``plan``.
+    Raises InputError, before anything is pulled, for state that was made with other settings and that this run may not
+    replace. ``relist`` adds to a frozen list what its sources have now; ``replan`` as for ``plan``.
     """
     storage = Storage(settings.staging_uri)
     sources = discovery.sources(settings)
     with open_warehouse(settings) as warehouse:
-
-        def units() -> int:
-            with warehouse.engine.connect() as connection:
-                return ledger.units_planned(connection, interval)
-
-        def remove(gone: list[Shard]) -> None:
-            elsewhere = waiting.intervals(storage)
-            kept = {
-                shard.shard_id for one in elsewhere if one != interval for shard in discovery.discovered(one, storage)
-            }
-            left = [shard for shard in gone if shard.shard_id not in kept]
-            pull_again(warehouse.engine, [shard.shard_id for shard in left])
-            for shard in left:
-                pulled.remove(storage, shard)
-
         with warehouse.engine.connect() as connection:
-            outdated(
-                ledger.units_of(connection, identify(settings).fusion_id, interval), storage, settings, interval, replan
-            )
-        shards = discovery.discover(sources, interval, storage, relist=relist, units=units, remove=remove)
-        _require_rules(storage, settings, but={shard.shard_id for shard in shards})
+            units = ledger.units_planned(connection, interval)
+            if units:
+                planned = ledger.units_of(connection, identify(settings).fusion_id, interval)
+                outdated(planned, storage, settings, interval, replan)
+        shards = discovery.discover(
+            sources,
+            interval,
+            storage,
+            relist=relist,
+            units=units,
+            remove=lambda gone: _remove_shards(warehouse, storage, interval, gone),
+        )
+        ids = {shard.shard_id for shard in shards}
+        _require_pull_rules(storage, settings, interval, but=ids)
         if shards:
             with ledger.staging_lock(warehouse.engine, storage.root):
                 bucket_count(storage, settings, lambda: discovery.source_bytes(sources))
@@ -83,12 +77,25 @@ def discover(settings: Settings, interval: Interval, *, relist: bool = False, re
     return shards
 
 
-def _require_rules(storage: Storage, settings: Settings, but: set[str]) -> None:
+def _remove_shards(warehouse: Warehouse, storage: Storage, interval: Interval, gone: list[Shard]) -> None:
+    """Take ``gone`` out of the buckets: they leave the interval's list. What other intervals have listed stays."""
+    others = (one for one in waiting.intervals(storage) if one != interval)
+    kept = {shard.shard_id for one in others for shard in discovery.discovered(one, storage)}
+    gone = [shard for shard in gone if shard.shard_id not in kept]
+    pull_again(warehouse.engine, [shard.shard_id for shard in gone])
+    for shard in gone:
+        pulled.remove(storage, shard)
+
+
+def _require_pull_rules(storage: Storage, settings: Settings, interval: Interval, but: set[str]) -> None:
     """Raise InputError where the buckets have shards that were pulled with other settings, ``but`` for these."""
-    seen = waiting.intervals(storage)
-    if seen:
-        everything = Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
-        pulled.require_rules(storage, PullRules.of(settings), but=but, command=everything.command)
+    seen = [interval, *waiting.intervals(storage)]
+    everything = Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
+    if everything == interval and but:
+        mend = "They are not in the sources of now: name an empty CAPSFUSION_STAGING"
+    else:
+        mend = f"Pull and pair them again: {everything.command}"
+    pulled.require_rules(storage, PullRules.of(settings), but=but, mend=mend)
 
 
 def pull(settings: Settings, shard: Shard) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def pair(settings: Settings, interval: Interval, buckets: list[int]) -> dict[str
     """Join the interval's new rows with everything that is there, in each of ``buckets``."""
     storage = Storage(settings.staging_uri)
     new = {shard.shard_id for shard in discovery.discovered(interval, storage)}
-    _require_rules(storage, settings, but=set())
+    _require_pull_rules(storage, settings, interval, but=set())
     pairs, told = 0, time.monotonic()
     with ThreadPoolExecutor(_BUCKETS_AT_ONCE) as pool:
         found = pool.map(lambda bucket: pair_bucket(bucket, new, interval, storage, settings), buckets)

@@ -80,10 +80,10 @@ def remove(storage: Storage, shard: Shard) -> None:
         storage.delete(layout.pulled_mark(shard.side, shard.shard_id))
 
 
-def require_rules(storage: Storage, rules: PullRules, *, but: set[str], command: str) -> None:
+def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: str) -> None:
     """Raise InputError where a shard was pulled with other rules than ``rules``, but for the shards ``but``.
 
-    Every join reads the bucket files of all shards. ``command`` pulls all of them again.
+    Every join reads the bucket files of all shards. ``mend`` says what to do.
     """
     others = []
     for side, shard_id, mark in _marks(storage):
@@ -97,9 +97,9 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], command:
     first, made_with = others[0]
     where = f"{len(others)} shards in the buckets of {storage.root} (first {first})"
     if made_with is None:
-        raise InputError(f"{where} are being pulled again, or were when a run ended: {command}")
+        raise InputError(f"{where} are being pulled again, or were when a run ended. {mend}")
     back = f", or set {made_with.variables(rules)}" if made_with.variables(rules) else ""
-    raise InputError(f"{where} were pulled with {made_with.against(rules)}. Pull and pair them again: {command}{back}")
+    raise InputError(f"{where} were pulled with {made_with.against(rules)}. {mend}{back}")
 
 
 def _marks(storage: Storage) -> Iterator[tuple[Side, str, dict[str, Any]]]:

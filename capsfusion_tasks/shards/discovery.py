@@ -94,7 +94,7 @@ def discover(
     storage: Storage,
     *,
     relist: bool = False,
-    units: Callable[[], int] = lambda: 0,
+    units: int = 0,
     remove: Callable[[list[Shard]], None] = lambda _: None,
 ) -> list[Shard]:
     """The interval's shards, by side and path, for the stages after this one to find with ``discovered``.
@@ -105,13 +105,14 @@ def discover(
     times.
 
     A list of other sources or patterns is made anew, and ``remove`` gets the shards that leave it, as long as the
-    interval has no ``units``. Raises InputError where it has some, unless ``relist`` adds the shards of these sources.
+    interval has no ``units``, planned or loaded. Raises InputError where it has some, unless ``relist`` adds the shards
+    of these sources.
     """
     now = {side: Origin(uri=place.source.uri, **place.patterns) for side, place in sources.items()}
     listed = shard_list.read(interval, storage) or ShardList(frozen=False, shards=[], sources=now)
     known, frozen, leaving = listed.shards, listed.is_frozen and not relist, list[Shard]()
     if known and (before := listed.made_from(now)) != now and not relist:
-        _require_no_units(interval, before, now, units())
+        _require_no_units(interval, before, now, units)
         known, frozen, leaving = [], False, known
     over = datetime.now(UTC) >= interval.end  # asked before the listing: what arrives during it may be missing from it
     to_list = {side: place for side, place in sources.items() if not frozen or side in listed.empty}
