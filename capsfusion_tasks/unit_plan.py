@@ -113,27 +113,27 @@ def outdated(
 
     Raises InputError where one of these units is begun, unless ``replan`` is set.
     """
-    rules, others = PullRules.of(settings), list[PullRules]()
+    rules = PullRules.of(settings)
     unfinished = [(unit, state) for unit, state in planned if state != "loaded"]
-    for unit, _ in unfinished:
-        made_with = planning.rules_of(storage, unit.unit_id)
-        if made_with is None:
+    if not unfinished:
+        return False
+    made_with = planning.rules_of(storage, unfinished[0][0].unit_id)  # the others were cut with it
+    if made_with is None:
+        for unit, _ in reversed(unfinished):  # the first, which is asked, at last
             planning.record_rules(storage, unit.unit_id, rules)
-        elif made_with != rules:
-            others.append(made_with)
-    if not others:
+    if made_with is None or made_with == rules:
         return False
     begun = [unit for unit, state in unfinished if state != "planned"]
     if begun and not replan:
-        back = others[0].variables(rules)
+        back = made_with.variables(rules)
         raise InputError(
-            f"{len(others)} units of this interval were planned with {others[0].against(rules)}, and {len(begun)} are"
-            f" begun. Finish them: {back} {interval.command}; or drop their work: {interval.command} --replan"
+            f"{len(unfinished)} units of this interval were planned with {made_with.against(rules)}, and {len(begun)}"
+            f" are begun. Finish them: {back} {interval.command}; or drop their work: {interval.command} --replan"
         )
     log.warning(
-        "plan: %d units are dropped and planned anew, their pairs were made with %s",
+        "plan: %d units are dropped and planned anew, they were planned with %s",
         len(unfinished),
-        others[0].against(rules),
+        made_with.against(rules),
     )
     return True
 
@@ -152,6 +152,12 @@ def estimate(
     storage = Storage(settings.staging_uri)
     fusion = identify(settings)
     seen = waiting.intervals(storage, within)
+    if outdated_pairs := waiting.paired_with_others(storage, seen, PullRules.of(settings)):
+        log.warning(
+            "the pairs of %d intervals were made with other settings than those of now, and count as they are: %s",
+            len(outdated_pairs),
+            outdated_pairs[0].command,
+        )
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
         work = {
             "planned, not fused": Work(*rates.unfused(connection, fusion.fusion_id, within)),

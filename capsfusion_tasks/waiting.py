@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks import layout
 from capsfusion_tasks.planning import PairsInFlight, estimate_tokens
+from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.storage import Storage
 
@@ -29,6 +30,17 @@ def paired_rows(storage: Storage, interval: Interval) -> int:
 def paired_buckets(storage: Storage, interval: Interval) -> int:
     """How many of the interval's buckets are joined."""
     return len(storage.files(layout.pairs_folder(interval)))
+
+
+def paired_with_others(storage: Storage, within: Iterable[Interval], rules: PullRules) -> list[Interval]:
+    """The intervals whose pairs were made with other rules: the next run of each makes them anew."""
+    found = []
+    for interval in within:
+        if files := storage.files(layout.pairs_folder(interval)):
+            made_with = PullRules.recorded(storage.footer(files[0])[0])
+            if made_with is not None and made_with != rules:
+                found.append(interval)
+    return found
 
 
 def unplanned(

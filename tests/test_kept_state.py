@@ -19,6 +19,7 @@ from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.unit_plan import estimate
 from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
@@ -239,9 +240,15 @@ def test_shards_of_other_intervals_are_refused_until_they_are_pulled_with_the_sa
         assert paired(after, day) <= paired(after, BOTH)
 
 
-def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(place: Place) -> None:
+def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     before, after = place.two(PULL_RULES[0])
     pair(before)
+    estimate(before)
+    assert "the pairs of 1 intervals were made with other settings" not in caplog.text
+    estimate(after)
+    assert "the pairs of 1 intervals were made with other settings" in caplog.text
     with pytest.raises(InputError, match="were pulled with"):
         stages.pair(after, DAY, [0])
     with pytest.raises(InputError, match="was paired with"):
@@ -272,7 +279,7 @@ def test_a_pull_that_is_interrupted_leaves_no_row_of_other_settings(
         with pytest.raises(KeyboardInterrupt):
             pair(after)
     settings = {"before": before, "after": after}[next_run]
-    with pytest.raises(InputError, match="are being pulled again, or were when a run ended"):
+    with pytest.raises(NotReadyError, match="are being pulled again, or were when a run ended"):
         stages.pair(settings, DAY, [0])
     pair(settings)
     assert paired(settings) == place.fresh(settings)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from capsfusion_tasks import layout
 from capsfusion_tasks.checks.evidence import Evidence
-from capsfusion_tasks.checks.findings import Finding, run_again
+from capsfusion_tasks.checks.findings import Finding
 from capsfusion_tasks.shards import discovery
 
 
@@ -25,6 +25,6 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
                         "shard-late",
                         shard.label,
                         f"it has the time {shard.arrived_at:%Y-%m-%d %H:%M:%S}, and came when {path} had been made",
-                        f"delete {evidence.storage.path(path)}, then {run_again(interval)}",
+                        f"{interval.command} --relist",
                     )
                     break

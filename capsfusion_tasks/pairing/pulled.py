@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from capsfusion_tasks import layout
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.storage import Storage
@@ -83,7 +83,8 @@ def remove(storage: Storage, shard: Shard) -> None:
 def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: str) -> None:
     """Raise InputError where a shard was pulled with other rules than ``rules``, but for the shards ``but``.
 
-    Every join reads the bucket files of all shards. ``mend`` says what to do.
+    Raises NotReadyError where a shard's files are being replaced. ``mend`` says what to do. It is asked before a join,
+    which reads the bucket files of all shards.
     """
     others = []
     for side, shard_id, mark in _marks(storage):
@@ -97,7 +98,7 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
     first, made_with = others[0]
     where = f"{len(others)} shards in the buckets of {storage.root} (first {first})"
     if made_with is None:
-        raise InputError(f"{where} are being pulled again, or were when a run ended. {mend}")
+        raise NotReadyError(f"{where} are being pulled again, or were when a run ended. {mend}")
     back = f", or set {made_with.variables(rules)}" if made_with.variables(rules) else ""
     raise InputError(f"{where} were pulled with {made_with.against(rules)}. {mend}{back}")
 

@@ -236,9 +236,8 @@ def test_a_shard_that_came_after_its_interval_was_listed_is_found_and_the_advice
         assert area.rules() == []
         [finding] = area.check(listings=True).findings
         assert (finding.rule, finding.where) == ("shard-late", "laion_2b/late.parquet")
-        path = layout.discovered(DAYS[0])
-        assert finding.mend.startswith(f"delete {area.storage.path(path)}, then capsfusion run --start 2026-11-10T")
-        area.storage.delete(path)
+        assert finding.mend == f"{DAYS[0].command} --relist"
+        stages.discover(area.settings, DAYS[0], relist=True)
         area.run_day(DAYS[0])
         assert area.rules(listings=True) == []
         assert area.one("select state from shards where path = 'late.parquet'") == "pulled"
