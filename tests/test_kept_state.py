@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from capsfusion_tasks import layout, stages, unit_stages
+from capsfusion_tasks.checks.check import check
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.schemas import Unit
@@ -222,6 +223,7 @@ def test_what_is_loaded_stays_and_the_rest_follows_the_new_settings(place: Place
         loaded(after, unit)
     kept = {f"http://img.example.org/{n}.jpg" for n in (0, 2)}  # 1 and 3 have other texts on the other side
     assert set(urls(after)) == {*first, *kept}
+    assert check(after, join=True, footers=True, listings=True, safe_age=timedelta(0)).findings == []
 
 
 def test_shards_of_other_intervals_are_refused_until_they_are_pulled_with_the_same_settings(place: Place) -> None:
