@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -270,9 +271,16 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     assert unit_stages.load(stricter, unit)["accepted"] == 0
 
 
-@pytest.mark.parametrize("next_run", ["before", "after"])
+@pytest.mark.parametrize(
+    ("next_run", "refusal"),
+    [
+        ("before", pytest.raises(NotReadyError, match=r"1 shards .* are being pulled again, or were when a run ended")),
+        ("after", pytest.raises(InputError, match=r"4 shards .* were pulled with")),  # of the others
+    ],
+    ids=["before", "after"],
+)
 def test_a_pull_that_is_interrupted_leaves_no_row_of_other_settings(
-    place: Place, monkeypatch: pytest.MonkeyPatch, next_run: str
+    place: Place, monkeypatch: pytest.MonkeyPatch, next_run: str, refusal: AbstractContextManager[Any]
 ) -> None:
     before, after = place.two(PULL_RULES[0])
     pair(before)
@@ -281,7 +289,7 @@ def test_a_pull_that_is_interrupted_leaves_no_row_of_other_settings(
         with pytest.raises(KeyboardInterrupt):
             pair(after)
     settings = {"before": before, "after": after}[next_run]
-    with pytest.raises(NotReadyError, match="are being pulled again, or were when a run ended"):
+    with refusal:
         stages.pair(settings, DAY, [0])
     pair(settings)
     assert paired(settings) == place.fresh(settings)

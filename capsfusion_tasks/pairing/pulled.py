@@ -95,7 +95,8 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
             others.append((f"{side}/{shard_id}", made_with))
     if not others:
         return
-    first, made_with = others[0]
+    # Other rules come first: shards that are being pulled again may be whole soon, and these will not.
+    first, made_with = min(others, key=lambda other: other[1] is None)
     where = f"{len(others)} shards in the buckets of {storage.root} (first {first})"
     if made_with is None:
         raise NotReadyError(f"{where} are being pulled again, or were when a run ended. {mend}")
