@@ -107,14 +107,16 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     while len(storage.files("chunks")) < 2 or len(finished(storage, rows=rows)) < 60:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    family = psutil.Process().children(recursive=True)
-    ranks = [process for process in family if process.environ().get("RANK") in ("0", "1")]
+    # Of this test's process other tests have children, too: a browser, a database.
+    children = psutil.Process().children(recursive=True)
+    ranks = [process for process in children if process.environ().get("RANK") in ("0", "1")]
+    assert len(ranks) == 2
     before = finished(storage, rows=rows)
     ranks[1].kill()
     with pytest.raises(TorchrunFailed):
         torchrun.wait()
     assert len(storage.files("chunks")) == 2
-    _, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(ranks, timeout=60)
     assert not alive
     kept = finished(storage, rows=rows)
     assert {*before} <= {*kept} < {*range(rows)}
