@@ -84,6 +84,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny", tokenizer_model, vocab_size=vocab_size)
 
 
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    """What this process fuses, its ranks are threads: tests/one_process.py."""
+    from tests.one_process import ranks_in_one_process
+
+    with ranks_in_one_process():
+        yield
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """A real browser, of the system: playwright brings none."""

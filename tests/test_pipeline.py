@@ -1,4 +1,7 @@
-"""All stages together over the sample shards: real torchrun, real PostgreSQL, a random model that writes nonsense."""
+"""All stages together over the sample shards: real PostgreSQL, a random model that writes nonsense.
+
+Commands start a real torchrun; what tests call themselves has its ranks in this process.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.roles import LOADER
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.conftest import login, new_warehouse, plain_url
+from tests.one_process import ranks_in_one_process
 from tests.warehouse.conftest import rows as warehouse_rows
 
 DAYS = [
@@ -35,6 +39,12 @@ DAYS = [
     for day in (10, 11, 12)
 ]
 CONTENT = "pair_id, image_url, laion_2b, laion_coco, laion_hash, fusion_id"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process() -> Iterator[None]:
+    with ranks_in_one_process():
+        yield
 
 
 @pytest.fixture(scope="module")

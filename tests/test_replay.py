@@ -153,6 +153,7 @@ def accepted_below(threshold: int) -> Captions:
 # ---- what moves ----
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_replay_with_another_beam_moves_exactly_the_captions_that_pass(settings: Settings) -> None:
     with_demo_model = Settings(**{**settings.model_dump(exclude={"model"}), "max_new_tokens": 60})
     rng = random.Random(3)

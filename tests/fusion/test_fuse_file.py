@@ -1,4 +1,4 @@
-"""`capsfusion fuse`, with a real torchrun."""
+"""`capsfusion fuse`: over a real torchrun from the command line, else with its ranks in this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.storage import Storage
 from tests.fusion.conftest import PAIRS
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 
 @pytest.fixture
 def settings(tiny_model: Path) -> Settings:
@@ -38,13 +39,23 @@ def fuse(source: Path, target: Path, settings: Settings) -> list[str]:
     return lines
 
 
+def command(source: Path, target: Path, settings: Settings, **environment: str) -> subprocess.Popen[bytes]:
+    """`capsfusion fuse`, which starts a torchrun, with the same settings."""
+    options = {"MODEL": settings.model, "MAX_NEW_TOKENS": "6", "CHUNK_ROWS": "4", "BATCH_SIZE": "2"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "capsfusion_tasks.cli", "fuse", source, target],
+        env={**os.environ, **{f"CAPSFUSION_{name}": value for name, value in options.items()}, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def test_rows_keep_their_order_and_their_columns_and_nothing_else_is_left(
-    pairs_file: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    pairs_file: Path, tmp_path: Path, settings: Settings
 ) -> None:
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    fuse(pairs_file, tmp_path / "out.jsonl", settings)
+    fusing = command(pairs_file, tmp_path / "out.jsonl", settings, TMPDIR=str(tmp_path / "temporary"))
+    assert fusing.wait(timeout=200) == 0
     before = [json.loads(line) for line in pairs_file.read_text().splitlines()]
     after = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [{k: v for k, v in row.items() if k != "capsfusion"} for row in after] == before
@@ -63,13 +74,7 @@ def test_after_a_kill_it_goes_on_and_gives_the_same_bytes(pairs_file: Path, tmp_
     fuse(pairs_file, tmp_path / "whole.jsonl", settings)
     target = tmp_path / "broken.jsonl"
     parts = tmp_path / "broken.jsonl.parts" / "chunks"
-    options = {"MODEL": settings.model, "MAX_NEW_TOKENS": "6", "CHUNK_ROWS": "4", "BATCH_SIZE": "2"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "capsfusion_tasks.cli", "fuse", pairs_file, target],
-        env={**os.environ, **{f"CAPSFUSION_{name}": value for name, value in options.items()}},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = command(pairs_file, target, settings)
     while len(list(parts.glob("*.parquet"))) < 3:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)

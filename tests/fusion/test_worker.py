@@ -1,4 +1,4 @@
-"""What torchrun's ranks do with a job: real torchrun, a tiny model."""
+"""What ranks do with a job, and what is left of a rank that is killed: a tiny model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks.fusion import chunks
-from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, run, torchrun_argv
+from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, torchrun_argv
 from capsfusion_tasks.fusion.pairs_input import write_pieces
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.storage import Storage
 from tests.fusion.conftest import PAIRS
+from tests.one_process import RankThreads
 
 TABLE = pa.Table.from_pylist(PAIRS)  # 50 rows
 PIECE = 20
@@ -46,12 +47,15 @@ def finished(storage: Storage, rows: int = len(PAIRS)) -> list[int]:
 def fuse(job: FuseJob) -> str:
     """The last line of progress."""
     lines: list[str] = []
-    run(torchrun_argv(job, 1), on_line=lines.append)
+    ranks = RankThreads(torchrun_argv(job, 1), on_line=lines.append)
+    ranks.start()
+    ranks.wait()
     return lines[-1]
 
 
 def test_the_first_captions_do_not_wait_for_the_rest_of_the_pairs(storage: Storage, job: FuseJob) -> None:
-    torchrun = subprocess.Popen(torchrun_argv(job, 2), stdout=subprocess.DEVNULL)
+    ranks = RankThreads(torchrun_argv(job, 2), on_line=lambda line: None)
+    ranks.start()
     all_pieces = pieces()
 
     def slowly() -> Iterator[pa.Table]:
@@ -64,10 +68,9 @@ def test_the_first_captions_do_not_wait_for_the_rest_of_the_pairs(storage: Stora
 
     try:
         assert write_pieces(storage, job.pairs, slowly()) == 50
-        assert torchrun.wait(timeout=60) == 0
+        ranks.wait()
     finally:
-        torchrun.kill()
-        torchrun.wait()
+        ranks.terminate()
     assert finished(storage) == list(range(50))
 
 

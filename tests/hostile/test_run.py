@@ -24,6 +24,7 @@ from capsfusion_tasks.warehouse.connection import libpq_uri, parse_url
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from tests.conftest import new_warehouse, plain_url
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
+from tests.one_process import ranks_in_one_process
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 NAMES = (
@@ -66,7 +67,7 @@ def done(tiny_model: Path, postgres: EmbeddedPostgres, tmp_path_factory: pytest.
         Path(os.fsdecode(os.fsencode(folder / "raw") + b"/" + refused)).write_bytes(b"x")
     for file in folder.rglob("*.parquet"):
         os.utime(file, (DAY.start.timestamp() + 60,) * 2)
-    with new_warehouse(postgres) as url, pytest.MonkeyPatch.context() as patch:
+    with new_warehouse(postgres) as url, pytest.MonkeyPatch.context() as patch, ranks_in_one_process():
         patch.chdir(folder)
         settings = load_settings(
             laion2b=str(folder / "raw"),

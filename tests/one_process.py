@@ -1,0 +1,116 @@
+"""Ranks as threads of the test's own process, in place of torchrun: a unit is fused in a tenth of a second, not in six.
+
+For tests of what surrounds the fusing (stages, files, replays), which need captions and not processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.fusion import files, launcher
+from capsfusion_tasks.fusion.launcher import FuseJob, TorchrunFailed
+from capsfusion_tasks.fusion.pairs_input import write_pieces
+from capsfusion_tasks.storage import Storage
+
+FUSION_LOG = logging.getLogger("capsfusion_tasks.fusion")
+
+
+@contextmanager
+def ranks_in_one_process() -> Iterator[None]:
+    """Within the block, ``capsfusion_tasks`` starts no torchrun. Commands in processes of their own still do."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (launcher, files):
+            patch.setattr(module, "Torchrun", RankThreads)
+        yield
+
+
+class RankThreads:
+    """Stands for ``launcher.Torchrun``: the same job from the same arguments, the same lines, the same errors.
+
+    Each rank runs the worker's own ``fuse_rows``, over a store in memory. Left out are the processes: torchrun and the
+    worker's ``main``, exit codes, signals, the environment, and the watch over ranks that hang. A rank that fails ends
+    its own thread only, so let none fail beside another.
+    """
+
+    def __init__(self, argv: list[str], on_line: Callable[[str], None] = print, **_: Any) -> None:
+        self._job = FuseJob.model_validate_json(argv[-1])
+        self._ranks = int(argv[argv.index("--nproc-per-node") + 1])
+        self._on_line = on_line
+        self._said: queue.Queue[str | Exception | None] = queue.Queue()  # None: a rank has ended
+        self._threads: list[threading.Thread] = []
+        self._terminated = False
+
+    def start(self) -> None:
+        from torch.distributed import HashStore  # torch is heavy, and most of a session's workers can do without it
+
+        store = HashStore()
+        for rank in range(self._ranks):
+            thread = threading.Thread(target=self._fuse, args=(store, rank), name=f"rank {rank}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _fuse(self, store: Any, rank: int) -> None:
+        from capsfusion_tasks.fusion.worker import fuse_rows
+
+        try:
+            # As on a node with a rank for each core, whose ranks get a thread each: other tests use the cores, too.
+            fuse_rows(self._job, store, rank, rank, len(os.sched_getaffinity(0)))
+        except Exception as error:  # raised again by ``wait``
+            self._said.put(error)
+        self._said.put(None)
+
+    def wait(self) -> None:
+        with _log_lines(self._said, {thread.name for thread in self._threads}):
+            running = self._ranks
+            while running:
+                said = self._said.get()
+                if isinstance(said, InputError | NotReadyError):
+                    raise said
+                if isinstance(said, Exception):
+                    raise TorchrunFailed(f"a rank failed: {said!r}") from said
+                if said is None:
+                    running -= 1
+                else:
+                    self._on_line(said)
+        for thread in self._threads:
+            thread.join()
+        if self._terminated:
+            raise TorchrunFailed("the ranks were told to end")
+
+    def terminate(self) -> None:
+        """End ranks that wait for more pairs, with word that there are none; a thread cannot be killed."""
+        if self._job.piece_rows and any(thread.is_alive() for thread in self._threads):
+            self._terminated = True
+            write_pieces(Storage(self._job.staging), self._job.pairs, [])
+
+
+class _Lines(logging.Handler):
+    def __init__(self, said: queue.Queue[Any], ranks: set[str]) -> None:
+        super().__init__()
+        self._said, self._of_ranks = said, ranks
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.threadName in self._of_ranks:
+            self._said.put(f"{record.threadName}: {record.getMessage()}")
+
+
+@contextmanager
+def _log_lines(said: queue.Queue[Any], ranks: set[str]) -> Iterator[None]:
+    """What ranks log, as lines that a worker would print."""
+    handler, level = _Lines(said, ranks), FUSION_LOG.level
+    FUSION_LOG.addHandler(handler)
+    FUSION_LOG.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        FUSION_LOG.removeHandler(handler)
+        FUSION_LOG.setLevel(level)
