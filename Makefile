@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help install demo up compose-demo test test-faults fuzz audit lint bench bench-fusion bench-exactness bench-gpu \
+.PHONY: help install demo up compose-demo test test-fast test-faults fuzz audit lint bench bench-fusion bench-exactness bench-gpu \
 	bench-pairing bench-validation bench-warehouse bench-explorer screenshots
 .DEFAULT_GOAL := help
 
@@ -13,6 +13,7 @@ help:
 	@echo "make demo     sample shards, an Airflow backfill over three days, fused captions (a few minutes)"
 	@echo "make up       Airflow and its UI on the demo's data, until Ctrl-C"
 	@echo "make test     the whole test suite; make test ARGS='tests/pairing -x' for a part"
+	@echo "make test-fast  what takes no torchrun, Airflow, browser or container: a minute and a half"
 	@echo "make test-faults  200 runs broken at random, each retried once (an hour or so); ARGS='--help' tells more"
 	@echo "make fuzz     readers, prompt and rules on inputs that nobody wrote, ten minutes each; ARGS='--minutes 1'"
 	@echo "make audit    known vulnerabilities of the pinned packages (asks PyPI)"
@@ -40,6 +41,9 @@ compose-demo:
 # Two at a time: Airflow's tests, which are the longest and mostly wait, and all others (tests/conftest.py).
 test: install
 	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+
+test-fast: install
+	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder) -m "not slow"
 
 test-faults: install
 	@$(BIN)/python -m tests.faults $(ARGS)

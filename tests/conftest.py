@@ -43,6 +43,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
 
 
+SLOW_FOLDERS = ("tests/airflow/", "tests/faults/")
+SLOW_FIXTURES = {"chromium", "stack"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs Airflow, broken runs, a browser or containers as slow; other slow tests are marked one by one."""
+    for item in items:
+        if item.nodeid.startswith(SLOW_FOLDERS) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
     from xdist.scheduler import LoadFileScheduling

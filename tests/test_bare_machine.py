@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 GIVEN = ("torch", "transformers", "sentencepiece", "pyarrow", "rich", "pydantic", "pytest")
@@ -51,6 +52,7 @@ def with_dependencies(names: tuple[str, ...]) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_engines_benchmarks_and_tests_import_nothing_beyond_the_packages_that_they_name() -> None:
     distributions = with_dependencies(GIVEN)
     allowed = [

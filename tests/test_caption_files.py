@@ -387,6 +387,7 @@ PASSES = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_twenty_times_the_rows_need_no_more_memory(tmp_path: Path, suffix: str) -> None:

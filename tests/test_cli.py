@@ -12,6 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = ["fuse", "validate", "run", "replay", "plan", "status", "sql", "export", "sample-data", "db", "demo", "up"]
 
 

@@ -223,6 +223,7 @@ def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.slow
 def test_plan_on_the_command_line(settings: Settings) -> None:
     pair(settings, DAYS[0])
     asked = ("--start", "2026-11-10", "--gpus", "4", "--price-per-gpu-hour", "2", "--rows-per-second", "0.5")

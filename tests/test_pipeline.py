@@ -219,6 +219,7 @@ def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
     assert len(pairs_in(settings)) == 40
 
 
+@pytest.mark.slow
 def test_a_unit_that_the_gate_stops_waits_until_it_is_accepted(settings: Settings) -> None:
     stopped = run_command(settings, CAPSFUSION_GATE__MIN_ROWS="10")
     assert stopped.returncode == 2
@@ -249,6 +250,7 @@ def run_command(settings: Settings, *more: str, **env: str) -> subprocess.Comple
     return subprocess.run([*command, *more], env={**os.environ, **variables, **env}, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
     settings: Settings, sample: tuple[Path, SampleReport], tmp_path: Path
 ) -> None:
@@ -272,6 +274,7 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
     assert len(pairs_in(settings)) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "message"),
     [

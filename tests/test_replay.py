@@ -375,6 +375,7 @@ def test_a_run_of_the_day_and_a_replay_neither_lose_nor_double_a_pair(settings: 
     assert_consistent(settings)
 
 
+@pytest.mark.slow
 def test_a_replay_that_is_killed_goes_on_where_it_was(settings: Settings) -> None:
     fused_day(settings, rex(range(12)), cut_off)
     variables = {

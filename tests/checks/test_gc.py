@@ -38,6 +38,7 @@ def loaded_units(area: Area) -> list[str]:
     return str(area.one("select string_agg(unit_id, ' ') from work_units where state = 'loaded'")).split()
 
 
+@pytest.mark.slow
 def test_files_of_loaded_units_go_and_everything_runs_as_before(area: Area) -> None:
     loaded = loaded_units(area)
     rows = area.one("select count(*) from rejected_captions") + area.one("select count(*) from fused_captions")

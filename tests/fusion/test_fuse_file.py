@@ -50,6 +50,7 @@ def command(source: Path, target: Path, settings: Settings, **environment: str) 
     )
 
 
+@pytest.mark.slow
 def test_rows_keep_their_order_and_their_columns_and_nothing_else_is_left(
     pairs_file: Path, tmp_path: Path, settings: Settings
 ) -> None:
@@ -70,6 +71,7 @@ def test_two_ranks_share_the_rows_and_give_the_same_bytes(pairs_file: Path, tmp_
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_goes_on_and_gives_the_same_bytes(pairs_file: Path, tmp_path: Path, settings: Settings) -> None:
     fuse(pairs_file, tmp_path / "whole.jsonl", settings)
     target = tmp_path / "broken.jsonl"

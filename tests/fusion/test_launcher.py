@@ -57,6 +57,7 @@ def is_of_torchrun(process: psutil.Process) -> bool:
     return bool(re.search(r"pt_elastic|fusion\.worker", " ".join(process.cmdline())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_ranks_die_with_torchrun(job: FuseJob, tmp_path: Path, kill: signal.Signals) -> None:
     torchrun = subprocess.Popen(
@@ -71,6 +72,7 @@ def test_ranks_die_with_torchrun(job: FuseJob, tmp_path: Path, kill: signal.Sign
     assert not alive
 
 
+@pytest.mark.slow
 def test_ranks_die_with_whoever_started_torchrun(job: FuseJob, tmp_path: Path) -> None:
     code = "import sys; from capsfusion_tasks.fusion.launcher import run; run(sys.argv[1:])"
     starter = subprocess.Popen(
@@ -85,6 +87,7 @@ def test_ranks_die_with_whoever_started_torchrun(job: FuseJob, tmp_path: Path) -
     assert not alive
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, tmp_path: Path) -> None:
     torchrun = Torchrun(torchrun_argv(job, 2), on_line=lambda line: None, patience=Patience(stall=4, loading=300))
     torchrun.start()
@@ -101,6 +104,7 @@ def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, 
     assert len(list(tmp_path.glob("chunks/[0-9]*.parquet"))) >= 4
 
 
+@pytest.mark.slow
 def test_terminate_returns_at_once_and_ends_all(job: FuseJob, tmp_path: Path) -> None:
     torchrun = Torchrun(torchrun_argv(job, 1), on_line=lambda line: None)
     torchrun.start()
@@ -116,12 +120,14 @@ def test_terminate_returns_at_once_and_ends_all(job: FuseJob, tmp_path: Path) ->
     assert not alive
 
 
+@pytest.mark.slow
 def test_bad_input_that_a_rank_meets_is_one_line(job: FuseJob, tmp_path: Path) -> None:
     broken = job.model_copy(update={"model": str(tmp_path)})
     with pytest.raises(InputError, match=r"^\S+ has no config\.json"):
         run(torchrun_argv(broken, 1), on_line=lambda line: None)
 
 
+@pytest.mark.slow
 def test_a_rank_that_crashes_shows_its_last_lines(job: FuseJob) -> None:
     missing = job.model_copy(update={"pairs": "nowhere.parquet"})
     with pytest.raises(TorchrunFailed, match=r"(?s)exit code 1; its last lines:.*nowhere\.parquet"):

@@ -74,6 +74,7 @@ def test_the_first_captions_do_not_wait_for_the_rest_of_the_pairs(storage: Stora
     assert finished(storage) == list(range(50))
 
 
+@pytest.mark.slow
 def test_two_nodes_share_one_unit(storage: Storage, job: FuseJob) -> None:
     write_pieces(storage, job.pairs, pieces())
     with socket.socket() as free:
@@ -98,6 +99,7 @@ def test_two_nodes_share_one_unit(storage: Storage, job: FuseJob) -> None:
     assert finished(storage) == list(range(50))
 
 
+@pytest.mark.slow
 def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(storage: Storage, job: FuseJob) -> None:
     storage.write_table("many", pa.concat_tables([TABLE] * 40))
     rows = 40 * len(PAIRS)

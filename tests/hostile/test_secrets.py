@@ -29,6 +29,8 @@ from tests.conftest import new_warehouse
 from tests.shards.web_server import File, WebServer
 from tests.warehouse.cutting_proxy import CuttingProxy
 
+pytestmark = pytest.mark.slow
+
 PLANTED = "pl4nted"  # in every secret, and in nothing else
 START = datetime(2026, 11, 10, tzinfo=UTC)
 

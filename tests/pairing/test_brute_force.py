@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from tests.pairing.test_join import DAYS, Area
 
+pytestmark = pytest.mark.slow
+
 URLS = st.sampled_from(["u1", "u2", "u3", " u1", "U1", "", " ", None])
 TEXTS = st.sampled_from(["raw", "Raw", "raw ", "&amp;", "\x00", "", "\n", None])
 CAPTIONS = st.sampled_from(["A car.", "A dog.", "", None])

@@ -19,6 +19,8 @@ import pytest
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from tests.shards.web_server import File, Hub, WebServer
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "sources.md"
 ARRIVED = datetime(2026, 11, 1, 12, tzinfo=UTC)
 

@@ -19,6 +19,8 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.warehouse import embedded
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 
+pytestmark = pytest.mark.slow
+
 
 def ask(server: EmbeddedPostgres, database: str, query: str) -> object:
     url = server.url(database).set(drivername="postgresql").render_as_string(hide_password=False)

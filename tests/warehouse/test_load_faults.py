@@ -26,6 +26,8 @@ from capsfusion_tasks.warehouse.socket_folder import PORT
 from tests.warehouse.conftest import in_threads, merge_held, plan, rows
 from tests.warehouse.cutting_proxy import CuttingProxy
 
+pytestmark = pytest.mark.slow
+
 ROWS = 300
 
 

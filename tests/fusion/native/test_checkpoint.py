@@ -107,6 +107,7 @@ print(json.dumps([(peak - before) * 1024, sum(4 * weight.numel() for weight in m
 """
 
 
+@pytest.mark.slow
 def test_loading_needs_little_more_host_memory_than_the_weights(checkpoint: Checkpoint) -> None:
     small = checkpoint()
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 12, "num_attention_heads": 8}

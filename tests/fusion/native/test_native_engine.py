@@ -235,6 +235,7 @@ def test_rows_that_find_no_page_begin_anew_and_their_captions_are_the_same(
     assert engine._slots._pages.free == longest + 8
 
 
+@pytest.mark.slow
 def test_with_triton_kernels_captions_are_the_same(checkpoint: Checkpoint) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = load_llama(checkpoint(**sizes, num_key_value_heads=1), DEVICE, torch.float32)
