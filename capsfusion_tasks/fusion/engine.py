@@ -1,8 +1,9 @@
-"""What an engine is: prompts in, finished captions out. And what to do when one cannot digest a row."""
+"""Engines turn prompts into captions. ``complete_all`` retries what fails, and sets aside rows that fail alone."""
 
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -113,6 +114,8 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
             rows = list(in_flight.values())
             in_flight.clear()
             parts.append(part)
+            # The traceback holds the engine's frames, and these its tensors: memory that fewer rows are to be cut from.
+            traceback.clear_frames(error.__traceback__)
             if isinstance(error, torch.OutOfMemoryError) and _shrink(engine):
                 parts.append(Listed(rows))
             elif len(rows) == 1:

@@ -35,7 +35,7 @@ PREFILL_TOKENS = 8192  # of one prefill: it keeps a GPU busy, and fits beside th
 class NativeEngine:
     """Beam search (greedy, with one beam) for LLaMA models over prompts that all begin with the tokens ``prefix``.
 
-    ``batch_size`` is the number of slots; None: what fits in the GPU's memory, or CPU_SLOTS.
+    ``batch_size`` is the most slots to use; None: as many as pay. On a GPU there are fewer where memory is short.
     """
 
     @torch.inference_mode()
@@ -75,13 +75,14 @@ class NativeEngine:
         active: dict[int, Request] = {}  # by slot
         done: list[Completion] = []  # of the last step: handed over while the device computes the next one
         while True:
-            if not waiting:
-                if not active:
+            if len(waiting) < self._admit_rows:  # not only when none are left: the last few would come in alone
+                idle = not active and not waiting
+                if idle:
                     yield from done
                     done = []
                 # Few are taken ahead, so that other ranks find work to the end.
                 most = max(1, self.batch_size // 2) if active else self.batch_size
-                waiting.extend(requests.take(most, wait=not active))
+                waiting.extend(requests.take(max(1, most - len(waiting)), wait=idle))
             with torch.inference_mode():
                 if rows := self._admitted(slots, waiting):
                     limits = [row.limit(self.max_new_tokens) for row in rows]
@@ -98,11 +99,16 @@ class NativeEngine:
 
     def shrink(self) -> bool:
         """Halve the number of slots, after the device ran out of memory. False where it cannot be halved."""
-        if self.batch_size == 1:
-            return False
         self._slots = None  # their memory first, before fewer are allocated
-        self._room = self._find_room(self.batch_size // 2)
-        return True
+        slots = self.batch_size
+        while slots > 1:
+            slots //= 2
+            try:
+                self._room = self._find_room(slots)
+            except torch.OutOfMemoryError:
+                continue
+            return True
+        return False
 
     @torch.inference_mode()
     def _allocate(self) -> Slots:
@@ -130,10 +136,14 @@ class NativeEngine:
             "eos_id": self.eos_id,
         }
 
+    @property
+    def _admit_rows(self) -> int:
+        return max(1, self.batch_size // ADMIT_SHARE)
+
     def _should_admit(self, active: int, waiting: int) -> bool:
         """Whether so many slots are free that computing prompts for them is an efficient product of matrices."""
         free = self.batch_size - active
-        return waiting > 0 and free >= min(waiting, max(1, self.batch_size // ADMIT_SHARE))
+        return waiting > 0 and free >= min(waiting, self._admit_rows)
 
     def _admitted(self, slots: Slots, waiting: deque[Request]) -> list[Request]:
         """Take those of ``waiting`` that have room now, in at most one prefill's tokens."""
@@ -141,7 +151,7 @@ class NativeEngine:
             return []
         tokens = [len(request.prompt) - len(self._prefix.ids) for request in islice(waiting, self.batch_size)]
         ends = list(accumulate(tokens[: slots.room_for(tokens)]))
-        # Not beyond the last whole multiple: padding to the next one would be computed for nothing.
+        # Up to the last whole multiple: the rows behind it would be padded to the next one, and can wait.
         most = min(PREFILL_TOKENS, ends[-1] if ends else 0)
         most -= most % min(self.model.ops.PREFILL_MULTIPLE, max(1, most))
         return [waiting.popleft() for _ in range(max(1, bisect_right(ends, most)) if ends else 0)]

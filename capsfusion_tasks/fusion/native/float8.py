@@ -1,7 +1,7 @@
 """Matrices in float8: a byte per number, and a float32 scale for each row.
 
 A row's largest number becomes 448, the largest of float8_e4m3fn, so that one large weight or activation costs precision
-in its own row only. Products are added up in float32 (``torch._scaled_mm``).
+in its own row only. On a GPU products use fast accumulation, which is less precise than sums in float32.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Float8:
         ]
 
     def copy_(self, source: Tensor) -> None:
-        """Take ``source`` [R, K] in: quantised on this side's device, so that never two copies of a model are there."""
+        """Quantise ``source`` [R, K], on this side's device: a second copy of the model never exists there."""
         quantised = quantise(source.to(self.values.device, torch.bfloat16))
         self.values.copy_(quantised.values)
         self.scales.copy_(quantised.scales)

@@ -1,4 +1,4 @@
-"""How many rows fit on a GPU: measured by fusing the largest batch once, then by arithmetic."""
+"""How many rows fit on a GPU: measured with the largest prefill and one decode step."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     del slots
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    # A step's tensors are there twice: once for the graphs, once for the step that runs before they are recorded, whose
-    # memory prefills use afterwards.
+    # The graphs keep one step's memory for good. The step that runs before they are recorded needs as much again, which
+    # prefills use afterwards.
     needed = state + step + max(step, prefill)
     found = room(free=free, total=total, needed=needed, page=page, per_slot=per_slot, most_slots=most_slots)
     log.info(

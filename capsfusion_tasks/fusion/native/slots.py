@@ -200,7 +200,8 @@ class Slots:
     def step(self, n: int) -> None:
         """The decode step over the first ``n`` slots of the order, busy or not. Nothing here waits for the device."""
         slots, b = self._order[:n], self._beams
-        # [N] tokens that are in the cache already. A slot that is not busy counts on: it must only stay in its bounds.
+        # [N] tokens that are in the cache already. In a CUDA graph idle slots step, too, and their length keeps
+        # growing: the clamp keeps their places inside the slot.
         generated = (self._search.length[slots] - 1).clamp(0, self._last_step)
         prompt = self._prompt_length[slots]
         positions = len(self._prefix.ids) + prompt + generated  # [N]
@@ -208,7 +209,7 @@ class Slots:
         places = (prompt + generated * b)[:, None] + beam  # [N, B]
         self._visible.index_put_((slots[:, None], beam, places), self._seen)  # each beam sees its own new token
         ids = self._search.last_tokens(slots).reshape(-1)  # [N * B]
-        # A repeated view would be read beyond its end by a kernel: repeat_interleave makes copies.
+        # Kernels take dense memory: an expanded view has too few elements.
         tokens = Tokens(ids, positions.repeat_interleave(b), slots.repeat_interleave(b), places.view(-1))
         seen = self._model.ops.pack_seen(self._visible[slots], self._cache)
         beams = Beams(tokens, slots, places[:, -1] + 1, seen)

@@ -121,7 +121,7 @@ def prompt_attention(queries: Tensor, cache: KVCache, layer: int, prompts: Promp
         **_sizes(queries, cache),
         ROWS=rows,
         num_warps=4,
-        num_stages=2,
+        num_stages=_stages(queries, 2),
     )
     return out.view(len(queries), -1)
 
@@ -138,6 +138,7 @@ def pack_seen(visible: Tensor, cache: KVCache) -> Tensor:
 def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) -> Tensor:
     kv_heads, per_slot = cache.keys.shape[2], cache.table.shape[1]
     b = len(queries) // len(beams.slots)
+    m = max(_SMALLEST_DOT, triton.next_power_of_2(b * queries.shape[1] // kv_heads))
     out = torch.empty_like(queries)
     kernels.beam_attention_kernel[(len(beams.slots), kv_heads)](
         queries,
@@ -154,9 +155,9 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
         **_sizes(queries, cache),
         B=b,
         PAGES=triton.next_power_of_2(per_slot),
-        M=max(_SMALLEST_DOT, triton.next_power_of_2(b * queries.shape[1] // kv_heads)),
-        num_warps=2,
-        num_stages=3,
+        M=m,
+        num_warps=2 if m < 64 else 4,
+        num_stages=_stages(queries, 3),
     )
     return out.view(len(queries), -1)
 
@@ -182,7 +183,7 @@ def _prefix_attention(queries: Tensor, cache: KVCache, layer: int) -> tuple[Tens
             ROWS=_ROWS,
             BLOCK=32,
             num_warps=4,
-            num_stages=2,
+            num_stages=_stages(queries, 2),
         )
     return mean, lse
 
@@ -200,6 +201,11 @@ def _sizes(queries: Tensor, cache: KVCache) -> dict[str, int | str | bool]:
         "PREFIX": cache.prefix_keys.shape[2] > 0,
         "PREC": "ieee" if queries.dtype == torch.float32 else "tf32",
     }
+
+
+def _stages(queries: Tensor, most: int) -> int:
+    """Blocks of keys on their way at a time. Large ones would not fit the 100 KB of shared memory of smaller cards."""
+    return most if queries.shape[-1] * queries.itemsize <= 256 else 1
 
 
 def _scale(queries: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,6 +270,43 @@ def test_out_of_memory_halves_the_slots_and_loses_no_row(model: Llama, eos: int)
         native(model, eos_id=eos).generate(Listed(REQUESTS))
     )
     assert engine.batch_size == 4
+
+
+def test_after_out_of_memory_the_old_cache_is_gone_before_room_is_measured(
+    model: Llama, eos: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = native(model, slots=8, eos_id=eos)
+    steps, alive = [0], list[bool]()
+    decode, find_room = Slots.decode, NativeEngine._find_room
+
+    def fails_once(slots: Slots) -> list[int]:
+        steps[0] += 1
+        if steps[0] == 3:
+            keys.append(weakref.ref(slots._cache.keys))
+            raise torch.OutOfMemoryError("no room")
+        return decode(slots)
+
+    def looks(of: NativeEngine, slots: int | None) -> Room:
+        alive.extend(key() is not None for key in keys)
+        return find_room(of, slots)
+
+    keys: list[weakref.ref[torch.Tensor]] = []
+    monkeypatch.setattr(Slots, "decode", fails_once)
+    monkeypatch.setattr(NativeEngine, "_find_room", looks)
+    assert len(by_row(complete_all(engine, Listed(REQUESTS)))) == len(REQUESTS)
+    assert alive == [False]
+    assert engine.batch_size == 4
+
+
+def test_a_few_rows_are_not_admitted_alone_while_more_are_there(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = list[int]()
+    prefill = Slots.prefill
+    monkeypatch.setattr(
+        Slots, "prefill", lambda slots, prompts, limits: sizes.append(len(prompts)) or prefill(slots, prompts, limits)
+    )
+    requests = [Request(r.row, r.prompt, 2 + r.row % 9) for r in random_requests(120)]
+    assert len(list(native(model, slots=16, eos_id=NEVER).generate(Listed(requests)))) == 120
+    assert min(sizes[:-2]) >= 4  # a quarter of the slots
 
 
 def test_captions_that_do_not_fit_the_models_positions_are_refused(model: Llama) -> None:
