@@ -1,4 +1,4 @@
-"""Engines turn prompts into captions. ``complete_all`` retries what fails, and sets aside rows that fail alone."""
+"""Engines turn prompts into captions. ``complete_all`` retries what fails, and sets rows aside that fail alone."""
 
 from __future__ import annotations
 
