@@ -13,7 +13,7 @@ help:
 	@echo "make demo     sample shards, an Airflow backfill over three days, fused captions (a few minutes)"
 	@echo "make up       Airflow and its UI on the demo's data, until Ctrl-C"
 	@echo "make test     the whole test suite; make test ARGS='tests/pairing -x' for a part"
-	@echo "make test-fast  what takes no torchrun, Airflow, browser or container: a minute and a half"
+	@echo "make test-fast  the tests that need no torchrun, Airflow, browser or container"
 	@echo "make test-faults  200 runs broken at random, each retried once (an hour or so); ARGS='--help' tells more"
 	@echo "make fuzz     readers, prompt and rules on inputs that nobody wrote, ten minutes each; ARGS='--minutes 1'"
 	@echo "make audit    known vulnerabilities of the pinned packages (asks PyPI)"
