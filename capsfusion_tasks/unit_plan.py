@@ -128,7 +128,8 @@ def outdated(
         back = made_with.variables(rules)
         raise InputError(
             f"{len(unfinished)} units of this interval were planned with {made_with.against(rules)}, and {len(begun)}"
-            f" are begun. Finish them: {back} {interval.command}; or drop their work: {interval.command} --replan"
+            f" have been started. Finish them: {back} {interval.command}; or drop their work: {interval.command}"
+            " --replan"
         )
     log.warning(
         "plan: %d units are dropped and planned anew, they were planned with %s",

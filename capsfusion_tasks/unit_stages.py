@@ -72,9 +72,9 @@ def _require_pull_rules(settings: Settings, unit: Unit) -> None:
     made_with, rules = planning.rules_of(Storage(settings.staging_uri), unit.unit_id), PullRules.of(settings)
     if made_with is not None and made_with != rules:
         raise InputError(
-            f"unit {unit.unit_id} was planned with {made_with.against(rules)}: set"
-            f" {made_with.variables(rules) or 'nothing, but use the older version'} to finish it, or run its interval"
-            " with --replan"
+            f"unit {unit.unit_id} was planned with {made_with.against(rules)}: finish it with"
+            f" {made_with.variables(rules) or 'the version of this project that planned it'}, or run its interval with"
+            " --replan"
         )
 
 

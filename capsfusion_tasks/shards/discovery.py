@@ -140,9 +140,10 @@ def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[
     if units:
         raise InputError(
             f"the shards of this interval were listed from {then}, and {units} units of them are planned or loaded. Set"
-            f" these sources, name an empty CAPSFUSION_STAGING, or add those of now: {interval.command} --relist"
+            f" these sources, set CAPSFUSION_STAGING to an empty folder, or add those of now: {interval.command}"
+            " --relist"
         )
-    log.warning("discover: the interval is listed anew, its list was made from %s", then)
+    log.warning("discover: listing the interval again: its list was made from %s", then)
 
 
 def discovered(interval: Interval, storage: Storage) -> list[Shard]:

@@ -96,7 +96,7 @@ def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
 def keep_others_off(connection: Connection, unit_id: str) -> None:
     """The same until the transaction of ``connection`` ends."""
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(_key(unit_id)))):
-        raise NotReadyError(f"somebody is at work on unit {unit_id}")
+        raise NotReadyError(f"another process is fusing unit {unit_id}")
 
 
 def put_back(engine: Engine, unit_id: str) -> None:

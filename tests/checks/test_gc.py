@@ -126,7 +126,7 @@ def test_a_unit_that_somebody_is_at_work_on_is_kept(area: Area) -> None:
     unit = area.unit(loaded_units(area)[0])
     with unit_stages.at_work(area.settings, unit):
         collection = collect_all(area.settings)
-    assert collection.kept == {f"units/{unit.unit_id}": f"somebody is at work on unit {unit.unit_id}"}
+    assert collection.kept == {f"units/{unit.unit_id}": f"another process is fusing unit {unit.unit_id}"}
     assert unit.unit_id in area.storage.folders("units")
 
 
