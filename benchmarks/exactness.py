@@ -31,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.device_rates import FLOAT8
 from benchmarks.workload import read_pairs
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion.engine import Completion, Listed, Request
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
@@ -61,7 +61,7 @@ def main() -> int:
     args = parser.parse_args()
     torch.backends.cuda.enable_cudnn_sdp(False)  # as in a rank: fusion/node.py
     if args.dtype:
-        folders = [MODEL, *(args.model or [])]
+        folders = [BUNDLED_MODEL, *(args.model or [])]
         Console().print(
             compare_dtypes(folders, args.dtype, read_pairs(args.pairs, args.rows), args.device, args.slots[-1])
         )
@@ -72,7 +72,7 @@ def main() -> int:
         table.add_column(heading, justify="left" if heading in ("model", "order") else "right")
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
-        folders = args.model or [MODEL, random_checkpoint(Path(scratch), args.tokenizer)]
+        folders = args.model or [BUNDLED_MODEL, random_checkpoint(Path(scratch), args.tokenizer)]
         for folder in folders:
             pairs = read_pairs(args.pairs, args.rows)
             subject = Subject(folder, pairs, args.device, random_weights=folder.parent == Path(scratch))
@@ -178,7 +178,7 @@ def requests_of(pairs: Sequence[tuple[str, ...]], tokenizer: LlamaTokenizer) -> 
 
 
 def name_of(folder: Path) -> str:
-    return "demo model" if folder == MODEL else folder.name
+    return "demo model" if folder == BUNDLED_MODEL else folder.name
 
 
 @torch.inference_mode()
@@ -191,7 +191,7 @@ def mean_log_prob(model: PreTrainedModel, prompt: list[int], completion: Complet
 
 def random_checkpoint(folder: Path, tokenizer_file: Path | None) -> Path:
     """A random LLaMA with grouped heads, peaked enough to have preferences."""
-    tokenizer_file = tokenizer_file or MODEL / "tokenizer.model"
+    tokenizer_file = tokenizer_file or BUNDLED_MODEL / "tokenizer.model"
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=LlamaTokenizer(tokenizer_file).vocab_size + 1,

@@ -33,7 +33,7 @@ from benchmarks.device_rates import measure_rates
 from benchmarks.random_llama import SIZES, as_transformers, random_llama
 from benchmarks.ways import PaperLoop, PrefixedTransformers
 from benchmarks.workload import read_workload
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion.engine import Engine, Listed, Request
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
@@ -45,7 +45,7 @@ MAX_NEW_TOKENS = 80
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made ones)")
-    parser.add_argument("--tokenizer", type=Path, default=MODEL / "tokenizer.model", help="a tokenizer.model")
+    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--rows", type=int, default=96, help="rows that transformers' two ways fuse")
     parser.add_argument("--native-rows", type=int, help="rows that the native engine fuses (default: the same)")
     parser.add_argument("--repeat", type=int, default=3, help="turns; medians are printed")

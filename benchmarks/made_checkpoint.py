@@ -25,7 +25,7 @@ from transformers import LlamaConfig
 
 from benchmarks.random_llama import SIZES, random_llama
 from benchmarks.workload import read_pairs
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion.engine import Listed, Request
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.native.model import Llama
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="must not exist")
     parser.add_argument("--size", choices=SIZES, default="13B")
-    parser.add_argument("--tokenizer", type=Path, default=MODEL / "tokenizer.model", help="a tokenizer.model")
+    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--pairs", type=Path, help="pairs to measure captions with (default: made ones)")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()

@@ -30,15 +30,16 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from capsfusion_tasks import planning, stages
 from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_shard
-from capsfusion_tasks.pipeline import PULLS
+from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.shards import discovery
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.tasks import interval_tasks
+from capsfusion_tasks.tasks.local_run import PULLS
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 PAIRS_A_COPY = 20_000
@@ -180,14 +181,14 @@ def bucket(sample: Path, work: Path) -> None:
 
 def join(sample: Path, work: Path) -> int:
     settings, storage, _ = _prepared(sample, work)
-    return int(stages.pair(settings, DAY, list(range(bucket_count(storage, settings))))["pairs"])
+    return int(interval_tasks.pair(settings, DAY, list(range(bucket_count(storage, settings))))["pairs"])
 
 
 def plan(sample: Path, work: Path) -> int:
     _, storage, _ = _prepared(sample, work)
-    pairs = planning.new_pairs(storage, DAY, lambda ids: pa.repeat(False, len(ids)), in_flight=[], limit=None)
-    size = planning.choose_unit_tokens(sum(int(part.tokens.sum()) for part in pairs), tokens_per_second=None)
-    return sum(unit.rows for unit in planning.cut_units(storage, pairs, DAY, "bench", size, serial=0))
+    pairs = unit_files.new_pairs(storage, DAY, lambda ids: pa.repeat(False, len(ids)), in_flight=[], limit=None)
+    size = unit_files.choose_unit_tokens(sum(int(part.tokens.sum()) for part in pairs), tokens_per_second=None)
+    return sum(unit.rows for unit in unit_files.cut_units(storage, pairs, DAY, "bench", size, serial=0))
 
 
 def _prepared(sample: Path, work: Path) -> tuple[Settings, Storage, list[Shard]]:

@@ -23,9 +23,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.validation.thresholds import GateSettings, RuleSettings
+from capsfusion_tasks.thresholds import GateSettings, RuleSettings
 
 
 def _split_patterns(value: Any) -> Any:
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         14, ge=0, description="`capsfusion gc` leaves the files of a unit alone for so long after it was loaded."
     )
 
-    model: str = Field(str(MODEL), description="Folder or hub id of the model; unset: the bundled demo model.")
+    model: str = Field(str(BUNDLED_MODEL), description="Folder or hub id of the model; unset: the bundled demo model.")
     engine: Literal["native", "transformers"] = Field(
         "native", description="native: LLaMA models, fast; transformers: any causal model, the reference."
     )

@@ -1,4 +1,4 @@
-"""The DAG ``capsfusion``: wiring only. Each task calls its stage in ``capsfusion_tasks.stages``."""
+"""The DAG ``capsfusion``: wiring only. Each task calls its stage in ``capsfusion_tasks.tasks.interval_tasks``."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from dag_parts import (
 )
 from run_context import interval_of, set_label, settings_of
 
-from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.estimate import Budget
+from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.tasks import interval_tasks
 
 PARAMS = {
     **MODEL_PARAMS,
@@ -79,7 +79,7 @@ def capsfusion() -> None:
     def discover() -> list[Json]:
         """Lists the shards that arrived in the interval, and freezes the list."""
         context = get_current_context()
-        shards = stages.discover(settings_of(context), interval_of(context))
+        shards = interval_tasks.discover(settings_of(context), interval_of(context))
         if len(shards) > (most := conf.getint("core", "max_map_length")):
             raise InputError(
                 f"{len(shards)} shards arrived, and a run may have {most} tasks for them: set"
@@ -92,27 +92,27 @@ def capsfusion() -> None:
         """Reads a shard once and splits it into hash buckets. A shard that cannot be used fails alone."""
         context = get_current_context()
         set_label(context, Shard(**shard).label)
-        return stages.pull(settings_of(context), Shard(**shard))
+        return interval_tasks.pull(settings_of(context), Shard(**shard))
 
     # A bad shard does not hold up the good ones; without any good shard there is nothing to pair.
     @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, execution_timeout=timedelta(minutes=15))
     def share_buckets() -> list[list[int]]:
         """Says how many tasks the join is worth: one per 4 GiB of shards pulled so far."""
-        return stages.bucket_groups(settings_of(get_current_context()))
+        return interval_tasks.bucket_groups(settings_of(get_current_context()))
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pair(buckets: list[int]) -> Json:
         """Joins the interval's rows with everything that is there, in its share of the buckets."""
         context = get_current_context()
         set_label(context, f"{len(buckets)} buckets from {buckets[0]}")
-        return stages.pair(settings_of(context), interval_of(context), buckets)
+        return interval_tasks.pair(settings_of(context), interval_of(context), buckets)
 
     @task(execution_timeout=timedelta(hours=1))
     def plan() -> list[Json]:
         """Drops pairs that are fused already, holds the rest to the budget, and cuts it into work units."""
         context = get_current_context()
         params = context["params"]
-        units = stages.plan(
+        units = interval_tasks.plan(
             settings_of(context),
             interval_of(context),
             limit=params["limit"],
@@ -130,13 +130,13 @@ def capsfusion() -> None:
         context = get_current_context()
         if not (export_to := context["params"]["export_to"]):
             raise AirflowSkipException("export_to is empty")
-        return stages.export(settings_of(context), interval_of(context), export_to)
+        return interval_tasks.export(settings_of(context), interval_of(context), export_to)
 
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=30))
     def check() -> Json:
         """Looks for what is lost, doubled, half-written or stuck of this interval. Fails where it finds anything."""
         context = get_current_context()
-        result = stages.check(settings_of(context), interval_of(context))
+        result = interval_tasks.check(settings_of(context), interval_of(context))
         print(result["account"])
         context["ti"].xcom_push(run_note.KEY, result["text"])
         if findings := result["findings"]:
@@ -152,7 +152,7 @@ def capsfusion() -> None:
         Fails where anything before it failed.
         """
         context = get_current_context()
-        result = stages.report(settings_of(context), interval_of(context))
+        result = interval_tasks.report(settings_of(context), interval_of(context))
         checked = context["ti"].xcom_pull(task_ids="check", key=run_note.KEY) or "check: it could not be done"
         note = f"{result['text']}\n{checked}"
         print(note)

@@ -21,9 +21,9 @@ from dag_parts import (
 )
 from run_context import replay_of, settings_of
 
-from capsfusion_tasks import replay
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.estimate import Budget
+from capsfusion_tasks.planning.estimate import Budget
+from capsfusion_tasks.tasks import replay
 from capsfusion_tasks.validation.rules import REASONS
 
 PARAMS = {

@@ -21,10 +21,10 @@ from load_operator import LoadOperator
 from run_context import set_label, settings_of
 from torchrun_operator import TorchrunOperator
 
-from capsfusion_tasks import unit_stages
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.planning import MAX_UNITS
+from capsfusion_tasks.planning.unit_files import MAX_UNITS
 from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.tasks import unit_tasks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -91,7 +91,7 @@ def validate(unit: Json) -> Json:
     """Gives each of the unit's captions a verdict and its reasons. Fails where far too many are rejected."""
     context = get_current_context()
     set_label(context, Unit(**unit).label)
-    counts = unit_stages.validate(
+    counts = unit_tasks.validate(
         settings_of(context), Unit(**unit), accept_rejections=context["params"]["accept_rejections"]
     )
     fusion_metrics.validated(counts)

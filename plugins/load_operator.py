@@ -8,8 +8,8 @@ import fusion_metrics
 from airflow.sdk import BaseOperator
 from run_context import set_label, settings_of
 
-from capsfusion_tasks import unit_stages
 from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.tasks import unit_tasks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,7 +30,7 @@ class LoadOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         unit = Unit(**self.unit)
         set_label(context, unit.label)
-        counts = unit_stages.load(
+        counts = unit_tasks.load(
             settings_of(context), unit, existing=context["params"]["existing"], dag_run_id=context["run_id"]
         )
         fusion_metrics.loaded(counts)

@@ -8,11 +8,11 @@ import fusion_metrics
 from airflow.sdk import BaseOperator
 from run_context import set_label, settings_of
 
-from capsfusion_tasks import unit_stages
 from capsfusion_tasks.fusion.launcher import Torchrun, environment_defaults
 from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.tasks import unit_tasks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -36,16 +36,16 @@ class TorchrunOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         unit, settings = Unit(**self.unit), settings_of(context)
         set_label(context, unit.label)
-        if (figures := unit_stages.fused_and_loaded(settings, unit)) is not None:
+        if (figures := unit_tasks.fused_and_loaded(settings, unit)) is not None:
             return figures
-        with unit_stages.at_work(settings, unit):
+        with unit_tasks.at_work(settings, unit):
             return self._fuse(settings, unit)
 
     def _fuse(self, settings: Settings, unit: Unit) -> dict[str, Any]:
-        unit_stages.fuse_started(settings, unit)
-        if unit_stages.is_fused(settings, unit):
-            return unit_stages.fuse_finished(settings, unit)
-        argv, patience = unit_stages.fuse_argv(settings, unit), Patience.of(settings)
+        unit_tasks.fuse_started(settings, unit)
+        if unit_tasks.is_fused(settings, unit):
+            return unit_tasks.fuse_finished(settings, unit)
+        argv, patience = unit_tasks.fuse_argv(settings, unit), Patience.of(settings)
         defaults = environment_defaults(settings)
         self._torchrun = Torchrun(argv, on_line=self.log.info, patience=patience, defaults=defaults)
         try:
@@ -53,9 +53,9 @@ class TorchrunOperator(BaseOperator):
             self._torchrun.wait()
         except BaseException as error:  # a timeout is no Exception
             self._torchrun.terminate()
-            unit_stages.fuse_failed(settings, unit, str(error))
+            unit_tasks.fuse_failed(settings, unit, str(error))
             raise
-        figures = unit_stages.fuse_finished(settings, unit)
+        figures = unit_tasks.fuse_finished(settings, unit)
         fusion_metrics.fused(figures)
         return figures
 

@@ -36,7 +36,7 @@ from benchmarks.gpu import exactness, fuse, kernels, memory, rates
 from benchmarks.gpu.card import compute_capabilities
 from benchmarks.gpu.cases import Case, Figures, Line, Options, console, run_case
 from benchmarks.random_llama import SIZES
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 
 PARTS: dict[str, Callable[[Options], list[Case]]] = {
     "kernels": kernels.cases,
@@ -62,7 +62,7 @@ def main() -> int:
             exact_rows=64 if on_gpu else 16,
             rows=args.rows or (3500 if on_gpu else 128),
             fuse_rows=args.fuse_rows or (3000 if on_gpu else 100),
-            model=args.checkpoint or (Path(scratch) / "checkpoint" if on_gpu else MODEL),
+            model=args.checkpoint or (Path(scratch) / "checkpoint" if on_gpu else BUNDLED_MODEL),
             scratch=Path(scratch),
         )
         if "fuse" in args.parts and not options.model.exists():
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     default = "cuda" if compute_capabilities() else "cpu"
     parser.add_argument("--device", type=torch.device, default=default, help="cuda or cpu")
     parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made ones)")
-    parser.add_argument("--tokenizer", type=Path, default=MODEL / "tokenizer.model", help="a tokenizer.model")
+    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--size", choices=SIZES, help="of the random model (default: 13B on a GPU, else tiny)")
     parser.add_argument("--rows", type=int, help="rows of each rate (default: 3500 on a GPU, else 128)")
     parser.add_argument("--fuse-rows", type=int, help="rows of capsfusion fuse (default: 3000 on a GPU, else 100)")

@@ -9,14 +9,14 @@ from pathlib import Path
 from benchmarks.exactness import Subject, random_checkpoint
 from benchmarks.gpu.cases import Case, Figures, Line, Options, name_of_beams
 from benchmarks.workload import read_pairs
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 
 SLOTS = 24  # fewer than rows: slots are used again
 
 
 def cases(options: Options) -> list[Case]:
     return [
-        Case("exactness, demo model", partial(compare, options, MODEL)),
+        Case("exactness, demo model", partial(compare, options, BUNDLED_MODEL)),
         Case("exactness, random LLaMA", partial(compare, options, None)),
     ]
 

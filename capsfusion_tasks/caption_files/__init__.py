@@ -18,7 +18,7 @@ from capsfusion_tasks.caption_files.base import CaptionFile
 from capsfusion_tasks.caption_files.json_file import USE_JSONL, JsonFile
 from capsfusion_tasks.caption_files.parquet_file import ParquetFile
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 FORMATS = (".json", ".jsonl", ".parquet")
 

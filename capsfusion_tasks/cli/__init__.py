@@ -13,8 +13,8 @@ from capsfusion_tasks.cli.common import stderr
 from capsfusion_tasks.cli.files import fuse, validate
 from capsfusion_tasks.cli.runs import plan, replay, run
 from capsfusion_tasks.cli.show import demo, sample_data, up
-from capsfusion_tasks.cli.tables import db_upgrade, export, sql, status
 from capsfusion_tasks.cli.upkeep import check, gc
+from capsfusion_tasks.cli.warehouse import db_upgrade, export, sql, status
 from capsfusion_tasks.errors import InputError, NotReadyError, printable
 
 app = typer.Typer(

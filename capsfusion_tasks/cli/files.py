@@ -86,7 +86,7 @@ def validate(
 
     Example: capsfusion validate fused.jsonl --out verdicts.parquet --report verdicts.html
     """
-    from capsfusion_tasks.storage import Storage
+    from capsfusion_tasks.staging.storage import Storage
     from capsfusion_tasks.terminal import RowCount, print_verdicts
     from capsfusion_tasks.validation.files import validate_file
     from capsfusion_tasks.validation.page import report_page

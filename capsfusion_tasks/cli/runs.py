@@ -53,8 +53,8 @@ def run(
 
     Example: capsfusion run --start 2026-11-10 --end 2026-11-13 --laion-2b DIR/laion-2b --laion-coco DIR/laion-coco
     """
-    from capsfusion_tasks.estimate import Budget
-    from capsfusion_tasks.pipeline import run_pipeline
+    from capsfusion_tasks.planning.estimate import Budget
+    from capsfusion_tasks.tasks.local_run import run_pipeline
     from capsfusion_tasks.terminal import print_text
 
     settings = load_settings(laion2b=laion_2b, laion_coco=laion_coco, model=model, num_beams=num_beams)
@@ -109,10 +109,10 @@ def replay(
 
     Example: capsfusion replay --reason truncated --reason repetition --max-new-tokens 120
     """
-    from capsfusion_tasks.estimate import Budget
     from capsfusion_tasks.fusion.identity import identify
-    from capsfusion_tasks.pipeline import run_replay
+    from capsfusion_tasks.planning.estimate import Budget
     from capsfusion_tasks.schemas import Replay
+    from capsfusion_tasks.tasks.local_run import run_replay
     from capsfusion_tasks.terminal import print_text
     from capsfusion_tasks.validation.rules import REASONS
 
@@ -165,7 +165,7 @@ def plan(
     """
     import json
 
-    from capsfusion_tasks.unit_plan import estimate
+    from capsfusion_tasks.planning.plan import estimate
 
     settings = load_settings(model=model, num_beams=num_beams, gpu_hour_price=price_per_gpu_hour)
     if rows_per_second is not None and rows_per_second <= 0:

@@ -54,7 +54,7 @@ def check(
     import json
     from datetime import timedelta
 
-    from capsfusion_tasks.checks.check import check as check_all
+    from capsfusion_tasks.upkeep.check import check as check_all
     from capsfusion_tasks.warehouse.queries import Scope
 
     within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
@@ -98,7 +98,7 @@ def gc(
     import json
     from datetime import timedelta
 
-    from capsfusion_tasks.garbage import collect
+    from capsfusion_tasks.upkeep.garbage import collect
 
     settings = load_settings(keep_units_days=keep_days)
     collected = collect(settings, safe_age=timedelta(hours=safe_hours), delete=delete)

@@ -25,7 +25,7 @@ from capsfusion_tasks.demo.releases import FILE_NAME, RELEASES, shard_table
 from capsfusion_tasks.demo.sample_rows import Maker, Pair, Row
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Side
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 EXPECTED = "EXPECTED.json"
 FOLDER: dict[Side, str] = {"laion_2b": "laion-2b", "laion_coco": "laion-coco"}

@@ -16,7 +16,7 @@ from capsfusion_tasks.fusion.engine import Occupancy
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.launcher import FuseJob
 from capsfusion_tasks.schemas import FUSED
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 CHUNK_SECONDS = 30.0  # of fusing go into a file: each write repeats what is in it, each read pays for each file
 

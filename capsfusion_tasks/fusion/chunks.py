@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
 from capsfusion_tasks.schemas import FUSED
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 

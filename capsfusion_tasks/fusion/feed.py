@@ -16,7 +16,7 @@ from capsfusion_tasks.fusion.launcher import FuseJob
 from capsfusion_tasks.fusion.pairs_input import PairsInput
 from capsfusion_tasks.fusion.prompt import prompt_tokens
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 _AHEAD = 2  # claims that are prepared: more would be taken away from ranks that have nothing to do
 

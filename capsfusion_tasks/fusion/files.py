@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from capsfusion_tasks import full_disk
 from capsfusion_tasks.caption_files import (
     check_format,
     check_target,
@@ -36,7 +35,8 @@ from capsfusion_tasks.fusion.launcher import (
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, write_pieces
 from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import full_disk
+from capsfusion_tasks.staging.storage import Storage
 
 OUTPUT_COLUMN = "capsfusion"
 _PAIRS, _CHUNKS = "pairs", "chunks"

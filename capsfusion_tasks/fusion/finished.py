@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.schemas import FUSED
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 _AHEAD = 32_768  # rows: files are read in parallel for so many, on S3 in a tenth of the time of one after the other
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 CAPTION_COLUMNS = ["laion_2b", "laion_coco"]
 _END = "END.json"

@@ -15,7 +15,7 @@ from capsfusion_tasks.fusion.engine import Completion, Occupancy
 from capsfusion_tasks.fusion.feed import Prepared
 from capsfusion_tasks.fusion.launcher import FuseJob
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 COUNTED = ("rows", "caption_tokens", "busy", "slots")  # what ranks add up in the store, for the line of progress
 _COUNT_SECONDS = 1.0

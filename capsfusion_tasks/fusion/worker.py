@@ -26,7 +26,7 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.results import COUNTED, Results
 from capsfusion_tasks.fusion.stall import SignsOfLife
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from capsfusion_tasks import layout, scratch
 from capsfusion_tasks.pairing.buckets import bucket_numbers
 from capsfusion_tasks.pairing.spill import BucketSpill
 from capsfusion_tasks.schemas import PAIRS, Replay
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout, scratch
+from capsfusion_tasks.staging.storage import Storage
 
 
 def split_pairs(tables: Iterable[pa.Table], replay: Replay, storage: Storage, settings: Settings, buckets: int) -> int:

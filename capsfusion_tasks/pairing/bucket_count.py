@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
 # Bytes of a bucket, as the sources' files have them. LAION-2B and LAION-COCO as a whole (540 GB) come to 2,048 buckets,
 # half a million files of one MB: more would be mere overhead, and a bucket that is too large for memory is joined in

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capsfusion_tasks import layout, scratch
 from capsfusion_tasks.errors import InputError, NotReadyError, printable
 from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.pairing.bucket_count import bucket_count
@@ -21,7 +20,8 @@ from capsfusion_tasks.pairing.spill import BucketSpill
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import BUCKET_ROWS, Shard
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout, scratch
+from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from typing import get_args
 import duckdb
 import pyarrow as pa
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.pairing.bucket_side import BucketSide
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import PAIRS, Side
 from capsfusion_tasks.settings import Interval, Settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
 # Bytes of bucket files that are joined at a time: they unfold to about four times as much.
 _PASS_BYTES = 192 << 20

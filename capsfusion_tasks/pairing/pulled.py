@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, get_args
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Shard, Side
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
 _READERS = 16  # marks that are read at the same time: on S3 each takes a round trip
 

@@ -17,7 +17,7 @@ from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.shard_list import Origin, ShardList, told
 from capsfusion_tasks.shards.source import Source, SourceFile
-from capsfusion_tasks.storage import Storage, refuse_credentials
+from capsfusion_tasks.staging.storage import Storage, refuse_credentials
 
 log = logging.getLogger(__name__)
 

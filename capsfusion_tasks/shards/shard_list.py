@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
 
 class Origin(BaseModel):

@@ -16,12 +16,12 @@ from pathlib import Path
 import httpx2
 import pyarrow as pa
 
-from capsfusion_tasks import full_disk
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.scratch import ROOM, abandoned, held, remove
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import MayPass, retrying
+from capsfusion_tasks.staging import full_disk
+from capsfusion_tasks.staging.scratch import ROOM, abandoned, held, remove
 
 _PART_BYTES = 32 << 20
 _CONNECTIONS = 4

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import loop
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 END_OF_SENTENCE = frozenset(".!?…\"'”’»›)]" + "。！？」』）؟۔।")
 

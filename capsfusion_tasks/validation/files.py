@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from capsfusion_tasks.caption_files import open_caption_file
 from capsfusion_tasks.schemas import SCORES
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.tally import Tally
-from capsfusion_tasks.validation.thresholds import RuleSettings
 from capsfusion_tasks.validation.validate import validate_table
 
 ROWS_AT_ONCE = 16_384  # in which the same caption is looked for, too

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.caption_rules import (
     control_characters,
     empty,
@@ -35,7 +36,6 @@ from capsfusion_tasks.validation.source_rules import (
     wrong_language,
     wrong_script,
 )
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 Rule = Callable[[Fused, RuleSettings], bool]
 

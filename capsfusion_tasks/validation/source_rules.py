@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.caption_rules import END_OF_SENTENCE
 from capsfusion_tasks.validation.facts import base_form
 from capsfusion_tasks.validation.language import is_foreign, words_not_latin
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import FUNCTION_WORDS, contains
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 # What the instruction says of the sentences and of the task: phrases that a caption has no reason to use by itself.
 INSTRUCTION_PHRASES = (

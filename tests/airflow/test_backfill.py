@@ -16,9 +16,9 @@ import pytest
 from playwright.sync_api import Browser, expect
 from psycopg import sql
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.demo.airflow_api import AirflowApiError
 from capsfusion_tasks.demo.sample_data import FOLDER, SampleReport, write_sample_data
+from capsfusion_tasks.staging import layout
 from capsfusion_tasks.warehouse.export import PUBLISHED_COLUMNS
 from tests import object_store
 from tests.airflow.browser import (

@@ -22,7 +22,7 @@ from capsfusion_tasks.fusion.files import fuse_file
 from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.schemas import FUSED
 from capsfusion_tasks.settings import Settings, load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from tests.fusion.conftest import PAIRS
 
 pytestmark = pytest.mark.usefixtures("one_process")

@@ -26,7 +26,7 @@ from capsfusion_tasks.fusion.launcher import (
 )
 from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from tests.fusion.conftest import PAIRS
 
 

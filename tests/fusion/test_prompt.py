@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, build_prompt, clean_caption, prompt_tokens
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
@@ -17,7 +17,7 @@ PUBLISHED_PROMPTS = "5fb28e91f819ae88e2a6210c25cf0f50a319f6e95ac5f72c76c0e6fcfcb
 
 @pytest.fixture(scope="module")
 def tokenizer() -> LlamaTokenizer:
-    return LlamaTokenizer(MODEL / "tokenizer.model")
+    return LlamaTokenizer(BUNDLED_MODEL / "tokenizer.model")
 
 
 def test_published_prompts_have_the_papers_tokens(
@@ -88,7 +88,7 @@ def test_text_that_harms_nobody_stays(text: str) -> None:
 
 @given(raw=st.text(), synthetic=st.text())
 def test_any_text_makes_a_prompt_that_fits(raw: str, synthetic: str) -> None:
-    tokenizer = LlamaTokenizer(MODEL / "tokenizer.model")
+    tokenizer = LlamaTokenizer(BUNDLED_MODEL / "tokenizer.model")
     ids = prompt_tokens(tokenizer, raw, synthetic)
     assert ids[0] == tokenizer.bos_id
     assert len(ids) <= MAX_PROMPT_TOKENS

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import HashStore
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion import chunk_writer, chunks
 from capsfusion_tasks.fusion.engine import Completion, Occupancy, Request
 from capsfusion_tasks.fusion.feed import Prepared
@@ -17,7 +17,7 @@ from capsfusion_tasks.fusion.launcher import FuseJob
 from capsfusion_tasks.fusion.results import Results
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def job(tmp_path: Path) -> FuseJob:
 
 def results_of(job: FuseJob, store: HashStore, rows: range) -> Results:
     """That expect these rows."""
-    results = Results(job, Storage(job.staging), store, LlamaTokenizer(MODEL / "tokenizer.model"), Occupancy())
+    results = Results(job, Storage(job.staging), store, LlamaTokenizer(BUNDLED_MODEL / "tokenizer.model"), Occupancy())
     inputs = {row: chunks.input_digest(str(row), "") for row in rows}
     results.expect(Prepared(inputs, [Request(row, [1] * 7) for row in rows], []))
     return results

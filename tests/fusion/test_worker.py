@@ -17,7 +17,7 @@ from capsfusion_tasks.fusion import chunks
 from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, torchrun_argv
 from capsfusion_tasks.fusion.pairs_input import write_pieces
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from tests.fusion.conftest import PAIRS
 from tests.one_process import RankThreads
 

@@ -20,16 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-from capsfusion_tasks import layout
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.caption_files import open_caption_file, write_caption_file
-from capsfusion_tasks.demo import MODEL
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE, prompt_tokens
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.pairing.buckets import split_shard
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.validate import validate_table
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
 
@@ -197,7 +197,7 @@ TEXTS = st.text(max_size=40) | st.lists(
 
 @cache
 def tokenizer() -> LlamaTokenizer:
-    return LlamaTokenizer(MODEL / "tokenizer.model")
+    return LlamaTokenizer(BUNDLED_MODEL / "tokenizer.model")
 
 
 def make_prompt(captions: tuple[str, str]) -> None:

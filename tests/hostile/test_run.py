@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks.pipeline import run_pipeline
 from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.tasks.local_run import run_pipeline
 from capsfusion_tasks.warehouse.connection import libpq_uri, parse_url
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from tests.conftest import new_warehouse, plain_url

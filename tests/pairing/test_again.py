@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from capsfusion_tasks import layout
+from tests.test_planning import pairs
+
 from capsfusion_tasks.pairing.again import split_pairs
 from capsfusion_tasks.pairing.buckets import bucket_numbers
 from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.storage import Storage
-from tests.test_planning import pairs
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
 REPLAY = Replay(name="manual__2026-11-13T00:00:00+00:00", fusion_id="f" * 12)
 

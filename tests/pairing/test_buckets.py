@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import buckets
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
 SETTINGS = load_settings(buckets=4)
 ROWS = pa.table({"URL": [f"http://a/{n}.jpg" for n in range(1000)], "TEXT": [f"text {n}" for n in range(1000)]})

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.pairing import join
 from capsfusion_tasks.pairing.buckets import split_shard
@@ -18,7 +17,8 @@ from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.schemas import PAIRS, Shard, Side
 from capsfusion_tasks.settings import Interval, Settings, load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
 START = datetime(2026, 11, 10, tzinfo=UTC)
 DAYS = [Interval(start=START + timedelta(days=n), end=START + timedelta(days=n + 1)) for n in range(3)]

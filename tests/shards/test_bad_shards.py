@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.tasks import interval_tasks
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 ROWS = pa.table({"URL": [f"http://a/{n}.jpg" for n in range(100)], "TEXT": [f"Text {n}" for n in range(100)]})
@@ -64,21 +64,28 @@ def settings(tmp_path: Path, tiny_model: Path, warehouse_url: str) -> Settings:
     )
 
 
+def joined(settings: Settings, interval: Interval) -> int:
+    """How many pairs all buckets of the interval have together."""
+    return sum(
+        interval_tasks.pair(settings, interval, group)["pairs"] for group in interval_tasks.bucket_groups(settings)
+    )
+
+
 def test_bad_shards_fail_alone_and_the_report_names_each(settings: Settings) -> None:
     failed = {}
-    for shard in stages.discover(settings, DAY):
+    for shard in interval_tasks.discover(settings, DAY):
         try:
-            stages.pull(settings, shard)
+            interval_tasks.pull(settings, shard)
         except InputError as error:
             failed[shard.path] = str(error)
     assert failed.keys() == SAID.keys()
     for path, said in SAID.items():
         assert f"raw/{path}" in failed[path]
         assert said in failed[path]
-    assert sum(stages.pair(settings, DAY, group)["pairs"] for group in stages.bucket_groups(settings)) == 101
-    assert sum(unit.rows for unit in stages.plan(settings, DAY)) == 101
+    assert joined(settings, DAY) == 101
+    assert sum(unit.rows for unit in interval_tasks.plan(settings, DAY)) == 101
 
-    report = stages.report(settings, DAY)
+    report = interval_tasks.report(settings, DAY)
     assert report["sides"]["laion_2b"].items() >= {"shards": 9, "pulled": 4, "failed": 5}.items()
     assert report["sides"]["laion_2b"]["rows"] == LARGE_ROWS + 100
     for path, said in SAID.items():

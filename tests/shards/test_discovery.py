@@ -12,7 +12,7 @@ from capsfusion_tasks.settings import Interval, load_settings
 from capsfusion_tasks.shards.discovery import SideSource, discover, discovered, open_source, sources
 from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 START = datetime(2026, 11, 10, tzinfo=UTC)
 DAY = Interval(start=START, end=START + timedelta(days=1))

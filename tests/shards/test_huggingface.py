@@ -12,7 +12,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, load_settings
 from capsfusion_tasks.shards.discovery import discover, open_source, sources
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, Hub
 
 START = datetime(2026, 11, 10, tzinfo=UTC)

@@ -21,7 +21,7 @@ from capsfusion_tasks.shards import s3
 from capsfusion_tasks.shards.discovery import SideSource, discover
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.s3 import S3Source
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, File, WebServer
 
 START = datetime(2026, 11, 10, tzinfo=UTC)

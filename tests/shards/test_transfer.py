@@ -20,7 +20,7 @@ from capsfusion_tasks.shards import transfer
 from capsfusion_tasks.shards.discovery import discover, open_source, sources
 from capsfusion_tasks.shards.http import HttpSource
 from capsfusion_tasks.shards.retries import TRIES
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, File, WebServer
 
 START = datetime(2026, 11, 10, tzinfo=UTC)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from tests.checkpoint import write_checkpoint
@@ -32,7 +32,7 @@ def test_shards_of_safetensors_load_in_the_dtype_that_is_asked_for(checkpoint: C
 
 
 def test_shards_of_pickled_weights_load_as_capsfus_llama_has_them(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "model", MODEL / "tokenizer.model", vocab_size=321)
+    folder = write_checkpoint(tmp_path / "model", BUNDLED_MODEL / "tokenizer.model", vocab_size=321)
     stored = {}
     for file in folder.glob("pytorch_model-*.bin"):
         stored |= torch.load(file, weights_only=True)
@@ -73,7 +73,7 @@ def test_weights_that_do_not_fit_are_named(
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_a_download_that_was_cut_off_is_named(checkpoint: Checkpoint, tmp_path: Path, kind: str) -> None:
     if kind == "bin":
-        folder = write_checkpoint(tmp_path / "binary", MODEL / "tokenizer.model", vocab_size=321)
+        folder = write_checkpoint(tmp_path / "binary", BUNDLED_MODEL / "tokenizer.model", vocab_size=321)
         file = folder / "pytorch_model-00002-of-00003.bin"
     else:
         folder = checkpoint()
@@ -88,7 +88,7 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return exec, (f"open({str(tmp_path / 'owned')!r}, 'w')",)
 
-    folder = write_checkpoint(tmp_path / "model", MODEL / "tokenizer.model", vocab_size=321)
+    folder = write_checkpoint(tmp_path / "model", BUNDLED_MODEL / "tokenizer.model", vocab_size=321)
     torch.save({"model.norm.weight": Evil()}, folder / "pytorch_model-00001-of-00003.bin")
     with pytest.raises(InputError, match="cannot be read as weights"):
         load_llama(folder, CPU, torch.float32)

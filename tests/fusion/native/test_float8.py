@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 import torch
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.engine import Listed, Request
 from capsfusion_tasks.fusion.launcher import FuseJob
@@ -53,7 +53,7 @@ def test_an_engine_over_it_gives_every_row_its_caption(checkpoint: Checkpoint) -
 
 def test_a_device_without_float8_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.model"):
-        (tmp_path / name).write_bytes((MODEL / name).read_bytes())
+        (tmp_path / name).write_bytes((BUNDLED_MODEL / name).read_bytes())
     (tmp_path / "model.safetensors").touch()  # reading it would fail in another way
     job = FuseJob(
         staging="", pairs="", piece_rows=None, chunks="", fusion_id="", model=str(tmp_path), engine="native",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.engine import Completion, Listed, Request, complete_all
 from capsfusion_tasks.fusion.native import torch_ops, triton_ops
@@ -100,15 +100,15 @@ def test_captions_are_transformers_token_for_token(model_folder: Path, model: Ll
 def test_the_demo_models_captions_are_transformers(num_beams: int) -> None:
     from capsfusion_tasks.demo.pairs import make_pair
 
-    tokenizer = LlamaTokenizer(MODEL / "tokenizer.model")
+    tokenizer = LlamaTokenizer(BUNDLED_MODEL / "tokenizer.model")
     pairs = [make_pair(random.Random(row), "heldout") for row in range(12)]
     requests = [Request(row, prompt_tokens(tokenizer, pair.raw, pair.synthetic)) for row, pair in enumerate(pairs)]
     settings = {"num_beams": num_beams, "max_new_tokens": 80, "eos_id": tokenizer.eos_id}
     reference = TransformersEngine(
-        load_model(MODEL, CPU, torch.float32), pad_id=tokenizer.pad_id, batch_size=12, **settings
+        load_model(BUNDLED_MODEL, CPU, torch.float32), pad_id=tokenizer.pad_id, batch_size=12, **settings
     )
     engine = NativeEngine(
-        load_llama(MODEL, CPU, torch.float32),
+        load_llama(BUNDLED_MODEL, CPU, torch.float32),
         max_prompt_tokens=256,
         prefix=shared_prefix(tokenizer),
         batch_size=5,

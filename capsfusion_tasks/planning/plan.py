@@ -1,0 +1,204 @@
+"""How pairs become work units, a run's or a replay's: under a lock, within a budget, entered in the ledger.
+
+And what is waiting to become that, and how long it will take.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+
+from sqlalchemy import Connection
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.identity import Fusion, identify
+from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.planning import unit_files, waiting
+from capsfusion_tasks.planning.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
+from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.schemas import Existing, Replay, Unit
+from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.warehouse import ledger, plans, rates
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+from capsfusion_tasks.warehouse.invariants import drop_plan
+
+log = logging.getLogger(__name__)
+
+OnEstimate = Callable[[Estimate], None]
+
+
+def plan_units(
+    warehouse: Warehouse,
+    settings: Settings,
+    work: Interval | Replay,
+    find_pairs: Callable[[Connection, Fusion], list[unit_files.NewPairs]],
+    *,
+    existing: Existing,
+    dag_run_id: str | None,
+    budget: Budget,
+    on_estimate: OnEstimate | None,
+    needs_gpu: bool = True,
+    replan: bool = False,
+) -> list[Unit]:
+    """The units to fuse: those that an earlier try of ``work`` left unfinished, else new ones of ``find_pairs``.
+
+    Raises InputError, and plans nothing, where fusing them is estimated to take more than ``budget``; ``on_estimate``
+    gets the estimate before that. Without ``needs_gpu`` the captions are there, and it takes nothing.
+
+    Units of an interval that were cut from pairs of other pull rules are dropped and cut anew. Where one of them is
+    begun, it raises InputError instead, unless ``replan`` is set.
+    """
+    fusion, storage, rules = identify(settings), Storage(settings.staging_uri), PullRules.of(settings)
+
+    def check(connection: Connection, where: str, to_fuse: Work) -> None:
+        price, now = settings.gpu_hour_price, datetime.now(UTC)
+        estimate = Estimate({where: to_fuse if needs_gpu else Work()}, rate_of(connection, fusion), now, price=price)
+        log.info("%s", estimate.text)
+        if on_estimate:
+            on_estimate(estimate)
+        budget.check(estimate)
+
+    with warehouse.engine.begin() as connection:
+        ledger.register_fusion(connection, fusion.as_row())
+    # The lock makes planning serial for a fusion, and its transaction makes the new units appear at once: two runs that
+    # found the same pair cannot both plan it.
+    with ledger.planning_lock(warehouse.engine, fusion.fusion_id) as connection:
+        planned = ledger.units_of(connection, fusion.fusion_id, work)
+        if isinstance(work, Interval) and outdated(planned, storage, settings, work, replan):
+            drop_plan(connection, work, fusion.fusion_id)
+            planned = [(unit, state) for unit, state in planned if state == "loaded"]
+        if unfinished := [unit for unit, state in planned if state != "loaded"]:
+            to_fuse = (unit for unit, state in planned if state not in ("fused", "loaded"))
+            check(connection, "planned before, to fuse", Work.of(to_fuse))
+            return unfinished
+        pairs = find_pairs(connection, fusion)
+        total = Work(sum(len(part.rows) for part in pairs), sum(int(part.tokens.sum()) for part in pairs))
+        check(connection, "to fuse", total)
+        size = settings.unit_tokens
+        if size == "auto":
+            measured = rates.measured(connection, fusion.fusion_id)
+            size = unit_files.choose_unit_tokens(total.tokens, measured and measured.tokens_per_second.median)
+        made_with = rules if isinstance(work, Interval) else None
+        units = unit_files.cut_units(storage, pairs, work, fusion.fusion_id, size, len(planned), made_with)
+        rows = sum(unit.rows for unit in units)
+        if left := total.rows - rows:
+            log.warning(
+                "%d pairs are left: %d units are the most that a run may have. Run it again once these are loaded, or"
+                " raise CAPSFUSION_UNIT_TOKENS",
+                left,
+                unit_files.MAX_UNITS,
+            )
+        ledger.register_units(connection, units, work, dag_run_id, existing)
+        if isinstance(work, Interval):
+            plans.record(
+                connection,
+                work,
+                fusion.fusion_id,
+                dag_run_id,
+                pairs=waiting.paired_rows(storage, work),
+                already_fused=sum(part.taken for part in pairs),
+                planned=rows,
+            )
+    return units
+
+
+def outdated(
+    planned: list[tuple[Unit, str]], storage: Storage, settings: Settings, interval: Interval, replan: bool = False
+) -> bool:
+    """Whether units of ``planned`` that are not loaded have pairs of other pull rules than those of now.
+
+    Raises InputError where one of these units is begun, unless ``replan`` is set.
+    """
+    rules = PullRules.of(settings)
+    unfinished = [(unit, state) for unit, state in planned if state != "loaded"]
+    if not unfinished:
+        return False
+    made_with = unit_files.rules_of(storage, unfinished[0][0].unit_id)  # the others were cut with it
+    if made_with is None:
+        for unit, _ in reversed(unfinished):  # the first, which is asked, at last
+            unit_files.record_rules(storage, unit.unit_id, rules)
+    if made_with is None or made_with == rules:
+        return False
+    begun = [unit for unit, state in unfinished if state != "planned"]
+    if begun and not replan:
+        back = made_with.variables(rules)
+        raise InputError(
+            f"{len(unfinished)} units of this interval were planned with {made_with.against(rules)}, and {len(begun)}"
+            f" have been started. Finish them: {back} {interval.command}; or drop their work: {interval.command}"
+            " --replan"
+        )
+    log.warning(
+        "plan: %d units are dropped and planned anew, they were planned with %s",
+        len(unfinished),
+        made_with.against(rules),
+    )
+    return True
+
+
+def estimate(
+    settings: Settings,
+    within: Interval | None = None,
+    *,
+    gpus: int | None = None,
+    rows_per_second: float | None = None,
+) -> Estimate:
+    """What all that is waiting will take, or what is waiting of the intervals inside ``within``; plans nothing.
+
+    ``gpus`` devices work in parallel. ``rows_per_second`` of one device, where it is given, goes before what is known.
+    """
+    storage = Storage(settings.staging_uri)
+    fusion = identify(settings)
+    seen = waiting.intervals(storage, within)
+    if outdated_pairs := waiting.paired_with_others(storage, seen, PullRules.of(settings)):
+        log.warning(
+            "the pairs of %d intervals were made with other settings than those of now, and count as they are: %s",
+            len(outdated_pairs),
+            outdated_pairs[0].command,
+        )
+    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+        work = {
+            "planned, not fused": Work(*rates.unfused(connection, fusion.fusion_id, within)),
+            "paired, not planned": unplanned(connection, storage, fusion.fusion_id, seen),
+        }
+        rate = rate_of(connection, fusion, rows_per_second)
+    listed = ((interval, discovery.discovered(interval, storage)) for interval in seen)
+    unpaired = [
+        shard
+        for interval, shards in listed
+        if shards and waiting.paired_buckets(storage, interval) < bucket_count(storage, settings)
+        for shard in shards
+    ]
+    return Estimate(
+        work,
+        rate,
+        now=datetime.now(UTC),
+        gpus=gpus,
+        price=settings.gpu_hour_price,
+        unpaired_shards=len(unpaired),
+        unpaired_bytes=sum(shard.size_bytes for shard in unpaired),
+    )
+
+
+def unplanned(connection: Connection, storage: Storage, fusion_id: str, intervals: list[Interval]) -> Work:
+    """The intervals' pairs that no unit has and the warehouse neither."""
+    unfinished = [
+        interval
+        for interval in intervals
+        if waiting.paired_rows(storage, interval) > rates.planned_pairs(connection, fusion_id, interval)
+    ]
+    if not unfinished:
+        return Work(0, 0)
+    known = partial(ledger.known_pairs, connection, fusion_id)
+    return Work(*waiting.unplanned(storage, unfinished, known, ledger.open_units(connection, fusion_id)))
+
+
+def rate_of(connection: Connection, fusion: Fusion, rows_per_second: float | None = None) -> Rate | None:
+    """What a device does of this fusion: as given, as measured, or as a benchmark says; None: nobody knows."""
+    if rows_per_second is not None:
+        return given_rate(rows_per_second, "as given")
+    measured = rates.measured(connection, fusion.fusion_id)
+    return measured_rate(measured) if measured else benchmark_rate(fusion.model, fusion.engine)

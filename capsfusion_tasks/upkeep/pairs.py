@@ -1,0 +1,125 @@
+"""Buckets ↔ pairs ↔ plan: what meets in the buckets is paired, and what is paired is in a unit or in the warehouse."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Connection
+
+from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.pairing.join import bucket_pairs
+from capsfusion_tasks.planning.unit_files import PairsInFlight
+from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.upkeep.evidence import Evidence
+from capsfusion_tasks.upkeep.findings import Finding, run_again
+from capsfusion_tasks.warehouse import ledger
+
+
+def findings(evidence: Evidence) -> Iterator[Finding]:
+    """What a listing shows: an interval is paired in all buckets or in none, and what is paired was planned."""
+    for interval in evidence.lists:
+        folder = layout.pairs_folder(interval)
+        there = evidence.listing.under(folder)
+        if not there or not all(evidence.old(file) for file in there):
+            continue
+        missing = bucket_count(evidence.storage, evidence.settings) - len(there)
+        if missing:
+            what = f"the pairs of {missing} buckets are missing, those of {len(there)} are there"
+            yield Finding("pairs-incomplete", folder, what, run_again(interval))
+        elif not any(planned == interval for planned, _ in evidence.left):
+            what = "it is paired and was never planned: its run ended before, or its budget was too small"
+            yield Finding("never-planned", folder, what, run_again(interval))
+    for file in evidence.listing.under(layout.RUNS):
+        if "/pairs/" in file.path and not file.size:
+            key = Interval.from_key(file.path.split("/")[1])
+            yield Finding("pairs-unreadable", file.path, "it is empty", run_again(key))
+
+
+@dataclass
+class Account:
+    """What became of the pairs that the buckets make under one fusion."""
+
+    fusion_id: str
+    done: set[str]  # shards of the intervals that were planned under it
+    in_flight: PairsInFlight
+    found: Counter[str] = field(default_factory=Counter)
+    lost: Counter[Interval] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, int]:
+        names = ("in the warehouse", "in units", "left for a limit", "waiting for a run", "lost")
+        return {name: self.found[name] for name in names}
+
+
+def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
+    """Join all buckets again, one after the other, and say for each fusion what became of each pair.
+
+    A pair of two shards whose intervals were planned must be in the warehouse or in a unit. If not, it was left for a
+    limit of one of the two plans, or it is lost. Pairs of shards that no plan has seen yet wait for their run.
+
+    Also how many rows of each side have a partner; one that says what another row says counts as that other.
+    """
+    home = {shard.shard_id: interval for interval, shards in evidence.lists.items() for shard in shards}
+    limited = {work for work, left in evidence.left.items() if left}
+    shards_of: dict[str, set[str]] = defaultdict(set)
+    for interval, fusion_id in evidence.left:
+        shards_of[fusion_id] |= {shard.shard_id for shard in evidence.lists.get(interval, ())}
+    with evidence.warehouse.engine.connect() as connection:
+        made = [
+            Account(fusion_id, done, PairsInFlight(evidence.storage, ledger.open_units(connection, fusion_id)))
+            for fusion_id, done in sorted(shards_of.items())
+        ]
+    paired: Counter[str] = Counter()
+    for bucket in range(bucket_count(evidence.storage, evidence.settings) if home else 0):
+        for pairs in bucket_pairs(bucket, set(home), evidence.storage, evidence.settings):
+            for side in get_args(Side):
+                paired[side] += pairs.group_by([f"{side}_shard", f"{side}_row"]).aggregate([]).num_rows
+            for account in made:
+                with evidence.warehouse.engine.begin() as connection:
+                    _count(account, connection, layout.bucket_name(bucket), pairs, home, limited)
+    return made, paired
+
+
+def _count(
+    account: Account,
+    connection: Connection,
+    bucket: str,
+    pairs: pa.Table,
+    home: dict[str, Interval],
+    limited: set[tuple[Interval, str]],
+) -> None:
+    # Units first: one that is loaded in between is then seen twice, not never.
+    ids = pairs["pair_id"].combine_chunks()
+    in_units = pc.is_in(ids, value_set=account.in_flight.of(bucket)).to_numpy(zero_copy_only=False)
+    known = ledger.known_pairs(connection, account.fusion_id, ids).to_numpy(zero_copy_only=False)
+    done = pa.array(sorted(account.done), pa.string())
+    sides = ("laion_2b_shard", "laion_coco_shard")
+    expected = np.logical_and(*(pc.is_in(pairs[side], value_set=done).to_numpy() for side in sides))
+    in_units = in_units & ~known
+    nowhere = ~known & ~in_units
+    account.found["in the warehouse"] += int(known.sum())
+    account.found["in units"] += int(in_units.sum())
+    account.found["waiting for a run"] += int((nowhere & ~expected).sum())
+    for pair in pairs.select(sides).take(pa.array(np.flatnonzero(nowhere & expected))).to_pylist():
+        intervals = sorted((home[pair[side]] for side in sides), key=lambda interval: interval.end)
+        if any((interval, account.fusion_id) in limited for interval in intervals):
+            account.found["left for a limit"] += 1
+        else:
+            account.found["lost"] += 1
+            account.lost[intervals[-1]] += 1
+
+
+def lost(account: Account) -> Iterator[Finding]:
+    """The pairs that should be in a unit or in the warehouse and are not."""
+    for interval, pairs in account.lost.items():
+        what = (
+            f"{pairs} pairs meet in the buckets and are neither in a unit nor in the warehouse, and no limit left them"
+        )
+        yield Finding("pairs-lost", f"{interval.key}, fusion {account.fusion_id}", what, run_again(interval))
