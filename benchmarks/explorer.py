@@ -32,7 +32,7 @@ from capsfusion_tasks.explorer.access import SECONDS
 from capsfusion_tasks.explorer.figures import RunKey, figures
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.warehouse import browse, funnels, ledger
+from capsfusion_tasks.warehouse import browse, funnels, fusions, ledger
 from capsfusion_tasks.warehouse.browse import CaptionFilter, Position, caption_page
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import embedded_postgres
@@ -96,7 +96,7 @@ def main() -> None:
 def fill(warehouse: Warehouse, rows: int) -> None:
     """Load runs until there are ``rows``; the indexes are built afterwards."""
     with warehouse.engine.begin() as connection:
-        ledger.register_fusion(connection, FUSION)
+        fusions.register(connection, FUSION, {})
         there = connection.scalar(text("select coalesce(sum(rows_in), 0) from capsfusion.work_units"))
     if int(there or 0) >= rows:
         return

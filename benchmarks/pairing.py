@@ -33,12 +33,13 @@ from rich.table import Table
 from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_shard
+from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import interval_tasks
+from capsfusion_tasks.tasks.interval_tasks import BUCKETS_AT_ONCE
 from capsfusion_tasks.tasks.local_run import PULLS
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
@@ -180,8 +181,11 @@ def bucket(sample: Path, work: Path) -> None:
 
 
 def join(sample: Path, work: Path) -> int:
-    settings, storage, _ = _prepared(sample, work)
-    return int(interval_tasks.pair(settings, DAY, list(range(bucket_count(storage, settings))))["pairs"])
+    settings, storage, shards = _prepared(sample, work)
+    new = {shard.shard_id for shard in shards}
+    with ThreadPoolExecutor(BUCKETS_AT_ONCE) as pool:
+        buckets = range(bucket_count(storage, settings))
+        return sum(pool.map(lambda bucket: pair_bucket(bucket, new, DAY, storage, settings), buckets))
 
 
 def plan(sample: Path, work: Path) -> int:

@@ -32,10 +32,11 @@ from sqlalchemy import text
 
 from benchmarks.made_units import UnitMaker
 from benchmarks.workload import CAPTION, read_pairs
+from capsfusion_tasks.decoding import Decoding
 from capsfusion_tasks.schemas import VALIDATED, Unit
 from capsfusion_tasks.settings import Interval, load_settings
 from capsfusion_tasks.validation.validate import validate_table
-from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse import fusions, ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.load import load_unit
@@ -43,14 +44,20 @@ from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 FUSION_ID = "made"
-FUSION: dict[str, object] = {
-    **dict.fromkeys(("model", "model_digest", "prompt_digest", "tokenizer_digest", "engine", "dtype"), "made"),
-    "fusion_id": FUSION_ID,
-    "model_revision": None,
-    "num_beams": 3,
-    "max_new_tokens": 80,
-    "spec": {},
-}
+FUSION = Decoding(
+    fusion_id=FUSION_ID,
+    model="benchmark",
+    model_revision="",
+    location="bundled",
+    model_digest="m",
+    prompt_digest="p",
+    tokenizer_digest="t",
+    engine="native",
+    dtype="bfloat16",
+    eos_ids=(2,),
+    num_beams=3,
+    max_new_tokens=80,
+)
 console = Console(width=120, highlight=False)
 
 
@@ -90,7 +97,7 @@ class Growth:
         self.warehouse, self._maker, self._unit_rows = warehouse, maker, unit_rows
         self._units = self.rows = 0
         with warehouse.engine.begin() as connection:
-            ledger.register_fusion(connection, FUSION)
+            fusions.register(connection, FUSION, {})
 
     def time_unit(self, load: Callable[[Warehouse, str, pa.Table], object]) -> float:
         """Microseconds per row of a new unit."""

@@ -77,7 +77,14 @@ class Settings(BaseSettings):
     num_beams: int = Field(3, ge=1, le=16)
     max_new_tokens: int = Field(80, ge=1, le=1024)
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = Field(
-        "auto", description="auto: bfloat16 on a GPU, float32 on a CPU. float8: the native engine's, on newer GPUs."
+        "auto",
+        description="Numbers of the model. auto: bfloat16 for GPUs, float32 for CPUs, see CAPSFUSION_DEVICE. float8:"
+        " the native engine's, on newer GPUs.",
+    )
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto",
+        description="Where units are fused, which decides what the dtype auto means. auto: cpu for the bundled toy"
+        " model, gpu for any other.",
     )
     nproc_per_node: Literal["auto"] | int = Field("auto", description="Ranks per node; auto: one per GPU, or one.")
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
@@ -120,6 +127,8 @@ class Settings(BaseSettings):
     def _absolute_folders(self) -> Settings:
         # Tasks run in working folders of their own: a relative path must mean the same in all of them.
         object.__setattr__(self, "home", self.home.expanduser().absolute())
+        if Path(self.model).expanduser().is_dir():
+            object.__setattr__(self, "model", str(Path(self.model).expanduser().absolute()))
         if self.scratch:
             object.__setattr__(self, "scratch", self.scratch.expanduser().absolute())
         return self
@@ -132,6 +141,19 @@ class Settings(BaseSettings):
     def self_paired(self) -> bool:
         """Whether LAION-COCO, which has URL and alt text, is paired with itself."""
         return self.laion2b == "none"
+
+    @property
+    def fusing_device(self) -> Literal["cpu", "gpu"]:
+        """Where units are fused. Planning has no GPU to ask, so it is a setting."""
+        if self.device != "auto":
+            return self.device
+        return "cpu" if self.model == str(BUNDLED_MODEL) else "gpu"
+
+    def dtype_on(self, device: Literal["cpu", "gpu"]) -> str:
+        """The dtype that is meant: never auto."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if device == "cpu" else "bfloat16"
 
     @property
     def scratch_folder(self) -> Path:

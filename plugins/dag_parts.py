@@ -18,7 +18,7 @@ from airflow.sdk import (
 )
 from gpu_pod import gpu_executor_config
 from load_operator import LoadOperator
-from run_context import set_label, settings_of
+from run_context import set_label, working
 from torchrun_operator import TorchrunOperator
 
 from capsfusion_tasks.errors import InputError
@@ -91,9 +91,8 @@ def validate(unit: Json) -> Json:
     """Gives each of the unit's captions a verdict and its reasons. Fails where far too many are rejected."""
     context = get_current_context()
     set_label(context, Unit(**unit).label)
-    counts = unit_tasks.validate(
-        settings_of(context), Unit(**unit), accept_rejections=context["params"]["accept_rejections"]
-    )
+    with working() as work:
+        counts = unit_tasks.validate(work, Unit(**unit), accept_rejections=context["params"]["accept_rejections"])
     fusion_metrics.validated(counts)
     return counts
 

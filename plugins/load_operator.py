@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import fusion_metrics
 from airflow.sdk import BaseOperator
-from run_context import set_label, settings_of
+from run_context import set_label, working
 
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.tasks import unit_tasks
@@ -30,8 +30,7 @@ class LoadOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         unit = Unit(**self.unit)
         set_label(context, unit.label)
-        counts = unit_tasks.load(
-            settings_of(context), unit, existing=context["params"]["existing"], dag_run_id=context["run_id"]
-        )
+        with working() as work:
+            counts = unit_tasks.load(work, unit, existing=context["params"]["existing"], dag_run_id=context["run_id"])
         fusion_metrics.loaded(counts)
         return counts

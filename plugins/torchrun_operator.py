@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import fusion_metrics
 from airflow.sdk import BaseOperator
-from run_context import set_label, settings_of
+from run_context import set_label, working
 
+from capsfusion_tasks.context import Context as Work
 from capsfusion_tasks.fusion.launcher import Torchrun, environment_defaults
 from capsfusion_tasks.fusion.stall import Patience
 from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.tasks import unit_tasks
 
 if TYPE_CHECKING:
@@ -34,28 +34,29 @@ class TorchrunOperator(BaseOperator):
         self._torchrun: Torchrun | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
-        unit, settings = Unit(**self.unit), settings_of(context)
+        unit = Unit(**self.unit)
         set_label(context, unit.label)
-        if (figures := unit_tasks.fused_and_loaded(settings, unit)) is not None:
-            return figures
-        with unit_tasks.at_work(settings, unit):
-            return self._fuse(settings, unit)
+        with working() as work:
+            if (figures := unit_tasks.fused_and_loaded(work, unit)) is not None:
+                return figures
+            with unit_tasks.at_work(work, unit):
+                return self._fuse(work, unit)
 
-    def _fuse(self, settings: Settings, unit: Unit) -> dict[str, Any]:
-        unit_tasks.fuse_started(settings, unit)
-        if unit_tasks.is_fused(settings, unit):
-            return unit_tasks.fuse_finished(settings, unit)
-        argv, patience = unit_tasks.fuse_argv(settings, unit), Patience.of(settings)
-        defaults = environment_defaults(settings)
+    def _fuse(self, work: Work, unit: Unit) -> dict[str, Any]:
+        unit_tasks.fuse_started(work, unit)
+        if unit_tasks.is_fused(work, unit):
+            return unit_tasks.fuse_finished(work, unit)
+        argv, patience = unit_tasks.fuse_argv(work, unit), Patience.of(work.settings)
+        defaults = environment_defaults(work.settings)
         self._torchrun = Torchrun(argv, on_line=self.log.info, patience=patience, defaults=defaults)
         try:
             self._torchrun.start()
             self._torchrun.wait()
         except BaseException as error:  # a timeout is no Exception
             self._torchrun.terminate()
-            unit_tasks.fuse_failed(settings, unit, str(error))
+            unit_tasks.fuse_failed(work, unit, str(error))
             raise
-        figures = unit_tasks.fuse_finished(settings, unit)
+        figures = unit_tasks.fuse_finished(work, unit)
         fusion_metrics.fused(figures)
         return figures
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from capsfusion_tasks.settings import Settings
     from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 
+os.environ["CAPSFUSION_DEVICE"] = "cpu"  # of tests that leave the dtype to the settings
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

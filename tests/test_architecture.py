@@ -15,10 +15,11 @@ PACKAGE = ROOT / "capsfusion_tasks"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import of the others: nothing that stands below it in this list.
-BASE = {"__init__", "errors", "thresholds", "settings", "schemas"}
+BASE = {"__init__", "errors", "decoding", "thresholds", "settings", "schemas"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
+    "decoding": set(),
     "thresholds": set(),
     "settings": {"__init__", "errors", "thresholds"},
     "schemas": {"errors", "settings"},
@@ -31,13 +32,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "validation": BASE | {"staging", "caption_files"},
     "warehouse": BASE,
     "terminal": BASE | {"validation"},
+    "context": BASE | {"staging", "fusion", "warehouse"},
     "explorer": BASE | {"validation", "warehouse"},
-    "planning": BASE | {"staging", "pull_rules", "shards", "pairing", "fusion", "warehouse"},
+    "planning": BASE | {"context", "staging", "pull_rules", "shards", "pairing", "fusion", "warehouse"},
     "upkeep": BASE | {"staging", "shards", "pairing", "fusion", "warehouse", "planning"},
     "tasks": BASE
-    | {"staging", "pull_rules", "shards", "pairing", "fusion", "validation", "warehouse", "planning", "upkeep"},
-    "demo": BASE | {"staging", "fusion", "validation", "warehouse", "terminal"},
-    "cli": BASE | {"staging", "fusion", "validation", "warehouse", "planning", "upkeep", "tasks", "terminal", "demo"},
+    | {"context", "staging", "pull_rules", "shards", "pairing", "fusion", "validation", "warehouse", "planning"}
+    | {"upkeep"},
+    "demo": BASE | {"context", "staging", "fusion", "validation", "warehouse", "terminal"},
+    "cli": BASE
+    | {"context", "staging", "fusion", "validation", "warehouse", "planning", "upkeep", "tasks", "terminal", "demo"},
 }
 
 

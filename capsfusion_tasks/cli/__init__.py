@@ -11,6 +11,7 @@ import typer
 
 from capsfusion_tasks.cli.common import stderr
 from capsfusion_tasks.cli.files import fuse, validate
+from capsfusion_tasks.cli.fusions import adopt
 from capsfusion_tasks.cli.runs import plan, replay, run
 from capsfusion_tasks.cli.show import demo, sample_data, up
 from capsfusion_tasks.cli.upkeep import check, gc
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (fuse, validate, run, replay, plan, status, check, gc, sql, export, sample_data, demo, up):
+for command in (fuse, validate, run, replay, plan, status, check, gc, adopt, sql, export, sample_data, demo, up):
     app.command()(command)
 db = typer.Typer(help="The warehouse's schema.", no_args_is_help=True)
 db.command("upgrade")(db_upgrade)

@@ -109,7 +109,7 @@ def replay(
 
     Example: capsfusion replay --reason truncated --reason repetition --max-new-tokens 120
     """
-    from capsfusion_tasks.fusion.identity import identify
+    from capsfusion_tasks.context import open_context
     from capsfusion_tasks.planning.estimate import Budget
     from capsfusion_tasks.schemas import Replay
     from capsfusion_tasks.tasks.local_run import run_replay
@@ -119,8 +119,11 @@ def replay(
     if unknown := sorted({*(reason or ())} - {*REASONS}):
         raise InputError(f"there is no reason {', '.join(unknown)}: give one of {', '.join(REASONS)}")
     settings = load_settings(model=model, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype)
+    if fusion is None:
+        with open_context(load_settings()) as context:
+            fusion = context.decoding.fusion_id
     selection = Replay.of_selection(
-        fusion_id=fusion or identify(load_settings()).fusion_id,
+        fusion_id=fusion,
         reasons=tuple(reason or ()),
         loaded_from=start,
         loaded_before=end,
@@ -165,13 +168,15 @@ def plan(
     """
     import json
 
+    from capsfusion_tasks.context import open_context
     from capsfusion_tasks.planning.plan import estimate
 
     settings = load_settings(model=model, num_beams=num_beams, gpu_hour_price=price_per_gpu_hour)
     if rows_per_second is not None and rows_per_second <= 0:
         raise InputError(f"--rows-per-second is {rows_per_second:g}: give what one device does, above 0")
     within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
-    found = estimate(settings, within, gpus=gpus, rows_per_second=rows_per_second)
+    with open_context(settings) as context:
+        found = estimate(context, within, gpus=gpus, rows_per_second=rows_per_second)
     if output_format == "json":
         print(json.dumps(found.as_dict()))
     else:

@@ -12,12 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from capsfusion_tasks.context import open_context
 from capsfusion_tasks.demo.progress import Day
-from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.terminal import cell
 from capsfusion_tasks.warehouse import ledger, queries
-from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.queries import RunSummary
 
 CAPTIONS_SHOWN = 6
@@ -34,8 +33,8 @@ class Results:
 
 
 def read_results(settings: Settings, days: list[date]) -> Results:
-    fusion_id = identify(settings).fusion_id
-    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+    with open_context(settings) as context, context.warehouse.engine.connect() as connection:
+        fusion_id = context.decoding.fusion_id
         units: list[str] = []
         for day in days:
             start = datetime(day.year, day.month, day.day, tzinfo=UTC)

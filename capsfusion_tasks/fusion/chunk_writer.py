@@ -14,7 +14,7 @@ from torch.distributed.distributed_c10d import Store
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.engine import Occupancy
 from capsfusion_tasks.fusion.figures import Figures
-from capsfusion_tasks.fusion.launcher import FuseJob
+from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.schemas import FUSED
 from capsfusion_tasks.staging.storage import Storage
 

@@ -12,7 +12,7 @@ from torch.distributed.distributed_c10d import Store
 from capsfusion_tasks.fusion.chunks import input_digest
 from capsfusion_tasks.fusion.engine import Completion, Request
 from capsfusion_tasks.fusion.finished import FinishedRows
-from capsfusion_tasks.fusion.launcher import FuseJob
+from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.pairs_input import PairsInput
 from capsfusion_tasks.fusion.prompt import prompt_tokens
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer

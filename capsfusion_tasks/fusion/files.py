@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -23,13 +23,13 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.chunks import input_digest
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.finished import FinishedRows
-from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.fusion.job import FuseJob, claim_rows
 from capsfusion_tasks.fusion.launcher import (
-    FuseJob,
     Torchrun,
     TorchrunFailed,
-    claim_rows,
     environment_defaults,
+    gpu_count,
     torchrun_argv,
 )
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, write_pieces
@@ -72,7 +72,9 @@ def fuse_file(
     if not target.absolute().parent.is_dir():
         raise InputError(f"cannot write {target}: there is no folder {target.absolute().parent}")
     rows = open_caption_file(source, CAPTION_COLUMNS, adds=OUTPUT_COLUMN)
-    fusion = identify(settings)
+    # Planned and fused on the same machine: what it has decides, where no setting does.
+    here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
+    decoding = decide(settings, here)
     check_target(target, rows)
 
     parts = target.absolute().with_name(target.name + ".parts")
@@ -82,11 +84,11 @@ def fuse_file(
     storage = Storage(str(parts))
     job = FuseJob.of(
         settings,
+        decoding,
         staging=str(parts),
         pairs=_PAIRS,
         piece_rows=_CLAIMS_OF_A_PIECE * claim_rows(settings),
         chunks=_CHUNKS,
-        fusion_id=fusion.fusion_id,
     )
     argv, patience = torchrun_argv(job, settings.nproc_per_node), Patience.of(settings)
     torchrun = Torchrun(argv, on_line=on_line, patience=patience, defaults=environment_defaults(settings))

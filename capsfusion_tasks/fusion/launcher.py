@@ -16,10 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import IO, Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.fusion.model_files import pinned
+from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.stall import Patience, StallWatch
 from capsfusion_tasks.settings import Settings
 
@@ -27,7 +26,6 @@ from capsfusion_tasks.settings import Settings
 INPUT_ERROR_MARK = "capsfusion input error: "
 NOT_READY_MARK = "capsfusion not ready: "
 _MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
-_CLAIM_ROWS = 64
 _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
 # OpenMP's threads spin while they wait for each other, by default so long that two jobs on one CPU slow each other down
@@ -39,49 +37,6 @@ def environment_defaults(settings: Settings) -> dict[str, str]:
     """Variables that torchrun gets where its environment has none: ``Torchrun(defaults=…)``."""
     # Beside the state, not in a home that goes with its container: the next task finds the kernels compiled.
     return {**_DEFAULTS, "TRITON_CACHE_DIR": str(settings.home / "triton")}
-
-
-class FuseJob(BaseModel):
-    """What the ranks need to know: where pairs lie, where chunks go, how to fuse. Travels as JSON in their argv."""
-
-    model_config = ConfigDict(frozen=True)
-
-    staging: str  # root of the storage that the paths below are relative to
-    pairs: str  # Parquet file with the columns laion_2b, laion_coco, or with piece_rows a folder of such pieces
-    piece_rows: int | None
-    chunks: str  # folder of the chunk files
-    fusion_id: str
-    model: str
-    engine: str
-    dtype: str
-    num_beams: int
-    max_new_tokens: int
-    batch_size: int | None  # None: the engine decides
-    claim_rows: int  # a rank claims so many at a time; pieces have a multiple of them
-    chunk_rows: int  # most rows of a chunk file
-    write_seconds: float = 5.0  # a kill loses what was finished since the last write
-
-    @classmethod
-    def of(
-        cls, settings: Settings, *, staging: str, pairs: str, piece_rows: int | None, chunks: str, fusion_id: str
-    ) -> FuseJob:
-        names = ("engine", "dtype", "num_beams", "max_new_tokens", "chunk_rows")
-        return cls(
-            staging=staging,
-            pairs=pairs,
-            piece_rows=piece_rows,
-            chunks=chunks,
-            fusion_id=fusion_id,
-            claim_rows=claim_rows(settings),
-            batch_size=None if settings.batch_size == "auto" else settings.batch_size,
-            model=pinned(settings.model),
-            **{name: getattr(settings, name) for name in names},
-        )
-
-
-def claim_rows(settings: Settings) -> int:
-    """How many rows a rank claims at a time: few, so that all ranks end together, and no more than a chunk has."""
-    return min(_CLAIM_ROWS, settings.chunk_rows)
 
 
 def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[str]:

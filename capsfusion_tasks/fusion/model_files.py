@@ -35,19 +35,22 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
     return folder
 
 
-def pinned(model: str) -> str:
-    """``model``; a hub id with the commit that it means now, so that all ranks load the same, whatever is pushed."""
-    if Path(model).expanduser().is_dir():
-        return model
-    return f"{model.partition('@')[0]}@{model_folder(model, weights=False).name}"  # …/snapshots/<commit>
-
-
 def weight_files(folder: Path) -> list[Path]:
     """Weight files, safetensors where there are any (they need no unpickling), else the .bin shards."""
     for pattern in _WEIGHTS:
         if found := sorted(folder.glob(pattern)):
             return found
     return []
+
+
+def eos_token_ids(folder: Path) -> tuple[int, ...]:
+    """The tokens that end a caption, as ``generate`` takes them: generation_config.json's, else config.json's."""
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            found = json.loads((folder / name).read_text()).get("eos_token_id")
+            if found is not None:
+                return tuple(sorted(found)) if isinstance(found, list) else (found,)
+    raise InputError(f"{folder}/config.json has no eos_token_id: it says which token ends a caption")
 
 
 def refuse_code(folder: Path) -> None:

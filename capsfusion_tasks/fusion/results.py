@@ -13,7 +13,7 @@ from torch.distributed.distributed_c10d import Store
 from capsfusion_tasks.fusion.chunk_writer import ChunkWriter
 from capsfusion_tasks.fusion.engine import Completion, Occupancy
 from capsfusion_tasks.fusion.feed import Prepared
-from capsfusion_tasks.fusion.launcher import FuseJob
+from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.staging.storage import Storage
 

@@ -18,7 +18,8 @@ from torch.distributed.rendezvous import rendezvous
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.engine import Engine, Request, complete_all
 from capsfusion_tasks.fusion.feed import Feed, Prepared
-from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, NOT_READY_MARK, FuseJob
+from capsfusion_tasks.fusion.job import FuseJob
+from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, NOT_READY_MARK
 from capsfusion_tasks.fusion.model_files import model_folder
 from capsfusion_tasks.fusion.node import die_with_parent, take_device
 from capsfusion_tasks.fusion.pairs_input import PairsInput
@@ -85,18 +86,26 @@ class ClaimedRequests:
 
 
 def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -> Engine:
-    """The engine that the job names, its weights on ``device``."""
-    folder = model_folder(job.model)
-    dtype = DTYPES.get(job.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    if job.engine == "native":
+    """The engine that the job's decoding names, its weights on ``device``.
+
+    Raises InputError where the device cannot compute in the decoding's dtype.
+    """
+    folder, decoding, dtype = model_folder(job.model), job.decoding, DTYPES[job.decoding.dtype]
+    on_cuda = device.type == "cuda"
+    if dtype == torch.bfloat16 and on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError(
+            f"fusion {job.fusion_id} is in bfloat16, which {torch.cuda.get_device_name(device)} does not compute: use a"
+            " GPU from Ampere on, or set CAPSFUSION_DTYPE=float32 and plan again"
+        )
+    if decoding.engine == "native":
         from capsfusion_tasks.fusion.native import float8
         from capsfusion_tasks.fusion.native.checkpoint import load_llama
         from capsfusion_tasks.fusion.native.engine import NativeEngine
 
-        # What cannot work is said before minutes are spent on loading weights.
+        # Before minutes are spent on loading weights.
         if dtype == float8.DTYPE:
             float8.require(device)
-        if device.type == "cuda":
+        if on_cuda:
             from capsfusion_tasks.fusion.native import triton_ops
 
             triton_ops.require()
@@ -106,8 +115,8 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
         log.info("the weights are loaded after %.1f s", time.monotonic() - started)
         return NativeEngine(
             model,
-            num_beams=job.num_beams,
-            max_new_tokens=job.max_new_tokens,
+            num_beams=decoding.num_beams,
+            max_new_tokens=decoding.max_new_tokens,
             max_prompt_tokens=MAX_PROMPT_TOKENS,
             eos_id=tokenizer.eos_id,
             prefix=shared_prefix(tokenizer),
@@ -117,8 +126,8 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
 
     return TransformersEngine(
         load_model(folder, device, dtype),
-        num_beams=job.num_beams,
-        max_new_tokens=job.max_new_tokens,
+        num_beams=decoding.num_beams,
+        max_new_tokens=decoding.max_new_tokens,
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
         batch_size=job.batch_size or 32,
@@ -170,7 +179,7 @@ class Progress:
 def main() -> int:
     die_with_parent()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", type=FuseJob.model_validate_json, help="the job as JSON; see launcher.FuseJob")
+    parser.add_argument("job", type=FuseJob.model_validate_json, help="the job as JSON; see fusion/job.py")
     job: FuseJob = parser.parse_args().job
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     logging.basicConfig(level=logging.INFO, format=f"rank {rank}: %(message)s", stream=sys.stdout)

@@ -5,13 +5,14 @@ A GPU hour is an hour of one device, a rank's: with four GPUs, four pass in an h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.warehouse.fusions import EarlierFusion
 from capsfusion_tasks.warehouse.rates import Measured, Spread
 
 TOKENS_PER_ROW = 195  # estimated, prompt and caption: the mean of 10,000 published pairs
@@ -81,6 +82,7 @@ class Estimate:
     price: float | None = None  # of a GPU hour
     unpaired_shards: int = 0  # discovered, and not in ``work``
     unpaired_bytes: int = 0
+    earlier: Sequence[EarlierFusion] = ()  # of earlier versions, and perhaps of the same decoding
 
     @property
     def total(self) -> Work:
@@ -124,6 +126,7 @@ class Estimate:
             "finish": self.finish and self.finish.isoformat(timespec="seconds"),
             "unpaired_shards": self.unpaired_shards,
             "unpaired_bytes": self.unpaired_bytes,
+            "perhaps_fused_before": {fusion.fusion_id: fusion.rows for fusion in self.earlier},
         }
 
     @property
@@ -133,6 +136,12 @@ class Estimate:
             lines.append(
                 f"not counted: {self.unpaired_shards} shards ({self.unpaired_bytes / 1e6:.0f} MB) that are discovered,"
                 " and not paired yet"
+            )
+        for fusion in self.earlier:
+            lines.append(
+                f"perhaps fused before: {fusion.rows:,} rows are loaded under fusion {fusion.fusion_id}, which an"
+                " earlier version recorded without its dtype or the whole of its weights. They would be fused again;"
+                f" if the settings are the same, run `capsfusion adopt {fusion.fusion_id}` first"
             )
         return "\n".join([*lines, *self._what_it_takes()])
 

@@ -12,8 +12,10 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from capsfusion_tasks.context import Context
+from capsfusion_tasks.decoding import Decoding
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.identity import Fusion, identify
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.planning import unit_files, waiting
 from capsfusion_tasks.planning.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
@@ -22,8 +24,7 @@ from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.warehouse import ledger, plans, rates
-from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+from capsfusion_tasks.warehouse import fusions, ledger, plans, rates
 from capsfusion_tasks.warehouse.invariants import drop_plan
 
 log = logging.getLogger(__name__)
@@ -32,10 +33,9 @@ OnEstimate = Callable[[Estimate], None]
 
 
 def plan_units(
-    warehouse: Warehouse,
-    settings: Settings,
+    context: Context,
     work: Interval | Replay,
-    find_pairs: Callable[[Connection, Fusion], list[unit_files.NewPairs]],
+    find_pairs: Callable[[Connection], list[unit_files.NewPairs]],
     *,
     existing: Existing,
     dag_run_id: str | None,
@@ -52,38 +52,45 @@ def plan_units(
     Units of an interval that were cut from pairs of other pull rules are dropped and cut anew. Where one of them is
     begun, it raises InputError instead, unless ``replan`` is set.
     """
-    fusion, storage, rules = identify(settings), Storage(settings.staging_uri), PullRules.of(settings)
+    settings, storage, decoding = context.settings, context.storage, context.decoding
+    rules = PullRules.of(settings)
 
     def check(connection: Connection, where: str, to_fuse: Work) -> None:
-        price, now = settings.gpu_hour_price, datetime.now(UTC)
-        estimate = Estimate({where: to_fuse if needs_gpu else Work()}, rate_of(connection, fusion), now, price=price)
+        estimate = Estimate(
+            {where: to_fuse if needs_gpu else Work()},
+            rate_of(connection, decoding),
+            datetime.now(UTC),
+            price=settings.gpu_hour_price,
+            earlier=fusions.earlier(connection, decoding),
+        )
         log.info("%s", estimate.text)
         if on_estimate:
             on_estimate(estimate)
         budget.check(estimate)
 
-    with warehouse.engine.begin() as connection:
-        ledger.register_fusion(connection, fusion.as_row())
+    about = {"prompt_template": PROMPT_TEMPLATE, "max_prompt_tokens": MAX_PROMPT_TOKENS}
+    with context.warehouse.engine.begin() as connection:
+        fusions.register(connection, decoding, about)
     # The lock makes planning serial for a fusion, and its transaction makes the new units appear at once: two runs that
     # found the same pair cannot both plan it.
-    with ledger.planning_lock(warehouse.engine, fusion.fusion_id) as connection:
-        planned = ledger.units_of(connection, fusion.fusion_id, work)
+    with ledger.planning_lock(context.warehouse.engine, decoding.fusion_id) as connection:
+        planned = ledger.units_of(connection, decoding.fusion_id, work)
         if isinstance(work, Interval) and outdated(planned, storage, settings, work, replan):
-            drop_plan(connection, work, fusion.fusion_id)
+            drop_plan(connection, work, decoding.fusion_id)
             planned = [(unit, state) for unit, state in planned if state == "loaded"]
         if unfinished := [unit for unit, state in planned if state != "loaded"]:
             to_fuse = (unit for unit, state in planned if state not in ("fused", "loaded"))
             check(connection, "planned before, to fuse", Work.of(to_fuse))
             return unfinished
-        pairs = find_pairs(connection, fusion)
+        pairs = find_pairs(connection)
         total = Work(sum(len(part.rows) for part in pairs), sum(int(part.tokens.sum()) for part in pairs))
         check(connection, "to fuse", total)
         size = settings.unit_tokens
         if size == "auto":
-            measured = rates.measured(connection, fusion.fusion_id)
+            measured = rates.measured(connection, decoding.fusion_id)
             size = unit_files.choose_unit_tokens(total.tokens, measured and measured.tokens_per_second.median)
         made_with = rules if isinstance(work, Interval) else None
-        units = unit_files.cut_units(storage, pairs, work, fusion.fusion_id, size, len(planned), made_with)
+        units = unit_files.cut_units(storage, pairs, work, decoding.fusion_id, size, len(planned), made_with)
         rows = sum(unit.rows for unit in units)
         if left := total.rows - rows:
             log.warning(
@@ -97,7 +104,7 @@ def plan_units(
             plans.record(
                 connection,
                 work,
-                fusion.fusion_id,
+                decoding.fusion_id,
                 dag_run_id,
                 pairs=waiting.paired_rows(storage, work),
                 already_fused=sum(part.taken for part in pairs),
@@ -140,7 +147,7 @@ def outdated(
 
 
 def estimate(
-    settings: Settings,
+    context: Context,
     within: Interval | None = None,
     *,
     gpus: int | None = None,
@@ -150,8 +157,7 @@ def estimate(
 
     ``gpus`` devices work in parallel. ``rows_per_second`` of one device, where it is given, goes before what is known.
     """
-    storage = Storage(settings.staging_uri)
-    fusion = identify(settings)
+    settings, storage, decoding = context.settings, context.storage, context.decoding
     seen = waiting.intervals(storage, within)
     if outdated_pairs := waiting.paired_with_others(storage, seen, PullRules.of(settings)):
         log.warning(
@@ -159,12 +165,13 @@ def estimate(
             len(outdated_pairs),
             outdated_pairs[0].command,
         )
-    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+    with context.warehouse.engine.begin() as connection:
         work = {
-            "planned, not fused": Work(*rates.unfused(connection, fusion.fusion_id, within)),
-            "paired, not planned": unplanned(connection, storage, fusion.fusion_id, seen),
+            "planned, not fused": Work(*rates.unfused(connection, decoding.fusion_id, within)),
+            "paired, not planned": unplanned(connection, storage, decoding.fusion_id, seen),
         }
-        rate = rate_of(connection, fusion, rows_per_second)
+        rate = rate_of(connection, decoding, rows_per_second)
+        earlier = fusions.earlier(connection, decoding)
     listed = ((interval, discovery.discovered(interval, storage)) for interval in seen)
     unpaired = [
         shard
@@ -180,6 +187,7 @@ def estimate(
         price=settings.gpu_hour_price,
         unpaired_shards=len(unpaired),
         unpaired_bytes=sum(shard.size_bytes for shard in unpaired),
+        earlier=earlier,
     )
 
 
@@ -196,9 +204,9 @@ def unplanned(connection: Connection, storage: Storage, fusion_id: str, interval
     return Work(*waiting.unplanned(storage, unfinished, known, ledger.open_units(connection, fusion_id)))
 
 
-def rate_of(connection: Connection, fusion: Fusion, rows_per_second: float | None = None) -> Rate | None:
+def rate_of(connection: Connection, decoding: Decoding, rows_per_second: float | None = None) -> Rate | None:
     """What a device does of this fusion: as given, as measured, or as a benchmark says; None: nobody knows."""
     if rows_per_second is not None:
         return given_rate(rows_per_second, "as given")
-    measured = rates.measured(connection, fusion.fusion_id)
-    return measured_rate(measured) if measured else benchmark_rate(fusion.model, fusion.engine)
+    measured = rates.measured(connection, decoding.fusion_id)
+    return measured_rate(measured) if measured else benchmark_rate(decoding.model, decoding.engine)

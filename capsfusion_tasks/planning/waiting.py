@@ -12,14 +12,14 @@ import pyarrow.compute as pc
 from capsfusion_tasks.planning.unit_files import PairsInFlight, estimate_tokens
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.shards import shard_list
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
 
 def intervals(storage: Storage, within: Interval | None = None) -> list[Interval]:
     """The intervals that discovery has seen: all, or those inside ``within``."""
-    found = (Interval.from_key(key) for key in storage.folders(layout.RUNS))
-    return [interval for interval in found if within is None or interval.is_within(within)]
+    return [interval for interval in shard_list.intervals(storage) if within is None or interval.is_within(within)]
 
 
 def paired_rows(storage: Storage, interval: Interval) -> int:

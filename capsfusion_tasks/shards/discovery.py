@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -96,6 +96,7 @@ def discover(
     relist: bool = False,
     units: int = 0,
     remove: Callable[[list[Shard]], None] = lambda _: None,
+    claim: Callable[[list[Shard]], set[str]] = lambda _: set(),
 ) -> list[Shard]:
     """The interval's shards, by side and path, for the stages after this one to find with ``discovered``.
 
@@ -103,6 +104,10 @@ def discover(
     same work; ``relist`` adds what has come since. Before its end, a call adds what has arrived since the last. Not
     frozen are an empty list, and a side whose source had no shard at all: shards may be copied in later with their old
     times.
+
+    A shard whose own interval's list was frozen before it came is late. The next interval that is listed takes it:
+    ``claim`` gets the late shards that were found, and returns the ids of those that this interval has. What is added
+    to a frozen list is late too, and is claimed, so that no other interval has taken it.
 
     A list of other sources or patterns is made anew, and ``remove`` gets the shards that leave it, as long as the
     interval has no ``units``, planned or loaded. Raises InputError where it has some, unless ``relist`` adds the shards
@@ -117,12 +122,16 @@ def discover(
     over = datetime.now(UTC) >= interval.end  # asked before the listing: what arrives during it may be missing from it
     to_list = {side: place for side, place in sources.items() if not frozen or side in listed.empty}
     there = {side: [*all_shards(side, place)] for side, place in to_list.items()}
-    found = {
-        shard.shard_id: shard
-        for shards in there.values()
-        for shard in shards
-        if interval.start <= shard.arrived_at < interval.end
-    } | {shard.shard_id: shard for shard in known}  # these stay as they were: their rows may be pulled and paired
+    arrived = [shard for shards in there.values() for shard in shards]
+    own = [shard for shard in arrived if interval.start <= shard.arrived_at < interval.end]
+    if listed.is_frozen:
+        known_ids = {shard.shard_id for shard in known}
+        late, own = [shard for shard in own if shard.shard_id not in known_ids], []
+    else:
+        late = _late(arrived, interval, storage, now)
+    claimed = claim(late)
+    found = {shard.shard_id: shard for shard in [*own, *(shard for shard in late if shard.shard_id in claimed)]}
+    found |= {shard.shard_id: shard for shard in known}  # as they were: their rows may be pulled and paired
     shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
     empty = [side for side in there if not there[side]]
     for side in empty:
@@ -133,6 +142,29 @@ def discover(
     if made != listed and (shards or leaving):
         shard_list.write(interval, storage, made)
     return shards
+
+
+def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: dict[Side, Origin]) -> list[Shard]:
+    """The shards of ``arrived`` that no list has, though the interval in which they arrived has a frozen one.
+
+    Only lists of the same source and patterns count: what another source has was not there to be listed.
+    """
+    frozen: dict[Side, list[Interval]] = {side: [] for side in now}
+    listed_ids: set[str] = set()
+    for other in shard_list.intervals(storage):
+        if other == interval or (listed := shard_list.read(other, storage)) is None:
+            continue
+        listed_ids |= {shard.shard_id for shard in listed.shards}
+        for side, origin in listed.made_from(now).items():
+            if listed.is_frozen and origin == now.get(side) and side not in listed.empty:
+                frozen[side].append(other)
+    return [
+        shard
+        for shard in arrived
+        if shard.shard_id not in listed_ids
+        and not interval.start <= shard.arrived_at < interval.end
+        and any(other.start <= shard.arrived_at < other.end for other in frozen[shard.side])
+    ]
 
 
 def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[Side, Origin], units: int) -> None:

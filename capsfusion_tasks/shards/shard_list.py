@@ -44,6 +44,11 @@ class ShardList(BaseModel):
         }
 
 
+def intervals(storage: Storage) -> list[Interval]:
+    """The intervals that have a folder in the staging area: those that discovery has seen."""
+    return [Interval.from_key(key) for key in storage.folders(layout.RUNS)]
+
+
 def read(interval: Interval, storage: Storage) -> ShardList | None:
     path = layout.discovered(interval)
     return ShardList.model_validate(storage.read_json(path)) if storage.exists(path) else None

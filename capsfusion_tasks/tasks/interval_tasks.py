@@ -1,7 +1,7 @@
-"""One function per task of an interval: calls the stage, keeps the ledger. `capsfusion run` and the DAG call these.
+"""One function for each task of an interval: it calls the stage and keeps the ledger.
 
-Arguments and results are small (settings, shards, units, counts); rows travel in files only. What trying again will
-not mend is raised as ``InputError``.
+``capsfusion run`` and the DAG call these. Arguments and results are small (shards, units, counts); rows travel in
+files. An ``InputError`` means that a retry will not help.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.fusion.identity import Fusion, identify
 from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_counts, split_shard
@@ -24,103 +24,112 @@ from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.planning.plan import OnEstimate, outdated, plan_units, unplanned
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Existing, Shard, Unit
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.export import export_captions
 from capsfusion_tasks.tasks.report import report_interval
 from capsfusion_tasks.upkeep.check import check as run_checks
 from capsfusion_tasks.warehouse import ledger
-from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.export import Selection
 from capsfusion_tasks.warehouse.invariants import pull_again
 from capsfusion_tasks.warehouse.queries import Scope
 
 log = logging.getLogger(__name__)
 
-# One pair task per so many bytes of shards: what a new row is joined with is everything that is there.
+# One pair task per so many bytes of shards: a new row is joined with all rows that were pulled before it.
 _PAIR_TASK_BYTES = 4 << 30
 _PAIR_TASKS_MAX = 64
 _PROGRESS_SECONDS = 30.0
-_BUCKETS_AT_ONCE = 3  # while one is read, another is joined and a third written
+BUCKETS_AT_ONCE = 3  # while one is read, another is joined and a third written
 
 
-def discover(settings: Settings, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
-    """The shards of the interval, now in the ledger.
+def discover(context: Context, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
+    """The shards of the interval, now in the ledger, and late ones of intervals whose lists are frozen.
 
     Raises InputError, before anything is pulled, for state that was made with other settings and that this run may not
     replace. ``relist`` adds to a frozen list what its sources have now; ``replan`` as for ``plan``.
     """
-    storage = Storage(settings.staging_uri)
+    settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     sources = discovery.sources(settings)
-    with open_warehouse(settings) as warehouse:
-        with warehouse.engine.connect() as connection:
-            units = ledger.units_planned(connection, interval)
-            if units:
-                planned = ledger.units_of(connection, identify(settings).fusion_id, interval)
-                outdated(planned, storage, settings, interval, replan)
-        shards = discovery.discover(
-            sources,
-            interval,
-            storage,
-            relist=relist,
-            units=units,
-            remove=lambda gone: _remove_shards(warehouse, storage, interval, gone),
-        )
-        ids = {shard.shard_id for shard in shards}
-        _require_pull_rules(storage, settings, interval, but=ids)
-        if shards:
-            with ledger.staging_lock(warehouse.engine, storage.root):
-                bucket_count(storage, settings, lambda: discovery.source_bytes(sources))
-        with warehouse.engine.begin() as connection:
-            ledger.record_shards(connection, shards)
+    with engine.connect() as connection:
+        planned = ledger.units_of(connection, None, interval)
+    if planned:
+        mine = [(unit, state) for unit, state in planned if unit.fusion_id == context.decoding.fusion_id]
+        outdated(mine, storage, settings, interval, replan)
+
+    def claim(late: list[Shard]) -> set[str]:
+        with engine.begin() as connection:
+            claimed = ledger.claim_late(connection, late, interval)
+        for shard in late:
+            if shard.shard_id in claimed:
+                log.info("discover: %s arrived %s and came late: this run takes it", shard.label, shard.arrived_at)
+        return claimed
+
+    shards = discovery.discover(
+        sources,
+        interval,
+        storage,
+        relist=relist,
+        units=len(planned),
+        remove=lambda gone: _remove_shards(context, interval, gone),
+        claim=claim,
+    )
+    ids = {shard.shard_id for shard in shards}
+    _require_pull_rules(context, interval, but=ids)
+    if shards:
+        with ledger.staging_lock(engine, storage.root):
+            bucket_count(storage, settings, lambda: discovery.source_bytes(sources))
+    with engine.begin() as connection:
+        ledger.record_shards(connection, shards)
     return shards
 
 
-def _remove_shards(warehouse: Warehouse, storage: Storage, interval: Interval, gone: list[Shard]) -> None:
+def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> None:
     """Take ``gone`` out of the buckets: they leave the interval's list. What other intervals have listed stays."""
+    storage = context.storage
     others = (one for one in waiting.intervals(storage) if one != interval)
     kept = {shard.shard_id for one in others for shard in discovery.discovered(one, storage)}
     gone = [shard for shard in gone if shard.shard_id not in kept]
-    pull_again(warehouse.engine, [shard.shard_id for shard in gone])
+    pull_again(context.warehouse.engine, [shard.shard_id for shard in gone])
     for shard in gone:
         pulled.remove(storage, shard)
 
 
-def _require_pull_rules(storage: Storage, settings: Settings, interval: Interval, but: set[str]) -> None:
+def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> None:
     """Raise InputError where the buckets have shards that were pulled with other settings, ``but`` for these."""
-    seen = [interval, *waiting.intervals(storage)]
+    seen = [interval, *waiting.intervals(context.storage)]
     everything = Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
     if everything == interval and but:
         mend = "They are not in the sources of now: name an empty CAPSFUSION_STAGING"
     else:
         mend = f"Pull and pair them again: {everything.command}"
-    pulled.require_rules(storage, PullRules.of(settings), but=but, mend=mend)
+    pulled.require_rules(context.storage, PullRules.of(context.settings), but=but, mend=mend)
 
 
-def pull(settings: Settings, shard: Shard) -> dict[str, Any]:
+def pull(context: Context, shard: Shard) -> dict[str, Any]:
     """Split the shard into hash buckets. A shard that cannot be used is marked failed in the ledger, with its error."""
-    storage = Storage(settings.staging_uri)
-    with open_warehouse(settings) as warehouse:
-        try:
-            counts = split_counts(shard, storage, settings)
-            if counts is None:  # else the shard need not be fetched again, nor be there still
-                with discovery.source_of(shard, settings).open(shard) as stream:
-                    counts = split_shard(stream, shard, storage, settings)
-        except (InputError, NotReadyError) as error:
-            with warehouse.engine.begin() as connection:
-                ledger.shard_failed(connection, shard.shard_id, str(error))
-            raise
-        with warehouse.engine.begin() as connection:
-            ledger.shard_pulled(connection, shard.shard_id, counts.rows, counts.dropped)
+    settings, storage, engine = context.settings, context.storage, context.warehouse.engine
+    try:
+        counts = split_counts(shard, storage, settings)
+        if counts is None:  # else the shard need not be fetched again, nor be there still
+            with discovery.source_of(shard, settings).open(shard) as stream:
+                counts = split_shard(stream, shard, storage, settings)
+    except (InputError, NotReadyError) as error:
+        with engine.begin() as connection:
+            ledger.shard_failed(connection, shard.shard_id, str(error))
+        raise
+    with engine.begin() as connection:
+        ledger.shard_pulled(connection, shard.shard_id, counts.rows, counts.dropped)
     return {"shard": shard.label, "rows": counts.rows, "dropped": counts.dropped}
 
 
-def bucket_groups(settings: Settings) -> list[list[int]]:
-    """The buckets that each pair task joins: as many tasks as what was pulled so far is worth."""
-    buckets = bucket_count(Storage(settings.staging_uri), settings)
+def bucket_groups(context: Context) -> list[list[int]]:
+    """The buckets that each pair task joins: the number of tasks grows with the bytes that were pulled so far."""
+    settings = context.settings
+    buckets = bucket_count(context.storage, settings)
     if settings.pair_tasks == "auto":
-        with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+        with context.warehouse.engine.connect() as connection:
             tasks = min(_PAIR_TASKS_MAX, 1 + ledger.pulled_bytes(connection) // _PAIR_TASK_BYTES)
     else:
         tasks = settings.pair_tasks
@@ -128,13 +137,13 @@ def bucket_groups(settings: Settings) -> list[list[int]]:
     return [list(range(first, buckets, tasks)) for first in range(tasks)]
 
 
-def pair(settings: Settings, interval: Interval, buckets: list[int]) -> dict[str, Any]:
-    """Join the interval's new rows with everything that is there, in each of ``buckets``."""
-    storage = Storage(settings.staging_uri)
+def pair(context: Context, interval: Interval, buckets: list[int]) -> dict[str, Any]:
+    """Join the interval's new rows with all rows that were pulled before, in each of ``buckets``."""
+    settings, storage = context.settings, context.storage
     new = {shard.shard_id for shard in discovery.discovered(interval, storage)}
-    _require_pull_rules(storage, settings, interval, but=set())
+    _require_pull_rules(context, interval, but=set())
     pairs, told = 0, time.monotonic()
-    with ThreadPoolExecutor(_BUCKETS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(BUCKETS_AT_ONCE) as pool:
         found = pool.map(lambda bucket: pair_bucket(bucket, new, interval, storage, settings), buckets)
         for done, count in enumerate(found, start=1):
             pairs += count
@@ -145,7 +154,7 @@ def pair(settings: Settings, interval: Interval, buckets: list[int]) -> dict[str
 
 
 def plan(
-    settings: Settings,
+    context: Context,
     interval: Interval,
     *,
     limit: int | None = None,
@@ -164,59 +173,57 @@ def plan(
     InputError, and plans nothing, where fusing them is estimated to take more than ``budget``; ``on_estimate`` gets the
     estimate before that.
     """
-    storage = Storage(settings.staging_uri)
+    fusion_id = context.decoding.fusion_id
 
-    def find(connection: Connection, fusion: Fusion) -> list[unit_files.NewPairs]:
+    def find(connection: Connection) -> list[unit_files.NewPairs]:
         return unit_files.new_pairs(
-            storage,
+            context.storage,
             interval,
-            is_known=lambda ids: ledger.known_pairs(connection, fusion.fusion_id, ids) if existing == "skip" else None,
-            in_flight=ledger.open_units(connection, fusion.fusion_id),
+            is_known=lambda ids: ledger.known_pairs(connection, fusion_id, ids) if existing == "skip" else None,
+            in_flight=ledger.open_units(connection, fusion_id),
             limit=limit,
-            rules=PullRules.of(settings),
+            rules=PullRules.of(context.settings),
         )
 
-    with open_warehouse(settings) as warehouse:
-        return plan_units(
-            warehouse,
-            settings,
-            interval,
-            find,
-            existing=existing,
-            dag_run_id=dag_run_id,
-            budget=budget,
-            on_estimate=on_estimate,
-            replan=replan,
-        )
+    return plan_units(
+        context,
+        interval,
+        find,
+        existing=existing,
+        dag_run_id=dag_run_id,
+        budget=budget,
+        on_estimate=on_estimate,
+        replan=replan,
+    )
 
 
-def export(settings: Settings, interval: Interval, export_to: str) -> dict[str, Any]:
+def export(context: Context, interval: Interval, fusion_id: str, export_to: str) -> dict[str, Any]:
     """The interval's captions as files in ``export_to/<fusion_id>/<interval>``; anew, where there are others now."""
-    fusion_id = identify(settings).fusion_id
     storage = Storage(f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}")
     selection = Selection(fusion_id=fusion_id, interval=interval)
-    with open_warehouse(settings) as warehouse:
-        manifest = export_captions(warehouse, storage, selection, overwrite="outdated", say=log.info)
+    manifest = export_captions(context.warehouse, storage, selection, overwrite="outdated", say=log.info)
     return {"target": storage.path(""), "rows": manifest.rows, "files": len(manifest.files)}
 
 
-def check(settings: Settings, interval: Interval) -> dict[str, Any]:
+def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[str, Any]:
     """What is lost, doubled, half-written or stuck of the interval: ``findings``, as ``text`` and, with what was looked
     at, as ``account``.
 
-    Shards and units that failed are left out: the report has them.
+    Of one fusion, or of all where ``fusion_id`` is None. Shards and units that failed are left out: the report has
+    them.
     """
-    found = run_checks(settings, Scope(interval=interval, fusion_id=identify(settings).fusion_id), footers=True)
+    found = run_checks(context.settings, Scope(interval=interval, fusion_id=fusion_id), footers=True)
     found.findings = [one for one in found.findings if one.rule not in ("shard-failed", "unit-failed")]
     text = "\n".join(f"check: {line}" for line in found.verdict())
     return {**found.as_dict(), "text": text, "account": "\n".join(found.lines())}
 
 
-def report(settings: Settings, interval: Interval) -> dict[str, Any]:
-    """What came in and what came out: counts, ``failures``, and all of it as ``text``."""
-    storage = Storage(settings.staging_uri)
-    fusion_id = identify(settings).fusion_id
-    shards = discovery.discovered(interval, storage)
-    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
-        left = unplanned(connection, storage, fusion_id, [interval]).rows
+def report(context: Context, interval: Interval, fusion_id: str | None) -> dict[str, Any]:
+    """What came in and what came out: counts, ``failures``, and all of it as ``text``.
+
+    Of one fusion, or of all where ``fusion_id`` is None: nothing was planned.
+    """
+    shards = discovery.discovered(interval, context.storage)
+    with context.warehouse.engine.begin() as connection:
+        left = unplanned(connection, context.storage, fusion_id, [interval]).rows if fusion_id else 0
         return report_interval(connection, interval, fusion_id, shards, unplanned=left).as_dict()

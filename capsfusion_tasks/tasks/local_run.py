@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from capsfusion_tasks.context import Context, open_context
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import launcher
 from capsfusion_tasks.fusion.stall import Patience
@@ -14,7 +15,6 @@ from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.tasks import interval_tasks, replay, unit_tasks
 from capsfusion_tasks.warehouse import quarantine
-from capsfusion_tasks.warehouse.connection import open_warehouse
 
 PULLS = 2  # shards that are pulled at the same time: one is decoded while the other is fetched or written
 
@@ -35,16 +35,16 @@ def run_pipeline(
 
     A shard or a unit that fails is noted in the ledger and in the report, and the others go on.
     """
-    with open_warehouse(settings):  # the embedded server then runs throughout, not once for each stage
-        shards = interval_tasks.discover(settings, interval, relist=relist, replan=replan)
+    with open_context(settings) as context:
+        shards = interval_tasks.discover(context, interval, relist=relist, replan=replan)
         say(f"discover: {len(shards)} shards arrived from {interval.start} to {interval.end}")
         with ThreadPoolExecutor(PULLS) as pulls:
-            for line in pulls.map(lambda shard: _pull(settings, shard), shards):
+            for line in pulls.map(lambda shard: _pull(context, shard), shards):
                 say(line)
-        groups = interval_tasks.bucket_groups(settings) if shards else []
-        say(f"pair: {sum(interval_tasks.pair(settings, interval, group)['pairs'] for group in groups)} pairs")
+        groups = interval_tasks.bucket_groups(context) if shards else []
+        say(f"pair: {sum(interval_tasks.pair(context, interval, group)['pairs'] for group in groups)} pairs")
         units = interval_tasks.plan(
-            settings,
+            context,
             interval,
             limit=limit,
             existing=existing,
@@ -54,8 +54,8 @@ def run_pipeline(
         )
         say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} pairs to fuse")
         for unit in units:
-            _run_unit(settings, unit, existing, accept_rejections, say)
-        return interval_tasks.report(settings, interval)
+            _run_unit(context, unit, existing, accept_rejections, say)
+        return interval_tasks.report(context, interval, context.decoding.fusion_id)
 
 
 def run_replay(
@@ -71,9 +71,9 @@ def run_replay(
 
     A unit that fails is noted in the ledger and in the report, and the others go on.
     """
-    with open_warehouse(settings) as warehouse, quarantine.sole_run(warehouse.engine, selection.name):
+    with open_context(settings) as context, quarantine.sole_run(context.warehouse.engine, selection.name):
         units = replay.plan(
-            settings,
+            context,
             selection,
             existing=existing,
             budget=budget,
@@ -81,35 +81,36 @@ def run_replay(
         )
         say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} rejected captions to replay")
         for unit in units:
-            _run_unit(settings, unit, existing, accept_rejections, say)
-        return replay.report(settings, selection)
+            _run_unit(context, unit, existing, accept_rejections, say)
+        return replay.report(context, selection, context.decoding.fusion_id)
 
 
-def _pull(settings: Settings, shard: Shard) -> str:
+def _pull(context: Context, shard: Shard) -> str:
     try:
-        pulled = interval_tasks.pull(settings, shard)
+        pulled = interval_tasks.pull(context, shard)
     except (InputError, NotReadyError) as error:
         return f"pull: {shard.label} failed: {error}"
     return f"pull: {shard.label}: {pulled['rows']} rows, dropped {pulled['dropped'] or 'none'}"
 
 
 def _run_unit(
-    settings: Settings, unit: Unit, existing: Existing, accept_rejections: bool, say: Callable[[str], None]
+    context: Context, unit: Unit, existing: Existing, accept_rejections: bool, say: Callable[[str], None]
 ) -> None:
-    with unit_tasks.at_work(settings, unit):
-        unit_tasks.fuse_started(settings, unit)
+    settings = context.settings
+    with unit_tasks.at_work(context, unit):
+        unit_tasks.fuse_started(context, unit)
         try:
-            if not unit_tasks.is_fused(settings, unit):
-                argv, patience = unit_tasks.fuse_argv(settings, unit), Patience.of(settings)
+            if not unit_tasks.is_fused(context, unit):
+                argv, patience = unit_tasks.fuse_argv(context, unit), Patience.of(settings)
                 launcher.run(argv, on_line=say, patience=patience, defaults=launcher.environment_defaults(settings))
-            unit_tasks.fuse_finished(settings, unit)
+            unit_tasks.fuse_finished(context, unit)
         except (InputError, NotReadyError, launcher.TorchrunFailed) as error:
-            unit_tasks.fuse_failed(settings, unit, str(error))
+            unit_tasks.fuse_failed(context, unit, str(error))
             say(f"fuse: {unit.label} failed: {error}")
             return
     try:
-        verdicts = unit_tasks.validate(settings, unit, accept_rejections=accept_rejections)
-        unit_tasks.load(settings, unit, existing=existing)
+        verdicts = unit_tasks.validate(context, unit, accept_rejections=accept_rejections)
+        unit_tasks.load(context, unit, existing=existing)
     except InputError as error:
         say(f"validate and load: {unit.label} failed: {error}")
         return

@@ -113,7 +113,7 @@ def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> Rep
 
 
 def report_interval(
-    connection: Connection, interval: Interval, fusion_id: str, shards: list[Shard], unplanned: int
+    connection: Connection, interval: Interval, fusion_id: str | None, shards: list[Shard], unplanned: int
 ) -> Report:
     """The report of one interval under one fusion; ``shards`` are its own, ``unplanned`` its pairs in no unit."""
     report = _report(connection, Scope(interval=interval, fusion_id=fusion_id), [shard.shard_id for shard in shards])

@@ -1,6 +1,7 @@
-"""The tasks of one unit, one function each: fuse, validate, load. `capsfusion run` and the DAGs call these.
+"""One function for each task of a unit: fuse, validate, load. ``capsfusion run`` and the DAGs call these.
 
-Those of an interval stand in ``stages``, and what it says of arguments, results and errors holds here, too.
+How a unit is fused stands in the ledger, under the unit's fusion_id: no settings of a model are asked here. Of
+arguments, results and errors the same holds as in ``interval_tasks``.
 """
 
 from __future__ import annotations
@@ -12,65 +13,65 @@ from typing import Any
 
 import pyarrow as pa
 
+from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import chunks as chunk_files
-from capsfusion_tasks.fusion.identity import identify
-from capsfusion_tasks.fusion.launcher import FuseJob, torchrun_argv
+from capsfusion_tasks.fusion.job import FuseJob
+from capsfusion_tasks.fusion.launcher import torchrun_argv
 from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import FUSED, VALIDATED, Existing, Unit
-from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
-from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation import gate
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import different_rules, validate_unit
 from capsfusion_tasks.warehouse import ledger, ownership
 from capsfusion_tasks.warehouse.captions import raws_by_caption
-from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
 
 log = logging.getLogger(__name__)
 
 
-def fuse_argv(settings: Settings, unit: Unit) -> list[str]:
-    """The torchrun command that fuses the unit on this node."""
-    return torchrun_argv(_fuse_job(settings, unit), settings.nproc_per_node)
+def fuse_argv(context: Context, unit: Unit) -> list[str]:
+    """The torchrun command that fuses the unit on this node. Raises InputError where its model is not here."""
+    job = FuseJob.of(
+        context.settings,
+        context.decoding_of(unit.fusion_id),
+        staging=context.settings.staging_uri,
+        pairs=layout.unit_pairs(unit.unit_id),
+        chunks=layout.chunks_folder(unit.unit_id),
+    )
+    return torchrun_argv(job, context.settings.nproc_per_node)
 
 
 @contextmanager
-def at_work(settings: Settings, unit: Unit) -> Iterator[None]:
-    """Hold the unit's lock in the warehouse: whoever looks sees that it is being fused, not merely in that state."""
-    with open_warehouse(settings) as warehouse, ownership.at_work(warehouse.engine, unit.unit_id):
+def at_work(context: Context, unit: Unit) -> Iterator[None]:
+    """Hold the unit's lock in the warehouse: it tells a unit that is being fused from one that is merely in that
+    state."""
+    with ownership.at_work(context.warehouse.engine, unit.unit_id):
         yield
 
 
-def fused_and_loaded(settings: Settings, unit: Unit) -> dict[str, Any] | None:
+def fused_and_loaded(context: Context, unit: Unit) -> dict[str, Any] | None:
     """The figures of a unit that is loaded, whose files may be gone; None: it is not loaded."""
-    loaded = _loaded(settings, unit)
+    loaded = _loaded(context, unit)
     return None if loaded is None else loaded.stats
 
 
-def _loaded(settings: Settings, unit: Unit) -> ledger.LoadedUnit | None:
-    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+def _loaded(context: Context, unit: Unit) -> ledger.LoadedUnit | None:
+    with context.warehouse.engine.connect() as connection:
         return ledger.loaded_unit(connection, unit.unit_id)
 
 
-def fuse_started(settings: Settings, unit: Unit) -> None:
-    fusion = identify(settings)
-    if fusion.fusion_id != unit.fusion_id:
-        raise InputError(
-            f"unit {unit.unit_id} was planned for fusion {unit.fusion_id}, this worker would make {fusion.fusion_id}"
-            f" ({fusion.model}, {fusion.num_beams} beams, {fusion.dtype}): give the worker the same model and settings"
-        )
-    _require_pull_rules(settings, unit)
-    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+def fuse_started(context: Context, unit: Unit) -> None:
+    _require_pull_rules(context, unit)
+    with context.warehouse.engine.begin() as connection:
         ledger.unit_started(connection, unit.unit_id)
 
 
-def _require_pull_rules(settings: Settings, unit: Unit) -> None:
+def _require_pull_rules(context: Context, unit: Unit) -> None:
     """A task that is run again by itself must not load rows that the settings of now leave out."""
-    made_with, rules = unit_files.rules_of(Storage(settings.staging_uri), unit.unit_id), PullRules.of(settings)
+    made_with, rules = unit_files.rules_of(context.storage, unit.unit_id), PullRules.of(context.settings)
     if made_with is not None and made_with != rules:
         raise InputError(
             f"unit {unit.unit_id} was planned with {made_with.against(rules)}: finish it with"
@@ -79,57 +80,56 @@ def _require_pull_rules(settings: Settings, unit: Unit) -> None:
         )
 
 
-def is_fused(settings: Settings, unit: Unit) -> bool:
+def is_fused(context: Context, unit: Unit) -> bool:
     """Whether all of the unit's rows are in its chunks, so that no torchrun need be started."""
-    return chunk_files.what_is_missing(_fused(settings, unit, ["row"]), unit.rows) is None
+    return chunk_files.what_is_missing(_fused(context, unit, ["row"]), unit.rows) is None
 
 
-def fuse_finished(settings: Settings, unit: Unit) -> dict[str, Any]:
+def fuse_finished(context: Context, unit: Unit) -> dict[str, Any]:
     """The unit's figures, added up from its chunks. Raises NotReadyError if a row is missing: another try fuses it."""
     folder = layout.chunks_folder(unit.unit_id)
-    fused, total = chunk_files.figures(Storage(settings.staging_uri), folder, unit.fusion_id, unit.rows)
+    fused, total = chunk_files.figures(context.storage, folder, unit.fusion_id, unit.rows)
     if problem := chunk_files.what_is_missing(fused, unit.rows):
         raise NotReadyError(f"unit {unit.unit_id}: {problem}. Chunks of it are gone; the next try fuses these rows")
     figures = total.as_dict()
-    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+    with context.warehouse.engine.begin() as connection:
         ledger.unit_fused(connection, unit.unit_id, figures)
     return figures
 
 
-def fuse_failed(settings: Settings, unit: Unit, error: str) -> None:
-    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+def fuse_failed(context: Context, unit: Unit, error: str) -> None:
+    with context.warehouse.engine.begin() as connection:
         ledger.unit_failed(connection, unit.unit_id, error)
 
 
-def validate(settings: Settings, unit: Unit, *, accept_rejections: bool = False) -> dict[str, Any]:
+def validate(context: Context, unit: Unit, *, accept_rejections: bool = False) -> dict[str, Any]:
     """A verdict and its reasons for each of the unit's captions; its counts only, where it is ``already_loaded``.
 
     Raises InputError where a row is not fused, and with the table of reasons where rejections are so many that nothing
     may be loaded, unless they are accepted. The verdicts are published then too, to be looked at, and the ledger has
     the error.
     """
-    if loaded := _loaded(settings, unit):
+    if loaded := _loaded(context, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
-    fused = _fused(settings, unit)
+    fused, engine = _fused(context, unit), context.warehouse.engine
     if missing := chunk_files.what_is_missing(fused, unit.rows):
         raise InputError(f"unit {unit.unit_id}: {missing}. Run its fuse task again: it fuses only what is missing")
-    with open_warehouse(settings) as warehouse:
-        with warehouse.engine.begin() as connection:
-            validated = validate_unit(
-                Storage(settings.staging_uri),
-                unit,
-                fused,
-                settings.rules,
-                loaded=lambda captions: raws_by_caption(connection, captions),
-            )
-            recent = [gate.Verdicts(*row) for row in ledger.recent_verdicts(connection, unit.fusion_id)]
-        tally = Tally().add(validated)
-        problem = gate.why_closed(tally, recent, settings.gate)
-        if problem and not accept_rejections:
-            error = _gate_error(settings, unit, tally, problem)
-            with warehouse.engine.begin() as connection:
-                ledger.unit_failed(connection, unit.unit_id, error)
-            raise InputError(error)
+    with engine.begin() as connection:
+        validated = validate_unit(
+            context.storage,
+            unit,
+            fused,
+            context.settings.rules,
+            loaded=lambda captions: raws_by_caption(connection, captions),
+        )
+        recent = [gate.Verdicts(*row) for row in ledger.recent_verdicts(connection, unit.fusion_id)]
+    tally = Tally().add(validated)
+    problem = gate.why_closed(tally, recent, context.settings.gate)
+    if problem and not accept_rejections:
+        error = _gate_error(context, unit, tally, problem)
+        with engine.begin() as connection:
+            ledger.unit_failed(connection, unit.unit_id, error)
+        raise InputError(error)
     if problem:
         log.warning("%d of %d captions are rejected, %s: accepted", tally.rejected, tally.rows, problem)
     counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False)
@@ -147,55 +147,41 @@ def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str
     }
 
 
-def _gate_error(settings: Settings, unit: Unit, tally: Tally, problem: str) -> str:
+def _gate_error(context: Context, unit: Unit, tally: Tally, problem: str) -> str:
     summary = (
         f"{tally.rejected} of {tally.rows} captions of unit {unit.unit_id} are rejected ({tally.share:.1%}), and"
         f" {problem}. Nothing of it is loaded. If this is as it should be, run it again with accept_rejections."
-        f" All verdicts: {settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit.unit_id)}"
+        f" All verdicts: {context.settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit.unit_id)}"
     )
     return "\n".join([summary, *tally.lines()])
 
 
-def load(
-    settings: Settings, unit: Unit, *, existing: Existing = "skip", dag_run_id: str | None = None
-) -> dict[str, Any]:
+def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_id: str | None = None) -> dict[str, Any]:
     """The unit's rows and its mark in the warehouse, in one transaction; nothing, where it is loaded already.
 
     With ``existing`` replace, and in a unit that was planned so, pairs that are loaded already give way. Raises
     InputError where some are and do not, which the ledger then has.
     """
-    if loaded := _loaded(settings, unit):  # asked first: its files may be gone
+    if loaded := _loaded(context, unit):  # asked first: its files may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
-    _require_pull_rules(settings, unit)
-    rows = _validated(settings, unit)
-    with open_warehouse(settings) as warehouse:
-        try:
-            result = load_unit(warehouse, unit.unit_id, rows, dag_run_id, replace=existing == "replace")
-        except InputError as error:
-            with warehouse.engine.begin() as connection:
-                ledger.unit_failed(connection, unit.unit_id, str(error))
-            raise
+    _require_pull_rules(context, unit)
+    rows = _validated(context, unit)
+    try:
+        result = load_unit(context.warehouse, unit.unit_id, rows, dag_run_id, replace=existing == "replace")
+    except InputError as error:
+        with context.warehouse.engine.begin() as connection:
+            ledger.unit_failed(connection, unit.unit_id, str(error))
+        raise
     return {"accepted": result.accepted, "rejected": result.rejected, "already_loaded": result.already_loaded}
 
 
-def _validated(settings: Settings, unit: Unit) -> pa.Table:
-    rows = Storage(settings.staging_uri).read_table(layout.unit_validated(unit.unit_id))
-    if differing := different_rules(rows, settings.rules):
+def _validated(context: Context, unit: Unit) -> pa.Table:
+    rows = context.storage.read_table(layout.unit_validated(unit.unit_id))
+    if differing := different_rules(rows, context.settings.rules):
         raise InputError(f"unit {unit.unit_id} was judged with {differing}: run its validate task again")
     return rows.cast(VALIDATED)
 
 
-def _fused(settings: Settings, unit: Unit, columns: list[str] = FUSED.names) -> pa.Table:
-    storage, folder = Storage(settings.staging_uri), layout.chunks_folder(unit.unit_id)
-    return chunk_files.collect(storage, folder, unit.fusion_id, unit.rows, columns)
-
-
-def _fuse_job(settings: Settings, unit: Unit) -> FuseJob:
-    return FuseJob.of(
-        settings,
-        staging=settings.staging_uri,
-        pairs=layout.unit_pairs(unit.unit_id),
-        piece_rows=None,
-        chunks=layout.chunks_folder(unit.unit_id),
-        fusion_id=unit.fusion_id,
-    )
+def _fused(context: Context, unit: Unit, columns: list[str] = FUSED.names) -> pa.Table:
+    folder = layout.chunks_folder(unit.unit_id)
+    return chunk_files.collect(context.storage, folder, unit.fusion_id, unit.rows, columns)

@@ -25,6 +25,6 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
                         "shard-late",
                         shard.label,
                         f"it has the time {shard.arrived_at:%Y-%m-%d %H:%M:%S}, and came when {path} had been made",
-                        f"{interval.command} --relist",
+                        f"wait for the next run, which takes it, or run {interval.command} --relist",
                     )
                     break

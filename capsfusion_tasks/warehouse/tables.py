@@ -88,6 +88,8 @@ shards = Table(
     _text("error", nullable=True),
     _time("seen_at", server_default=func.now()),
     _time("updated_at", server_default=func.now()),
+    # The interval that took the shard, as its key, where the list of the shard's own interval was frozen before.
+    _text("adopted_by", nullable=True),
     PrimaryKeyConstraint("source", "path", "etag"),
     UniqueConstraint("shard_id"),
     _one_of("side", ("laion_2b", "laion_coco")),

@@ -21,8 +21,8 @@ from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.shards.discovery import open_source
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import interval_tasks, unit_tasks
 from tests.faults import disks
+from tests.opened import interval_tasks, unit_tasks
 from tests.shards.web_server import File, WebServer
 
 DAYS = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 13, tzinfo=UTC))

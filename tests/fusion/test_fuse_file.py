@@ -19,7 +19,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion import chunks
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.files import fuse_file
-from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.schemas import FUSED
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging.storage import Storage
@@ -99,7 +99,7 @@ def test_finished_rows_are_taken_over_where_they_are_of_this_fusion_and_did_not_
 ) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     parts = Storage(f"{target}.parts")
-    fusion_id = identify(settings).fusion_id
+    fusion_id = decide(settings).fusion_id
     rows = [
         {"row": row, "input": chunks.input_digest(pair["laion_2b"], pair["laion_coco"]), "finish_reason": "stop"}
         | {"capsfusion": f"finished {row}", "prompt_tokens": 9, "caption_tokens": 2}

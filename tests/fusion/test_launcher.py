@@ -15,8 +15,9 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import (
-    FuseJob,
     Torchrun,
     TorchrunFailed,
     environment_defaults,
@@ -35,9 +36,7 @@ def job(tiny_model: Path, tmp_path: Path) -> FuseJob:
     """Enough work to be interrupted in: 2,000 rows in chunks of 4."""
     Storage(str(tmp_path)).write_table("pairs.parquet", pa.Table.from_pylist(PAIRS * 40))
     settings = load_settings(model=str(tiny_model), max_new_tokens=20, chunk_rows=4)
-    return FuseJob.of(
-        settings, staging=str(tmp_path), pairs="pairs.parquet", piece_rows=None, chunks="chunks", fusion_id="f"
-    )
+    return FuseJob.of(settings, decide(settings), staging=str(tmp_path), pairs="pairs.parquet", chunks="chunks")
 
 
 def wait_for_chunks(folder: Path, count: int) -> None:
@@ -155,7 +154,8 @@ def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def torchrun_argv_of_nothing() -> list[str]:
-    job = FuseJob.of(load_settings(), staging="", pairs="", piece_rows=None, chunks="", fusion_id="")
+    settings = load_settings()
+    job = FuseJob.of(settings, decide(settings), staging="", pairs="", chunks="")
     return torchrun_argv(job, "auto")
 
 

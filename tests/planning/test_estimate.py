@@ -14,18 +14,18 @@ import pytest
 
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.identity import identify
-from capsfusion_tasks.planning import plan, unit_files
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.planning.estimate import BENCHMARKS, Budget, Estimate, Rate, Work, benchmark_rate
 from capsfusion_tasks.schemas import VALIDATED, Unit
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import interval_tasks
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.rates import Spread
+from tests.opened import interval_tasks, plan
 
 NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
 DAYS = [Interval(start=NOW.replace(day=day, hour=0), end=NOW.replace(day=day + 1, hour=0)) for day in (10, 11, 12)]
@@ -193,7 +193,7 @@ def test_a_run_over_its_budget_plans_nothing_and_one_within_it_is_planned(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair(settings, DAYS[0])
-    fusion = identify(settings)
+    fusion = decide(settings)
     monkeypatch.setattr(unit_files, "UNIT_TOKENS_AT_FIRST", 1000)
     monkeypatch.setitem(BENCHMARKS, (fusion.model, fusion.engine), (1.0, "a test's"))
     estimates: list[Estimate] = []

@@ -12,7 +12,7 @@ import pytest
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.settings import Interval, Settings, load_settings
-from capsfusion_tasks.tasks import interval_tasks
+from tests.opened import interval_tasks
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 ROWS = pa.table({"URL": [f"http://a/{n}.jpg" for n in range(100)], "TEXT": [f"Text {n}" for n in range(100)]})

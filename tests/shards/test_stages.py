@@ -14,9 +14,9 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import interval_tasks
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
+from tests.opened import interval_tasks
 from tests.shards.web_server import Fault, File, Hub, WebServer
 
 NOW = datetime.now(UTC)

@@ -25,11 +25,10 @@ from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import export as export_module
-from capsfusion_tasks.tasks import interval_tasks
 from capsfusion_tasks.tasks.export import Manifest, export_captions
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
@@ -37,6 +36,7 @@ from capsfusion_tasks.warehouse.export import PUBLISHED_COLUMNS, Selection, expo
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.conftest import new_warehouse
+from tests.opened import interval_tasks
 from tests.warehouse.conftest import DAY, plan, rows
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
@@ -334,7 +334,7 @@ def test_a_run_exports_its_interval_and_anew_when_there_is_more(
     own: Warehouse, target: Storage, tiny_model: Path
 ) -> None:
     settings = load_settings(warehouse_url=own.url.render_as_string(hide_password=False), model=str(tiny_model))
-    fusion_id = identify(settings).fusion_id
+    fusion_id = decide(settings).fusion_id
     nothing = interval_tasks.export(settings, NEXT_DAY, target.root)  # before anything was planned under this fusion
     assert (nothing["rows"], nothing["files"]) == (0, 0)
     for unit_id, numbers in (("m1", range(10)), ("m2", range(10, 25))):

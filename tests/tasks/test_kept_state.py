@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import pulled
-from capsfusion_tasks.planning.plan import estimate
 from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.settings import Interval, Settings, load_settings
-from capsfusion_tasks.staging import layout
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import interval_tasks, unit_tasks
 from capsfusion_tasks.upkeep.check import check
 from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
+from tests.opened import interval_tasks, plan, unit_tasks
+from tests.tasks.place import BOTH, DAY, DAYS, Place, in_units, pair, paired, write
 from tests.upkeep.conftest import fuse_by_hand, plan_day
-
-DAYS = [
-    Interval(start=datetime(2026, 11, day, tzinfo=UTC), end=datetime(2026, 11, day + 1, tzinfo=UTC)) for day in (10, 11)
-]
-DAY = DAYS[0]
-BOTH = Interval(start=DAYS[0].start, end=DAYS[1].end)
 
 # Setting → values of two runs of the same interval; each pair of values gives other pairs.
 PULL_RULES: list[dict[str, tuple[Any, Any]]] = [
@@ -55,80 +42,6 @@ SOURCES: list[dict[str, tuple[Any, Any]]] = [
 
 def names(case: dict[str, tuple[Any, Any]]) -> str:
     return " ".join(f"{name} {before} to {after}" for name, (before, after) in case.items())
-
-
-def write(path: Path, numbers: range, day: Interval = DAY, *, caption: str | None = None, text: str = "kite") -> None:
-    """A shard with an image a number; punsafe and pwatermark of image n are n / 10, and unknown for the last."""
-    scores = [n / 10 for n in numbers[:-1]] + [None]
-    table = pa.table(
-        {
-            "URL": [f"http://img.example.org/{n}.jpg" for n in numbers],
-            # Every second text differs between the sides.
-            "TEXT": [f"{text if n % 2 else 'kite'} {n} by Tariq Boone" for n in numbers],
-            "punsafe": pa.array(scores, pa.float64()),
-            "pwatermark": pa.array(scores, pa.float64()),
-        }
-    )
-    if caption:
-        table = table.append_column("top_caption", pa.array([caption] * len(numbers)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)
-    os.utime(path, (day.start.timestamp(), day.start.timestamp()))
-
-
-@dataclass
-class Place:
-    folder: Path
-    warehouse_url: str
-
-    def settings(self, home: str = "home", **changes: Any) -> Settings:
-        values = {"laion2b": "raw", "laion_coco": "coco", "buckets": 2, **changes}
-        for side in ("laion2b", "laion_coco"):
-            values[side] = values[side] if values[side] == "none" else str(self.folder / values[side])
-        return load_settings(
-            home=self.folder / home, warehouse_url=self.warehouse_url, scratch=self.folder / "scratch", **values
-        )
-
-    def two(self, case: dict[str, tuple[Any, Any]]) -> tuple[Settings, Settings]:
-        before, after = ({name: values[n] for name, values in case.items()} for n in (0, 1))
-        return self.settings(**before), self.settings(**after)
-
-    def fresh(self, settings: Settings, interval: Interval = DAY) -> set[bytes]:
-        """The pairs that a run finds which has nothing of an earlier run."""
-        anew = settings.model_copy(update={"home": self.folder / "fresh"})
-        shutil.rmtree(anew.home, ignore_errors=True)
-        pair(anew, interval)
-        return paired(anew, interval)
-
-
-@pytest.fixture
-def place(tmp_path: Path, warehouse_url: str) -> Place:
-    for name, numbers in {"a": range(6), "b": range(6, 9)}.items():
-        write(tmp_path / "raw" / f"{name}.parquet", numbers)
-        write(tmp_path / "coco" / f"{name}.parquet", numbers, caption="a kite in the sky", text="red kite")
-    write(tmp_path / "other" / "a.parquet", range(2, 5))
-    write(tmp_path / "other-coco" / "a.parquet", range(2, 5), caption="a kite")
-    return Place(tmp_path, warehouse_url)
-
-
-def pair(settings: Settings, interval: Interval = DAY) -> None:
-    for shard in interval_tasks.discover(settings, interval):
-        interval_tasks.pull(settings, shard)
-    for group in interval_tasks.bucket_groups(settings):
-        interval_tasks.pair(settings, interval, group)
-
-
-def paired(settings: Settings, interval: Interval = DAY) -> set[bytes]:
-    storage = Storage(settings.staging_uri)
-    return ids(storage, storage.files(layout.pairs_folder(interval)))
-
-
-def in_units(settings: Settings, units: list[Unit]) -> set[bytes]:
-    return ids(Storage(settings.staging_uri), [layout.unit_pairs(unit.unit_id) for unit in units])
-
-
-def ids(storage: Storage, paths: list[str]) -> set[bytes]:
-    return {pair_id for path in paths for pair_id in storage.read_table(path, ["pair_id"])["pair_id"].to_pylist()}
 
 
 def loaded(settings: Settings, unit: Unit) -> None:
@@ -249,9 +162,9 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
 ) -> None:
     before, after = place.two(PULL_RULES[0])
     pair(before)
-    estimate(before)
+    plan.estimate(before)
     assert "the pairs of 1 intervals were made with other settings" not in caplog.text
-    estimate(after)
+    plan.estimate(after)
     assert "the pairs of 1 intervals were made with other settings" in caplog.text
     with pytest.raises(InputError, match="were pulled with"):
         interval_tasks.pair(after, DAY, [0])

@@ -23,7 +23,6 @@ from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import interval_tasks
 from capsfusion_tasks.tasks.local_run import run_pipeline
 from capsfusion_tasks.warehouse import ledger, queries
 from capsfusion_tasks.warehouse.connection import open_warehouse
@@ -33,6 +32,7 @@ from capsfusion_tasks.warehouse.roles import LOADER
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.conftest import login, new_warehouse, plain_url
 from tests.one_process import ranks_in_one_process
+from tests.opened import interval_tasks
 from tests.warehouse.conftest import rows as warehouse_rows
 
 DAYS = [

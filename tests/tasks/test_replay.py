@@ -20,19 +20,20 @@ from capsfusion_tasks.demo.pairs.grammar import make_pair
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.figures import Figures
-from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import FUSED, PAIRS, Replay, Unit
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import interval_tasks, local_run, replay, unit_tasks
+from capsfusion_tasks.tasks import local_run
 from capsfusion_tasks.tasks.local_run import run_replay
 from capsfusion_tasks.thresholds import GateSettings, RuleSettings
 from capsfusion_tasks.warehouse import ledger, quarantine, queries, rates
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.conftest import plain_url
+from tests.opened import interval_tasks, replay, unit_tasks
 from tests.warehouse.conftest import in_threads, pair_id
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
@@ -122,7 +123,7 @@ def fuse(settings: Settings, unit: Unit, captions: Captions) -> None:
 
 
 def rejections_of(settings: Settings, name: str = "run 1", **selection: Any) -> Replay:
-    return Replay(name=name, fusion_id=identify(settings).fusion_id, **selection)
+    return Replay(name=name, fusion_id=decide(settings).fusion_id, **selection)
 
 
 def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
@@ -132,7 +133,7 @@ def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
 
 def numbers_in(settings: Settings, table: str, fusion: Settings | None = None) -> list[int]:
     """The pairs that the table has, those of a fusion only where one is given."""
-    of = f"where fusion_id = '{identify(fusion).fusion_id}'" if fusion else ""
+    of = f"where fusion_id = '{decide(fusion).fusion_id}'" if fusion else ""
     return [row["laion_hash"] for row in rows(settings, f"select laion_hash from {table} {of} order by 1")]
 
 
@@ -176,7 +177,7 @@ def test_a_replay_with_another_beam_moves_exactly_the_captions_that_pass(setting
     assert numbers_in(settings, "rejected_captions", settings) == [], "each pair is in quarantine once, or not at all"
     assert numbers_in(settings, "fused_captions", settings) == [0]
     assert (report["summary"]["rows_in"], report["moved"]) == (8, len(moved))
-    fusion, target = (identify(each).fusion_id for each in (settings, with_demo_model))
+    fusion, target = (decide(each).fusion_id for each in (settings, with_demo_model))
     assert f"selected: 8 rejected captions of fusion {fusion}, in units: 1 loaded" in report["text"]
     assert f"moved: {len(moved)} pass under fusion {target}" in report["text"]
     assert f"rejected again: {len(kept)}, in rejected_captions under fusion {target}: " in report["text"]
@@ -315,7 +316,7 @@ def test_of_replays_at_the_same_time_each_caption_is_taken_by_one(settings: Sett
     )
     units = [unit for found in planned for unit in found]
     assert numbers_of(settings, units) == list(range(40))
-    by_fusion = {identify(target).fusion_id: target for target in targets}
+    by_fusion = {decide(target).fusion_id: target for target in targets}
     for unit in units:
         fuse(by_fusion[unit.fusion_id], unit, accepted_below(30))
         unit_tasks.validate(settings, unit, accept_rejections=True)
@@ -359,9 +360,9 @@ def test_a_run_of_the_day_and_a_replay_neither_lose_nor_double_a_pair(settings: 
     report = interval_tasks.report(settings, DAY)
     assert (report["unplanned"], report["summary"]["rows_in"], report["replayed"]) == (0, 6, 4)
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
-        assert rates.planned_pairs(connection, identify(settings).fusion_id, DAY) == 6
-        assert rates.unfused(connection, identify(target).fusion_id, DAY) == (0, 0)
-        assert [unit.unit_id for unit, _ in ledger.units_of(connection, identify(target).fusion_id, DAY)] == [
+        assert rates.planned_pairs(connection, decide(settings).fusion_id, DAY) == 6
+        assert rates.unfused(connection, decide(target).fusion_id, DAY) == (0, 0)
+        assert [unit.unit_id for unit, _ in ledger.units_of(connection, decide(target).fusion_id, DAY)] == [
             days.unit_id
         ]
     assert numbers_in(settings, "fused_captions", target) == [0, 1, 2, 3]
@@ -448,7 +449,7 @@ def test_the_gate_of_a_replay_can_be_kept_and_its_units_do_not_move_the_gate_of_
         unit_tasks.validate(target, unit)
     finish_as_fused(target, unit)
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
-        assert ledger.recent_verdicts(connection, identify(target).fusion_id) == []
+        assert ledger.recent_verdicts(connection, decide(target).fusion_id) == []
 
 
 def test_a_reason_that_does_not_exist_is_one_line_and_exit_code_2() -> None:

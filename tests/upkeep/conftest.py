@@ -21,10 +21,10 @@ from capsfusion_tasks.schemas import CAPTION, FUSED, Unit
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import interval_tasks, unit_tasks
 from capsfusion_tasks.upkeep.check import Result, check
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from tests.conftest import new_warehouse
+from tests.opened import interval_tasks, unit_tasks
 
 DAYS = [
     Interval(start=datetime(2026, 11, day, tzinfo=UTC), end=datetime(2026, 11, day, tzinfo=UTC) + timedelta(days=1))

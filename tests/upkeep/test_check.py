@@ -19,11 +19,11 @@ from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import interval_tasks, unit_tasks
 from capsfusion_tasks.upkeep.check import check
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.queries import Scope
 from capsfusion_tasks.warehouse.tables import fused_captions
+from tests.opened import interval_tasks, unit_tasks
 from tests.upkeep.conftest import DAYS, Area, plan_day
 
 
@@ -237,7 +237,7 @@ def test_a_shard_that_came_after_its_interval_was_listed_is_found_and_the_advice
         assert area.rules() == []
         [finding] = area.check(listings=True).findings
         assert (finding.rule, finding.where) == ("shard-late", "laion_2b/late.parquet")
-        assert finding.mend == f"{DAYS[0].command} --relist"
+        assert finding.mend == f"wait for the next run, which takes it, or run {DAYS[0].command} --relist"
         interval_tasks.discover(area.settings, DAYS[0], relist=True)
         area.run_day(DAYS[0])
         assert area.rules(listings=True) == []

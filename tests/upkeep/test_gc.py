@@ -19,8 +19,8 @@ from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import unit_tasks
 from capsfusion_tasks.upkeep.garbage import Collection, collect
+from tests.opened import unit_tasks
 from tests.upkeep.conftest import DAYS, Area
 
 NOW = timedelta(0)

@@ -16,9 +16,9 @@ from capsfusion_tasks.schemas import FUSED, PAIRS, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import unit_tasks
 from capsfusion_tasks.thresholds import GateSettings
 from capsfusion_tasks.warehouse.connection import open_warehouse
+from tests.opened import unit_tasks
 from tests.warehouse.conftest import plan
 
 GOOD = "The red Mustang {n} is a car that stands in a street."

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
-from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse import fusions, ledger
 from capsfusion_tasks.warehouse.browse import CaptionFilter, caption_page
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
@@ -33,7 +33,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
     with new_warehouse(postgres) as url, open_warehouse(Settings(warehouse_url=url)) as warehouse:
         for fusion_id, unit_id, interval, run, count in units:
             with warehouse.engine.begin() as connection:
-                ledger.register_fusion(connection, {**FUSION, "fusion_id": fusion_id})
+                fusions.register(connection, FUSION.model_copy(update={"fusion_id": fusion_id}), {})
                 waits = Unit(unit_id=f"{unit_id}-waits", fusion_id=fusion_id, rows=7, tokens=7)
                 unit = Unit(unit_id=unit_id, fusion_id=fusion_id, rows=count, tokens=100)
                 ledger.register_units(connection, [unit, waits], interval, run)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.warehouse import funnels, ledger
+from capsfusion_tasks.warehouse import funnels, fusions, ledger
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.funnels import HISTOGRAM_BINS, Rate
 from capsfusion_tasks.warehouse.load import load_unit
@@ -24,7 +24,7 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 def enter_run(warehouse: Warehouse, run: str | None, interval: Interval, *units: str) -> None:
     with warehouse.engine.begin() as connection:
-        ledger.register_fusion(connection, FUSION)
+        fusions.register(connection, FUSION, {})
         planned = [Unit(unit_id=unit, fusion_id="f1", rows=10, tokens=100) for unit in units]
         ledger.register_units(connection, planned, interval, run)
 

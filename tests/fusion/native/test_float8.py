@@ -11,12 +11,14 @@ import torch
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.engine import Listed, Request
-from capsfusion_tasks.fusion.launcher import FuseJob
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.native.float8 import Float8, quantise
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.fusion.worker import load_engine
+from capsfusion_tasks.settings import load_settings
 from tests.fusion.native.conftest import Checkpoint
 
 CPU = torch.device("cpu")
@@ -55,10 +57,9 @@ def test_a_device_without_float8_is_refused_before_anything_is_loaded(tmp_path: 
     for name in ("config.json", "tokenizer.model"):
         (tmp_path / name).write_bytes((BUNDLED_MODEL / name).read_bytes())
     (tmp_path / "model.safetensors").touch()  # reading it would fail in another way
-    job = FuseJob(
-        staging="", pairs="", piece_rows=None, chunks="", fusion_id="", model=str(tmp_path), engine="native",
-        dtype="float8", num_beams=3, max_new_tokens=80, batch_size=None, claim_rows=64, chunk_rows=64,
-    )  # fmt: skip
+    settings = load_settings(dtype="float8", home=tmp_path / "home")
+    job = FuseJob.of(settings, decide(settings), staging="", pairs="", chunks="")
+    job = job.model_copy(update={"model": str(tmp_path)})
     with pytest.raises(InputError, match=r"compute capability 8.9 or higher.*torch finds no GPU.*--dtype bfloat16"):
         load_engine(job, LlamaTokenizer(tmp_path / "tokenizer.model"), CPU)
 
