@@ -35,6 +35,7 @@ from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_shard
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.planning import unit_files
+from capsfusion_tasks.planning.new_pairs import new_pairs
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.shards import discovery
@@ -190,7 +191,7 @@ def join(sample: Path, work: Path) -> int:
 
 def plan(sample: Path, work: Path) -> int:
     _, storage, _ = _prepared(sample, work)
-    pairs = unit_files.new_pairs(storage, DAY, lambda ids: pa.repeat(False, len(ids)), in_flight=[], limit=None)
+    pairs = new_pairs(storage, DAY, lambda ids: pa.repeat(False, len(ids)), in_flight=[], limit=None)
     size = unit_files.choose_unit_tokens(sum(int(part.tokens.sum()) for part in pairs), tokens_per_second=None)
     return sum(unit.rows for unit in unit_files.cut_units(storage, pairs, DAY, "bench", size, serial=0))
 

@@ -22,6 +22,7 @@ class Context:
     settings: Settings
     storage: Storage
     warehouse: Warehouse
+    fusion_id: str | None = None  # of units that are planned and gone on with; None: the settings decide
 
     @cached_property
     def decoding(self) -> Decoding:
@@ -29,6 +30,8 @@ class Context:
 
         Everything about a unit that is planned asks ``decoding_of``.
         """
+        if self.fusion_id is not None:
+            return self.decoding_of(self.fusion_id)
         decided = decide(self.settings)
         with self.warehouse.engine.begin() as connection:
             return fusions.as_recorded(connection, decided)

@@ -53,6 +53,14 @@ PARAMS = {
     "accept_rejections": Param(
         False, type="boolean", description="Load units however many of their captions are rejected."
     ),
+    "relist": Param(
+        False, type="boolean", description="Add the shards that the sources have now to the interval's frozen list."
+    ),
+    "replan": Param(
+        False,
+        type="boolean",
+        description="Drop the work of units that were begun with other settings, and plan them anew.",
+    ),
 }
 
 
@@ -80,7 +88,10 @@ def capsfusion() -> None:
         """Lists the shards that arrived in the interval, and freezes the list."""
         context = get_current_context()
         with planning(context) as work:
-            shards = interval_tasks.discover(work, interval_of(context))
+            params = context["params"]
+            shards = interval_tasks.discover(
+                work, interval_of(context), relist=params["relist"], replan=params["replan"]
+            )
         if len(shards) > (most := conf.getint("core", "max_map_length")):
             raise InputError(
                 f"{len(shards)} shards arrived, and a run may have {most} tasks for them: set"
@@ -126,6 +137,7 @@ def capsfusion() -> None:
                 dag_run_id=context["run_id"],
                 budget=Budget(params["max_gpu_hours"], params["max_cost"]),
                 on_estimate=lambda estimate: context["ti"].xcom_push("estimate", estimate.as_dict()),
+                replan=params["replan"],
             )
         return [unit.model_dump(mode="json") for unit in units]
 

@@ -1,4 +1,4 @@
-"""Loads a work unit: an operator of its own, so that its tasks can have a link of their own."""
+"""Loads a work unit. An operator class, because Airflow attaches links to classes of operators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LoadOperator(BaseOperator):
-    """Brings one unit's captions and its mark into the warehouse, in one transaction.
+    """Loads one unit's captions and marks the unit as loaded, in one transaction.
 
     :param unit: the unit, as ``Unit.model_dump(mode="json")`` gives it
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from capsfusion_tasks.context import Context as Work
@@ -15,6 +16,7 @@ from capsfusion_tasks.context import open_context
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.warehouse import ledger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -27,10 +29,18 @@ FUSION_KEY = "fusion_id"  # the XCom of plan that says under which fusion its un
 
 @contextmanager
 def planning(context: Context) -> Iterator[Work]:
-    """The work of a task that decides how to fuse: the run's Params go before the settings."""
+    """The work of a task that decides how to fuse: the run's Params go before the settings.
+
+    Where no Param decides and the run has units that are not loaded, it goes on with them: a backfill over the run has
+    emptied its Params, and means these units.
+    """
     use_aws_connection()
     params = context["params"]
-    with open_context(load_settings(**{name: params[name] for name in DECODING if name in params})) as work:
+    chosen = {name: params[name] for name in DECODING if params.get(name) is not None}
+    with open_context(load_settings(**chosen)) as work:
+        if not chosen:
+            with work.warehouse.engine.connect() as connection:
+                work = replace(work, fusion_id=ledger.unfinished_fusion(connection, context["run_id"]))
         yield work
 
 

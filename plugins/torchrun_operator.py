@@ -1,4 +1,4 @@
-"""Runs the torchrun command of a work unit, and ends it when Airflow wants the task to end."""
+"""Runs torchrun for a work unit, and ends it when Airflow ends the task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TorchrunOperator(BaseOperator):
-    """Fuses one work unit in a torchrun of its own; torch is imported by the ranks only, never in this process.
+    """Fuses one work unit. Only torchrun's ranks import torch, never this process.
 
     :param unit: the unit, as ``Unit.model_dump(mode="json")`` gives it
     """
@@ -28,7 +28,7 @@ class TorchrunOperator(BaseOperator):
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(unit, dict):  # written out in a DAG; what another task hands over is checked in execute
+        if isinstance(unit, dict):  # a literal in a DAG; execute checks what another task returned
             Unit(**unit)
         self.unit = unit
         self._torchrun: Torchrun | None = None
@@ -52,7 +52,7 @@ class TorchrunOperator(BaseOperator):
         try:
             self._torchrun.start()
             self._torchrun.wait()
-        except BaseException as error:  # a timeout is no Exception
+        except BaseException as error:  # Airflow's timeout is not an Exception
             self._torchrun.terminate()
             unit_tasks.fuse_failed(work, unit, str(error))
             raise
@@ -61,7 +61,7 @@ class TorchrunOperator(BaseOperator):
         return figures
 
     def on_kill(self) -> None:
-        # Marked failed, cleared, or the worker stops: SIGKILL follows in 5 s, so signal and return. torchrun ends its
-        # ranks, which sit in sessions of their own where Airflow's signals do not reach them.
+        # Airflow sends SIGKILL five seconds later, so signal torchrun and return. torchrun ends its ranks; they run in
+        # sessions of their own, which Airflow's signals do not reach.
         if self._torchrun:
             self._torchrun.terminate()

@@ -19,6 +19,7 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.planning import unit_files, waiting
 from capsfusion_tasks.planning.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
+from capsfusion_tasks.planning.new_pairs import NewPairs
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Interval, Settings
@@ -35,7 +36,7 @@ OnEstimate = Callable[[Estimate], None]
 def plan_units(
     context: Context,
     work: Interval | Replay,
-    find_pairs: Callable[[Connection], list[unit_files.NewPairs]],
+    find_pairs: Callable[[Connection], list[NewPairs]],
     *,
     existing: Existing,
     dag_run_id: str | None,
@@ -136,7 +137,7 @@ def outdated(
         raise InputError(
             f"{len(unfinished)} units of this interval were planned with {made_with.against(rules)}, and {len(begun)}"
             f" have been started. Finish them: {back} {interval.command}; or drop their work: {interval.command}"
-            " --replan"
+            " --replan (in Airflow: the Param replan)"
         )
     log.warning(
         "plan: %d units are dropped and planned anew, they were planned with %s",

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from capsfusion_tasks.planning.unit_files import PairsInFlight, estimate_tokens
+from capsfusion_tasks.planning.new_pairs import PairsInFlight, estimate_tokens
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.shards import shard_list

@@ -19,8 +19,9 @@ from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_counts, split_shard
 from capsfusion_tasks.pairing.join import pair_bucket
-from capsfusion_tasks.planning import unit_files, waiting
+from capsfusion_tasks.planning import waiting
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
+from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
 from capsfusion_tasks.planning.plan import OnEstimate, outdated, plan_units, unplanned
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Existing, Shard, Unit
@@ -175,8 +176,8 @@ def plan(
     """
     fusion_id = context.decoding.fusion_id
 
-    def find(connection: Connection) -> list[unit_files.NewPairs]:
-        return unit_files.new_pairs(
+    def find(connection: Connection) -> list[NewPairs]:
+        return new_pairs(
             context.storage,
             interval,
             is_known=lambda ids: ledger.known_pairs(connection, fusion_id, ids) if existing == "skip" else None,

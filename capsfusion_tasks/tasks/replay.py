@@ -16,8 +16,8 @@ from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
 from capsfusion_tasks.pairing.again import split_pairs
 from capsfusion_tasks.pairing.bucket_count import bucket_count
-from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
+from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
 from capsfusion_tasks.planning.plan import OnEstimate, plan_units
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.shards import discovery
@@ -75,7 +75,7 @@ def _fix_buckets(context: Context) -> None:
         bucket_count(storage, settings, lambda: discovery.source_bytes(discovery.sources(settings)))
 
 
-def _select(context: Context, connection: Connection, replay: Replay, existing: Existing) -> list[unit_files.NewPairs]:
+def _select(context: Context, connection: Connection, replay: Replay, existing: Existing) -> list[NewPairs]:
     """The pairs of the rejected captions that nobody else has taken, laid out in the staging area."""
     settings, storage, fusion_id = context.settings, context.storage, context.decoding.fusion_id
     # Replays under other fusions do not wait for the planning lock of this one; rows are taken by one of them only.
@@ -90,7 +90,7 @@ def _select(context: Context, connection: Connection, replay: Replay, existing: 
         most=None if replay.limit is None else replay.limit + ledger.planned_rows(connection, in_flight),
     )
     split_pairs(tables, replay, storage, settings, bucket_count(storage, settings))
-    pairs = unit_files.new_pairs(storage, replay, lambda _: None, in_flight, replay.limit)
+    pairs = new_pairs(storage, replay, lambda _: None, in_flight, replay.limit)
     log.info(
         "%d of the %d rejected captions of fusion %s that match are replayed under %s; the others are beyond the limit,"
         " in unfinished units, or were tried with these settings before",

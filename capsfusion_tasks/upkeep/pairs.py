@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.join import bucket_pairs
-from capsfusion_tasks.planning.unit_files import PairsInFlight
+from capsfusion_tasks.planning.new_pairs import PairsInFlight
 from capsfusion_tasks.schemas import Side
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.staging import layout

@@ -152,6 +152,16 @@ def units_planned(connection: Connection, interval: Interval) -> int:
     return int(connection.execute(select(func.count()).select_from(work_units).where(*mine)).scalar_one())
 
 
+def unfinished_fusion(connection: Connection, dag_run_id: str) -> str | None:
+    """The fusion_id of the units that a DAG run planned last and that are not loaded; None: it has none."""
+    units = work_units.c
+    mine = (units.dag_run_id == dag_run_id, units.state != "loaded")
+    found: str | None = connection.scalar(
+        select(units.fusion_id).where(*mine).order_by(units.created_at.desc()).limit(1)
+    )
+    return found
+
+
 def planned_rows(connection: Connection, unit_ids: Sequence[str]) -> int:
     """How many pairs ``unit_ids`` have together."""
     statement = select(func.coalesce(func.sum(work_units.c.rows_in), 0)).where(work_units.c.unit_id.in_(unit_ids))

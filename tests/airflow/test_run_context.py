@@ -92,11 +92,14 @@ def test_the_tasks_of_a_unit_open_the_warehouse_once_and_need_no_model_setting(
     write_sample_data(tmp_path / "shards", rows_per_day=16)
     with new_warehouse(postgres) as url:
         settings = settings_for(tmp_path / "shards", tmp_path / "home", url)
-        planned = plan_day(settings.model_copy(update={"model": str(tiny_model), "num_beams": 2}), DAYS[0])
+        planned = plan_day(
+            settings.model_copy(update={"model": str(tiny_model), "num_beams": 2}), DAYS[0], dag_run_id="run 1"
+        )
         code = """
 import capsfusion_tasks.context as pipeline
 from dag_parts import validate
 from load_operator import LoadOperator
+from run_context import planning
 from torchrun_operator import TorchrunOperator
 from unittest.mock import patch
 
@@ -108,8 +111,10 @@ def counting(settings):
     opened[-1] += 1
     return real(settings)
 
-pipeline.open_warehouse = counting
 rows = []
+with planning({"params": {"model": None}, "run_id": "run 1"}) as work:
+    resumed = work.decoding.fusion_id
+pipeline.open_warehouse = counting
 for run in (
     lambda: TorchrunOperator(task_id="fuse", unit=unit).execute(context)["rows"],
     lambda: validate.function(unit)["rows"],
@@ -118,9 +123,9 @@ for run in (
     opened.append(0)
     with patch("dag_parts.get_current_context", lambda: context):
         rows.append(run())
-print(json.dumps({"opened": opened, "rows": rows}))
+print(json.dumps({"opened": opened, "rows": rows, "resumed": resumed}))
 """
         unit = planned[0]
         code = code.replace("json.loads(sys.argv[1])", f"json.loads({unit.model_dump_json()!r})")
         found = run_code(code, settings, tmp_path)
-    assert found == {"opened": [1, 1, 1], "rows": [unit.rows] * 3}
+    assert found == {"opened": [1, 1, 1], "rows": [unit.rows] * 3, "resumed": unit.fusion_id}

@@ -19,8 +19,7 @@ from capsfusion_tasks.staging.storage import Storage
 from tests.opened import interval_tasks
 
 DAYS = [
-    Interval(start=datetime(2026, 11, day, tzinfo=UTC), end=datetime(2026, 11, day + 1, tzinfo=UTC))
-    for day in (10, 11, 12)
+    Interval(start=datetime(2026, 11, day, tzinfo=UTC), end=datetime(2026, 11, day + 1, tzinfo=UTC)) for day in (10, 11)
 ]
 DAY = DAYS[0]
 BOTH = Interval(start=DAYS[0].start, end=DAYS[1].end)

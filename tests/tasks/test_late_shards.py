@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
@@ -11,9 +12,11 @@ from capsfusion_tasks.upkeep.check import check
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.opened import interval_tasks
-from tests.tasks.place import DAY, DAYS, Place, pair, paired, write
+from tests.tasks import place as places
+from tests.tasks.place import DAY, Place, pair, paired, write
 from tests.upkeep.conftest import run_day
 
+DAYS = [*places.DAYS, Interval(start=places.DAYS[1].end, end=places.DAYS[1].end + timedelta(days=1))]
 LATE = ["raw/late.parquet", "coco/late.parquet"]
 
 
