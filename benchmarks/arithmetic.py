@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig
 
+from benchmarks.baselines import PaperLoop
 from benchmarks.device_rates import DeviceRates
-from benchmarks.ways import PaperLoop
 from capsfusion_tasks.fusion.engine import Request
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, text
 
-from benchmarks.made_units import UnitMaker
+from benchmarks.generated_units import UnitMaker
 from benchmarks.warehouse import FUSION, FUSION_ID, new_warehouse
 from benchmarks.workload import CAPTION, read_pairs
 from capsfusion_tasks.explorer.access import SECONDS

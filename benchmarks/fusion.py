@@ -29,9 +29,9 @@ from rich.table import Table
 from transformers import LlamaConfig
 
 from benchmarks import arithmetic
+from benchmarks.baselines import PaperLoop, PrefixedTransformers
 from benchmarks.device_rates import measure_rates
 from benchmarks.random_llama import SIZES, as_transformers, random_llama
-from benchmarks.ways import PaperLoop, PrefixedTransformers
 from benchmarks.workload import read_workload
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion.engine import Engine, Listed, Request

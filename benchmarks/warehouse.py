@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from benchmarks.made_units import UnitMaker
+from benchmarks.generated_units import UnitMaker
 from benchmarks.workload import CAPTION, read_pairs
 from capsfusion_tasks.schemas import VALIDATED, Unit
 from capsfusion_tasks.settings import Interval, load_settings

@@ -1,6 +1,6 @@
 """What the engine does on one card, in at most five minutes: one command, and one table for docs/benchmarks.md.
 
-    python -m benchmarks.made_checkpoint FOLDER --pairs FILE --tokenizer FILE
+    python -m benchmarks.random_checkpoint FOLDER --pairs FILE --tokenizer FILE
     python -m benchmarks.gpu --pairs FILE --tokenizer FILE --checkpoint FOLDER [--json FILE]
 
 - kernels: the tests of the Triton kernels.
@@ -66,7 +66,7 @@ def main() -> int:
             scratch=Path(scratch),
         )
         if "fuse" in args.parts and not options.model.exists():
-            _make_checkpoint(options)
+            _write_checkpoint(options)
             console.print(f"the checkpoint took {time.monotonic() - started:.0f} s, which do not count", style="dim")
             started = time.monotonic()
         cases = [case for part in args.parts for case in PARTS[part](options)]
@@ -112,8 +112,8 @@ def _parts(text: str) -> list[str]:
     return parts
 
 
-def _make_checkpoint(options: Options) -> None:
-    command = [sys.executable, "-m", "benchmarks.made_checkpoint", str(options.model), "--size", options.size]
+def _write_checkpoint(options: Options) -> None:
+    command = [sys.executable, "-m", "benchmarks.random_checkpoint", str(options.model), "--size", options.size]
     command += ["--tokenizer", str(options.tokenizer), "--device", str(options.device)]
     command += ["--pairs", str(options.pairs)] if options.pairs else []
     subprocess.run(command, check=False)  # where it failed, so will the part that needs it, and no other

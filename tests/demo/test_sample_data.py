@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from capsfusion_tasks.demo.dirt import CASES
+from capsfusion_tasks.demo.edge_cases import CASES
 from capsfusion_tasks.demo.sample_data import SampleParameters, SampleReport, make_sample, write_sample_data
 from capsfusion_tasks.errors import InputError
 
@@ -110,7 +110,7 @@ def test_any_size_announces_what_it_holds(tmp_path: Path, rows_per_day: int, day
         assert all(day.pairs == rows_per_day for day in report.days)
 
 
-def test_every_kind_of_dirt_is_in_the_default_sample() -> None:
+def test_every_edge_case_is_in_the_default_sample() -> None:
     parameters = SampleParameters(rows_per_day=250, days=3, first_day=FIRST_DAY, shards_per_side_per_day=2, seed=0)
     sample = make_sample(parameters)
     assert {kind.__name__ for kind in CASES} <= sample.report.cases.keys()
@@ -220,7 +220,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_folder_with_another_sample_says_how_it_differs(tmp_path: Path) -> None:
     write_sample_data(tmp_path, rows_per_day=30, days=1)
     before = snapshot(tmp_path)
-    with pytest.raises(InputError, match=r"rows_per_day 30.*asked: rows_per_day 31.*delete this one first"):
+    with pytest.raises(InputError, match=r"rows_per_day 30.*requested: rows_per_day 31.*delete this one first"):
         write_sample_data(tmp_path, rows_per_day=31, days=1)
     assert snapshot(tmp_path) == before
 

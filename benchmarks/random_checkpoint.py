@@ -1,6 +1,6 @@
 """A random LLaMA in the file layout of BAAI/CapsFus-LLaMA, to fuse with from end to end without a download.
 
-    python -m benchmarks.made_checkpoint FOLDER [--size 13B] [--tokenizer FILE] [--pairs FILE] [--device cuda]
+    python -m benchmarks.random_checkpoint FOLDER [--size 13B] [--tokenizer FILE] [--pairs FILE] [--device cuda]
 
 Six .bin shards with an index, config.json, added_tokens.json and tokenizer.model. Random weights never end a caption:
 the vocabulary head's row of EOS is enlarged until captions have, in the mean, as many tokens as published ones. A 13B
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     started = time.monotonic()
-    tokens = make_checkpoint(args.folder, args.size, args.tokenizer, read_pairs(args.pairs, 48), args.device)
+    tokens = write_checkpoint(args.folder, args.size, args.tokenizer, read_pairs(args.pairs, 48), args.device)
     size = sum(file.stat().st_size for file in args.folder.iterdir())
     print(
         f"{args.folder}: {args.size}, {size / 1e9:.3g} GB, captions of {tokens:.1f} tokens in the mean,"
@@ -56,7 +56,7 @@ def main() -> None:
     )
 
 
-def make_checkpoint(
+def write_checkpoint(
     folder: Path, size: str, tokenizer_file: Path, pairs: Sequence[tuple[str, ...]], device: torch.device
 ) -> float:
     """Write a checkpoint to ``folder``, which must not exist. Returns the mean number of tokens of a caption."""
