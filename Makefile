@@ -10,7 +10,7 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo             sample shards, an Airflow backfill over three days, fused captions (under 4 minutes)"
+	@echo "make demo             sample shards, an Airflow backfill over three days, fused captions (a few minutes)"
 	@echo "make up               Airflow with its UI on the demo's data, until Ctrl-C"
 	@echo "make test             all tests; make test ARGS='tests/pairing -x' runs some of them"
 	@echo "make test-fast        the tests that start no torchrun, Airflow, browser or container"
@@ -81,7 +81,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		exit 2; \
 	fi; \
 	$(BIN)/python -c 'import pip; $(SUITABLE)' 2>/dev/null || $$found -m venv --clear $(VENV); \
-	echo "Installing packages into $(VENV): once, 1 to 5 minutes, 2 GB on disk (more where torch comes with CUDA)."; \
+	echo "Installing packages into $(VENV): once, 1 to 5 minutes, 3 GB on disk (more if torch comes with CUDA)."; \
 	started=$$(date +%s); rm -f $(VENV)/failed; \
 	{ $(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[fusion,airflow,dev]' \
 		|| touch $(VENV)/failed; } | sed -unE '$(PIP_PROGRESS)'; \

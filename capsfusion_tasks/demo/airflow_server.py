@@ -30,6 +30,7 @@ USER = "admin"
 PARALLELISM = 4  # task processes; each imports pyarrow, which costs memory
 START_SECONDS = 600
 STOP_SECONDS = 10
+SAY_SECONDS = 5.0
 
 Say = Callable[[str], None]
 
@@ -189,21 +190,22 @@ def _is_free(port: int) -> bool:
 
 def _wait_until_healthy(airflow: LocalAirflow, started: datetime, say: Say) -> None:
     """Wait until all components are healthy and this Airflow, not an earlier one, has parsed the DAG."""
-    deadline = time.monotonic() + START_SECONDS
-    printed = ""
-    while time.monotonic() < deadline:
+    began = printed = time.monotonic()
+    waiting: str | None = None
+    while (now := time.monotonic()) < began + START_SECONDS:
         airflow.check()
-        waiting = _not_ready(airflow.api, started)
+        before, waiting = waiting, _not_ready(airflow.api, started)
         if waiting is None:
             return
-        if waiting != printed:
-            say(f"    {waiting}")
-            printed = waiting
+        if waiting != before or now - printed >= SAY_SECONDS:
+            say(f"{now - began:4.0f} s  {waiting}")
+            printed = now
         time.sleep(0.3)
-    raise NotReadyError(f"Airflow was not healthy after {START_SECONDS} s ({printed}); its log is {airflow.log}")
+    raise NotReadyError(f"Airflow was not healthy after {START_SECONDS} s ({waiting}); its log is {airflow.log}")
 
 
 def _not_ready(api: AirflowApi, started: datetime) -> str | None:
+    """What Airflow still has to do; None once it is ready."""
     try:
         health = api.health()
     except NotReadyError:

@@ -16,8 +16,8 @@ from rich.text import Text
 
 TASKS = ("discover", "pull", "share_buckets", "pair", "plan", "fuse", "validate", "load", "check", "report")
 LEGEND = (
-    '"fuse 0/1": 0 of 1 fuse tasks of that day have finished. A day has a pull task for each shard, and a fuse,\n'
-    "validate and load task for each work unit, which is about half an hour of one GPU's work. Here it is one unit."
+    '"fuse 0/1": 0 of 1 fuse tasks of that day have finished. "fuse ·": they have not started. A day has a pull task\n'
+    "for each shard, and a fuse task for each work unit: about half an hour of one GPU's work, here the whole day."
 )
 LINE_SECONDS = 5.0
 
