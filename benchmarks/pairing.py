@@ -1,12 +1,12 @@
-"""Bucketing, joining and planning LAION-shaped shards, against one DuckDB statement that joins the same files.
+"""Bucketing, joining and planning of sample shards, compared with one DuckDB statement that joins the same files.
 
     python -m benchmarks.pairing [--raw-rows 1 4 16] [--repeat 3] [--folder DIR]
 
-For each number of LAION-2B rows (in millions; LAION-COCO has a quarter of them) shards are made once, kept in DIR, and
-every way runs in a process of its own, in turns. DuckDB's statement filters, joins and deduplicates the files as they
-are and writes the pairs; it holds both sides in memory, and must read everything again for the next shard that arrives.
-Ours writes each row once more, by bucket, and never reads the shard again. Like a run it pulls two shards and joins two
-buckets at a time. Read and written are what the process asked the system for, from caches or not.
+For each number of LAION-2B rows (in millions; LAION-COCO has a quarter of them), shards are written once and kept in
+DIR. Each method runs in its own process, in turns. The DuckDB statement filters, joins and deduplicates the files and
+writes the pairs. It holds both sides in memory, and must read everything again when the next shard arrives. The
+pipeline writes each row once to its bucket and never reads the shard again. Like a run, it pulls two shards and joins
+two buckets at a time. "Read" and "written" count what the process requested from the system, cached or not.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from capsfusion_tasks.tasks.local_run import PULLS
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 PAIRS_A_COPY = 20_000
-RAW_ROWS_A_COPY = 97_000  # of which three in four have no partner
+RAW_ROWS_A_COPY = 97_000  # three in four have no partner
 UNMATCHED = 3
 SHARDS = 4
 
-# The rows that the pipeline uses, the pairs that it finds, and of equal rows the one that it names.
+# Finds the same pairs as the pipeline, and of equal rows names the same one.
 STATEMENT = """
 copy (
     with raw as (
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw-rows", type=float, nargs="+", default=[1, 4, 16], help="millions of LAION-2B rows")
     parser.add_argument("--repeat", type=int, default=3, help="turns; medians are printed")
-    parser.add_argument("--folder", type=Path, help="keeps the shards (default: a temporary one)")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the shards (default: a temporary folder)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         for millions in args.raw_rows:
@@ -112,21 +112,23 @@ def print_costs(folder: Path, millions: float, repeat: int) -> None:
     turns = []
     for _ in range(repeat):
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            turns.append({way.__name__: measured(way, sample, Path(work)) for way in (statement, bucket, join, plan)})
-    if wrong := {turn[way].pairs for turn in turns for way in ("join", "plan")} - {report.pairs}:
+            turns.append(
+                {method.__name__: measured(method, sample, Path(work)) for method in (statement, bucket, join, plan)}
+            )
+    if wrong := {turn[name].pairs for turn in turns for name in ("join", "plan")} - {report.pairs}:
         raise RuntimeError(f"found {wrong} pairs of {report.pairs}")
     table = Table(title=f"{rows:,} rows, {report.pairs:,} pairs, {os.cpu_count()} cores, median of {repeat} turns")
-    for heading in ("way", "s", "rows/s", "times DuckDB", "peak MB", "read MB", "written MB"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
+    for heading in ("method", "s", "rows/s", "times DuckDB", "peak MB", "read MB", "written MB"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
     base = [turn["statement"].seconds for turn in turns]
-    for title, ways in {
+    for title, names in {
         "DuckDB, one statement": ["statement"],
         "bucketing": ["bucket"],
         "join": ["join"],
         "bucketing + join": ["bucket", "join"],
         "planning": ["plan"],
     }.items():
-        costs = [[turn[way] for way in ways] for turn in turns]
+        costs = [[turn[name] for name in names] for turn in turns]
         seconds = [sum(cost.seconds for cost in turn) for turn in costs]
         table.add_row(
             title,
@@ -140,15 +142,15 @@ def print_costs(folder: Path, millions: float, repeat: int) -> None:
     Console(width=110).print(table)
 
 
-def measured(way: Callable[[Path, Path], int | None], sample: Path, work: Path) -> Cost:
-    """What ``way`` takes in a process of its own."""
+def measured(method: Callable[[Path, Path], int | None], sample: Path, work: Path) -> Cost:
+    """The cost of ``method`` in its own process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(_measure, way, sample, work).result()
+        return process.submit(_measure, method, sample, work).result()
 
 
-def _measure(way: Callable[[Path, Path], int | None], sample: Path, work: Path) -> Cost:
+def _measure(method: Callable[[Path, Path], int | None], sample: Path, work: Path) -> Cost:
     before, start = _io(), time.perf_counter()
-    pairs = way(sample, work)
+    pairs = method(sample, work)
     seconds = time.perf_counter() - start
     read, written = (after - at_first for after, at_first in zip(_io(), before, strict=True))
     return Cost(pairs, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, read, written)

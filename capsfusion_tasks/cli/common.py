@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import printable
+from capsfusion_tasks.settings import Settings
 
 stderr = Console(stderr=True, soft_wrap=True)
 
@@ -26,6 +28,14 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float8"] | None,
     typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU. Only float32 gives the same bytes each time."),
 ]
+
+
+def print_default_model(model: str | None, settings: Settings) -> None:
+    """Without ``--model``, say in one line which model fuses, and that the bundled one is a toy."""
+    if model is None and settings.model == str(BUNDLED_MODEL):
+        progress_line("model: the bundled demo model, a toy. For real captions: --model BAAI/CapsFus-LLaMA")
+    elif model is None:
+        progress_line(f"model: {settings.model} (CAPSFUSION_MODEL)")
 
 
 def progress_line(line: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, progress_line, stderr
+from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, print_default_model, progress_line, stderr
 from capsfusion_tasks.errors import printable
 from capsfusion_tasks.settings import load_settings
 
@@ -57,6 +57,7 @@ def fuse(
         nproc_per_node=nproc_per_node,
         batch_size=batch_size,
     )
+    print_default_model(model, settings)
     result = fuse_file(source, target, settings, resume=resume, overwrite=overwrite, on_line=progress_line)
     figures = result.figures.as_dict()
     if stats is not None:

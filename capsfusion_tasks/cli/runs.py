@@ -16,6 +16,7 @@ from capsfusion_tasks.cli.common import (
     MaxGpuHours,
     MaxNewTokens,
     Model,
+    print_default_model,
     progress_line,
 )
 from capsfusion_tasks.errors import InputError
@@ -58,6 +59,7 @@ def run(
     from capsfusion_tasks.terminal import print_text
 
     settings = load_settings(laion2b=laion_2b, laion_coco=laion_coco, model=model, num_beams=num_beams)
+    print_default_model(model, settings)
     interval = Interval(start=start, end=end)
     budget = Budget(max_gpu_hours, max_cost)
     report = run_pipeline(

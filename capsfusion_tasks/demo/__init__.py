@@ -1,1 +1,1 @@
-"""What `make demo` shows, without any download: made pairs, sample shards in LAION's layout, the demo model."""
+"""`make demo`: made-up caption pairs, sample shards in LAION's schemas, a toy model, a local Airflow."""

@@ -1,10 +1,10 @@
-"""A random LLaMA in the file layout of BAAI/CapsFus-LLaMA, to fuse with from end to end without a download.
+"""Write a random LLaMA in the file layout of BAAI/CapsFus-LLaMA, for end-to-end runs without a download.
 
-    python -m benchmarks.made_checkpoint FOLDER [--size 13B] [--tokenizer FILE] [--pairs FILE] [--device cuda]
+    python -m benchmarks.random_checkpoint FOLDER [--size 13B] [--tokenizer FILE] [--pairs FILE] [--device cuda]
 
-Six .bin shards with an index, config.json, added_tokens.json and tokenizer.model. Random weights never end a caption:
-the vocabulary head's row of EOS is enlarged until captions have, in the mean, as many tokens as published ones. A 13B
-takes 26 GB of disk.
+It has six .bin shards with an index, config.json, added_tokens.json and tokenizer.model. Random weights never end a
+caption. So the vocabulary head's row for EOS is scaled up until captions have as many tokens on average as published
+ones. A 13B takes 26 GB of disk.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, sha
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 SHARDS = 6
-CAPTION_TOKENS = 37.0  # mean of the published captions, EOS counted
+CAPTION_TOKENS = 37.0  # mean of the published captions, including EOS
 NEAR_ENOUGH = 6.0
 _TRIES = 9
 _LARGEST_FACTOR = 64.0
@@ -44,28 +44,28 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="must not exist")
     parser.add_argument("--size", choices=SIZES, default="13B")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
-    parser.add_argument("--pairs", type=Path, help="pairs to measure captions with (default: made ones)")
+    parser.add_argument("--pairs", type=Path, help="pairs to measure captions with (default: made-up pairs)")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     started = time.monotonic()
-    tokens = make_checkpoint(args.folder, args.size, args.tokenizer, read_pairs(args.pairs, 48), args.device)
+    tokens = write_checkpoint(args.folder, args.size, args.tokenizer, read_pairs(args.pairs, 48), args.device)
     size = sum(file.stat().st_size for file in args.folder.iterdir())
     print(
-        f"{args.folder}: {args.size}, {size / 1e9:.3g} GB, captions of {tokens:.1f} tokens in the mean,"
-        f" made in {time.monotonic() - started:.1f} s"
+        f"{args.folder}: {args.size}, {size / 1e9:.3g} GB, captions of {tokens:.1f} tokens on average,"
+        f" written in {time.monotonic() - started:.1f} s"
     )
 
 
-def make_checkpoint(
+def write_checkpoint(
     folder: Path, size: str, tokenizer_file: Path, pairs: Sequence[tuple[str, ...]], device: torch.device
 ) -> float:
-    """Write a checkpoint to ``folder``, which must not exist. Returns the mean number of tokens of a caption."""
+    """Write a checkpoint to ``folder``, which must not exist. Returns the mean number of tokens per caption."""
     tokenizer = LlamaTokenizer(tokenizer_file)
     config = LlamaConfig(
         **{**SIZES[size], "vocab_size": tokenizer.vocab_size + 1, "pad_token_id": tokenizer.vocab_size}
     )
     config.architectures = ["LlamaForCausalLM"]
-    # A CPU multiplies in bfloat16 at a tenth of float32's speed.
+    # On a CPU, bfloat16 products are ten times as slow as float32 ones.
     model = random_llama(config, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     tokens = _let_captions_end(model, tokenizer, pairs)
 
@@ -78,7 +78,7 @@ def make_checkpoint(
 
 
 def _let_captions_end(model: Llama, tokenizer: LlamaTokenizer, pairs: Sequence[tuple[str, ...]]) -> float:
-    """Enlarge the head's row of EOS until captions have about CAPTION_TOKENS in the mean, which is returned."""
+    """Scale the head's row for EOS until captions have about CAPTION_TOKENS tokens. Returns their mean number."""
     requests = [Request(row, prompt_tokens(tokenizer, raw, synthetic)) for row, (raw, synthetic) in enumerate(pairs)]
     engine = NativeEngine(
         model,
@@ -91,7 +91,7 @@ def _let_captions_end(model: Llama, tokenizer: LlamaTokenizer, pairs: Sequence[t
     )
     row = model.head[tokenizer.eos_id]
     drawn = row.clone()
-    low, high = 1.0, _LARGEST_FACTOR  # the larger, the sooner a caption ends
+    low, high = 1.0, _LARGEST_FACTOR  # a larger factor ends captions sooner
     for _ in range(_TRIES):
         factor = (low * high) ** 0.5
         row.copy_(drawn * factor)
@@ -110,7 +110,7 @@ def _write_shards(folder: Path, weights: Mapping[str, Any]) -> None:
     }
 
     def write(file: str) -> None:
-        # Copies: what is given here are views of larger matrices, and torch.save would write all of these.
+        # Copy each weight: it can be a view of a larger matrix, which torch.save would write whole.
         own = {
             name: torch.empty_like(weight, device="cpu", dtype=torch.bfloat16).copy_(weight)
             for name, weight in weights.items()
@@ -118,7 +118,7 @@ def _write_shards(folder: Path, weights: Mapping[str, Any]) -> None:
         }
         torch.save(own, folder / file)
 
-    with ThreadPoolExecutor(SHARDS) as pool:  # checksums take longer than the disk
+    with ThreadPoolExecutor(SHARDS) as pool:  # computing checksums takes longer than writing
         list(pool.map(write, sorted(set(places.values()))))
     total = sum(weight.numel() for weight in weights.values()) * torch.bfloat16.itemsize
     index = {"metadata": {"total_size": total}, "weight_map": places}

@@ -1,4 +1,4 @@
-"""Validated rows for benchmarks of the warehouse, as many as wanted: the words of captions, new in each row."""
+"""Any number of validated rows for benchmarks of the warehouse, recombined from given captions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.schemas import VALIDATED
 
-SHARDS = 32  # a side: what a run's interval has
+SHARDS = 32  # per side and run
 REJECTED = 0.1
-RARE_WORDS = 300_000  # the vocabulary grows with the table, as a real one does
+RARE_WORDS = 300_000  # so that the vocabulary grows with the table, as with real captions
 
 
 class UnitMaker:
-    """Makes units out of ``captions``, (raw, synthetic, fused) each.
+    """Generates units from ``captions``, which are (raw, synthetic, fused).
 
-    A caption is the first half of one of them and the second half of another, with a rare word between. So texts
-    differ, and their words are as frequent as in the captions; pair_ids and URLs are spread as digests are.
+    A generated caption is the first half of one caption, a rare word, and the second half of another. So all texts
+    differ, and words are as frequent as in ``captions``. pair_ids and URLs are random, as digests are.
     """
 
     def __init__(self, captions: Sequence[tuple[str, ...]], seed: int = 0) -> None:
@@ -32,7 +32,7 @@ class UnitMaker:
         self._shards = {side: self._hex(SHARDS) for side in ("laion_2b", "laion_coco")}
 
     def unit(self, rows: int) -> pa.Table:
-        """``rows`` rows of ``schemas.VALIDATED``, a tenth of them rejected."""
+        """``rows`` rows with the schema ``schemas.VALIDATED``, a tenth of them rejected."""
         rng, some = self._rng, partial(self._some, rows)
         rejected = rng.random(rows) < REJECTED
         columns: dict[str, pa.Array] = {
@@ -79,6 +79,6 @@ def _text(numbers: np.ndarray) -> pa.Array:
 
 
 def _lists(filled: np.ndarray, value: str) -> pa.Array:
-    """A list with ``value`` where ``filled``, an empty one elsewhere."""
+    """Lists: [``value``] where ``filled`` is true, otherwise empty."""
     offsets = np.concatenate([[0], np.cumsum(filled)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.repeat(value, int(offsets[-1])))

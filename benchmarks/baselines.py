@@ -1,4 +1,4 @@
-"""The two baselines: the released script's loop, and what transformers can do at its best."""
+"""The two baselines: the loop of the paper's script, and transformers with the best settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from capsfusion_tasks.fusion.transformers_engine import TransformersEngine
 
 
 class PaperLoop(TransformersEngine):
-    """CapsFusion's released inference script: batches of 4 in the file's order, padded to 256 tokens."""
+    """The released inference script of the paper: batches of 4 in the file's order, padded to 256 tokens."""
 
     BATCH = 4
 
@@ -27,7 +27,7 @@ class PaperLoop(TransformersEngine):
 
 
 class PrefixedTransformers(TransformersEngine):
-    """Sorted batches, each prompt behind the template's keys and values, which are computed once."""
+    """Batches sorted by prompt length. The template's keys and values are computed once for all rows."""
 
     @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, prefix: Sequence[int], **settings: Any) -> None:
