@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from capsfusion_tasks.fusion.model_files import model_folder, weight_files
+from capsfusion_tasks.fusion.model_check import check_model
+from capsfusion_tasks.fusion.model_files import model_folder
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE
+from capsfusion_tasks.fusion.weight_files import weight_files
 from capsfusion_tasks.settings import Settings
 
 _SAMPLE = 1 << 20
@@ -44,6 +46,7 @@ def identify(settings: Settings) -> Fusion:
     """
     local = Path(settings.model).expanduser().is_dir()
     folder = model_folder(settings.model, weights=local)
+    check_model(folder, engine=settings.engine)
     digest = hashlib.blake2b(digest_size=16)
     digest.update((folder / "config.json").read_bytes())
     if local:

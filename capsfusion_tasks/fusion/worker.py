@@ -19,7 +19,8 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.engine import Engine, Request, complete_all
 from capsfusion_tasks.fusion.feed import Feed, Prepared
 from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, NOT_READY_MARK, FuseJob
-from capsfusion_tasks.fusion.model_files import model_folder
+from capsfusion_tasks.fusion.model_check import check_model
+from capsfusion_tasks.fusion.model_files import eos_token_ids, model_folder
 from capsfusion_tasks.fusion.node import die_with_parent, take_device
 from capsfusion_tasks.fusion.pairs_input import PairsInput
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
@@ -42,6 +43,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
     storage = Storage(job.staging)
     pairs = PairsInput(storage, job.pairs, job.piece_rows)
     folder = model_folder(job.model)
+    check_model(folder, engine=job.engine)
     tokenizer = LlamaTokenizer(folder / "tokenizer.model")
     feed = Feed(job, storage, pairs, store, tokenizer)
     # A retry with nothing left to do loads no model.
@@ -109,7 +111,7 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
             num_beams=job.num_beams,
             max_new_tokens=job.max_new_tokens,
             max_prompt_tokens=MAX_PROMPT_TOKENS,
-            eos_id=tokenizer.eos_id,
+            eos_ids=eos_token_ids(folder),
             prefix=shared_prefix(tokenizer),
             batch_size=job.batch_size,
         )
@@ -119,7 +121,7 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
         load_model(folder, device, dtype),
         num_beams=job.num_beams,
         max_new_tokens=job.max_new_tokens,
-        eos_id=tokenizer.eos_id,
+        eos_ids=eos_token_ids(folder),
         pad_id=tokenizer.pad_id,
         batch_size=job.batch_size or 32,
     )

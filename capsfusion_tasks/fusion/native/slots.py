@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -43,6 +44,15 @@ class Prefix:
         return cls(list(ids), keys.contiguous(), values.contiguous())
 
 
+class SlotSizes(TypedDict):
+    """What a slot is made for, as ``Slots`` takes it."""
+
+    beams: int
+    prompt_tokens: int
+    max_new_tokens: int
+    eos_ids: Sequence[int]
+
+
 class Slots:
     """N slots of B beams. A row stays in its slot; a step over n rows is a step over the first n of ``order``.
 
@@ -59,7 +69,7 @@ class Slots:
         beams: int,
         prompt_tokens: int,
         max_new_tokens: int,
-        eos_id: int,
+        eos_ids: Sequence[int],
         pages: int | None = None,
     ) -> None:
         self._model, self._prefix, self._beams = model, prefix, beams
@@ -70,7 +80,7 @@ class Slots:
         )
         self._cache = KVCache.empty(model, (prefix.keys, prefix.values), self._pages)
         self._search = BeamSearch(
-            slots=slots, beams=beams, max_new_tokens=max_new_tokens, eos_id=eos_id, device=model.device
+            slots=slots, beams=beams, max_new_tokens=max_new_tokens, eos_ids=eos_ids, device=model.device
         )
         self._last_step = max(0, max_new_tokens - 2)
         self._visible = torch.zeros(slots, beams, capacity, device=model.device, dtype=torch.bool)
