@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.weight_files import check_start
+from capsfusion_tasks.fusion.weight_files import check_start, refuse_misfit
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_IGNORED = "rotary_emb.inv_freq"  # buffers that old checkpoints carry and every reader computes by itself
 # Of safetensors and torch. Integers, or floats of a byte, mean little without the scales of their quantisation.
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 _TORCH_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -40,6 +42,39 @@ def open_tensors(file: Path) -> TensorFile:
         raise _unreadable(file, NO_TENSORS) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
         raise _unreadable(file, error) from error
+
+
+def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[int]], *, tied: bool) -> None:
+    """Raise InputError naming the tensors of ``files`` that are missing, unknown, there twice, or of another shape.
+
+    ``shapes`` are those of a LLaMA's tensors; where head and embedding are ``tied``, either of the two is enough.
+    """
+    found: set[str] = set()
+    unknown, other = [], []
+    for file in files:
+        for name, shape in open_tensors(file).shapes.items():
+            known = known_name(name, shapes)
+            if name.endswith(_IGNORED):
+                continue
+            if known is None:
+                unknown.append(name)
+                continue
+            if known in found:
+                other.append(f"{known} is there twice")
+            if shape != shapes[known]:
+                other.append(f"{name} has shape {shape}, config.json says {shapes[known]}")
+            found.add(known)
+    if tied and found & {EMBEDDING, HEAD}:
+        found |= {EMBEDDING, HEAD}
+    refuse_misfit(folder, missing=shapes.keys() - found, unknown=unknown, other=other)
+
+
+def known_name(name: str, known: Container[str]) -> str | None:
+    """The one of the ``known`` names that ``name`` stands for: ``model.`` may be missing, or be there twice."""
+    for other in (name, name.removeprefix("model."), f"model.{name}"):
+        if other in known:
+            return other
+    return None
 
 
 def is_finite(numbers: Tensor) -> Tensor:

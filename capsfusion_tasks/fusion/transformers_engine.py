@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
     LogitsProcessor,
@@ -23,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar, get_verbosity, set_
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.engine import NOT_FINITE, Completion, Occupancy, Request, Requests
 from capsfusion_tasks.fusion.model_files import read_config
-from capsfusion_tasks.fusion.tensors import is_finite, open_tensors, refuse_not_finite
+from capsfusion_tasks.fusion.tensors import check_names, is_finite, open_tensors, refuse_not_finite
 from capsfusion_tasks.fusion.weight_files import refuse_misfit, unread_files, weight_files
 
 log = logging.getLogger(__name__)
@@ -37,13 +39,25 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     Raises InputError where it cannot be loaded, or its tensors are not those of the model: transformers would give
     random numbers to the missing ones, and go on.
     """
-    read_config(folder)
+    config = read_config(folder)
     files = weight_files(folder)
     if unread := unread_files(folder, files):
         log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))
-    for file in files:
-        open_tensors(file)
-    model, loading = _from_pretrained(folder, files, dtype)
+    with _loading(folder, files) as links:
+        if config.get("model_type") == "llama":  # others may be stored under other names than they are loaded under
+            check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
+        else:
+            for file in files:
+                open_tensors(file)
+        # dtype is given, never left to default: a 13B model in float32 takes 52 GB of host memory for each rank.
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            links,
+            dtype=dtype,
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in what is returned
+        )
     refuse_misfit(
         folder,
         missing=loading["missing_keys"],
@@ -60,34 +74,36 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     return model
 
 
-def _from_pretrained(folder: Path, files: Sequence[Path], dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model, and what transformers says of its tensors. Reads config.json and ``files``, with their index."""
+@contextmanager
+def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
+    """A folder of links to config.json and ``files``, with their index: what transformers is to read of ``folder``.
+
+    Where peft is installed, it would add an adapter that lies beside them. What it raises in the block is InputError.
+    """
+    names = ["config.json", *(file.name for file in folder.glob("*.index.json")), *(file.name for file in files)]
     verbosity = get_verbosity()
     set_verbosity_error()  # what it warns of here is refused, in one line
     disable_progress_bar()
-    names = ["config.json", *(file.name for file in folder.glob("*.index.json")), *(file.name for file in files)]
-    try:
-        # Links to what is read: where peft is installed, transformers would add an adapter that lies beside the model.
-        with TemporaryDirectory(prefix="capsfusion-model-") as links:
+    with TemporaryDirectory(prefix="capsfusion-model-") as links:
+        try:
             for name in names:
                 (Path(links) / name).symlink_to((folder / name).absolute())
-            # dtype is given, never left to default: a 13B model in float32 takes 52 GB of host memory for each rank.
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                links,
-                dtype=dtype,
-                trust_remote_code=False,
-                weights_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are in what is returned
-            )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # a config that makes no sense fails anywhere in transformers
-        reason = f"{type(error).__name__}: {error}".replace("\n", " ").replace(links, str(folder))
-        raise InputError(f"transformers cannot load {folder}: {reason[:500]}") from error
-    finally:
-        set_verbosity(verbosity)
-    return model, loading
+            yield Path(links)
+        except (InputError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a config that makes no sense fails anywhere in transformers
+            reason = f"{type(error).__name__}: {error}".replace("\n", " ").replace(links, str(folder))
+            raise InputError(f"transformers cannot load {folder}: {reason[:500]}") from error
+        finally:
+            set_verbosity(verbosity)
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """The shapes of the model's tensors, by name, as its config has them. Takes no memory."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 class TransformersEngine:

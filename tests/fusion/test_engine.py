@@ -9,6 +9,7 @@ import torch
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.engine import (
     HOPELESS,
+    NOT_FINITE,
     Completion,
     Occupancy,
     Request,
@@ -82,6 +83,30 @@ def test_an_engine_that_can_fuse_nothing_ends_the_run_with_its_error_and_no_row_
     assert sorted(completion.row for completion in completions) == list(range(len(requests)))
 
 
+class NotFinite(Fussy):
+    """An engine whose scores are NaN for the rows of ``poison``."""
+
+    def generate(self, requests: Requests) -> Iterator[Completion]:
+        while batch := requests.take(self.batch_size, wait=True):
+            for request in batch:
+                bad = request.row in self.poison
+                yield Completion(request.row, [], NOT_FINITE, 0) if bad else Completion(request.row, [5], "stop", 2)
+
+
+def test_many_rows_in_a_row_whose_scores_are_not_finite_end_the_run_as_bad_input() -> None:
+    requests = [Request(row, [3, 4]) for row in range(3 * HOPELESS)]
+    found: list[Completion] = []
+    with pytest.raises(InputError, match=r"of 16 rows in a row, up to row 20, are not finite .* are damaged"):
+        found += complete_all(NotFinite(range(5, 3 * HOPELESS)), StaticRequests(requests))
+    assert [completion.row for completion in found] == [0, 1, 2, 3, 4]
+    few = set(range(len(requests))) - {HOPELESS - 1, 2 * HOPELESS - 1}
+    completions = {
+        c.row: c.finish_reason for c in complete_all(NotFinite(few), StaticRequests(requests[: 2 * HOPELESS]))
+    }
+    assert {row for row, reason in completions.items() if reason == "stop"} == {HOPELESS - 1, 2 * HOPELESS - 1}
+    assert len(completions) == 2 * HOPELESS
+
+
 def test_rows_are_taken_as_there_is_room_not_all_at_once() -> None:
     requests = StaticRequests(REQUESTS)
     assert next(complete_all(Fussy(), requests)).row == 0
@@ -122,12 +147,12 @@ def test_an_engine_that_loses_rows_is_found_out() -> None:
 
 
 def test_a_broken_device_ends_the_run() -> None:
-    class Broken(Fussy):
+    class BrokenDevice(Fussy):
         def generate(self, requests: Requests) -> Iterator[Completion]:
             raise torch.AcceleratorError("device-side assert")
 
     with pytest.raises(torch.AcceleratorError):
-        list(complete_all(Broken(), StaticRequests(REQUESTS)))
+        list(complete_all(BrokenDevice(), StaticRequests(REQUESTS)))
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])

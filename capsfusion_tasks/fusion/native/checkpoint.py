@@ -12,14 +12,19 @@ from torch import Tensor
 
 from capsfusion_tasks.fusion.native.config import llama_config
 from capsfusion_tasks.fusion.native.float8 import Float8
-from capsfusion_tasks.fusion.native.model import EMBEDDING, HEAD, Llama, Place
-from capsfusion_tasks.fusion.tensors import is_finite, open_tensors, refuse_not_finite
-from capsfusion_tasks.fusion.weight_files import refuse_misfit, unread_files, weight_files
+from capsfusion_tasks.fusion.native.model import Llama, Place
+from capsfusion_tasks.fusion.tensors import (
+    EMBEDDING,
+    HEAD,
+    check_names,
+    is_finite,
+    known_name,
+    open_tensors,
+    refuse_not_finite,
+)
+from capsfusion_tasks.fusion.weight_files import unread_files, weight_files
 
 log = logging.getLogger(__name__)
-
-# Buffers that old checkpoints carry and every reader computes by itself.
-_IGNORED = "rotary_emb.inv_freq"
 
 
 def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
@@ -29,7 +34,8 @@ def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
         log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))
     tied = config.tie_word_embeddings and not _has_own_head(files)
     # Before memory is taken: a wrong number in config.json can ask for any amount of it.
-    _check_names(folder, files, Llama(config, torch.device("meta"), dtype, tied=tied))
+    places = Llama(config, torch.device("meta"), dtype, tied=tied).parameters()
+    check_names(folder, files, {name: list(place.shape) for name, place in places.items()}, tied=tied)
     model = Llama(config, device, dtype, tied=tied)
     _load_weights(folder, files, model.parameters())
     return model
@@ -41,32 +47,9 @@ def _has_own_head(files: Sequence[Path]) -> bool:
     for file in files:
         tensors = open_tensors(file)
         for name in tensors.shapes:
-            if (known := _known_name(name, (EMBEDDING, HEAD))) is not None:
+            if (known := known_name(name, (EMBEDDING, HEAD))) is not None:
                 stored[known] = tensors.read(name)
     return len(stored) == 2 and not torch.equal(stored[EMBEDDING], stored[HEAD])
-
-
-def _check_names(folder: Path, files: Sequence[Path], model: Llama) -> None:
-    """Raise InputError naming the tensors of ``files`` that are missing, unknown, there twice, or of another shape."""
-    places = model.parameters()
-    found: set[str] = set()
-    unknown, other = [], []
-    for file in files:
-        for name, shape in open_tensors(file).shapes.items():
-            known = _known_name(name, places)
-            if name.endswith(_IGNORED):
-                continue
-            if known is None:
-                unknown.append(name)
-                continue
-            if known in found:
-                other.append(f"{known} is there twice")
-            if shape != list(places[known].shape):
-                other.append(f"{name} has shape {shape}, config.json says {list(places[known].shape)}")
-            found.add(known)
-    if model.tied and found & {EMBEDDING, HEAD}:
-        found |= {EMBEDDING, HEAD}
-    refuse_misfit(folder, missing=places.keys() - found, unknown=unknown, other=other)
 
 
 @torch.no_grad()
@@ -80,16 +63,8 @@ def _load_weights(folder: Path, files: Sequence[Path], places: Mapping[str, Plac
     for file in files:
         tensors = open_tensors(file)
         for name in tensors.shapes:
-            if (known := _known_name(name, places)) is not None:
+            if (known := known_name(name, places)) is not None:
                 place = places[known]
                 place.copy_(tensors.read(name))
                 finite[name] = is_finite(place.scales if isinstance(place, Float8) else cast(Tensor, place))
     refuse_not_finite(folder, finite)
-
-
-def _known_name(name: str, known: Mapping[str, object] | Sequence[str]) -> str | None:
-    """The one of the ``known`` names that ``name`` stands for: ``model.`` may be missing, or be there twice."""
-    for other in (name, name.removeprefix("model."), f"model.{name}"):
-        if other in known:
-            return other
-    return None

@@ -18,6 +18,7 @@ _SCALED = ("linear", "llama3", "yarn")
 # Of one size. Far above any model, and low enough that products of sizes stay below 2^63.
 _MOST = 1 << 24
 _MOST_HEADS = 1 << 12
+_MOST_LAYERS = 1 << 10
 
 
 class Sizes(Protocol):
@@ -46,7 +47,7 @@ class LlamaSizes(BaseModel):
     vocab_size: int = Field(32_000, gt=0, le=_MOST)
     hidden_size: int = Field(4096, gt=0, le=_MOST)
     intermediate_size: int = Field(11_008, gt=0, le=_MOST)
-    num_hidden_layers: int = Field(32, gt=0, le=_MOST_HEADS)
+    num_hidden_layers: int = Field(32, gt=0, le=_MOST_LAYERS)
     num_attention_heads: int = Field(32, gt=0, le=_MOST_HEADS)
     num_key_value_heads: int = Field(32, gt=0, le=_MOST_HEADS)
     head_dim: int = Field(128, gt=0, le=_MOST_HEADS, multiple_of=2)
@@ -88,8 +89,8 @@ def llama_sizes(folder: Path, config: dict[str, Any]) -> LlamaSizes:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        value = f", not {str(first['input'])[:50]!r}" if place else ""
-        raise InputError(f"{folder}/config.json is not that of a LLaMA: {place} {first['msg']}{value}") from error
+        reason = f"{place}: {first['msg']}, not {str(first['input'])[:50]!r}" if place else first["msg"]
+        raise InputError(f"{folder}/config.json is not that of a LLaMA: {reason}") from error
 
 
 def llama_config(folder: Path) -> Sizes:

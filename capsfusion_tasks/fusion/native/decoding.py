@@ -115,6 +115,10 @@ class BeamSearch:
             ends |= token == other
         return ends
 
+    def is_finite(self, slot: int) -> bool:
+        """Whether no score of the row in ``slot`` has ever been NaN or infinite: such a one stays among its beams."""
+        return bool(self.scores[slot].isfinite().all())
+
     def last_tokens(self, slots: Tensor) -> Tensor:
         """The token [K, B] that each running beam of ``slots`` [K] ends with."""
         at = (self.length[slots] - 1).clamp(0, self.max_new_tokens - 1)  # [K]

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from capsfusion_tasks.fusion.native import float8
 from capsfusion_tasks.fusion.native.config import Sizes
 from capsfusion_tasks.fusion.native.float8 import Float8
+from capsfusion_tasks.fusion.tensors import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
     from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 _HEAD_MULTIPLE = 64
 # Of the table of rotations, which would take gigabytes for models of ten million positions. Captions need a thousand.
 _MOST_POSITIONS = 1 << 16
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 Matrix = Tensor | Float8
 # Stores the keys and values in qkv [T, (heads + 2 * kv_heads) * D] of a layer, and attends: [T, heads * D].
