@@ -32,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from benchmarks.device_rates import FLOAT8
 from benchmarks.workload import read_pairs
 from capsfusion_tasks import BUNDLED_MODEL
-from capsfusion_tasks.fusion.engine import Completion, Listed, Request
+from capsfusion_tasks.fusion.engine import Completion, Request, StaticRequests
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.native.model import Llama
@@ -103,11 +103,11 @@ class Subject:
             self._reference,
             num_beams=beams,
             max_new_tokens=MAX_NEW_TOKENS,
-            eos_id=self._eos,
+            eos_ids=[self._eos],
             pad_id=self._tokenizer.pad_id,
             batch_size=32,
         )
-        completions = engine.generate(Listed(self.requests))
+        completions = engine.generate(StaticRequests(self.requests))
         return {c.row: c for c in track(completions, f"transformers, {beams} beams", total=len(self.requests))}
 
     def complete(self, rows: Sequence[Request], beams: int, slots: int) -> list[Completion]:
@@ -164,11 +164,11 @@ def complete(
         num_beams=beams,
         max_new_tokens=MAX_NEW_TOKENS,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        eos_id=eos,
+        eos_ids=[eos],
         prefix=shared_prefix(tokenizer),
         batch_size=slots,
     )
-    return list(engine.generate(Listed(rows)))
+    return list(engine.generate(StaticRequests(rows)))
 
 
 def requests_of(pairs: Sequence[tuple[str, ...]], tokenizer: LlamaTokenizer) -> list[Request]:
@@ -209,9 +209,9 @@ def random_checkpoint(folder: Path, tokenizer_file: Path | None) -> Path:
 def likely_token(model: PreTrainedModel, requests: Sequence[Request]) -> int:
     """A token in about a third of the captions. It serves as EOS, which random weights never produce."""
     engine = TransformersEngine(
-        model, num_beams=1, max_new_tokens=40, eos_id=model.config.vocab_size, pad_id=0, batch_size=32
+        model, num_beams=1, max_new_tokens=40, eos_ids=[model.config.vocab_size], pad_id=0, batch_size=32
     )
-    captions = [set(completion.token_ids) for completion in engine.generate(Listed(requests))]
+    captions = [set(completion.token_ids) for completion in engine.generate(StaticRequests(requests))]
     counts = Counter(token for caption in captions for token in caption)
     return min(counts, key=lambda token: (abs(counts[token] - len(captions) / 3), token))
 

@@ -35,7 +35,7 @@ from benchmarks.device_rates import measure_rates
 from benchmarks.random_llama import SIZES, as_transformers, random_llama
 from benchmarks.workload import read_workload
 from capsfusion_tasks import BUNDLED_MODEL
-from capsfusion_tasks.fusion.engine import Engine, Listed, Request
+from capsfusion_tasks.fusion.engine import Engine, Request, StaticRequests
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
@@ -70,7 +70,7 @@ def main() -> None:
     model = random_llama(config, device, dtype)
     reference = as_transformers(model, config)
     no_token = config.vocab_size
-    settings = {"num_beams": args.num_beams, "max_new_tokens": MAX_NEW_TOKENS, "eos_id": no_token}
+    settings = {"num_beams": args.num_beams, "max_new_tokens": MAX_NEW_TOKENS, "eos_ids": [no_token]}
     paper = PaperLoop(reference, pad_id=0, **settings)
     best = PrefixedTransformers(reference, prefix, pad_id=0, batch_size=32, **settings)
     cost = arithmetic.Cost(config, prefix=len(prefix), beams=args.num_beams)
@@ -129,13 +129,12 @@ class Runs:
     def once(self, device: torch.device) -> None:
         """Fuse all rows after a warm-up. The engine is dropped afterwards: two engines would not fit on a GPU."""
         engine = self._make()
-        list(engine.generate(Listed(self.rows[:8])))
+        list(engine.generate(StaticRequests(self.rows[:8])))
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        completions = list(
-            engine.generate(Listed(self.rows))
-        )  # token ids are on the host, so no synchronisation is needed
+        # Token ids are on the host: nothing is left to wait for.
+        completions = list(engine.generate(StaticRequests(self.rows)))
         self._times.append(time.perf_counter() - started)
         Console(stderr=True).print(f"{self.name}: {len(self.rows)} rows in {self._times[-1]:.0f} s", highlight=False)
         self.tokens = sum(completion.caption_tokens for completion in completions)

@@ -26,7 +26,7 @@ from transformers import LlamaConfig
 from benchmarks.random_llama import SIZES, random_llama
 from benchmarks.workload import read_pairs
 from capsfusion_tasks import BUNDLED_MODEL
-from capsfusion_tasks.fusion.engine import Listed, Request
+from capsfusion_tasks.fusion.engine import Request, StaticRequests
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.native.model import Llama
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, shared_prefix
@@ -85,7 +85,7 @@ def _let_captions_end(model: Llama, tokenizer: LlamaTokenizer, pairs: Sequence[t
         num_beams=3,
         max_new_tokens=80,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        eos_id=tokenizer.eos_id,
+        eos_ids=[tokenizer.eos_id],
         prefix=shared_prefix(tokenizer),
         batch_size=len(requests),
     )
@@ -95,7 +95,7 @@ def _let_captions_end(model: Llama, tokenizer: LlamaTokenizer, pairs: Sequence[t
     for _ in range(_TRIES):
         factor = (low * high) ** 0.5
         row.copy_(drawn * factor)
-        tokens = mean(completion.caption_tokens for completion in engine.generate(Listed(requests)))
+        tokens = mean(completion.caption_tokens for completion in engine.generate(StaticRequests(requests)))
         print(f"EOS times {factor:.2f}: captions of {tokens:.1f} tokens", file=sys.stderr)
         if abs(tokens - CAPTION_TOKENS) <= NEAR_ENOUGH:
             break

@@ -29,7 +29,7 @@ import torch
 from benchmarks.gpu.cases import Case, Figures, Line, Options
 from benchmarks.gpu.rates import MAX_NEW_TOKENS, rate_while_full
 from benchmarks.workload import read_pairs
-from capsfusion_tasks.fusion.engine import Listed, Request, complete_all
+from capsfusion_tasks.fusion.engine import Request, StaticRequests, complete_all
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, shared_prefix
@@ -79,12 +79,12 @@ def measure_engine(options: Options, _: Mapping[str, Figures]) -> Sequence[Line]
         num_beams=3,
         max_new_tokens=MAX_NEW_TOKENS,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        eos_id=tokenizer.eos_id,
+        eos_ids=[tokenizer.eos_id],
         prefix=shared_prefix(tokenizer),
     )
     completions, times = [], []
     started = time.perf_counter()
-    for completion in complete_all(engine, Listed(requests)):
+    for completion in complete_all(engine, StaticRequests(requests)):
         completions.append(completion)
         times.append(time.perf_counter() - started)
     if failed := [c.finish_reason for c in completions if c.finish_reason.startswith("error")]:

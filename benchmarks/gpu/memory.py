@@ -10,7 +10,7 @@ import torch
 from benchmarks.device_rates import FLOAT8
 from benchmarks.gpu.cases import Case, Figures, Line, Options, name_of
 from benchmarks.gpu.rates import MAX_NEW_TOKENS, start_engine
-from capsfusion_tasks.fusion.engine import Listed, Request, complete_all
+from capsfusion_tasks.fusion.engine import Request, StaticRequests, complete_all
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
@@ -45,7 +45,7 @@ def fill(options: Options, card: int | None, dtype: torch.dtype, _: Mapping[str,
     engine, _seconds = start_engine(options, tokenizer, dtype, 3, [Request(0, prompt)])
     slots = engine.batch_size
     requests = [Request(row, prompt, MAX_NEW_TOKENS) for row in range(slots)]
-    completions = list(complete_all(engine, Listed(requests)))
+    completions = list(complete_all(engine, StaticRequests(requests)))
     failed = [c.finish_reason for c in completions if c.finish_reason.startswith("error")]
     peak = torch.cuda.max_memory_reserved(device) - len(taken)
     left, _total = torch.cuda.mem_get_info(device)

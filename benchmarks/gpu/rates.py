@@ -16,7 +16,7 @@ from benchmarks.device_rates import measure_rates
 from benchmarks.gpu.cases import Case, Figures, Line, Options, console, name_of, name_of_beams
 from benchmarks.random_llama import SIZES, random_llama
 from benchmarks.workload import read_workload
-from capsfusion_tasks.fusion.engine import Listed, Request
+from capsfusion_tasks.fusion.engine import Request, StaticRequests
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
@@ -50,7 +50,7 @@ def measure(options: Options, dtype: torch.dtype, beams: int, _: Mapping[str, Fi
     busy, slots = engine.occupancy.busy, engine.occupancy.slots
     times = []
     started = time.perf_counter()
-    for _completion in engine.generate(Listed(requests)):
+    for _completion in engine.generate(StaticRequests(requests)):
         times.append(time.perf_counter() - started)
     if len(times) != len(requests):
         raise RuntimeError(f"{len(times)} captions of {len(requests)} rows")
@@ -102,10 +102,10 @@ def start_engine(
         num_beams=beams,
         max_new_tokens=MAX_NEW_TOKENS,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        eos_id=config.vocab_size,  # never produced, so that a row ends at its own limit
+        eos_ids=[config.vocab_size],  # never produced, so that a row ends at its own limit
         prefix=shared_prefix(tokenizer),
     )
-    list(engine.generate(Listed([replace(requests[0], max_new_tokens=2)])))
+    list(engine.generate(StaticRequests([replace(requests[0], max_new_tokens=2)])))
     return engine, time.perf_counter() - started
 
 
@@ -138,7 +138,7 @@ def _times_by_kernel(engine: NativeEngine, rows: Sequence[Request], tokens: int)
     on_gpu = engine.model.device.type == "cuda"
     requests = [replace(request, row=row, max_new_tokens=tokens) for row, request in enumerate(rows)]
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
-        list(engine.generate(Listed(requests)))
+        list(engine.generate(StaticRequests(requests)))
         if on_gpu:
             torch.cuda.synchronize()
     averages = profiler.key_averages()

@@ -10,8 +10,10 @@ from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.decoding import BUNDLED, Decoding
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.file_digests import content_digests
-from capsfusion_tasks.fusion.model_files import eos_token_ids, model_folder, weight_files
+from capsfusion_tasks.fusion.model_check import check_model
+from capsfusion_tasks.fusion.model_files import eos_token_ids, model_folder
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE
+from capsfusion_tasks.fusion.weight_files import weight_files
 from capsfusion_tasks.settings import Settings
 
 
@@ -24,6 +26,7 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
     """
     local = Path(settings.model).is_dir()
     folder = model_folder(settings.model, weights=local)
+    check_model(folder, engine=settings.engine)
     commit = "" if local else folder.name  # …/snapshots/<commit>
     hub_name = settings.model.partition("@")[0]
     path = BUNDLED if folder == BUNDLED_MODEL else str(folder.absolute())

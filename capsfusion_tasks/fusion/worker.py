@@ -20,6 +20,7 @@ from capsfusion_tasks.fusion.engine import Engine, Request, complete_all
 from capsfusion_tasks.fusion.feed import Feed, Prepared
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, NOT_READY_MARK
+from capsfusion_tasks.fusion.model_check import check_model
 from capsfusion_tasks.fusion.model_files import model_folder
 from capsfusion_tasks.fusion.node import die_with_parent, take_device
 from capsfusion_tasks.fusion.pairs_input import PairsInput
@@ -43,6 +44,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
     storage = Storage(job.staging)
     pairs = PairsInput(storage, job.pairs, job.piece_rows)
     folder = model_folder(job.model)
+    check_model(folder, engine=job.decoding.engine)
     tokenizer = LlamaTokenizer(folder / "tokenizer.model")
     feed = Feed(job, storage, pairs, store, tokenizer)
     # A retry with nothing left to do loads no model.
@@ -118,7 +120,7 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
             num_beams=decoding.num_beams,
             max_new_tokens=decoding.max_new_tokens,
             max_prompt_tokens=MAX_PROMPT_TOKENS,
-            eos_id=tokenizer.eos_id,
+            eos_ids=decoding.eos_ids,
             prefix=shared_prefix(tokenizer),
             batch_size=job.batch_size,
         )
@@ -128,7 +130,7 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
         load_model(folder, device, dtype),
         num_beams=decoding.num_beams,
         max_new_tokens=decoding.max_new_tokens,
-        eos_id=tokenizer.eos_id,
+        eos_ids=decoding.eos_ids,
         pad_id=tokenizer.pad_id,
         batch_size=job.batch_size or 32,
     )

@@ -97,7 +97,7 @@ def test_a_folder_that_lacks_a_file_is_refused(tiny_model: Path, tmp_path: Path,
 
 
 def test_a_folder_without_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.bin"))
+    folder = shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.bin*"))
     with pytest.raises(InputError, match="has no weights"):
         model_folder(str(folder))
 

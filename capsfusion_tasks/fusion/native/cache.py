@@ -79,6 +79,10 @@ class Pages:
             self.changed = True
         return True
 
+    def held(self, slot: int) -> list[int]:
+        """The pages of ``slot``."""
+        return list(self._held[slot])
+
     def may_grow(self, slot: int) -> bool:
         """Whether ``slot`` has fewer pages than the longest row needs."""
         return len(self._held[slot]) < self.per_slot

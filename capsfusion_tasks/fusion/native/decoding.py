@@ -6,6 +6,7 @@ sums of log-probabilities in float32; a finished caption's score is divided by i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ class Decoded:
 class BeamSearch:
     """The state of N slots: B running beams each, and the B best finished captions so far, of at most G tokens.
 
-    One beam is greedy decoding: the likeliest token, until it is EOS.
+    One beam is greedy decoding: the likeliest token, until it is EOS. Any of ``eos_ids`` is.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class BeamSearch:
         slots: int,
         beams: int,
         max_new_tokens: int,
-        eos_id: int,
+        eos_ids: Sequence[int],
         device: torch.device,
         length_penalty: float = 1.0,
     ) -> None:
-        self.beams, self.max_new_tokens, self.eos_id = beams, max_new_tokens, eos_id
+        self.beams, self.max_new_tokens, self.eos_ids = beams, max_new_tokens, tuple(eos_ids)
+        # If all beams come to their end, each at every EOS, there are as many others to go on with.
+        self.candidates = max(2, 1 + len(self.eos_ids)) * beams
         self.length_penalty = length_penalty
         tokens = torch.zeros(slots, beams, max_new_tokens, device=device, dtype=torch.long)
         self.length = torch.zeros(slots, device=device, dtype=torch.long)  # [N] tokens generated so far
@@ -70,23 +73,22 @@ class BeamSearch:
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         if self.beams == 1:
             return self._greedy_step(slots, length, log_probs)
-        b = self.beams
-        # 2 * B candidates: if all B beams come to their end, there are B others to go on with.
-        top, token = _top_k(log_probs, 2 * b)  # [K, B, 2B] of each beam
-        scores, choice = (top + self.scores[slots, :, None]).flatten(1).topk(2 * b)  # [K, 2B] of all beams
-        parent, token = choice // (2 * b), token.flatten(1).gather(1, choice)  # [K, 2B]
-        candidates = _append(_pick(self.tokens[slots], parent), length, token)  # [K, 2B, G]
-        ends = (token == self.eos_id) | (length == self.limit[slots])[:, None]  # [K, 2B]
+        b, c = self.beams, self.candidates
+        top, token = _top_k(log_probs, c)  # [K, B, C] of each beam
+        scores, choice = (top + self.scores[slots, :, None]).flatten(1).topk(c)  # [K, C] of all beams
+        parent, token = choice // c, token.flatten(1).gather(1, choice)  # [K, C]
+        candidates = _append(_pick(self.tokens[slots], parent), length, token)  # [K, C, G]
+        ends = self._is_eos(token) | (length == self.limit[slots])[:, None]  # [K, C]
 
         running, choice = (scores + ends * _NEVER).topk(b)  # [K, B]
         self.scores[slots] = running
         self.tokens[slots] = _pick(candidates, choice)
 
         # Only the B best candidates may finish; the others are there to go on with.
-        ends_well = ends & (torch.arange(2 * b, device=ends.device) < b)
+        ends_well = ends & (torch.arange(c, device=ends.device) < b)
         per_token = torch.where(ends_well, scores / length[:, None] ** self.length_penalty, _NEVER)
         finished_scores, best = torch.cat((self.finished_scores[slots], per_token), dim=1).topk(b)  # [K, B]
-        finished_tokens = torch.cat((self.finished_tokens[slots], candidates), dim=1)  # [K, 3B, G]
+        finished_tokens = torch.cat((self.finished_tokens[slots], candidates), dim=1)  # [K, B + C, G]
         finished_length = torch.cat((self.finished_length[slots], ends_well * length[:, None]), dim=1).gather(1, best)
         self.finished_tokens[slots] = _pick(finished_tokens, best)
         self.finished_scores[slots], self.finished_length[slots] = finished_scores, finished_length
@@ -104,8 +106,18 @@ class BeamSearch:
         self.tokens[slots] = self.finished_tokens[slots] = tokens
         self.scores[slots], self.finished_scores[slots] = scores, scores / length[:, None] ** self.length_penalty
         self.length[slots], self.finished_length[slots] = length, length[:, None]
-        self.done[slots] = (token == self.eos_id) | (length == self.limit[slots])
+        self.done[slots] = self._is_eos(token) | (length == self.limit[slots])
         return torch.zeros_like(length)[:, None]
+
+    def _is_eos(self, token: Tensor) -> Tensor:
+        ends = token == self.eos_ids[0]
+        for other in self.eos_ids[1:]:
+            ends |= token == other
+        return ends
+
+    def is_finite(self, slot: int) -> bool:
+        """Whether no score of the row in ``slot`` has ever been NaN or infinite: such a one stays among its beams."""
+        return bool(self.scores[slot].isfinite().all())
 
     def last_tokens(self, slots: Tensor) -> Tensor:
         """The token [K, B] that each running beam of ``slots`` [K] ends with."""

@@ -6,6 +6,7 @@ That is continuous batching, with the prompts' common prefix computed once for a
 from __future__ import annotations
 
 import logging
+import math
 import time
 from bisect import bisect_right
 from collections import deque
@@ -15,12 +16,12 @@ from itertools import accumulate, islice
 import torch
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.engine import Completion, Occupancy, Request, Requests
+from capsfusion_tasks.fusion.engine import NOT_FINITE, Completion, Occupancy, Request, Requests
 from capsfusion_tasks.fusion.native import memory
 from capsfusion_tasks.fusion.native.decoding import Decoded
 from capsfusion_tasks.fusion.native.memory import Room
 from capsfusion_tasks.fusion.native.model import Llama
-from capsfusion_tasks.fusion.native.slots import Prefix, Slots
+from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class NativeEngine:
         num_beams: int,
         max_new_tokens: int,
         max_prompt_tokens: int,
-        eos_id: int,
+        eos_ids: Sequence[int],
         prefix: Sequence[int],
         batch_size: int | None = None,
     ) -> None:
@@ -55,7 +56,7 @@ class NativeEngine:
                 f"prompts of {max_prompt_tokens} and captions of {max_new_tokens} tokens do not fit the model's"
                 f" {model.max_positions} positions: choose shorter captions with --max-new-tokens"
             )
-        self.model, self.num_beams, self.eos_id = model, num_beams, eos_id
+        self.model, self.num_beams, self.eos_ids = model, num_beams, tuple(eos_ids)
         self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
         self._prefix = Prefix.compute(model, prefix)
         self._room = self._find_room(batch_size)
@@ -128,12 +129,12 @@ class NativeEngine:
         most = slots or min(MAX_SLOTS, STEP_TOKENS // self.num_beams)
         return memory.measure(self.model, self._prefix, prefill_tokens=PREFILL_TOKENS, most_slots=most, **self._sizes())
 
-    def _sizes(self) -> dict[str, int]:
+    def _sizes(self) -> SlotSizes:
         return {
             "beams": self.num_beams,
             "prompt_tokens": self.max_prompt_tokens - len(self._prefix.ids),
             "max_new_tokens": self.max_new_tokens,
-            "eos_id": self.eos_id,
+            "eos_ids": self.eos_ids,
         }
 
     @property
@@ -168,6 +169,8 @@ class NativeEngine:
 
     def _completion(self, request: Request, decoded: Decoded) -> Completion:
         ids, count = decoded.token_ids, len(decoded.token_ids)
-        if ids[-1] == self.eos_id:
+        if not math.isfinite(decoded.score):
+            return Completion(request.row, [], NOT_FINITE, 0)
+        if ids[-1] in self.eos_ids:
             return Completion(request.row, ids[:-1], "stop", count, decoded.score)
         return Completion(request.row, ids, "length", count, decoded.score)

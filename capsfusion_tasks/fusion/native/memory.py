@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Unpack
 
 import torch
 
 from capsfusion_tasks.fusion.native.cache import bytes_per_page
 from capsfusion_tasks.fusion.native.model import Llama
-from capsfusion_tasks.fusion.native.slots import Prefix, Slots, slot_capacity
+from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes, slot_capacity
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_s
     return Room(slots, min(pages, slots * per_slot))
 
 
-def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: int, **sizes: int) -> Room:
+def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: int, **sizes: Unpack[SlotSizes]) -> Room:
     """The room for at most ``most_slots`` rows on the model's GPU, beside what it holds already.
 
     Computes the largest prefill, of ``prefill_tokens`` in the longest prompts, and one step of all slots, and looks at
@@ -54,6 +55,7 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     per_slot = -(-capacity // page_tokens)
     page = bytes_per_page(model, page_tokens)
     rows = max(1, min(most_slots, prefill_tokens // prompt))
+    torch.cuda.empty_cache()  # the memory of an earlier, larger batch may lie in pieces that are too small for this one
     pages = max(per_slot, rows * -(-prompt // page_tokens))
 
     before = torch.cuda.memory_allocated(device)

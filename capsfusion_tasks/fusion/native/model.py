@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from capsfusion_tasks.fusion.native import float8
 from capsfusion_tasks.fusion.native.config import Sizes
 from capsfusion_tasks.fusion.native.float8 import Float8
+from capsfusion_tasks.fusion.tensors import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
     from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # LLaMA's vocabulary with [PAD] has 32,001 rows: an odd matrix, which GPUs multiply at half the speed.
 _HEAD_MULTIPLE = 64
+# Of the table of rotations, which would take gigabytes for models of ten million positions. Captions need a thousand.
+_MOST_POSITIONS = 1 << 16
 
 Matrix = Tensor | Float8
 # Stores the keys and values in qkv [T, (heads + 2 * kv_heads) * D] of a layer, and attends: [T, heads * D].
@@ -65,16 +68,17 @@ class Llama:
     """Weights and forward pass. Projections that read the same input are one matrix: fewer, larger products.
 
     With ``dtype`` float8_e4m3fn the layers' matrices are float8; embedding, head, norms, activations between products
-    and the cache are bfloat16, which ``dtype`` then says.
+    and the cache are bfloat16, which ``dtype`` then says. ``tied`` says whether embedding and head are one matrix;
+    None: as the config has it.
     """
 
-    def __init__(self, config: Sizes, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, config: Sizes, device: torch.device, dtype: torch.dtype, *, tied: bool | None = None) -> None:
         self.layers: int = config.num_hidden_layers
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
         self.head_dim: int = config.head_dim
         self.vocab_size: int = config.vocab_size
-        self.max_positions: int = config.max_position_embeddings
+        self.max_positions: int = min(config.max_position_embeddings, _MOST_POSITIONS)
         self.eps: float = config.rms_norm_eps
         self.float8 = dtype == float8.DTYPE
         self.device, self.dtype = device, torch.bfloat16 if self.float8 else dtype
@@ -91,7 +95,8 @@ class Llama:
 
         padded = -(-config.vocab_size // _HEAD_MULTIPLE) * _HEAD_MULTIPLE
         self.embedding = torch.zeros(padded, hidden, device=device, dtype=self.dtype)  # [V, E]
-        self.head = self.embedding if config.tie_word_embeddings else torch.zeros_like(self.embedding)  # [V, E]
+        self.tied = config.tie_word_embeddings if tied is None else tied
+        self.head = self.embedding if self.tied else torch.zeros_like(self.embedding)  # [V, E]
         self.norm = empty(hidden)
         self.attention_norm = [empty(hidden) for _ in range(self.layers)]
         self.qkv = [matrix(query + 2 * kv, hidden) for _ in range(self.layers)]
@@ -102,14 +107,16 @@ class Llama:
         self.rotary = self._rotary_table(config)  # cosines and sines, [positions, D] each
 
     def parameters(self) -> dict[str, Place]:
-        """Where each tensor of a Hugging Face checkpoint belongs: its name there → its place in this model."""
+        """Where each tensor of a Hugging Face checkpoint belongs: its name there → its place in this model.
+
+        Where head and embedding are tied, both names have the same place, and a checkpoint needs one of them.
+        """
         query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         places: dict[str, Place] = {
-            "model.embed_tokens.weight": self.embedding[: self.vocab_size],
+            EMBEDDING: self.embedding[: self.vocab_size],
             "model.norm.weight": self.norm,
+            HEAD: self.head[: self.vocab_size],
         }
-        if self.head is not self.embedding:
-            places["lm_head.weight"] = self.head[: self.vocab_size]
         for i in range(self.layers):
             q, k, v = self.qkv[i].split([query, kv, kv])
             gate, up = self.gate_up[i].split([self.gate_up[i].shape[0] // 2] * 2)

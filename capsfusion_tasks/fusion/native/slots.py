@@ -7,8 +7,10 @@ search drops one beam for a copy of another, a row of the mask is copied; keys a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -43,6 +45,15 @@ class Prefix:
         return cls(list(ids), keys.contiguous(), values.contiguous())
 
 
+class SlotSizes(TypedDict):
+    """What a slot is made for, as ``Slots`` takes it."""
+
+    beams: int
+    prompt_tokens: int
+    max_new_tokens: int
+    eos_ids: Sequence[int]
+
+
 class Slots:
     """N slots of B beams. A row stays in its slot; a step over n rows is a step over the first n of ``order``.
 
@@ -59,7 +70,7 @@ class Slots:
         beams: int,
         prompt_tokens: int,
         max_new_tokens: int,
-        eos_id: int,
+        eos_ids: Sequence[int],
         pages: int | None = None,
     ) -> None:
         self._model, self._prefix, self._beams = model, prefix, beams
@@ -70,7 +81,7 @@ class Slots:
         )
         self._cache = KVCache.empty(model, (prefix.keys, prefix.values), self._pages)
         self._search = BeamSearch(
-            slots=slots, beams=beams, max_new_tokens=max_new_tokens, eos_id=eos_id, device=model.device
+            slots=slots, beams=beams, max_new_tokens=max_new_tokens, eos_ids=eos_ids, device=model.device
         )
         self._last_step = max(0, max_new_tokens - 2)
         self._visible = torch.zeros(slots, beams, capacity, device=model.device, dtype=torch.bool)
@@ -95,7 +106,7 @@ class Slots:
     def clear(self) -> None:
         """Forget all rows."""
         for slot in list(self._busy):
-            self._release(slot)
+            self._abandon(slot)
 
     def room_for(self, prompts: Sequence[int]) -> int:
         """How many of the next prompts, of so many tokens behind the prefix, may come in now.
@@ -161,9 +172,10 @@ class Slots:
         """The slots whose caption is complete, with it. They are free now."""
         done = self._search.done.tolist()
         slots = [slot for slot in self._busy if done[slot]]
-        for slot in slots:
-            self._release(slot)
-        return dict(zip(slots, self._search.best(slots), strict=True)) if slots else {}
+        captions = dict(zip(slots, self._search.best(slots), strict=True)) if slots else {}
+        for slot, caption in captions.items():
+            self._release(slot, clean=not math.isfinite(caption.score))
+        return captions
 
     def grow(self) -> list[int]:
         """Take pages for the next step's tokens.
@@ -178,10 +190,21 @@ class Slots:
             self._used[slot] += self._beams
             while slot not in evicted and not self._pages.grow(slot, self._used[slot]):
                 evicted.append(self._busy[-1])
-                self._release(self._busy[-1])
+                self._abandon(self._busy[-1])
         return evicted
 
-    def _release(self, slot: int) -> None:
+    def _abandon(self, slot: int) -> None:
+        """Release a slot whose row is not finished."""
+        self._release(slot, clean=not self._search.is_finite(slot))
+
+    def _release(self, slot: int, *, clean: bool) -> None:
+        """Give the slot's pages back; ``clean`` where its row's numbers were not finite.
+
+        What attention hides of a page has the weight 0, and 0 times NaN is NaN: the next row there would have it, too.
+        """
+        if clean:
+            pages = self._pages.held(slot)
+            self._cache.keys[:, pages] = self._cache.values[:, pages] = 0
         self._busy.remove(slot)
         self._free.append(slot)
         self._used[slot] = 0

@@ -10,7 +10,7 @@ import torch
 
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.engine import Listed, Request
+from capsfusion_tasks.fusion.engine import Request, StaticRequests
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
@@ -48,9 +48,9 @@ def test_an_engine_over_it_gives_every_row_its_caption(checkpoint: Checkpoint) -
     model = load_llama(checkpoint(), CPU, FLOAT8)
     requests = [Request(row, [1, 300, 5 + row], max_new_tokens=4) for row in range(6)]
     engine = NativeEngine(
-        model, num_beams=3, max_new_tokens=4, max_prompt_tokens=8, eos_id=321, prefix=[1, 300], batch_size=4
+        model, num_beams=3, max_new_tokens=4, max_prompt_tokens=8, eos_ids=[321], prefix=[1, 300], batch_size=4
     )
-    assert {c.row: c.caption_tokens for c in engine.generate(Listed(requests))} == dict.fromkeys(range(6), 4)
+    assert {c.row: c.caption_tokens for c in engine.generate(StaticRequests(requests))} == dict.fromkeys(range(6), 4)
 
 
 def test_a_device_without_float8_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
