@@ -30,14 +30,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fusion": BASE | {"staging", "caption_files"},
     "validation": BASE | {"staging", "caption_files"},
     "warehouse": BASE,
-    "terminal": BASE | {"validation"},
+    "terminal": BASE | {"caption_files", "validation"},
     "explorer": BASE | {"validation", "warehouse"},
     "planning": BASE | {"staging", "pull_rules", "shards", "pairing", "fusion", "warehouse"},
     "upkeep": BASE | {"staging", "shards", "pairing", "fusion", "warehouse", "planning"},
     "tasks": BASE
     | {"staging", "pull_rules", "shards", "pairing", "fusion", "validation", "warehouse", "planning", "upkeep"},
     "demo": BASE | {"staging", "fusion", "validation", "warehouse", "terminal"},
-    "cli": BASE | {"staging", "fusion", "validation", "warehouse", "planning", "upkeep", "tasks", "terminal", "demo"},
+    "cli": BASE
+    | {
+        "staging",
+        "caption_files",
+        "fusion",
+        "validation",
+        "warehouse",
+        "planning",
+        "upkeep",
+        "tasks",
+        "terminal",
+        "demo",
+    },
 }
 
 
