@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from capsfusion_tasks.caption_files.json_types import binary_leaves, is_bytes, json_column
+from capsfusion_tasks.caption_files.writing import field_text, json_bytes
 from capsfusion_tasks.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def cell(value: Any) -> Text:
 
 
 def print_rows(rows: pa.Table, output_format: Format) -> None:
-    """``rows`` to standard output; json is one object a line.
+    """``rows`` to standard output; json is one object a line, with NaN and infinite numbers as null.
 
     What a pipe gets is exact. A terminal gets nothing that would command it: in JSON such characters are escaped
     anywhere, which loses nothing, in CSV they are replaced there.
@@ -39,8 +41,8 @@ def print_rows(rows: pa.Table, output_format: Format) -> None:
         table = Table()
         for name in rows.column_names:
             table.add_column(cell(name))
-        for values in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            table.add_row(*(cell(value) for value in values))
+        for values in zip(*_json_columns(rows), strict=True):
+            table.add_row(*(cell(value if isinstance(value, float) else field_text(value)) for value in values))
         Console().print(table)
     elif output_format == "csv":
         if sys.stdout.isatty():
@@ -55,8 +57,13 @@ def print_rows(rows: pa.Table, output_format: Format) -> None:
             raise InputError("Parquet is nothing for a terminal: send it to a file, with > rows.parquet")
         pa.parquet.write_table(rows, sys.stdout.buffer)
     else:
-        for row in rows.to_pylist():
-            print(_escaped(json.dumps(row, ensure_ascii=False, default=str)))
+        for values in zip(*_json_columns(rows), strict=True):
+            print(_escaped(json_bytes(dict(zip(rows.column_names, values, strict=True))).decode()))
+
+
+def _json_columns(rows: pa.Table) -> list[list[Any]]:
+    binary = binary_leaves(rows)
+    return [json_column(rows[n], name, "the result", binary).to_pylist() for n, name in enumerate(rows.column_names)]
 
 
 def print_text(text: str) -> None:
@@ -72,12 +79,12 @@ def _escaped(text: str) -> str:
 
 
 def _flat(rows: pa.Table) -> pa.Table:
-    """Lists as JSON text: CSV has no other place for them."""
+    """``rows`` with lists as JSON text and bytes as text or base64: CSV has no other form for them."""
     columns = [
-        pa.array([None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in column.to_pylist()])
-        if pa.types.is_nested(column.type)
+        pa.array([None if value is None else field_text(value) for value in values], pa.string())
+        if pa.types.is_nested(column.type) or is_bytes(column.type)
         else column
-        for column in rows.columns
+        for column, values in zip(rows.columns, _json_columns(rows), strict=True)
     ]
     return pa.table(columns, names=rows.column_names)
 

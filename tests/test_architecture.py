@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fusion": BASE | {"staging", "caption_files"},
     "validation": BASE | {"staging", "caption_files"},
     "warehouse": BASE,
-    "terminal": BASE | {"validation"},
+    "terminal": BASE | {"caption_files", "validation"},
     "context": BASE | {"staging", "fusion", "warehouse"},
     "explorer": BASE | {"validation", "warehouse"},
     "planning": BASE | {"context", "staging", "pull_rules", "shards", "pairing", "fusion", "warehouse"},
@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"upkeep"},
     "demo": BASE | {"context", "staging", "fusion", "validation", "warehouse", "terminal"},
     "cli": BASE
-    | {"context", "staging", "fusion", "validation", "warehouse", "planning", "upkeep", "tasks", "terminal", "demo"},
+    | {"context", "staging", "caption_files", "fusion", "validation", "warehouse", "planning", "upkeep", "tasks"}
+    | {"terminal", "demo"},
 }
 
 

@@ -23,6 +23,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.staging import full_disk
 
 _S3_ERROR = "AWS Error"  # in every message of Arrow's about an S3 that refuses, fails or is not there
+_IN_MEMORY = 32 << 20  # bytes of a file that is on its way to S3; pull writes four files at a time
 _UNPUBLISHED = re.compile(r"\..+\.unpublished")
 
 
@@ -54,12 +55,14 @@ def _asks(method: _Method) -> _Method:
 
 
 class Storage:
-    """Paths are relative to ``root`` and use "/"; ``root`` is a folder or ``s3://bucket/prefix``."""
+    """Paths are relative to ``root`` and use "/"; ``root`` is a folder (``~`` is the home) or ``s3://bucket/prefix``."""
 
     def __init__(self, root: str) -> None:
         refuse_credentials(root)  # the root stands in messages, in manifests, and in the arguments of processes
-        self.root = root
-        if "://" in root:
+        self.root = root = _expanded(root)
+        if scheme := re.match(r"([A-Za-z][\w+.-]+):/", root):
+            if scheme[1] != "s3" or "://" not in root:  # Arrow asks Google for a login, for minutes
+                raise InputError(f"cannot use {root}: give a folder or s3://bucket/prefix")
             try:
                 filesystem, base = _remote(root)
             except (pa.ArrowInvalid, OSError) as error:
@@ -152,11 +155,13 @@ class Storage:
         Raises NotReadyError where the disk is full or read-only, or S3 does not answer.
         """
         if not self._local:
-            # Spooled first: an upload stream that is dropped in the middle completes itself, half-written.
+            # Held back until it is whole: Arrow completes an upload even if an error ends the block, and has no way to
+            # abort it. Multipart uploads by a client of our own would need the endpoint, region and credentials twice.
+            # All files but large exports fit in memory; only those need room in TMPDIR.
             spooled = full_disk.explained(
                 Path(tempfile.gettempdir()), self.path(path), "make room there, or set TMPDIR"
             )
-            with spooled, tempfile.SpooledTemporaryFile(max_size=1 << 20) as spool:
+            with spooled, tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
                 yield spool
                 spool.seek(0)
                 with self.answering(), self.filesystem.open_output_stream(path) as upload:
@@ -222,6 +227,15 @@ class Storage:
     def read_json(self, path: str) -> Any:
         with self.filesystem.open_input_stream(path) as stream:
             return json.loads(stream.read())
+
+
+def _expanded(root: str) -> str:
+    if not root.startswith("~"):
+        return root
+    try:
+        return str(Path(root).expanduser())
+    except RuntimeError as error:
+        raise InputError(f"cannot use {root}: {error}; give the whole path") from error
 
 
 def refuse_credentials(uri: str) -> None:

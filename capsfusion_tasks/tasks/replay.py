@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
-from capsfusion_tasks.pairing.again import split_pairs
 from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.pairing.replay_pairs import split_pairs
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
 from capsfusion_tasks.planning.plan import OnEstimate, plan_units

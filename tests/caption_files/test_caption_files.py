@@ -51,7 +51,7 @@ def read_all(file: CaptionFile) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("capsfusion_tasks.caption_files.json_file.GROUP_ROWS", 100)
+    monkeypatch.setattr("capsfusion_tasks.caption_files.row_file.GROUP_ROWS", 100)
     monkeypatch.setattr("capsfusion_tasks.caption_files.parquet_file.GROUP_ROWS", 100)
 
 
@@ -134,7 +134,7 @@ def test_a_list_in_pieces_is_what_json_loads_reads_and_a_truncated_one_is_refuse
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_rows, "_PIECE", piece)
         file.write_bytes(data)
-        assert repr(list(json_rows.json_rows(file))) == repr(json.loads(text))
+        assert repr([row for row, _ in json_rows.json_rows(file)]) == repr(json.loads(text))
         file.write_bytes(data[: int(len(data) * end)])
         with pytest.raises(InputError):
             list(json_rows.json_rows(file))
@@ -164,9 +164,11 @@ GOOD = '{"laion_2b": "a", "laion_coco": "b"}'
         (".json", f"[{GOOD}, {{'a': {'9' * 5000}}}]".replace("'", '"'), "row 2 .*Exceeds the limit"),
         (".json", f"[{GOOD}, \xff]".encode("latin-1"), "is not UTF-8 at byte 39: invalid start byte"),
         (".json", f"[{GOOD}, \xc3".encode("latin-1"), "is not UTF-8 at byte 39: unexpected end of data"),
-        (".jsonl", f"{GOOD}\n\n{GOOD[:-1]}", "line 3 is not valid JSON: Expecting ',' delimiter"),
-        (".jsonl", f"{GOOD}\n\xff".encode("latin-1"), "line 2 is not UTF-8"),
-        (".jsonl", f"[{GOOD}]", "row 1: expected an object, got \\["),
+        (".jsonl", f"{GOOD}\n\n{GOOD[:-1]}", r"row 2 \(line 3\) is not valid JSON: Expecting ',' delimiter"),
+        (".jsonl", f"{GOOD}\n\xff".encode("latin-1"), "is not UTF-8 at byte 37: invalid start byte"),
+        (".jsonl", f"{GOOD}\n[{GOOD}]", "row 2: expected an object, got \\["),
+        (".jsonl", f"[{GOOD}]\n[{GOOD}]", "expected nothing behind the list"),
+        (".jsonl", "7", "is not valid JSON: it starts with '7'; expected a list of objects, or an object on each line"),
         (".jsonl", '{"laion_2b": ["a"], "laion_coco": "b"}', r"row 1: laion_2b must be text, it is \['a'\]"),
         (".jsonl", '{"laion_2b": "a"}', "row 1 has no laion_coco; it has laion_2b"),
         (".jsonl", "{}", "row 1 has no laion_2b and no laion_coco; it has no columns"),
@@ -182,8 +184,10 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, suffix: str, conte
 def test_a_file_that_is_not_there_or_of_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no file .*in\.json"):
         open_caption_file(tmp_path / "in.json", COLUMNS)
-    with pytest.raises(InputError, match=r"cannot read .*in\.csv: its name must end in one of .json, .jsonl, .parquet"):
-        open_caption_file(tmp_path / "in.csv", COLUMNS)
+    with pytest.raises(
+        InputError, match=r"cannot read .*in\.csv\.zip: its name must end in .json, .jsonl, .ndjson, .csv"
+    ):
+        open_caption_file(tmp_path / "in.csv.zip", COLUMNS)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
@@ -265,20 +269,31 @@ def test_every_format_becomes_every_format(tmp_path: Path, source_suffix: str, t
     assert read(target) == [{**row, "capsfusion": value} for row, value in zip(rows, values, strict=True)]
 
 
+def strict(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
 @pytest.mark.parametrize("source_suffix", [".json", ".jsonl"])
 @pytest.mark.parametrize("target_suffix", [".json", ".jsonl"])
-def test_json_passes_through_as_it_is(tmp_path: Path, source_suffix: str, target_suffix: str) -> None:
+def test_json_passes_through_as_it_is_and_numbers_that_json_cannot_hold_become_null(
+    tmp_path: Path, source_suffix: str, target_suffix: str
+) -> None:
     text = (
-        r'{"laion_2b": "a\ud800", "laion_coco": "\u2028\u0000\u00e9", "n": [1, 1.0, NaN, -Infinity, 1e-7, '
-        r'123456789012345678901234567890], "twice": 1, "twice": "last", "empty": {}, "\udfff": null, "big": "'
+        r'{"laion_2b": "a\ud800", "laion_coco": "\u2028\u0000\u00e9", "n": [1, 1.0, NaN, {"x": -Infinity}, 1E400, '
+        r'1e-7, 123456789012345678901234567890], "twice": 1, "twice": "last", "empty": {}, "\udfff": null, "big": "'
         + "x" * 3_000_000
         + '"}'
     )
     source = tmp_path / f"in{source_suffix}"
     source.write_text(f"[{text}, {text}]" if source_suffix == ".json" else f"{text}\n{text}\n")
-    write_caption_file(tmp_path / f"out{target_suffix}", open_caption_file(source, COLUMNS, adds="c"), ["1", None])
-    expected = [{**json.loads(text), "c": "1"}, {**json.loads(text), "c": None}]
-    assert repr(read(tmp_path / f"out{target_suffix}")) == repr(expected)
+    target = tmp_path / f"out{target_suffix}"
+    write_caption_file(target, open_caption_file(source, COLUMNS, adds="c"), ["1", None])
+    written = target.read_text()
+    rows = written.split("\n")[:-1] if target_suffix == ".jsonl" else [written]
+    found = [json.loads(row, parse_constant=strict) for row in rows]
+    row = json.loads(text.replace("NaN", "null").replace("-Infinity", "null").replace("1E400", "null"))
+    expected = [{**row, "c": "1"}, {**row, "c": None}]
+    assert repr(found if target_suffix == ".jsonl" else found[0]) == repr(expected)
 
 
 @pytest.mark.usefixtures("small_groups")
@@ -374,9 +389,9 @@ def test_an_object_that_is_always_empty_is_refused_and_lone_surrogates_are_repla
 PASSES = """
     import sys
     from pathlib import Path
-    from capsfusion_tasks.caption_files import json_file, open_caption_file, parquet_file, write_caption_file
+    from capsfusion_tasks.caption_files import open_caption_file, parquet_file, row_file, write_caption_file
 
-    json_file.GROUP_ROWS = parquet_file.GROUP_ROWS = 500
+    row_file.GROUP_ROWS = parquet_file.GROUP_ROWS = 500
     source = Path(sys.argv[1])
     file = open_caption_file(source, ["laion_2b", "laion_coco"], adds="capsfusion")
     rows = sum(table.num_rows for table in file.captions(500))

@@ -14,7 +14,7 @@ from sentencepiece import SentencePieceTrainer
 
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.model_check import check_model
 from capsfusion_tasks.fusion.model_files import eos_token_ids, model_folder
 from capsfusion_tasks.fusion.weight_files import unread_files, weight_files
@@ -259,7 +259,7 @@ def test_a_folder_of_an_adapter_is_called_that(tmp_path: Path) -> None:
 )
 def test_a_model_is_checked_before_units_are_planned(folder: Path, damage: Callable[[Path], object]) -> None:
     shutil.copy(BUNDLED_MODEL / "model.safetensors", folder)
-    identify(load_settings(model=str(folder)))
+    decide(load_settings(model=str(folder)))
     damage(folder)
     with pytest.raises(InputError):
-        identify(load_settings(model=str(folder)))
+        decide(load_settings(model=str(folder)))

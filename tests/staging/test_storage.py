@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -91,9 +92,33 @@ def test_a_folder_that_is_not_there_has_no_files(any_storage: Storage) -> None:
     assert any_storage.files("nowhere") == []
 
 
-def test_a_location_of_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(InputError, match="cannot use gopher://x: "):
-        Storage("gopher://x")
+@pytest.mark.parametrize("root", ["gs://bucket/x", "ftp://host/x", "hdfs://host/x", "s3:/bucket/x", "S3://bucket/x"])
+def test_a_location_of_an_unknown_kind_is_refused_at_once(root: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(InputError, match=rf"cannot use {root}: give a folder or s3://bucket/prefix"):
+        Storage(root)
+    assert time.monotonic() - started < 1
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    storage = Storage("~/a b")
+    storage.write_json("x.json", 1)
+    assert (storage.root, storage.path("x.json")) == (f"{tmp_path}/a b", f"{tmp_path}/a b/x.json")
+    assert os.listdir(tmp_path) == ["a b"]
+    with pytest.raises(InputError, match="cannot use ~nobody-of-this-name/x"):
+        Storage("~nobody-of-this-name/x")
+
+
+def test_what_fits_in_memory_reaches_s3_without_the_temporary_folder(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(f"{s3_bucket}/{tmp_path.name}")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with storage.publish("x.bin") as stream:
+        stream.write(bytes(3 << 20))
+    assert storage.size("x.bin") == 3 << 20
 
 
 def test_two_writers_of_one_file_leave_one_whole_file(storage: Storage, tmp_path: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.test_planning import pairs
-
-from capsfusion_tasks.pairing.again import split_pairs
 from capsfusion_tasks.pairing.buckets import bucket_numbers
+from capsfusion_tasks.pairing.replay_pairs import split_pairs
 from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
+from tests.planning.test_unit_files import pairs
 
 REPLAY = Replay(name="manual__2026-11-13T00:00:00+00:00", fusion_id="f" * 12)
 

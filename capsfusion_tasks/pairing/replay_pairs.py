@@ -1,4 +1,4 @@
-"""Pairs that were paired once and are to be fused again, laid out as pairing lays out new ones: by bucket."""
+"""Pairs of a replay: already paired, to be fused again, written by bucket like new pairs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from capsfusion_tasks.staging.storage import Storage
 
 
 def split_pairs(tables: Iterable[pa.Table], replay: Replay, storage: Storage, settings: Settings, buckets: int) -> int:
-    """Write ``tables`` (``schemas.PAIRS``) to ``replays/<replay>/pairs/<bucket>.parquet``; returns their rows.
+    """Write ``tables`` (``schemas.PAIRS``) to ``replays/<replay>/pairs/<bucket>.parquet``; returns the number of rows.
 
-    What an earlier try wrote there goes. Rows of a bucket keep their order. A URL with U+FFFD in it may have had a NUL
-    there, which PostgreSQL cannot store: its pair is in the file of no bucket.
+    Deletes the files of an earlier try. Rows of a bucket keep their order. The warehouse stores NUL in a URL as U+FFFD,
+    so the bucket of a URL with U+FFFD is unknown: such pairs go to the file ``any.parquet``.
     """
     target = layout.pairs_folder(replay)
     for path in storage.files(target):
