@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class RuleSettings(BaseModel):
     """Thresholds of validation's rules, calibrated on the published captions: each rule's docstring says how."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     min_words: int = Field(default=3, ge=0, description="Captions of fewer words are too short …")
     min_characters: int = Field(default=6, ge=0, description="… and so are those of fewer characters.")
@@ -30,7 +30,7 @@ class RuleSettings(BaseModel):
 class GateSettings(BaseModel):
     """When a unit's rejections keep it out of the warehouse: ``validation/gate.py`` says how it decides."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rejected_max: float = Field(
         default=0.25, ge=0, le=1, description="Largest share of a unit's rows that may be rejected."

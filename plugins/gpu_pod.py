@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.locations import absolute_path
 
 
 def gpu_executor_config() -> dict[str, Any]:
@@ -25,8 +25,8 @@ def gpu_executor_config() -> dict[str, Any]:
     from kubernetes.client import ApiClient
 
     try:
-        wanted = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
+        wanted = yaml.safe_load(absolute_path(path).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"CAPSFUSION_GPU_POD: cannot read {path}: {error}") from error
     if not isinstance(wanted, dict):
         raise InputError(f"CAPSFUSION_GPU_POD: {path} is not a pod: expected apiVersion, kind and spec")

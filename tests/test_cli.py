@@ -166,7 +166,7 @@ def test_thresholds_of_rules_are_variables(tmp_path: Path) -> None:
     assert b"too_short" in strict.stdout
     wrong = capsfusion("validate", tmp_path / "in.json", CAPSFUSION_RULES__MIN_WORDS="few")
     assert wrong.returncode == 2
-    assert b"CAPSFUSION_RULES__MIN_WORDS: " in wrong.stderr
+    assert b"CAPSFUSION_RULES__MIN_WORDS is " in wrong.stderr
 
 
 def test_sample_data_says_what_a_run_must_find_and_keeps_a_sample_that_is_there(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from tempfile import TemporaryDirectory
+from itertools import takewhile
 from typing import IO, Literal
 
 import psutil
@@ -28,32 +29,63 @@ NOT_READY_MARK = "capsfusion not ready: "
 _MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
 _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
+# The line in which torchrun names the rank that failed. After it come pages about torchrun's own functions.
+_RANK_FAILED = re.compile(r".*torch/distributed/elastic/.*failed \(exitcode: ")
 # OpenMP's threads spin while they wait for each other, by default so long that two jobs on one CPU slow each other down
 # by seven times. This many turns cost a job that is alone nothing measurable, and two at once get half the speed each.
 _DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
+# Variables of other launchers (a pod of Kubeflow has them, and whatever another torchrun started). torchrun would take
+# PET_* for its own arguments and PYTHON_EXEC for the program of its ranks. LOGLEVEL=info, which many images set, ends
+# it with a traceback: Python's levels are upper-case.
+_NOT_FOR_TORCHRUN = re.compile(
+    r"PET_.*|TORCH_?ELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|PYTHON_EXEC"
+    r"|LOGLEVEL"
+)
+_THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")  # what OpenMP takes; a comma starts the levels below the first
 
 
 def environment_defaults(settings: Settings) -> dict[str, str]:
     """Variables that torchrun gets where its environment has none: ``Torchrun(defaults=…)``."""
-    # Beside the state, not in a home that goes with its container: the next task finds the kernels compiled.
-    return {**_DEFAULTS, "TRITON_CACHE_DIR": str(settings.home / "triton")}
+    cores = len(os.sched_getaffinity(0))
+    return {
+        **_DEFAULTS,
+        # Where it is not set, torchrun gives each of several ranks a single thread.
+        "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node))),
+        # Beside the state, not in a home that goes with its container: the next task finds the kernels compiled.
+        "TRITON_CACHE_DIR": str(settings.home / "triton"),
+    }
+
+
+def torchrun_environment(defaults: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` without the variables of other launchers, with ``defaults`` for what it does not set."""
+    kept = {name: value for name, value in environment.items() if not _NOT_FOR_TORCHRUN.fullmatch(name)}
+    if not _THREADS.fullmatch(kept.get("OMP_NUM_THREADS", "")):
+        kept.pop("OMP_NUM_THREADS", None)
+    return {**defaults, **kept, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 
 
 def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[str]:
-    """The command that fuses ``job`` on this node: a rank per GPU, or one on the CPU, unless a number is given."""
-    ranks = gpu_count() or 1 if nproc_per_node == "auto" else nproc_per_node
+    """The command that fuses ``job`` on this node."""
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
-        *("--nproc-per-node", str(ranks), "--max-restarts", "0"),
+        *("--nnodes", "1", "--nproc-per-node", str(rank_count(nproc_per_node)), "--max-restarts", "0"),
+        # Ranks print their errors themselves. A log folder would be left behind where torchrun is killed.
+        *("--log-dir", os.devnull),
         *("-m", "capsfusion_tasks.fusion.worker", job.model_dump_json()),
     ]
+
+
+def rank_count(nproc_per_node: Literal["auto"] | int) -> int:
+    """Ranks to start on this node: for auto one per GPU, or one on the CPU."""
+    return gpu_count() or 1 if nproc_per_node == "auto" else nproc_per_node
 
 
 def gpu_count() -> int:
     """GPUs this process may use, without importing torch: asking CUDA in an Airflow task would make it hold the GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+        # CUDA ends its list at the first -1.
+        return len([*takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))])
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -80,23 +112,20 @@ class Torchrun:
         defaults: Mapping[str, str] = _DEFAULTS,
     ) -> None:
         self._argv = argv
-        self._env = {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
+        self._env = torchrun_environment(defaults, os.environ)
         self._on_line = on_line or print
         self._patience = patience or Patience()
         self._process: subprocess.Popen[str] | None = None
-        # Of what ranks say of their errors to torchrun, which would leave a folder of its own behind.
-        self._logs: TemporaryDirectory[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()  # None: there are no more
 
     def start(self) -> None:
-        self._logs = TemporaryDirectory(prefix="capsfusion-torchrun-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             self._argv,
-            env={**self._env, "PET_LOG_DIR": self._logs.name},
+            env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             preexec_fn=_die_with_parent,
         )
@@ -113,14 +142,11 @@ class Torchrun:
         Raises InputError or NotReadyError if a rank met one, NotReadyError too if one hangs, and TorchrunFailed for all
         else.
         """
-        if self._process is None or self._logs is None:
+        if (process := self._process) is None:
             raise RuntimeError("torchrun was not started")
-        with self._logs:
-            self._wait(self._process)
-
-    def _wait(self, process: subprocess.Popen[str]) -> None:
         last: deque[str] = deque(maxlen=_LAST_LINES)
         watch = StallWatch(self._patience)
+        failed = False
         while True:
             try:
                 line = self._lines.get(timeout=_WATCH_SECONDS)
@@ -134,9 +160,10 @@ class Torchrun:
                 self.terminate()
                 process.wait()
                 raise _MARKED[mark](line.removeprefix(mark).strip())
-            if line and not watch.takes(line):
+            if line and not failed and not watch.takes(line):
                 last.append(line)
                 self._on_line(line)
+                failed = _RANK_FAILED.match(line) is not None
             if hung := watch.hung():
                 self._kill()
                 raise NotReadyError(

@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.locations import absolute_location
 from capsfusion_tasks.staging import full_disk
 
 _S3_ERROR = "AWS Error"  # in every message of Arrow's about an S3 that refuses, fails or is not there
 _IN_MEMORY = 32 << 20  # bytes of a file that is on its way to S3; pull writes four files at a time
+_GOOGLE = ("gs", "gcs")
 _UNPUBLISHED = re.compile(r"\..+\.unpublished")
 
 
@@ -59,16 +61,12 @@ class Storage:
 
     def __init__(self, root: str) -> None:
         refuse_credentials(root)  # the root stands in messages, in manifests, and in the arguments of processes
-        self.root = root = _expanded(root)
-        if scheme := re.match(r"([A-Za-z][\w+.-]+):/", root):
-            if scheme[1] != "s3" or "://" not in root:  # Arrow asks Google for a login, for minutes
-                raise InputError(f"cannot use {root}: give a folder or s3://bucket/prefix")
-            try:
-                filesystem, base = _remote(root)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise InputError(f"cannot use {root}: {error}; give a folder or s3://bucket/prefix") from error
-        else:
-            filesystem, base = fs.LocalFileSystem(), str(Path(root).absolute())
+        try:
+            root = absolute_location(root)
+            filesystem, base = _remote(root) if "://" in root else (fs.LocalFileSystem(), root)
+        except (ValueError, OSError) as error:  # Arrow's own error for an address is a ValueError
+            raise InputError(f"cannot use {root}: {error}; give a folder or s3://bucket/prefix") from error
+        self.root = root
         self._local = isinstance(filesystem, fs.LocalFileSystem)
         self.filesystem: fs.FileSystem = fs.SubTreeFileSystem(base, filesystem)
         self._base = base
@@ -229,15 +227,6 @@ class Storage:
             return json.loads(stream.read())
 
 
-def _expanded(root: str) -> str:
-    if not root.startswith("~"):
-        return root
-    try:
-        return str(Path(root).expanduser())
-    except RuntimeError as error:
-        raise InputError(f"cannot use {root}: {error}; give the whole path") from error
-
-
 def refuse_credentials(uri: str) -> None:
     """Raise InputError, without repeating it, for a URI with a password in it: ``s3://key:secret@bucket``."""
     scheme, separator, rest = uri.partition("://")
@@ -258,7 +247,12 @@ def _remote(root: str) -> tuple[fs.FileSystem, str]:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
     authority = os.environ.get("AWS_CA_BUNDLE") or None
     scheme, _, path = root.partition("://")
-    if scheme == "s3" and (endpoint or authority):
+    if scheme != "s3":  # Arrow knows others, which nothing here is tested with; gs:// waits for minutes without keys
+        instead = "; set AWS_ENDPOINT_URL=https://storage.googleapis.com and use s3://" if scheme in _GOOGLE else ""
+        raise ValueError(f"{scheme}:// is not supported{instead}")
+    if not path.partition("/")[0]:
+        raise ValueError("it names no bucket")
+    if endpoint or authority:
         return fs.S3FileSystem(endpoint_override=endpoint, tls_ca_file_path=authority), path
     filesystem, base = fs.FileSystem.from_uri(root)
     return filesystem, base

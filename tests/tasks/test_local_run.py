@@ -283,10 +283,10 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
         ({"CAPSFUSION_LAION2B": "gopher://x"}, "cannot read shards from gopher://x: give a folder, s3://"),
         ({"CAPSFUSION_LAION2B": "", "HF_HUB_OFFLINE": "1"}, "datasets/laion/relaion2B-en-research-safe: Cannot reach"),
         ({"CAPSFUSION_MODEL": "/nowhere"}, "no model at /nowhere"),
-        ({"CAPSFUSION_NUM_BEAMS": "many"}, "CAPSFUSION_NUM_BEAMS: "),
+        ({"CAPSFUSION_NUM_BEAMS": "many"}, "CAPSFUSION_NUM_BEAMS is 'many': expected a valid integer"),
         (
             {"CAPSFUSION_DTYPE": "float8", "CAPSFUSION_ENGINE": "transformers"},
-            "CAPSFUSION_DTYPE: Value error, float8 needs the native engine, got 'float8'",
+            "CAPSFUSION_DTYPE is 'float8': float8 needs the native engine",
         ),
         ({"CAPSFUSION_WAREHOUSE_URL": "postgresql://me:secret@127.0.0.1:1/db"}, "127.0.0.1:1"),
         ({"CAPSFUSION_WAREHOUSE_URL": "mysql://h/db"}, "PostgreSQL only"),
