@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,10 +30,18 @@ from capsfusion_tasks.thresholds import GateSettings, RuleSettings
 
 
 def _split_patterns(value: Any) -> Any:
-    """A comma-separated or JSON list as a list."""
+    """A comma-separated or JSON list as a list. Commas inside braces, as in ``{a,b}``, belong to a pattern."""
     if not isinstance(value, str):
         return value
-    return json.loads(value) if value.lstrip().startswith("[") else [p.strip() for p in value.split(",") if p.strip()]
+    if re.match(r'\s*\[\s*["\]]', value):  # not of a pattern that begins with a range, as [0-9]*.parquet
+        return json.loads(value)
+    patterns: list[str] = []
+    for part in value.split(","):
+        if patterns and patterns[-1].count("{") > patterns[-1].count("}"):
+            patterns[-1] += f",{part}"
+        else:
+            patterns.append(part)
+    return [pattern.strip() for pattern in patterns if pattern.strip()]
 
 
 # NoDecode: pydantic-settings would take nothing but JSON.
