@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     laion_coco: str = Field("hf://datasets/laion/relaion-coco", description="Where LAION-COCO shards arrive.")
     laion_coco_include: Patterns = Field(("*.parquet",), description="As on the other side.")
     laion_coco_exclude: Patterns = Field((), description="As on the other side.")
+    s3_requester_pays: bool = Field(False, description="Pay for reading shards from S3 buckets whose owner does not.")
     scratch: Path | None = Field(
         None, description="Folder for shards while they are fetched and split; unset: a folder of the user's in TMPDIR."
     )

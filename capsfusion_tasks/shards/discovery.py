@@ -6,24 +6,30 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Interval, Patterns, Settings
 from capsfusion_tasks.shards import shard_list
+from capsfusion_tasks.shards.failures import system_errors
 from capsfusion_tasks.shards.local import LocalSource
-from capsfusion_tasks.shards.patterns import path_filter
+from capsfusion_tasks.shards.passed_over import PassedOver
+from capsfusion_tasks.shards.patterns import is_hidden, path_filter, path_matcher
 from capsfusion_tasks.shards.shard_list import Origin, ShardList, told
-from capsfusion_tasks.shards.source import Source, SourceFile
+from capsfusion_tasks.shards.source import Source, SourceFile, Unreadable
 from capsfusion_tasks.staging.storage import Storage, refuse_credentials
 
 log = logging.getLogger(__name__)
 
-# Control characters, line breaks, bytes that are no UTF-8: no log, no database and no URL takes all of them.
+# Control characters, line breaks, bytes that are no UTF-8: logs, databases and URLs do not take all of them.
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _LONGEST_NAME = 2000  # bytes of source, path and etag together: they are a key, and PostgreSQL takes 2,704 in one
+_LFS_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def open_source(uri: str, settings: Settings) -> Source:
     if scheme == "s3":
         from capsfusion_tasks.shards.s3 import S3Source
 
-        return S3Source(uri)
+        return S3Source(uri, requester_pays=settings.s3_requester_pays)
     if scheme == "hf":
         from capsfusion_tasks.shards.huggingface import HubSource
 
@@ -69,23 +75,45 @@ def source_of(shard: Shard, settings: Settings) -> Source:
     return current if current.uri == shard.source else open_source(shard.source, settings)
 
 
+@contextmanager
+def opened(shard: Shard, settings: Settings) -> Iterator[pa.NativeFile]:
+    """The shard's bytes, seekable, wherever it is.
+
+    Raises InputError if it cannot be read, is gone or has changed, NotReadyError if the source does not answer.
+    """
+    if shard.problem:
+        raise InputError(shard.problem)
+    where = printable(f"{shard.source}/{shard.path}")
+    with ExitStack() as stack:
+        with system_errors(f"cannot read {where}"):
+            stream = stack.enter_context(source_of(shard, settings).open(shard))
+            if shard.size_bytes < _LONGEST_POINTER and stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise InputError(
+                    f"{where} is a Git LFS pointer, not the file: run `git lfs pull` in its repository. The file then"
+                    " counts as a new shard"
+                )
+            stream.seek(0)
+        yield stream
+
+
 def sources(settings: Settings) -> dict[Side, SideSource]:
     """Each side's source, with the patterns that are set for it; no LAION-2B where LAION-COCO is paired with itself."""
-    coco = _side(settings.laion_coco, settings.laion_coco_include, settings.laion_coco_exclude, settings)
+    coco = Origin(uri=settings.laion_coco, include=settings.laion_coco_include, exclude=settings.laion_coco_exclude)
     if settings.self_paired:
-        return {"laion_coco": coco}
-    raw = _side(settings.laion2b, settings.laion2b_include, settings.laion2b_exclude, settings)
-    return {"laion_2b": raw, "laion_coco": coco}
+        return {"laion_coco": side_source(coco, settings)}
+    raw = Origin(uri=settings.laion2b, include=settings.laion2b_include, exclude=settings.laion2b_exclude)
+    return {"laion_2b": side_source(raw, settings), "laion_coco": side_source(coco, settings)}
 
 
-def _side(uri: str, include: Patterns, exclude: Patterns, settings: Settings) -> SideSource:
-    patterns = {"include": include, "exclude": exclude}
-    return SideSource(open_source(uri, settings), path_filter(include, exclude), patterns)
+def side_source(origin: Origin, settings: Settings) -> SideSource:
+    patterns = {"include": origin.include, "exclude": origin.exclude}
+    return SideSource(open_source(origin.uri, settings), path_filter(origin.include, origin.exclude), patterns)
 
 
 def source_bytes(sources: Mapping[Side, SideSource]) -> int:
-    """The bytes of all shards that there are, whenever they arrived."""
-    return sum(file.size_bytes for place in sources.values() for file in place.source.files(place.wanted))
+    """The bytes of all shards in ``sources``, whenever they arrived."""
+    listed = (file for place in sources.values() for file in _files(place, place.wanted))
+    return sum(file.size_bytes for file in listed if isinstance(file, SourceFile))
 
 
 def discover(
@@ -102,8 +130,8 @@ def discover(
 
     The list is frozen at the first call after the interval's end that finds any, so that a rerun or a backfill does the
     same work; ``relist`` adds what has come since. Before its end, a call adds what has arrived since the last. Not
-    frozen are an empty list, and a side whose source had no shard at all: shards may be copied in later with their old
-    times.
+    frozen are an empty list, a side whose source had no shard at all (shards may be copied in later with their old
+    times), and a side with files that could not be read: these are in the list as shards with a ``problem``.
 
     A shard whose own interval's list was frozen before it came is late. The next interval that is listed takes it:
     ``claim`` gets the late shards that were found, and returns the ids of those that this interval has. What is added
@@ -115,31 +143,31 @@ def discover(
     """
     now = {side: Origin(uri=place.source.uri, **place.patterns) for side, place in sources.items()}
     listed = shard_list.read(interval, storage) or ShardList(frozen=False, shards=[], sources=now)
-    known, frozen, leaving = listed.shards, listed.is_frozen and not relist, list[Shard]()
+    known, frozen, leaving = listed.readable, listed.is_frozen and not relist, listed.unreadable
     if known and (before := listed.made_from(now)) != now and not relist:
         _require_no_units(interval, before, now, units)
-        known, frozen, leaving = [], False, known
+        known, frozen, leaving = [], False, listed.shards
     over = datetime.now(UTC) >= interval.end  # asked before the listing: what arrives during it may be missing from it
-    to_list = {side: place for side, place in sources.items() if not frozen or side in listed.empty}
-    there = {side: [*all_shards(side, place)] for side, place in to_list.items()}
+    to_list = {side: place for side, place in sources.items() if not frozen or side in listed.incomplete}
+    there = {side: _listed(side, place, interval) for side, place in to_list.items()}
     arrived = [shard for shards in there.values() for shard in shards]
     own = [shard for shard in arrived if interval.start <= shard.arrived_at < interval.end]
     if listed.is_frozen:
         known_ids = {shard.shard_id for shard in known}
-        late, own = [shard for shard in own if shard.shard_id not in known_ids], []
+        late = [shard for shard in own if shard.shard_id not in known_ids and not shard.problem]
+        own = [shard for shard in own if shard.problem]
     else:
         late = _late(arrived, interval, storage, now)
     claimed = claim(late)
     found = {shard.shard_id: shard for shard in [*own, *(shard for shard in late if shard.shard_id in claimed)]}
     found |= {shard.shard_id: shard for shard in known}  # as they were: their rows may be pulled and paired
     shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
-    empty = [side for side in there if not there[side]]
-    for side in empty:
-        log.warning("discover: %s has no shard at all in %s: check its source and patterns", side, now[side])
     if gone := [shard for shard in leaving if shard.shard_id not in found]:
         remove(gone)  # before the list forgets them: every join reads what lies in the buckets
-    made = ShardList(frozen=frozen or over, shards=shards, sources=now, empty=tuple(empty))
-    if made != listed and (shards or leaving):
+    made = ShardList(
+        frozen=frozen or over, shards=shards, sources=now, empty=tuple(side for side in there if not there[side])
+    )
+    if made != listed and (shards or listed.shards):
         shard_list.write(interval, storage, made)
     return shards
 
@@ -161,7 +189,8 @@ def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: d
     return [
         shard
         for shard in arrived
-        if shard.shard_id not in listed_ids
+        if not shard.problem
+        and shard.shard_id not in listed_ids
         and not interval.start <= shard.arrived_at < interval.end
         and any(other.start <= shard.arrived_at < other.end for other in frozen[shard.side])
     ]
@@ -185,27 +214,72 @@ def discovered(interval: Interval, storage: Storage) -> list[Shard]:
 
 
 def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
-    """What the source has, whenever it arrived."""
+    """The readable shards of the source, whenever they arrived."""
     # Always the whole listing: a watermark by name or time would skip what sorts before it or is copied in later.
-    return (
-        Shard(
-            shard_id=shard_id(place.source.uri, file.path, file.etag),
-            side=side,
-            source=place.source.uri,
-            path=file.path,
-            etag=file.etag,
-            size_bytes=file.size_bytes,
-            arrived_at=file.arrived_at,
-            revision=file.revision,
-        )
-        for file in _nameable(place)
+    for file in _nameable(place, place.wanted):
+        if isinstance(file, SourceFile):
+            yield _shard(side, place, file)
+
+
+def _listed(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
+    """All shards of the source. Unreadable ones of unknown time count as arrived in ``interval``.
+
+    Logs why there are none, of the source or of the interval.
+    """
+    passed_over = PassedOver(place.wanted)
+    shards = [
+        _shard(side, place, file) if isinstance(file, SourceFile) else _unreadable(side, place, file, interval)
+        for file in _nameable(place, passed_over.wanted)
+    ]
+    if not shards:
+        log.warning("discover: %s has no shard at all in %s: %s", side, place.source.uri, passed_over)
+        return []
+    times = [shard.arrived_at for shard in shards]
+    if not any(interval.start <= time < interval.end for time in times):
+        first, last = (f"{time:%Y-%m-%d %H:%M:%S}" for time in (min(times), max(times)))
+        log.info("discover: %s has %d shards outside the interval, from %s to %s", side, len(shards), first, last)
+    return shards
+
+
+def _shard(side: Side, place: SideSource, file: SourceFile) -> Shard:
+    return Shard(
+        shard_id=shard_id(place.source.uri, file.path, file.etag),
+        side=side,
+        source=place.source.uri,
+        path=file.path,
+        etag=file.etag,
+        size_bytes=file.size_bytes,
+        arrived_at=file.arrived_at,
+        revision=file.revision,
     )
 
 
-def _nameable(place: SideSource) -> Iterator[SourceFile]:
-    """The files whose names can be kept. Another must not hold up those beside it, so it is passed over and told."""
-    for file in place.source.files(place.wanted):
-        name = f"{place.source.uri}{file.path}{file.etag}"
+def _unreadable(side: Side, place: SideSource, file: Unreadable, interval: Interval) -> Shard:
+    return Shard(
+        shard_id=shard_id(place.source.uri, file.path, ""),
+        side=side,
+        source=place.source.uri,
+        path=file.path,
+        etag="",
+        size_bytes=0,
+        arrived_at=file.arrived_at or interval.start,
+        problem=file.reason,
+    )
+
+
+def _files(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
+    """The source's files, without unreadable ones that are hidden or excluded."""
+    excluded = path_matcher(place.patterns.get("exclude", ()))
+    with system_errors(f"cannot list {place.source.uri}"):
+        for file in place.source.files(wanted):
+            if isinstance(file, SourceFile) or not (is_hidden(file.path) or excluded(file.path)):
+                yield file
+
+
+def _nameable(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
+    """The source's files. Skips names that cannot be stored, and logs them."""
+    for file in _files(place, wanted):
+        name = f"{place.source.uri}{file.path}{file.etag if isinstance(file, SourceFile) else ''}"
         if _NO_NAME.search(name):
             problem = "control characters, or bytes that are no UTF-8"
         elif len(name.encode()) > _LONGEST_NAME:
@@ -213,7 +287,7 @@ def _nameable(place: SideSource) -> Iterator[SourceFile]:
         else:
             yield file
             continue
-        log.warning("passed over, for its name has %s: %s; rename it", problem, printable(f"{file.path:.200}"))
+        log.warning("skipped, its name has %s: %s; rename it", problem, printable(f"{file.path:.200}"))
 
 
 def shard_id(source: str, path: str, etag: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import netrc
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import retrying
-from capsfusion_tasks.shards.source import SourceFile
+from capsfusion_tasks.shards.source import SourceFile, Unreadable
 from capsfusion_tasks.shards.transfer import Expected, fetched
 
-_SHA256 = "sha256:"
+_SHA256, _BOM = "sha256:", b"\xef\xbb\xbf"
 _CONNECTIONS = 8
+_LONGEST_LIST = 64 << 20  # bytes: 40,000 signed addresses, or more than half a million plain ones
+_NOT_IN_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
 class _Entry(BaseModel):
@@ -56,7 +59,7 @@ class HttpSource:
         self._list = url
         self.uri = _without_query(url)
 
-    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
+    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
         with web.client() as client, ThreadPoolExecutor(_CONNECTIONS) as pool:
             entries = {path: entry for path, entry in self._entries(client).items() if wanted(path.rstrip("?"))}
             yield from pool.map(lambda path: self._describe(client, path, entries[path]), entries)
@@ -80,41 +83,31 @@ class HttpSource:
             raise InputError(f"{self.uri} does not name {path.rstrip('?')} any more: put it back into the list")
         return entry.url
 
-    def _address(self, relative: str) -> web.Address:
+    def _url(self, relative: str) -> httpx2.URL:
+        name = relative.partition("?")[0][:200]
         try:
             url = self._list.join(relative)
         except httpx2.InvalidURL as error:
-            raise InputError(f"{self.uri} names {relative.partition('?')[0]:.200}: {error}") from error
+            raise InputError(f"{self.uri} names {name}: {error}") from error
+        if url.scheme not in ("http", "https") or not url.host:
+            raise InputError(f"{self.uri} names {name}: give http or https addresses, or paths relative to the list")
         _refuse_login(url)
-        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+        return url
+
+    def _address(self, relative: str) -> web.Address:
+        url = self._url(relative)
         return web.Address(
             url=str(url),
             where=_without_query(url),
-            credentials=f"put a login for {url.host} that may read it into {netrc}",
-            auth=httpx2.NetRCAuth(str(netrc)) if netrc.is_file() else None,
+            credentials=f"put a login for {url.host} that may read it into {_netrc()}",
+            auth=_login(),
         )
 
     def _entries(self, client: httpx2.Client) -> dict[str, _Entry]:
         """The list's files by the path that they are stored as: relative to the list, where they lie below it."""
         address = self._address(str(self._list))
-
-        def read() -> bytes:
-            with web.answer(client, "GET", address) as response:
-                return response.read()
-
-        text = retrying(read, self.uri, on=web.BROKEN).decode("utf-8-sig", "replace")
-        if self._list.path.endswith(".json"):
-            try:
-                named = _JSON_LIST.validate_python(json.loads(text))
-            except (ValueError, ValidationError) as error:
-                raise InputError(
-                    f'{self.uri} is no list of files: expected ["a.parquet", {{"url": "b.parquet", "arrived_at": '
-                    f'"2026-11-10T00:00:00Z", "sha256": "…"}}]; {str(error).splitlines()[0]}'
-                ) from error
-            entries = [_Entry(url=entry) if isinstance(entry, str) else entry for entry in named]
-        else:
-            lines = (line.strip() for line in text.splitlines())
-            entries = [_Entry(url=line) for line in lines if line and not line.startswith("#")]
+        body = retrying(lambda: self._read_list(client, address), self.uri, on=web.BROKEN)
+        entries = self._json_entries(body) if self._list.path.endswith(".json") else self._text_entries(body)
         folder, found = str(httpx2.URL(self.uri).join(".")), dict[str, _Entry]()
         for entry in entries:
             relative = entry.url.removeprefix(folder)
@@ -122,20 +115,76 @@ class HttpSource:
             first = found.setdefault(name + mark, entry.model_copy(update={"url": relative}))
             if first.url != relative:
                 raise InputError(f"{self.uri} names {name} with two queries, and a query is no part of a shard's name")
+            self._url(relative)
         return {path: found[path] for path in sorted(found)}
 
-    def _describe(self, client: httpx2.Client, path: str, entry: _Entry) -> SourceFile:
+    def _read_list(self, client: httpx2.Client, address: web.Address) -> bytes:
+        body = bytearray()
+        with web.answer(client, "GET", address) as response:
+            for chunk in response.iter_bytes():
+                if not body and chunk.removeprefix(_BOM).lstrip()[:1] == b"<":
+                    raise self._no_list("it is a web page (HTML or XML)")
+                if _NOT_IN_TEXT.search(chunk):
+                    raise self._no_list("it is no text; name the list, not a shard")
+                body += chunk
+                if len(body) > _LONGEST_LIST:
+                    raise self._no_list(f"it is longer than {_LONGEST_LIST >> 20} MiB")
+        return bytes(body)
+
+    def _no_list(self, problem: str) -> InputError:
+        return InputError(
+            f"{self.uri} is no list of files: {problem}; expected an address or relative path per line, or in a .json"
+            ' file ["a.parquet", {"url": "b.parquet", "arrived_at": "2026-11-10T00:00:00Z", "sha256": "…"}]'
+        )
+
+    def _json_entries(self, body: bytes) -> list[_Entry]:
+        try:
+            named = _JSON_LIST.validate_json(body.removeprefix(_BOM))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"][:1])
+            raise self._no_list(
+                f"{f'entry {place}: ' if place else ''}{first['msg']}"
+            ) from None  # its cause shows signed addresses
+        return [_Entry(url=entry) if isinstance(entry, str) else entry for entry in named]
+
+    def _text_entries(self, body: bytes) -> list[_Entry]:
+        try:
+            lines = [line.strip() for line in body.removeprefix(_BOM).decode().splitlines()]
+        except UnicodeDecodeError as error:
+            raise self._no_list("it is no text in UTF-8") from error
+        for number, line in enumerate(lines, start=1):
+            if len(line.split()) > 1 and not line.startswith("#"):
+                shown = line.partition("?")[0][:200]
+                raise self._no_list(f"line {number} has more than an address, {shown!r}; write a space in it as %20")
+        return [_Entry(url=line) for line in lines if line and not line.startswith("#")]
+
+    def _describe(self, client: httpx2.Client, path: str, entry: _Entry) -> SourceFile | Unreadable:
         address = self._address(entry.url)
 
         def ask() -> SourceFile:
-            with web.answer(client, "HEAD", address, accept=(200, 405, 501)) as response:
+            with web.answer(client, "HEAD", address, accept=(200, 403, 405, 501)) as response:
                 if response.status_code == 200 and web.content_range(response)[1] is not None:
                     return _described(response, path, entry, address.where)
-            # Some servers refuse HEAD, others answer it without a length.
+            # Some servers refuse HEAD, as S3 does to an address that is signed for GET; others give no length with it.
             with web.answer(client, "GET", address, Range="bytes=0-0") as response:
                 return _described(response, path, entry, address.where)
 
-        return retrying(ask, address.where, on=web.BROKEN)
+        try:
+            return retrying(ask, address.where, on=web.BROKEN)
+        except InputError as error:  # of this file alone
+            return Unreadable(path, str(error), entry.arrived_at)
+
+
+def _netrc() -> str:
+    return os.path.expanduser(os.environ.get("NETRC", "~/.netrc"))
+
+
+def _login() -> httpx2.Auth | None:
+    try:
+        return httpx2.NetRCAuth(_netrc()) if os.path.isfile(_netrc()) else None
+    except (OSError, UnicodeDecodeError, netrc.NetrcParseError) as error:
+        raise InputError(f"cannot read the logins in {_netrc()}: {error}") from error
 
 
 def _refuse_login(url: httpx2.URL) -> None:

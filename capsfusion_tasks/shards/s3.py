@@ -13,6 +13,7 @@ import pyarrow as pa
 from botocore import UNSIGNED
 from botocore import exceptions as boto
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
@@ -23,48 +24,82 @@ _PIECE_BYTES = 8 << 20  # of a large read; pieces come in parallel, because one 
 _CONNECTIONS = 8
 # What boto3 retries by itself covers everything up to the answer's head, not a body that breaks off.
 _BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
-# Errors of boto3 that are configuration: no answer of a server will change them.
-_MISCONFIGURED = (
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.ProfileNotFound,
-    boto.ParamValidationError,
-    boto.NoRegionError,
-    boto.InvalidRegionError,
-    boto.TokenRetrievalError,
+# boto3's other errors, and the ValueErrors that it raises, are of the configuration: no later try will help.
+_NO_ANSWER = (
+    boto.ConnectionError,
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+    boto.ChecksumError,
+    boto.FlexibleChecksumError,
+    boto.MetadataRetrievalError,
+    boto.CredentialRetrievalError,
 )
+_CREDENTIALS = {
+    "ExpiredToken": "the session has expired: get new credentials",
+    "InvalidAccessKeyId": "S3 does not know this access key: check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
+    "InvalidToken": "the session token is not valid: check AWS_SESSION_TOKEN",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
+    "SignatureDoesNotMatch": "the secret does not fit the access key: check AWS_SECRET_ACCESS_KEY",
+}
+_ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
+_PAYER = {"RequestPayer": "requester"}
 
 
 class S3Source:
     """Objects below ``s3://bucket/prefix``. An object arrives at its LastModified.
 
     Region, endpoint and credentials are those of AWS's own tools: AWS_* variables, profiles, a machine's role. Without
-    credentials anywhere, requests are not signed: public buckets can be read so.
+    credentials anywhere, requests are not signed: public buckets can be read so. Where ``requester_pays``, requests
+    say that whoever sends them pays.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, requester_pays: bool = False) -> None:
         self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if not self._bucket:
             raise InputError(f"{uri} names no bucket: give s3://bucket/prefix")
         prefix = prefix.strip("/")
         self._prefix = f"{prefix}/" if prefix else ""
+        self._payer = _PAYER if requester_pays else {}
         self.uri = f"s3://{self._bucket}/{prefix}".rstrip("/")
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
         with self._explained(self.uri):
-            pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            client = _client()
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix, **self._payer
+            )
+            exists = False
             for page in pages:
+                if "Name" not in page:  # of the bucket
+                    raise _not_s3(self.uri)
                 for entry in page.get("Contents", ()):
+                    exists = True
                     path = entry["Key"].removeprefix(self._prefix)
                     if not path.endswith("/") and wanted(path):  # consoles make a "folder" an object of that name
                         yield SourceFile(path, entry["ETag"].strip('"'), entry["Size"], entry["LastModified"])
+            if not exists and self._prefix:
+                raise self._nothing_there(client)
+
+    def _nothing_there(self, client: Any) -> InputError:
+        """Why there is no object below the prefix, which S3 itself does not tell from a prefix without any."""
+        key = self._prefix.rstrip("/")
+        if any(sign in key for sign in "*?["):
+            return InputError(f"{self.uri} is a pattern: name the prefix, and put the pattern into INCLUDE")
+        found = client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1, **self._payer).get("Contents", ())
+        if found and found[0]["Key"] == key:
+            return InputError(f"{self.uri} is an object: name the prefix before it, and the object's name in INCLUDE")
+        return InputError(
+            f"no object below {self.uri}/: check the prefix. If shards are still to come, put an empty object"
+            f" {self._prefix} into the bucket"
+        )
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[pa.NativeFile]:
         where = f"{self.uri}/{shard.path}"
-        client = _client()
+        with self._explained(where):
+            client = _client()
         # Each request names the ETag, so an object replaced while it is read never gives a mixture of both.
-        this = {"Bucket": self._bucket, "Key": self._prefix + shard.path, "IfMatch": f'"{shard.etag}"'}
+        this = {"Bucket": self._bucket, "Key": self._prefix + shard.path, "IfMatch": f'"{shard.etag}"', **self._payer}
 
         def piece(start: int, end: int) -> bytes:
             def get() -> bytes:
@@ -75,7 +110,9 @@ class S3Source:
                 return retrying(get, where, on=_BROKEN_BODY)
 
         with self._explained(where):
-            client.head_object(**this)
+            head = client.head_object(**this)
+        if head.get("StorageClass") in _ARCHIVED and 'ongoing-request="false"' not in head.get("Restore", ""):
+            raise _archived(where, head["StorageClass"])
         with (
             ThreadPoolExecutor(_CONNECTIONS) as pool,
             pa.PythonFile(_Ranges(piece, shard.size_bytes, pool), mode="r") as stream,
@@ -87,20 +124,24 @@ class S3Source:
         """boto3's errors as InputError, or NotReadyError for what remains after its own retries."""
         try:
             yield
-        except _MISCONFIGURED as error:
-            raise InputError(f"cannot read {where}: {error}; see the AWS_* variables") from error
         except boto.ClientError as error:
             raise self._refusal(error, where) from error
-        except boto.BotoCoreError as error:
+        except _NO_ANSWER as error:
             raise NotReadyError(
                 f"cannot read {where} now: {error}; see AWS_ENDPOINT_URL, or try again later"
             ) from error
+        except ResponseParserError as error:
+            raise _not_s3(where) from error
+        except (boto.BotoCoreError, ValueError) as error:
+            raise InputError(f"cannot read {where}: {error}; see the AWS_* variables") from error
 
     def _refusal(self, error: boto.ClientError, where: str) -> Exception:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if code == "NoSuchBucket":
             return InputError(f"no bucket {self._bucket} for {where}: check its name and AWS_ENDPOINT_URL")
+        if status == 404 and where == self.uri:
+            return InputError(f"no {where} ({code}): check its name and AWS_ENDPOINT_URL")
         if status == 404:
             return InputError(f"{where} is gone: the object was there when the shard was discovered")
         if status == 412:
@@ -111,11 +152,29 @@ class S3Source:
             return InputError(f"{where} is in another region ({error}): set AWS_DEFAULT_REGION to the bucket's")
         if status >= 500 or status in (408, 429) or code in ("SlowDown", "RequestTimeout", "Throttling"):
             return NotReadyError(f"{where} is not served now: {error}; try again later")
+        if code == "InvalidObjectState":
+            return _archived(where, error.response["Error"].get("StorageClass", "an archive"))
+        if code in _CREDENTIALS:
+            return InputError(f"access to {where} is refused ({code}): {_CREDENTIALS[code]}")
+        if status not in (401, 403):
+            return InputError(f"cannot read {where}: {error}")
         key = "no credentials (unsigned)" if _credentials() is None else f"access key {_credentials().access_key}"
+        payer = "" if self._payer else "; for a requester-pays bucket, set CAPSFUSION_S3_REQUESTER_PAYS=true"
         return InputError(
             f"access to {where} is refused ({code or status}) with {key}: needs s3:ListBucket on the bucket and "
-            "s3:GetObject on the objects; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            f"s3:GetObject on the objects; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE{payer}"
         )
+
+
+def _not_s3(where: str) -> InputError:
+    return InputError(f"cannot read {where}: the answer is not S3's; see AWS_ENDPOINT_URL")
+
+
+def _archived(where: str, storage_class: str) -> InputError:
+    return InputError(
+        f"{where} is archived ({storage_class}): restore it, which takes hours (`aws s3api restore-object`), then run"
+        " the interval again"
+    )
 
 
 class _Ranges(io.RawIOBase):

@@ -114,7 +114,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
     try:
         counts = split_counts(shard, storage, settings)
         if counts is None:  # else the shard need not be fetched again, nor be there still
-            with discovery.source_of(shard, settings).open(shard) as stream:
+            with discovery.opened(shard, settings) as stream:
                 counts = split_shard(stream, shard, storage, settings)
     except (InputError, NotReadyError) as error:
         with engine.begin() as connection:
