@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from capsfusion_tasks.schemas import Side
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.shards import discovery, shard_list
-from capsfusion_tasks.shards.discovery import SideSource
+from capsfusion_tasks.shards import shard_list
+from capsfusion_tasks.shards.listing import all_shards
 from capsfusion_tasks.shards.shard_list import Origin
+from capsfusion_tasks.shards.sources import SideSource, configured_sources, side_source
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import Finding
@@ -21,7 +22,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     """Shards that no list has, though the interval in which they arrived has a list."""
     seen = {shard.shard_id for shards in evidence.lists.values() for shard in shards} | evidence.others
     for side, place, intervals in _places(evidence):
-        for shard in discovery.all_shards(side, place):
+        for shard in all_shards(side, place):
             if shard.shard_id in seen:
                 continue
             for interval in intervals:
@@ -43,7 +44,7 @@ def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interva
     `capsfusion run` takes sources as options, too. Then none is set here, and the default is not where shards arrive.
     """
     is_set = {side for side, name in _SETTING.items() if name in evidence.settings.model_fields_set}
-    for side, place in discovery.sources(evidence.settings).items():
+    for side, place in configured_sources(evidence.settings).items():
         if side in is_set:
             yield side, place, list(evidence.lists)
     origins: dict[tuple[Side, Origin], list[Interval]] = defaultdict(list)
@@ -53,4 +54,4 @@ def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interva
             if side not in is_set:
                 origins[side, origin].append(interval)
     for (side, origin), intervals in origins.items():
-        yield side, discovery.side_source(origin, evidence.settings), intervals
+        yield side, side_source(origin, evidence.settings), intervals

@@ -13,11 +13,12 @@ import pytest
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Interval, load_settings
-from capsfusion_tasks.shards.discovery import SideSource, discover, discovered, open_source, opened, sources
+from capsfusion_tasks.shards.discovery import discover, discovered
 from capsfusion_tasks.shards.failures import system_errors
 from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.source import Unreadable
+from capsfusion_tasks.shards.sources import SideSource, configured_sources, open_source, opened
 from capsfusion_tasks.staging.storage import Storage
 
 START = datetime(2026, 11, 10, tzinfo=UTC)
@@ -158,7 +159,7 @@ def test_patterns_say_which_files_are_shards(
     monkeypatch.setenv("CAPSFUSION_LAION2B_INCLUDE", include)
     monkeypatch.setenv("CAPSFUSION_LAION2B_EXCLUDE", exclude)
     settings = load_settings(laion2b=str(tmp_path / "raw"))
-    found = discover({"laion_2b": sources(settings)["laion_2b"]}, DAY, storage)
+    found = discover({"laion_2b": configured_sources(settings)["laion_2b"]}, DAY, storage)
     assert [shard.path for shard in found] == expected
 
 
@@ -218,7 +219,9 @@ def test_an_excluded_problem_is_none(tmp_path: Path, storage: Storage) -> None:
     arrive(tmp_path / "raw" / "a.parquet", START)
     (tmp_path / "raw" / "old").symlink_to(tmp_path / "disk3")
     settings = load_settings(laion2b=str(tmp_path / "raw"), laion2b_exclude="old*")
-    assert labels(discover({"laion_2b": sources(settings)["laion_2b"]}, DAY, storage)) == ["laion_2b/a.parquet"]
+    assert labels(discover({"laion_2b": configured_sources(settings)["laion_2b"]}, DAY, storage)) == [
+        "laion_2b/a.parquet"
+    ]
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from huggingface_hub.utils import close_session
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, load_settings
-from capsfusion_tasks.shards.discovery import discover, open_source, sources
+from capsfusion_tasks.shards.discovery import discover
+from capsfusion_tasks.shards.sources import configured_sources, open_source
 from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, Hub
 
@@ -34,7 +35,7 @@ def scratch(tmp_path: Path) -> Path:
 
 
 def shards_of(uri: str, storage: Storage, interval: Interval = DAY, include: str = "*.parquet") -> list[Shard]:
-    found = sources(load_settings(laion2b=uri, laion2b_include=include))
+    found = configured_sources(load_settings(laion2b=uri, laion2b_include=include))
     return discover({"laion_2b": found["laion_2b"]}, interval, storage)
 
 
@@ -207,7 +208,7 @@ def test_the_sources_are_the_published_data_sets_unless_others_are_set(
     storage: Storage, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CAPSFUSION_LAION2B", "")
-    found = sources(load_settings())
+    found = configured_sources(load_settings())
     assert {side: place.source.uri for side, place in found.items()} == {
         "laion_2b": "hf://datasets/laion/relaion2B-en-research-safe",
         "laion_coco": "hf://datasets/laion/relaion-coco",

@@ -19,9 +19,10 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, load_settings
 from capsfusion_tasks.shards import s3
-from capsfusion_tasks.shards.discovery import SideSource, discover, opened
+from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.s3 import S3Source
+from capsfusion_tasks.shards.sources import SideSource, opened
 from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, File, WebServer
 

@@ -18,9 +18,10 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, load_settings
 from capsfusion_tasks.shards import http, transfer
-from capsfusion_tasks.shards.discovery import discover, open_source, opened, sources
+from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.http import HttpSource
 from capsfusion_tasks.shards.retries import TRIES
+from capsfusion_tasks.shards.sources import configured_sources, open_source, opened
 from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, File, WebServer
 
@@ -52,7 +53,7 @@ def shard(web: WebServer, scratch: Path) -> Shard:
 def discovered(web: WebServer, scratch: Path, name: str = "list.txt") -> list[Shard]:
     settings = load_settings(laion2b=f"{web.url}/{name}", scratch=scratch)
     storage = Storage(str(scratch.parent / f"staging-{len(list(scratch.parent.iterdir()))}"))
-    return discover({"laion_2b": sources(settings)["laion_2b"]}, DAY, storage)
+    return discover({"laion_2b": configured_sources(settings)["laion_2b"]}, DAY, storage)
 
 
 def read(shard: Shard, scratch: Path) -> bytes:
