@@ -1,10 +1,9 @@
-"""Shards on a web server: a list of files, a URL or relative path per line, or as JSON."""
+"""Shards on a web server, named by a list of files."""
 
 from __future__ import annotations
 
 import netrc
 import os
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import httpx2
 import pyarrow as pa
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Shard
@@ -21,32 +19,18 @@ from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import retrying
 from capsfusion_tasks.shards.source import SourceFile, Unreadable
 from capsfusion_tasks.shards.transfer import Expected, fetched
+from capsfusion_tasks.shards.web_list import Entry, read_list
 
-_SHA256, _BOM = "sha256:", b"\xef\xbb\xbf"
+_SHA256 = "sha256:"
 _CONNECTIONS = 8
-_LONGEST_LIST = 64 << 20  # bytes: 40,000 signed addresses, or more than half a million plain ones
-_NOT_IN_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")
-
-
-class _Entry(BaseModel):
-    """A file of a JSON list. What it says comes before what the server says."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    url: str
-    arrived_at: AwareDatetime | None = None
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-
-
-_JSON_LIST = TypeAdapter(list[str | _Entry])
 
 
 class HttpSource:
     """The files that a list at ``https://…/list.txt`` or ``….json`` names.
 
     A file arrives at its Last-Modified, or at the ``arrived_at`` of a JSON list. Credentials come from ~/.netrc, or are
-    an address's query, as a signed one's. A query is no part of a shard's name, which is stored: such a name ends in
-    "?", and the list is asked for the address again when the shard is read. It may have been signed anew by then.
+    the query of a signed address. A shard's name is stored, so it leaves the query out and ends in "?". When the shard
+    is read, its address is taken from the list again, which may have been signed anew by then.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:
@@ -103,12 +87,11 @@ class HttpSource:
             auth=_login(),
         )
 
-    def _entries(self, client: httpx2.Client) -> dict[str, _Entry]:
+    def _entries(self, client: httpx2.Client) -> dict[str, Entry]:
         """The list's files by the path that they are stored as: relative to the list, where they lie below it."""
         address = self._address(str(self._list))
-        body = retrying(lambda: self._read_list(client, address), self.uri, on=web.BROKEN)
-        entries = self._json_entries(body) if self._list.path.endswith(".json") else self._text_entries(body)
-        folder, found = str(httpx2.URL(self.uri).join(".")), dict[str, _Entry]()
+        entries = read_list(client, address, is_json=self._list.path.endswith(".json"))
+        folder, found = str(httpx2.URL(self.uri).join(".")), dict[str, Entry]()
         for entry in entries:
             relative = entry.url.removeprefix(folder)
             name, mark, _ = relative.partition("?")
@@ -118,48 +101,7 @@ class HttpSource:
             self._url(relative)
         return {path: found[path] for path in sorted(found)}
 
-    def _read_list(self, client: httpx2.Client, address: web.Address) -> bytes:
-        body = bytearray()
-        with web.answer(client, "GET", address) as response:
-            for chunk in response.iter_bytes():
-                if not body and chunk.removeprefix(_BOM).lstrip()[:1] == b"<":
-                    raise self._no_list("it is a web page (HTML or XML)")
-                if _NOT_IN_TEXT.search(chunk):
-                    raise self._no_list("it is no text; name the list, not a shard")
-                body += chunk
-                if len(body) > _LONGEST_LIST:
-                    raise self._no_list(f"it is longer than {_LONGEST_LIST >> 20} MiB")
-        return bytes(body)
-
-    def _no_list(self, problem: str) -> InputError:
-        return InputError(
-            f"{self.uri} is no list of files: {problem}; expected an address or relative path per line, or in a .json"
-            ' file ["a.parquet", {"url": "b.parquet", "arrived_at": "2026-11-10T00:00:00Z", "sha256": "…"}]'
-        )
-
-    def _json_entries(self, body: bytes) -> list[_Entry]:
-        try:
-            named = _JSON_LIST.validate_json(body.removeprefix(_BOM))
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in first["loc"][:1])
-            raise self._no_list(
-                f"{f'entry {place}: ' if place else ''}{first['msg']}"
-            ) from None  # its cause shows signed addresses
-        return [_Entry(url=entry) if isinstance(entry, str) else entry for entry in named]
-
-    def _text_entries(self, body: bytes) -> list[_Entry]:
-        try:
-            lines = [line.strip() for line in body.removeprefix(_BOM).decode().splitlines()]
-        except UnicodeDecodeError as error:
-            raise self._no_list("it is no text in UTF-8") from error
-        for number, line in enumerate(lines, start=1):
-            if len(line.split()) > 1 and not line.startswith("#"):
-                shown = line.partition("?")[0][:200]
-                raise self._no_list(f"line {number} has more than an address, {shown!r}; write a space in it as %20")
-        return [_Entry(url=line) for line in lines if line and not line.startswith("#")]
-
-    def _describe(self, client: httpx2.Client, path: str, entry: _Entry) -> SourceFile | Unreadable:
+    def _describe(self, client: httpx2.Client, path: str, entry: Entry) -> SourceFile | Unreadable:
         address = self._address(entry.url)
 
         def ask() -> SourceFile:
@@ -196,7 +138,7 @@ def _without_query(url: httpx2.URL) -> str:
     return str(url.copy_with(query=None, fragment=None))
 
 
-def _described(response: httpx2.Response, path: str, entry: _Entry, where: str) -> SourceFile:
+def _described(response: httpx2.Response, path: str, entry: Entry, where: str) -> SourceFile:
     arrived: datetime | None = entry.arrived_at or web.http_date(response.headers.get("Last-Modified"))
     if arrived is None:
         raise InputError(

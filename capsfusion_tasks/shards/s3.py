@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import boto3
@@ -13,35 +14,17 @@ import pyarrow as pa
 from botocore import UNSIGNED
 from botocore import exceptions as boto
 from botocore.config import Config
-from botocore.parsers import ResponseParserError
 
-from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards.retries import retrying
+from capsfusion_tasks.shards.s3_errors import ARCHIVED, archived, explained, not_s3
 from capsfusion_tasks.shards.source import SourceFile
 
 _PIECE_BYTES = 8 << 20  # of a large read; pieces come in parallel, because one S3 connection fills no network card
 _CONNECTIONS = 8
 # What boto3 retries by itself covers everything up to the answer's head, not a body that breaks off.
 _BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
-# boto3's other errors, and the ValueErrors that it raises, are of the configuration: no later try will help.
-_NO_ANSWER = (
-    boto.ConnectionError,
-    boto.HTTPClientError,
-    boto.IncompleteReadError,
-    boto.ChecksumError,
-    boto.FlexibleChecksumError,
-    boto.MetadataRetrievalError,
-    boto.CredentialRetrievalError,
-)
-_CREDENTIALS = {
-    "ExpiredToken": "the session has expired: get new credentials",
-    "InvalidAccessKeyId": "S3 does not know this access key: check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
-    "InvalidToken": "the session token is not valid: check AWS_SESSION_TOKEN",
-    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
-    "SignatureDoesNotMatch": "the secret does not fit the access key: check AWS_SECRET_ACCESS_KEY",
-}
-_ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
 _PAYER = {"RequestPayer": "requester"}
 
 
@@ -63,7 +46,7 @@ class S3Source:
         self.uri = f"s3://{self._bucket}/{prefix}".rstrip("/")
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
-        with self._explained(self.uri):
+        with explained(self.uri, is_listing=True, requester_pays=bool(self._payer)):
             client = _client()
             pages = client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix, **self._payer
@@ -71,7 +54,7 @@ class S3Source:
             exists = False
             for page in pages:
                 if "Name" not in page:  # of the bucket
-                    raise _not_s3(self.uri)
+                    raise not_s3(self.uri)
                 for entry in page.get("Contents", ()):
                     exists = True
                     path = entry["Key"].removeprefix(self._prefix)
@@ -96,7 +79,8 @@ class S3Source:
     @contextmanager
     def open(self, shard: Shard) -> Iterator[pa.NativeFile]:
         where = f"{self.uri}/{shard.path}"
-        with self._explained(where):
+        explain = partial(explained, where, requester_pays=bool(self._payer))
+        with explain():
             client = _client()
         # Each request names the ETag, so an object replaced while it is read never gives a mixture of both.
         this = {"Bucket": self._bucket, "Key": self._prefix + shard.path, "IfMatch": f'"{shard.etag}"', **self._payer}
@@ -106,75 +90,18 @@ class S3Source:
                 body: bytes = client.get_object(**this, Range=f"bytes={start}-{end - 1}")["Body"].read()
                 return body
 
-            with self._explained(where):
+            with explain():
                 return retrying(get, where, on=_BROKEN_BODY)
 
-        with self._explained(where):
+        with explain():
             head = client.head_object(**this)
-        if head.get("StorageClass") in _ARCHIVED and 'ongoing-request="false"' not in head.get("Restore", ""):
-            raise _archived(where, head["StorageClass"])
+        if head.get("StorageClass") in ARCHIVED and 'ongoing-request="false"' not in head.get("Restore", ""):
+            raise archived(where, head["StorageClass"])
         with (
             ThreadPoolExecutor(_CONNECTIONS) as pool,
             pa.PythonFile(_Ranges(piece, shard.size_bytes, pool), mode="r") as stream,
         ):
             yield stream
-
-    @contextmanager
-    def _explained(self, where: str) -> Iterator[None]:
-        """boto3's errors as InputError, or NotReadyError for what remains after its own retries."""
-        try:
-            yield
-        except boto.ClientError as error:
-            raise self._refusal(error, where) from error
-        except _NO_ANSWER as error:
-            raise NotReadyError(
-                f"cannot read {where} now: {error}; see AWS_ENDPOINT_URL, or try again later"
-            ) from error
-        except ResponseParserError as error:
-            raise _not_s3(where) from error
-        except (boto.BotoCoreError, ValueError) as error:
-            raise InputError(f"cannot read {where}: {error}; see the AWS_* variables") from error
-
-    def _refusal(self, error: boto.ClientError, where: str) -> Exception:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code == "NoSuchBucket":
-            return InputError(f"no bucket {self._bucket} for {where}: check its name and AWS_ENDPOINT_URL")
-        if status == 404 and where == self.uri:
-            return InputError(f"no {where} ({code}): check its name and AWS_ENDPOINT_URL")
-        if status == 404:
-            return InputError(f"{where} is gone: the object was there when the shard was discovered")
-        if status == 412:
-            return InputError(
-                f"{where} has changed since it was discovered: it counts as a new shard from its new LastModified on"
-            )
-        if status in (301, 307) or code in ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
-            return InputError(f"{where} is in another region ({error}): set AWS_DEFAULT_REGION to the bucket's")
-        if status >= 500 or status in (408, 429) or code in ("SlowDown", "RequestTimeout", "Throttling"):
-            return NotReadyError(f"{where} is not served now: {error}; try again later")
-        if code == "InvalidObjectState":
-            return _archived(where, error.response["Error"].get("StorageClass", "an archive"))
-        if code in _CREDENTIALS:
-            return InputError(f"access to {where} is refused ({code}): {_CREDENTIALS[code]}")
-        if status not in (401, 403):
-            return InputError(f"cannot read {where}: {error}")
-        key = "no credentials (unsigned)" if _credentials() is None else f"access key {_credentials().access_key}"
-        payer = "" if self._payer else "; for a requester-pays bucket, set CAPSFUSION_S3_REQUESTER_PAYS=true"
-        return InputError(
-            f"access to {where} is refused ({code or status}) with {key}: needs s3:ListBucket on the bucket and "
-            f"s3:GetObject on the objects; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE{payer}"
-        )
-
-
-def _not_s3(where: str) -> InputError:
-    return InputError(f"cannot read {where}: the answer is not S3's; see AWS_ENDPOINT_URL")
-
-
-def _archived(where: str, storage_class: str) -> InputError:
-    return InputError(
-        f"{where} is archived ({storage_class}): restore it, which takes hours (`aws s3api restore-object`), then run"
-        " the interval again"
-    )
 
 
 class _Ranges(io.RawIOBase):
@@ -206,10 +133,6 @@ class _Ranges(io.RawIOBase):
         pieces = self._pool.map(self._piece, starts, (min(at + _PIECE_BYTES, end) for at in starts))
         self._position = end
         return b"".join(pieces)
-
-
-def _credentials() -> Any:
-    return boto3.session.Session().get_credentials()
 
 
 def _client() -> Any:

@@ -34,15 +34,41 @@ SAID = {
 }
 
 
+def arrive(*files: Path, hour: int = 6) -> None:
+    time = (DAY.start + timedelta(hours=hour)).timestamp()
+    for file in files:
+        os.utime(file, (time, time))
+
+
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path, warehouse_url: str) -> Settings:
+    """A good shard on each side; two dead links beside the raw one."""
     raw, coco = tmp_path / "raw", tmp_path / "coco"
     raw.mkdir()
     coco.mkdir()
     pq.write_table(ROWS, raw / "good.parquet")
+    captions = [f"Caption {n}." for n in range(100)]
+    pq.write_table(ROWS.append_column("top_caption", [captions]), coco / "good.parquet")
+    arrive(raw / "good.parquet", coco / "good.parquet")
+    (raw / "dead.parquet").symlink_to(tmp_path / "moved.parquet")
+    (raw / "unmounted").symlink_to(tmp_path / "disk2")
+    return load_settings(
+        laion2b=str(raw),
+        laion_coco=str(coco),
+        home=tmp_path / "home",
+        scratch=tmp_path / "scratch",
+        model=str(tiny_model),
+        warehouse_url=warehouse_url,
+    )
+
+
+@pytest.fixture
+def many_bad(settings: Settings) -> Settings:
+    raw, coco = Path(settings.laion2b), Path(settings.laion_coco)
     (raw / "cut.parquet").write_bytes((raw / "good.parquet").read_bytes()[:-100])
     (raw / "empty.parquet").write_bytes(b"")
     (raw / "text.parquet").write_text("URL,TEXT\nhttp://a/1.jpg,Text 1\n")
+    (raw / "pointer.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     pq.write_table(ROWS.rename_columns(["LINK", "TEXT"]), raw / "no-url.parquet")
     pq.write_table(ROWS.set_column(1, "TEXT", pa.array(range(100))), raw / "number.parquet")
     pq.ParquetWriter(raw / "no-row-groups.parquet", ROWS.schema).close()
@@ -55,25 +81,11 @@ def settings(tmp_path: Path, tiny_model: Path, warehouse_url: str) -> Settings:
     )
     pq.write_table(large, raw / "large.parquet", row_group_size=LARGE_ROWS, use_dictionary=False, compression="none")
     assert pq.read_metadata(raw / "large.parquet").row_group(0).total_byte_size > 190 << 20
-    captions = [f"Caption {n}." for n in range(100)]
-    pq.write_table(ROWS.append_column("top_caption", [captions]), coco / "good.parquet")
     first = large.slice(LARGE_ROWS - 1).append_column("top_caption", [["A large file."]])
     pq.write_table(first, coco / "large.parquet")
-    arrives = (DAY.start + timedelta(hours=6)).timestamp()
-    (raw / "pointer.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    for file in (*raw.iterdir(), *coco.iterdir()):
-        os.utime(file, (arrives, arrives))
-    (raw / "dead.parquet").symlink_to(tmp_path / "moved.parquet")
+    arrive(*(file for file in (*raw.iterdir(), *coco.iterdir()) if file.exists()))
     (raw / "loop.parquet").symlink_to("loop.parquet")
-    (raw / "unmounted").symlink_to(tmp_path / "disk2")
-    return load_settings(
-        laion2b=str(raw),
-        laion_coco=str(coco),
-        home=tmp_path / "home",
-        scratch=tmp_path / "scratch",
-        model=str(tiny_model),
-        warehouse_url=warehouse_url,
-    )
+    return settings
 
 
 def joined(settings: Settings, interval: Interval) -> int:
@@ -83,8 +95,8 @@ def joined(settings: Settings, interval: Interval) -> int:
     )
 
 
-def test_bad_shards_fail_alone_and_the_report_names_each(settings: Settings) -> None:
-    failed = {}
+def test_bad_shards_fail_alone_and_the_report_names_each(many_bad: Settings) -> None:
+    settings, failed = many_bad, {}
     for shard in interval_tasks.discover(settings, DAY):
         try:
             interval_tasks.pull(settings, shard)
@@ -107,11 +119,6 @@ def test_bad_shards_fail_alone_and_the_report_names_each(settings: Settings) -> 
 
 
 def test_a_shard_that_can_be_read_again_is_taken_in_by_the_next_run(settings: Settings, tmp_path: Path) -> None:
-    raw = Path(settings.laion2b)
-    for file in raw.iterdir():
-        if file.name not in ("good.parquet", "dead.parquet", "unmounted"):
-            file.unlink()
-
     def run() -> dict[str, int]:
         for shard in interval_tasks.discover(settings, DAY):
             with suppress(InputError):
@@ -123,7 +130,7 @@ def test_a_shard_that_can_be_read_again_is_taken_in_by_the_next_run(settings: Se
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         pq.write_table(ROWS.slice(0, 10), file)
-        os.utime(file, (DAY.start.timestamp(), DAY.start.timestamp()))
+        arrive(file)
     assert run().items() >= {"shards": 3, "pulled": 3, "failed": 0, "rows": 120}.items()
     with open_warehouse(settings) as warehouse:
         left = execute_sql(warehouse, "select path from shards where state <> 'pulled' order by path").to_pylist()
@@ -141,9 +148,8 @@ def test_check_lists_the_sources_of_the_lists_where_none_is_set(
     unset = load_settings(**{name: getattr(settings, name) for name in names})
     assert check(unset, listings=True).findings == []
     interval_tasks.discover(settings, DAY)
-    arrives = (DAY.start + timedelta(hours=7)).timestamp()
     late = Path(settings.laion2b) / "late.parquet"
     pq.write_table(ROWS, late)
-    os.utime(late, (arrives, arrives))
+    arrive(late, hour=7)
     [finding] = check(unset, listings=True, safe_age=timedelta(0)).findings
     assert (finding.rule, finding.where) == ("shard-late", "laion_2b/late.parquet")

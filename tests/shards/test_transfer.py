@@ -17,7 +17,7 @@ import pytest
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, load_settings
-from capsfusion_tasks.shards import http, transfer
+from capsfusion_tasks.shards import transfer, web_list
 from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.http import HttpSource
 from capsfusion_tasks.shards.retries import TRIES
@@ -343,17 +343,19 @@ def test_a_member_that_cannot_be_described_fails_alone(web: WebServer, scratch: 
         ("list.json", b'[{"url": "a", "arrived_at": "2026-11-10"}]', "entry 0"),
         ("list.json", b"\n<!DOCTYPE html><html>", "it is a web page"),
         ("list.txt", b"\xef\xbb\xbf<html>", "it is a web page"),
-        ("list.txt", b"PAR1\x15\x04\x15", "it is no text; name the list, not a shard"),
-        ("list.txt", "übermaß.parquet".encode("latin-1"), "it is no text in UTF-8"),
+        ("list.txt", b"PAR1\x15\x04\x15", "it is not text; name the list, not a shard"),
+        ("list.txt", "übermaß.parquet".encode("latin-1"), "it is not UTF-8"),
         ("list.txt", b"# size\na.parquet?sig=secret\t1234\n", r"line 2 has more than an address, 'a\.parquet'"),
         ("list.txt", b"not found on this server", "line 1 has more than an address"),
-        ("list.txt", b"a.parquet\n" * 2000, "it is longer than 0 MiB"),
+        ("list.txt", b"a.parquet\n" * 400_000, "it is longer than 3 MiB"),
+        ("list.txt", b"a.parquet\n" * 200_001, "it has more than 200,000 lines"),
+        ("list.json", b"[" + b'"",' * 200_000 + b'""]', "List should have at most 200000 items"),
     ],
 )
 def test_what_is_no_list_is_refused(
     web: WebServer, scratch: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: bytes, problem: str
 ) -> None:
-    monkeypatch.setattr(http, "_LONGEST_LIST", 10_000 if text.startswith(b"a.parquet") else 1 << 20)
+    monkeypatch.setattr(web_list, "_LONGEST", 3 << 20)
     web.files = {f"/{name}": File(text)}
     with pytest.raises(InputError, match=rf"/{name} is no list of files: {problem}.*; expected") as caught:
         discovered(web, scratch, name)
@@ -363,7 +365,7 @@ def test_what_is_no_list_is_refused(
 def test_a_file_in_place_of_a_list_is_not_read_to_its_end(web: WebServer, scratch: Path) -> None:
     web.files = {"/list.txt": File(b"PAR1\0" + bytes(64 << 20))}
     web.requests.clear()
-    with pytest.raises(InputError, match="it is no text"):
+    with pytest.raises(InputError, match="it is not text"):
         discovered(web, scratch)
     assert served(web, "/list.txt") < 64 << 20
 
