@@ -39,6 +39,8 @@ from capsfusion_tasks.planning.new_pairs import new_pairs
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.shards.listing import source_bytes
+from capsfusion_tasks.shards.sources import configured_sources, opened
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.interval_tasks import BUCKETS_AT_ONCE
 from capsfusion_tasks.tasks.local_run import PULLS
@@ -176,7 +178,7 @@ def bucket(sample: Path, work: Path) -> None:
     settings, storage, shards = _prepared(sample, work)
 
     def split(shard: Shard) -> None:
-        with discovery.open_source(shard.source, settings).open(shard) as stream:
+        with opened(shard, settings) as stream:
             split_shard(stream, shard, storage, settings)
 
     with ThreadPoolExecutor(PULLS) as pulls:
@@ -202,8 +204,8 @@ def _prepared(sample: Path, work: Path) -> tuple[Settings, Storage, list[Shard]]
     raw, coco = (str(sample / folder) for folder in FOLDER.values())
     settings = load_settings(laion2b=raw, laion_coco=coco, home=work, scratch=work / "scratch")
     storage = Storage(settings.staging_uri)
-    sources = discovery.sources(settings)
-    bucket_count(storage, settings, lambda: discovery.source_bytes(sources))
+    sources = configured_sources(settings)
+    bucket_count(storage, settings, lambda: source_bytes(sources))
     return settings, storage, discovery.discover(sources, DAY, storage)
 
 

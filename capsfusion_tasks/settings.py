@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,15 +31,25 @@ from capsfusion_tasks.thresholds import GateSettings, RuleSettings
 
 
 def _split_patterns(value: Any) -> Any:
-    """A comma-separated or JSON list as a list."""
+    """A comma-separated or JSON list as a list. Commas inside braces, as in ``{a,b}``, belong to a pattern."""
     if not isinstance(value, str):
         return value
-    if not value.lstrip().startswith("["):
-        return [pattern.strip() for pattern in value.split(",") if pattern.strip()]
+    if not re.match(r'\s*\[\s*["\]]', value):  # a pattern may begin with a range, as [0-9]*.parquet
+        return _split_at_commas(value)
     try:
         return json.loads(value)
     except ValueError as error:
         raise ValueError(f"it starts with [ and is no JSON list ({error}); separate patterns by commas") from error
+
+
+def _split_at_commas(value: str) -> list[str]:
+    patterns: list[str] = []
+    for part in value.split(","):
+        if patterns and patterns[-1].count("{") > patterns[-1].count("}"):
+            patterns[-1] += f",{part}"
+        else:
+            patterns.append(part)
+    return [pattern.strip() for pattern in patterns if pattern.strip()]
 
 
 def _stripped(value: Any) -> Any:
@@ -116,6 +127,9 @@ class Settings(BaseSettings):
     )
     laion_coco_include: Patterns = Field(("*.parquet",), description="The same for the LAION-COCO source.")
     laion_coco_exclude: Patterns = Field((), description="The same for the LAION-COCO source.")
+    s3_requester_pays: bool = Field(
+        False, description="Pay for reading shards from S3 buckets whose owners let the reader pay."
+    )
 
     buckets: Literal["auto"] | Annotated[int, Field(ge=1, le=65536)] = Field(
         "auto",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Interval
@@ -12,6 +12,8 @@ from capsfusion_tasks.staging.storage import Storage
 
 class Origin(BaseModel):
     """Where a side's shards were looked for."""
+
+    model_config = ConfigDict(frozen=True)
 
     uri: str
     include: tuple[str, ...] = ()
@@ -31,8 +33,21 @@ class ShardList(BaseModel):
     empty: tuple[Side, ...] = ()
 
     @property
+    def readable(self) -> list[Shard]:
+        return [shard for shard in self.shards if not shard.problem]
+
+    @property
+    def unreadable(self) -> list[Shard]:
+        return [shard for shard in self.shards if shard.problem]
+
+    @property
     def is_frozen(self) -> bool:
-        return self.frozen and bool(self.shards)
+        return self.frozen and bool(self.readable)
+
+    @property
+    def incomplete(self) -> set[Side]:
+        """The sides that a later call lists again: without any shard, or with some that could not be read."""
+        return {*self.empty, *(shard.side for shard in self.unreadable)}
 
     def made_from(self, now: dict[Side, Origin]) -> dict[Side, Origin]:
         """The sources of the list. An older version noted the URI only, with each shard: the rest counts as now."""

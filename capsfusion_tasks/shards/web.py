@@ -19,6 +19,7 @@ from capsfusion_tasks.shards.retries import MayPass
 # What a connection does when it breaks, is refused, or is silent for too long.
 BROKEN = (httpx2.TransportError,)
 _BUSY = (408, 425, 429)
+VARIABLES = "HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"  # that a client reads
 # At INFO it logs every address, those that a server redirects to as well: a signed one is a secret.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
@@ -33,16 +34,20 @@ class Address:
     credentials: str  # what to do where access is refused
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     auth: httpx2.Auth | None = field(default=None, repr=False)
+    gone: str = "check the address, or put the file back"  # what to do where it is not there
 
 
 def client() -> httpx2.Client:
     """A client for any number of threads. It follows redirects, and takes credentials along to the same host only."""
-    return httpx2.Client(
-        follow_redirects=True,
-        timeout=httpx2.Timeout(60, connect=10),
-        # Compressed on the way, a file would have neither the length nor the ranges that it has in the listing.
-        headers={"Accept-Encoding": "identity", "User-Agent": "capsfusion-pipeline"},
-    )
+    try:
+        return httpx2.Client(
+            follow_redirects=True,
+            timeout=httpx2.Timeout(60, connect=10),
+            # Compressed on the way, a file would have neither the length nor the ranges that it has in the listing.
+            headers={"Accept-Encoding": "identity", "User-Agent": "capsfusion-pipeline"},
+        )
+    except (OSError, ValueError, httpx2.InvalidURL) as error:
+        raise InputError(f"cannot make requests by HTTP: {error}; see {VARIABLES}") from error
 
 
 @contextmanager
@@ -64,7 +69,7 @@ def answer(
             if response.status_code not in accept:
                 raise _refusal(response, address)
             yield response
-    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, httpx2.DecodingError) as error:
         raise InputError(f"cannot read {address.where}: {error}") from error
 
 
@@ -75,7 +80,7 @@ def _refusal(response: httpx2.Response, address: Address) -> Exception:
     if status in (401, 403):
         return InputError(f"access to {address.where} is refused (HTTP {status}): {address.credentials}")
     if status in (404, 410):
-        return InputError(f"{address.where} is not there (HTTP {status}): check the address, or put the file back")
+        return InputError(f"{address.where} is not there (HTTP {status}): {address.gone}")
     if status == 416:
         return InputError(f"{address.where} is shorter than when it was discovered: it counts as a new shard")
     return InputError(f"cannot read {address.where}: the server answers HTTP {status}")

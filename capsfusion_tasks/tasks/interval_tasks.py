@@ -27,6 +27,8 @@ from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Existing, Shard, Unit
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.shards.listing import source_bytes
+from capsfusion_tasks.shards.sources import configured_sources, opened
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.export import export_captions
 from capsfusion_tasks.tasks.report import report_interval
@@ -52,7 +54,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     replace. ``relist`` adds to a frozen list what its sources have now; ``replan`` as for ``plan``.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
-    sources = discovery.sources(settings)
+    sources = configured_sources(settings)
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)
     if planned:
@@ -80,7 +82,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     _require_pull_rules(context, interval, but=ids)
     if shards:
         with ledger.staging_lock(engine, storage.root):
-            bucket_count(storage, settings, lambda: discovery.source_bytes(sources))
+            bucket_count(storage, settings, lambda: source_bytes(sources))
     with engine.begin() as connection:
         ledger.record_shards(connection, shards)
     return shards
@@ -114,7 +116,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
     try:
         counts = split_counts(shard, storage, settings)
         if counts is None:  # else the shard need not be fetched again, nor be there still
-            with discovery.source_of(shard, settings).open(shard) as stream:
+            with opened(shard, settings) as stream:
                 counts = split_shard(stream, shard, storage, settings)
     except (InputError, NotReadyError) as error:
         with engine.begin() as connection:

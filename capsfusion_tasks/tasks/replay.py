@@ -20,7 +20,8 @@ from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
 from capsfusion_tasks.planning.plan import OnEstimate, plan_units
 from capsfusion_tasks.schemas import Existing, Replay, Unit
-from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.shards.listing import source_bytes
+from capsfusion_tasks.shards.sources import configured_sources
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.report import report_replay
@@ -72,7 +73,7 @@ def _fix_buckets(context: Context) -> None:
     """An empty staging area gets its buckets as a run's discovery would give them."""
     settings, storage = context.settings, context.storage
     with ledger.staging_lock(context.warehouse.engine, storage.root):
-        bucket_count(storage, settings, lambda: discovery.source_bytes(discovery.sources(settings)))
+        bucket_count(storage, settings, lambda: source_bytes(configured_sources(settings)))
 
 
 def _select(context: Context, connection: Connection, replay: Replay, existing: Existing) -> list[NewPairs]:

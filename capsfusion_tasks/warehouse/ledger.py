@@ -32,7 +32,7 @@ def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
     statement = insert(shards).on_conflict_do_update(
         index_elements=["source", "path", "etag"], set_={"seen_at": func.now()}
     )
-    connection.execute(statement, [shard.model_dump(exclude={"revision"}) for shard in found])
+    connection.execute(statement, [shard.model_dump(exclude={"revision", "problem"}) for shard in found])
 
 
 def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval) -> set[str]:
@@ -42,7 +42,7 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
     """
     if not late:
         return set()
-    rows = [{**shard.model_dump(exclude={"revision"}), "adopted_by": interval.key} for shard in late]
+    rows = [{**shard.model_dump(exclude={"revision", "problem"}), "adopted_by": interval.key} for shard in late]
     taken = func.coalesce(shards.c.adopted_by, interval.key)
     connection.execute(
         insert(shards).on_conflict_do_update(index_elements=["source", "path", "etag"], set_={"adopted_by": taken}),

@@ -18,7 +18,8 @@ from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.fusion import chunks, launcher
 from capsfusion_tasks.schemas import CAPTION, FUSED, Unit
 from capsfusion_tasks.settings import Interval, Settings, load_settings
-from capsfusion_tasks.shards.discovery import open_source
+from capsfusion_tasks.shards.discovery import discover
+from capsfusion_tasks.shards.sources import SideSource, open_source
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from tests.faults import disks
@@ -167,9 +168,7 @@ def test_scratch_has_no_room_for_a_download(disk: Path, tmp_path: Path) -> None:
     with WebServer().running() as web:
         web.files = {"/list.txt": File(b"a.parquet\n"), "/a.parquet": File(content, arrived=DAYS.start)}
         source = open_source(f"{web.url}/list.txt", load_settings(scratch=disk / "scratch"))
-        [shard] = interval_tasks.discovery.discover(
-            {"laion_2b": interval_tasks.discovery.SideSource(source, lambda path: True)}, DAYS, Storage(str(tmp_path))
-        )
+        [shard] = discover({"laion_2b": SideSource(source, lambda path: True)}, DAYS, Storage(str(tmp_path)))
         disks.fill(disk, leave=1 << 20)
         with pytest.raises(NotReadyError, match=rf"it needs 0\.00 GB more .* free in {disk}/scratch/\S+: make room"):
             source.open(shard).__enter__()
