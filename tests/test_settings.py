@@ -77,7 +77,7 @@ def test_what_is_no_path_stays(monkeypatch: pytest.MonkeyPatch, name: str, given
         ("RULES", "{", "CAPSFUSION_RULES is not JSON"),
         ("GATE__XYZ", "1", "CAPSFUSION_GATE__XYZ is no setting: see docs/settings.md"),
         ("RULES__MIN_WORD", "1", "CAPSFUSION_RULES__MIN_WORD is no setting: did you mean CAPSFUSION_RULES__MIN_WORDS?"),
-        ("LAION2B_INCLUDE", "[a]", "CAPSFUSION_LAION2B_INCLUDE is '[a]': it starts with [ and is no JSON list"),
+        ("LAION2B_INCLUDE", '["a"', """CAPSFUSION_LAION2B_INCLUDE is '["a"': it starts with [ and is no JSON list"""),
         ("STAGING", "s3:/b/p", "CAPSFUSION_STAGING is 's3:/b/p': there is no // after s3:; write s3://b/p"),
         ("HOME", " ", "CAPSFUSION_HOME is '': it is empty; give a path"),
         ("HOME", "~nobody-of-this-name/x", "this system knows no such home folder"),

@@ -146,8 +146,8 @@ class Progress:
     def wait_for_all(self, on_progress: Callable[[], None]) -> None:
         """Go on reporting until the rows of all ranks are in files; some may be on other nodes."""
         before = -1
-        while (total := self._pairs.total()) is None or (done := self._written()) < total:
-            if done > before:
+        while (total := self._pairs.total()) is None or self._written() < total:
+            if (done := self._written()) > before:
                 on_progress()
             before = done
             time.sleep(_POLL_SECONDS)
