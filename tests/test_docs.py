@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
+from capsfusion_tasks.validation.rules import FLAGS, REASONS
+from capsfusion_tasks.warehouse.tables import metadata
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,3 +52,14 @@ def test_make_targets_of_readme_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"make ([a-z][a-z-]*)", (ROOT / "README.md").read_text()))
     assert {"demo", "test"} <= named <= targets
+
+
+def test_the_validation_page_names_every_reason_and_flag() -> None:
+    page = (ROOT / "docs" / "validation.md").read_text()
+    assert [name for name in (*REASONS, *(flag.__name__ for flag in FLAGS)) if f"`{name}`" not in page] == []
+
+
+def test_the_page_of_queries_names_every_table() -> None:
+    page = (ROOT / "docs" / "queries.md").read_text().split("## Which tables are there?")[1].split("## ")[0]
+    listed = set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
+    assert listed == {"captions", *(table.name for table in metadata.sorted_tables)}

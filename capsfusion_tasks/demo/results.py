@@ -110,9 +110,10 @@ def _short(caption: str) -> str:
 
 def show_next_steps(settings: Settings, console: Console) -> None:
     """Print commands that work as typed in this shell and folder."""
-    program = "capsfusion" if shutil.which("capsfusion") else str(Path(sys.executable).with_name("capsfusion"))
-    if Path.cwd() in Path(program).parents:
-        program = str(Path(program).relative_to(Path.cwd()))
+    installed = Path(sys.executable).with_name("capsfusion")
+    program = str(installed.relative_to(Path.cwd()) if Path.cwd() in installed.parents else installed)
+    if (found := shutil.which("capsfusion")) and Path(found) == installed:  # another installation may be on the path
+        program = "capsfusion"
     here = program if settings.home == Path(".capsfusion").absolute() else f"CAPSFUSION_HOME={settings.home} {program}"
     console.print("\nGo on with", style="bold")
     for purpose, command in (
