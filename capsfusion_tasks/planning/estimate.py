@@ -1,6 +1,6 @@
-"""What fusing will take: GPU hours, cost and time, from measured rates; and the budget that a run must keep.
+"""Estimates what fusing takes (GPU hours, cost, time) from measured rates, and checks it against a budget.
 
-A GPU hour is an hour of one device, a rank's: with four GPUs, four pass in an hour. A rank on a CPU counts as one.
+A GPU hour is an hour of one GPU, or of one rank on a CPU: four GPUs use four GPU hours in an hour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from capsfusion_tasks.warehouse.fusions import EarlierFusion
 from capsfusion_tasks.warehouse.rates import Measured, Spread
 
 TOKENS_PER_ROW = 195  # estimated, prompt and caption: the mean of 10,000 published pairs
-# Model and engine → rows per second of one device and whose figure that is: what is taken while no unit of a fusion is
+# Model and engine → rows per second of one device, and the source of that figure. Used until a unit of the fusion is
 # measured.
 BENCHMARKS = {
     ("BAAI/CapsFus-LLaMA", "native"): (
@@ -45,12 +45,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Rate:
-    """What one device does in a second, in estimated tokens; ``source`` tells where the figure is from."""
+    """Estimated tokens that one device fuses in a second. ``source`` says where the figure is from."""
 
     tokens_per_second: Spread
     source: str
-    # Real tokens over estimated ones, of the units that were measured. No error of the hours: rates are measured in
-    # estimated tokens, too.
+    # Real over estimated tokens of the measured units. The hours do not depend on it: rates are in estimated tokens.
     tokens_real: Spread | None = None
 
 
@@ -60,7 +59,7 @@ def measured_rate(found: Measured) -> Rate:
 
 
 def benchmark_rate(model: str, engine: str) -> Rate | None:
-    """The figure to go by while nothing is measured; None for a model that has none with this engine."""
+    """The rate to use while nothing is measured. None: there is no benchmark of this model with this engine."""
     if (model, engine) not in BENCHMARKS:
         return None
     rows_per_second, source = BENCHMARKS[model, engine]
@@ -73,12 +72,12 @@ def given_rate(rows_per_second: float, source: str) -> Rate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be fused and what it will take; hours and cost are None where no rate is known."""
+    """Work to fuse and what it takes. Hours and cost are None if no rate is known."""
 
-    work: Mapping[str, Work]  # where it stands → how much
+    work: Mapping[str, Work]  # stage, as "paired, not planned" → work in it
     rate: Rate | None
     now: datetime
-    gpus: int | None = None  # devices that work in parallel; None: no time is foretold
+    gpus: int | None = None  # devices that work in parallel; None: no finish time is estimated
     price: float | None = None  # of a GPU hour
     unpaired_shards: int = 0  # discovered, and not in ``work``
     unpaired_bytes: int = 0
@@ -174,13 +173,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may take at most; None: anything."""
+    """The most that a run may take. None: no limit."""
 
     max_gpu_hours: float | None = None
     max_cost: float | None = None
 
     def check(self, estimate: Estimate) -> None:
-        """Raise InputError, with the estimate and what to do, where it is more than the budget."""
+        """Raise InputError, with the estimate and what to do, if it exceeds the budget."""
         if self.max_cost is not None and estimate.price is None:
             raise InputError("max_cost is set, and no price: set CAPSFUSION_GPU_HOUR_PRICE, or max_gpu_hours instead")
         total = estimate.total

@@ -1,4 +1,4 @@
-"""Which pairs are new: those that no unit in flight has, and the warehouse neither."""
+"""Finds new pairs: those that are neither in the warehouse nor in an unfinished unit."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ BUCKETS_KEY = "capsfusion.buckets"  # in the footer of a unit's pairs: the bucke
 
 @dataclass(frozen=True)
 class NewPairs:
-    """Which rows of a file of pairs are to be fused: their numbers and estimated tokens, [rows] each.
+    """Rows of a file of pairs that are new: row numbers and estimated tokens, [rows] each.
 
-    ``taken``: how many of the others are fused already, or about to be.
+    ``taken``: number of other rows, which are fused already or in an unfinished unit.
     """
 
     path: str
@@ -40,7 +40,7 @@ class NewPairs:
 
 
 class PairsInFlight:
-    """The pairs of units that are planned and not loaded, read by bucket: all of them are too many to hold."""
+    """The pairs of unfinished units, read bucket by bucket: all of them may not fit in memory."""
 
     def __init__(self, storage: Storage, unit_ids: Iterable[str]) -> None:
         self.storage = storage
@@ -50,7 +50,7 @@ class PairsInFlight:
                 self._units[bucket].append(path)
 
     def of(self, path: str) -> pa.Array:
-        """Those that may be in the file of pairs ``path``: pair_ids, binary(16)."""
+        """Ids of the pairs in flight that may be in the file ``path``: binary(16)."""
         bucket = bucket_of(path)
         if bucket == layout.ANY_BUCKET:
             units = sorted(set().union(*self._units.values()))
@@ -68,11 +68,10 @@ def new_pairs(
     limit: int | None,
     rules: PullRules | None = None,
 ) -> list[NewPairs]:
-    """The work's pairs that nobody has fused or is about to fuse, at most ``limit``, ordered by bucket and pair_id.
+    """The work's new pairs, at most ``limit``, ordered by bucket and pair_id.
 
-    ``is_known`` tells for pair_ids, [rows] binary(16), which the warehouse has (None: take them all). ``in_flight``
-    are the units that are planned and not loaded. Raises InputError where pairs were made with other rules than
-    ``rules``.
+    ``is_known`` says for pair_ids, [rows] binary(16), which are in the warehouse; None: take all. ``in_flight`` are the
+    unfinished units. Raises InputError if pairs were made with other rules than ``rules``.
     """
     taken = PairsInFlight(storage, in_flight)
     found, left = [], limit

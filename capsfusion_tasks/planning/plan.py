@@ -1,6 +1,6 @@
-"""How pairs become work units, a run's or a replay's: under a lock, within a budget, entered in the ledger.
+"""Plans the work units of an interval or a replay, and estimates what all waiting work takes.
 
-And what is waiting to become that, and how long it will take.
+Planning holds a lock, keeps to a budget, and registers the units in the ledger.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def plan_units(
     needs_gpu: bool = True,
     replan: bool = False,
 ) -> list[Unit]:
-    """The units to fuse: those that an earlier try of ``work`` left unfinished, else new ones of ``find_pairs``.
+    """The units to fuse: the unfinished ones of an earlier try, or else new ones with the pairs of ``find_pairs``.
 
-    Raises InputError, and plans nothing, where fusing them is estimated to take more than ``budget``; ``on_estimate``
-    gets the estimate before that. Without ``needs_gpu`` the captions are there, and it takes nothing.
+    Raises InputError and plans nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate first.
+    Without ``needs_gpu`` the captions exist already, and the estimate is zero.
 
-    Units of an interval that were cut from pairs of other pull rules are dropped and cut anew. Where one of them is
-    begun, it raises InputError instead, unless ``replan`` is set.
+    Units whose pairs were made with other pull rules are dropped and planned again. If one of them was started, this
+    raises InputError instead, unless ``replan`` is set.
     """
     settings, storage, decoding = context.settings, context.storage, context.decoding
     rules = PullRules.of(settings)
@@ -72,8 +72,8 @@ def plan_units(
     about = {"prompt_template": PROMPT_TEMPLATE, "max_prompt_tokens": MAX_PROMPT_TOKENS}
     with context.warehouse.engine.begin() as connection:
         fusions.register(connection, decoding, about)
-    # The lock makes planning serial for a fusion, and its transaction makes the new units appear at once: two runs that
-    # found the same pair cannot both plan it.
+    # Two runs that found the same pair must not both plan it: the lock admits one at a time, and the units become
+    # visible together, when its transaction commits.
     with ledger.planning_lock(context.warehouse.engine, decoding.fusion_id) as connection:
         planned = ledger.units_of(connection, decoding.fusion_id, work)
         if isinstance(work, Interval) and outdated(planned, storage, settings, work, replan):
@@ -117,17 +117,17 @@ def plan_units(
 def outdated(
     planned: list[tuple[Unit, str]], storage: Storage, settings: Settings, interval: Interval, replan: bool = False
 ) -> bool:
-    """Whether units of ``planned`` that are not loaded have pairs of other pull rules than those of now.
+    """Whether unfinished units of ``planned`` have pairs that were made with other pull rules than the current ones.
 
-    Raises InputError where one of these units is begun, unless ``replan`` is set.
+    Raises InputError if one of these units was started, unless ``replan`` is set.
     """
     rules = PullRules.of(settings)
     unfinished = [(unit, state) for unit, state in planned if state != "loaded"]
     if not unfinished:
         return False
-    made_with = unit_files.rules_of(storage, unfinished[0][0].unit_id)  # the others were cut with it
+    made_with = unit_files.rules_of(storage, unfinished[0][0].unit_id)  # one planning cut all of them
     if made_with is None:
-        for unit, _ in reversed(unfinished):  # the first, which is asked, at last
+        for unit, _ in reversed(unfinished):  # the first one last: a rerun after a crash reads it first
             unit_files.record_rules(storage, unit.unit_id, rules)
     if made_with is None or made_with == rules:
         return False
@@ -154,22 +154,22 @@ def estimate(
     gpus: int | None = None,
     rows_per_second: float | None = None,
 ) -> Estimate:
-    """What all that is waiting will take, or what is waiting of the intervals inside ``within``; plans nothing.
+    """Estimate all waiting work, or that of the intervals inside ``within``. Plans nothing.
 
-    ``gpus`` devices work in parallel. ``rows_per_second`` of one device, where it is given, goes before what is known.
+    ``gpus`` devices work in parallel. ``rows_per_second``, of one device, overrides the measured rate.
     """
     settings, storage, decoding = context.settings, context.storage, context.decoding
     seen = waiting.intervals(storage, within)
     if outdated_pairs := waiting.paired_with_others(storage, seen, PullRules.of(settings)):
         log.warning(
-            "the pairs of %d intervals were made with other settings than those of now, and count as they are: %s",
+            "the pairs of %d intervals were made with other settings. Make them again with: %s",
             len(outdated_pairs),
             outdated_pairs[0].command,
         )
     with context.warehouse.engine.begin() as connection:
         work = {
             "planned, not fused": Work(*rates.unfused(connection, decoding.fusion_id, within)),
-            "paired, not planned": unplanned(connection, storage, decoding.fusion_id, seen),
+            "paired, not planned": unplanned_work(connection, storage, decoding.fusion_id, seen),
         }
         rate = rate_of(connection, decoding, rows_per_second)
         earlier = fusions.earlier(connection, decoding)
@@ -192,8 +192,8 @@ def estimate(
     )
 
 
-def unplanned(connection: Connection, storage: Storage, fusion_id: str, intervals: list[Interval]) -> Work:
-    """The intervals' pairs that no unit has and the warehouse neither."""
+def unplanned_work(connection: Connection, storage: Storage, fusion_id: str, intervals: list[Interval]) -> Work:
+    """The pairs of the intervals that are neither in a unit nor in the warehouse."""
     unfinished = [
         interval
         for interval in intervals
@@ -202,11 +202,11 @@ def unplanned(connection: Connection, storage: Storage, fusion_id: str, interval
     if not unfinished:
         return Work(0, 0)
     known = partial(ledger.known_pairs, connection, fusion_id)
-    return Work(*waiting.unplanned(storage, unfinished, known, ledger.open_units(connection, fusion_id)))
+    return Work(*waiting.count_new_pairs(storage, unfinished, known, ledger.open_units(connection, fusion_id)))
 
 
 def rate_of(connection: Connection, decoding: Decoding, rows_per_second: float | None = None) -> Rate | None:
-    """What a device does of this fusion: as given, as measured, or as a benchmark says; None: nobody knows."""
+    """The rate of one device for this fusion: the given one, the measured one, or a benchmark's. None: unknown."""
     if rows_per_second is not None:
         return given_rate(rows_per_second, "as given")
     measured = rates.measured(connection, decoding.fusion_id)

@@ -23,10 +23,10 @@ UNIT_TOKENS_AT_FIRST = 400_000  # while no rate is measured
 
 
 def choose_unit_tokens(total: int, tokens_per_second: float | None) -> int:
-    """How many of ``total`` estimated tokens make a good unit, where one device does ``tokens_per_second`` of them.
+    """Estimated tokens of a unit: half an hour of work for a device that does ``tokens_per_second``.
 
-    About half an hour's work; more where there would be over MAX_UNITS, but never over an hour's. While no rate is
-    known units stay small: what is then left is planned by the next run, which knows it.
+    More if there would be over MAX_UNITS units, but at most an hour's. While no rate is known, units are small; the
+    next run knows the rate and plans what is left.
     """
     if tokens_per_second is None:
         return UNIT_TOKENS_AT_FIRST
@@ -46,9 +46,9 @@ def cut_units(
 ) -> list[Unit]:
     """Publish ``pairs`` as work units of about ``unit_tokens`` estimated tokens each, and return them.
 
-    What goes beyond MAX_UNITS is left for another run. ``serial`` is the number of units that the work had before
-    under this fusion: a pair that is fused again must not come back as a unit of the same name. The units note
-    ``rules``, those of their pairs.
+    Pairs beyond MAX_UNITS units are left for another run. ``serial`` is the number of units that the work had before
+    under this fusion, so that a pair that is fused again is in a unit with another name. The units record ``rules``,
+    the pull rules of their pairs.
     """
     footer = rules.as_footer() if rules else {}
     units: list[Unit] = []
@@ -66,22 +66,22 @@ def cut_units(
 
 
 def rules_of(storage: Storage, unit_id: str) -> PullRules | None:
-    """The rules of the unit's pairs; None: none are noted, as for a replay's unit, or the file cannot be read."""
+    """The pull rules of the unit's pairs. None: not recorded, as for a replay's unit, or the file cannot be read."""
     try:
         return PullRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
-    except (pa.ArrowException, FileNotFoundError):  # fusing the unit says so
+    except (pa.ArrowException, FileNotFoundError):  # fusing the unit reports it
         return None
 
 
 def record_rules(storage: Storage, unit_id: str, rules: PullRules) -> None:
-    """Note ``rules`` with the pairs of a unit that an older version planned."""
+    """Record ``rules`` with the pairs of a unit that an earlier version planned."""
     path = layout.unit_pairs(unit_id)
     with suppress(pa.ArrowException, FileNotFoundError):
         storage.write_table(path, storage.read_table(path), rules.as_footer())
 
 
 def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[tuple[pa.Table, int, list[str]]]:
-    """Units' rows, tokens and buckets. All have about equal tokens, so that none is a small rest."""
+    """Rows, tokens and buckets of each unit. All units have about the same number of tokens."""
     total = sum(int(part.tokens.sum()) for part in pairs)
     target = total / max(1, -(-total // unit_tokens))
     parts: list[pa.Table] = []

@@ -1,4 +1,4 @@
-"""What lies in the staging area and is in no work unit yet, counted without planning it."""
+"""Counts pairs in the staging area that are in no work unit yet. Plans nothing."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from capsfusion_tasks.staging.storage import Storage
 
 
 def intervals(storage: Storage, within: Interval | None = None) -> list[Interval]:
-    """The intervals that discovery has seen: all, or those inside ``within``."""
+    """All intervals that were listed, or those inside ``within``."""
     return [interval for interval in shard_list.intervals(storage) if within is None or interval.is_within(within)]
 
 
 def paired_rows(storage: Storage, interval: Interval) -> int:
-    """Pairs of the interval, planned or not: from the footers of its files."""
+    """Number of pairs of the interval, planned or not, from the footers of its files."""
     return sum(storage.footer(path)[1] for path in storage.files(layout.pairs_folder(interval)))
 
 
 def paired_buckets(storage: Storage, interval: Interval) -> int:
-    """How many of the interval's buckets are joined."""
+    """Number of the interval's buckets that are joined."""
     return len(storage.files(layout.pairs_folder(interval)))
 
 
 def paired_with_others(storage: Storage, within: Iterable[Interval], rules: PullRules) -> list[Interval]:
-    """The intervals whose pairs were made with other rules: the next run of each makes them anew."""
+    """The intervals whose pairs were made with other rules. The next run of each makes its pairs again."""
     found = []
     for interval in within:
         if files := storage.files(layout.pairs_folder(interval)):
@@ -43,16 +43,16 @@ def paired_with_others(storage: Storage, within: Iterable[Interval], rules: Pull
     return found
 
 
-def unplanned(
+def count_new_pairs(
     storage: Storage,
     within: Iterable[Interval],
     is_known: Callable[[pa.ChunkedArray], pa.Array],
     in_flight: list[str],
 ) -> tuple[int, int]:
-    """Rows and estimated tokens of the intervals' pairs that no unit has and the warehouse neither.
+    """Rows and estimated tokens of the intervals' pairs that are neither in a unit nor in the warehouse.
 
-    ``is_known`` and ``in_flight`` as for ``planning.new_pairs``. A pair that several intervals have counts once; the
-    same bucket of all intervals is in memory at a time.
+    ``is_known`` and ``in_flight`` as for ``new_pairs``. A pair that is in several intervals counts once. Holds one
+    bucket of all intervals in memory at a time.
     """
     by_bucket: dict[str, list[str]] = defaultdict(list)
     for interval in within:

@@ -22,7 +22,7 @@ from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.planning import waiting
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
-from capsfusion_tasks.planning.plan import OnEstimate, outdated, plan_units, unplanned
+from capsfusion_tasks.planning.plan import OnEstimate, outdated, plan_units, unplanned_work
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Existing, Shard, Unit
 from capsfusion_tasks.settings import Interval
@@ -228,5 +228,5 @@ def report(context: Context, interval: Interval, fusion_id: str | None) -> dict[
     """
     shards = discovery.discovered(interval, context.storage)
     with context.warehouse.engine.begin() as connection:
-        left = unplanned(connection, context.storage, fusion_id, [interval]).rows if fusion_id else 0
+        left = unplanned_work(connection, context.storage, fusion_id, [interval]).rows if fusion_id else 0
         return report_interval(connection, interval, fusion_id, shards, unplanned=left).as_dict()
