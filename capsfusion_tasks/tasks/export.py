@@ -1,7 +1,7 @@
-"""The export: captions as Parquet files of a chosen size, and a manifest. Interrupted and repeated: the same files.
+"""Exports captions as Parquet files with a manifest. An interrupted export, repeated, writes the same files.
 
-``_export.json`` is written first and holds what is exported: the selection, and the state of the warehouse. Each
-finished file is entered there. When all are there, ``_manifest.json``, of the same form, takes its place.
+``_export.json`` is written first. It holds the selection, the state of the warehouse, and the files that are finished.
+When all files are finished, ``_manifest.json``, in the same format, replaces it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from capsfusion_tasks.warehouse import export as captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.export import FUSION, KEY, ExportSession, Selection, Snapshot
 
-# Readers of folders of Parquet files (pyarrow, Spark, …) pass over names that start with an underscore.
+# Readers of folders of Parquet files (pyarrow, Spark, …) skip names that start with an underscore.
 BEGUN, MANIFEST = "_export.json", "_manifest.json"
 ROWS_PER_FILE = 1_000_000
-ROW_GROUP_ROWS = 50_000  # some 15 MB of the published columns: what this writer and a reader hold at a time
+ROW_GROUP_ROWS = 50_000  # about 15 MB of the published columns, which the writer and a reader hold in memory
 _PART = re.compile(r"part-\d{5,}\.parquet")
 
 Overwrite = Literal["never", "outdated", "always"]
@@ -48,14 +48,14 @@ class Part(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What is exported, and the files of it that are there."""
+    """What is exported, and the files that are finished."""
 
     version: str = __version__
     selection: Selection
     rows_per_file: int
     query: str
     snapshot: Snapshot
-    columns: list[tuple[str, str]] = []  # in their order: name, Arrow type
+    columns: list[tuple[str, str]] = []  # name and Arrow type, in order
     files: list[Part] = []
 
     @computed_field  # type: ignore[prop-decorator]
@@ -80,11 +80,12 @@ def export_captions(
 ) -> Manifest:
     """Write the captions of ``selection`` to ``storage`` as part-00000.parquet, part-00001.parquet, …, by pair_id.
 
-    A second call goes on where the first was interrupted, with the captions that the warehouse had then; where all is
-    there it does nothing. ``overwrite`` begins anew: never, where the warehouse has other captions by now, or always.
+    A second call continues an interrupted export, with the captions that the warehouse had when it began. It does
+    nothing if the export is complete. ``overwrite`` says when to start again: never, if the warehouse has other
+    captions now (outdated), or always.
 
-    Raises InputError for a folder with another export or other files, and where captions of an interrupted export were
-    replaced meanwhile; NotReadyError where the warehouse or ``storage`` does not answer.
+    Raises InputError for a folder with another export or other files, and if captions of an interrupted export were
+    replaced since. Raises NotReadyError if the warehouse or ``storage`` does not answer.
     """
     try:
         with captions.export_session(warehouse, storage.path("")) as session:

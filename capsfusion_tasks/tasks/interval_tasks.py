@@ -48,10 +48,10 @@ BUCKETS_AT_ONCE = 3  # while one is read, another is joined and a third written
 
 
 def discover(context: Context, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
-    """The shards of the interval, now in the ledger, and late ones of intervals whose lists are frozen.
+    """List the shards of the interval, and late ones of other intervals, and register them in the ledger.
 
-    Raises InputError, before anything is pulled, for state that was made with other settings and that this run may not
-    replace. ``relist`` adds to a frozen list what its sources have now; ``replan`` as for ``plan``.
+    Raises InputError, before anything is pulled, if there is state from other settings that this run may not replace.
+    ``relist`` adds the shards that the sources have now to a frozen list. ``replan`` as for ``plan``.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     sources = configured_sources(settings)
@@ -89,7 +89,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
 
 
 def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> None:
-    """Take ``gone`` out of the buckets: they leave the interval's list. What other intervals have listed stays."""
+    """Take shards that leave the interval's list out of the buckets, unless another interval lists them."""
     storage = context.storage
     others = (one for one in waiting.intervals(storage) if one != interval)
     kept = {shard.shard_id for one in others for shard in discovery.discovered(one, storage)}
@@ -100,22 +100,22 @@ def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> N
 
 
 def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> None:
-    """Raise InputError where the buckets have shards that were pulled with other settings, ``but`` for these."""
+    """Raise InputError if the buckets have shards that were pulled with other settings, except ``but``."""
     seen = [interval, *waiting.intervals(context.storage)]
     everything = Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
     if everything == interval and but:
-        mend = "They are not in the sources of now: name an empty CAPSFUSION_STAGING"
+        mend = "They are not in the current sources: set CAPSFUSION_STAGING to an empty folder"
     else:
         mend = f"Pull and pair them again: {everything.command}"
     pulled.require_rules(context.storage, PullRules.of(context.settings), but=but, mend=mend)
 
 
 def pull(context: Context, shard: Shard) -> dict[str, Any]:
-    """Split the shard into hash buckets. A shard that cannot be used is marked failed in the ledger, with its error."""
+    """Split the shard into hash buckets. A shard that cannot be read is marked as failed in the ledger."""
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     try:
         counts = split_counts(shard, storage, settings)
-        if counts is None:  # else the shard need not be fetched again, nor be there still
+        if counts is None:  # otherwise the shard is pulled already, and may be gone from its source
             with opened(shard, settings) as stream:
                 counts = split_shard(stream, shard, storage, settings)
     except (InputError, NotReadyError) as error:
@@ -128,7 +128,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
 
 
 def bucket_groups(context: Context) -> list[list[int]]:
-    """The buckets that each pair task joins: the number of tasks grows with the bytes that were pulled so far."""
+    """The buckets of each pair task. The number of tasks grows with the bytes that were pulled so far."""
     settings = context.settings
     buckets = bucket_count(context.storage, settings)
     if settings.pair_tasks == "auto":
@@ -167,14 +167,13 @@ def plan(
     on_estimate: OnEstimate | None = None,
     replan: bool = False,
 ) -> list[Unit]:
-    """The units to fuse: those that an earlier try of this interval left unfinished, else new ones.
+    """The units to fuse: the unfinished ones of an earlier try of this interval, or else new ones.
 
-    Units that were planned with other settings for pulling and pairing are planned anew. Where one of them is begun,
-    it raises InputError instead; ``replan`` drops their work.
+    Units that were planned with other settings for pulling and pairing are planned again. If one of them was started,
+    this raises InputError instead; ``replan`` drops their work.
 
-    ``existing`` says what becomes of pairs that are fused already: skipped, or fused again and replaced. Raises
-    InputError, and plans nothing, where fusing them is estimated to take more than ``budget``; ``on_estimate`` gets the
-    estimate before that.
+    ``existing`` says what to do with pairs that are fused already: skip them, or fuse and replace them. Raises
+    InputError and plans nothing if the estimate exceeds ``budget``; ``on_estimate`` gets the estimate first.
     """
     fusion_id = context.decoding.fusion_id
 
@@ -201,7 +200,7 @@ def plan(
 
 
 def export(context: Context, interval: Interval, fusion_id: str, export_to: str) -> dict[str, Any]:
-    """The interval's captions as files in ``export_to/<fusion_id>/<interval>``; anew, where there are others now."""
+    """Write the interval's captions to ``export_to/<fusion_id>/<interval>``, again if captions were added since."""
     storage = Storage(f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}")
     selection = Selection(fusion_id=fusion_id, interval=interval)
     manifest = export_captions(context.warehouse, storage, selection, overwrite="outdated", say=log.info)
@@ -209,11 +208,10 @@ def export(context: Context, interval: Interval, fusion_id: str, export_to: str)
 
 
 def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[str, Any]:
-    """What is lost, doubled, half-written or stuck of the interval: ``findings``, as ``text`` and, with what was looked
-    at, as ``account``.
+    """Look for rows and files of the interval that are lost, doubled, incomplete or stuck.
 
-    Of one fusion, or of all where ``fusion_id`` is None. Shards and units that failed are left out: the report has
-    them.
+    Returns the ``findings``, also as ``text``, and what was examined as ``account``. Checks one fusion, or all if
+    ``fusion_id`` is None. Leaves out failed shards and units, which the report has.
     """
     found = run_checks(context.settings, Scope(interval=interval, fusion_id=fusion_id), footers=True)
     found.findings = [one for one in found.findings if one.rule not in ("shard-failed", "unit-failed")]
@@ -222,9 +220,9 @@ def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[s
 
 
 def report(context: Context, interval: Interval, fusion_id: str | None) -> dict[str, Any]:
-    """What came in and what came out: counts, ``failures``, and all of it as ``text``.
+    """Counts of what came in and what came out, and ``failures``, also as ``text``.
 
-    Of one fusion, or of all where ``fusion_id`` is None: nothing was planned.
+    Covers one fusion, or all if ``fusion_id`` is None because nothing was planned.
     """
     shards = discovery.discovered(interval, context.storage)
     with context.warehouse.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""The report stage: what came in, what came out, and why the rest did not, as text and as counts."""
+"""Reports: how many shards, rows and pairs came in, how many captions came out, and why the others did not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
 
 @dataclass(frozen=True)
 class Report:
-    """The funnel of an interval, or of everything; ``failures``: a line for each shard and unit that failed."""
+    """Counts of an interval, or of everything. ``failures`` has a line for each failed shard and unit."""
 
     sides: dict[str, SideSummary]
     units: dict[str, int]
@@ -26,7 +26,7 @@ class Report:
     failures: list[str]
     unplanned: int = 0  # pairs that are in no unit
     replayed: int = 0  # of the rejected
-    found: PlannedPairs | None = None  # by planning; None: nothing was planned
+    found: PlannedPairs | None = None  # what planning found; None: nothing was planned
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "text": self.text}
@@ -51,26 +51,26 @@ class Report:
             )
         if self.unplanned:
             lines.append(
-                f"left: {self.unplanned} pairs that are in no unit, for a limit or because a run has 1,024 units at"
-                " most; run the interval again to fuse them"
+                f"left: {self.unplanned} pairs that are in no unit, because of a limit or of the 1,024 units that a run"
+                " may have; run the interval again to fuse them"
             )
         if self.reasons:
             lines.append(f"rejected for: {_counts(self.reasons)}")
         if self.replayed:
-            lines.append(f"replayed: {self.replayed} of the rejected have left quarantine")
+            lines.append(f"replayed: {self.replayed} of the rejected captions have left quarantine")
         return "\n".join([*lines, *_speed(total), *self.failures])
 
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """What became of a replay's captions. ``moved`` are those that left quarantine for the accepted ones."""
+    """Counts of a replay. ``moved`` captions passed and left quarantine."""
 
-    replay_of: str  # whose rejected captions, …
-    fusion_id: str  # … and under which fusion they were fused again
+    replay_of: str  # fusion_id of the rejected captions
+    fusion_id: str  # under which they were fused again
     units: dict[str, int]
     summary: RunSummary
     moved: int
-    reasons: dict[str, int]  # of those that were rejected again
+    reasons: dict[str, int]  # of captions that were rejected again
     failures: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class ReplayReport:
             f"{': ' if self.reasons else ''}{_counts(self.reasons)}",
         ]
         if total.accepted != self.moved:
-            lines.append(f"besides: {total.accepted - self.moved} pass and had left quarantine by other ways")
+            lines.append(f"besides: {total.accepted - self.moved} pass and had left quarantine before")
         if total.waiting:
             lines.append(f"waiting: {total.waiting} in units that are not loaded")
         return "\n".join([*lines, *_speed(total), *self.failures])
@@ -115,13 +115,13 @@ def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> Rep
 def report_interval(
     connection: Connection, interval: Interval, fusion_id: str | None, shards: list[Shard], unplanned: int
 ) -> Report:
-    """The report of one interval under one fusion; ``shards`` are its own, ``unplanned`` its pairs in no unit."""
+    """The report of one interval under one fusion, with its ``shards`` and its ``unplanned`` pairs."""
     report = _report(connection, Scope(interval=interval, fusion_id=fusion_id), [shard.shard_id for shard in shards])
     return replace(report, unplanned=unplanned)
 
 
 def report_all(connection: Connection) -> Report:
-    """The report of everything the warehouse knows."""
+    """The report of everything in the warehouse."""
     return _report(connection, queries.EVERYTHING, None)
 
 
@@ -144,7 +144,7 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
 
 def _failed_units(connection: Connection, scope: Scope) -> list[str]:
     return [
-        printable(f"unit {unit_id} failed {tries} times, at last: {error}")
+        printable(f"unit {unit_id} failed {tries} times; the last error: {error}")
         for unit_id, tries, error in queries.failed_units(connection, scope)
     ]
 

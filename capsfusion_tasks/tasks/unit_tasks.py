@@ -46,14 +46,13 @@ def fuse_argv(context: Context, unit: Unit) -> list[str]:
 
 @contextmanager
 def at_work(context: Context, unit: Unit) -> Iterator[None]:
-    """Hold the unit's lock in the warehouse: it tells a unit that is being fused from one that is merely in that
-    state."""
+    """Hold the unit's lock in the warehouse, which tells a unit that is being fused from one whose task died."""
     with ownership.at_work(context.warehouse.engine, unit.unit_id):
         yield
 
 
 def fused_and_loaded(context: Context, unit: Unit) -> dict[str, Any] | None:
-    """The figures of a unit that is loaded, whose files may be gone; None: it is not loaded."""
+    """The figures of a loaded unit, whose files may be gone. None: the unit is not loaded."""
     loaded = _loaded(context, unit)
     return None if loaded is None else loaded.stats
 
@@ -70,7 +69,7 @@ def fuse_started(context: Context, unit: Unit) -> None:
 
 
 def _require_pull_rules(context: Context, unit: Unit) -> None:
-    """A task that is run again by itself must not load rows that the settings of now leave out."""
+    """Raise InputError if the unit has rows that the current settings would leave out, for a task that is run alone."""
     made_with, rules = unit_files.rules_of(context.storage, unit.unit_id), PullRules.of(context.settings)
     if made_with is not None and made_with != rules:
         raise InputError(
@@ -81,12 +80,12 @@ def _require_pull_rules(context: Context, unit: Unit) -> None:
 
 
 def is_fused(context: Context, unit: Unit) -> bool:
-    """Whether all of the unit's rows are in its chunks, so that no torchrun need be started."""
+    """Whether the unit's chunks have all of its rows: torchrun need not be started."""
     return chunk_files.what_is_missing(_fused(context, unit, ["row"]), unit.rows) is None
 
 
 def fuse_finished(context: Context, unit: Unit) -> dict[str, Any]:
-    """The unit's figures, added up from its chunks. Raises NotReadyError if a row is missing: another try fuses it."""
+    """Add up the unit's figures from its chunks. Raises NotReadyError if a row is missing: a retry fuses it."""
     folder = layout.chunks_folder(unit.unit_id)
     fused, total = chunk_files.figures(context.storage, folder, unit.fusion_id, unit.rows)
     if problem := chunk_files.what_is_missing(fused, unit.rows):
@@ -103,11 +102,10 @@ def fuse_failed(context: Context, unit: Unit, error: str) -> None:
 
 
 def validate(context: Context, unit: Unit, *, accept_rejections: bool = False) -> dict[str, Any]:
-    """A verdict and its reasons for each of the unit's captions; its counts only, where it is ``already_loaded``.
+    """Give each of the unit's captions a verdict and its reasons. A unit that is loaded already only has its counts.
 
-    Raises InputError where a row is not fused, and with the table of reasons where rejections are so many that nothing
-    may be loaded, unless they are accepted. The verdicts are published then too, to be looked at, and the ledger has
-    the error.
+    Raises InputError if a row is not fused. Raises it with the table of reasons if the gate closes on the unit's
+    rejections, unless they are accepted. The verdicts are published in either case, and the ledger gets the error.
     """
     if loaded := _loaded(context, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
@@ -150,19 +148,19 @@ def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str
 def _gate_error(context: Context, unit: Unit, tally: Tally, problem: str) -> str:
     summary = (
         f"{tally.rejected} of {tally.rows} captions of unit {unit.unit_id} are rejected ({tally.share:.1%}), and"
-        f" {problem}. Nothing of it is loaded. If this is as it should be, run it again with accept_rejections."
+        f" {problem}. Nothing of it is loaded. If that is right, run it again with accept_rejections."
         f" All verdicts: {context.settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit.unit_id)}"
     )
     return "\n".join([summary, *tally.lines()])
 
 
 def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_id: str | None = None) -> dict[str, Any]:
-    """The unit's rows and its mark in the warehouse, in one transaction; nothing, where it is loaded already.
+    """Load the unit's rows and mark it as loaded, in one transaction. Does nothing if it is loaded already.
 
-    With ``existing`` replace, and in a unit that was planned so, pairs that are loaded already give way. Raises
-    InputError where some are and do not, which the ledger then has.
+    If ``existing`` is replace, now or when the unit was planned, its rows replace pairs that are loaded already.
+    Otherwise such pairs raise InputError, which the ledger gets too.
     """
-    if loaded := _loaded(context, unit):  # asked first: its files may be gone
+    if loaded := _loaded(context, unit):  # first, because the files of a loaded unit may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
     _require_pull_rules(context, unit)
     rows = _validated(context, unit)
