@@ -1,7 +1,7 @@
 """LLaMA's tokenizer: sentencepiece on the model's own ``tokenizer.model``.
 
-transformers 5 turns a bare ``tokenizer.model`` into wrong ids for text with double spaces (3.7% of real prompts), and
-reads ``</s>`` inside a web caption as the control token. sentencepiece does neither.
+Not transformers 5: given only ``tokenizer.model``, it makes wrong ids of text with double spaces (3.7% of real prompts)
+and reads ``</s>`` inside a web caption as the control token.
 """
 
 from __future__ import annotations
