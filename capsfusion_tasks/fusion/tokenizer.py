@@ -20,8 +20,8 @@ _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a token in base64, 
 class LlamaTokenizer:
     """Text to token ids and back, as LLaMA was trained.
 
-    ``eos_id`` ends a caption (-1: it has none); ``pad_id`` only fills batches and is masked everywhere. Raises
-    InputError for a file that is no sentencepiece model, or one that lacks the token that begins a text (BOS).
+    ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills batches and is masked everywhere. Raises InputError
+    for a file that is no sentencepiece model, or that lacks the token for the start of a text (BOS) or for unknown text.
     """
 
     def __init__(self, model_file: Path | str) -> None:
@@ -32,6 +32,8 @@ class LlamaTokenizer:
         self.vocab_size: int = self._processor.vocab_size()
         if self.bos_id < 0:
             raise InputError(f"{model_file} has no token that begins a text (BOS): it is not LLaMA's tokenizer")
+        if self.pad_id < 0:
+            raise InputError(f"{model_file} has no token for unknown text: it is damaged. Download it again")
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Ids of ``text``; control tokens written out in it ("</s>") are encoded as text."""

@@ -108,8 +108,9 @@ def test_quantised_checkpoints_are_refused_with_that_word(folder: Path, config: 
             "is a tiktoken file, as of LLaMA 3",
         ),
         (b'{"version": "1.0"}', "is no sentencepiece model"),
+        (TOKENIZER.replace(b"\x18\x02", b"\x18\x01", 1), "has no token for unknown text"),  # the kind of <unk>
     ],
-    ids=["half", "a byte short", "empty", "pointer", "tiktoken", "tokenizer.json"],
+    ids=["half", "a byte short", "empty", "pointer", "tiktoken", "tokenizer.json", "a byte changed"],
 )
 def test_a_tokenizer_that_cannot_be_read_is_refused_in_one_line(folder: Path, content: bytes, reason: str) -> None:
     (folder / "tokenizer.model").write_bytes(content)

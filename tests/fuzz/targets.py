@@ -40,6 +40,7 @@ class Target:
     strategy: st.SearchStrategy[Any]
     holds: Callable[[Any], None]
     past: tuple[Any, ...] = ()
+    short: int = 40  # inputs in the suite
 
 
 # ---- shards ----
@@ -235,6 +236,6 @@ TARGETS = {
     "damaged-shards": Target(damaged_files(), read_damaged, past=(NAME_OF_BYTES,)),
     "json": Target(json_files(), lambda file: read_captions(*file)),
     "prompts": Target(st.tuples(TEXTS, TEXTS), make_prompt),
-    "model-folders": Target(model_folders(), fuse_with),
+    "model-folders": Target(model_folders(), fuse_with, short=8),
     "rules": Target(st.tuples(TEXTS, TEXTS, TEXTS), judge),
 }
