@@ -20,8 +20,8 @@ _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a token in base64, 
 class LlamaTokenizer:
     """Text to token ids and back, as LLaMA was trained.
 
-    ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills batches and is masked everywhere. Raises InputError
-    for a file that is no sentencepiece model, or that lacks the token for the start of a text (BOS) or for unknown text.
+    ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills batches and is masked everywhere. Raises
+    InputError for a file that is no sentencepiece model, or has no token for the start of a text (BOS) or unknown text.
     """
 
     def __init__(self, model_file: Path | str) -> None:
