@@ -59,4 +59,4 @@ def _load(file: Path) -> SentencePieceProcessor:
     try:
         return SentencePieceProcessor(model_proto=content)
     except (RuntimeError, OSError, ValueError) as error:
-        raise InputError(f"{file} is no sentencepiece model: {error}. It may be cut off: download it again") from error
+        raise InputError(f"{file} is no sentencepiece model, or is cut off: download it again") from error

@@ -15,9 +15,9 @@ from itertools import accumulate, islice
 
 import torch
 
-from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.engine import NOT_FINITE, Completion, Occupancy, Request, Requests
 from capsfusion_tasks.fusion.native import memory
+from capsfusion_tasks.fusion.native.config import check_positions
 from capsfusion_tasks.fusion.native.decoding import Decoded
 from capsfusion_tasks.fusion.native.memory import Room
 from capsfusion_tasks.fusion.native.model import Llama
@@ -52,11 +52,7 @@ class NativeEngine:
         prefix: Sequence[int],
         batch_size: int | None = None,
     ) -> None:
-        if max_prompt_tokens + max_new_tokens > model.max_positions:
-            raise InputError(
-                f"prompts of {max_prompt_tokens} and captions of {max_new_tokens} tokens do not fit the model's"
-                f" {model.max_positions} positions: choose shorter captions with --max-new-tokens"
-            )
+        check_positions(model.max_positions, max_prompt_tokens, max_new_tokens)
         self.model, self.num_beams, self.eos_ids = model, num_beams, tuple(eos_ids)
         self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
         self._prefix = Prefix.compute(model, prefix)
