@@ -73,10 +73,12 @@ class BeamSearch:
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         if self.beams == 1:
             return self._greedy_step(slots, length, log_probs)
-        b, c = self.beams, self.candidates
-        top, token = _top_k(log_probs, c)  # [K, B, C] of each beam
-        scores, choice = (top + self.scores[slots, :, None]).flatten(1).topk(c)  # [K, C] of all beams
-        parent, token = choice // c, token.flatten(1).gather(1, choice)  # [K, C]
+        b = self.beams
+        own = min(self.candidates, log_probs.shape[-1])  # O, candidates of one beam
+        c = min(self.candidates, b * own)  # C, of all beams
+        top, token = _top_k(log_probs, own)  # [K, B, O]
+        scores, choice = (top + self.scores[slots, :, None]).flatten(1).topk(c)  # [K, C]
+        parent, token = choice // own, token.flatten(1).gather(1, choice)  # [K, C]
         candidates = _append(_pick(self.tokens[slots], parent), length, token)  # [K, C, G]
         ends = self._is_eos(token) | (length == self.limit[slots])[:, None]  # [K, C]
 
