@@ -187,7 +187,7 @@ def fuse_with(found: tuple[str, list[Damage]]) -> None:
 def captions(folder: Path, engine: str) -> dict[int, tuple[list[int], str]] | None:
     """Each row's tokens and how it ended; None: the folder is refused, in one line."""
     try:
-        identify(load_settings(model=str(folder), engine=engine))
+        decide(load_settings(model=str(folder), engine=engine, home=folder.parent / "home"))
         model_folder(str(folder))
         check_model(folder, engine=engine)
         tokenizer = LlamaTokenizer(folder / "tokenizer.model")
