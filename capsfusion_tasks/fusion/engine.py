@@ -1,4 +1,4 @@
-"""Engines turn prompts into captions. ``complete_all`` retries what fails, and sets rows aside that fail alone."""
+"""What an engine is: it turns prompts into captions. ``complete_all`` retries failed rows, and sets bad ones aside."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """A row to fuse: its number, its prompt's token ids (BOS first), and a limit of its own below the engine's."""
+    """A row to fuse: its number, the token ids of its prompt (BOS first), and its own limit of new tokens, if any."""
 
     row: int
     prompt: list[int]
     max_new_tokens: int | None = None
 
     def limit(self, of_engine: int) -> int:
-        """How many tokens the row may get."""
+        """How many new tokens the row may get, where the engine allows ``of_engine``."""
         return of_engine if self.max_new_tokens is None else min(self.max_new_tokens, of_engine)
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A row's generated token ids, EOS counted in ``caption_tokens`` but not among ``token_ids``.
+    """A row's generated token ids. EOS counts in ``caption_tokens`` and is not among ``token_ids``.
 
     ``finish_reason`` is "stop" (EOS came), "length" (max_new_tokens came first) or "error: …" (no caption). ``score``
-    is the mean log-probability of a token, where the engine knows it.
+    is the mean log-probability of the tokens, where the engine computes it.
     """
 
     row: int
@@ -60,10 +60,10 @@ class Occupancy:
 
 
 class Requests(Protocol):
-    """Rows to fuse, which may still be on their way."""
+    """A source of rows to fuse. More of them may become ready later."""
 
     def take(self, most: int, *, wait: bool) -> list[Request]:
-        """At most ``most`` requests that are ready now. With ``wait`` none at all means that there are no more."""
+        """Up to ``most`` requests that are ready now. With ``wait``, an empty list means that there are no more."""
         ...
 
 
@@ -78,14 +78,14 @@ class StaticRequests:
 
 
 class Engine(Protocol):
-    """Generates captions: each request's, in any order. Takes requests as there is room for them."""
+    """Generates a caption for each request, in any order. Takes requests when it has room for them."""
 
     occupancy: Occupancy
 
     def generate(self, requests: Requests) -> Iterator[Completion]: ...
 
     def shrink(self) -> bool:
-        """Take fewer rows at once from now on. False where it is down to one."""
+        """Take fewer rows at once from now on. Returns False if it already takes one at a time."""
         ...
 
 

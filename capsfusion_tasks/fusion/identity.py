@@ -26,7 +26,7 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
     """
     local = Path(settings.model).is_dir()
     folder = model_folder(settings.model, weights=local)
-    check_model(folder, engine=settings.engine)
+    check_model(folder, engine=settings.engine, max_new_tokens=settings.max_new_tokens)
     commit = "" if local else folder.name  # …/snapshots/<commit>
     hub_name = settings.model.partition("@")[0]
     path = BUNDLED if folder == BUNDLED_MODEL else str(folder.absolute())

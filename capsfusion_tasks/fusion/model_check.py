@@ -6,22 +6,23 @@ from pathlib import Path
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.model_files import eos_token_ids, read_config
-from capsfusion_tasks.fusion.native.config import llama_config, llama_sizes
+from capsfusion_tasks.fusion.native.config import check_positions, llama_config, llama_sizes
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, build_prompt
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 
-def check_model(folder: Path, *, engine: str | None = None) -> None:
-    """Raise InputError where config.json, generation_config.json or tokenizer.model is damaged, or they contradict.
+def check_model(folder: Path, *, engine: str | None = None, max_new_tokens: int = 0) -> None:
+    """Raise InputError if config.json, generation_config.json or tokenizer.model is damaged, or if they do not fit.
 
-    With ``engine`` "native" also where that engine cannot run the model. Reads no weights.
+    With ``engine`` "native", also if that engine cannot run the model, or not for captions of ``max_new_tokens``. Reads
+    no weights.
     """
     config = read_config(folder)
     vocab_size = config.get("vocab_size")
     if config.get("model_type") == "llama":
         vocab_size = llama_sizes(folder, config).vocab_size
     if engine == "native":
-        llama_config(folder)
+        check_positions(llama_config(folder).max_position_embeddings, MAX_PROMPT_TOKENS, max_new_tokens)
     tokenizer = LlamaTokenizer(folder / "tokenizer.model")
     if type(vocab_size) is int and tokenizer.vocab_size > vocab_size:
         raise InputError(

@@ -12,7 +12,7 @@ from typing import Any
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.json_files import read_object
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
-from capsfusion_tasks.fusion.weight_files import HUB_PATTERNS, refuse_adapter, weight_files
+from capsfusion_tasks.fusion.weight_files import HUB_PATTERNS, check_start, refuse_adapter, weight_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
@@ -34,8 +34,8 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
         if not (folder / name).is_file():
             refuse_adapter(folder)
             raise InputError(f"{folder} has no {name}: it is no LLaMA checkpoint in Hugging Face's layout")
-    if weights:
-        weight_files(folder)
+    for file in weight_files(folder) if weights else ():
+        check_start(file)
     return folder
 
 

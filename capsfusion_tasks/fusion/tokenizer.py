@@ -1,7 +1,7 @@
 """LLaMA's tokenizer: sentencepiece on the model's own ``tokenizer.model``.
 
-transformers 5 turns a bare ``tokenizer.model`` into wrong ids for text with double spaces (3.7% of real prompts), and
-reads ``</s>`` inside a web caption as the control token. sentencepiece does neither.
+Not transformers 5: given only ``tokenizer.model``, it makes wrong ids of text with double spaces (3.7% of real prompts)
+and reads ``</s>`` inside a web caption as the control token.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a token in base64, 
 class LlamaTokenizer:
     """Text to token ids and back, as LLaMA was trained.
 
-    ``eos_id`` ends a caption (-1: it has none); ``pad_id`` only fills batches and is masked everywhere. Raises
-    InputError for a file that is no sentencepiece model, or one that lacks the token that begins a text (BOS).
+    ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills batches and is masked everywhere. Raises
+    InputError for a file that is no sentencepiece model, or has no token for the start of a text (BOS) or unknown text.
     """
 
     def __init__(self, model_file: Path | str) -> None:
@@ -32,6 +32,8 @@ class LlamaTokenizer:
         self.vocab_size: int = self._processor.vocab_size()
         if self.bos_id < 0:
             raise InputError(f"{model_file} has no token that begins a text (BOS): it is not LLaMA's tokenizer")
+        if self.pad_id < 0:
+            raise InputError(f"{model_file} has no token for unknown text: it is damaged. Download it again")
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Ids of ``text``; control tokens written out in it ("</s>") are encoded as text."""
@@ -57,4 +59,4 @@ def _load(file: Path) -> SentencePieceProcessor:
     try:
         return SentencePieceProcessor(model_proto=content)
     except (RuntimeError, OSError, ValueError) as error:
-        raise InputError(f"{file} is no sentencepiece model: {error}. It may be cut off: download it again") from error
+        raise InputError(f"{file} is no sentencepiece model, or is cut off: download it again") from error

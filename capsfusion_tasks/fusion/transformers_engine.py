@@ -67,6 +67,8 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
             for name, stored, expected in sorted(loading["mismatched_keys"])
         ],
     )
+    if model.config.is_encoder_decoder:
+        raise InputError(f"{folder}/config.json says is_encoder_decoder: captions come from models without an encoder")
     model = model.to(device).eval()
     refuse_not_finite(folder, {name: is_finite(weight.data) for name, weight in model.named_parameters()})
     # Else ``generate`` adds the checkpoint's own ways of decoding to those that it is given (repetition_penalty, say).

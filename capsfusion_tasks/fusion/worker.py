@@ -44,7 +44,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
     storage = Storage(job.staging)
     pairs = PairsInput(storage, job.pairs, job.piece_rows)
     folder = model_folder(job.model)
-    check_model(folder, engine=job.decoding.engine)
+    check_model(folder, engine=job.decoding.engine, max_new_tokens=job.decoding.max_new_tokens)
     tokenizer = LlamaTokenizer(folder / "tokenizer.model")
     feed = Feed(job, storage, pairs, store, tokenizer)
     # A retry with nothing left to do loads no model.

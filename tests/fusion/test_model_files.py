@@ -99,7 +99,7 @@ def test_quantised_checkpoints_are_refused_with_that_word(folder: Path, config: 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (TOKENIZER[: len(TOKENIZER) // 2], "is no sentencepiece model: .*cut off"),
+        (TOKENIZER[: len(TOKENIZER) // 2], "is no sentencepiece model, or is cut off: download it again"),
         (TOKENIZER[:-1], "is no sentencepiece model"),
         (b"", "is empty"),
         (POINTER, "is a Git LFS pointer"),
@@ -108,14 +108,22 @@ def test_quantised_checkpoints_are_refused_with_that_word(folder: Path, config: 
             "is a tiktoken file, as of LLaMA 3",
         ),
         (b'{"version": "1.0"}', "is no sentencepiece model"),
+        (TOKENIZER.replace(b"\x18\x02", b"\x18\x01", 1), "has no token for unknown text"),  # the kind of <unk>
     ],
-    ids=["half", "a byte short", "empty", "pointer", "tiktoken", "tokenizer.json"],
+    ids=["half", "a byte short", "empty", "pointer", "tiktoken", "tokenizer.json", "a byte changed"],
 )
 def test_a_tokenizer_that_cannot_be_read_is_refused_in_one_line(folder: Path, content: bytes, reason: str) -> None:
     (folder / "tokenizer.model").write_bytes(content)
     with pytest.raises(InputError, match=rf"^\S*/tokenizer\.model {reason}") as refused:
         check_model(folder)
     assert "\n" not in str(refused.value)
+
+
+def test_captions_that_do_not_fit_the_models_positions_are_refused_without_weights(folder: Path) -> None:
+    check_model(folder, engine="native", max_new_tokens=256)
+    with pytest.raises(InputError, match=r"captions of 257 tokens do not fit the model's 512 positions"):
+        check_model(folder, engine="native", max_new_tokens=257)
+    check_model(folder, engine="transformers", max_new_tokens=257)
 
 
 def trained(tmp_path: Path, vocab_size: int, **options: Any) -> bytes:
@@ -254,8 +262,9 @@ def test_a_folder_of_an_adapter_is_called_that(tmp_path: Path) -> None:
         lambda folder: (folder / "config.json").write_text("{"),
         lambda folder: (folder / "tokenizer.model").write_bytes(POINTER),
         lambda folder: change(folder / "config.json", vocab_size=100),
+        lambda folder: (folder / "model.safetensors").write_bytes(POINTER),
     ],
-    ids=["config", "tokenizer", "both"],
+    ids=["config", "tokenizer", "both", "weights"],
 )
 def test_a_model_is_checked_before_units_are_planned(folder: Path, damage: Callable[[Path], object]) -> None:
     shutil.copy(BUNDLED_MODEL / "model.safetensors", folder)

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capsfusion_tasks import BUNDLED_MODEL
-from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, build_prompt, clean_caption, prompt_tokens
+from capsfusion_tasks.fusion.prompt import (
+    MAX_PROMPT_TOKENS,
+    build_prompt,
+    clean_caption,
+    is_empty_caption,
+    prompt_tokens,
+)
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 # Digest of the ids of all 5,000 prompts. The slow LLaMA tokenizer of transformers 4.57.1, the kind that the paper's
@@ -84,6 +90,19 @@ def test_control_tokens_in_a_caption_are_text(tokenizer: LlamaTokenizer) -> None
 @pytest.mark.parametrize("text", ["emoji 👩\u200d🚀", "ab\u202c", "Ünïcode  double  space", "שלום"])
 def test_text_that_harms_nobody_stays(text: str) -> None:
     assert clean_caption(text) == text
+
+
+NOTHING = (None, "", " \n\t", "\x00\x1f\x85", "\u200b\u200d\ufeff\u2060", "\u00ad", "\ufe0f", "\u3164")
+
+
+@pytest.mark.parametrize("text", NOTHING)
+def test_a_caption_that_shows_nothing_is_empty(text: str | None) -> None:
+    assert is_empty_caption(text)
+
+
+@pytest.mark.parametrize("text", ["a", "\u200b7\u200b", "!", "❤️", "図", "ש", "\ue000", "\U0001fae8", "\ud800x"])
+def test_a_caption_that_shows_something_is_not_empty(text: str) -> None:
+    assert not is_empty_caption(text)
 
 
 @given(raw=st.text(), synthetic=st.text())

@@ -31,6 +31,7 @@ from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.validate import validate_table
+from tests.fuzz.models import fuse_with, model_folders
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
 
 
@@ -39,6 +40,7 @@ class Target:
     strategy: st.SearchStrategy[Any]
     holds: Callable[[Any], None]
     past: tuple[Any, ...] = ()
+    short: int = 40  # inputs in the suite
 
 
 # ---- shards ----
@@ -234,5 +236,6 @@ TARGETS = {
     "damaged-shards": Target(damaged_files(), read_damaged, past=(NAME_OF_BYTES,)),
     "json": Target(json_files(), lambda file: read_captions(*file)),
     "prompts": Target(st.tuples(TEXTS, TEXTS), make_prompt),
+    "model-folders": Target(model_folders(), fuse_with, short=8),
     "rules": Target(st.tuples(TEXTS, TEXTS, TEXTS), judge),
 }

@@ -115,6 +115,15 @@ def llama_config(folder: Path) -> Sizes:
     return _scaled(folder) if rope_type in _SCALED else sizes
 
 
+def check_positions(positions: int, prompt_tokens: int, new_tokens: int) -> None:
+    """Raise InputError if prompts and captions of so many tokens do not fit the model's ``positions``."""
+    if prompt_tokens + new_tokens > positions:
+        raise InputError(
+            f"prompts of {prompt_tokens} and captions of {new_tokens} tokens do not fit the model's {positions}"
+            " positions: choose shorter captions with --max-new-tokens"
+        )
+
+
 def _cannot_run(folder: Path, problems: list[str]) -> InputError:
     return InputError(
         f"the native engine cannot run {folder}: {', '.join(problems)}. Choose the other one: --engine transformers"
