@@ -38,6 +38,8 @@ class HttpSource:
             url = httpx2.URL(uri)
         except httpx2.InvalidURL as error:
             raise InputError(f"cannot read shards from {uri.partition('?')[0]}: {error}") from error
+        if not url.host:
+            raise InputError(f"cannot read shards from {_without_query(url)}: it names no host")
         _refuse_login(url)  # the URI is stored with each shard
         self._scratch = scratch
         self._list = url

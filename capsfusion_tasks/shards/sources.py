@@ -39,7 +39,7 @@ def open_source(uri: str, settings: Settings) -> Source:
     refuse_credentials(uri)  # the URI is stored with each shard
     scheme, separator, path = uri.partition("://")
     # Each kind is imported where it is used: boto3 and huggingface_hub take longer to load than the whole command line.
-    if not separator or scheme == "file":
+    if (uri and not separator) or scheme == "file":
         return LocalSource(path if separator else uri)
     if scheme == "s3":
         from capsfusion_tasks.shards.s3 import S3Source
@@ -54,8 +54,8 @@ def open_source(uri: str, settings: Settings) -> Source:
 
         return HttpSource(uri, settings.scratch_folder)
     raise InputError(
-        f"cannot read shards from {uri}: give a folder, s3://bucket/prefix, hf://datasets/owner/name, "
-        "or the https:// address of a list of files"
+        f"cannot read shards from {uri or 'an empty address'}: give a folder, s3://bucket/prefix, "
+        "hf://datasets/owner/name, or the https:// address of a list of files"
     )
 
 
