@@ -322,6 +322,19 @@ def test_a_file_without_a_date_needs_a_list_that_gives_one(web: WebServer, scrat
     assert [shard.path for shard in discovered(web, scratch, "list.json")] == ["a.parquet"]
 
 
+def test_a_member_for_which_the_server_fails_is_left_out_and_a_server_that_is_down_is_waited_for(
+    web: WebServer, scratch: Path
+) -> None:
+    web.files = {f"/{n}.parquet": File(CONTENT, arrived=START, head_status=503 if n < 3 else 200) for n in range(5)}
+    web.files["/list.txt"] = File(b"".join(b"%d.parquet\n" % n for n in range(5)))
+    found = discovered(web, scratch)
+    assert [bool(shard.problem) for shard in found] == [True, True, True, False, False]
+    assert found[0].problem.endswith("/0.parquet: the server answers HTTP 503 (try 6 of 6): try again later")
+    web.files["/3.parquet"].head_status = 503
+    with pytest.raises(NotReadyError, match=r"/3\.parquet: the server answers HTTP 503"):
+        discovered(web, scratch)
+
+
 @pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 -0100", "Sat, 01 Jan 10000 00:00:00 GMT", "yesterday"])
 def test_a_date_that_no_calendar_has_is_none(date: str) -> None:
     assert http_date(date) is None
