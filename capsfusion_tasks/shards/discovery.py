@@ -1,4 +1,4 @@
-"""Which shards belong to an interval: those that arrived in it, frozen when they are found after its end."""
+"""Which shards belong to an interval: those that arrived in it. The list is frozen after the interval's end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def discover(
     if known and (before := listed.made_from(now)) != now and not relist:
         _require_no_units(interval, before, now, units)
         known, frozen, leaving = [], False, listed.shards
-    over = datetime.now(UTC) >= interval.end  # asked before the listing: what arrives during it may be missing from it
+    over = datetime.now(UTC) >= interval.end  # read before the listing, which may miss files that arrive during it
     to_list = {side: place for side, place in sources.items() if not frozen or side in listed.incomplete}
     there = {side: listed_shards(side, place, interval) for side, place in to_list.items()}
     arrived = [shard for shards in there.values() for shard in shards]
@@ -62,10 +62,10 @@ def discover(
         late = _late(arrived, interval, storage, now)
     claimed = claim(late)
     found = {shard.shard_id: shard for shard in [*own, *(shard for shard in late if shard.shard_id in claimed)]}
-    found |= {shard.shard_id: shard for shard in known}  # as they were: their rows may be pulled and paired
+    found |= {shard.shard_id: shard for shard in known}  # unchanged: their rows may be pulled and paired
     shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
     if gone := [shard for shard in leaving if shard.shard_id not in found]:
-        remove(gone)  # before the list forgets them: every join reads what lies in the buckets
+        remove(gone)  # before the list drops them: every join reads all bucket files
     made = ShardList(
         frozen=frozen or over, shards=shards, sources=now, empty=tuple(side for side in there if not there[side])
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pyarrow as pa
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import retrying
@@ -23,6 +23,7 @@ from capsfusion_tasks.shards.web_list import Entry, read_list
 
 _SHA256 = "sha256:"
 _CONNECTIONS = 8
+_MOST_FAILURES = 3  # members for which the server fails: with more the server itself is down
 
 
 class HttpSource:
@@ -38,6 +39,8 @@ class HttpSource:
             url = httpx2.URL(uri)
         except httpx2.InvalidURL as error:
             raise InputError(f"cannot read shards from {uri.partition('?')[0]}: {error}") from error
+        if not url.host:
+            raise InputError(f"cannot read shards from {_without_query(url)}: it names no host")
         _refuse_login(url)  # the URI is stored with each shard
         self._scratch = scratch
         self._list = url
@@ -46,7 +49,17 @@ class HttpSource:
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
         with web.client() as client, ThreadPoolExecutor(_CONNECTIONS) as pool:
             entries = {path: entry for path, entry in self._entries(client).items() if wanted(path.rstrip("?"))}
-            yield from pool.map(lambda path: self._describe(client, path, entries[path]), entries)
+            described = {path: pool.submit(self._describe, client, path, entry) for path, entry in entries.items()}
+            failures = 0
+            for path, future in described.items():
+                found = future.result()
+                if isinstance(found, NotReadyError):
+                    failures += 1
+                    if failures > _MOST_FAILURES:
+                        pool.shutdown(cancel_futures=True)
+                        raise found
+                    found = Unreadable(path, str(found), entries[path].arrived_at)
+                yield found
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[pa.NativeFile]:
@@ -101,7 +114,7 @@ class HttpSource:
             self._url(relative)
         return {path: found[path] for path in sorted(found)}
 
-    def _describe(self, client: httpx2.Client, path: str, entry: Entry) -> SourceFile | Unreadable:
+    def _describe(self, client: httpx2.Client, path: str, entry: Entry) -> SourceFile | Unreadable | NotReadyError:
         address = self._address(entry.url)
 
         def ask() -> SourceFile:
@@ -116,6 +129,8 @@ class HttpSource:
             return retrying(ask, address.where, on=web.BROKEN)
         except InputError as error:  # of this file alone
             return Unreadable(path, str(error), entry.arrived_at)
+        except NotReadyError as error:
+            return error
 
 
 def _netrc() -> str:

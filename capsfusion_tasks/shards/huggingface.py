@@ -40,8 +40,8 @@ _URI = re.compile(rf"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>{_REV
 class HubSource:
     """``hf://datasets/owner/name[@revision][/folder]``. A file arrives with the last commit that changed it.
 
-    The revision is resolved to a commit once per listing, and shards are read from that commit: what is committed later
-    changes neither. Token and endpoint are the hub's own: HF_TOKEN (or ``hf auth login``) and HF_ENDPOINT.
+    Each listing resolves the revision to a commit, and shards are read from that commit: later commits change neither.
+    Token and endpoint are those of the hub's own tools: HF_TOKEN (or ``hf auth login``) and HF_ENDPOINT.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:
@@ -52,7 +52,7 @@ class HubSource:
         self._revision = unquote(match["revision"] or constants.DEFAULT_REVISION)  # a branch may be my%2Fbranch
         self._folder = (match["folder"] or "").strip("/")
         self._scratch = scratch
-        # Not the library's constant: that is read when it is imported.
+        # The library's constant is read at its import, which may be before the variable is set.
         self._endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
         self.uri = uri.rstrip("/")
 
@@ -71,7 +71,7 @@ class HubSource:
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
         api = HfApi(endpoint=self._endpoint)
         info = self._ask(lambda: api.dataset_info(self._repo, revision=self._revision, timeout=60))
-        if info.gated:  # its files are listed for everybody, and refused only when they are read
+        if info.gated:  # everybody may list its files, but not read them
             self._ask(lambda: api.auth_check(self._repo, repo_type="dataset"))
         tree = self._ask(
             lambda: list(
@@ -84,7 +84,7 @@ class HubSource:
                     repo_type="dataset",
                 )
             ),
-            tries=1,  # huggingface_hub itself tries again here, page by page, and only here
+            tries=1,  # huggingface_hub retries this call itself, page by page, and no other
         )
         start = f"{self._folder}/" if self._folder else ""
         for entry in sorted(tree, key=lambda entry: entry.path):
@@ -118,7 +118,7 @@ class HubSource:
             yield stream
 
     def _ask(self, call: Callable[[], T], tries: int = TRIES) -> T:
-        """What the hub answers. Raises InputError for what it refuses, NotReadyError if it does not answer for long."""
+        """The hub's answer. Raises InputError for a refusal, NotReadyError if the hub does not answer."""
 
         def step() -> T:
             try:

@@ -1,4 +1,4 @@
-"""The shards of a source: its files as shards, those that cannot be read included."""
+"""A source's files as shards, including those that cannot be read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def source_bytes(sources: Mapping[Side, SideSource]) -> int:
 
 def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
     """The readable shards of the source, whenever they arrived."""
-    # Always the whole listing: a watermark by name or time would skip what sorts before it or is copied in later.
+    # Always the whole listing: a watermark by name or time would skip files that sort before it or are copied in later.
     for file in _nameable(place, place.wanted):
         if isinstance(file, SourceFile):
             yield _shard(side, place, file)
@@ -40,7 +40,7 @@ def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
 def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
     """All shards of the source. Unreadable ones of unknown time count as arrived in ``interval``.
 
-    Logs why there are none, of the source or of the interval.
+    Logs why the source has no shard, or when its shards arrived if none did in ``interval``.
     """
     passed_over = PassedOver(place.wanted)
     shards = [
@@ -107,5 +107,5 @@ def _nameable(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[Sour
 
 
 def shard_id(source: str, path: str, etag: str) -> str:
-    """A shard's name in file names and in the warehouse: a digest of what tells shards apart."""
+    """The shard's id in file names and in the warehouse: a digest of its identity."""
     return hashlib.blake2b(f"{source}\0{path}\0{etag}".encode(), digest_size=8).hexdigest()

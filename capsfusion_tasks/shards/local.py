@@ -14,9 +14,8 @@ import pyarrow as pa
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards.failures import system_error, system_errors
+from capsfusion_tasks.shards.patterns import is_hidden
 from capsfusion_tasks.shards.source import SourceFile, Unreadable
-
-_Inode = tuple[int, int]  # device and number
 
 
 class LocalSource:
@@ -33,22 +32,28 @@ class LocalSource:
             if not self._folder.is_dir():
                 raise InputError(f"no folder {self.uri}: create it, or name the folder in which shards arrive")
             os.listdir(self._folder)
-        folders: list[tuple[str, frozenset[_Inode]]] = [("", frozenset())]  # with the folders that each lies in
-        while folders:
-            path, above = folders.pop()
+        # Each folder is listed once, and links come last: a link back never ends, and latest → v3 would double shards.
+        folders, links, visited = [""], list[str](), set[tuple[int, int]]()
+        while folders or links:
+            path = folders.pop() if folders else links.pop(0)
             try:
                 status = os.stat(self._folder / path)
                 inode = (status.st_dev, status.st_ino)
-                if inode in above:  # a link to a folder that it lies in: it would go on for ever
+                if inode in visited:
                     continue
+                visited.add(inode)
                 with os.scandir(self._folder / path) as found:
                     entries = sorted(found, key=lambda entry: entry.name)
             except OSError as error:
-                if os.path.basename(path.rstrip("/")) != "lost+found":  # the file system's own, which root alone reads
+                removed = isinstance(error, FileNotFoundError)  # since its own folder was listed
+                if not removed and os.path.basename(path.rstrip("/")) != "lost+found":  # which root alone may read
                     yield self._unreadable(path, error)
                 continue
             for entry in entries:
                 below = path + entry.name
+                if is_hidden(entry.name):  # a folder is not entered: a link from elsewhere may still lead there
+                    wanted(below)  # which counts it
+                    continue
                 try:
                     status = entry.stat()
                 except OSError as error:
@@ -59,7 +64,7 @@ class LocalSource:
                         yield self._unreadable(below, error, dead_link)
                     continue
                 if stat.S_ISDIR(status.st_mode):
-                    folders.append((f"{below}/", above | {inode}))
+                    (links if entry.is_symlink() else folders).append(f"{below}/")
                 elif wanted(below) and stat.S_ISREG(status.st_mode):
                     yield self._describe(below, status)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from capsfusion_tasks.errors import printable
 from capsfusion_tasks.shards.patterns import is_hidden
 
-_HIDDEN = "begin with . or _, or lie in such a folder"
+_HIDDEN = "or folders begin with . or _"
 _NO_MATCH = "do not match the side's include and exclude patterns"
 
 

@@ -1,4 +1,4 @@
-"""Shards in a bucket: S3, or a store that speaks its protocol. They are read in place, by ranges, without a copy."""
+"""Shards in a bucket of S3, or of a store with its protocol. They are read in place, by ranges, without a copy."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from capsfusion_tasks.shards.retries import retrying
 from capsfusion_tasks.shards.s3_errors import ARCHIVED, archived, explained, not_s3
 from capsfusion_tasks.shards.source import SourceFile
 
-_PIECE_BYTES = 8 << 20  # of a large read; pieces come in parallel, because one S3 connection fills no network card
+_PIECE_BYTES = 8 << 20  # large reads are split into pieces, in parallel: one S3 connection does not fill a network card
 _CONNECTIONS = 8
-# What boto3 retries by itself covers everything up to the answer's head, not a body that breaks off.
+# boto3 retries requests up to the response's headers, but not a body that breaks off.
 _BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
 _PAYER = {"RequestPayer": "requester"}
 
@@ -32,8 +32,8 @@ class S3Source:
     """Objects below ``s3://bucket/prefix``. An object arrives at its LastModified.
 
     Region, endpoint and credentials are those of AWS's own tools: AWS_* variables, profiles, a machine's role. Without
-    credentials anywhere, requests are not signed: public buckets can be read so. Where ``requester_pays``, requests
-    say that whoever sends them pays.
+    any credentials, requests are not signed, which is enough for public buckets. ``requester_pays`` is needed for
+    buckets whose owner does not pay for requests.
     """
 
     def __init__(self, uri: str, *, requester_pays: bool = False) -> None:
@@ -64,7 +64,7 @@ class S3Source:
                 raise self._nothing_there(client)
 
     def _nothing_there(self, client: Any) -> InputError:
-        """Why there is no object below the prefix, which S3 itself does not tell from a prefix without any."""
+        """Why there is no object below the prefix: for S3, a misspelt prefix and an empty one are the same."""
         key = self._prefix.rstrip("/")
         if any(sign in key for sign in "*?["):
             return InputError(f"{self.uri} is a pattern: name the prefix, and put the pattern into INCLUDE")
@@ -105,7 +105,7 @@ class S3Source:
 
 
 class _Ranges(io.RawIOBase):
-    """A seekable file over ranged reads; a large read comes in pieces, in parallel."""
+    """A seekable file over ranged reads. A large read is split into pieces, in parallel."""
 
     def __init__(self, piece: Callable[[int, int], bytes], size: int, pool: ThreadPoolExecutor) -> None:
         self._piece, self._size, self._pool, self._position = piece, size, pool, 0
@@ -145,5 +145,5 @@ def _client() -> Any:
     session = boto3.session.Session()
     if session.get_credentials() is None:
         config = config.merge(Config(signature_version=UNSIGNED))
-    # Only listing and reading: where no region is set, S3 says with the first answer which one it is.
+    # Without a region, S3 names the bucket's in its first response, which is enough to list and read.
     return session.client("s3", region_name=session.region_name or "us-east-1", config=config)

@@ -1,4 +1,4 @@
-"""What an error of S3 means: a setting that is wrong, an object that cannot be read, or no answer now."""
+"""boto3's errors as InputError (a wrong setting, an unreadable object) or NotReadyError (S3 does not answer)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from botocore.parsers import ResponseParserError
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 
-# boto3's other errors, and the ValueErrors that it raises, are of the configuration: no later try will help.
+# Temporary. Other errors of boto3, and its ValueErrors, come from the configuration: a retry will not help.
 _NO_ANSWER = (
     boto.ConnectionError,
     boto.HTTPClientError,
@@ -34,7 +34,7 @@ ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
 
 @contextmanager
 def explained(where: str, *, is_listing: bool = False, requester_pays: bool = False) -> Iterator[None]:
-    """boto3's errors as InputError, or NotReadyError for what remains after its own retries."""
+    """Turn boto3's errors into InputError, or into NotReadyError for failures that remain after its retries."""
     try:
         yield
     except boto.ClientError as error:

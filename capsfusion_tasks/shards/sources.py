@@ -1,4 +1,4 @@
-"""Both sides' sources, as the settings name them, and the bytes of a shard."""
+"""Which sources the settings name, and how a shard is opened."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LFS_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 10
 
 @dataclass(frozen=True)
 class SideSource:
-    """Where a side's shards arrive, and which of the files there are shards: those ``wanted``, by ``patterns``."""
+    """Where a side's shards arrive. Files whose path is ``wanted`` are shards; ``patterns`` say which these are."""
 
     source: Source
     wanted: Callable[[str], bool]
@@ -35,11 +35,11 @@ class SideSource:
 
 
 def open_source(uri: str, settings: Settings) -> Source:
-    """The source that ``uri`` means. Raises InputError for a URI of another kind."""
-    refuse_credentials(uri)  # it is stored with each shard
+    """The source at ``uri``. Raises InputError for an unknown kind of URI."""
+    refuse_credentials(uri)  # the URI is stored with each shard
     scheme, separator, path = uri.partition("://")
     # Each kind is imported where it is used: boto3 and huggingface_hub take longer to load than the whole command line.
-    if not separator or scheme == "file":
+    if (uri and not separator) or scheme == "file":
         return LocalSource(path if separator else uri)
     if scheme == "s3":
         from capsfusion_tasks.shards.s3 import S3Source
@@ -54,15 +54,15 @@ def open_source(uri: str, settings: Settings) -> Source:
 
         return HttpSource(uri, settings.scratch_folder)
     raise InputError(
-        f"cannot read shards from {uri}: give a folder, s3://bucket/prefix, hf://datasets/owner/name, "
-        "or the https:// address of a list of files"
+        f"cannot read shards from {uri or 'an empty address'}: give a folder, s3://bucket/prefix, "
+        "hf://datasets/owner/name, or the https:// address of a list of files"
     )
 
 
 def source_of(shard: Shard, settings: Settings) -> Source:
-    """The source that the shard was found in: as it is set now, or else as the shard has it.
+    """The source in which the shard was found.
 
-    The two differ where the setting holds what is not stored, as the query of a signed address.
+    It is opened as the settings name it, if they still do: they have the query of a signed address, the shard has not.
     """
     current = open_source(settings.laion2b if shard.side == "laion_2b" else settings.laion_coco, settings)
     return current if current.uri == shard.source else open_source(shard.source, settings)
@@ -90,7 +90,7 @@ def opened(shard: Shard, settings: Settings) -> Iterator[pa.NativeFile]:
 
 
 def configured_sources(settings: Settings) -> dict[Side, SideSource]:
-    """Each side's source, with the patterns that are set for it; no LAION-2B where LAION-COCO is paired with itself."""
+    """Each side's source with its patterns. LAION-COCO alone if it is paired with itself."""
     coco = Origin(uri=settings.laion_coco, include=settings.laion_coco_include, exclude=settings.laion_coco_exclude)
     if settings.self_paired:
         return {"laion_coco": side_source(coco, settings)}

@@ -1,4 +1,4 @@
-"""HTTP for all sources: one client, and what an answer means: content, worth another try, or refused."""
+"""HTTP for all sources: one client, and whether a response has content, is worth a retry, or is a refusal."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import httpx2
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.shards.retries import MayPass
 
-# What a connection does when it breaks, is refused, or is silent for too long.
+# Connections that break, are refused, or time out.
 BROKEN = (httpx2.TransportError,)
 _BUSY = (408, 425, 429)
 VARIABLES = "HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"  # that a client reads
-# At INFO it logs every address, those that a server redirects to as well: a signed one is a secret.
+# At INFO it logs every address, also the targets of redirects: a signed address is a secret.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file is, and how messages speak of it. ``url``, ``headers`` may hold secrets, ``where`` never does."""
+    """Where a file is. Messages show ``where``; ``url`` and ``headers`` may hold secrets."""
 
     url: str = field(repr=False)
     where: str
@@ -59,9 +59,9 @@ def answer(
     accept: Collection[int] = (200, 206),
     **headers: str,
 ) -> Iterator[httpx2.Response]:
-    """The answer's head, its status checked; its body is still to be read.
+    """The response with its status checked and its body unread.
 
-    Raises MayPass for what another try may not meet, InputError for what it will.
+    Raises MayPass for a temporary failure, InputError for a lasting one.
     """
     headers = {**address.headers, **headers}
     try:
@@ -87,7 +87,7 @@ def _refusal(response: httpx2.Response, address: Address) -> Exception:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds that the server asks to wait, given as such or as a date."""
+    """Seconds that the server asks to wait; the header has seconds or a date."""
     value = response.headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)
@@ -96,16 +96,16 @@ def _retry_after(response: httpx2.Response) -> float | None:
 
 
 def http_date(value: str | None) -> datetime | None:
-    """A header's date, in UTC; None where it is missing or no date."""
+    """A header's date, in UTC; None if it is missing or not a date."""
     try:
         when = parsedate_to_datetime(value or "")
-    except ValueError:
+        return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
 def content_range(response: httpx2.Response) -> tuple[int, int | None]:
-    """The file's byte that the body begins with, and the file's length where the answer tells it."""
+    """The offset of the body in the file, and the file's length if the response has it."""
     if response.status_code == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not match:

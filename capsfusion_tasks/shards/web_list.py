@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated
 
 import httpx2
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.shards import web
@@ -18,13 +19,20 @@ _BOM = b"\xef\xbb\xbf"
 _NOT_IN_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
+def _utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("it is not in years 1 to 9999 in UTC") from error
+
+
 class Entry(BaseModel):
     """A file of a list. What the list says about it comes before what the server says."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: str
-    arrived_at: AwareDatetime | None = None
+    arrived_at: Annotated[AwareDatetime, AfterValidator(_utc)] | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 

@@ -170,16 +170,25 @@ def test_a_range_of_numbers_is_a_pattern() -> None:
         path_filter(["{0..9999999}"], [])
 
 
-def test_links_to_folders_are_followed_and_loops_are_not(
+def test_links_to_folders_are_followed_and_each_folder_is_listed_once(
     tmp_path: Path, both: dict[Side, SideSource], storage: Storage
 ) -> None:
     arrive(tmp_path / "disk2" / "b.parquet", START)
     arrive(tmp_path / "raw" / "a.parquet", START)
+    arrive(tmp_path / "raw" / "v3" / "c.parquet", START)
     (tmp_path / "raw" / "disk2").symlink_to(tmp_path / "disk2")
+    (tmp_path / "raw" / "latest").symlink_to("v3")
+    arrive(tmp_path / "raw" / ".cache" / "d.parquet", START)
+    (tmp_path / "raw" / "data").symlink_to(".cache")
     (tmp_path / "raw" / "again").symlink_to(tmp_path / "raw")
     (tmp_path / "disk2" / "deep").mkdir()
     (tmp_path / "disk2" / "deep" / "up").symlink_to(tmp_path / "raw")
-    assert labels(discover(both, DAY, storage)) == ["laion_2b/a.parquet", "laion_2b/disk2/b.parquet"]
+    assert labels(discover(both, DAY, storage)) == [
+        "laion_2b/a.parquet",
+        "laion_2b/data/d.parquet",
+        "laion_2b/disk2/b.parquet",
+        "laion_2b/v3/c.parquet",
+    ]
 
 
 def test_what_cannot_be_read_is_in_the_list_until_it_can(
@@ -303,8 +312,8 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, both: dict[Side, SideSour
         (["a.csv", "b.csv"], "2 files do not match the side's include and exclude patterns, as a.csv"),
         (
             ["_tmp/0.parquet", "notes.txt"],
-            "1 files begin with . or _, or lie in such a folder, as _tmp/0.parquet;"
-            " 1 files do not match the side's include and exclude patterns, as notes.txt",
+            "1 files do not match the side's include and exclude patterns, as notes.txt; "
+            "1 files or folders begin with . or _, as _tmp",
         ),
     ],
 )
@@ -364,3 +373,7 @@ def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.Mo
 def test_a_source_of_another_kind_is_refused() -> None:
     with pytest.raises(InputError, match="cannot read shards from gopher://x"):
         open_source("gopher://x", load_settings())
+    with pytest.raises(InputError, match="cannot read shards from an empty address"):  # else the working folder
+        open_source("", load_settings())
+    with pytest.raises(InputError, match=r"cannot read shards from http:.*: it names no host"):
+        open_source("http:///list.txt", load_settings())

@@ -22,6 +22,7 @@ from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.http import HttpSource
 from capsfusion_tasks.shards.retries import TRIES
 from capsfusion_tasks.shards.sources import configured_sources, open_source, opened
+from capsfusion_tasks.shards.web import http_date
 from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, File, WebServer
 
@@ -321,6 +322,24 @@ def test_a_file_without_a_date_needs_a_list_that_gives_one(web: WebServer, scrat
     assert [shard.path for shard in discovered(web, scratch, "list.json")] == ["a.parquet"]
 
 
+def test_a_member_for_which_the_server_fails_is_left_out_and_a_server_that_is_down_is_waited_for(
+    web: WebServer, scratch: Path
+) -> None:
+    web.files = {f"/{n}.parquet": File(CONTENT, arrived=START, head_status=503 if n < 3 else 200) for n in range(5)}
+    web.files["/list.txt"] = File(b"".join(b"%d.parquet\n" % n for n in range(5)))
+    found = discovered(web, scratch)
+    assert [bool(shard.problem) for shard in found] == [True, True, True, False, False]
+    assert found[0].problem.endswith("/0.parquet: the server answers HTTP 503 (try 6 of 6): try again later")
+    web.files["/3.parquet"].head_status = 503
+    with pytest.raises(NotReadyError, match=r"/3\.parquet: the server answers HTTP 503"):
+        discovered(web, scratch)
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 -0100", "Sat, 01 Jan 10000 00:00:00 GMT", "yesterday"])
+def test_a_date_that_no_calendar_has_is_none(date: str) -> None:
+    assert http_date(date) is None
+
+
 def test_a_member_that_cannot_be_described_fails_alone(web: WebServer, scratch: Path) -> None:
     entries = ["a.parquet", "gone.parquet", {"url": "lost.parquet", "arrived_at": DAY.end.isoformat()}]
     web.files = {"/list.json": File(json.dumps(entries).encode()), "/a.parquet": File(CONTENT, arrived=START)}
@@ -341,6 +360,7 @@ def test_a_member_that_cannot_be_described_fails_alone(web: WebServer, scratch: 
         ("list.json", b"[", "Invalid JSON"),
         ("list.json", b"[" * 100_000, "Invalid JSON: recursion limit exceeded"),
         ("list.json", b'[{"url": "a", "arrived_at": "2026-11-10"}]', "entry 0"),
+        ("list.json", b'[{"url": "a", "arrived_at": "9999-12-31T23:59:59-01:00"}]', "entry 0"),
         ("list.json", b"\n<!DOCTYPE html><html>", "it is a web page"),
         ("list.txt", b"\xef\xbb\xbf<html>", "it is a web page"),
         ("list.txt", b"PAR1\x15\x04\x15", "it is not text; name the list, not a shard"),

@@ -205,8 +205,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.fault and self.fault.cut_after is not None:
             body, self.close_connection = body[: self.fault.cut_after], True
-        self.wfile.write(body)
-        self.request_log.sent += len(body)
+        try:
+            self.wfile.write(body)
+        except ConnectionError:  # the client has read enough
+            self.close_connection = True
+        else:
+            self.request_log.sent += len(body)
 
     def send_json(self, value: object, headers: dict[str, str] | None = None) -> None:
         self.send(200, json.dumps(value).encode(), headers)
