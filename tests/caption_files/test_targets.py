@@ -76,6 +76,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         (pa.array([2**64 - 1], pa.uint64()), [2**64 - 1]),
         (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
         (pa.nulls(2), [None, None]),
+        (pa.array([[None, None]]), [[None, None]]),
     ],
     ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
 )
@@ -115,6 +116,10 @@ LATIN = pa.array([b"good", b"caf\xe9"]).view(pa.string())
         (LATIN, "column other has text that is not UTF-8"),
         (pa.StructArray.from_arrays([LATIN], ["x"]), "column other has text that is not UTF-8"),
         (pa.array([0, 2**62], pa.timestamp("ms", "UTC")), "column other has no form in JSON .*outside the years"),
+        (
+            pa.StructArray.from_arrays([pa.array(["a", "b"])] * 2, ["x", "x"]),
+            "column other has no form in JSON .*duplicate",
+        ),
         (pa.array([[0], [2**62]], pa.list_(pa.timestamp("ms"))), ".*outside the years -32767 to 32767"),
     ],
 )
