@@ -152,6 +152,17 @@ def test_a_bad_row_far_down_is_found_by_the_check(tmp_path: Path, last: str, tar
         check_target(tmp_path / target, file)
 
 
+def test_a_batch_that_arrow_cannot_write_is_found_by_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = pa.list_(pa.struct([("a", pa.string_view())]))
+    table = pa.table({**dict.fromkeys(COLUMNS, ["a"] * 3), "other": pa.array([None, [{"a": "x"}], []], kind)})
+    pq.write_table(table.slice(1, 1), tmp_path / "in.parquet")
+    file = open_caption_file(tmp_path / "in.parquet", COLUMNS, adds="capsfusion")
+    check_target(tmp_path / "out.parquet", file)
+    monkeypatch.setattr(parquet_file.ParquetFile, "tables", lambda self: iter([table]))
+    with pytest.raises(InputError, match=r"in\.parquet cannot become .*out\.parquet: .*StringView"):
+        check_target(tmp_path / "out.parquet", file)
+
+
 def test_damage_in_a_column_that_only_passes_through_is_found_by_the_check(tmp_path: Path) -> None:
     source = parquet(
         tmp_path / "in.parquet", pa.array([f"{n:06}" for n in range(5000)]), use_dictionary=False, compression=None
