@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capsfusion_tasks.caption_files.json_types import binary_leaves, is_bytes, json_column
+from capsfusion_tasks.caption_files.json_types import binary_leaves, is_bytes, json_values
 from capsfusion_tasks.caption_files.writing import field_text, json_bytes
 from capsfusion_tasks.errors import InputError, printable
 
@@ -63,7 +63,7 @@ def print_rows(rows: pa.Table, output_format: Format) -> None:
 
 def _json_columns(rows: pa.Table) -> list[list[Any]]:
     binary = binary_leaves(rows)
-    return [json_column(rows[n], name, "the result", binary).to_pylist() for n, name in enumerate(rows.column_names)]
+    return [json_values(rows[n], name, "the result", binary) for n, name in enumerate(rows.column_names)]
 
 
 def print_text(text: str) -> None:

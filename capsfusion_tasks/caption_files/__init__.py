@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,18 +50,30 @@ def check_target(target: Path, source: CaptionFile, *, overwrite: bool = True) -
     with source.unchanged():
         if form.kind == "parquet":
             _check_schema(target, source)
-            for _ in source.tables():
-                pass
+            _write_nowhere(target, source)
         else:
             for _ in encoded(source, form, ({**row, adds: None} for row in source.rows())):
                 pass
 
 
 def _check_schema(target: Path, source: CaptionFile) -> None:
-    try:
+    with _as_parquet(target, source):
         empty = pa.BufferOutputStream()
         pq.ParquetWriter(empty, source.schema).close()
         pq.ParquetFile(pa.BufferReader(empty.getvalue())).close()  # a writer accepts deeper nesting than any reader
+
+
+def _write_nowhere(target: Path, source: CaptionFile) -> None:
+    nowhere = pa.MockOutputStream()
+    with _as_parquet(target, source), pq.ParquetWriter(nowhere, source.schema, compression="none") as writer:
+        for table in source.tables():
+            writer.write_table(table)
+
+
+@contextmanager
+def _as_parquet(target: Path, source: CaptionFile) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source.source} cannot become {target}: {error}; {USE_JSONL}") from error
 

@@ -1,8 +1,9 @@
-"""Arrow tables as values that JSON can hold."""
+"""Columns of Arrow as values that JSON can hold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,8 +13,8 @@ from capsfusion_tasks.errors import InputError
 _OUT_OF_RANGE = "<value out of range"  # how Arrow's cast to text renders a time that its calendar does not reach
 
 
-def json_column(column: pa.ChunkedArray, name: str, where: str, binary: frozenset[str]) -> pa.ChunkedArray:
-    """``column`` in a type that ``to_pylist`` turns into values of JSON, or into bytes for the leaves in ``binary``.
+def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozenset[str]) -> list[Any]:
+    """The values of ``column`` as JSON has them; those of the leaves in ``binary`` as bytes.
 
     Times become ISO 8601 text, those with a zone in UTC. Durations become integers in the unit of the column. Bytes
     become text. Raises InputError, which starts with ``where``, for text that is not UTF-8 and times out of range.
@@ -24,10 +25,11 @@ def json_column(column: pa.ChunkedArray, name: str, where: str, binary: frozense
             _require_calendar(chunk, name)
         # In two steps: the cast from a zone to text must know the zone, the cast to UTC need not.
         column = column.cast(_mapped(column.type, name, binary, only_zones=True))
-        return column.cast(_mapped(column.type, name, binary))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        values: list[Any] = column.cast(_mapped(column.type, name, binary)).to_pylist()
+    except (pa.ArrowException, ValueError) as error:  # ValueError: a struct has two fields with one name
         problem = "has text that is not UTF-8" if "UTF8" in str(error) else "has no form in JSON"
         raise InputError(f"{where}: column {name} {problem} ({error}): drop or convert the column") from error
+    return values
 
 
 def _require_calendar(array: pa.Array, name: str) -> None:
@@ -63,6 +65,8 @@ def _mapped(kind: pa.DataType, path: str, binary: frozenset[str], *, only_zones:
         return pa.large_list(inner(kind.value_type, "element"))
     if types.is_list(kind) or types.is_list_view(kind):
         return pa.list_(inner(kind.value_type, "element"))
+    if types.is_null(kind):
+        return pa.string()  # Arrow 26 loses values when it casts lists of null to lists of null
     if only_zones:
         return pa.timestamp(kind.unit, "UTC") if types.is_timestamp(kind) and kind.tz is not None else kind
     if types.is_temporal(kind):
@@ -87,8 +91,8 @@ def leaves(array: pa.Array, path: str) -> Iterator[tuple[str, pa.Array]]:
     elif pa.types.is_dictionary(kind):
         yield from leaves(array.dictionary, path)
     elif pa.types.is_struct(kind):
-        for field in kind:
-            yield from leaves(pc.struct_field(array, field.name), f"{path}.{field.name}")
+        for number, field in enumerate(kind):
+            yield from leaves(pc.struct_field(array, [number]), f"{path}.{field.name}")
     elif pa.types.is_map(kind):
         yield from leaves(array.keys, f"{path}.key")
         yield from leaves(array.items, f"{path}.value")

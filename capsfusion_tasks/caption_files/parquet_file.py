@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capsfusion_tasks.caption_files.base import GROUP_BYTES, GROUP_ROWS, CaptionFile
-from capsfusion_tasks.caption_files.json_types import binary_leaves, is_bytes, json_column, leaf_types
+from capsfusion_tasks.caption_files.json_types import binary_leaves, is_bytes, json_values, leaf_types
 from capsfusion_tasks.errors import InputError
 
 
@@ -43,7 +43,7 @@ class ParquetFile(CaptionFile):
     def rows(self) -> Iterator[dict[str, Any]]:
         names = self.names
         for where, table in self._read(GROUP_ROWS):
-            columns = [json_column(table[name], name, where, self._binary).to_pylist() for name in names]
+            columns = [json_values(table[name], name, where, self._binary) for name in names]
             yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
     def tables(self) -> Iterator[pa.Table]:

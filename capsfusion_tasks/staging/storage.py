@@ -1,4 +1,4 @@
-"""Files of the staging area or of an export, on a disk or on S3. A file is published whole or not at all."""
+"""Files of the staging area or of an export, on a disk or on S3. A file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.locations import absolute_location
 from capsfusion_tasks.staging import full_disk
 
-_S3_ERROR = "AWS Error"  # in every message of Arrow's about an S3 that refuses, fails or is not there
-_IN_MEMORY = 32 << 20  # bytes of a file that is on its way to S3; pull writes four files at a time
+_S3_ERROR = "AWS Error"  # in every message of Arrow about an error of S3
+_IN_MEMORY = (
+    32 << 20
+)  # largest file, in bytes, that is kept in memory before its upload; pull writes four files at a time
 _GOOGLE = ("gs", "gcs")
 _UNPUBLISHED = re.compile(r"\..+\.unpublished")
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file as it is listed: ``modified`` by the storage's clock; ``unpublished``: somebody writes it, or did."""
+    """A file of a listing, ``modified`` by the clock of the storage. ``unpublished``: a writer has not finished it."""
 
     path: str
     size: int
@@ -46,7 +48,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _asks(method: _Method) -> _Method:
-    """A method of Storage that asks S3: raises NotReadyError where it does not answer, or answers with an error."""
+    """Decorates methods that call S3: they raise NotReadyError if S3 does not answer or answers with an error."""
 
     @wraps(method)
     def asking(self: Storage, *arguments: Any, **named: Any) -> Any:
@@ -78,7 +80,7 @@ class Storage:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """For what reads the storage in the block by itself: the same errors as from the methods here."""
+        """For a block that reads the filesystem directly: gives it the errors that the methods of this class raise."""
         try:
             yield
         except NotReadyError:
@@ -97,17 +99,17 @@ class Storage:
 
     @_asks
     def size(self, path: str) -> int | None:
-        """In bytes; None where there is no such file."""
+        """In bytes; None if the file does not exist."""
         size: int | None = self.filesystem.get_file_info(path).size
         return size
 
     def files(self, folder: str) -> list[str]:
-        """Paths of the files right inside ``folder``, sorted; none if there is no such folder."""
+        """Paths of the files in ``folder`` (not in its subfolders), sorted; [] if the folder does not exist."""
         return list(self.sizes(folder))
 
     @_asks
     def sizes(self, folder: str) -> dict[str, int]:
-        """The same with their bytes."""
+        """The same paths with their sizes in bytes."""
         selector = fs.FileSelector(folder, allow_not_found=True)
         infos = self.filesystem.get_file_info(selector)
         files = (info for info in infos if info.type == fs.FileType.File and not info.base_name.startswith("."))
@@ -115,7 +117,7 @@ class Storage:
 
     @_asks
     def tree(self) -> list[StoredFile]:
-        """All files, also unpublished ones, sorted by path; none where there is no such area."""
+        """All files, also unpublished ones, sorted by path; [] if ``root`` does not exist."""
         infos = self.filesystem.get_file_info(fs.FileSelector("", allow_not_found=True, recursive=True))
         files = (info for info in infos if info.type == fs.FileType.File)
         found = (StoredFile(info.path, info.size, info.mtime.astimezone(UTC)) for info in files)
@@ -123,7 +125,7 @@ class Storage:
 
     @_asks
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders right inside ``folder``, sorted; none if there is no such folder."""
+        """Names of the folders in ``folder``, sorted; [] if it does not exist."""
         infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
@@ -133,13 +135,13 @@ class Storage:
 
     @_asks
     def delete_folder(self, path: str) -> None:
-        """With all that is in it; nothing, where it is not there."""
+        """Delete the folder with all its files. Does nothing if it does not exist."""
         with suppress(FileNotFoundError):
             self.filesystem.delete_dir(path)
 
     @_asks
     def delete_unpublished(self, folder: str) -> None:
-        """Delete what killed writers have left right inside ``folder``, where nobody is writing now."""
+        """Delete files of killed writers in ``folder``. No other process may be writing there."""
         infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
         for info in infos:
             if _UNPUBLISHED.fullmatch(info.base_name):
@@ -172,7 +174,7 @@ class Storage:
     @staticmethod
     def _write_beside(target: Path) -> Iterator[Any]:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A name that starts with a dot is not listed: what a killed process leaves behind is never taken for data.
+        # Listings leave out names that start with a dot, so the file of a killed writer is never read as data.
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".unpublished")
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -196,7 +198,7 @@ class Storage:
     def write_tables(
         self, path: str, schema: pa.Schema, tables: Iterable[pa.Table], metadata: dict[str, str] | None = None
     ) -> None:
-        """Publish ``tables`` as one Parquet file (zstd), a row group each: they need not be in memory together."""
+        """Publish ``tables`` as one Parquet file (zstd), a row group for each. Holds one table in memory at a time."""
         if metadata:
             schema = schema.with_metadata({**(schema.metadata or {}), **metadata})
         with self.publish(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
@@ -205,14 +207,14 @@ class Storage:
 
     @_asks
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file's rows; its footer's metadata are in the schema."""
+        """The rows of a Parquet file. The schema has the metadata of its footer."""
         # Three requests to S3 where pq.read_table needs five.
         with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
             return file.read(columns)
 
     @_asks
     def footer(self, path: str) -> tuple[dict[str, str], int]:
-        """A Parquet file's metadata (as ``write_table`` got it) and its number of rows, without reading its rows."""
+        """The metadata that ``write_table`` wrote, and the number of rows. Reads only the footer."""
         with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
             metadata = file.schema_arrow.metadata or {}
             return {key.decode(): value.decode() for key, value in metadata.items()}, file.metadata.num_rows
@@ -228,7 +230,7 @@ class Storage:
 
 
 def refuse_credentials(uri: str) -> None:
-    """Raise InputError, without repeating it, for a URI with a password in it: ``s3://key:secret@bucket``."""
+    """Raise InputError for a URI with a password, such as ``s3://key:secret@bucket``. The message leaves it out."""
     scheme, separator, rest = uri.partition("://")
     # An unescaped secret of S3 may hold a slash; a bucket's name holds no colon, and a web server's port no letters.
     if separator and "@" in rest and re.match(r"[^/@]*:(?!\d+/)", rest):
@@ -264,4 +266,4 @@ def _current_umask() -> int:
     return umask
 
 
-_UMASK = _current_umask()  # mkstemp makes files private; others (another user's worker) must be able to read them
+_UMASK = _current_umask()  # mkstemp makes files private, and workers of other users must be able to read them

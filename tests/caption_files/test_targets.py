@@ -76,6 +76,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         (pa.array([2**64 - 1], pa.uint64()), [2**64 - 1]),
         (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
         (pa.nulls(2), [None, None]),
+        (pa.array([[None, None]]), [[None, None]]),
     ],
     ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
 )
@@ -115,6 +116,10 @@ LATIN = pa.array([b"good", b"caf\xe9"]).view(pa.string())
         (LATIN, "column other has text that is not UTF-8"),
         (pa.StructArray.from_arrays([LATIN], ["x"]), "column other has text that is not UTF-8"),
         (pa.array([0, 2**62], pa.timestamp("ms", "UTC")), "column other has no form in JSON .*outside the years"),
+        (
+            pa.StructArray.from_arrays([pa.array(["a", "b"])] * 2, ["x", "x"]),
+            "column other has no form in JSON .*duplicate",
+        ),
         (pa.array([[0], [2**62]], pa.list_(pa.timestamp("ms"))), ".*outside the years -32767 to 32767"),
     ],
 )
@@ -145,6 +150,17 @@ def test_a_bad_row_far_down_is_found_by_the_check(tmp_path: Path, last: str, tar
     file = open_caption_file(tmp_path / "in.jsonl", COLUMNS, adds="capsfusion")
     with pytest.raises(InputError, match=message):
         check_target(tmp_path / target, file)
+
+
+def test_a_batch_that_arrow_cannot_write_is_found_by_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = pa.list_(pa.struct([("a", pa.string_view())]))
+    table = pa.table({**dict.fromkeys(COLUMNS, ["a"] * 3), "other": pa.array([None, [{"a": "x"}], []], kind)})
+    pq.write_table(table.slice(1, 1), tmp_path / "in.parquet")
+    file = open_caption_file(tmp_path / "in.parquet", COLUMNS, adds="capsfusion")
+    check_target(tmp_path / "out.parquet", file)
+    monkeypatch.setattr(parquet_file.ParquetFile, "tables", lambda self: iter([table]))
+    with pytest.raises(InputError, match=r"in\.parquet cannot become .*out\.parquet: .*StringView"):
+        check_target(tmp_path / "out.parquet", file)
 
 
 def test_damage_in_a_column_that_only_passes_through_is_found_by_the_check(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_a_shard_that_does_not_fit_in_memory_is_split_in_parts(tmp_path: Path, m
     pq.write_table(ROWS, tmp_path / "shard.parquet", row_group_size=90)
     whole = split(tmp_path / "shard.parquet", tmp_path / "whole")
     monkeypatch.setattr(buckets, "_HELD_ROWS", 64)
+    monkeypatch.setattr(buckets, "_BATCH_ROWS", 64)
     parts = split(tmp_path / "shard.parquet", tmp_path / "parts")
     assert [part.equals(table) for part, table in zip(parts, whole, strict=True)] == [True] * 4
     file = layout.bucket_file("laion_2b", 0, "s")
@@ -68,6 +69,7 @@ def test_a_shard_that_breaks_off_in_the_middle_leaves_no_bucket_file(
     monkeypatch.setattr(buckets, "_HELD_ROWS", 64)
     scratch = tmp_path / "scratch"  # other processes use the one of the settings
     monkeypatch.setattr(f"{__name__}.SETTINGS", SETTINGS.model_copy(update={"scratch": scratch}))
+    monkeypatch.setattr(buckets, "_BATCH_ROWS", 64)
     file = tmp_path / "shard.parquet"
     pq.write_table(ROWS, file, row_group_size=100)
     damaged = bytearray(file.read_bytes())
