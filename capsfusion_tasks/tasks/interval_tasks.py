@@ -166,6 +166,7 @@ def plan(
     budget: Budget = UNLIMITED,
     on_estimate: OnEstimate | None = None,
     replan: bool = False,
+    max_units: int | None = None,
 ) -> list[Unit]:
     """The units to fuse: those that an earlier try of this interval left unfinished, else new ones.
 
@@ -174,7 +175,7 @@ def plan(
 
     ``existing`` says what becomes of pairs that are fused already: skipped, or fused again and replaced. Raises
     InputError, and plans nothing, where fusing them is estimated to take more than ``budget``; ``on_estimate`` gets the
-    estimate before that.
+    estimate before that. Pairs beyond ``max_units`` units are left for another run.
     """
     fusion_id = context.decoding.fusion_id
 
@@ -197,6 +198,7 @@ def plan(
         budget=budget,
         on_estimate=on_estimate,
         replan=replan,
+        max_units=max_units,
     )
 
 
