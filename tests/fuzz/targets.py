@@ -31,6 +31,7 @@ from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.validate import validate_table
+from tests.fuzz.environment import ENVIRONMENTS, RUNS, read_environment, run_command
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
 
 
@@ -39,6 +40,7 @@ class Target:
     strategy: st.SearchStrategy[Any]
     holds: Callable[[Any], None]
     past: tuple[Any, ...] = ()
+    examples: int = 40  # in the test suite
 
 
 # ---- shards ----
@@ -234,5 +236,7 @@ TARGETS = {
     "damaged-shards": Target(damaged_files(), read_damaged, past=(NAME_OF_BYTES,)),
     "json": Target(json_files(), lambda file: read_captions(*file)),
     "prompts": Target(st.tuples(TEXTS, TEXTS), make_prompt),
+    "environment": Target(ENVIRONMENTS, read_environment),
+    "commands": Target(RUNS, run_command, examples=1),
     "rules": Target(st.tuples(TEXTS, TEXTS, TEXTS), judge),
 }

@@ -17,7 +17,7 @@ SHORT = settings(max_examples=40, derandomize=True, deadline=None, database=None
 def test_what_must_hold_holds(name: str) -> None:
     target = TARGETS[name]
 
-    @SHORT
+    @settings(SHORT, max_examples=target.examples)
     @given(target.strategy)
     def holds(found: Any) -> None:
         target.holds(found)
