@@ -20,7 +20,7 @@ from capsfusion_tasks.cli.common import (
     progress_line,
     settings_to_read,
 )
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Interval, load_settings
 
 
@@ -78,7 +78,8 @@ def run(
     )
     print_text(report["text"])
     if failures := report["failures"]:
-        raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
+        failed = NotReadyError if report["may_pass"] else InputError
+        raise failed(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
 
 
 def replay(
@@ -144,7 +145,8 @@ def replay(
     )
     print_text(report["text"])
     if failures := report["failures"]:
-        raise InputError(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")
+        failed = NotReadyError if report["may_pass"] else InputError
+        raise failed(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")
 
 
 def plan(
