@@ -9,7 +9,7 @@ from typing import Any
 from capsfusion_tasks.context import Context, open_context
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import launcher
-from capsfusion_tasks.fusion.stall import Patience
+from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
@@ -114,8 +114,8 @@ def _run_unit(
         unit_tasks.fuse_started(context, unit)
         try:
             if not unit_tasks.is_fused(context, unit):
-                argv, patience = unit_tasks.fuse_argv(context, unit), Patience.of(settings)
-                launcher.run(argv, on_line=say, patience=patience, defaults=launcher.environment_defaults(settings))
+                argv, timeouts = unit_tasks.fuse_argv(context, unit), Timeouts.of(settings)
+                launcher.run(argv, on_line=say, timeouts=timeouts, defaults=launcher.environment_defaults(settings))
             unit_tasks.fuse_finished(context, unit)
         except (InputError, NotReadyError, launcher.TorchrunFailed) as error:
             errors.append(error)
