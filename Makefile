@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help install demo up compose-demo test test-fast test-faults fuzz audit lint bench bench-fusion bench-exactness bench-gpu \
+.PHONY: help docs install demo up compose-demo test test-fast test-faults fuzz audit lint bench bench-fusion bench-exactness bench-gpu \
 	bench-pairing bench-validation bench-warehouse bench-explorer screenshots
 .DEFAULT_GOAL := help
 
@@ -22,6 +22,7 @@ help:
 	@echo "                      ARGS='--help' lists options"
 	@echo "make bench-gpu        the engine on one GPU, five minutes: docs/benchmarks.md"
 	@echo "make compose-demo     the demo in containers with Celery workers: docs/operations.md"
+	@echo "make docs             write docs/settings.md from the descriptions of the settings"
 	@echo "make screenshots      take the pictures of docs/images again (needs Chromium)"
 	@echo "make install          install all packages into $(VENV); the other targets do so when needed"
 
@@ -111,6 +112,9 @@ bench-warehouse: install
 
 bench-explorer: install
 	@$(BIN)/python -m benchmarks.explorer $(ARGS)
+
+docs: install
+	@$(BIN)/capsfusion settings --markdown > docs/settings.md
 
 screenshots: install
 	@CAPSFUSION_SCREENSHOTS=docs/images $(BIN)/pytest -q tests/airflow/test_captions_view.py

@@ -144,10 +144,14 @@ class Settings(BaseSettings):
         description="Columns on which both sources are joined. `url`: for a LAION-COCO release without the raw text.",
     )
     punsafe_max: float = Field(
-        0.5, ge=0, le=1, description="Drop rows whose `punsafe` is this or more. The default is LAION's advice."
+        0.5,
+        ge=0,
+        le=1,
+        description="Drop rows whose `punsafe` is this or more, as LAION advises. After a change, shards are"
+        " [pulled again](state.md).",
     )
     pwatermark_max: float = Field(
-        0.8, ge=0, le=1, description="Drop rows whose `pwatermark` is this or more. The default is LAION's advice."
+        0.8, ge=0, le=1, description="Drop rows whose `pwatermark` is this or more, as LAION advises."
     )
     unscored: Literal["keep", "drop"] = Field(
         "keep", description="What to do with rows whose `punsafe` or `pwatermark` is unknown."

@@ -15,7 +15,6 @@ from airflow.sdk import (
     get_current_context,
     task,
 )
-from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowSkipException
 from dag_parts import (
     BUDGET_PARAMS,
@@ -28,6 +27,7 @@ from dag_parts import (
     require_all_done,
     tell_followers,
 )
+from map_length import max_tasks, require_mappable
 from run_context import FUSION_KEY, interval_of, planned_fusion, planning, set_label, working
 
 from capsfusion_tasks.errors import InputError
@@ -92,11 +92,7 @@ def capsfusion() -> None:
             shards = interval_tasks.discover(
                 work, interval_of(context), relist=params["relist"], replan=params["replan"]
             )
-        if len(shards) > (most := conf.getint("core", "max_map_length")):
-            raise InputError(
-                f"{len(shards)} shards arrived, and a run may have {most} tasks for them: set"
-                " AIRFLOW__CORE__MAX_MAP_LENGTH to as many, for all of Airflow's components, and clear this task"
-            )
+        require_mappable(len(shards), "shards")
         return [shard.model_dump(mode="json") for shard in shards]
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
@@ -112,7 +108,9 @@ def capsfusion() -> None:
     def share_buckets() -> list[list[int]]:
         """Says how many tasks the join is worth: one per 4 GiB of shards pulled so far."""
         with working() as work:
-            return interval_tasks.bucket_groups(work)
+            groups = interval_tasks.bucket_groups(work)
+        require_mappable(len(groups), "groups of buckets (CAPSFUSION_PAIR_TASKS)")
+        return groups
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pair(buckets: list[int]) -> Json:
@@ -138,7 +136,9 @@ def capsfusion() -> None:
                 budget=Budget(params["max_gpu_hours"], params["max_cost"]),
                 on_estimate=lambda estimate: context["ti"].xcom_push("estimate", estimate.as_dict()),
                 replan=params["replan"],
+                max_units=max_tasks(),
             )
+        require_mappable(len(units), "units that were planned before")
         return [unit.model_dump(mode="json") for unit in units]
 
     # An interval without anything new may have captions of an earlier run: skipped loads do not skip the export.

@@ -19,6 +19,7 @@ from dag_parts import (
     require_all_done,
     tell_followers,
 )
+from map_length import max_tasks, require_mappable
 from run_context import FUSION_KEY, planned_fusion, planning, replay_of, working
 
 from capsfusion_tasks.errors import InputError
@@ -113,7 +114,9 @@ def capsfusion_replay() -> None:
                 dag_run_id=context["run_id"],
                 budget=Budget(params["max_gpu_hours"], params["max_cost"]),
                 on_estimate=lambda estimate: context["ti"].xcom_push("estimate", estimate.as_dict()),
+                max_units=max_tasks(),
             )
+        require_mappable(len(units), "units that were planned before")
         return [unit.model_dump(mode="json") for unit in units]
 
     # The last task decides the run's state: it fails where something went wrong, not where captions are rejected again.

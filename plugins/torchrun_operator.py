@@ -10,7 +10,7 @@ from run_context import set_label, working
 
 from capsfusion_tasks.context import Context as Work
 from capsfusion_tasks.fusion.launcher import Torchrun, environment_defaults
-from capsfusion_tasks.fusion.stall import Patience
+from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.tasks import unit_tasks
 
@@ -46,9 +46,9 @@ class TorchrunOperator(BaseOperator):
         unit_tasks.fuse_started(work, unit)
         if unit_tasks.is_fused(work, unit):
             return unit_tasks.fuse_finished(work, unit)
-        argv, patience = unit_tasks.fuse_argv(work, unit), Patience.of(work.settings)
+        argv, timeouts = unit_tasks.fuse_argv(work, unit), Timeouts.of(work.settings)
         defaults = environment_defaults(work.settings)
-        self._torchrun = Torchrun(argv, on_line=self.log.info, patience=patience, defaults=defaults)
+        self._torchrun = Torchrun(argv, on_line=self.log.info, timeouts=timeouts, defaults=defaults)
         try:
             self._torchrun.start()
             self._torchrun.wait()

@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"upkeep"},
     "demo": BASE | {"context", "staging", "fusion", "validation", "warehouse", "terminal"},
     "cli": BASE
+    | {"variables"}
     | {"context", "staging", "caption_files", "fusion", "validation", "warehouse", "planning", "upkeep", "tasks"}
     | {"terminal", "demo"},
 }

@@ -14,7 +14,8 @@ from capsfusion_tasks.settings import load_settings
 
 def sample_data(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Gets laion-2b/ and laion-coco/; must be new or the same sample.")
+        Path,
+        typer.Argument(metavar="DIR", help="A new folder, or one that has the same sample."),
     ],
     rows_per_day: Annotated[int, typer.Option(help="Pairs per day, about.", min=10)] = 250,
     days: Annotated[int, typer.Option(help="Days over which shards arrive.", min=1)] = 3,
@@ -57,7 +58,7 @@ def demo(
 
 
 def up(
-    port: Annotated[int, typer.Option(help="Port of the UI.", min=1, max=65535)] = 8080,
+    port: Annotated[int, typer.Option(help="Port of Airflow's UI.", min=1, max=65535)] = 8080,
 ) -> None:
     """Run Airflow with its UI, and the embedded warehouse, until Ctrl-C."""
     from capsfusion_tasks.demo.airflow_demo import up as keep_up

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from capsfusion_tasks.cli.common import settings_to_read
 from capsfusion_tasks.errors import printable
-from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.settings import Interval
 
 
 def check(
@@ -59,7 +60,7 @@ def check(
 
     within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
     result = check_all(
-        load_settings(),
+        settings_to_read(),
         Scope(interval=within),
         footers=footers,
         join=pairs,
@@ -100,7 +101,7 @@ def gc(
 
     from capsfusion_tasks.upkeep.garbage import collect
 
-    settings = load_settings(keep_units_days=keep_days)
+    settings = settings_to_read(keep_units_days=keep_days)
     collected = collect(settings, safe_age=timedelta(hours=safe_hours), delete=delete)
     if output_format == "json":
         print(json.dumps(collected.as_dict()))

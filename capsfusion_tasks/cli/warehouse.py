@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from capsfusion_tasks.cli.common import progress_line, stderr
+from capsfusion_tasks.cli.common import progress_line, settings_to_read, stderr
 from capsfusion_tasks.settings import load_settings
 
 
@@ -18,7 +18,7 @@ def status() -> None:
     from capsfusion_tasks.terminal import print_text
     from capsfusion_tasks.warehouse.connection import open_warehouse
 
-    with open_warehouse(load_settings()) as warehouse, warehouse.engine.connect() as connection:
+    with open_warehouse(settings_to_read()) as warehouse, warehouse.engine.connect() as connection:
         print_text(report_all(connection).text)
 
 
@@ -37,7 +37,7 @@ def sql(
     from capsfusion_tasks.warehouse.psql import psql_command
     from capsfusion_tasks.warehouse.sql import execute_sql
 
-    with open_warehouse(load_settings()) as warehouse:
+    with open_warehouse(settings_to_read()) as warehouse:
         if statement is None:
             _interactive(*psql_command(warehouse))
         else:
@@ -97,7 +97,7 @@ def export(
         where=where,
         limit=limit,
     )
-    with open_warehouse(load_settings()) as warehouse:
+    with open_warehouse(settings_to_read()) as warehouse:
         manifest = export_captions(
             warehouse,
             Storage(target),

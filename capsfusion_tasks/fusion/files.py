@@ -29,7 +29,7 @@ from capsfusion_tasks.fusion.launcher import (
 )
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairColumns, write_pieces
 from capsfusion_tasks.fusion.parts_folder import empty, parts_folder
-from capsfusion_tasks.fusion.stall import Patience
+from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import full_disk
 from capsfusion_tasks.staging.storage import Storage
@@ -96,8 +96,8 @@ def fuse_file(
             piece_rows=_CLAIMS_OF_A_PIECE * claim_rows(settings),
             chunks=_CHUNKS,
         )
-        argv, patience = torchrun_argv(job, settings.nproc_per_node), Patience.of(settings)
-        torchrun = Torchrun(argv, on_line=on_line, patience=patience, defaults=environment_defaults(settings))
+        argv, timeouts = torchrun_argv(job, settings.nproc_per_node), Timeouts.of(settings)
+        torchrun = Torchrun(argv, on_line=on_line, timeouts=timeouts, defaults=environment_defaults(settings))
         _fuse_while_reading(job, rows, columns, storage, torchrun)
 
         check_writable(target, overwrite=overwrite, but=source)

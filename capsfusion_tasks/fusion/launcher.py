@@ -1,4 +1,4 @@
-"""Starts torchrun for a job, and ends it without leaving a rank behind. No torch here: Airflow's tasks use it."""
+"""Starts torchrun for a job, and ends it with all its ranks. No torch here, because Airflow tasks import this."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ import psutil
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.job import FuseJob
-from capsfusion_tasks.fusion.stall import Patience, StallWatch
+from capsfusion_tasks.fusion.watchdog import Timeouts, Watchdog
 from capsfusion_tasks.settings import Settings
 
-# What a rank prints before an error that is no failure of its own, and what it is for whoever started torchrun.
+# A rank marks errors of its input or its surroundings; the process that started torchrun raises them as its own.
 INPUT_ERROR_MARK = "capsfusion input error: "
 NOT_READY_MARK = "capsfusion not ready: "
 _MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
@@ -31,8 +31,8 @@ _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
 # The line in which torchrun names the rank that failed. After it come pages about torchrun's own functions.
 _RANK_FAILED = re.compile(r".*torch/distributed/elastic/.*failed \(exitcode: ")
-# OpenMP's threads spin while they wait for each other, by default so long that two jobs on one CPU slow each other down
-# by seven times. This many turns cost a job that is alone nothing measurable, and two at once get half the speed each.
+# OpenMP threads spin while they wait for each other. By default they spin for so long that two jobs on one CPU are
+# seven times slower. With this many turns, two jobs have half the speed each, and a single job is not slower.
 _DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
 # Variables of other launchers (a pod of Kubeflow has them, and whatever another torchrun started). torchrun would take
 # PET_* for its own arguments and PYTHON_EXEC for the program of its ranks. LOGLEVEL=info, which many images set, ends
@@ -45,13 +45,13 @@ _THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")  # what OpenMP takes; a com
 
 
 def environment_defaults(settings: Settings) -> dict[str, str]:
-    """Variables that torchrun gets where its environment has none: ``Torchrun(defaults=…)``."""
+    """Variables for torchrun if the environment does not set them: ``Torchrun(defaults=…)``."""
     cores = len(os.sched_getaffinity(0))
     return {
         **_DEFAULTS,
         # Where it is not set, torchrun gives each of several ranks a single thread.
         "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node))),
-        # Beside the state, not in a home that goes with its container: the next task finds the kernels compiled.
+        # Not in a home folder that is deleted with its container, so that the next task finds the compiled kernels.
         "TRITON_CACHE_DIR": str(settings.home / "triton"),
     }
 
@@ -81,7 +81,7 @@ def rank_count(nproc_per_node: Literal["auto"] | int) -> int:
 
 
 def gpu_count() -> int:
-    """GPUs this process may use, without importing torch: asking CUDA in an Airflow task would make it hold the GPU."""
+    """Number of GPUs that this process may use. Does not import torch: CUDA would hold the GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         # CUDA ends its list at the first -1.
@@ -94,27 +94,27 @@ def gpu_count() -> int:
 
 
 class TorchrunFailed(Exception):
-    """torchrun or one of its ranks ended with an error; the message has its last lines."""
+    """torchrun or one of its ranks failed; the message has the last lines of output."""
 
 
 class Torchrun:
-    """One torchrun process: start, wait, terminate. Its output comes line by line to ``on_line``.
+    """One torchrun process: start, wait, terminate. ``on_line`` gets its output, line by line.
 
-    A rank that gets nothing done for longer than ``patience`` ends all of them. ``defaults`` are variables for what the
-    environment does not set.
+    If a rank makes no progress for longer than ``timeouts``, all ranks are ended. ``defaults``: variables that torchrun
+    gets if the environment does not set them.
     """
 
     def __init__(
         self,
         argv: list[str],
         on_line: Callable[[str], None] | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         defaults: Mapping[str, str] = _DEFAULTS,
     ) -> None:
         self._argv = argv
         self._env = torchrun_environment(defaults, os.environ)
         self._on_line = on_line or print
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()  # None: there are no more
 
@@ -139,13 +139,13 @@ class Torchrun:
     def wait(self) -> None:
         """Pass on output until torchrun has ended.
 
-        Raises InputError or NotReadyError if a rank met one, NotReadyError too if one hangs, and TorchrunFailed for all
-        else.
+        Raises the InputError or NotReadyError of a rank, NotReadyError if a rank hangs, and TorchrunFailed for all
+        other failures.
         """
         if (process := self._process) is None:
             raise RuntimeError("torchrun was not started")
         last: deque[str] = deque(maxlen=_LAST_LINES)
-        watch = StallWatch(self._patience)
+        watchdog = Watchdog(self._timeouts)
         failed = False
         while True:
             try:
@@ -156,49 +156,49 @@ class Torchrun:
                 break
             mark = next((mark for mark in _MARKED if line.startswith(mark)), None)
             if mark is not None:
-                # Where one rank met it, all of them did: torchrun would only repeat it in a page of tracebacks.
+                # All ranks have the same error. torchrun would only add a page of tracebacks.
                 self.terminate()
                 process.wait()
                 raise _MARKED[mark](line.removeprefix(mark).strip())
-            if line and not failed and not watch.takes(line):
+            if line and not failed and not watchdog.takes(line):
                 last.append(line)
                 self._on_line(line)
                 failed = _RANK_FAILED.match(line) is not None
-            if hung := watch.hung():
+            if hung := watchdog.hung():
                 self._kill()
                 raise NotReadyError(
-                    f"{hung}: torchrun and all its ranks are ended. The next try goes on from the finished rows; if"
-                    " they were merely slow, raise CAPSFUSION_STALL_MINUTES or CAPSFUSION_LOADING_MINUTES"
+                    f"{hung}: torchrun and all its ranks were ended. The next try continues after the finished rows. If"
+                    " the ranks were only slow, raise CAPSFUSION_STALL_MINUTES or CAPSFUSION_LOADING_MINUTES"
                 )
         code = process.wait()
         if code != 0:
             raise TorchrunFailed(f"torchrun ended with exit code {code}; its last lines:\n" + "\n".join(last))
 
     def terminate(self) -> None:
-        """SIGTERM to torchrun, and return: Airflow kills the caller five seconds later. Ranks die with torchrun."""
+        """Send SIGTERM to torchrun and return, as Airflow kills the caller five seconds later. Ranks die with it."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
     def _kill(self) -> None:
-        """SIGKILL to all of them: a process that is stopped or hangs in a driver's call does not hear SIGTERM."""
+        """Send SIGKILL to torchrun and its ranks: a process that hangs in a driver does not react to SIGTERM."""
         if self._process is None:
             return
         family = psutil.Process(self._process.pid).children(recursive=True)
         self._process.kill()
         self._process.wait()
         for process in family:
-            with suppress(psutil.NoSuchProcess):  # as it should be: ranks die with torchrun
+            with suppress(psutil.NoSuchProcess):  # expected: ranks die with torchrun
                 process.kill()
 
 
 def run(
     argv: list[str],
     on_line: Callable[[str], None] | None = None,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
     defaults: Mapping[str, str] = _DEFAULTS,
 ) -> None:
-    """Start torchrun and wait for it; whatever interrupts the wait ends it."""
-    torchrun = Torchrun(argv, on_line=on_line, patience=patience, defaults=defaults)
+    """Start torchrun and wait until it ends. An exception while waiting ends torchrun."""
+    torchrun = Torchrun(argv, on_line=on_line, timeouts=timeouts, defaults=defaults)
     torchrun.start()
     try:
         torchrun.wait()
@@ -207,7 +207,7 @@ def run(
 
 
 def _die_with_parent() -> None:
-    """Runs in the child between fork and exec: SIGTERM for torchrun when whoever started it is gone (Linux)."""
+    """Runs in the child between fork and exec: torchrun gets SIGTERM when its parent dies (Linux)."""
     if sys.platform.startswith("linux"):
         _LIBC.prctl(1, signal.SIGTERM)
 

@@ -26,8 +26,8 @@ from capsfusion_tasks.fusion.node import die_with_parent, take_device
 from capsfusion_tasks.fusion.pairs_input import PairsInput
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.results import COUNTED, Results
-from capsfusion_tasks.fusion.stall import SignsOfLife
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.watchdog import Heartbeat
 from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ _POLL_SECONDS = 0.1
 
 def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_world_size: int) -> None:
     """Fuse what this rank can claim of the job's rows that are not finished yet."""
-    signs = SignsOfLife(rank)
-    signs.give("loading")
+    heartbeat = Heartbeat(rank)
+    heartbeat.beat("loading")
     storage = Storage(job.staging)
     pairs = PairsInput(storage, job.pairs, job.piece_rows)
     folder = model_folder(job.model)
@@ -56,14 +56,14 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
         with Results(job, storage, store, tokenizer, engine.occupancy) as results:
             for completion in complete_all(engine, ClaimedRequests(first, feed, results)):
                 results.add(completion)
-                signs.give("working")
+                heartbeat.beat("working")
                 if rank == 0:
                     progress.report()
     else:
         progress = Progress(store, pairs)
-    signs.give("waiting")
+    heartbeat.beat("waiting")
     if rank == 0:
-        progress.wait_for_all(on_progress=lambda: signs.give("waiting"))
+        progress.wait_for_all(on_progress=lambda: heartbeat.beat("waiting"))
 
 
 class ClaimedRequests:

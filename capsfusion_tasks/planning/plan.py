@@ -44,6 +44,7 @@ def plan_units(
     on_estimate: OnEstimate | None,
     needs_gpu: bool = True,
     replan: bool = False,
+    max_units: int | None = None,
 ) -> list[Unit]:
     """The units to fuse: the unfinished ones of an earlier try, or else new ones with the pairs of ``find_pairs``.
 
@@ -52,7 +53,10 @@ def plan_units(
 
     Units whose pairs were made with other pull rules are dropped and planned again. If one of them was started, this
     raises InputError instead, unless ``replan`` is set.
+
+    At most ``max_units`` new units are planned; pairs beyond them are left for another run.
     """
+    most = min(unit_files.MAX_UNITS, max_units or unit_files.MAX_UNITS)
     settings, storage, decoding = context.settings, context.storage, context.decoding
     rules = PullRules.of(settings)
 
@@ -89,16 +93,20 @@ def plan_units(
         size = settings.unit_tokens
         if size == "auto":
             measured = rates.measured(connection, decoding.fusion_id)
-            size = unit_files.choose_unit_tokens(total.tokens, measured and measured.tokens_per_second.median)
+            size = unit_files.choose_unit_tokens(total.tokens, measured and measured.tokens_per_second.median, most)
         made_with = rules if isinstance(work, Interval) else None
-        units = unit_files.cut_units(storage, pairs, work, decoding.fusion_id, size, len(planned), made_with)
+        units = unit_files.cut_units(storage, pairs, work, decoding.fusion_id, size, len(planned), made_with, most)
         rows = sum(unit.rows for unit in units)
         if left := total.rows - rows:
+            more = (
+                "" if most == unit_files.MAX_UNITS else f", or AIRFLOW__CORE__MAX_MAP_LENGTH to {unit_files.MAX_UNITS}"
+            )
             log.warning(
-                "%d pairs are left: %d units are the most that a run may have. Run it again once these are loaded, or"
-                " raise CAPSFUSION_UNIT_TOKENS",
+                "%d pairs are left, because a run has at most %d units. Run it again when these are loaded, or raise"
+                " CAPSFUSION_UNIT_TOKENS%s",
                 left,
-                unit_files.MAX_UNITS,
+                most,
+                more,
             )
         ledger.register_units(connection, units, work, dag_run_id, existing)
         if isinstance(work, Interval):

@@ -16,21 +16,21 @@ from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-MAX_UNITS = 1024  # Airflow's limit on the tasks that one mapped task may become (core.max_map_length)
+MAX_UNITS = 1024  # of a run; the default of Airflow's limit on the tasks of one mapped task (core.max_map_length)
 UNIT_SECONDS = 1800  # so that starting a rank, about a minute with a 13B, is little, and a lost unit not much
 LONGEST_UNIT_SECONDS = 3600  # half of what a fuse task may take
 UNIT_TOKENS_AT_FIRST = 400_000  # while no rate is measured
 
 
-def choose_unit_tokens(total: int, tokens_per_second: float | None) -> int:
+def choose_unit_tokens(total: int, tokens_per_second: float | None, max_units: int | None = None) -> int:
     """Estimated tokens of a unit: half an hour of work for a device that does ``tokens_per_second``.
 
-    More if there would be over MAX_UNITS units, but at most an hour's. While no rate is known, units are small; the
+    More if there would be over ``max_units`` units, but at most an hour's. While no rate is known, units are small; the
     next run knows the rate and plans what is left.
     """
     if tokens_per_second is None:
         return UNIT_TOKENS_AT_FIRST
-    enough = -(-total // MAX_UNITS)
+    enough = -(-total // (max_units or MAX_UNITS))
     good, longest = (int(seconds * tokens_per_second) for seconds in (UNIT_SECONDS, LONGEST_UNIT_SECONDS))
     return max(1, min(max(good, enough), longest))
 
@@ -43,10 +43,11 @@ def cut_units(
     unit_tokens: int,
     serial: int,
     rules: PullRules | None = None,
+    max_units: int | None = None,
 ) -> list[Unit]:
     """Publish ``pairs`` as work units of about ``unit_tokens`` estimated tokens each, and return them.
 
-    Pairs beyond MAX_UNITS units are left for another run. ``serial`` is the number of units that the work had before
+    Pairs beyond ``max_units`` units are left for another run. ``serial`` is the number of units that the work had before
     under this fusion, so that a pair that is fused again is in a unit with another name. The units record ``rules``,
     the pull rules of their pairs.
     """
@@ -54,7 +55,7 @@ def cut_units(
     units: list[Unit] = []
     begins = f"{work.start:%Y%m%d}" if isinstance(work, Interval) else "replay"
     for table, tokens, buckets in _cut(storage, list(pairs), unit_tokens):
-        if len(units) == MAX_UNITS:
+        if len(units) == (max_units or MAX_UNITS):
             break
         digest = hashlib.blake2b(f"{work.key} {fusion_id} {serial + len(units)}".encode(), digest_size=4)
         for pair_id in table["pair_id"].to_pylist():

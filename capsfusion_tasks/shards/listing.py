@@ -53,7 +53,7 @@ def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Sha
     times = [shard.arrived_at for shard in shards]
     if not any(interval.start <= time < interval.end for time in times):
         first, last = (f"{time:%Y-%m-%d %H:%M:%S}" for time in (min(times), max(times)))
-        log.info("discover: %s has %d shards outside the interval, from %s to %s", side, len(shards), first, last)
+        log.warning("discover: %s has %d shards outside the interval, from %s to %s", side, len(shards), first, last)
     return shards
 
 

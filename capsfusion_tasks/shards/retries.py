@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from capsfusion_tasks.errors import NotReadyError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -59,6 +62,7 @@ def retrying(
                         f"{where}: {reason}; the server asks to wait {asked:.0f} s: try again then"
                     ) from error
                 seconds = max(seconds, asked)
+            log.warning("%s: %s; trying again in %.0f s (try %d of %d)", where, reason, seconds, failures, tries)
             if _wait(stop, seconds):
                 raise NotReadyError(f"{where}: stopped after {reason}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,8 +22,11 @@ from capsfusion_tasks.shards.retries import retrying
 from capsfusion_tasks.shards.s3_errors import ARCHIVED, archived, explained, not_s3
 from capsfusion_tasks.shards.source import SourceFile
 
+log = logging.getLogger(__name__)
+
 _PIECE_BYTES = 8 << 20  # large reads are split into pieces, in parallel: one S3 connection does not fill a network card
 _CONNECTIONS = 8
+_TRIES = 8  # of a request, with growing waits
 # boto3 retries requests up to the response's headers, but not a body that breaks off.
 _BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
 _PAYER = {"RequestPayer": "requester"}
@@ -137,7 +141,7 @@ class _Ranges(io.RawIOBase):
 
 def _client() -> Any:
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 8},
+        retries={"mode": "standard", "total_max_attempts": _TRIES},
         connect_timeout=10,
         read_timeout=60,
         max_pool_connections=_CONNECTIONS,
@@ -146,4 +150,14 @@ def _client() -> Any:
     if session.get_credentials() is None:
         config = config.merge(Config(signature_version=UNSIGNED))
     # Without a region, S3 names the bucket's in its first response, which is enough to list and read.
-    return session.client("s3", region_name=session.region_name or "us-east-1", config=config)
+    client = session.client("s3", region_name=session.region_name or "us-east-1", config=config)
+    client.meta.events.register("needs-retry.s3", _log_retry)
+    return client
+
+
+def _log_retry(attempts: int, response: tuple[Any, Any] | None, caught_exception: Exception | None, **_: Any) -> None:
+    """Log that boto3 is about to retry a request: its growing waits take up to minutes."""
+    status = response[0].status_code if response else None
+    if attempts < _TRIES and (caught_exception is not None or (status is not None and status >= 500)):
+        reason = caught_exception or f"the answer is {status}"
+        log.warning("S3: %s; trying again (try %d of %d)", reason, attempts, _TRIES)

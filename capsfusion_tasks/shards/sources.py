@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Patterns, Settings
+from capsfusion_tasks.shards.default_source import DefaultSource
 from capsfusion_tasks.shards.failures import system_errors
 from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
@@ -92,10 +93,18 @@ def opened(shard: Shard, settings: Settings) -> Iterator[pa.NativeFile]:
 def configured_sources(settings: Settings) -> dict[Side, SideSource]:
     """Each side's source with its patterns. LAION-COCO alone if it is paired with itself."""
     coco = Origin(uri=settings.laion_coco, include=settings.laion_coco_include, exclude=settings.laion_coco_exclude)
+    coco_source = _configured(coco, settings, "laion_coco")
     if settings.self_paired:
-        return {"laion_coco": side_source(coco, settings)}
+        return {"laion_coco": coco_source}
     raw = Origin(uri=settings.laion2b, include=settings.laion2b_include, exclude=settings.laion2b_exclude)
-    return {"laion_2b": side_source(raw, settings), "laion_coco": side_source(coco, settings)}
+    return {"laion_2b": _configured(raw, settings, "laion2b"), "laion_coco": coco_source}
+
+
+def _configured(origin: Origin, settings: Settings, setting: str) -> SideSource:
+    place = side_source(origin, settings)
+    if setting in settings.model_fields_set:
+        return place
+    return replace(place, source=DefaultSource(place.source, f"CAPSFUSION_{setting.upper()}"))
 
 
 def side_source(origin: Origin, settings: Settings) -> SideSource:

@@ -166,6 +166,7 @@ def plan(
     budget: Budget = UNLIMITED,
     on_estimate: OnEstimate | None = None,
     replan: bool = False,
+    max_units: int | None = None,
 ) -> list[Unit]:
     """The units to fuse: the unfinished ones of an earlier try of this interval, or else new ones.
 
@@ -173,7 +174,8 @@ def plan(
     this raises InputError instead; ``replan`` drops their work.
 
     ``existing`` says what to do with pairs that are fused already: skip them, or fuse and replace them. Raises
-    InputError and plans nothing if the estimate exceeds ``budget``; ``on_estimate`` gets the estimate first.
+    InputError and plans nothing if the estimate exceeds ``budget``; ``on_estimate`` gets the estimate first. Pairs
+    beyond ``max_units`` units are left for another run.
     """
     fusion_id = context.decoding.fusion_id
 
@@ -196,6 +198,7 @@ def plan(
         budget=budget,
         on_estimate=on_estimate,
         replan=replan,
+        max_units=max_units,
     )
 
 

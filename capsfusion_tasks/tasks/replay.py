@@ -38,13 +38,14 @@ def plan(
     dag_run_id: str | None = None,
     budget: Budget = UNLIMITED,
     on_estimate: OnEstimate | None = None,
+    max_units: int | None = None,
 ) -> list[Unit]:
     """The units of the replay: those that an earlier try left unfinished, else of what it selects now.
 
     What the fusion of the settings has tried is not fused again, unless ``existing`` is replace. Where that is the very
     fusion whose captions were rejected, they are judged again as they are, for the rules may have changed; only rows
     that could not be fused are fused. Raises InputError for a fusion_id that the warehouse does not have, and where it
-    would take more than ``budget``.
+    would take more than ``budget``. Rows beyond ``max_units`` units are left for another run.
     """
     engine = context.warehouse.engine
     as_they_are = replay.fusion_id == context.decoding.fusion_id and existing == "skip"
@@ -61,6 +62,7 @@ def plan(
         budget=budget,
         on_estimate=on_estimate,
         needs_gpu=needs_gpu,
+        max_units=max_units,
     )
     if as_they_are:
         with engine.connect() as connection:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.settings import Settings
@@ -129,3 +133,31 @@ print(json.dumps({"opened": opened, "rows": rows, "resumed": resumed}))
         code = code.replace("json.loads(sys.argv[1])", f"json.loads({unit.model_dump_json()!r})")
         found = run_code(code, settings, tmp_path)
     assert found == {"opened": [1, 1, 1], "rows": [unit.rows] * 3, "resumed": unit.fusion_id}
+
+
+MAP_LENGTHS = """
+from capsfusion_tasks.errors import InputError
+from map_length import max_tasks, require_mappable
+require_mappable(3, "shards")
+try:
+    require_mappable(4, "shards")
+except InputError as error:
+    print(json.dumps({"most": max_tasks(), "error": str(error)}))
+"""
+
+
+def test_more_tasks_than_airflow_maps_is_an_error_with_the_number_to_set(tmp_path: Path) -> None:
+    found = run_code(MAP_LENGTHS, Settings(), tmp_path, AIRFLOW__CORE__MAX_MAP_LENGTH="3")
+    assert found["most"] == 3
+    assert "4 shards need a task each, and Airflow allows 3: set AIRFLOW__CORE__MAX_MAP_LENGTH to 4" in found["error"]
+
+
+@pytest.mark.parametrize("name", ["capsfusion", "capsfusion_replay"])
+def test_every_task_that_others_are_mapped_over_checks_their_number(name: str) -> None:
+    tree = ast.parse((REPOSITORY / "dags" / f"{name}.py").read_text())
+    functions = {node.name: ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    expanded = re.findall(r"\.expand\(\w+=(\w+)", ast.unparse(tree))
+    made_by = dict(re.findall(r"^\s*(\w+) = (\w+)\(\)$", ast.unparse(tree), re.MULTILINE))
+    mapped = {made_by.get(each, each) for each in expanded}
+    assert mapped >= {"plan"}
+    assert not [each for each in mapped if "require_mappable(" not in functions[each]]

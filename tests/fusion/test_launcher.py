@@ -26,7 +26,7 @@ from capsfusion_tasks.fusion.launcher import (
     torchrun_argv,
     torchrun_environment,
 )
-from capsfusion_tasks.fusion.stall import Patience
+from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.staging.storage import Storage
 from tests.fusion.conftest import PAIRS
@@ -89,7 +89,7 @@ def test_ranks_die_with_whoever_started_torchrun(job: FuseJob, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, tmp_path: Path) -> None:
-    torchrun = Torchrun(torchrun_argv(job, 2), on_line=lambda line: None, patience=Patience(stall=4, loading=300))
+    torchrun = Torchrun(torchrun_argv(job, 2), on_line=lambda line: None, timeouts=Timeouts(stall=4, loading=300))
     torchrun.start()
     wait_for_chunks(tmp_path, 4)
     family = [process for process in psutil.Process().children(recursive=True) if is_of_torchrun(process)]

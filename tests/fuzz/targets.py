@@ -33,6 +33,7 @@ from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.validate import validate_table
+from tests.fuzz.environment import ENVIRONMENTS, RUNS, read_environment, run_command
 from tests.fuzz.models import fuse_with, model_folders
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
 
@@ -42,7 +43,7 @@ class Target:
     strategy: st.SearchStrategy[Any]
     holds: Callable[[Any], None]
     past: tuple[Any, ...] = ()
-    short: int = 40  # inputs in the suite
+    examples: int = 40  # in the test suite
 
 
 # ---- shards ----
@@ -304,6 +305,8 @@ TARGETS = {
     "captions": Target(caption_tables(), lambda content: read_captions(content, ".parquet")),
     "csv": Target(csv_files(), lambda file: read_captions(*file)),
     "prompts": Target(st.tuples(TEXTS, TEXTS), make_prompt),
-    "model-folders": Target(model_folders(), fuse_with, short=8),
+    "model-folders": Target(model_folders(), fuse_with, examples=8),
+    "environment": Target(ENVIRONMENTS, read_environment),
+    "commands": Target(RUNS, run_command, examples=1),
     "rules": Target(st.tuples(TEXTS, TEXTS, TEXTS), judge),
 }

@@ -17,7 +17,7 @@ SHORT = settings(derandomize=True, deadline=None, database=None, suppress_health
 def test_what_must_hold_holds(name: str) -> None:
     target = TARGETS[name]
 
-    @settings(SHORT, max_examples=target.short)
+    @settings(SHORT, max_examples=target.examples)
     @given(target.strategy)
     def holds(found: Any) -> None:
         target.holds(found)

@@ -158,7 +158,7 @@ def test_rows_on_a_terminal_command_nothing(shown: dict[str, str], form: str) ->
 
 
 def test_parquet_is_kept_from_a_terminal(shown: dict[str, str]) -> None:
-    assert "nothing for a terminal" in shown["parquet"]
+    assert "cannot be shown on a terminal" in shown["parquet"]
 
 
 def test_verdicts_on_a_terminal_command_nothing_and_on_a_page_run_nothing(done: Done, shown: dict[str, str]) -> None:

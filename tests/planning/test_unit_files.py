@@ -53,14 +53,16 @@ def hashes(storage: Storage, found: list[NewPairs]) -> list[int]:
     return [storage.read_table(part.path)["laion_hash"][int(row)].as_py() for part in found for row in part.rows]
 
 
-def cut(storage: Storage, table: pa.Table, unit_tokens: int, serial: int = 0) -> list[Unit]:
+def cut(
+    storage: Storage, table: pa.Table, unit_tokens: int, serial: int = 0, max_units: int | None = None
+) -> list[Unit]:
     """``table``, which lies in files of seven rows, as units."""
     found = []
     for start in range(0, table.num_rows, 7):
         part, path = table.slice(start, 7), f"some/{start}.parquet"
         storage.write_table(path, part)
         found.append(NewPairs(path, np.arange(part.num_rows), estimate_tokens(part)))
-    return cut_units(storage, found, DAY, "f" * 12, unit_tokens, serial)
+    return cut_units(storage, found, DAY, "f" * 12, unit_tokens, serial, max_units=max_units)
 
 
 def test_pairs_that_the_warehouse_has_are_dropped(storage: Storage) -> None:
@@ -132,6 +134,9 @@ def test_no_run_has_more_units_than_airflow_maps(storage: Storage, monkeypatch: 
     monkeypatch.setattr("capsfusion_tasks.planning.unit_files.MAX_UNITS", 3)
     units = cut(storage, pairs(*range(50)), unit_tokens=5 * 157)
     assert [unit.rows for unit in units] == [5, 5, 5]
+    assert [unit.rows for unit in cut(storage, pairs(*range(50)), unit_tokens=5 * 157, max_units=2)] == [5, 5]
+    assert choose_unit_tokens(10**6, 1000.0, max_units=3) == 1_800_000  # half an hour of work
+    assert choose_unit_tokens(9 * 10**6, 1000.0, max_units=3) == 3_000_000
 
 
 @pytest.mark.parametrize(

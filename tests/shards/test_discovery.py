@@ -48,6 +48,15 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "staging"))
 
 
+@pytest.mark.usefixtures("hub")
+def test_an_error_of_a_source_that_nobody_set_says_that_it_is_the_default(tmp_path: Path) -> None:
+    unset, named = configured_sources(load_settings(laion_coco=str(tmp_path / "nowhere"))).values()
+    with pytest.raises(InputError, match=r"relaion2B.*\(CAPSFUSION_LAION2B is not set, and this is its default"):
+        list(unset.source.files(unset.wanted))
+    with pytest.raises(InputError, match=r"no folder [^(]*$"):
+        list(named.source.files(named.wanted))
+
+
 def labels(shards: list[Shard]) -> list[str]:
     return [shard.label for shard in shards]
 

@@ -290,10 +290,13 @@ def test_a_body_that_breaks_off_is_asked_for_again(web: WebServer, shard_on: Sha
     assert (len(web.gets("/bucket/a.parquet")), len(waits)) == (3, 2)
 
 
-def test_a_503_passes_and_a_403_does_not(web: WebServer, shard_on: Shard, waits: list[float]) -> None:
+def test_a_503_passes_and_a_403_does_not(
+    web: WebServer, shard_on: Shard, waits: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
     web.faults["/bucket/a.parquet"] = [Fault(503), Fault(503)]
     with S3Source("s3://bucket").open(shard_on) as stream:
         assert stream.read() == web.files["/bucket/a.parquet"].content
+    assert caplog.messages == [f"S3: the answer is 503; trying again (try {n} of 8)" for n in (1, 2)]
     web.requests.clear()
     web.faults["/bucket/a.parquet"] = [Fault(403)]
     with (

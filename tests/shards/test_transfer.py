@@ -151,13 +151,20 @@ def test_a_wrong_checksum_throws_the_copy_away(web: WebServer, scratch: Path) ->
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_what_may_pass_is_tried_again_with_growing_waits(
-    web: WebServer, shard: Shard, scratch: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch, status: int
+    web: WebServer,
+    shard: Shard,
+    scratch: Path,
+    waits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
 ) -> None:
     monkeypatch.setattr(transfer, "_PART_BYTES", len(CONTENT))
     web.faults["/a.parquet"] = [Fault(status)] * 3
     assert read(shard, scratch) == CONTENT
     assert [0.5 <= waits[0] <= 1, 1 <= waits[1] <= 2, 2 <= waits[2] <= 4] == [True] * 3
     assert len(web.gets("/a.parquet")) == 4
+    assert [message.partition(" s (")[2] for message in caplog.messages] == [f"try {n} of 6)" for n in (1, 2, 3)]
 
 
 def test_a_server_says_how_long_to_wait(
