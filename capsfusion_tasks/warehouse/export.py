@@ -12,12 +12,13 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict, model_validator
-from sqlalchemy import URL
 from sqlalchemy.dialects.postgresql import UUID
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Interval, UtcTime
-from capsfusion_tasks.warehouse.connection import Warehouse, adbc_message, describe, from_adbc
+from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, batches, message
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.tables import SCHEMA, fused_captions
 
 PUBLISHED_COLUMNS = ("image_url", "laion_2b", "laion_coco", "capsfusion")  # those of CapsFusion-120M, in its order
@@ -82,8 +83,8 @@ class Snapshot(BaseModel):
 class ExportSession:
     """A read-only transaction that sees one state of the warehouse throughout."""
 
-    def __init__(self, connection: Any, url: URL) -> None:
-        self._connection, self._url = connection, url
+    def __init__(self, warehouse: Warehouse, connection: Any) -> None:
+        self._warehouse, self._connection = warehouse, connection
 
     def freeze(self, selection: Selection) -> Snapshot:
         """What the warehouse has now for ``selection``. Raises InputError for an unknown fusion_id."""
@@ -135,7 +136,7 @@ class ExportSession:
         try:
             self._rows(checked.format(_raw(condition)))
         except adbc.Error as error:
-            raise InputError(f"--where is no condition on a caption: {adbc_message(error)}") from error
+            raise InputError(f"--where is no condition on a caption: {message(error)}") from error
 
     @contextmanager
     def captions(
@@ -156,20 +157,11 @@ class ExportSession:
         with self._connection.cursor() as cursor:  # with COPY, the driver's default: all else holds the whole result
             cursor.execute(statement.as_string())
             reader = cursor.fetch_record_batch()
-            yield reader.schema, self._batches(reader)
-
-    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from reader
-        except (pa.ArrowException, OSError) as error:  # what the driver's errors become here: text without a code
-            said = " ".join(str(error).split())
-            if any(sign in said.lower() for sign in ("connection", "eof detected", "broken pipe")):
-                raise NotReadyError(f"the warehouse, {describe(self._url)}, gave up: {said}; try again") from error
-            raise InputError(f"the query of the export fails: {said}") from error
+            yield reader.schema, batches(self._warehouse, self._connection, reader)
 
     def _rows(self, statement: str | sql.Composed) -> list[dict[str, Any]]:
         text = statement if isinstance(statement, str) else statement.as_string()
-        with self._connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"}) as cursor:
+        with self._connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
             cursor.execute(text)
             rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist()
             return rows
@@ -178,21 +170,15 @@ class ExportSession:
 @contextmanager
 def export_session(warehouse: Warehouse, target: str) -> Iterator[ExportSession]:
     """A session for an export to ``target``; there is one at a time, a second raises NotReadyError."""
-    try:
-        with adbc.connect(warehouse.adbc_uri, autocommit=False) as connection:
-            with connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"}) as cursor:
-                cursor.execute("set transaction isolation level repeatable read read only")
-                cursor.execute(f"set local search_path = {SCHEMA}, public")
-                cursor.execute("set local timezone = 'UTC'")  # what a condition makes of a time depends on it
-                cursor.execute(
-                    "select pg_try_advisory_xact_lock(hashtextextended('capsfusion.export ' || $1, 0))", (target,)
-                )
-                [locked] = cursor.fetchone()
-            if not locked:
-                raise NotReadyError(f"another export to {target} is running, or the query of a killed one; wait for it")
-            yield ExportSession(connection, warehouse.url)
-    except adbc.Error as error:
-        raise from_adbc(warehouse.url, error) from error
+    with adbc_session(warehouse, read_only=True) as connection:
+        with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
+            cursor.execute(f"set local search_path = {SCHEMA}, public")
+            cursor.execute("set local timezone = 'UTC'")  # a condition may compare times
+            cursor.execute(f"select pg_try_advisory_xact_lock({lock_sql('export')})", (target,))
+            [locked] = cursor.fetchone()
+        if not locked:
+            raise NotReadyError(f"another export to {target} is running, or the query of a killed one; wait for it")
+        yield ExportSession(warehouse, connection)
 
 
 def captions_query(

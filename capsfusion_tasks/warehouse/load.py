@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import VALIDATED
-from capsfusion_tasks.warehouse.connection import Warehouse, from_adbc
+from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.tables import rejected_captions
 
 NUL, REPLACEMENT = "\x00", "\ufffd"
@@ -89,7 +90,7 @@ def load_unit(
         cursor.execute("analyze incoming (pair_id)")
         # One merge at a time under a fusion_id: no constraint spans the tables, and a pair must be in one of them.
         for locked in sorted({fusion_id, replay_of or fusion_id}):  # in one order, so that no two wait for each other
-            _query(cursor, "select pg_advisory_xact_lock(hashtextextended('capsfusion.load ' || $1, 0))", locked)
+            _query(cursor, f"select pg_advisory_xact_lock({lock_sql('load')})", locked)
         if replay_of:
             _take_from_quarantine(cursor, replay_of, fusion_id, unit_id)
         if replace or existing == "replace":
@@ -112,16 +113,12 @@ def load_unit(
 @contextmanager
 def _transaction(warehouse: Warehouse) -> Iterator[Any]:
     """A cursor on a connection of its own: commits when the block ends, rolls back when it raises."""
-    try:
-        with adbc.connect(warehouse.adbc_uri, autocommit=False) as connection:
-            # `COPY (…) TO`, the driver's way by default, is for queries only and loses the parts of an error.
-            with connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"}) as cursor:
-                for name, value in SESSION.items():
-                    _query(cursor, "select set_config($1, $2, true)", name, value)
-                yield cursor
-            connection.commit()
-    except adbc.Error as error:
-        raise from_adbc(warehouse.url, error) from error
+    with adbc_session(warehouse) as connection:
+        with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
+            for name, value in SESSION.items():
+                _query(cursor, "select set_config($1, $2, true)", name, value)
+            yield cursor
+        connection.commit()
 
 
 def _query(cursor: Any, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, func, inspect, select, text
 
+from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.roles import grant_roles
 from capsfusion_tasks.warehouse.tables import SCHEMA, VERSION_TABLE
 
@@ -20,7 +21,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     Of several at a time one works and the others wait for it.
     """
     with engine.begin() as connection:
-        connection.execute(text("select pg_advisory_xact_lock(hashtextextended('capsfusion.migrate', 0))"))
+        connection.execute(select(func.pg_advisory_xact_lock(lock_key("migrate"))))
         if not inspect(connection).has_schema(SCHEMA):  # `if not exists` needs the right to create one all the same
             connection.execute(text(f"create schema {SCHEMA}"))
         config = _config()

@@ -10,15 +10,16 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, update
+from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.warehouse.load import SESSION
+from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 from capsfusion_tasks.warehouse.tables import work_units
+from capsfusion_tasks.warehouse.writable import require_writable
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
     Raises NotReadyError where the warehouse does not answer at the beginning; when it goes away later, the work goes on
     and the lock is taken again.
     """
+    with engine.connect() as connection:
+        require_writable(connection)
     held, ended = threading.Event(), threading.Event()
     holder = threading.Thread(target=_hold, args=(engine, unit_id, held, ended), name=f"at work on {unit_id}")
     holder.daemon = True
@@ -62,7 +65,7 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, ended: threading.
                     # So that the server notices within minutes when this machine is gone.
                     for name in (name for name in SESSION if name.startswith("tcp_")):
                         connection.execute(select(func.set_config(name, SESSION[name], False)))
-                    connection.execute(select(func.pg_advisory_lock_shared(_key(unit_id))))
+                    connection.execute(select(func.pg_advisory_lock_shared(lock_key("unit", unit_id))))
                     held.set()
                     while not ended.wait(_BEAT_SECONDS):
                         connection.execute(select(1))
@@ -76,7 +79,9 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, ended: threading.
 def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
     """Units in state fusing that nobody is at work on."""
     units = work_units.c
-    fusing = select(units.unit_id, units.tries, _key(units.unit_id)).where(units.state == "fusing", scope.clause())
+    fusing = select(units.unit_id, units.tries, lock_key("unit", units.unit_id)).where(
+        units.state == "fusing", scope.clause()
+    )
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         before = connection.execute(fusing).all()
         held = set(connection.scalars(_HELD))
@@ -95,7 +100,7 @@ def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
 
 def keep_others_off(connection: Connection, unit_id: str) -> None:
     """The same until the transaction of ``connection`` ends."""
-    if not connection.scalar(select(func.pg_try_advisory_xact_lock(_key(unit_id)))):
+    if not connection.scalar(select(func.pg_try_advisory_xact_lock(lock_key("unit", unit_id)))):
         raise NotReadyError(f"another process is fusing unit {unit_id}")
 
 
@@ -104,7 +109,3 @@ def put_back(engine: Engine, unit_id: str) -> None:
     mine = (work_units.c.unit_id == unit_id, work_units.c.state != "loaded")
     with alone_with(engine, unit_id) as connection:
         connection.execute(update(work_units).where(*mine).values(state="planned", error=None))
-
-
-def _key(unit_id: str | ColumnElement[str]) -> ColumnElement[Any]:
-    return func.hashtextextended(func.concat("capsfusion.unit ", unit_id), 0)

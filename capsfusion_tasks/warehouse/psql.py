@@ -7,9 +7,10 @@ import shutil
 
 from sqlalchemy import URL
 
-from capsfusion_tasks.warehouse.connection import Warehouse, libpq_uri
+from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import BINARIES
 from capsfusion_tasks.warehouse.tables import SCHEMA
+from capsfusion_tasks.warehouse.url import libpq_uri
 
 
 def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
-import adbc_driver_postgresql.dbapi as adbc
 import psycopg
 import pyarrow as pa
 from psycopg import sql
@@ -15,19 +14,21 @@ from sqlalchemy import Connection, Engine, and_, func, select
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import CAPTION, FUSED, PAIRS, Replay
-from capsfusion_tasks.warehouse.connection import Warehouse, describe, from_adbc
+from capsfusion_tasks.warehouse.adbc_session import adbc_session, batches
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.tables import fused_captions, fusions, rejected_captions, replayed_captions, work_units
 
 
 def lock_planning(connection: Connection, fusion_id: str) -> None:
     """Until the transaction ends, no other process plans a replay of this fusion's rejections; others wait."""
-    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"capsfusion.replay {fusion_id}", 0))))
+    connection.execute(select(func.pg_advisory_xact_lock(lock_key("replay", fusion_id))))
 
 
 @contextmanager
 def sole_run(engine: Engine, name: str) -> Iterator[None]:
     """No other process runs the replay ``name`` in such a block; raises NotReadyError where one does."""
-    lock = func.pg_try_advisory_lock(func.hashtextextended(f"capsfusion.replay.run {name}", 0))
+    lock = func.pg_try_advisory_lock(lock_key("replay.run", name))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.scalar(select(lock)):
             raise NotReadyError("this replay is running in another process: wait for it")
@@ -114,16 +115,11 @@ def rejected_pairs(
         sql.SQL("").join(tried.format(sql.Identifier(table), sql.Literal(untried_under)) for table in tables),
         sql.SQL("") if most is None else sql.SQL(" limit {}").format(sql.Literal(most)),
     )
-    try:
-        # With COPY, the driver's default: all else holds the whole result.
-        with adbc.connect(warehouse.adbc_uri) as connection, connection.cursor() as cursor:
-            cursor.execute(query.as_string())
-            for batch in cursor.fetch_record_batch():
-                yield pa.Table.from_batches([batch]).cast(PAIRS)
-    except adbc.Error as error:
-        raise from_adbc(warehouse.url, error) from error
-    except OSError as error:  # what a lost connection is while batches come
-        raise NotReadyError(f"the warehouse, {describe(warehouse.url)}, gave up: {error}; try again") from error
+    # With COPY, the driver's default: without it the driver holds the whole result.
+    with adbc_session(warehouse, read_only=True) as connection, connection.cursor() as cursor:
+        cursor.execute(query.as_string())
+        for batch in batches(warehouse, connection, cursor.fetch_record_batch()):
+            yield pa.Table.from_batches([batch]).cast(PAIRS)
 
 
 def _asked(replay: Replay) -> sql.Composed:

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from capsfusion_tasks.errors import NotReadyError
-from capsfusion_tasks.warehouse.connection import Warehouse, describe
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.url import describe
 
 
 @contextmanager

@@ -319,7 +319,7 @@ def test_two_exports_to_one_folder_do_not_run_at_the_same_time(filled: Warehouse
     ("where", "error", "said"),
     [
         ("pg_terminate_backend(pg_backend_pid())", NotReadyError, "gave up: .*try again"),
-        ("1 / (raw_recall - 0.5) > 0", InputError, "the query of the export fails: .*division by zero"),
+        ("1 / (raw_recall - 0.5) > 0", InputError, "refuses: .*division by zero"),
     ],
     ids=["server gone", "bad value"],
 )

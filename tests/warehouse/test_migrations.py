@@ -11,12 +11,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, Connection, Engine, create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from capsfusion_tasks.warehouse.connection import Warehouse, parse_url
+from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.load import LoadResult, load_unit
 from capsfusion_tasks.warehouse.migrate import current_revision, head_revision, known_revisions, upgrade
 from capsfusion_tasks.warehouse.queries import consistency
 from capsfusion_tasks.warehouse.tables import SCHEMA, VERSION_TABLE, metadata
+from capsfusion_tasks.warehouse.url import parse_url
 from tests.warehouse.conftest import plan, rows
 
 EARLIER = sorted(known_revisions() - {head_revision()})
