@@ -115,14 +115,16 @@ def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings:
 def _database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
     """DuckDB in memory. What does not fit there goes to scratch disk, not to the working folder."""
     what = "rows that are joined"
-    with temporary_folder(settings.scratch_folder, "join-", what) as folder:
-        with duckdb.connect(config={"temp_directory": str(folder)}) as connection:
-            connection.execute("set preserve_insertion_order = false")
-            try:
-                yield connection
-            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-                said = str(error).splitlines()[0]
-                raise NotReadyError(f"{what} fit neither in memory nor in {folder.parent}: {said} {ROOM}") from error
+    with (
+        temporary_folder(settings.scratch_folder, "join-", what) as folder,
+        duckdb.connect(config={"temp_directory": str(folder)}) as connection,
+    ):
+        connection.execute("set preserve_insertion_order = false")
+        try:
+            yield connection
+        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+            said = str(error).splitlines()[0]
+            raise NotReadyError(f"{what} fit neither in memory nor in {folder.parent}: {said} {ROOM}") from error
 
 
 def _with_identity(joined: pa.Table, raw_shards: list[str], coco_shards: list[str]) -> pa.Table:
