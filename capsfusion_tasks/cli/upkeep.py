@@ -62,8 +62,8 @@ def check(
         load_settings(),
         Scope(interval=within),
         footers=footers,
-        join=pairs,
-        listings=sources,
+        pairs=pairs,
+        sources=sources,
         repair=repair,
         safe_age=timedelta(hours=safe_hours),
     )

@@ -195,12 +195,19 @@ def failed_shards(connection: Connection, shard_ids: Sequence[str] | None = None
     return [tuple(row) for row in connection.execute(statement.order_by(shards.c.side, shards.c.path))]
 
 
-def consistency(
-    connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True
-) -> dict[str, list[dict[str, Any]]]:
-    """What must be empty: rule → the rows that break it, of the units in ``scope``.
+@dataclass(frozen=True)
+class Violation:
+    """A row that breaks a rule of the tables."""
 
-    Without ``pairs`` nothing but rows by unit is counted, which the indexes on unit_id answer.
+    rule: str
+    unit_id: str
+    what: str  # "rows_in 5, accepted 3, rejected 1"
+
+
+def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True) -> list[Violation]:
+    """What breaks the rules of the tables among the units in ``scope``; empty where all is right.
+
+    Without ``pairs`` it only counts rows by unit, by the indexes on unit_id.
     """
     tables = (fused_captions, rejected_captions, replayed_captions)
     stored = union_all(*(select(table.c.unit_id).where(_of_units(table, scope)) for table in tables)).subquery()
@@ -228,7 +235,11 @@ def consistency(
                 rejected_captions, replayed_captions, "unit_id", scope
             ),
         }
-    return {rule: [dict(row) for row in connection.execute(query).mappings()] for rule, query in rules.items()}
+    return [
+        Violation(rule, row["unit_id"], ", ".join(f"{name} {row[name]}" for name in row if name != "unit_id"))
+        for rule, query in rules.items()
+        for row in connection.execute(query).mappings()
+    ]
 
 
 def _in_both(one: Table, other: Table, under: str, scope: Scope) -> CompoundSelect[Any]:

@@ -39,14 +39,14 @@ function title(found) {
   return isReplay(found) ? "A replay of rejected captions" : "Everything";
 }
 
-function facts({ summary, units, rate }) {
+function facts({ summary, units, progress }) {
   const done = summary.accepted + summary.rejected;
   const left =
     summary.waiting === 0
       ? "nothing waits"
-      : rate.seconds_left === null
+      : progress.seconds_left === null
         ? "not known before the first unit is loaded"
-        : duration(rate.seconds_left);
+        : duration(progress.seconds_left);
   const states = Object.entries(units).filter(([, count]) => count);
   const each = [
     ["Accepted", `${number(summary.accepted)} of ${number(done)} (${percent(summary.accepted, done)})`],
@@ -54,7 +54,7 @@ function facts({ summary, units, rate }) {
     ["GPU time", duration(summary.gpu_seconds)],
     [
       "Speed",
-      `${number(summary.rows_per_second)} captions a second of GPU, ${number(rate.rows_per_second)} a second of wall time`,
+      `${number(summary.rows_per_second)} captions a second of GPU, ${number(progress.rows_per_second)} a second of wall time`,
     ],
     ["Time left", left],
     ["Tokens", `${number(summary.prompt_tokens)} of prompts, ${number(summary.caption_tokens)} of captions`],
