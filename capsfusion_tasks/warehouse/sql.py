@@ -1,4 +1,4 @@
-"""SQL as users write it: one statement, read-only, its result as an Arrow table of plain types."""
+"""Runs a user's SQL: one read-only statement, with the result as an Arrow table of plain types."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from capsfusion_tasks.warehouse.tables import SCHEMA
 def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
     """Run one statement in a read-only transaction, with ``capsfusion`` on its search path.
 
-    uuid, json and intervals come as text, numeric as decimal. Column names can repeat, as they can in SQL.
-    Raises InputError with PostgreSQL's own words where the statement fails.
+    uuid, json and intervals become text, numeric becomes decimal. Column names can repeat, as in SQL. Raises InputError
+    with PostgreSQL's message where the statement fails, NotReadyError where the connection is lost.
     """
     if not sql.strip():
         raise InputError("the SQL statement is empty")
@@ -35,7 +35,9 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
             cursor.execute(sql)
             table = cursor.fetch_arrow_table()
         except pa.ArrowInvalid as error:  # a composite type: row(1, 2)
-            raise InputError(f"the SQL statement has a column that cannot be shown: {error}; cast it") from error
+            raise InputError(
+                f"the SQL statement has a column of a type that cannot be shown: {error}; cast it"
+            ) from error
         except adbc.Error as error:
             if _connection_is_at_fault(connection, error):
                 raise
@@ -44,6 +46,7 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
 
 
 def _connection_is_at_fault(connection: Any, error: adbc.Error) -> bool:
+    """Whether the error is not about the statement. (A write in this read-only transaction is.)"""
     if error.sqlstate is None:
         return not is_alive(connection)
     return may_pass(error.sqlstate) and error.sqlstate != READ_ONLY
@@ -58,7 +61,7 @@ def _place(sql: str, error: adbc.Error) -> str:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column in a type that every writer knows."""
+    """The column in a type that CSV, JSON and Parquet writers support."""
     kind = column.type
     if pa.types.is_interval(kind):
         return _texts("{0.months} months {0.days} days {0.nanoseconds} ns".format, column)

@@ -1,4 +1,4 @@
-"""Whether this login can store captions in the warehouse: asked before a GPU works for hours to make them."""
+"""Checks that this login can load captions, before a GPU spends hours on them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def require_writable(connection: Connection) -> None:
         lacking.append("temporary on the database")
     if lacking:
         raise InputError(
-            f"the warehouse, {describe(url)}, lets its login not load captions; it lacks {', '.join(lacking)}:"
+            f"the login of the warehouse, {describe(url)}, cannot load captions, it lacks {', '.join(lacking)};"
             " an administrator runs: grant capsfusion_loader to <this login>"
         )

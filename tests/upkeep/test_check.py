@@ -344,7 +344,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(area: Area, monkeypat
     assert run(app, ["check", "--start", "2026-11-10", "--end", "2026-11-12"]).exit_code == 0
     repaired = run(app, ["check", "--repair"])
     assert repaired.exit_code == 0
-    assert "repaired: planned again" in repaired.output
+    assert "repaired: set to planned" in repaired.output
     assert run(app, ["check"]).exit_code == 0
 
 

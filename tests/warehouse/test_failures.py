@@ -129,7 +129,7 @@ def test_a_login_that_cannot_load_fuses_nothing(
         work(loader.engine)
         with warehouse.engine.begin() as connection:
             connection.execute(text(f"revoke insert on capsfusion.rejected_captions from {LOADER}"))
-        with pytest.raises(InputError, match="it lacks insert on rejected_captions: an administrator"):
+        with pytest.raises(InputError, match="it lacks insert on rejected_captions; an administrator"):
             work(loader.engine)
     with (
         open_warehouse(Settings(warehouse_url=login(postgres, warehouse_url, READER))) as reader,
