@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.failures import READ_ONLY, REFUSED, unreachable, user_error
+from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, REFUSED, unreachable, user_error
 
 # By default the driver wraps a query in COPY (…) TO. COPY streams its rows, but it accepts queries only, and its errors
 # have no SQLSTATE.

@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.embedded import embedded_postgres
-from capsfusion_tasks.warehouse.failures import from_psycopg, one_line, unreachable
 from capsfusion_tasks.warehouse.migrate import current_revision, head_revision, known_revisions, upgrade
+from capsfusion_tasks.warehouse.sqlstates import from_psycopg, one_line, unreachable
 from capsfusion_tasks.warehouse.url import describe, libpq_uri, parse_url
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, details, is_alive, message
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.failures import READ_ONLY, may_pass
+from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, may_pass
 from capsfusion_tasks.warehouse.tables import SCHEMA
 
 

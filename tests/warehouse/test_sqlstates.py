@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import get_args
@@ -122,20 +122,26 @@ def work(engine: Engine) -> None:
         pass
 
 
-def test_a_login_that_cannot_load_fuses_nothing(
-    postgres: EmbeddedPostgres, warehouse: Warehouse, warehouse_url: str
+def plan_nothing(engine: Engine) -> None:
+    with ledger.planning_lock(engine, "f1"):
+        pass
+
+
+@pytest.mark.parametrize("begin", [plan_nothing, work])
+def test_a_login_that_cannot_load_neither_plans_nor_fuses(
+    postgres: EmbeddedPostgres, warehouse: Warehouse, warehouse_url: str, begin: Callable[[Engine], None]
 ) -> None:
     with open_warehouse(Settings(warehouse_url=login(postgres, warehouse_url, LOADER))) as loader:
-        work(loader.engine)
+        begin(loader.engine)
         with warehouse.engine.begin() as connection:
             connection.execute(text(f"revoke insert on capsfusion.rejected_captions from {LOADER}"))
         with pytest.raises(InputError, match="it lacks insert on rejected_captions; an administrator"):
-            work(loader.engine)
+            begin(loader.engine)
     with (
         open_warehouse(Settings(warehouse_url=login(postgres, warehouse_url, READER))) as reader,
         pytest.raises(InputError, match=r"insert on fused_captions.*grant capsfusion_loader"),
     ):
-        work(reader.engine)
+        begin(reader.engine)
 
 
 def test_a_login_without_a_right_gets_one_line(postgres: EmbeddedPostgres, warehouse_url: str) -> None:
