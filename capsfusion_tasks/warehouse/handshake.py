@@ -68,8 +68,14 @@ def _poll(connection: pq.abc.PGconn) -> None:
     while (left := deadline - time.monotonic()) > 0:
         match connection.connect_poll():
             case pq.PollingStatus.READING:
-                select.select([connection.socket], [], [], left)
+                _wait(connection.socket, select.POLLIN, left)
             case pq.PollingStatus.WRITING:
-                select.select([], [connection.socket], [], left)
+                _wait(connection.socket, select.POLLOUT, left)
             case _:
                 return
+
+
+def _wait(socket: int, event: int, seconds: float) -> None:
+    poller = select.poll()  # select.select fails for file numbers above 1023
+    poller.register(socket, event)
+    poller.poll(1000 * seconds)
