@@ -124,13 +124,13 @@ def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> d
 
 
 def replayed_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
-    """Rejected captions of these units that have left quarantine, for a replay took their pairs."""
+    """Number of these units' rejected captions that a replay has moved out of quarantine."""
     statement = select(func.count()).select_from(replayed_captions).where(_of_units(replayed_captions, scope))
     return int(connection.execute(statement).scalar_one())
 
 
 def sample_captions(connection: Connection, n: int, unit_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """``n`` accepted captions, the same at every call; a pair_id is a digest, so its order is as good as random."""
+    """A sample of ``n`` accepted captions, the same at every call: the first by pair_id, which is a digest."""
     scope = Scope(unit_ids=unit_ids)
     statement = (
         select(fused_captions).where(_of_units(fused_captions, scope)).order_by(fused_captions.c.pair_id).limit(n)
