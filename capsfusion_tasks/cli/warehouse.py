@@ -13,7 +13,10 @@ from capsfusion_tasks.settings import load_settings
 
 
 def status() -> None:
-    """Show shards, work units, throughput and rejections: what is done, waiting, failed."""
+    """Show shards, work units, throughput and rejections: finished, waiting and failed.
+
+    Example: capsfusion status
+    """
     from capsfusion_tasks.tasks.report import report_all
     from capsfusion_tasks.terminal import print_text
     from capsfusion_tasks.warehouse.connection import open_warehouse
@@ -23,12 +26,12 @@ def status() -> None:
 
 
 def sql(
-    statement: Annotated[str | None, typer.Argument(help="A query; without one, an interactive psql starts.")] = None,
+    statement: Annotated[str | None, typer.Argument(help="A query. Without one, psql starts.")] = None,
     output_format: Annotated[
-        Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="How to print the rows.")
+        Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="Output format.")
     ] = "table",
 ) -> None:
-    """Query the warehouse, read-only. Its schema is searched, so plain table names do.
+    """Query the warehouse, read-only. Table names need no schema.
 
     Example: capsfusion sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"
     """
@@ -47,7 +50,7 @@ def sql(
 def _interactive(argv: list[str], env: dict[str, str]) -> None:
     import subprocess
 
-    # Not exec: the embedded server runs as long as this process holds it.
+    # Not exec: the embedded server runs only as long as this process.
     raise typer.Exit(subprocess.run(argv, env={**os.environ, **env}, check=False).returncode)
 
 
@@ -57,30 +60,30 @@ def export(
         str | None,
         typer.Option(
             metavar="all|NAME,…",
-            help="Columns of fused_captions besides image_url, laion_2b, laion_coco, capsfusion; all: every one.",
+            help="More columns of fused_captions than image_url, laion_2b, laion_coco, capsfusion.",
         ),
     ] = None,
     fusion: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Captions of this fusion_id. Default: of each pair the newest caption."),
+        typer.Option(metavar="ID", help="Export captions of this fusion_id. Default: the newest caption of each pair."),
     ] = None,
     where: Annotated[
-        str | None, typer.Option(metavar="SQL", help="A condition on the columns of fused_captions, as in a query.")
+        str | None,
+        typer.Option(metavar="SQL", help="Export captions that meet this condition on columns of fused_captions."),
     ] = None,
-    start: Annotated[datetime | None, typer.Option(help="Captions loaded at or after this time (UTC).")] = None,
-    end: Annotated[datetime | None, typer.Option(help="… and before this one.")] = None,
+    start: Annotated[datetime | None, typer.Option(help="Export captions loaded at or after this time (UTC).")] = None,
+    end: Annotated[datetime | None, typer.Option(help="Export captions loaded before this time (UTC).")] = None,
     limit: Annotated[
-        int | None, typer.Option(help="So many captions at most: the first by pair_id, as good as a sample.", min=1)
+        int | None,
+        typer.Option(help="Export this many captions: the first by pair_id, which is a random sample.", min=1),
     ] = None,
-    rows_per_file: Annotated[int, typer.Option(help="Rows of a file; the last has fewer.", min=1)] = 1_000_000,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew where DIR has an export, finished or not.")
-    ] = False,
+    rows_per_file: Annotated[int, typer.Option(help="Rows in each file; the last one has fewer.", min=1)] = 1_000_000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export in DIR, finished or not.")] = False,
 ) -> None:
-    """Write accepted captions as Parquet files, in CapsFusion-120M's columns, with a manifest. Run it again to resume.
+    """Export accepted captions as Parquet files with CapsFusion-120M's columns. Run it again to resume.
 
-    Sorted by pair_id, as part-00000.parquet, part-00001.parquet, …; _manifest.json comes last and has the query, counts
-    and checksums. What the warehouse had when the export began is exported, however often it is interrupted.
+    Writes part-00000.parquet, part-00001.parquet, …, sorted by pair_id, and last _manifest.json with the query, counts
+    and checksums. A resumed export has the captions that the warehouse had when the export began.
 
     Example: capsfusion export captions --where "raw_recall > 0.8 and punsafe < 0.1" --columns similarity,fusion_id
     """
@@ -113,11 +116,14 @@ def export(
 
 
 def db_upgrade() -> None:
-    """Create the warehouse's tables and roles, or bring them up to date."""
+    """Create or migrate the warehouse's tables and roles.
+
+    Example: capsfusion db upgrade
+    """
     from capsfusion_tasks.warehouse.connection import open_warehouse
     from capsfusion_tasks.warehouse.roles import grant_roles
 
     with open_warehouse(load_settings(), migrate=True) as warehouse:
-        with warehouse.engine.begin() as connection:  # also where the tables need nothing: to mend what is missing
+        with warehouse.engine.begin() as connection:  # also without a migration: restores missing rights
             grant_roles(connection)
         stderr.print(f"{warehouse.url.render_as_string()} is up to date", highlight=False, markup=False)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import get_args
 
 import duckdb
 import pyarrow as pa
 
+from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.pairing.bucket_side import BucketSide
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import PAIRS, Side
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.scratch import ROOM, temporary_folder
 from capsfusion_tasks.staging.storage import Storage
 
 # Bytes of bucket files that are joined at a time. In memory they take about four times as much.
@@ -97,8 +100,7 @@ def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings:
     by_text = settings.join_on == "url_text" or settings.self_paired
     match = "raw.url = coco.url" + (" and raw.text = coco.text" if by_text else "")
     part = {"passes": passes, "number": number}
-    with duckdb.connect() as connection:
-        connection.execute("set preserve_insertion_order = false")
+    with _database(settings) as connection:
         connection.register("coco_rows", coco.rows())
         columns = "url, text, synthetic" if by_text else "url, synthetic"
         connection.execute(_DISTINCT.format(side="coco", columns=columns, and_wanted="", **part))
@@ -107,6 +109,22 @@ def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings:
         connection.register("raw_rows", raw.rows())
         connection.execute(_DISTINCT.format(side="raw", columns="url, text", and_wanted=_HAS_PARTNER, **part))
         return connection.sql(_PAIRS.format(match=match)).to_arrow_table()
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB in memory. What does not fit there goes to scratch disk, not to the working folder."""
+    what = "rows that are joined"
+    with (
+        temporary_folder(settings.scratch_folder, "join-", what) as folder,
+        duckdb.connect(config={"temp_directory": str(folder)}) as connection,
+    ):
+        connection.execute("set preserve_insertion_order = false")
+        try:
+            yield connection
+        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+            said = str(error).splitlines()[0]
+            raise NotReadyError(f"{what} fit neither in memory nor in {folder.parent}: {said} {ROOM}") from error
 
 
 def _with_identity(joined: pa.Table, raw_shards: list[str], coco_shards: list[str]) -> pa.Table:

@@ -205,7 +205,7 @@ def unplanned_work(connection: Connection, storage: Storage, fusion_id: str, int
     unfinished = [
         interval
         for interval in intervals
-        if waiting.paired_rows(storage, interval) > rates.planned_pairs(connection, fusion_id, interval)
+        if waiting.paired_rows(storage, interval) > rates.pairs_in_units(connection, fusion_id, interval)
     ]
     if not unfinished:
         return Work(0, 0)

@@ -15,8 +15,9 @@ from tempfile import TemporaryDirectory
 
 from capsfusion_tasks.staging import full_disk
 
-# Ours: a shard or a replay that is split, a shard that is fetched. The folder may be one that others use too.
-_OURS = re.compile(r"(split|replay)-\w+|[0-9a-f]{16}")
+# Our folders: a shard or a replay that is split, a bucket that is joined, a shard that is fetched. Other programs may
+# use the scratch folder too.
+_OURS = re.compile(r"(split|join|replay)-\w+|[0-9a-f]{16}")
 
 ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
 

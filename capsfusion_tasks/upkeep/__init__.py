@@ -1,4 +1,4 @@
-"""`capsfusion check`: proves that nothing is lost, doubled, half-written or stuck, or says what is. Reads only.
+"""`capsfusion check` and `capsfusion gc`: find what is lost, duplicated, incomplete or stuck, and what can be deleted.
 
-A module for each hand-over; each of its functions yields ``Finding``s.
+`check` has one module for each hand-over between stages; each yields `Finding`s. It changes nothing without `--repair`.
 """

@@ -1,4 +1,4 @@
-"""All checks, one after the other, and the repair of what they find."""
+"""Runs all checks, one after the other, and repairs what can be repaired safely."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.upkeep import captions, pairs, shards, sources, temporary, units
+from capsfusion_tasks.upkeep import late_shards, lost_pairs, shards, stored_rows, temporary_files, units
 from capsfusion_tasks.upkeep.evidence import Evidence, gather
 from capsfusion_tasks.upkeep.findings import Finding
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 
-# Longer than any task may take: a file of that age that nobody knows is nobody's.
+# Longer than any task takes: no running task owns an untracked file of this age.
 SAFE_AGE = timedelta(hours=6)
 
 
 @dataclass
 class Result:
-    """``looked_at``: how much of each kind; ``rows``: side → what became of the rows of its pulled shards.
+    """What was checked, and what is wrong.
 
-    Where pairs were looked for, also ``paired``: side → its rows that have a partner, and ``pairs``: fusion_id → what
-    became of its pairs.
+    ``rows``: for each side, how many rows of its pulled shards are in buckets, and how many were dropped, by reason.
+    With ``pairs``, also ``paired``: for each side, its rows that have a partner; and ``pairs``: for each fusion_id,
+    what became of its pairs.
     """
 
     looked_at: dict[str, int]
@@ -33,14 +34,15 @@ class Result:
     findings: list[Finding]
     paired: dict[str, int] = field(default_factory=dict)
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)
-    repaired: dict[int, str] = field(default_factory=dict)  # number of the finding → what was done
+    repaired: dict[int, str] = field(default_factory=dict)  # index of the finding → what was done
 
     @property
     def left(self) -> list[Finding]:
-        """What is still wrong."""
+        """The findings that were not repaired."""
         return [finding for number, finding in enumerate(self.findings) if number not in self.repaired]
 
     def as_dict(self) -> dict[str, Any]:
+        """For ``--format json``."""
         findings = [
             {**finding.as_dict(), "repaired": self.repaired.get(number)} for number, finding in enumerate(self.findings)
         ]
@@ -53,23 +55,23 @@ class Result:
         }
 
     def lines(self) -> Iterator[str]:
-        """What was looked at, and what was found."""
-        yield from self._account()
+        """For a terminal: what was checked, then the findings."""
+        yield from self._counts()
         yield from self.verdict()
 
-    def _account(self) -> Iterator[str]:
-        yield "looked at " + ", ".join(f"{count} {name}" for name, count in self.looked_at.items())
+    def _counts(self) -> Iterator[str]:
+        yield "checked " + ", ".join(f"{count} {name}" for name, count in self.looked_at.items())
         for side, counts in self.rows.items():
             parts = " + ".join(f"{count} {name}" for name, count in counts.items())
             yield f"{side}: {sum(counts.values())} rows of pulled shards = {parts}"
             if side in self.paired:
                 alone = counts["in buckets"] - self.paired[side]
-                yield f"{side}: {self.paired[side]} are paired, {alone} wait for a partner or say what another row says"
+                yield f"{side}: {self.paired[side]} rows are paired, {alone} have no partner yet or repeat another row"
         for fusion_id, counts in self.pairs.items():
             yield f"pairs under fusion {fusion_id}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
 
     def verdict(self) -> Iterator[str]:
-        """What was found."""
+        """The findings, each with its repair."""
         for number, finding in enumerate(self.findings):
             yield f"{finding.rule}: {finding.where}: {finding.what}"
             done = self.repaired.get(number)
@@ -82,43 +84,43 @@ def check(
     scope: Scope = EVERYTHING,
     *,
     footers: bool = False,
-    join: bool = False,
-    listings: bool = False,
+    pairs: bool = False,
+    sources: bool = False,
     repair: bool = False,
     safe_age: timedelta = SAFE_AGE,
 ) -> Result:
-    """Look for what breaks an invariant, in everything or in a scope; ``repair`` does what is safe about it.
+    """Check everything, or the units and shards in ``scope``; ``repair`` repairs what can be repaired safely.
 
-    ``footers`` opens every bucket file; ``join`` pairs all buckets again and looks for each pair; ``listings`` looks
-    into the sources for shards that came too late for a run. Files younger than ``safe_age`` may be somebody's who is
-    at work, and are left alone.
+    ``footers`` opens every bucket file. ``pairs`` joins all buckets again and looks up each pair. ``sources`` lists the
+    sources again and looks for shards that arrived after their interval was listed. Files younger than ``safe_age``
+    may belong to a running task and are left alone. Raises InputError for ``pairs`` with an interval.
     """
-    if join and scope.interval is not None:
-        raise InputError("pairs meet across intervals: check them all, without a start and an end")
+    if pairs and scope.interval is not None:
+        raise InputError("a pair can join shards of two intervals: run --pairs without --start and --end")
     storage = Storage(settings.staging_uri)
     with open_warehouse(settings) as warehouse:
         evidence = gather(settings, storage, warehouse, scope, safe_age)
         rows = {side: dict(counts) for side, counts in shards.rows(evidence).items()}
-        result = Result(_looked_at(evidence), rows, [*_findings(evidence, footers, join)])
-        if listings:
-            result.findings += sources.findings(evidence)
-        if join:
-            accounts, paired = pairs.accounts(evidence)
+        result = Result(_looked_at(evidence), rows, [*_findings(evidence, footers, pairs)])
+        if sources:
+            result.findings += late_shards.findings(evidence)
+        if pairs:
+            accounts, paired = lost_pairs.accounts(evidence)
             result.paired = dict(paired)
             for account in accounts:
                 result.pairs[account.fusion_id] = account.as_dict()
-                result.findings += pairs.lost(account)
+                result.findings += lost_pairs.lost(account)
         if repair:
             _repair(result)
     return result
 
 
-def _findings(evidence: Evidence, footers: bool, join: bool) -> Iterator[Finding]:
-    yield from temporary.findings(evidence)
+def _findings(evidence: Evidence, footers: bool, pairs: bool) -> Iterator[Finding]:
+    yield from temporary_files.findings(evidence)
     yield from shards.findings(evidence, footers)
-    yield from pairs.findings(evidence)
+    yield from lost_pairs.findings(evidence)
     yield from units.findings(evidence)
-    yield from captions.findings(evidence, pairs=join or evidence.scope.interval is not None)
+    yield from stored_rows.findings(evidence, pairs=pairs or evidence.scope.interval is not None)
 
 
 def _looked_at(evidence: Evidence) -> dict[str, int]:
@@ -136,5 +138,5 @@ def _repair(result: Result) -> None:
             continue
         try:
             result.repaired[number] = finding.repair()
-        except (NotReadyError, FileNotFoundError):  # somebody is at work there now, or has mended it
+        except (NotReadyError, FileNotFoundError):  # a task works on it, or has repaired it meanwhile
             continue

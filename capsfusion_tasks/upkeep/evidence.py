@@ -1,4 +1,4 @@
-"""What the checks look at, read once: the staging area's listing, its lists of shards, the ledger."""
+"""What the checks compare, read once: the staging area's files, the lists of shards, the ledger."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pyarrow as pa
 
@@ -47,29 +46,44 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class PullMark:
+    """What the pull of a shard recorded: rows read, rows dropped by reason, and rows in each bucket."""
+
+    rows: int
+    dropped: dict[str, int]
+    buckets: dict[str, int]
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows, dropped {self.dropped or 'none'}"
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """``old`` files are those that no task can still be writing, or be about to enter in the ledger."""
+    """Everything that the checks read.
+
+    A file is ``old`` if no running task can still write it, or still has to enter it in the ledger.
+    """
 
     settings: Settings
     storage: Storage
     warehouse: Warehouse
     scope: Scope
     listing: Listing
-    lists: dict[Interval, list[Shard]]  # the intervals of the scope and the shards that arrived in each
-    broken_lists: dict[str, str]  # path of a list or mark that cannot be read → why
-    marks: dict[str, dict[str, Any]]  # of the shards of ``lists`` and ``others``: what their pull has noted
+    lists: dict[Interval, list[Shard]]  # the shards of each interval in the scope
+    broken_lists: dict[str, str]  # path of an unreadable list or mark → error
+    marks: dict[str, PullMark]  # shard_id → what its pull recorded; pulled shards of ``lists`` only
     others: set[str]  # shards of intervals outside the scope
     shards: dict[str, LedgerShard]
     units: list[LedgerUnit]
     known_units: set[str]
-    left: dict[tuple[Interval, str], int]  # (interval, fusion_id) that was planned → pairs that a limit left
+    left: dict[tuple[Interval, str], int]  # planned (interval, fusion_id) → pairs left out by a limit
     written_before: datetime
 
     def old(self, file: StoredFile) -> bool:
         return file.modified < self.written_before
 
     def footer_rows(self, path: str) -> int | str:
-        """The rows of a Parquet file; or why it cannot be read."""
+        """The number of rows of a Parquet file, or why it cannot be read."""
         try:
             return self.storage.footer(path)[1]
         except (pa.ArrowException, OSError) as error:
@@ -77,26 +91,26 @@ class Evidence:
 
 
 def gather(settings: Settings, storage: Storage, warehouse: Warehouse, scope: Scope, safe_age: timedelta) -> Evidence:
-    """Read it. The ledger's shards first and its units last, so that what happens meanwhile looks unfinished, not
-    wrong."""
+    """Read the ledger's shards first and its units last: what a running task changes meanwhile then looks unfinished,
+    not wrong. Raises InputError where the staging area is not the one of the ledger."""
     with warehouse.engine.connect() as connection:
         shards = invariants.ledger_shards(connection)
     listing = Listing(storage.tree())
     if listing.get(layout.BUCKETS_CONFIG) is None and any(shard.state == "pulled" for shard in shards.values()):
         raise InputError(
-            f"{storage.root} is no staging area, it has no {layout.BUCKETS_CONFIG}, and the ledger has shards that were"
-            " pulled: is it mounted, and does CAPSFUSION_STAGING name the one that the runs use?"
+            f"{storage.root} has no {layout.BUCKETS_CONFIG}, so it is not the staging area of the ledger's shards:"
+            " mount it, or set CAPSFUSION_STAGING to the one that the runs use"
         )
     lists, others, broken = _lists(storage, listing, scope.interval)
-    marks = {}
+    marks: dict[str, PullMark] = {}
     for shard in (shard for found in lists.values() for shard in found):
         path = layout.pulled_mark(shard.side, shard.shard_id)
         if listing.get(path) is not None:
             try:
                 mark = storage.read_json(path)
-                if mark.get("whole", True):  # else the shard is being pulled again
-                    marks[shard.shard_id] = mark
-            except json.JSONDecodeError as error:
+                if mark.get("whole", True):  # otherwise the shard is being pulled again
+                    marks[shard.shard_id] = PullMark(mark["rows"], mark["dropped"], mark["buckets"])
+            except (json.JSONDecodeError, KeyError) as error:
                 broken[path] = _short(error)
     with warehouse.engine.connect() as connection:
         units = invariants.ledger_units(connection, scope)
@@ -132,7 +146,7 @@ def _lists(
             continue
         try:
             found = [Shard.model_validate(shard) for shard in storage.read_json(file.path)["shards"]]
-        except (ValueError, KeyError) as error:  # no JSON, or not that of a list
+        except (ValueError, KeyError) as error:  # not JSON, or not a list of shards
             broken[file.path] = _short(error)
             continue
         interval = Interval.from_key(key)

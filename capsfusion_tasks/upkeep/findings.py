@@ -1,4 +1,4 @@
-"""What a check finds: what is wrong, where, and what mends it."""
+"""A finding: what is wrong, where, and how to mend it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ REPAIR = "capsfusion check --repair"
 
 @dataclass(frozen=True)
 class Finding:
-    """``rule`` is broken at ``where``: ``what`` is there, ``mend`` says what to do about it.
+    """``where`` breaks ``rule``: ``what`` was found there, and ``mend`` is what a person does about it.
 
-    ``repair`` does what is safe and says what it did; None: nothing is. It raises NotReadyError where somebody is at
-    work there.
+    ``repair`` mends it and returns what it did; None where no repair is safe. It raises NotReadyError while a task
+    works on the same unit or shard.
     """
 
     rule: str
@@ -30,12 +30,12 @@ class Finding:
 
 
 def run_again(interval: Interval) -> str:
-    """The command that does the interval's work again; what is finished is not done twice."""
+    """The command that runs the interval again. Finished work is not repeated."""
     return f"{interval.command}, or clear the interval's run in Airflow"
 
 
 def finish(unit: LedgerUnit) -> str:
-    """The command that brings the unit to its end."""
+    """The command that finishes the unit."""
     if unit.interval is not None:
         return run_again(unit.interval)
     return f"repeat the replay {unit.replay!r}: its command, or clear its run in Airflow"

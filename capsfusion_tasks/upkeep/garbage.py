@@ -1,4 +1,4 @@
-"""What `capsfusion gc` may delete: files that nothing needs any more, by age and state. Bucket files never are."""
+"""What `capsfusion gc` deletes: files that no task needs any more, by age and state. Never bucket files."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.invariants import LedgerUnit
 from capsfusion_tasks.warehouse.queries import EVERYTHING
 
-_SHOWN = 10  # of each kind
+_SHOWN = 10  # of each kind, on a terminal
 
 KINDS = {
     "units": "files of units that are loaded",
     "replays": "pairs of replays whose units are loaded",
-    "unknown units": "files of units that the ledger does not have",
-    "temporary files": "files that killed writers have left",
-    "scratch": "folders of this machine's scratch space whose process is gone",
+    "unknown units": "files of units that are not in the ledger",
+    "temporary files": "files that a killed process left unfinished",
+    "scratch": "folders in this machine's scratch space whose process has ended",
 }
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file or a folder that may go. ``delete`` raises NotReadyError where somebody needs it after all."""
+    """A file or folder that can be deleted. ``delete`` raises NotReadyError where a task needs it after all."""
 
     kind: str  # of KINDS
     where: str
@@ -42,17 +42,19 @@ class Garbage:
 
 @dataclass
 class Collection:
-    """``kept``: what could not be deleted, and why: somebody needs it after all, or S3 does not answer."""
+    """``kept``: what could not be deleted → why: a task needs it after all, or S3 does not answer."""
 
     found: list[Garbage]
     deleted: bool
     kept: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
+        """For ``--format json``."""
         each = [{"kind": one.kind, "where": one.where, "bytes": one.bytes} for one in self.found]
         return {"deleted": self.deleted, "found": each, "kept": list(self.kept)}
 
     def lines(self) -> Iterator[str]:
+        """For a terminal."""
         for kind, what in KINDS.items():
             its = [one for one in self.found if one.kind == kind]
             if its:
@@ -63,11 +65,11 @@ class Collection:
         for where, why in self.kept.items():
             yield f"kept: {where}: {why}"
         if not self.found:
-            yield "there is nothing to delete"
+            yield "nothing to delete"
         elif self.deleted:
             yield f"deleted {_bytes(one for one in self.found if one.where not in self.kept)}"
         else:
-            yield f"nothing is deleted without --delete, which would free {_bytes(self.found)}"
+            yield f"nothing was deleted; --delete would free {_bytes(self.found)}"
 
 
 def _bytes(garbage: Iterable[Garbage]) -> str:
@@ -75,25 +77,25 @@ def _bytes(garbage: Iterable[Garbage]) -> str:
 
 
 def collect(settings: Settings, *, safe_age: timedelta, delete: bool) -> Collection:
-    """Find what may go, by ``settings.keep_units_days``, and with ``delete`` delete it."""
+    """Find what can be deleted, by ``settings.keep_units_days``, and with ``delete`` delete it."""
     collection = Collection(find_garbage(settings, timedelta(days=settings.keep_units_days), safe_age), delete)
     if delete:
-        with open_warehouse(settings):  # the embedded server then runs throughout, not once for each unit
+        with open_warehouse(settings):  # keeps the embedded server running; otherwise it would start for each unit
             for one in collection.found:
                 try:
                     one.delete()
                 except NotReadyError as error:
                     collection.kept[one.where] = str(error)
-                except FileNotFoundError:  # gone with its folder
+                except FileNotFoundError:  # deleted with its folder
                     continue
     return collection
 
 
 def find_garbage(settings: Settings, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
-    """What may go: of units that were loaded longer than ``keep`` ago, and what no process can still be writing.
+    """Files of units loaded longer than ``keep`` ago, and files older than ``safe_age`` that no process is writing.
 
-    Kept is whatever a unit needs that is not loaded, and all units of an interval or a replay that has such a unit.
-    Raises InputError where the ledger is not that of the staging area: it could not tell what is needed.
+    An interval or a replay with a unit that is not loaded keeps all of its files. Raises InputError where the ledger
+    does not belong to the staging area: it cannot tell which files are needed.
     """
     storage = Storage(settings.staging_uri)
     files = storage.tree()
@@ -103,7 +105,7 @@ def find_garbage(settings: Settings, keep: timedelta, safe_age: timedelta) -> li
             units = invariants.ledger_units(connection, EVERYTHING)
             _require_same(storage, files, set(invariants.ledger_shards(connection)))
         found = [
-            # What the ledger does not have may be what a planning is about to enter.
+            # A unit that is missing in the ledger may be one that a plan is about to enter.
             *_units(settings, storage, files, units, now - keep, unknown_before=now - max(keep, safe_age)),
             *_replays(storage, files, units, now - max(keep, safe_age)),
         ]
@@ -120,8 +122,8 @@ def _require_same(storage: Storage, files: list[StoredFile], known: set[str]) ->
     pulled = {path.rpartition("/")[2].removesuffix(".json") for path in marks if "/pulled/" in path}
     if pulled and not pulled & known:
         raise InputError(
-            f"the ledger knows none of the {len(pulled)} shards that were pulled into {storage.root}: does"
-            " CAPSFUSION_WAREHOUSE_URL name the warehouse that the runs use?"
+            f"none of the {len(pulled)} shards pulled into {storage.root} is in the ledger: set"
+            " CAPSFUSION_WAREHOUSE_URL to the warehouse that the runs use"
         )
 
 
@@ -161,12 +163,12 @@ def _work(unit: LedgerUnit) -> tuple[str, object]:
 def _delete_unit(settings: Settings, storage: Storage, unit_id: str) -> None:
     with open_warehouse(settings) as warehouse, ownership.alone_with(warehouse.engine, unit_id) as connection:
         if ledger.loaded_unit(connection, unit_id) is None:
-            raise NotReadyError(f"unit {unit_id} is not loaded any more")
+            raise NotReadyError(f"unit {unit_id} is no longer loaded")
         storage.delete_folder(f"units/{unit_id}")
 
 
 def _replays(storage: Storage, files: list[StoredFile], units: list[LedgerUnit], before: datetime) -> Iterator[Garbage]:
-    """Their planning has read them, and reads them from the tables again when the replay is repeated."""
+    """Pairs of replays. They are needed for planning only, and a repeated replay reads them from the tables again."""
     open_ones = {Replay(name=unit.replay, fusion_id="").key for unit in units if unit.replay and unit.state != "loaded"}
     for key, its in _by_folder(files, layout.REPLAYS).items():
         if key not in open_ones and all(file.modified < before for file in its):

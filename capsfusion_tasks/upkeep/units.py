@@ -1,4 +1,4 @@
-"""Ledger ↔ units' files: a unit has its pairs, its chunks are whole, somebody is at work on what is being fused."""
+"""Ledger ↔ files of units: a unit has its pairs and complete chunks, and a process fuses it in state fusing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from capsfusion_tasks.warehouse.invariants import LedgerUnit, forget_unit
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """What is wrong with units that are not loaded, and with folders of units."""
+    """Problems of units that are not loaded, and of folders without a unit."""
     abandoned = set(ownership.abandoned_units(evidence.warehouse.engine, evidence.scope))
     unfinished = [unit for unit in evidence.units if unit.state != "loaded"]
     whole = []
@@ -29,10 +29,10 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             continue
         whole.append(unit)
         if unit.state == "failed":
-            what = f"it failed {unit.tries} times, at last: {unit.error}"
+            what = f"it failed {unit.tries} times, the last time with: {unit.error}"
             yield Finding("unit-failed", unit.unit_id, what, f"mend the cause, then {finish(unit)}")
         if unit.unit_id in abandoned:
-            what = "it is in state fusing and nobody is at work on it: no process holds its lock in the warehouse"
+            what = "it is in state fusing, but no process holds its lock in the warehouse"
             repair = partial(_put_back, evidence, unit)
             yield Finding("unit-stuck", unit.unit_id, what, f"{REPAIR}, or {finish(unit)}", repair)
         yield from _chunks(evidence, unit)
@@ -44,15 +44,15 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 def _pairs(evidence: Evidence, unit: LedgerUnit) -> Finding | None:
     path = layout.unit_pairs(unit.unit_id)
-    rows: int | str = evidence.footer_rows(path) if evidence.storage.exists(path) else "it is not there"
+    rows: int | str = evidence.footer_rows(path) if evidence.storage.exists(path) else "the file is missing"
     if rows == unit.rows_in:
         return None
-    what = f"{path}: {rows} rows, planned were {unit.rows_in}" if isinstance(rows, int) else f"{path}: {rows}"
+    what = f"{path} has {rows} rows, the plan {unit.rows_in}" if isinstance(rows, int) else f"{path}: {rows}"
     return Finding("unit-pairs", unit.unit_id, what, f"{REPAIR}, then {finish(unit)}", partial(_forget, evidence, unit))
 
 
 def _chunks(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
-    """Chunks can be read; those of a fused unit have all of its rows."""
+    """Chunks are readable; those of a fused unit have all of its rows."""
     files = {file.path: file for file in evidence.listing.under(layout.chunks_folder(unit.unit_id))}
     rows: set[int] = set()
     for found in chunk_files.read_each(evidence.storage, files, ["row"]):
@@ -64,12 +64,12 @@ def _chunks(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
     if unit.state != "fused":
         return
     if missing := set(range(unit.rows_in)) - rows:
-        what = f"it is fused, and {len(missing)} of its {unit.rows_in} rows are in no chunk: {min(missing)}, …"
+        what = f"it is fused, but {len(missing)} of its {unit.rows_in} rows are in no chunk, first row {min(missing)}"
         yield Finding(
             "unit-chunks", unit.unit_id, what, f"{REPAIR}, then {finish(unit)}", partial(_put_back, evidence, unit)
         )
     elif all(evidence.old(file) for file in evidence.listing.under(f"units/{unit.unit_id}")):
-        yield Finding("unit-waiting", unit.unit_id, "it is fused, and nobody validates or loads it", finish(unit))
+        yield Finding("unit-waiting", unit.unit_id, "it is fused, but was neither validated nor loaded", finish(unit))
 
 
 def _validated(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
@@ -79,13 +79,13 @@ def _validated(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
         return
     rows = evidence.footer_rows(path)
     if rows != unit.rows_in:
-        what = f"{rows} rows, the unit has {unit.rows_in}" if isinstance(rows, int) else rows
+        what = f"it has {rows} rows, the unit {unit.rows_in}" if isinstance(rows, int) else rows
         repair = partial(_delete, evidence, unit, file)
         yield Finding("validated-broken", path, what, f"{REPAIR}, then {finish(unit)}", repair)
 
 
 def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Finding]:
-    """No pair is in two units of one fusion that are not loaded."""
+    """No pair is in two unloaded units of one fusion."""
     by_fusion: dict[str, list[LedgerUnit]] = defaultdict(list)
     for unit in units:
         by_fusion[unit.fusion_id].append(unit)
@@ -98,8 +98,8 @@ def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Findi
         if twice.num_rows:
             first = twice.slice(0, 1).to_pylist()[0]
             one, other = together[first["unit_min"]], together[first["unit_max"]]
-            what = f"{twice.num_rows} pairs are in two units that are not loaded, the first in {other.unit_id} too"
-            mend = f"{REPAIR} forgets {other.unit_id}, then {finish(other)}"
+            what = f"{twice.num_rows} pairs are in two unloaded units, the first also in {other.unit_id}"
+            mend = f"{REPAIR}, which drops {other.unit_id}; then {finish(other)}"
             yield Finding("pair-in-two-units", one.unit_id, what, mend, partial(_forget, evidence, other))
 
 
@@ -109,22 +109,22 @@ def _unknown(evidence: Evidence) -> Iterator[Finding]:
         folders[file.path.split("/")[1]].append(file)
     for unit_id in sorted(folders.keys() - evidence.known_units):
         if all(evidence.old(file) for file in folders[unit_id]):
-            what = f"{len(folders[unit_id])} files of a unit that the ledger does not have"
-            yield Finding("unit-unknown", f"units/{unit_id}", what, "capsfusion gc --delete, once they are old enough")
+            what = f"{len(folders[unit_id])} files of a unit that is not in the ledger"
+            yield Finding("unit-unknown", f"units/{unit_id}", what, "capsfusion gc --delete, when they are old enough")
 
 
 def _put_back(evidence: Evidence, unit: LedgerUnit) -> str:
     ownership.put_back(evidence.warehouse.engine, unit.unit_id)
-    return "planned again: the next run of its interval resumes it from its chunks"
+    return "set to planned: the next run of its interval resumes it from its chunks"
 
 
 def _forget(evidence: Evidence, unit: LedgerUnit) -> str:
     forget_unit(evidence.warehouse.engine, unit.unit_id)
     evidence.storage.delete_folder(f"units/{unit.unit_id}")
-    return "taken out of the ledger: its pairs are in no unit now, and the next run of its interval plans them again"
+    return "dropped from the ledger: the next run of its interval plans its pairs again"
 
 
 def _delete(evidence: Evidence, unit: LedgerUnit, file: StoredFile) -> str:
     with ownership.alone_with(evidence.warehouse.engine, unit.unit_id):
         evidence.storage.delete(file.path)
-    return "deleted: it is made again"
+    return "deleted: the next run writes it again"

@@ -13,13 +13,15 @@ from typing import Any, cast
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import ColumnElement, Connection, Engine, Select, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
 from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.tables import shards, work_units
+from capsfusion_tasks.warehouse.writable import require_writable
 
 _RECENT_UNITS = 20  # whose rejections count
 _NUL = "\x00"  # what PostgreSQL cannot store in text
@@ -77,7 +79,7 @@ def pulled_bytes(connection: Connection) -> int:
 def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
     """No two processes that share this warehouse lay out the staging area at the same time; others wait."""
     with engine.begin() as connection:
-        connection.execute(_lock(f"capsfusion.staging {staging}"))
+        connection.execute(select(func.pg_advisory_xact_lock(lock_key("staging", staging))))
         yield
 
 
@@ -88,12 +90,9 @@ def planning_lock(engine: Engine, fusion_id: str) -> Iterator[Connection]:
     Under it, ask ``open_units`` before ``known_pairs``: a unit that is loaded in between is then seen twice, not never.
     """
     with engine.begin() as connection:
-        connection.execute(_lock(f"capsfusion.plan {fusion_id}"))
+        require_writable(connection)
+        connection.execute(select(func.pg_advisory_xact_lock(lock_key("plan", fusion_id))))
         yield connection
-
-
-def _lock(name: str) -> Select[Any]:
-    return select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0)))
 
 
 def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:

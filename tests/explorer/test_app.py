@@ -103,7 +103,7 @@ def test_the_figures_of_a_run_and_of_everything(client: TestClient) -> None:
     assert (run["summary"]["rows_in"], run["summary"]["accepted"], run["summary"]["rejected"]) == (70, 40, 20)
     assert run["sides"]["laion_2b"]["dropped"] == {"unsafe": 7, HOSTILE[0]: 1}
     assert run["distributions"]["reasons"] == {"truncated": 20}
-    assert run["rate"]["seconds_left"] > 0
+    assert run["progress"]["seconds_left"] > 0
     assert run["found"] == {"pairs": 100, "already_fused": 25, "left": 5}
     assert get(client, "/api/figures")["summary"] == run["summary"]
     interval = run["interval"]

@@ -20,8 +20,8 @@ import pytest
 
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.tasks.local_run import run_pipeline
-from capsfusion_tasks.warehouse.connection import libpq_uri, parse_url
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.url import libpq_uri, parse_url
 from tests.conftest import new_warehouse, plain_url
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
 from tests.one_process import ranks_in_one_process

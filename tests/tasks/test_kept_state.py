@@ -138,7 +138,7 @@ def test_what_is_loaded_stays_and_the_rest_follows_the_new_settings(place: Place
         loaded(after, unit)
     kept = {f"http://img.example.org/{n}.jpg" for n in (0, 2)}  # 1 and 3 have other texts on the other side
     assert set(urls(after)) == {*first, *kept}
-    assert check(after, join=True, footers=True, listings=True, safe_age=timedelta(0)).findings == []
+    assert check(after, pairs=True, footers=True, sources=True, safe_age=timedelta(0)).findings == []
 
 
 def test_shards_of_other_intervals_are_refused_until_they_are_pulled_with_the_same_settings(place: Place) -> None:

@@ -48,7 +48,7 @@ def test_the_next_run_takes_them_whatever_its_interval_and_no_other_run_does(
     assert listed(settings, DAYS[order[1]]) == []
     assert listed(settings, DAYS[order[0]]) == ["late.parquet"] * 2
     assert late_shards(settings) == [(side, DAYS[order[0]].key) for side in ("laion_2b", "laion_coco")]
-    assert check(settings, listings=True).findings == []
+    assert check(settings, sources=True).findings == []
 
 
 def test_of_runs_at_the_same_time_one_takes_them(place: Place) -> None:

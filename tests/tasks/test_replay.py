@@ -145,7 +145,7 @@ def numbers_of(settings: Settings, units: list[Unit]) -> list[int]:
 
 def assert_consistent(settings: Settings) -> None:
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
-        assert not any(queries.consistency(connection).values())
+        assert queries.consistency(connection) == []
 
 
 def accepted_below(threshold: int) -> Captions:
@@ -360,7 +360,7 @@ def test_a_run_of_the_day_and_a_replay_neither_lose_nor_double_a_pair(settings: 
     report = interval_tasks.report(settings, DAY)
     assert (report["unplanned"], report["summary"]["rows_in"], report["replayed"]) == (0, 6, 4)
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
-        assert rates.planned_pairs(connection, decide(settings).fusion_id, DAY) == 6
+        assert rates.pairs_in_units(connection, decide(settings).fusion_id, DAY) == 6
         assert rates.unfused(connection, decide(target).fusion_id, DAY) == (0, 0)
         assert [unit.unit_id for unit, _ in ledger.units_of(connection, decide(target).fusion_id, DAY)] == [
             days.unit_id

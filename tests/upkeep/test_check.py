@@ -41,7 +41,7 @@ def without_last_row(file: Path) -> None:
 
 
 def test_nothing_is_wrong_where_nothing_is_broken(area: Area) -> None:
-    result = area.check(footers=True, join=True)
+    result = area.check(footers=True, pairs=True)
     assert [*result.lines()][-1] == "nothing is wrong"
     assert result.looked_at["intervals"] == 3
     [counts] = result.pairs.values()
@@ -55,12 +55,12 @@ def test_nothing_is_wrong_where_nothing_is_broken(area: Area) -> None:
 def test_an_empty_area_is_as_it_should_be(area: Area, tmp_path: Path) -> None:
     area.execute("truncate work_units, shards, plans cascade")
     empty = area.with_settings(home=tmp_path / "none")
-    assert check(empty, join=True).findings == []
+    assert check(empty, pairs=True).findings == []
 
 
 def test_an_area_that_is_not_mounted_is_told_and_nothing_repaired(area: Area, tmp_path: Path) -> None:
     units = area.one("select count(*) from work_units")
-    with pytest.raises(InputError, match=r"is it mounted, and does CAPSFUSION_STAGING name"):
+    with pytest.raises(InputError, match=r"mount it, or set CAPSFUSION_STAGING"):
         check(area.with_settings(home=tmp_path / "none"), repair=True)
     assert area.one("select count(*) from work_units") == units
 
@@ -184,7 +184,7 @@ def test_a_pair_that_is_accepted_and_rejected_is_found_where_pairs_are_looked_at
         "update work_units set superseded = -1 where unit_id = (select unit_id from twins)",
     )
     assert area.rules() == []
-    [finding] = area.check(join=True).findings
+    [finding] = area.check(pairs=True).findings
     assert "a pair is accepted or rejected, not both" in finding.what
 
 
@@ -207,20 +207,20 @@ def test_a_shard_whose_bucket_file_is_lost_is_pulled_again(area: Area) -> None:
     for day in DAYS:
         plan_day(area.settings, day)
     assert lost.exists()
-    assert area.rules(footers=True, join=True) == []
+    assert area.rules(footers=True, pairs=True) == []
 
 
 def test_lost_pairs_are_found_and_a_limit_explains_those_that_it_left(area: Area) -> None:
     gone = area.unit(area.planned)
     area.execute(f"delete from work_units where unit_id = '{gone.unit_id}'")
-    result = area.check(join=True)
+    result = area.check(pairs=True)
     [lost] = [finding for finding in result.findings if finding.rule == "pairs-lost"]
-    assert f"{gone.rows} pairs meet in the buckets and are neither" in lost.what
+    assert f"{gone.rows} pairs of its buckets are neither" in lost.what
     assert DAYS[2].start.strftime("%Y-%m-%dT%H:%M:%S") in lost.mend
 
     area.execute("delete from work_units where state <> 'loaded'")
     plan_day(area.settings, DAYS[2], limit=3)
-    result = area.check(join=True)
+    result = area.check(pairs=True)
     assert {finding.rule for finding in result.findings} == {"unit-unknown"}  # of the units that were taken away
     [counts] = result.pairs.values()
     assert counts["in units"] == 3
@@ -228,19 +228,19 @@ def test_lost_pairs_are_found_and_a_limit_explains_those_that_it_left(area: Area
 
 
 def test_a_shard_that_came_after_its_interval_was_listed_is_found_and_the_advice_helps(area: Area) -> None:
-    assert area.rules(listings=True) == []
+    assert area.rules(sources=True) == []
     late = area.shards / FOLDER["laion_2b"] / "late.parquet"
     pq.write_table(pa.table({"URL": ["http://late/1.jpg"], "TEXT": ["late"]}), late)
     try:
         noon = (DAYS[0].start + timedelta(hours=12)).timestamp()
         os.utime(late, (noon, noon))
         assert area.rules() == []
-        [finding] = area.check(listings=True).findings
+        [finding] = area.check(sources=True).findings
         assert (finding.rule, finding.where) == ("shard-late", "laion_2b/late.parquet")
         assert finding.mend == f"wait for the next run, which takes it, or run {DAYS[0].command} --relist"
         interval_tasks.discover(area.settings, DAYS[0], relist=True)
         area.run_day(DAYS[0])
-        assert area.rules(listings=True) == []
+        assert area.rules(sources=True) == []
         assert area.one("select state from shards where path = 'late.parquet'") == "pulled"
     finally:
         late.unlink()
@@ -306,7 +306,7 @@ def test_a_pair_in_two_units_is_planned_once_again(area: Area) -> None:
     )
     [finding] = area.check(repair=True).findings
     assert finding.rule == "pair-in-two-units"
-    assert f"{twin.num_rows} pairs are in two units" in finding.what
+    assert f"{twin.num_rows} pairs are in two unloaded units" in finding.what
     assert area.rules() == []
 
 
@@ -316,7 +316,7 @@ def test_a_unit_whose_pairs_were_lost_is_planned_again(area: Area) -> None:
     assert area.check(repair=True).left == []
     area.run_day(DAYS[2])
     area.run_day(DAYS[2])  # the first finishes what was planned, the second plans what was lost
-    assert area.rules(join=True) == []
+    assert area.rules(pairs=True) == []
     assert area.one("select sum(rows_in) from work_units") == rows
 
 
@@ -335,7 +335,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(area: Area, monkeypat
     unit_tasks.fuse_started(area.settings, unit)
     found = run(app, ["check"])
     assert found.exit_code == 1
-    assert f"unit-stuck: {unit.unit_id}: it is in state fusing and nobody is at work on it" in found.output
+    assert f"unit-stuck: {unit.unit_id}: it is in state fusing, but no process holds its lock" in found.output
     assert "to mend it: capsfusion check --repair, or capsfusion run --start 2026-11-12T00:00:00" in found.output
     as_json = run(app, ["check", "--format", "json"])
     assert as_json.exit_code == 1
@@ -344,7 +344,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(area: Area, monkeypat
     assert run(app, ["check", "--start", "2026-11-10", "--end", "2026-11-12"]).exit_code == 0
     repaired = run(app, ["check", "--repair"])
     assert repaired.exit_code == 0
-    assert "repaired: planned again" in repaired.output
+    assert "repaired: set to planned" in repaired.output
     assert run(app, ["check"]).exit_code == 0
 
 
@@ -354,7 +354,7 @@ def test_an_area_on_s3_is_checked_too(area: Area, s3_bucket: str) -> None:
     for file in area.storage.tree():
         with area.storage.filesystem.open_input_stream(file.path) as stream, storage.publish(file.path) as copy:
             copy.write(stream.read())
-    assert check(remote, footers=True, join=True, safe_age=timedelta(0)).findings == []
+    assert check(remote, footers=True, pairs=True, safe_age=timedelta(0)).findings == []
     storage.delete(layout.unit_pairs(area.planned))
     [finding] = check(remote, safe_age=timedelta(0), repair=True).findings
     assert finding.rule == "unit-pairs"

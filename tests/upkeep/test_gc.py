@@ -47,7 +47,7 @@ def test_files_of_loaded_units_go_and_everything_runs_as_before(area: Area) -> N
     assert {one.where for one in collection.found} == {f"units/{unit_id}" for unit_id in loaded}
     assert area.storage.folders("units") == [area.planned, *area.storage.folders("units")[1:]]
     assert not {*area.storage.folders("units")} & {*loaded}
-    assert area.rules(footers=True, join=True) == []
+    assert area.rules(footers=True, pairs=True) == []
 
     # A task that is cleared afterwards finds that its unit is loaded.
     unit = area.unit(loaded[0])
@@ -62,7 +62,7 @@ def test_files_of_loaded_units_go_and_everything_runs_as_before(area: Area) -> N
     assert more - rows == area.one(
         "select sum(rows_in) from work_units where interval_start = '2026-11-12T00:00:00Z'::timestamptz"
     )
-    assert area.rules(join=True) == []
+    assert area.rules(pairs=True) == []
 
 
 def test_units_are_kept_for_a_while_and_as_long_as_their_interval_is_not_finished(area: Area) -> None:
@@ -83,7 +83,7 @@ def test_without_delete_nothing_goes(area: Area, monkeypatch: pytest.MonkeyPatch
     before = area.storage.tree()
     told = CliRunner().invoke(app, ["gc", "--keep-days", "0"])
     assert told.exit_code == 0
-    assert "nothing is deleted without --delete, which would free" in told.output
+    assert "nothing was deleted; --delete would free" in told.output
     assert "units (files of units that are loaded): " in told.output
     assert area.storage.tree() == before
     deleted = json.loads(CliRunner().invoke(app, ["gc", "--keep-days", "0", "--delete", "--format", "json"]).output)
@@ -92,7 +92,7 @@ def test_without_delete_nothing_goes(area: Area, monkeypatch: pytest.MonkeyPatch
     assert sum(one["bytes"] for one in deleted["found"]) == sum(file.size for file in before) - sum(
         file.size for file in area.storage.tree()
     )
-    assert "there is nothing to delete" in CliRunner().invoke(app, ["gc", "--keep-days", "0"]).output
+    assert "nothing to delete" in CliRunner().invoke(app, ["gc", "--keep-days", "0"]).output
 
 
 def test_what_killed_writers_and_lost_units_left_goes_and_buckets_and_lists_stay(area: Area) -> None:
@@ -133,7 +133,7 @@ def test_a_unit_that_somebody_is_at_work_on_is_kept(area: Area) -> None:
 
 def test_with_the_wrong_warehouse_nothing_goes(area: Area, warehouse_url: str) -> None:
     wrong = area.with_settings(warehouse_url=warehouse_url)
-    with pytest.raises(InputError, match=r"does CAPSFUSION_WAREHOUSE_URL name the warehouse that the runs use"):
+    with pytest.raises(InputError, match=r"set CAPSFUSION_WAREHOUSE_URL to the warehouse"):
         collect_all(wrong)
 
 

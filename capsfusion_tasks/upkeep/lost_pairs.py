@@ -1,4 +1,4 @@
-"""Buckets ↔ pairs ↔ plan: what meets in the buckets is paired, and what is paired is in a unit or in the warehouse."""
+"""Buckets ↔ pairs ↔ units: rows that match are paired, and each pair is in a unit or in the warehouse."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from capsfusion_tasks.warehouse import ledger
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """What a listing shows: an interval is paired in all buckets or in none, and what is paired was planned."""
+    """From the listing alone: an interval is paired in all buckets or in none, and a paired interval was planned."""
     for interval in evidence.lists:
         folder = layout.pairs_folder(interval)
         there = evidence.listing.under(folder)
@@ -32,23 +32,23 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             continue
         missing = bucket_count(evidence.storage, evidence.settings) - len(there)
         if missing:
-            what = f"the pairs of {missing} buckets are missing, those of {len(there)} are there"
+            what = f"{missing} buckets have no file of pairs, {len(there)} have one"
             yield Finding("pairs-incomplete", folder, what, run_again(interval))
         elif not any(planned == interval for planned, _ in evidence.left):
-            what = "it is paired and was never planned: its run ended before, or its budget was too small"
+            what = "it is paired but was never planned: its run ended too early, or its budget was too small"
             yield Finding("never-planned", folder, what, run_again(interval))
     for file in evidence.listing.under(layout.RUNS):
         if "/pairs/" in file.path and not file.size:
             key = Interval.from_key(file.path.split("/")[1])
-            yield Finding("pairs-unreadable", file.path, "it is empty", run_again(key))
+            yield Finding("pairs-unreadable", file.path, "the file is empty", run_again(key))
 
 
 @dataclass
 class Account:
-    """What became of the pairs that the buckets make under one fusion."""
+    """What became of the pairs under one fusion."""
 
     fusion_id: str
-    done: set[str]  # shards of the intervals that were planned under it
+    done: set[str]  # shards of the intervals that were planned under the fusion
     in_flight: PairsInFlight
     found: Counter[str] = field(default_factory=Counter)
     lost: Counter[Interval] = field(default_factory=Counter)
@@ -59,12 +59,12 @@ class Account:
 
 
 def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
-    """Join all buckets again, one after the other, and say for each fusion what became of each pair.
+    """Join all buckets again, one after the other: for each fusion, what became of its pairs.
 
-    A pair of two shards whose intervals were planned must be in the warehouse or in a unit. If not, it was left for a
-    limit of one of the two plans, or it is lost. Pairs of shards that no plan has seen yet wait for their run.
+    If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. Otherwise a
+    limit of one of the two plans left it out, or it is lost. Pairs of shards that were not planned yet wait for a run.
 
-    Also how many rows of each side have a partner; one that says what another row says counts as that other.
+    The second value is, for each side, the number of rows that have a partner. Rows with equal texts count once.
     """
     home = {shard.shard_id: interval for interval, shards in evidence.lists.items() for shard in shards}
     limited = {work for work, left in evidence.left.items() if left}
@@ -95,7 +95,7 @@ def _count(
     home: dict[str, Interval],
     limited: set[tuple[Interval, str]],
 ) -> None:
-    # Units first: one that is loaded in between is then seen twice, not never.
+    # Units before the warehouse: a unit that is loaded in between is then found twice, not missed.
     ids = pairs["pair_id"].combine_chunks()
     in_units = pc.is_in(ids, value_set=account.in_flight.of(bucket)).to_numpy(zero_copy_only=False)
     known = ledger.known_pairs(connection, account.fusion_id, ids).to_numpy(zero_copy_only=False)
@@ -117,9 +117,7 @@ def _count(
 
 
 def lost(account: Account) -> Iterator[Finding]:
-    """The pairs that should be in a unit or in the warehouse and are not."""
+    """A finding for each interval with lost pairs."""
     for interval, pairs in account.lost.items():
-        what = (
-            f"{pairs} pairs meet in the buckets and are neither in a unit nor in the warehouse, and no limit left them"
-        )
+        what = f"{pairs} pairs of its buckets are neither in a unit nor in the warehouse, and no limit left them out"
         yield Finding("pairs-lost", f"{interval.key}, fusion {account.fusion_id}", what, run_again(interval))

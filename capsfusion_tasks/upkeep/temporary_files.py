@@ -1,4 +1,4 @@
-"""Files that a writer who was killed has left under their temporary names."""
+"""Files under temporary names, which a process left when it was killed while writing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from capsfusion_tasks.upkeep.findings import REPAIR, Finding
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    if evidence.scope.interval is not None:  # they belong to no interval
+    if evidence.scope.interval is not None:  # a temporary file belongs to no interval
         return
     for file in evidence.listing:
         if file.unpublished and evidence.old(file):

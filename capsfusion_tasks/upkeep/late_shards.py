@@ -1,4 +1,4 @@
-"""Sources ↔ lists of shards: no file arrived in an interval after its list was made."""
+"""Sources ↔ lists of shards: no shard arrived in an interval after the interval's list was made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SETTING: dict[Side, str] = {"laion_2b": "laion2b", "laion_coco": "laion_coco"}
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Shards that no list has, though the interval in which they arrived has a list."""
+    """Shards that are in no list, although the interval in which they arrived has one."""
     seen = {shard.shard_id for shards in evidence.lists.values() for shard in shards} | evidence.others
     for side, place, intervals in _places(evidence):
         for shard in all_shards(side, place):
@@ -32,7 +32,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
                     yield Finding(
                         "shard-late",
                         shard.label,
-                        f"it has the time {shard.arrived_at:%Y-%m-%d %H:%M:%S}, and came when {path} had been made",
+                        f"its time is {shard.arrived_at:%Y-%m-%d %H:%M:%S}, but it appeared after {path} was written",
                         f"wait for the next run, which takes it, or run {interval.command} --relist",
                     )
                     break
