@@ -47,9 +47,9 @@ def cut_units(
 ) -> list[Unit]:
     """Publish ``pairs`` as work units of about ``unit_tokens`` estimated tokens each, and return them.
 
-    Pairs beyond ``max_units`` units are left for another run. ``serial`` is the number of units that the work had before
-    under this fusion, so that a pair that is fused again is in a unit with another name. The units record ``rules``,
-    the pull rules of their pairs.
+    Pairs beyond ``max_units`` units are left for another run. ``serial`` is the number of units that the work had
+    before under this fusion, so that a pair that is fused again is in a unit with another name. The units record
+    ``rules``, the pull rules of their pairs.
     """
     footer = rules.as_footer() if rules else {}
     units: list[Unit] = []
