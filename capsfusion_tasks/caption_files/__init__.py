@@ -32,8 +32,10 @@ def open_caption_file(
     """Check the format, a header or the columns of a Parquet file, and the first row; each pass checks every row."""
     kind = format_of(source).kind
     if not source.is_file():
-        what = "no file" if not source.exists() else "no regular file, which can be read several times:"
-        raise InputError(f"{what} {source}")
+        if not source.exists():
+            raise InputError(f"no file {source}")
+        what = "a folder" if source.is_dir() else "a pipe or a device"
+        raise InputError(f"{source} is {what}: give a file, which is read several times")
     of_kind = {"parquet": ParquetFile, **dict.fromkeys(DELIMITERS, CsvFile)}.get(kind, JsonFile)
     file = of_kind(source, list(dict.fromkeys(columns)), adds, key)
     file.check()

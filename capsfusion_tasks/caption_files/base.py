@@ -17,6 +17,10 @@ GROUP_ROWS = 16_384  # most rows that are in memory at a time, and most rows of 
 GROUP_BYTES = 256 << 20  # the same limit in bytes, for files with images in them
 
 
+class MissingColumns(InputError):
+    """A file, or a row of it, lacks columns."""
+
+
 @dataclass(frozen=True)
 class FileVersion:
     """Changes when somebody writes to the file or replaces it."""
@@ -107,6 +111,8 @@ class CaptionFile(ABC):
 
     def _check_names(self, where: Path | str, names: Collection[str]) -> None:
         if missing := [name for name in self.text_columns if name not in names]:
-            raise InputError(f"{where} has no {' and no '.join(missing)}; it has {', '.join(names) or 'no columns'}")
+            raise MissingColumns(
+                f"{where} has no {' and no '.join(missing)}; it has {', '.join(names) or 'no columns'}"
+            )
         if self.adds in names:
             raise InputError(f"{where} has a column {self.adds} already, which would be overwritten: rename or drop it")

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 
 from capsfusion_tasks.caption_files import check_target, check_writable, open_caption_file, write_caption_file
-from capsfusion_tasks.caption_files.base import CaptionFile
+from capsfusion_tasks.caption_files.base import CaptionFile, MissingColumns
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.chunks import input_digest
 from capsfusion_tasks.fusion.figures import Figures
@@ -73,7 +73,10 @@ def fuse_file(
     """
     if columns.raw == columns.synthetic:
         raise InputError(f"the raw and the synthetic caption are both the column {columns.raw}: name two columns")
-    rows = open_caption_file(source, [columns.raw, columns.synthetic], adds=OUTPUT_COLUMN, key=columns.row_id)
+    try:
+        rows = open_caption_file(source, [columns.raw, columns.synthetic], adds=OUTPUT_COLUMN, key=columns.row_id)
+    except MissingColumns as error:
+        raise InputError(f"{error}: name the captions with --raw-column and --synthetic-column") from error
     check_writable(target, overwrite=overwrite, but=source)
     # This machine plans and fuses: its device decides where no setting does.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"

@@ -184,6 +184,12 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, suffix: str, conte
 def test_a_file_that_is_not_there_or_of_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no file .*in\.json"):
         open_caption_file(tmp_path / "in.json", COLUMNS)
+    (tmp_path / "in.json").mkdir()
+    with pytest.raises(InputError, match=r"in\.json is a folder: give a file"):
+        open_caption_file(tmp_path / "in.json", COLUMNS)
+    os.mkfifo(tmp_path / "in.csv")
+    with pytest.raises(InputError, match=r"in\.csv is a pipe or a device: give a file"):
+        open_caption_file(tmp_path / "in.csv", COLUMNS)
     with pytest.raises(
         InputError, match=r"cannot read .*in\.csv\.zip: its name must end in .json, .jsonl, .ndjson, .csv"
     ):
