@@ -71,10 +71,18 @@ class ParquetFile(CaptionFile):
         """Tables of at most ``most_rows`` rows or about ``GROUP_BYTES`` bytes, each with its place for messages."""
         read = 0
         with self._reading() as file:
-            for batch in file.iter_batches(_rows_at_once(file.metadata, most_rows), columns=columns):
-                where = f"{self.source}, rows {read + 1} to {read + batch.num_rows}"
-                read += batch.num_rows
-                yield where, pa.Table.from_batches([batch])
+            at_once = _rows_at_once(file.metadata, most_rows)
+            while True:
+                try:
+                    for batch in _skipping(read, file.iter_batches(at_once, columns=columns)):
+                        where = f"{self.source}, rows {read + 1} to {read + batch.num_rows}"
+                        read += batch.num_rows
+                        yield where, pa.Table.from_batches([batch])
+                    return
+                except pa.ArrowNotImplementedError:  # rows that are far longer than the footer's average
+                    if at_once == 1:
+                        raise
+                    at_once = max(1, at_once // 8)
 
     @contextmanager
     def _reading(self) -> Iterator[pq.ParquetFile]:
@@ -96,6 +104,13 @@ class ParquetFile(CaptionFile):
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InputError(f"{where}: column {name} must be text, it is {array.type}: {error}") from error
         return texts
+
+
+def _skipping(rows: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if rows < batch.num_rows:
+            yield batch.slice(rows)
+        rows = max(0, rows - batch.num_rows)
 
 
 def _rows_at_once(metadata: pq.FileMetaData, most_rows: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,36 @@ def test_rows_with_images_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: 
     lines.write_text(lines.read_text().replace("capsfusion", "first"))
     again = open_caption_file(lines, COLUMNS, adds="capsfusion")
     assert {table.num_rows for table in again.tables()} == {8, 4}
+
+
+def test_rows_far_longer_than_the_average_are_read_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = parquet(tmp_path / "in.parquet", pa.array(range(5000)))
+    file = open_caption_file(source, COLUMNS, adds="capsfusion")
+    iterate = pq.ParquetFile.iter_batches
+
+    def as_with_long_rows_behind_row_3000(self: Any, size: int, **options: Any) -> Iterator[pa.RecordBatch]:
+        start = 0
+        for batch in iterate(self, size, **options):
+            if start + batch.num_rows > 3000 and size > 300:
+                raise pa.ArrowNotImplementedError("Nested data conversions not implemented for chunked array outputs")
+            start += batch.num_rows
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", as_with_long_rows_behind_row_3000)
+    for most_rows in (4000, 1000):
+        monkeypatch.setattr(parquet_file, "GROUP_ROWS", most_rows)
+        tables = list(file.tables())
+        assert [n for table in tables for n in table["other"].to_pylist()] == list(range(5000))
+    monkeypatch.setattr(parquet_file, "GROUP_ROWS", 5000)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: iter_failing())
+    with pytest.raises(InputError, match="cannot be read as Parquet: never"):
+        list(file.tables())
+
+
+def iter_failing() -> Iterator[pa.RecordBatch]:
+    raise pa.ArrowNotImplementedError("never")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
