@@ -403,7 +403,7 @@ def test_a_replay_that_is_killed_goes_on_where_it_was(settings: Settings) -> Non
     [replaying] = rows(settings, "select replay, state from work_units where replay is not null")
     with open_warehouse(settings) as warehouse:
         second = quarantine.sole_run(warehouse.engine, replaying["replay"])
-        with pytest.raises(NotReadyError, match="running in another process"):
+        with pytest.raises(NotReadyError, match="another process runs this replay"):
             second.__enter__()
     killed.send_signal(signal.SIGKILL)
     killed.wait()
