@@ -86,6 +86,27 @@ def test_how_a_command_ends(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["fuse", "~/in.jsonl", "~/out.jsonl"], "{home}/in.jsonl"),
+        (["validate", "~/in.jsonl", "--out=~/out.parquet"], "{home}/in.jsonl"),
+        (["fuse", "~nobody-of-this-name/in.jsonl", "out.jsonl"], "knows no such home folder"),
+    ],
+)
+def test_a_tilde_in_an_argument_is_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    found: str,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    (tmp_path / "me").mkdir()
+    assert exit_code(monkeypatch, *arguments) == 2
+    assert found.format(home=tmp_path / "me") in capsys.readouterr().err
+
+
 def test_what_the_project_logs_as_a_warning_reaches_the_terminal_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

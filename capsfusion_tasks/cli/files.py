@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, print_default_model, progress_line, stderr
+from capsfusion_tasks.cli.common import (
+    Beams,
+    Dtype,
+    MaxNewTokens,
+    Model,
+    local_path,
+    print_default_model,
+    progress_line,
+    stderr,
+)
 from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.settings import load_settings
 
@@ -16,13 +25,17 @@ def fuse(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="IN", help=".json, .jsonl, .ndjson, .csv, .tsv (also .gz) or .parquet, with both captions."
+            parser=local_path,
+            metavar="IN",
+            help=".json, .jsonl, .ndjson, .csv, .tsv (also .gz) or .parquet, with both captions.",
         ),
     ],
     target: Annotated[
         Path,
         typer.Argument(
-            metavar="OUT", help="The same rows in the same order, with capsfusion added, in any format of IN."
+            parser=local_path,
+            metavar="OUT",
+            help="The same rows in the same order, with capsfusion added, in any format of IN.",
         ),
     ],
     raw_column: Annotated[
@@ -43,16 +56,17 @@ def fuse(
     ] = None,
     dtype: Dtype = None,
     nproc_per_node: Annotated[
-        str | None, typer.Option(help="Ranks that torchrun starts. auto: one per GPU, or one.", metavar="auto|N")
+        str | None, typer.Option(help="Processes to start. auto: one per GPU, or one.", metavar="auto|N")
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Rows that a rank fuses together. Default: what fits in a GPU's memory, 32 on a CPU.", min=1),
+        typer.Option(help="Rows that a process fuses together. Default: what fits in GPU memory; 32 on a CPU.", min=1),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Take over the rows in OUT.parts that an earlier try finished.")] = True,
+    resume: Annotated[bool, typer.Option(help="Use finished rows of an earlier try, in OUT.parts.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT and the file of --stats.")] = False,
     stats: Annotated[
-        Path | None, typer.Option(help="Write rows, tokens and device seconds to this file, as JSON.")
+        Path | None,
+        typer.Option(parser=local_path, metavar="FILE", help="Write rows, tokens and device seconds as JSON."),
     ] = None,
 ) -> None:
     """Fuse the pairs of one file. Rows keep their order and their columns. A second run resumes a stopped one.
@@ -104,16 +118,29 @@ def fuse(
 
 def validate(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help=".json, .jsonl or .parquet with both sources and a caption.")
+        Path,
+        typer.Argument(
+            parser=local_path, metavar="IN", help=".json, .jsonl or .parquet with both sources and a caption."
+        ),
     ],
-    column: Annotated[str, typer.Option(help="The column that holds the caption.")] = "capsfusion",
+    column: Annotated[str, typer.Option(help="The column of the captions to validate.")] = "capsfusion",
     out: Annotated[
-        Path | None, typer.Option(help="Write every row with its reasons, flags and scores to this .parquet.")
+        Path | None,
+        typer.Option(
+            parser=local_path,
+            metavar="FILE",
+            help="Write each row with reasons, flags and scores, as .parquet.",
+        ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write a page to look at to this .html: reasons, scores, examples in colour.")
+        Path | None,
+        typer.Option(
+            parser=local_path,
+            metavar="FILE",
+            help="Write a page with reasons, scores and examples, as .html.",
+        ),
     ] = None,
-    examples: Annotated[int, typer.Option(help="Examples of each reason on that page.", min=1)] = 8,
+    examples: Annotated[int, typer.Option(help="Number of examples of each reason in the --report.", min=1)] = 8,
 ) -> None:
     """Tell which captions of a file would be rejected, and why. Flags say what to look at and reject nothing.
 

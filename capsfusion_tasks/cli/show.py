@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from capsfusion_tasks.cli.common import local_path
 from capsfusion_tasks.settings import load_settings
 
 
 def sample_data(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="A new folder, or one that has the same sample."),
+        typer.Argument(parser=local_path, metavar="DIR", help="A new folder, or one that has the same sample."),
     ],
     rows_per_day: Annotated[int, typer.Option(help="Pairs per day, about.", min=10)] = 250,
     days: Annotated[int, typer.Option(help="Days over which shards arrive.", min=1)] = 3,
