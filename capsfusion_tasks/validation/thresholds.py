@@ -1,6 +1,6 @@
-"""The thresholds of validation's rules and of its gate, which are a part of the settings.
+"""Thresholds of validation's rules and of its gate. They are part of the settings.
 
-Not in settings.py: whoever only judges captions, as the makers of sample pairs do, needs no pydantic-settings.
+They are not in settings.py, so that code which only judges captions (the demo's made pairs) needs no pydantic-settings.
 """
 
 from __future__ import annotations
@@ -22,6 +22,16 @@ class RuleSettings(BaseModel):
     )
     fact_recall_min: float = Field(default=0.25, ge=0, le=1, description="… at least this one.")
     invented_max: int = Field(default=2, ge=0, description="Most names and numbers that may stand in neither source.")
+    restated_max: float = Field(
+        default=0.7,
+        gt=0,
+        le=1,
+        description="Share of content words that two sentences of a caption may have in common.",
+    )
+    unsupported_max: float = Field(
+        default=0.65, gt=0, le=1, description="Share of content words that may stand in neither source …"
+    )
+    unsupported_min: int = Field(default=5, ge=1, description="… where there are at least so many of them.")
     same_caption_max: int = Field(
         default=5, ge=1, description="Most different raw captions that may get the same caption."
     )
