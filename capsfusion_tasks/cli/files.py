@@ -75,12 +75,18 @@ def validate(
     ],
     column: Annotated[str, typer.Option(help="The column that holds the caption.")] = "capsfusion",
     out: Annotated[
-        Path | None, typer.Option(help="Write every row with its reasons, flags and scores to this .parquet.")
+        Path | None,
+        typer.Option(help="Write all columns with reasons, flags and scores to this .parquet, .jsonl, .json or .csv."),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write a page to look at to this .html: reasons, scores, examples in colour.")
+        Path | None, typer.Option(help="Write a page to look at to this .html: rules, scores, examples in colour.")
     ] = None,
     examples: Annotated[int, typer.Option(help="Examples of each reason on that page.", min=1)] = 8,
+    tried: Annotated[
+        list[str] | None,
+        typer.Option("--try", metavar="NAME=VALUE", help="Tell how many verdicts another threshold would change."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT and the report if they exist.")] = False,
 ) -> None:
     """Tell which captions of a file would be rejected, and why. Flags say what to look at and reject nothing.
 
@@ -88,14 +94,26 @@ def validate(
     """
     from capsfusion_tasks.storage import Storage
     from capsfusion_tasks.terminal import RowCount, print_verdicts
-    from capsfusion_tasks.validation.files import validate_file
+    from capsfusion_tasks.validation.files import tried_settings, validate_file
+    from capsfusion_tasks.validation.output import FORMATS, check_output
     from capsfusion_tasks.validation.page import report_page
 
+    rules = load_settings().rules
+    trials = tried_settings(tried or (), rules)
+    for path, formats in ((out, FORMATS), (report, (".html",))):
+        if path:
+            check_output(path, source, formats, overwrite=overwrite)
     with RowCount(stderr) as count:
         found = validate_file(
-            source, column, out, settings=load_settings().rules, examples=examples, on_rows=count.reached
+            source, column, out, settings=rules, examples=examples, trials=trials, on_rows=count.reached
         )
     if report:
         with Storage(str(report.absolute().parent)).publish(report.name) as stream:
             stream.write(report_page(source.name, found).encode("utf-8", "replace"))
     print_verdicts(source.name, found.tally)
+    for trial in found.trials:
+        progress_line(trial.line(found.tally.rows))
+    if out:
+        progress_line(f"{out}: {found.tally.rows} rows with their verdicts")
+    if report:
+        progress_line(f"{report}: the report")

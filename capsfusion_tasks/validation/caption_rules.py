@@ -19,9 +19,9 @@ _CUT_WORD_LENGTH = 3
 _FORM = re.compile(r"(?:es|ed|ings?|e?rs?|ly|al|y|ies|en|ness|ful|less|ments?|ions?|like|able)\Z")
 
 # Control characters, the line and paragraph separators, and the mark that stands for bytes that are no text.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]")
 # Characters that a reader cannot see: soft hyphens, zero-width spaces, bidi overrides and isolates, fillers, tags.
-_INVISIBLE = re.compile(
+INVISIBLE = re.compile(
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
@@ -46,7 +46,7 @@ def visible(text: str) -> str:
     stripped = text.strip()
     if stripped.isascii() and stripped.isprintable():
         return stripped
-    return "".join(c for c in stripped if unicodedata.category(c)[0] not in "CZ" and not _INVISIBLE.match(c))
+    return "".join(c for c in stripped if unicodedata.category(c)[0] not in "CZ" and not INVISIBLE.match(c))
 
 
 def too_short(fused: Fused, settings: RuleSettings) -> bool:
@@ -151,4 +151,4 @@ def control_characters(fused: Fused, _: RuleSettings) -> bool:
     caption = fused.caption
     if caption.isascii():
         return not caption.isprintable()
-    return _CONTROL.search(caption) is not None or _INVISIBLE.search(_FLAG.sub("", caption)) is not None
+    return CONTROL.search(caption) is not None or INVISIBLE.search(_FLAG.sub("", caption)) is not None

@@ -28,11 +28,11 @@ _COLOURS = {
     "white": "ivory cream blanco blanca blanc blanche bianco bianca weiß weiße weiss branco branca wit",
     "grey": "gray silver charcoal gris grise grigio grigia grau graue cinza grijs",
 }
-_COLOUR_OF = {shade: colour for colour, shades in _COLOURS.items() for shade in (colour, *shades.split())}
-_PLAIN_COLOURS = frozenset((*_COLOURS, "gray"))
+COLOUR_OF = {shade: colour for colour, shades in _COLOURS.items() for shade in (colour, *shades.split())}
+PLAIN_COLOURS = frozenset((*_COLOURS, "gray"))
 
 _DENIAL_HINTS = (" not ", "n't ", "n’t ")
-_DENIAL = re.compile(r"\bnot(?! only\b| just\b| to miss\b)\b|n't\b")
+DENIAL = re.compile(r"\bnot(?! only\b| just\b| to miss\b)\b|n't\b")
 _SOURCE_DENIAL = re.compile(
     r"\b(?:no|not|never|nor|none|nothing|nobody|cannot|cant|wont|dont|doesnt|didnt|isnt|without|avoid|instead|unable"
     r"|impossible|un(?:like|healthy|happy|real|true|known|official)|non-\w+|free|anti|out of|stop|refuse\w*|deny"
@@ -44,13 +44,13 @@ _LINK_HINTS = word_set(
     "as also otherwise specifically while represented indicating suggesting additionally meanwhile furthermore moreover"
     " addition therefore instance however"
 )
-_LOOSE_LINK = re.compile(
+LOOSE_LINK = re.compile(
     r"\bas (?:depicted|shown|seen|illustrated|mentioned|featured|captured|indicated|evidenced|suggested|demonstrated"
     r"|exemplified|implied|stated|represented) (?:by|in|on)\b|(?:also|otherwise) (?:known|referred to) as\b"
     r"|specifically (?:an?|the)\b|, while (?!\w+ing\b)|\bis (?:visually )?represented by\b|(?:indicat|suggest)ing\b"
     r"|(?:^|[.!?] )(?:additionally|meanwhile|furthermore|moreover|in addition|therefore|for instance|however)\b"
 )
-_TALK_WORDS = word_set(
+TALK_WORDS = word_set(
     "often commonly typically usually generally widely provide provides providing comprehensive ensure ensures ensuring"
     " crucial convenience convenient conveniently unique allows allowing option options refer refers whether"
 )
@@ -58,7 +58,7 @@ _TALK_HINTS = word_set(
     "known renowned considered specializes specialises designed suitable can making important popular high focuses"
     " focusing organization organisation company technology process how"
 )
-_GENERAL_TALK = re.compile(
+GENERAL_TALK = re.compile(
     r"\b(?:is|are) (?:best |well[- ])?(?:known|renowned|considered) (?:for|as|to)\b|speciali[sz]es? in\b"
     r"|designed (?:to|for|specifically)\b|suitable for\b|\bcan (?:also )?be (?!seen|found|spotted|observed)\w+"
     r"|\bmaking (?:it|them)\b|important to\b|popular choice\b|\bhigh-quality\b|\bfocus(?:es|ing) on\b"
@@ -135,16 +135,16 @@ def changed_colour(fused: Fused, _: RuleSettings) -> bool:
 
     Shades and the colours' names in other languages count as the colour.
     """
-    plain = _PLAIN_COLOURS & fused.caption_set
+    plain = PLAIN_COLOURS & fused.caption_set
     if not plain:
         return False
-    sources, caption = _colours(fused.source_words), _colours(fused.caption_words)
-    new = {_COLOUR_OF[word] for word in plain if word not in fused.sources_lower} - sources
+    sources, caption = colours_of(fused.source_words), colours_of(fused.caption_words)
+    new = {COLOUR_OF[word] for word in plain if word not in fused.sources_lower} - sources
     return bool(new) and bool(sources - caption)
 
 
-def _colours(words: Iterable[str]) -> set[str]:
-    return {_COLOUR_OF[word] for word in words if word in _COLOUR_OF}
+def colours_of(words: Iterable[str]) -> set[str]:
+    return {COLOUR_OF[word] for word in words if word in COLOUR_OF}
 
 
 def unsupported(fused: Fused, settings: RuleSettings) -> bool:
@@ -175,16 +175,16 @@ def denial(fused: Fused, _: RuleSettings) -> bool:
     if not any(hint in fused.caption_lower for hint in _DENIAL_HINTS):
         return False
     own = fused.own_words.lower().replace("’", "'")
-    return _DENIAL.search(own) is not None and _SOURCE_DENIAL.search(fused.sources_lower) is None
+    return DENIAL.search(own) is not None and _SOURCE_DENIAL.search(fused.sources_lower) is None
 
 
 def loose_link(fused: Fused, _: RuleSettings) -> bool:
     """``loose_link``: a joint that often hides that the sources do not fit ("as indicated by", "also known as")."""
-    return not _LINK_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(_LOOSE_LINK, fused)
+    return not _LINK_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(LOOSE_LINK, fused)
 
 
 def general_talk(fused: Fused, _: RuleSettings) -> bool:
     """``general_talk``: a predicate about the subject at large that neither source has ("is known for", "often")."""
-    if any(word not in fused.sources_lower for word in _TALK_WORDS & fused.caption_set):
+    if any(word not in fused.sources_lower for word in TALK_WORDS & fused.caption_set):
         return True
-    return not _TALK_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(_GENERAL_TALK, fused)
+    return not _TALK_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(GENERAL_TALK, fused)

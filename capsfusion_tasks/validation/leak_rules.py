@@ -55,7 +55,7 @@ _PARAPHRASE_HINTS = word_set(
     " caption captions description descriptions sentence sentences text texts detail details information style depth"
     " specifics factual grammatically syntactically structurally"
 )
-_PARAPHRASE = re.compile(
+PARAPHRASE = re.compile(
     r"\b(?:detailed|in-depth|accurate|factual|rich)(?:,? (?:and |but )?\w+)? (?:knowledge|facts)\b"
     rf"|\b(?:structure|grammar|wording|phrasing) of (?:the|this|its|their|both|each) {_TEXT}\b"
     r"|\bmay (?:be|contain|include|have) (?:\w+ )?(?:false|inaccura\w+|incorrect|untrue|wrong)\b"
@@ -71,11 +71,11 @@ _PARAPHRASE = re.compile(
     r"|\black(?:s|ing)? (?:of )?(?:\w+ )?(?:details?|depth|specifics|factual \w+)\b"
 )
 
-_SOURCE_MARKER = re.compile(r"\bsentences? (?:1|2|one|two)\b|\b(?:first|second) sentence\b")
+SOURCE_MARKER = re.compile(r"\bsentences? (?:1|2|one|two)\b|\b(?:first|second) sentence\b")
 
 # How chat models decline and present themselves. "I'm sorry" alone is what shirts and songs say.
 _REFUSAL_HINTS = word_set("ai model sorry apologize apologise apologies unfortunately unable able i i'm artificial")
-_REFUSAL = re.compile(
+REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
     r"|\bi(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model)\b"
     r"|\bi(?:'m| am) (?:sorry,? (?:but )?i(?:'m| am) )?(?:unable|not able) to\b"
@@ -87,18 +87,18 @@ _REFUSAL = re.compile(
 )
 
 # What an assistant says around its answer.
-_LABEL = re.compile(
+LABEL = re.compile(
     r"\s*[\"'*#\[(]*(?:(?:new|merged|fused|combined|refined|final|revised|rewritten|resulting) )?"
     r"(?:image |output )?(?:caption|sentence|output|answer|response|result|assistant|description|fused"
     r"|merged)[\])*]*:"
 )
-_OPENING = re.compile(
+ASSISTANT_OPENING = re.compile(
     r"\s*[\"']?(?:sure|certainly|of course|absolutely|okay|great)(?:,|!|\.| thing| -)"
     r"|\s*[\"']?here(?:'s| is| are)(?: the| a| your| my| one)? (?:\w+ ){0,3}(?:sentence|caption|description|version"
     r"|merge)"
 )
 _ASIDE_HINTS = word_set("hope let feel requested provided given captions based merge merged")
-_ASIDE = re.compile(
+ASIDE = re.compile(
     r"\b(?:i )?hope (?:this|that|it) helps\b|\blet me know\b|\bfeel free to (?:ask|let)\b|\bas (?:you )?requested\b"
     r"|\bbased on the (?:provided|given|two|information|captions?|sentences?|image|description)\b"
     r"|\bthe (?:provided|given) (?:information|captions?|sentences?|images?|descriptions?|texts?)\b"
@@ -106,7 +106,7 @@ _ASIDE = re.compile(
 )
 
 _TOKEN_HINTS = ("[", "<", "▁", "ġ", "###", ": ", "##")
-_TOKEN = re.compile(
+TOKEN = re.compile(
     r"\[(?:pad|unk|cls|sep|mask|eos|bos|inst|/inst|start|end)\]|<0x[0-9a-f]{2}>|<\|[^<>|]{1,40}\|>|▁|ġ\w"
     r"|</?s>|<(?:unk|pad|bos|eos|mask|start_of_turn|end_of_turn|image|sep)>|<<?/?sys>>?"
     r"|###? ?(?:instruction|response|input|output|human|assistant|user|system)\b"
@@ -127,7 +127,7 @@ def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
         return False
     if any(phrase not in fused.sources_lower for phrase in said):
         return True
-    return not _PARAPHRASE_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(_PARAPHRASE, fused)
+    return not _PARAPHRASE_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(PARAPHRASE, fused)
 
 
 def source_marker(fused: Fused, _: RuleSettings) -> bool:
@@ -135,7 +135,7 @@ def source_marker(fused: Fused, _: RuleSettings) -> bool:
 
     Published captions: 0.18%.
     """
-    return "sentence" in fused.caption_lower and says_unlike_sources(_SOURCE_MARKER, fused)
+    return "sentence" in fused.caption_lower and says_unlike_sources(SOURCE_MARKER, fused)
 
 
 def refusal(fused: Fused, _: RuleSettings) -> bool:
@@ -144,7 +144,7 @@ def refusal(fused: Fused, _: RuleSettings) -> bool:
     Published captions: none. Patterns are whole phrases: "I'm Sorry" on a shirt and "I can't believe it" of a comic are
     honest text.
     """
-    return not _REFUSAL_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(_REFUSAL, fused)
+    return not _REFUSAL_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(REFUSAL, fused)
 
 
 def assistant_talk(fused: Fused, _: RuleSettings) -> bool:
@@ -153,10 +153,10 @@ def assistant_talk(fused: Fused, _: RuleSettings) -> bool:
     Where a source begins with the same label, or has the phrase, it is the caption's text.
     """
     caption = fused.caption_lower.replace("’", "'")
-    for start in (_LABEL.match(caption), _OPENING.match(caption)):
+    for start in (LABEL.match(caption), ASSISTANT_OPENING.match(caption)):
         if start and start[0].strip("\"' ") not in fused.sources_lower:
             return True
-    return not _ASIDE_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(_ASIDE, fused)
+    return not _ASIDE_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(ASIDE, fused)
 
 
 def special_token(fused: Fused, _: RuleSettings) -> bool:
@@ -164,7 +164,7 @@ def special_token(fused: Fused, _: RuleSettings) -> bool:
 
     Published captions: none.
     """
-    return any(hint in fused.caption_lower for hint in _TOKEN_HINTS) and says_unlike_sources(_TOKEN, fused)
+    return any(hint in fused.caption_lower for hint in _TOKEN_HINTS) and says_unlike_sources(TOKEN, fused)
 
 
 def says_unlike_sources(pattern: re.Pattern[str], fused: Fused) -> bool:

@@ -12,7 +12,7 @@ from capsfusion_tasks.validation.thresholds import RuleSettings
 
 _SIDE_BY_SIDE_HINTS = (", while ", "Additionally,", "Meanwhile,", "In addition,")
 # "while" before a participle joins two actions of one subject.
-_SIDE_BY_SIDE = re.compile(r", while (?!also\b|\w+ing\b)|(?:^|[.!?] )(?:Additionally|Meanwhile|In addition),")
+SIDE_BY_SIDE = re.compile(r", while (?!also\b|\w+ing\b)|(?:^|[.!?] )(?:Additionally|Meanwhile|In addition),")
 
 _ARTICLES = frozenset(("a", "an", "the"))
 # Words that put one thing beside another without saying how they belong together.
@@ -141,6 +141,6 @@ def unrelated_sources(fused: Fused, _: RuleSettings) -> bool:
     """
     return (
         any(hint in fused.caption for hint in _SIDE_BY_SIDE_HINTS)
-        and _SIDE_BY_SIDE.search(fused.caption) is not None
+        and SIDE_BY_SIDE.search(fused.caption) is not None
         and fused.raw_content.isdisjoint(fused.synthetic_content)
     )
