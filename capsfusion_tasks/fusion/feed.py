@@ -14,7 +14,7 @@ from capsfusion_tasks.fusion.engine import Completion, Request
 from capsfusion_tasks.fusion.finished import FinishedRows
 from capsfusion_tasks.fusion.launcher import FuseJob
 from capsfusion_tasks.fusion.pairs_input import PairsInput
-from capsfusion_tasks.fusion.prompt import prompt_tokens
+from capsfusion_tasks.fusion.prompt import has_text, prompt_tokens
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.storage import Storage
 
@@ -92,8 +92,8 @@ class Feed:
 
     def _add(self, prepared: Prepared, row: int, digest: bytes, raw: str | None, synthetic: str | None) -> None:
         prepared.inputs[row] = digest
-        if raw and raw.strip() and synthetic and synthetic.strip():
+        if raw and synthetic and has_text(raw) and has_text(synthetic):
             prepared.requests.append(Request(row, prompt_tokens(self._tokenizer, raw, synthetic)))
         else:
-            missing = "laion_coco" if raw and raw.strip() else "laion_2b"
+            missing = "laion_coco" if has_text(raw) else "laion_2b"
             prepared.set_aside.append(Completion(row, [], f"error: {missing} is empty", 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from typing import Protocol
 
 # CapsFusion (Yu et al., 2023), the template its released inference script uses. The model was fine-tuned
@@ -28,6 +29,8 @@ _LONGEST_TOKEN = 64
 # right-to-left text need them.
 _HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+")
 
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")  # of Hangul: letters by their category, with nothing to see
+
 
 class Tokenizer(Protocol):
     """What the prompt needs of a tokenizer: text to ids (with BOS) and back."""
@@ -40,6 +43,13 @@ class Tokenizer(Protocol):
 def clean_caption(text: str) -> str:
     """A caption as it goes into the prompt: stripped, each run of harmful characters replaced by one space."""
     return _HARMFUL.sub(" ", text).strip()
+
+
+def has_text(text: str | None) -> bool:
+    """Whether a caption shows anything: more than spaces, control and zero-width characters, marks and fillers."""
+    return text is not None and any(
+        unicodedata.category(character)[0] not in "CZM" and character not in _FILLERS for character in text
+    )
 
 
 def build_prompt(laion_2b: str, laion_coco: str) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capsfusion_tasks.demo import MODEL
-from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, build_prompt, clean_caption, prompt_tokens
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, build_prompt, clean_caption, has_text, prompt_tokens
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 # Digest of the ids of all 5,000 prompts. The slow LLaMA tokenizer of transformers 4.57.1, the kind that the paper's
@@ -84,6 +84,16 @@ def test_control_tokens_in_a_caption_are_text(tokenizer: LlamaTokenizer) -> None
 @pytest.mark.parametrize("text", ["emoji 👩\u200d🚀", "ab\u202c", "Ünïcode  double  space", "שלום"])
 def test_text_that_harms_nobody_stays(text: str) -> None:
     assert clean_caption(text) == text
+
+
+@pytest.mark.parametrize("text", [None, "", " \t", "\x00\x1f", "\u200b\ufeff", "\u202e \u3164", "\ufe0f", "\U000e0041"])
+def test_a_caption_that_shows_nothing_has_no_text(text: str | None) -> None:
+    assert not has_text(text)
+
+
+@pytest.mark.parametrize("text", ["a", "\u200b.", "👩\u200d🚀", "ㄱ", "\x00 7"])
+def test_one_visible_character_is_text(text: str) -> None:
+    assert has_text(text)
 
 
 @given(raw=st.text(), synthetic=st.text())
