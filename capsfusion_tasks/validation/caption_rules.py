@@ -42,11 +42,11 @@ def empty(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def visible(text: str) -> str:
-    """``text`` without its spaces, control characters and characters that take no room; "" where nothing is left."""
+    """What a reader sees of ``text``; "" where it has only spaces, control and zero-width characters and marks."""
     stripped = text.strip()
     if stripped.isascii() and stripped.isprintable():
         return stripped
-    return "".join(c for c in stripped if unicodedata.category(c)[0] not in "CZ" and not INVISIBLE.match(c))
+    return "".join(c for c in stripped if unicodedata.category(c)[0] not in "CZM" and not INVISIBLE.match(c))
 
 
 def too_short(fused: Fused, settings: RuleSettings) -> bool:
