@@ -134,7 +134,7 @@ def restated(fused: Fused, settings: RuleSettings) -> bool:
     said_twice = sum(word not in FUNCTION_WORDS for word in fused.caption_words) - len(fused.caption_content)
     if said_twice < 3 or len(parts := sentences(fused.caption)) == 1:
         return False
-    said = [found for sentence in parts if len(found := content(words(sentence))) >= 3]
+    said = [found for sentence in parts if len(found := content(set(words(sentence)))) >= 3]
     return any(
         len(one & other) >= settings.restated_max * min(len(one), len(other))
         for place, one in enumerate(said)

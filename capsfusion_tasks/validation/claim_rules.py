@@ -41,8 +41,9 @@ _SOURCE_DENIAL = re.compile(
 
 # Words without which the pattern behind them finds nothing. To look for words in a set is quick.
 _LINK_HINTS = word_set(
-    "as also otherwise specifically while represented indicating suggesting additionally meanwhile furthermore moreover"
-    " addition therefore instance however"
+    "depicted shown seen illustrated mentioned featured captured indicated evidenced suggested demonstrated exemplified"
+    " implied stated represented known referred specifically indicating suggesting additionally meanwhile furthermore"
+    " moreover addition therefore instance however"
 )
 LOOSE_LINK = re.compile(
     r"\bas (?:depicted|shown|seen|illustrated|mentioned|featured|captured|indicated|evidenced|suggested|demonstrated"
@@ -180,7 +181,8 @@ def denial(fused: Fused, _: RuleSettings) -> bool:
 
 def loose_link(fused: Fused, _: RuleSettings) -> bool:
     """``loose_link``: a joint that often hides that the sources do not fit ("as indicated by", "also known as")."""
-    return not _LINK_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(LOOSE_LINK, fused)
+    hinted = ", while " in fused.caption_lower or not _LINK_HINTS.isdisjoint(fused.caption_set)
+    return hinted and says_unlike_sources(LOOSE_LINK, fused)
 
 
 def general_talk(fused: Fused, _: RuleSettings) -> bool:

@@ -145,7 +145,7 @@ _EVIDENCE: dict[str, Callable[[Fused], Iterable[Span]]] = {
     ],
     "loose_link": _found(claims.LOOSE_LINK),
     "shop_talk": _anywhere(web.SHOP_TALK, web.AMOUNT),
-    "web_residue": _anywhere(web.WEB_RESIDUE, web.CREDIT, web.NUMBERED, web.SIGNED, web.ADDRESS, web.SLUG),
+    "web_residue": _anywhere(web.WEB_RESIDUE, web.CREDIT, web.NUMBERED, web.PAGE_OF, web.SIGNED, web.ADDRESS, web.SLUG),
     "file_name": _anywhere(web.FILE_NAME),
     "product_code": _texts(web.product_codes),
 }

@@ -60,7 +60,9 @@ WEB_RESIDUE = re.compile(
     r"|photo gallery\b|gallery\b.{0,12}\bimage|website\b|\bmls\b|\bstk\b|pinterest\b|\bonline\b|\bclick\b"
 )
 CREDIT = re.compile(r"(?:photograph|photo|picture|image) (?:(?:was )?(?:taken|captured|shot) )?by\b")
-NUMBERED = re.compile(r"\b(?:photo|image|picture|page|thumbnail|slide) (?:no\.? ?|number ?|#)?\d+\b|\d of (?:the )?\d")
+NUMBERED = re.compile(r"\b(?:photo|image|picture|page|thumbnail|slide) (?:no\.? ?|number ?|#)?\d+\b")
+PAGE_OF = re.compile(r"\d of (?:the )?\d")
+_PICTURES = word_set("photograph photo picture image page thumbnail slide")
 SIGNED = re.compile(r"#[a-z]\w+|©|\((?:photo|pic|image|credit)\b")
 
 _CODE = re.compile(r"(?<!\b[A-Z][A-Z] )#?\b[A-Z0-9][A-Z0-9/.-]{3,}\b")  # not "TX 77084"
@@ -136,11 +138,13 @@ def shop_talk(fused: Fused, _: RuleSettings) -> bool:
 def web_residue(fused: Fused, _: RuleSettings) -> bool:
     """``web_residue``: what a page says around a picture: an address, a hashtag, a photo credit, "stock image"."""
     caption, words = fused.caption_lower, fused.caption_set
+    pictured = not _PICTURES.isdisjoint(words)
     return (
         (not _WEB_HINTS.isdisjoint(words) and WEB_RESIDUE.search(caption) is not None)
-        or ("by" in words and CREDIT.search(caption) is not None)
-        or (fused.digits > 0 and NUMBERED.search(caption) is not None)
-        or SIGNED.search(caption) is not None
+        or (pictured and "by" in words and CREDIT.search(caption) is not None)
+        or (pictured and fused.digits > 0 and NUMBERED.search(caption) is not None)
+        or (fused.digits > 1 and "of" in words and PAGE_OF.search(caption) is not None)
+        or (("#" in caption or "©" in caption or "(" in caption) and SIGNED.search(caption) is not None)
         or _has_name_of_a_page(fused)
     )
 
