@@ -1,29 +1,30 @@
-# Needs make and Python 3.11 or 3.12; everything else goes into .venv.
+# Needs make and Python 3.11 or 3.12. Everything else is installed into .venv.
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help install demo up compose-demo test test-fast test-faults fuzz audit lint bench bench-fusion bench-exactness bench-gpu \
+.PHONY: help docs install demo up compose-demo test test-fast test-faults fuzz audit lint bench bench-fusion bench-exactness bench-gpu \
 	bench-pairing bench-validation bench-warehouse bench-explorer screenshots
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo     sample shards, an Airflow backfill over three days, fused captions (a few minutes)"
-	@echo "make up       Airflow and its UI on the demo's data, until Ctrl-C"
-	@echo "make test     the whole test suite; make test ARGS='tests/pairing -x' for a part"
-	@echo "make test-fast  the tests that need no torchrun, Airflow, browser or container"
-	@echo "make test-faults  200 runs broken at random, each retried once (an hour or so); ARGS='--help' tells more"
-	@echo "make fuzz     readers, prompt and rules on inputs that nobody wrote, ten minutes each; ARGS='--minutes 1'"
-	@echo "make audit    known vulnerabilities of the pinned packages (asks PyPI)"
-	@echo "make lint     ruff and mypy"
-	@echo "make bench    all benchmarks: bench-fusion, -exactness, -pairing, -validation, -warehouse, -explorer;"
-	@echo "              ARGS='--help' tells more"
-	@echo "make bench-gpu  the engine on one card, in five minutes: docs/benchmarks.md"
-	@echo "make compose-demo  the demo on containers, with Celery workers: docs/operations.md"
-	@echo "make screenshots  the pictures of docs/images, anew (needs Chromium)"
-	@echo "make install  all packages into $(VENV); the others do it themselves"
+	@echo "make demo             sample shards, an Airflow backfill over three days, fused captions (a few minutes)"
+	@echo "make up               Airflow with its UI on the demo's data, until Ctrl-C"
+	@echo "make test             all tests; make test ARGS='tests/pairing -x' runs some of them"
+	@echo "make test-fast        the tests that start no torchrun, Airflow, browser or container"
+	@echo "make test-faults      200 runs with random faults, each retried once (about an hour); ARGS='--help' lists options"
+	@echo "make fuzz             random inputs for readers, prompt and rules, ten minutes each; ARGS='--minutes 1'"
+	@echo "make audit            known vulnerabilities of the pinned packages (needs PyPI)"
+	@echo "make lint             ruff and mypy"
+	@echo "make bench            all benchmarks: bench-fusion, -exactness, -pairing, -validation, -warehouse, -explorer;"
+	@echo "                      ARGS='--help' lists options"
+	@echo "make bench-gpu        the engine on one GPU, five minutes: docs/benchmarks.md"
+	@echo "make compose-demo     the demo in containers with Celery workers: docs/operations.md"
+	@echo "make docs             write docs/settings.md from the descriptions of the settings"
+	@echo "make screenshots      take the pictures of docs/images again (needs Chromium)"
+	@echo "make install          install all packages into $(VENV); the other targets do so when needed"
 
 demo: install
 	@$(BIN)/capsfusion demo
@@ -31,14 +32,14 @@ demo: install
 up: install
 	@$(BIN)/capsfusion up
 
-# Needs an engine and docker compose, not Python. Ends with the stack running: docker compose down ends it.
+# Needs a container engine and docker compose, not Python. Leaves the stack running: docker compose down ends it.
 compose-demo:
 	@docker/make-env.sh
 	@$(COMPOSE) build
 	@$(COMPOSE) up -d
 	@$(COMPOSE) run --rm demo
 
-# Two at a time: Airflow's tests, which are the longest and mostly wait, and all others (tests/conftest.py).
+# Two processes: Airflow's tests, which take longest and mostly wait, run beside all others (tests/conftest.py).
 test: install
 	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
@@ -51,7 +52,7 @@ test-faults: install
 fuzz: install
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-# In an environment of its own: nothing here depends on it, and its packages are not those that it looks at.
+# pip-audit has its own environment, so that its packages are not among those that it checks.
 audit:
 	@test -x .venv-audit/bin/pip-audit || { python3 -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit; }
 	@.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
@@ -63,7 +64,10 @@ lint: install
 
 install: $(INSTALLED)
 
-# Again only when what is to be installed has changed.
+# Of pip's output, shows downloads of 10 MB and more, and the final step.
+PIP_PROGRESS := s/^ *((Downloading|Using cached) .*\(([0-9]{2,}(\.[0-9]+)? MB|[0-9.]+ GB)\))/  \1/p; s/^Installing collected.*/  Unpacking/p
+
+# Runs again only if pyproject.toml or constraints.txt has changed.
 $(INSTALLED): pyproject.toml constraints.txt
 	@set -e; found=; \
 	for python in $(PYTHON) python3.11 python3.12 python3 python; do \
@@ -78,8 +82,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 		exit 2; \
 	fi; \
 	$(BIN)/python -c 'import pip; $(SUITABLE)' 2>/dev/null || $$found -m venv --clear $(VENV); \
-	echo "installing packages into $(VENV) (once, a few minutes)"; \
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fusion,airflow,dev]'; \
+	echo "Installing packages into $(VENV): once, 1 to 5 minutes, 3 GB on disk (more if torch comes with CUDA)."; \
+	started=$$(date +%s); rm -f $(VENV)/failed; \
+	{ $(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[fusion,airflow,dev]' \
+		|| touch $(VENV)/failed; } | sed -unE '$(PIP_PROGRESS)'; \
+	test ! -e $(VENV)/failed; \
+	echo "Installed in $$(( $$(date +%s) - started )) s."; \
 	touch $@
 
 bench: bench-fusion bench-exactness bench-pairing bench-validation bench-warehouse bench-explorer
@@ -104,6 +112,9 @@ bench-warehouse: install
 
 bench-explorer: install
 	@$(BIN)/python -m benchmarks.explorer $(ARGS)
+
+docs: install
+	@$(BIN)/capsfusion settings --markdown > docs/settings.md
 
 screenshots: install
 	@CAPSFUSION_SCREENSHOTS=docs/images $(BIN)/pytest -q tests/airflow/test_captions_view.py

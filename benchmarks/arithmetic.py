@@ -1,4 +1,4 @@
-"""How much arithmetic and memory traffic fusing takes, and how many rows a second a device's limits allow."""
+"""The arithmetic and memory traffic of fusing, and the rows/s that a device can reach at most."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig
 
+from benchmarks.baselines import PaperLoop
 from benchmarks.device_rates import DeviceRates
-from benchmarks.ways import PaperLoop
 from capsfusion_tasks.fusion.engine import Request
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 
 
 class Cost:
-    """Floating-point operations (a multiplication and an addition are two) of a LLaMA with B beams behind a prefix."""
+    """Floating-point operations of a LLaMA with B beams and a shared prefix. A multiply-add counts as two."""
 
     def __init__(self, config: LlamaConfig, *, prefix: int, beams: int) -> None:
         hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
@@ -27,11 +27,11 @@ class Cost:
             2 * layers * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * config.intermediate_size)
         )
         self._head = 2 * hidden * int(config.vocab_size)
-        self._attention = 4 * layers * hidden  # of one token to one other
-        self._cached = 2 * layers * kv  # numbers that the cache holds of one token
+        self._attention = 4 * layers * hidden  # of one token to another token
+        self._cached = 2 * layers * kv  # numbers in the cache per token
 
     def needed(self, requests: Sequence[Request]) -> float:
-        """Each row's own prompt tokens once, and each of its beams' tokens once but the last, which nothing follows."""
+        """The minimum: each row's own prompt tokens once, and all tokens of its beams once, except the last."""
         return sum(
             self._prefill(1, self._own(r), self._prefix) + self._decode(self._beams, len(r.prompt), _steps([r]))
             for r in requests
@@ -41,7 +41,7 @@ class Cost:
         total = 0.0
         for start in range(0, len(requests), PaperLoop.BATCH):
             batch = requests[start : start + PaperLoop.BATCH]
-            copies = len(batch) * self._beams  # transformers multiplies rows by beams before the prompt
+            copies = len(batch) * self._beams  # transformers repeats rows for the beams before it computes the prompt
             total += self._prefill(copies, MAX_PROMPT_TOKENS, 0) + self._decode(
                 copies, MAX_PROMPT_TOKENS, _steps(batch)
             )
@@ -61,7 +61,7 @@ class Cost:
         return sum(self._prefill(1, self._own(r), self._prefix) for r in requests)
 
     def limit(self, requests: Sequence[Request], rates: DeviceRates, *, slots: int) -> Limit:
-        """What a mean row of ``requests`` takes at least, with ``slots`` rows decoded together; see ``Limit``."""
+        """The limit for the average row of ``requests``, if ``slots`` rows are decoded together."""
         rows, b = len(requests), self._beams
         steps = [_steps([request]) for request in requests]
         prefill = sum(
@@ -69,9 +69,9 @@ class Cost:
             for r in requests
         )
         products = b * sum(steps) * (self._matrices / rates.layers + self._head / rates.products)
-        # A multiplication and an addition for each weight.
+        # Divided by 2: ``_matrices`` counts a multiplication and an addition for each weight.
         weights = sum(steps) / slots * (self._matrices * rates.layer_bytes + self._head * rates.bytes) / 2
-        # Step k sees k tokens of each beam, its own new one among them.
+        # Step k attends to k tokens of each beam, including the newest.
         own = sum(n * self._own(r) + b * n * (n + 1) / 2 for n, r in zip(steps, requests, strict=True))
         cached = (own + self._prefix * sum(steps) / slots) * self._cached * rates.bytes
         memory = rates.memory
@@ -85,7 +85,7 @@ class Cost:
         return copies * (tokens * self._matrices + attended * self._attention + self._head)
 
     def _prefill_rest(self, tokens: int) -> float:
-        """Of a prompt behind the prefix: all but the layers' products."""
+        """Prefill of a prompt behind the prefix, without the layers' matrix products."""
         return self._prefill(1, tokens, self._prefix) - tokens * self._matrices
 
     def _decode(self, copies: int, prompt: int, steps: int) -> float:
@@ -94,19 +94,19 @@ class Cost:
 
 
 def _steps(batch: Sequence[Request]) -> int:
-    """Decode steps: the first token comes from the prompt's own pass."""
+    """Decode steps of a batch. The first token comes from the prefill."""
     return max(request.max_new_tokens or 0 for request in batch) - 1
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Seconds that one row takes at least: prefill + the larger of products and weights + keys_values.
+    """The least seconds per row: prefill + max(products, weights) + keys_values.
 
     - ``prefill``: arithmetic of the row's own prompt.
-    - ``products``: arithmetic of its beams' tokens in the layers and the vocabulary's head.
-    - ``weights``: reading these matrices, once a step for all slots. It overlaps with the products.
-    - ``keys_values``: reading the row's own keys and values, once a step for all of its beams, and its share of the
-      prefix's, which a step reads once for all slots. Attention's arithmetic overlaps with it and takes less.
+    - ``products``: arithmetic of its beams' tokens in the layers and the vocabulary head.
+    - ``weights``: reading these matrices once per step for all slots. Overlaps with ``products``.
+    - ``keys_values``: reading the row's own keys and values once per step for all beams, and its share of the prefix's,
+      which a step reads once for all slots. The arithmetic of attention overlaps with it and takes less time.
     """
 
     prefill: float
@@ -120,16 +120,16 @@ class Limit:
 
 
 def print_limit(
-    cost: Cost, requests: Sequence[Request], rates: DeviceRates, ways: Mapping[str, tuple[int, float]]
+    cost: Cost, requests: Sequence[Request], rates: DeviceRates, methods: Mapping[str, tuple[int, float]]
 ) -> None:
-    """The device's limit for ``requests``, and each way's share of it.
+    """Print the device's limit for ``requests`` and the share of it that each method reached.
 
-    ``ways``: name → rows that it decodes together, rows/s that it reached. The limit of each is that of so many rows.
+    ``methods``: by name, the rows decoded together and the measured rows/s. The limit depends on the rows together.
     """
     table = Table(title=f"limits by arithmetic; {rates.text()}")
-    for heading in ("way", "prefill", "products", "weights", "keys, values", "limit rows/s", "reached", "share"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
-    for name, (slots, reached) in ways.items():
+    for heading in ("method", "prefill", "products", "weights", "keys, values", "limit rows/s", "reached", "share"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for name, (slots, reached) in methods.items():
         limit = cost.limit(requests, rates, slots=slots)
         parts = (limit.prefill, limit.products, limit.weights, limit.keys_values)
         milliseconds = (f"{1e3 * seconds:.2f} ms" for seconds in parts)

@@ -1,4 +1,4 @@
-"""How fast a device multiplies matrices and moves memory: measured, since no data sheet's figure is ever reached."""
+"""Measured rates of matrix products and memory traffic. Data sheets state rates that no program reaches."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ FLOAT8 = torch.float8_e4m3fn
 
 @dataclass(frozen=True)
 class DeviceRates:
-    """FLOP/s of ``layers``' products and of all other ``products``, bytes/s of ``memory`` (a copy counts twice).
+    """Rates of a device.
 
-    ``layer_bytes`` and ``bytes``: size of a weight of the layers, and of every other number. Only with float8 do the
-    two differ: the vocabulary's head, attention, keys and values stay in bfloat16.
+    ``layers``, ``products``: FLOP/s of the layers' matrix products and of all others. ``memory``: bytes/s; a copy
+    counts twice. ``layer_bytes``, ``bytes``: size of a layer's weight and of every other number. They differ for
+    float8 only, where the vocabulary head, attention, keys and values stay in bfloat16.
     """
 
     layers: float
@@ -33,7 +34,7 @@ class DeviceRates:
 
 @torch.inference_mode()
 def measure_rates(device: torch.device, dtype: torch.dtype) -> DeviceRates:
-    """The rates of an engine of ``dtype`` on ``device``; float8's only where the device has it."""
+    """The rates for an engine of ``dtype``. float8 needs a device that supports it."""
     rest = torch.bfloat16 if dtype == FLOAT8 else dtype
     products = _matrix_rate(device, rest)
     layers = _matrix_rate(device, dtype) if dtype == FLOAT8 else products
@@ -47,7 +48,7 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     def multiply() -> Tensor:
         if dtype != FLOAT8:
             return a @ b.t()
-        # As the engine does: a scale for each token and one for each output feature.
+        # Like the engine: a scale for each token and one for each output feature.
         return torch._scaled_mm(a, b.t(), scale, scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
 
     scale = torch.ones(n, 1, device=device)

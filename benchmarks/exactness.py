@@ -1,16 +1,16 @@
-"""Whether the native engine's captions are transformers', token for token, in float32.
+"""Compare the native engine's captions with transformers', token for token, in float32.
 
     python -m benchmarks.exactness --pairs FILE [--rows 500] [--model DIR] [--tokenizer FILE] [--device cpu]
 
-Without --model: the demo model, and a random LLaMA (grouped heads, --tokenizer for its prompts). Each with 3 beams and
-greedy, at several slot counts, in the file's order and shuffled. Both engines add the same numbers in another order, so
-where two captions' scores are equal to 1e-6 either may win: such rows are counted and printed. Exit code 1 if any row
-differs otherwise.
+Without --model: the demo model and a random LLaMA (grouped heads; --tokenizer for its prompts), each with 3 beams and
+greedy, with several slot counts, in the file's order and shuffled. The engines add the same numbers in different
+orders, so if the scores of two captions differ by less than 1e-6, either may win. Such ties are counted and printed.
+Exit code 1 if a row differs otherwise.
 
     python -m benchmarks.exactness --pairs FILE --dtype bfloat16 --dtype float8 [--rows 500] [--model DIR]
 
-How many captions of the demo model, and of --model, stay those of float32, by the native engine alone. float8 runs on a
-CPU, too.
+How many captions of the native engine are those of float32, for the demo model and for --model. float8 also runs on a
+CPU.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.device_rates import FLOAT8
 from benchmarks.workload import read_pairs
-from capsfusion_tasks.demo import MODEL
-from capsfusion_tasks.fusion.engine import Completion, Listed, Request
+from capsfusion_tasks import BUNDLED_MODEL
+from capsfusion_tasks.fusion.engine import Completion, Request, StaticRequests
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.native.model import Llama
@@ -47,21 +47,19 @@ DTYPES = {"bfloat16": torch.bfloat16, "float8": FLOAT8}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="file with laion_2b and laion_coco (default: made pairs)")
+    parser.add_argument("--pairs", type=Path, help="file with laion_2b and laion_coco (default: made-up pairs)")
     parser.add_argument("--rows", type=int, default=500)
-    parser.add_argument("--model", type=Path, action="append", help="checkpoint to compare (may be given again)")
+    parser.add_argument("--model", type=Path, action="append", help="checkpoint to compare (repeatable)")
     parser.add_argument(
         "--tokenizer", type=Path, help="tokenizer.model of the random LLaMA (default: the demo model's)"
     )
     parser.add_argument("--slots", type=int, nargs="+", default=[5, 32])
     parser.add_argument("--device", default="cpu", type=torch.device)
-    parser.add_argument(
-        "--dtype", choices=DTYPES, action="append", help="compare with float32 instead (may be given again)"
-    )
+    parser.add_argument("--dtype", choices=DTYPES, action="append", help="compare with float32 instead (repeatable)")
     args = parser.parse_args()
     torch.backends.cuda.enable_cudnn_sdp(False)  # as in a rank: fusion/node.py
     if args.dtype:
-        folders = [MODEL, *(args.model or [])]
+        folders = [BUNDLED_MODEL, *(args.model or [])]
         Console().print(
             compare_dtypes(folders, args.dtype, read_pairs(args.pairs, args.rows), args.device, args.slots[-1])
         )
@@ -72,7 +70,7 @@ def main() -> int:
         table.add_column(heading, justify="left" if heading in ("model", "order") else "right")
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
-        folders = args.model or [MODEL, random_checkpoint(Path(scratch), args.tokenizer)]
+        folders = args.model or [BUNDLED_MODEL, random_checkpoint(Path(scratch), args.tokenizer)]
         for folder in folders:
             pairs = read_pairs(args.pairs, args.rows)
             subject = Subject(folder, pairs, args.device, random_weights=folder.parent == Path(scratch))
@@ -89,7 +87,7 @@ def main() -> int:
 
 
 class Subject:
-    """A checkpoint under both engines, and the rows whose captions are compared; ``name`` is what tables call it."""
+    """A checkpoint in both engines, with the rows to compare. ``name`` is its name in tables."""
 
     def __init__(
         self, folder: Path, pairs: Sequence[tuple[str, ...]], device: torch.device, *, random_weights: bool
@@ -105,19 +103,19 @@ class Subject:
             self._reference,
             num_beams=beams,
             max_new_tokens=MAX_NEW_TOKENS,
-            eos_id=self._eos,
+            eos_ids=[self._eos],
             pad_id=self._tokenizer.pad_id,
             batch_size=32,
         )
-        completions = engine.generate(Listed(self.requests))
+        completions = engine.generate(StaticRequests(self.requests))
         return {c.row: c for c in track(completions, f"transformers, {beams} beams", total=len(self.requests))}
 
     def complete(self, rows: Sequence[Request], beams: int, slots: int) -> list[Completion]:
-        """The native engine's captions of ``rows``, in the order in which they finish."""
+        """Captions of the native engine, in the order in which rows finish."""
         return complete(self._model, self._tokenizer, rows, eos=self._eos, beams=beams, slots=slots)
 
     def compare(self, expected: dict[int, Completion], got: list[Completion]) -> tuple[int, int, int]:
-        """How many rows are the same, how many a tie, how many neither."""
+        """The numbers of rows that are equal, ties, and different."""
         if sorted(c.row for c in got) != sorted(expected):
             raise RuntimeError(f"{len(got)} captions for {len(expected)} rows")
         ties = other = 0
@@ -136,7 +134,7 @@ class Subject:
 def compare_dtypes(
     folders: Sequence[Path], dtypes: Sequence[str], pairs: Sequence[tuple[str, ...]], device: torch.device, slots: int
 ) -> Table:
-    """How many captions of each checkpoint, token for token, stay those of float32 in ``dtypes``."""
+    """How many captions of each checkpoint and dtype are those of float32, token for token."""
     table = Table(title=f"captions of {len(pairs)} rows that stay those of float32, {device}, {slots} slots")
     for heading in ("model", "dtype", "beams", "same", "other"):
         table.add_column(heading, justify="left" if heading in ("model", "dtype") else "right")
@@ -160,17 +158,17 @@ def compare_dtypes(
 def complete(
     model: Llama, tokenizer: LlamaTokenizer, rows: Sequence[Request], *, eos: int, beams: int, slots: int
 ) -> list[Completion]:
-    """The native engine's captions of ``rows``, in the order in which they finish."""
+    """Captions of the native engine, in the order in which rows finish."""
     engine = NativeEngine(
         model,
         num_beams=beams,
         max_new_tokens=MAX_NEW_TOKENS,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        eos_id=eos,
+        eos_ids=[eos],
         prefix=shared_prefix(tokenizer),
         batch_size=slots,
     )
-    return list(engine.generate(Listed(rows)))
+    return list(engine.generate(StaticRequests(rows)))
 
 
 def requests_of(pairs: Sequence[tuple[str, ...]], tokenizer: LlamaTokenizer) -> list[Request]:
@@ -178,20 +176,20 @@ def requests_of(pairs: Sequence[tuple[str, ...]], tokenizer: LlamaTokenizer) -> 
 
 
 def name_of(folder: Path) -> str:
-    return "demo model" if folder == MODEL else folder.name
+    return "demo model" if folder == BUNDLED_MODEL else folder.name
 
 
 @torch.inference_mode()
 def mean_log_prob(model: PreTrainedModel, prompt: list[int], completion: Completion, eos: int) -> float:
-    """A caption's score by one forward pass over all of it, in float64 from the logits on."""
+    """A caption's score by one forward pass over all tokens, in float64 after the logits."""
     ids = completion.token_ids + ([eos] if completion.finish_reason == "stop" else [])
     logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].double()  # [T, V]
     return float(logits.log_softmax(-1)[torch.arange(len(ids)), ids].mean())
 
 
 def random_checkpoint(folder: Path, tokenizer_file: Path | None) -> Path:
-    """A random LLaMA with grouped heads, peaked enough to have preferences."""
-    tokenizer_file = tokenizer_file or MODEL / "tokenizer.model"
+    """Write a random LLaMA with grouped heads. Its weights are large enough that scores differ clearly."""
+    tokenizer_file = tokenizer_file or BUNDLED_MODEL / "tokenizer.model"
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=LlamaTokenizer(tokenizer_file).vocab_size + 1,
@@ -209,11 +207,11 @@ def random_checkpoint(folder: Path, tokenizer_file: Path | None) -> Path:
 
 
 def likely_token(model: PreTrainedModel, requests: Sequence[Request]) -> int:
-    """A token that about a third of the captions have: random weights never say EOS, and rows must end somewhere."""
+    """A token in about a third of the captions. It serves as EOS, which random weights never produce."""
     engine = TransformersEngine(
-        model, num_beams=1, max_new_tokens=40, eos_id=model.config.vocab_size, pad_id=0, batch_size=32
+        model, num_beams=1, max_new_tokens=40, eos_ids=[model.config.vocab_size], pad_id=0, batch_size=32
     )
-    captions = [set(completion.token_ids) for completion in engine.generate(Listed(requests))]
+    captions = [set(completion.token_ids) for completion in engine.generate(StaticRequests(requests))]
     counts = Counter(token for caption in captions for token in caption)
     return min(counts, key=lambda token: (abs(counts[token] - len(captions) / 3), token))
 

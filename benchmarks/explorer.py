@@ -1,12 +1,12 @@
-"""Milliseconds of each view's queries of the explorer, on a large warehouse.
+"""Milliseconds of the queries of each view of the captions view, on a large warehouse.
 
     python -m benchmarks.explorer [--rows 2000000] [--home DIR] [--repeat 15] [--before]
 
-The table is made: runs of 100,000 rows, an interval and shards of its own each, in units of 10,000; a tenth rejected.
-Half of what is asked for is old or rare, since that is what costs. Each line is the median of ``--repeat`` calls of
-what a request does in the warehouse, with different values where the view takes one. The server is the embedded
-PostgreSQL as it is installed. ``--home`` keeps the table for another time. ``--before`` is the baseline: the same with
-the indexes of migration 0003, before those of 0005.
+The table has generated captions: runs of 100,000 rows with their own interval and shards, in units of 10,000, a tenth
+of them rejected. Half of the requests are for old or rare values, which cost most. Each line is the median of
+``--repeat`` calls of all queries of a request, with different values where the view takes a value. The server is the
+embedded PostgreSQL with its default settings. ``--home`` keeps the table for later runs. ``--before`` also measures
+the baseline: the indexes of migration 0003, which 0005 replaced.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, text
 
-from benchmarks.made_units import UnitMaker
+from benchmarks.generated_units import UnitMaker
 from benchmarks.warehouse import FUSION, FUSION_ID, new_warehouse
 from benchmarks.workload import CAPTION, read_pairs
 from capsfusion_tasks.explorer.access import SECONDS
 from capsfusion_tasks.explorer.figures import RunKey, figures
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.warehouse import browse, funnels, ledger
+from capsfusion_tasks.warehouse import browse, funnels, fusions, ledger
 from capsfusion_tasks.warehouse.browse import CaptionFilter, Position, caption_page
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import embedded_postgres
@@ -43,12 +43,12 @@ from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions
 
 RUN_ROWS, UNIT_ROWS = 100_000, 10_000
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
-# Rare values, one in some thousand: validation's own that seldom come.
+# Values that validation produces rarely; here, one row in thousands has them.
 RARE = (
     "update capsfusion.rejected_captions set reasons = '{failed}' where laion_2b_row % 1000 = 0",
     "update capsfusion.fused_captions set flags = '{unrelated_sources}' where laion_2b_row % 5000 = 0",
 )
-# What migration 0005 changed, and how it was.
+# The indexes that migration 0005 changed, and those that it replaced.
 CHANGED = [
     *(
         index
@@ -74,9 +74,9 @@ console = Console(width=120, highlight=False)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--home", type=Path, help="keep the table here, or use the one that is here")
+    parser.add_argument("--home", type=Path, help="folder that keeps the table; an existing table is reused")
     parser.add_argument("--repeat", type=int, default=15)
-    parser.add_argument("--before", action="store_true", help="first with the indexes of migration 0003")
+    parser.add_argument("--before", action="store_true", help="first measure the indexes of migration 0003")
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="capsfusion-bench-") as scratch,
@@ -85,24 +85,21 @@ def main() -> None:
     ):
         fill(warehouse, args.rows)
         if args.before:
-            with as_before(warehouse):  # three of each are enough: some take seconds
+            with old_indexes(warehouse):  # three calls each, since some take seconds
                 show(warehouse, 3, "with the indexes of migration 0003")
-        show(warehouse, args.repeat, "as it is")
-
-
-# ---- the table ----
+        show(warehouse, args.repeat, "with the current indexes")
 
 
 def fill(warehouse: Warehouse, rows: int) -> None:
-    """Load runs until there are ``rows``; the indexes are built afterwards."""
+    """Load runs until the table has ``rows``, then build its indexes."""
     with warehouse.engine.begin() as connection:
-        ledger.register_fusion(connection, FUSION)
-        there = connection.scalar(text("select coalesce(sum(rows_in), 0) from capsfusion.work_units"))
-    if int(there or 0) >= rows:
+        fusions.register(connection, FUSION, {})
+        loaded = connection.scalar(text("select coalesce(sum(rows_in), 0) from capsfusion.work_units"))
+    if int(loaded or 0) >= rows:
         return
     captions = read_pairs(None, 5000, CAPTION)
     with without_indexes(warehouse):
-        for run in range(int(there or 0) // RUN_ROWS, -(-rows // RUN_ROWS)):
+        for run in range(int(loaded or 0) // RUN_ROWS, -(-rows // RUN_ROWS)):
             load_run(warehouse, UnitMaker(captions, seed=run), run)
             Console(stderr=True).print(f"{(run + 1) * RUN_ROWS:,} rows")
         with warehouse.engine.begin() as connection:
@@ -118,7 +115,7 @@ def analyze(warehouse: Warehouse) -> None:
 
 @contextmanager
 def without_indexes(warehouse: Warehouse) -> Iterator[None]:
-    """The tables of captions have no index but their key as long as the block runs."""
+    """Drop all indexes of the caption tables but their keys, and rebuild them after the block."""
     indexes = [index for table in (fused_captions, rejected_captions) for index in table.indexes]
     with warehouse.engine.begin() as connection:
         for index in indexes:
@@ -131,8 +128,8 @@ def without_indexes(warehouse: Warehouse) -> Iterator[None]:
 
 
 @contextmanager
-def as_before(warehouse: Warehouse) -> Iterator[None]:
-    """The indexes are those of migration 0003 as long as the block runs."""
+def old_indexes(warehouse: Warehouse) -> Iterator[None]:
+    """Use the indexes of migration 0003 within the block."""
     with warehouse.engine.begin() as connection:
         for index in CHANGED:
             index.drop(connection)
@@ -161,13 +158,13 @@ def load_run(warehouse: Warehouse, maker: UnitMaker, run: int) -> None:
         with warehouse.engine.begin() as connection:
             for side in ("laion_2b", "laion_coco"):
                 found = sorted(set(rows[f"{side}_shard"].to_pylist()))
-                ledger.record_shards(connection, [made_shard(side, shard_id, interval) for shard_id in found])
+                ledger.record_shards(connection, [generated_shard(side, shard_id, interval) for shard_id in found])
             ledger.register_units(connection, [unit], interval, run_id(run))
             ledger.unit_fused(connection, unit.unit_id, {"gpu_seconds": 400.0, "rows_per_second": 25.0})
         load_unit(warehouse, unit.unit_id, rows, run_id(run))
 
 
-def made_shard(side: Any, shard_id: str, interval: Interval) -> Shard:
+def generated_shard(side: Any, shard_id: str, interval: Interval) -> Shard:
     path = f"{side}/{shard_id}.parquet"
     return Shard(
         shard_id=shard_id, side=side, source="made", path=path, etag="", size_bytes=1, arrived_at=interval.start
@@ -178,11 +175,8 @@ def run_id(run: int) -> str:
     return f"scheduled__{FIRST_DAY + timedelta(days=run):%Y-%m-%d}"
 
 
-# ---- the views ----
-
-
 def show(warehouse: Warehouse, repeat: int, what: str) -> None:
-    table = Table(title=f"the explorer's queries, {rows_there(warehouse):,} rows, {what}: median of {repeat}")
+    table = Table(title=f"the explorer's queries, {loaded_rows(warehouse):,} rows, {what}: median of {repeat}")
     for heading in ("view", "ms", "slowest ms"):
         table.add_column(heading, justify="left" if heading == "view" else "right")
     for name, calls in views(warehouse, repeat).items():
@@ -199,7 +193,7 @@ def timed(warehouse: Warehouse, view: View) -> float:
 
 
 def views(warehouse: Warehouse, repeat: int) -> dict[str, list[View]]:
-    """Each view with the calls to time: the same one again, or with other values."""
+    """Each view with the calls to time: repeated calls, with different values where the view takes a value."""
 
     def pages(*filters: CaptionFilter, after: Position | None = None) -> list[View]:
         return [lambda c, each=each: caption_page(c, each, after) for each in (filters * repeat)[:repeat]]  # type: ignore[misc]
@@ -243,7 +237,7 @@ def views(warehouse: Warehouse, repeat: int) -> dict[str, list[View]]:
     }
 
 
-def rows_there(warehouse: Warehouse) -> int:
+def loaded_rows(warehouse: Warehouse) -> int:
     with warehouse.engine.connect() as connection:
         return int(connection.scalar(text("select sum(rows_in) from capsfusion.work_units")) or 0)
 

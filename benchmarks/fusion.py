@@ -1,16 +1,17 @@
-"""Captions per second of three ways to run one model, on the same rows and weights, as ratios to the paper's way.
+"""Captions per second of three methods, on the same rows and weights, relative to the paper's loop.
 
     python -m benchmarks.fusion [--pairs FILE] [--tokenizer FILE] [--rows 96] [--repeat 3] [--num-beams 3]
 
-- paper: the released script's loop: transformers, batches of 4 in the file's order, every prompt padded to 256 tokens.
-- transformers: its best: batches of 32 sorted by length, the template's keys and values computed once.
+- paper: the loop of the released script: transformers, batches of 4 in the file's order, every prompt padded to 256
+  tokens.
+- transformers: with the best settings: batches of 32 sorted by length, the template's keys and values computed once.
 - native: this project's engine.
 
-The weights are random, made here: on a CPU a small LLaMA in float32 whose vocabulary head is a quarter of its
-arithmetic (of the real model's it is 1%), on a GPU a 13B in bfloat16. Random weights never end a caption by themselves,
-so each row ends after as many tokens as its published caption has, in all three ways alike. Beside the time stands the
-arithmetic that each way has to do: what is needed is each row's own tokens once, and its caption once per beam. The
-native engine is charged with that alone, 1.0 by definition: what it pads and what idles costs it time, not arithmetic.
+The weights are random: on a CPU a small LLaMA in float32, whose vocabulary head is a quarter of its arithmetic (1% in
+the real model), on a GPU a 13B in bfloat16. Random weights never end a caption, so with all methods each row ends
+after as many tokens as its published caption has. The table also has each method's arithmetic relative to the minimum,
+which is each row's own tokens once and its caption once per beam. The native engine counts as 1.0 by definition: its
+padding and idle slots cost time, not arithmetic.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from rich.table import Table
 from transformers import LlamaConfig
 
 from benchmarks import arithmetic
+from benchmarks.baselines import PaperLoop, PrefixedTransformers
 from benchmarks.device_rates import measure_rates
 from benchmarks.random_llama import SIZES, as_transformers, random_llama
-from benchmarks.ways import PaperLoop, PrefixedTransformers
 from benchmarks.workload import read_workload
-from capsfusion_tasks.demo import MODEL
-from capsfusion_tasks.fusion.engine import Engine, Listed, Request
+from capsfusion_tasks import BUNDLED_MODEL
+from capsfusion_tasks.fusion.engine import Engine, Request, StaticRequests
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
@@ -44,11 +45,11 @@ MAX_NEW_TOKENS = 80
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made ones)")
-    parser.add_argument("--tokenizer", type=Path, default=MODEL / "tokenizer.model", help="a tokenizer.model")
-    parser.add_argument("--rows", type=int, default=96, help="rows that transformers' two ways fuse")
-    parser.add_argument("--native-rows", type=int, help="rows that the native engine fuses (default: the same)")
-    parser.add_argument("--repeat", type=int, default=3, help="turns; medians are printed")
+    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
+    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
+    parser.add_argument("--rows", type=int, default=96, help="rows for the two methods with transformers")
+    parser.add_argument("--native-rows", type=int, help="rows for the native engine (default: the same)")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions; medians are printed")
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument("--slots", type=int, nargs="+", default=[None], help="slot counts (default: the engine's own)")
     parser.add_argument("--size", choices=SIZES, help="(default: 13B on a GPU, else small)")
@@ -69,7 +70,7 @@ def main() -> None:
     model = random_llama(config, device, dtype)
     reference = as_transformers(model, config)
     no_token = config.vocab_size
-    settings = {"num_beams": args.num_beams, "max_new_tokens": MAX_NEW_TOKENS, "eos_id": no_token}
+    settings = {"num_beams": args.num_beams, "max_new_tokens": MAX_NEW_TOKENS, "eos_ids": [no_token]}
     paper = PaperLoop(reference, pad_id=0, **settings)
     best = PrefixedTransformers(reference, prefix, pad_id=0, batch_size=32, **settings)
     cost = arithmetic.Cost(config, prefix=len(prefix), beams=args.num_beams)
@@ -77,26 +78,26 @@ def main() -> None:
     def native(slots: int | None) -> NativeEngine:
         return NativeEngine(model, max_prompt_tokens=MAX_PROMPT_TOKENS, prefix=prefix, batch_size=slots, **settings)
 
-    ways: list[tuple[str, Sequence[Request], Callable[[], Engine], float]] = [
+    methods: list[tuple[str, Sequence[Request], Callable[[], Engine], float]] = [
         ("paper", requests, lambda: paper, cost.paper(requests)),
         ("transformers", requests, lambda: best, cost.transformers(requests, best.batch_size)),
     ]
     at_once = {"paper": paper.batch_size, "transformers": best.batch_size}
     for slots in [native(slots).batch_size for slots in args.slots]:
         name = f"native, {slots} slots"
-        ways.append((name, native_requests, partial(native, slots), cost.needed(native_requests)))
+        methods.append((name, native_requests, partial(native, slots), cost.needed(native_requests)))
         at_once[name] = slots
-    runs = {name: Runs(name, rows, make, flops) for name, rows, make, flops in ways}
-    for _ in range(args.repeat):  # the ways take turns, so that a busy machine slows all of them alike
+    runs = {name: Runs(name, rows, make, flops) for name, rows, make, flops in methods}
+    for _ in range(args.repeat):  # methods take turns, so that other load slows all of them equally
         for run in runs.values():
             run.once(device)
 
     counted = f"{args.rows} rows" + (f" (native: {args.native_rows})" if args.native_rows else "")
     title = f"{counted}, {args.num_beams} beams, {str(dtype).removeprefix('torch.')}, {device_name(device)}"
     table = Table(title=title, caption=f"torch {torch.__version__}, transformers {transformers.__version__}")
-    headings = ("way", "rows/s", "tokens/s", "times paper", "GFLOP/row", "of needed", "GFLOP/s", "peak GB")
+    headings = ("method", "rows/s", "tokens/s", "times paper", "GFLOP/row", "of needed", "GFLOP/s", "peak GB")
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "way" else "right")
+        table.add_column(heading, justify="left" if heading == "method" else "right")
     baseline = runs["paper"].rows_per_second
     for run in runs.values():
         per_row = run.flops / len(run.rows) / 1e9
@@ -118,7 +119,7 @@ def main() -> None:
 
 
 class Runs:
-    """One way's repetitions."""
+    """The repetitions of one method."""
 
     def __init__(self, name: str, rows: Sequence[Request], make: Callable[[], Engine], flops: float) -> None:
         self.name, self.rows, self.flops = name, rows, flops
@@ -126,20 +127,21 @@ class Runs:
         self.tokens = self.peak_bytes = 0
 
     def once(self, device: torch.device) -> None:
-        """All rows, after a few for a warmup. The engine goes afterwards: slots of several would not fit on a GPU."""
+        """Fuse all rows after a warm-up. The engine is dropped afterwards: two engines would not fit on a GPU."""
         engine = self._make()
-        list(engine.generate(Listed(self.rows[:8])))
+        list(engine.generate(StaticRequests(self.rows[:8])))
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        completions = list(engine.generate(Listed(self.rows)))  # token ids are on the host: nothing is left to wait for
+        # Token ids are on the host: nothing is left to wait for.
+        completions = list(engine.generate(StaticRequests(self.rows)))
         self._times.append(time.perf_counter() - started)
         Console(stderr=True).print(f"{self.name}: {len(self.rows)} rows in {self._times[-1]:.0f} s", highlight=False)
         self.tokens = sum(completion.caption_tokens for completion in completions)
         self.peak_bytes = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
         expected = {request.row: request.max_new_tokens for request in self.rows}
         if {c.row: c.caption_tokens for c in completions} != expected:
-            raise RuntimeError(f"{self.name} did not give each row the tokens that it was to get")
+            raise RuntimeError(f"{self.name} returned captions of other lengths than requested")
 
     @property
     def seconds(self) -> float:

@@ -1,12 +1,12 @@
-"""Bucketing, joining and planning LAION-shaped shards, against one DuckDB statement that joins the same files.
+"""Bucketing, joining and planning of sample shards, compared with one DuckDB statement that joins the same files.
 
     python -m benchmarks.pairing [--raw-rows 1 4 16] [--repeat 3] [--folder DIR]
 
-For each number of LAION-2B rows (in millions; LAION-COCO has a quarter of them) shards are made once, kept in DIR, and
-every way runs in a process of its own, in turns. DuckDB's statement filters, joins and deduplicates the files as they
-are and writes the pairs; it holds both sides in memory, and must read everything again for the next shard that arrives.
-Ours writes each row once more, by bucket, and never reads the shard again. Like a run it pulls two shards and joins two
-buckets at a time. Read and written are what the process asked the system for, from caches or not.
+For each number of LAION-2B rows (in millions; LAION-COCO has a quarter of them), shards are written once and kept in
+DIR. Each method runs in its own process, in turns. The DuckDB statement filters, joins and deduplicates the files and
+writes the pairs. It holds both sides in memory, and must read everything again when the next shard arrives. The
+pipeline writes each row once to its bucket and never reads the shard again. Like a run, it pulls two shards and joins
+two buckets at a time. "Read" and "written" count what the process requested from the system, cached or not.
 """
 
 from __future__ import annotations
@@ -30,23 +30,28 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from capsfusion_tasks import planning, stages
 from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_shard
-from capsfusion_tasks.pipeline import PULLS
+from capsfusion_tasks.pairing.join import pair_bucket
+from capsfusion_tasks.planning import unit_files
+from capsfusion_tasks.planning.new_pairs import new_pairs
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, Settings, load_settings
 from capsfusion_tasks.shards import discovery
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.shards.listing import source_bytes
+from capsfusion_tasks.shards.sources import configured_sources, opened
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.tasks.interval_tasks import BUCKETS_AT_ONCE
+from capsfusion_tasks.tasks.local_run import PULLS
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 PAIRS_A_COPY = 20_000
-RAW_ROWS_A_COPY = 97_000  # of which three in four have no partner
+RAW_ROWS_A_COPY = 97_000  # three in four have no partner
 UNMATCHED = 3
 SHARDS = 4
 
-# The rows that the pipeline uses, the pairs that it finds, and of equal rows the one that it names.
+# Finds the same pairs as the pipeline, and of equal rows names the same one.
 STATEMENT = """
 copy (
     with raw as (
@@ -87,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw-rows", type=float, nargs="+", default=[1, 4, 16], help="millions of LAION-2B rows")
     parser.add_argument("--repeat", type=int, default=3, help="turns; medians are printed")
-    parser.add_argument("--folder", type=Path, help="keeps the shards (default: a temporary one)")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the shards (default: a temporary folder)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         for millions in args.raw_rows:
@@ -109,21 +114,23 @@ def print_costs(folder: Path, millions: float, repeat: int) -> None:
     turns = []
     for _ in range(repeat):
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            turns.append({way.__name__: measured(way, sample, Path(work)) for way in (statement, bucket, join, plan)})
-    if wrong := {turn[way].pairs for turn in turns for way in ("join", "plan")} - {report.pairs}:
+            turns.append(
+                {method.__name__: measured(method, sample, Path(work)) for method in (statement, bucket, join, plan)}
+            )
+    if wrong := {turn[name].pairs for turn in turns for name in ("join", "plan")} - {report.pairs}:
         raise RuntimeError(f"found {wrong} pairs of {report.pairs}")
     table = Table(title=f"{rows:,} rows, {report.pairs:,} pairs, {os.cpu_count()} cores, median of {repeat} turns")
-    for heading in ("way", "s", "rows/s", "times DuckDB", "peak MB", "read MB", "written MB"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
+    for heading in ("method", "s", "rows/s", "times DuckDB", "peak MB", "read MB", "written MB"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
     base = [turn["statement"].seconds for turn in turns]
-    for title, ways in {
+    for title, names in {
         "DuckDB, one statement": ["statement"],
         "bucketing": ["bucket"],
         "join": ["join"],
         "bucketing + join": ["bucket", "join"],
         "planning": ["plan"],
     }.items():
-        costs = [[turn[way] for way in ways] for turn in turns]
+        costs = [[turn[name] for name in names] for turn in turns]
         seconds = [sum(cost.seconds for cost in turn) for turn in costs]
         table.add_row(
             title,
@@ -137,15 +144,15 @@ def print_costs(folder: Path, millions: float, repeat: int) -> None:
     Console(width=110).print(table)
 
 
-def measured(way: Callable[[Path, Path], int | None], sample: Path, work: Path) -> Cost:
-    """What ``way`` takes in a process of its own."""
+def measured(method: Callable[[Path, Path], int | None], sample: Path, work: Path) -> Cost:
+    """The cost of ``method`` in its own process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(_measure, way, sample, work).result()
+        return process.submit(_measure, method, sample, work).result()
 
 
-def _measure(way: Callable[[Path, Path], int | None], sample: Path, work: Path) -> Cost:
+def _measure(method: Callable[[Path, Path], int | None], sample: Path, work: Path) -> Cost:
     before, start = _io(), time.perf_counter()
-    pairs = way(sample, work)
+    pairs = method(sample, work)
     seconds = time.perf_counter() - start
     read, written = (after - at_first for after, at_first in zip(_io(), before, strict=True))
     return Cost(pairs, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, read, written)
@@ -171,7 +178,7 @@ def bucket(sample: Path, work: Path) -> None:
     settings, storage, shards = _prepared(sample, work)
 
     def split(shard: Shard) -> None:
-        with discovery.open_source(shard.source, settings).open(shard) as stream:
+        with opened(shard, settings) as stream:
             split_shard(stream, shard, storage, settings)
 
     with ThreadPoolExecutor(PULLS) as pulls:
@@ -179,23 +186,26 @@ def bucket(sample: Path, work: Path) -> None:
 
 
 def join(sample: Path, work: Path) -> int:
-    settings, storage, _ = _prepared(sample, work)
-    return int(stages.pair(settings, DAY, list(range(bucket_count(storage, settings))))["pairs"])
+    settings, storage, shards = _prepared(sample, work)
+    new = {shard.shard_id for shard in shards}
+    with ThreadPoolExecutor(BUCKETS_AT_ONCE) as pool:
+        buckets = range(bucket_count(storage, settings))
+        return sum(pool.map(lambda bucket: pair_bucket(bucket, new, DAY, storage, settings), buckets))
 
 
 def plan(sample: Path, work: Path) -> int:
     _, storage, _ = _prepared(sample, work)
-    pairs = planning.new_pairs(storage, DAY, lambda ids: pa.repeat(False, len(ids)), in_flight=[], limit=None)
-    size = planning.choose_unit_tokens(sum(int(part.tokens.sum()) for part in pairs), tokens_per_second=None)
-    return sum(unit.rows for unit in planning.cut_units(storage, pairs, DAY, "bench", size, serial=0))
+    pairs = new_pairs(storage, DAY, lambda ids: pa.repeat(False, len(ids)), in_flight=[], limit=None)
+    size = unit_files.choose_unit_tokens(sum(int(part.tokens.sum()) for part in pairs), tokens_per_second=None)
+    return sum(unit.rows for unit in unit_files.cut_units(storage, pairs, DAY, "bench", size, serial=0))
 
 
 def _prepared(sample: Path, work: Path) -> tuple[Settings, Storage, list[Shard]]:
     raw, coco = (str(sample / folder) for folder in FOLDER.values())
     settings = load_settings(laion2b=raw, laion_coco=coco, home=work, scratch=work / "scratch")
     storage = Storage(settings.staging_uri)
-    sources = discovery.sources(settings)
-    bucket_count(storage, settings, lambda: discovery.source_bytes(sources))
+    sources = configured_sources(settings)
+    bucket_count(storage, settings, lambda: source_bytes(sources))
     return settings, storage, discovery.discover(sources, DAY, storage)
 
 

@@ -1,4 +1,4 @@
-"""Random LLaMAs of real sizes, made where they run, as both engines' models over one copy of the weights."""
+"""LLaMAs of real sizes with random weights, for both engines, which share one copy of the weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = {name: {**_COMMON, **size} for name, size in SIZES.items()}
 
 
 def random_llama(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> Llama:
-    """Normal weights of the config's initializer_range; norms of one."""
+    """A LLaMA with normally distributed weights (the config's initializer_range), and norms of one."""
     model = Llama(config, device, dtype)
     generator = torch.Generator(device).manual_seed(0)
     for name, weight in model.parameters().items():
@@ -35,12 +35,14 @@ def random_llama(config: LlamaConfig, device: torch.device, dtype: torch.dtype) 
 
 
 def as_transformers(model: Llama, config: LlamaConfig) -> LlamaForCausalLM:
-    """transformers' model over the very same weights."""
+    """transformers' model on the same weights in memory."""
     with torch.device("meta"):
         reference = LlamaForCausalLM(config)
     weights = {
         name: torch.nn.Parameter(cast(Tensor, view), requires_grad=False) for name, view in model.parameters().items()
     }
     reference.load_state_dict(weights, assign=True)
-    reference.model.rotary_emb = LlamaRotaryEmbedding(config).to(model.device)  # its buffer is no weight
+    reference.model.rotary_emb = LlamaRotaryEmbedding(config).to(
+        model.device
+    )  # load_state_dict does not restore its buffer
     return reference.eval()

@@ -1,10 +1,10 @@
-"""How many rows fit on a card at once, by the engine's own arithmetic; no GPU is needed.
+"""How many rows fit on a card at once, computed like the engine does; needs no GPU.
 
     python -m benchmarks.slots [--size 13B] [--num-beams 3] [--cards 24 40 80 141]
 
-Of the longest prompts behind LLaMA's prefix, and captions of 80 tokens. A GB has 10^9 bytes; cards have a little more
-than they are sold as. The engine's slots share pages of keys and values. The last column says how many slots there
-would be if each held the pages of the longest row.
+Rows have the longest prompts behind LLaMA's prefix, and captions of 80 tokens. A GB has 10^9 bytes; cards have a little
+more than their nominal size. Slots share pages of keys and values. The last column is the number of slots if each one
+reserved the pages of the longest row.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from capsfusion_tasks.fusion.native.slots import slot_capacity
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 
 GB = 10**9
-CONTEXT = 6 * GB // 10  # that CUDA takes of a card before anything else
-PAGE_TOKENS = 32  # triton_ops.PAGE_TOKENS; it cannot be imported everywhere
-PREFIX_TOKENS = 112  # of the template with LLaMA's tokenizer
+CONTEXT = 6 * GB // 10  # taken by CUDA's context
+PAGE_TOKENS = 32  # triton_ops.PAGE_TOKENS, which cannot be imported without Triton
+PREFIX_TOKENS = 112  # the template, with LLaMA's tokenizer
 MAX_NEW_TOKENS = 80
 
 
 @dataclass(frozen=True)
 class Fit:
-    """``weights`` in bytes; ``room`` is None where the model does not fit."""
+    """``weights`` in bytes; ``room`` is None if the model does not fit."""
 
     weights: int
     room: Room | None
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument("--cards", type=int, nargs="+", default=[24, 40, 80, 141], help="memory of cards, in GB")
     # Measured on an H200 with 341 slots of 3 beams: the engine logs it when it starts.
-    parser.add_argument("--batch-gb", type=float, default=1.4, help="what a batch takes besides keys and values")
+    parser.add_argument("--batch-gb", type=float, default=1.4, help="memory of a batch besides keys and values")
     args = parser.parse_args()
 
     table = Table(title=f"{args.size}, {args.num_beams} beams, {args.batch_gb} GB for a batch")
@@ -69,8 +69,8 @@ def main() -> None:
 
 
 def fit(config: LlamaConfig, dtype: torch.dtype, *, card: int, beams: int, batch: int) -> Fit:
-    """What of a ``card``, of so many bytes, is left for rows, where a batch takes ``batch`` bytes besides."""
-    model = Llama(config, torch.device("meta"), dtype)  # sizes without memory
+    """The room for rows on a card of ``card`` bytes, if a batch takes ``batch`` bytes besides keys and values."""
+    model = Llama(config, torch.device("meta"), dtype)  # on "meta", tensors have sizes but no memory
     weights = weight_bytes(model)
     page = bytes_per_page(model, PAGE_TOKENS)
     per_slot = -(-slot_capacity(MAX_PROMPT_TOKENS - PREFIX_TOKENS, MAX_NEW_TOKENS, beams) // PAGE_TOKENS)
@@ -82,7 +82,7 @@ def fit(config: LlamaConfig, dtype: torch.dtype, *, card: int, beams: int, batch
 
 
 def weight_bytes(model: Llama) -> int:
-    """Memory of the model's tensors; those of tied weights count once."""
+    """Memory of the model's tensors. Tied weights count once."""
     tensors = [model.embedding, model.head, model.norm, *model.rotary, *model.attention_norm, *model.mlp_norm]
     for matrix in chain(model.qkv, model.out, model.gate_up, model.down):
         tensors += [matrix.values, matrix.scales] if isinstance(matrix, Float8) else [matrix]

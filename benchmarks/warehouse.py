@@ -1,16 +1,16 @@
-"""Rows per second into a warehouse that grows, as ratios to a raw ingest of the same rows into the same tables.
+"""Rows per second into a growing warehouse, relative to a raw ingest of the same rows into the same tables.
 
     python -m benchmarks.warehouse [--pairs FILE] [--rows 100000 500000] [--unit-rows 10000] [--indexes]
 
-- load: what the pipeline does, ``load_unit``.
-- raw, the baseline: ADBC's ingest into a temporary table, and ``insert … on conflict do nothing`` from there. No check
-  of anything, no mark.
+- load: the pipeline's ``load_unit``.
+- raw, the baseline: ADBC's ingest into a temporary table, then ``insert … on conflict do nothing``. No checks, no
+  "loaded" mark.
 
-At each size of ``--rows``, units are loaded one way and the other in turn, and, in the same turn, into another table of
-the first size: so a machine that others use slows all alike. Medians are printed; growth also of means, because only
-every few units one sorts new words into their index. The server is the embedded PostgreSQL as it is installed, fsync
-on. With ``--indexes``, all indexes but the keys are then taken away, and one after the other is put back to see what it
-costs. ``validate`` is the validation of the same captions, on one core.
+At each size of ``--rows``, units are loaded with each method in turn and, in the same turn, into another table of the
+first size, so that other load on the machine slows all of them equally. Medians are printed. Growth is also printed
+for means, because only every few units the text index sorts in new words. The server is the embedded PostgreSQL with
+its default settings and fsync on. With ``--indexes``, all indexes but the keys are then dropped and created one at a
+time, to measure what each costs. ``validate`` is the validation of the same captions on one core.
 """
 
 from __future__ import annotations
@@ -30,37 +30,44 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from benchmarks.made_units import UnitMaker
+from benchmarks.generated_units import UnitMaker
 from benchmarks.workload import CAPTION, read_pairs
+from capsfusion_tasks.decoding import Decoding
 from capsfusion_tasks.schemas import VALIDATED, Unit
 from capsfusion_tasks.settings import Interval, load_settings
 from capsfusion_tasks.validation.validate import validate_table
-from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse import fusions, ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
-FUSION_ID = "made"
-FUSION: dict[str, object] = {
-    **dict.fromkeys(("model", "model_digest", "prompt_digest", "tokenizer_digest", "engine", "dtype"), "made"),
-    "fusion_id": FUSION_ID,
-    "model_revision": None,
-    "num_beams": 3,
-    "max_new_tokens": 80,
-    "spec": {},
-}
+FUSION_ID = "generated"
+FUSION = Decoding(
+    fusion_id=FUSION_ID,
+    model="benchmark",
+    model_revision="",
+    location="bundled",
+    model_digest="m",
+    prompt_digest="p",
+    tokenizer_digest="t",
+    engine="native",
+    dtype="bfloat16",
+    eos_ids=(2,),
+    num_beams=3,
+    max_new_tokens=80,
+)
 console = Console(width=120, highlight=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made ones)")
+    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000], help="table sizes to measure at")
     parser.add_argument("--unit-rows", type=int, default=10_000)
-    parser.add_argument("--repeat", type=int, default=9, help="units of each way that a median is of")
-    parser.add_argument("--indexes", action="store_true", help="what each index costs, at the last size")
+    parser.add_argument("--repeat", type=int, default=9, help="units of each method and size")
+    parser.add_argument("--indexes", action="store_true", help="measure what each index costs, at the last size")
     args = parser.parse_args()
 
     captions = read_pairs(args.pairs, 5000, CAPTION)
@@ -84,17 +91,17 @@ def new_warehouse(server: EmbeddedPostgres, database: str) -> AbstractContextMan
 
 
 class Growth:
-    """A warehouse that grows by units of made rows."""
+    """A warehouse that grows by units of generated rows."""
 
     def __init__(self, warehouse: Warehouse, maker: UnitMaker, unit_rows: int) -> None:
         self.warehouse, self._maker, self._unit_rows = warehouse, maker, unit_rows
         self._units = self.rows = 0
         with warehouse.engine.begin() as connection:
-            ledger.register_fusion(connection, FUSION)
+            fusions.register(connection, FUSION, {})
 
     def time_unit(self, load: Callable[[Warehouse, str, pa.Table], object]) -> float:
-        """Microseconds per row of a new unit."""
-        rows, unit_id = self._maker.unit(self._unit_rows), f"made-{self._units:06}"
+        """Load a new unit. Returns microseconds per row."""
+        rows, unit_id = self._maker.unit(self._unit_rows), f"unit-{self._units:06}"
         with self.warehouse.engine.begin() as connection:
             unit = Unit(unit_id=unit_id, fusion_id=FUSION_ID, rows=rows.num_rows, tokens=0)
             ledger.register_units(connection, [unit], DAY)
@@ -130,14 +137,14 @@ def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table) -> None:
 
 
 def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat: int) -> None:
-    """Grow to each of ``sizes``; there, load units both ways, and in turn with them into a table of the first size."""
-    table = Table(title="loading, by the rows that are there")
+    """At each of ``sizes``, load units with both methods, and in turn into a table of the first size."""
+    table = Table(title="loading, by rows in the table")
     for heading in (
-        "rows there",
+        "rows in the table",
         "load rows/s",
         "raw rows/s",
         "load / raw",
-        f"µs/row to that at {sizes[0]:,}",
+        f"µs/row relative to {sizes[0]:,}",
         "of means",
     ):
         table.add_column(heading, justify="right")
@@ -159,10 +166,10 @@ def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat:
 
 
 def measure_indexes(growth: Growth, repeat: int) -> None:
-    """What each index of accepted captions adds to a row's cost, when it is there alone beside the key."""
+    """What each index of accepted captions adds to the time per row, as the only index besides the key."""
     definitions = drop_indexes(growth.warehouse)
     table = Table(title=f"what an index costs, at {growth.rows:,} rows")
-    for heading in ("index", "µs/row", "of a row without"):
+    for heading in ("index", "µs/row", "relative to none"):
         table.add_column(heading, justify="left" if heading == "index" else "right")
     for name, definition in definitions.items():
         without = statistics.median(growth.time_unit(load_unit) for _ in range(repeat))
@@ -176,7 +183,7 @@ def measure_indexes(growth: Growth, repeat: int) -> None:
 
 
 def drop_indexes(warehouse: Warehouse) -> dict[str, str]:
-    """Take away all indexes of both tables but their keys; of those of accepted captions, name → definition."""
+    """Drop all indexes of both tables but their keys. Returns those of accepted captions: name → definition."""
     definitions: dict[str, str] = {}
     with warehouse.engine.begin() as connection:
         for captions in (fused_captions, rejected_captions):

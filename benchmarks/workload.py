@@ -1,4 +1,4 @@
-"""The rows that benchmarks fuse: a file's pairs, or made ones, which need no download."""
+"""The rows that benchmarks fuse: pairs of a file, or made-up pairs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CAPTION = "capsfusion_official"
 
 
 def read_pairs(file: Path | None, rows: int, caption: str | None = None) -> list[tuple[str, ...]]:
-    """The first ``rows`` pairs (raw, synthetic) of ``file``, or as many made ones that no model was trained on.
+    """The first ``rows`` pairs (raw, synthetic) of ``file``, or made-up pairs that no model was trained on.
 
-    With the name of a column, ``caption``, each has its caption as a third text.
+    If ``caption`` names a column, each pair has its value as a third text.
     """
     if file is None:
         rng = random.Random(0)
@@ -29,7 +29,7 @@ def read_pairs(file: Path | None, rows: int, caption: str | None = None) -> list
 
 
 def read_workload(file: Path | None, rows: int, tokenizer: LlamaTokenizer, most: int) -> list[Request]:
-    """``rows`` requests, each limited to as many tokens (EOS counted, at most ``most``) as its caption has."""
+    """``rows`` requests. Each is limited to the tokens of its caption, EOS included, and to ``most``."""
     requests = []
     for row, (raw, synthetic, caption) in enumerate(read_pairs(file, rows, CAPTION)):
         tokens = min(most, len(tokenizer.encode(caption, bos=False)) + 1)

@@ -1,5 +1,6 @@
-"""CapsFusion Pipeline: fuses raw web captions with synthetic ones, from LAION shards to a SQL table."""
+"""Turns raw and synthetic web image captions into good training captions, at the size of LAION, on a schedule."""
 
-from __future__ import annotations
+from pathlib import Path
 
 __version__ = "0.1.0"
+BUNDLED_MODEL = Path(__file__).parent / "demo" / "model"  # what fuses where no model is set

@@ -1,13 +1,12 @@
-"""Errors a user can act on. Each message says what was found, where, what was expected, and what to do."""
+"""Errors that a user can act on. Each message says what is wrong, where, what was expected and what to do."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """``text`` as it may stand in a log, on a terminal or in a page: what cannot be seen is named (``\\x1b``).
+    """``text`` with all invisible characters but line breaks escaped (``\\x1b``), for logs, terminals and pages.
 
-    A shard's name or a column's comes from outside, and can hold escape sequences or turn the text around it. Line
-    breaks stay: a message may have lines.
+    Names of shards and columns come from outside: they can have terminal commands or right-to-left marks in them.
     """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
@@ -18,8 +17,8 @@ class _Told(Exception):
 
 
 class InputError(_Told):
-    """Input or configuration that trying again will not mend: exit code 2, a failed task without retries in Airflow."""
+    """Wrong input or configuration: a retry will not help. Exit code 2; in Airflow the task fails without retries."""
 
 
 class NotReadyError(_Told):
-    """Something outside does not answer now (a database, a lock): trying again later may help."""
+    """Something outside is not available now (a database, a lock): a retry may help. Exit code 75."""

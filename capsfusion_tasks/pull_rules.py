@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from capsfusion_tasks.settings import Settings
 
-COLUMNS_VERSION = 1  # raise it when pairing/columns.py makes other rows of the same file
+COLUMNS_VERSION = 2  # raise it when pairing/columns.py makes other rows of the same file
 _KEY = "capsfusion.pull_rules"  # in the footer of bucket files, pairs and units
 
 

@@ -32,6 +32,7 @@ class Shard(BaseModel):
     size_bytes: int
     arrived_at: datetime
     revision: str = ""  # where a source keeps states: the one it was found in, and is read from
+    problem: str = ""  # why it cannot be read, where the listing shows that already; its etag is empty then
 
     @property
     def label(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,90 +22,185 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL, variables
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.validation.thresholds import GateSettings, RuleSettings
+from capsfusion_tasks.locations import absolute_location, absolute_model, absolute_path
+from capsfusion_tasks.thresholds import GateSettings, RuleSettings
 
 
 def _split_patterns(value: Any) -> Any:
-    """A comma-separated or JSON list as a list."""
+    """A comma-separated or JSON list as a list. Commas inside braces, as in ``{a,b}``, belong to a pattern."""
     if not isinstance(value, str):
         return value
-    return json.loads(value) if value.lstrip().startswith("[") else [p.strip() for p in value.split(",") if p.strip()]
+    if not re.match(r'\s*\[\s*["\]]', value):  # a pattern may begin with a range, as [0-9]*.parquet
+        return _split_at_commas(value)
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"it starts with [ and is no JSON list ({error}); separate patterns by commas") from error
+
+
+def _split_at_commas(value: str) -> list[str]:
+    patterns: list[str] = []
+    for part in value.split(","):
+        if patterns and patterns[-1].count("{") > patterns[-1].count("}"):
+            patterns[-1] += f",{part}"
+        else:
+            patterns.append(part)
+    return [pattern.strip() for pattern in patterns if pattern.strip()]
+
+
+def _stripped(value: Any) -> Any:
+    """Text without the spaces and line breaks around it: a secret that was read from a file ends with a line break."""
+    return value.strip() if isinstance(value, str) else value
+
+
+def _absolute_or_none(location: str) -> str:
+    return location if location == "none" else absolute_location(location)
 
 
 # NoDecode: pydantic-settings would take nothing but JSON.
 Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_patterns)]
+Folder = Annotated[Path, BeforeValidator(absolute_path), BeforeValidator(_stripped)]
+Location = Annotated[str, AfterValidator(absolute_location), BeforeValidator(_stripped)]
+RawLocation = Annotated[str, AfterValidator(_absolute_or_none), BeforeValidator(_stripped)]
+ModelLocation = Annotated[str, AfterValidator(absolute_model), BeforeValidator(_stripped)]
+
+# Variables that something else than Settings reads.
+OTHER_VARIABLES = {
+    "CAPSFUSION_AWS_CONN_ID": "Airflow only: the Connection that has the keys and the endpoint of S3.",
+    "CAPSFUSION_ALERT_CONN_ID": "Airflow only: the Connection whose password is the URL of a webhook (Slack,"
+    " Mattermost, …). It gets a message when a run fails or takes a day longer than usual.",
+    "CAPSFUSION_GPU_POD": "Airflow with KubernetesExecutor only: the file that describes the pods of fuse tasks"
+    " ([operations.md](operations.md)).",
+    "CAPSFUSION_SCREENSHOTS": "Tests only: the folder for pictures of the captions view.",
+}
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, with its default; ``CAPSFUSION_`` + the upper-case name sets it."""
+    """All settings with their defaults. The environment variable ``CAPSFUSION_`` + upper-case name sets each."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CAPSFUSION_", env_nested_delimiter="__", frozen=True, extra="forbid", env_ignore_empty=True
+        env_prefix="CAPSFUSION_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,
+        allow_inf_nan=False,
     )
 
-    home: Path = Field(
-        Path(".capsfusion"), description="State: the embedded database and, by default, the staging area."
+    home: Folder = Field(
+        Path(".capsfusion"), description="Folder of the embedded database and, by default, of the staging area."
     )
-    warehouse_url: SecretStr | None = Field(
-        None, description="SQLAlchemy URL of the warehouse; unset: embedded PostgreSQL."
+    warehouse_url: Annotated[SecretStr, BeforeValidator(_stripped)] | None = Field(
+        None,
+        description="The warehouse: `postgresql://user:password@host:5432/database`. Run `capsfusion db upgrade` once"
+        " before the first use. Default: an embedded PostgreSQL in `CAPSFUSION_HOME`.",
     )
-    staging: str | None = Field(None, description="Folder or s3://bucket/prefix for hand-overs; unset: HOME/staging.")
-    laion2b: str = Field(
-        "hf://datasets/laion/relaion2B-en-research-safe",
-        description="Where LAION-2B shards arrive: docs/sources.md. none: LAION-COCO's rows bring both captions.",
+    staging: Location | None = Field(
+        None,
+        description="Folder or `s3://bucket/prefix` for the files that stages hand over. All workers must reach it."
+        " Default: `staging` in `CAPSFUSION_HOME`.",
     )
-    laion2b_include: Patterns = Field(("*.parquet",), description="Glob patterns: which files there are shards.")
-    laion2b_exclude: Patterns = Field((), description="… and which of these are not.")
-    laion_coco: str = Field("hf://datasets/laion/relaion-coco", description="Where LAION-COCO shards arrive.")
-    laion_coco_include: Patterns = Field(("*.parquet",), description="As on the other side.")
-    laion_coco_exclude: Patterns = Field((), description="As on the other side.")
-    scratch: Path | None = Field(
-        None, description="Folder for shards while they are fetched and split; unset: a folder of the user's in TMPDIR."
+    scratch: Folder | None = Field(
+        None,
+        description="Folder for shards while they are downloaded and split. Needs room for twice a shard for each"
+        " running `pull`. Default: `capsfusion-<user id>` in the system's temporary folder.",
     )
-
     keep_units_days: float = Field(
-        14, ge=0, description="`capsfusion gc` leaves the files of a unit alone for so long after it was loaded."
+        14, ge=0, le=36500, description="Days that `capsfusion gc` keeps the files of a unit after the unit is loaded."
     )
 
-    model: str = Field(str(MODEL), description="Folder or hub id of the model; unset: the bundled demo model.")
-    engine: Literal["native", "transformers"] = Field(
-        "native", description="native: LLaMA models, fast; transformers: any causal model, the reference."
+    laion2b: RawLocation = Field(
+        "hf://datasets/laion/relaion2B-en-research-safe",
+        description="Where LAION-2B shards arrive: a folder, `s3://…`, `hf://datasets/…`, or the `https://…` address of"
+        " a list of files ([sources.md](sources.md)). `none`: LAION-COCO's rows have both captions.",
     )
-    num_beams: int = Field(3, ge=1, le=16)
-    max_new_tokens: int = Field(80, ge=1, le=1024)
-    dtype: Literal["auto", "float32", "bfloat16", "float8"] = Field(
-        "auto", description="auto: bfloat16 on a GPU, float32 on a CPU. float8: the native engine's, on newer GPUs."
+    laion2b_include: Patterns = Field(
+        ("*.parquet",), description="Files of the LAION-2B source that are shards: glob patterns, separated by commas."
     )
-    nproc_per_node: Literal["auto"] | int = Field("auto", description="Ranks per node; auto: one per GPU, or one.")
-    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Rows that a rank fuses together; auto: what fits in the GPU's memory, 32 on a CPU."
+    laion2b_exclude: Patterns = Field((), description="Glob patterns of files that are no shards, although included.")
+    laion_coco: Location = Field(
+        "hf://datasets/laion/relaion-coco", description="Where LAION-COCO shards arrive, as for `CAPSFUSION_LAION2B`."
     )
-    stall_minutes: float = Field(
-        15, gt=0, description="A rank that finishes no row for so long hangs: it is ended, and the task tried again."
+    laion_coco_include: Patterns = Field(("*.parquet",), description="The same for the LAION-COCO source.")
+    laion_coco_exclude: Patterns = Field((), description="The same for the LAION-COCO source.")
+    s3_requester_pays: bool = Field(
+        False, description="Pay for reading shards from S3 buckets whose owners let the reader pay."
     )
-    loading_minutes: float = Field(
-        60, gt=0, description="The same for its first row: before it the model is fetched and loaded."
-    )
-    chunk_rows: int = Field(4096, ge=1, description="Most rows of a chunk, the file that finished rows are kept in.")
 
     buckets: Literal["auto"] | Annotated[int, Field(ge=1, le=65536)] = Field(
-        "auto", description="Hash buckets of the staging area, fixed by the first run; auto: for the sources' size."
+        "auto",
+        description="Number of hash buckets in the staging area. The first run fixes it. `auto`: 16 to 2,048, by the"
+        " size of the sources.",
     )
     pair_tasks: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
-        "auto", description="Tasks that share a run's buckets; auto: for the size of what there is to join."
+        "auto", description="Number of tasks that join the buckets. `auto`: one per 4 GiB of pulled shards."
     )
-    join_on: Literal["url_text", "url"] = Field("url_text", description="url where LAION-COCO carries no raw text.")
+    join_on: Literal["url_text", "url"] = Field(
+        "url_text",
+        description="Columns on which both sources are joined. `url`: for a LAION-COCO release without the raw text.",
+    )
+    punsafe_max: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Drop rows whose `punsafe` is this or more, as LAION advises. After a change, shards are"
+        " [pulled again](state.md).",
+    )
+    pwatermark_max: float = Field(
+        0.8, ge=0, le=1, description="Drop rows whose `pwatermark` is this or more, as LAION advises."
+    )
+    unscored: Literal["keep", "drop"] = Field(
+        "keep", description="What to do with rows whose `punsafe` or `pwatermark` is unknown."
+    )
     unit_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Estimated tokens of a work unit, that is of one fuse task; auto: half an hour's work."
+        "auto",
+        description="Estimated tokens of a work unit, which one fuse task fuses. `auto`: what a GPU fuses in half an"
+        " hour, at the rate that was measured.",
     )
-    gpu_hour_price: float | None = Field(None, ge=0, description="Of one GPU for an hour, in any currency.")
-    punsafe_max: float = Field(0.5, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
-    unscored: Literal["keep", "drop"] = Field("keep", description="Rows whose punsafe or pwatermark is unknown.")
-    pwatermark_max: float = Field(0.8, ge=0, le=1, description="Rows at or above are dropped, as LAION advises.")
+    gpu_hour_price: float | None = Field(
+        None, ge=0, description="Price of one GPU for one hour, in any currency. Used for estimates and for budgets."
+    )
+
+    model: ModelLocation = Field(
+        str(BUNDLED_MODEL),
+        description="The model: a folder, or a hub id such as `BAAI/CapsFus-LLaMA`; `owner/name@revision` pins a"
+        " revision. Default: the demo model, a toy.",
+    )
+    engine: Literal["native", "transformers"] = Field(
+        "native",
+        description="`native`: fast, for LLaMA models. `transformers`: the reference, for any causal language model.",
+    )
+    num_beams: int = Field(3, ge=1, le=16, description="Number of beams of the beam search. 1 is greedy decoding.")
+    max_new_tokens: int = Field(80, ge=1, le=1024, description="Longest caption, in tokens.")
+    dtype: Literal["auto", "float32", "bfloat16", "float8"] = Field(
+        "auto",
+        description="Number format of the model. `auto`: `bfloat16` for GPUs, `float32` for CPUs; `CAPSFUSION_DEVICE`"
+        " says which. `float8`: for the native engine, on GPUs that have it.",
+    )
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto",
+        description="Where units are fused; decides what the dtype `auto` means. `auto`: `cpu` for the toy model, `gpu`"
+        " for any other.",
+    )
+    nproc_per_node: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto", description="Processes that torchrun starts on a node. `auto`: one per GPU, or one on the CPU."
+    )
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Rows that a process fuses together. `auto`: what fits in the GPU's memory; 32 on a CPU."
+    )
+    chunk_rows: int = Field(
+        4096, ge=1, description="Most rows of a chunk file. After 30 seconds of work the next chunk file begins anyway."
+    )
+    stall_minutes: float = Field(
+        15, gt=0, description="End a fuse task whose process finishes no row for so many minutes. A retry continues it."
+    )
+    loading_minutes: float = Field(
+        60, gt=0, description="The same until the first row is finished: the model is downloaded and loaded before it."
+    )
 
     rules: RuleSettings = Field(RuleSettings(), description="When a caption is rejected.")
     gate: GateSettings = Field(GateSettings(), description="When a unit is not loaded.")
@@ -116,14 +212,6 @@ class Settings(BaseSettings):
             raise ValueError("float8 needs the native engine")
         return dtype
 
-    @model_validator(mode="after")
-    def _absolute_folders(self) -> Settings:
-        # Tasks run in working folders of their own: a relative path must mean the same in all of them.
-        object.__setattr__(self, "home", self.home.expanduser().absolute())
-        if self.scratch:
-            object.__setattr__(self, "scratch", self.scratch.expanduser().absolute())
-        return self
-
     @property
     def staging_uri(self) -> str:
         return self.staging or str(self.home / "staging")
@@ -132,6 +220,19 @@ class Settings(BaseSettings):
     def self_paired(self) -> bool:
         """Whether LAION-COCO, which has URL and alt text, is paired with itself."""
         return self.laion2b == "none"
+
+    @property
+    def fusing_device(self) -> Literal["cpu", "gpu"]:
+        """Where units are fused. Planning has no GPU to ask, so it is a setting."""
+        if self.device != "auto":
+            return self.device
+        return "cpu" if self.model == str(BUNDLED_MODEL) else "gpu"
+
+    def dtype_on(self, device: Literal["cpu", "gpu"]) -> str:
+        """The dtype that is meant: never auto."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if device == "cpu" else "bfloat16"
 
     @property
     def scratch_folder(self) -> Path:
@@ -154,15 +255,23 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment, with ``overrides`` on top; all errors at once, as one ``InputError``."""
+    """Settings from the environment, with ``overrides`` on top where they are not None.
+
+    Raises one InputError with all that is wrong, also for a variable that is nearly the name of a setting.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    problems = variables.misspelt(os.environ, Settings, OTHER_VARIABLES)
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        settings = Settings(**given)
     except ValidationError as error:
-        problems = [
-            f"CAPSFUSION_{'__'.join(str(part) for part in e['loc']).upper()}: {e['msg']}, got {e['input']!r}"
-            for e in error.errors()
-        ]
-        raise InputError("settings are not valid: " + "; ".join(problems)) from error
+        problems += variables.problems(error, Settings, given.keys())
+    except SettingsError as error:  # the variable of nested settings, which must be JSON and is not
+        names = [name for name in variables.nested(Settings) if f'"{name}"' in str(error)]
+        variable = variables.variable(*names[:1])
+        problems.append(f"{variable} is not JSON: set its parts one by one ({variable}__…, docs/settings.md)")
+    if problems:
+        raise InputError("settings are not valid: " + "; ".join(problems))
+    return settings
 
 
 def _utc(value: datetime) -> datetime:

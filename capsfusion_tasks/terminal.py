@@ -12,36 +12,35 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from capsfusion_tasks.caption_files.json_types import binary_leaves, is_bytes, json_values
+from capsfusion_tasks.caption_files.writing import field_text, json_bytes
 from capsfusion_tasks.errors import InputError, printable
 
 if TYPE_CHECKING:
     from capsfusion_tasks.validation.tally import Tally
 
+_WIDEST = 1 << 20  # columns; more than any table needs
 Format = Literal["table", "csv", "json", "parquet"]
 
 
 def cell(value: Any) -> Text:
-    """A value as it may stand on a terminal: a caption can hold escape sequences, and none of them gets through."""
+    """A value for a terminal, with control characters replaced: a caption can have escape sequences in it."""
     text = "" if value is None else str(value)
     return Text("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
 
 
 def print_rows(rows: pa.Table, output_format: Format) -> None:
-    """``rows`` to standard output; json is one object a line.
+    """``rows`` to standard output; json is one object a line, with NaN and infinite numbers as null.
 
-    What a pipe gets is exact. A terminal gets nothing that would command it: in JSON such characters are escaped
-    anywhere, which loses nothing, in CSV they are replaced there.
+    A table that is wider than the terminal is printed as records, a line a value. A pipe gets exact values. On a
+    terminal, characters that could control it are escaped in JSON, which loses nothing, and replaced in a table or CSV.
     """
     if output_format == "table":
-        table = Table()
-        for name in rows.column_names:
-            table.add_column(cell(name))
-        for values in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            table.add_row(*(cell(value) for value in values))
-        Console().print(table)
+        _print_table(rows)
     elif output_format == "csv":
         if sys.stdout.isatty():
             buffer = pa.BufferOutputStream()
@@ -52,40 +51,78 @@ def print_rows(rows: pa.Table, output_format: Format) -> None:
             pa.csv.write_csv(_flat(rows), sys.stdout.buffer)
     elif output_format == "parquet":
         if sys.stdout.isatty():
-            raise InputError("Parquet is nothing for a terminal: send it to a file, with > rows.parquet")
+            raise InputError("Parquet cannot be shown on a terminal: write it to a file, with > rows.parquet")
         pa.parquet.write_table(rows, sys.stdout.buffer)
     else:
-        for row in rows.to_pylist():
-            print(_escaped(json.dumps(row, ensure_ascii=False, default=str)))
+        for values in zip(*_json_columns(rows), strict=True):
+            line = _escaped(json_bytes(dict(zip(rows.column_names, values, strict=True))).decode())
+            sys.stdout.buffer.write(f"{line}\n".encode())  # JSON is UTF-8, whatever the terminal's encoding is
+
+
+def _json_columns(rows: pa.Table) -> list[list[Any]]:
+    binary = binary_leaves(rows)
+    return [json_values(rows[n], name, "the result", binary) for n, name in enumerate(rows.column_names)]
+
+
+def _print_table(rows: pa.Table) -> None:
+    console = Console()
+    names = [cell(name) for name in rows.column_names]
+    values = [[_shown(value) for value in row] for row in zip(*_json_columns(rows), strict=True)]
+    table = Table()
+    for name in names:
+        table.add_column(name)
+    for row in values:
+        table.add_row(*row)
+    if Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum <= console.width:
+        console.print(table)
+    else:
+        _print_records(console, names, values)
+    console.print(f"{rows.num_rows:,} {'row' if rows.num_rows == 1 else 'rows'}", highlight=False)
+
+
+def _shown(value: Any) -> Text:
+    return cell(value if isinstance(value, float) else field_text(value))
+
+
+def _print_records(console: Console, names: list[Text], values: list[list[Text]]) -> None:
+    """Each row as a block of its own, with a line for each column, as psql's expanded display."""
+    for number, row in enumerate(values, start=1):
+        console.print(f"-- row {number} --", highlight=False)
+        record = Table.grid(padding=(0, 2, 0, 0))
+        record.add_column(no_wrap=True, style="bold")
+        record.add_column(overflow="fold")
+        for name, value in zip(names, row, strict=True):
+            record.add_row(name, value)
+        console.print(record)
 
 
 def print_text(text: str) -> None:
-    """A report to standard output, on lines as it has them."""
+    """A report to standard output, line by line."""
     Console().print(printable(text), highlight=False, markup=False)
 
 
 def _escaped(text: str) -> str:
-    """JSON without characters that cannot be seen: they stand in its strings only, where an escape means the same."""
+    """JSON with invisible characters escaped. They are in strings only, where an escape has the same meaning."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] if ord(c) != 127 else "\\u007f" for c in text)
 
 
 def _flat(rows: pa.Table) -> pa.Table:
-    """Lists as JSON text: CSV has no other place for them."""
+    """``rows`` with lists as JSON text and bytes as text or base64: CSV has no other form for them."""
     columns = [
-        pa.array([None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in column.to_pylist()])
-        if pa.types.is_nested(column.type)
+        pa.array([None if value is None else field_text(value) for value in values], pa.string())
+        if pa.types.is_nested(column.type) or is_bytes(column.type)
         else column
-        for column in rows.columns
+        for column, values in zip(rows.columns, _json_columns(rows), strict=True)
     ]
     return pa.table(columns, names=rows.column_names)
 
 
 class RowCount:
-    """How many rows are done, for work whose end is not known: one line that changes, or a line now and then in a log.
+    """A progress line for work of unknown length: updated in place on a terminal, a line every 15 seconds in a log.
 
-    Short work says nothing.
+    Prints nothing for work that ends at once.
     """
 
     def __init__(self, console: Console) -> None:
@@ -116,9 +153,9 @@ class RowCount:
 
 
 def print_verdicts(name: str, tally: Tally) -> None:
-    """Reasons and flags of a file's captions, each with its share and an example, to standard output."""
+    """The reasons and flags of a file's captions to standard output, each with its share and an example."""
     table = Table(
-        "reason", "rows", "share", "for example", title=cell(f"{name}: {tally.accepted} of {tally.rows} accepted")
+        "reason", "rows", "share", "example", title=cell(f"{name}: {tally.accepted} of {tally.rows} accepted")
     )
     for code, rows in tally.reasons.most_common():
         table.add_row(code, str(rows), f"{rows / tally.rows:.2%}", cell(tally.examples[code][0].caption))

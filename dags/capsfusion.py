@@ -1,4 +1,4 @@
-"""The DAG ``capsfusion``: wiring only. Each task calls its stage in ``capsfusion_tasks.stages``."""
+"""The DAG ``capsfusion``: wiring only. Each task calls its stage in ``capsfusion_tasks.tasks.interval_tasks``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from airflow.sdk import (
     get_current_context,
     task,
 )
-from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowSkipException
 from dag_parts import (
     BUDGET_PARAMS,
@@ -28,12 +27,13 @@ from dag_parts import (
     require_all_done,
     tell_followers,
 )
-from run_context import interval_of, set_label, settings_of
+from map_length import max_tasks, require_mappable
+from run_context import FUSION_KEY, interval_of, planned_fusion, planning, set_label, working
 
-from capsfusion_tasks import stages
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.estimate import Budget
+from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.tasks import interval_tasks
 
 PARAMS = {
     **MODEL_PARAMS,
@@ -52,6 +52,14 @@ PARAMS = {
     ),
     "accept_rejections": Param(
         False, type="boolean", description="Load units however many of their captions are rejected."
+    ),
+    "relist": Param(
+        False, type="boolean", description="Add the shards that the sources have now to the interval's frozen list."
+    ),
+    "replan": Param(
+        False,
+        type="boolean",
+        description="Drop the work of units that were begun with other settings, and plan them anew.",
     ),
 }
 
@@ -79,12 +87,12 @@ def capsfusion() -> None:
     def discover() -> list[Json]:
         """Lists the shards that arrived in the interval, and freezes the list."""
         context = get_current_context()
-        shards = stages.discover(settings_of(context), interval_of(context))
-        if len(shards) > (most := conf.getint("core", "max_map_length")):
-            raise InputError(
-                f"{len(shards)} shards arrived, and a run may have {most} tasks for them: set"
-                " AIRFLOW__CORE__MAX_MAP_LENGTH to as many, for all of Airflow's components, and clear this task"
+        with planning(context) as work:
+            params = context["params"]
+            shards = interval_tasks.discover(
+                work, interval_of(context), relist=params["relist"], replan=params["replan"]
             )
+        require_mappable(len(shards), "shards")
         return [shard.model_dump(mode="json") for shard in shards]
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
@@ -92,35 +100,45 @@ def capsfusion() -> None:
         """Reads a shard once and splits it into hash buckets. A shard that cannot be used fails alone."""
         context = get_current_context()
         set_label(context, Shard(**shard).label)
-        return stages.pull(settings_of(context), Shard(**shard))
+        with working() as work:
+            return interval_tasks.pull(work, Shard(**shard))
 
     # A bad shard does not hold up the good ones; without any good shard there is nothing to pair.
     @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, execution_timeout=timedelta(minutes=15))
     def share_buckets() -> list[list[int]]:
         """Says how many tasks the join is worth: one per 4 GiB of shards pulled so far."""
-        return stages.bucket_groups(settings_of(get_current_context()))
+        with working() as work:
+            groups = interval_tasks.bucket_groups(work)
+        require_mappable(len(groups), "groups of buckets (CAPSFUSION_PAIR_TASKS)")
+        return groups
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pair(buckets: list[int]) -> Json:
         """Joins the interval's rows with everything that is there, in its share of the buckets."""
         context = get_current_context()
         set_label(context, f"{len(buckets)} buckets from {buckets[0]}")
-        return stages.pair(settings_of(context), interval_of(context), buckets)
+        with working() as work:
+            return interval_tasks.pair(work, interval_of(context), buckets)
 
     @task(execution_timeout=timedelta(hours=1))
     def plan() -> list[Json]:
         """Drops pairs that are fused already, holds the rest to the budget, and cuts it into work units."""
         context = get_current_context()
         params = context["params"]
-        units = stages.plan(
-            settings_of(context),
-            interval_of(context),
-            limit=params["limit"],
-            existing=params["existing"],
-            dag_run_id=context["run_id"],
-            budget=Budget(params["max_gpu_hours"], params["max_cost"]),
-            on_estimate=lambda estimate: context["ti"].xcom_push("estimate", estimate.as_dict()),
-        )
+        with planning(context) as work:
+            context["ti"].xcom_push(FUSION_KEY, work.decoding.fusion_id)
+            units = interval_tasks.plan(
+                work,
+                interval_of(context),
+                limit=params["limit"],
+                existing=params["existing"],
+                dag_run_id=context["run_id"],
+                budget=Budget(params["max_gpu_hours"], params["max_cost"]),
+                on_estimate=lambda estimate: context["ti"].xcom_push("estimate", estimate.as_dict()),
+                replan=params["replan"],
+                max_units=max_tasks(),
+            )
+        require_mappable(len(units), "units that were planned before")
         return [unit.model_dump(mode="json") for unit in units]
 
     # An interval without anything new may have captions of an earlier run: skipped loads do not skip the export.
@@ -130,13 +148,19 @@ def capsfusion() -> None:
         context = get_current_context()
         if not (export_to := context["params"]["export_to"]):
             raise AirflowSkipException("export_to is empty")
-        return stages.export(settings_of(context), interval_of(context), export_to)
+        if (fusion_id := planned_fusion(context)) is None:
+            raise InputError(
+                "there is no plan of this run, so nothing says which fusion to export: clear its task plan"
+            )
+        with working() as work:
+            return interval_tasks.export(work, interval_of(context), fusion_id, export_to)
 
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=30))
     def check() -> Json:
         """Looks for what is lost, doubled, half-written or stuck of this interval. Fails where it finds anything."""
         context = get_current_context()
-        result = stages.check(settings_of(context), interval_of(context))
+        with working() as work:
+            result = interval_tasks.check(work, interval_of(context), planned_fusion(context))
         print(result["account"])
         context["ti"].xcom_push(run_note.KEY, result["text"])
         if findings := result["findings"]:
@@ -152,7 +176,8 @@ def capsfusion() -> None:
         Fails where anything before it failed.
         """
         context = get_current_context()
-        result = stages.report(settings_of(context), interval_of(context))
+        with working() as work:
+            result = interval_tasks.report(work, interval_of(context), planned_fusion(context))
         checked = context["ti"].xcom_pull(task_ids="check", key=run_note.KEY) or "check: it could not be done"
         note = f"{result['text']}\n{checked}"
         print(note)

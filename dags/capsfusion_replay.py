@@ -1,4 +1,4 @@
-"""The DAG ``capsfusion_replay``: wiring only. Each task calls its stage in ``replay`` or ``stages``."""
+"""The DAG ``capsfusion_replay``: wiring only. Each task calls its stage in ``capsfusion_tasks.tasks``."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from dag_parts import (
     require_all_done,
     tell_followers,
 )
-from run_context import replay_of, settings_of
+from map_length import max_tasks, require_mappable
+from run_context import FUSION_KEY, planned_fusion, planning, replay_of, working
 
-from capsfusion_tasks import replay
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.estimate import Budget
+from capsfusion_tasks.planning.estimate import Budget
+from capsfusion_tasks.schemas import Replay
+from capsfusion_tasks.tasks import replay
 from capsfusion_tasks.validation.rules import REASONS
+
+SELECTION_KEY = "selection"  # the XCom of plan that says which captions are replayed
 
 PARAMS = {
     "reason": Param(
@@ -98,14 +102,21 @@ def capsfusion_replay() -> None:
         """Selects the rejected captions, holds them to the budget, and cuts their pairs into work units."""
         context = get_current_context()
         params = context["params"]
-        units = replay.plan(
-            settings_of(context),
-            replay_of(context),
-            existing=params["existing"],
-            dag_run_id=context["run_id"],
-            budget=Budget(params["max_gpu_hours"], params["max_cost"]),
-            on_estimate=lambda estimate: context["ti"].xcom_push("estimate", estimate.as_dict()),
-        )
+        with working() as work:  # whose rejections: those of the daily runs, which know nothing of these Params
+            selection = replay_of(context, params["fusion_id"] or work.decoding.fusion_id)
+        with planning(context) as work:
+            context["ti"].xcom_push(FUSION_KEY, work.decoding.fusion_id)
+            context["ti"].xcom_push(SELECTION_KEY, selection.model_dump(mode="json"))
+            units = replay.plan(
+                work,
+                selection,
+                existing=params["existing"],
+                dag_run_id=context["run_id"],
+                budget=Budget(params["max_gpu_hours"], params["max_cost"]),
+                on_estimate=lambda estimate: context["ti"].xcom_push("estimate", estimate.as_dict()),
+                max_units=max_tasks(),
+            )
+        require_mappable(len(units), "units that were planned before")
         return [unit.model_dump(mode="json") for unit in units]
 
     # The last task decides the run's state: it fails where something went wrong, not where captions are rejected again.
@@ -113,7 +124,11 @@ def capsfusion_replay() -> None:
     def report() -> Json:
         """Says what was selected, moved and rejected again, here, in the run's note and in the asset's event."""
         context = get_current_context()
-        result = replay.report(settings_of(context), replay_of(context))
+        selection, fusion_id = context["ti"].xcom_pull(task_ids="plan", key=SELECTION_KEY), planned_fusion(context)
+        if selection is None or fusion_id is None:
+            raise InputError("nothing was planned: see the log of the task plan, then clear it")
+        with working() as work:
+            result = replay.report(work, Replay(**selection), fusion_id)
         print(result["text"])
         context["ti"].xcom_push(run_note.KEY, result["text"])
         tell_followers(context, result, replay_of=result["replay_of"], moved=result["moved"])

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One-off before the others start, and again on each `up`: both databases, the admin's password, the pool, connections.
+# Runs before the other services, at each `up`: migrates both databases, sets the admin's password, pool and Connection.
 set -euo pipefail
 
 airflow db migrate
@@ -10,12 +10,12 @@ umask 077
 python -c 'import json, os; print(json.dumps({os.environ["ADMIN_USER"]: os.environ["ADMIN_PASSWORD"]}))' \
   > "$AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"
 
-# A pool that exists stays as it is: its slots are the operator's.
+# Keep an existing pool: the operator may have changed its slots.
 airflow pools get gpu > /dev/null 2>&1 || airflow pools set gpu 1 "Fuse tasks: a slot per GPU node."
 
-# Keys of S3, where .env has some; kept encrypted. CAPSFUSION_AWS_CONN_ID=capsfusion_s3 has tasks use them.
+# Store S3 keys from .env, encrypted. Tasks use them if CAPSFUSION_AWS_CONN_ID=capsfusion_s3.
 if [ -n "${S3_ACCESS_KEY_ID:-}" ]; then
-  # By a file: the arguments of a process are everybody's to read.
+  # Through a file, because all users can read the arguments of a process.
   keys=$(mktemp --suffix .json)
   trap 'rm -f "$keys"' EXIT
   python -c '

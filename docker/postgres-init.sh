@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs once, when the volume is empty: the warehouse is a database of its own, with an account of its own.
+# Runs once, when the volume is empty: creates the warehouse's database, account and roles.
 set -euo pipefail
 
-# \getenv: the arguments of a process are everybody's to read.
+# \getenv, because all users can read the arguments of a process.
 psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
 \getenv password WAREHOUSE_PASSWORD
 create role capsfusion login password :'password';

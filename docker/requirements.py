@@ -1,7 +1,7 @@
-"""Prints what pyproject.toml asks for, so that packages are a layer of the image that code does not touch.
+"""Print the requirements of pyproject.toml, so that packages and code are separate layers of the image.
 
-python requirements.py airflow celery     the project's own and those of the extras
-python requirements.py --only fusion      those of the extra alone
+python requirements.py airflow celery     the project's dependencies and those of these extras
+python requirements.py --only fusion      the dependencies of this extra only
 """
 
 from __future__ import annotations

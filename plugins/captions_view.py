@@ -1,4 +1,4 @@
-"""The captions view in Airflow's UI: an entry in the navigation, and a tab on the page of a DAG run."""
+"""The captions view in Airflow's UI: an entry in the navigation and a tab on the page of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow.plugins_manager import AirflowPlugin
 DAG = "capsfusion"
 PREFIX = "/capsfusion"
 RUN_TAB = "captions-of-run"
-PAGE = f"{PREFIX.removeprefix('/')}/"  # relative to Airflow's own pages, wherever [api] base_url puts them
+PAGE = f"{PREFIX.removeprefix('/')}/"  # relative to Airflow's pages, whatever path [api] base_url has
 
 
 class CaptionsViewPlugin(AirflowPlugin):
@@ -25,13 +25,14 @@ class CaptionsViewPlugin(AirflowPlugin):
         },
     ]
 
-    # Asked for by the API server only. Every task loads this file, too, and must not pay for a web server's modules.
+    # A property, because every task loads this file, and only the API server should import a web framework.
     @cached_property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]
         from airflow.api_fastapi.core_api.security import requires_access_dag
 
         from capsfusion_tasks.explorer.app import create_app
 
-        # Airflow guards no route of a plugin: who is not logged in (401) or may not read the DAG (403) stops here.
+        # Airflow does not guard a plugin's routes. This guard answers 401 without a login and 403 without the right to
+        # read the DAG.
         app = create_app(guard=requires_access_dag("GET", param_dag_id=DAG))
         return [{"name": "CapsFusion captions", "url_prefix": PREFIX, "app": app}]

@@ -1,4 +1,4 @@
-"""What the DAGs of this project share: arguments of tasks, Params, the tasks of a work unit. Wiring only."""
+"""What both DAGs use: default arguments, Params and the tasks of a work unit. Wiring only."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from airflow.sdk import (
 )
 from gpu_pod import gpu_executor_config
 from load_operator import LoadOperator
-from run_context import set_label, settings_of
+from run_context import set_label, working
 from torchrun_operator import TorchrunOperator
 
-from capsfusion_tasks import unit_stages
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.planning import MAX_UNITS
+from capsfusion_tasks.planning.unit_files import MAX_UNITS
 from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.tasks import unit_tasks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 Json = dict[str, Any]
 
-# What other DAGs can be scheduled on; an event says how many captions a run has brought.
+# Other DAGs can be scheduled on this asset. Its events say how many captions a run has loaded.
 CAPTIONS = Asset("fused_captions")
 
-# Of a run, at the same time: all its units, if there are GPUs for them. Airflow's own limit is 16; what holds tasks
-# back are the pool `gpu`, the executor's `parallelism` and the workers' slots.
+# All units of a run may run at the same time (Airflow's default is 16). The pool `gpu`, the executor's `parallelism`
+# and the workers' slots limit them.
 MAX_ACTIVE_TASKS = MAX_UNITS
 
 DEFAULT_ARGS = {
@@ -44,11 +44,9 @@ DEFAULT_ARGS = {
     "retry_delay": timedelta(seconds=30),
     "retry_exponential_backoff": 2,
     "max_retry_delay": timedelta(minutes=10),
-    # What is fused is validated and loaded before more is fused: so the gate sees a wrong model after its first unit.
+    # Validate and load a unit before the next one is fused: the gate then stops a wrong model after one unit.
     "weight_rule": "upstream",
-    "retry_policy": ExceptionRetryPolicy(
-        [RetryRule(InputError, RetryAction.FAIL, reason="trying again will not help")]
-    ),
+    "retry_policy": ExceptionRetryPolicy([RetryRule(InputError, RetryAction.FAIL, reason="a retry will not help")]),
 }
 
 MODEL_PARAMS = {
@@ -88,12 +86,11 @@ BUDGET_PARAMS = {
 
 @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
 def validate(unit: Json) -> Json:
-    """Gives each of the unit's captions a verdict and its reasons. Fails where far too many are rejected."""
+    """Gives each of the unit's captions a verdict and its reasons. Fails if too many are rejected."""
     context = get_current_context()
     set_label(context, Unit(**unit).label)
-    counts = unit_stages.validate(
-        settings_of(context), Unit(**unit), accept_rejections=context["params"]["accept_rejections"]
-    )
+    with working() as work:
+        counts = unit_tasks.validate(work, Unit(**unit), accept_rejections=context["params"]["accept_rejections"])
     fusion_metrics.validated(counts)
     return counts
 
@@ -106,7 +103,7 @@ def each_unit(unit: Json) -> None:
         pool="gpu",
         queue="gpu",
         executor_config=gpu_executor_config(),
-        doc_md="Fuses the unit's pairs with torchrun: a rank per GPU, or one on the CPU.",
+        doc_md="Fuses the unit's pairs with torchrun: one rank per GPU, or one rank on the CPU.",
         execution_timeout=timedelta(hours=2),
         map_index_template="{{ label }}",
     )
@@ -116,19 +113,19 @@ def each_unit(unit: Json) -> None:
         unit=unit,
         execution_timeout=timedelta(hours=1),
         map_index_template="{{ label }}",
-        doc_md="Brings the unit's captions and its mark into the warehouse, in one transaction.",
+        doc_md="Loads the unit's captions and marks the unit as loaded, in one transaction.",
     )
     fuse >> verdicts >> load
 
 
 def tell_followers(context: Context, report: Json, **about: Any) -> None:
-    """The asset's event of this run: the counts of its ``report``, and what it is ``about``."""
+    """Attach the counts of the run's ``report``, and what the run is ``about``, to the asset's event."""
     counts = {name: report["summary"][name] for name in ("rows_in", "accepted", "rejected")}
     context["outlet_events"][CAPTIONS].extra = {**about, **counts}
 
 
 def require_all_done(context: Context, report: Json) -> None:
-    """Fail the run's last task, which decides the run's state, where a task or a unit of the run is not done."""
+    """Fail the run's last task, which decides the run's state, if a task or a unit of the run is not done."""
     broken = context["ti"].get_ti_count(
         dag_id=context["dag"].dag_id, run_ids=[context["run_id"]], states=["failed", "upstream_failed"]
     )

@@ -1,4 +1,4 @@
-"""What the tasks did, in Airflow's own metrics (StatsD or OpenTelemetry, as Airflow is configured)."""
+"""Metrics of the tasks, sent the way Airflow is configured to send its own (StatsD or OpenTelemetry)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from airflow.sdk.observability import stats
 
 
 def fused(figures: Mapping[str, Any]) -> None:
-    """A unit is fused: its rows and tokens, the seconds its devices took, and how fast they were."""
+    """Count a fused unit: rows, tokens, device seconds, rows per second."""
     for name in ("rows", "prompt_tokens", "caption_tokens"):
         stats.incr(f"capsfusion.fuse.{name}", int(figures[name]))
     stats.timing("capsfusion.fuse.device_time", 1000 * figures["gpu_seconds"])
     if rate := figures["rows_per_second"]:
         stats.gauge("capsfusion.fuse.rows_per_second", rate)
-    if occupancy := figures["occupancy"]:  # share of the engine's slots that had a row
+    if occupancy := figures["occupancy"]:  # share of the engine's slots that held a row
         stats.gauge("capsfusion.fuse.occupancy", occupancy)
 
 
 def validated(counts: Mapping[str, Any]) -> None:
-    """A unit has its verdicts: accepted rows, and rejected ones by reason; nothing, where it was loaded before."""
+    """Count a validated unit: accepted rows, and rejected ones by reason. A unit that was loaded before counts 0."""
     if counts["already_loaded"]:
         return
     stats.incr("capsfusion.validate.accepted", counts["accepted"])
@@ -30,6 +30,6 @@ def validated(counts: Mapping[str, Any]) -> None:
 
 
 def loaded(counts: Mapping[str, Any]) -> None:
-    """A unit is in the warehouse; nothing, where it was there before."""
+    """Count the rows of a loaded unit. A unit that was loaded before counts 0."""
     if not counts["already_loaded"]:
         stats.incr("capsfusion.load.rows", counts["accepted"] + counts["rejected"])

@@ -1,43 +1,43 @@
-"""What a fuse task's pod has beyond other tasks' under KubernetesExecutor: GPUs, shared memory, its image and node."""
+"""The pod of a fuse task under KubernetesExecutor: its GPUs, shared memory, image and node."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.locations import absolute_path
 
 
 def gpu_executor_config() -> dict[str, Any]:
-    """``executor_config`` with the pod in the file that CAPSFUSION_GPU_POD names; empty where it names none.
+    """``executor_config`` with the pod from the file that CAPSFUSION_GPU_POD names; empty if it is not set.
 
-    The pod is laid over the one that other tasks get, which brings volumes and secrets. Raises InputError for a file
-    that is not there or has anything that Kubernetes does not know: it would be dropped without a word.
+    Airflow merges the pod into the one of all other tasks, which brings volumes and secrets. Raises InputError if the
+    file cannot be read or has a field that Kubernetes does not know: Kubernetes would silently drop the field.
     """
     path = os.environ.get("CAPSFUSION_GPU_POD")
     if not path:
         return {}
-    # Imported here: the other executors do without this provider.
+    # Imported here, because other executors do not have this provider installed.
     from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
     from kubernetes.client import ApiClient
 
     try:
-        wanted = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
+        wanted = yaml.safe_load(absolute_path(path).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"CAPSFUSION_GPU_POD: cannot read {path}: {error}") from error
     if not isinstance(wanted, dict):
-        raise InputError(f"CAPSFUSION_GPU_POD: {path} is no pod: expected apiVersion, kind and spec")
+        raise InputError(f"CAPSFUSION_GPU_POD: {path} is not a pod: expected apiVersion, kind and spec")
     pod = PodGenerator.deserialize_model_dict(wanted)
     if unknown := _missing(wanted, ApiClient().sanitize_for_serialization(pod)):
-        raise InputError(f"CAPSFUSION_GPU_POD: {path} has what a pod cannot have: {', '.join(unknown)}")
+        raise InputError(f"CAPSFUSION_GPU_POD: {path} has fields that a pod does not have: {', '.join(unknown)}")
     return {"pod_override": pod}
 
 
 def _missing(wanted: Any, found: Any, place: str = "") -> list[str]:
-    """Places of ``wanted`` that ``found`` lacks: ``spec.containers.0.resource``."""
+    """Paths of fields that are in ``wanted`` and not in ``found``, as ``spec.containers.0.resource``."""
     if isinstance(wanted, dict):
         if not isinstance(found, dict):
             return [place] if wanted else []

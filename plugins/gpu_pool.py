@@ -1,4 +1,4 @@
-"""Sees to it that the pool ``gpu`` is there: tasks of a missing pool wait for ever, and the UI does not say why."""
+"""Creates the pool ``gpu``: tasks whose pool is missing wait forever, and the UI does not say why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 DAGS = ("capsfusion", "capsfusion_replay")
 POOL = "gpu"
-SLOTS = 1  # one torchrun takes all GPUs of its node: give the pool as many slots as there are GPU nodes
+SLOTS = 1  # a fuse task takes all GPUs of its node: raise the slots to the number of GPU nodes
 
 
 class GpuPool:
@@ -22,11 +22,11 @@ class GpuPool:
     def on_dag_run_running(self, dag_run: DagRun) -> None:
         if dag_run.dag_id not in DAGS:
             return
-        # Imported here, in the scheduler: tasks load plugins too, and have no database.
+        # Imported here, because tasks load plugins too and have no access to Airflow's database.
         from airflow.models.pool import Pool
         from airflow.utils.session import create_session
 
-        # A session of our own: the scheduler's is in the middle of a transaction, and must not be committed here.
+        # A separate session: the scheduler's is inside a transaction that must not be committed here.
         with create_session(scoped=False) as session:
             if Pool.get_pool(POOL, session=session) is None:
                 description = "Fuse tasks: a slot per GPU node."

@@ -1,4 +1,4 @@
-"""Loads a work unit: an operator of its own, so that its tasks can have a link of their own."""
+"""Loads a work unit. An operator class, because Airflow attaches links to classes of operators."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import fusion_metrics
 from airflow.sdk import BaseOperator
-from run_context import set_label, settings_of
+from run_context import set_label, working
 
-from capsfusion_tasks import unit_stages
 from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.tasks import unit_tasks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
 class LoadOperator(BaseOperator):
-    """Brings one unit's captions and its mark into the warehouse, in one transaction.
+    """Loads one unit's captions and marks the unit as loaded, in one transaction.
 
     :param unit: the unit, as ``Unit.model_dump(mode="json")`` gives it
     """
@@ -30,8 +30,7 @@ class LoadOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         unit = Unit(**self.unit)
         set_label(context, unit.label)
-        counts = unit_stages.load(
-            settings_of(context), unit, existing=context["params"]["existing"], dag_run_id=context["run_id"]
-        )
+        with working() as work:
+            counts = unit_tasks.load(work, unit, existing=context["params"]["existing"], dag_run_id=context["run_id"])
         fusion_metrics.loaded(counts)
         return counts

@@ -1,14 +1,22 @@
-"""What Airflow says about the work: settings (Params over the environment), S3's Connection, interval or replay."""
+"""What Airflow says about the work: settings (Params over the environment), S3's Connection, interval or replay.
+
+A task's own context is Airflow's; the pipeline's, with settings, staging area and warehouse, is called ``work``.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from capsfusion_tasks.context import Context as Work
+from capsfusion_tasks.context import open_context
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.identity import identify
 from capsfusion_tasks.schemas import Replay
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.warehouse import ledger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -16,12 +24,38 @@ if TYPE_CHECKING:
 
 # Params that go before the settings of the same name, where a DAG has them.
 DECODING = ("model", "num_beams", "max_new_tokens", "dtype")
+FUSION_KEY = "fusion_id"  # the XCom of plan that says under which fusion its units are
 
 
-def settings_of(context: Context) -> Settings:
+@contextmanager
+def planning(context: Context) -> Iterator[Work]:
+    """The work of a task that decides how to fuse: the run's Params go before the settings.
+
+    Where no Param decides and the run has units that are not loaded, it goes on with them: a backfill over the run has
+    emptied its Params, and means these units.
+    """
     use_aws_connection()
     params = context["params"]
-    return load_settings(**{name: params[name] for name in DECODING if name in params})
+    chosen = {name: params[name] for name in DECODING if params.get(name) is not None}
+    with open_context(load_settings(**chosen)) as work:
+        if not chosen:
+            with work.warehouse.engine.connect() as connection:
+                work = replace(work, fusion_id=ledger.unfinished_fusion(connection, context["run_id"]))
+        yield work
+
+
+@contextmanager
+def working() -> Iterator[Work]:
+    """The work of any other task. How a unit is fused stands in the ledger."""
+    use_aws_connection()
+    with open_context(load_settings()) as work:
+        yield work
+
+
+def planned_fusion(context: Context) -> str | None:
+    """The fusion_id of the run's plan; None: the plan failed before it had decided."""
+    found: str | None = context["ti"].xcom_pull(task_ids="plan", key=FUSION_KEY)
+    return found
 
 
 def use_aws_connection() -> None:
@@ -67,13 +101,12 @@ def interval_of(context: Context) -> Interval:
     return Interval(start=start, end=end)
 
 
-def replay_of(context: Context) -> Replay:
-    """What the run's Params select, under the run's name. Whose rejections, where they do not say: the daily runs'."""
-    use_aws_connection()
+def replay_of(context: Context, fusion_id: str) -> Replay:
+    """The rejected captions of ``fusion_id`` that the run's Params select, under the run's name."""
     params = context["params"]
     return Replay(
         name=context["run_id"],
-        fusion_id=params["fusion_id"] or identify(load_settings()).fusion_id,
+        fusion_id=fusion_id,
         reasons=tuple(params["reason"] or ()),
         loaded_from=params["start"],
         loaded_before=params["end"],

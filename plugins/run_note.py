@@ -1,4 +1,4 @@
-"""Puts a run's report into its note, where the UI shows it beside the run."""
+"""Writes a run's report into its note, which the UI shows beside the run."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from airflow.plugins_manager import AirflowPlugin
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
-# Of the XCom that the task "report" pushes, whether it fails then or not. No name in the dict that it returns: Airflow
-# makes an XCom of each of these, too.
+# The XCom that the task "report" pushes, even if it fails afterwards. It must not be a key of the dict that the task
+# returns: Airflow makes an XCom of each key.
 KEY = "note"
-_HEAD = "Report:"  # tells our notes from a user's
-# The UI renders a note as Markdown, and errors quote names from outside: an indented block takes everything as text.
+_HEAD = "Report:"  # a note that begins with it was written here, not by a user
+# The UI renders a note as Markdown. Errors quote file names; in an indented block they stay plain text.
 _AS_TEXT = "    "
-_LONGEST = 1000  # characters of the column: PostgreSQL refuses a longer note, in the transaction of the scheduler
-_REST = f"\n{_AS_TEXT}… the rest stands in the log of the task report"
+_LONGEST = 1000  # characters, the size of the column: a longer note would break the scheduler's transaction
+_REST = f"\n{_AS_TEXT}… the log of the task report has the rest"
 
 
 class RunNote:
-    """Writes the note when a run of the DAG ends. A note that somebody wrote stays as it is."""
+    """Writes the note when a run ends. A note that a user wrote is kept."""
 
     @hookimpl
     def on_dag_run_success(self, dag_run: DagRun) -> None:
@@ -35,7 +35,7 @@ class RunNote:
     def _write(self, dag_run: DagRun) -> None:
         if not dag_run.dag_id.startswith("capsfusion"):
             return
-        # Imported here, in the scheduler: tasks load plugins too, and have no database.
+        # Imported here, because tasks load plugins too and have no access to Airflow's database.
         from airflow.models.xcom import XComModel
         from sqlalchemy.orm import object_session
 
@@ -49,7 +49,7 @@ class RunNote:
 
 
 def as_note(report: str) -> str:
-    """The report as a note: text in the UI, whatever is quoted in it, and no longer than Airflow can store."""
+    """The report as a note: shown as plain text, cut to what Airflow can store."""
     note = f"{_HEAD}\n\n{textwrap.indent(report, _AS_TEXT)}"
     return note if len(note) <= _LONGEST else note[: _LONGEST - len(_REST)] + _REST
 

@@ -1,4 +1,4 @@
-"""Runs the torchrun command of a work unit, and ends it when Airflow wants the task to end."""
+"""Runs torchrun for a work unit, and ends it when Airflow ends the task."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import fusion_metrics
 from airflow.sdk import BaseOperator
-from run_context import set_label, settings_of
+from run_context import set_label, working
 
-from capsfusion_tasks import unit_stages
+from capsfusion_tasks.context import Context as Work
 from capsfusion_tasks.fusion.launcher import Torchrun, environment_defaults
-from capsfusion_tasks.fusion.stall import Patience
+from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.tasks import unit_tasks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
 class TorchrunOperator(BaseOperator):
-    """Fuses one work unit in a torchrun of its own; torch is imported by the ranks only, never in this process.
+    """Fuses one work unit. Only torchrun's ranks import torch, never this process.
 
     :param unit: the unit, as ``Unit.model_dump(mode="json")`` gives it
     """
@@ -28,39 +28,40 @@ class TorchrunOperator(BaseOperator):
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(unit, dict):  # written out in a DAG; what another task hands over is checked in execute
+        if isinstance(unit, dict):  # a literal in a DAG; execute checks what another task returned
             Unit(**unit)
         self.unit = unit
         self._torchrun: Torchrun | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
-        unit, settings = Unit(**self.unit), settings_of(context)
+        unit = Unit(**self.unit)
         set_label(context, unit.label)
-        if (figures := unit_stages.fused_and_loaded(settings, unit)) is not None:
-            return figures
-        with unit_stages.at_work(settings, unit):
-            return self._fuse(settings, unit)
+        with working() as work:
+            if (figures := unit_tasks.fused_and_loaded(work, unit)) is not None:
+                return figures
+            with unit_tasks.at_work(work, unit):
+                return self._fuse(work, unit)
 
-    def _fuse(self, settings: Settings, unit: Unit) -> dict[str, Any]:
-        unit_stages.fuse_started(settings, unit)
-        if unit_stages.is_fused(settings, unit):
-            return unit_stages.fuse_finished(settings, unit)
-        argv, patience = unit_stages.fuse_argv(settings, unit), Patience.of(settings)
-        defaults = environment_defaults(settings)
-        self._torchrun = Torchrun(argv, on_line=self.log.info, patience=patience, defaults=defaults)
+    def _fuse(self, work: Work, unit: Unit) -> dict[str, Any]:
+        unit_tasks.fuse_started(work, unit)
+        if unit_tasks.is_fused(work, unit):
+            return unit_tasks.fuse_finished(work, unit)
+        argv, timeouts = unit_tasks.fuse_argv(work, unit), Timeouts.of(work.settings)
+        defaults = environment_defaults(work.settings)
+        self._torchrun = Torchrun(argv, on_line=self.log.info, timeouts=timeouts, defaults=defaults)
         try:
             self._torchrun.start()
             self._torchrun.wait()
-        except BaseException as error:  # a timeout is no Exception
+        except BaseException as error:  # Airflow's timeout is not an Exception
             self._torchrun.terminate()
-            unit_stages.fuse_failed(settings, unit, str(error))
+            unit_tasks.fuse_failed(work, unit, str(error))
             raise
-        figures = unit_stages.fuse_finished(settings, unit)
+        figures = unit_tasks.fuse_finished(work, unit)
         fusion_metrics.fused(figures)
         return figures
 
     def on_kill(self) -> None:
-        # Marked failed, cleared, or the worker stops: SIGKILL follows in 5 s, so signal and return. torchrun ends its
-        # ranks, which sit in sessions of their own where Airflow's signals do not reach them.
+        # Airflow sends SIGKILL five seconds later, so signal torchrun and return. torchrun ends its ranks; they run in
+        # sessions of their own, which Airflow's signals do not reach.
         if self._torchrun:
             self._torchrun.terminate()

@@ -1,7 +1,7 @@
-"""Links on the pages of tasks: from ``fuse`` to how fast its run is, from ``load`` to the captions of its run.
+"""Links on the pages of tasks: from ``fuse`` to the throughput of its run, from ``load`` to the run's captions.
 
-As a plugin's, not the operators' own: Airflow's server then makes them when they are asked for, while a task runs, too,
-and where it is reached is known to the server alone.
+They are links of a plugin, not of the operators: the API server then computes them on request, also while a task runs,
+and only the server knows the address under which users reach it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CaptionsLink(BaseOperatorLink):
 
 
 def _root() -> str:
-    """The path of Airflow's own pages."""
+    """The path of Airflow's pages."""
     from airflow.configuration import conf
 
     return urlsplit(conf.get("api", "base_url", fallback="/")).path.rstrip("/") + "/"

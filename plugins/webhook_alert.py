@@ -1,4 +1,4 @@
-"""Tells somebody: a message to the webhook of the Connection that CAPSFUSION_ALERT_CONN_ID names."""
+"""Alerts: a message to the webhook of the Connection that CAPSFUSION_ALERT_CONN_ID names."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ SLOWER_THAN_USUAL = timedelta(hours=24)
 
 
 class WebhookAlert(BaseNotifier):
-    """POSTs ``{"text": …}``, which Slack, Mattermost and most others take, to the URL that is a Connection's password.
+    """POSTs ``{"text": …}``, the format of Slack, Mattermost and most others, to a webhook.
 
-    The password, because such a URL is a secret: Airflow masks it in logs and never shows it. As a callback of a DAG,
+    The webhook's URL is the password of the Connection: such a URL is a secret, and Airflow masks passwords in logs.
     ``text`` may be a template.
     """
 
@@ -45,9 +45,9 @@ class WebhookAlert(BaseNotifier):
         await asyncio.to_thread(self._post, connection.password)
 
     def _post(self, url: str | None) -> None:
-        # Checked here: urllib's error would have the URL in it, and the URL is the secret.
+        # Checked here, because urllib's error would show the URL, which is a secret.
         if not (url or "").startswith(("https://", "http://")):
-            raise InputError(f"the password of Connection {self.conn_id} is no http(s) URL of a webhook")
+            raise InputError(f"the password of Connection {self.conn_id} is not the http(s) URL of a webhook")
         body = json.dumps({"text": self.text}).encode()
         request = urllib.request.Request(url or "", body, {"Content-Type": "application/json"})  # noqa: S310
         with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310
@@ -55,9 +55,9 @@ class WebhookAlert(BaseNotifier):
 
 
 def on_failure() -> list[Callable[[Context], None]]:
-    """Callbacks for a DAG: a run that failed. None where no Connection is named."""
+    """The callbacks of a DAG for a failed run: one alert, or none if no Connection is named."""
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
-    # A run that is triggered without a logical date has no data interval.
+    # A run triggered without a logical date has no data interval.
     text = (
         "{{ dag.dag_id }} failed: {{ run_id }}{% if data_interval_start is defined and data_interval_start %}, data"
         " interval {{ data_interval_start }} to {{ data_interval_end }}{% endif %}"
@@ -66,17 +66,17 @@ def on_failure() -> list[Callable[[Context], None]]:
 
 
 def deadline() -> DeadlineAlert | None:
-    """For a DAG: a run that has not succeeded a day after runs like it have. None where no Connection is named.
+    """The deadline of a DAG: a day more than the last ten runs took on average. None if no Connection is named.
 
-    Against the average of the last runs, not DAGRUN_QUEUED_AT: with a deadline of that kind, Airflow 3.3.2 answers 500
-    when a task is cleared. Before the first run has succeeded there is no deadline.
+    Before the first run has succeeded there is no deadline. Not DAGRUN_QUEUED_AT: with such a deadline, Airflow 3.3.2
+    answers 500 when a task is cleared.
     """
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
     if not conn_id:
         return None
     text = (
-        "{{ dag_run.dag_id }} is late: {{ dag_run.dag_run_id }} has not succeeded, a day after the time that the last"
-        " runs took on average"
+        "{{ dag_run.dag_id }} is late: {{ dag_run.dag_run_id }} has not succeeded, and has taken a day longer than the"
+        " last runs did on average"
     )
     callback = AsyncCallback(WebhookAlert, kwargs={"conn_id": conn_id, "text": text})
     return DeadlineAlert(DeadlineReference.AVERAGE_RUNTIME(max_runs=10, min_runs=1), SLOWER_THAN_USUAL, callback)

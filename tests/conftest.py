@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from tests.checkpoint import write_checkpoint
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from capsfusion_tasks.settings import Settings
     from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+
+os.environ["CAPSFUSION_DEVICE"] = "cpu"  # of tests that leave the dtype to the settings
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -90,7 +92,7 @@ def llama_tokenizer() -> LlamaTokenizer:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random LLaMA of a few thousand parameters with the demo model's tokenizer: nonsense, quickly."""
-    tokenizer_model = MODEL / "tokenizer.model"
+    tokenizer_model = BUNDLED_MODEL / "tokenizer.model"
     vocab_size = LlamaTokenizer(tokenizer_model).vocab_size
     return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny", tokenizer_model, vocab_size=vocab_size)
 

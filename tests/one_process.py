@@ -17,9 +17,10 @@ import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import files, launcher
-from capsfusion_tasks.fusion.launcher import FuseJob, TorchrunFailed
+from capsfusion_tasks.fusion.job import FuseJob
+from capsfusion_tasks.fusion.launcher import TorchrunFailed
 from capsfusion_tasks.fusion.pairs_input import write_pieces
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 FUSION_LOG = logging.getLogger("capsfusion_tasks.fusion")
 

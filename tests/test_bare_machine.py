@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 GIVEN = ("torch", "transformers", "sentencepiece", "pyarrow", "rich", "pydantic", "pytest")
-MODULES = ("benchmarks.fusion", "benchmarks.exactness", "benchmarks.gpu.__main__", "benchmarks.made_checkpoint")
+MODULES = ("benchmarks.fusion", "benchmarks.exactness", "benchmarks.gpu.__main__", "benchmarks.random_checkpoint")
 CONFTESTS = ("tests.conftest", "tests.fusion.conftest", "tests.fusion.native.conftest")
 
 OURS = ("capsfusion_tasks", "benchmarks", "tests")

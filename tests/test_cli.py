@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
+
+from capsfusion_tasks.cli import app
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +47,23 @@ def test_help_tells_the_defaults() -> None:
 
 def test_an_unknown_option_is_exit_code_2() -> None:
     assert capsfusion("fuse", "a.json", "b.json", "--no-such-option").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "variable", "line"),
+    [
+        ([], "", "model: the bundled demo model, a toy. For real captions: --model BAAI/CapsFus-LLaMA"),
+        ([], "/models/mine", "model: /models/mine (CAPSFUSION_MODEL)"),
+        (["--model", "/models/mine"], "", None),
+    ],
+)
+@pytest.mark.parametrize("command", ["fuse no.json out.json", "run --start=2026-11-10 --end=2026-11-09"])
+def test_without_model_it_says_which_one_fuses(
+    command: str, options: list[str], variable: str, line: str | None
+) -> None:
+    done = CliRunner().invoke(app, [*command.split(), *options], env={"CAPSFUSION_MODEL": variable})
+    shown = [each for each in done.stderr.splitlines() if each.startswith("model: ")]
+    assert shown == ([line] if line else [])
 
 
 def test_fuse_tells_what_it_took(tiny_model: Path, tmp_path: Path) -> None:
@@ -146,7 +166,7 @@ def test_thresholds_of_rules_are_variables(tmp_path: Path) -> None:
     assert b"too_short" in strict.stdout
     wrong = capsfusion("validate", tmp_path / "in.json", CAPSFUSION_RULES__MIN_WORDS="few")
     assert wrong.returncode == 2
-    assert b"CAPSFUSION_RULES__MIN_WORDS: " in wrong.stderr
+    assert b"CAPSFUSION_RULES__MIN_WORDS is " in wrong.stderr
 
 
 def test_sample_data_says_what_a_run_must_find_and_keeps_a_sample_that_is_there(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-"""How well a demo model fuses: held-out made pairs, whose names it never saw, and real pairs, if there is a file.
+"""Evaluate a demo model on held-out made-up pairs, whose names it never saw, or on a file of real pairs.
 
     python training/evaluate_demo_model.py --model capsfusion_tasks/demo/model --pairs 1000 --num-beams 3
     python training/evaluate_demo_model.py --model capsfusion_tasks/demo/model --real pairs.jsonl --pairs 1000
 
-The real file has one JSON object a line with `laion_2b` and `laion_coco`. Decoding is the paper's: transformers'
-generate, at most 80 new tokens, no sampling.
+The file of real pairs has one JSON object per line with `laion_2b` and `laion_coco`. Decoding is as in the paper:
+transformers' generate, at most 80 new tokens, no sampling.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import repeated_share, words
 
 MAX_NEW_TOKENS = 80
-# Words of the raw caption that say nothing by themselves, and words around captions that a fused one leaves out.
+# Words without content, which a fused caption need not keep.
 STOP_WORDS = frozenset(
     (
         "a",
@@ -68,7 +68,7 @@ STOP_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Source:
-    """A raw and a synthetic caption; `made` has the right answer where there is one."""
+    """A raw and a synthetic caption. `made` is the made-up pair with the expected caption; None for real pairs."""
 
     raw: str
     synthetic: str
@@ -92,7 +92,7 @@ def real_sources(file: Path, count: int) -> list[Source]:
 def fuse(
     model: LlamaForCausalLM, tokenizer: LlamaTokenizer, sources: list[Source], num_beams: int, batch: int
 ) -> list[tuple[str, str]]:
-    """(caption, finish reason "stop" or "length") of each source, in order; decoded in batches of similar length."""
+    """(caption, finish reason "stop" or "length") of each source, in order. Batches have prompts of similar length."""
     prompts = [prompt_tokens(tokenizer, source.raw, source.synthetic) for source in sources]
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     fused: list[tuple[str, str]] = [("", "")] * len(prompts)
@@ -114,7 +114,7 @@ def fuse(
 
 
 def _left_padded(prompts: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """[B, S] ids with padding on the left, and their attention mask."""
+    """Token ids [B, S], padded on the left, and their attention mask."""
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), pad)
     mask = torch.zeros_like(ids)
@@ -129,7 +129,7 @@ def content_words(text: str) -> set[str]:
 
 
 def report(sources: list[Source], fused: list[tuple[str, str]]) -> dict[str, float]:
-    """The shares that the model card states, each from 0 to 1, and the mean length in words."""
+    """The figures of the model card: shares from 0 to 1, and the mean length in words."""
     count = len(sources)
     captions = [caption for caption, _ in fused]
     looped = [
@@ -164,10 +164,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--num-beams", type=int, default=1, help="1: greedy")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--real", type=Path, help="JSON Lines of real pairs instead of held-out made ones")
+    parser.add_argument("--real", type=Path, help="JSON Lines file of real pairs, instead of held-out made-up pairs")
     parser.add_argument("--seed", type=int, default=99)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--show", type=int, default=0, help="captions to print")
+    parser.add_argument("--show", type=int, default=0, help="number of captions to print")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = LlamaForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()

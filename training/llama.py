@@ -1,4 +1,4 @@
-"""LLaMA's layers in plain torch, for training: quicker on a CPU than transformers' own, with the same weight names."""
+"""LLaMA in plain torch, for training. Faster on a CPU than transformers' model, with the same weight names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """The LLaMA's sizes, named as in transformers' LlamaConfig."""
+    """The model's sizes, named as in transformers' LlamaConfig."""
 
     vocab_size: int = 6144
     hidden_size: int = 256
@@ -43,7 +43,7 @@ class Attention(nn.Module):
             f(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
             for f in (self.q_proj, self.k_proj, self.v_proj)
         )  # [B, H, S, D]
-        # In float32: the backward pass of bfloat16 attention takes 20 times as long on a CPU, half of a whole step.
+        # float32, because on a CPU the backward pass of attention in bfloat16 is 20 times slower: half of a step.
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = _rotate(q.float(), cos, sin), _rotate(k.float(), cos, sin), v.float()
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True).to(x.dtype)
@@ -52,7 +52,7 @@ class Attention(nn.Module):
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions in transformers' layout: the first half of a head pairs with the second."""
+    """Rotary embedding in transformers' layout: the first half of a head pairs with the second half."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -92,7 +92,7 @@ class Layer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """LLaMA without its head; parameters are named as in transformers' LlamaForCausalLM after `model.`."""
+    """LLaMA without its vocabulary head. Parameters are named as in transformers' LlamaForCausalLM after `model.`."""
 
     cos: Tensor  # [P, D]
     sin: Tensor
@@ -112,7 +112,7 @@ class Backbone(nn.Module):
                 nn.init.normal_(weight, std=0.02 if "embed" in name else shape.hidden_size**-0.5 / math.sqrt(depth))
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """[B, S] ids to [B, S, hidden] in `dtype`, normalised."""
+        """Normalized hidden states [B, S, hidden] in `dtype` of token ids [B, S]."""
         x: Tensor = self.embed_tokens(ids).to(dtype)
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
         for layer in self.layers:
@@ -122,7 +122,7 @@ class Backbone(nn.Module):
 
 
 def llama_config(shape: Shape) -> dict[str, Any]:
-    """config.json of an ordinary LlamaForCausalLM."""
+    """The contents of config.json for a LlamaForCausalLM."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

@@ -1,4 +1,4 @@
-"""Training data: the tokenizer, the file of made pairs as token ids, and batches of them."""
+"""Training data: the tokenizer, a file with the token ids of made-up pairs, and batches."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 
 def template_symbols() -> list[str]:
-    """The template's fixed parts as single tokens: 3 instead of 130, and none of them can be learned wrongly."""
+    """The three fixed parts of the prompt template, each as one token. Otherwise they would take 130 tokens."""
     start, rest = PROMPT_TEMPLATE.split(" {laion_2b}")
     middle, end = rest.split(" {laion_coco}")
     return [("\u2581" + start).replace(" ", "\u2581"), middle.replace(" ", "\u2581"), end.replace(" ", "\u2581")]
 
 
 def train_tokenizer(work: Path, vocab_size: int, texts: int, seed: int) -> None:
-    """SentencePiece BPE with LLaMA's settings (identity, byte fallback, split digits) on made pairs."""
+    """SentencePiece BPE with LLaMA's settings (identity, byte fallback, split digits) on made-up pairs."""
     rng = random.Random(seed)
 
     def lines() -> Iterator[str]:
@@ -58,7 +58,7 @@ def train_tokenizer(work: Path, vocab_size: int, texts: int, seed: int) -> None:
 
 
 def _encode_share(job: tuple[Path, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of `count` pairs, flat, and [count, 2] lengths of prompt and target."""
+    """Token ids of `count` pairs in one array, and the lengths [count, 2] of their prompts and targets."""
     tokenizer_file, seed, count = job
     os.nice(5)
     tokenizer, rng = LlamaTokenizer(tokenizer_file), random.Random(seed)
@@ -74,7 +74,7 @@ def _encode_share(job: tuple[Path, int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_pairs_file(work: Path, pairs: int, seed: int, workers: int) -> None:
-    """pairs.npz: the token ids of all training pairs, from `workers` processes with a seed for each share of 20,000."""
+    """Write pairs.npz, the token ids of all training pairs. `workers` processes make shares of 20,000 pairs."""
     share = 20_000
     jobs = [(work / "tokenizer.model", seed + 1 + number, share) for number in range(math.ceil(pairs / share))]
     with multiprocessing.Pool(workers) as pool:
@@ -90,14 +90,14 @@ def make_pairs_file(work: Path, pairs: int, seed: int, workers: int) -> None:
     print(f"targets over 80 tokens {over:.2%}")
 
 
-# Sequences are padded to one of these lengths: few shapes, so that each is compiled once.
+# Sequences are padded to one of these lengths, so that torch.compile sees few shapes.
 BUCKETS = (48, 64, 80, 96, 128, 192, 256)
 
 
 class Pairs:
-    """Batches of similar length: [B, S] ids padded on the right with 0 and the positions that have a loss.
+    """Batches of similar length: ids [B, S], padded on the right with 0, and the positions that have a loss.
 
-    Attention is causal, so that padding on the right needs no mask: no token of a pair comes after it.
+    Attention is causal, so padding on the right needs no mask.
     """
 
     def __init__(self, file: Path, tokens_per_batch: int, seed: int) -> None:
@@ -108,7 +108,7 @@ class Pairs:
         self.tokens_per_batch, self.seed = tokens_per_batch, seed
 
     def batches(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
-        """Endless (inputs [B, S], loss positions in the flattened [B*S], targets, tokens), from batch `first`."""
+        """Endless batches from number `first`: (inputs [B, S], loss positions in [B*S], targets, tokens)."""
         number = 0
         for epoch in range(1_000_000):
             order = np.random.default_rng(self.seed + epoch).permutation(len(self.whole))
@@ -118,7 +118,7 @@ class Pairs:
                 number += 1
 
     def _grouped(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        """Rows of one bucket as soon as a batch of it is full; what is left at the epoch's end is dropped."""
+        """Yield the rows of a bucket when they fill a batch. Incomplete batches are dropped at the epoch's end."""
         waiting: dict[int, list[int]] = {bucket: [] for bucket in BUCKETS}
         for row in order:
             bucket = next((b for b in BUCKETS if self.whole[row] <= b + 1), None)  # inputs are one shorter

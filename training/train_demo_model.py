@@ -1,14 +1,14 @@
-"""Train the demo model from scratch on pairs that `capsfusion_tasks.demo.pairs` makes.
+"""Train the demo model from scratch on made-up pairs of `capsfusion_tasks.demo.pairs`.
 
-Four steps, each with its file in the work folder:
+Four steps, each writing its file to the work folder:
 
     python training/train_demo_model.py tokenizer --work /tmp/demo_model     # tokenizer.model
     python training/train_demo_model.py pairs     --work /tmp/demo_model     # pairs.npz, token ids of all pairs
-    python training/train_demo_model.py train     --work /tmp/demo_model     # checkpoint.pt; --resume goes on from it
+    python training/train_demo_model.py train     --work /tmp/demo_model     # checkpoint.pt; --resume continues from it
     python training/train_demo_model.py export    --work /tmp/demo_model --out capsfusion_tasks/demo/model
 
-On a CPU with AMX, bfloat16 matrix products are several times as fast as float32 ones; elsewhere pass --dtype float32.
-glibc gives large buffers back to the system after each step, and taking them again costs more than the arithmetic; set
+On a CPU with AMX, bfloat16 matrix products are several times as fast as float32; on others pass --dtype float32.
+glibc returns large buffers to the system after each step, and allocating them again costs more than the arithmetic. Set
 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1.
 """
 
@@ -38,18 +38,18 @@ from training.pairs_file import Pairs, make_pairs_file, train_tokenizer
 
 
 def target_loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of [N, hidden] against [N] ids, with the embedding as head."""
+    """Mean cross-entropy of hidden states [N, hidden] and target ids [N]. The embedding is the head."""
     return F.cross_entropy(F.linear(hidden, embedding).float(), targets)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
-    """Up in `warmup` steps, held until half of the steps, then linearly to 0."""
+    """Linear warm-up, constant until half of the steps, then linear to 0."""
     return peak * min(1.0, (step + 1) / warmup, 2.0 * (1.0 - step / steps))
 
 
 @torch.no_grad()
 def greedy(model: Backbone, tokenizer: LlamaTokenizer, pairs: list[MadePair], new_tokens: int = 64) -> list[str]:
-    """Fused captions by greedy decoding without a cache: slow, and enough for a look at a few pairs."""
+    """Fuse `pairs` by greedy decoding without a cache: slow, but enough for a few pairs."""
     prompts = [tokenizer.encode(build_prompt(pair.raw, pair.synthetic)) for pair in pairs]
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     ids = torch.zeros(len(pairs), int(lengths.max()) + new_tokens, dtype=torch.long)
@@ -68,7 +68,7 @@ def greedy(model: Backbone, tokenizer: LlamaTokenizer, pairs: list[MadePair], ne
 
 
 def look(model: Backbone, tokenizer: LlamaTokenizer, count: int = 40) -> str:
-    """Shares of held-out entities and of their words that greedy captions keep, and of exact matches."""
+    """One line with the shares of held-out entities, entity words and captions that the model reproduces."""
     rng = random.Random(1234)
     pairs = [make_pair(rng, "heldout") for _ in range(count)]
     answers = list(zip(pairs, greedy(model, tokenizer, pairs), strict=True))
@@ -82,7 +82,7 @@ def look(model: Backbone, tokenizer: LlamaTokenizer, count: int = 40) -> str:
 
 
 def save(file: Path, state: dict[str, Any]) -> None:
-    """Replace `file` in one step: a run that is stopped while it saves leaves the checkpoint before."""
+    """Replace `file` atomically, so that an interrupted save leaves the previous checkpoint."""
     part = file.with_suffix(".part")
     torch.save(state, part)
     part.replace(file)
@@ -181,9 +181,9 @@ def export(work: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("tokenizer", "pairs", "train", "export"))
-    parser.add_argument("--work", type=Path, required=True, help="folder of intermediate files")
+    parser.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     parser.add_argument(
-        "--out", type=Path, default=Path("capsfusion_tasks/demo/model"), help="folder of the exported model"
+        "--out", type=Path, default=Path("capsfusion_tasks/demo/model"), help="folder for the exported model"
     )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--vocab-size", type=int, default=Shape.vocab_size)
@@ -194,15 +194,17 @@ def main() -> None:
     parser.add_argument("--ffn", type=int, default=Shape.intermediate_size)
     parser.add_argument("--layers", type=int, default=Shape.num_hidden_layers)
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--batch-tokens", type=int, default=4096, help="padded tokens of a batch")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per batch, with padding")
     parser.add_argument("--lr", type=float, default=1.6e-3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, which needs a C++ compiler")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile, which needs a C++ compiler")
     parser.add_argument("--report-seconds", type=float, default=15.0)
     parser.add_argument("--save-seconds", type=float, default=180.0)
-    parser.add_argument("--look-seconds", type=float, default=300.0, help="between greedy looks at held-out pairs")
+    parser.add_argument(
+        "--look-seconds", type=float, default=300.0, help="seconds between evaluations on held-out pairs"
+    )
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

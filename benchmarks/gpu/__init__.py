@@ -1,7 +1,7 @@
-"""What the engine does on one card: `python -m benchmarks.gpu` runs a module of this package after the other."""
+"""The engine on one GPU: `python -m benchmarks.gpu` runs the modules of this package in turn."""
 
 import os
 
-# Cases are forked from a process that has imported torch and transformers. A module of these that asks at its import
-# whether there is a GPU must not initialize CUDA, which no forked process could use.
+# Cases are forked from a process that has imported torch and transformers. If an import asks whether there is a GPU, it
+# must not initialize CUDA: a forked process could not use it.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

@@ -1,18 +1,17 @@
-"""What the engine does on one card, in at most five minutes: one command, and one table for docs/benchmarks.md.
+"""Measure the engine on one GPU in at most five minutes, and print one table for docs/benchmarks.md.
 
-    python -m benchmarks.made_checkpoint FOLDER --pairs FILE --tokenizer FILE
+    python -m benchmarks.random_checkpoint FOLDER --pairs FILE --tokenizer FILE
     python -m benchmarks.gpu --pairs FILE --tokenizer FILE --checkpoint FOLDER [--json FILE]
 
 - kernels: the tests of the Triton kernels.
-- exactness: captions in float32 against transformers', demo model and a random LLaMA with grouped heads.
-- rates: rows/s of a random 13B in bfloat16 and float8, with 3 beams and greedy, and how full the slots were.
-- memory: the longest rows in all slots at once, on this card and on smaller ones, which it pretends to be. Only where
-  --parts asks for it.
-- fuse: ``capsfusion fuse`` from end to end with a 13B of .bin shards, killed once and started again.
+- exactness: captions in float32 compared with transformers', for the demo model and a random LLaMA with grouped heads.
+- rates: rows/s of a random 13B in bfloat16 and float8, with 3 beams and greedy, and the share of busy slots.
+- memory: the longest rows in all slots at once, on this card and on simulated smaller ones. Only with --parts memory.
+- fuse: ``capsfusion fuse`` from end to end with a 13B in .bin shards, killed once and started again.
 
-Each measurement has a process and a time limit of its own, so each survives the failure of another; exit code 1 if any
-failed. Without --checkpoint, the 13B is made first, as a step of its own (26 GB of disk). On a CPU models and rows are
-few: that only shows that all of it runs.
+Each measurement has its own process and time limit, so the others continue if one fails; exit code 1 if any failed.
+Without --checkpoint, a random 13B is written first (26 GB of disk). On a CPU, models and rows are small; this only
+shows that everything runs.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from benchmarks.gpu import exactness, fuse, kernels, memory, rates
 from benchmarks.gpu.card import compute_capabilities
 from benchmarks.gpu.cases import Case, Figures, Line, Options, console, run_case
 from benchmarks.random_llama import SIZES
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 
 PARTS: dict[str, Callable[[Options], list[Case]]] = {
     "kernels": kernels.cases,
@@ -49,7 +48,7 @@ PARTS: dict[str, Callable[[Options], list[Case]]] = {
 
 def main() -> int:
     args = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the case that runs, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # also ends the running case
     started = time.monotonic()
     on_gpu = args.device.type == "cuda"
     lines: list[Line] = []
@@ -62,12 +61,14 @@ def main() -> int:
             exact_rows=64 if on_gpu else 16,
             rows=args.rows or (3500 if on_gpu else 128),
             fuse_rows=args.fuse_rows or (3000 if on_gpu else 100),
-            model=args.checkpoint or (Path(scratch) / "checkpoint" if on_gpu else MODEL),
+            model=args.checkpoint or (Path(scratch) / "checkpoint" if on_gpu else BUNDLED_MODEL),
             scratch=Path(scratch),
         )
         if "fuse" in args.parts and not options.model.exists():
-            _make_checkpoint(options)
-            console.print(f"the checkpoint took {time.monotonic() - started:.0f} s, which do not count", style="dim")
+            _write_checkpoint(options)
+            console.print(
+                f"writing the checkpoint took {time.monotonic() - started:.0f} s, not counted below", style="dim"
+            )
             started = time.monotonic()
         cases = [case for part in args.parts for case in PARTS[part](options)]
         if args.profile:
@@ -89,14 +90,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = "cuda" if compute_capabilities() else "cpu"
     parser.add_argument("--device", type=torch.device, default=default, help="cuda or cpu")
-    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made ones)")
-    parser.add_argument("--tokenizer", type=Path, default=MODEL / "tokenizer.model", help="a tokenizer.model")
-    parser.add_argument("--size", choices=SIZES, help="of the random model (default: 13B on a GPU, else tiny)")
-    parser.add_argument("--rows", type=int, help="rows of each rate (default: 3500 on a GPU, else 128)")
-    parser.add_argument("--fuse-rows", type=int, help="rows of capsfusion fuse (default: 3000 on a GPU, else 100)")
-    parser.add_argument("--checkpoint", type=Path, help="model to fuse with (default: made on a GPU, else the demo's)")
-    usual = [part for part in PARTS if part != "memory"]  # which would take the five minutes too far
-    parser.add_argument("--parts", type=_parts, default=usual, help=f"some of {','.join(PARTS)} (default: no memory)")
+    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
+    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
+    parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else tiny)")
+    parser.add_argument("--rows", type=int, help="rows for each rate (default: 3500 on a GPU, else 128)")
+    parser.add_argument("--fuse-rows", type=int, help="rows for capsfusion fuse (default: 3000 on a GPU, else 100)")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="model to fuse with (default: a random one on a GPU, else the demo's)"
+    )
+    usual = [part for part in PARTS if part != "memory"]  # it would exceed the five minutes
+    parser.add_argument(
+        "--parts", type=_parts, default=usual, help=f"some of {','.join(PARTS)} (default: all but memory)"
+    )
     parser.add_argument(
         "--profile", action="store_true", help="also print time by kernel of a decode step and a prefill"
     )
@@ -112,15 +117,15 @@ def _parts(text: str) -> list[str]:
     return parts
 
 
-def _make_checkpoint(options: Options) -> None:
-    command = [sys.executable, "-m", "benchmarks.made_checkpoint", str(options.model), "--size", options.size]
+def _write_checkpoint(options: Options) -> None:
+    command = [sys.executable, "-m", "benchmarks.random_checkpoint", str(options.model), "--size", options.size]
     command += ["--tokenizer", str(options.tokenizer), "--device", str(options.device)]
     command += ["--pairs", str(options.pairs)] if options.pairs else []
-    subprocess.run(command, check=False)  # where it failed, so will the part that needs it, and no other
+    subprocess.run(command, check=False)  # if it fails, only the part that needs the checkpoint fails
 
 
 def _machine(device: torch.device) -> str:
-    """The card, its driver and the versions, in a line."""
+    """The card, its driver and the versions, in one line."""
     name = "one thread of a CPU"
     if device.type == "cuda":
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]

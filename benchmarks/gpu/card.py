@@ -1,4 +1,4 @@
-"""What nvidia-smi says of the cards: asking torch would initialize CUDA, which no process forked later could use."""
+"""The cards, from nvidia-smi. Asking torch would initialize CUDA, and forked processes could not use it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from capsfusion_tasks.fusion.native.float8 import MIN_CAPABILITY
 
 
 def compute_capabilities() -> list[tuple[int, int]]:
-    """Of each card that CUDA_VISIBLE_DEVICES leaves; none without a driver."""
+    """The compute capability of each visible card (CUDA_VISIBLE_DEVICES). Empty without a driver."""
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -27,7 +27,7 @@ def compute_capabilities() -> list[tuple[int, int]]:
 
 
 def has_float8(device: torch.device) -> bool:
-    """Whether ``device`` multiplies in float8."""
+    """Whether ``device`` supports float8 matrix products."""
     if device.type != "cuda":
         return False
     capabilities = compute_capabilities()

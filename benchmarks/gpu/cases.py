@@ -1,4 +1,4 @@
-"""What the parts have in common: options, cases, and the lines of the table that cases become."""
+"""Shared by all parts: options, cases, and lines of the result table."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from rich.console import Console
 from benchmarks.device_rates import FLOAT8
 from benchmarks.gpu.card import has_float8
 
-# These import torch and transformers: seconds, which a process forked from one that has them saves.
+# They import torch and transformers, which takes seconds. Forking from a process with these imports saves them.
 _PRELOADED = ["benchmarks.gpu.exactness", "benchmarks.gpu.rates"]
-_DYING_SECONDS = 2.0  # of killed processes that hold a GPU's memory
+_DYING_SECONDS = 2.0  # until killed processes have released the GPU's memory
 _LAST_LINES = 40
 
 console = Console(width=120, highlight=False)
@@ -32,7 +32,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """``exact_rows`` are compared with transformers', ``rows`` measure rates, ``fuse_rows`` are fused end to end."""
+    """Rows: ``exact_rows`` to compare with transformers, ``rows`` for rates, ``fuse_rows`` to fuse end to end."""
 
     device: torch.device
     pairs: Path | None
@@ -41,11 +41,11 @@ class Options:
     exact_rows: int
     rows: int
     fuse_rows: int
-    model: Path  # that is fused with from end to end
+    model: Path  # for the part fuse
     scratch: Path
 
     def dtypes(self) -> list[torch.dtype]:
-        """Those that are worth measuring on the device."""
+        """The dtypes to measure on the device."""
         if self.device.type != "cuda":
             return [torch.float32]
         return [torch.bfloat16, FLOAT8] if has_float8(self.device) else [torch.bfloat16]
@@ -53,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table, and all its figures for ``--json``: durations in seconds, sizes in bytes."""
+    """A line of the table. ``figures`` are for ``--json``: durations in seconds, sizes in bytes."""
 
     case: str
     result: str
@@ -64,9 +64,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Case:
-    """Something to measure, in at most ``seconds``. ``run`` gets the figures of the cases before it, by their lines.
+    """A measurement that takes at most ``seconds``. ``run`` gets the figures of earlier cases, by case name.
 
-    ``run`` must pickle: a module's function, or a partial of one. The end of ``log`` is printed where the case fails.
+    ``run`` must be picklable: a module's function, or a partial of one. If the case fails, the end of ``log`` is
+    printed.
     """
 
     name: str
@@ -76,9 +77,9 @@ class Case:
 
 
 def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
-    """Run the case in a process of its own: whatever becomes of it there, the next one has a whole GPU for itself.
+    """Run the case in its own process, so that the next case has the whole GPU even if this one fails.
 
-    It is forked from a server that has imported torch and never uses the GPU. All that it started ends with it.
+    The process is forked from a server that has imported torch and never uses the GPU. All its child processes end too.
     """
     console.rule(case.name, align="left")
     started = time.monotonic()
@@ -86,7 +87,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
     context.set_forkserver_preload(_PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(case, found, sender))
-    process.start()  # returns when the process is there: the limit does not count the server's imports
+    process.start()  # returns once the process runs, so the limit does not include the server's imports
     sender.close()
     lines: Sequence[Line]
     try:
@@ -109,9 +110,9 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
-    os.setsid()  # a group of its own, which _end kills
+    os.setsid()  # its own process group, which _end kills
     torch.backends.cuda.enable_cudnn_sdp(False)  # as in a rank: fusion/node.py
-    # Where there is a GPU the CPU computes nothing, and where there is none, other work should not be in its way.
+    # On a GPU the CPU computes nothing. On a CPU, one thread is less disturbed by other load.
     torch.set_num_threads(1)
     try:
         lines = list(case.run(found))
@@ -122,9 +123,9 @@ def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
 
 
 def _end(process: BaseProcess) -> None:
-    """Kill the process, and all that it started: its group, and ranks, which torchrun starts in groups of their own.
+    """Kill the process, its group, and all its descendants: torchrun starts ranks in their own groups.
 
-    Ranks die with torchrun, but not before their imports are done: fusion/node.py.
+    Ranks die with torchrun, but only after their imports (fusion/node.py).
     """
     pid = cast(int, process.pid)
     family = _descendants(pid)

@@ -1,4 +1,4 @@
-"""Captions in float32 against transformers' ``generate``: benchmarks.exactness with few rows."""
+"""Compare captions in float32 with transformers' ``generate``: benchmarks.exactness with few rows."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from benchmarks.exactness import Subject, random_checkpoint
 from benchmarks.gpu.cases import Case, Figures, Line, Options, name_of_beams
 from benchmarks.workload import read_pairs
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 
-SLOTS = 24  # fewer than rows: slots are used again
+SLOTS = 24  # fewer than rows, so that slots are reused
 
 
 def cases(options: Options) -> list[Case]:
     return [
-        Case("exactness, demo model", partial(compare, options, MODEL)),
+        Case("exactness, demo model", partial(compare, options, BUNDLED_MODEL)),
         Case("exactness, random LLaMA", partial(compare, options, None)),
     ]
 
 
 def compare(options: Options, model: Path | None, _: Mapping[str, Figures]) -> Sequence[Line]:
-    """The captions of ``model``; None: of a random LLaMA, which is made here."""
+    """Compare the captions of ``model``. None: of a random LLaMA that is written here."""
     folder = model or random_checkpoint(options.scratch, options.tokenizer)
     pairs = read_pairs(options.pairs, options.exact_rows)
     subject = Subject(folder, pairs, options.device, random_weights=model is None)

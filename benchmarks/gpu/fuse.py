@@ -1,12 +1,12 @@
-"""``capsfusion fuse`` from end to end: killed at a third of the rows, started again, and its output checked.
+"""``capsfusion fuse`` from end to end: killed after a third of the rows, started again, its output checked.
 
-The command runs as users run it, with torchrun, so it needs pydantic-settings, psutil and typer as well.
+The command runs with torchrun, as users run it, so it also needs pydantic-settings, psutil and typer.
 
-Its rate is compared with that of the engine alone, with the same checkpoint, rows and EOS: random weights end a row by
-EOS in few of its beams, so a row takes more steps than its caption has tokens, and the part ``rates`` says nothing
-about it. Both rates are those of about as many rows, from the loaded weights to the last row: slots and graphs, the
-first turnover, when no row is finished yet, and the end, when slots are empty, are in both. The command's is that of
-its second start. On a CPU the command has all cores, and the engine one: there the share says nothing.
+Its rate is compared with the engine alone, on the same checkpoint, rows and EOS. (The rates of the part ``rates``
+differ: random weights end few beams with EOS, so here a row takes more steps than its caption has tokens.) Both rates
+cover about the same number of rows, from the loaded weights to the last row, including the start of slots and graphs,
+the first turnover, and the end with empty slots. The command's rate is that of its second start. On a CPU the
+comparison is meaningless: the command uses all cores, the engine one.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ import torch
 from benchmarks.gpu.cases import Case, Figures, Line, Options
 from benchmarks.gpu.rates import MAX_NEW_TOKENS, rate_while_full
 from benchmarks.workload import read_pairs
-from capsfusion_tasks.fusion.engine import Listed, Request, complete_all
+from capsfusion_tasks.fusion.engine import Request, StaticRequests, complete_all
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 ENGINE_ALONE = "fuse, the engine alone"
-ENGINE_ROWS = 1500  # about what the second start of 3,000 rows has to do
+ENGINE_ROWS = 1500  # about as many as the second start has to fuse of 3,000 rows
 _POLL_SECONDS = 0.05
-_DYING_SECONDS = 2.0  # in which the ranks of a killed command end
-# What time limits allow for: an H200 starts in 20 s, and fuses 85 rows/s.
+_DYING_SECONDS = 2.0  # until the ranks of a killed command have ended
+# For time limits. An H200 starts in 20 s and fuses 85 rows/s.
 _START_SECONDS = 60.0
 _ROWS_PER_SECOND = 20.0
 
@@ -48,7 +48,7 @@ def cases(options: Options) -> list[Case]:
     rows, log = options.fuse_rows, _log(options)
     return [
         Case(ENGINE_ALONE, partial(measure_engine, options), _limit(starts=1, rows=min(rows, ENGINE_ROWS))),
-        # Rows that are in flight when the command is killed are fused twice.
+        # Rows in flight when the command is killed are fused twice.
         Case("fuse, killed once", partial(fuse_twice, options), _limit(starts=2, rows=1.5 * rows), log),
     ]
 
@@ -66,7 +66,7 @@ def _pairs(options: Options, rows: int) -> list[tuple[str, ...]]:
 
 
 def measure_engine(options: Options, _: Mapping[str, Figures]) -> Sequence[Line]:
-    """The engine in this process, as the command's rank sets it up on a GPU."""
+    """Measure the engine in this process, set up as in a rank of the command."""
     device = options.device
     tokenizer = LlamaTokenizer(options.model / "tokenizer.model")
     pairs = _pairs(options, min(options.fuse_rows, ENGINE_ROWS))
@@ -79,12 +79,12 @@ def measure_engine(options: Options, _: Mapping[str, Figures]) -> Sequence[Line]
         num_beams=3,
         max_new_tokens=MAX_NEW_TOKENS,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        eos_id=tokenizer.eos_id,
+        eos_ids=[tokenizer.eos_id],
         prefix=shared_prefix(tokenizer),
     )
     completions, times = [], []
     started = time.perf_counter()
-    for completion in complete_all(engine, Listed(requests)):
+    for completion in complete_all(engine, StaticRequests(requests)):
         completions.append(completion)
         times.append(time.perf_counter() - started)
     if failed := [c.finish_reason for c in completions if c.finish_reason.startswith("error")]:
@@ -171,7 +171,7 @@ def fuse_twice(options: Options, found: Mapping[str, Figures]) -> Sequence[Line]
 
 
 class FuseCommand:
-    """``capsfusion fuse``, which may be killed and started again. Settings of the environment do not reach it."""
+    """A ``capsfusion fuse`` process that can be killed and restarted. CAPSFUSION_ variables are not passed on."""
 
     def __init__(self, arguments: Sequence[Path | str], chunks: Path, variables: Mapping[str, str], log: Path) -> None:
         self.log = log
@@ -188,12 +188,12 @@ class FuseCommand:
             self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
 
     def chunks(self) -> dict[str, int]:
-        """The finished chunks by name, and when each was written."""
+        """Finished chunks by name, with the time when each was written."""
         found = {}
         for file in self._chunks.glob("*.parquet"):
             try:
                 found[file.name] = file.stat().st_mtime_ns
-            except FileNotFoundError:  # the end: they are deleted
+            except FileNotFoundError:  # the command has ended and deleted them
                 return {}
         return found
 
@@ -202,7 +202,7 @@ class FuseCommand:
         return sum(pq.read_metadata(self._chunks / name).num_rows for name in self.chunks())
 
     def running(self) -> bool:
-        """Whether it goes on after a moment. Raises RuntimeError where it failed."""
+        """Wait a moment; return whether the command still runs. Raises RuntimeError if it failed."""
         time.sleep(_POLL_SECONDS)
         code = self._process.poll()
         if code:
@@ -212,10 +212,10 @@ class FuseCommand:
     def wait_until(self, reached: Callable[[], bool]) -> None:
         while not reached():
             if not self.running():
-                raise RuntimeError("capsfusion fuse was done before it could be killed: give it more --fuse-rows")
+                raise RuntimeError("capsfusion fuse finished before it could be killed: use more --fuse-rows")
 
     def kill(self) -> None:
-        """SIGKILL to the command alone; torchrun and its ranks notice that and end."""
+        """Send SIGKILL to the command only. torchrun and its ranks notice and end."""
         self._process.kill()
         self._process.wait()
         time.sleep(_DYING_SECONDS)

@@ -1,4 +1,4 @@
-"""Whether the longest rows fit: in all slots at once, on this card and on smaller ones, which it pretends to be."""
+"""Whether the longest rows fit in all slots at once, on this card and on simulated smaller ones."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from benchmarks.device_rates import FLOAT8
 from benchmarks.gpu.cases import Case, Figures, Line, Options, name_of
 from benchmarks.gpu.rates import MAX_NEW_TOKENS, start_engine
-from capsfusion_tasks.fusion.engine import Listed, Request, complete_all
+from capsfusion_tasks.fusion.engine import Request, StaticRequests, complete_all
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
-_CONTEXT = 512 << 20  # that CUDA takes of a card before anything else
+_CONTEXT = 512 << 20  # taken by CUDA's context
 
 
 def cases(options: Options) -> list[Case]:
-    """This card, and of the usual smaller ones those that a 13B runs on; none without a GPU."""
+    """This card, and the usual smaller cards that hold a 13B. Empty without a GPU."""
     if options.device.type != "cuda":
         return []
     cards: list[tuple[int | None, torch.dtype]] = [(None, torch.bfloat16), (80, torch.bfloat16), (40, torch.bfloat16)]
@@ -31,7 +31,7 @@ def cases(options: Options) -> list[Case]:
 
 
 def fill(options: Options, card: int | None, dtype: torch.dtype, _: Mapping[str, Figures]) -> Sequence[Line]:
-    """A row of the longest prompt and caption for each slot, 3 beams. Memory beyond ``card`` GiB is taken before."""
+    """Fill each slot with the longest prompt and caption, 3 beams. Memory beyond ``card`` GiB is allocated first."""
     device = options.device
     tokenizer = LlamaTokenizer(options.tokenizer)
     prefix = shared_prefix(tokenizer)
@@ -45,7 +45,7 @@ def fill(options: Options, card: int | None, dtype: torch.dtype, _: Mapping[str,
     engine, _seconds = start_engine(options, tokenizer, dtype, 3, [Request(0, prompt)])
     slots = engine.batch_size
     requests = [Request(row, prompt, MAX_NEW_TOKENS) for row in range(slots)]
-    completions = list(complete_all(engine, Listed(requests)))
+    completions = list(complete_all(engine, StaticRequests(requests)))
     failed = [c.finish_reason for c in completions if c.finish_reason.startswith("error")]
     peak = torch.cuda.max_memory_reserved(device) - len(taken)
     left, _total = torch.cuda.mem_get_info(device)

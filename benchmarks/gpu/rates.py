@@ -1,4 +1,4 @@
-"""How fast the engine fuses published pairs with a random model, how full its slots are, and where its time goes."""
+"""Rows/s of the engine with a random model, the share of busy slots, and time by kernel."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from benchmarks.device_rates import measure_rates
 from benchmarks.gpu.cases import Case, Figures, Line, Options, console, name_of, name_of_beams
 from benchmarks.random_llama import SIZES, random_llama
 from benchmarks.workload import read_workload
-from capsfusion_tasks.fusion.engine import Listed, Request
+from capsfusion_tasks.fusion.engine import Request, StaticRequests
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 MAX_NEW_TOKENS = 80
-_STEPS = 36  # of a published caption
-_KERNELS = 24  # that a profile prints
+_STEPS = 36  # decode steps of a published caption
+_KERNELS = 24  # printed by a profile
 
 
 def cases(options: Options) -> list[Case]:
@@ -50,7 +50,7 @@ def measure(options: Options, dtype: torch.dtype, beams: int, _: Mapping[str, Fi
     busy, slots = engine.occupancy.busy, engine.occupancy.slots
     times = []
     started = time.perf_counter()
-    for _completion in engine.generate(Listed(requests)):
+    for _completion in engine.generate(StaticRequests(requests)):
         times.append(time.perf_counter() - started)
     if len(times) != len(requests):
         raise RuntimeError(f"{len(times)} captions of {len(requests)} rows")
@@ -82,9 +82,9 @@ def measure(options: Options, dtype: torch.dtype, beams: int, _: Mapping[str, Fi
 
 
 def rate_while_full(times: Sequence[float], slots: int) -> float | None:
-    """Rows/s between the first turnover of all slots and the moment when no row is left to take a free one's place.
+    """Rows/s from the first turnover of all slots until no row is left to fill a free slot. None: too few rows.
 
-    ``times``: when each row finished. None: too few rows to tell.
+    ``times``: when each row finished, in seconds.
     """
     first, last = slots, len(times) - slots
     return (last - first) / (times[last - 1] - times[first - 1]) if last >= 2 * first else None
@@ -93,7 +93,7 @@ def rate_while_full(times: Sequence[float], slots: int) -> float | None:
 def start_engine(
     options: Options, tokenizer: LlamaTokenizer, dtype: torch.dtype, beams: int, requests: Sequence[Request]
 ) -> tuple[NativeEngine, float]:
-    """An engine over a random model, and the seconds until it was ready: memory, graphs, a first row; no weights."""
+    """An engine with a random model, and the seconds for memory, graphs and a first row, without loading weights."""
     config = LlamaConfig(**SIZES[options.size])
     model = random_llama(config, options.device, dtype)
     started = time.perf_counter()
@@ -102,17 +102,17 @@ def start_engine(
         num_beams=beams,
         max_new_tokens=MAX_NEW_TOKENS,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        eos_id=config.vocab_size,  # never: a row ends at its own limit
+        eos_ids=[config.vocab_size],  # never produced, so that a row ends at its own limit
         prefix=shared_prefix(tokenizer),
     )
-    list(engine.generate(Listed([replace(requests[0], max_new_tokens=2)])))
+    list(engine.generate(StaticRequests([replace(requests[0], max_new_tokens=2)])))
     return engine, time.perf_counter() - started
 
 
 def show(options: Options, dtype: torch.dtype, _: Mapping[str, Figures]) -> Sequence[Line]:
-    """Time by kernel of decode steps with all slots busy, and of the prefills before them.
+    """Print time by kernel of a decode step with all slots busy, and of the prefill.
 
-    Rows of one token end with their prefill. What rows of more tokens take beyond it is their decode steps.
+    Rows with one token end after their prefill. The extra time of rows with more tokens is their decode steps.
     """
     tokenizer = LlamaTokenizer(options.tokenizer)
     requests = read_workload(options.pairs, MAX_NEW_TOKENS * 8, tokenizer, MAX_NEW_TOKENS)
@@ -134,11 +134,11 @@ def show(options: Options, dtype: torch.dtype, _: Mapping[str, Figures]) -> Sequ
 
 
 def _times_by_kernel(engine: NativeEngine, rows: Sequence[Request], tokens: int) -> dict[str, float]:
-    """Milliseconds by kernel (on a CPU: by operator) until each of ``rows`` has so many tokens."""
+    """Milliseconds by kernel (on a CPU: by operator) until each of ``rows`` has ``tokens`` tokens."""
     on_gpu = engine.model.device.type == "cuda"
     requests = [replace(request, row=row, max_new_tokens=tokens) for row, request in enumerate(rows)]
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
-        list(engine.generate(Listed(requests)))
+        list(engine.generate(StaticRequests(requests)))
         if on_gpu:
             torch.cuda.synchronize()
     averages = profiler.key_averages()

@@ -1,94 +1,130 @@
-"""Caption files that users bring, with all they carry: .json (a list), .jsonl and .parquet.
+"""Caption files that users bring, with all their columns: JSON, CSV, TSV and Parquet.
 
-They are streamed: each pass reads the file anew, and ten million rows need no more memory than ten thousand.
+Files are streamed: each pass reads the file again, and ten million rows need no more memory than ten thousand.
 """
 
 from __future__ import annotations
 
-import json
+import gzip
+import tempfile
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capsfusion_tasks.caption_files.base import CaptionFile
-from capsfusion_tasks.caption_files.json_file import USE_JSONL, JsonFile
+from capsfusion_tasks.caption_files.csv_file import DELIMITERS, CsvFile
+from capsfusion_tasks.caption_files.formats import format_of
+from capsfusion_tasks.caption_files.json_file import JsonFile
 from capsfusion_tasks.caption_files.parquet_file import ParquetFile
+from capsfusion_tasks.caption_files.row_file import USE_JSONL
+from capsfusion_tasks.caption_files.writing import encoded, with_column
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.storage import Storage
-
-FORMATS = (".json", ".jsonl", ".parquet")
+from capsfusion_tasks.staging.storage import Storage
 
 
-def check_format(path: Path, *, write: bool = False) -> None:
-    if path.suffix not in FORMATS:
-        raise InputError(
-            f"cannot {'write' if write else 'read'} {path}: its name must end in one of {', '.join(FORMATS)}"
-        )
-
-
-def open_caption_file(source: Path, columns: Iterable[str], *, adds: str | None = None) -> CaptionFile:
-    """Check ``source``'s format, a Parquet file's columns and a JSON file's first row; passes check every row."""
-    check_format(source)
+def open_caption_file(
+    source: Path, columns: Iterable[str], *, adds: str | None = None, key: str | None = None
+) -> CaptionFile:
+    """Check the format, a header or the columns of a Parquet file, and the first row; each pass checks every row."""
+    kind = format_of(source).kind
     if not source.is_file():
-        raise InputError(f"no file {source}")
-    kind = ParquetFile if source.suffix == ".parquet" else JsonFile
-    file = kind(source, list(dict.fromkeys(columns)), adds)
+        what = "no file" if not source.exists() else "no regular file, which can be read several times:"
+        raise InputError(f"{what} {source}")
+    of_kind = {"parquet": ParquetFile, **dict.fromkeys(DELIMITERS, CsvFile)}.get(kind, JsonFile)
+    file = of_kind(source, list(dict.fromkeys(columns)), adds, key)
     file.check()
     return file
 
 
-def check_target(target: Path, source: CaptionFile) -> None:
-    """Raise InputError where a file of ``target``'s format cannot hold ``source``'s rows.
+def check_target(target: Path, source: CaptionFile, *, overwrite: bool = True) -> None:
+    """Raise InputError where ``target`` cannot be written, or cannot hold ``source``'s rows.
 
-    From JSON to Parquet it reads all rows: a caller that works for hours before it writes can know first.
+    Reads and encodes all rows once, so that a caller knows before it works for hours. ``overwrite``: it may exist.
     """
-    check_format(target, write=True)
-    if target.suffix == ".parquet":
-        try:
-            empty = pa.BufferOutputStream()
-            pq.ParquetWriter(empty, source.schema).close()
-            pq.ParquetFile(pa.BufferReader(empty.getvalue())).close()  # deeper nesting is written than is ever read
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{source.source} cannot become {target}: {error}; {USE_JSONL}") from error
+    form, adds = format_of(target, write=True), str(source.adds)
+    check_writable(target, overwrite=overwrite, but=source.source)
+    with source.unchanged():
+        if form.kind == "parquet":
+            _check_schema(target, source)
+            _write_nowhere(target, source)
+        else:
+            for _ in encoded(source, form, ({**row, adds: None} for row in source.rows())):
+                pass
+
+
+def _check_schema(target: Path, source: CaptionFile) -> None:
+    with _as_parquet(target, source):
+        empty = pa.BufferOutputStream()
+        pq.ParquetWriter(empty, source.schema).close()
+        pq.ParquetFile(pa.BufferReader(empty.getvalue())).close()  # a writer accepts deeper nesting than any reader
+
+
+def _write_nowhere(target: Path, source: CaptionFile) -> None:
+    nowhere = pa.MockOutputStream()
+    with _as_parquet(target, source), pq.ParquetWriter(nowhere, source.schema, compression="none") as writer:
+        for table in source.tables():
+            writer.write_table(table)
+
+
+@contextmanager
+def _as_parquet(target: Path, source: CaptionFile) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{source.source} cannot become {target}: {error}; {USE_JSONL}") from error
+
+
+def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
+    """Raise InputError where the file ``target`` cannot be created or replaced, or is the file ``but``."""
+    if target.exists():
+        if but.exists() and target.samefile(but):
+            raise InputError(f"{target} is the input: choose another name for the output")
+        if target.is_dir():
+            raise InputError(f"cannot write {target}: it is a folder")
+        if not overwrite:
+            raise InputError(f"{target} is there already: choose another name, or say --overwrite")
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {target}: there is no folder {folder}")
+    try:  # as Storage.publish does: another program's right to write here says nothing about ours
+        tempfile.NamedTemporaryFile(dir=folder, prefix=f".{target.name}.", suffix=".unpublished").close()
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror}; choose another name or folder") from error
 
 
 def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str | None]) -> None:
     """Write ``source``'s rows to ``target``, whole or not at all, with ``values`` in a new column ``source.adds``.
 
-    Raises ValueError where there are not as many values as rows.
+    Raises ValueError where there are not as many values as rows, InputError where ``source`` changed since it was
+    opened, or for what ``check_target`` finds.
     """
     if source.adds is None:
         raise ValueError(f"{source.source} was opened without a column to add")
-    check_target(target, source)
+    form, adds = format_of(target, write=True), source.adds
     storage = Storage(str(target.absolute().parent))
-    if target.suffix == ".parquet":
-        field = pa.field(source.adds, pa.string())
-        storage.write_tables(target.name, source.schema.append(field), _with_column(source.tables(), field, values))
+    if form.kind == "parquet":
+        _check_schema(target, source)
+        schema = source.schema.append(pa.field(adds, pa.string()))
+        storage.write_tables(target.name, schema, _until_changed(source, with_column(source, values)))
         return
-    lines = (_dumps({**row, source.adds: value}) for row, value in zip(source.rows(), values, strict=True))
+    rows = ({**row, adds: value} for row, value in zip(source.rows(), values, strict=True))
+    pieces = _until_changed(source, encoded(source, form, rows))
     with storage.publish(target.name) as stream:
-        if target.suffix == ".jsonl":
-            stream.writelines(line + b"\n" for line in lines)
-            return
-        stream.write(b"[")
-        stream.writelines((b",\n" if number else b"\n") + line for number, line in enumerate(lines))
-        stream.write(b"\n]\n")
+        if form.compressed:  # without a name and a time, so that the same rows give the same bytes
+            with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
+                packed.writelines(pieces)
+        else:
+            stream.writelines(pieces)
 
 
-def _with_column(tables: Iterable[pa.Table], field: pa.Field, values: Iterable[str | None]) -> Iterator[pa.Table]:
-    left = iter(values)
-    for table in tables:
-        yield table.append_column(field, pa.array(list(islice(left, table.num_rows)), field.type))
-    for _ in left:
-        raise ValueError(f"there are more values of {field.name} than rows")
+_Piece = TypeVar("_Piece")
 
 
-def _dumps(row: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(row, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:  # a lone surrogate: only its escape can carry it
-        return json.dumps(row, default=str).encode()
+def _until_changed(source: CaptionFile, pieces: Iterable[_Piece]) -> Iterator[_Piece]:
+    """``pieces``, and InputError in place of their end where ``source`` changed: then nothing is published."""
+    with source.unchanged():
+        yield from pieces

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +13,100 @@ import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError
 
-GROUP_ROWS = 16_384  # of a Parquet file that is written: as many rows of a file are in memory at a time
+GROUP_ROWS = 16_384  # most rows that are in memory at a time, and most rows of a row group that is written
+GROUP_BYTES = 256 << 20  # the same limit in bytes, for files with images in them
+
+
+@dataclass(frozen=True)
+class FileVersion:
+    """Changes when somebody writes to the file or replaces it."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileVersion | None:
+        """None: there is no such file."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @dataclass(frozen=True)
 class CaptionFile(ABC):
-    """``columns`` must be there and hold text or null, ``adds`` must not: ``write_caption_file`` adds it.
+    """A file of rows that can be read several times.
 
-    All methods raise InputError naming the file, the rows and what was expected.
+    ``columns`` must exist and hold text or null. ``adds`` must not exist: ``write_caption_file`` adds it. ``key``, if
+    given, must exist; its values name rows in messages.
+
+    All methods raise InputError that names the file, the rows, and what was expected.
     """
 
     source: Path
     columns: list[str]
     adds: str | None
+    key: str | None = None
+    version: FileVersion | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version", FileVersion.of(self.source))
 
     @abstractmethod
     def captions(self, batch_rows: int) -> Iterator[pa.Table]:
-        """``columns`` as strings, in tables of ``batch_rows`` rows; the last may be shorter."""
+        """``text_columns`` as strings, in tables of ``batch_rows`` rows; the last may be shorter."""
 
     @abstractmethod
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All that each row holds, as Python values."""
+        """All rows with all columns, as values of JSON; bytes that are no text stay bytes."""
 
     @abstractmethod
     def tables(self) -> Iterator[pa.Table]:
-        """All that the rows hold, in tables of ``schema`` with ``GROUP_ROWS`` rows at most."""
+        """All rows with all columns, in tables of ``schema`` of at most ``GROUP_ROWS`` rows."""
 
     @property
     @abstractmethod
     def schema(self) -> pa.Schema:
-        """The Arrow schema of all rows. For a JSON file, it takes a pass over the file to find it."""
+        """The Arrow schema of all rows. For other files than Parquet, this reads the whole file."""
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The names of all columns. For JSON, this reads the whole file."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raise InputError for what is wrong and can be known before the file is read to its end."""
+        """Raise InputError for errors that the start of the file or its footer shows."""
+
+    @property
+    def text_columns(self) -> list[str]:
+        """``columns`` and ``key``, each once."""
+        return list(dict.fromkeys([*self.columns, *([] if self.key is None else [self.key])]))
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Raise InputError if the file changed between ``open_caption_file`` and the end of the block."""
+        try:
+            yield
+        except Exception as error:  # what is read of a file that changes may be wrong in any way
+            self._require_unchanged(error)
+            raise
+        self._require_unchanged(None)
+
+    def _require_unchanged(self, cause: Exception | None) -> None:
+        now = FileVersion.of(self.source)
+        if now != self.version:
+            sizes = [f"{version.size:,} bytes" if version else "no file" for version in (self.version, now)]
+            raise InputError(
+                f"{self.source} changed while it was fused ({sizes[0]} before, {sizes[1]} now). Run the same command"
+                " again when nothing writes to it: it fuses only rows that changed"
+            ) from cause
 
     def _check_names(self, where: Path | str, names: Collection[str]) -> None:
-        if missing := [name for name in self.columns if name not in names]:
+        if missing := [name for name in self.text_columns if name not in names]:
             raise InputError(f"{where} has no {' and no '.join(missing)}; it has {', '.join(names) or 'no columns'}")
         if self.adds in names:
             raise InputError(f"{where} has a column {self.adds} already, which would be overwritten: rename or drop it")

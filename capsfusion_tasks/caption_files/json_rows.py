@@ -1,4 +1,4 @@
-"""The values of a .json or .jsonl file, one at a time: the file may be larger than the memory."""
+"""The values of a JSON file, one at a time: the file may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -9,39 +9,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from capsfusion_tasks.caption_files.formats import format_of, reading
 from capsfusion_tasks.errors import InputError
 
 _PIECE = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
-# How far before the end of a piece the parser may stop only because the rest is missing: -Infinity and \ud83d are the
-# longest words that can be cut.
+# The parser may fail this many characters before the end of a piece only because the rest is missing: -Infinity and
+# \ud83d are the longest words that can be cut.
 _LONGEST_WORD = 16
+_EXPECTED = "expected a list of objects, or an object on each line"
+_LONGEST_ROW = 1 << 30  # characters; gzip can hide more in a small file than the memory holds
 
 
-def json_rows(source: Path) -> Iterator[Any]:
-    """Every value of ``source``: of its list (.json) or its lines (.jsonl). Raises InputError where it is broken."""
-    with source.open("rb") as stream:
-        yield from _List(source, stream).values() if source.suffix == ".json" else _lines(source, stream)
+def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
+    """Every value of ``source`` with its length in characters.
+
+    The file is a list of values, or holds objects one after another, usually one a line. The first character tells
+    which. Raises InputError for any other content.
+    """
+    with reading(source) as stream:
+        yield from _Values(source, stream).all()
 
 
-def _lines(source: Path, stream: BinaryIO) -> Iterator[Any]:
-    # Lines of bytes end at \n only; str.splitlines() splits at U+2028 too, which may stand in a JSON string.
-    for number, line in enumerate(stream, start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            values = [json.loads(text)] if text.strip() else []
-        except UnicodeDecodeError as error:
-            raise InputError(f"{source}, line {number} is not UTF-8: {error}") from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{source}, line {number} is not valid JSON: {error}") from error
-        yield from values
+class _Values:
+    """Reads a file in pieces: ``text[at:]`` is read and not parsed yet. A file may be one line of gigabytes.
 
-
-class _List:
-    """A list that is read in pieces: ``text[at:]`` is read and not parsed yet. It may be one line of gigabytes.
-
-    DuckDB's read_json_objects streams as well, but it refuses lone surrogates and takes an empty file for a list.
+    Three libraries do the same, and each breaks a promise. DuckDB's read_json_objects refuses lone surrogates and reads
+    an empty file as a list. ijson replaces lone surrogates, refuses numbers beyond 64 bits (or reads all fractions as
+    Decimal, at the speed of this class), and needs memory in the square of the depth of nested values. orjson and
+    msgspec do not stream.
     """
 
     def __init__(self, source: Path, stream: BinaryIO) -> None:
@@ -53,28 +50,45 @@ class _List:
         self._line = 1  # of the text's first character
         self._row = 0
 
-    def values(self) -> Iterator[Any]:
-        if (first := self._peek()) != "[":
-            found = {"": "is empty", "{": "holds one object"}.get(first, f"is not valid JSON: it starts with {first!r}")
-            raise InputError(f"{self._source} {found}; expected a list of objects (.jsonl: an object on each line)")
+    def all(self) -> Iterator[tuple[Any, int]]:
+        is_list_name = format_of(self._source).kind == "json"
+        first = self._peek()
+        if first == "[":
+            yield from self._list()
+        elif first == "{":
+            yield from self._objects(refuse_one=is_list_name)
+        elif first or is_list_name:
+            found = f"is not valid JSON: it starts with {first!r}" if first else "is empty"
+            raise InputError(f"{self._source} {found}; {_EXPECTED}")
+
+    def _list(self) -> Iterator[tuple[Any, int]]:
         self._at += 1
         if closed := self._peek() == "]":
             self._at += 1
         while not closed:
-            self._row += 1
+            self._peek()
             yield self._value()
             closed = self._take(",]") == "]"
         if self._peek():
             raise self._invalid("expected nothing behind the list", self._at)
 
-    def _value(self) -> Any:
-        self._peek()
+    def _objects(self, *, refuse_one: bool) -> Iterator[tuple[Any, int]]:
+        while self._peek():
+            value = self._value()
+            # One object in a .json file has its rows somewhere inside it: a row of all of them would be nonsense.
+            if refuse_one and self._row == 1 and not self._peek():
+                raise InputError(f"{self._source} holds one object; {_EXPECTED}")
+            yield value
+
+    def _value(self) -> tuple[Any, int]:
+        """The value that starts at ``at``."""
+        self._row += 1
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
                 if end <= len(self._text) - _LONGEST_WORD or not self._read():  # else 0. may be read as 0
-                    self._at = end
-                    return value
+                    length, self._at = end - self._at, end
+                    return value, length
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated string") or error.pos > len(self._text) - _LONGEST_WORD
                 if not (cut and self._read()):
@@ -101,8 +115,11 @@ class _List:
         return character
 
     def _read(self) -> bool:
-        """Add a piece, at least as long as what is there, so that a huge value is not parsed over and over."""
-        piece = self._stream.read(max(_PIECE, len(self._text) - self._at))
+        """Add a piece, at least as long as the unparsed text, so that a long value is parsed only a few times."""
+        unparsed = len(self._text) - self._at
+        if unparsed > _LONGEST_ROW:
+            raise InputError(f"{self._source}, row {self._row} is longer than {_LONGEST_ROW:,} characters: split it")
+        piece = self._stream.read(max(_PIECE, unparsed))
         try:
             more = self._utf8.decode(piece, final=not piece)
         except UnicodeDecodeError as error:

@@ -11,69 +11,95 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capsfusion_tasks.caption_files.base import GROUP_ROWS, CaptionFile
+from capsfusion_tasks.caption_files.base import GROUP_BYTES, GROUP_ROWS, CaptionFile
+from capsfusion_tasks.caption_files.json_types import binary_leaves, is_bytes, json_values, leaf_types
 from capsfusion_tasks.errors import InputError
 
 
 class ParquetFile(CaptionFile):
-    """``schema`` has its own types and metadata."""
+    """``schema`` is the file's own, with its types and metadata."""
 
     def check(self) -> None:
         names = self.schema.names
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{self.source} has more than one column {', '.join(twice)}: rename or drop all but one")
         self._check_names(self.source, names)
-        for name in self.columns:
+        for name in self.text_columns:
             self._strings(self.source, pa.array([], self.schema.field(name).type), name)
 
     def captions(self, batch_rows: int) -> Iterator[pa.Table]:
-        # A dictionary that changes between row groups ends a batch early, so batches are joined and cut anew.
-        held = pa.schema([(name, pa.string()) for name in self.columns]).empty_table()
-        read = 0
-        with self._reading() as file:
-            for batch in file.iter_batches(batch_rows, columns=self.columns):
-                where = f"{self.source}, rows {read + 1} to {read + batch.num_rows}"
-                read += batch.num_rows
-                arrays = [self._strings(where, batch[name], name) for name in self.columns]
-                held = pa.concat_tables([held, pa.Table.from_arrays(arrays, names=self.columns)])
-                while held.num_rows >= batch_rows:
-                    yield held.slice(0, batch_rows)
-                    held = held.slice(batch_rows)
+        # A dictionary that changes between row groups ends a batch early, so batches are joined and cut again.
+        names = self.text_columns
+        held = pa.schema([(name, pa.string()) for name in names]).empty_table()
+        for where, table in self._read(batch_rows, names):
+            arrays = [self._strings(where, table[name], name) for name in names]
+            held = pa.concat_tables([held, pa.Table.from_arrays(arrays, names=names)])
+            while held.num_rows >= batch_rows:
+                yield held.slice(0, batch_rows)
+                held = held.slice(batch_rows)
         if held.num_rows:
             yield held
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        for table in self.tables():
-            try:
-                rows = table.to_pylist()
-            except UnicodeDecodeError as error:
-                raise InputError(f"{self.source} has text that is not UTF-8: {error}") from error
-            yield from rows
+        names = self.names
+        for where, table in self._read(GROUP_ROWS):
+            columns = [json_values(table[name], name, where, self._binary) for name in names]
+            yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
     def tables(self) -> Iterator[pa.Table]:
-        with self._reading() as file:
-            for batch in file.iter_batches(GROUP_ROWS):
-                yield pa.Table.from_batches([batch])
+        return (table for _, table in self._read(GROUP_ROWS))
 
     @cached_property
     def schema(self) -> pa.Schema:
         with self._reading() as file:
             return file.schema_arrow
 
+    @property
+    def names(self) -> list[str]:
+        names: list[str] = self.schema.names
+        return names
+
+    @cached_property
+    def _binary(self) -> frozenset[str]:
+        """The leaves of bytes that are not UTF-8 in some row. One form for all rows, so that readers can tell it."""
+        columns = [field.name for field in self.schema if any(map(is_bytes, leaf_types(field.type)))]
+        if not columns:
+            return frozenset()
+        return frozenset().union(*(binary_leaves(table) for _, table in self._read(GROUP_ROWS, columns)))
+
+    def _read(self, most_rows: int, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
+        """Tables of at most ``most_rows`` rows or about ``GROUP_BYTES`` bytes, each with its place for messages."""
+        read = 0
+        with self._reading() as file:
+            for batch in file.iter_batches(_rows_at_once(file.metadata, most_rows), columns=columns):
+                where = f"{self.source}, rows {read + 1} to {read + batch.num_rows}"
+                read += batch.num_rows
+                yield where, pa.Table.from_batches([batch])
+
     @contextmanager
     def _reading(self) -> Iterator[pq.ParquetFile]:
         try:
-            # Else it reads whole row groups, ahead: 200 MB for a file of that size, where this takes 12.
-            with pq.ParquetFile(self.source, pre_buffer=False, buffer_size=1 << 20) as file:
+            # Without these arguments it reads whole row groups, ahead: 200 MB for a file of that size, instead of 12.
+            # INT96 as nanoseconds would wrap the years after 2262 around, such as the 9999 that Spark's users write.
+            with pq.ParquetFile(
+                self.source, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us"
+            ) as file:
                 yield file
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for the name of a column
             raise InputError(f"{self.source} cannot be read as Parquet: {error}") from error
 
     @staticmethod
-    def _strings(where: Path | str, array: pa.Array, name: str) -> pa.Array:
+    def _strings(where: Path | str, array: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
         try:
             texts = array.cast(pa.string())
             texts.validate(full=True)  # that it is UTF-8
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InputError(f"{where}: column {name} must be text, it is {array.type}: {error}") from error
         return texts
+
+
+def _rows_at_once(metadata: pq.FileMetaData, most_rows: int) -> int:
+    """Fewer rows where they are long: Arrow cannot read more than 2 GB of a nested column, such as images, at once."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+    return max(1, min(most_rows, GROUP_BYTES // max(1, longest)))

@@ -1,21 +1,28 @@
-"""``capsfusion …``: the command line. Thin: each command checks its arguments and calls one function."""
+"""``capsfusion …``: the command line. Each command checks its arguments and calls one function."""
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
+from typing import Annotated
 
 import typer
 
-from capsfusion_tasks.cli.common import stderr
+from capsfusion_tasks import __version__
+from capsfusion_tasks.cli.common import log_to_stderr, report_error, when_interrupted
 from capsfusion_tasks.cli.files import fuse, validate
+from capsfusion_tasks.cli.fusions import adopt
 from capsfusion_tasks.cli.runs import plan, replay, run
+from capsfusion_tasks.cli.settings import settings
 from capsfusion_tasks.cli.show import demo, sample_data, up
-from capsfusion_tasks.cli.tables import db_upgrade, export, sql, status
 from capsfusion_tasks.cli.upkeep import check, gc
-from capsfusion_tasks.errors import InputError, NotReadyError, printable
+from capsfusion_tasks.cli.warehouse import db_upgrade, export, sql, status
+from capsfusion_tasks.errors import InputError, NotReadyError
 
 app = typer.Typer(
     help="Fuse raw and synthetic web image captions into good training captions.",
@@ -23,11 +30,45 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (fuse, validate, run, replay, plan, status, check, gc, sql, export, sample_data, demo, up):
-    app.command()(command)
-db = typer.Typer(help="The warehouse's schema.", no_args_is_help=True)
-db.command("upgrade")(db_upgrade)
+_AGAIN = "Run the same command again to go on."
+# Each command, and what it says after Ctrl-C: what is kept, and how to go on. The arguments can stand in it.
+_COMMANDS: dict[Callable[..., None], str] = {
+    fuse: "Finished rows are kept in {target}.parts. Run the same command again, without --no-resume, to go on.",
+    validate: "Nothing was written.",
+    run: f"Pulled shards, finished rows and loaded units are kept. {_AGAIN}",
+    replay: f"Finished rows and loaded units are kept. {_AGAIN}",
+    plan: "Nothing was changed.",
+    status: "Nothing was changed.",
+    check: "Nothing was changed, except what --repair has reported.",
+    gc: "Without --delete nothing was changed. With it, run the same command again to delete the rest.",
+    adopt: "Nothing was changed.",
+    sql: "Nothing was changed.",
+    export: f"Finished files are kept in {{target}}. {_AGAIN}",
+    sample_data: "{folder} is not complete. Run the same command again to write the rest.",
+    settings: "Nothing was changed.",
+    demo: _AGAIN,
+    up: _AGAIN,
+}
+for _command, _kept in _COMMANDS.items():
+    app.command()(when_interrupted(_command, _kept))
+db = typer.Typer(help="Manage the tables of the warehouse.", no_args_is_help=True)
+db.command("upgrade")(when_interrupted(db_upgrade, f"Finished migrations are kept. {_AGAIN}"))
 app.add_typer(db, name="db")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"capsfusion {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def _exit_on_signal(number: int, _: FrameType | None) -> None:
@@ -35,19 +76,29 @@ def _exit_on_signal(number: int, _: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Exit code 0: done. 2 and one line: the input or the configuration is at fault. 1: something else failed."""
+    """Run the command that the arguments name, and exit.
+
+    Exit codes: 0 done; 2 wrong input or settings; 75 (EX_TEMPFAIL) something outside is not available now, so the same
+    command may succeed later; 130 Ctrl-C; 1 any other failure.
+    """
     from capsfusion_tasks.fusion.launcher import TorchrunFailed
 
-    # So that what is open is closed: torchrun is told to end, the embedded server stops.
+    # An exception, so that what is open is closed: torchrun gets a signal, the embedded server stops.
     signal.signal(signal.SIGTERM, _exit_on_signal)
+    log_to_stderr(logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that cannot show every character
     try:
         app()
-    except (InputError, NotReadyError) as error:
-        stderr.print(f"capsfusion: error: {error}", markup=False, highlight=False, style="red")
+    except InputError as error:
+        report_error(f"error: {error}")
         sys.exit(2)
+    except NotReadyError as error:
+        report_error(f"not now: {error}")
+        sys.exit(os.EX_TEMPFAIL)
     except TorchrunFailed as error:
-        stderr.print(printable(f"capsfusion: {error}"), markup=False, highlight=False, style="red")
+        report_error(str(error))
         sys.exit(1)
-    except BrokenPipeError:
+    except BrokenPipeError:  # for example after | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -1,32 +1,111 @@
-"""What the commands share: options, and where they say how far they are."""
+"""What the commands share: options, progress lines, errors, and what a command says after Ctrl-C."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
-from capsfusion_tasks.errors import printable
+from capsfusion_tasks import BUNDLED_MODEL
+from capsfusion_tasks.errors import InputError, printable
+from capsfusion_tasks.settings import Settings, load_settings
 
 stderr = Console(stderr=True, soft_wrap=True)
 
 Model = Annotated[
     str | None,
-    typer.Option(help="Folder or hub id (BAAI/CapsFus-LLaMA). Default: CAPSFUSION_MODEL, else the demo model."),
+    typer.Option(help="Folder or hub id, such as BAAI/CapsFus-LLaMA. Default: CAPSFUSION_MODEL, or the demo model."),
 ]
-Beams = Annotated[int | None, typer.Option(help="Beams of the search; 1 is greedy. Default: 3.", min=1, max=16)]
-Limit = Annotated[int | None, typer.Option(help="Fuse at most so many pairs.", min=1)]
+Beams = Annotated[
+    int | None, typer.Option(help="Number of beams of the beam search; 1 is greedy. Default: 3.", min=1, max=16)
+]
+Limit = Annotated[int | None, typer.Option(help="Fuse at most this many pairs.", min=1)]
 MaxGpuHours = Annotated[
-    float | None, typer.Option(help="Stop before fusing where more GPU hours are estimated.", min=0)
+    float | None, typer.Option(help="Stop before fusing if the estimate is more GPU hours than this.", min=0)
 ]
-MaxCost = Annotated[float | None, typer.Option(help="… where a higher cost is, at CAPSFUSION_GPU_HOUR_PRICE.", min=0)]
-MaxNewTokens = Annotated[int | None, typer.Option(help="Longest caption. Default: 80.", min=1)]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(help="Stop before fusing if the estimated cost, at CAPSFUSION_GPU_HOUR_PRICE, is higher.", min=0),
+]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest caption, in tokens. Default: 80.", min=1)]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float8"] | None,
-    typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU. Only float32 gives the same bytes each time."),
+    typer.Option(
+        help="Number format of the model. auto: bfloat16 on a GPU, float32 on a CPU. Only float32 gives the same"
+        " captions each time."
+    ),
 ]
+
+
+def print_default_model(model: str | None, settings: Settings) -> None:
+    """Without ``--model``, say in one line which model fuses, and that the bundled one is a toy."""
+    if model is None and settings.model == str(BUNDLED_MODEL):
+        progress_line("model: the bundled demo model, a toy. For real captions: --model BAAI/CapsFus-LLaMA")
+    elif model is None:
+        progress_line(f"model: {settings.model} (CAPSFUSION_MODEL)")
+
+
+def local_path(text: str) -> Path:
+    """An argument as a path; ``~`` is the home folder, also where the shell left it alone, as in ``--out=~/x``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text}: this system knows no such home folder; write the path in full") from error
 
 
 def progress_line(line: str) -> None:
     stderr.print(printable(line), markup=False, highlight=False)
+
+
+def report_error(message: str) -> None:
+    stderr.print(printable(f"capsfusion: {message}"), markup=False, highlight=False, style="red")
+
+
+class _ProgressLines(logging.Handler):
+    """Log records as lines of progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        progress_line(self.format(record))
+
+
+def log_to_stderr(level: int) -> None:
+    """Show what the project logs at ``level`` or above, such as retries and files that are skipped."""
+    logger = logging.getLogger("capsfusion_tasks")
+    logger.handlers = [_ProgressLines(level)]
+    logger.propagate = False
+
+
+def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., None]:
+    """``command``, which after Ctrl-C says what is ``kept`` (with its arguments filled in) and exits with 130."""
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        try:
+            command(**arguments)
+        except KeyboardInterrupt:
+            report_error(f"interrupted. {kept.format(**arguments)}")
+            sys.exit(130)
+
+    return run
+
+
+def settings_to_read(**overrides: Any) -> Settings:
+    """The settings of a command that only reads: says which home it looks at, and creates none.
+
+    Raises InputError where the warehouse is the embedded one and is not there yet.
+    """
+    settings = load_settings(**overrides)
+    if settings.warehouse_url is None:
+        if not (settings.home / "postgres").is_dir():
+            raise InputError(
+                f"there is no warehouse in {settings.home} yet: set CAPSFUSION_HOME or CAPSFUSION_WAREHOUSE_URL to look"
+                " elsewhere, or start with capsfusion demo or capsfusion run"
+            )
+        progress_line(f"warehouse: {settings.home}")
+    return settings

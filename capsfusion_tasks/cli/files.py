@@ -7,18 +7,33 @@ from typing import Annotated, Literal
 
 import typer
 
-from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, progress_line, stderr
-from capsfusion_tasks.errors import printable
+from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, print_default_model, progress_line, stderr
+from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.settings import load_settings
 
 
 def fuse(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help=".json, .jsonl or .parquet with laion_2b and laion_coco.")
+        Path,
+        typer.Argument(
+            metavar="IN", help=".json, .jsonl, .ndjson, .csv, .tsv (also .gz) or .parquet, with both captions."
+        ),
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The same rows in the same order, with capsfusion added.")
+        Path,
+        typer.Argument(
+            metavar="OUT", help="The same rows in the same order, with capsfusion added, in any format of IN."
+        ),
     ],
+    raw_column: Annotated[
+        str, typer.Option(help="The column of the raw captions (alt texts).", metavar="NAME")
+    ] = "laion_2b",
+    synthetic_column: Annotated[
+        str, typer.Option(help="The column of the synthetic captions.", metavar="NAME")
+    ] = "laion_coco",
+    id_column: Annotated[
+        str | None, typer.Option(help="A column whose values name the rows in messages.", metavar="NAME")
+    ] = None,
     model: Model = None,
     num_beams: Beams = None,
     max_new_tokens: MaxNewTokens = None,
@@ -35,18 +50,20 @@ def fuse(
         typer.Option(help="Rows that a rank fuses together. Default: what fits in a GPU's memory, 32 on a CPU.", min=1),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Take over the rows in OUT.parts that an earlier try finished.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT and the file of --stats.")] = False,
     stats: Annotated[
-        Path | None, typer.Option(help="Write what it took to this file: rows, tokens, device seconds, as JSON.")
+        Path | None, typer.Option(help="Write rows, tokens and device seconds to this file, as JSON.")
     ] = None,
 ) -> None:
-    """Fuse one file: the paper's script, with every row read, in order, resumable after a crash.
+    """Fuse the pairs of one file. Rows keep their order and their columns. A second run resumes a stopped one.
 
     Example: capsfusion fuse pairs.jsonl fused.jsonl --model BAAI/CapsFus-LLaMA
     """
     import json
 
+    from capsfusion_tasks.caption_files import check_writable
     from capsfusion_tasks.fusion.files import fuse_file
+    from capsfusion_tasks.fusion.pairs_input import PairColumns
 
     settings = load_settings(
         model=model,
@@ -57,21 +74,37 @@ def fuse(
         nproc_per_node=nproc_per_node,
         batch_size=batch_size,
     )
-    result = fuse_file(source, target, settings, resume=resume, overwrite=overwrite, on_line=progress_line)
+    print_default_model(model, settings)
+    source, target = source.expanduser(), target.expanduser()
+    if stats is not None:
+        stats = stats.expanduser()
+        check_writable(stats, overwrite=overwrite, but=source)
+        if stats.absolute() == target.absolute():
+            raise InputError(f"OUT and --stats are both {stats}: choose another name for one of them")
+    result = fuse_file(
+        source,
+        target,
+        settings,
+        columns=PairColumns(raw_column, synthetic_column, id_column),
+        resume=resume,
+        overwrite=overwrite,
+        on_line=progress_line,
+    )
     figures = result.figures.as_dict()
     if stats is not None:
         stats.write_text(json.dumps({**figures, "failed": len(result.failed)}) + "\n")
     rate = f", {figures['rows_per_second']:.1f} rows/s per device" if figures["rows_per_second"] else ""
     progress_line(f"{target}: {figures['rows']} rows{rate}")
-    for row, reason in result.failed[:5]:
-        stderr.print(printable(f"row {row + 1} has no capsfusion: {reason}"), markup=False, style="yellow")
+    for row, reason, row_id in result.failed[:5]:
+        name = f"row {row + 1}" if row_id is None else f"row {row + 1} ({row_id})"
+        stderr.print(printable(f"{name} has no capsfusion: {reason}"), markup=False, style="yellow")
     if len(result.failed) > 5:
         stderr.print(f"… and {len(result.failed) - 5} more rows have none", style="yellow")
 
 
 def validate(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help=".json, .jsonl or .parquet with both sources and a caption.")
+        Path, typer.Argument(metavar="IN", help="JSON, JSON lines, CSV or Parquet with both sources and a caption.")
     ],
     column: Annotated[str, typer.Option(help="The column that holds the caption.")] = "capsfusion",
     out: Annotated[
@@ -92,17 +125,15 @@ def validate(
 
     Example: capsfusion validate fused.jsonl --out verdicts.parquet --report verdicts.html
     """
-    from capsfusion_tasks.storage import Storage
+    from capsfusion_tasks.staging.storage import Storage
     from capsfusion_tasks.terminal import RowCount, print_verdicts
     from capsfusion_tasks.validation.files import tried_settings, validate_file
-    from capsfusion_tasks.validation.output import FORMATS, check_output
+    from capsfusion_tasks.validation.output import check_outputs
     from capsfusion_tasks.validation.page import report_page
 
     rules = load_settings().rules
     trials = tried_settings(tried or (), rules)
-    for path, formats in ((out, FORMATS), (report, (".html",))):
-        if path:
-            check_output(path, source, formats, overwrite=overwrite)
+    check_outputs(source, out, report, overwrite=overwrite)
     with RowCount(stderr) as count:
         found = validate_file(
             source, column, out, settings=rules, examples=examples, trials=trials, on_rows=count.reached

@@ -16,48 +16,53 @@ from capsfusion_tasks.cli.common import (
     MaxGpuHours,
     MaxNewTokens,
     Model,
+    print_default_model,
     progress_line,
+    settings_to_read,
 )
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Interval, load_settings
 
 
 def run(
-    start: Annotated[datetime, typer.Option(help="Shards that arrived at or after this time (UTC).")],
-    end: Annotated[datetime, typer.Option(help="… and before this one.")],
+    start: Annotated[datetime, typer.Option(help="Fuse shards that arrived at or after this time (UTC).")],
+    end: Annotated[datetime, typer.Option(help="Fuse shards that arrived before this time (UTC).")],
     laion_2b: Annotated[
-        str | None, typer.Option(help="Where LAION-2B shards arrive: a folder or URI. Default: CAPSFUSION_LAION2B.")
+        str | None, typer.Option(help="Folder or address of LAION-2B shards. Default: CAPSFUSION_LAION2B.")
     ] = None,
     laion_coco: Annotated[
-        str | None, typer.Option(help="Where LAION-COCO shards arrive, likewise. Default: CAPSFUSION_LAION_COCO.")
+        str | None, typer.Option(help="Folder or address of LAION-COCO shards. Default: CAPSFUSION_LAION_COCO.")
     ] = None,
     model: Model = None,
     num_beams: Beams = None,
     limit: Limit = None,
     existing: Annotated[
-        Literal["skip", "replace"], typer.Option(help="What to do with pairs that this model has fused already.")
+        Literal["skip", "replace"],
+        typer.Option(help="Skip pairs that these settings have fused already, or replace them."),
     ] = "skip",
     max_gpu_hours: MaxGpuHours = None,
     max_cost: MaxCost = None,
     accept_rejections: Annotated[
-        bool, typer.Option("--accept-rejections", help="Load units however many of their captions are rejected.")
+        bool, typer.Option("--accept-rejections", help="Load units even if too many of their captions are rejected.")
     ] = False,
     relist: Annotated[
-        bool, typer.Option("--relist", help="Add the shards that the sources have now to the frozen list of the range.")
+        bool, typer.Option("--relist", help="Add shards that arrived late to the list of this time range.")
     ] = False,
     replan: Annotated[
-        bool, typer.Option("--replan", help="Drop begun units that were planned with other settings, and plan anew.")
+        bool,
+        typer.Option("--replan", help="Discard started units of other settings, and plan again."),
     ] = False,
 ) -> None:
-    """Run all stages over the shards of a time range, without Airflow. Run it again to resume.
+    """Run all stages over the shards of a time range, without Airflow. Repeat the command to resume.
 
     Example: capsfusion run --start 2026-11-10 --end 2026-11-13 --laion-2b DIR/laion-2b --laion-coco DIR/laion-coco
     """
-    from capsfusion_tasks.estimate import Budget
-    from capsfusion_tasks.pipeline import run_pipeline
+    from capsfusion_tasks.planning.estimate import Budget
+    from capsfusion_tasks.tasks.local_run import run_pipeline
     from capsfusion_tasks.terminal import print_text
 
     settings = load_settings(laion2b=laion_2b, laion_coco=laion_coco, model=model, num_beams=num_beams)
+    print_default_model(model, settings)
     interval = Interval(start=start, end=end)
     budget = Budget(max_gpu_hours, max_cost)
     report = run_pipeline(
@@ -73,20 +78,21 @@ def run(
     )
     print_text(report["text"])
     if failures := report["failures"]:
-        raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
+        failed = NotReadyError if report["may_pass"] else InputError
+        raise failed(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
 
 
 def replay(
     reason: Annotated[
         list[str] | None,
-        typer.Option(help="Captions rejected for this reason; give it several times for any of them. Default: all."),
+        typer.Option(help="Replay captions that were rejected for this reason. Can be repeated. Default: all reasons."),
     ] = None,
     fusion: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Captions of this fusion_id. Default: that of the variables, without options."),
+        typer.Option(metavar="ID", help="Replay captions of this fusion_id. Default: that of the variables."),
     ] = None,
-    start: Annotated[datetime | None, typer.Option(help="Captions loaded at or after this time (UTC).")] = None,
-    end: Annotated[datetime | None, typer.Option(help="… and before this one.")] = None,
+    start: Annotated[datetime | None, typer.Option(help="Replay captions loaded at or after this time (UTC).")] = None,
+    end: Annotated[datetime | None, typer.Option(help="Replay captions loaded before this time (UTC).")] = None,
     model: Model = None,
     num_beams: Beams = None,
     max_new_tokens: MaxNewTokens = None,
@@ -94,33 +100,36 @@ def replay(
     limit: Limit = None,
     existing: Annotated[
         Literal["skip", "replace"],
-        typer.Option(help="What these settings have tried already: do not fuse it again, or fuse and replace it."),
+        typer.Option(help="Skip pairs that these settings have fused already, or replace them."),
     ] = "skip",
     max_gpu_hours: MaxGpuHours = None,
     max_cost: MaxCost = None,
     accept_rejections: Annotated[
-        bool, typer.Option(help="Load units however many of their captions are rejected again.")
+        bool, typer.Option(help="Load units even if too many of their captions are rejected again.")
     ] = True,
 ) -> None:
-    """Fuse rejected captions again, and move those that pass. Run it again to resume.
+    """Fuse rejected captions again, and accept those that pass. Repeat the command to resume.
 
-    With other settings (model, beams, …) they get another fusion_id, and leave the quarantine of the one they had. With
-    the same settings nothing is fused: the captions are judged again by the rules of now.
+    With another model, beams, length or dtype, the pairs are fused again under another fusion_id. With the same
+    settings nothing is fused: the captions are only validated again, with the present thresholds.
 
     Example: capsfusion replay --reason truncated --reason repetition --max-new-tokens 120
     """
-    from capsfusion_tasks.estimate import Budget
-    from capsfusion_tasks.fusion.identity import identify
-    from capsfusion_tasks.pipeline import run_replay
+    from capsfusion_tasks.context import open_context
+    from capsfusion_tasks.planning.estimate import Budget
     from capsfusion_tasks.schemas import Replay
+    from capsfusion_tasks.tasks.local_run import run_replay
     from capsfusion_tasks.terminal import print_text
     from capsfusion_tasks.validation.rules import REASONS
 
     if unknown := sorted({*(reason or ())} - {*REASONS}):
         raise InputError(f"there is no reason {', '.join(unknown)}: give one of {', '.join(REASONS)}")
     settings = load_settings(model=model, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype)
+    if fusion is None:
+        with open_context(load_settings()) as context:
+            fusion = context.decoding.fusion_id
     selection = Replay.of_selection(
-        fusion_id=fusion or identify(load_settings()).fusion_id,
+        fusion_id=fusion,
         reasons=tuple(reason or ()),
         loaded_from=start,
         loaded_before=end,
@@ -136,42 +145,46 @@ def replay(
     )
     print_text(report["text"])
     if failures := report["failures"]:
-        raise InputError(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")
+        failed = NotReadyError if report["may_pass"] else InputError
+        raise failed(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")
 
 
 def plan(
     start: Annotated[
-        datetime | None, typer.Option(help="Of data intervals from this time (UTC) on. Default: of all.")
+        datetime | None, typer.Option(help="Count intervals that start at or after this time (UTC). Default: all.")
     ] = None,
-    end: Annotated[datetime | None, typer.Option(help="… that end at this one or before.")] = None,
-    gpus: Annotated[int, typer.Option(help="Devices that work in parallel, over all nodes.", min=1)] = 1,
+    end: Annotated[datetime | None, typer.Option(help="Count intervals that end at or before this time (UTC).")] = None,
+    gpus: Annotated[int, typer.Option(help="Number of GPUs that fuse in parallel, on all nodes together.", min=1)] = 1,
     price_per_gpu_hour: Annotated[
-        float | None, typer.Option(help="Default: CAPSFUSION_GPU_HOUR_PRICE; without either, no cost.", min=0)
+        float | None,
+        typer.Option(help="Price of one GPU for one hour. Default: CAPSFUSION_GPU_HOUR_PRICE.", min=0),
     ] = None,
     rows_per_second: Annotated[
         float | None,
-        typer.Option(help="Of one device; the default is what earlier units of the same model and settings did."),
+        typer.Option(help="Rows per second of one GPU. Default: the rate of earlier units with the same settings."),
     ] = None,
     model: Model = None,
     num_beams: Beams = None,
-    output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
+    output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
-    """Estimate what fusing all that is waiting takes: pairs, tokens, GPU hours, cost, time. Plans and fuses nothing.
+    """Estimate pairs, tokens, GPU hours, cost and time of everything that waits to be fused. Changes nothing.
 
-    Waiting are work units that are planned, and pairs that are paired and in no unit yet. Shards that are not paired
-    are told, not estimated. A GPU hour is an hour of one GPU, or of one rank on a CPU.
+    Counts planned units that are not fused, and pairs that are not planned. Shards that are not paired yet are listed
+    and not estimated. One GPU hour is one hour of one GPU, or of one process on a CPU.
 
     Example: capsfusion plan --start 2026-11-10 --end 2026-11-13 --gpus 8 --price-per-gpu-hour 2.50
     """
     import json
 
-    from capsfusion_tasks.unit_plan import estimate
+    from capsfusion_tasks.context import open_context
+    from capsfusion_tasks.planning.plan import estimate
 
-    settings = load_settings(model=model, num_beams=num_beams, gpu_hour_price=price_per_gpu_hour)
+    settings = settings_to_read(model=model, num_beams=num_beams, gpu_hour_price=price_per_gpu_hour)
     if rows_per_second is not None and rows_per_second <= 0:
-        raise InputError(f"--rows-per-second is {rows_per_second:g}: give what one device does, above 0")
+        raise InputError(f"--rows-per-second is {rows_per_second:g}: give a number above 0")
     within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
-    found = estimate(settings, within, gpus=gpus, rows_per_second=rows_per_second)
+    with open_context(settings) as context:
+        found = estimate(context, within, gpus=gpus, rows_per_second=rows_per_second)
     if output_format == "json":
         print(json.dumps(found.as_dict()))
     else:

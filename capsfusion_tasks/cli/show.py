@@ -1,4 +1,4 @@
-"""Commands to see it work: sample-data, demo, up."""
+"""Commands for a demonstration: sample-data, demo, up."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from capsfusion_tasks.settings import load_settings
 
 def sample_data(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Gets laion-2b/ and laion-coco/; must be new or the same sample.")
+        Path,
+        typer.Argument(metavar="DIR", help="A new folder, or one that has the same sample."),
     ],
-    rows_per_day: Annotated[int, typer.Option(help="Pairs of a day, about.", min=10)] = 250,
-    days: Annotated[int, typer.Option(help="Arrival days.", min=1)] = 3,
-    first_day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The first of them.")] = datetime(
-        2026, 11, 10
-    ),
+    rows_per_day: Annotated[int, typer.Option(help="Pairs per day, about.", min=10)] = 250,
+    days: Annotated[int, typer.Option(help="Days over which shards arrive.", min=1)] = 3,
+    first_day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The first day.")] = datetime(2026, 11, 10),
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
-    copies: Annotated[int, typer.Option(help="All of it so many times, as other images.", min=1)] = 1,
+    copies: Annotated[int, typer.Option(help="Repeat everything so many times, as other images.", min=1)] = 1,
     unmatched: Annotated[
-        int, typer.Option(help="Times that LAION-2B has its rows once more, as images that LAION-COCO lacks.", min=0)
+        int, typer.Option(help="Add so many LAION-2B rows per row, of images that LAION-COCO lacks.", min=0)
     ] = 0,
 ) -> None:
-    """Write shards in LAION's schemas with real-world dirt in them, and say what a run must find there.
+    """Write sample shards in LAION's schemas, with the edge cases of real shards, and print what a run must find.
 
     Ten million LAION-2B rows: capsfusion sample-data DIR --rows-per-day 10000 --days 1 --copies 190 --unmatched 3
     """
@@ -46,11 +45,9 @@ def sample_data(
 
 
 def demo(
-    airflow: Annotated[
-        str | None, typer.Option(metavar="URL", help="One that is running already. Default: one of its own.")
-    ] = None,
+    airflow: Annotated[str | None, typer.Option(metavar="URL", help="A running Airflow. Default: start one.")] = None,
 ) -> None:
-    """Show it all: sample shards of three days, an Airflow backfill over them, fused captions in PostgreSQL."""
+    """Run the whole pipeline on made-up captions: sample shards of three days, an Airflow backfill, PostgreSQL."""
     if airflow is not None:
         from capsfusion_tasks.demo.cluster_demo import run_demo_on
 
@@ -61,9 +58,9 @@ def demo(
 
 
 def up(
-    port: Annotated[int, typer.Option(help="Port of the UI.", min=1, max=65535)] = 8080,
+    port: Annotated[int, typer.Option(help="Port of Airflow's UI.", min=1, max=65535)] = 8080,
 ) -> None:
-    """Keep Airflow and the embedded warehouse running with their UI, until Ctrl-C."""
+    """Run Airflow with its UI, and the embedded warehouse, until Ctrl-C."""
     from capsfusion_tasks.demo.airflow_demo import up as keep_up
 
     raise typer.Exit(keep_up(load_settings(), port=port))

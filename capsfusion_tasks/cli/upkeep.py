@@ -1,4 +1,4 @@
-"""Commands that keep it in order: check, gc."""
+"""Commands that check and clean the staging area and the ledger: check, gc."""
 
 from __future__ import annotations
 
@@ -8,62 +8,61 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from capsfusion_tasks.cli.common import settings_to_read
 from capsfusion_tasks.errors import printable
-from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.settings import Interval
 
 
 def check(
     start: Annotated[
-        datetime | None, typer.Option(help="Data intervals from this time (UTC) on. Default: everything.")
+        datetime | None, typer.Option(help="Check only data intervals that start at or after this time (UTC).")
     ] = None,
-    end: Annotated[datetime | None, typer.Option(help="… that end at this one or before.")] = None,
-    footers: Annotated[
-        bool, typer.Option("--footers", help="Open every bucket file: is it whole, are its rows all there?")
-    ] = False,
+    end: Annotated[
+        datetime | None, typer.Option(help="Check only data intervals that end at or before this time (UTC).")
+    ] = None,
+    footers: Annotated[bool, typer.Option("--footers", help="Open every bucket file and count its rows.")] = False,
     pairs: Annotated[
         bool,
         typer.Option(
             "--pairs",
-            help="Join all buckets again, one after the other, and look for each pair: as long as pairing all shards.",
+            help="Join all buckets again and look up each pair. Takes as long as pairing all shards.",
         ),
     ] = False,
     sources: Annotated[
         bool,
         typer.Option(
-            "--sources", help="List the sources, too: did a shard come after its interval's run had listed them?"
+            "--sources", help="List the sources again and look for shards that arrived after their interval was listed."
         ),
     ] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Do what is safe about it, and say what was done.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired safely.")] = False,
     safe_hours: Annotated[
         float,
-        typer.Option(
-            help="Younger files that nobody knows may be somebody's who is at work, and count as right.", min=0
-        ),
+        typer.Option(help="Ignore untracked files younger than this; a running task may own them.", min=0),
     ] = 6.0,
-    output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
+    output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
-    """Look for what is lost, doubled, half-written or stuck, and say what mends it. Exit code 1: something is wrong.
+    """Find lost, duplicated, incomplete and stuck work, and say how to mend it. Exit code 1 if anything is wrong.
 
-    It reads the ledger, the staging area's listing, its lists of shards and what each pull has noted, the pair_ids and
-    footers of units that are not loaded, and counts the captions of each unit by an index. Captions and bucket files
-    are not read without --footers and --pairs, sources not listed without --sources. Nothing is changed without
-    --repair, and what is being worked on never.
+    Reads the ledger, the staging area's listing, the lists of shards, the record of each pull, and the pair_ids and
+    footers of units that are not loaded; counts each unit's captions by an index. Reads bucket files only with
+    --footers or --pairs, and sources only with --sources. Changes nothing without --repair, and never what a task
+    works on.
 
     Example: capsfusion check --start 2026-11-10 --end 2026-11-13 --footers
     """
     import json
     from datetime import timedelta
 
-    from capsfusion_tasks.checks.check import check as check_all
+    from capsfusion_tasks.upkeep.check import check as check_all
     from capsfusion_tasks.warehouse.queries import Scope
 
     within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
     result = check_all(
-        load_settings(),
+        settings_to_read(),
         Scope(interval=within),
         footers=footers,
-        join=pairs,
-        listings=sources,
+        pairs=pairs,
+        sources=sources,
         repair=repair,
         safe_age=timedelta(hours=safe_hours),
     )
@@ -79,28 +78,32 @@ def check(
 def gc(
     keep_days: Annotated[
         float | None,
-        typer.Option(help="Keep units for so long after they were loaded. Default: CAPSFUSION_KEEP_UNITS_DAYS.", min=0),
+        typer.Option(
+            help="Keep the files of a unit this long after its load. Default: CAPSFUSION_KEEP_UNITS_DAYS.", min=0
+        ),
     ] = None,
     safe_hours: Annotated[
-        float, typer.Option(help="Keep temporary files and scratch folders that were written since.", min=0)
+        float, typer.Option(help="Keep temporary files and scratch folders younger than this.", min=0)
     ] = 6.0,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it. Without, it is only told.")] = False,
-    output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete the files. By default they are only listed.")
+    ] = False,
+    output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
-    """Tell what nothing needs any more in the staging area and in this machine's scratch space, or --delete it.
+    """List files that are no longer needed in the staging area and in this machine's scratch space, or --delete them.
 
-    Files of loaded units, pairs of ended replays, files of units that the ledger does not have, and what killed
-    processes have left. Never what a unit needs that is not loaded, nor anything of an interval that has such a unit;
-    never buckets, lists of shards or pairs of intervals: rows that arrive later find their partners there.
+    These are files of loaded units, pairs of finished replays, files of units that are not in the ledger, and files
+    left by killed processes. An interval with a unit that is not loaded keeps all of its files. Buckets, lists of
+    shards and pairs of intervals are always kept: rows that arrive later find their partners there.
 
     Example: capsfusion gc --keep-days 30 --delete
     """
     import json
     from datetime import timedelta
 
-    from capsfusion_tasks.garbage import collect
+    from capsfusion_tasks.upkeep.garbage import collect
 
-    settings = load_settings(keep_units_days=keep_days)
+    settings = settings_to_read(keep_units_days=keep_days)
     collected = collect(settings, safe_age=timedelta(hours=safe_hours), delete=delete)
     if output_format == "json":
         print(json.dumps(collected.as_dict()))

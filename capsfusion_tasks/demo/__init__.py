@@ -1,5 +1,1 @@
-"""What `make demo` shows, without any download: made pairs, sample shards in LAION's layout, the demo model."""
-
-from pathlib import Path
-
-MODEL = Path(__file__).parent / "model"
+"""`make demo`: made-up caption pairs, sample shards in LAION's schemas, a toy model, a local Airflow."""

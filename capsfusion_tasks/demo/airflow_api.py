@@ -1,24 +1,23 @@
-"""A small client of Airflow's REST API: what the demo and the tests ask of a running Airflow."""
+"""The calls of Airflow's REST API that the demo and the tests make."""
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.parse
-import urllib.request
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
+
+import httpx2
 
 from capsfusion_tasks.errors import NotReadyError
 
 Json = dict[str, Any]
 
 DAG = "capsfusion"
-PAGE = 100  # the most that Airflow gives at once
+PAGE = 100  # Airflow returns at most this many rows per call
 
 
 class AirflowApiError(Exception):
-    """Airflow's answer was an error; ``status`` is its HTTP status."""
+    """Airflow answered with an error; ``status`` is the HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -26,20 +25,23 @@ class AirflowApiError(Exception):
 
 
 class AirflowApi:
-    """Airflow at ``url``, as a user of its simple auth manager. ``NotReadyError``: nothing answers there."""
+    """Airflow at ``url``, for a user of its simple auth manager. Raises NotReadyError where nothing answers."""
 
     def __init__(self, url: str, username: str, password: str) -> None:
         self.url = url
         self._login = {"username": username, "password": password}
-        self._token: str | None = None
+        # A new connection for each call: Airflow may have been restarted since the last one.
+        self._http = httpx2.Client(timeout=120, limits=httpx2.Limits(max_keepalive_connections=0))
 
     def request(self, method: str, path: str, body: Json | None = None, **query: Any) -> Any:
-        if self._token is None:
-            self._token = self._send("POST", "/auth/token", self._login)["access_token"]
+        """Call ``/api/v2`` + ``path`` and return the decoded JSON. Logs in on the first call."""
+        if "Authorization" not in self._http.headers:
+            token = self._send("POST", "/auth/token", self._login)["access_token"]
+            self._http.headers["Authorization"] = f"Bearer {token}"
         return self._send(method, f"/api/v2{path}", body, query)
 
     def health(self) -> dict[str, str]:
-        """Component to status ("healthy"); needs no login."""
+        """Each component's status ("healthy"), by name. Needs no login."""
         answer = self._send("GET", "/api/v2/monitor/health")
         return {name: part.get("status") for name, part in answer.items() if part and part.get("status")}
 
@@ -47,7 +49,7 @@ class AirflowApi:
         return [error["stack_trace"] for error in self.request("GET", "/importErrors")["import_errors"]]
 
     def dag_parsed_at(self) -> datetime | None:
-        """When Airflow last read the DAG; None before the first time."""
+        """When Airflow last parsed the DAG; None if it has not parsed it yet."""
         try:
             parsed = self.request("GET", f"/dags/{DAG}")["last_parsed_time"]
         except AirflowApiError as error:
@@ -69,9 +71,9 @@ class AirflowApi:
         backwards: bool = False,
         conf: Json | None = None,
     ) -> int:
-        """Start a backfill of the runs whose logical dates lie in [start, end]; its id.
+        """Start a backfill of the runs with logical dates in [start, end] and return its id.
 
-        ``reprocess``: which runs that are there already run again: none, failed or completed (that is, all).
+        ``reprocess`` says which existing runs run again: none, failed, or completed (all of them).
         """
         body = {
             "dag_id": DAG,
@@ -85,9 +87,9 @@ class AirflowApi:
         return int(self.request("POST", "/backfills", body)["id"])
 
     def close_backfills(self) -> bool:
-        """End backfills whose runs have all ended, which Airflow itself notices after a while; whether one goes on.
+        """Close backfills whose runs have all ended. Returns whether a backfill is still running.
 
-        Airflow refuses a second backfill of a DAG while it holds the first for active.
+        Airflow refuses a second backfill of a DAG while the first is open, and closes finished ones only after a while.
         """
         active = [
             each
@@ -101,14 +103,13 @@ class AirflowApi:
         return False
 
     def runs(self, **query: Any) -> list[Json]:
-        runs: list[Json] = self.request("GET", f"/dags/{DAG}/dagRuns", limit=PAGE, order_by="logical_date", **query)[
-            "dag_runs"
-        ]
+        found = self.request("GET", f"/dags/{DAG}/dagRuns", limit=PAGE, order_by="logical_date", **query)
+        runs: list[Json] = found["dag_runs"]
         return runs
 
     def task_instances(self, run_id: str = "~", **query: Any) -> list[Json]:
-        """Of the run, or of all runs; a mapped task has one per map index."""
-        path = f"/dags/{DAG}/dagRuns/{urllib.parse.quote(run_id, safe='~')}/taskInstances"
+        """Task instances of one run, or of all runs. A mapped task has one for each map index."""
+        path = f"/dags/{DAG}/dagRuns/{quote(run_id, safe='~')}/taskInstances"
         found: list[Json] = []
         while True:
             page = self.request("GET", path, limit=PAGE, offset=len(found), **query)
@@ -117,17 +118,10 @@ class AirflowApi:
                 return found
 
     def _send(self, method: str, path: str, body: Json | None = None, query: Json | None = None) -> Any:
-        url = self.url + path + ("?" + urllib.parse.urlencode(query, doseq=True) if query else "")
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 (always http://127.0.0.1)
         try:
-            with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
-                content = answer.read()
-        except urllib.error.HTTPError as error:
-            raise AirflowApiError(error.code, f"{method} {path}: {error.code} {error.read().decode()[:500]}") from error
-        except OSError as error:
+            answer = self._http.request(method, self.url + path, json=body, params=query or None)
+        except httpx2.TransportError as error:
             raise NotReadyError(f"no answer from Airflow at {self.url}: {error}") from error
-        return json.loads(content) if content else None
+        if answer.is_error:
+            raise AirflowApiError(answer.status_code, f"{method} {path}: {answer.status_code} {answer.text[:500]}")
+        return answer.json() if answer.content else None

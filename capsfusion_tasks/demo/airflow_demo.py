@@ -1,4 +1,4 @@
-"""`capsfusion demo` and `capsfusion up`: the whole service on one machine, and nothing left over when they end."""
+"""`capsfusion demo` and `capsfusion up`: the whole service on one machine. Nothing keeps running when they end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from rich.console import Console
 
 from capsfusion_tasks.demo.airflow_server import USER, LocalAirflow, local_airflow
 from capsfusion_tasks.demo.backfill import backfill
+from capsfusion_tasks.demo.phases import Phases, introduction
+from capsfusion_tasks.demo.progress import LEGEND
 from capsfusion_tasks.demo.results import read_results, show_next_steps, show_results
 from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
 from capsfusion_tasks.fusion.launcher import gpu_count
@@ -23,48 +25,54 @@ from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import embedded_postgres
 
 WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases of the embedded server
-ROWS_PER_DAY = 100  # three days of which two CPU cores fuse in under three minutes, start-up counted in
+ROWS_PER_DAY = 100  # the whole demo then takes under three minutes on two CPU cores
 RANKS_MAX = 4  # each takes half a gigabyte
 POLL_SECONDS = 1.0
 
 
 def run_demo(settings: Settings) -> int:
-    """Sample shards of three days, one Airflow backfill over them, and what came out. The exit code."""
+    """Write sample shards for three days, backfill them with Airflow, show the results. Returns the exit code."""
     console = Console(highlight=False, soft_wrap=True)
-    started = time.monotonic()
-    with _ended_by_signals():
+    with _interrupted_by_signals():
         try:
-            sample = write_sample_data(settings.home / "sample", rows_per_day=ROWS_PER_DAY)
+            console.print(introduction(settings), markup=False)
+            phases = Phases(console, total=4)
+            with phases.phase("Write sample shards that arrive over three days"):
+                sample = write_sample_data(settings.home / "sample", rows_per_day=ROWS_PER_DAY)
+                console.print(f"    {sample.pairs} pairs in {settings.home / 'sample'}", markup=False)
             days = [each.day for each in sample.days]
-            console.print(
-                f"sample shards that arrived from {days[0]} to {days[-1]}: {settings.home / 'sample'}", markup=False
-            )
             settings = _on_sample(settings)
-            with _service(settings, console) as airflow:
+            with ExitStack() as running:
+                with phases.phase("Start PostgreSQL and Airflow on this machine"):
+                    airflow = running.enter_context(_service(settings, console))
                 before = read_results(settings, days)
-                runs = backfill(airflow.api, days, console, check=airflow.check)
+                with phases.phase(f"Backfill {days[0]} to {days[-1]} through Airflow's API"):
+                    console.print(LEGEND, style="dim", markup=False)
+                    runs = backfill(airflow.api, days, console, check=airflow.check)
                 results = read_results(settings, days)
+                with phases.phase("Stop Airflow and PostgreSQL"):
+                    running.close()
         except KeyboardInterrupt:
-            console.print("stopped, and nothing is left running; the same command goes on from here")
+            console.print("stopped; nothing is left running. The same command continues from here")
             return 130
     logs = f"see {settings.home / 'airflow' / 'logs' / 'dag_id=capsfusion'}"
-    if code := show_results(before, results, sample.pairs, runs, time.monotonic() - started, logs, console):
+    if code := show_results(before, results, sample.pairs, runs, phases.seconds, logs, console):
         return code
     show_next_steps(settings, console)
     return 0
 
 
 def up(settings: Settings, port: int) -> int:
-    """Airflow with its UI on ``port``, until Ctrl-C; the days go by, and runs start on their own. The exit code."""
+    """Run Airflow with its UI on ``port`` until Ctrl-C. Runs are scheduled daily. Returns the exit code."""
     console = Console(highlight=False, soft_wrap=True)
     if not {"laion2b", "laion_coco"} <= settings.model_fields_set:
         write_sample_data(settings.home / "sample", rows_per_day=ROWS_PER_DAY)
         settings = settings.model_copy(update=_sample_sources(settings.home))
-    with _ended_by_signals():
+    with _interrupted_by_signals():
         try:
             with _service(settings, console, port=port, scheduled=True) as airflow:
                 console.print(f"Airflow: {airflow.api.url}  (user {USER}, password {airflow.password})", markup=False)
-                console.print("DAG capsfusion: Trigger → Backfill runs a range of days. Ctrl-C ends everything.")
+                console.print("To run a range of days: DAG capsfusion, Trigger → Backfill. Ctrl-C stops everything.")
                 while True:
                     airflow.check()
                     time.sleep(POLL_SECONDS)
@@ -73,14 +81,11 @@ def up(settings: Settings, port: int) -> int:
     return 0
 
 
-# ---- what runs ----
-
-
 @contextmanager
 def _service(
     settings: Settings, console: Console, *, port: int | None = None, scheduled: bool = False
 ) -> Iterator[LocalAirflow]:
-    """PostgreSQL for Airflow and, if none is set, for the warehouse; then Airflow, whose tasks see ``settings``."""
+    """PostgreSQL for Airflow, and for the warehouse if no URL is set; then Airflow, whose tasks get ``settings``."""
 
     def say(line: str) -> None:
         console.print(line, markup=False)
@@ -88,8 +93,8 @@ def _service(
     with embedded_postgres(settings.home, [WAREHOUSE, AIRFLOW]) as server:
         with open_warehouse(settings, migrate=True):
             pass
-        ours = SecretStr(server.url(WAREHOUSE).render_as_string(hide_password=False))
-        environment = settings.model_copy(update={"warehouse_url": settings.warehouse_url or ours}).environment()
+        embedded = SecretStr(server.url(WAREHOUSE).render_as_string(hide_password=False))
+        environment = settings.model_copy(update={"warehouse_url": settings.warehouse_url or embedded}).environment()
         airflow_database = server.url(AIRFLOW, driver="psycopg2").render_as_string(hide_password=False)
         with local_airflow(
             settings.home, airflow_database, environment, say=say, port=port, scheduled=scheduled
@@ -105,26 +110,29 @@ def _sample_sources(home: Path) -> dict[str, str]:
 
 
 def _on_sample(settings: Settings) -> Settings:
-    """The demo has a warehouse and a staging area of its own: made captions have no place in anybody's table."""
+    """``settings`` with the sample as sources, and the embedded warehouse and staging area.
+
+    Made-up captions must not be loaded into a warehouse that holds real ones.
+    """
     demo: dict[str, Any] = {**_sample_sources(settings.home), "warehouse_url": None, "staging": None, "chunk_rows": 16}
     if settings.nproc_per_node == "auto" and not gpu_count():
-        # For so small a model, a rank per core is 1.7 times as fast as one rank with threads (measured on two cores).
+        # For so small a model, one rank per core is 1.7 times as fast as one rank with threads (measured on two cores).
         demo["nproc_per_node"] = min(len(os.sched_getaffinity(0)), RANKS_MAX)
     return settings.model_copy(update=demo)
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """A closed terminal and a polite kill end us as Ctrl-C does: what we started ends with us."""
+def _interrupted_by_signals() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP (a closed terminal) like Ctrl-C, so that the processes started here end too."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    # Under nohup, SIGHUP is ignored, and stays so.
-    polite = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
-    before = [signal.signal(each, interrupt) for each in polite]
+    # Under nohup, SIGHUP is ignored and must stay so.
+    handled = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+    before = [signal.signal(each, interrupt) for each in handled]
     try:
         yield
     finally:
-        for each, handler in zip(polite, before, strict=True):
+        for each, handler in zip(handled, before, strict=True):
             signal.signal(each, handler)

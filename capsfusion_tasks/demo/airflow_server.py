@@ -1,4 +1,4 @@
-"""A local Airflow: ``airflow standalone`` with this repository's DAG, on one machine, as long as a block runs."""
+"""A local Airflow with this repository's DAGs: ``airflow standalone``, running for the length of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.errors import InputError, NotReadyError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HOST = "127.0.0.1"  # nobody else's business: the password is a simple one
+HOST = "127.0.0.1"  # not reachable from other machines: it uses the simple auth manager
 USER = "admin"
-PARALLELISM = 4  # task processes: each is a Python with pyarrow, and waits most of its time where the GPU is one
+PARALLELISM = 4  # task processes; each imports pyarrow, which costs memory
 START_SECONDS = 600
 STOP_SECONDS = 10
+SAY_SECONDS = 5.0
 
 Say = Callable[[str], None]
 
@@ -64,18 +65,18 @@ def local_airflow(
     scheduled: bool = False,
     users: str = f"{USER}:admin",
 ) -> Iterator[LocalAirflow]:
-    """Airflow with its state in ``home``/airflow, ended with all it started when the block ends.
+    """Run Airflow with its state in ``home``/airflow. Airflow and all its processes end with the block.
 
-    ``environment`` is what its tasks see on top of ours. ``port``: of the UI; any free one by default. ``scheduled``:
-    also start runs as the days go by, not just on request. ``users``: of Airflow's simple auth manager, as it takes
-    them; it makes the passwords of all but ``USER`` itself, in the file that has them.
+    ``environment``: added to this process's environment for Airflow's tasks. ``port``: the UI's; default: any free
+    port. ``scheduled``: start daily runs, not only requested ones. ``users``: Airflow's ``simple_auth_manager_users``;
+    it generates the passwords of all users but ``USER``.
     """
     _check_installed()
     folder = home / "airflow"
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        stack.enter_context(_sole_user(folder))
-        _end_left_over(folder, say)
+        stack.enter_context(_exclusive(folder))
+        _end_orphans(folder, say)
         password = _password(folder)
         ui_port, *log_ports = _free_ports(3)
         if port is not None and _is_free(port):
@@ -95,8 +96,8 @@ def local_airflow(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us: we end it in order
-                preexec_fn=_ends_on_sigint,
+                start_new_session=True,  # so that Ctrl-C reaches this process only, which ends Airflow in order
+                preexec_fn=_end_on_sigint,
             )
         stack.callback(_end, process.pid)
         (folder / "standalone.pid").write_text(str(process.pid))
@@ -124,9 +125,9 @@ def _configuration(
         "database": {"sql_alchemy_conn": database_url},
         "scheduler": {
             "use_job_schedule": scheduled,
-            # Tasks of an Airflow that was killed are taken up again after seconds, not minutes.
+            # Recover the tasks of a killed Airflow within seconds, not minutes.
             "orphaned_tasks_check_interval": 20,
-            # Short tasks one after the other: at Airflow's 1 s, a run without captions to fuse takes 13 s and not 7.
+            # The demo's tasks are short. At Airflow's default of 1 s, a run with nothing to fuse takes 13 s, not 7 s.
             "scheduler_idle_sleep_time": 0.25,
         },
         "logging": {"worker_log_server_port": log_ports[0], "trigger_log_server_port": log_ports[1]},
@@ -148,8 +149,8 @@ def _check_installed() -> None:
 
 
 @contextmanager
-def _sole_user(folder: Path) -> Iterator[None]:
-    """A lock that ends with its process: two Airflows in one folder would start each other's tasks."""
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Lock ``folder`` while this process lives: two Airflows in one folder would start each other's tasks."""
     with open(folder / ".lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,7 +162,7 @@ def _sole_user(folder: Path) -> Iterator[None]:
 
 
 def _password(folder: Path) -> str:
-    """The password of ``USER``, made at the first start. Airflow reads it from this file."""
+    """The password of ``USER``, generated at the first start in the file that Airflow reads."""
     file = folder / "simple_auth_manager_passwords.json.generated"
     if not file.exists():
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -188,45 +189,43 @@ def _is_free(port: int) -> bool:
 
 
 def _wait_until_healthy(airflow: LocalAirflow, started: datetime, say: Say) -> None:
-    """Until all components answer and the DAG was read by this Airflow, not by an earlier one."""
-    deadline = time.monotonic() + START_SECONDS
-    said = ""
-    while time.monotonic() < deadline:
+    """Wait until all components are healthy and this Airflow, not an earlier one, has parsed the DAG."""
+    began = printed = time.monotonic()
+    waiting: str | None = None
+    while (now := time.monotonic()) < began + START_SECONDS:
         airflow.check()
-        waiting = _not_ready(airflow.api, started)
+        before, waiting = waiting, _not_ready(airflow.api, started)
         if waiting is None:
             return
-        if waiting != said:
-            say(f"starting Airflow: {waiting}")
-            said = waiting
+        if waiting != before or now - printed >= SAY_SECONDS:
+            say(f"{now - began:4.0f} s  {waiting}")
+            printed = now
         time.sleep(0.3)
-    raise NotReadyError(f"Airflow was not healthy after {START_SECONDS} s ({said}); its log is {airflow.log}")
+    raise NotReadyError(f"Airflow was not healthy after {START_SECONDS} s ({waiting}); its log is {airflow.log}")
 
 
 def _not_ready(api: AirflowApi, started: datetime) -> str | None:
+    """What Airflow still has to do; None once it is ready."""
     try:
         health = api.health()
     except NotReadyError:
-        return "waiting for its server"
+        return "waiting for Airflow's API server"
     if missing := [part for part in ("metadatabase", "scheduler", "dag_processor") if health.get(part) != "healthy"]:
-        return f"waiting for its {' and '.join(missing)}"
+        return f"waiting for Airflow's {' and '.join(missing)}"
     if errors := api.import_errors():
         raise InputError(f"the DAG cannot be imported: {errors[0].strip().splitlines()[-1]}")
     parsed = api.dag_parsed_at()
-    return "waiting for the DAG" if parsed is None or parsed < started else None
-
-
-# ---- ending it ----
+    return "waiting for Airflow to parse the DAG" if parsed is None or parsed < started else None
 
 
 def _end(session: int) -> None:
-    """End the processes of ``session``: in order, and by force what is left. No second Ctrl-C comes between."""
+    """End the processes of ``session``: first with SIGINT, then with SIGKILL. A second Ctrl-C is ignored meanwhile."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(each, signal.SIG_IGN) for each in signals]
     try:
         members = _members(session)
         if psutil.pid_exists(session):
-            os.kill(session, signal.SIGINT)  # the only signal on which standalone ends its parts
+            os.kill(session, signal.SIGINT)  # the only signal on which standalone ends its components
         psutil.wait_procs(members, timeout=STOP_SECONDS)
         left = _members(session)
         for process in left:
@@ -238,7 +237,7 @@ def _end(session: int) -> None:
 
 
 def _members(session: int) -> list[psutil.Process]:
-    """Living processes of the session and their descendants. A session outlives its leader, and keeps its number."""
+    """Live processes of the session, and their descendants. A session keeps its id when its leader has ended."""
     found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, psutil.NoSuchProcess):
@@ -248,15 +247,15 @@ def _members(session: int) -> list[psutil.Process]:
 
 
 def _command(process: psutil.Process) -> str:
-    """The command line; empty for a process that has ended, even if nobody has taken note."""
+    """The command line; empty for a process that has ended."""
     try:
         return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # a zombie is one, too
+    except psutil.NoSuchProcess:  # also raised for a zombie
         return ""
 
 
-def _end_left_over(folder: Path, say: Say) -> None:
-    """End what is left of an Airflow whose demo was killed (we hold the lock, so nobody looks after it)."""
+def _end_orphans(folder: Path, say: Say) -> None:
+    """End the processes of an Airflow whose demo was killed. The lock is held, so no demo owns them."""
     try:
         session = int((folder / "standalone.pid").read_text())
     except (FileNotFoundError, ValueError):
@@ -267,15 +266,15 @@ def _end_left_over(folder: Path, say: Say) -> None:
         _end(session)
 
 
-def _ends_on_sigint() -> None:
-    """Runs in the child between fork and exec. A shell's background job ignores SIGINT, and Airflow would inherit that.
+def _end_on_sigint() -> None:
+    """Make SIGINT end Airflow, and have the kernel send it when this process dies (Linux).
 
-    And when we are killed, the kernel sends it, so that Airflow ends itself (Linux).
+    Runs in the child between fork and exec. A shell's background job ignores SIGINT, which Airflow would inherit.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform.startswith("linux"):
         _LIBC.prctl(1, signal.SIGINT)
 
 
-# Looked up before the fork: loading a library between fork and exec can deadlock.
+# Loaded before the fork: loading a library between fork and exec can deadlock.
 _LIBC = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""`capsfusion demo --airflow URL`: the demo on an Airflow that runs already, with the executor and workers it has."""
+"""`capsfusion demo --airflow URL`: the demo on a running Airflow, with its own executor and workers."""
 
 from __future__ import annotations
 
@@ -10,34 +10,41 @@ from rich.console import Console
 
 from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.demo.backfill import POLL_SECONDS, backfill
+from capsfusion_tasks.demo.phases import Phases, introduction
+from capsfusion_tasks.demo.progress import LEGEND
 from capsfusion_tasks.demo.results import read_results, show_results
 from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
 
 ROWS_PER_DAY = 100
-DAG_SECONDS = 300  # a scheduler that has just started reads the DAG within a minute
+DAG_SECONDS = 300  # a scheduler that has just started parses the DAG within a minute
 
 
 def run_demo_on(settings: Settings, url: str) -> int:
-    """Sample shards where its workers look for shards, one backfill over them, and what came out. The exit code.
+    """Write sample shards where the workers look for shards, backfill them, show the results. Returns the exit code.
 
-    ``settings`` must be its workers': the same sources, staging area and warehouse. Raises InputError where the sources
-    are not two folders of one sample, so that no sample gets in among real shards.
+    ``settings`` must be the workers': the same sources, staging area and warehouse. Raises InputError unless the
+    sources are the two folders of a sample, so that made-up shards never mix with real ones.
     """
     console = Console(highlight=False, soft_wrap=True)
-    started = time.monotonic()
     api = AirflowApi(url.rstrip("/"), *_login())
     folder = _sample_folder(settings)
     _wait_for_dag(api)
-    sample = write_sample_data(folder, rows_per_day=ROWS_PER_DAY)
+    console.print(introduction(settings), markup=False)
+    phases = Phases(console, total=3)
+    with phases.phase("Write sample shards that arrive over three days"):
+        sample = write_sample_data(folder, rows_per_day=ROWS_PER_DAY)
+        console.print(f"    {sample.pairs} pairs in {folder}", markup=False)
     days = [each.day for each in sample.days]
-    console.print(f"sample shards that arrived from {days[0]} to {days[-1]}: {folder}", markup=False)
     before = read_results(settings, days)
-    api.unpause()
-    runs = backfill(api, days, console, check=lambda: None)
-    results = read_results(settings, days)
-    return show_results(before, results, sample.pairs, runs, time.monotonic() - started, f"see {url}", console)
+    with phases.phase(f"Backfill {days[0]} to {days[-1]} through Airflow's API"):
+        console.print(LEGEND, style="dim", markup=False)
+        api.unpause()
+        runs = backfill(api, days, console, check=lambda: None)
+    with phases.phase("Read the results from the warehouse"):
+        results = read_results(settings, days)
+    return show_results(before, results, sample.pairs, runs, phases.seconds, f"see {url}", console)
 
 
 def _login() -> tuple[str, str]:
@@ -55,7 +62,9 @@ def _wait_for_dag(api: AirflowApi) -> None:
         if errors := api.import_errors():
             raise InputError(f"Airflow cannot import the DAG: {errors[0].strip().splitlines()[-1]}")
         if time.monotonic() > deadline:
-            raise NotReadyError(f"Airflow at {api.url} has no DAG capsfusion after {DAG_SECONDS} s: is dags/ there?")
+            raise NotReadyError(
+                f"Airflow at {api.url} has no DAG capsfusion after {DAG_SECONDS} s: check that its DAGs folder is dags/"
+            )
         time.sleep(POLL_SECONDS)
 
 
@@ -64,7 +73,7 @@ def _sample_folder(settings: Settings) -> Path:
     found = (settings.laion2b, settings.laion_coco)
     if found != (str(folder / FOLDER["laion_2b"]), str(folder / FOLDER["laion_coco"])):
         raise InputError(
-            f"the demo writes its shards where Airflow's workers look for some, that is in {' and '.join(found)}: "
+            f"the demo writes its shards to the sources, which are {' and '.join(found)}: "
             f"expected two folders DIR/{FOLDER['laion_2b']} and DIR/{FOLDER['laion_coco']}; "
             "unset CAPSFUSION_LAION2B and CAPSFUSION_LAION_COCO in .env for the demo"
         )

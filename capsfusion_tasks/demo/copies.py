@@ -1,4 +1,4 @@
-"""Large samples from small ones: the same rows again, as other images."""
+"""Enlarge a sample: repeat its rows as different images."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ _TABLE_ROWS = 1 << 17
 
 
 def copies_of(shard: pa.Table, numbers: Iterable[int]) -> Iterator[pa.Table]:
-    """The shard's rows once for each of ``numbers``, in tables of about 131,072 rows.
+    """The shard's rows once for each copy number, in tables of about 131,072 rows.
 
-    Copy 0 is the shard itself. In the others every image has another URL and another alt text, and LAION's hash follows
-    them; what is missing stays missing.
+    Copy 0 is the shard itself. In every other copy, URL, alt text and LAION's hash differ. Nulls and blanks stay.
     """
-    held: list[pa.Table] = []
+    pending: list[pa.Table] = []
     for number in numbers:
-        held.append(_copy(shard, number) if number else shard)
-        if sum(table.num_rows for table in held) >= _TABLE_ROWS:
-            yield pa.concat_tables(held)
-            held = []
-    if held:
-        yield pa.concat_tables(held)
+        pending.append(_copy(shard, number) if number else shard)
+        if sum(table.num_rows for table in pending) >= _TABLE_ROWS:
+            yield pa.concat_tables(pending)
+            pending = []
+    if pending:
+        yield pa.concat_tables(pending)
 
 
 def _copy(shard: pa.Table, number: int) -> pa.Table:
@@ -43,7 +42,7 @@ def _copy(shard: pa.Table, number: int) -> pa.Table:
 
 
 def _other_url(url: str | None, number: int) -> str | None:
-    """The URL with digits that no two copies share, and that compress as badly as those of real URLs."""
+    """A URL that is unique to the copy and compresses as badly as a real one."""
     if not url or not url.strip():
         return url
     return f"{url}?id={mmh3.hash_bytes(f'{url} {number}').hex()}"

@@ -1,4 +1,4 @@
-"""What the runs of a backfill are doing, as a table that moves on a terminal or as plain lines in a log."""
+"""Progress of a backfill: a live table on a terminal, one line per change in a log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-TASKS = ("discover", "pull", "share_buckets", "pair", "plan", "fuse", "validate", "load", "report")
+TASKS = ("discover", "pull", "share_buckets", "pair", "plan", "fuse", "validate", "load", "check", "report")
+LEGEND = (
+    '"fuse 0/1": 0 of 1 fuse tasks of that day have finished. "fuse ·": they have not started. A day has a pull task\n'
+    "for each shard, and a fuse task for each work unit: about half an hour of one GPU's work, here the whole day."
+)
 LINE_SECONDS = 5.0
 
 _FAILED = ("failed", "upstream_failed")
@@ -22,19 +26,19 @@ _WAITING = (None, "none", "scheduled", "queued")
 
 
 @dataclass(frozen=True)
-class Day:
-    """A run: its day, its state, and the states of each task's instances (one, or one per map index)."""
+class DayRun:
+    """A day's DAG run. ``tasks`` has the states of each task's instances: one, or one for each map index."""
 
     day: str
     state: str
     tasks: Mapping[str, Sequence[str | None]]
 
     def cell(self, task: str) -> Text:
-        """``2/4``, coloured by what is going on; a dot before anything is, a dash where there is nothing to do."""
+        """Finished and total instances, as ``2/4``. A dot: not started. A dash: skipped."""
         states = Counter(self.tasks.get(task, ()))
         if all(state in _WAITING for state in states):
             return Text("·", style="dim")
-        total = sum(states.values()) - states.pop("removed", 0)  # of an earlier try, which had more to do
+        total = sum(states.values()) - states.pop("removed", 0)  # removed: an earlier try had more instances
         if states["skipped"] == total:
             return Text("–", style="dim")
         done = states["success"] + states["skipped"]
@@ -43,7 +47,7 @@ class Day:
         return Text(f"{done}/{total}", style="green" if done == total else "yellow")
 
     def current(self) -> str:
-        """The first task that is not through, in words."""
+        """The first unfinished task with its counts; the run's state if there is none."""
         if self.state in ("success", "failed", "queued"):
             return self.state
         for task in TASKS:
@@ -54,14 +58,14 @@ class Day:
 
 
 class Progress(Protocol):
-    def show(self, days: Sequence[Day]) -> None: ...
+    def show(self, days: Sequence[DayRun]) -> None: ...
 
 
-class _TableFace:
+class _LiveTable:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def show(self, days: Sequence[Day]) -> None:
+    def show(self, days: Sequence[DayRun]) -> None:
         table = Table("day", *TASKS, "run")
         for day in days:
             style = {"success": "green", "failed": "red"}.get(day.state, "yellow")
@@ -69,26 +73,26 @@ class _TableFace:
         self._live.update(table)
 
 
-class _LineFace:
+class _LogLines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = self._last = time.monotonic()
-        self._said = ""
+        self._printed = ""
 
-    def show(self, days: Sequence[Day]) -> None:
+    def show(self, days: Sequence[DayRun]) -> None:
         line = " | ".join(f"{day.day} {day.current()}" for day in days)
         now = time.monotonic()
         ended = all(day.state in ("success", "failed") for day in days)
-        if line != self._said and (ended or now - self._last >= LINE_SECONDS):
+        if line != self._printed and (ended or now - self._last >= LINE_SECONDS):
             self._console.print(f"{now - self._started:4.0f} s  {line}", markup=False, highlight=False)
-            self._said, self._last = line, now
+            self._printed, self._last = line, now
 
 
 @contextmanager
 def progress(console: Console) -> Iterator[Progress]:
-    """The face that suits ``console``."""
+    """A live table if ``console`` is a terminal, otherwise lines."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4) as live:
-            yield _TableFace(live)
+            yield _LiveTable(live)
     else:
-        yield _LineFace(console)
+        yield _LogLines(console)

@@ -1,4 +1,4 @@
-"""How LAION's releases name and type the columns of their shards: the drift that a run must cope with."""
+"""The schemas of LAION's releases. Names and types of the same columns differ between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE_NAME: dict[Side, str] = {
     "laion_coco": "part-{:05}-2256f782-126f-4dc6-b9c6-e6757637749d-c000.snappy.parquet",
 }
 
-# Shard i of a side has release i, modulo their number.
+# Shard i of a side gets release i, modulo the number of releases.
 RELEASES: dict[Side, tuple[pa.Schema, ...]] = {
     "laion_2b": (
         pa.schema(  # laion2B-en-joined
@@ -35,7 +35,7 @@ RELEASES: dict[Side, tuple[pa.Schema, ...]] = {
                 "pwatermark": pa.float32(),
             }
         ),
-        pa.schema(  # the same, as other tools write it
+        pa.schema(  # the same columns with the types that other tools write
             {
                 "URL": pa.large_string(),
                 "TEXT": pa.large_string(),
@@ -99,14 +99,14 @@ RELEASES: dict[Side, tuple[pa.Schema, ...]] = {
 
 
 def shard_table(rows: Sequence[Row], release: pa.Schema, rng: random.Random) -> pa.Table:
-    """``rows`` as a shard of ``release``, in its order and types."""
+    """``rows`` as a shard with the columns and types of ``release``."""
     values = [_values(number, row, rng) for number, row in enumerate(rows)]
     columns = [typed_column([row[field.name.lower()] for row in values], field.type) for field in release]
     return pa.table(columns, schema=release)
 
 
 def _values(number: int, row: Row, rng: random.Random) -> dict[str, Any]:
-    """All columns of all releases, by lower-case name."""
+    """A row's values for the columns of all releases, by lower-case name."""
     best = round(rng.uniform(0.28, 0.4), 4)
     synthetic = row.synthetic
     return {

@@ -1,4 +1,4 @@
-"""What a demo ends with: captions to look at, counts that add up, and what to do next."""
+"""The end of the demo: some captions, counts that add up, and the commands to go on with."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from capsfusion_tasks.demo.progress import Day
-from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.context import open_context
+from capsfusion_tasks.demo.progress import DayRun
 from capsfusion_tasks.settings import Interval, Settings
 from capsfusion_tasks.terminal import cell
 from capsfusion_tasks.warehouse import ledger, queries
-from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.queries import RunSummary
 
 CAPTIONS_SHOWN = 6
@@ -25,34 +23,46 @@ CAPTION_WIDTH = 200
 
 
 @dataclass(frozen=True)
+class Caption:
+    raw: str
+    synthetic: str
+    fused: str
+
+
+@dataclass(frozen=True)
 class Results:
-    """What the warehouse has of some days, under the settings' fusion."""
+    """What the warehouse has for some days and the settings' fusion_id. ``reasons``: rejected captions by reason."""
 
     summary: RunSummary
     reasons: dict[str, int]
-    captions: list[dict[str, Any]]
+    captions: list[Caption]
 
 
 def read_results(settings: Settings, days: list[date]) -> Results:
-    fusion_id = identify(settings).fusion_id
-    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+    with open_context(settings) as context, context.warehouse.engine.connect() as connection:
+        fusion_id = context.decoding.fusion_id
         units: list[str] = []
         for day in days:
             start = datetime(day.year, day.month, day.day, tzinfo=UTC)
             interval = Interval(start=start, end=start + timedelta(days=1))
             units += [unit.unit_id for unit, _ in ledger.units_of(connection, fusion_id, interval)]
         scope = queries.Scope(unit_ids=units)
+        rows = queries.sample_captions(connection, CAPTIONS_SHOWN, units)
         return Results(
             queries.run_summary(connection, scope),
             queries.rejections_by_reason(connection, scope),
-            queries.sample_captions(connection, CAPTIONS_SHOWN, units),
+            [Caption(row["laion_2b"], row["laion_coco"], row["capsfusion"]) for row in rows],
         )
 
 
 def show_results(
-    before: Results, after: Results, announced: int, runs: list[Day], seconds: float, logs: str, console: Console
+    before: Results, after: Results, announced: int, runs: list[DayRun], seconds: float, logs: str, console: Console
 ) -> int:
-    """Captions and counts. The exit code: 1 where a run failed (``logs``: where to read why) or a pair is missing."""
+    """Print captions and counts. Returns the exit code: 1 if a run failed or a pair is missing.
+
+    ``before``: what the warehouse had when the demo began. ``announced``: pairs in the sample. ``logs``: where a failed
+    run's error can be read.
+    """
     _show_captions(after, console)
     _show_counts(before, after, announced, seconds, console)
     if failed := [run for run in runs if run.state != "success"]:
@@ -69,20 +79,29 @@ def _show_captions(results: Results, console: Console) -> None:
     if not results.captions:
         return
     table = Table("raw", "synthetic", "fused", show_lines=True)
-    for row in results.captions:
-        table.add_row(*(cell(_short(row[column])) for column in ("laion_2b", "laion_coco", "capsfusion")))
+    for caption in results.captions:
+        table.add_row(*(cell(_short(text)) for text in (caption.raw, caption.synthetic, caption.fused)))
     console.print(table, soft_wrap=False)
 
 
 def _show_counts(before: Results, after: Results, announced: int, seconds: float, console: Console) -> None:
     total = after.summary
-    console.print(f"{announced} pairs in the sample: {total.accepted} captions accepted, {total.rejected} rejected")
+    console.print(f"{announced} pairs in the sample = {total.accepted} captions accepted + {total.rejected} rejected")
     if after.reasons:
-        console.print("rejected for: " + ", ".join(f"{reason} {count}" for reason, count in after.reasons.items()))
+        console.print(reasons_line(total.rejected, after.reasons))
     if total.rows_per_second:
-        console.print(f"{total.rows_per_second:.1f} captions/s per rank while fusing; {seconds:.0f} s in all")
+        console.print(f"{total.rows_per_second:.1f} captions/s per rank while fusing; {seconds:.0f} s for everything")
     if before.summary.units and before.summary == after.summary:
-        console.print("nothing was fused twice: an earlier demo had done these days, and no row has changed")
+        console.print("nothing was fused again: an earlier demo fused these days, and no row has changed")
+
+
+def reasons_line(rejected: int, reasons: dict[str, int]) -> str:
+    """Why captions were rejected, in numbers that add up: a caption can have several reasons."""
+    listed = " + ".join(f"{count} {reason}" for reason, count in reasons.items())
+    total = sum(reasons.values())
+    several = "; a caption can have several reasons" if total > rejected else ""
+    captions, found = "caption" if rejected == 1 else "captions", "reason" if total == 1 else "reasons"
+    return f"{rejected} rejected {captions}, {total} {found}: {listed}{several}"
 
 
 def _short(caption: str) -> str:
@@ -90,15 +109,22 @@ def _short(caption: str) -> str:
 
 
 def show_next_steps(settings: Settings, console: Console) -> None:
-    command = "capsfusion" if shutil.which("capsfusion") else str(Path(sys.executable).with_name("capsfusion"))
-    if Path.cwd() in Path(command).parents:
-        command = str(Path(command).relative_to(Path.cwd()))
-    if settings.home != Path(".capsfusion").absolute():
-        command = f"CAPSFUSION_HOME={settings.home} {command}"
+    """Print commands that work as typed in this shell and folder."""
+    installed = Path(sys.executable).with_name("capsfusion")
+    program = str(installed.relative_to(Path.cwd()) if Path.cwd() in installed.parents else installed)
+    if (found := shutil.which("capsfusion")) and Path(found) == installed:  # another installation may be on the path
+        program = "capsfusion"
+    here = program if settings.home == Path(".capsfusion").absolute() else f"CAPSFUSION_HOME={settings.home} {program}"
     console.print("\nGo on with", style="bold")
-    for line in (
-        f"{command} up    Airflow's UI on these days (`make up`)",
-        f'{command} sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"',  # noqa: S608
-        f"{command} fuse your.jsonl out.jsonl --model BAAI/CapsFus-LLaMA    your own pairs, on a GPU",
+    for purpose, command in (
+        ("Airflow's UI with these runs, until Ctrl-C:", f"{here} up"),
+        (
+            "captions by SQL:",
+            f'{here} sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"',  # noqa: S608
+        ),
+        (
+            "your own pairs with the real model, on a GPU:",
+            f"{program} fuse pairs.jsonl fused.jsonl --model BAAI/CapsFus-LLaMA",
+        ),
     ):
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {purpose}\n    {command}", markup=False)

@@ -1,6 +1,6 @@
 """LAION-shaped sample shards that arrive over several days, and what a run over them must find.
 
-The expectations follow from how the rows are made (``dirt.py``); no stage of the pipeline is asked.
+The expectations follow from how the rows are made (``edge_cases.py``); no stage of the pipeline is asked.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
 from capsfusion_tasks.demo.copies import copies_of
-from capsfusion_tasks.demo.dirt import CASES, plain
+from capsfusion_tasks.demo.edge_cases import CASES, plain
 from capsfusion_tasks.demo.releases import FILE_NAME, RELEASES, shard_table
-from capsfusion_tasks.demo.sample_rows import Maker, Pair, Row
+from capsfusion_tasks.demo.sample_rows import Pair, Row, RowMaker
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Side
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 EXPECTED = "EXPECTED.json"
 FOLDER: dict[Side, str] = {"laion_2b": "laion-2b", "laion_coco": "laion-coco"}
@@ -34,7 +34,7 @@ SIDES: tuple[Side, ...] = get_args(Side)
 
 
 class SampleParameters(BaseModel):
-    """What a sample follows from. The same parameters give the same files."""
+    """The parameters of a sample. The same parameters give the same files."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,12 +47,12 @@ class SampleParameters(BaseModel):
     unmatched: int = 0
 
     def copies_on(self, side: Side) -> int:
-        """How often a row of one copy is in the files of ``side``."""
+        """How many times a row appears in the files of ``side``."""
         return self.copies * (1 + self.unmatched if side == "laion_2b" else 1)
 
 
 class SideCounts(BaseModel):
-    """A side's shards of one day: their rows, and those that make no pair by themselves, by reason."""
+    """One side's shards of one day. ``dropped``: rows that a run must drop, by reason."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,7 +67,7 @@ class DayCounts(BaseModel):
     day: date
     laion_2b: SideCounts
     laion_coco: SideCounts
-    pairs: int  # that become complete on this day, when days run in order
+    pairs: int  # that a run finds on this day, if days run in order
 
 
 class SampleReport(BaseModel):
@@ -78,8 +78,8 @@ class SampleReport(BaseModel):
     parameters: SampleParameters
     days: list[DayCounts]
     pairs: int
-    cases: dict[str, int]  # how often each case of dirt.py was made, in one copy
-    files: dict[str, datetime]  # path below the folder → arrival, which is the file's time of modification
+    cases: dict[str, int]  # occurrences of each case of edge_cases.py in one copy
+    files: dict[str, datetime]  # path in the folder → arrival time, which is the file's modification time
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
@@ -105,7 +105,7 @@ class SampleReport(BaseModel):
 
 @dataclass(frozen=True)
 class SampleShard:
-    path: str  # below the sample's folder
+    path: str  # in the sample's folder
     side: Side
     day: int
     arrives: datetime
@@ -115,7 +115,7 @@ class SampleShard:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample in memory: one copy of what will be written, each pair in it, and the report of all copies."""
+    """A sample in memory: one copy of its shards and pairs, and the report over all copies."""
 
     shards: list[SampleShard]
     pairs: list[Pair]
@@ -135,13 +135,13 @@ def write_sample_data(
 ) -> SampleReport:
     """Write ``folder``/laion-2b, ``folder``/laion-coco and ``folder``/EXPECTED.json, the report.
 
-    ``rows_per_day`` pairs become complete on each day; rows that make no pair come on top, about a third. For large
-    samples, all of that is there ``copies`` times, each with URLs of its own, and LAION-2B has each of its rows
-    ``unmatched`` times more, whose images LAION-COCO lacks (of the real ones three in four).
+    A run finds ``rows_per_day`` pairs on each day. About a third more rows make no pair. ``copies`` repeats everything
+    with different URLs. ``unmatched`` adds so many extra LAION-2B rows for each row, of images that LAION-COCO lacks
+    (in the real data set, three in four).
 
-    A shard arrives when its file was last modified, which lies inside its day (UTC). A folder that holds this very
-    sample is left as it is; one where writing was broken off is completed. Raises InputError for any other folder that
-    is not empty.
+    A shard's arrival time is its file's modification time, within its day (UTC). If ``folder`` holds the same sample,
+    nothing is written; if writing was interrupted, it is completed. Raises InputError for any other folder that is not
+    empty.
     """
     parameters = SampleParameters(
         rows_per_day=rows_per_day,
@@ -163,7 +163,7 @@ def write_sample_data(
 
     sample = make_sample(parameters)
     storage = Storage(str(root))
-    # The report first: it tells a later call what an unfinished folder is going to be.
+    # Write the report first: a later call reads the parameters of an unfinished sample from it.
     with storage.publish(EXPECTED) as stream:
         stream.write(sample.report.to_json().encode())
     for number, shard in enumerate(sample.shards):
@@ -175,7 +175,7 @@ def write_sample_data(
 
 
 def make_sample(parameters: SampleParameters) -> Sample:
-    """The sample of ``parameters``, in memory."""
+    """Make the sample of ``parameters`` in memory."""
     rng = random.Random(parameters.seed)
     rows, pairs, cases = _make_cases(rng, parameters)
     shards = list(_deal(rng, rows, parameters))
@@ -199,8 +199,8 @@ def make_sample(parameters: SampleParameters) -> Sample:
 
 
 def _make_cases(rng: random.Random, parameters: SampleParameters) -> tuple[list[Row], list[Pair], Counter[str]]:
-    """All rows, and the pairs in them: each day's share of every kind of dirt, then plain pairs until it has enough."""
-    make = Maker(rng, last_day=parameters.days - 1)
+    """All rows and their pairs: for each day its share of every edge case, then plain pairs until it has enough."""
+    make = RowMaker(rng, last_day=parameters.days - 1)
     rows: list[Row] = []
     pairs: list[Pair] = []
     cases: Counter[str] = Counter()
@@ -217,7 +217,7 @@ def _make_cases(rng: random.Random, parameters: SampleParameters) -> tuple[list[
 
 
 def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> Iterator[SampleShard]:
-    """Each day's rows of each side, shuffled into that day's shards, so that the sides' shards never align."""
+    """Shuffle the rows of each side and day into that day's shards, so that the shards of both sides never align."""
     count = parameters.shards_per_side_per_day
     for side in SIDES:
         for day in range(parameters.days):
@@ -239,7 +239,7 @@ def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> 
 
 
 def _arrival(day: date, place: int, count: int) -> datetime:
-    """Spread over the day from its first second to its last: an interval owns its start and not its end."""
+    """Arrival times from the day's first second to its last, both inside its interval."""
     seconds = 12 * 3600 if count == 1 else place * (24 * 3600 - 1) // (count - 1)
     return datetime.combine(day, time(), UTC) + timedelta(seconds=seconds)
 
@@ -257,14 +257,14 @@ def _side_counts(shards: list[SampleShard], side: Side, day: int, parameters: Sa
 
 def _write_shard(storage: Storage, shard: SampleShard, copies: int, rng: random.Random) -> None:
     table = shard_table(shard.rows, shard.release, rng)
-    rows = max(1, table.num_rows // 3) if copies == 1 else None  # several row groups in small shards, too
+    rows = max(1, table.num_rows // 3) if copies == 1 else None  # several row groups, even in a small shard
     with storage.publish(shard.path) as stream, pq.ParquetWriter(stream, table.schema, compression="snappy") as writer:
         for part in copies_of(table, range(copies)):
             writer.write_table(part, row_group_size=rows)
 
 
 def _known_report(root: Path, parameters: SampleParameters) -> SampleReport | None:
-    """The report in ``root``; None where the folder is empty or not there."""
+    """The report in ``root``; None if the folder is empty or missing."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     advice = "name another folder for the sample, or delete this one first"
@@ -276,12 +276,12 @@ def _known_report(root: Path, parameters: SampleParameters) -> SampleReport | No
         raise InputError(f"{root / EXPECTED} is not the report of a sample: {advice}") from error
     if report.parameters != parameters:
         raise InputError(
-            f"{root} holds another sample ({_said(report.parameters)}; asked: {_said(parameters)}): {advice}"
+            f"{root} holds another sample ({_listed(report.parameters)}; requested: {_listed(parameters)}): {advice}"
         )
     return report
 
 
-def _said(parameters: SampleParameters) -> str:
+def _listed(parameters: SampleParameters) -> str:
     return ", ".join(f"{name} {value}" for name, value in parameters)
 
 

@@ -1,7 +1,4 @@
-"""Rows of sample shards, and the pairs in them.
-
-A row that makes no pair carries the reason it must be counted under; a pair that must be found carries its day.
-"""
+"""The rows of sample shards, with what a run must make of them: a pair, or a drop reason."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from capsfusion_tasks.schemas import Side
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a shard, before a release's names and types are put on it."""
+    """A row of a shard, before it gets a release's column names and types."""
 
     side: Side
     day: int  # from 0
@@ -27,13 +24,13 @@ class Row:
     pwatermark: float | None
     width: int
     height: int
-    dropped: str | None = None  # the reason under which a run must count it
-    shard: int | None = None  # which of its day's shards it must lie in (modulo their number); None: any
+    dropped: str | None = None  # the reason for which a run must drop the row
+    shard: int | None = None  # the number of its shard within the day (modulo the shards of a day); None: any
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A pair that a run must find: complete on ``day``, when days run in order."""
+    """A pair that a run must find on ``day``, if days run in order."""
 
     day: int
     url: str
@@ -43,14 +40,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Case:
-    """Rows that belong together, and the pairs that a run must find in them."""
+    """The rows of one test case, and the pairs that a run must find in them."""
 
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...] = ()
 
 
-class Maker:
-    """Makes rows of made captions. Each call has a new URL; ``last_day`` is the last on which rows can arrive."""
+class RowMaker:
+    """Makes rows from made-up captions, each image with a new URL. Rows arrive on ``last_day`` at the latest."""
 
     def __init__(self, rng: random.Random, last_day: int) -> None:
         self.rng = rng
@@ -61,9 +58,9 @@ class Maker:
         return make_pair(self.rng, "sample")
 
     def halves(self, day: int, text: Callable[[str], str] = str) -> tuple[Row, Row]:
-        """The two rows of an image, raw first: same URL, text and scores, safe and without watermark.
+        """The LAION-2B row and the LAION-COCO row of a new image, with equal URL, text and (harmless) scores.
 
-        ``text`` changes the raw caption.
+        ``text`` edits the raw caption.
         """
         made, rng = self.captions(), self.rng
         self._images += 1
@@ -82,14 +79,14 @@ class Maker:
         return raw, replace(raw, side="laion_coco", synthetic=made.synthetic)
 
     def later(self, day: int) -> int:
-        """A day after ``day``; the last one where there is none after it."""
+        """A day after ``day``, but not after the last day."""
         return min(day + self.rng.choice((1, 1, 2)), self.last_day)
 
 
 def complete(raw: Row, coco: Row) -> Pair:
-    """The pair of two halves, on the day of the one that comes last."""
+    """The pair of two matching rows, on the day when the second one arrives."""
     if not (raw.url and raw.text and coco.synthetic) or raw.dropped or coco.dropped:
-        raise ValueError(f"a half makes no pair: {raw}, {coco}")
+        raise ValueError(f"a row that makes no pair: {raw}, {coco}")
     if (raw.url, raw.text) != (coco.url, coco.text):
-        raise ValueError(f"the halves do not match: {raw}, {coco}")
+        raise ValueError(f"rows that do not match: {raw}, {coco}")
     return Pair(max(raw.day, coco.day), raw.url, raw.text, coco.synthetic)

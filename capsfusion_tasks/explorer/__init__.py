@@ -1,1 +1,1 @@
-"""The captions view: a small web app over the warehouse, for people who look at captions and at runs."""
+"""The captions view: a small web app to browse captions and the figures of runs."""

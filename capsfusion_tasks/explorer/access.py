@@ -1,4 +1,4 @@
-"""How the app reads the warehouse: opened at the first request, read-only, and never for long."""
+"""The web app's access to the warehouse: opened at the first request, read-only, with a time limit for each query."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.reading import reading
 
-SECONDS = 10  # a query that takes longer keeps others waiting: it is ended, and the page says so
+SECONDS = 10  # time limit of a query: a longer one would keep other users waiting
 
 
 class WarehouseAccess:
-    """The warehouse of ``settings``, which are asked for when it is first needed: the page then shows what is wrong."""
+    """Opens the warehouse of ``settings`` at the first request, so that the page can show what is wrong with them."""
 
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings

@@ -1,9 +1,10 @@
-"""The app: one page with its parts, and what the page asks for. Every route is behind the guard."""
+"""The captions view's web app: one page with its scripts, and the JSON for them. A guard protects each route."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -26,8 +27,8 @@ Json = dict[str, Any]
 PAGE = Path(__file__).parent / "page"
 _PARTS = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in (".css", ".js")}
 _SHARDS_OFFERED = 200
-# Captions are from the open web: whatever gets through, the page runs its own code only and asks nobody else. Airflow
-# shows the page in a frame.
+# Captions come from the open web. Even if one of them were taken for HTML, the browser would run only the page's own
+# scripts and connect to this server only. Airflow shows the page in a frame.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
@@ -38,10 +39,10 @@ _HEADERS = {
 
 
 def create_app(*, guard: Callable[..., Any], settings: Callable[[], Settings] = load_settings) -> FastAPI:
-    """The explorer over the warehouse of ``settings``.
+    """The web app for the warehouse of ``settings``.
 
-    ``guard`` is a FastAPI dependency that raises for who may not look. It stands before every route, the page's own
-    files too; FastAPI's pages about the API, which it would not stand before, are off.
+    ``guard`` is a FastAPI dependency that raises for users who may not read captions. It runs before every route, also
+    before those of the page's own files. FastAPI's pages about the API are off: dependencies do not run before them.
     """
     access = WarehouseAccess(settings)
 
@@ -84,7 +85,7 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/static/{name}")
     def part(name: str) -> FileResponse:
         if name not in _PARTS:
-            raise HTTPException(404, "the page has no such part")
+            raise HTTPException(404, "the page has no such file")
         return FileResponse(_PARTS[name])
 
 
@@ -93,7 +94,7 @@ def _add_captions(app: FastAPI, access: WarehouseAccess) -> None:
     def choices() -> Json:
         with access.connection() as connection:
             return {
-                "fusions": browse.known_fusions(connection),
+                "fusions": [asdict(fusion) for fusion in browse.known_fusions(connection)],
                 "shards": browse.newest_shards(connection, _SHARDS_OFFERED),
                 "reasons": [rule.__name__ for rule in RULES],
                 "flags": [rule.__name__ for rule in FLAGS],
@@ -104,7 +105,7 @@ def _add_captions(app: FastAPI, access: WarehouseAccess) -> None:
     def captions(query: Annotated[CaptionQuery, Query()]) -> Json:
         with access.connection() as connection:
             page = browse.caption_page(connection, query.filter(), query.position(), query.limit)
-        rows = [_with_origins(row) for row in page.rows]
+        rows = [_with_origins(asdict(row)) for row in page.rows]
         return {"rows": rows, "following": as_text(page.following), "sql": page.sql}
 
     @app.get("/api/captions/{pair_id}/{fusion_id}")
@@ -112,8 +113,8 @@ def _add_captions(app: FastAPI, access: WarehouseAccess) -> None:
         with access.connection() as connection:
             found = lineage(connection, pair_id, fusion_id)
         if found is None:
-            raise HTTPException(404, "the warehouse has no such caption (any more)")
-        # As text: JavaScript's numbers are not wide enough for 64 bits.
+            raise HTTPException(404, "the warehouse does not have this caption, or no longer")
+        # As text: JavaScript's numbers do not hold 64 bits.
         return {**_with_origins(found), "laion_hash": str(found["laion_hash"])}
 
 
@@ -121,15 +122,15 @@ def _add_runs(app: FastAPI, access: WarehouseAccess) -> None:
     @app.get("/api/runs")
     def runs() -> list[Json]:
         with access.connection() as connection:
-            return funnels.recent_runs(connection)
+            return [asdict(run) for run in funnels.recent_runs(connection)]
 
     @app.get("/api/figures")
     def run(query: Annotated[RunQuery, Query()]) -> Json:
         with access.connection() as connection:
             found = figures(connection, query.key())
         if found is None:
-            raise HTTPException(404, "the ledger has no unit of this run: it planned nothing new, or nothing yet")
-        return found
+            raise HTTPException(404, "this run has no units: it found nothing new to fuse, or has not planned yet")
+        return asdict(found)
 
 
 def _with_origins(row: Json) -> Json:

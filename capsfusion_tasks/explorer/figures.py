@@ -1,27 +1,47 @@
-"""A run in figures, or everything: the funnel, the rate, and samples of what came out."""
+"""The figures of a run, or of all runs: funnel, speed, and samples of the captions."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse import funnels, plans, queries
-from capsfusion_tasks.warehouse.queries import Scope
+from capsfusion_tasks.warehouse.funnels import Distributions, Progress, Throughput
+from capsfusion_tasks.warehouse.plans import PlannedPairs
+from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
 
 
 @dataclass(frozen=True)
 class RunKey:
-    """A DAG run, a replay, or what was made of an interval without Airflow; nothing given: everything."""
+    """A DAG run, a replay, or an interval that was run without Airflow; with nothing given, all runs."""
 
     dag_run_id: str | None = None
     replay: str | None = None
     interval: Interval | None = None
 
 
-def figures(connection: Connection, key: RunKey) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class RunFigures:
+    """What the page shows of a run. ``found``: what planning found, None before anything was planned."""
+
+    dag_run_id: str | None
+    replay: str | None
+    interval: Interval | None
+    sides: dict[str, SideSummary]
+    found: PlannedPairs | None
+    units: dict[str, int]  # state → units
+    summary: RunSummary
+    progress: Progress
+    throughput: Throughput
+    distributions: Distributions
+    histogram_ends: dict[str, int]
+    failed_shards: list[tuple[str, str, str]]  # side, path, error
+    failed_units: list[tuple[str, int, str]]  # unit_id, tries, error
+
+
+def figures(connection: Connection, key: RunKey) -> RunFigures | None:
     """None: nothing was planned for this run."""
     scope = Scope(interval=key.interval, dag_run_id=key.dag_run_id, replay=key.replay)
     interval = key.interval
@@ -30,23 +50,21 @@ def figures(connection: Connection, key: RunKey) -> dict[str, Any] | None:
     units = queries.unit_counts(connection, scope)
     if scope != queries.EVERYTHING and interval is None and not any(units.values()):
         return None
-    shard_ids: list[str] | None = None if scope == queries.EVERYTHING else []  # a replay has none
+    shard_ids: list[str] | None = None if scope == queries.EVERYTHING else []  # a replay has no shards
     if interval is not None:
         shard_ids = funnels.interval_shards(connection, interval)
-    found = plans.planned_pairs(connection, scope)
-    width, bins = funnels.throughput(connection, scope)
-    return {
-        "dag_run_id": key.dag_run_id,
-        "replay": key.replay,
-        "interval": interval and interval.model_dump(),
-        "sides": {side: asdict(one) for side, one in queries.shards_summary(connection, shard_ids).items()},
-        "found": found and asdict(found),
-        "units": units,
-        "summary": asdict(queries.run_summary(connection, scope)),
-        "rate": asdict(funnels.rate(connection, scope)),
-        "throughput": {"bin_seconds": width, "bins": bins},
-        "distributions": asdict(funnels.distributions(connection, scope)),
-        "histogram_ends": funnels.HISTOGRAMS,
-        "failed_shards": queries.failed_shards(connection, shard_ids),
-        "failed_units": queries.failed_units(connection, scope),
-    }
+    return RunFigures(
+        dag_run_id=key.dag_run_id,
+        replay=key.replay,
+        interval=interval,
+        sides=queries.shards_summary(connection, shard_ids),
+        found=plans.planned_pairs(connection, scope),
+        units=units,
+        summary=queries.run_summary(connection, scope),
+        progress=funnels.progress(connection, scope),
+        throughput=funnels.throughput(connection, scope),
+        distributions=funnels.distributions(connection, scope),
+        histogram_ends=funnels.HISTOGRAMS,
+        failed_shards=queries.failed_shards(connection, shard_ids),
+        failed_units=queries.failed_units(connection, scope),
+    )

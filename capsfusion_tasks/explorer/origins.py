@@ -1,4 +1,4 @@
-"""Which source each word of a fused caption comes from: the colours of the paper's figure."""
+"""Which source each word of a fused caption comes from, for the colours of the page (as in the paper's figure)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w]+|_+")
 
 
 def origins(caption: str, raw: str, synthetic: str) -> list[tuple[str, Origin]]:
-    """``caption`` in pieces, each with its origin; the pieces together are the caption, character for character.
+    """``caption`` in pieces, each with its origin. Joined, the pieces give the caption, character for character.
 
-    Words are compared as the scores compare them, so what is novel here counts as novelty there. ``both``: a word that
-    both sources have; empty: what is between words.
+    Words are compared as in the scores, so a ``novel`` word here also counts in the score novelty. ``both``: a word of
+    both sources. "": characters between words.
     """
     in_raw, in_synthetic = set(words(raw)), set(words(synthetic))
     pieces: list[tuple[str, Origin]] = []

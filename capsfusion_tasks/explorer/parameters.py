@@ -1,4 +1,4 @@
-"""What the page may ask: query parameters, checked, as the warehouse's own terms."""
+"""The query parameters of the page's requests: validated, and converted to filters of the warehouse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from capsfusion_tasks.warehouse.browse import SCORES, CaptionFilter, Position, V
 
 def _storable(value: str) -> str:
     if "\x00" in value:
-        raise ValueError("has a NUL character, which no text in the warehouse can have")
+        raise ValueError("has a NUL character, which PostgreSQL cannot store")
     return value
 
 
@@ -23,7 +23,7 @@ Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_stor
 
 
 class CaptionQuery(BaseModel):
-    """A page of captions; ``after``: the ``following`` of the page before."""
+    """A page of captions; ``after``: the value of ``following`` in the previous page."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,7 +44,7 @@ class CaptionQuery(BaseModel):
     @model_validator(mode="after")
     def _known(self) -> CaptionQuery:
         if self.score is not None and self.score not in SCORES:
-            raise ValueError(f"there is no score {self.score}; expected one of {', '.join(SCORES)}")
+            raise ValueError(f"there is no score {self.score}; choose one of {', '.join(SCORES)}")
         self.position()
         return self
 
@@ -60,12 +60,12 @@ class CaptionQuery(BaseModel):
 
 
 def as_text(position: Position | None) -> str | None:
-    """``position`` as ``CaptionQuery.after`` takes it."""
+    """``position`` as a value of ``CaptionQuery.after``."""
     return None if position is None else f"{position.loaded_at.isoformat()} {position.pair_id} {position.fusion_id}"
 
 
 class RunQuery(BaseModel):
-    """A DAG run by its id, a replay by its name, or an interval; none of them: everything."""
+    """A DAG run by its id, a replay by its name, or an interval; without any of them, all runs."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -77,7 +77,7 @@ class RunQuery(BaseModel):
     @model_validator(mode="after")
     def _whole_interval(self) -> RunQuery:
         if (self.start is None) != (self.end is None) or (self.start and self.end and self.start >= self.end):
-            raise ValueError("an interval has a start, and an end after it")
+            raise ValueError("give an interval both a start and a later end")
         return self
 
     def key(self) -> RunKey:

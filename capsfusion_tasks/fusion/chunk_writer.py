@@ -1,4 +1,4 @@
-"""A rank's chunk files: one is open, and replaced by a longer one as rows come, until it is full or old."""
+"""Writes the chunk files of a rank. The open chunk is rewritten with more rows until it is full or old."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch.distributed.distributed_c10d import Store
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.engine import Occupancy
 from capsfusion_tasks.fusion.figures import Figures
-from capsfusion_tasks.fusion.launcher import FuseJob
+from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.schemas import FUSED
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
-CHUNK_SECONDS = 30.0  # of fusing go into a file: each write repeats what is in it, each read pays for each file
+CHUNK_SECONDS = 30.0  # age at which a chunk is closed. Each write repeats its rows; each file costs readers time
 
 
 class ChunkWriter:
-    """Takes rows and writes them. Rows of a try never replace those of another, which may still be at work."""
+    """Takes rows and writes them. Never replaces files of another try, which may still be running."""
 
     def __init__(self, job: FuseJob, storage: Storage, store: Store, occupancy: Occupancy) -> None:
         self._job, self._storage, self._store, self._occupancy = job, storage, store, occupancy
         self._name: tuple[int, str] | None = None
-        # When the open chunk was written last, or begun, and how full batches had been by then.
+        # Time and occupancy at the last write of the open chunk, or at its start.
         self._last = (time.monotonic(), Occupancy())
         self._rows = FUSED.empty_table()
         self._begin()
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Take rows of schema FUSED. Those of full chunks are written at once."""
+        """Take rows of schema FUSED. Full chunks are written at once."""
         while rows:
             room = self._job.chunk_rows - self._rows.num_rows
             self._rows = pa.concat_tables([self._rows, pa.Table.from_pylist(rows[:room], FUSED)])
@@ -43,7 +43,7 @@ class ChunkWriter:
                 self._begin()
 
     def write(self) -> None:
-        """Write all rows that were taken."""
+        """Write all rows that ``add`` has taken."""
         if self._rows.num_rows > self._written:
             self._write()
         if self._written and self._last[0] > self._since + CHUNK_SECONDS:
@@ -61,7 +61,7 @@ class ChunkWriter:
             rows=self._rows.num_rows,
             prompt_tokens=pc.sum(self._rows["prompt_tokens"]).as_py(),
             caption_tokens=pc.sum(self._rows["caption_tokens"]).as_py(),
-            # Rows overlap in the engine, so a chunk's time is what went by since the chunk before it: their sum counts.
+            # Rows overlap in the engine, so the time since the last chunk counts. Only the sum over chunks is exact.
             device_seconds=now - self._since,
             busy=occupancy.busy - self._counted.busy,
             slots=occupancy.slots - self._counted.slots,
@@ -71,12 +71,12 @@ class ChunkWriter:
         self._written = self._rows.num_rows
 
     def _new_path(self) -> str:
-        """``chunks/00012-5f0c1a.parquet``: numbers rise over all tries, the letters are those of this one."""
+        """``chunks/00012-5f0c1a.parquet``: a number that rises over all tries, and the name of this try."""
         first, this_try = self._name = self._name or self._agree()
         return f"{self._job.chunks}/{first + self._store.add('chunks', 1) - 1:05d}-{this_try}.parquet"
 
     def _agree(self) -> tuple[int, str]:
-        """The first number and the name of this try: what the first rank to ask has set holds for all."""
+        """The first number and the name of this try. The first rank that asks sets them for all ranks."""
         names = (path.rpartition("/")[2] for path in self._storage.files(self._job.chunks))
         numbers = [int(name.partition("-")[0]) for name in names if re.match(r"\d+-", name)]
         first = self._store.compare_set("first chunk", "", str(max(numbers, default=-1) + 1))

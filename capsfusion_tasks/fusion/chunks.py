@@ -1,4 +1,4 @@
-"""Chunks: files of finished rows, in any order of rows. A retry takes them over, and so do the stages after fusing."""
+"""Chunks: files of finished rows, in any order. A retry skips their rows, and later stages read them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import pyarrow.compute as pc
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
 from capsfusion_tasks.schemas import FUSED
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_READERS = 16  # files read at a time: on S3 each is a few round trips, which would add up
+_READERS = 16  # files read at a time: each takes a few round trips to S3
 _KNOWN = "00000-known.parquet"
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk file: some columns of its rows (schema FUSED), the fusion that made them, and what that took."""
+    """A chunk file: some columns of its rows (schema FUSED), the fusion that made them, and its figures."""
 
     path: str
     rows: pa.Table
@@ -35,7 +35,7 @@ class Chunk:
 
 
 class BrokenChunk(Exception):
-    """A file that is no whole chunk: cut short by a disk or a copy, for no rename of ours leaves such a file."""
+    """A damaged chunk file, cut short by a disk or a copy. Our own writes cannot leave one: they rename whole files."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path}: {why}")
@@ -43,7 +43,7 @@ class BrokenChunk(Exception):
 
 
 def input_digest(raw: str | None, synthetic: str | None) -> bytes:
-    """Of what a row is made from. It tells null from empty text, and where one text ends."""
+    """Digest of the two captions of a row. Null and empty text differ, and so do other splits of one text."""
     digest = hashlib.blake2b(digest_size=16)
     for text in (raw, synthetic):
         data = b"" if text is None else text.encode()
@@ -52,14 +52,14 @@ def input_digest(raw: str | None, synthetic: str | None) -> bytes:
 
 
 def publish(storage: Storage, path: str, rows: pa.Table, fusion_id: str, figures: Figures) -> None:
-    """Write a chunk file, or replace it by one of more rows. ``rows`` are of schema FUSED."""
+    """Write a chunk file, or replace it by a longer one. ``rows`` have schema FUSED."""
     storage.write_table(path, rows, metadata={"fusion_id": fusion_id, "figures": json.dumps(asdict(figures))})
 
 
 def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table, known: pa.Table) -> None:
-    """Write the captions that are ``known`` (columns of FUSED without ``input``) of rows of ``pairs``.
+    """Write a chunk of captions that need no fusing: ``known`` has the columns of FUSED without ``input``.
 
-    They took no time of a device.
+    ``known["row"]`` are row numbers in ``pairs``. Device time counts as 0.
     """
     if not known.num_rows:
         return
@@ -70,7 +70,7 @@ def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table
 
 
 def read_each(storage: Storage, paths: Iterable[str], columns: list[str]) -> Iterator[Chunk | BrokenChunk]:
-    """The files that are there, in order; read in parallel."""
+    """The chunks at ``paths``, in order, read in parallel. Deleted files are skipped."""
     with ThreadPoolExecutor(_READERS, thread_name_prefix="chunks") as readers:
         for found in readers.map(lambda path: _read(storage, path, columns), paths):
             if found is not None:
@@ -78,7 +78,7 @@ def read_each(storage: Storage, paths: Iterable[str], columns: list[str]) -> Ite
 
 
 def read_all(storage: Storage, folder: str, fusion_id: str, columns: list[str]) -> Iterator[Chunk]:
-    """The chunks of ``fusion_id`` in ``folder``, oldest first; broken files are logged and left out."""
+    """The chunks of ``fusion_id`` in ``folder``, oldest first. Broken files are logged and skipped."""
     for found in read_each(storage, storage.files(folder), columns):
         if isinstance(found, BrokenChunk):
             log.warning("chunk %s cannot be read (%s): its rows are fused again", storage.path(found.path), found.why)
@@ -94,7 +94,7 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
     except FileNotFoundError:  # deleted since the folder was listed
         return None
     except OSError as error:
-        if error.errno is not None:  # the disk, not the file
+        if error.errno is not None:  # the disk failed, and the file may be sound
             raise
         return BrokenChunk(path, _short(error))
     except (pa.ArrowException, ValueError, TypeError) as error:
@@ -105,15 +105,15 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
 
 
 def collect(storage: Storage, folder: str, fusion_id: str, rows: int, columns: list[str] = FUSED.names) -> pa.Table:
-    """``columns`` (``row`` among them) of what is finished of rows 0 to ``rows`` - 1, in row order, each row once.
+    """The finished ones of rows 0 to ``rows`` - 1, in row order, each once. ``columns`` must include ``row``.
 
-    For pairs that cannot have changed, as those of a unit: digests of the rows are not looked at.
+    Does not compare input digests: only for pairs that cannot change, like those of a unit.
     """
     return _merge(read_all(storage, folder, fusion_id, columns), rows, columns)
 
 
 def figures(storage: Storage, folder: str, fusion_id: str, rows: int) -> tuple[pa.Table, Figures]:
-    """What is finished of ``rows`` rows, and what it took, added up over ranks and tries."""
+    """Row numbers and token counts of the finished rows, and figures summed over ranks and tries."""
     columns = ["row", "prompt_tokens", "caption_tokens"]
     chunks = list(read_all(storage, folder, fusion_id, columns))
     table = _merge(chunks, rows, columns)
@@ -122,7 +122,7 @@ def figures(storage: Storage, folder: str, fusion_id: str, rows: int) -> tuple[p
 
 
 def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
-    """Of a row that two tries have finished, the first counts."""
+    """Each row once: if two tries finished it, the first one counts."""
     schema = pa.schema([FUSED.field(name) for name in columns])
     table = pa.concat_tables([schema.empty_table(), *(chunk.rows for chunk in chunks)])
     numbers = table["row"].to_numpy()
@@ -131,7 +131,7 @@ def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
 
 
 def what_is_missing(fused: pa.Table, rows: int) -> str | None:
-    """Which of rows 0 to ``rows`` - 1 ``fused`` lacks, in words; None: it has all of them."""
+    """A sentence about the rows from 0 to ``rows`` - 1 that ``fused`` lacks, or None if it has all."""
     if fused.num_rows == rows:
         return None
     missing = np.setdiff1d(np.arange(rows), fused["row"].to_numpy())

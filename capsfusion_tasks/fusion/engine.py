@@ -1,4 +1,4 @@
-"""Engines turn prompts into captions. ``complete_all`` retries what fails, and sets rows aside that fail alone."""
+"""What an engine is: it turns prompts into captions. ``complete_all`` retries failed rows, and sets bad ones aside."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from typing import Protocol
 
 import torch
 
+from capsfusion_tasks.errors import InputError
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Request:
-    """A row to fuse: its number, its prompt's token ids (BOS first), and a limit of its own below the engine's."""
+    """A row to fuse: its number, the token ids of its prompt (BOS first), and its own limit of new tokens, if any."""
 
     row: int
     prompt: list[int]
     max_new_tokens: int | None = None
 
     def limit(self, of_engine: int) -> int:
-        """How many tokens the row may get."""
+        """How many new tokens the row may get, where the engine allows ``of_engine``."""
         return of_engine if self.max_new_tokens is None else min(self.max_new_tokens, of_engine)
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A row's generated token ids, EOS counted in ``caption_tokens`` but not among ``token_ids``.
+    """A row's generated token ids. EOS counts in ``caption_tokens`` and is not among ``token_ids``.
 
     ``finish_reason`` is "stop" (EOS came), "length" (max_new_tokens came first) or "error: …" (no caption). ``score``
-    is the mean log-probability of a token, where the engine knows it.
+    is the mean log-probability of the tokens, where the engine computes it.
     """
 
     row: int
@@ -44,7 +46,10 @@ class Completion:
 
 @dataclass
 class Occupancy:
-    """How full the engine's batches were: rows that still needed a token, of all that took part, over all steps."""
+    """How full the engine's batches were.
+
+    ``busy`` counts the rows that still needed a token, ``slots`` all rows of the batch, both summed over all steps.
+    """
 
     busy: int = 0
     slots: int = 0
@@ -55,15 +60,15 @@ class Occupancy:
 
 
 class Requests(Protocol):
-    """Rows to fuse, which may still be on their way."""
+    """A source of rows to fuse. More of them may become ready later."""
 
     def take(self, most: int, *, wait: bool) -> list[Request]:
-        """At most ``most`` requests that are ready now. With ``wait`` none at all means that there are no more."""
+        """Up to ``most`` requests that are ready now. With ``wait``, an empty list means that there are no more."""
         ...
 
 
-class Listed:
-    """Requests that are all there."""
+class StaticRequests:
+    """Requests that are all known from the start."""
 
     def __init__(self, requests: Iterable[Request]) -> None:
         self._left = deque(requests)
@@ -72,65 +77,89 @@ class Listed:
         return [self._left.popleft() for _ in range(min(most, len(self._left)))]
 
 
-HOPELESS = 16  # rows that fail alone, one after the other: then it is not the rows
-
-
 class Engine(Protocol):
-    """Generates captions: each request's, in any order. Takes requests as there is room for them."""
+    """Generates a caption for each request, in any order. Takes requests when it has room for them."""
 
     occupancy: Occupancy
 
     def generate(self, requests: Requests) -> Iterator[Completion]: ...
 
     def shrink(self) -> bool:
-        """Take fewer rows at once from now on. False where it is down to one."""
+        """Take fewer rows at once from now on. Returns False if it already takes one at a time."""
         ...
 
 
-def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
-    """Completions of all ``requests``, whatever a few of them do to the engine.
+HOPELESS = 16  # so many failed rows, one after the other, are no fault of the rows
+NOT_FINITE = "error: the model's scores are not finite numbers (NaN)"
 
-    What was in flight when the engine raised is fused again: after out of memory with fewer rows at once, after another
-    error in halves, until the row that raises is alone and is set aside with its error. A broken device ends the run
-    instead, since every row after it would fail too, and so do many rows in a row that fail alone, and an error of
-    ``requests`` itself.
+
+def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
+    """Completions of all ``requests``, even where the engine fails on some of them.
+
+    Rows that were in flight when the engine raised are fused again: after out of memory with fewer rows at once, after
+    another error in halves, until the row that raises is alone and is set aside with its error. A row whose scores are
+    not finite is set aside, too.
+
+    A broken device ends the run, since every later row would fail as well. So do HOPELESS rows in a row that are set
+    aside (with the last one's error; InputError where scores are not finite), and an error of ``requests`` itself.
     """
-    aside: list[Completion] = []  # since the last row that was fused: held back until another one is
+    set_aside: list[Completion] = []  # since the last fused row, and held back until the next one
     in_flight: dict[int, Request] = {}
     parts: list[Requests] = [requests]  # the last is next
     while parts:
         part = parts.pop()
         try:
-            for completion in engine.generate(_Noted(part, in_flight)):
+            for completion in engine.generate(_TrackedRequests(part, in_flight)):
                 del in_flight[completion.row]
-                yield from aside
-                aside.clear()
+                if completion.finish_reason == NOT_FINITE:
+                    _set_aside(completion, set_aside)
+                    continue
+                yield from set_aside
+                set_aside.clear()
                 yield completion
         except _SourceError as error:
             raise error.cause from None
-        except torch.AcceleratorError:
+        except (torch.AcceleratorError, InputError):
             raise
         except Exception as error:
             rows = list(in_flight.values())
             in_flight.clear()
             parts.append(part)
-            # The traceback holds the engine's frames, and these its tensors: memory that fewer rows are to be cut from.
-            traceback.clear_frames(error.__traceback__)
+            _release_tensors(error)
             if isinstance(error, torch.OutOfMemoryError) and _shrink(engine):
-                parts.append(Listed(rows))
+                parts.append(StaticRequests(rows))
             elif len(rows) == 1:
-                log.warning("row %d is set aside: %s: %s", rows[0].row, type(error).__name__, error)
-                aside.append(Completion(rows[0].row, [], f"error: {type(error).__name__}: {error}", 0))
-                if len(aside) == HOPELESS:
-                    raise
+                _set_aside(Completion(rows[0].row, [], f"error: {type(error).__name__}: {error}", 0), set_aside, error)
             elif rows:
                 log.warning("%d rows failed together (%s: %s): halving", len(rows), type(error).__name__, error)
-                parts += [Listed(rows[len(rows) // 2 :]), Listed(rows[: len(rows) // 2])]
+                parts += [StaticRequests(rows[len(rows) // 2 :]), StaticRequests(rows[: len(rows) // 2])]
             else:
                 raise
         if in_flight:
             raise RuntimeError(f"the engine ended without the captions of {len(in_flight)} rows, {[*in_flight][:5]}, …")
-    yield from aside
+    yield from set_aside
+
+
+def _set_aside(completion: Completion, set_aside: list[Completion], error: Exception | None = None) -> None:
+    """Add a row without a caption to ``set_aside``. Raises ``error``, or InputError, when that makes HOPELESS rows."""
+    log.warning("row %d is set aside: %s", completion.row, completion.finish_reason.removeprefix("error: "))
+    set_aside.append(completion)
+    if len(set_aside) < HOPELESS:
+        return
+    if error is not None:
+        raise error
+    raise InputError(
+        f"the scores of {HOPELESS} rows in a row, up to row {completion.row}, are not finite numbers (NaN): the model's"
+        " weights are damaged, or too large for this dtype. Check the model, or try --dtype float32"
+    )
+
+
+def _release_tensors(error: BaseException) -> None:
+    """Let go of what the frames of ``error`` hold: memory that fewer rows are to be allocated from."""
+    following: BaseException | None = error
+    while following is not None:
+        traceback.clear_frames(following.__traceback__)
+        following = following.__cause__ or following.__context__
 
 
 class _SourceError(Exception):
@@ -140,8 +169,8 @@ class _SourceError(Exception):
         self.cause = cause
 
 
-class _Noted:
-    """Requests that are in flight once they are taken."""
+class _TrackedRequests:
+    """Requests that are entered in ``in_flight`` when they are taken."""
 
     def __init__(self, requests: Requests, in_flight: dict[int, Request]) -> None:
         self._requests, self._in_flight = requests, in_flight

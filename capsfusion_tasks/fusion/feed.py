@@ -1,4 +1,4 @@
-"""What a rank works on: rows claimed from a counter that all ranks share, read and tokenized ahead of the engine."""
+"""The rows that a rank fuses: it claims them from a counter that all ranks share, and tokenizes them in advance."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch.distributed.distributed_c10d import Store
 from capsfusion_tasks.fusion.chunks import input_digest
 from capsfusion_tasks.fusion.engine import Completion, Request
 from capsfusion_tasks.fusion.finished import FinishedRows
-from capsfusion_tasks.fusion.launcher import FuseJob
-from capsfusion_tasks.fusion.pairs_input import PairsInput
-from capsfusion_tasks.fusion.prompt import has_text, prompt_tokens
+from capsfusion_tasks.fusion.job import FuseJob
+from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairsInput
+from capsfusion_tasks.fusion.prompt import is_empty_caption, prompt_tokens
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
-_AHEAD = 2  # claims that are prepared: more would be taken away from ranks that have nothing to do
+_AHEAD = 2  # claims that are prepared in advance. With more, other ranks would run out of rows earlier
 
 
 @dataclass
 class Prepared:
-    """A claim's unfinished rows: their digests, their prompts, and those that are not for the model."""
+    """The unfinished rows of a claim: digests of all, requests for the model, and rows without a caption to fuse."""
 
     inputs: dict[int, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -31,10 +31,10 @@ class Prepared:
 
 
 class Feed:
-    """The rows that this rank claims, without those that are finished; a thread prepares some ahead.
+    """The unfinished rows that this rank claims. A thread prepares some of them in advance.
 
-    Ranks claim one range of rows after the other until none is left: a rank with short captions takes more, and nobody
-    waits. The counter lies in torchrun's own store, so it spans nodes, and needs no second server.
+    Ranks claim one range of rows after the other until none is left, so a rank with short captions takes more rows, and
+    no rank waits. The counter is in torchrun's store: it works across nodes and needs no other server.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Feed:
         threading.Thread(target=self._run, name="feed", daemon=True).start()
 
     def next(self, *, wait: bool) -> Prepared | None:
-        """The next rows if they are ready. With ``wait``, None means that there are no more."""
+        """The next rows, or None if none are ready. With ``wait``, None means that there are no more."""
         if self._ended:
             return None
         try:
@@ -68,11 +68,11 @@ class Feed:
                 self._ready.put(rows)
                 if rows is None:
                     return
-        except Exception as error:  # raised again where the rows are taken
+        except Exception as error:  # ``next`` raises it again
             self._ready.put(error)
 
     def _prepare(self) -> Iterator[Prepared]:
-        # Once: what ranks of this try finish meanwhile, nobody else claims.
+        # Read once: no rank claims rows that another rank of this try has finished.
         finished = FinishedRows(self._storage, self._job.chunks, self._job.fusion_id, ["row", "input"])
         while True:
             start = (self._store.add("claimed", 1) - 1) * self._job.claim_rows
@@ -92,8 +92,8 @@ class Feed:
 
     def _add(self, prepared: Prepared, row: int, digest: bytes, raw: str | None, synthetic: str | None) -> None:
         prepared.inputs[row] = digest
-        if raw and synthetic and has_text(raw) and has_text(synthetic):
-            prepared.requests.append(Request(row, prompt_tokens(self._tokenizer, raw, synthetic)))
+        empty = [name for name, text in zip(CAPTION_COLUMNS, (raw, synthetic), strict=True) if is_empty_caption(text)]
+        if empty:
+            prepared.set_aside.append(Completion(row, [], f"error: {empty[0]} is empty", 0))
         else:
-            missing = "laion_coco" if has_text(raw) else "laion_2b"
-            prepared.set_aside.append(Completion(row, [], f"error: {missing} is empty", 0))
+            prepared.requests.append(Request(row, prompt_tokens(self._tokenizer, raw or "", synthetic or "")))

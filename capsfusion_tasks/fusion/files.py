@@ -1,4 +1,4 @@
-"""One file in, one file out (``capsfusion fuse``): the paper's script, with all rows read, in order, resumable."""
+"""``capsfusion fuse``: fuses the pairs of one file into another file, all rows in order, resumable."""
 
 from __future__ import annotations
 
@@ -8,47 +8,50 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-from capsfusion_tasks import full_disk
-from capsfusion_tasks.caption_files import (
-    check_format,
-    check_target,
-    open_caption_file,
-    write_caption_file,
-)
+from capsfusion_tasks.caption_files import check_target, check_writable, open_caption_file, write_caption_file
 from capsfusion_tasks.caption_files.base import CaptionFile
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.chunks import input_digest
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.finished import FinishedRows
-from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.fusion.job import FuseJob, claim_rows
 from capsfusion_tasks.fusion.launcher import (
-    FuseJob,
     Torchrun,
     TorchrunFailed,
-    claim_rows,
     environment_defaults,
+    gpu_count,
     torchrun_argv,
 )
-from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, write_pieces
-from capsfusion_tasks.fusion.stall import Patience
+from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairColumns, write_pieces
+from capsfusion_tasks.fusion.parts_folder import empty, parts_folder
+from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import full_disk
+from capsfusion_tasks.staging.storage import Storage
 
 OUTPUT_COLUMN = "capsfusion"
 _PAIRS, _CHUNKS = "pairs", "chunks"
 _CLAIMS_OF_A_PIECE = 64  # a piece of 4,096 rows is read and written in less time than torchrun needs to start
+_LONG_CHECK_BYTES = 256 << 20  # of a file whose check takes seconds
+
+
+class FailedRow(NamedTuple):
+    """A row without a caption: its number from 0, the reason, and its id where the file has a column for it."""
+
+    row: int
+    reason: str
+    row_id: str | None = None
 
 
 @dataclass(frozen=True)
 class FuseResult:
-    """``failed``: row number (from 0) and reason of each row that has no caption."""
-
     figures: Figures
-    failed: list[tuple[int, str]]
+    failed: list[FailedRow]
 
 
 def fuse_file(
@@ -56,58 +59,67 @@ def fuse_file(
     target: Path,
     settings: Settings,
     *,
+    columns: PairColumns = PairColumns(),  # noqa: B008 (frozen)
     resume: bool = True,
     overwrite: bool = False,
     on_line: Callable[[str], None] = print,
 ) -> FuseResult:
-    """Write ``source``'s rows to ``target``, same order, every column kept, with a column ``capsfusion``.
+    """Write ``source``'s rows to ``target``, in the same order and with all columns, and a column ``capsfusion``.
 
-    Finished rows lie in ``<target>.parts`` until all are there; with ``resume`` a second call takes over those that are
-    in the file as they were. A row that cannot be fused (an empty caption, say) gets null. Raises InputError for files
-    it cannot read or write.
+    Finished rows lie in ``<target>.parts`` until all rows are finished; with ``resume`` a second call takes over the
+    rows that did not change. A row that cannot be fused, such as one with an empty caption, gets null. Everything that
+    would make writing ``target`` fail is found before the first row is fused. Raises InputError for files that cannot
+    be read or written and for a ``source`` that changes meanwhile, NotReadyError where another call writes ``target``.
     """
-    check_format(target, write=True)
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} is there already: choose another name, or say --overwrite")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"cannot write {target}: there is no folder {target.absolute().parent}")
-    rows = open_caption_file(source, CAPTION_COLUMNS, adds=OUTPUT_COLUMN)
-    fusion = identify(settings)
-    check_target(target, rows)
+    if columns.raw == columns.synthetic:
+        raise InputError(f"the raw and the synthetic caption are both the column {columns.raw}: name two columns")
+    rows = open_caption_file(source, [columns.raw, columns.synthetic], adds=OUTPUT_COLUMN, key=columns.row_id)
+    check_writable(target, overwrite=overwrite, but=source)
+    # This machine plans and fuses: its device decides where no setting does.
+    here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
+    decoding = decide(settings, here)
 
-    parts = target.absolute().with_name(target.name + ".parts")
-    if parts.exists() and not resume:
-        shutil.rmtree(parts)
-    shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # of an earlier try: the file may have changed since
-    storage = Storage(str(parts))
-    job = FuseJob.of(
-        settings,
-        staging=str(parts),
-        pairs=_PAIRS,
-        piece_rows=_CLAIMS_OF_A_PIECE * claim_rows(settings),
-        chunks=_CHUNKS,
-        fusion_id=fusion.fusion_id,
-    )
-    argv, patience = torchrun_argv(job, settings.nproc_per_node), Patience.of(settings)
-    torchrun = Torchrun(argv, on_line=on_line, patience=patience, defaults=environment_defaults(settings))
-    _fuse_while_reading(job, rows, storage, torchrun)
+    with parts_folder(target) as parts:
+        check_writable(target, overwrite=overwrite, but=source)  # another call may have written it meanwhile
+        if source.stat().st_size > _LONG_CHECK_BYTES:
+            on_line(f"{source}: checking that {target.name} can hold all rows")
+        check_target(target, rows)
+        if not resume:
+            empty(parts)
+        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # of an earlier try: the file may have changed since
+        storage = Storage(str(parts))
+        job = FuseJob.of(
+            settings,
+            decoding,
+            staging=str(parts),
+            pairs=_PAIRS,
+            piece_rows=_CLAIMS_OF_A_PIECE * claim_rows(settings),
+            chunks=_CHUNKS,
+        )
+        argv, timeouts = torchrun_argv(job, settings.nproc_per_node), Timeouts.of(settings)
+        torchrun = Torchrun(argv, on_line=on_line, timeouts=timeouts, defaults=environment_defaults(settings))
+        _fuse_while_reading(job, rows, columns, storage, torchrun)
 
-    fused = _Fused(job, rows, storage)
-    with full_disk.explained(target.absolute().parent, target.name):
-        write_caption_file(target, rows, fused.captions())
-    shutil.rmtree(parts)
+        check_writable(target, overwrite=overwrite, but=source)
+        fused = _Fused(job, rows, columns, storage)
+        with full_disk.explained(target.absolute().parent, target.name):
+            write_caption_file(target, rows, fused.captions())
+        empty(parts)
     return FuseResult(fused.figures, fused.failed)
 
 
-def _fuse_while_reading(job: FuseJob, rows: CaptionFile, storage: Storage, torchrun: Torchrun) -> None:
-    """Run torchrun, and meanwhile give it the file's pairs, piece by piece: the first caption waits for one piece."""
+def _fuse_while_reading(
+    job: FuseJob, rows: CaptionFile, columns: PairColumns, storage: Storage, torchrun: Torchrun
+) -> None:
+    """Run torchrun, and write the file's pairs for it meanwhile: the first caption waits for one piece only."""
     stopped = threading.Event()
 
     def pieces() -> Iterator[pa.Table]:
-        for piece in rows.captions(job.piece_rows or 1):
-            if stopped.is_set():
-                raise TorchrunFailed("torchrun ended before it had all pairs")
-            yield piece
+        with rows.unchanged():
+            for piece in rows.captions(job.piece_rows or 1):
+                if stopped.is_set():
+                    raise TorchrunFailed("torchrun ended before it had all pairs")
+                yield columns.pairs(piece)
 
     def give_up(reading: Future[int]) -> None:
         if reading.exception() is not None:
@@ -129,33 +141,37 @@ def _fuse_while_reading(job: FuseJob, rows: CaptionFile, storage: Storage, torch
 
 
 class _Fused:
-    """The captions of a file that is fused, read a piece at a time, and what adds up on the way."""
+    """Reads the captions of a fused file a piece at a time, and adds up figures and failed rows meanwhile."""
 
-    def __init__(self, job: FuseJob, source: CaptionFile, storage: Storage) -> None:
-        self._job, self._source = job, source
+    def __init__(self, job: FuseJob, source: CaptionFile, columns: PairColumns, storage: Storage) -> None:
+        self._job, self._source, self._columns = job, source, columns
         self._finished = FinishedRows(storage, job.chunks, job.fusion_id)
         self.figures = replace(self._finished.figures, rows=0, prompt_tokens=0, caption_tokens=0)
-        self.failed: list[tuple[int, str]] = []
+        self.failed: list[FailedRow] = []
 
     def captions(self) -> Iterator[str | None]:
-        """Each row's, in order. Raises InputError where a row is not fused as the file has it now."""
-        for pairs in self._source.captions(self._job.piece_rows or 1):
-            start, fused = self.figures.rows, self._fused(pairs)
+        """Each row's caption, in order. Raises InputError for a row whose pair changed since it was fused."""
+        for piece in self._source.captions(self._job.piece_rows or 1):
+            start, fused = self.figures.rows, self._fused(piece)
             tokens = (sum(made[name] for made in fused) for name in ("prompt_tokens", "caption_tokens"))
             self.figures += Figures(len(fused), *tokens)
-            for row, made in enumerate(fused, start=start):
-                failed = made["finish_reason"].startswith("error")
+            for place, made in enumerate(fused):
+                reason = made["finish_reason"]
+                failed = reason.startswith("error")
                 if failed:
-                    self.failed.append((row, made["finish_reason"].removeprefix("error: ")))
+                    reason = self._columns.in_words_of_the_file(reason.removeprefix("error: "))
+                    key = self._columns.row_id
+                    row_id = None if key is None else piece[key][place].as_py()
+                    self.failed.append(FailedRow(start + place, reason, row_id))
                 yield None if failed else made["capsfusion"]
 
-    def _fused(self, pairs: pa.Table) -> list[dict[str, Any]]:
+    def _fused(self, piece: pa.Table) -> list[dict[str, Any]]:
         start = self.figures.rows
         finished: dict[tuple[int, bytes], dict[str, Any]] = {}
-        for made in self._finished.between(start, start + pairs.num_rows).to_pylist():
+        for made in self._finished.between(start, start + piece.num_rows).to_pylist():
             finished.setdefault((made["row"], made["input"]), made)
         rows = []
-        for row, pair in enumerate(pairs.to_pylist(), start=start):
+        for row, pair in enumerate(self._columns.pairs(piece).to_pylist(), start=start):
             made = finished.get((row, input_digest(*(pair[name] for name in CAPTION_COLUMNS))))
             if made is None:
                 raise InputError(

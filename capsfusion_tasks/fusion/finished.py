@@ -1,4 +1,4 @@
-"""What is finished already, by row range: what a retry need not fuse, and what the output is written from."""
+"""Finished rows by row range: a retry skips them, and the output file is written from them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import pyarrow.compute as pc
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.schemas import FUSED
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
-_AHEAD = 32_768  # rows: files are read in parallel for so many, on S3 in a tenth of the time of one after the other
+_AHEAD = 32_768  # rows whose files are read together: in parallel, S3 answers in a tenth of the time
 
 
 class FinishedRows:
-    """The rows of the chunks of one fusion. Only files that have rows about where they are asked for are in memory.
+    """Finished rows of one fusion, read from its chunks. Only files with rows near the requested range are in memory.
 
-    Ranges must be asked for in row order.
+    Request ranges in row order.
     """
 
     def __init__(self, storage: Storage, folder: str, fusion_id: str, columns: list[str] = FUSED.names) -> None:
         self._storage, self._columns = storage, columns
         self._loaded: dict[str, pa.Table] = {}
         self._spans: dict[str, tuple[int, int]] = {}  # first and last row of each file, oldest file first
-        self.figures = Figures()  # of all files
+        self.figures = Figures()  # of all chunks
         for chunk in chunk_files.read_all(storage, folder, fusion_id, ["row"]):
             self.figures += chunk.figures
             if chunk.rows.num_rows:
@@ -31,7 +31,7 @@ class FinishedRows:
                 self._spans[chunk.path] = (ends["min"].as_py(), ends["max"].as_py())
 
     def between(self, start: int, stop: int) -> pa.Table:
-        """What is there of rows ``start`` up to ``stop``, oldest first: a row may be there twice."""
+        """The finished rows from ``start`` up to ``stop``, oldest first. A row can occur twice."""
         needed = self._files(start, stop)
         self._loaded = {path: table for path, table in self._loaded.items() if self._spans[path][1] >= start}
         if any(path not in self._loaded for path in needed):

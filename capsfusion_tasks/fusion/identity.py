@@ -1,80 +1,84 @@
-"""What a model's output is called: digests everything that shapes its captions."""
+"""Decides a decoding from settings, and finds the model of a decoded unit on this machine."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from capsfusion_tasks.fusion.model_files import model_folder, weight_files
+from capsfusion_tasks import BUNDLED_MODEL
+from capsfusion_tasks.decoding import BUNDLED, Decoding
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.file_digests import content_digests
+from capsfusion_tasks.fusion.model_check import check_model
+from capsfusion_tasks.fusion.model_files import eos_token_ids, model_folder
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE
+from capsfusion_tasks.fusion.weight_files import weight_files
 from capsfusion_tasks.settings import Settings
 
-_SAMPLE = 1 << 20
 
+def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> Decoding:
+    """The decoding that ``settings`` describe.
 
-@dataclass(frozen=True)
-class Fusion:
-    """What a fusion_id stands for: a row of the warehouse's table ``fusions``."""
-
-    fusion_id: str
-    model: str
-    model_revision: str
-    model_digest: str
-    prompt_digest: str
-    tokenizer_digest: str
-    engine: str
-    dtype: str
-    num_beams: int
-    max_new_tokens: int
-
-    def as_row(self) -> dict[str, Any]:
-        """The columns of ``fusions``; ``spec`` holds what the digests stand for."""
-        spec = {"prompt_template": PROMPT_TEMPLATE, "max_prompt_tokens": MAX_PROMPT_TOKENS, **asdict(self)}
-        return {**asdict(self), "spec": spec}
-
-
-def identify(settings: Settings) -> Fusion:
-    """The fusion that ``settings`` describe. Needs the model's configuration and tokenizer, not its weights' bytes.
-
-    A local model is digested by content: small files whole, weights by size and both ends. A hub model is known by its
-    commit.
+    ``device`` is where it will run, for a dtype of auto; by default the settings say. A model in a folder is known by
+    its content, a hub model by its commit, whose configuration and tokenizer are fetched. Raises InputError for a model
+    that is not there or lacks a file.
     """
-    local = Path(settings.model).expanduser().is_dir()
+    local = Path(settings.model).is_dir()
     folder = model_folder(settings.model, weights=local)
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update((folder / "config.json").read_bytes())
-    if local:
-        revision = ""
-        for file in weight_files(folder):
-            digest.update(f"{file.name} {file.stat().st_size}".encode())
-            digest.update(_both_ends(file))
-    else:
-        revision = folder.name  # …/snapshots/<commit>
-        digest.update(revision.encode())
-    shape = {
-        # The bundled demo model lies at another path on each machine: what counts is its content.
-        "model_digest": digest.hexdigest(),
-        "prompt_digest": _digest(f"{PROMPT_TEMPLATE}\0{MAX_PROMPT_TOKENS}".encode()),
-        "tokenizer_digest": _digest((folder / "tokenizer.model").read_bytes()),
-        "engine": settings.engine,
-        "dtype": settings.dtype,
-        "num_beams": settings.num_beams,
-        "max_new_tokens": settings.max_new_tokens,
-    }
-    fusion_id = _digest(json.dumps(shape, sort_keys=True).encode(), size=6)
-    name = f"{folder.parent.name}/{folder.name}" if local else settings.model.partition("@")[0]
-    return Fusion(fusion_id=fusion_id, model=name, model_revision=revision, **shape)  # type: ignore[arg-type]
+    check_model(folder, engine=settings.engine, max_new_tokens=settings.max_new_tokens)
+    commit = "" if local else folder.name  # …/snapshots/<commit>
+    hub_name = settings.model.partition("@")[0]
+    path = BUNDLED if folder == BUNDLED_MODEL else str(folder.absolute())
+    return Decoding.of(
+        model=f"{folder.parent.name}/{folder.name}" if local else hub_name,
+        model_revision=commit,
+        location=path if local else f"{hub_name}@{commit}",
+        model_digest=_folder_digest(folder, settings) if local else _commit_digest(folder),
+        prompt_digest=_digest(f"{PROMPT_TEMPLATE}\0{MAX_PROMPT_TOKENS}".encode()),
+        tokenizer_digest=_digest((folder / "tokenizer.model").read_bytes()),
+        engine=settings.engine,
+        dtype=settings.dtype_on(device or settings.fusing_device),
+        eos_ids=eos_token_ids(folder),
+        num_beams=settings.num_beams,
+        max_new_tokens=settings.max_new_tokens,
+    )
 
 
-def _both_ends(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        head = stream.read(_SAMPLE)
-        stream.seek(max(0, file.stat().st_size - _SAMPLE))
-        return head + stream.read(_SAMPLE)
+def locate(decoding: Decoding, settings: Settings) -> str:
+    """The decoding's model as this machine has it: a folder, or a hub id at its commit, which the ranks fetch.
+
+    A folder counts if it holds the very files that planning saw: where it was then, or where CAPSFUSION_MODEL is now.
+    Raises InputError otherwise.
+    """
+    if decoding.model_revision:
+        return decoding.location
+    planned = str(BUNDLED_MODEL) if decoding.location == BUNDLED else decoding.location
+    problems = []
+    for place in dict.fromkeys((planned, settings.model)):
+        if not Path(place).is_dir():
+            problems.append(f"there is no folder {place}")
+        elif _folder_digest(model_folder(place), settings) == decoding.model_digest:
+            return place
+        else:
+            problems.append(f"{place} has other files now")
+    raise InputError(
+        f"the model {decoding.model} of fusion {decoding.fusion_id} cannot be loaded here: {'; '.join(problems)}. Put"
+        f" its files at {planned}, or set CAPSFUSION_MODEL to a folder with the same files"
+    )
 
 
-def _digest(data: bytes, size: int = 16) -> str:
-    return hashlib.blake2b(data, digest_size=size).hexdigest()
+def _folder_digest(folder: Path, settings: Settings) -> str:
+    """Of the configuration and all weights: two fine-tunes may differ in the middle of one file only."""
+    digest = hashlib.blake2b((folder / "config.json").read_bytes(), digest_size=16)
+    for file, content in content_digests(weight_files(folder), settings.home / "weights_digests.json").items():
+        digest.update(f"{file.name} {content}".encode())
+    return digest.hexdigest()
+
+
+def _commit_digest(folder: Path) -> str:
+    return _digest((folder / "config.json").read_bytes() + folder.name.encode())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

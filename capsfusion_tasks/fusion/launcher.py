@@ -1,10 +1,11 @@
-"""Starts torchrun for a job, and ends it without leaving a rank behind. No torch here: Airflow's tasks use it."""
+"""Starts torchrun for a job, and ends it with all its ranks. No torch here, because Airflow tasks import this."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -12,93 +13,79 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from tempfile import TemporaryDirectory
+from itertools import takewhile
 from typing import IO, Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.fusion.model_files import pinned
-from capsfusion_tasks.fusion.stall import Patience, StallWatch
+from capsfusion_tasks.fusion.job import FuseJob
+from capsfusion_tasks.fusion.watchdog import Timeouts, Watchdog
 from capsfusion_tasks.settings import Settings
 
-# What a rank prints before an error that is no failure of its own, and what it is for whoever started torchrun.
+# A rank marks errors of its input or its surroundings; the process that started torchrun raises them as its own.
 INPUT_ERROR_MARK = "capsfusion input error: "
 NOT_READY_MARK = "capsfusion not ready: "
 _MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
-_CLAIM_ROWS = 64
 _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
-# OpenMP's threads spin while they wait for each other, by default so long that two jobs on one CPU slow each other down
-# by seven times. This many turns cost a job that is alone nothing measurable, and two at once get half the speed each.
+# The line in which torchrun names the rank that failed. After it come pages about torchrun's own functions.
+_RANK_FAILED = re.compile(r".*torch/distributed/elastic/.*failed \(exitcode: ")
+# OpenMP threads spin while they wait for each other. By default they spin for so long that two jobs on one CPU are
+# seven times slower. With this many turns, two jobs have half the speed each, and a single job is not slower.
 _DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
+# Variables of other launchers (a pod of Kubeflow has them, and whatever another torchrun started). torchrun would take
+# PET_* for its own arguments and PYTHON_EXEC for the program of its ranks. LOGLEVEL=info, which many images set, ends
+# it with a traceback: Python's levels are upper-case.
+_NOT_FOR_TORCHRUN = re.compile(
+    r"PET_.*|TORCH_?ELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|PYTHON_EXEC"
+    r"|LOGLEVEL"
+)
+_THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")  # what OpenMP takes; a comma starts the levels below the first
 
 
 def environment_defaults(settings: Settings) -> dict[str, str]:
-    """Variables that torchrun gets where its environment has none: ``Torchrun(defaults=…)``."""
-    # Beside the state, not in a home that goes with its container: the next task finds the kernels compiled.
-    return {**_DEFAULTS, "TRITON_CACHE_DIR": str(settings.home / "triton")}
+    """Variables for torchrun if the environment does not set them: ``Torchrun(defaults=…)``."""
+    cores = len(os.sched_getaffinity(0))
+    return {
+        **_DEFAULTS,
+        # Where it is not set, torchrun gives each of several ranks a single thread.
+        "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node))),
+        # Not in a home folder that is deleted with its container, so that the next task finds the compiled kernels.
+        "TRITON_CACHE_DIR": str(settings.home / "triton"),
+    }
 
 
-class FuseJob(BaseModel):
-    """What the ranks need to know: where pairs lie, where chunks go, how to fuse. Travels as JSON in their argv."""
-
-    model_config = ConfigDict(frozen=True)
-
-    staging: str  # root of the storage that the paths below are relative to
-    pairs: str  # Parquet file with the columns laion_2b, laion_coco, or with piece_rows a folder of such pieces
-    piece_rows: int | None
-    chunks: str  # folder of the chunk files
-    fusion_id: str
-    model: str
-    engine: str
-    dtype: str
-    num_beams: int
-    max_new_tokens: int
-    batch_size: int | None  # None: the engine decides
-    claim_rows: int  # a rank claims so many at a time; pieces have a multiple of them
-    chunk_rows: int  # most rows of a chunk file
-    write_seconds: float = 5.0  # a kill loses what was finished since the last write
-
-    @classmethod
-    def of(
-        cls, settings: Settings, *, staging: str, pairs: str, piece_rows: int | None, chunks: str, fusion_id: str
-    ) -> FuseJob:
-        names = ("engine", "dtype", "num_beams", "max_new_tokens", "chunk_rows")
-        return cls(
-            staging=staging,
-            pairs=pairs,
-            piece_rows=piece_rows,
-            chunks=chunks,
-            fusion_id=fusion_id,
-            claim_rows=claim_rows(settings),
-            batch_size=None if settings.batch_size == "auto" else settings.batch_size,
-            model=pinned(settings.model),
-            **{name: getattr(settings, name) for name in names},
-        )
-
-
-def claim_rows(settings: Settings) -> int:
-    """How many rows a rank claims at a time: few, so that all ranks end together, and no more than a chunk has."""
-    return min(_CLAIM_ROWS, settings.chunk_rows)
+def torchrun_environment(defaults: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` without the variables of other launchers, with ``defaults`` for what it does not set."""
+    kept = {name: value for name, value in environment.items() if not _NOT_FOR_TORCHRUN.fullmatch(name)}
+    if not _THREADS.fullmatch(kept.get("OMP_NUM_THREADS", "")):
+        kept.pop("OMP_NUM_THREADS", None)
+    return {**defaults, **kept, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 
 
 def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[str]:
-    """The command that fuses ``job`` on this node: a rank per GPU, or one on the CPU, unless a number is given."""
-    ranks = gpu_count() or 1 if nproc_per_node == "auto" else nproc_per_node
+    """The command that fuses ``job`` on this node."""
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
-        *("--nproc-per-node", str(ranks), "--max-restarts", "0"),
+        *("--nnodes", "1", "--nproc-per-node", str(rank_count(nproc_per_node)), "--max-restarts", "0"),
+        # Ranks print their errors themselves. A log folder would be left behind where torchrun is killed.
+        *("--log-dir", os.devnull),
         *("-m", "capsfusion_tasks.fusion.worker", job.model_dump_json()),
     ]
 
 
+def rank_count(nproc_per_node: Literal["auto"] | int) -> int:
+    """Ranks to start on this node: for auto one per GPU, or one on the CPU."""
+    return gpu_count() or 1 if nproc_per_node == "auto" else nproc_per_node
+
+
 def gpu_count() -> int:
-    """GPUs this process may use, without importing torch: asking CUDA in an Airflow task would make it hold the GPU."""
+    """Number of GPUs that this process may use. Does not import torch: CUDA would hold the GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+        # CUDA ends its list at the first -1.
+        return len([*takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))])
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -107,41 +94,38 @@ def gpu_count() -> int:
 
 
 class TorchrunFailed(Exception):
-    """torchrun or one of its ranks ended with an error; the message has its last lines."""
+    """torchrun or one of its ranks failed; the message has the last lines of output."""
 
 
 class Torchrun:
-    """One torchrun process: start, wait, terminate. Its output comes line by line to ``on_line``.
+    """One torchrun process: start, wait, terminate. ``on_line`` gets its output, line by line.
 
-    A rank that gets nothing done for longer than ``patience`` ends all of them. ``defaults`` are variables for what the
-    environment does not set.
+    If a rank makes no progress for longer than ``timeouts``, all ranks are ended. ``defaults``: variables that torchrun
+    gets if the environment does not set them.
     """
 
     def __init__(
         self,
         argv: list[str],
         on_line: Callable[[str], None] | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         defaults: Mapping[str, str] = _DEFAULTS,
     ) -> None:
         self._argv = argv
-        self._env = {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
+        self._env = torchrun_environment(defaults, os.environ)
         self._on_line = on_line or print
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self._process: subprocess.Popen[str] | None = None
-        # Of what ranks say of their errors to torchrun, which would leave a folder of its own behind.
-        self._logs: TemporaryDirectory[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()  # None: there are no more
 
     def start(self) -> None:
-        self._logs = TemporaryDirectory(prefix="capsfusion-torchrun-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             self._argv,
-            env={**self._env, "PET_LOG_DIR": self._logs.name},
+            env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             preexec_fn=_die_with_parent,
         )
@@ -155,17 +139,14 @@ class Torchrun:
     def wait(self) -> None:
         """Pass on output until torchrun has ended.
 
-        Raises InputError or NotReadyError if a rank met one, NotReadyError too if one hangs, and TorchrunFailed for all
-        else.
+        Raises the InputError or NotReadyError of a rank, NotReadyError if a rank hangs, and TorchrunFailed for all
+        other failures.
         """
-        if self._process is None or self._logs is None:
+        if (process := self._process) is None:
             raise RuntimeError("torchrun was not started")
-        with self._logs:
-            self._wait(self._process)
-
-    def _wait(self, process: subprocess.Popen[str]) -> None:
         last: deque[str] = deque(maxlen=_LAST_LINES)
-        watch = StallWatch(self._patience)
+        watchdog = Watchdog(self._timeouts)
+        failed = False
         while True:
             try:
                 line = self._lines.get(timeout=_WATCH_SECONDS)
@@ -175,48 +156,49 @@ class Torchrun:
                 break
             mark = next((mark for mark in _MARKED if line.startswith(mark)), None)
             if mark is not None:
-                # Where one rank met it, all of them did: torchrun would only repeat it in a page of tracebacks.
+                # All ranks have the same error. torchrun would only add a page of tracebacks.
                 self.terminate()
                 process.wait()
                 raise _MARKED[mark](line.removeprefix(mark).strip())
-            if line and not watch.takes(line):
+            if line and not failed and not watchdog.takes(line):
                 last.append(line)
                 self._on_line(line)
-            if hung := watch.hung():
+                failed = _RANK_FAILED.match(line) is not None
+            if hung := watchdog.hung():
                 self._kill()
                 raise NotReadyError(
-                    f"{hung}: torchrun and all its ranks are ended. The next try goes on from the finished rows; if"
-                    " they were merely slow, raise CAPSFUSION_STALL_MINUTES or CAPSFUSION_LOADING_MINUTES"
+                    f"{hung}: torchrun and all its ranks were ended. The next try continues after the finished rows. If"
+                    " the ranks were only slow, raise CAPSFUSION_STALL_MINUTES or CAPSFUSION_LOADING_MINUTES"
                 )
         code = process.wait()
         if code != 0:
             raise TorchrunFailed(f"torchrun ended with exit code {code}; its last lines:\n" + "\n".join(last))
 
     def terminate(self) -> None:
-        """SIGTERM to torchrun, and return: Airflow kills the caller five seconds later. Ranks die with torchrun."""
+        """Send SIGTERM to torchrun and return, as Airflow kills the caller five seconds later. Ranks die with it."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
     def _kill(self) -> None:
-        """SIGKILL to all of them: a process that is stopped or hangs in a driver's call does not hear SIGTERM."""
+        """Send SIGKILL to torchrun and its ranks: a process that hangs in a driver does not react to SIGTERM."""
         if self._process is None:
             return
         family = psutil.Process(self._process.pid).children(recursive=True)
         self._process.kill()
         self._process.wait()
         for process in family:
-            with suppress(psutil.NoSuchProcess):  # as it should be: ranks die with torchrun
+            with suppress(psutil.NoSuchProcess):  # expected: ranks die with torchrun
                 process.kill()
 
 
 def run(
     argv: list[str],
     on_line: Callable[[str], None] | None = None,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
     defaults: Mapping[str, str] = _DEFAULTS,
 ) -> None:
-    """Start torchrun and wait for it; whatever interrupts the wait ends it."""
-    torchrun = Torchrun(argv, on_line=on_line, patience=patience, defaults=defaults)
+    """Start torchrun and wait until it ends. An exception while waiting ends torchrun."""
+    torchrun = Torchrun(argv, on_line=on_line, timeouts=timeouts, defaults=defaults)
     torchrun.start()
     try:
         torchrun.wait()
@@ -225,7 +207,7 @@ def run(
 
 
 def _die_with_parent() -> None:
-    """Runs in the child between fork and exec: SIGTERM for torchrun when whoever started it is gone (Linux)."""
+    """Runs in the child between fork and exec: torchrun gets SIGTERM when its parent dies (Linux)."""
     if sys.platform.startswith("linux"):
         _LIBC.prctl(1, signal.SIGTERM)
 

@@ -1,17 +1,20 @@
-"""Where a model's files are: a folder, or a hub id's snapshot. No settings here: benchmarks need none."""
+"""Where a model's files are (a folder, or a hub id's snapshot), and what its configuration says. No torch here.
+
+No settings either: benchmarks need none.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+from typing import Any
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.json_files import read_object
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.weight_files import HUB_PATTERNS, check_start, refuse_adapter, weight_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
-# Of a .bin file that is no pickle of tensors only: torch's own message says how to run it all the same.
-NO_TENSORS = "it is damaged, or a pickle with more than tensors in it, which could run code"
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def model_folder(model: str, *, weights: bool = True) -> Path:
@@ -29,44 +32,68 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
         folder = _hub_snapshot(model, weights=weights)
     for name in ("config.json", "tokenizer.model"):
         if not (folder / name).is_file():
+            refuse_adapter(folder)
             raise InputError(f"{folder} has no {name}: it is no LLaMA checkpoint in Hugging Face's layout")
-    if weights and not weight_files(folder):
-        raise InputError(f"{folder} has no weights: expected *.safetensors or pytorch_model*.bin")
+    for file in weight_files(folder) if weights else ():
+        check_start(file)
     return folder
 
 
-def pinned(model: str) -> str:
-    """``model``; a hub id with the commit that it means now, so that all ranks load the same, whatever is pushed."""
-    if Path(model).expanduser().is_dir():
-        return model
-    return f"{model.partition('@')[0]}@{model_folder(model, weights=False).name}"  # …/snapshots/<commit>
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Weight files, safetensors where there are any (they need no unpickling), else the .bin shards."""
-    for pattern in _WEIGHTS:
-        if found := sorted(folder.glob(pattern)):
-            return found
-    return []
-
-
-def refuse_code(folder: Path) -> None:
-    """Raise InputError for a checkpoint that wants to run code of its own.
-
-    transformers would ask on the terminal, and a worker has none.
-    """
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("auto_map"):
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json. Raises InputError where it cannot be read, or asks for what no engine here does."""
+    config = read_object(folder / "config.json")
+    if config.get("auto_map"):  # transformers would ask on the terminal, and a worker has none
         raise InputError(
             f"{folder}/config.json wants to run code of its own (auto_map); only built-in models are loaded"
         )
+    if quantisation := config.get("quantization_config"):
+        method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
+        raise InputError(
+            f"{folder} is quantised (quantization_config in config.json, method {method}): give the model in bfloat16,"
+            " float16 or float32"
+        )
+    if name := config.get("transformers_weights"):
+        raise InputError(
+            f"{folder}/config.json names its weights itself (transformers_weights: {name}): remove the entry, and call"
+            " the file model.safetensors"
+        )
+    return config
+
+
+def eos_token_ids(folder: Path) -> tuple[int, ...]:
+    """The tokens that end a caption, as ``generate`` takes them: sorted, at least one.
+
+    Those of generation_config.json; where it names none, those of config.json; where that names none, the tokenizer's.
+    Raises InputError for ids that are no tokens of the model.
+    """
+    vocab_size = read_object(folder / "config.json").get("vocab_size")
+    for file in (folder / "generation_config.json", folder / "config.json"):
+        named = read_object(file).get("eos_token_id") if file.is_file() else None
+        if named is None:
+            continue
+        ids = named if isinstance(named, list) else [named]
+        for token in ids:
+            if type(token) is not int or token < 0 or (type(vocab_size) is int and token >= vocab_size):
+                raise InputError(
+                    f"{file} has eos_token_id {str(named)[:50]}: expected a token's id, or a list of them, from 0 up to"
+                    f" vocab_size ({vocab_size})"
+                )
+        if ids:
+            return tuple(sorted(set(ids)))
+    tokenizer = LlamaTokenizer(folder / "tokenizer.model")
+    if tokenizer.eos_id < 0:
+        raise InputError(
+            f"{folder}: neither generation_config.json, config.json nor tokenizer.model says which token ends a"
+            " caption: set eos_token_id in generation_config.json"
+        )
+    return (tokenizer.eos_id,)
 
 
 def _hub_snapshot(model: str, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     name, _, revision = model.partition("@")
-    patterns = ["*.json", "tokenizer.model", *(_WEIGHTS if weights else ())]
+    patterns = ["*.json", "tokenizer.model", *(HUB_PATTERNS if weights else ())]
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A rank's place on its node: it dies with its parent, takes its GPU alone, and takes its share of the cores."""
+"""A rank on its node: it dies with torchrun, uses one GPU alone, or a share of the cores."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import IO
 
 import torch
+
+from capsfusion_tasks.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +32,29 @@ def die_with_parent() -> None:
     parent = os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if parent == 1 or os.getppid() != parent:  # it died before the kernel was asked
+    if parent == 1 or os.getppid() != parent:  # torchrun died before the kernel was asked
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, IO[bytes] | None]:
-    """The rank's device, and a lock to hold as long as it is used, or as its memory is.
+    """The rank's device, and the lock of its GPU, to be held until the process ends: until then the memory is taken.
 
-    GPU number ``local_rank`` (never the global rank: a second node has no GPU 8), waiting until ranks of an earlier,
-    dying try have left it. Without a GPU: the CPU, with a fair share of its cores.
+    GPU number ``local_rank`` (never the global rank: a second node has no GPU 8), after ranks of an earlier try that
+    are still ending have left it. Without a GPU: the CPU, with OMP_NUM_THREADS threads or a fair share of its cores.
+    Raises InputError where this node has fewer GPUs than ranks.
     """
     if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
+        if not os.environ.get("OMP_NUM_THREADS"):
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
         log.info("torch finds no GPU: fusing on the CPU, with %d threads", torch.get_num_threads())
         return torch.device("cpu"), None
+    if local_world_size > (gpus := torch.cuda.device_count()):
+        raise InputError(
+            f"{local_world_size} ranks were started on a node with {gpus} GPUs, and each rank needs one of its own;"
+            " set CAPSFUSION_NPROC_PER_NODE to auto"
+        )
     torch.cuda.set_device(local_rank)
-    # Its attention is planned anew for each shape, and nearly every prefill has one of its own.
+    # cuDNN plans its attention anew for each shape, and nearly every prefill has a shape of its own.
     torch.backends.cuda.enable_cudnn_sdp(False)
     name = torch.cuda.get_device_properties(local_rank).uuid
     path = Path(tempfile.gettempdir()) / f"capsfusion-gpu-{name}-{os.geteuid()}.lock"
@@ -53,6 +62,6 @@ def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, I
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        log.info("GPU %s is still held by another rank: waiting for it to end (%s)", name, path)
+        log.info("GPU %s is still used by another rank; waiting for that rank to end (lock file %s)", name, path)
         fcntl.flock(lock, fcntl.LOCK_EX)
     return torch.device("cuda", local_rank), lock

@@ -1,23 +1,44 @@
-"""The pairs of a job, as ranks read them: one Parquet file, or a folder of pieces that somebody is still filling."""
+"""The pairs of a job, as ranks read them: one Parquet file, or a folder of pieces that another thread still writes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 CAPTION_COLUMNS = ["laion_2b", "laion_coco"]
 _END = "END.json"
 _POLL_SECONDS = 0.2
 
 
-def write_pieces(storage: Storage, folder: str, tables: Iterable[pa.Table]) -> int:
-    """Write ``tables`` (columns laion_2b, laion_coco) as pieces 00000.parquet, 00001.parquet, …, each readable at once.
+@dataclass(frozen=True)
+class PairColumns:
+    """The names that a file of the user has for the captions of a pair, and for what identifies a row."""
 
-    All but the last must have the same number of rows, which readers are told. Returns the number of rows.
+    raw: str = "laion_2b"
+    synthetic: str = "laion_coco"
+    row_id: str | None = None
+
+    def pairs(self, table: pa.Table) -> pa.Table:
+        """The captions of ``table`` as ``CAPTION_COLUMNS``."""
+        return pa.table([table[self.raw], table[self.synthetic]], CAPTION_COLUMNS)
+
+    def in_words_of_the_file(self, reason: str) -> str:
+        """A reason such as "laion_2b is empty", with the name that the file has for the column."""
+        for ours, theirs in zip(CAPTION_COLUMNS, (self.raw, self.synthetic), strict=True):
+            if reason.startswith(f"{ours} "):
+                return theirs + reason.removeprefix(ours)
+        return reason
+
+
+def write_pieces(storage: Storage, folder: str, tables: Iterable[pa.Table]) -> int:
+    """Write ``tables`` (``CAPTION_COLUMNS``) as pieces 00000.parquet, 00001.parquet, …; returns the number of rows.
+
+    A piece can be read as soon as it is written. All pieces but the last must have ``FuseJob.piece_rows`` rows.
     """
     rows = 0
     for number, table in enumerate(tables):
@@ -30,7 +51,7 @@ def write_pieces(storage: Storage, folder: str, tables: Iterable[pa.Table]) -> i
 class PairsInput:
     """Random access to a job's pairs by row number, waiting for pieces that are not written yet.
 
-    ``path`` is a Parquet file, or with ``piece_rows`` a folder of pieces of so many rows. Holds one piece in memory.
+    ``path`` is a Parquet file, or with ``piece_rows`` a folder of pieces of that many rows. Holds one piece in memory.
     """
 
     def __init__(self, storage: Storage, path: str, piece_rows: int | None) -> None:
@@ -40,7 +61,7 @@ class PairsInput:
         self._total: int | None = None
 
     def read(self, start: int, rows: int) -> pa.Table:
-        """Rows ``start`` up to ``start + rows`` (which lie in one piece): fewer at the end, none behind it."""
+        """Rows ``start`` up to ``start + rows``, which must lie in one piece; at the end fewer, or none."""
         number = start // self._piece_rows if self._piece_rows else 0
         if number != self._number:
             if not self._wait_for(number, start):
@@ -51,7 +72,7 @@ class PairsInput:
         return self._piece.slice(start - number * (self._piece_rows or 0), rows)
 
     def total(self) -> int | None:
-        """The number of rows, once it is known."""
+        """The number of rows; None while pieces are still written."""
         if self._total is None:
             if not self._piece_rows:
                 self._total = self._storage.footer(self._path)[1]
@@ -60,9 +81,9 @@ class PairsInput:
         return self._total
 
     def _wait_for(self, number: int, start: int) -> bool:
-        """Whether there is a piece with row ``start``; it may take its time."""
+        """Wait for the piece with row ``start``; False: the rows end before it."""
         while self._piece_rows:
-            # The end first: a piece that is written between the two questions would be missed the other way round.
+            # Ask for the end first. In the other order, a last piece written between the two questions is missed.
             total = self.total()
             if total is not None:
                 return start < total

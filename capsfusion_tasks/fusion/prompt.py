@@ -20,20 +20,24 @@ PROMPT_TEMPLATE = (
 
 MAX_PROMPT_TOKENS = 256
 
-# Characters. LLaMA's longest token has 16, so what is left of a longer caption still has several times the tokens that
-# a prompt has room for, and the same of them are kept; tokenizing all of ten million characters would take 15 seconds.
+# Characters per token. Longer captions are cut before they are tokenized: ten million characters would take 15 seconds.
+# LLaMA's longest token has 16 characters, so the cut caption still has more tokens than a prompt has room for.
 _LONGEST_TOKEN = 64
 
-# Control characters (Cc), surrogates and the line and paragraph separators: none stands in a published pair. A line
-# break inside a caption could pass for the template's own "Sentence 2:" line. Joiners and marks (Cf) stay: emoji and
+# Control characters (Cc), surrogates, and line and paragraph separators. No published pair has any of them. A line
+# break inside a caption could imitate the template's "Sentence 2:" line. Joiners and marks (Cf) stay: emoji and
 # right-to-left text need them.
 _HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+")
 
-_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")  # of Hangul: letters by their category, with nothing to see
+
+# Unicode's categories of control and format characters, surrogates, separators, and marks on other characters. What is
+# not assigned may be an emoji that this Python does not know yet.
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp", "Mn"}
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol that show nothing
 
 
 class Tokenizer(Protocol):
-    """What the prompt needs of a tokenizer: text to ids (with BOS) and back."""
+    """The part of a tokenizer that prompts need: text to ids (with BOS) and back."""
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]: ...
 
@@ -41,15 +45,13 @@ class Tokenizer(Protocol):
 
 
 def clean_caption(text: str) -> str:
-    """A caption as it goes into the prompt: stripped, each run of harmful characters replaced by one space."""
+    """The caption as it goes into the prompt: stripped, and each run of harmful characters replaced by one space."""
     return _HARMFUL.sub(" ", text).strip()
 
 
-def has_text(text: str | None) -> bool:
-    """Whether a caption shows anything: more than spaces, control and zero-width characters, marks and fillers."""
-    return text is not None and any(
-        unicodedata.category(character)[0] not in "CZM" and character not in _FILLERS for character in text
-    )
+def is_empty_caption(text: str | None) -> bool:
+    """Whether a caption shows nothing: it is null, or of spaces, control and zero-width characters only."""
+    return all(c in _FILLERS or unicodedata.category(c) in _INVISIBLE for c in text or "")
 
 
 def build_prompt(laion_2b: str, laion_coco: str) -> str:
@@ -60,10 +62,9 @@ def build_prompt(laion_2b: str, laion_coco: str) -> str:
 def prompt_tokens(tokenizer: Tokenizer, laion_2b: str, laion_coco: str, limit: int = MAX_PROMPT_TOKENS) -> list[int]:
     """Token ids of the prompt, BOS first, at most ``limit`` of them.
 
-    A prompt that is too long loses the end of its *raw* caption, as in the paper's script. Where the raw caption alone
-    cannot make room, the synthetic caption is cut as well, so that "New Sentence:" always stands at the end (the
-    paper's script drops it there). Text is cut at token boundaries and tokenized again, because pieces may merge
-    differently at the new border.
+    If the prompt is too long, the end of the *raw* caption is cut, as in the paper's script. If that is not enough, the
+    synthetic caption is cut as well, so that the prompt always ends with "New Sentence:" (the paper's script cuts that
+    off). Text is cut at a token boundary and tokenized again, because tokens may merge differently at the new end.
     """
     most = limit * _LONGEST_TOKEN
     raw, synthetic = clean_caption(laion_2b)[:most], clean_caption(laion_coco)[:most]
@@ -82,9 +83,9 @@ def prompt_tokens(tokenizer: Tokenizer, laion_2b: str, laion_coco: str, limit: i
 def shared_prefix(tokenizer: Tokenizer) -> list[int]:
     """The token ids that every prompt begins with: BOS and the template up to the raw caption (112 with LLaMA's).
 
-    Where a tokenizer's pieces never reach across a space, as sentencepiece's, no caption can change them.
+    No caption can change them if tokens never reach across a space, which holds for sentencepiece.
     """
-    # Captions that begin with different kinds of characters: a token that depends on the caption is not shared.
+    # Captions that begin with different kinds of characters. A token that depends on the caption is not shared.
     prompts = [tokenizer.encode(build_prompt(start, "a")) for start in ("A", "b", "7", ":", '"', "é", "図", "😀")]
     same = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))
     return [ids[0] for ids in same]
@@ -92,5 +93,5 @@ def shared_prefix(tokenizer: Tokenizer) -> list[int]:
 
 def _drop_last_tokens(tokenizer: Tokenizer, text: str, count: int) -> str:
     ids = tokenizer.encode(text, bos=False)
-    # Never fewer characters by rounding: a cut inside a multi-byte character decodes to a replacement character.
+    # A cut inside a multi-byte character decodes to a replacement character: remove it.
     return tokenizer.decode(ids[: max(0, len(ids) - count)]).rstrip("\N{REPLACEMENT CHARACTER}").rstrip()

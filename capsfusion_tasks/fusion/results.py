@@ -1,4 +1,4 @@
-"""What comes out of the engine, on its way into files: a row is in a file seconds after it is finished."""
+"""Collects finished rows and writes them to chunk files within seconds."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch.distributed.distributed_c10d import Store
 from capsfusion_tasks.fusion.chunk_writer import ChunkWriter
 from capsfusion_tasks.fusion.engine import Completion, Occupancy
 from capsfusion_tasks.fusion.feed import Prepared
-from capsfusion_tasks.fusion.launcher import FuseJob
+from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
-COUNTED = ("rows", "caption_tokens", "busy", "slots")  # what ranks add up in the store, for the line of progress
+COUNTED = ("rows", "caption_tokens", "busy", "slots")  # counters in the store, for the progress line
 _COUNT_SECONDS = 1.0
 
 
 class Results:
     """Finished rows of one rank, in any order. A thread counts and writes them, so that the device never waits.
 
-    The block's end writes all that is finished.
+    Use it as a context manager: its end writes all rows that are finished.
     """
 
     def __init__(
         self, job: FuseJob, storage: Storage, store: Store, tokenizer: LlamaTokenizer, occupancy: Occupancy
     ) -> None:
         self._job, self._store, self._tokenizer, self._occupancy = job, store, tokenizer, occupancy
-        self._expected: dict[int, tuple[bytes, int]] = {}  # by row: digest of its input, tokens of its prompt
+        self._expected: dict[int, tuple[bytes, int]] = {}  # by row: digest of its input, number of prompt tokens
         self._finished: deque[dict[str, Any]] = deque()
         self._chunks = ChunkWriter(job, storage, store, occupancy)
         self._counted = Occupancy()
@@ -56,14 +56,14 @@ class Results:
             )
 
     def expect(self, prepared: Prepared) -> None:
-        """Rows that the engine gets; those that are set aside are finished."""
+        """Register rows that the engine is about to get. Rows that are set aside count as finished."""
         prompts = {request.row: len(request.prompt) for request in prepared.requests}
         self._expected |= {row: (digest, prompts.get(row, 0)) for row, digest in prepared.inputs.items()}
         for completion in prepared.set_aside:
             self.add(completion)
 
     def add(self, completion: Completion) -> None:
-        """Take a row's caption. Raises what went wrong when earlier ones were written."""
+        """Take the caption of a row. Raises the error of an earlier write, if there was one."""
         self._raise_failure()
         digest, tokens = self._expected.pop(completion.row)
         self._finished.append(
@@ -90,14 +90,14 @@ class Results:
             while not ended:
                 self._wake.wait(max(0.0, min(_COUNT_SECONDS, due - time.monotonic())))
                 self._wake.clear()
-                ended = self._ended  # asked first: whatever is finished by then is among these rows
+                ended = self._ended  # read before the rows, so that the last round gets all of them
                 rows = [self._finished.popleft() for _ in range(len(self._finished))]
                 self._count(rows)
                 self._chunks.add(rows)
                 if ended or time.monotonic() >= due:
                     self._chunks.write()
                     due = time.monotonic() + self._job.write_seconds
-        except Exception as error:  # raised again where the next row comes
+        except Exception as error:  # ``add`` and the end of the block raise it again
             self._failure = error
 
     def _count(self, rows: list[dict[str, Any]]) -> None:

@@ -1,28 +1,39 @@
 """LLaMA's tokenizer: sentencepiece on the model's own ``tokenizer.model``.
 
-transformers 5 turns a bare ``tokenizer.model`` into wrong ids for text with double spaces (3.7% of real prompts), and
-reads ``</s>`` inside a web caption as the control token. sentencepiece does neither.
+Not transformers 5: given only ``tokenizer.model``, it makes wrong ids of text with double spaces (3.7% of real prompts)
+and reads ``</s>`` inside a web caption as the control token.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.json_files import refuse_pointer
+
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a token in base64, and its rank
 
 
 class LlamaTokenizer:
     """Text to token ids and back, as LLaMA was trained.
 
-    ``eos_id`` ends a caption; ``pad_id`` only fills batches and is masked everywhere.
+    ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills batches and is masked everywhere. Raises
+    InputError for a file that is no sentencepiece model, or has no token for the start of a text (BOS) or unknown text.
     """
 
     def __init__(self, model_file: Path | str) -> None:
-        self._processor = SentencePieceProcessor(model_file=str(model_file))
+        self._processor = _load(Path(model_file))
         self.bos_id: int = self._processor.bos_id()
         self.eos_id: int = self._processor.eos_id()
         self.pad_id: int = self._processor.unk_id()
         self.vocab_size: int = self._processor.vocab_size()
+        if self.bos_id < 0:
+            raise InputError(f"{model_file} has no token that begins a text (BOS): it is not LLaMA's tokenizer")
+        if self.pad_id < 0:
+            raise InputError(f"{model_file} has no token for unknown text: it is damaged. Download it again")
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Ids of ``text``; control tokens written out in it ("</s>") are encoded as text."""
@@ -33,3 +44,19 @@ class LlamaTokenizer:
         """Text of ``ids``; control tokens and ids beyond the vocabulary (an added [PAD]) leave no trace."""
         text: str = self._processor.decode([i for i in ids if 0 <= i < self.vocab_size])
         return text
+
+
+def _load(file: Path) -> SentencePieceProcessor:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    refuse_pointer(file, content)
+    if not content:
+        raise InputError(f"{file} is empty: download it again")
+    if _TIKTOKEN.match(content):
+        raise InputError(f"{file} is a tiktoken file, as of LLaMA 3: expected LLaMA 2's sentencepiece model")
+    try:
+        return SentencePieceProcessor(model_proto=content)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(f"{file} is no sentencepiece model, or is cut off: download it again") from error

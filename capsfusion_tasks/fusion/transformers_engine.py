@@ -2,40 +2,110 @@
 
 from __future__ import annotations
 
-import pickle
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.engine import Completion, Occupancy, Request, Requests
-from capsfusion_tasks.fusion.model_files import NO_TENSORS, refuse_code
+from capsfusion_tasks.fusion.engine import NOT_FINITE, Completion, Occupancy, Request, Requests
+from capsfusion_tasks.fusion.model_files import read_config
+from capsfusion_tasks.fusion.tensors import check_names, is_finite, open_tensors, refuse_not_finite
+from capsfusion_tasks.fusion.weight_files import refuse_misfit, unread_files, weight_files
+
+log = logging.getLogger(__name__)
 
 _WINDOW = 4  # batches that are sorted together
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """The checkpoint in ``folder``; never with code of its own."""
-    refuse_code(folder)
-    disable_progress_bar()
-    # dtype is given, never left to default: a 13B model in float32 takes 52 GB of host memory for each rank.
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, weights_only=True
+    """The checkpoint in ``folder``; never with code of its own.
+
+    Raises InputError where it cannot be loaded, or its tensors are not those of the model: transformers would give
+    random numbers to the missing ones, and go on.
+    """
+    config = read_config(folder)
+    files = weight_files(folder)
+    if unread := unread_files(folder, files):
+        log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))
+    with _loading(folder, files) as links:
+        if config.get("model_type") == "llama":  # others may be stored under other names than they are loaded under
+            check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
+        else:
+            for file in files:
+                open_tensors(file)
+        # dtype is given, never left to default: a 13B model in float32 takes 52 GB of host memory for each rank.
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            links,
+            dtype=dtype,
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in what is returned
         )
-    except pickle.UnpicklingError as error:
-        raise InputError(f"the weights in {folder} cannot be read: {NO_TENSORS}. Take safetensors") from error
-    return model.to(device).eval()
+    refuse_misfit(
+        folder,
+        missing=loading["missing_keys"],
+        unknown=loading["unexpected_keys"],
+        other=[
+            f"{name} has shape {list(stored)}, config.json says {list(expected)}"
+            for name, stored, expected in sorted(loading["mismatched_keys"])
+        ],
+    )
+    if model.config.is_encoder_decoder:
+        raise InputError(f"{folder}/config.json says is_encoder_decoder: captions come from models without an encoder")
+    model = model.to(device).eval()
+    refuse_not_finite(folder, {name: is_finite(weight.data) for name, weight in model.named_parameters()})
+    # Else ``generate`` adds the checkpoint's own ways of decoding to those that it is given (repetition_penalty, say).
+    model.generation_config = GenerationConfig()
+    return model
+
+
+@contextmanager
+def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
+    """A folder of links to config.json and ``files``, with their index: what transformers is to read of ``folder``.
+
+    Where peft is installed, it would add an adapter that lies beside them. What it raises in the block is InputError.
+    """
+    names = ["config.json", *(file.name for file in folder.glob("*.index.json")), *(file.name for file in files)]
+    verbosity = get_verbosity()
+    set_verbosity_error()  # what it warns of here is refused, in one line
+    disable_progress_bar()
+    with TemporaryDirectory(prefix="capsfusion-model-") as links:
+        try:
+            for name in names:
+                (Path(links) / name).symlink_to((folder / name).absolute())
+            yield Path(links)
+        except (InputError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a config that makes no sense fails anywhere in transformers
+            reason = f"{type(error).__name__}: {error}".replace("\n", " ").replace(links, str(folder))
+            raise InputError(f"transformers cannot load {folder}: {reason[:500]}") from error
+        finally:
+            set_verbosity(verbosity)
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """The shapes of the model's tensors, by name, as its config has them. Takes no memory."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 class TransformersEngine:
@@ -47,11 +117,11 @@ class TransformersEngine:
         *,
         num_beams: int,
         max_new_tokens: int,
-        eos_id: int,
+        eos_ids: Sequence[int],
         pad_id: int,
         batch_size: int,
     ) -> None:
-        self.model, self.eos_id, self.pad_id, self.batch_size = model, eos_id, pad_id, batch_size
+        self.model, self.eos_ids, self.pad_id, self.batch_size = model, tuple(eos_ids), pad_id, batch_size
         self.occupancy = Occupancy()
         # Not from the checkpoint's generation_config.json: a sampling default there must not leak in.
         self.generation = GenerationConfig(
@@ -60,7 +130,7 @@ class TransformersEngine:
             max_new_tokens=max_new_tokens,
             length_penalty=1.0,
             early_stopping=False,
-            eos_token_id=eos_id,
+            eos_token_id=list(self.eos_ids),
             pad_token_id=pad_id,
         )
 
@@ -81,13 +151,18 @@ class TransformersEngine:
         """One static batch, padded to ``width`` tokens (by default to its longest prompt)."""
         width = width or max(len(request.prompt) for request in batch)
         limits = [request.limit(self.generation.max_new_tokens) for request in batch]
+        watch = NaNWatch(len(batch))
         output = self.model.generate(
             **self._inputs(batch, width),
             generation_config=self.generation,
+            logits_processor=LogitsProcessorList([watch]),
             stopping_criteria=StoppingCriteriaList([RowLimits(width, limits)]),
         )  # [B, S + generated]
         generated: list[list[int]] = output[:, width:].tolist()
-        completions = [self._completion(r.row, ids, n) for r, ids, n in zip(batch, generated, limits, strict=True)]
+        completions = [
+            Completion(request.row, [], NOT_FINITE, 0) if is_nan else self._completion(request.row, ids, limit)
+            for request, ids, limit, is_nan in zip(batch, generated, limits, watch.rows(), strict=True)
+        ]
         tokens = [completion.caption_tokens for completion in completions]
         self.occupancy.count(sum(tokens), max(tokens) * len(batch))
         return completions
@@ -101,11 +176,10 @@ class TransformersEngine:
         return {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
 
     def _completion(self, row: int, tokens: list[int], limit: int) -> Completion:
-        tokens = tokens[:limit]
-        if self.eos_id in tokens:
-            end = tokens.index(self.eos_id)
-            return Completion(row, tokens[:end], "stop", end + 1)
-        return Completion(row, tokens, "length", len(tokens))
+        for end, token in enumerate(tokens[:limit]):
+            if token in self.eos_ids:
+                return Completion(row, tokens[:end], "stop", end + 1)
+        return Completion(row, tokens[:limit], "length", len(tokens[:limit]))
 
 
 class RowLimits(StoppingCriteria):  # type: ignore[misc]
@@ -117,3 +191,19 @@ class RowLimits(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         each = self._limits.to(input_ids.device).repeat_interleave(len(input_ids) // len(self._limits))
         return input_ids.shape[1] - self._width >= each
+
+
+class NaNWatch(LogitsProcessor):  # type: ignore[misc]
+    """Leaves scores as they are, and notes for which of a batch's ``size`` rows some were NaN."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._found: torch.Tensor | None = None  # [B], on the scores' device
+
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        found = scores.view(self._size, -1).isnan().any(dim=1)  # the beams of a row stand one after the other
+        self._found = found if self._found is None else self._found | found
+        return scores
+
+    def rows(self) -> list[bool]:
+        return [False] * self._size if self._found is None else self._found.tolist()

@@ -18,15 +18,17 @@ from torch.distributed.rendezvous import rendezvous
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.engine import Engine, Request, complete_all
 from capsfusion_tasks.fusion.feed import Feed, Prepared
-from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, NOT_READY_MARK, FuseJob
+from capsfusion_tasks.fusion.job import FuseJob
+from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, NOT_READY_MARK
+from capsfusion_tasks.fusion.model_check import check_model
 from capsfusion_tasks.fusion.model_files import model_folder
 from capsfusion_tasks.fusion.node import die_with_parent, take_device
 from capsfusion_tasks.fusion.pairs_input import PairsInput
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.results import COUNTED, Results
-from capsfusion_tasks.fusion.stall import SignsOfLife
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.fusion.watchdog import Heartbeat
+from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +39,12 @@ _POLL_SECONDS = 0.1
 
 def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_world_size: int) -> None:
     """Fuse what this rank can claim of the job's rows that are not finished yet."""
-    signs = SignsOfLife(rank)
-    signs.give("loading")
+    heartbeat = Heartbeat(rank)
+    heartbeat.beat("loading")
     storage = Storage(job.staging)
     pairs = PairsInput(storage, job.pairs, job.piece_rows)
     folder = model_folder(job.model)
+    check_model(folder, engine=job.decoding.engine, max_new_tokens=job.decoding.max_new_tokens)
     tokenizer = LlamaTokenizer(folder / "tokenizer.model")
     feed = Feed(job, storage, pairs, store, tokenizer)
     # A retry with nothing left to do loads no model.
@@ -53,14 +56,14 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
         with Results(job, storage, store, tokenizer, engine.occupancy) as results:
             for completion in complete_all(engine, ClaimedRequests(first, feed, results)):
                 results.add(completion)
-                signs.give("working")
+                heartbeat.beat("working")
                 if rank == 0:
                     progress.report()
     else:
         progress = Progress(store, pairs)
-    signs.give("waiting")
+    heartbeat.beat("waiting")
     if rank == 0:
-        progress.wait_for_all(on_progress=lambda: signs.give("waiting"))
+        progress.wait_for_all(on_progress=lambda: heartbeat.beat("waiting"))
 
 
 class ClaimedRequests:
@@ -85,18 +88,26 @@ class ClaimedRequests:
 
 
 def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -> Engine:
-    """The engine that the job names, its weights on ``device``."""
-    folder = model_folder(job.model)
-    dtype = DTYPES.get(job.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    if job.engine == "native":
+    """The engine that the job's decoding names, its weights on ``device``.
+
+    Raises InputError where the device cannot compute in the decoding's dtype.
+    """
+    folder, decoding, dtype = model_folder(job.model), job.decoding, DTYPES[job.decoding.dtype]
+    on_cuda = device.type == "cuda"
+    if dtype == torch.bfloat16 and on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError(
+            f"fusion {job.fusion_id} is in bfloat16, which {torch.cuda.get_device_name(device)} does not compute: use a"
+            " GPU from Ampere on, or set CAPSFUSION_DTYPE=float32 and plan again"
+        )
+    if decoding.engine == "native":
         from capsfusion_tasks.fusion.native import float8
         from capsfusion_tasks.fusion.native.checkpoint import load_llama
         from capsfusion_tasks.fusion.native.engine import NativeEngine
 
-        # What cannot work is said before minutes are spent on loading weights.
+        # Before minutes are spent on loading weights.
         if dtype == float8.DTYPE:
             float8.require(device)
-        if device.type == "cuda":
+        if on_cuda:
             from capsfusion_tasks.fusion.native import triton_ops
 
             triton_ops.require()
@@ -106,10 +117,10 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
         log.info("the weights are loaded after %.1f s", time.monotonic() - started)
         return NativeEngine(
             model,
-            num_beams=job.num_beams,
-            max_new_tokens=job.max_new_tokens,
+            num_beams=decoding.num_beams,
+            max_new_tokens=decoding.max_new_tokens,
             max_prompt_tokens=MAX_PROMPT_TOKENS,
-            eos_id=tokenizer.eos_id,
+            eos_ids=decoding.eos_ids,
             prefix=shared_prefix(tokenizer),
             batch_size=job.batch_size,
         )
@@ -117,9 +128,9 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
 
     return TransformersEngine(
         load_model(folder, device, dtype),
-        num_beams=job.num_beams,
-        max_new_tokens=job.max_new_tokens,
-        eos_id=tokenizer.eos_id,
+        num_beams=decoding.num_beams,
+        max_new_tokens=decoding.max_new_tokens,
+        eos_ids=decoding.eos_ids,
         pad_id=tokenizer.pad_id,
         batch_size=job.batch_size or 32,
     )
@@ -135,8 +146,8 @@ class Progress:
     def wait_for_all(self, on_progress: Callable[[], None]) -> None:
         """Go on reporting until the rows of all ranks are in files; some may be on other nodes."""
         before = -1
-        while (total := self._pairs.total()) is None or (done := self._written()) < total:
-            if done > before:
+        while (total := self._pairs.total()) is None or self._written() < total:
+            if (done := self._written()) > before:
                 on_progress()
             before = done
             time.sleep(_POLL_SECONDS)
@@ -170,7 +181,7 @@ class Progress:
 def main() -> int:
     die_with_parent()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", type=FuseJob.model_validate_json, help="the job as JSON; see launcher.FuseJob")
+    parser.add_argument("job", type=FuseJob.model_validate_json, help="the job as JSON; see fusion/job.py")
     job: FuseJob = parser.parse_args().job
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     logging.basicConfig(level=logging.INFO, format=f"rank {rank}: %(message)s", stream=sys.stdout)

@@ -1,26 +1,25 @@
-"""How many hash buckets a staging area has: chosen for the size of its sources once, and fixed from then on."""
+"""The number of hash buckets of a staging area: chosen once, for the size of the sources, and never changed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
-# Bytes of a bucket, as the sources' files have them. LAION-2B and LAION-COCO as a whole (540 GB) come to 2,048 buckets,
-# half a million files of one MB: more would be mere overhead, and a bucket that is too large for memory is joined in
-# several passes.
+# Bytes of source files for each bucket. All of LAION-2B and LAION-COCO (540 GB) gives 2,048 buckets, or half a million
+# files of 1 MB. More files would only add overhead: a bucket that is too large for memory is joined in several passes.
 _BUCKET_BYTES = 64 << 20
 _FEWEST, _MOST = 16, 2048
 
 
 def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[], int] | None = None) -> int:
-    """The staging area's number of buckets; the first call fixes it, as set or for sources of ``source_bytes``.
+    """The number of buckets. The first call stores it: the number in the settings, or one for ``source_bytes``.
 
-    Partners in buckets of different counts would never meet: raises InputError where another number is set than was
-    fixed, or where none is fixed and none can be chosen.
+    Rows that are split into different numbers of buckets never meet. Raises InputError if the settings have another
+    number than the stored one, or if none is stored and none can be chosen.
     """
     if storage.exists(layout.BUCKETS_CONFIG):
         fixed: int = storage.read_json(layout.BUCKETS_CONFIG)["buckets"]
@@ -41,6 +40,6 @@ def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[]
 
 
 def choose_bucket_count(source_bytes: int) -> int:
-    """A power of two that fits sources of so many bytes."""
+    """A power of two, for sources of ``source_bytes`` bytes."""
     wanted = -(-source_bytes // _BUCKET_BYTES)
     return min(max(_FEWEST, 1 << (max(1, wanted) - 1).bit_length()), _MOST)

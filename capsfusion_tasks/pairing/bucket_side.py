@@ -1,4 +1,4 @@
-"""What a bucket has of one side, as a stream of rows."""
+"""Reads the rows that one bucket has of one side."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import BUCKET_ROWS, Side
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
 _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_new", pa.bool_()))
 
 
 @dataclass(frozen=True)
 class BucketSide:
-    """The files that shards of one side have in a bucket; those of the shards ``new`` are what a run has to pair.
+    """The files of one side in a bucket, one for each shard. A run pairs the rows of the shards ``new``.
 
-    A file that was pulled with other rules than ``rules`` raises InputError when it is read.
+    Reading a file that was pulled with other rules than ``rules`` raises InputError.
     """
 
     storage: Storage
@@ -42,7 +42,7 @@ class BucketSide:
 
     @property
     def shards(self) -> list[str]:
-        """The shards' ids, in their order."""
+        """The ids of the shards, sorted."""
         return sorted(_shard(path) for path in self.files)
 
     @property
@@ -50,7 +50,7 @@ class BucketSide:
         return sum(self.files.values())
 
     def rows(self) -> pa.RecordBatchReader:
-        """All rows, each with its ``shard`` (a number of ``shards``) and whether that ``is_new``; read as asked for."""
+        """All rows, with columns ``shard`` (an index into ``shards``) and ``is_new``. Reads files only as needed."""
         return pa.RecordBatchReader.from_batches(_ROWS, self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
@@ -64,7 +64,7 @@ class BucketSide:
             yield pa.record_batch([*batch.columns, *more], schema=_ROWS)
 
     def _require_rules(self, file: ds.ParquetFileFragment) -> None:
-        # Asked of each file: a run with other settings may replace it while this one reads.
+        # Checked for each file: a run with other settings can replace files while this run reads.
         footer = file.metadata.metadata or {}  # read with the rows
         made_with = PullRules.recorded(
             {key.decode(): value.decode("utf-8", "replace") for key, value in footer.items()}

@@ -1,4 +1,4 @@
-"""Hash buckets: each shard is split once, by a stable hash of the URL, so that partners meet in one bucket."""
+"""Hash buckets: splits each shard once, by a stable hash of the URL. Rows with the same URL meet in one bucket."""
 
 from __future__ import annotations
 
@@ -9,34 +9,32 @@ from concurrent.futures import ThreadPoolExecutor
 import mmh3
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from capsfusion_tasks import layout, scratch
-from capsfusion_tasks.errors import InputError, NotReadyError, printable
+from capsfusion_tasks.errors import printable
 from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.pairing.bucket_count import bucket_count
-from capsfusion_tasks.pairing.ceiling import memory_ceiling
 from capsfusion_tasks.pairing.columns import Counts, canonical_rows, source_columns
+from capsfusion_tasks.pairing.shard_reader import read_batches
 from capsfusion_tasks.pairing.spill import BucketSpill
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import BUCKET_ROWS, Shard
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout, scratch
+from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_HELD_ROWS = 1 << 18  # rows of a shard that are in memory at a time, whatever its size, and rows of a row group
-_HELD_BYTES = 256 << 20  # … where rows are so long that they would be more
+_HELD_ROWS = 1 << 18  # most rows of a shard that are in memory at a time, and rows of a row group
+_HELD_BYTES = 256 << 20  # the same limit in bytes, for long rows
+_BATCH_ROWS = 1 << 16  # rows that are decoded while earlier ones are split
 _WRITERS = 4  # bucket files that are written at the same time: on S3 each takes a round trip or three
 
 
 def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings: Settings) -> Counts:
-    """Write the shard's usable rows to its bucket files; once done, a second call only returns the counts.
+    """Write the shard's usable rows to its bucket files.
 
-    With other settings than those that it was split with, a shard is split again.
-
-    Nothing is written of a file that cannot be read to its end. Raises InputError for a file that is no Parquet, is cut
-    short, or lacks a column.
+    A shard that is split already is only counted, unless it was split with other settings. A file that cannot be read
+    to its end leaves no bucket files. Raises InputError for a file that is not Parquet, cut short, or lacks a column.
     """
     buckets = bucket_count(storage, settings)
     if (done := split_counts(shard, storage, settings)) is not None:
@@ -45,10 +43,9 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
     counts = Counts()
     with scratch.temporary_folder(settings.scratch_folder, "split-", f"the rows of {shard.label}") as folder:
         spill = BucketSpill(folder)
-        with memory_ceiling(_where(shard)):
-            for table in together(_read(stream, shard, settings, counts), _HELD_ROWS):
-                spill.add(table.select(BUCKET_ROWS.names), _numbers(table, buckets))
-                log.info("%s: %d rows are split", shard.label, counts.rows)
+        for table in together(_read(stream, shard, settings, counts), _HELD_ROWS):
+            spill.add(table.select(BUCKET_ROWS.names), _numbers(table, buckets))
+            log.info("%s: %d rows are split", shard.label, counts.rows)
 
         def write(bucket: int) -> None:
             path = layout.bucket_file(shard.side, bucket, shard.shard_id)
@@ -66,7 +63,7 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
 
 
 def split_counts(shard: Shard, storage: Storage, settings: Settings) -> Counts | None:
-    """The counts of a shard that is split already; None: it is not, or with other settings."""
+    """The counts of a shard that is split already with these settings, else None."""
     mark, rules = pulled.read(storage, shard.side, shard.shard_id), PullRules.of(settings)
     if mark is None or not pulled.is_whole(mark):
         return None
@@ -81,39 +78,24 @@ def split_counts(shard: Shard, storage: Storage, settings: Settings) -> Counts |
 
 def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Counts) -> Iterator[pa.Table]:
     where = _where(shard)
-    try:
-        # Not pre-buffered: that would fetch all row groups at once.
-        with pq.ParquetFile(stream, pre_buffer=False) as file:
-            names = source_columns(file.schema_arrow, shard.side, settings, where)
-            first_row = 0
-            for batch in file.iter_batches(_rows_at_once(file.metadata), columns=list(names.values())):
-                yield canonical_rows(batch, names, first_row, shard.side, settings, counts)
-                first_row += batch.num_rows
-    except pa.ArrowMemoryError:
-        raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
-        reason = str(error).splitlines()[0]
-        # The system's own error has a number, Arrow's about what it reads has none.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise NotReadyError(f"{where} cannot be read at the moment: {reason}") from error
-        raise InputError(
-            f"{where} cannot be read as Parquet ({reason}): replace it; the new file is a new shard"
-        ) from error
+    names: dict[str, str] = {}
+
+    def choose(schema: pa.Schema) -> list[str]:
+        names.update(source_columns(schema, shard.side, settings, where))
+        return list(names.values())
+
+    first_row = 0
+    for batch in read_batches(stream, where, choose, _BATCH_ROWS, _HELD_BYTES):
+        yield canonical_rows(batch, names, first_row, shard.side, settings, counts)
+        first_row += batch.num_rows
 
 
 def _where(shard: Shard) -> str:
     return printable(f"{shard.source}/{shard.path}")
 
 
-def _rows_at_once(metadata: pq.FileMetaData) -> int:
-    """How many rows to read at a time: fewer, where captions are as long as books."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
-    return max(1, min(_HELD_ROWS, _HELD_BYTES // max(1, longest)))
-
-
 def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of at least ``rows`` rows or ``_HELD_BYTES`` each, but the last."""
+    """The same rows in tables of at least ``rows`` rows or ``_HELD_BYTES`` bytes; the last may be smaller."""
     held: list[pa.Table] = []
     held_rows = held_bytes = 0
     for table in tables:
@@ -127,7 +109,7 @@ def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 
 def _numbers(table: pa.Table, buckets: int) -> np.ndarray:
-    """The bucket of each row, [rows] int32; negative where the row is not usable."""
+    """The bucket of each row, [rows] int32; negative for a row that is not usable."""
     return np.where(table["usable"].to_numpy(), bucket_numbers(table["url"], buckets), -1)
 
 

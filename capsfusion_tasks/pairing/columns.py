@@ -1,4 +1,4 @@
-"""Canonical columns: what LAION's releases call them and how they type them, mapped to one schema."""
+"""Canonical columns: maps the names and types that LAION's releases use to one schema."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TEXTS = ("url", "text", "synthetic")
 
 @dataclass
 class Counts:
-    """Rows of a shard, and how many of them make no pair, by reason. A row counts under the first that applies."""
+    """Number of rows of a shard, and of rows that make no pair, by reason. The first reason that applies counts."""
 
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -41,13 +41,17 @@ class Counts:
 def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str) -> dict[str, str]:
     """Canonical name → the file's own name, for the columns that this side has.
 
-    Raises InputError if one is missing that no pair can be made without, or if one is of another kind.
+    Raises InputError for a missing column that every pair needs, a column that the file has twice (in any case), and a
+    column of the wrong type.
     """
-    by_lower = {name.lower(): name for name in reversed(schema.names)}
-    found: dict[str, str] = {}
-    for canonical, names in _NAMES.items():
-        if match := next((by_lower[name] for name in names if name in by_lower), None):
-            found[canonical] = match
+    spellings: dict[str, list[str]] = {}
+    for name in schema.names:
+        spellings.setdefault(name.lower(), []).append(name)
+    found = {
+        canonical: match
+        for canonical, names in _NAMES.items()
+        if (match := next((spellings[name][0] for name in names if name in spellings), None))
+    }
     if missing := sorted({"url", *_captions(side, settings)} - found.keys()):
         wanted = "; ".join(f"{name} (as {' or '.join(_NAMES[name])})" for name in missing)
         optional = missing == ["text"] and side == "laion_coco" and not settings.self_paired
@@ -55,9 +59,11 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
         raise InputError(f"{where} lacks a column for {wanted}; it has {', '.join(schema.names)}{hint}")
     if side == "laion_2b":
         found.pop("synthetic", None)
-    if twice := sorted(name for name in found.values() if schema.names.count(name) > 1):
+    # Names are compared without case: nothing says which of "url" and "URL" is the right one.
+    if twice := [same for name in found.values() if len(same := spellings[name.lower()]) > 1]:
         raise InputError(
-            f"{where} has more than one column {', '.join(twice)}: replace the file; the new one is a new shard"
+            f"{where} has the same column more than once ({'; '.join(' and '.join(same) for same in twice)}): replace"
+            " the file; the new one is a new shard"
         )
     wrong = []
     for canonical, name in found.items():
@@ -70,7 +76,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
 
 
 def _captions(side: Side, settings: Settings) -> list[str]:
-    """The captions without which a row of this side makes no pair."""
+    """The captions that a row of this side needs to make a pair."""
     if side == "laion_2b":
         return ["text"]
     return ["synthetic", "text"] if settings.join_on == "url_text" or settings.self_paired else ["synthetic"]
@@ -92,9 +98,9 @@ def _is_number(kind: pa.DataType) -> bool:
 def canonical_rows(
     batch: pa.RecordBatch, names: dict[str, str], first_row: int, side: Side, settings: Settings, counts: Counts
 ) -> pa.Table:
-    """The batch in the columns of BUCKET_ROWS, text as it came, and ``usable``: which of its rows can make a pair.
+    """The batch in the columns of BUCKET_ROWS, with unchanged text, and a column ``usable``: the row can make a pair.
 
-    The others stay for now, because leaving them out would copy all rows once more; ``counts`` has them by reason.
+    Unusable rows stay in the table, because filtering would copy all rows. ``counts`` counts them by reason.
     """
     columns = {name: _as_type(batch[names[name]], BUCKET_ROWS.field(name).type) for name in names}
     columns["row"] = pa.array(np.arange(first_row, first_row + batch.num_rows))
@@ -118,12 +124,14 @@ def canonical_rows(
 
 
 def _as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """The column in the type we want: releases drift between int and float, string, large_string and dictionary."""
+    """The column as type ``wanted``: releases store numbers as int or float, and text in several types."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_floating(wanted):
         # Six decimals: the same score is 0.46 in one release's float64 and 0.46000000834 in another's float32.
-        return pc.round(column.cast(wanted), 6)
+        scores = pc.round(column.cast(wanted), 6)
+        # pandas writes NaN for a missing score. NaN compares as safe, and would win over the other side's score.
+        return pc.if_else(pc.is_finite(scores), scores, None)
     if not pa.types.is_string(wanted):
         return column.cast(wanted)
     try:

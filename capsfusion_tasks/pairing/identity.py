@@ -1,4 +1,4 @@
-"""What tells pairs apart, and LAION's own key."""
+"""The identity of a pair, and LAION's own key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 
 def pair_ids(urls: pa.Array, raw: pa.Array, synthetic: pa.Array) -> pa.Array:
-    """The pairs' identities, [rows] binary(16): a digest of what they say, so that a pair never changes.
+    """The identities of pairs, [rows] binary(16): digests of URL, raw and synthetic caption. A pair never changes.
 
-    Two lengths stand before the texts, so that their ends do not run together.
+    The lengths of URL and raw caption come before the texts: moving text from one to the next changes the digest.
     """
     lengths = [pc.binary_length(texts).cast(pa.string()) for texts in (urls, raw)]
     said = pc.binary_join_element_wise(*lengths, urls, raw, synthetic, " ")
@@ -21,6 +21,6 @@ def pair_ids(urls: pa.Array, raw: pa.Array, synthetic: pa.Array) -> pa.Array:
 
 
 def laion_hashes(urls: pa.Array, texts: pa.Array) -> pa.Array:
-    """LAION's join key as its tooling computes it, [rows] int64: signed 64 bits of MurmurHash3 over url + text."""
+    """LAION's join key, [rows] int64: the first 64 bits, signed, of MurmurHash3 over URL + text, as its tools do."""
     said = pc.binary_join_element_wise(urls, texts, "").cast(pa.binary())
     return pa.array((mmh3.hash64(text)[0] for text in said.to_pylist()), pa.int64())

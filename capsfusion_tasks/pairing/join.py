@@ -1,27 +1,30 @@
-"""The join: in each bucket, what is new on one side with everything that is there on the other."""
+"""The join: in each bucket, new rows of one side with all rows of the other side."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import get_args
 
 import duckdb
 import pyarrow as pa
 
-from capsfusion_tasks import layout
+from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.pairing.bucket_side import BucketSide
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import PAIRS, Side
 from capsfusion_tasks.settings import Interval, Settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.scratch import ROOM, temporary_folder
+from capsfusion_tasks.staging.storage import Storage
 
-# Bytes of bucket files that are joined at a time: they unfold to about four times as much.
+# Bytes of bucket files that are joined at a time. In memory they take about four times as much.
 _PASS_BYTES = 192 << 20
 
-# Rows that say the same are one, so that shards which repeat rows, or share some, add nothing and multiply nothing. The
-# one with the highest similarity names the origin, then the lowest shard and row.
+# Equal rows count once, so shards that repeat rows or share rows add no pairs. Origin and scores come from the row with
+# the highest similarity, and among equals from the lowest shard and row.
 _DISTINCT = """
 create temp table {side} as
 select
@@ -33,9 +36,9 @@ select
 from {side}_rows where hash(url) % {passes} = {number} {and_wanted}
 group by {columns}
 """
-# Three in four of LAION-2B's rows have no partner and need not be kept. Asked by URL: faster than with the text.
+# Three of four LAION-2B rows have no partner and need no memory. Comparing URLs only is faster than URLs and texts.
 _HAS_PARTNER = "and exists (from coco where raw_rows.url = coco.url)"
-# A score that both sides have is taken from the raw side; the safety scores are the worse.
+# Where both sides have a score: similarity comes from the raw side, and of the safety scores the worse one counts.
 _PAIRS = """
 select
     raw.url as image_url, raw.text as laion_2b, coco.synthetic as laion_coco,
@@ -58,11 +61,11 @@ where is_new
 
 
 def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage, settings: Settings) -> int:
-    """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``; returns how many there are.
+    """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``; returns their number.
 
-    ``new`` are the ids of the interval's shards. Rows match on URL and raw text, as they came (on URL alone with
-    ``join_on = url``); without a LAION-2B source, LAION-COCO's rows bring both captions. Pairs are in the order of
-    ``pair_id`` in each row group: one for each part of the bucket that was joined at a time.
+    ``new`` has the ids of the interval's shards. Rows match on unchanged URL and raw text, or with ``join_on = url`` on
+    the URL alone. Without a LAION-2B source, the rows of LAION-COCO have both captions. Each row group has the pairs of
+    one pass, sorted by ``pair_id``.
     """
     count = 0
 
@@ -78,12 +81,12 @@ def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage
 
 
 def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
-    """The bucket's pairs (``schemas.PAIRS``) that a shard of ``new`` has a part in, in parts that fit in memory."""
+    """The bucket's pairs (``schemas.PAIRS``) with at least one row of a shard in ``new``, a table for each pass."""
     rules = PullRules.of(settings)
     raw, coco = (BucketSide.of(storage, side, bucket, new, rules) for side in get_args(Side))
     if settings.self_paired:
         raw = replace(raw, files={})
-    # What is old on both sides was paired before.
+    # Pairs of two old rows were found by an earlier run.
     raw, coco = raw if coco.has_new else raw.only_new(), coco if raw.has_new else coco.only_new()
     passes = max(1, -(-(raw.bytes + coco.bytes) // _PASS_BYTES))
     for number in range(passes):
@@ -93,12 +96,11 @@ def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Setting
 
 
 def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings) -> pa.Table:
-    """The new pairs of part ``number`` of ``passes`` of a bucket."""
+    """The new pairs of pass ``number`` (from 0) of ``passes``."""
     by_text = settings.join_on == "url_text" or settings.self_paired
     match = "raw.url = coco.url" + (" and raw.text = coco.text" if by_text else "")
     part = {"passes": passes, "number": number}
-    with duckdb.connect() as connection:
-        connection.execute("set preserve_insertion_order = false")
+    with _database(settings) as connection:
         connection.register("coco_rows", coco.rows())
         columns = "url, text, synthetic" if by_text else "url, synthetic"
         connection.execute(_DISTINCT.format(side="coco", columns=columns, and_wanted="", **part))
@@ -109,8 +111,24 @@ def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings:
         return connection.sql(_PAIRS.format(match=match)).to_arrow_table()
 
 
+@contextmanager
+def _database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB in memory. What does not fit there goes to scratch disk, not to the working folder."""
+    what = "rows that are joined"
+    with (
+        temporary_folder(settings.scratch_folder, "join-", what) as folder,
+        duckdb.connect(config={"temp_directory": str(folder)}) as connection,
+    ):
+        connection.execute("set preserve_insertion_order = false")
+        try:
+            yield connection
+        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+            said = str(error).splitlines()[0]
+            raise NotReadyError(f"{what} fit neither in memory nor in {folder.parent}: {said} {ROOM}") from error
+
+
 def _with_identity(joined: pa.Table, raw_shards: list[str], coco_shards: list[str]) -> pa.Table:
-    """``joined`` in schema PAIRS, with its identities and its shards' ids, in the order of ``pair_id``."""
+    """``joined`` in schema PAIRS: with identities and the ids of shards, sorted by ``pair_id``."""
     for name, shards in {"laion_2b_shard": raw_shards, "laion_coco_shard": coco_shards}.items():
         ids = pa.array(shards, pa.string()).take(joined[name].combine_chunks())
         joined = joined.set_column(joined.column_names.index(name), name, ids)

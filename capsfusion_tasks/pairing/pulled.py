@@ -1,4 +1,4 @@
-"""The mark of a pulled shard: its counts, its buckets, and the rules that it was pulled with."""
+"""The mark of a pulled shard: a JSON file with its counts, its buckets, and the rules that it was pulled with."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, get_args
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Shard, Side
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
-_READERS = 16  # marks that are read at the same time: on S3 each takes a round trip
+_READERS = 16  # marks that are read in parallel: on S3 each takes a round trip
 
 
 def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:
-    """The shard's mark, also one that is not ``whole``; None: the shard was never pulled."""
+    """The shard's mark, whole or not. None: the shard was never pulled."""
     path = layout.pulled_mark(side, shard_id)
     if not storage.exists(path):
         return None
@@ -27,12 +27,12 @@ def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:
 
 
 def is_whole(mark: dict[str, Any]) -> bool:
-    """False: the shard is to be pulled again, or is being."""
+    """False: the shard must be pulled again, or is being pulled again."""
     return bool(mark.get("whole", True))
 
 
 def rules_of(mark: dict[str, Any]) -> PullRules | None:
-    """None: an older version pulled the shard, or its files are being replaced and may be of two pulls."""
+    """None: an older version pulled the shard, or its files are being replaced and can be a mix of two pulls."""
     return PullRules(**mark["rules"]) if mark.get("rules") else None
 
 
@@ -53,13 +53,13 @@ def record(storage: Storage, side: Side, shard_id: str, mark: dict[str, Any], ru
 
 
 def invalidate(storage: Storage, side: Side, shard_id: str) -> None:
-    """The shard counts as not pulled. Its files stay until it is pulled again, and may be joined."""
+    """Mark the shard as not pulled. Its files stay, and can be joined, until it is pulled again."""
     if mark := read(storage, side, shard_id):
         storage.write_json(layout.pulled_mark(side, shard_id), {**mark, "whole": False})
 
 
 def begin_replacing(storage: Storage, side: Side, shard_id: str) -> set[str]:
-    """The shard's files are about to be replaced: nobody may join them. Returns the buckets in which it has some."""
+    """Forbid joining the shard's files before they are replaced. Returns the buckets that have such files."""
     mark = read(storage, side, shard_id)
     if mark is None:
         return set()
@@ -74,17 +74,17 @@ def delete_files(storage: Storage, side: Side, shard_id: str, buckets: Iterable[
 
 
 def remove(storage: Storage, shard: Shard) -> None:
-    """Take the shard's rows out of the buckets."""
+    """Delete the shard's files from the buckets, and its mark."""
     delete_files(storage, shard.side, shard.shard_id, begin_replacing(storage, shard.side, shard.shard_id))
     with suppress(FileNotFoundError):
         storage.delete(layout.pulled_mark(shard.side, shard.shard_id))
 
 
 def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: str) -> None:
-    """Raise InputError where a shard was pulled with other rules than ``rules``, but for the shards ``but``.
+    """Raise InputError if a shard, other than those in ``but``, was pulled with other rules than ``rules``.
 
-    Raises NotReadyError where a shard's files are being replaced. ``mend`` says what to do. It is asked before a join,
-    which reads the bucket files of all shards.
+    Raises NotReadyError if files of a shard are being replaced. ``mend`` says in both errors what to do. A join needs
+    this check before it, because it reads the bucket files of all shards.
     """
     others = []
     for side, shard_id, mark in _marks(storage):
@@ -95,7 +95,7 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
             others.append((f"{side}/{shard_id}", made_with))
     if not others:
         return
-    # Other rules come first: shards that are being pulled again may be whole soon, and these will not.
+    # Report other rules first: shards that are being pulled again can be whole soon.
     first, made_with = min(others, key=lambda other: other[1] is None)
     where = f"{len(others)} shards in the buckets of {storage.root} (first {first})"
     if made_with is None:

@@ -1,4 +1,4 @@
-"""Rows on scratch disk, sorted by bucket: what lets a shard of any size be split in little memory."""
+"""Keeps rows by bucket on the scratch disk, so that a shard of any size is split in little memory."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from capsfusion_tasks.schemas import BUCKET_ROWS
 
 
 class BucketSpill:
-    """Takes tables of rows and gives them back by bucket, each bucket's rows in the order in which they came.
+    """Takes tables of rows and returns them by bucket. Rows of a bucket keep their order.
 
-    Each table becomes an Arrow file in ``folder`` with a record batch per bucket, so that a bucket is read by itself.
+    Each table becomes an Arrow file in ``folder`` with a record batch for each bucket: reading a bucket reads no other.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema = BUCKET_ROWS) -> None:
         self.folder = folder
         self._schema = schema
-        self._batches: list[dict[int, int]] = []  # of each file: bucket → its batch
-        self.counts: Counter[int] = Counter()  # bucket → its rows so far
+        self._batches: list[dict[int, int]] = []  # for each file: bucket → number of its batch
+        self.counts: Counter[int] = Counter()  # bucket → number of rows
 
     def add(self, table: pa.Table, buckets: np.ndarray) -> None:
-        """``buckets``, [rows] int, says where each row of ``table`` belongs; negative: nowhere."""
+        """Store each row of ``table`` in its bucket of ``buckets``, [rows] int; a negative number drops the row."""
         order = np.argsort(buckets, kind="stable")
         order = order[np.searchsorted(buckets[order], 0) :]
         table = table.take(pa.array(order)).combine_chunks().cast(self._schema)

@@ -1,8 +1,8 @@
-"""Shards on a web server: a list of files, a URL or relative path per line, or as JSON."""
+"""Shards on a web server, named by a list of files."""
 
 from __future__ import annotations
 
-import json
+import netrc
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,38 +12,26 @@ from pathlib import Path
 
 import httpx2
 import pyarrow as pa
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import retrying
-from capsfusion_tasks.shards.source import SourceFile
+from capsfusion_tasks.shards.source import SourceFile, Unreadable
 from capsfusion_tasks.shards.transfer import Expected, fetched
+from capsfusion_tasks.shards.web_list import Entry, read_list
 
 _SHA256 = "sha256:"
 _CONNECTIONS = 8
-
-
-class _Entry(BaseModel):
-    """A file of a JSON list. What it says comes before what the server says."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    url: str
-    arrived_at: AwareDatetime | None = None
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-
-
-_JSON_LIST = TypeAdapter(list[str | _Entry])
+_MOST_FAILURES = 3  # members for which the server fails: with more the server itself is down
 
 
 class HttpSource:
     """The files that a list at ``https://…/list.txt`` or ``….json`` names.
 
     A file arrives at its Last-Modified, or at the ``arrived_at`` of a JSON list. Credentials come from ~/.netrc, or are
-    an address's query, as a signed one's. A query is no part of a shard's name, which is stored: such a name ends in
-    "?", and the list is asked for the address again when the shard is read. It may have been signed anew by then.
+    the query of a signed address. A shard's name is stored, so it leaves the query out and ends in "?". When the shard
+    is read, its address is taken from the list again, which may have been signed anew by then.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:
@@ -51,15 +39,27 @@ class HttpSource:
             url = httpx2.URL(uri)
         except httpx2.InvalidURL as error:
             raise InputError(f"cannot read shards from {uri.partition('?')[0]}: {error}") from error
+        if not url.host:
+            raise InputError(f"cannot read shards from {_without_query(url)}: it names no host")
         _refuse_login(url)  # the URI is stored with each shard
         self._scratch = scratch
         self._list = url
         self.uri = _without_query(url)
 
-    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
+    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
         with web.client() as client, ThreadPoolExecutor(_CONNECTIONS) as pool:
             entries = {path: entry for path, entry in self._entries(client).items() if wanted(path.rstrip("?"))}
-            yield from pool.map(lambda path: self._describe(client, path, entries[path]), entries)
+            described = {path: pool.submit(self._describe, client, path, entry) for path, entry in entries.items()}
+            failures = 0
+            for path, future in described.items():
+                found = future.result()
+                if isinstance(found, NotReadyError):
+                    failures += 1
+                    if failures > _MOST_FAILURES:
+                        pool.shutdown(cancel_futures=True)
+                        raise found
+                    found = Unreadable(path, str(found), entries[path].arrived_at)
+                yield found
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[pa.NativeFile]:
@@ -80,62 +80,68 @@ class HttpSource:
             raise InputError(f"{self.uri} does not name {path.rstrip('?')} any more: put it back into the list")
         return entry.url
 
-    def _address(self, relative: str) -> web.Address:
+    def _url(self, relative: str) -> httpx2.URL:
+        name = relative.partition("?")[0][:200]
         try:
             url = self._list.join(relative)
         except httpx2.InvalidURL as error:
-            raise InputError(f"{self.uri} names {relative.partition('?')[0]:.200}: {error}") from error
+            raise InputError(f"{self.uri} names {name}: {error}") from error
+        if url.scheme not in ("http", "https") or not url.host:
+            raise InputError(f"{self.uri} names {name}: give http or https addresses, or paths relative to the list")
         _refuse_login(url)
-        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+        return url
+
+    def _address(self, relative: str) -> web.Address:
+        url = self._url(relative)
         return web.Address(
             url=str(url),
             where=_without_query(url),
-            credentials=f"put a login for {url.host} that may read it into {netrc}",
-            auth=httpx2.NetRCAuth(str(netrc)) if netrc.is_file() else None,
+            credentials=f"put a login for {url.host} that may read it into {_netrc()}",
+            auth=_login(),
         )
 
-    def _entries(self, client: httpx2.Client) -> dict[str, _Entry]:
+    def _entries(self, client: httpx2.Client) -> dict[str, Entry]:
         """The list's files by the path that they are stored as: relative to the list, where they lie below it."""
         address = self._address(str(self._list))
-
-        def read() -> bytes:
-            with web.answer(client, "GET", address) as response:
-                return response.read()
-
-        text = retrying(read, self.uri, on=web.BROKEN).decode("utf-8-sig", "replace")
-        if self._list.path.endswith(".json"):
-            try:
-                named = _JSON_LIST.validate_python(json.loads(text))
-            except (ValueError, ValidationError) as error:
-                raise InputError(
-                    f'{self.uri} is no list of files: expected ["a.parquet", {{"url": "b.parquet", "arrived_at": '
-                    f'"2026-11-10T00:00:00Z", "sha256": "…"}}]; {str(error).splitlines()[0]}'
-                ) from error
-            entries = [_Entry(url=entry) if isinstance(entry, str) else entry for entry in named]
-        else:
-            lines = (line.strip() for line in text.splitlines())
-            entries = [_Entry(url=line) for line in lines if line and not line.startswith("#")]
-        folder, found = str(httpx2.URL(self.uri).join(".")), dict[str, _Entry]()
+        entries = read_list(client, address, is_json=self._list.path.endswith(".json"))
+        folder, found = str(httpx2.URL(self.uri).join(".")), dict[str, Entry]()
         for entry in entries:
             relative = entry.url.removeprefix(folder)
             name, mark, _ = relative.partition("?")
             first = found.setdefault(name + mark, entry.model_copy(update={"url": relative}))
             if first.url != relative:
                 raise InputError(f"{self.uri} names {name} with two queries, and a query is no part of a shard's name")
+            self._url(relative)
         return {path: found[path] for path in sorted(found)}
 
-    def _describe(self, client: httpx2.Client, path: str, entry: _Entry) -> SourceFile:
+    def _describe(self, client: httpx2.Client, path: str, entry: Entry) -> SourceFile | Unreadable | NotReadyError:
         address = self._address(entry.url)
 
         def ask() -> SourceFile:
-            with web.answer(client, "HEAD", address, accept=(200, 405, 501)) as response:
+            with web.answer(client, "HEAD", address, accept=(200, 403, 405, 501)) as response:
                 if response.status_code == 200 and web.content_range(response)[1] is not None:
                     return _described(response, path, entry, address.where)
-            # Some servers refuse HEAD, others answer it without a length.
+            # Some servers refuse HEAD, as S3 does to an address that is signed for GET; others give no length with it.
             with web.answer(client, "GET", address, Range="bytes=0-0") as response:
                 return _described(response, path, entry, address.where)
 
-        return retrying(ask, address.where, on=web.BROKEN)
+        try:
+            return retrying(ask, address.where, on=web.BROKEN)
+        except InputError as error:  # of this file alone
+            return Unreadable(path, str(error), entry.arrived_at)
+        except NotReadyError as error:
+            return error
+
+
+def _netrc() -> str:
+    return os.path.expanduser(os.environ.get("NETRC", "~/.netrc"))
+
+
+def _login() -> httpx2.Auth | None:
+    try:
+        return httpx2.NetRCAuth(_netrc()) if os.path.isfile(_netrc()) else None
+    except (OSError, UnicodeDecodeError, netrc.NetrcParseError) as error:
+        raise InputError(f"cannot read the logins in {_netrc()}: {error}") from error
 
 
 def _refuse_login(url: httpx2.URL) -> None:
@@ -147,7 +153,7 @@ def _without_query(url: httpx2.URL) -> str:
     return str(url.copy_with(query=None, fragment=None))
 
 
-def _described(response: httpx2.Response, path: str, entry: _Entry, where: str) -> SourceFile:
+def _described(response: httpx2.Response, path: str, entry: Entry, where: str) -> SourceFile:
     arrived: datetime | None = entry.arrived_at or web.http_date(response.headers.get("Last-Modified"))
     if arrived is None:
         raise InputError(

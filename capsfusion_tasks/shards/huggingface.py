@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
+import httpx2
 import pyarrow as pa
 from huggingface_hub import HfApi, RepoFile, constants, get_token, hf_hub_url
 from huggingface_hub.errors import (
@@ -26,19 +27,21 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import TRIES, MayPass, retrying
-from capsfusion_tasks.shards.source import SourceFile
+from capsfusion_tasks.shards.source import SourceFile, Unreadable
 from capsfusion_tasks.shards.transfer import Expected, fetched, sha256
 
 T = TypeVar("T")
 
-_URI = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<folder>.+?))?/*")
+# Of the revisions with a slash, only the hub's own stand as they are: refs/convert/parquet, refs/pr/3.
+_REVISION = r"refs/convert/\w+|refs/pr/\d+|[^/]+"
+_URI = re.compile(rf"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>{_REVISION}))?(/(?P<folder>.+?))?/*")
 
 
 class HubSource:
     """``hf://datasets/owner/name[@revision][/folder]``. A file arrives with the last commit that changed it.
 
-    The revision is resolved to a commit once per listing, and shards are read from that commit: what is committed later
-    changes neither. Token and endpoint are the hub's own: HF_TOKEN (or ``hf auth login``) and HF_ENDPOINT.
+    Each listing resolves the revision to a commit, and shards are read from that commit: later commits change neither.
+    Token and endpoint are those of the hub's own tools: HF_TOKEN (or ``hf auth login``) and HF_ENDPOINT.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:
@@ -46,10 +49,10 @@ class HubSource:
         if not match:
             raise InputError(f"cannot read shards from {uri}: give hf://datasets/owner/name[@revision][/folder]")
         self._repo: str = match["repo"]
-        self._revision = unquote(match["revision"] or constants.DEFAULT_REVISION)  # refs%2Fconvert%2Fparquet
+        self._revision = unquote(match["revision"] or constants.DEFAULT_REVISION)  # a branch may be my%2Fbranch
         self._folder = (match["folder"] or "").strip("/")
         self._scratch = scratch
-        # Not the library's constant: that is read when it is imported.
+        # The library's constant is read at its import, which may be before the variable is set.
         self._endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
         self.uri = uri.rstrip("/")
 
@@ -65,10 +68,10 @@ class HubSource:
             "then set HF_TOKEN to a token of that account that may read it"
         )
 
-    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
+    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
         api = HfApi(endpoint=self._endpoint)
         info = self._ask(lambda: api.dataset_info(self._repo, revision=self._revision, timeout=60))
-        if info.gated:  # its files are listed for everybody, and refused only when they are read
+        if info.gated:  # everybody may list its files, but not read them
             self._ask(lambda: api.auth_check(self._repo, repo_type="dataset"))
         tree = self._ask(
             lambda: list(
@@ -81,7 +84,7 @@ class HubSource:
                     repo_type="dataset",
                 )
             ),
-            tries=1,  # huggingface_hub itself tries again here, page by page, and only here
+            tries=1,  # huggingface_hub retries this call itself, page by page, and no other
         )
         start = f"{self._folder}/" if self._folder else ""
         for entry in sorted(tree, key=lambda entry: entry.path):
@@ -89,7 +92,8 @@ class HubSource:
             if not isinstance(entry, RepoFile) or not wanted(path):
                 continue
             if entry.last_commit is None:
-                raise InputError(f"{self._page} gives no date for {entry.path}: a shard needs the time of its arrival")
+                yield Unreadable(path, f"{self._page} gives no date for {entry.path}, so its interval is not known")
+                continue
             etag = entry.lfs.sha256 if entry.lfs else entry.blob_id
             yield SourceFile(path, etag, entry.size, entry.last_commit.date, revision=info.sha or "")
 
@@ -107,13 +111,14 @@ class HubSource:
             where=f"{self.uri}/{shard.path}",
             credentials=self._access,
             headers={"Authorization": f"Bearer {token}"} if token else {},
+            gone=f"its commit {shard.revision} was removed: run the interval with --relist, which lists it anew",
         )
         expected = Expected(shard.size_bytes, checksum=shard.etag, digest=_digest_like(shard))
         with fetched(shard, address, expected, self._scratch) as stream:
             yield stream
 
     def _ask(self, call: Callable[[], T], tries: int = TRIES) -> T:
-        """What the hub answers. Raises InputError for what it refuses, NotReadyError if it does not answer for long."""
+        """The hub's answer. Raises InputError for a refusal, NotReadyError if the hub does not answer."""
 
         def step() -> T:
             try:
@@ -126,10 +131,12 @@ class HubSource:
                 ) from error
             except RevisionNotFoundError as error:
                 raise InputError(
-                    f"{self._page} has no revision {self._revision}: name a branch, tag or commit"
+                    f"{self._page} has no revision {self._revision}: name a branch, tag or commit, with %2F for each /"
                 ) from error
             except EntryNotFoundError as error:
-                raise InputError(f"{self._page} has no folder {self._folder} at {self._revision}") from error
+                raise InputError(
+                    f"{self._page} has no folder {self._folder} at {self._revision}: check it; patterns go into INCLUDE"
+                ) from error
             except OfflineModeIsEnabled as error:
                 raise InputError(f"cannot list {self._page}: {error}") from error
             except HfHubHTTPError as error:
@@ -139,6 +146,8 @@ class HubSource:
                 if status in (401, 403):
                     raise InputError(f"{self._page} refuses access (HTTP {status}): {self._access}") from error
                 raise InputError(f"cannot list {self._page}: {error}") from error
+            except (OSError, ValueError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:  # before it asks
+                raise InputError(f"cannot ask {self._page}: {error}; see {web.VARIABLES}, HF_ENDPOINT") from error
 
         return retrying(step, self._page, on=web.BROKEN, tries=tries)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,23 +13,60 @@ import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.shards.source import SourceFile
+from capsfusion_tasks.shards.failures import system_error, system_errors
+from capsfusion_tasks.shards.patterns import is_hidden
+from capsfusion_tasks.shards.source import SourceFile, Unreadable
 
 
 class LocalSource:
-    """Files at any depth below a folder. A file arrives when it was last modified."""
+    """Files at any depth below a folder; links to folders are followed. A file arrives when it was last modified."""
 
     def __init__(self, folder: str) -> None:
-        self._folder = Path(folder).expanduser().absolute()
+        self._folder = Path(os.path.expanduser(folder)).absolute()
         self.uri = str(self._folder)
 
-    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
-        if not self._folder.is_dir():
-            raise InputError(f"no folder {self.uri}: create it, or name the folder in which shards arrive")
-        for file in sorted(self._folder.rglob("*")):
-            path = file.relative_to(self._folder).as_posix()
-            if wanted(path) and file.is_file():
-                yield self._describe(file, path)
+    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
+        with system_errors(f"cannot list {self.uri}"):
+            if self._folder.is_file():
+                raise InputError(f"{self.uri} is a file: name its folder, and the file as a pattern to include")
+            if not self._folder.is_dir():
+                raise InputError(f"no folder {self.uri}: create it, or name the folder in which shards arrive")
+            os.listdir(self._folder)
+        # Each folder is listed once, and links come last: a link back never ends, and latest → v3 would double shards.
+        folders, links, visited = [""], list[str](), set[tuple[int, int]]()
+        while folders or links:
+            path = folders.pop() if folders else links.pop(0)
+            try:
+                status = os.stat(self._folder / path)
+                inode = (status.st_dev, status.st_ino)
+                if inode in visited:
+                    continue
+                visited.add(inode)
+                with os.scandir(self._folder / path) as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
+            except OSError as error:
+                removed = isinstance(error, FileNotFoundError)  # since its own folder was listed
+                if not removed and os.path.basename(path.rstrip("/")) != "lost+found":  # which root alone may read
+                    yield self._unreadable(path, error)
+                continue
+            for entry in entries:
+                below = path + entry.name
+                if is_hidden(entry.name):  # a folder is not entered: a link from elsewhere may still lead there
+                    wanted(below)  # which counts it
+                    continue
+                try:
+                    status = entry.stat()
+                except OSError as error:
+                    dead_link = isinstance(error, FileNotFoundError) and entry.is_symlink()
+                    gone = isinstance(error, FileNotFoundError) and not dead_link
+                    # What a link leads to may be a folder of shards, whatever its name.
+                    if not gone and (wanted(below) or entry.is_symlink() or entry.is_dir(follow_symlinks=False)):
+                        yield self._unreadable(below, error, dead_link)
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    (links if entry.is_symlink() else folders).append(f"{below}/")
+                elif wanted(below) and stat.S_ISREG(status.st_mode):
+                    yield self._describe(below, status)
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[pa.NativeFile]:
@@ -36,17 +75,22 @@ class LocalSource:
             raise InputError(
                 f"{file} is gone: put it back with its old time, or run again over the interval it returns in"
             )
-        if self._describe(file, shard.path).etag != shard.etag:
+        found = self._describe(shard.path, file.stat())
+        if isinstance(found, Unreadable) or found.etag != shard.etag:
             raise InputError(f"{file} has changed since it was discovered: it counts as a new shard when it arrived")
         with pa.OSFile(str(file)) as stream:  # not mapped: a file cut short while it is read would kill the process
             yield stream
 
-    @staticmethod
-    def _describe(file: Path, path: str) -> SourceFile:
-        stat = file.stat()
-        return SourceFile(
-            path=path,
-            etag=f"{stat.st_size:x}-{stat.st_mtime_ns:x}",
-            size_bytes=stat.st_size,
-            arrived_at=datetime.fromtimestamp(stat.st_mtime, UTC),
-        )
+    def _describe(self, path: str, status: os.stat_result) -> SourceFile | Unreadable:
+        try:
+            arrived = datetime.fromtimestamp(status.st_mtime, UTC)
+        except (ValueError, OverflowError, OSError):
+            when = f"{status.st_mtime:.0f} seconds after 1970"
+            return Unreadable(path, f"{self._folder / path} has the time {when}, not in years 1 to 9999: touch it")
+        return SourceFile(path, f"{status.st_size:x}-{status.st_mtime_ns:x}", status.st_size, arrived)
+
+    def _unreadable(self, path: str, error: OSError, dead_link: bool = False) -> Unreadable:
+        file = self._folder / path
+        if dead_link:
+            return Unreadable(path, f"{file} is a dead link: put back what it leads to, or remove the link")
+        return Unreadable(path, str(system_error(f"cannot read {file}", error)))

@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import translate
+
+import bracex
+
+from capsfusion_tasks.errors import InputError
+
+_MOST_ALTERNATIVES = 10_000  # of a pattern's braces: {00000..09999}
+_NOTHING = r"(?!)"  # an expression that matches nothing
 
 
 def path_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
-    """Tells whether a path matches a pattern of ``include`` and none of ``exclude``.
+    """Tells whether a path matches a pattern of ``include`` and none of ``exclude``, and is not hidden.
+
+    Raises InputError for a pattern with too many alternatives.
+    """
+    included, excluded = path_matcher(include), path_matcher(exclude)
+    return lambda path: not is_hidden(path) and included(path) and not excluded(path)
+
+
+def path_matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Tells whether a path matches one of ``patterns``.
 
     A pattern without "/" is compared with the file's name, one with "/" with the whole relative path, where ``*`` also
-    matches "/". A name that begins with "." or "_", or stands in such a folder, is no shard: it is still being written.
+    matches "/". ``**/`` matches any number of folders, or none. ``{a,b}`` and ``{00..31}`` are alternatives.
     """
+    globs = [glob for pattern in patterns for glob in _globs(pattern)]
+    # One expression of all: with thousands of alternatives a glob at a time is slow.
+    names = re.compile("|".join(translate(glob) for glob in globs if "/" not in glob) or _NOTHING)
+    paths = re.compile("|".join(translate(glob) for glob in globs if "/" in glob) or _NOTHING)
+    return lambda path: bool(names.match(path.rpartition("/")[2]) or paths.match(path))
 
-    def matches(path: str, pattern: str) -> bool:
-        return fnmatchcase(path if "/" in pattern else path.rpartition("/")[2], pattern)
 
-    def wanted(path: str) -> bool:
-        if any(part.startswith((".", "_")) for part in path.split("/")):
-            return False
-        return any(matches(path, p) for p in include) and not any(matches(path, p) for p in exclude)
+def is_hidden(path: str) -> bool:
+    """Whether a name in ``path`` begins with "." or "_": Hadoop and many copying tools still write such a file."""
+    return any(part.startswith((".", "_")) for part in path.split("/"))
 
-    return wanted
+
+def _globs(pattern: str) -> Iterator[str]:
+    """``pattern`` as patterns that ``fnmatch`` understands."""
+    try:
+        expanded = list(bracex.iexpand(pattern, limit=_MOST_ALTERNATIVES))
+    except bracex.ExpansionLimitException as error:
+        raise InputError(
+            f"the pattern {pattern} has more than {_MOST_ALTERNATIVES:,} alternatives: use * or a range in [], [0-9]"
+        ) from error
+    for one in expanded:
+        yield from _with_and_without_folders(one.removeprefix("./"))
+
+
+def _with_and_without_folders(pattern: str) -> Iterator[str]:
+    before, any_folders, after = pattern.partition("**/")
+    for rest in _with_and_without_folders(after) if any_folders else ("",):
+        yield before + any_folders + rest
+        if any_folders:
+            yield before + rest

@@ -1,7 +1,8 @@
-"""Trying again what may pass: broken connections, timeouts, servers that are busy."""
+"""Retries of temporary failures: broken connections, timeouts, busy servers."""
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable
@@ -9,15 +10,17 @@ from typing import TypeVar
 
 from capsfusion_tasks.errors import NotReadyError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
-TRIES = 6  # in a row, without progress between them
+TRIES = 6  # consecutive failures without progress between them
 _FIRST_WAIT = 1.0  # seconds; doubles with each failure
-_LONGEST_WAIT = 300.0  # what a server may ask for; beyond it the task's own retry is the better place to wait
+_LONGEST_WAIT = 300.0  # seconds that a server may ask for; a longer wait is left to the task's own retry
 
 
 class MayPass(Exception):
-    """A failure that another try may not meet; ``retry_after`` is the wait in seconds that the server asked for."""
+    """A temporary failure; ``retry_after`` is the wait in seconds that the server asked for."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -33,10 +36,10 @@ def retrying(
     stop: threading.Event | None = None,
     tries: int = TRIES,
 ) -> T:
-    """The result of ``step``, tried again with growing waits where it raises MayPass or one of ``on``.
+    """The result of ``step``, retried with growing waits when it raises MayPass or one of ``on``.
 
-    A failure after ``progress()`` has grown counts as the first. Raises NotReadyError when ``tries`` failed in a row or
-    ``stop`` is set.
+    A failure after ``progress()`` has grown counts as the first. Raises NotReadyError after ``tries`` consecutive
+    failures, or when ``stop`` is set.
     """
     passing: tuple[type[Exception], ...] = (MayPass, *on)
     stop = stop or threading.Event()
@@ -59,8 +62,9 @@ def retrying(
                         f"{where}: {reason}; the server asks to wait {asked:.0f} s: try again then"
                     ) from error
                 seconds = max(seconds, asked)
+            log.warning("%s: %s; trying again in %.0f s (try %d of %d)", where, reason, seconds, failures, tries)
             if _wait(stop, seconds):
-                raise NotReadyError(f"{where}: given up after {reason}") from error
+                raise NotReadyError(f"{where}: stopped after {reason}") from error
 
 
 def _wait(stop: threading.Event, seconds: float) -> bool:

@@ -1,11 +1,13 @@
-"""Shards in a bucket: S3, or a store that speaks its protocol. They are read in place, by ranges, without a copy."""
+"""Shards in a bucket of S3, or of a store with its protocol. They are read in place, by ranges, without a copy."""
 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import boto3
@@ -14,112 +16,100 @@ from botocore import UNSIGNED
 from botocore import exceptions as boto
 from botocore.config import Config
 
-from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards.retries import retrying
+from capsfusion_tasks.shards.s3_errors import ARCHIVED, archived, explained, not_s3
 from capsfusion_tasks.shards.source import SourceFile
 
-_PIECE_BYTES = 8 << 20  # of a large read; pieces come in parallel, because one S3 connection fills no network card
+log = logging.getLogger(__name__)
+
+_PIECE_BYTES = 8 << 20  # large reads are split into pieces, in parallel: one S3 connection does not fill a network card
 _CONNECTIONS = 8
-# What boto3 retries by itself covers everything up to the answer's head, not a body that breaks off.
+_TRIES = 8  # of a request, with growing waits
+# boto3 retries requests up to the response's headers, but not a body that breaks off.
 _BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
-# Errors of boto3 that are configuration: no answer of a server will change them.
-_MISCONFIGURED = (
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.ProfileNotFound,
-    boto.ParamValidationError,
-    boto.NoRegionError,
-    boto.InvalidRegionError,
-    boto.TokenRetrievalError,
-)
+_PAYER = {"RequestPayer": "requester"}
 
 
 class S3Source:
     """Objects below ``s3://bucket/prefix``. An object arrives at its LastModified.
 
     Region, endpoint and credentials are those of AWS's own tools: AWS_* variables, profiles, a machine's role. Without
-    credentials anywhere, requests are not signed: public buckets can be read so.
+    any credentials, requests are not signed, which is enough for public buckets. ``requester_pays`` is needed for
+    buckets whose owner does not pay for requests.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, requester_pays: bool = False) -> None:
         self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if not self._bucket:
             raise InputError(f"{uri} names no bucket: give s3://bucket/prefix")
         prefix = prefix.strip("/")
         self._prefix = f"{prefix}/" if prefix else ""
+        self._payer = _PAYER if requester_pays else {}
         self.uri = f"s3://{self._bucket}/{prefix}".rstrip("/")
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
-        with self._explained(self.uri):
-            pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+        with explained(self.uri, is_listing=True, requester_pays=bool(self._payer)):
+            client = _client()
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix, **self._payer
+            )
+            exists = False
             for page in pages:
+                if "Name" not in page:  # of the bucket
+                    raise not_s3(self.uri)
                 for entry in page.get("Contents", ()):
+                    exists = True
                     path = entry["Key"].removeprefix(self._prefix)
                     if not path.endswith("/") and wanted(path):  # consoles make a "folder" an object of that name
                         yield SourceFile(path, entry["ETag"].strip('"'), entry["Size"], entry["LastModified"])
+            if not exists and self._prefix:
+                raise self._nothing_there(client)
+
+    def _nothing_there(self, client: Any) -> InputError:
+        """Why there is no object below the prefix: for S3, a misspelt prefix and an empty one are the same."""
+        key = self._prefix.rstrip("/")
+        if any(sign in key for sign in "*?["):
+            return InputError(f"{self.uri} is a pattern: name the prefix, and put the pattern into INCLUDE")
+        found = client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1, **self._payer).get("Contents", ())
+        if found and found[0]["Key"] == key:
+            return InputError(f"{self.uri} is an object: name the prefix before it, and the object's name in INCLUDE")
+        return InputError(
+            f"no object below {self.uri}/: check the prefix. If shards are still to come, put an empty object"
+            f" {self._prefix} into the bucket"
+        )
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[pa.NativeFile]:
         where = f"{self.uri}/{shard.path}"
-        client = _client()
+        explain = partial(explained, where, requester_pays=bool(self._payer))
+        with explain():
+            client = _client()
         # Each request names the ETag, so an object replaced while it is read never gives a mixture of both.
-        this = {"Bucket": self._bucket, "Key": self._prefix + shard.path, "IfMatch": f'"{shard.etag}"'}
+        this = {"Bucket": self._bucket, "Key": self._prefix + shard.path, "IfMatch": f'"{shard.etag}"', **self._payer}
 
         def piece(start: int, end: int) -> bytes:
             def get() -> bytes:
                 body: bytes = client.get_object(**this, Range=f"bytes={start}-{end - 1}")["Body"].read()
                 return body
 
-            with self._explained(where):
+            with explain():
                 return retrying(get, where, on=_BROKEN_BODY)
 
-        with self._explained(where):
-            client.head_object(**this)
+        with explain():
+            head = client.head_object(**this)
+        if head.get("StorageClass") in ARCHIVED and 'ongoing-request="false"' not in head.get("Restore", ""):
+            raise archived(where, head["StorageClass"])
         with (
             ThreadPoolExecutor(_CONNECTIONS) as pool,
             pa.PythonFile(_Ranges(piece, shard.size_bytes, pool), mode="r") as stream,
         ):
             yield stream
 
-    @contextmanager
-    def _explained(self, where: str) -> Iterator[None]:
-        """boto3's errors as InputError, or NotReadyError for what remains after its own retries."""
-        try:
-            yield
-        except _MISCONFIGURED as error:
-            raise InputError(f"cannot read {where}: {error}; see the AWS_* variables") from error
-        except boto.ClientError as error:
-            raise self._refusal(error, where) from error
-        except boto.BotoCoreError as error:
-            raise NotReadyError(
-                f"cannot read {where} now: {error}; see AWS_ENDPOINT_URL, or try again later"
-            ) from error
-
-    def _refusal(self, error: boto.ClientError, where: str) -> Exception:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code == "NoSuchBucket":
-            return InputError(f"no bucket {self._bucket} for {where}: check its name and AWS_ENDPOINT_URL")
-        if status == 404:
-            return InputError(f"{where} is gone: the object was there when the shard was discovered")
-        if status == 412:
-            return InputError(
-                f"{where} has changed since it was discovered: it counts as a new shard from its new LastModified on"
-            )
-        if status in (301, 307) or code in ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
-            return InputError(f"{where} is in another region ({error}): set AWS_DEFAULT_REGION to the bucket's")
-        if status >= 500 or status in (408, 429) or code in ("SlowDown", "RequestTimeout", "Throttling"):
-            return NotReadyError(f"{where} is not served now: {error}; try again later")
-        key = "no credentials (unsigned)" if _credentials() is None else f"access key {_credentials().access_key}"
-        return InputError(
-            f"access to {where} is refused ({code or status}) with {key}: needs s3:ListBucket on the bucket and "
-            "s3:GetObject on the objects; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        )
-
 
 class _Ranges(io.RawIOBase):
-    """A seekable file over ranged reads; a large read comes in pieces, in parallel."""
+    """A seekable file over ranged reads. A large read is split into pieces, in parallel."""
 
     def __init__(self, piece: Callable[[int, int], bytes], size: int, pool: ThreadPoolExecutor) -> None:
         self._piece, self._size, self._pool, self._position = piece, size, pool, 0
@@ -149,13 +139,9 @@ class _Ranges(io.RawIOBase):
         return b"".join(pieces)
 
 
-def _credentials() -> Any:
-    return boto3.session.Session().get_credentials()
-
-
 def _client() -> Any:
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 8},
+        retries={"mode": "standard", "total_max_attempts": _TRIES},
         connect_timeout=10,
         read_timeout=60,
         max_pool_connections=_CONNECTIONS,
@@ -163,5 +149,15 @@ def _client() -> Any:
     session = boto3.session.Session()
     if session.get_credentials() is None:
         config = config.merge(Config(signature_version=UNSIGNED))
-    # Only listing and reading: where no region is set, S3 says with the first answer which one it is.
-    return session.client("s3", region_name=session.region_name or "us-east-1", config=config)
+    # Without a region, S3 names the bucket's in its first response, which is enough to list and read.
+    client = session.client("s3", region_name=session.region_name or "us-east-1", config=config)
+    client.meta.events.register("needs-retry.s3", _log_retry)
+    return client
+
+
+def _log_retry(attempts: int, response: tuple[Any, Any] | None, caught_exception: Exception | None, **_: Any) -> None:
+    """Log that boto3 is about to retry a request: its growing waits take up to minutes."""
+    status = response[0].status_code if response else None
+    if attempts < _TRIES and (caught_exception is not None or (status is not None and status >= 500)):
+        reason = caught_exception or f"the answer is {status}"
+        log.warning("S3: %s; trying again (try %d of %d)", reason, attempts, _TRIES)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
 
 class Origin(BaseModel):
     """Where a side's shards were looked for."""
+
+    model_config = ConfigDict(frozen=True)
 
     uri: str
     include: tuple[str, ...] = ()
@@ -31,8 +33,21 @@ class ShardList(BaseModel):
     empty: tuple[Side, ...] = ()
 
     @property
+    def readable(self) -> list[Shard]:
+        return [shard for shard in self.shards if not shard.problem]
+
+    @property
+    def unreadable(self) -> list[Shard]:
+        return [shard for shard in self.shards if shard.problem]
+
+    @property
     def is_frozen(self) -> bool:
-        return self.frozen and bool(self.shards)
+        return self.frozen and bool(self.readable)
+
+    @property
+    def incomplete(self) -> set[Side]:
+        """The sides that a later call lists again: without any shard, or with some that could not be read."""
+        return {*self.empty, *(shard.side for shard in self.unreadable)}
 
     def made_from(self, now: dict[Side, Origin]) -> dict[Side, Origin]:
         """The sources of the list. An older version noted the URI only, with each shard: the rest counts as now."""
@@ -42,6 +57,11 @@ class ShardList(BaseModel):
             shard.side: now.get(shard.side, Origin(uri="")).model_copy(update={"uri": shard.source})
             for shard in self.shards
         }
+
+
+def intervals(storage: Storage) -> list[Interval]:
+    """The intervals that have a folder in the staging area: those that discovery has seen."""
+    return [Interval.from_key(key) for key in storage.folders(layout.RUNS)]
 
 
 def read(interval: Interval, storage: Storage) -> ShardList | None:

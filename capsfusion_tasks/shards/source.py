@@ -24,13 +24,25 @@ class SourceFile:
     revision: str = ""  # the state of the source in which the content lies, where a source keeps states
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that a source names and cannot describe, or a folder that it cannot list: ``reason`` says why."""
+
+    path: str
+    reason: str
+    arrived_at: datetime | None = None  # None: not known, so it may belong to any interval
+
+
 class Source(Protocol):
     """A place where Parquet shards arrive. ``uri`` is part of a shard's identity, so it holds no credentials."""
 
     uri: str
 
-    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
-        """All files there now whose path is ``wanted``. Raises InputError if the source itself cannot be listed."""
+    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
+        """All files there now whose path is ``wanted``, and what cannot be read or listed.
+
+        Raises InputError if the source itself cannot be listed, NotReadyError if it does not answer.
+        """
         ...
 
     def open(self, shard: Shard) -> AbstractContextManager[pa.NativeFile]:

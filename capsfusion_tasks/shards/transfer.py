@@ -1,4 +1,4 @@
-"""Downloads: parallel, resumable, verified. What breaks off stays beside the file and is taken up by the next try."""
+"""Downloads by HTTP: parallel, resumable, verified. A retry resumes the finished parts of a failed download."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pathlib import Path
 import httpx2
 import pyarrow as pa
 
-from capsfusion_tasks import full_disk
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.scratch import ROOM, abandoned, held, remove
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import MayPass, retrying
+from capsfusion_tasks.staging import full_disk
+from capsfusion_tasks.staging.scratch import ROOM, abandoned, held, remove
 
 _PART_BYTES = 32 << 20
 _CONNECTIONS = 4
-_STALE = timedelta(days=7)  # a broken transfer that nobody took up again
+_STALE = timedelta(days=7)  # a failed download that no retry has resumed since
 
 
 def sha256(file: Path) -> str:
@@ -35,7 +35,7 @@ def sha256(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Expected:
-    """What makes a download the shard that was discovered: its length, and its headers or its checksum."""
+    """What proves that a download is the discovered shard: its length, and its headers or its checksum."""
 
     size_bytes: int
     unchanged: Callable[[httpx2.Response], bool] | None = None
@@ -47,8 +47,8 @@ class Expected:
 def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Path) -> Iterator[pa.NativeFile]:
     """The shard as a local file, for as long as the block lasts.
 
-    Raises InputError where trying again will not help. After any other error the parts that have arrived stay in
-    ``scratch``, and the next try on this machine asks for the others only.
+    Raises InputError where a retry will not help. After any other error the finished parts stay in ``scratch``, and a
+    retry on the same machine asks for the others only.
     """
     with full_disk.explained(scratch, address.where, ROOM):
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -72,7 +72,7 @@ def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Pat
 def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
     file = folder / "data"
     data = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-    marks = os.open(folder / f"parts-of-{_PART_BYTES}", os.O_RDWR | os.O_CREAT, 0o600)  # a byte each: 1, it is there
+    marks = os.open(folder / f"parts-of-{_PART_BYTES}", os.O_RDWR | os.O_CREAT, 0o600)  # 1 for each finished part
     try:
         _check_space(expected.size_bytes - os.fstat(data).st_blocks * 512, folder, address.where)
         os.truncate(data, expected.size_bytes)
@@ -86,7 +86,7 @@ def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
 
         def mark(part: _Part) -> None:
             if part.number is not None:
-                os.fdatasync(data)  # a mark must not outlive what it stands for
+                os.fdatasync(data)  # else a crash could leave a mark without its bytes
                 os.pwrite(marks, b"\1", part.number)
 
         try:
@@ -106,7 +106,7 @@ class _RangesIgnored(Exception):
 
 
 class _Part:
-    """Bytes ``start`` to ``end`` of a file, of which those before ``position`` are written. No number: all of it."""
+    """Bytes ``start`` to ``end`` of a file; those before ``position`` are written. No number: the whole file."""
 
     def __init__(self, number: int | None, start: int, end: int) -> None:
         self.number, self.end = number, end
@@ -116,9 +116,9 @@ class _Part:
 def _fetch(
     parts: list[_Part], address: web.Address, expected: Expected, data: int, mark: Callable[[_Part], None]
 ) -> None:
-    """Write ``parts`` into the file ``data``, several at a time; ``mark`` each one that is complete."""
+    """Write ``parts`` into the file ``data``, several at a time; call ``mark`` for each finished part."""
     stop = threading.Event()
-    causes: list[Exception] = []  # the first is what went wrong, the others gave up because of it
+    causes: list[Exception] = []  # the first is the cause; the others stopped because of it
     with web.client() as client, ThreadPoolExecutor(_CONNECTIONS) as pool:
 
         def fetch(part: _Part) -> None:
@@ -135,13 +135,13 @@ def _fetch(
                 mark(part)
             except Exception as error:
                 causes.append(error)
-                stop.set()  # here, not by who waits for us: until then this thread would begin the next part
+                stop.set()  # in this thread, which would begin the next part otherwise
 
         try:
             wait([pool.submit(fetch, part) for part in parts])
-        finally:  # also on a timeout of the task: nobody wants the other parts any more
+        finally:  # also on a timeout of the task: the other parts are of no use then
             stop.set()
-            pool.shutdown(cancel_futures=True)  # waits: the file must stay open for those that are still writing
+            pool.shutdown(cancel_futures=True)  # waits: threads may still write, so the file must stay open
     if causes:
         raise causes[0]
 
@@ -149,7 +149,7 @@ def _fetch(
 def _read(
     client: httpx2.Client, part: _Part, address: web.Address, expected: Expected, data: int, stop: threading.Event
 ) -> None:
-    """Ask for what the part still lacks, and write it as it comes."""
+    """Request the missing bytes of ``part``, and write them as they arrive."""
     with web.answer(client, "GET", address, Range=f"bytes={part.position}-{part.end - 1}") as response:
         if response.status_code == 200 and part.number is not None:
             raise _RangesIgnored
@@ -160,13 +160,13 @@ def _read(
                 "it counts as a new shard when it arrived"
             )
         if response.status_code == 206 and first != part.position:
-            raise InputError(f"{address.where}: the server answers with another range than it was asked for")
+            raise InputError(f"{address.where}: the server sent another range than requested; tell its administrator")
         part.position = first
         for chunk in response.iter_raw():
             if stop.is_set():
-                raise NotReadyError(f"{address.where}: given up")
+                raise NotReadyError(f"{address.where}: stopped, because another part failed")
             if part.position + len(chunk) > part.end:
-                raise InputError(f"{address.where}: the server sends more than it was asked for")
+                raise InputError(f"{address.where}: the server sent more bytes than requested; tell its administrator")
             rest = memoryview(chunk)
             while rest:
                 written = os.pwrite(data, rest, part.position)
@@ -181,10 +181,10 @@ def _verify(file: Path, address: web.Address, expected: Expected) -> None:
         return
     found = expected.digest(file)
     if found != expected.checksum:
-        shutil.rmtree(file.parent)  # nobody can tell which part is wrong
+        shutil.rmtree(file.parent)  # which part is wrong is not known
         raise NotReadyError(
-            f"{address.where} arrived with checksum {found} instead of {expected.checksum}: the copy is thrown away; "
-            "try again, and if it stays so, the file at the source is damaged"
+            f"{address.where} arrived with checksum {found} instead of {expected.checksum}: the copy is deleted; "
+            "try again. If it happens again, the file at the source is damaged"
         )
 
 
@@ -193,13 +193,13 @@ def _check_space(needed: int, folder: Path, where: str) -> None:
     if needed > free:
         raise NotReadyError(
             f"no space for {where}: it needs {needed / 1e9:.2f} GB more and {free / 1e9:.2f} GB are free in {folder}: "
-            f"{ROOM}, then run it again, it goes on where it was"
+            f"{ROOM}, then run it again: it resumes the download"
         )
 
 
 @contextmanager
 def _owned(folder: Path, where: str) -> Iterator[None]:
-    """Hold ``folder`` for this process alone: a task that Airflow gave up may still be running beside its retry."""
+    """Lock ``folder`` for this process: a task that Airflow has given up may still run beside its retry."""
     folder.mkdir(exist_ok=True)
     with ExitStack() as stack:
         try:
@@ -208,5 +208,5 @@ def _owned(folder: Path, where: str) -> Iterator[None]:
             raise NotReadyError(
                 f"another process on this machine is reading {where}: try again when it is done"
             ) from error
-        folder.mkdir(exist_ok=True)  # whoever held it may have removed it meanwhile
+        folder.mkdir(exist_ok=True)  # the last owner may have removed it in the meantime
         yield

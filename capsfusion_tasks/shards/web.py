@@ -1,4 +1,4 @@
-"""HTTP for all sources: one client, and what an answer means: content, worth another try, or refused."""
+"""HTTP for all sources: one client, and whether a response has content, is worth a retry, or is a refusal."""
 
 from __future__ import annotations
 
@@ -16,33 +16,38 @@ import httpx2
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.shards.retries import MayPass
 
-# What a connection does when it breaks, is refused, or is silent for too long.
+# Connections that break, are refused, or time out.
 BROKEN = (httpx2.TransportError,)
 _BUSY = (408, 425, 429)
-# At INFO it logs every address, those that a server redirects to as well: a signed one is a secret.
+VARIABLES = "HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"  # that a client reads
+# At INFO it logs every address, also the targets of redirects: a signed address is a secret.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file is, and how messages speak of it. ``url``, ``headers`` may hold secrets, ``where`` never does."""
+    """Where a file is. Messages show ``where``; ``url`` and ``headers`` may hold secrets."""
 
     url: str = field(repr=False)
     where: str
     credentials: str  # what to do where access is refused
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     auth: httpx2.Auth | None = field(default=None, repr=False)
+    gone: str = "check the address, or put the file back"  # what to do where it is not there
 
 
 def client() -> httpx2.Client:
     """A client for any number of threads. It follows redirects, and takes credentials along to the same host only."""
-    return httpx2.Client(
-        follow_redirects=True,
-        timeout=httpx2.Timeout(60, connect=10),
-        # Compressed on the way, a file would have neither the length nor the ranges that it has in the listing.
-        headers={"Accept-Encoding": "identity", "User-Agent": "capsfusion-pipeline"},
-    )
+    try:
+        return httpx2.Client(
+            follow_redirects=True,
+            timeout=httpx2.Timeout(60, connect=10),
+            # Compressed on the way, a file would have neither the length nor the ranges that it has in the listing.
+            headers={"Accept-Encoding": "identity", "User-Agent": "capsfusion-pipeline"},
+        )
+    except (OSError, ValueError, httpx2.InvalidURL) as error:
+        raise InputError(f"cannot make requests by HTTP: {error}; see {VARIABLES}") from error
 
 
 @contextmanager
@@ -54,9 +59,9 @@ def answer(
     accept: Collection[int] = (200, 206),
     **headers: str,
 ) -> Iterator[httpx2.Response]:
-    """The answer's head, its status checked; its body is still to be read.
+    """The response with its status checked and its body unread.
 
-    Raises MayPass for what another try may not meet, InputError for what it will.
+    Raises MayPass for a temporary failure, InputError for a lasting one.
     """
     headers = {**address.headers, **headers}
     try:
@@ -64,7 +69,7 @@ def answer(
             if response.status_code not in accept:
                 raise _refusal(response, address)
             yield response
-    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, httpx2.DecodingError) as error:
         raise InputError(f"cannot read {address.where}: {error}") from error
 
 
@@ -75,14 +80,14 @@ def _refusal(response: httpx2.Response, address: Address) -> Exception:
     if status in (401, 403):
         return InputError(f"access to {address.where} is refused (HTTP {status}): {address.credentials}")
     if status in (404, 410):
-        return InputError(f"{address.where} is not there (HTTP {status}): check the address, or put the file back")
+        return InputError(f"{address.where} is not there (HTTP {status}): {address.gone}")
     if status == 416:
         return InputError(f"{address.where} is shorter than when it was discovered: it counts as a new shard")
     return InputError(f"cannot read {address.where}: the server answers HTTP {status}")
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds that the server asks to wait, given as such or as a date."""
+    """Seconds that the server asks to wait; the header has seconds or a date."""
     value = response.headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)
@@ -91,16 +96,16 @@ def _retry_after(response: httpx2.Response) -> float | None:
 
 
 def http_date(value: str | None) -> datetime | None:
-    """A header's date, in UTC; None where it is missing or no date."""
+    """A header's date, in UTC; None if it is missing or not a date."""
     try:
         when = parsedate_to_datetime(value or "")
-    except ValueError:
+        return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
 def content_range(response: httpx2.Response) -> tuple[int, int | None]:
-    """The file's byte that the body begins with, and the file's length where the answer tells it."""
+    """The offset of the body in the file, and the file's length if the response has it."""
     if response.status_code == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not match:

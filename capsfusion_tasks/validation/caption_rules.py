@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused, content
 from capsfusion_tasks.validation.text import FUNCTION_WORDS, loop, sentences, word_set, words
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 END_OF_SENTENCE = frozenset(".!?…\"'”’»›)]" + "。！？」』）؟۔।")
 _ELLIPSIS = ("...", "…")

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from itertools import pairwise
 
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.facts import base_form
 from capsfusion_tasks.validation.language import words_not_latin
 from capsfusion_tasks.validation.leak_rules import says_unlike_sources
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import FUNCTION_WORDS, word_set
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 # Each colour, its shades, and its names in the languages that raw captions are most often in.
 _COLOURS = {

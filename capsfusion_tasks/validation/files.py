@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from capsfusion_tasks.caption_files import open_caption_file
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import SCORES
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.output import Verdict, write_verdicts
 from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.tally import Tally
-from capsfusion_tasks.validation.thresholds import RuleSettings
 from capsfusion_tasks.validation.validate import JUDGED, validate_table
 
 ROWS_AT_ONCE = 16_384  # the same caption is looked for within so many rows, too

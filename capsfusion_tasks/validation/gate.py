@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from capsfusion_tasks.thresholds import GateSettings
 from capsfusion_tasks.validation.tally import Tally
-from capsfusion_tasks.validation.thresholds import GateSettings
 
 UNITS_MIN = 3  # fewer recent units do not say how much units differ
 DIFFERENCE_MIN = 0.03  # in large units a small difference is certain, and no reason to stop

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.language import is_foreign, words_not_latin
 from capsfusion_tasks.validation.scores import Fused
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 
 def wrong_script(fused: Fused, _: RuleSettings) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 # What the instruction says of the sentences and of the task: phrases that a caption has no reason to use by itself.
 INSTRUCTION_PHRASES = (

@@ -1,38 +1,38 @@
-"""Verdicts beside all other columns of the judged file: Parquet, JSON, JSON lines or CSV, by the ending of the name."""
+"""Verdicts beside all other columns of the judged file, in any format of caption files, by the ending of the name."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
-import json
-import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
+from capsfusion_tasks.caption_files import check_writable
 from capsfusion_tasks.caption_files.base import CaptionFile
+from capsfusion_tasks.caption_files.csv_file import DELIMITERS
+from capsfusion_tasks.caption_files.formats import Format, format_of
+from capsfusion_tasks.caption_files.writing import field_text, json_bytes
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.validate import JUDGED
-
-FORMATS = (".parquet", ".jsonl", ".json", ".csv")
 
 Verdict = tuple[Any, ...]  # a value for each column of ``JUDGED``
 
 
-def check_output(path: Path, source: Path, formats: tuple[str, ...], *, overwrite: bool) -> None:
-    """Raise InputError where ``path`` lacks an ending of ``formats``, is ``source``, or exists and must stay."""
-    if path.suffix not in formats:
-        raise InputError(f"cannot write {path}: its name must end in {' or '.join(formats)}")
-    if path.exists() and source.exists() and path.samefile(source):
-        raise InputError(f"cannot write to {path}: it is the file that is judged; choose another name")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; choose another name, or replace it with --overwrite")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {path.absolute().parent}")
+def check_outputs(source: Path, out: Path | None, report: Path | None, *, overwrite: bool) -> None:
+    """Raise InputError where an output has a wrong ending, is ``source``, or exists and must not be replaced."""
+    if out:
+        format_of(out, write=True)
+        check_writable(out, overwrite=overwrite, but=source)
+    if report:
+        if report.suffix != ".html":
+            raise InputError(f"cannot write the report to {report}: its name must end in .html")
+        check_writable(report, overwrite=overwrite, but=source)
 
 
 def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict]) -> None:
@@ -41,35 +41,46 @@ def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict
     Columns of the source with a name of ``JUDGED`` are left out: they are verdicts of an earlier time. ``verdicts`` has
     one for each row.
     """
-    storage = Storage(str(target.absolute().parent))
-    if target.suffix == ".parquet":
+    storage, form = Storage(str(target.absolute().parent)), format_of(target, write=True)
+    if form.kind == "parquet":
         # A JSON file without rows names no columns.
         found = source.schema if source.schema.names else pa.schema([(name, pa.string()) for name in source.columns])
         kept = pa.schema([field for field in found if field.name not in JUDGED.names], found.metadata)
         schema = pa.schema([*kept, *JUDGED], kept.metadata)
         storage.write_tables(target.name, schema, _tables(source, kept.names, verdicts))
         return
-    rows = _rows(source, verdicts)
     with storage.publish(target.name) as stream:
-        if target.suffix == ".csv":
-            names = [name for name in source.schema.names or source.columns if name not in JUDGED.names]
-            _write_csv(stream, [*names, *JUDGED.names], rows)
-        elif target.suffix == ".jsonl":
-            stream.writelines(_dumps(row) + b"\n" for row in rows)
+        pieces = _text(source, form, verdicts)
+        if form.compressed:  # without a name and a time, so that the same rows give the same bytes
+            with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
+                packed.writelines(pieces)
         else:
-            stream.write(b"[")
-            stream.writelines((b",\n" if number else b"\n") + _dumps(row) for number, row in enumerate(rows))
-            stream.write(b"\n]\n")
+            stream.writelines(pieces)
 
 
 def _tables(source: CaptionFile, kept: list[str], verdicts: Iterable[Verdict]) -> Iterator[pa.Table]:
     left = iter(verdicts)
-    for table in source.tables():
-        columns = list(zip(*islice(left, table.num_rows), strict=True)) or [()] * len(JUDGED)
-        table = table.select(kept)
-        for field, values in zip(JUDGED, columns, strict=True):
-            table = table.append_column(field, pa.array(values, field.type))
-        yield table
+    with source.unchanged():
+        for table in source.tables():
+            columns = list(zip(*islice(left, table.num_rows), strict=True)) or [()] * len(JUDGED)
+            table = table.select(kept)
+            for field, values in zip(JUDGED, columns, strict=True):
+                table = table.append_column(field, pa.array(values, field.type))
+            yield table
+
+
+def _text(source: CaptionFile, form: Format, verdicts: Iterable[Verdict]) -> Iterator[bytes]:
+    with source.unchanged():
+        rows = _rows(source, verdicts)
+        if form.kind in DELIMITERS:
+            names = [name for name in source.names or source.columns if name not in JUDGED.names]
+            yield from _csv([*names, *JUDGED.names], rows, DELIMITERS[form.kind])
+        elif form.kind == "jsonl":
+            yield from (json_bytes(row) + b"\n" for row in rows)
+        else:
+            yield b"["
+            yield from ((b",\n" if number else b"\n") + json_bytes(row) for number, row in enumerate(rows))
+            yield b"\n]\n"
 
 
 def _rows(source: CaptionFile, verdicts: Iterable[Verdict]) -> Iterator[dict[str, Any]]:
@@ -78,32 +89,19 @@ def _rows(source: CaptionFile, verdicts: Iterable[Verdict]) -> Iterator[dict[str
         yield {**kept, **dict(zip(JUDGED.names, verdict, strict=True))}
 
 
-def _write_csv(stream: BinaryIO, names: list[str], rows: Iterable[dict[str, Any]]) -> None:
+def _csv(names: list[str], rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[bytes]:
     """Lists and structs as JSON, null as an empty field."""
-    text = io.TextIOWrapper(stream, "utf-8", errors="replace", newline="", write_through=True)
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(names)
     for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-    text.detach()
+        writer.writerow([field_text(row.get(name)) for name in names])
+        yield _taken(text)
+    yield _taken(text)
 
 
-def _cell(value: Any) -> Any:
-    return _dumps(value).decode() if isinstance(value, (list, dict)) else value
-
-
-def _dumps(value: Any) -> bytes:
-    try:
-        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False).encode()
-    except UnicodeEncodeError:  # a lone surrogate: only its escape can carry it
-        return json.dumps(value, default=str, allow_nan=False).encode()
-    except ValueError:  # JSON has no NaN and no infinity
-        return _dumps(_finite(value))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list) else value
+def _taken(text: io.StringIO) -> bytes:
+    written = text.getvalue().encode("utf-8", "replace")
+    text.seek(0)
+    text.truncate()
+    return written

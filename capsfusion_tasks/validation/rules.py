@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.caption_rules import (
     control_characters,
     empty,
@@ -50,7 +51,6 @@ from capsfusion_tasks.validation.source_rules import (
     unrelated_sources,
     verbatim,
 )
-from capsfusion_tasks.validation.thresholds import RuleSettings
 from capsfusion_tasks.validation.voice_rules import addresses_reader, first_person, question
 from capsfusion_tasks.validation.web_rules import (
     broken_text,

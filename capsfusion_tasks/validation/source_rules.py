@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.caption_rules import END_OF_SENTENCE
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import contains
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 _SIDE_BY_SIDE_HINTS = (", while ", "Additionally,", "Meanwhile,", "In addition,")
 # "while" before a participle joins two actions of one subject.

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Set
 
 import pyarrow as pa
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import CAPTION, SCORES, VALIDATED, Unit
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.rules import DEFAULTS, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 # For captions: the raw captions that each was loaded for; captions without any may be left out.
 RawsByCaption = Callable[[Set[str]], Mapping[str, Set[str]]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 # Words without which the patterns behind them find nothing. To look for words in a set is quick.
 _FIRST_PERSON_HINTS = word_set("i i'm i've i'd i'll we we're we've we'd we'll")

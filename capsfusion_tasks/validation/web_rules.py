@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 import re
 
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 _MARKUP_HINT = re.compile(r"[<&*_`#\\\]]|https?:|www\.|^\s*-")
 MARKUP = re.compile(

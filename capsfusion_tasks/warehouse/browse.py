@@ -1,7 +1,7 @@
-"""Captions to look at: a page of those that meet a filter, newest first; and what can be asked for.
+"""Pages of captions that match a filter, newest first, and the choices for the filter.
 
-Pages go by key (``loaded_at``, ``pair_id``, ``fusion_id``), never by offset, and nothing is counted, so a page costs
-the same on a thousand rows and on a hundred million. All values are bound parameters.
+A page starts after a key (``loaded_at``, ``pair_id``, ``fusion_id``), not at an offset, and nothing is counted. So a
+page takes as long with a thousand rows as with a hundred million. All values are bound parameters.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ SCORES = (
     *("source_overlap", "similarity", "punsafe", "pwatermark"),
 )
 _SHOWN = ("image_url", "laion_2b", "laion_coco", "capsfusion", "flags", "loaded_at", "pair_id", "fusion_id")
-_NEWEST = 1000  # captions whose words are looked at one by one, some 25 ms
+_NEWEST = 1000  # captions to search one by one, which takes about 25 ms
 _ORDER = ("loaded_at", "pair_id", "fusion_id")
 
 
 @dataclass(frozen=True)
 class CaptionFilter:
-    """Captions that meet all that is given. ``day``: of the data interval's start (UTC)."""
+    """Conditions that a caption must meet, all of them. ``day``: the start of its data interval (UTC)."""
 
     words: str | None = None  # a web search: "quoted phrases", or, -without
     verdict: Verdict = "any"
@@ -62,7 +62,7 @@ class CaptionFilter:
 
 @dataclass(frozen=True)
 class Position:
-    """The key of a page's last row: the next page begins after it."""
+    """The key of a page's last row. The next page starts after it."""
 
     loaded_at: datetime
     pair_id: UUID
@@ -70,10 +70,25 @@ class Position:
 
 
 @dataclass(frozen=True)
-class CaptionPage:
-    """``sql`` gives the same rows in psql; ``following``: where the next page begins, None after the last."""
+class Caption:
+    """A row of a page. ``reasons``: None for an accepted caption."""
 
-    rows: list[dict[str, Any]]
+    image_url: str
+    laion_2b: str
+    laion_coco: str
+    capsfusion: str
+    flags: list[str]
+    loaded_at: datetime
+    pair_id: UUID
+    fusion_id: str
+    reasons: list[str] | None
+
+
+@dataclass(frozen=True)
+class CaptionPage:
+    """``sql`` selects the same rows in psql. ``following``: where the next page starts, None after the last page."""
+
+    rows: list[Caption]
     following: Position | None
     sql: str
 
@@ -81,7 +96,7 @@ class CaptionPage:
 def caption_page(
     connection: Connection, wanted: CaptionFilter, after: Position | None = None, limit: int = 25
 ) -> CaptionPage:
-    """The ``limit`` newest captions that meet ``wanted``, after ``after``; ``reasons`` is None for an accepted one."""
+    """The ``limit`` newest captions after ``after`` that match ``wanted``."""
     conditions = _Conditions(wanted, _shard_ids(connection, wanted.shard), _loaded_between(connection, wanted))
     if conditions.nothing_loaded:
         found = []
@@ -91,24 +106,24 @@ def caption_page(
     following = None
     if len(found) > limit:
         last = found[limit - 1]
-        following = Position(last["loaded_at"], last["pair_id"], last["fusion_id"])
+        following = Position(last.loaded_at, last.pair_id, last.fusion_id)
     return CaptionPage(found[:limit], following, readable_sql(_page(conditions, after, limit)))
 
 
 def _find(
     connection: Connection, conditions: _Conditions, after: Position | None, limit: int, among: int | None = None
-) -> list[dict[str, Any]]:
-    return [dict(row) for row in connection.execute(_page(conditions, after, limit, among)).mappings()]
+) -> list[Caption]:
+    return [Caption(**row) for row in connection.execute(_page(conditions, after, limit, among)).mappings()]
 
 
 def _find_by_index(
     connection: Connection, conditions: _Conditions, after: Position | None, limit: int
-) -> list[dict[str, Any]]:
-    """All that meet the filter, by a bitmap of its index, and of these the newest.
+) -> list[Caption]:
+    """Finds all matches by a bitmap of an index, then takes the newest.
 
-    PostgreSQL would rather go through the newest captions until enough are found, and guesses how many that will take.
-    It takes most words for more frequent than they are, a flag that nobody has for one in 200, and an old shard's
-    captions for as likely among the newest as anywhere: then it looks at millions.
+    PostgreSQL prefers to scan captions from the newest on until it has enough matches. It overestimates how frequent a
+    word is, assumes 1 in 200 for a flag that no caption has, and expects captions of an old shard among the newest. It
+    would then scan millions of rows.
     """
     others = ("enable_indexscan", "enable_seqscan")
     for name in others:
@@ -119,12 +134,10 @@ def _find_by_index(
     return found
 
 
-def _find_rare(
-    connection: Connection, conditions: _Conditions, after: Position | None, limit: int
-) -> list[dict[str, Any]]:
-    """What is frequent among the newest captions, there; all else by its index."""
+def _find_rare(connection: Connection, conditions: _Conditions, after: Position | None, limit: int) -> list[Caption]:
+    """Searches the newest captions first, where frequent matches are; for rare ones it uses an index."""
     found = _find(connection, conditions, after, limit, among=_NEWEST)
-    if limit / 4 <= len(found) < limit:  # soon enough
+    if limit / 4 <= len(found) < limit:  # frequent enough to be found a little further on
         found = _find(connection, conditions, after, limit, among=8 * _NEWEST)
     return found if len(found) == limit else _find_by_index(connection, conditions, after, limit)
 
@@ -133,15 +146,15 @@ def _find_rare(
 class _Conditions:
     wanted: CaptionFilter
     shard_ids: Sequence[str]
-    loaded: tuple[datetime, datetime] | None  # between which times, where units are asked for
+    loaded: tuple[datetime, datetime] | None  # first and last load of the wanted units; None without a filter by unit
 
     @property
     def nothing_loaded(self) -> bool:
-        """Units are asked for of which none is loaded: else all captions would be looked at for them."""
+        """Whether none of the wanted units is loaded. The query would scan all captions to find nothing."""
         return _by_unit(self.wanted) and self.loaded is None
 
     def rare(self, captions: FromClause) -> list[ColumnElement[bool]]:
-        """What few captions may meet, and a GIN index knows which."""
+        """Conditions that few captions may meet, and that have a GIN index."""
         wanted, column = self.wanted, captions.c
         found: list[ColumnElement[bool]] = []
         if wanted.words is not None:
@@ -155,6 +168,7 @@ class _Conditions:
         return found
 
     def others(self, captions: FromClause) -> list[ColumnElement[bool]]:
+        """All other conditions."""
         wanted, column = self.wanted, captions.c
         found: list[ColumnElement[bool]] = []
         if wanted.fusion_id is not None:
@@ -176,7 +190,7 @@ class _Conditions:
 def _page(
     conditions: _Conditions, after: Position | None, limit: int, among: int | None = None
 ) -> Select[Any] | CompoundSelect[Any]:
-    """``among``: look for what is rare in so many of the newest captions only that meet everything else."""
+    """``among``: apply the rare conditions only to this many of the newest captions that meet all others."""
     pages = [_of_table(table, conditions, after, limit, among) for table in _tables(conditions.wanted)]
     if len(pages) == 1:
         return pages[0]
@@ -192,7 +206,7 @@ def _tables(wanted: CaptionFilter) -> list[Table]:
 def _of_table(
     table: Table, conditions: _Conditions, after: Position | None, limit: int, among: int | None
 ) -> Select[Any]:
-    captions = table.alias("caption")  # shorter to read
+    captions = table.alias("caption")  # for readable SQL
     reasons = captions.c.reasons if "reasons" in captions.c else null().cast(rejected_captions.c.reasons.type)
     statement = select(*(captions.c[name] for name in _SHOWN), reasons.label("reasons")).where(
         *conditions.others(captions)
@@ -234,9 +248,9 @@ def _units(wanted: CaptionFilter) -> list[ColumnElement[bool]]:
 
 
 def _loaded_between(connection: Connection, wanted: CaptionFilter) -> tuple[datetime, datetime] | None:
-    """When the units that are wanted were loaded: their captions have the same time, and an index on it.
+    """The first and last load of the wanted units. Captions have their unit's time, and an index on it.
 
-    Without this, PostgreSQL takes an old run's captions for as likely among the newest as anywhere, and looks there.
+    Without this condition PostgreSQL expects captions of an old run among the newest, and scans those.
     """
     if not _by_unit(wanted):
         return None
@@ -246,7 +260,7 @@ def _loaded_between(connection: Connection, wanted: CaptionFilter) -> tuple[date
 
 
 def _shard_ids(connection: Connection, shard: str | None) -> list[str]:
-    """The shard of this id, or the shards of this path (a replaced file is a new shard)."""
+    """The shard with this id, or the shards with this path: a replaced file is a new shard."""
     if shard is None:
         return []
     return list(
@@ -254,21 +268,30 @@ def _shard_ids(connection: Connection, shard: str | None) -> list[str]:
     )
 
 
-def known_fusions(connection: Connection) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class KnownFusion:
+    fusion_id: str
+    model: str
+    num_beams: int
+    dtype: str
+    created_at: datetime
+
+
+def known_fusions(connection: Connection) -> list[KnownFusion]:
     """The fusions, newest first."""
     columns = fusions.c
     statement = select(columns.fusion_id, columns.model, columns.num_beams, columns.dtype, columns.created_at)
-    return [dict(row) for row in connection.execute(statement.order_by(columns.created_at.desc())).mappings()]
+    return [KnownFusion(**row) for row in connection.execute(statement.order_by(columns.created_at.desc())).mappings()]
 
 
 def newest_shards(connection: Connection, limit: int) -> list[str]:
-    """Paths of the shards that arrived last."""
+    """Paths of the shards that arrived last, the newest first."""
     statement = select(shards.c.path).order_by(shards.c.arrived_at.desc(), shards.c.path).limit(limit)
     return list(dict.fromkeys(connection.scalars(statement)))
 
 
 def readable_sql(statement: Select[Any] | CompoundSelect[Any]) -> str:
-    """The statement with its values in it, quoted, as psql takes it."""
+    """The statement with its values, quoted for psql."""
     dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-    dialect._backslash_escapes = False  # as standard_conforming_strings, on by default, has it
+    dialect._backslash_escapes = False  # PostgreSQL's default, standard_conforming_strings
     return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))

@@ -1,4 +1,4 @@
-"""What the warehouse knows of a caption's text."""
+"""Looks up captions by their text, for the rule that finds a caption repeated for many images."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _NUL = "\x00"
 
 
 def raws_by_caption(connection: Connection, captions: Iterable[str]) -> dict[str, set[str]]:
-    """The different raw captions that each of ``captions`` was accepted for, under any fusion; none: left out."""
+    """Each of ``captions`` that was accepted before, under any fusion → its raw captions."""
     connection.execute(text("create temp table asked (caption text) on commit drop"))
     found: defaultdict[str, set[str]] = defaultdict(set)
     with cast(psycopg.Connection[Any], connection.connection.driver_connection).cursor() as cursor:
         with cursor.copy("copy asked from stdin") as copy:
             for caption in captions:
-                if _NUL not in caption:  # what the warehouse has of it is another text
+                if _NUL not in caption:  # stored without the NUL, so it is another text
                     copy.write_row((caption,))
         cursor.execute("analyze asked")
         cursor.execute(

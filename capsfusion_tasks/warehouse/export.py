@@ -1,4 +1,4 @@
-"""The captions of an export, as one ordered stream: which they are is frozen once, and holds for every later try."""
+"""The captions of an export as one ordered stream. The first attempt fixes which captions it has."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict, model_validator
-from sqlalchemy import URL
 from sqlalchemy.dialects.postgresql import UUID
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Interval, UtcTime
-from capsfusion_tasks.warehouse.connection import Warehouse, adbc_message, describe, from_adbc
+from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, batches, message
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.tables import SCHEMA, fused_captions
 
-PUBLISHED_COLUMNS = ("image_url", "laion_2b", "laion_coco", "capsfusion")  # those of CapsFusion-120M, in its order
-KEY, FUSION = "_pair_id", "_fusion_id"  # columns that every stream has, behind those that are asked for
+PUBLISHED_COLUMNS = ("image_url", "laion_2b", "laion_coco", "capsfusion")  # CapsFusion-120M's, in its order
+KEY, FUSION = "_pair_id", "_fusion_id"  # further columns of every stream
 
-# What gives another result at each call would make another export of each try.
+# With these, each attempt would export other captions.
 _CHANGING = re.compile(
     r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random|gen_random_uuid|uuidv[47])\s*\("
     r"|\b(current_(date|time|timestamp)|localtime|localtimestamp)\b",
     re.IGNORECASE,
 )
 _STRING = re.compile(r"'(?:[^']|'')*'")
-_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # where a query is to be read, not run
+_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # in a query for people to read
 
 
 class Selection(BaseModel):
-    """Which captions: accepted ones, of each pair the newest, that meet all that is given."""
+    """Which captions to export: of each pair the newest accepted one, if it meets all conditions."""
 
     model_config = ConfigDict(frozen=True)
 
     columns: tuple[str, ...] = PUBLISHED_COLUMNS
-    fusion_id: str | None = None  # None: of each pair the newest caption, whatever made it
-    interval: Interval | None = None  # of the units of this data interval only
+    fusion_id: str | None = None  # None: the newest caption of each pair, of any fusion
+    interval: Interval | None = None  # captions of this interval's units only
     loaded_from: UtcTime | None = None
     loaded_before: UtcTime | None = None
     where: str | None = None  # a condition on the columns of fused_captions, in SQL
@@ -56,7 +57,7 @@ class Selection(BaseModel):
 
 
 def named_columns(names: str | None) -> tuple[str, ...]:
-    """The published columns and those of ``names``: comma-separated, or "all"."""
+    """The published columns and those in ``names``: comma-separated, or "all"."""
     found = fused_captions.columns.keys() if names == "all" else (names or "").replace(" ", "").split(",")
     return tuple(dict.fromkeys((*PUBLISHED_COLUMNS, *filter(None, found))))
 
@@ -64,29 +65,29 @@ def named_columns(names: str | None) -> tuple[str, ...]:
 class Snapshot(BaseModel):
     """The state of the warehouse that an export shows: the units that were loaded ``at`` a time.
 
-    Units say it exactly. ``loaded_at`` alone would not: a load that began earlier may commit later.
+    A time alone would be ambiguous: a load with an earlier ``loaded_at`` may commit later.
     """
 
     model_config = ConfigDict(frozen=True)
 
     at: datetime
     units: tuple[str, ...]
-    accepted: int  # captions that the units brought …
-    superseded: int  # … and how many of their rows later units have replaced
-    fusions: dict[str, dict[str, Any]]  # fusion_id → what it stands for
+    accepted: int  # captions of the units
+    superseded: int  # rows of the units that later units have replaced
+    fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
 
     def is_same_as(self, other: Snapshot) -> bool:
         return self.model_copy(update={"at": other.at}) == other
 
 
 class ExportSession:
-    """A read-only transaction that sees one state of the warehouse throughout."""
+    """A read-only transaction, which sees one state of the warehouse."""
 
-    def __init__(self, connection: Any, url: URL) -> None:
-        self._connection, self._url = connection, url
+    def __init__(self, warehouse: Warehouse, connection: Any) -> None:
+        self._warehouse, self._connection = warehouse, connection
 
     def freeze(self, selection: Selection) -> Snapshot:
-        """What the warehouse has now for ``selection``. Raises InputError for an unknown fusion_id."""
+        """The current state of the warehouse for ``selection``. Raises InputError for an unknown fusion_id."""
         asked = [sql.SQL("state = 'loaded'"), *_if(selection.fusion_id, "fusion_id = {}")]
         if selection.interval is not None:
             asked += _if(selection.interval.start, "interval_start = {}")
@@ -100,7 +101,7 @@ class ExportSession:
             "select fusion_id, model, model_revision, engine, dtype, num_beams, max_new_tokens from fusions order by 1"
         )
         is_known = selection.fusion_id in (None, *(fusion["fusion_id"] for fusion in known))
-        if not is_known and selection.interval is None:  # an interval without new pairs registers no fusion
+        if not is_known and selection.interval is None:  # an interval without new pairs enters no fusion
             names = ", ".join(f"{fusion['fusion_id']} ({fusion['model']})" for fusion in known) or "none"
             raise InputError(f"the warehouse has no fusion {selection.fusion_id}; it has {names}")
         used = {unit["fusion_id"] for unit in units}
@@ -113,7 +114,7 @@ class ExportSession:
         )
 
     def is_unchanged(self, snapshot: Snapshot) -> bool:
-        """Whether the captions that ``snapshot`` saw are still those that the warehouse has."""
+        """Whether the warehouse still has all captions of ``snapshot``."""
         [found] = self._rows(
             sql.SQL(
                 "select count(*) as units, coalesce(sum(accepted), 0)::bigint as accepted,"
@@ -128,22 +129,22 @@ class ExportSession:
         """Raise InputError unless ``condition`` is one boolean expression on the columns of a caption."""
         if found := _CHANGING.search(_STRING.sub("''", condition)):
             raise InputError(
-                f"--where has {found[0].rstrip('( ')}, which gives another result at each try: write the value itself"
+                f"--where has {found[0].rstrip('( ')}, whose value changes with each attempt: write the value itself"
             )
-        # In two kinds of brackets: what closes the one to add something of its own is an error in the other.
+        # Wrapped in [] and (): closing one of them to inject SQL breaks the other.
         checked = sql.SQL("explain select array[{0}\n] from fused_captions where ({0}\n)")
         try:
             self._rows(checked.format(_raw(condition)))
         except adbc.Error as error:
-            raise InputError(f"--where is no condition on a caption: {adbc_message(error)}") from error
+            raise InputError(f"--where is no condition on a caption: {message(error)}") from error
 
     @contextmanager
     def captions(
         self, selection: Selection, snapshot: Snapshot, *, after: str | None, limit: int | None
     ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-        """The captions in the order of ``pair_id``, those ``after`` a pair_id only, ``limit`` at most.
+        """The captions in the order of ``pair_id``, from ``after`` on, at most ``limit``.
 
-        Streamed: a batch of some megabytes at a time. Columns: the selection's, KEY and FUSION, both as text.
+        A stream of batches of some megabytes. Columns: the selection's, then KEY and FUSION as text.
         """
         statement = captions_query(
             selection,
@@ -153,23 +154,15 @@ class ExportSession:
             limit=limit,
             with_key=True,
         )
-        with self._connection.cursor() as cursor:  # with COPY, the driver's default: all else holds the whole result
+        # With COPY, the driver's default; without it the driver holds the whole result.
+        with self._connection.cursor() as cursor:
             cursor.execute(statement.as_string())
             reader = cursor.fetch_record_batch()
-            yield reader.schema, self._batches(reader)
-
-    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from reader
-        except (pa.ArrowException, OSError) as error:  # what the driver's errors become here: text without a code
-            said = " ".join(str(error).split())
-            if any(sign in said.lower() for sign in ("connection", "eof detected", "broken pipe")):
-                raise NotReadyError(f"the warehouse, {describe(self._url)}, gave up: {said}; try again") from error
-            raise InputError(f"the query of the export fails: {said}") from error
+            yield reader.schema, batches(self._warehouse, self._connection, reader)
 
     def _rows(self, statement: str | sql.Composed) -> list[dict[str, Any]]:
         text = statement if isinstance(statement, str) else statement.as_string()
-        with self._connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"}) as cursor:
+        with self._connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
             cursor.execute(text)
             rows: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist()
             return rows
@@ -177,22 +170,16 @@ class ExportSession:
 
 @contextmanager
 def export_session(warehouse: Warehouse, target: str) -> Iterator[ExportSession]:
-    """A session for an export to ``target``; there is one at a time, a second raises NotReadyError."""
-    try:
-        with adbc.connect(warehouse.adbc_uri, autocommit=False) as connection:
-            with connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"}) as cursor:
-                cursor.execute("set transaction isolation level repeatable read read only")
-                cursor.execute(f"set local search_path = {SCHEMA}, public")
-                cursor.execute("set local timezone = 'UTC'")  # what a condition makes of a time depends on it
-                cursor.execute(
-                    "select pg_try_advisory_xact_lock(hashtextextended('capsfusion.export ' || $1, 0))", (target,)
-                )
-                [locked] = cursor.fetchone()
-            if not locked:
-                raise NotReadyError(f"another export to {target} is running, or the query of a killed one; wait for it")
-            yield ExportSession(connection, warehouse.url)
-    except adbc.Error as error:
-        raise from_adbc(warehouse.url, error) from error
+    """A session for an export to ``target``. Raises NotReadyError while another one exports there."""
+    with adbc_session(warehouse, read_only=True) as connection:
+        with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
+            cursor.execute(f"set local search_path = {SCHEMA}, public")
+            cursor.execute("set local timezone = 'UTC'")  # a condition may compare times
+            cursor.execute(f"select pg_try_advisory_xact_lock({lock_sql('export')})", (target,))
+            [locked] = cursor.fetchone()
+        if not locked:
+            raise NotReadyError(f"another export to {target} is running, or the query of a killed one; try again later")
+        yield ExportSession(warehouse, connection)
 
 
 def captions_query(
@@ -204,10 +191,9 @@ def captions_query(
     limit: int | None = None,
     with_key: bool = False,
 ) -> sql.Composed:
-    """The query of an export; with the defaults, as people read it.
+    """The query of an export. The defaults give the query for people to read.
 
-    ``several``: captions of more than one fusion are looked at, so that a pair may have more than one. ``with_key``:
-    with KEY and FUSION.
+    ``several``: a pair may have captions of several fusions. ``with_key``: add the columns KEY and FUSION.
     """
     newest = several and ("distinct on (pair_id) ", " order by pair_id, loaded_at desc, fusion_id desc")
     distinct, order = newest or ("", "")
@@ -231,7 +217,7 @@ def captions_query(
 
 
 def _column(name: str) -> sql.Composable:
-    """The column as files can hold it: a uuid as text."""
+    """The column, a uuid as text for Parquet."""
     is_uuid = isinstance(fused_captions.columns[name].type, UUID)
     return sql.SQL("{0}::text as {0}" if is_uuid else "{0}").format(sql.Identifier(name))
 
@@ -245,10 +231,10 @@ def _units(snapshot: Snapshot) -> sql.Composable:
 
 
 def _if(value: Any, condition: LiteralString) -> list[sql.Composable]:
-    """``condition`` with ``value`` in its place, and nothing where there is none."""
+    """``condition`` with ``value`` filled in; no condition for None."""
     return [] if value is None else [sql.SQL(condition).format(sql.Literal(value))]
 
 
 def _raw(text: str) -> sql.SQL:
-    """SQL of the user's own: checked before, and run where nothing can be changed."""
+    """The user's own SQL, checked by ``check_where`` and run in a read-only transaction."""
     return sql.SQL(text)

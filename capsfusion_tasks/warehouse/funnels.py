@@ -1,8 +1,8 @@
-"""Runs in figures: what came in, what came out, how fast, how good. All from the ledger, and from samples of captions.
+"""Figures of runs for the captions view: sizes, speed, quality.
 
-The ledger has a row per shard and per unit, so sums over it are quick at any size. What needs captions themselves
-(reasons, scores) looks at some thousand of them, from several units: a unit's rows lie together in the order of their
-pair_id, a digest, so its first ones are as good as drawn.
+Sizes and speed are sums over the ledger, which has one row for each shard and unit, so they are quick at any size.
+Reasons and scores come from a sample of captions: the first rows of several units. A unit's rows are stored in the
+order of their pair_id, which is a digest, so its first rows are a random sample.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from capsfusion_tasks.warehouse.queries import Scope
 from capsfusion_tasks.warehouse.tables import fused_captions, plans, rejected_captions, shards, work_units
 
 SAMPLED_UNITS = 20
-SAMPLED_ROWS = 100  # of each unit
+SAMPLED_ROWS = 100  # from each unit
 HISTOGRAM_BINS = 20
-# Score → the value at the right end of its histogram, which begins at 0.
+# Score → upper end of its histogram; the lower end is 0.
 HISTOGRAMS = {
     "caption_words": 60,
     "fact_recall": 1,
@@ -32,15 +32,33 @@ HISTOGRAMS = {
     "novelty": 1,
     "invention": 1,
 }
-_BINS = 60  # of a throughput chart
+_BINS = 60  # at most, in a chart of throughput
 _BIN_SECONDS = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
 
 _units = work_units.c
 
 
-def recent_runs(connection: Connection, before: datetime | None = None, limit: int = 30) -> list[dict[str, Any]]:
-    """Runs with their sums, the one planned last first. Units that were made without Airflow are a run per interval,
-    or per replay."""
+@dataclass(frozen=True)
+class Run:
+    """Sums over the units of a run: a DAG run, a replay, or an interval that was run without Airflow."""
+
+    dag_run_id: str | None
+    replay: str | None
+    interval_start: datetime | None
+    interval_end: datetime | None
+    planned_at: datetime
+    loaded_at: datetime | None
+    units: int
+    units_loaded: int
+    units_failed: int
+    rows_in: int
+    accepted: int | None
+    rejected: int | None
+    gpu_seconds: float | None
+
+
+def recent_runs(connection: Connection, before: datetime | None = None, limit: int = 30) -> list[Run]:
+    """Runs that were planned before a time, the latest first."""
     planned = func.max(_units.created_at)
     statement = (
         select(
@@ -65,11 +83,11 @@ def recent_runs(connection: Connection, before: datetime | None = None, limit: i
     )
     if before is not None:
         statement = statement.having(planned < before)
-    return [dict(row) for row in connection.execute(statement).mappings()]
+    return [Run(**row) for row in connection.execute(statement).mappings()]
 
 
 def interval_of_run(connection: Connection, dag_run_id: str) -> Interval | None:
-    """The data interval of a DAG run; None where nothing was planned for it, or where it is a replay's."""
+    """The data interval of a DAG run; None for a run of replays and for one that has planned nothing."""
     either = (
         select(table.c.interval_start, table.c.interval_end).where(
             table.c.dag_run_id == dag_run_id, table.c.interval_start.is_not(None)
@@ -87,15 +105,15 @@ def interval_shards(connection: Connection, interval: Interval) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Rate:
-    """``rows_per_second``: loaded rows by wall time; ``seconds_left``: of what waits, at this rate; None: not known."""
+class Progress:
+    """``rows_per_second``: loaded rows by wall time. ``seconds_left``: for the rows that wait, at this speed."""
 
     rows_per_second: float | None
     seconds_left: float | None
 
 
-def rate(connection: Connection, scope: Scope) -> Rate:
-    """How fast the units of ``scope`` go, from when they were planned to the last load, and how long the rest takes."""
+def progress(connection: Connection, scope: Scope) -> Progress:
+    """Speed of the units in ``scope``, from planning to the last load; None before the first load."""
     row = connection.execute(
         select(
             func.coalesce(func.sum(_units.rows_in).filter(_units.state == "loaded"), 0),
@@ -105,16 +123,32 @@ def rate(connection: Connection, scope: Scope) -> Rate:
     ).one()
     loaded, waiting, seconds = int(row[0]), int(row[1]), float(row[2] or 0)
     if not loaded or seconds <= 0:
-        return Rate(None, None)
-    return Rate(loaded / seconds, waiting * seconds / loaded if waiting else None)
+        return Progress(None, None)
+    return Progress(loaded / seconds, waiting * seconds / loaded if waiting else None)
 
 
-def throughput(connection: Connection, scope: Scope) -> tuple[int, list[dict[str, Any]]]:
-    """The width of a bin in seconds, and per bin of load time: units, rows, GPU seconds. Empty bins are left out."""
+@dataclass(frozen=True)
+class ThroughputBin:
+    """Units that were loaded from ``start`` on, for the width of a bin."""
+
+    start: datetime
+    units: int
+    rows: int
+    gpu_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Throughput:
+    bin_seconds: int
+    bins: list[ThroughputBin]  # empty bins are left out
+
+
+def throughput(connection: Connection, scope: Scope) -> Throughput:
+    """Loaded units, rows and GPU seconds over time, in at most 60 bins."""
     loaded = _units.loaded_at
     first, last = connection.execute(select(func.min(loaded), func.max(loaded)).where(scope.clause())).one()
     if first is None:
-        return _BIN_SECONDS[0], []
+        return Throughput(_BIN_SECONDS[0], [])
     span = (last - first).total_seconds()
     width = next((each for each in _BIN_SECONDS if span <= each * _BINS), _BIN_SECONDS[-1])
     start = func.date_bin(timedelta(seconds=width), loaded, first.replace(hour=0, minute=0, second=0, microsecond=0))
@@ -129,20 +163,20 @@ def throughput(connection: Connection, scope: Scope) -> tuple[int, list[dict[str
         .group_by(start)
         .order_by(start)
     )
-    return width, [dict(row) for row in connection.execute(statement).mappings()]
+    return Throughput(width, [ThroughputBin(**row) for row in connection.execute(statement).mappings()])
 
 
 @dataclass(frozen=True)
 class Distributions:
-    """Of ``accepted`` and ``rejected`` sampled captions: reason → captions, flag → captions, score → counts by bin.
+    """Counts in a sample of ``accepted`` and ``rejected`` captions.
 
-    There are HISTOGRAM_BINS bins; a caption without this score counts in none.
+    ``scores``: for each score, captions in each of HISTOGRAM_BINS bins; captions without the score are left out.
     """
 
     accepted: int
     rejected: int
-    reasons: dict[str, int]
-    flags: dict[str, int]
+    reasons: dict[str, int]  # reason → rejected captions
+    flags: dict[str, int]  # flag → accepted captions
     scores: dict[str, list[int]]
 
 
@@ -159,7 +193,7 @@ def distributions(connection: Connection, scope: Scope) -> Distributions:
 
 
 def _sample(connection: Connection, captions: Table, scope: Scope, columns: Sequence[str]) -> Sequence[Row[Any]]:
-    """The first rows of some units of ``scope``: of the newest, if it has many."""
+    """The first rows of the newest units in ``scope``."""
     some = (
         select(_units.unit_id)
         .where(scope.clause(), _units.state == "loaded")
@@ -177,7 +211,7 @@ def _frequencies(lists: Iterable[Sequence[str]]) -> dict[str, int]:
 
 
 def _histogram(values: Sequence[float | None], end: float) -> list[int]:
-    """Counts by bin; the last one has its right end and all beyond it, too."""
+    """Counts by bin. The last bin includes the upper end and everything above it."""
     counts = [0] * HISTOGRAM_BINS
     for value in values:
         if value is not None:

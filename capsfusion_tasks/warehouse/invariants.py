@@ -1,4 +1,4 @@
-"""What `capsfusion check` asks the ledger: shards and units as they stand, and what breaks a rule of the tables."""
+"""What `capsfusion check` and `gc` read from the ledger and change in it: shards, units, plans."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from capsfusion_tasks.warehouse.tables import plans, shards, work_units
 
 @dataclass(frozen=True)
 class LedgerShard:
+    """A shard as the ledger has it. ``dropped``: reason → rows."""
+
     shard_id: str
     side: Side
     path: str
@@ -28,7 +30,7 @@ class LedgerShard:
 
 @dataclass(frozen=True)
 class LedgerUnit:
-    """``interval`` or ``replay``: what it was planned for."""
+    """A unit with the ``interval`` or the ``replay`` that it was planned for."""
 
     unit_id: str
     fusion_id: str
@@ -42,13 +44,13 @@ class LedgerUnit:
 
 
 def ledger_shards(connection: Connection) -> dict[str, LedgerShard]:
-    """By their ids."""
+    """All shards, by shard_id."""
     names = [shards.c[name] for name in LedgerShard.__annotations__]
     return {row.shard_id: LedgerShard(*row) for row in connection.execute(select(*names))}
 
 
 def ledger_units(connection: Connection, scope: Scope) -> list[LedgerUnit]:
-    """Those of the scope, by their ids."""
+    """The units in ``scope``, in the order of their ids."""
     statement = select(work_units).where(scope.clause()).order_by(work_units.c.unit_id)
     return [
         LedgerUnit(
@@ -67,30 +69,30 @@ def ledger_units(connection: Connection, scope: Scope) -> list[LedgerUnit]:
 
 
 def unit_ids(connection: Connection) -> set[str]:
-    """Of all units."""
+    """The ids of all units."""
     return set(connection.scalars(select(work_units.c.unit_id)))
 
 
 def pull_again(engine: Engine, shard_ids: Sequence[str]) -> None:
-    """The shards count as discovered, not pulled."""
+    """Set shards to discovered, so that the next run of their interval pulls them again."""
     statement = update(shards).where(shards.c.shard_id.in_(shard_ids))
     with engine.begin() as connection:
         connection.execute(statement.values(state="discovered", rows=None, dropped=None, updated_at=func.now()))
 
 
 def forget_unit(engine: Engine, unit_id: str) -> None:
-    """Take a unit out of the ledger that is not loaded: its pairs are in no unit then, and are planned again.
+    """Drop a unit from the ledger unless it is loaded. The next plan puts its pairs into a unit again.
 
-    Raises NotReadyError where somebody is at work on it.
+    Raises NotReadyError where a task works on it.
     """
     with alone_with(engine, unit_id) as connection:
         connection.execute(delete(work_units).where(work_units.c.unit_id == unit_id, work_units.c.state != "loaded"))
 
 
 def drop_plan(connection: Connection, interval: Interval, fusion_id: str) -> None:
-    """Take the interval's units that are not loaded out of the ledger and out of its last plan.
+    """Drop the interval's units that are not loaded from the ledger and from its last plan.
 
-    Call it under the planning lock. Raises NotReadyError where somebody is at work on a unit.
+    Needs the planning lock. Raises NotReadyError where a task works on a unit.
     """
     units = work_units.c
     mine = (units.fusion_id == fusion_id, units.interval_start == interval.start, units.interval_end == interval.end)

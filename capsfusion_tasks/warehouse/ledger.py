@@ -13,13 +13,15 @@ from typing import Any, cast
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Connection, Engine, Select, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.warehouse.tables import fusions, shards, work_units
+from capsfusion_tasks.warehouse.locks import lock_key
+from capsfusion_tasks.warehouse.tables import shards, work_units
+from capsfusion_tasks.warehouse.writable import require_writable
 
 _RECENT_UNITS = 20  # whose rejections count
 _NUL = "\x00"  # what PostgreSQL cannot store in text
@@ -32,7 +34,24 @@ def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
     statement = insert(shards).on_conflict_do_update(
         index_elements=["source", "path", "etag"], set_={"seen_at": func.now()}
     )
-    connection.execute(statement, [shard.model_dump(exclude={"revision"}) for shard in found])
+    connection.execute(statement, [shard.model_dump(exclude={"revision", "problem"}) for shard in found])
+
+
+def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval) -> set[str]:
+    """Give shards that no list has to ``interval``; returns the ids of those that it has now.
+
+    A shard goes to the first interval that claims it, also of several that do so at the same time.
+    """
+    if not late:
+        return set()
+    rows = [{**shard.model_dump(exclude={"revision", "problem"}), "adopted_by": interval.key} for shard in late]
+    taken = func.coalesce(shards.c.adopted_by, interval.key)
+    connection.execute(
+        insert(shards).on_conflict_do_update(index_elements=["source", "path", "etag"], set_={"adopted_by": taken}),
+        rows,
+    )
+    mine = shards.c.shard_id.in_([shard.shard_id for shard in late]), shards.c.adopted_by == interval.key
+    return set(connection.scalars(select(shards.c.shard_id).where(*mine)))
 
 
 def shard_pulled(connection: Connection, shard_id: str, rows: int, dropped: Mapping[str, int]) -> None:
@@ -60,13 +79,8 @@ def pulled_bytes(connection: Connection) -> int:
 def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
     """No two processes that share this warehouse lay out the staging area at the same time; others wait."""
     with engine.begin() as connection:
-        connection.execute(_lock(f"capsfusion.staging {staging}"))
+        connection.execute(select(func.pg_advisory_xact_lock(lock_key("staging", staging))))
         yield
-
-
-def register_fusion(connection: Connection, fusion: Mapping[str, Any]) -> None:
-    """Enter what a fusion_id stands for (the columns of ``fusions``); one that is there stays as it is."""
-    connection.execute(insert(fusions).on_conflict_do_nothing(), dict(fusion))
 
 
 @contextmanager
@@ -76,12 +90,9 @@ def planning_lock(engine: Engine, fusion_id: str) -> Iterator[Connection]:
     Under it, ask ``open_units`` before ``known_pairs``: a unit that is loaded in between is then seen twice, not never.
     """
     with engine.begin() as connection:
-        connection.execute(_lock(f"capsfusion.plan {fusion_id}"))
+        require_writable(connection)
+        connection.execute(select(func.pg_advisory_xact_lock(lock_key("plan", fusion_id))))
         yield connection
-
-
-def _lock(name: str) -> Select[Any]:
-    return select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0)))
 
 
 def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:
@@ -138,6 +149,16 @@ def units_planned(connection: Connection, interval: Interval) -> int:
     units = work_units.c
     mine = (units.interval_start == interval.start, units.interval_end == interval.end)
     return int(connection.execute(select(func.count()).select_from(work_units).where(*mine)).scalar_one())
+
+
+def unfinished_fusion(connection: Connection, dag_run_id: str) -> str | None:
+    """The fusion_id of the units that a DAG run planned last and that are not loaded; None: it has none."""
+    units = work_units.c
+    mine = (units.dag_run_id == dag_run_id, units.state != "loaded")
+    found: str | None = connection.scalar(
+        select(units.fusion_id).where(*mine).order_by(units.created_at.desc()).limit(1)
+    )
+    return found
 
 
 def planned_rows(connection: Connection, unit_ids: Sequence[str]) -> int:
@@ -228,16 +249,21 @@ def _clean(message: str) -> str:
     return message.replace(_NUL, "\ufffd").encode("utf-8", "replace").decode()
 
 
-def units_of(connection: Connection, fusion_id: str, work: Interval | Replay) -> list[tuple[Unit, str]]:
-    """The units that the interval or the replay has under this fusion_id, with their states, in the order they were
-    cut."""
+def units_of(connection: Connection, fusion_id: str | None, work: Interval | Replay) -> list[tuple[Unit, str]]:
+    """The units that the interval or the replay has, with their states, in the order they were cut.
+
+    Those of one fusion, or of all where ``fusion_id`` is None.
+    """
     units = work_units.c
+    is_its: tuple[ColumnElement[bool], ...]
     if isinstance(work, Interval):
         is_its = (units.interval_start == work.start, units.interval_end == work.end)
     else:
         is_its = (units.replay == work.name, units.replay_of == work.fusion_id)
-    statement = select(work_units).where(units.fusion_id == fusion_id, *is_its).order_by(units.unit_id)
+    if fusion_id is not None:
+        is_its = (*is_its, units.fusion_id == fusion_id)
+    statement = select(work_units).where(*is_its).order_by(units.unit_id)
     return [
-        (Unit(unit_id=row.unit_id, fusion_id=fusion_id, rows=row.rows_in, tokens=row.tokens_estimated), row.state)
+        (Unit(unit_id=row.unit_id, fusion_id=row.fusion_id, rows=row.rows_in, tokens=row.tokens_estimated), row.state)
         for row in connection.execute(statement)
     ]

@@ -1,4 +1,4 @@
-"""Where a caption comes from: its files and rows, its unit and run, its model."""
+"""The lineage of a caption: its source files and rows, its unit and run, its model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from capsfusion_tasks.warehouse.tables import fused_captions, fusions, rejected_
 
 
 def lineage(connection: Connection, pair_id: UUID, fusion_id: str) -> dict[str, Any] | None:
-    """A caption with all its columns; None: it is not there.
+    """All columns of a caption; None where the warehouse does not have it.
 
-    ``laion_2b_file``, ``laion_coco_file``, ``unit``, ``fusion``: the rows of the ledger that it came from.
-    ``others``: what else was made of the same pair, newest first.
+    ``laion_2b_file``, ``laion_coco_file``, ``unit`` and ``fusion`` are rows of the ledger. ``others``: other captions
+    of the same pair, newest first.
     """
     versions = [
         version for table in (fused_captions, rejected_captions) for version in _versions(connection, table, pair_id)

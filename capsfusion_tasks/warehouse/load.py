@@ -1,4 +1,4 @@
-"""Loads a unit: its captions and its "loaded" mark become visible together, or not at all."""
+"""Loads a unit: its captions and its state `loaded` commit in one transaction."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import VALIDATED
-from capsfusion_tasks.warehouse.connection import Warehouse, from_adbc
+from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.tables import rejected_captions
 
 NUL, REPLACEMENT = "\x00", "\ufffd"
@@ -21,15 +22,15 @@ NUL, REPLACEMENT = "\x00", "\ufffd"
 _STORED = ("fused_captions", "rejected_captions", "replayed_captions")
 
 SESSION = {
-    # New words are sorted into their index in batches of this size, and each batch writes all common words again: with
-    # PostgreSQL's 4 MB, a row at two million rows costs the server more than twice as much.
+    # PostgreSQL adds new words to their index in batches of this size, and each batch rewrites all common words. With
+    # the default of 4 MB, a row at two million rows costs the server more than twice as much.
     "work_mem": "64MB",
-    # Each row's foreign keys are looked up, and so are its pair's. While a hundred units or so are there, the planner
-    # finds it cheaper to read them all, for each row; and what it thinks of the large tables can be hours old.
+    # Each row looks up its foreign keys and its pair. With about a hundred units, the planner prefers to scan the whole
+    # table for each row, and its statistics of the large tables can be hours old.
     "enable_seqscan": "off",
-    "jit": "off",  # else PostgreSQL 17 and older compile what cannot do without a scan, as that of the incoming rows
-    # How soon the server gives up a load whose client has silently gone, and with it the locks that others wait for. A
-    # load that is well leaves the server waiting for milliseconds.
+    "jit": "off",  # PostgreSQL 17 and older would compile the scan of the incoming rows
+    # When the server ends a load whose client has silently gone, and releases its locks. In a healthy load the server
+    # waits for milliseconds.
     "idle_in_transaction_session_timeout": "5min",
     "tcp_keepalives_idle": "60",
     "tcp_keepalives_interval": "10",
@@ -39,7 +40,7 @@ SESSION = {
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a unit came to; ``already_loaded``: by an earlier call, and nothing was done."""
+    """The counts of a loaded unit. ``already_loaded``: an earlier call loaded it, and this one did nothing."""
 
     accepted: int
     rejected: int
@@ -53,21 +54,21 @@ def load_unit(
     dag_run_id: str | None = None,
     replace: bool = False,
 ) -> LoadResult:
-    """Load a unit's rows (``schemas.VALIDATED``) and mark it, in one transaction; a loaded unit is left as it is.
+    """Load a unit's rows (``schemas.VALIDATED``) and set it to loaded, in one transaction. Skip a loaded unit.
 
-    Rows without reasons go to ``fused_captions``, the others to ``rejected_captions``. A NUL character, which
-    PostgreSQL cannot store, becomes U+FFFD. With ``replace``, and in a unit that was planned so, pairs that another
-    unit has loaded under the same fusion_id give way, and count as superseded there. A replay's unit takes its pairs
-    out of ``rejected_captions`` of the fusion that it replays, whether they pass now or not.
+    Rows without reasons go to ``fused_captions``, all others to ``rejected_captions``. PostgreSQL cannot store a NUL
+    character, so it becomes U+FFFD. With ``replace``, or in a unit that was planned to replace, rows of the same pairs
+    under the same fusion_id are deleted and count as superseded in their units. A replay's unit moves the rows of its
+    pairs from ``rejected_captions`` to ``replayed_captions``.
 
-    What raises changes nothing: InputError where the unit is unknown, where its rows are not as many as planned, where
-    a pair is in it twice, or where (without ``replace``) another unit has loaded a pair; NotReadyError where the
-    connection is lost.
+    Raises InputError for an unknown unit, for another number of rows than planned, for a pair that is in the unit
+    twice, or (without ``replace``) in the warehouse; NotReadyError where the connection is lost. An error changes
+    nothing.
     """
     table = batches if isinstance(batches, pa.Table) else batches.read_all()
     _check(table, unit_id)
     with _transaction(warehouse) as cursor:
-        # Whoever loads the same unit at the same time waits here, and then finds it loaded.
+        # A second load of the same unit waits here, then finds the unit loaded.
         found = _query(
             cursor,
             "select fusion_id, replay_of, existing, state, rows_in, accepted, rejected from capsfusion.work_units"
@@ -85,15 +86,15 @@ def load_unit(
             )
 
         cursor.adbc_ingest("incoming", _storable(table), mode="create", temporary=True)
-        # What the joins below need to know; analyzing all columns would take a quarter of a load.
+        # The joins below need these statistics. To analyze all columns would take a quarter of the load.
         cursor.execute("analyze incoming (pair_id)")
-        # One merge at a time under a fusion_id: no constraint spans the tables, and a pair must be in one of them.
-        for locked in sorted({fusion_id, replay_of or fusion_id}):  # in one order, so that no two wait for each other
-            _query(cursor, "select pg_advisory_xact_lock(hashtextextended('capsfusion.load ' || $1, 0))", locked)
+        # One merge at a time under a fusion_id: a pair must be in one table only, and no constraint spans the tables.
+        for locked in sorted({fusion_id, replay_of or fusion_id}):  # sorted, to avoid a deadlock
+            _query(cursor, f"select pg_advisory_xact_lock({lock_sql('load')})", locked)
         if replay_of:
             _take_from_quarantine(cursor, replay_of, fusion_id, unit_id)
         if replace or existing == "replace":
-            # A replay leaves what earlier ones took out: it says what is known of their tries.
+            # A replay keeps ``replayed_captions``: they are the history of earlier replays.
             _supersede(cursor, fusion_id, _STORED[:2] if replay_of else _STORED)
         else:
             _refuse_known_pairs(cursor, unit_id, fusion_id)
@@ -111,17 +112,13 @@ def load_unit(
 
 @contextmanager
 def _transaction(warehouse: Warehouse) -> Iterator[Any]:
-    """A cursor on a connection of its own: commits when the block ends, rolls back when it raises."""
-    try:
-        with adbc.connect(warehouse.adbc_uri, autocommit=False) as connection:
-            # `COPY (…) TO`, the driver's way by default, is for queries only and loses the parts of an error.
-            with connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"}) as cursor:
-                for name, value in SESSION.items():
-                    _query(cursor, "select set_config($1, $2, true)", name, value)
-                yield cursor
-            connection.commit()
-    except adbc.Error as error:
-        raise from_adbc(warehouse.url, error) from error
+    """A cursor on a new connection. Commits at the end of the block, rolls back if the block raises."""
+    with adbc_session(warehouse) as connection:
+        with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
+            for name, value in SESSION.items():
+                _query(cursor, "select set_config($1, $2, true)", name, value)
+            yield cursor
+        connection.commit()
 
 
 def _query(cursor: Any, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -146,15 +143,15 @@ def _refuse_known_pairs(cursor: Any, unit_id: str, fusion_id: str) -> None:
     if known:
         pair_id, other = known[0]
         raise InputError(
-            f"unit {unit_id} cannot be loaded: pair {pair_id} is in the warehouse already, from unit {other}. To "
-            "have its captions take the place of the older ones, run it again with existing: replace"
+            f"unit {unit_id} cannot be loaded: pair {pair_id} is in the warehouse already, from unit {other}."
+            " To replace the older captions, run it again with existing: replace"
         )
 
 
 def _take_from_quarantine(cursor: Any, replay_of: str, fusion_id: str, unit_id: str) -> None:
-    """Move the rejected captions that the incoming pairs have under ``replay_of`` to ``replayed_captions``.
+    """Move the incoming pairs' rejected captions under ``replay_of`` to ``replayed_captions``.
 
-    Under the same fusion only those whose pairs pass now: a caption that is rejected again takes the older one's place.
+    A replay under the same fusion moves only those that pass now; a caption that is rejected again replaces the older.
     """
     names = ", ".join(rejected_captions.columns.keys())
     which = " and incoming.reasons = '{}'" if replay_of == fusion_id else ""
@@ -173,7 +170,7 @@ def _take_from_quarantine(cursor: Any, replay_of: str, fusion_id: str, unit_id: 
 
 
 def _supersede(cursor: Any, fusion_id: str, tables: tuple[str, ...]) -> None:
-    """Take out the older rows of the incoming pairs, and count them on the units that brought them."""
+    """Delete the older rows of the incoming pairs, and count them as superseded in their units."""
     for table in tables:
         cursor.execute(
             f"""
@@ -209,9 +206,9 @@ def _check(table: pa.Table, unit_id: str) -> None:
 
 
 def _storable(table: pa.Table) -> pa.Table:
-    """The rows as PostgreSQL stores them: pair_id as a uuid, no NUL characters.
+    """The rows with pair_id as a uuid and without NUL characters.
 
-    In the order of the key, so that rows that meet in a page of its index come one after the other.
+    They are sorted by key, so that consecutive rows write to the same page of its index.
     """
     table = table.sort_by("pair_id")
     columns = [_without_nul(column) for column in table.columns]

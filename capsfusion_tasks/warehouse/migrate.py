@@ -8,20 +8,22 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, func, inspect, select, text
 
+from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.roles import grant_roles
 from capsfusion_tasks.warehouse.tables import SCHEMA, VERSION_TABLE
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Create or migrate the schema, with its roles, in one transaction.
+    """Create or migrate the schema and its roles, in one transaction.
 
-    Of several at a time one works and the others wait for it.
+    If several processes migrate at the same time, one does the work and the others wait.
     """
     with engine.begin() as connection:
-        connection.execute(text("select pg_advisory_xact_lock(hashtextextended('capsfusion.migrate', 0))"))
-        if not inspect(connection).has_schema(SCHEMA):  # `if not exists` needs the right to create one all the same
+        connection.execute(select(func.pg_advisory_xact_lock(lock_key("migrate"))))
+        # Not `create schema if not exists`: it needs the right to create one even if the schema exists.
+        if not inspect(connection).has_schema(SCHEMA):
             connection.execute(text(f"create schema {SCHEMA}"))
         config = _config()
         config.attributes["connection"] = connection
@@ -30,7 +32,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """The revision of the schema in the database; None where there is none."""
+    """The revision of the database's schema; None without a schema."""
     if not inspect(connection).has_table(VERSION_TABLE, schema=SCHEMA):
         return None
     revision = connection.scalar(text(f"select version_num from {SCHEMA}.{VERSION_TABLE}"))  # noqa: S608
@@ -39,7 +41,7 @@ def current_revision(connection: Connection) -> str | None:
 
 @cache
 def head_revision() -> str:
-    """The revision that this code needs."""
+    """The revision of the schema that this code needs."""
     return str(ScriptDirectory.from_config(_config()).get_current_head())
 
 

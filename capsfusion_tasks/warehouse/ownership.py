@@ -1,7 +1,7 @@
-"""Who is at work on a unit: a lock that PostgreSQL takes back when its holder is gone, however it went.
+"""Which units are being fused: a lock that PostgreSQL releases when the worker ends, also when it crashes.
 
-A state alone cannot tell a unit that is being fused from one whose worker lost its power. The lock is shared: a task
-that Airflow gave up may still run beside its retry, and both may go on, for each of their rows counts once.
+The state `fusing` alone does not tell a running worker from one that lost its power. The lock is shared: a task that
+Airflow gave up may still run beside its retry. Both may continue, because each row counts once.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, update
+from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.warehouse.load import SESSION
+from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 from capsfusion_tasks.warehouse.tables import work_units
+from capsfusion_tasks.warehouse.writable import require_writable
 
 log = logging.getLogger(__name__)
 
-# How often the holder asks whether its lock is still there: after a restart of the server it is taken again.
+# How often the worker checks that it still has the lock. After a restart of the server it takes the lock again.
 _BEAT_SECONDS = 30.0
 _PATIENCE_SECONDS = 60.0
 
-# Advisory locks that anybody holds in this database, as the numbers that they were taken with.
+# The numbers of all advisory locks that are held in this database.
 _HELD = text(
     "select (classid::bigint << 32) | objid::bigint from pg_locks"
     " where locktype = 'advisory' and objsubid = 1 and granted"
@@ -36,18 +37,20 @@ _HELD = text(
 
 @contextmanager
 def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
-    """Everybody can see, for as long as the block lasts, that this process is at work on the unit.
+    """Hold the unit's lock while the block runs.
 
-    Raises NotReadyError where the warehouse does not answer at the beginning; when it goes away later, the work goes on
-    and the lock is taken again.
+    Raises NotReadyError where the warehouse does not answer or is read-only, and InputError where this login cannot
+    load captions. If the connection is lost later, the work continues and the lock is taken again.
     """
+    with engine.connect() as connection:
+        require_writable(connection)
     held, ended = threading.Event(), threading.Event()
     holder = threading.Thread(target=_hold, args=(engine, unit_id, held, ended), name=f"at work on {unit_id}")
     holder.daemon = True
     holder.start()
     try:
         if not held.wait(_PATIENCE_SECONDS):
-            raise NotReadyError(f"the warehouse does not answer: nobody can be told that unit {unit_id} is being fused")
+            raise NotReadyError(f"the warehouse does not answer, so unit {unit_id} cannot be locked; try again")
         yield
     finally:
         ended.set()
@@ -59,52 +62,50 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, ended: threading.
         try:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 try:
-                    # So that the server notices within minutes when this machine is gone.
+                    # With these the server notices within minutes that this machine is gone.
                     for name in (name for name in SESSION if name.startswith("tcp_")):
                         connection.execute(select(func.set_config(name, SESSION[name], False)))
-                    connection.execute(select(func.pg_advisory_lock_shared(_key(unit_id))))
+                    connection.execute(select(func.pg_advisory_lock_shared(lock_key("unit", unit_id))))
                     held.set()
                     while not ended.wait(_BEAT_SECONDS):
                         connection.execute(select(1))
                 finally:
-                    connection.invalidate()  # not back into the pool: the lock goes when it closes
+                    connection.invalidate()  # the lock ends with the connection, so do not pool it
         except OperationalError as error:
-            log.warning("the warehouse is gone while unit %s is being fused, which goes on: %s", unit_id, error.orig)
+            log.warning("lost the warehouse while fusing unit %s; fusing continues: %s", unit_id, error.orig)
             ended.wait(_BEAT_SECONDS)
 
 
 def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
-    """Units in state fusing that nobody is at work on."""
+    """Units in state fusing whose lock no process holds."""
     units = work_units.c
-    fusing = select(units.unit_id, units.tries, _key(units.unit_id)).where(units.state == "fusing", scope.clause())
+    fusing = select(units.unit_id, units.tries, lock_key("unit", units.unit_id)).where(
+        units.state == "fusing", scope.clause()
+    )
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         before = connection.execute(fusing).all()
         held = set(connection.scalars(_HELD))
-        # Again, because a unit may have ended before the locks were looked at.
+        # Again: a unit may have ended before the locks were read.
         after = {tuple(row) for row in connection.execute(fusing)}
     return sorted(row[0] for row in before if tuple(row) in after and row[2] not in held)
 
 
 @contextmanager
 def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
-    """A transaction during which nobody begins to work on the unit. Raises NotReadyError where somebody is at work."""
+    """A transaction during which no task can start on the unit. Raises NotReadyError where one works on it."""
     with engine.begin() as connection:
         keep_others_off(connection, unit_id)
         yield connection
 
 
 def keep_others_off(connection: Connection, unit_id: str) -> None:
-    """The same until the transaction of ``connection`` ends."""
-    if not connection.scalar(select(func.pg_try_advisory_xact_lock(_key(unit_id)))):
+    """As ``alone_with``, until the transaction of ``connection`` ends."""
+    if not connection.scalar(select(func.pg_try_advisory_xact_lock(lock_key("unit", unit_id)))):
         raise NotReadyError(f"another process is fusing unit {unit_id}")
 
 
 def put_back(engine: Engine, unit_id: str) -> None:
-    """The unit is planned again, whatever became of it; a loaded one stays as it is."""
+    """Set the unit to planned, unless it is loaded."""
     mine = (work_units.c.unit_id == unit_id, work_units.c.state != "loaded")
     with alone_with(engine, unit_id) as connection:
         connection.execute(update(work_units).where(*mine).values(state="planned", error=None))
-
-
-def _key(unit_id: str | ColumnElement[str]) -> ColumnElement[Any]:
-    return func.hashtextextended(func.concat("capsfusion.unit ", unit_id), 0)

@@ -1,4 +1,4 @@
-"""What plannings found: how many pairs an interval has, and how many of them somebody else had fused already."""
+"""The table ``plans``: how many pairs each plan of an interval found, and how many of them were fused already."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from capsfusion_tasks.warehouse.tables import plans
 
 @dataclass(frozen=True)
 class PlannedPairs:
-    """``already_fused``: by others than the units of the plans that are meant. ``left``: for a later run."""
+    """Sums over plans. ``already_fused``: in units of other plans. ``left``: left for a later run."""
 
     pairs: int
     already_fused: int
@@ -31,7 +31,7 @@ def record(
     already_fused: int,
     planned: int,
 ) -> None:
-    """Enter what a planning found. ``pairs`` = ``already_fused`` + ``planned`` + what a limit left for a later run."""
+    """Enter a plan. ``pairs`` = ``already_fused`` + ``planned`` + pairs that a limit left for a later run."""
     connection.execute(
         insert(plans).values(
             fusion_id=fusion_id,
@@ -46,7 +46,7 @@ def record(
 
 
 def last_left(connection: Connection) -> dict[tuple[Interval, str], int]:
-    """(interval, fusion_id) → how many pairs its last planning left for a later run."""
+    """(interval, fusion_id) → pairs that its last plan left for a later run."""
     columns = plans.c
     last = select(func.max(columns.plan_id)).group_by(columns.interval_start, columns.interval_end, columns.fusion_id)
     left = (columns.pairs - columns.already_fused - columns.planned).label("left")
@@ -58,10 +58,10 @@ def last_left(connection: Connection) -> dict[tuple[Interval, str], int]:
 
 
 def planned_pairs(connection: Connection, scope: Scope) -> PlannedPairs | None:
-    """Sums over intervals and fusions, of each what its last planning in ``scope`` found; None: there was none.
+    """Sums over the last plan in ``scope`` of each interval and fusion; None without a plan.
 
-    An interval is planned again once its units are loaded, so its last planning found their pairs fused: those are its
-    own, and do not count.
+    A later plan of an interval counts the pairs of the interval's own earlier units as fused; here they do not count
+    as ``already_fused``.
     """
     if scope.replay is not None or scope.unit_ids is not None:
         return None

@@ -7,15 +7,16 @@ import shutil
 
 from sqlalchemy import URL
 
-from capsfusion_tasks.warehouse.connection import Warehouse, libpq_uri
+from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import BINARIES
 from capsfusion_tasks.warehouse.tables import SCHEMA
+from capsfusion_tasks.warehouse.url import libpq_uri
 
 
 def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:
-    """What to run, and in which environment: psql from PATH, or the embedded server's own.
+    """The command and its environment: psql from PATH, or the embedded server's own.
 
-    The password travels by environment: the arguments of a process are everybody's to read.
+    The password is in the environment: every user can read the arguments of a process.
     """
     url = warehouse.url
     environment = dict(os.environ)

@@ -1,4 +1,4 @@
-"""Rejected captions as what a replay starts from: which they are, and which of them are spoken for."""
+"""The quarantine, ``rejected_captions``: which rows a replay selects, and which another replay has taken."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
-import adbc_driver_postgresql.dbapi as adbc
 import psycopg
 import pyarrow as pa
 from psycopg import sql
@@ -15,30 +14,32 @@ from sqlalchemy import Connection, Engine, and_, func, select
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import CAPTION, FUSED, PAIRS, Replay
-from capsfusion_tasks.warehouse.connection import Warehouse, describe, from_adbc
+from capsfusion_tasks.warehouse.adbc_session import adbc_session, batches
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.tables import fused_captions, fusions, rejected_captions, replayed_captions, work_units
 
 
 def lock_planning(connection: Connection, fusion_id: str) -> None:
-    """Until the transaction ends, no other process plans a replay of this fusion's rejections; others wait."""
-    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"capsfusion.replay {fusion_id}", 0))))
+    """Let one process at a time plan a replay of this fusion's rejections, until its transaction ends."""
+    connection.execute(select(func.pg_advisory_xact_lock(lock_key("replay", fusion_id))))
 
 
 @contextmanager
 def sole_run(engine: Engine, name: str) -> Iterator[None]:
-    """No other process runs the replay ``name`` in such a block; raises NotReadyError where one does."""
-    lock = func.pg_try_advisory_lock(func.hashtextextended(f"capsfusion.replay.run {name}", 0))
+    """Lock the replay ``name`` while the block runs. Raises NotReadyError where another process runs it."""
+    lock = func.pg_try_advisory_lock(lock_key("replay.run", name))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.scalar(select(lock)):
-            raise NotReadyError("this replay is running in another process: wait for it")
+            raise NotReadyError("another process runs this replay; try again when it has ended")
         try:
             yield
         finally:
-            connection.invalidate()  # not back into the pool: the lock goes when it closes
+            connection.invalidate()  # the lock ends with the connection, so do not pool it
 
 
 def require_fusion(connection: Connection, fusion_id: str) -> None:
-    """Raise InputError, with those that there are, where the warehouse has no fusion of this id."""
+    """Raise InputError for an unknown fusion_id. The message lists the known ones."""
     known = {row.fusion_id: row.model for row in connection.execute(select(fusions.c.fusion_id, fusions.c.model))}
     if fusion_id not in known:
         names = ", ".join(f"{known_id} ({model})" for known_id, model in sorted(known.items())) or "none"
@@ -46,13 +47,13 @@ def require_fusion(connection: Connection, fusion_id: str) -> None:
 
 
 def matching(connection: Connection, replay: Replay) -> int:
-    """How many rejected captions meet what the replay asks for, spoken for or not, and without its limit."""
+    """Number of rejected captions that the replay selects, without its limit, taken by another replay or not."""
     query = sql.SQL("select count(*) from capsfusion.rejected_captions where {}").format(_asked(replay))
     return int(_value(connection, query))
 
 
 def has_failed(connection: Connection, replay: Replay) -> bool:
-    """Whether some of them are no captions, but rows that the model could not fuse."""
+    """Whether any of these rows failed to fuse, so that it has no caption."""
     query = sql.SQL(
         "select exists (select from capsfusion.rejected_captions where {} and finish_reason like 'error%')"
     ).format(_asked(replay))
@@ -66,7 +67,7 @@ def _value(connection: Connection, query: sql.Composed) -> Any:
 
 
 def moved(connection: Connection, name: str) -> int:
-    """How many captions the replay ``name`` took out of quarantine whose pairs it brought to ``fused_captions``."""
+    """Number of pairs that the replay ``name`` moved from quarantine to ``fused_captions``."""
     statement = (
         select(func.count())
         .select_from(replayed_captions)
@@ -85,7 +86,7 @@ def moved(connection: Connection, name: str) -> int:
 
 
 def units_in_flight(connection: Connection, fusion_id: str) -> list[str]:
-    """Units of replays of this fusion, under any other, that are on their way to the warehouse; not failed ones."""
+    """Units that replay this fusion, under any fusion, and are neither loaded nor failed."""
     units = work_units.c
     statement = select(units.unit_id).where(units.replay_of == fusion_id, units.state.not_in(("loaded", "failed")))
     return list(connection.scalars(statement.order_by(units.unit_id)))
@@ -94,9 +95,9 @@ def units_in_flight(connection: Connection, fusion_id: str) -> list[str]:
 def rejected_pairs(
     warehouse: Warehouse, replay: Replay, *, untried_under: str | None, most: int | None
 ) -> Iterator[pa.Table]:
-    """The pairs (``schemas.PAIRS``) of the captions that the replay asks for, by pair_id, streamed, ``most`` at most.
+    """Stream the pairs (``schemas.PAIRS``) of the replay's captions in the order of pair_id, at most ``most``.
 
-    ``untried_under`` leaves out the pairs that were ever loaded under that fusion_id.
+    ``untried_under``: leave out pairs that were ever loaded under this fusion_id.
     """
     columns = [
         sql.SQL("uuid_send(pair_id) as pair_id") if name == "pair_id" else sql.Identifier(name) for name in PAIRS.names
@@ -114,16 +115,11 @@ def rejected_pairs(
         sql.SQL("").join(tried.format(sql.Identifier(table), sql.Literal(untried_under)) for table in tables),
         sql.SQL("") if most is None else sql.SQL(" limit {}").format(sql.Literal(most)),
     )
-    try:
-        # With COPY, the driver's default: all else holds the whole result.
-        with adbc.connect(warehouse.adbc_uri) as connection, connection.cursor() as cursor:
-            cursor.execute(query.as_string())
-            for batch in cursor.fetch_record_batch():
-                yield pa.Table.from_batches([batch]).cast(PAIRS)
-    except adbc.Error as error:
-        raise from_adbc(warehouse.url, error) from error
-    except OSError as error:  # what a lost connection is while batches come
-        raise NotReadyError(f"the warehouse, {describe(warehouse.url)}, gave up: {error}; try again") from error
+    # With COPY, the driver's default: without it the driver holds the whole result.
+    with adbc_session(warehouse, read_only=True) as connection, connection.cursor() as cursor:
+        cursor.execute(query.as_string())
+        for batch in batches(warehouse, connection, cursor.fetch_record_batch()):
+            yield pa.Table.from_batches([batch]).cast(PAIRS)
 
 
 def _asked(replay: Replay) -> sql.Composed:
@@ -139,10 +135,9 @@ def _asked(replay: Replay) -> sql.Composed:
 
 
 def stored_captions(connection: Connection, fusion_id: str, pair_ids: pa.ChunkedArray) -> pa.Table:
-    """What the model made of those of ``pair_ids`` (binary(16)) that are in quarantine under the fusion; without those
-    that it could not fuse.
+    """The captions in quarantine under the fusion of ``pair_ids`` (binary(16)), without rows that failed to fuse.
 
-    Columns ``row``, the place in ``pair_ids``, and those of ``schemas.CAPTION``.
+    Columns: ``row``, the index in ``pair_ids``, and those of ``schemas.CAPTION``.
     """
     ids = [UUID(bytes=pair_id) for pair_id in pair_ids.to_pylist()]
     rows = {pair_id: row for row, pair_id in enumerate(ids)}

@@ -1,4 +1,4 @@
-"""The read side: what `capsfusion status`, `sql` and the report show."""
+"""Sums over the ledger and the tables of captions, for `capsfusion status`, the report and the captions view."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from capsfusion_tasks.warehouse.tables import (
 
 @dataclass(frozen=True)
 class Scope:
-    """Which units are meant: those that meet all that is given; all units by default."""
+    """A selection of units: those that meet all conditions. The default is all units."""
 
     interval: Interval | None = None
     dag_run_id: str | None = None
@@ -43,7 +43,7 @@ class Scope:
     unit_ids: Sequence[str] | None = None
 
     def clause(self, table: Table = work_units) -> ColumnElement[bool]:
-        """Of the units; or of ``plans``, which no replay has."""
+        """The conditions as SQL on ``work_units``, or on ``plans`` for a scope without a replay."""
         units = table.c
         conditions: list[ColumnElement[bool]] = [true()]
         if self.interval is not None:
@@ -64,7 +64,7 @@ EVERYTHING = Scope()
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Sums over units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``; ``rows_per_second`` over GPU time."""
+    """Sums over units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``. ``rows_per_second`` is by GPU time."""
 
     units: int
     rows_in: int
@@ -102,7 +102,7 @@ def run_summary(connection: Connection, scope: Scope = EVERYTHING) -> RunSummary
 
 
 def unit_counts(connection: Connection, scope: Scope = EVERYTHING) -> dict[str, int]:
-    """State → units; every state is there, in the order in which a unit passes through them."""
+    """State → number of units, for every state, in the order of a unit's life."""
     statement = select(work_units.c.state, func.count()).where(scope.clause()).group_by(work_units.c.state)
     found = {row[0]: row[1] for row in connection.execute(statement)}
     return {state: found.get(state, 0) for state in UNIT_STATES}
@@ -124,13 +124,13 @@ def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> d
 
 
 def replayed_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
-    """Rejected captions of these units that have left quarantine, for a replay took their pairs."""
+    """Number of these units' rejected captions that a replay has moved out of quarantine."""
     statement = select(func.count()).select_from(replayed_captions).where(_of_units(replayed_captions, scope))
     return int(connection.execute(statement).scalar_one())
 
 
 def sample_captions(connection: Connection, n: int, unit_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """``n`` accepted captions, the same at every call; a pair_id is a digest, so its order is as good as random."""
+    """A sample of ``n`` accepted captions, the same at every call: the first by pair_id, which is a digest."""
     scope = Scope(unit_ids=unit_ids)
     statement = (
         select(fused_captions).where(_of_units(fused_captions, scope)).order_by(fused_captions.c.pair_id).limit(n)
@@ -156,7 +156,7 @@ class SideSummary:
 
 
 def shards_summary(connection: Connection, shard_ids: Sequence[str] | None = None) -> dict[str, SideSummary]:
-    """Side → its shards: all, or those of ``shard_ids``."""
+    """Side → summary of its shards: of all, or of ``shard_ids``."""
     mine = true() if shard_ids is None else shards.c.shard_id.in_(shard_ids)
     side, state = shards.c.side, shards.c.state
     pair = func.jsonb_each_text(shards.c.dropped).table_valued("key", "value")
@@ -195,12 +195,19 @@ def failed_shards(connection: Connection, shard_ids: Sequence[str] | None = None
     return [tuple(row) for row in connection.execute(statement.order_by(shards.c.side, shards.c.path))]
 
 
-def consistency(
-    connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True
-) -> dict[str, list[dict[str, Any]]]:
-    """What must be empty: rule → the rows that break it, of the units in ``scope``.
+@dataclass(frozen=True)
+class Violation:
+    """A row that breaks a rule of the tables."""
 
-    Without ``pairs`` nothing but rows by unit is counted, which the indexes on unit_id answer.
+    rule: str
+    unit_id: str
+    what: str  # "rows_in 5, accepted 3, rejected 1"
+
+
+def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True) -> list[Violation]:
+    """What breaks the rules of the tables among the units in ``scope``; empty where all is right.
+
+    Without ``pairs`` it only counts rows by unit, by the indexes on unit_id.
     """
     tables = (fused_captions, rejected_captions, replayed_captions)
     stored = union_all(*(select(table.c.unit_id).where(_of_units(table, scope)) for table in tables)).subquery()
@@ -228,12 +235,16 @@ def consistency(
                 rejected_captions, replayed_captions, "unit_id", scope
             ),
         }
-    return {rule: [dict(row) for row in connection.execute(query).mappings()] for rule, query in rules.items()}
+    return [
+        Violation(rule, row["unit_id"], ", ".join(f"{name} {row[name]}" for name in row if name != "unit_id"))
+        for rule, query in rules.items()
+        for row in connection.execute(query).mappings()
+    ]
 
 
 def _in_both(one: Table, other: Table, under: str, scope: Scope) -> CompoundSelect[Any]:
-    """Pairs that both tables have under the same ``under``."""
+    """Pairs that are in both tables with the same value of the column ``under``."""
     same = and_(one.c.pair_id == other.c.pair_id, one.c[under] == other.c[under])
     both = select(other.c.pair_id, other.c.fusion_id, other.c.unit_id).join(one, same)
-    # Not one query with "or": it would go through both tables.
+    # Two queries, because one with "or" would scan both tables.
     return union(*(both.where(_of_units(table, scope)) for table in (one, other)))

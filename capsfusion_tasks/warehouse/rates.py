@@ -1,4 +1,4 @@
-"""What the ledger knows of speed, and of the work that lies planned."""
+"""The ledger's measurements of speed, and the planned work that waits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse.tables import work_units
 
-RECENT_UNITS = 20  # whose rates count
+RECENT_UNITS = 20  # units that a measurement covers
 
 
 class Spread(NamedTuple):
-    """A tenth of the values are below ``low``, half below ``median``, a tenth above ``high``."""
+    """The 10th, 50th and 90th percentile."""
 
     low: float
     median: float
@@ -22,8 +22,8 @@ class Spread(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The last units of a fusion: how many, what a device did of their estimated tokens in a second, and their real
-    tokens over the estimated ones."""
+    """The last units of a fusion: their number, estimated tokens per second of a device, and real over estimated
+    tokens."""
 
     units: int
     tokens_per_second: Spread
@@ -39,7 +39,7 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
             ((units.prompt_tokens + units.caption_tokens) / func.nullif(units.tokens_estimated, 0)).label("real"),
         )
         .where(units.fusion_id == fusion_id, units.gpu_seconds > 0, units.tokens_estimated > 0)
-        # A replay under the same fusion has most captions already, and takes GPU time for the others only.
+        # A replay under the same fusion keeps most captions, so its GPU time says nothing about its rows.
         .where(units.replay_of.is_distinct_from(units.fusion_id))
         .order_by(units.created_at.desc(), units.unit_id.desc())
         .limit(RECENT_UNITS)
@@ -54,15 +54,15 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
 
 
 def unfused(connection: Connection, fusion_id: str, within: Interval | None = None) -> tuple[int, int]:
-    """Rows and estimated tokens of the units that are planned and not fused; one that is begun counts whole."""
+    """Rows and estimated tokens of units that are not fused; a unit that was begun counts in full."""
     sums = (func.coalesce(func.sum(column), 0) for column in (work_units.c.rows_in, work_units.c.tokens_estimated))
     open_states = work_units.c.state.in_(("planned", "fusing", "failed"))
     rows, tokens = connection.execute(select(*sums).where(_of(fusion_id, within), open_states)).one()
     return int(rows), int(tokens)
 
 
-def planned_pairs(connection: Connection, fusion_id: str, interval: Interval) -> int:
-    """How many different pairs the units of an interval have, loaded or not."""
+def pairs_in_units(connection: Connection, fusion_id: str, interval: Interval) -> int:
+    """Number of different pairs in the units of an interval, loaded or not."""
     pairs = func.coalesce(func.sum(work_units.c.rows_in - work_units.c.superseded), 0)
     same = and_(work_units.c.interval_start == interval.start, work_units.c.interval_end == interval.end)
     return int(connection.execute(select(pairs).where(work_units.c.fusion_id == fusion_id, same)).scalar_one())

@@ -1,4 +1,4 @@
-"""A connection for people who look: it can change nothing, and no statement on it goes on for long."""
+"""Read-only connections with a time limit, for the captions view."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from capsfusion_tasks.errors import NotReadyError
-from capsfusion_tasks.warehouse.connection import Warehouse, describe
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.url import describe
 
 
 @contextmanager
 def reading(warehouse: Warehouse, seconds: int) -> Iterator[Connection]:
-    """A read-only transaction; NotReadyError where a statement takes longer than ``seconds``, or the server is gone."""
+    """A read-only transaction. Raises NotReadyError for a statement of more than ``seconds``, or a lost server."""
     engine = warehouse.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     try:
         with engine.connect() as connection:
@@ -26,7 +27,7 @@ def reading(warehouse: Warehouse, seconds: int) -> Iterator[Connection]:
     except OperationalError as error:
         if isinstance(error.orig, psycopg.errors.QueryCanceled):
             raise NotReadyError(
-                f"this took longer than {seconds} s and was ended: ask for less, by model, run, day or shard"
+                f"the query was cancelled after {seconds} s: narrow it by model, run, day or shard"
             ) from error
         said = " ".join(str(error.orig).split())
         raise NotReadyError(f"the warehouse, {describe(warehouse.url)}, does not answer: {said}") from error

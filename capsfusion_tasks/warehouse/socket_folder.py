@@ -1,4 +1,4 @@
-"""Where clients find the embedded server's socket: a path that is short, and means nothing else in a URL."""
+"""The folder of the embedded server's socket: a short path without characters that mean something in a URL."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 
 from capsfusion_tasks.errors import InputError
 
-PORT = 5432  # names the socket only: the server listens on no network address
-SOCKET_PATH_MAX = 103  # bytes; what macOS allows, Linux has 107
+PORT = 5432  # part of the socket's name; the server listens on no network address
+SOCKET_PATH_MAX = 103  # bytes, the limit of macOS; Linux allows 107
 
 
 def socket_folder(data: Path) -> Path:
-    """The folder of the socket as clients name it: the data folder, or a short link to it.
+    """The folder of the socket for clients: the data folder, or a short link to it.
 
-    A socket's path is limited to a hundred bytes or so, and a comma or a space in it means something in a URL.
+    The path of a socket is limited to about a hundred bytes, and a comma or a space in it has a meaning in a URL.
+    Raises InputError where another file has the link's name.
     """
     if _usable(data):
         return data
@@ -24,15 +25,15 @@ def socket_folder(data: Path) -> Path:
     try:
         link.symlink_to(data, target_is_directory=True)
     except FileExistsError:
-        # Anybody may write to the temporary folder: trust only what is ours and leads where it should.
+        # Every user can write to /tmp: use only a link of this user that points to the data folder.
         if link.lstat().st_uid != os.geteuid() or not link.is_symlink() or link.readlink() != data:
-            raise InputError(f"{link} is in the way: expected a link of ours to {data}; remove it") from None
+            raise InputError(f"{link} exists, but is not this user's link to {data}; remove it") from None
     return link
 
 
 def link_to(data: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
-    # Not TMPDIR: it can be long itself, and another process of ours may have another one.
+    # Not TMPDIR, which can be long, and differs between processes of one user.
     return Path("/tmp") / f"capsfusion-{os.geteuid()}-{digest}"  # noqa: S108
 
 

@@ -1,4 +1,4 @@
-"""SQL as users write it: one statement, read-only, its result as an Arrow table of plain types."""
+"""Runs a user's SQL: one read-only statement, with the result as an Arrow table of plain types."""
 
 from __future__ import annotations
 
@@ -10,41 +10,50 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.warehouse.connection import Warehouse, adbc_details, adbc_message, from_adbc
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, details, is_alive, message
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, may_pass
 from capsfusion_tasks.warehouse.tables import SCHEMA
 
 
 def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
     """Run one statement in a read-only transaction, with ``capsfusion`` on its search path.
 
-    uuid, json and intervals come as text, numeric as decimal. Column names can repeat, as they can in SQL.
-    Raises InputError with PostgreSQL's own words where the statement fails.
+    uuid, json and intervals become text, numeric becomes decimal. Column names can repeat, as in SQL. Raises InputError
+    with PostgreSQL's message where the statement fails, NotReadyError where the connection is lost.
     """
     if not sql.strip():
         raise InputError("the SQL statement is empty")
-    try:
-        with (
-            adbc.connect(warehouse.adbc_uri, autocommit=False) as connection,
-            # Without `COPY (…) TO`, which knows no SHOW, no EXPLAIN and no comment at the end.
-            connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"}) as cursor,
-        ):
-            cursor.execute("set transaction read only")
-            cursor.execute(f"set local search_path = {SCHEMA}, public")
+    with (
+        adbc_session(warehouse, read_only=True) as connection,
+        # COPY accepts no SHOW, no EXPLAIN and no comment at the end.
+        connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor,
+    ):
+        cursor.execute(f"set local search_path = {SCHEMA}, public")
+        try:
             cursor.execute(sql)
             table = cursor.fetch_arrow_table()
-    except adbc.Error as error:
-        problem = from_adbc(warehouse.url, error)
-        if isinstance(problem, NotReadyError):
-            raise problem from error
-        raise InputError(f"the SQL statement fails: {adbc_message(error)}{_place(sql, error)}") from error
-    except pa.ArrowInvalid as error:  # row(1, 2) as a column, for one
-        raise InputError(f"the SQL statement has a column of a type that cannot be shown: {error}; cast it") from error
+        except pa.ArrowInvalid as error:  # a composite type: row(1, 2)
+            raise InputError(
+                f"the SQL statement has a column of a type that cannot be shown: {error}; cast it"
+            ) from error
+        except adbc.Error as error:
+            if _connection_is_at_fault(connection, error):
+                raise
+            raise InputError(f"the SQL statement fails: {message(error)}{_place(sql, error)}") from error
     return pa.Table.from_arrays([_plain(column) for column in table.columns], names=table.column_names)
 
 
+def _connection_is_at_fault(connection: Any, error: adbc.Error) -> bool:
+    """Whether the error is not about the statement. (A write in this read-only transaction is.)"""
+    if error.sqlstate is None:
+        return not is_alive(connection)
+    return may_pass(error.sqlstate) and error.sqlstate != READ_ONLY
+
+
 def _place(sql: str, error: adbc.Error) -> str:
-    position = adbc_details(error).get("STATEMENT_POSITION")
+    position = details(error).get("STATEMENT_POSITION")
     if position is None:
         return ""
     before = sql[: int(position) - 1].split("\n")
@@ -52,7 +61,7 @@ def _place(sql: str, error: adbc.Error) -> str:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column in a type that every writer knows."""
+    """The column in a type that CSV, JSON and Parquet writers support."""
     kind = column.type
     if pa.types.is_interval(kind):
         return _texts("{0.months} months {0.days} days {0.nanoseconds} ns".format, column)

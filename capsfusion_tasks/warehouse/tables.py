@@ -1,4 +1,4 @@
-"""The warehouse's tables, in schema ``capsfusion``. The migrations build the same: a test compares the two."""
+"""The warehouse's tables, in schema ``capsfusion``. A test checks that the migrations create the same tables."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     return CheckConstraint(f"{column} in ({', '.join(repr(value) for value in values)})", name=column)
 
 
-# What a fusion_id stands for.
+# The settings behind each fusion_id.
 fusions = Table(
     "fusions",
     metadata,
@@ -71,7 +71,7 @@ fusions = Table(
     _time("created_at", server_default=func.now()),
 )
 
-# A source file as discovery saw it.
+# A source file, as discovered.
 shards = Table(
     "shards",
     metadata,
@@ -88,19 +88,21 @@ shards = Table(
     _text("error", nullable=True),
     _time("seen_at", server_default=func.now()),
     _time("updated_at", server_default=func.now()),
+    # The interval that took the shard, as its key, where the list of the shard's own interval was frozen before.
+    _text("adopted_by", nullable=True),
     PrimaryKeyConstraint("source", "path", "etag"),
     UniqueConstraint("shard_id"),
     _one_of("side", ("laion_2b", "laion_coco")),
     _one_of("state", SHARD_STATES),
 )
 
-# What one fuse task handles.
+# The work of one fuse task.
 work_units = Table(
     "work_units",
     metadata,
     _text("unit_id", primary_key=True),
     Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
-    # The data interval whose pairs it has; a replay's unit has none.
+    # The data interval of its pairs; null in a replay's unit.
     _time("interval_start", nullable=True),
     _time("interval_end", nullable=True),
     _text("dag_run_id", nullable=True),
@@ -108,7 +110,7 @@ work_units = Table(
     Column("rows_in", BigInteger, nullable=False),
     Column("accepted", BigInteger),
     Column("rejected", BigInteger),
-    # Rows of this unit that a later unit's load has replaced.
+    # Rows of this unit that a later unit has replaced.
     Column("superseded", BigInteger, nullable=False, server_default="0"),
     Column("tokens_estimated", BigInteger, nullable=False),
     Column("prompt_tokens", BigInteger),
@@ -120,10 +122,10 @@ work_units = Table(
     Column("stats", JSONB),
     _time("created_at", server_default=func.now()),
     _time("loaded_at", nullable=True),
-    # The replay that planned it, and the fusion whose rejected captions it fuses again.
+    # Of a replay's unit: the replay's name, and the fusion whose rejected captions it fuses again.
     _text("replay", nullable=True),
     Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
-    # Whether it is to replace what its fusion has of its pairs.
+    # What to do with captions that its pairs have under its fusion.
     _text("existing", server_default="skip"),
     _one_of("state", UNIT_STATES),
     _one_of("existing", EXISTING),
@@ -132,14 +134,14 @@ work_units = Table(
         " and (replay is null) = (replay_of is null)",
         name="replay_or_interval",
     ),
-    # A check passes on NULL, so a loaded unit without counts must be refused by name.
+    # coalesce: a check that gives NULL passes, also for a loaded unit without counts.
     CheckConstraint("state <> 'loaded' or coalesce(rows_in = accepted + rejected, false)", name="rows_add_up"),
     Index(None, "fusion_id", "state"),
     Index(None, "interval_start", "interval_end"),
     Index(None, "replay"),
 )
 
-# What the planning of an interval found: of its pairs, some were fused already, some became units, the rest is left.
+# The result of planning an interval. Pairs that were neither fused already nor planned are left for a later run.
 plans = Table(
     "plans",
     metadata,
@@ -149,7 +151,7 @@ plans = Table(
     _time("interval_end"),
     _text("dag_run_id", nullable=True),
     Column("pairs", BigInteger, nullable=False),
-    # Loaded under this fusion_id, or in a unit that was not loaded yet.
+    # Loaded under this fusion_id, or in another unit of it.
     Column("already_fused", BigInteger, nullable=False),
     Column("planned", BigInteger, nullable=False),
     _time("planned_at", server_default=func.now()),
@@ -163,9 +165,10 @@ plans = Table(
 
 
 def _words(table: str) -> Index:
-    """For searches in the text of captions, by exactly this expression."""
+    """An index for text searches. A query must use exactly this expression."""
     document = func.to_tsvector(literal_column("'english'::regconfig"), literal_column("capsfusion"))
-    # kB of new captions that are sorted in together; with the default of 4 MB a row costs a sixth more at 500,000.
+    # kB of new captions that are added to the index together. With the default of 4 MB, a row at 500,000 rows costs a
+    # sixth more.
     taken_in = {"gin_pending_list_limit": 16384}
     return Index(f"{table}_words_idx", document, postgresql_using="gin", postgresql_with=taken_in)
 
@@ -210,14 +213,14 @@ def _reasons() -> Column[Any]:
 
 
 def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
-    """A table of captions with the indexes that both have: what each is for stands in docs/queries.md."""
+    """A table of captions with the indexes that both tables have. docs/queries.md says what each is for."""
     return Table(
         name,
         metadata,
         *columns,
         PrimaryKeyConstraint("pair_id", "fusion_id"),
         Index(None, "unit_id"),
-        # Hash indexes where only equality is asked for: of a size whatever the text's length, and cheaper to keep.
+        # Hash indexes for equality: their size does not depend on the text's length, and updates are cheaper.
         Index(None, "image_url", postgresql_using="hash"),
         Index(None, "loaded_at", "pair_id"),
         Index(None, "fusion_id", "loaded_at", "pair_id"),
@@ -228,7 +231,7 @@ def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
     )
 
 
-# A pair is in one of the two under a fusion_id.
+# Under a fusion_id, a pair is in one of these two tables.
 fused_captions = _captions(
     "fused_captions",
     _caption_columns(),
@@ -242,7 +245,7 @@ rejected_captions = _captions(
     _words("rejected_captions"),
 )
 
-# A caption that was rejected and has left rejected_captions: a replay took its pair, ``replayed_by`` is the unit.
+# Captions that a replay moved out of rejected_captions. ``replayed_by`` is the replay's unit.
 replayed_captions = Table(
     "replayed_captions",
     metadata,

@@ -17,7 +17,7 @@ from rich.console import Console
 from capsfusion_tasks.demo import airflow_server
 from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.demo.airflow_server import LocalAirflow, local_airflow
-from capsfusion_tasks.demo.progress import Day, progress
+from capsfusion_tasks.demo.progress import DayRun, progress
 from capsfusion_tasks.errors import InputError, NotReadyError
 
 NO_DATABASE = "postgresql+psycopg2://nobody@/nothing?host=/nowhere"
@@ -64,7 +64,7 @@ def test_a_process_that_took_over_the_number_is_let_alone(tmp_path: Path) -> Non
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
         (tmp_path / "standalone.pid").write_text(str(other.pid))
-        airflow_server._end_left_over(tmp_path, print)
+        airflow_server._end_orphans(tmp_path, print)
         assert other.poll() is None
     finally:
         other.kill()
@@ -75,7 +75,7 @@ def test_a_second_airflow_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "airflow"
     folder.mkdir()
     refused = pytest.raises(InputError, match="another `make demo` or `make up` is using")
-    with airflow_server._sole_user(folder), refused:
+    with airflow_server._exclusive(folder), refused:
         start(tmp_path)
 
 
@@ -110,11 +110,11 @@ def test_progress_in_a_log_is_one_line_per_change(monkeypatch: pytest.MonkeyPatc
     clock = iter(range(0, 1000, 6))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    pulling = Day("2026-11-10", "running", {"discover": ["success"], "pull": ["success", "running", None]})
-    ended = Day("2026-11-10", "success", {"report": ["success"]})
-    with progress(console) as face:
+    pulling = DayRun("2026-11-10", "running", {"discover": ["success"], "pull": ["success", "running", None]})
+    ended = DayRun("2026-11-10", "success", {"report": ["success"]})
+    with progress(console) as display:
         for day in (pulling, pulling, ended):
-            face.show([day])
+            display.show([day])
     console.file.close()
     lines = console.export_text().splitlines()
     assert [line.split(" s  ")[1] for line in lines] == ["2026-11-10 pull 1/3", "2026-11-10 success"]
@@ -133,4 +133,4 @@ def test_progress_in_a_log_is_one_line_per_change(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_a_task_is_shown_by_what_its_instances_do(states: list[str | None], shown: str) -> None:
-    assert str(Day("2026-11-10", "running", {"pull": states}).cell("pull")) == shown
+    assert str(DayRun("2026-11-10", "running", {"pull": states}).cell("pull")) == shown

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from capsfusion_tasks.planning import MAX_UNITS
+from capsfusion_tasks.planning.unit_files import MAX_UNITS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

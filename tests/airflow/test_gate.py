@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.demo.sample_data import FOLDER
+from capsfusion_tasks.staging import layout
 from tests import object_store
 from tests.airflow.conftest import GATE_ROWS, Service
 

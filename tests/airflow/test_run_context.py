@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capsfusion_tasks.demo.sample_data import write_sample_data
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from tests.conftest import new_warehouse
+from tests.upkeep.conftest import DAYS, plan_day, settings_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = """
 import json, os, sys
 sys.path.insert(0, "plugins")
-from run_context import settings_of
-settings_of({"params": {"model": None, "num_beams": None}})
+from run_context import use_aws_connection
+use_aws_connection()
 print(json.dumps({name: value for name, value in os.environ.items() if name.startswith("AWS_")}))
 """
 
@@ -45,24 +56,31 @@ def test_a_connection_that_is_not_there_or_asks_for_more_is_refused(tmp_path: Pa
     assert "InputError: Connection store has role_arn in its extra" in done.stderr
 
 
-def test_a_replay_is_of_the_daily_fusion_unless_its_params_say_another(tmp_path: Path) -> None:
-    code = """
-import sys
-sys.path.insert(0, "plugins")
-from run_context import replay_of, settings_of
-from capsfusion_tasks.fusion.identity import identify
-params = {"reason": ["copy"], "fusion_id": None, "start": None, "end": "2026-11-10T01:00:00+01:00", "limit": 3}
-context = {"run_id": "manual", "params": {**params, "num_beams": 5, "max_new_tokens": 7}}
-found, settings = replay_of(context), settings_of(context)
-assert found.fusion_id == identify(settings.model_copy(update={"num_beams": 2, "max_new_tokens": 80})).fusion_id
-assert (settings.num_beams, settings.max_new_tokens) == (5, 7)
-context["params"]["fusion_id"] = "abc"
-print(replay_of(context).model_dump_json())
-"""
-    env = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "CAPSFUSION_NUM_BEAMS": "2"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=env, capture_output=True, text=True)
+def run_code(code: str, settings: Settings, tmp_path: Path, **variables: str) -> dict[str, Any]:
+    """The JSON that ``code`` prints at last, in a process with the plugins on its path."""
+    env = {**os.environ, **settings.environment(), "AIRFLOW_HOME": str(tmp_path), **variables}
+    setup = 'import json, sys\nsys.path.insert(0, "plugins")\n'
+    done = subprocess.run([sys.executable, "-c", setup + code], cwd=REPOSITORY, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_params_go_before_the_settings_and_only_where_units_are_planned(tmp_path: Path, warehouse_url: str) -> None:
+    code = """
+from run_context import planning, replay_of, working
+params = {"reason": ["copy"], "start": None, "end": "2026-11-10T01:00:00+01:00", "limit": 3}
+context = {"run_id": "manual", "params": {**params, "num_beams": 5, "max_new_tokens": 7}}
+beams = []
+for opened in (planning(context), working()):
+    with opened as work:
+        beams.append((work.decoding.num_beams, work.decoding.max_new_tokens))
+print(json.dumps({"beams": beams, "replay": replay_of(context, "abc").model_dump(mode="json")}))
+"""
+    settings = Settings(warehouse_url=warehouse_url, home=tmp_path)
+    found = run_code(code, settings, tmp_path, CAPSFUSION_NUM_BEAMS="2")
+    assert found["beams"] == [[5, 7], [2, 80]]
+    assert found["replay"] == {
         "name": "manual",
         "fusion_id": "abc",
         "reasons": ["copy"],
@@ -70,3 +88,76 @@ print(replay_of(context).model_dump_json())
         "loaded_before": "2026-11-10T00:00:00Z",
         "limit": 3,
     }
+
+
+def test_the_tasks_of_a_unit_open_the_warehouse_once_and_need_no_model_setting(
+    tmp_path: Path, postgres: EmbeddedPostgres, tiny_model: Path
+) -> None:
+    write_sample_data(tmp_path / "shards", rows_per_day=16)
+    with new_warehouse(postgres) as url:
+        settings = settings_for(tmp_path / "shards", tmp_path / "home", url)
+        planned = plan_day(
+            settings.model_copy(update={"model": str(tiny_model), "num_beams": 2}), DAYS[0], dag_run_id="run 1"
+        )
+        code = """
+import capsfusion_tasks.context as pipeline
+from dag_parts import validate
+from load_operator import LoadOperator
+from run_context import planning
+from torchrun_operator import TorchrunOperator
+from unittest.mock import patch
+
+opened, unit = [], json.loads(sys.argv[1])
+context = {"params": {"existing": "skip", "accept_rejections": True}, "run_id": "run 1"}
+real = pipeline.open_warehouse
+
+def counting(settings):
+    opened[-1] += 1
+    return real(settings)
+
+rows = []
+with planning({"params": {"model": None}, "run_id": "run 1"}) as work:
+    resumed = work.decoding.fusion_id
+pipeline.open_warehouse = counting
+for run in (
+    lambda: TorchrunOperator(task_id="fuse", unit=unit).execute(context)["rows"],
+    lambda: validate.function(unit)["rows"],
+    lambda: sum(list(LoadOperator(task_id="load", unit=unit).execute(context).values())[:2]),
+):
+    opened.append(0)
+    with patch("dag_parts.get_current_context", lambda: context):
+        rows.append(run())
+print(json.dumps({"opened": opened, "rows": rows, "resumed": resumed}))
+"""
+        unit = planned[0]
+        code = code.replace("json.loads(sys.argv[1])", f"json.loads({unit.model_dump_json()!r})")
+        found = run_code(code, settings, tmp_path)
+    assert found == {"opened": [1, 1, 1], "rows": [unit.rows] * 3, "resumed": unit.fusion_id}
+
+
+MAP_LENGTHS = """
+from capsfusion_tasks.errors import InputError
+from map_length import max_tasks, require_mappable
+require_mappable(3, "shards")
+try:
+    require_mappable(4, "shards")
+except InputError as error:
+    print(json.dumps({"most": max_tasks(), "error": str(error)}))
+"""
+
+
+def test_more_tasks_than_airflow_maps_is_an_error_with_the_number_to_set(tmp_path: Path) -> None:
+    found = run_code(MAP_LENGTHS, Settings(), tmp_path, AIRFLOW__CORE__MAX_MAP_LENGTH="3")
+    assert found["most"] == 3
+    assert "4 shards need a task each, and Airflow allows 3: set AIRFLOW__CORE__MAX_MAP_LENGTH to 4" in found["error"]
+
+
+@pytest.mark.parametrize("name", ["capsfusion", "capsfusion_replay"])
+def test_every_task_that_others_are_mapped_over_checks_their_number(name: str) -> None:
+    tree = ast.parse((REPOSITORY / "dags" / f"{name}.py").read_text())
+    functions = {node.name: ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    expanded = re.findall(r"\.expand\(\w+=(\w+)", ast.unparse(tree))
+    made_by = dict(re.findall(r"^\s*(\w+) = (\w+)\(\)$", ast.unparse(tree), re.MULTILINE))
+    mapped = {made_by.get(each, each) for each in expanded}
+    assert mapped >= {"plan"}
+    assert not [each for each in mapped if "require_mappable(" not in functions[each]]

@@ -1,4 +1,4 @@
-"""`capsfusion demo --airflow URL` where it cannot work: it says so before it writes a shard."""
+"""`capsfusion demo --airflow URL` refuses bad input before it writes a shard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def login(monkeypatch: pytest.MonkeyPatch) -> None:
     ("laion2b", "laion_coco"),
     [("s3://bucket/laion-2b", "s3://bucket/laion-coco"), ("none", "/data/laion-coco"), ("/data/a", "/data/b")],
 )
-def test_a_sample_never_gets_in_among_real_shards(login: None, laion2b: str, laion_coco: str) -> None:
+def test_a_sample_is_never_written_among_real_shards(login: None, laion2b: str, laion_coco: str) -> None:
     with pytest.raises(InputError, match="expected two folders DIR/laion-2b and DIR/laion-coco"):
         run_demo_on(Settings(laion2b=laion2b, laion_coco=laion_coco), NOBODY)
 

@@ -1,4 +1,4 @@
-"""Made pairs: the same in every process, from disjoint name spaces, and with targets worth learning."""
+"""Made-up pairs are reproducible, split by name, and have fused captions that validation accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sample shards hold what they announce: read back here by plain loops, without the pipeline."""
+"""The sample shards match their report. They are read here with plain loops, without the pipeline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from capsfusion_tasks.demo.dirt import CASES
+from capsfusion_tasks.demo.edge_cases import CASES
 from capsfusion_tasks.demo.sample_data import SampleParameters, SampleReport, make_sample, write_sample_data
 from capsfusion_tasks.errors import InputError
 
@@ -29,7 +29,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SampleReport
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """A shard's rows with canonical names: what a tolerant reader makes of them."""
+    """A shard's rows with canonical column names."""
     rows = pq.read_table(path).to_pylist()
     lower = [{name.lower(): value for name, value in row.items()} for row in rows]
     return [{**row, "text": row.get("text", row.get("caption"))} for row in lower]
@@ -49,7 +49,7 @@ def refusal(side: str, row: dict[str, Any]) -> str | None:
 
 
 def find(folder: Path, days: int) -> tuple[dict[tuple[int, str], Counter[str]], dict[tuple[str, str, str], int]]:
-    """Counts per (day, side), and the day on which each (url, raw, synthetic) is complete, from the files alone."""
+    """Counts per (day, side), and the day on which each pair (url, raw, synthetic) is complete, from the files."""
     counts: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
     halves: dict[str, dict[tuple[str, ...], int]] = {side: {} for side in SIDES}
     for side, name in SIDES.items():
@@ -72,7 +72,7 @@ def find(folder: Path, days: int) -> tuple[dict[tuple[int, str], Counter[str]], 
     return counts, pairs
 
 
-def test_a_reader_finds_exactly_what_is_announced(sample: tuple[Path, SampleReport]) -> None:
+def test_a_reader_finds_exactly_what_the_report_says(sample: tuple[Path, SampleReport]) -> None:
     folder, report = sample
     counts, pairs = find(folder, days=3)
     per_day = Counter(pairs.values())
@@ -97,7 +97,7 @@ def test_a_reader_finds_exactly_what_is_announced(sample: tuple[Path, SampleRepo
 @pytest.mark.parametrize(
     ("rows_per_day", "days", "shards"), [(1, 1, 1), (1, 4, 2), (40, 2, 1), (300, 1, 5), (2000, 2, 4)]
 )
-def test_any_size_announces_what_it_holds(tmp_path: Path, rows_per_day: int, days: int, shards: int) -> None:
+def test_the_report_is_right_for_any_size(tmp_path: Path, rows_per_day: int, days: int, shards: int) -> None:
     report = write_sample_data(
         tmp_path, rows_per_day=rows_per_day, days=days, shards_per_side_per_day=shards, seed=rows_per_day
     )
@@ -110,7 +110,7 @@ def test_any_size_announces_what_it_holds(tmp_path: Path, rows_per_day: int, day
         assert all(day.pairs == rows_per_day for day in report.days)
 
 
-def test_every_kind_of_dirt_is_in_the_default_sample() -> None:
+def test_every_edge_case_is_in_the_default_sample() -> None:
     parameters = SampleParameters(rows_per_day=250, days=3, first_day=FIRST_DAY, shards_per_side_per_day=2, seed=0)
     sample = make_sample(parameters)
     assert {kind.__name__ for kind in CASES} <= sample.report.cases.keys()
@@ -195,15 +195,15 @@ def test_a_second_call_changes_nothing(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
-def test_a_sample_that_was_broken_off_is_completed(tmp_path: Path) -> None:
+def test_an_interrupted_sample_is_completed(tmp_path: Path) -> None:
     report = write_sample_data(tmp_path, rows_per_day=30)
     before = snapshot(tmp_path)
     first, second, *_ = report.files
     (tmp_path / first).unlink()
-    os.utime(tmp_path / second)  # written, and not yet dated
+    os.utime(tmp_path / second)  # written, but its time is not set yet
     assert write_sample_data(tmp_path, rows_per_day=30) == report
     after = snapshot(tmp_path)
-    del before["EXPECTED.json"], after["EXPECTED.json"]  # written again, the same
+    del before["EXPECTED.json"], after["EXPECTED.json"]  # rewritten with the same contents
     assert after == before
 
 
@@ -220,7 +220,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_folder_with_another_sample_says_how_it_differs(tmp_path: Path) -> None:
     write_sample_data(tmp_path, rows_per_day=30, days=1)
     before = snapshot(tmp_path)
-    with pytest.raises(InputError, match=r"rows_per_day 30.*asked: rows_per_day 31.*delete this one first"):
+    with pytest.raises(InputError, match=r"rows_per_day 30.*requested: rows_per_day 31.*delete this one first"):
         write_sample_data(tmp_path, rows_per_day=31, days=1)
     assert snapshot(tmp_path) == before
 

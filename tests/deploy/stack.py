@@ -1,4 +1,4 @@
-"""The whole of docker-compose.yaml under a real engine, for tests: started, asked, broken, and removed."""
+"""The stack of docker-compose.yaml in a real container engine, for tests."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SECONDS = 1200  # for what a loaded machine does in a few minutes
+SECONDS = 1200  # a busy machine needs a few minutes
 
 
 def setting_names() -> set[str]:
-    """The variable of each setting; a group of settings has one for each of its own."""
+    """The environment variables of all settings, including those of nested groups."""
     names = set()
     for name, field in Settings.model_fields.items():
         group = field.annotation
@@ -36,7 +36,7 @@ def setting_names() -> set[str]:
 
 
 def compose_command() -> list[str] | None:
-    """``docker compose`` or docker-compose, where one is installed and an engine answers."""
+    """``docker compose`` or docker-compose; None if neither is installed or no engine answers."""
     if shutil.which("docker") is None or not _succeeds(["docker", "info"]):
         return None
     return next((each for each in (["docker", "compose"], ["docker-compose"]) if _succeeds([*each, "version"])), None)
@@ -51,7 +51,7 @@ def _succeeds(command: list[str]) -> bool:
 
 @dataclass(frozen=True)
 class Stack:
-    """A project of docker compose with secrets and settings of its own."""
+    """A docker compose project with its own secrets and settings."""
 
     command: list[str]
     project: str

@@ -1,4 +1,4 @@
-"""docker-compose.yaml and its override, read as files: what must hold before anything is started."""
+"""docker-compose.yaml and its override, checked as files, without starting anything."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_no_port_is_open_to_other_hosts(services: dict[str, dict[str, Any]]) -> 
     assert not any(service.get("network_mode") for service in services.values())
 
 
-def test_each_service_that_stays_says_whether_it_is_healthy(services: dict[str, dict[str, Any]]) -> None:
+def test_each_long_running_service_has_a_health_check(services: dict[str, dict[str, Any]]) -> None:
     assert {name for name, service in services.items() if "healthcheck" not in service} == ONE_OFF
     assert all(service["restart"] == "unless-stopped" for name, service in services.items() if name not in ONE_OFF)
 
@@ -70,7 +70,7 @@ def test_airflow_starts_after_both_databases_are_migrated(services: dict[str, di
     )
 
 
-def test_each_setting_reaches_the_containers_and_nothing_else_is_called_one(
+def test_each_setting_reaches_the_containers_and_no_unknown_one_does(
     services: dict[str, dict[str, Any]],
 ) -> None:
     for name, service in services.items():
@@ -82,17 +82,20 @@ def test_each_setting_reaches_the_containers_and_nothing_else_is_called_one(
     )
 
 
-def test_keys_of_s3_reach_the_containers_where_env_has_them(services: dict[str, dict[str, Any]]) -> None:
+def test_s3_keys_of_env_reach_the_containers(services: dict[str, dict[str, Any]]) -> None:
     keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
     for name in ("cpu-worker", "gpu-worker", "airflow-scheduler"):
         given = services[name]["environment"]
-        assert {key: given[key] for key in keys} == dict.fromkeys(keys), name  # not "": no key at all
+        assert {key: given[key] for key in keys} == dict.fromkeys(keys), (
+            name
+            # None passes the variable only if it is set; "" would pass an empty one.
+        )
 
 
-def test_no_secret_and_no_default_for_one_stands_in_the_file(services: dict[str, dict[str, Any]]) -> None:
+def test_the_file_has_no_secret_and_no_default_for_one(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         for variable, value in service.get("environment", {}).items():
-            literal = VARIABLE.sub("", "" if value is None else str(value))  # None: only what .env has
+            literal = VARIABLE.sub("", "" if value is None else str(value))  # None: the value comes from .env
             assert not re.search(r":[^/@:]+@", literal), f"{name}: {variable} has a password in it"
             if re.search(r"(PASSWORD|SECRET|_KEY|TOKEN|AUTH)$", variable):
                 assert literal == "", f"{name}: {variable} is {value}"
@@ -102,7 +105,7 @@ def test_no_secret_and_no_default_for_one_stands_in_the_file(services: dict[str,
 
 
 def test_no_command_has_a_secret_among_its_arguments(services: dict[str, dict[str, Any]]) -> None:
-    """The arguments of a process are everybody's to read; an environment is its user's."""
+    """All users can read the arguments of a process; only its user can read its environment."""
     for name, service in services.items():
         for part in (service.get("command", ""), service.get("healthcheck", {})):
             assert not re.search(r"(?<!\$)\$\{[^}]*(PASSWORD|SECRET|KEY|TOKEN)", str(part)), name
@@ -125,7 +128,7 @@ def test_nothing_runs_as_root(services: dict[str, dict[str, Any]]) -> None:
         assert "user" not in service, name
         if service["image"].startswith("capsfusion-"):
             assert service["security_opt"] == ["no-new-privileges:true"], name
-    # PostgreSQL's and Redis' own entrypoints drop root; Redis' is called by name, since a shell comes before it.
+    # The entrypoints of PostgreSQL and Redis drop root. Redis' is called by name, because a shell runs before it.
     assert "exec $$(command -v docker-entrypoint.sh) redis-server" in str(services["redis"]["command"])
 
 
@@ -146,7 +149,7 @@ def test_only_the_override_asks_for_a_gpu() -> None:
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
 
 
-def test_the_script_makes_every_secret_that_the_file_asks_for_anew(tmp_path: Path) -> None:
+def test_the_script_generates_every_secret_of_the_file(tmp_path: Path) -> None:
     asked = {each for each, rest in VARIABLE.findall(COMPOSE.read_text()) if rest.startswith(":?")}
     made = []
     for name in ("one", "two"):
@@ -157,7 +160,7 @@ def test_the_script_makes_every_secret_that_the_file_asks_for_anew(tmp_path: Pat
     assert (tmp_path / "one").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_script_leaves_secrets_that_are_there_alone(env_file: Path) -> None:
+def test_the_script_keeps_existing_secrets(env_file: Path) -> None:
     before = env_file.read_text()
     done = subprocess.run([MAKE_ENV, env_file], check=True, capture_output=True, text=True)
     assert "nothing was changed" in done.stderr
@@ -170,7 +173,7 @@ def test_the_file_with_secrets_is_neither_committed_nor_sent_to_a_build() -> Non
     assert "!.env" not in (REPOSITORY / ".dockerignore").read_text()
 
 
-def test_the_images_bring_no_account_of_root_and_torch_to_the_gpu_worker_only() -> None:
+def test_images_do_not_run_as_root_and_only_the_gpu_worker_has_torch() -> None:
     stages = re.split(r"^FROM ", (REPOSITORY / "docker" / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
     by_name = {stage.splitlines()[0].split(" AS ")[1]: stage for stage in stages}
     assert re.findall(r"^USER (\S+)", by_name["base"], flags=re.MULTILINE)[-1] == "50000:0"

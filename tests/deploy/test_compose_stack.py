@@ -1,6 +1,6 @@
-"""docker-compose.yaml under a real engine: the demo through Celery workers, and a GPU worker that dies in the middle.
+"""docker-compose.yaml in a real engine: the demo with Celery workers, and a GPU worker that is killed while it fuses.
 
-Takes ten minutes and more, so it runs on request: COMPOSE_TESTS=1, with an engine that answers and both images built
+Takes ten minutes or more, so it runs only with COMPOSE_TESTS=1. Needs a container engine and both images
 (``docker compose build``).
 """
 
@@ -32,7 +32,7 @@ CAPSFUSION_CHUNK_ROWS=8
 CAPSFUSION_UNIT_TOKENS=6000
 CPU_WORKER_CONCURRENCY=2
 """
-# Minutes less of waiting until Airflow believes that a task is dead.
+# Airflow then notices a dead task minutes earlier.
 OVERRIDE = """
 services:
   airflow-scheduler:

@@ -1,4 +1,4 @@
-"""deploy/: what can be known of it without a cluster and without the chart."""
+"""deploy/: checks that need neither a cluster nor the chart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VALUES = REPOSITORY / "deploy" / "values.yaml"
 GPU_POD = REPOSITORY / "deploy" / "gpu-pod.yaml"
 SETTINGS = setting_names()
 
-# In a process of its own, with Airflow's provider: the pod that KubernetesExecutor would ask for.
+# Prints the pod that KubernetesExecutor would create. Runs in its own process, because it imports Airflow.
 CONSTRUCT_POD = """
 import json, sys
 sys.path.insert(0, "plugins")
@@ -52,7 +52,7 @@ def values() -> dict[str, Any]:
 
 
 def worker_pod(values: dict[str, Any]) -> dict[str, Any]:
-    """What the chart makes of the values for the pod of any task, as far as it matters here."""
+    """The parts of a task's pod that the chart builds from the values and that matter here."""
     container = {
         "name": "base",
         "env": values["env"],

@@ -1,4 +1,4 @@
-"""docs/operations.md: its commands are there, its queries run, its messages are the code's, its sums are right."""
+"""docs/operations.md: its commands exist, its queries run, its messages are in the code, its sums are right."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUNBOOK = PAGE.split("## Runbook")[1]
 SPANS = re.findall(r"`([^`\n]+)`", PAGE)
 COMMANDS = [line.strip() for line in PAGE.splitlines() if line.startswith("    ")] + SPANS
 
-# Said by others: Airflow, PostgreSQL, CUDA, S3, the kernel.
+# Messages of Airflow, PostgreSQL, CUDA, S3 and the kernel.
 FOREIGN = {
     "AccessDenied",
     "No space left on device",
@@ -75,7 +75,7 @@ def test_each_message_of_the_runbook_is_one_of_the_code() -> None:
 
 
 def _messages() -> list[str]:
-    """All texts in the code, with … for what is put in."""
+    """All strings in the code, with … in place of inserted values."""
     found = []
     for folder in ("capsfusion_tasks", "dags", "plugins"):
         for file in (REPOSITORY / folder).rglob("*.py"):

@@ -15,7 +15,7 @@ from capsfusion_tasks.explorer.app import create_app
 from capsfusion_tasks.schemas import Replay, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.validation.rules import RULES
-from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse import fusions, ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
 from tests.conftest import plain_url
@@ -103,7 +103,7 @@ def test_the_figures_of_a_run_and_of_everything(client: TestClient) -> None:
     assert (run["summary"]["rows_in"], run["summary"]["accepted"], run["summary"]["rejected"]) == (70, 40, 20)
     assert run["sides"]["laion_2b"]["dropped"] == {"unsafe": 7, HOSTILE[0]: 1}
     assert run["distributions"]["reasons"] == {"truncated": 20}
-    assert run["rate"]["seconds_left"] > 0
+    assert run["progress"]["seconds_left"] > 0
     assert run["found"] == {"pairs": 100, "already_fused": 25, "left": 5}
     assert get(client, "/api/figures")["summary"] == run["summary"]
     interval = run["interval"]
@@ -125,7 +125,7 @@ def test_a_replay_has_figures_and_no_shards(warehouse_url: str) -> None:
         plan(warehouse, ("u1", 2))
         load_unit(warehouse, "u1", rows(1, 2, rejected={1: ["truncated"], 2: ["copy"]}))
         with warehouse.engine.begin() as connection:
-            ledger.register_fusion(connection, {**FUSION, "fusion_id": "f2"})
+            fusions.register(connection, FUSION.model_copy(update={"fusion_id": "f2"}), {})
             unit = Unit(unit_id="r1", fusion_id="f2", rows=2, tokens=200)
             ledger.register_units(connection, [unit], Replay(name="manual__1", fusion_id="f1"), "manual__1")
         load_unit(warehouse, "r1", rows(1, 2, rejected={2: ["copy"]}), "manual__1")

@@ -98,7 +98,7 @@ def test_words_have_the_colour_of_their_source(page: Page) -> None:
 def test_a_filter_without_a_match_and_one_without_sense_say_so(page: Page) -> None:
     page.get_by_role("searchbox").fill("elephant")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("status")).to_have_text("No caption meets this filter.")
+    expect(page.get_by_role("status")).to_have_text("No caption matches this filter.")
     page.get_by_role("button", name="Clear").click()
     expect(page.locator("tbody tr")).to_have_count(25)
     page.goto(f"{page.url.partition('?')[0]}?view=captions&day=yesterday")
@@ -134,7 +134,7 @@ def test_a_run_is_found_from_its_caption_and_its_captions_from_the_run(page: Pag
     expect(funnel.locator("rect.rejected")).not_to_have_count(0)
     expect(funnel).to_contain_text("already fused: 25")
     expect(funnel).to_contain_text("left for a later run: 5")
-    page.get_by_role("button", name="See the rejected ones").click()
+    page.get_by_role("button", name="Show rejected captions").click()
     expect(page.locator("tbody tr.rejected")).to_have_count(20)
     expect(page.locator("tbody tr.accepted")).to_have_count(0)
 

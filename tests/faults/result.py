@@ -47,7 +47,9 @@ def read_table(connection: Connection) -> Table:
         rows = connection.execute(text(statement))
         return [tuple(tuple(value) if isinstance(value, list) else value for value in row) for row in rows]
 
-    broken = tuple(f"{rule}: not so for {rows}" for rule, rows in queries.consistency(connection).items() if rows)
+    broken = tuple(
+        f"{found.rule}: not so for {found.unit_id}, {found.what}" for found in queries.consistency(connection)
+    )
     return Table(select(_ROWS), select(_UNITS), broken)
 
 

@@ -13,15 +13,17 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import create_engine, text
 
-from capsfusion_tasks import layout, stages, unit_stages
 from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.fusion import chunks, launcher
 from capsfusion_tasks.schemas import CAPTION, FUSED, Unit
 from capsfusion_tasks.settings import Interval, Settings, load_settings
-from capsfusion_tasks.shards.discovery import open_source
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.shards.discovery import discover
+from capsfusion_tasks.shards.sources import SideSource, open_source
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 from tests.faults import disks
+from tests.opened import interval_tasks, unit_tasks
 from tests.shards.web_server import File, WebServer
 
 DAYS = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 13, tzinfo=UTC))
@@ -55,18 +57,18 @@ class Pipeline:
             self.steps[name]()
 
     def discover(self) -> None:
-        self.shards = stages.discover(self.settings, DAYS)
+        self.shards = interval_tasks.discover(self.settings, DAYS)
 
     def pull(self) -> None:
         for shard in self.shards:
-            stages.pull(self.settings, shard)
+            interval_tasks.pull(self.settings, shard)
 
     def pair(self) -> None:
-        for group in stages.bucket_groups(self.settings):
-            stages.pair(self.settings, DAYS, group)
+        for group in interval_tasks.bucket_groups(self.settings):
+            interval_tasks.pair(self.settings, DAYS, group)
 
     def plan(self) -> None:
-        self.units = stages.plan(self.settings, DAYS)
+        self.units = interval_tasks.plan(self.settings, DAYS)
 
     @property
     def unit(self) -> Unit:
@@ -85,16 +87,16 @@ class Pipeline:
         chunks.publish_known(storage, layout.chunks_folder(self.unit.unit_id), self.unit.fusion_id, pairs, known)
 
     def validate(self) -> None:
-        unit_stages.validate(self.settings, self.unit, accept_rejections=True)
+        unit_tasks.validate(self.settings, self.unit, accept_rejections=True)
 
     def load(self) -> None:
-        unit_stages.load(self.settings, self.unit)
+        unit_tasks.load(self.settings, self.unit)
 
     def export(self) -> None:
-        stages.export(self.settings, DAYS, str(Path(self.settings.staging_uri).parent / "export"))
+        interval_tasks.export(self.settings, DAYS, str(Path(self.settings.staging_uri).parent / "export"))
 
     def report(self) -> dict[str, Any]:
-        return stages.report(self.settings, DAYS)
+        return interval_tasks.report(self.settings, DAYS)
 
 
 @pytest.fixture
@@ -166,9 +168,7 @@ def test_scratch_has_no_room_for_a_download(disk: Path, tmp_path: Path) -> None:
     with WebServer().running() as web:
         web.files = {"/list.txt": File(b"a.parquet\n"), "/a.parquet": File(content, arrived=DAYS.start)}
         source = open_source(f"{web.url}/list.txt", load_settings(scratch=disk / "scratch"))
-        [shard] = stages.discovery.discover(
-            {"laion_2b": stages.discovery.SideSource(source, lambda path: True)}, DAYS, Storage(str(tmp_path))
-        )
+        [shard] = discover({"laion_2b": SideSource(source, lambda path: True)}, DAYS, Storage(str(tmp_path)))
         disks.fill(disk, leave=1 << 20)
         with pytest.raises(NotReadyError, match=rf"it needs 0\.00 GB more .* free in {disk}/scratch/\S+: make room"):
             source.open(shard).__enter__()
@@ -181,13 +181,13 @@ def test_staging_is_full_while_torchrun_fuses(settings: Settings, disk: Path) ->
     pipeline = Pipeline(settings)
     pipeline.up_to("fuse")
     disks.fill(disk)
-    argv = unit_stages.fuse_argv(settings, pipeline.unit)
+    argv = unit_tasks.fuse_argv(settings, pipeline.unit)
     said = rf"no space for 0000\d-\w+\.parquet in {disk}/\S+/chunks .*make room there"
     with pytest.raises(NotReadyError, match=said):
         launcher.run(argv, on_line=lambda line: None)
     disks.make_room(disk)
     launcher.run(argv, on_line=lambda line: None)
-    assert unit_stages.is_fused(settings, pipeline.unit)
+    assert unit_tasks.is_fused(settings, pipeline.unit)
     pipeline.after("fuse")
     assert_all_is_there(pipeline)
 

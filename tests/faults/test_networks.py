@@ -13,7 +13,7 @@ from sqlalchemy import make_url, text
 
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.socket_folder import PORT

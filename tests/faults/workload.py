@@ -20,7 +20,7 @@ from sqlalchemy import text
 
 from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from tests import object_store
 from tests.faults.network import Network

@@ -14,7 +14,7 @@ from capsfusion_tasks.fusion import chunks
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.finished import FinishedRows
 from capsfusion_tasks.schemas import FUSED
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from tests import object_store
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +16,19 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.cli import app
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import chunks
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.files import fuse_file
-from capsfusion_tasks.fusion.identity import identify
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.fusion.pairs_input import PairColumns
+from capsfusion_tasks.fusion.parts_folder import parts_folder
 from capsfusion_tasks.schemas import FUSED
 from capsfusion_tasks.settings import Settings, load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from tests.fusion.conftest import PAIRS
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -99,7 +105,7 @@ def test_finished_rows_are_taken_over_where_they_are_of_this_fusion_and_did_not_
 ) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     parts = Storage(f"{target}.parts")
-    fusion_id = identify(settings).fusion_id
+    fusion_id = decide(settings).fusion_id
     rows = [
         {"row": row, "input": chunks.input_digest(pair["laion_2b"], pair["laion_coco"]), "finish_reason": "stop"}
         | {"capsfusion": f"finished {row}", "prompt_tokens": 9, "caption_tokens": 2}
@@ -131,7 +137,7 @@ def test_a_row_without_a_caption_gets_null_and_is_named(tmp_path: Path, settings
     captions = [row["capsfusion"] for row in json.loads((tmp_path / "out.json").read_text())]
     assert captions[0]
     assert captions[1:] == [None, None]
-    assert result.failed == [(1, "laion_2b is empty"), (2, "laion_coco is empty")]
+    assert result.failed == [(1, "laion_2b is empty", None), (2, "laion_coco is empty", None)]
 
 
 def test_parquet_keeps_its_types(tmp_path: Path, settings: Settings) -> None:
@@ -151,11 +157,12 @@ def test_parquet_keeps_its_types(tmp_path: Path, settings: Settings) -> None:
     ("name", "content", "message"),
     [
         ("in.jsonl", '{"laion_2b": "a"}\n', "row 1 has no laion_coco; it has laion_2b"),
-        ("in.jsonl", '{"laion_2b": "a", "laion_coco": "b"}\n{"laion', "line 2 is not valid JSON"),
+        ("in.jsonl", '{"laion_2b": "a", "laion_coco": "b"}\n{"laion', r"row 2 \(line 2\) is not valid JSON"),
         ("in.jsonl", '{"laion_2b": 7, "laion_coco": "b"}\n', "row 1: laion_2b must be text, it is 7"),
         ("in.json", '{"laion_2b": "a", "laion_coco": "b"}', "holds one object; expected a list of objects"),
         ("in.json", "[1]", "row 1: expected an object, got 1"),
-        ("in.csv", "a,b", "must end in one of .json, .jsonl, .parquet"),
+        ("in.csv", "a,b", "in.csv has no laion_2b and no laion_coco; it has a, b"),
+        ("in.txt", "a,b", "must end in .json, .jsonl, .ndjson, .csv, .tsv"),
         ("in.parquet", "PAR1 and no more", "cannot be read as Parquet"),
         ("in.jsonl", '{"laion_2b": "a", "laion_coco": "b", "capsfusion": "c"}', "row 1 has a column capsfusion"),
         (
@@ -180,6 +187,109 @@ def test_rows_that_parquet_cannot_hold_are_refused_before_they_are_fused(tmp_pat
     with pytest.raises(InputError, match=r"rows 1 to 2: 'id' cannot become a column.*\.jsonl"):
         fuse(tmp_path / "in.json", tmp_path / "out.parquet", settings)
     assert os.listdir(tmp_path) == ["in.json"]
+
+
+def test_columns_have_any_names_and_failed_rows_are_called_by_their_id(tmp_path: Path, settings: Settings) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.ndjson.gz"
+    source.write_text('number,alt,made\n7,"Vlylun Crossing, photo",A street.\n8,,A street.\n9,Vlylun,  \n')
+    columns = PairColumns("alt", "made", "number")
+    result = fuse_file(source, target, settings, columns=columns, on_line=lambda line: None)
+    with gzip.open(target, "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    assert [row.pop("capsfusion") is None for row in rows] == [False, True, True]
+    assert rows == [
+        {"number": "7", "alt": "Vlylun Crossing, photo", "made": "A street."},
+        {"number": "8", "alt": "", "made": "A street."},
+        {"number": "9", "alt": "Vlylun", "made": "  "},
+    ]
+    assert result.failed == [(1, "alt is empty", "8"), (2, "made is empty", "9")]
+    with pytest.raises(InputError, match="both the column alt"):
+        fuse_file(source, tmp_path / "x.csv", settings, columns=PairColumns("alt", "alt"))
+
+
+def test_another_command_on_the_same_output_is_told_to_wait(
+    pairs_file: Path, tmp_path: Path, settings: Settings
+) -> None:
+    target = tmp_path / "out.jsonl"
+    with parts_folder(target) as parts:
+        (parts / "kept").touch()
+        with pytest.raises(NotReadyError, match=rf"another capsfusion fuse \(process {os.getpid()}\) is writing .*out"):
+            fuse(pairs_file, target, settings)
+    assert sorted(os.listdir(tmp_path)) == ["out.jsonl.parts", "pairs.jsonl"]
+    assert os.listdir(parts) == ["kept"]
+    fuse(pairs_file, target, settings)
+    assert sorted(os.listdir(tmp_path)) == ["out.jsonl", "pairs.jsonl"]
+
+
+@pytest.mark.parametrize("change", ["grows", "is cut", "is replaced"])
+def test_an_input_that_changes_while_it_is_fused_is_refused_and_finished_rows_are_kept(
+    pairs_file: Path, tmp_path: Path, settings: Settings, change: str
+) -> None:
+    lines = pairs_file.read_text().splitlines(keepends=True)
+    after = {"grows": [*lines, lines[0]], "is cut": lines[:-1], "is replaced": lines}[change]
+
+    def on_line(line: str) -> None:
+        if "50/50 rows" in line and change == "is replaced":  # by the same content: columns beside the pair may differ
+            os.replace(shutil.copy(pairs_file, tmp_path / "copy"), pairs_file)
+        elif "50/50 rows" in line:
+            pairs_file.write_text("".join(after))
+
+    with pytest.raises(InputError, match=r"pairs\.jsonl changed while it was fused"):
+        fuse_file(pairs_file, tmp_path / "out.jsonl", settings, on_line=on_line)
+    assert sorted(os.listdir(tmp_path)) == ["out.jsonl.parts", "pairs.jsonl"]
+    said = fuse(pairs_file, tmp_path / "out.jsonl", settings)
+    assert f"{len(after)}/{len(after)} rows ({min(50, len(after))} of an earlier try)" in said[-1]
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["key"] for row in written] == [json.loads(line)["key"] for line in after]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_what_the_output_cannot_hold_is_found_before_a_row_is_fused(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr("capsfusion_tasks.fusion.files.Torchrun", None)
+    latin = pa.array([b"good"] * 9 + [b"caf\xe9"]).view(pa.string())
+    pq.write_table(
+        pa.table({"laion_2b": ["a"] * 10, "laion_coco": ["b"] * 10, "other": latin}), tmp_path / "in.parquet"
+    )
+    with pytest.raises(InputError, match=r"in\.parquet, rows 1 to 10: column other has text that is not UTF-8"):
+        fuse(tmp_path / "in.parquet", tmp_path / f"out{suffix}", settings)
+    assert os.listdir(tmp_path) == ["in.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pairs.jsonl", "is the input: choose another name"),
+        ("link.jsonl", "is the input: choose another name"),
+        ("folder.jsonl", "it is a folder"),
+        ("no/out.jsonl", "there is no folder"),
+        (f"{'x' * 240}.jsonl", "File name too long; choose another name"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_a_row_is_fused(
+    pairs_file: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.setattr("capsfusion_tasks.fusion.files.Torchrun", None)
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(pairs_file)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(InputError, match=message):
+        fuse_file(pairs_file, tmp_path / name, settings, overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize("stats", ["there.json", "pairs.jsonl", "out.jsonl", "no/stats.json"])
+def test_a_file_of_stats_that_would_overwrite_another_is_refused_at_once(
+    pairs_file: Path, tmp_path: Path, stats: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capsfusion_tasks.fusion.files.fuse_file", None)
+    (tmp_path / "there.json").write_text("precious")
+    done = CliRunner().invoke(
+        app, ["fuse", str(pairs_file), str(tmp_path / "out.jsonl"), "--stats", str(tmp_path / stats)]
+    )
+    assert isinstance(done.exception, InputError)
+    assert (tmp_path / "there.json").read_text() == "precious"
 
 
 def test_an_output_that_is_there_is_not_overwritten(pairs_file: Path, tmp_path: Path, settings: Settings) -> None:

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.identity import identify
-from capsfusion_tasks.fusion.model_files import model_folder, pinned
+from capsfusion_tasks.fusion import file_digests
+from capsfusion_tasks.fusion.identity import decide, locate
+from capsfusion_tasks.fusion.model_files import model_folder
 from capsfusion_tasks.settings import load_settings
 
 
 def fusion_id(model: Path, **options: object) -> str:
-    return identify(load_settings(model=str(model), **options)).fusion_id
+    return decide(load_settings(model=str(model), **options)).fusion_id
 
 
 def test_a_copy_of_a_model_elsewhere_is_the_same_fusion(tiny_model: Path, tmp_path: Path) -> None:
@@ -32,13 +35,57 @@ def test_what_only_changes_the_speed_does_not(tiny_model: Path) -> None:
     assert fusion_id(tiny_model, batch_size=7, chunk_rows=3, nproc_per_node=2) == fusion_id(tiny_model)
 
 
-def test_other_weights_of_the_same_size_make_another_fusion(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", "float32"), ("gpu", "bfloat16")])
+def test_auto_means_a_dtype_that_is_known_at_planning(tiny_model: Path, device: str, dtype: str) -> None:
+    settings = load_settings(model=str(tiny_model), device=device)
+    assert decide(settings).dtype == dtype
+    assert fusion_id(tiny_model, device=device) == fusion_id(tiny_model, dtype=dtype)
+
+
+def test_the_toy_model_is_for_cpus_and_any_other_for_gpus(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAPSFUSION_DEVICE")
+    assert decide(load_settings()).dtype == "float32"
+    assert decide(load_settings(model=str(tiny_model))).dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5, 1.0])
+def test_weights_that_differ_in_one_byte_make_another_fusion(tiny_model: Path, tmp_path: Path, offset: float) -> None:
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     weights = folder / "pytorch_model-00002-of-00003.bin"
     data = bytearray(weights.read_bytes())
-    data[-3] ^= 1
+    data[int(offset * (len(data) - 1))] ^= 1
     weights.write_bytes(data)
     assert fusion_id(folder) != fusion_id(tiny_model)
+
+
+def test_weights_are_read_once_until_they_change(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read = shutil.copytree(tiny_model, tmp_path / "model"), list[str]()
+    digest = file_digests._digest
+    monkeypatch.setattr(file_digests, "_digest", lambda file: read.append(file.name) or digest(file))
+    before = fusion_id(folder, home=tmp_path / "home")
+    assert len(read) == 3
+    assert fusion_id(folder, home=tmp_path / "home") == before
+    assert len(read) == 3
+    weights = folder / "pytorch_model-00002-of-00003.bin"
+    times = weights.stat()
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")  # of the same size, and with the old time
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fusion_id(folder, home=tmp_path / "home") != before
+    assert read[3:] == [weights.name]
+
+
+def test_a_worker_takes_the_planned_model_or_its_own_copy_of_it_and_no_other(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "planned")
+    settings = load_settings(home=tmp_path / "home")  # with the bundled model
+    decoding = decide(load_settings(model=str(folder), home=tmp_path / "home"))
+    assert locate(decoding, settings) == str(folder)
+    copy = shutil.move(folder, tmp_path / "copy")
+    assert locate(decoding, settings.model_copy(update={"model": str(copy)})) == str(copy)
+    with pytest.raises(InputError, match=f"there is no folder {folder}; .*{BUNDLED_MODEL} has other files now. Put"):
+        locate(decoding, settings)
+    assert locate(decide(settings), settings.model_copy(update={"model": str(copy)})) == str(BUNDLED_MODEL)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.model"])
@@ -50,7 +97,7 @@ def test_a_folder_that_lacks_a_file_is_refused(tiny_model: Path, tmp_path: Path,
 
 
 def test_a_folder_without_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.bin"))
+    folder = shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.bin*"))
     with pytest.raises(InputError, match="has no weights"):
         model_folder(str(folder))
 
@@ -64,9 +111,10 @@ def test_ranks_get_the_commit_that_a_hub_id_meant_when_they_were_started(
     (cache / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert pinned("team/model") == pinned("team/model@main") == f"team/model@{commit}"
-    assert model_folder(pinned("team/model")) == cache / "snapshots" / commit
-    assert pinned(str(tiny_model)) == str(tiny_model)
+    settings = load_settings(model="team/model", home=tmp_path / "home")
+    assert decide(settings) == decide(settings.model_copy(update={"model": "team/model@main"}))
+    assert locate(decide(settings), load_settings()) == f"team/model@{commit}"
+    assert model_folder(f"team/model@{commit}") == cache / "snapshots" / commit
 
 
 def test_a_name_that_is_no_folder_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,18 +15,20 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import (
-    FuseJob,
     Torchrun,
     TorchrunFailed,
     environment_defaults,
     gpu_count,
     run,
     torchrun_argv,
+    torchrun_environment,
 )
-from capsfusion_tasks.fusion.stall import Patience
+from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from tests.fusion.conftest import PAIRS
 
 
@@ -35,9 +37,7 @@ def job(tiny_model: Path, tmp_path: Path) -> FuseJob:
     """Enough work to be interrupted in: 2,000 rows in chunks of 4."""
     Storage(str(tmp_path)).write_table("pairs.parquet", pa.Table.from_pylist(PAIRS * 40))
     settings = load_settings(model=str(tiny_model), max_new_tokens=20, chunk_rows=4)
-    return FuseJob.of(
-        settings, staging=str(tmp_path), pairs="pairs.parquet", piece_rows=None, chunks="chunks", fusion_id="f"
-    )
+    return FuseJob.of(settings, decide(settings), staging=str(tmp_path), pairs="pairs.parquet", chunks="chunks")
 
 
 def wait_for_chunks(folder: Path, count: int) -> None:
@@ -89,7 +89,7 @@ def test_ranks_die_with_whoever_started_torchrun(job: FuseJob, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, tmp_path: Path) -> None:
-    torchrun = Torchrun(torchrun_argv(job, 2), on_line=lambda line: None, patience=Patience(stall=4, loading=300))
+    torchrun = Torchrun(torchrun_argv(job, 2), on_line=lambda line: None, timeouts=Timeouts(stall=4, loading=300))
     torchrun.start()
     wait_for_chunks(tmp_path, 4)
     family = [process for process in psutil.Process().children(recursive=True) if is_of_torchrun(process)]
@@ -127,11 +127,94 @@ def test_bad_input_that_a_rank_meets_is_one_line(job: FuseJob, tmp_path: Path) -
         run(torchrun_argv(broken, 1), on_line=lambda line: None)
 
 
+# What a pod of Kubeflow's, another torchrun, a job of Slurm's and some images set.
+OF_OTHER_LAUNCHERS = {
+    "PET_NNODES": "2",
+    "PET_NPROC_PER_NODE": "7",
+    "PET_NO_PYTHON": "1",
+    "PET_LOG_DIR": "/nowhere",
+    "PET_VIRTUAL_LOCAL_RANK": "yes",
+    "PYTHON_EXEC": "/bin/false",
+    "LOGLEVEL": "info",
+    "RANK": "3",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "4",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "29500",
+    "TORCHELASTIC_USE_AGENT_STORE": "False",
+    "TORCHELASTIC_ERROR_FILE": "/nowhere/error.json",
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon",
+}
+
+
 @pytest.mark.slow
-def test_a_rank_that_crashes_shows_its_last_lines(job: FuseJob) -> None:
+def test_a_rank_that_crashes_shows_its_last_lines_also_inside_another_launcher(
+    job: FuseJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in OF_OTHER_LAUNCHERS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     missing = job.model_copy(update={"pairs": "nowhere.parquet"})
-    with pytest.raises(TorchrunFailed, match=r"(?s)exit code 1; its last lines:.*nowhere\.parquet"):
+    with pytest.raises(TorchrunFailed, match=r"(?s)exit code 1; its last lines:.*nowhere\.parquet") as caught:
         run(torchrun_argv(missing, 1), on_line=lambda line: None)
+    assert "launch_agent" not in str(caught.value), "torchrun's own functions are nobody's business"
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_variables_of_other_launchers_do_not_reach_torchrun_and_all_others_do() -> None:
+    given = {**OF_OTHER_LAUNCHERS, "NCCL_DEBUG": "INFO", "CUDA_VISIBLE_DEVICES": "1", "PETER": "x", "RANKING": "1"}
+    environment = torchrun_environment({"CUDA_VISIBLE_DEVICES": "0", "NEW": "1"}, given)
+    assert {name: environment[name] for name in ("NCCL_DEBUG", "CUDA_VISIBLE_DEVICES", "PETER", "RANKING", "NEW")} == {
+        "NCCL_DEBUG": "INFO",
+        "CUDA_VISIBLE_DEVICES": "1",
+        "PETER": "x",
+        "RANKING": "1",
+        "NEW": "1",
+    }
+    assert not environment.keys() & OF_OTHER_LAUNCHERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"),
+    [("3", "3"), ("4,2", "4,2"), (" 5", " 5"), ("0", "8"), ("-1", "8"), ("many", "8"), ("", "8"), (None, "8")],
+)
+def test_threads_are_those_that_are_asked_for_or_a_fair_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, threads: str
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    defaults = environment_defaults(load_settings(nproc_per_node=2))
+    environment = {} if given is None else {"OMP_NUM_THREADS": given}
+    assert torchrun_environment(defaults, environment)["OMP_NUM_THREADS"] == threads
+
+
+def test_a_rank_on_a_cpu_keeps_the_threads_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from capsfusion_tasks.fusion.node import take_device
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        take_device(0, 1)
+        assert torch.get_num_threads() == 3
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        take_device(0, 10_000)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_more_ranks_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from capsfusion_tasks.fusion.node import take_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="2 ranks were started on a node with 1 GPUs"):
+        take_device(0, 2)
 
 
 def test_compiled_kernels_lie_where_the_next_task_finds_them_unless_the_user_says_where(
@@ -151,11 +234,15 @@ def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch) -> N
     assert gpu_count() == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     assert gpu_count() == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,3")  # CUDA ends its list there
+    assert gpu_count() == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     assert "--nproc-per-node 2 " in " ".join(torchrun_argv_of_nothing())
 
 
 def torchrun_argv_of_nothing() -> list[str]:
-    job = FuseJob.of(load_settings(), staging="", pairs="", piece_rows=None, chunks="", fusion_id="")
+    settings = load_settings()
+    job = FuseJob.of(settings, decide(settings), staging="", pairs="", chunks="")
     return torchrun_argv(job, "auto")
 
 

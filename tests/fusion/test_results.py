@@ -9,27 +9,27 @@ from pathlib import Path
 import pytest
 from torch.distributed import HashStore
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion import chunk_writer, chunks
 from capsfusion_tasks.fusion.engine import Completion, Occupancy, Request
 from capsfusion_tasks.fusion.feed import Prepared
-from capsfusion_tasks.fusion.launcher import FuseJob
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.results import Results
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> FuseJob:
-    return FuseJob.of(
-        load_settings(), staging=str(tmp_path), pairs="pairs", piece_rows=None, chunks="chunks", fusion_id="f"
-    )
+    settings = load_settings(home=tmp_path / "home")
+    return FuseJob.of(settings, decide(settings), staging=str(tmp_path), pairs="pairs", chunks="chunks")
 
 
 def results_of(job: FuseJob, store: HashStore, rows: range) -> Results:
     """That expect these rows."""
-    results = Results(job, Storage(job.staging), store, LlamaTokenizer(MODEL / "tokenizer.model"), Occupancy())
+    results = Results(job, Storage(job.staging), store, LlamaTokenizer(BUNDLED_MODEL / "tokenizer.model"), Occupancy())
     inputs = {row: chunks.input_digest(str(row), "") for row in rows}
     results.expect(Prepared(inputs, [Request(row, [1] * 7) for row in rows], []))
     return results
@@ -48,7 +48,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def finished(job: FuseJob) -> list[int]:
-    return list(chunks.collect(Storage(job.staging), "chunks", "f", 100, ["row"])["row"].to_pylist())
+    return list(chunks.collect(Storage(job.staging), "chunks", job.fusion_id, 100, ["row"])["row"].to_pylist())
 
 
 def test_rows_count_before_they_are_written_and_the_last_ones_are_written_at_the_end(job: FuseJob) -> None:
@@ -71,7 +71,7 @@ def test_finished_rows_are_in_a_file_while_the_rank_goes_on(job: FuseJob) -> Non
             wait_until(lambda part=part: finished(job) == list(range(part.stop)))  # type: ignore[misc]
         finish(results, range(7, 9))
     assert len(Storage(job.staging).files("chunks")) == 1, "the same file, longer"
-    table, figures = chunks.figures(Storage(job.staging), "chunks", "f", 9)
+    table, figures = chunks.figures(Storage(job.staging), "chunks", job.fusion_id, 9)
     assert (table.num_rows, figures.prompt_tokens, figures.caption_tokens) == (9, 63, 18)
 
 

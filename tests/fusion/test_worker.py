@@ -14,10 +14,12 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks.fusion import chunks
-from capsfusion_tasks.fusion.launcher import FuseJob, Torchrun, TorchrunFailed, torchrun_argv
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.fusion.job import FuseJob
+from capsfusion_tasks.fusion.launcher import Torchrun, TorchrunFailed, torchrun_argv
 from capsfusion_tasks.fusion.pairs_input import write_pieces
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from tests.fusion.conftest import PAIRS
 from tests.one_process import RankThreads
 
@@ -33,7 +35,12 @@ def storage(tmp_path: Path) -> Storage:
 @pytest.fixture
 def job(tiny_model: Path, tmp_path: Path) -> FuseJob:
     settings = load_settings(model=str(tiny_model), max_new_tokens=4, chunk_rows=5)
-    return FuseJob.of(settings, staging=str(tmp_path), pairs="pairs", piece_rows=PIECE, chunks="chunks", fusion_id="f")
+    decoding = decide(settings).model_copy(update={"fusion_id": "f"})
+    return FuseJob.of(settings, decoding, staging=str(tmp_path), pairs="pairs", piece_rows=PIECE, chunks="chunks")
+
+
+def with_limit(job: FuseJob, max_new_tokens: int) -> FuseJob:
+    return job.model_copy(update={"decoding": job.decoding.model_copy(update={"max_new_tokens": max_new_tokens})})
 
 
 def pieces() -> Iterator[pa.Table]:
@@ -103,9 +110,9 @@ def test_two_nodes_share_one_unit(storage: Storage, job: FuseJob) -> None:
 def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(storage: Storage, job: FuseJob) -> None:
     storage.write_table("many", pa.concat_tables([TABLE] * 40))
     rows = 40 * len(PAIRS)
-    slow = {"max_new_tokens": 40, "batch_size": 4, "claim_rows": 8, "write_seconds": 0.2}
+    slow = {"batch_size": 4, "claim_rows": 8, "write_seconds": 0.2}
     # No chunk gets full: each rank writes one file, again and again.
-    first = job.model_copy(update={"pairs": "many", "piece_rows": None, "chunk_rows": 4096, **slow})
+    first = with_limit(job, 40).model_copy(update={"pairs": "many", "piece_rows": None, "chunk_rows": 4096, **slow})
     torchrun = Torchrun(torchrun_argv(first, 2), on_line=lambda line: None)
     torchrun.start()
     deadline = time.monotonic() + 200
@@ -127,8 +134,8 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     assert {*before} <= {*kept} < {*range(rows)}
 
     # Another chunk size, and a model that would give other captions to whatever is fused now.
-    sizes = {"chunk_rows": 700, "claim_rows": 7, "max_new_tokens": 1, "batch_size": 32}
-    assert f"{rows}/{rows} rows ({len(kept)} of an earlier try)" in fuse(first.model_copy(update=sizes))
+    sizes = {"chunk_rows": 700, "claim_rows": 7, "batch_size": 32}
+    assert f"{rows}/{rows} rows ({len(kept)} of an earlier try)" in fuse(with_limit(first, 1).model_copy(update=sizes))
     table, figures = chunks.figures(storage, "chunks", "f", rows)
     assert chunks.what_is_missing(table, rows) is None
     assert [row for row, tokens in enumerate(table["caption_tokens"].to_pylist()) if tokens > 1] == kept

@@ -5,6 +5,8 @@ Readers either read or raise InputError, which fails a shard alone; anything els
 
 from __future__ import annotations
 
+import csv
+import gzip
 import io
 import json
 import tempfile
@@ -20,17 +22,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-from capsfusion_tasks import layout
-from capsfusion_tasks.caption_files import open_caption_file, write_caption_file
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
+from capsfusion_tasks.caption_files import check_target, open_caption_file, write_caption_file
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE, prompt_tokens
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.pairing.buckets import split_shard
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.validate import validate_table
+from tests.fuzz.environment import ENVIRONMENTS, RUNS, read_environment, run_command
+from tests.fuzz.models import fuse_with, model_folders
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
 
 
@@ -39,6 +43,7 @@ class Target:
     strategy: st.SearchStrategy[Any]
     holds: Callable[[Any], None]
     past: tuple[Any, ...] = ()
+    examples: int = 40  # in the test suite
 
 
 # ---- shards ----
@@ -150,11 +155,14 @@ def read_captions(content: bytes, suffix: str) -> None:
         (folder / f"in{suffix}").write_bytes(content)
         source = open_caption_file(folder / f"in{suffix}", ["laion_2b", "laion_coco"], adds="capsfusion")
         rows = sum(table.num_rows for table in source.captions(7))
-        for target in (".jsonl", ".parquet"):
-            with suppress(InputError):
-                write_caption_file(folder / f"out{target}", source, ["c"] * rows)
-                again = open_caption_file(folder / f"out{target}", ["capsfusion"])
-                assert sum(1 for _ in again.rows()) == rows
+        for target in (".jsonl.gz", ".csv", ".parquet"):
+            try:
+                check_target(folder / f"out{target}", source)
+            except InputError:
+                continue
+            write_caption_file(folder / f"out{target}", source, ["c"] * rows)  # whatever the check lets pass
+            again = open_caption_file(folder / f"out{target}", ["capsfusion"])
+            assert sum(1 for _ in again.rows()) == rows
 
 
 JSON = st.recursive(
@@ -186,6 +194,67 @@ def json_files(draw: st.DrawFn) -> tuple[bytes, str]:
     return content, suffix
 
 
+@st.composite
+def csv_files(draw: st.DrawFn) -> tuple[bytes, str]:
+    """A table of captions, at some places cut or filled with what breaks one; perhaps compressed."""
+    rows = draw(st.lists(st.lists(st.text(max_size=6), min_size=3, max_size=3), max_size=4))
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer).writerows([["laion_2b", "laion_coco", draw(st.text(max_size=3))], *rows])
+    content = buffer.getvalue().encode("utf-8", "surrogatepass")
+    if draw(st.booleans()):
+        content = gzip.compress(content)
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(content)))
+        piece = draw(st.sampled_from((b"", b'"', b",", b"\n", b"\r", b"\x00", b"\xff")))
+        content = content[:at] + piece + content[at + draw(st.integers(0, 3)) :]
+    return content, draw(st.sampled_from((".csv", ".tsv")))
+
+
+PLAIN_TYPES = st.sampled_from(
+    (
+        *(*TEXT_TYPES, *NUMBER_TYPES, pa.bool_(), pa.binary(3), pa.binary_view(), pa.date32(), pa.date64()),
+        *(kind(unit) for kind in (pa.timestamp, pa.duration) for unit in ("ms", "us", "ns")),
+        *(pa.timestamp("us", zone) for zone in ("UTC", "Europe/Berlin", "No/Where")),
+        *(pa.time32("ms"), pa.time64("ns"), pa.decimal256(70, 2)),
+    )
+)
+ANY_TYPES = st.recursive(
+    PLAIN_TYPES,
+    lambda inner: (
+        inner.map(pa.list_)
+        | inner.map(pa.large_list)
+        | st.lists(st.tuples(st.text(max_size=2), inner), max_size=3).map(pa.struct)
+        | inner.map(lambda kind: pa.map_(pa.string(), kind))
+    ),
+    max_leaves=3,
+)
+
+
+def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
+    if pa.types.is_struct(kind):
+        return st.fixed_dictionaries({field.name: values_of(field.type) for field in kind})
+    if pa.types.is_map(kind):
+        return st.lists(st.tuples(values_of(kind.key_type), values_of(kind.item_type)), max_size=2)
+    if pa.types.is_nested(kind):
+        return st.lists(values_of(kind.value_type), max_size=2)
+    if pa.types.is_temporal(kind):
+        return st.none() | st.integers(-(2**63), 2**63 - 1) | st.integers(-(2**31), 2**31)
+    return VALUES.map(lambda value: fitting(value, kind))
+
+
+@st.composite
+def caption_tables(draw: st.DrawFn) -> bytes:
+    """A Parquet file of captions with a column of any type."""
+    kind = draw(ANY_TYPES)
+    values = draw(st.lists(st.none() | values_of(kind), min_size=1, max_size=4))
+    out = io.BytesIO()
+    with suppress(pa.ArrowException, OverflowError, ValueError, TypeError):  # values that this type does not take
+        captions = pa.array(["a"] * len(values))
+        table = pa.table({"laion_2b": captions, "laion_coco": captions, "x": pa.array(values, kind)})
+        pq.write_table(table, out, store_schema=draw(st.booleans()))
+    return out.getvalue()
+
+
 # ---- texts ----
 
 WORDS = ("Sentence 2:", "New Sentence:", "\n", " ", "U.S.A. ", "1,000.50 ", "a-", "É", "图")
@@ -197,7 +266,7 @@ TEXTS = st.text(max_size=40) | st.lists(
 
 @cache
 def tokenizer() -> LlamaTokenizer:
-    return LlamaTokenizer(MODEL / "tokenizer.model")
+    return LlamaTokenizer(BUNDLED_MODEL / "tokenizer.model")
 
 
 def make_prompt(captions: tuple[str, str]) -> None:
@@ -233,6 +302,11 @@ TARGETS = {
     "shards": Target(tables(), lambda file: read_shard(*file), past=((ONE_NAME_TWICE, "laion_2b"),)),
     "damaged-shards": Target(damaged_files(), read_damaged, past=(NAME_OF_BYTES,)),
     "json": Target(json_files(), lambda file: read_captions(*file)),
+    "captions": Target(caption_tables(), lambda content: read_captions(content, ".parquet")),
+    "csv": Target(csv_files(), lambda file: read_captions(*file)),
     "prompts": Target(st.tuples(TEXTS, TEXTS), make_prompt),
+    "model-folders": Target(model_folders(), fuse_with, examples=8),
+    "environment": Target(ENVIRONMENTS, read_environment),
+    "commands": Target(RUNS, run_command, examples=1),
     "rules": Target(st.tuples(TEXTS, TEXTS, TEXTS), judge),
 }

@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from tests.fuzz.targets import TARGETS
 
 ALL = list(HealthCheck)
-SHORT = settings(max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=ALL)
+SHORT = settings(derandomize=True, deadline=None, database=None, suppress_health_check=ALL)
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_must_hold_holds(name: str) -> None:
     target = TARGETS[name]
 
-    @SHORT
+    @settings(SHORT, max_examples=target.examples)
     @given(target.strategy)
     def holds(found: Any) -> None:
         target.holds(found)

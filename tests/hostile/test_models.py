@@ -1,4 +1,4 @@
-"""Model folders that would run code of their own: no engine lets them."""
+"""Model folders that would run code of their own, or fuse nonsense: no engine lets them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.files import fuse_file
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.transformers_engine import load_model
+from capsfusion_tasks.settings import load_settings
 
 ENGINES = {"native": load_llama, "transformers": load_model}
 
@@ -77,3 +80,35 @@ def test_code_in_the_folder_is_refused_and_not_run(
     with pytest.raises(InputError, match="wants to run code of its own"):
         load(folder)
     assert not made.exists()
+
+
+NAN = {"model.norm.weight": torch.full((32,), float("nan"))}
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda weights: {n: t for n, t in weights.items() if "up_proj" not in n}, "up_proj.weight is missing"),
+        (lambda weights: weights | NAN, "are not finite"),
+        (lambda weights: {n: t.to(torch.int8) for n, t in weights.items()}, "is quantised"),
+    ],
+    ids=["missing", "NaN", "int8"],
+)
+def test_a_file_is_not_fused_with_weights_that_are_not_the_models(
+    model: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    engine: str,
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    reason: str,
+) -> None:
+    weights = LlamaForCausalLM.from_pretrained(tiny_model).state_dict()
+    save_file({name: tensor.clone() for name, tensor in change(weights).items()}, model / "model.safetensors")
+    rows = [{"laion_2b": f"photo {n}", "laion_coco": "A photo."} for n in range(20)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = load_settings(model=str(model), engine=engine, num_beams=1, max_new_tokens=2, nproc_per_node=1)
+    with pytest.raises(InputError, match=reason):
+        fuse_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", settings)
+    assert not (tmp_path / "out.jsonl").exists()

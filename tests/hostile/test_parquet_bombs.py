@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import resource
+import signal
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks import layout
-from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.pairing import buckets, ceiling
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.pairing import buckets, shard_reader
 from capsfusion_tasks.pairing.columns import Counts
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 from tests.hostile.footers import nested_file, vast_file
 
 MIB = 1 << 20
@@ -40,7 +45,7 @@ def split(file: Path, folder: Path) -> Counts:
 @pytest.fixture(autouse=True)
 def low_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same at a fraction, for the sake of whoever else is on this machine."""
-    monkeypatch.setattr(ceiling, "_MOST", 256 * MIB)
+    monkeypatch.setattr(shard_reader, "_MOST", 256 * MIB)
     monkeypatch.setattr(buckets, "_HELD_BYTES", 16 * MIB)
 
 
@@ -55,15 +60,14 @@ def test_one_long_text_that_a_dictionary_repeats_a_million_times(tmp_path: Path,
     with pytest.raises(InputError, match=r"bomb\.parquet (inflates to more than 0\.2 GiB|cannot be read)"):
         split(file, tmp_path)
     assert not list((tmp_path / "staging").rglob("*.parquet"))
-    assert bytes(300 * MIB), "the limit is gone with the block"
 
 
 def test_pages_that_inflate_a_thousandfold(tmp_path: Path) -> None:
     file = tmp_path / "bomb.parquet"
-    texts = pa.array(["x" * MIB] * 40)
+    texts = pa.array(["x" * MIB] * 10)
     schema = pa.schema([("URL", pa.string()), ("TEXT", pa.string())])
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
-        for _ in range(4):
+        for _ in range(16):
             writer.write_table(pa.table({"URL": texts, "TEXT": texts}))
     assert file.stat().st_size < MIB, "320 MiB"
     # Read in pieces, and split through scratch: long captions are no reason to refuse a shard.
@@ -83,3 +87,51 @@ def test_columns_nested_without_end(tmp_path: Path, depth: int) -> None:
     (tmp_path / "deep.parquet").write_bytes(nested_file(depth))
     with pytest.raises(InputError, match=r"deep\.parquet cannot be read as Parquet .*nested"):
         split(tmp_path / "deep.parquet", tmp_path)
+
+
+def test_a_bomb_leaves_the_limits_of_this_process_alone_and_the_next_shard_is_read(tmp_path: Path) -> None:
+    rows = 100_000
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * MIB]))
+    bomb = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"URL": texts, "TEXT": texts}), bomb, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    limits = []
+
+    class Stream(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            limits.append(resource.getrlimit(resource.RLIMIT_AS))
+            return super().read(size)
+
+    def rows_of(content: bytes) -> int:
+        batches = shard_reader.read_batches(
+            pa.PythonFile(Stream(content), "r"), "it", lambda _: ["URL"], 1000, 16 * MIB
+        )
+        return sum(batch.num_rows for batch in batches)
+
+    with pytest.raises(InputError, match="it inflates to more than"):
+        rows_of(bomb.read_bytes())
+    assert set(limits) == {resource.getrlimit(resource.RLIMIT_AS)}
+    sound = io.BytesIO()
+    pq.write_table(pa.table({"URL": ["a"] * 2500}), sound)
+    assert [rows_of(sound.getvalue()) for _ in range(2)] == [2500, 2500]
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "message"),
+    [(signal.SIGKILL, NotReadyError, "was killed, perhaps for memory"), (signal.SIGSEGV, InputError, "exit code -11")],
+)
+def test_a_decoder_that_dies_is_an_error_of_its_shard(
+    number: signal.Signals, error: type[Exception], message: str
+) -> None:
+    sound = io.BytesIO()
+    pq.write_table(pa.table({"URL": ["a"] * 2500}), sound)
+
+    def choose(schema: pa.Schema) -> list[str]:
+        for child in psutil.Process().children():
+            if child.status() != psutil.STATUS_ZOMBIE and any("shard_decoder" in part for part in child.cmdline()):
+                child.send_signal(number)
+                while child.status() != psutil.STATUS_ZOMBIE:  # its reader asks for the exit code
+                    time.sleep(0.01)
+        return list(schema.names)
+
+    with pytest.raises(error, match=message):
+        list(shard_reader.read_batches(pa.BufferReader(sound.getvalue()), "it", choose, 1000, MIB))

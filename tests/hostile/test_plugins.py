@@ -51,7 +51,7 @@ def test_a_note_is_text_for_the_ui_which_renders_markdown(found: dict[str, list[
 
 def test_a_note_fits_airflows_column(found: dict[str, list[str]]) -> None:
     assert len(found["notes"][1]) == 1000
-    assert found["notes"][1].endswith("the rest stands in the log of the task report")
+    assert found["notes"][1].endswith("the log of the task report has the rest")
 
 
 def test_an_alert_that_cannot_be_sent_keeps_its_address(found: dict[str, list[str]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE, build_prompt, prompt_tokens
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
@@ -17,7 +17,7 @@ def tokenizer(request: pytest.FixtureRequest) -> LlamaTokenizer:
     if request.param == "LLaMA":
         found: LlamaTokenizer = request.getfixturevalue("llama_tokenizer")
         return found
-    return LlamaTokenizer(MODEL / "tokenizer.model")
+    return LlamaTokenizer(BUNDLED_MODEL / "tokenizer.model")
 
 
 @pytest.mark.parametrize("text", CONTROL_TOKENS)

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks.pipeline import run_pipeline
 from capsfusion_tasks.settings import Interval, Settings, load_settings
-from capsfusion_tasks.warehouse.connection import libpq_uri, parse_url
+from capsfusion_tasks.tasks.local_run import run_pipeline
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.url import libpq_uri, parse_url
 from tests.conftest import new_warehouse, plain_url
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
 from tests.one_process import ranks_in_one_process
@@ -158,7 +158,7 @@ def test_rows_on_a_terminal_command_nothing(shown: dict[str, str], form: str) ->
 
 
 def test_parquet_is_kept_from_a_terminal(shown: dict[str, str]) -> None:
-    assert "nothing for a terminal" in shown["parquet"]
+    assert "cannot be shown on a terminal" in shown["parquet"]
 
 
 def test_verdicts_on_a_terminal_command_nothing_and_on_a_page_run_nothing(done: Done, shown: dict[str, str]) -> None:

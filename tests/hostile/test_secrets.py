@@ -20,10 +20,11 @@ import pytest
 from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards.http import HttpSource
-from capsfusion_tasks.storage import Storage
-from capsfusion_tasks.warehouse.connection import libpq_uri, open_warehouse, parse_url
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.socket_folder import PORT
+from capsfusion_tasks.warehouse.url import libpq_uri, parse_url
 from tests import object_store
 from tests.conftest import new_warehouse
 from tests.shards.web_server import File, WebServer

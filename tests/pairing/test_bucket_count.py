@@ -7,7 +7,7 @@ import pytest
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.pairing.bucket_count import bucket_count, choose_bucket_count
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 
 GB = 1_000_000_000
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks import layout
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import buckets
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
 SETTINGS = load_settings(buckets=4)
 ROWS = pa.table({"URL": [f"http://a/{n}.jpg" for n in range(1000)], "TEXT": [f"text {n}" for n in range(1000)]})
@@ -47,6 +47,7 @@ def test_a_shard_that_does_not_fit_in_memory_is_split_in_parts(tmp_path: Path, m
     pq.write_table(ROWS, tmp_path / "shard.parquet", row_group_size=90)
     whole = split(tmp_path / "shard.parquet", tmp_path / "whole")
     monkeypatch.setattr(buckets, "_HELD_ROWS", 64)
+    monkeypatch.setattr(buckets, "_BATCH_ROWS", 64)
     parts = split(tmp_path / "shard.parquet", tmp_path / "parts")
     assert [part.equals(table) for part, table in zip(parts, whole, strict=True)] == [True] * 4
     file = layout.bucket_file("laion_2b", 0, "s")
@@ -66,6 +67,9 @@ def test_a_shard_that_breaks_off_in_the_middle_leaves_no_bucket_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buckets, "_HELD_ROWS", 64)
+    scratch = tmp_path / "scratch"  # other processes use the one of the settings
+    monkeypatch.setattr(f"{__name__}.SETTINGS", SETTINGS.model_copy(update={"scratch": scratch}))
+    monkeypatch.setattr(buckets, "_BATCH_ROWS", 64)
     file = tmp_path / "shard.parquet"
     pq.write_table(ROWS, file, row_group_size=100)
     damaged = bytearray(file.read_bytes())
@@ -75,7 +79,8 @@ def test_a_shard_that_breaks_off_in_the_middle_leaves_no_bucket_file(
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         split(file, tmp_path / "staging")
     assert [path for path in (tmp_path / "staging").rglob("*") if path.is_file() and "s.parquet" in path.name] == []
-    assert list(SETTINGS.scratch_folder.glob("split-*")) == []
+    assert scratch.is_dir()
+    assert list(scratch.glob("split-*")) == []
 
 
 class FailingDisk(io.FileIO):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -93,6 +94,36 @@ def test_unknown_safety_scores_are_dropped_where_asked() -> None:
     rows, counts = canonical(table, unscored="drop")
     assert [row["url"] for row in rows] == ["a"]
     assert counts.dropped == {"unsafe": 1, "unscored": 2}
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_not_finite_is_unknown(kind: pa.DataType, value: float) -> None:
+    scores = pa.array(np.array([0.25, value], kind.to_pandas_dtype()))
+    table = pa.table(
+        {"URL": ["a", "b"], "TEXT": ["x"] * 2, "similarity": scores, "punsafe": scores, "pwatermark": [0.1, 0.1]}
+    )
+    rows, counts = canonical(table)
+    assert [(row["similarity"], row["punsafe"]) for row in rows] == [(0.25, 0.25), (None, None)]
+    assert canonical(table, unscored="drop")[1].dropped == {"unscored": 1}
+    assert counts.dropped == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["url", "URL", "TEXT"], r"\(url and URL\)"),
+        (["URL", "TEXT", "Text", "text"], r"\(TEXT and Text and text\)"),
+        (["URL", "TEXT", "punsafe", "PUNSAFE"], r"\(punsafe and PUNSAFE\)"),
+        (["URL", "URL", "TEXT"], r"\(URL and URL\)"),
+    ],
+)
+def test_a_column_that_a_file_has_twice_in_any_case_is_refused(names: list[str], message: str) -> None:
+    schema = pa.schema([(name, pa.float32() if name.lower() == "punsafe" else pa.string()) for name in names])
+    with pytest.raises(InputError, match=f"here has the same column more than once {message}"):
+        source_columns(schema, "laion_2b", SETTINGS, "here")
+    other = pa.schema([("URL", pa.string()), ("TEXT", pa.string()), ("key", pa.string()), ("KEY", pa.string())])
+    assert source_columns(other, "laion_2b", SETTINGS, "here") == {"url": "URL", "text": "TEXT"}
 
 
 def test_text_stays_as_it_came() -> None:

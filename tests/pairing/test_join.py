@@ -5,20 +5,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import mmh3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks import layout
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import join
 from capsfusion_tasks.pairing.buckets import split_shard
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.schemas import PAIRS, Shard, Side
 from capsfusion_tasks.settings import Interval, Settings, load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 
 START = datetime(2026, 11, 10, tzinfo=UTC)
 DAYS = [Interval(start=START + timedelta(days=n), end=START + timedelta(days=n + 1)) for n in range(3)]
@@ -216,3 +217,33 @@ def test_a_shard_that_is_no_whole_parquet_file_is_named(area: Area, tmp_path: Pa
     )
     with broken.open("rb") as stream, pytest.raises(InputError, match=r"broken\.parquet cannot be read as Parquet"):
         split_shard(pa.PythonFile(stream), shard, area.storage, area.settings)
+
+
+SORT = "create table sorted as select hash(range) as url from range(3_000_000) order by url"  # 24 MB and more
+
+
+def sort_in_little_memory(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("set memory_limit = '20MB'")
+    connection.execute("set threads = 1")
+    connection.execute(SORT)
+
+
+def test_a_join_spills_to_scratch_space_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    working, scratch = tmp_path / "working", tmp_path / "scratch"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    with join._database(load_settings(scratch=scratch)) as connection:
+        sort_in_little_memory(connection)
+        assert sum(file.stat().st_size for file in scratch.glob("join-*/*")) > 1_000_000
+        assert not any(working.iterdir())
+    assert not any(scratch.iterdir())
+
+
+def test_a_join_that_finds_no_room_may_be_tried_again(tmp_path: Path) -> None:
+    def join_without_room() -> None:
+        with join._database(load_settings(scratch=tmp_path)) as connection:
+            connection.execute("set max_temp_directory_size = '1MB'")
+            sort_in_little_memory(connection)
+
+    with pytest.raises(NotReadyError, match=r"rows that are joined fit neither .* set CAPSFUSION_SCRATCH"):
+        join_without_room()

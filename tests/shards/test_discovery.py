@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import errno
 import os
+import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Interval, load_settings
-from capsfusion_tasks.shards.discovery import SideSource, discover, discovered, open_source, sources
+from capsfusion_tasks.shards.discovery import discover, discovered
+from capsfusion_tasks.shards.failures import system_errors
 from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.shards.source import Unreadable
+from capsfusion_tasks.shards.sources import SideSource, configured_sources, open_source, opened
+from capsfusion_tasks.staging.storage import Storage
 
 START = datetime(2026, 11, 10, tzinfo=UTC)
 DAY = Interval(start=START, end=START + timedelta(days=1))
@@ -39,6 +46,15 @@ def both(tmp_path: Path) -> dict[Side, SideSource]:
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "staging"))
+
+
+@pytest.mark.usefixtures("hub")
+def test_an_error_of_a_source_that_nobody_set_says_that_it_is_the_default(tmp_path: Path) -> None:
+    unset, named = configured_sources(load_settings(laion_coco=str(tmp_path / "nowhere"))).values()
+    with pytest.raises(InputError, match=r"relaion2B.*\(CAPSFUSION_LAION2B is not set, and this is its default"):
+        list(unset.source.files(unset.wanted))
+    with pytest.raises(InputError, match=r"no folder [^(]*$"):
+        list(named.source.files(named.wanted))
 
 
 def labels(shards: list[Shard]) -> list[str]:
@@ -135,6 +151,13 @@ def test_what_discovery_did_not_find_has_no_shards(storage: Storage) -> None:
         ("*.parquet", "deep/*", ["a.parquet"]),
         ("*.parquet", "b.*", ["a.parquet"]),
         ("deep/*.parquet", "", ["deep/b.parquet"]),
+        ("**/*.parquet", "", ["a.parquet", "deep/b.parquet"]),
+        ("deep/**/b.parquet", "", ["deep/b.parquet"]),
+        ("./a.parquet", "", ["a.parquet"]),
+        ("{a,b}.parquet, c.{pq,parquet}", "", ["a.parquet", "c.pq", "deep/b.parquet"]),
+        ("{a,{b,c}}.{pq,parquet}", "{deep,other}/**", ["a.parquet", "c.pq"]),
+        ("[ab].parquet,[c]*", "", ["a.parquet", "c.pq", "deep/b.parquet"]),
+        ("*", "", ["a.parquet", "c.pq", "deep/b.parquet"]),
     ],
 )
 def test_patterns_say_which_files_are_shards(
@@ -145,8 +168,208 @@ def test_patterns_say_which_files_are_shards(
     monkeypatch.setenv("CAPSFUSION_LAION2B_INCLUDE", include)
     monkeypatch.setenv("CAPSFUSION_LAION2B_EXCLUDE", exclude)
     settings = load_settings(laion2b=str(tmp_path / "raw"))
-    found = discover({"laion_2b": sources(settings)["laion_2b"]}, DAY, storage)
+    found = discover({"laion_2b": configured_sources(settings)["laion_2b"]}, DAY, storage)
     assert [shard.path for shard in found] == expected
+
+
+def test_a_range_of_numbers_is_a_pattern() -> None:
+    wanted = path_filter(["part-{00000..00127}.parquet"], [])
+    assert [wanted(f"data/part-{number:05}.parquet") for number in (0, 127, 128)] == [True, True, False]
+    with pytest.raises(InputError, match=r"the pattern \{0\.\.9999999\} has more than 10,000 alternatives"):
+        path_filter(["{0..9999999}"], [])
+
+
+def test_links_to_folders_are_followed_and_each_folder_is_listed_once(
+    tmp_path: Path, both: dict[Side, SideSource], storage: Storage
+) -> None:
+    arrive(tmp_path / "disk2" / "b.parquet", START)
+    arrive(tmp_path / "raw" / "a.parquet", START)
+    arrive(tmp_path / "raw" / "v3" / "c.parquet", START)
+    (tmp_path / "raw" / "disk2").symlink_to(tmp_path / "disk2")
+    (tmp_path / "raw" / "latest").symlink_to("v3")
+    arrive(tmp_path / "raw" / ".cache" / "d.parquet", START)
+    (tmp_path / "raw" / "data").symlink_to(".cache")
+    (tmp_path / "raw" / "again").symlink_to(tmp_path / "raw")
+    (tmp_path / "disk2" / "deep").mkdir()
+    (tmp_path / "disk2" / "deep" / "up").symlink_to(tmp_path / "raw")
+    assert labels(discover(both, DAY, storage)) == [
+        "laion_2b/a.parquet",
+        "laion_2b/data/d.parquet",
+        "laion_2b/disk2/b.parquet",
+        "laion_2b/v3/c.parquet",
+    ]
+
+
+def test_what_cannot_be_read_is_in_the_list_until_it_can(
+    tmp_path: Path, both: dict[Side, SideSource], storage: Storage
+) -> None:
+    raw = tmp_path / "raw"
+    arrive(raw / "a.parquet", START)
+    (raw / "dead.parquet").symlink_to(tmp_path / "disk2" / "b.parquet")
+    (raw / "loop.parquet").symlink_to(raw / "loop.parquet")
+    (raw / "unmounted").symlink_to(tmp_path / "disk3")
+    (raw / ".hidden").symlink_to(tmp_path / "disk3")
+    found = discover(both, DAY, storage)
+    assert {shard.path: shard.problem for shard in found} == {
+        "a.parquet": "",
+        "dead.parquet": f"{raw}/dead.parquet is a dead link: put back what it leads to, or remove the link",
+        "loop.parquet": f"cannot read {raw}/loop.parquet: Too many levels of symbolic links:"
+        " a link leads back to itself: replace it",
+        "unmounted": f"{raw}/unmounted is a dead link: put back what it leads to, or remove the link",
+    }
+    with pytest.raises(InputError, match=r"dead\.parquet is a dead link"), opened(found[1], load_settings()):
+        pass
+
+    arrive(tmp_path / "disk2" / "b.parquet", START)
+    arrive(tmp_path / "disk3" / "c.parquet", START)
+    (raw / "loop.parquet").unlink()
+    gone: list[Shard] = []
+    mended = discover(both, DAY, storage, remove=gone.extend, claim=lambda late: {shard.shard_id for shard in late})
+    assert [(shard.path, shard.problem) for shard in mended] == [
+        (path, "") for path in ("a.parquet", "dead.parquet", "unmounted/c.parquet")
+    ]
+    assert {shard.shard_id for shard in gone} == {shard.shard_id for shard in found if shard.problem}
+    arrive(raw / "late.parquet", START)
+    assert discover(both, DAY, storage) == mended, "the list is frozen, now that nothing is missing from it"
+
+
+def test_an_excluded_problem_is_none(tmp_path: Path, storage: Storage) -> None:
+    arrive(tmp_path / "raw" / "a.parquet", START)
+    (tmp_path / "raw" / "old").symlink_to(tmp_path / "disk3")
+    settings = load_settings(laion2b=str(tmp_path / "raw"), laion2b_exclude="old*")
+    assert labels(discover({"laion_2b": configured_sources(settings)["laion_2b"]}, DAY, storage)) == [
+        "laion_2b/a.parquet"
+    ]
+
+
+@pytest.fixture
+def as_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for a user who is not root: root may read everything."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        root = os.geteuid() == 0
+        if root:
+            os.chown(folder, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+def test_a_file_or_a_folder_without_permission_fails_alone(as_nobody: Path) -> None:
+    for name in ("a.parquet", "locked.parquet", "day2/b.parquet", "lost+found/c.parquet", "unsearchable/d.parquet"):
+        arrive(as_nobody / name, START)
+    for name, mode in {"locked.parquet": 0, "day2": 0, "lost+found": 0, "unsearchable": 0o400}.items():
+        (as_nobody / name).chmod(mode)
+    found = {file.path: file for file in LocalSource(str(as_nobody)).files(path_filter(["*.parquet"], []))}
+    advice = "Permission denied: give the user that runs this the right to read it"
+    assert {path: file.reason for path, file in found.items() if isinstance(file, Unreadable)} == {
+        path: f"cannot read {as_nobody}/{path.rstrip('/')}: {advice}" for path in ("day2/", "unsearchable/d.parquet")
+    }
+    assert found.keys() - {"day2/", "unsearchable/d.parquet"} == {"a.parquet", "locked.parquet"}
+    locked = Shard(
+        shard_id="0",
+        side="laion_2b",
+        source=str(as_nobody),
+        **{name: getattr(found["locked.parquet"], name) for name in ("path", "etag", "size_bytes", "arrived_at")},
+    )
+    with (
+        pytest.raises(InputError, match=rf"cannot read {as_nobody}/locked\.parquet: \S+.*: give the user"),
+        opened(locked, load_settings(laion2b=str(as_nobody))),
+    ):
+        pass
+    (as_nobody / "day2").chmod(0o700)
+    (as_nobody / "day2" / "inner").mkdir()
+    (as_nobody / "day2").chmod(0)
+    with pytest.raises(InputError, match=r"cannot list .*/day2/inner: Permission denied"):
+        list(LocalSource(str(as_nobody / "day2" / "inner")).files(bool))
+
+
+def test_a_time_that_no_calendar_has_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("/dev/shm")  # noqa: S108 - the file systems on disks keep no such times
+    if not folder.is_dir():
+        pytest.skip("needs a file system in memory")
+    with TemporaryDirectory(dir=folder) as name:
+        file = arrive(Path(name) / "a.parquet", START)
+        os.utime(file, (1 << 40, 1 << 40))
+        assert list(LocalSource(name).files(bool)) == [
+            Unreadable(
+                "a.parquet", f"{file} has the time {1 << 40} seconds after 1970, not in years 1 to 9999: touch it"
+            )
+        ]
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, both: dict[Side, SideSource], storage: Storage) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+    arrive(tmp_path / "raw" / "a.parquet", START, pointer)
+    arrive(tmp_path / "raw" / "b.parquet", START, b"short")
+    first, second = discover(both, DAY, storage)
+    with (
+        pytest.raises(InputError, match=r"a\.parquet is a Git LFS pointer, not the file: run `git lfs pull`"),
+        opened(first, load_settings()),
+    ):
+        pass
+    with opened(second, load_settings()) as stream:
+        assert stream.read() == b"short"
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([], "there are no files"),
+        (["a.csv", "b.csv"], "2 files do not match the side's include and exclude patterns, as a.csv"),
+        (
+            ["_tmp/0.parquet", "notes.txt"],
+            "1 files do not match the side's include and exclude patterns, as notes.txt; "
+            "1 files or folders begin with . or _, as _tmp",
+        ),
+    ],
+)
+def test_a_source_without_a_shard_says_what_it_has(
+    tmp_path: Path,
+    both: dict[Side, SideSource],
+    storage: Storage,
+    caplog: pytest.LogCaptureFixture,
+    files: list[str],
+    said: str,
+) -> None:
+    arrive(tmp_path / "coco" / "a.parquet", START)
+    for name in files:
+        arrive(tmp_path / "raw" / name, START)
+    discover(both, DAY, storage)
+    assert [record.message for record in caplog.records] == [
+        f"discover: laion_2b has no shard at all in {tmp_path}/raw: {said}"
+    ]
+
+
+def test_shards_outside_the_interval_are_told(
+    tmp_path: Path, both: dict[Side, SideSource], storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrive(tmp_path / "raw" / "a.parquet", DAY.end)
+    arrive(tmp_path / "raw" / "b.parquet", DAY.end + timedelta(days=3))
+    arrive(tmp_path / "coco" / "a.parquet", START)
+    with caplog.at_level("INFO"):
+        discover(both, DAY, storage)
+    said = "discover: laion_2b has 2 shards outside the interval, from 2026-11-11 00:00:00 to 2026-11-14 00:00:00"
+    assert [record.message for record in caplog.records] == [said]
+
+
+def test_a_source_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    file = arrive(tmp_path / "a.parquet", START)
+    with pytest.raises(InputError, match=r"a\.parquet is a file: name its folder"):
+        list(LocalSource(str(file)).files(bool))
+    with pytest.raises(InputError, match=r"cannot list .*: File name too long: move it to a shorter path"):
+        list(LocalSource("/" + "a" * 300).files(bool))
+    with pytest.raises(InputError, match=r"no folder \S+/~nobody-of-this-name/x"):
+        list(LocalSource("~nobody-of-this-name/x").files(bool))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE])
+def test_a_disk_that_fails_now_is_worth_another_try(code: int) -> None:
+    message = re.escape(f"cannot read a now: {os.strerror(code)}: try again later")
+    with pytest.raises(NotReadyError, match=message), system_errors("cannot read a"):
+        raise OSError(code, os.strerror(code))
 
 
 def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,3 +382,7 @@ def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.Mo
 def test_a_source_of_another_kind_is_refused() -> None:
     with pytest.raises(InputError, match="cannot read shards from gopher://x"):
         open_source("gopher://x", load_settings())
+    with pytest.raises(InputError, match="cannot read shards from an empty address"):  # else the working folder
+        open_source("", load_settings())
+    with pytest.raises(InputError, match=r"cannot read shards from http:.*: it names no host"):
+        open_source("http:///list.txt", load_settings())

@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import close_session
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, load_settings
-from capsfusion_tasks.shards.discovery import discover, open_source, sources
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.shards.discovery import discover
+from capsfusion_tasks.shards.sources import configured_sources, open_source
+from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, Hub
 
 START = datetime(2026, 11, 10, tzinfo=UTC)
@@ -33,7 +35,7 @@ def scratch(tmp_path: Path) -> Path:
 
 
 def shards_of(uri: str, storage: Storage, interval: Interval = DAY, include: str = "*.parquet") -> list[Shard]:
-    found = sources(load_settings(laion2b=uri, laion2b_include=include))
+    found = configured_sources(load_settings(laion2b=uri, laion2b_include=include))
     return discover({"laion_2b": found["laion_2b"]}, interval, storage)
 
 
@@ -70,6 +72,54 @@ def test_a_revision_and_a_folder_can_be_named(hub: Hub, storage: Storage, scratc
     hub.commit(REPO, START, {"deep/folder/a.parquet": b"new"})
     (shard,) = shards_of(f"{URI}@{first}/deep/folder/", storage)
     assert (shard.path, shard.source, read(shard, scratch)) == ("a.parquet", f"{URI}@{first}/deep/folder", b"old")
+
+
+@pytest.mark.parametrize(
+    ("named", "revision"),
+    [
+        ("refs/convert/parquet", "refs/convert/parquet"),
+        ("refs/pr/3", "refs/pr/3"),
+        ("refs%2Fconvert%2Fparquet", "refs/convert/parquet"),
+        ("my%2Fbranch", "my/branch"),
+        ("v1.0", "v1.0"),
+    ],
+)
+def test_each_form_of_a_revision_is_understood(
+    hub: Hub, storage: Storage, scratch: Path, named: str, revision: str
+) -> None:
+    hub.names[revision] = hub.commit(REPO, START, {"default/train/a.parquet": b"converted"})
+    hub.commit(REPO, START, {"default/train/a.parquet": b"later"})
+    (shard,) = shards_of(f"{URI}@{named}/default", storage)
+    assert (shard.path, read(shard, scratch)) == ("train/a.parquet", b"converted")
+
+
+def test_a_commit_that_was_removed_says_how_to_list_anew(hub: Hub, storage: Storage, scratch: Path) -> None:
+    removed = hub.commit(REPO, START, {"a.parquet": b"x"})
+    (shard,) = shards_of(URI, storage)
+    hub.repos[REPO].clear()
+    hub.commit(REPO, START, {"b.parquet": b"x"})
+    hub.commit(REPO, START, {"a.parquet": b"x"})
+    with pytest.raises(InputError, match=rf"its commit {removed} was removed: run the interval with --relist"):
+        read(shard.model_copy(update={"revision": removed}), scratch)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("HF_ENDPOINT", "hub.internal", "missing an 'http://' or 'https://' protocol"),
+        ("HTTPS_PROXY", "gopher://x", "Unknown scheme for proxy URL"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem", "No such file or directory"),
+    ],
+)
+def test_an_environment_that_cannot_work_is_named(
+    hub: Hub, storage: Storage, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    hub.commit(REPO, START, {"a.parquet": b"x"})
+    monkeypatch.setenv(variable, value)
+    close_session()
+    with pytest.raises(InputError, match=said):
+        shards_of(URI, storage)
+    close_session()
 
 
 def test_a_file_outside_lfs_is_checked_too(hub: Hub, storage: Storage, scratch: Path) -> None:
@@ -158,7 +208,7 @@ def test_the_sources_are_the_published_data_sets_unless_others_are_set(
     storage: Storage, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CAPSFUSION_LAION2B", "")
-    found = sources(load_settings())
+    found = configured_sources(load_settings())
     assert {side: place.source.uri for side, place in found.items()} == {
         "laion_2b": "hf://datasets/laion/relaion2B-en-research-safe",
         "laion_coco": "hf://datasets/laion/relaion-coco",

@@ -6,6 +6,7 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -16,12 +17,13 @@ from moto.s3.models import s3_backends
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.settings import Interval, load_settings
 from capsfusion_tasks.shards import s3
-from capsfusion_tasks.shards.discovery import SideSource, discover
+from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.s3 import S3Source
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.shards.sources import SideSource, opened
+from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, File, WebServer
 
 START = datetime(2026, 11, 10, tzinfo=UTC)
@@ -146,6 +148,52 @@ def test_a_bucket_that_is_not_there_is_named(s3_bucket: str) -> None:
         list(S3Source("s3://No Bucket/x").files(lambda path: True))
 
 
+@pytest.mark.parametrize(
+    ("below", "said"),
+    [
+        ("-typo", r"no object below s3://\S+ \d+-typo/: check the prefix"),
+        ("/a.parquet", r"a\.parquet is an object: name the prefix before it"),
+        ("/*.parquet", r"\*\.parquet is a pattern: name the prefix"),
+    ],
+)
+def test_a_prefix_without_an_object_is_refused(bucket: Bucket, below: str, said: str) -> None:
+    bucket.put("a.parquet")
+    with pytest.raises(InputError, match=said):
+        list(S3Source(bucket.uri + below).files(bool))
+
+
+def test_a_folder_object_makes_an_empty_source(bucket: Bucket) -> None:
+    bucket.put("", b"")
+    assert list(S3Source(bucket.uri).files(bool)) == []
+
+
+def test_an_archived_object_fails_with_what_restores_it(bucket: Bucket, storage: Storage) -> None:
+    bucket.put("a.parquet", b"12345")
+    key = {"Bucket": bucket.name, "Key": f"{bucket.prefix}/a.parquet"}
+    client = boto3.client("s3")
+    client.put_object(**key, Body=b"12345", StorageClass="GLACIER")
+    (backend,) = (regions["global"] for _, regions in s3_backends.items())
+    backend.get_object(bucket.name, key["Key"]).last_modified = START.replace(tzinfo=None)
+    (shard,) = shards_of(bucket, storage)
+    with (
+        pytest.raises(InputError, match=r"a\.parquet is archived \(GLACIER\): restore it.*aws s3api restore-object"),
+        S3Source(shard.source).open(shard),
+    ):
+        pass
+    client.restore_object(**key, RestoreRequest={"Days": 1})
+    with S3Source(shard.source).open(shard) as stream:
+        assert stream.read() == b"12345"
+
+
+def test_whoever_reads_pays_where_that_is_set(web: WebServer, shard_on: Shard) -> None:
+    for pays, header in (("false", None), ("true", "requester")):
+        web.requests.clear()
+        with opened(shard_on, load_settings(laion2b="s3://bucket", s3_requester_pays=pays)) as stream:
+            stream.read()
+        assert {request.payer for request in web.requests} == {header}
+        assert [request.method for request in web.requests] == ["HEAD", "GET"]
+
+
 @pytest.fixture
 def no_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -165,6 +213,50 @@ def test_a_profile_that_is_not_there_is_named(bucket: Bucket, monkeypatch: pytes
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(InputError, match=r"nobody.*see the AWS_"):
         list(S3Source(bucket.uri).files(lambda path: True))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("AWS_ENDPOINT_URL", "localhost:9000", "Invalid endpoint: localhost:9000; see the AWS_"),
+        ("AWS_CONFIG_FILE", "{file}", "Unable to parse config file.*see the AWS_"),
+        ("AWS_ENDPOINT_URL", "{web}", "the answer is not S3's; see AWS_ENDPOINT_URL"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_named(
+    web: WebServer,
+    shard_on: Shard,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    said: str,
+) -> None:
+    (tmp_path / "config").write_text("no configuration")
+    web.files["/bucket"] = File(b"<html>not S3</html>")
+    monkeypatch.setenv(variable, value.format(file=tmp_path / "config", web=web.url))
+    with pytest.raises(InputError, match=said):
+        list(S3Source("s3://bucket").files(bool))
+    if "web" not in value:
+        with pytest.raises(InputError, match=said), opened(shard_on, load_settings(laion2b="s3://bucket")):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("InvalidObjectState", r"is archived \(an archive\): restore it"),
+        ("ExpiredToken", "the session has expired: get new credentials"),
+        ("RequestTimeTooSkewed", "this machine's clock is wrong"),
+        ("SignatureDoesNotMatch", "the secret does not fit the access key"),
+        ("AccessDenied", "with access key test: needs s3:ListBucket .* set CAPSFUSION_S3_REQUESTER_PAYS=true"),
+    ],
+)
+def test_a_refusal_says_what_s3_says(web: WebServer, shard_on: Shard, code: str, said: str) -> None:
+    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    web.faults["/bucket/a.parquet"] = [Fault(403, body=body)]
+    with S3Source("s3://bucket").open(shard_on) as stream, pytest.raises(InputError, match=said):
+        stream.read()
 
 
 def test_a_server_that_does_not_answer_is_worth_another_try(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,10 +290,13 @@ def test_a_body_that_breaks_off_is_asked_for_again(web: WebServer, shard_on: Sha
     assert (len(web.gets("/bucket/a.parquet")), len(waits)) == (3, 2)
 
 
-def test_a_503_passes_and_a_403_does_not(web: WebServer, shard_on: Shard, waits: list[float]) -> None:
+def test_a_503_passes_and_a_403_does_not(
+    web: WebServer, shard_on: Shard, waits: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
     web.faults["/bucket/a.parquet"] = [Fault(503), Fault(503)]
     with S3Source("s3://bucket").open(shard_on) as stream:
         assert stream.read() == web.files["/bucket/a.parquet"].content
+    assert caplog.messages == [f"S3: the answer is 503; trying again (try {n} of 8)" for n in (1, 2)]
     web.requests.clear()
     web.faults["/bucket/a.parquet"] = [Fault(403)]
     with (

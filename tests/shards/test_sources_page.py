@@ -59,6 +59,7 @@ def test_the_commands_of_the_page_do_what_it_says(
     }
     boto3.client("s3").create_bucket(Bucket="my-mirror")
     boto3.client("s3").upload_file(str(shard), "my-mirror", "laion2B-en-joined/a.parquet")
+    boto3.client("s3").put_object(Bucket="my-mirror", Key="laion-coco/")
     for folder in ("laion2B-en-joined", "laion-coco"):
         (tmp_path / folder).mkdir()
     copy = Path(shutil.copy(shard, tmp_path / "laion2B-en-joined" / "a.parquet"))

@@ -9,13 +9,14 @@ from typing import Any
 import boto3
 import pytest
 
-from capsfusion_tasks import layout, stages
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Interval, Settings, load_settings
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
+from tests.opened import interval_tasks
 from tests.shards.web_server import Fault, File, Hub, WebServer
 
 NOW = datetime.now(UTC)
@@ -36,7 +37,14 @@ def ledger(settings: Settings) -> list[dict[str, Any]]:
 
 
 def pull_all(settings: Settings) -> list[dict[str, Any]]:
-    return [stages.pull(settings, shard) for shard in stages.discover(settings, TODAY)]
+    return [interval_tasks.pull(settings, shard) for shard in interval_tasks.discover(settings, TODAY)]
+
+
+def joined(settings: Settings, interval: Interval) -> int:
+    """How many pairs all buckets of the interval have together."""
+    return sum(
+        interval_tasks.pair(settings, interval, group)["pairs"] for group in interval_tasks.bucket_groups(settings)
+    )
 
 
 @pytest.fixture
@@ -59,7 +67,7 @@ def test_from_s3_into_s3_nothing_stays_on_the_disk(
     assert len(pulled) == len(files)
     assert sum(shard["rows"] for shard in pulled) > 40
     assert [row["state"] for row in ledger(settings)] == ["pulled"] * len(files)
-    assert sum(stages.pair(settings, TODAY, group)["pairs"] for group in stages.bucket_groups(settings)) == 20
+    assert joined(settings, TODAY) == 20
     storage = Storage(settings.staging_uri)
     assert storage.exists(layout.discovered(TODAY))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -72,7 +80,7 @@ def test_from_the_hub(sample: Path, hub: Hub, from_disk: Settings) -> None:
     remote = {name: f"hf://datasets/laion/{folder}" for name, folder in SIDES.items()}
     settings = from_disk.model_copy(update=remote)
     first = pull_all(settings)
-    assert sum(stages.pair(settings, TODAY, group)["pairs"] for group in stages.bucket_groups(settings)) == 20
+    assert joined(settings, TODAY) == 20
     hub.requests.clear()
     assert pull_all(settings) == first
     assert not [request for request in hub.requests if "/resolve/" in request.path], (
@@ -88,16 +96,16 @@ def test_a_shard_that_cannot_be_fetched_is_in_the_ledger_until_it_can(
     content = next((sample / "laion-2b").rglob("*.parquet")).read_bytes()
     web.files = {"/list.txt": File(name.encode()), f"/{name}": File(content, arrived=NOW), "/none.txt": File(b"")}
     settings = from_disk.model_copy(update={"laion2b": f"{web.url}/list.txt", "laion_coco": f"{web.url}/none.txt"})
-    (shard,) = stages.discover(settings, TODAY)
+    (shard,) = interval_tasks.discover(settings, TODAY)
     web.faults[f"/{name}!"] = [Fault(503)]
     with pytest.raises(NotReadyError, match="HTTP 503"):
-        stages.pull(settings, shard)
+        interval_tasks.pull(settings, shard)
     (row,) = ledger(settings)
     assert row["state"] == "failed"
     assert "HTTP 503 (try 6 of 6): try again later" in row["error"]
     web.faults = {f"/{name}": [Fault(403)]}
     with pytest.raises(InputError, match="HTTP 403"):
-        stages.pull(settings, shard)
-    stages.pull(settings, shard)
+        interval_tasks.pull(settings, shard)
+    interval_tasks.pull(settings, shard)
     (row,) = ledger(settings)
     assert (row["state"], row["error"]) == ("pulled", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections import namedtuple
@@ -16,11 +17,13 @@ import pytest
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Interval, load_settings
-from capsfusion_tasks.shards import transfer
-from capsfusion_tasks.shards.discovery import discover, open_source, sources
+from capsfusion_tasks.shards import transfer, web_list
+from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.http import HttpSource
 from capsfusion_tasks.shards.retries import TRIES
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.shards.sources import configured_sources, open_source, opened
+from capsfusion_tasks.shards.web import http_date
+from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, File, WebServer
 
 START = datetime(2026, 11, 10, tzinfo=UTC)
@@ -51,7 +54,7 @@ def shard(web: WebServer, scratch: Path) -> Shard:
 def discovered(web: WebServer, scratch: Path, name: str = "list.txt") -> list[Shard]:
     settings = load_settings(laion2b=f"{web.url}/{name}", scratch=scratch)
     storage = Storage(str(scratch.parent / f"staging-{len(list(scratch.parent.iterdir()))}"))
-    return discover({"laion_2b": sources(settings)["laion_2b"]}, DAY, storage)
+    return discover({"laion_2b": configured_sources(settings)["laion_2b"]}, DAY, storage)
 
 
 def read(shard: Shard, scratch: Path) -> bytes:
@@ -59,8 +62,8 @@ def read(shard: Shard, scratch: Path) -> bytes:
         return bytes(stream.read())
 
 
-def served(web: WebServer) -> int:
-    return sum(request.sent for request in web.gets("/a.parquet"))
+def served(web: WebServer, path: str = "/a.parquet") -> int:
+    return sum(request.sent for request in web.gets(path))
 
 
 def test_a_file_comes_in_parallel_parts_and_nothing_stays(web: WebServer, shard: Shard, scratch: Path) -> None:
@@ -148,13 +151,20 @@ def test_a_wrong_checksum_throws_the_copy_away(web: WebServer, scratch: Path) ->
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_what_may_pass_is_tried_again_with_growing_waits(
-    web: WebServer, shard: Shard, scratch: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch, status: int
+    web: WebServer,
+    shard: Shard,
+    scratch: Path,
+    waits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
 ) -> None:
     monkeypatch.setattr(transfer, "_PART_BYTES", len(CONTENT))
     web.faults["/a.parquet"] = [Fault(status)] * 3
     assert read(shard, scratch) == CONTENT
     assert [0.5 <= waits[0] <= 1, 1 <= waits[1] <= 2, 2 <= waits[2] <= 4] == [True] * 3
     assert len(web.gets("/a.parquet")) == 4
+    assert [message.partition(" s (")[2] for message in caplog.messages] == [f"try {n} of 6)" for n in (1, 2, 3)]
 
 
 def test_a_server_says_how_long_to_wait(
@@ -293,7 +303,10 @@ def test_a_list_names_files_by_line(web: WebServer, scratch: Path) -> None:
 
 
 def test_a_server_that_refuses_head_or_sends_no_etag_works(web: WebServer, scratch: Path) -> None:
-    web.files = {"/list.txt": File(b"a.parquet"), "/a.parquet": File(CONTENT, arrived=START, etag=None, head=False)}
+    web.files = {
+        "/list.txt": File(b"a.parquet"),
+        "/a.parquet": File(CONTENT, arrived=START, etag=None, head_status=405),
+    }
     (shard,) = discovered(web, scratch)
     assert shard.etag == f"40000-{START.timestamp():.0f}"
     assert read(shard, scratch) == CONTENT
@@ -304,19 +317,108 @@ def test_a_server_that_refuses_head_or_sends_no_etag_works(web: WebServer, scrat
 
 def test_a_file_without_a_date_needs_a_list_that_gives_one(web: WebServer, scratch: Path) -> None:
     web.files = {"/list.txt": File(b"a.parquet"), "/a.parquet": File(CONTENT)}
-    with pytest.raises(InputError, match=r"a\.parquet has no Last-Modified, .*json list that gives arrived_at"):
-        discovered(web, scratch)
+    (shard,) = discovered(web, scratch)
+    with (
+        pytest.raises(InputError, match=r"a\.parquet has no Last-Modified, .*json list that gives arrived_at"),
+        opened(shard, load_settings(scratch=scratch)),
+    ):
+        pass
     entries = [{"url": "a.parquet", "arrived_at": START.isoformat()}, "b.parquet"]
     web.files["/list.json"] = File(json.dumps(entries).encode())
     web.files["/b.parquet"] = File(CONTENT, arrived=DAY.end)
     assert [shard.path for shard in discovered(web, scratch, "list.json")] == ["a.parquet"]
 
 
-@pytest.mark.parametrize("text", ['{"files": []}', "[1]", "[", '[{"url": "a", "arrived_at": "2026-11-10"}]'])
-def test_a_list_in_another_form_is_refused(web: WebServer, scratch: Path, text: str) -> None:
-    web.files = {"/list.json": File(text.encode())}
-    with pytest.raises(InputError, match=r"/list\.json is no list of files: expected"):
-        discovered(web, scratch, "list.json")
+def test_a_member_for_which_the_server_fails_is_left_out_and_a_server_that_is_down_is_waited_for(
+    web: WebServer, scratch: Path
+) -> None:
+    web.files = {f"/{n}.parquet": File(CONTENT, arrived=START, head_status=503 if n < 3 else 200) for n in range(5)}
+    web.files["/list.txt"] = File(b"".join(b"%d.parquet\n" % n for n in range(5)))
+    found = discovered(web, scratch)
+    assert [bool(shard.problem) for shard in found] == [True, True, True, False, False]
+    assert found[0].problem.endswith("/0.parquet: the server answers HTTP 503 (try 6 of 6): try again later")
+    web.files["/3.parquet"].head_status = 503
+    with pytest.raises(NotReadyError, match=r"/3\.parquet: the server answers HTTP 503"):
+        discovered(web, scratch)
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 -0100", "Sat, 01 Jan 10000 00:00:00 GMT", "yesterday"])
+def test_a_date_that_no_calendar_has_is_none(date: str) -> None:
+    assert http_date(date) is None
+
+
+def test_a_member_that_cannot_be_described_fails_alone(web: WebServer, scratch: Path) -> None:
+    entries = ["a.parquet", "gone.parquet", {"url": "lost.parquet", "arrived_at": DAY.end.isoformat()}]
+    web.files = {"/list.json": File(json.dumps(entries).encode()), "/a.parquet": File(CONTENT, arrived=START)}
+    found = discovered(web, scratch, "list.json")
+    # The third arrived in another interval, whose run reports it.
+    assert [(shard.path, shard.problem) for shard in found] == [
+        ("a.parquet", ""),
+        ("gone.parquet", f"{web.url}/gone.parquet is not there (HTTP 404): check the address, or put the file back"),
+    ]
+    assert read(found[0], scratch) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("list.json", b'{"files": []}', "Input should be a valid array"),
+        ("list.json", b"[1]", "entry 0: Input should be a valid string"),
+        ("list.json", b"[", "Invalid JSON"),
+        ("list.json", b"[" * 100_000, "Invalid JSON: recursion limit exceeded"),
+        ("list.json", b'[{"url": "a", "arrived_at": "2026-11-10"}]', "entry 0"),
+        ("list.json", b'[{"url": "a", "arrived_at": "9999-12-31T23:59:59-01:00"}]', "entry 0"),
+        ("list.json", b"\n<!DOCTYPE html><html>", "it is a web page"),
+        ("list.txt", b"\xef\xbb\xbf<html>", "it is a web page"),
+        ("list.txt", b"PAR1\x15\x04\x15", "it is not text; name the list, not a shard"),
+        ("list.txt", "übermaß.parquet".encode("latin-1"), "it is not UTF-8"),
+        ("list.txt", b"# size\na.parquet?sig=secret\t1234\n", r"line 2 has more than an address, 'a\.parquet'"),
+        ("list.txt", b"not found on this server", "line 1 has more than an address"),
+        ("list.txt", b"a.parquet\n" * 400_000, "it is longer than 3 MiB"),
+        ("list.txt", b"a.parquet\n" * 200_001, "it has more than 200,000 lines"),
+        ("list.json", b"[" + b'"",' * 200_000 + b'""]', "List should have at most 200000 items"),
+    ],
+)
+def test_what_is_no_list_is_refused(
+    web: WebServer, scratch: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: bytes, problem: str
+) -> None:
+    monkeypatch.setattr(web_list, "_LONGEST", 3 << 20)
+    web.files = {f"/{name}": File(text)}
+    with pytest.raises(InputError, match=rf"/{name} is no list of files: {problem}.*; expected") as caught:
+        discovered(web, scratch, name)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_in_place_of_a_list_is_not_read_to_its_end(web: WebServer, scratch: Path) -> None:
+    web.files = {"/list.txt": File(b"PAR1\0" + bytes(64 << 20))}
+    web.requests.clear()
+    with pytest.raises(InputError, match="it is not text"):
+        discovered(web, scratch)
+    assert served(web, "/list.txt") < 64 << 20
+
+
+@pytest.mark.parametrize("entry", ["s3://bucket/a.parquet", "http://[::1/a.parquet"])
+def test_an_entry_that_is_no_web_address_is_named(web: WebServer, scratch: Path, entry: str) -> None:
+    web.files = {"/list.txt": File(f"b.parquet\n{entry}\n".encode())}
+    with pytest.raises(InputError, match=rf"/list\.txt names {re.escape(entry)}: "):
+        discovered(web, scratch)
+
+
+def test_an_address_that_is_signed_for_get_alone_is_read(web: WebServer, scratch: Path) -> None:
+    web.files = {"/list.txt": File(b"a.parquet?sig=1"), "/a.parquet": File(CONTENT, arrived=START, head_status=403)}
+    (shard,) = discovered(web, scratch)
+    assert read(shard, scratch) == CONTENT
+
+
+@pytest.mark.parametrize("text", ["bogus", "machine"])
+def test_a_netrc_that_cannot_be_read_is_named(
+    web: WebServer, shard: Shard, scratch: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    netrc = scratch.parent / "netrc"
+    netrc.write_text(text)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with pytest.raises(InputError, match=r"cannot read the logins in \S+/netrc: "):
+        read(shard, scratch)
 
 
 def test_a_password_in_the_address_is_refused(web: WebServer, scratch: Path) -> None:

@@ -22,7 +22,7 @@ class File:
     arrived: datetime | None = None  # Last-Modified
     etag: str | None = ""  # "": of the content; None: no header
     ranges: bool = True
-    head: bool = True
+    head_status: int = 200  # of an answer to HEAD
     claims: int | None = None  # a Content-Length that is not true
 
     @property
@@ -37,6 +37,7 @@ class Fault:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
+    body: bytes = b""  # of the error
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Request:
     path: str
     range: str | None
     authorization: str | None
+    payer: str | None
     sent: int = 0
 
 
@@ -85,6 +87,7 @@ class Hub(WebServer):
         super().__init__()
         self.repos: dict[str, list[tuple[str, datetime, dict[str, bytes]]]] = {}
         self.gated: set[str] = set()
+        self.names: dict[str, str] = {}  # branches and tags → commit; main is the last commit
         self.token = "hf_test"  # noqa: S105
         self.storage = self.url.replace("127.0.0.1", "localhost")  # another host, as the real hub's storage is
 
@@ -118,8 +121,10 @@ class Hub(WebServer):
         kind, _, rest = rest.partition("/")
         if kind == "auth-check":
             return handler.send_json({}) if self._may_read(handler, repo) else None
+        for name, commit in self.names.items():
+            if rest.startswith(name):
+                rest = commit + rest.removeprefix(name)
         revision, _, folder = rest.partition("/")
-        revision = unquote(revision)
         if revision == "main":
             revision = commits[-1][0]
         upto = next((n for n, commit in enumerate(commits) if commit[0] == revision), None)
@@ -165,6 +170,9 @@ class Hub(WebServer):
         return handler.send(302, headers={"Location": location, constants.HUGGINGFACE_HEADER_X_REPO_COMMIT: revision})
 
 
+_NOTED = ("Range", "Authorization", "x-amz-request-payer")
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     web: WebServer
@@ -173,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         path = unquote(url.path)
-        self.request_log = Request(self.command, path, self.headers.get("Range"), self.headers.get("Authorization"))
+        self.request_log = Request(self.command, path, *(self.headers.get(name) for name in _NOTED))
         self.web.requests.append(self.request_log)
         self.fault = None
         if self.command == "GET":
@@ -182,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self.fault = next(iter(self.web.faults.get(f"{path}!", [])), None)
         if self.fault and self.fault.status:
-            self.send(self.fault.status, headers=self.fault.headers)
+            self.send(self.fault.status, self.fault.body, self.fault.headers)
         else:
             self.web.answer(self, path, parse_qs(url.query))
 
@@ -197,8 +205,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.fault and self.fault.cut_after is not None:
             body, self.close_connection = body[: self.fault.cut_after], True
-        self.wfile.write(body)
-        self.request_log.sent += len(body)
+        try:
+            self.wfile.write(body)
+        except ConnectionError:  # the client has read enough
+            self.close_connection = True
+        else:
+            self.request_log.sent += len(body)
 
     def send_json(self, value: object, headers: dict[str, str] | None = None) -> None:
         self.send(200, json.dumps(value).encode(), headers)
@@ -206,8 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
     def send_file(self, file: File | None) -> None:
         if file is None:
             return self.send(404)
-        if self.command == "HEAD" and not file.head:
-            return self.send(405)
+        if self.command == "HEAD" and file.head_status != 200:
+            return self.send(file.head_status)
         headers = {}
         if file.tag is not None:
             headers["ETag"] = f'"{file.tag}"'

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from capsfusion_tasks.thresholds import GateSettings
 from capsfusion_tasks.validation.gate import Verdicts, drift, why_closed
 from capsfusion_tasks.validation.tally import Tally
-from capsfusion_tasks.validation.thresholds import GateSettings
 
 SETTINGS = GateSettings()
 USUAL = [Verdicts(accepted=1840 + n, rejected=160 - n) for n in (-9, -4, 0, 5, 8)]

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capsfusion_tasks.settings import load_settings
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.rules import FLAGS, RULES, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
-from capsfusion_tasks.validation.thresholds import RuleSettings
 
 RAW = "Christian Louboutin So Kate 120 glitter pumps"
 SYNTHETIC = "A pair of red high heels on a white table."

@@ -9,15 +9,16 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
-from capsfusion_tasks import layout, unit_stages
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion import chunks
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.schemas import FUSED, PAIRS, Unit
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.storage import Storage
-from capsfusion_tasks.validation.thresholds import GateSettings
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.thresholds import GateSettings
 from capsfusion_tasks.warehouse.connection import open_warehouse
+from tests.opened import unit_tasks
 from tests.warehouse.conftest import plan
 
 GOOD = "The red Mustang {n} is a car that stands in a street."
@@ -66,7 +67,7 @@ def query(settings: Settings, statement: str) -> list[Any]:
 def test_what_the_gate_stops_is_told_published_and_not_loaded_until_it_is_accepted(settings: Settings) -> None:
     unit = fused_unit(settings, "u1", [GOOD] * 10 + [CUT] * 8 + ["", "\x1b[31mred"])
     with pytest.raises(InputError, match=r"^10 of 20 captions of unit u1 are rejected \(50.0%\), and .* 25%") as raised:
-        unit_stages.validate(settings, unit)
+        unit_tasks.validate(settings, unit)
     message = str(raised.value)
     assert "accept_rejections" in message
     lines = [line.split(maxsplit=3) for line in message.splitlines()[1:]]
@@ -77,9 +78,9 @@ def test_what_the_gate_stops_is_told_published_and_not_loaded_until_it_is_accept
     [(state, error)] = query(settings, "select state, error from capsfusion.work_units")
     assert (state, error) == ("failed", message)
 
-    verdicts = unit_stages.validate(settings, unit, accept_rejections=True)
+    verdicts = unit_tasks.validate(settings, unit, accept_rejections=True)
     assert (verdicts["accepted"], verdicts["rejected"], verdicts["reasons"]["truncated"]) == (10, 10, 9)
-    unit_stages.load(settings, unit)
+    unit_tasks.load(settings, unit)
     assert query(settings, "select state, accepted, rejected, error from capsfusion.work_units") == [
         ("loaded", 10, 10, None)
     ]
@@ -88,22 +89,22 @@ def test_what_the_gate_stops_is_told_published_and_not_loaded_until_it_is_accept
 def test_a_unit_is_held_against_those_that_were_loaded_before_it(settings: Settings) -> None:
     for number in range(3):
         unit = fused_unit(settings, f"u{number}", [GOOD] * 100, first=100 * number)
-        unit_stages.validate(settings, unit)
-        unit_stages.load(settings, unit)
+        unit_tasks.validate(settings, unit)
+        unit_tasks.load(settings, unit)
     worse = fused_unit(settings, "u3", [GOOD] * 80 + [CUT] * 20, first=300)
     with pytest.raises(InputError, match=r"standard errors more than the 0.2% of the last 3 units"):
-        unit_stages.validate(settings, worse)
+        unit_tasks.validate(settings, worse)
     storage, folder = Storage(settings.staging_uri), layout.chunks_folder("u3")
     captions = storage.read_table(f"{folder}/00000-a.parquet")
     chunks.publish(storage, f"{folder}/00001-b.parquet", captions, "f2", Figures())
     other_fusion = worse.model_copy(update={"fusion_id": "f2"})
-    assert unit_stages.validate(settings, other_fusion)["rejected"] == 20
+    assert unit_tasks.validate(settings, other_fusion)["rejected"] == 20
 
 
 def test_rows_that_are_not_fused_are_named_and_nothing_is_judged(settings: Settings) -> None:
     unit = fused_unit(settings, "u1", [GOOD] * 3).model_copy(update={"rows": 5})
     with pytest.raises(InputError, match=r"unit u1: 2 of its 5 rows are not fused: 3, 4\. Run its fuse task again"):
-        unit_stages.validate(settings, unit)
+        unit_tasks.validate(settings, unit)
     assert not Storage(settings.staging_uri).exists(layout.unit_validated("u1"))
 
 
@@ -111,10 +112,10 @@ def test_a_caption_that_the_warehouse_has_for_many_others_is_rejected(settings: 
     same = "A red Mustang is a car that stands in a street."
     for number, times in enumerate((3, 2)):
         unit = fused_unit(settings, f"u{number}", [same] * times + [GOOD] * 9, first=20 * number)
-        unit_stages.validate(settings, unit)
-        unit_stages.load(settings, unit)
+        unit_tasks.validate(settings, unit)
+        unit_tasks.load(settings, unit)
     # NUL and whatever else: any text can be asked for.
     unit = fused_unit(settings, "u2", [same, *[GOOD] * 9, "A red Mustang\tis \\N a \x00 car in a street."], first=40)
-    assert unit_stages.validate(settings, unit)["reasons"]["same_caption"] == 1
+    assert unit_tasks.validate(settings, unit)["reasons"]["same_caption"] == 1
     validated = Storage(settings.staging_uri).read_table(layout.unit_validated("u2"))
     assert validated["reasons"].to_pylist()[0] == ["same_caption"]

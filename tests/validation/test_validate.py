@@ -8,7 +8,7 @@ import pytest
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import FUSED, PAIRS, SCORES, VALIDATED, Unit
-from capsfusion_tasks.storage import Storage
+from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import validate_table, validate_unit
 

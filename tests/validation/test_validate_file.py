@@ -106,14 +106,14 @@ def test_json_gets_null_for_a_number_that_it_cannot_hold(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"out": "in.json"}, "it is the file that is judged"),
-        ({"out": "link.json"}, "it is the file that is judged"),
-        ({"out": "in.json", "overwrite": True}, "it is the file that is judged"),
-        ({"out": "notes.jsonl"}, "exists; choose another name, or replace it with --overwrite"),
-        ({"out": "verdicts.txt"}, "must end in .parquet or .jsonl or .json or .csv"),
+        ({"out": "in.json"}, "is the input: choose another name"),
+        ({"out": "link.json"}, "is the input: choose another name"),
+        ({"out": "in.json", "overwrite": True}, "is the input: choose another name"),
+        ({"out": "notes.jsonl"}, "is there already: choose another name, or say --overwrite"),
+        ({"out": "verdicts.txt"}, "its name must end in .json, .jsonl"),
         ({"out": "no/folder.csv"}, "there is no folder"),
         ({"report": "in.json"}, "must end in .html"),
-        ({"report": "page.html"}, "exists; choose another name"),
+        ({"report": "page.html"}, "is there already"),
     ],
 )
 def test_no_other_file_is_written_over(tmp_path: Path, options: dict[str, Any], message: str) -> None:

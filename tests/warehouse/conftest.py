@@ -13,25 +13,27 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import Connection, text
 
+from capsfusion_tasks.decoding import Decoding
 from capsfusion_tasks.schemas import VALIDATED, Unit
 from capsfusion_tasks.settings import Interval, Settings
-from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse import fusions, ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
-FUSION = {
-    "fusion_id": "f1",
-    "model": "demo",
-    "model_revision": None,
-    "model_digest": "m",
-    "prompt_digest": "p",
-    "tokenizer_digest": "t",
-    "engine": "transformers",
-    "dtype": "float32",
-    "num_beams": 3,
-    "max_new_tokens": 80,
-    "spec": {"model": "demo"},
-}
+FUSION = Decoding(
+    fusion_id="f1",
+    model="demo",
+    model_revision="",
+    location="bundled",
+    model_digest="m",
+    prompt_digest="p",
+    tokenizer_digest="t",
+    engine="transformers",
+    dtype="float32",
+    eos_ids=(2,),
+    num_beams=3,
+    max_new_tokens=80,
+)
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def plan(
     """Enter units of (unit_id, rows)."""
     planned = [Unit(unit_id=unit_id, fusion_id=fusion_id, rows=rows, tokens=100 * rows) for unit_id, rows in units]
     with warehouse.engine.begin() as connection:
-        ledger.register_fusion(connection, {**FUSION, "fusion_id": fusion_id})
+        fusions.register(connection, FUSION.model_copy(update={"fusion_id": fusion_id}), {})
         ledger.register_units(connection, planned, interval, dag_run_id)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,8 +11,8 @@ from sqlalchemy import text
 
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Interval, Settings
-from capsfusion_tasks.warehouse import ledger
-from capsfusion_tasks.warehouse.browse import CaptionFilter, caption_page
+from capsfusion_tasks.warehouse import fusions, ledger
+from capsfusion_tasks.warehouse.browse import Caption, CaptionFilter, caption_page
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.lineage import lineage
@@ -33,7 +32,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
     with new_warehouse(postgres) as url, open_warehouse(Settings(warehouse_url=url)) as warehouse:
         for fusion_id, unit_id, interval, run, count in units:
             with warehouse.engine.begin() as connection:
-                ledger.register_fusion(connection, {**FUSION, "fusion_id": fusion_id})
+                fusions.register(connection, FUSION.model_copy(update={"fusion_id": fusion_id}), {})
                 waits = Unit(unit_id=f"{unit_id}-waits", fusion_id=fusion_id, rows=7, tokens=7)
                 unit = Unit(unit_id=unit_id, fusion_id=fusion_id, rows=count, tokens=100)
                 ledger.register_units(connection, [unit, waits], interval, run)
@@ -53,7 +52,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
         yield warehouse
 
 
-def pages(warehouse: Warehouse, wanted: CaptionFilter, limit: int) -> list[list[dict[str, Any]]]:
+def pages(warehouse: Warehouse, wanted: CaptionFilter, limit: int) -> list[list[Caption]]:
     found, after = [], None
     with warehouse.engine.connect() as connection:
         while True:
@@ -64,8 +63,8 @@ def pages(warehouse: Warehouse, wanted: CaptionFilter, limit: int) -> list[list[
                 return found
 
 
-def keys(found: list[dict[str, Any]]) -> list[tuple[datetime, UUID, str]]:
-    return [(row["loaded_at"], row["pair_id"], row["fusion_id"]) for row in found]
+def keys(found: list[Caption]) -> list[tuple[datetime, UUID, str]]:
+    return [(row.loaded_at, row.pair_id, row.fusion_id) for row in found]
 
 
 @pytest.mark.parametrize("limit", [1, 5, 31, 32, 100])
@@ -78,30 +77,30 @@ def test_pages_show_every_caption_once_and_the_newest_first(filled: Warehouse, l
     assert shown == sorted(shown, reverse=True)
 
 
-def number(row: dict[str, Any]) -> int:
-    return int(row["laion_2b"].removeprefix("laion_2b "))
+def number(row: Caption) -> int:
+    return int(row.laion_2b.removeprefix("laion_2b "))
 
 
-Meets = Callable[[dict[str, Any]], bool]
+Meets = Callable[[Caption], bool]
 FILTERS: list[tuple[CaptionFilter, Meets]] = [
-    (CaptionFilter(verdict="accepted"), lambda row: row["reasons"] is None),
-    (CaptionFilter(verdict="rejected"), lambda row: row["reasons"] is not None),
-    (CaptionFilter(reason="copy"), lambda row: "copy" in (row["reasons"] or ())),
-    (CaptionFilter(reason="copy", verdict="accepted"), lambda row: "copy" in (row["reasons"] or ())),
-    (CaptionFilter(words="bicycles"), lambda row: "bicycle" in row["capsfusion"]),
-    (CaptionFilter(words='"red bicycle"'), lambda row: "red bicycle" in row["capsfusion"]),
-    (CaptionFilter(words="bicycle -red"), lambda row: "red" not in row["capsfusion"]),
-    (CaptionFilter(words=HOSTILE.partition("--")[0]), lambda row: HOSTILE in row["capsfusion"]),
+    (CaptionFilter(verdict="accepted"), lambda row: row.reasons is None),
+    (CaptionFilter(verdict="rejected"), lambda row: row.reasons is not None),
+    (CaptionFilter(reason="copy"), lambda row: "copy" in (row.reasons or ())),
+    (CaptionFilter(reason="copy", verdict="accepted"), lambda row: "copy" in (row.reasons or ())),
+    (CaptionFilter(words="bicycles"), lambda row: "bicycle" in row.capsfusion),
+    (CaptionFilter(words='"red bicycle"'), lambda row: "red bicycle" in row.capsfusion),
+    (CaptionFilter(words="bicycle -red"), lambda row: "red" not in row.capsfusion),
+    (CaptionFilter(words=HOSTILE.partition("--")[0]), lambda row: HOSTILE in row.capsfusion),
     (CaptionFilter(words="elephant"), lambda row: False),
     (CaptionFilter(flag="verbatim"), lambda row: number(row) % 5 == 0),
-    (CaptionFilter(fusion_id="f1"), lambda row: row["fusion_id"] == "f1"),
+    (CaptionFilter(fusion_id="f1"), lambda row: row.fusion_id == "f1"),
     (CaptionFilter(fusion_id="'; drop table fusions; --"), lambda row: False),
-    (CaptionFilter(day=date(2026, 11, 11)), lambda row: row["fusion_id"] == "f2"),
+    (CaptionFilter(day=date(2026, 11, 11)), lambda row: row.fusion_id == "f2"),
     (CaptionFilter(day=date(2026, 11, 12)), lambda row: False),
-    (CaptionFilter(dag_run_id="run 1"), lambda row: row["fusion_id"] == "f1"),
+    (CaptionFilter(dag_run_id="run 1"), lambda row: row.fusion_id == "f1"),
     (
         CaptionFilter(dag_run_id="run 1", words="red", verdict="rejected"),
-        lambda row: row["fusion_id"] == "f1" and row["reasons"] is not None and "red" in row["capsfusion"],
+        lambda row: row.fusion_id == "f1" and row.reasons is not None and "red" in row.capsfusion,
     ),
     (CaptionFilter(shard="raw/4.parquet"), lambda row: number(row) == 4),
     (CaptionFilter(shard="laion_2b_shard 4"), lambda row: number(row) == 4),
@@ -126,7 +125,7 @@ def test_the_sql_that_is_shown_gives_the_same_rows(filled: Warehouse, wanted: Ca
     for page in (first, second):
         shown = execute_sql(filled, page.sql).to_pylist()
         assert [(row["pair_id"], row["fusion_id"]) for row in shown] == [
-            (str(row["pair_id"]), row["fusion_id"]) for row in page.rows
+            (str(row.pair_id), row.fusion_id) for row in page.rows
         ]
         assert len(shown) <= 3
 

@@ -13,9 +13,10 @@ from sqlalchemy.engine import make_url
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.warehouse.connection import open_warehouse, parse_url
+from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.migrate import current_revision, head_revision
+from capsfusion_tasks.warehouse.url import parse_url
 from tests.conftest import plain_url
 
 
@@ -40,6 +41,59 @@ def test_other_urls_are_refused_without_their_password(url: str) -> None:
     with pytest.raises(InputError, match="expected postgresql://") as caught:
         parse_url(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:pass@tail@db/captions",
+        "postgresql://me:pass@tail:5432@db/captions",
+        "postgresql://me:pass@tail/more@db/captions",
+        "postgresql://me:pass@tail?more=1@db/captions",
+        "postgresql://me@tenant:pass@tail@db/captions",
+        "postgresql://me:pass@tail@/captions?host=/tmp",
+        "me:pass@tail@db/captions",
+    ],
+)
+def test_a_password_with_an_unescaped_at_sign_is_refused_without_its_tail(url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_url(url)
+    assert "tail" not in str(caught.value)
+
+
+def test_an_at_sign_in_a_user_name_and_in_a_parameter_is_allowed() -> None:
+    assert parse_url("postgresql://me@tenant:secret@db/captions").username == "me@tenant"
+    assert parse_url("postgresql:///captions?user=me@tenant").query["user"] == "me@tenant"
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_store_every_caption_is_refused(postgres: EmbeddedPostgres, encoding: str) -> None:
+    admin = create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(
+            text(f"create database odd encoding '{encoding}' template template0 locale 'C' locale_provider libc")
+        )
+        try:
+            url = postgres.url("odd").render_as_string(hide_password=False)
+            refused = pytest.raises(
+                InputError, match=f"has the encoding {encoding}.*encoding 'UTF8' template template0"
+            )
+            with refused, open_warehouse(Settings(warehouse_url=url), migrate=True):
+                pass
+        finally:
+            connection.execute(text("drop database odd with (force)"))
+    admin.dispose()
+
+
+def test_the_environment_of_libpq_does_not_change_what_text_is(
+    warehouse_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")  # psycopg would give bytes
+    with (
+        open_warehouse(Settings(warehouse_url=warehouse_url)) as warehouse,
+        warehouse.engine.connect() as connection,
+    ):
+        assert connection.scalar(text("select 'é 猫'")) == "é 猫"
 
 
 def test_a_server_that_does_not_answer() -> None:

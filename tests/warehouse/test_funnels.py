@@ -11,9 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Interval
-from capsfusion_tasks.warehouse import funnels, ledger
+from capsfusion_tasks.warehouse import funnels, fusions, ledger
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.funnels import HISTOGRAM_BINS, Rate
+from capsfusion_tasks.warehouse.funnels import HISTOGRAM_BINS, Progress, Throughput
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.queries import Scope
 from capsfusion_tasks.warehouse.reading import reading
@@ -24,7 +24,7 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 def enter_run(warehouse: Warehouse, run: str | None, interval: Interval, *units: str) -> None:
     with warehouse.engine.begin() as connection:
-        ledger.register_fusion(connection, FUSION)
+        fusions.register(connection, FUSION, {})
         planned = [Unit(unit_id=unit, fusion_id="f1", rows=10, tokens=100) for unit in units]
         ledger.register_units(connection, planned, interval, run)
 
@@ -50,7 +50,7 @@ def test_runs_come_with_their_sums_the_one_planned_last_first(warehouse: Warehou
         )
     with warehouse.engine.connect() as connection:
         runs = funnels.recent_runs(connection)
-    assert [(run["dag_run_id"], run["units"], run["units_loaded"], run["rows_in"]) for run in runs] == [
+    assert [(run.dag_run_id, run.units, run.units_loaded, run.rows_in) for run in runs] == [
         (None, 1, 1, 10),
         ("run 1", 2, 1, 20),
     ]
@@ -60,15 +60,15 @@ def test_the_time_left_is_what_waits_at_the_rate_so_far(warehouse: Warehouse) ->
     enter_run(warehouse, "run 1", DAY, "a", "b", "c")
     scope = Scope(dag_run_id="run 1")
     with warehouse.engine.connect() as connection:
-        assert funnels.rate(connection, scope) == Rate(None, None)
+        assert funnels.progress(connection, scope) == Progress(None, None)
     for unit, loaded in (("a", NOON + timedelta(seconds=100)), ("b", None), ("c", None)):
         set_times(warehouse, unit, NOON, loaded)
     with warehouse.engine.connect() as connection:
-        assert funnels.rate(connection, scope) == Rate(rows_per_second=0.1, seconds_left=200)
+        assert funnels.progress(connection, scope) == Progress(rows_per_second=0.1, seconds_left=200)
     set_times(warehouse, "b", NOON, NOON + timedelta(seconds=120))
     set_times(warehouse, "c", NOON, NOON + timedelta(seconds=150))
     with warehouse.engine.connect() as connection:
-        assert funnels.rate(connection, scope) == Rate(rows_per_second=0.2, seconds_left=None)
+        assert funnels.progress(connection, scope) == Progress(rows_per_second=0.2, seconds_left=None)
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,13 @@ def test_throughput_has_every_row_in_a_bin(warehouse: Warehouse, apart: timedelt
     for unit, loaded in (("a", NOON), ("b", NOON + apart), ("c", None)):
         set_times(warehouse, unit, NOON, loaded)
     with warehouse.engine.connect() as connection:
-        found, bins = funnels.throughput(connection, Scope(dag_run_id="run 1"))
-        assert funnels.throughput(connection, Scope(dag_run_id="none")) == (60, [])
-    assert found == width
-    assert sum(each["rows"] for each in bins) == 20
-    assert sum(each["gpu_seconds"] for each in bins) == 80
-    assert all(each["start"] <= NOON + apart for each in bins)
+        found = funnels.throughput(connection, Scope(dag_run_id="run 1"))
+        assert funnels.throughput(connection, Scope(dag_run_id="none")) == Throughput(60, [])
+    bins = found.bins
+    assert found.bin_seconds == width
+    assert sum(each.rows for each in bins) == 20
+    assert sum(each.gpu_seconds for each in bins) == 80
+    assert all(each.start <= NOON + apart for each in bins)
 
 
 def test_distributions_are_of_the_scope_and_of_all_where_there_are_few(warehouse: Warehouse) -> None:
@@ -134,5 +135,5 @@ def test_who_looks_can_change_nothing(warehouse: Warehouse) -> None:
 
 
 def test_a_query_that_takes_too_long_is_ended_and_says_so(warehouse: Warehouse) -> None:
-    with pytest.raises(NotReadyError, match=r"longer than 1 s.*ask for less"), reading(warehouse, 1) as connection:
+    with pytest.raises(NotReadyError, match=r"cancelled after 1 s: narrow it"), reading(warehouse, 1) as connection:
         connection.execute(text("select pg_sleep(30)"))

@@ -16,8 +16,8 @@ from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.load import load_unit
-from capsfusion_tasks.warehouse.tables import fusions, shards, work_units
-from tests.warehouse.conftest import DAY, FUSION, pair_id, plan, rows
+from capsfusion_tasks.warehouse.tables import shards, work_units
+from tests.warehouse.conftest import DAY, pair_id, plan, rows
 
 SHARD = Shard(
     shard_id="s1",
@@ -49,12 +49,6 @@ def test_a_failed_shard_shows_its_error_until_it_is_pulled(connection: Connectio
     assert connection.execute(select(shards.c.state, shards.c.error)).one() == ("failed", "not Parquet: \ufffd")
     ledger.shard_pulled(connection, "s1", rows=1, dropped={})
     assert connection.execute(select(shards.c.state, shards.c.error)).one() == ("pulled", None)
-
-
-def test_a_fusion_is_registered_once(connection: Connection) -> None:
-    ledger.register_fusion(connection, FUSION)
-    ledger.register_fusion(connection, {**FUSION, "model": "another"})
-    assert connection.execute(select(fusions.c.model, fusions.c.spec)).one() == ("demo", {"model": "demo"})
 
 
 def test_a_unit_goes_its_way(warehouse: Warehouse, connection: Connection) -> None:

@@ -40,7 +40,7 @@ def unit(warehouse: Warehouse, number: int) -> tuple[str, pa.Table]:
 
 def assert_each_row_is_there_once(warehouse: Warehouse, units: int) -> None:
     with warehouse.engine.connect() as connection:
-        assert not any(consistency(connection).values())
+        assert consistency(connection) == []
         stored = text(
             "select count(*), count(distinct pair_id) from (select pair_id from capsfusion.fused_captions"
             " union all select pair_id from capsfusion.rejected_captions) every"

@@ -77,7 +77,7 @@ def test_units_wait_until_they_are_fused(warehouse: Warehouse, connection: Conne
 def test_pairs_that_were_fused_twice_are_planned_once(warehouse: Warehouse, connection: Connection) -> None:
     plan(warehouse, ("u1", 3), ("u2", 2))
     load_unit(warehouse, "u1", rows(1, 2, 3))
-    assert rates.planned_pairs(connection, "f1", DAY) == 5
+    assert rates.pairs_in_units(connection, "f1", DAY) == 5
     load_unit(warehouse, "u2", rows(1, 2), replace=True)
-    assert rates.planned_pairs(connection, "f1", DAY) == 3
-    assert rates.planned_pairs(connection, "f1", NEXT_DAY) == 0
+    assert rates.pairs_in_units(connection, "f1", DAY) == 3
+    assert rates.pairs_in_units(connection, "f1", NEXT_DAY) == 0

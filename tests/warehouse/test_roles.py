@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, make_url, text
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse import browse, ledger
-from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse, parse_url
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.export import Selection, export_session
 from capsfusion_tasks.warehouse.load import load_unit
@@ -20,6 +20,7 @@ from capsfusion_tasks.warehouse.migrate import upgrade
 from capsfusion_tasks.warehouse.reading import reading
 from capsfusion_tasks.warehouse.roles import LOADER, OWNER, READER, grant_roles
 from capsfusion_tasks.warehouse.sql import execute_sql
+from capsfusion_tasks.warehouse.url import parse_url
 from tests.conftest import login
 from tests.warehouse.conftest import plan, rows
 

@@ -1,4 +1,4 @@
-"""Made caption pairs: raw, synthetic and fused, with names from an open vocabulary that is split between uses."""
+"""Made-up caption pairs: raw, synthetic and fused. Training and held-out pairs never share a name."""
 
 from capsfusion_tasks.demo.pairs.grammar import MadePair, make_pair
 from capsfusion_tasks.demo.pairs.names import SPLITS

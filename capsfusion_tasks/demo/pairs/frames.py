@@ -121,7 +121,7 @@ FRAMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# {x} is the cleaned raw caption, word for word; it needs no grammar of its own.
+# {x} is the cleaned raw caption, unchanged.
 TITLE_FRAMES = {
     "pose": (
         "The image of {x} shows {s} {pose}.",

@@ -1,4 +1,4 @@
-"""One made caption pair and the caption that fuses it: title, details and scene put into a frame, then web noise."""
+"""Make a caption pair with its fused caption: put title, details and scene into a frame, then add web noise."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from capsfusion_tasks.validation.rules import reasons
 from capsfusion_tasks.validation.scores import Fused
 
 GENERIC_SHARE = 0.42
-# The fused caption has to end before generation's 80 tokens do.
+# The fused caption must fit into 80 tokens.
 MAX_FUSED_CHARACTERS = 250
 MAX_RAW_WORDS = 48
 
 
 @dataclass(frozen=True)
 class MadePair:
-    """A raw and a synthetic caption, their fused caption, and the strings of the raw one that a fused one must keep."""
+    """A raw, a synthetic and a fused caption; ``entities`` are the strings of ``raw`` that ``fused`` keeps."""
 
     raw: str
     synthetic: str
@@ -44,13 +44,13 @@ def make_pair(rng: random.Random, split: str = "train") -> MadePair:
         pair = _generic_pair(rng, split) if rng.random() < GENERIC_SHARE else _domain_pair(rng, split)
         if pair is None or len(pair.fused) > MAX_FUSED_CHARACTERS or len(pair.raw.split()) > MAX_RAW_WORDS:
             continue
-        # A model learns what it is shown: no target that validation would refuse (most say both sources whole).
+        # Skip pairs whose fused caption validation rejects: a model would learn from it.
         if not reasons(Fused(pair.raw, pair.synthetic, pair.fused, "stop")):
             return pair
 
 
 def _case(rng: random.Random) -> Callable[[str], str] | None:
-    """Now and then all of the raw caption is in capitals or small letters; the fused one keeps names as they stand."""
+    """Sometimes put the whole raw caption into upper or lower case. The fused caption then has names in that case."""
     kind = rng.random()
     return str.upper if kind < 0.05 else str.lower if kind < 0.11 else None
 

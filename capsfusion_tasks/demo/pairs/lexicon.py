@@ -1,4 +1,4 @@
-"""Words of image captions by domain, written by hand from general knowledge: no caption of any data set stands here."""
+"""Words of image captions by domain, written by hand. No caption of a data set was used."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ SMALL_WORDS = _words(
     being which there here other only"""
 )
 
-# Further common words, which only captions of no particular domain draw from.
+# More common words, for captions without a domain.
 COMMON_WORDS = _words(
     """accessories account action active add address adult afternoon agency air album alternative amount angle anniversary
     appear application area arm arms army around arrive article association attack attention audience auto autumn available

@@ -17,7 +17,7 @@ SPLITS = ("train", "heldout", "sample")
 
 
 def split_of(word: str) -> str:
-    """The one split that a pseudo-word or code may appear in, whatever its case."""
+    """The split to which a pseudo-word or code belongs, whatever its case."""
     bucket = zlib.crc32(word.lower().encode("utf-8")) % 20
     return "heldout" if bucket == 0 else "sample" if bucket == 1 else "train"
 

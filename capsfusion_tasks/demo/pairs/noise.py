@@ -1,4 +1,4 @@
-"""The mess of captions from the web around and inside a raw caption; none of it belongs into a fused one."""
+"""Noise of web pages in raw captions: shop endings, numbers, hashtags, entities. Fused captions have none of it."""
 
 from __future__ import annotations
 

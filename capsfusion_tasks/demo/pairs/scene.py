@@ -1,4 +1,4 @@
-"""What the image shows, as a captioning model says it: the synthetic caption and the parts a fused one reuses."""
+"""Synthetic captions as a captioning model writes them, and the parts that a fused caption reuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a web page says about an image: a title by kind of subject, and details (year, place, size, maker)."""
+"""What a web page says about an image: a title for the kind of subject, and details (year, place, size, maker)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// One caption: its words by where they come from, and all that is known of it.
+// One caption: its words, coloured by origin, and its details.
 import { Problem, ask, copy, duration, el, number, runLink, textOf, time, visible } from "./dom.js";
 
 const dialog = document.getElementById("caption");
@@ -68,7 +68,7 @@ function details(row, go) {
         "Unit",
         `${row.unit_id}: ${number(unit.rows_in)} rows, ${unit.tries} tries, ${duration(unit.gpu_seconds)} of GPU`,
       ),
-      term("DAG run", row.dag_run_id ? runLink(row.dag_run_id, unit.replay) : "none: on the command line"),
+      term("DAG run", row.dag_run_id ? runLink(row.dag_run_id, unit.replay) : "none (command line)"),
       unit.replay
         ? term("Replay", `${unit.replay}, of rejected captions of fusion ${unit.replay_of}`)
         : term("Interval", `${time(unit.interval_start)} to ${time(unit.interval_end)}`),
@@ -98,12 +98,12 @@ function details(row, go) {
     ),
     el("h3", {}, "Scores"),
     scores(row),
-    ...(row.others.length ? [el("h3", {}, "Also made of this pair"), others(row.others)] : []),
+    ...(row.others.length ? [el("h3", {}, "Other captions of this pair"), others(row.others)] : []),
   ];
 }
 
 function file(shard, row) {
-  if (!shard) return `row ${number(row)} of a shard that the ledger does not know`;
+  if (!shard) return `row ${number(row)} of a shard that is not in the ledger`;
   return [
     textOf(shard.path),
     ` row ${number(row)}, of ${shard.source}, shard ${shard.shard_id}, arrived ${time(shard.arrived_at)}`,

@@ -1,4 +1,4 @@
-// Captions to browse: the filter, a page of rows, the keyboard.
+// The list of captions: filter, pages, keyboard.
 import { badges, fused, openCaption } from "./caption.js";
 import { Problem, ask, copy, el, textOf } from "./dom.js";
 
@@ -8,12 +8,12 @@ const status = document.getElementById("captions-status");
 const dialog = document.getElementById("caption");
 const [previous, next, sql] = ["previous", "next", "sql"].map((id) => document.getElementById(id));
 
-let go; // changes view or filter
-let filter = {}; // what is shown
-let trail = []; // where each page before this one begins
+let go; // switches to another view or filter
+let filter = {}; // the current filter
+let trail = []; // start of each page up to the current one
 let page = { rows: [], following: null, sql: "" };
 let request = new AbortController();
-let offered = null; // the choices of the form, once they are there
+let offered = null; // a promise that ends when the form has its choices
 
 export async function showCaptions(parameters, goTo) {
   go = goTo;
@@ -47,7 +47,7 @@ async function offerChoices() {
     );
     document.getElementById("shards").append(...choices.shards.map((path) => el("option", { value: path })));
   } catch (error) {
-    offered = null; // the rows say what is wrong; the next view asks again
+    offered = null; // the list shows the problem; the next view tries again
     if (!(error instanceof Problem)) throw error;
   }
 }
@@ -77,8 +77,8 @@ function say(problem = null) {
   if (problem) status.append(problem.message, " ", el("button", { type: "button", onclick: load }, "Try again"));
   else if (page.rows.length)
     status.append(`${page.rows.length} captions${trail.length > 1 ? `, page ${trail.length}` : ""}, newest first`);
-  else if (filtered) status.append("No caption meets this filter.");
-  else status.append("The warehouse has no captions yet: they come when a run loads its first unit.");
+  else if (filtered) status.append("No caption matches this filter.");
+  else status.append("No captions yet. They appear when a run loads its first unit.");
 }
 
 function draw() {

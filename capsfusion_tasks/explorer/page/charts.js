@@ -1,9 +1,9 @@
-// Charts as inline SVG: each has its figures as text, too, for those who do not see it.
+// Charts as inline SVG. Each has its numbers as text, too, for screen readers.
 import { el, number, svg } from "./dom.js";
 
 const WIDTH = 640;
 
-// rows: [label, value, class]; bars on one scale, so that their lengths compare.
+// rows: [label, value, class]. All bars have one scale.
 export function bars(title, rows) {
   const [height, left, right] = [22, 190, 90];
   const most = Math.max(1, ...rows.map(([, value]) => value ?? 0));
@@ -57,7 +57,7 @@ export function columns(title, values, marks, across = WIDTH) {
   );
 }
 
-// A share of a whole in parts: [class, value].
+// One bar, divided into parts: [class, value].
 export function share(label, parts) {
   const whole = parts.reduce((sum, [, value]) => sum + value, 0) || 1;
   let x = 0;

@@ -1,4 +1,4 @@
-// Elements, requests and links. Text goes into the page as text only: captions are from the open web.
+// Elements, requests and links. Captions come from the open web, so text is never inserted as HTML.
 
 // el("td", {class: "raw"}, "text", otherElement, …)
 export function el(name, attributes = {}, ...children) {
@@ -23,7 +23,7 @@ function fill(element, attributes, children) {
 
 export class Problem extends Error {}
 
-// The answer of the app; a Problem says what a person can do about it. An AbortError passes.
+// The app's answer as JSON. Throws a Problem with a message for the user; an AbortError passes through.
 export async function ask(path, parameters = {}, signal = undefined) {
   const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
   const query = new URLSearchParams(given).toString();
@@ -48,10 +48,10 @@ function said(detail) {
   return detail.map((each) => `${each.loc.slice(1).join(".")}: ${each.msg}`).join("; ");
 }
 
-// Characters that show nothing, or that would turn the text around them, by their code point.
+// Invisible characters, and those that change the direction of the text around them. They are shown by code point.
 const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffd]/g;
 
-// A text of its own direction, which turns nothing around it.
+// A text with its own direction, isolated from the text around it.
 export const textOf = (value) => el("bdi", { dir: "auto" }, visible(value));
 
 export function visible(value) {
@@ -67,8 +67,8 @@ export function visible(value) {
   return parts;
 }
 
-// A page of Airflow's own. The app lies one level below its root; Airflow's frame lets no link leave it, so the link is
-// followed by the page around it.
+// A link to a page of Airflow, whose root is one level above the app. The sandbox of Airflow's frame blocks links that
+// leave the frame, so the page around the frame follows the link.
 export function airflowLink(path, label) {
   const href = new URL(`../${path}`, new URL(".", location.href)).href;
   const follow = (event) => {
@@ -96,7 +96,7 @@ export async function copy(text, button) {
     await navigator.clipboard.writeText(text);
     done = true;
   } catch {
-    // Browsers keep the clipboard to pages that came by https.
+    // Browsers allow clipboard access only to pages served over https.
     area.value = text;
     button.after(area);
     area.select();

@@ -1,4 +1,4 @@
-// A run in figures, or everything: the funnel, the speed, and what came out.
+// The figures of a run, or of all runs: funnel, speed, scores.
 import { bars, columns } from "./charts.js";
 import { duration, el, number, percent, runLink, time } from "./dom.js";
 
@@ -17,19 +17,19 @@ export function figures(found, go) {
       "p",
       { class: "actions" },
       (found.dag_run_id || !found.interval) &&
-        el("button", { type: "button", onclick: () => go("captions", key) }, "See the captions"),
+        el("button", { type: "button", onclick: () => go("captions", key) }, "Show captions"),
       summary.rejected > 0 &&
         (found.dag_run_id || !found.interval) &&
         el(
           "button",
           { type: "button", onclick: () => go("captions", { ...key, verdict: "rejected" }) },
-          "See the rejected ones",
+          "Show rejected captions",
         ),
     ),
   ].filter(Boolean);
 }
 
-// Its units belong to no data interval.
+// A replay's units have no data interval.
 function isReplay({ interval, dag_run_id: run, replay }) {
   return !interval && Boolean(run || replay);
 }
@@ -39,14 +39,14 @@ function title(found) {
   return isReplay(found) ? "A replay of rejected captions" : "Everything";
 }
 
-function facts({ summary, units, rate }) {
+function facts({ summary, units, progress }) {
   const done = summary.accepted + summary.rejected;
   const left =
     summary.waiting === 0
-      ? "nothing waits"
-      : rate.seconds_left === null
-        ? "not known before the first unit is loaded"
-        : duration(rate.seconds_left);
+      ? "nothing left to do"
+      : progress.seconds_left === null
+        ? "unknown until the first unit is loaded"
+        : duration(progress.seconds_left);
   const states = Object.entries(units).filter(([, count]) => count);
   const each = [
     ["Accepted", `${number(summary.accepted)} of ${number(done)} (${percent(summary.accepted, done)})`],
@@ -54,7 +54,7 @@ function facts({ summary, units, rate }) {
     ["GPU time", duration(summary.gpu_seconds)],
     [
       "Speed",
-      `${number(summary.rows_per_second)} captions a second of GPU, ${number(rate.rows_per_second)} a second of wall time`,
+      `${number(summary.rows_per_second)} captions a second of GPU, ${number(progress.rows_per_second)} a second of wall time`,
     ],
     ["Time left", left],
     ["Tokens", `${number(summary.prompt_tokens)} of prompts, ${number(summary.caption_tokens)} of captions`],
@@ -100,8 +100,8 @@ function funnel(all) {
     ]);
   }
   const notes = [
-    found && "Already fused are pairs that other units have, loaded or not.",
-    !whole && `Reasons are estimated from ${number(distributions.rejected)} rejected captions of the newest units.`,
+    found && "Already fused: pairs in other units, loaded or not.",
+    !whole && `Reasons are estimates from ${number(distributions.rejected)} rejected captions of the newest units.`,
   ].filter(Boolean);
   return el("div", {}, bars("From shards to captions", rows), el("p", { class: "note" }, notes.join(" ")));
 }
@@ -132,7 +132,7 @@ function speed({ bin_seconds: width, bins }) {
   ];
 }
 
-// Times in which nothing was loaded are columns, too.
+// Adds a column for each time in which nothing was loaded.
 function withGaps(bins, step) {
   const known = new Map(bins.map((bin) => [Date.parse(bin.start), bin]));
   const all = [];
@@ -177,7 +177,7 @@ function outcome({ accepted, flags, scores }, ends) {
     el(
       "p",
       { class: "note" },
-      `Of ${number(accepted)} accepted captions, the first ones of the newest units${flagged && `; flagged: ${flagged}`}.`,
+      `From a sample of ${number(accepted)} accepted captions of the newest units${flagged && `; flagged: ${flagged}`}.`,
     ),
     el("div", { class: "charts" }, charts),
   ];
@@ -192,7 +192,7 @@ function failures({ failed_shards: shards, failed_units: units }) {
     ? el(
         "div",
         { class: "problem" },
-        el("h3", {}, "What failed"),
+        el("h3", {}, "Failures"),
         el(
           "ul",
           {},

@@ -1,10 +1,10 @@
-// The page: which view is shown, the state in its address, and the colours of the Airflow around it.
+// The page: the current view, its state in the address, and Airflow's colours.
 import { showCaptions, captionKeys } from "./captions.js";
 import { showRuns } from "./runs.js";
 
 const VIEWS = { captions: showCaptions, runs: showRuns };
 
-// In the tab of a run, everything is of this run.
+// In the tab of a run, all views show this run only.
 const { dag, dag_run_id } = Object.fromEntries(new URLSearchParams(location.search));
 const tab = dag === undefined ? {} : { dag, dag_run_id };
 
@@ -27,13 +27,13 @@ function show() {
   VIEWS[view](asked, go, ofTab);
 }
 
-// Airflow says by a class of its own which colours it has; alone, the system does.
+// Airflow's class on its root element tells its colours; outside Airflow, use the system's.
 function follow_colours() {
   let around = null;
   try {
     around = window.parent === window ? null : window.parent.document.documentElement;
   } catch {
-    // Shown by a page of another origin.
+    // The page around the frame has another origin.
   }
   const system = matchMedia("(prefers-color-scheme: dark)");
   const apply = () => {

@@ -1,4 +1,4 @@
-// Runs: a list of them, and the figures of one, or of everything.
+// Runs: the list, and the figures of one run or of all.
 import { share } from "./charts.js";
 import { Problem, ask, el, number } from "./dom.js";
 import { figures } from "./figures.js";
@@ -8,9 +8,9 @@ const place = document.getElementById("figures");
 const DAGS = ["capsfusion", "capsfusion_replay"];
 let request = new AbortController();
 
-// key: dag_run_id, replay, or start and end of an interval; none: everything. dag: the DAG of the run whose page this is on.
+// key: dag_run_id, replay, or start and end of an interval; empty for all runs. dag: in the tab of a run, its DAG.
 export async function showRuns(key, go, dag) {
-  const alone = dag !== undefined; // in Airflow's page of one run
+  const alone = dag !== undefined; // in Airflow's tab of one run
   list.hidden = alone;
   request.abort();
   request = new AbortController();
@@ -49,7 +49,7 @@ function runs(found, key, go) {
     { type: "button", "aria-current": Object.keys(key).length ? "false" : "true", onclick: () => go("runs") },
     "Everything",
   );
-  if (!found.length) return [everything, el("p", {}, "The ledger has no run yet.")];
+  if (!found.length) return [everything, el("p", {}, "No runs yet.")];
   return [everything, ...found.map((run) => entry(run, key, go))];
 }
 

@@ -1,8 +1,8 @@
-"""What attention is asked for: which tokens, in which slots, and what each of them sees.
+"""The inputs of attention: which tokens, in which slots, and which other tokens each of them sees.
 
-Two kinds of tokens attend. Those of new prompts see the prefix and, causally, their own prompt. Those that beams have
-just generated see the prefix, their prompt and what leads to them in their slot's tree of tokens. Either attend over
-the prefix and the pages of one slot, and nothing else: ``torch_ops`` and ``triton_ops`` both do it.
+There are two kinds. Tokens of new prompts see the prefix and, causally, their own prompt. Tokens that beams have just
+generated see the prefix, their prompt and their ancestors in the slot's tree of tokens. Both attend over the prefix and
+the pages of one slot, and over nothing else. ``torch_ops`` and ``triton_ops`` implement both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from capsfusion_tasks.fusion.native.model import Attend, Llama
 
 @dataclass(frozen=True)
 class Tokens:
-    """T tokens, packed: which they are, where each stands in its text, and where its keys and values go."""
+    """T tokens, packed: their ids, their positions in the text, and where their keys and values go."""
 
     ids: Tensor  # [T] int64
     positions: Tensor  # [T] int64, the prefix counted
@@ -30,14 +30,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Prompts:
-    """R new prompts, one after the other, none of them empty. They begin at place 0 of their slots.
+    """R new prompts, one after the other, none of them empty. Each begins at place 0 of its slot.
 
-    Behind the last prompt there may be padding: tokens of no prompt, whose attention is 0.
+    Padding tokens may follow the last prompt. They belong to no prompt, and their attention is 0.
     """
 
     tokens: Tokens
     slots: Tensor  # [R] int64
-    starts: Tensor  # [R + 1] int64, where each begins among the T tokens, and where the last ends
+    starts: Tensor  # [R + 1] int64, index of each prompt's first token among the T, and the end of the last
     lengths: list[int]  # on the host
 
 
@@ -47,17 +47,14 @@ class Beams:
 
     tokens: Tokens
     slots: Tensor  # [N] int64
-    used: Tensor  # [N] int64, tokens in each slot, the new ones counted
-    seen: Tensor  # what each beam sees of its slot, its own new token included; made by ``pack_seen``
+    used: Tensor  # [N] int64, tokens in each slot, including the new ones
+    seen: Tensor  # the tokens of its slot that each beam sees, its new token included; from ``pack_seen``
 
 
 def pack_prompts(
     prompts: Sequence[Sequence[int]], slots: Sequence[int], *, prefix: int, cache: KVCache, multiple: int = 1
 ) -> Prompts:
-    """``prompts`` for ``slots``, behind ``prefix`` tokens, on the cache's device.
-
-    Padded to a ``multiple`` of tokens.
-    """
+    """Pack ``prompts`` for ``slots``, behind ``prefix`` tokens, on the cache's device. Pads to a ``multiple``."""
     lengths = torch.tensor([len(prompt) for prompt in prompts])  # [R]
     starts = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))  # [R + 1]
     which = torch.arange(len(prompts)).repeat_interleave(lengths)  # [T]
@@ -65,19 +62,19 @@ def pack_prompts(
     ids = torch.tensor([token for prompt in prompts for token in prompt])
     own = torch.tensor(slots)  # [R]
     padding = -len(which) % multiple
-    # Padding goes to the row of the page table that belongs to no slot: nobody reads what it writes.
-    of_nobody = len(cache.table) - 1
+    # Padding is written through the last row of the page table, which belongs to no slot, so it is never read.
+    no_slot = len(cache.table) - 1
     tokens = Tokens(
         *(
             F.pad(x, (0, padding), value=value).to(cache.table.device)
-            for x, value in ((ids, 0), (places + prefix, 0), (own[which], of_nobody), (places, 0))
+            for x, value in ((ids, 0), (places + prefix, 0), (own[which], no_slot), (places, 0))
         )
     )
     return Prompts(tokens, own.to(cache.table.device), starts.to(cache.table.device), lengths.tolist())
 
 
 def over_prompts(model: Llama, cache: KVCache, prompts: Prompts) -> Attend:
-    """Attention for a forward pass over ``prompts``; their keys and values are kept."""
+    """Attention for a forward pass over ``prompts``. Stores their keys and values."""
 
     def attend(layer: int, qkv: Tensor) -> Tensor:
         queries = model.ops.rotate_and_store(qkv, model.rotary, cache, layer, prompts.tokens)
@@ -87,7 +84,7 @@ def over_prompts(model: Llama, cache: KVCache, prompts: Prompts) -> Attend:
 
 
 def over_beams(model: Llama, cache: KVCache, beams: Beams) -> Attend:
-    """Attention for a decode step of ``beams``; the new tokens' keys and values are kept."""
+    """Attention for a decode step of ``beams``. Stores the keys and values of the new tokens."""
 
     def attend(layer: int, qkv: Tensor) -> Tensor:
         queries = model.ops.rotate_and_store(qkv, model.rotary, cache, layer, beams.tokens)

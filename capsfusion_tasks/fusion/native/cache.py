@@ -1,8 +1,8 @@
-"""Keys and values: one read-only prefix for all rows, and pages that slots fill as their rows grow.
+"""The KV cache: one read-only prefix for all rows, and pages that slots fill as their rows grow.
 
-A slot holds a row's prompt (without the prefix) and after it every token that any of its beams generated, B a step.
-Its tokens lie in pages, and a page table says in which: place t of slot n is place t % page_tokens of page
-``table[n, t // page_tokens]``. Nothing is ever moved. What a beam sees of its slot is a mask (``slots.py``).
+A slot holds the prompt of a row (without the prefix), and behind it every token that any of its B beams generated.
+The tokens are in pages, and a page table says in which: place t of slot n is place t % page_tokens of page
+``table[n, t // page_tokens]``. Nothing is ever moved. A mask says which places a beam sees (``slots.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from capsfusion_tasks.fusion.native.model import Llama
 
 @dataclass(frozen=True)
 class KVCache:
-    """The tensors. P is the number of the prefix's tokens, which may be 0."""
+    """The tensors. P is the number of tokens in the prefix, which may be 0."""
 
     prefix_keys: Tensor  # [layers, kv_heads, P, D]
     prefix_values: Tensor
@@ -28,35 +28,35 @@ class KVCache:
 
     @classmethod
     def empty(cls, model: Llama, prefix: tuple[Tensor, Tensor] | None, pages: Pages) -> KVCache:
-        """For ``pages`` and their spare one, behind the keys and values ``prefix`` [layers, kv_heads, P, D], if any."""
+        """Empty pages and the spare page, behind keys and values ``prefix`` [layers, kv_heads, P, D], if any."""
         if prefix is None:
             none = torch.empty(model.layers, model.kv_heads, 0, model.head_dim, device=model.device, dtype=model.dtype)
             prefix = (none, none)
         shape = (model.layers, pages.spare + 1, model.kv_heads, pages.page_tokens, model.head_dim)
-        # Zeros, not whatever the memory held: a masked NaN would still be a NaN after the product with its weight of 0.
+        # Zeros, because memory may hold NaN: a masked NaN times its weight of 0 is still NaN.
         keys = torch.zeros(shape, device=model.device, dtype=model.dtype)
         return cls(*prefix, keys, torch.zeros_like(keys), pages.table.to(model.device))
 
 
 def bytes_per_page(model: Llama, page_tokens: int) -> int:
-    """Memory that a page's keys and values take, over all layers."""
+    """Bytes that the keys and values of a page take, over all layers."""
     return 2 * model.layers * model.kv_heads * model.head_dim * page_tokens * model.dtype.itemsize
 
 
 class Pages:
-    """Which slot holds which pages; on the host, so that nobody waits for the device. vLLM calls it a block manager."""
+    """Assigns pages to slots. On the host, so that it never waits for the device. vLLM calls this a block manager."""
 
     def __init__(self, *, pages: int, page_tokens: int, slots: int, capacity: int) -> None:
         self.page_tokens = page_tokens
-        self.per_slot = math.ceil(capacity / page_tokens)  # most that one slot may need
+        self.per_slot = math.ceil(capacity / page_tokens)  # the most that one slot can need
         if pages < self.per_slot:
             raise ValueError(f"{pages} pages of {page_tokens} tokens do not hold one row of {capacity} tokens")
-        # A step may go over idle slots, too: what they write lands in a page behind all others, which nobody reads.
+        # Steps may include idle slots. They write to the spare page behind all others, which is never read.
         self.spare = pages
         # [slots + 1, pages of a slot]; the last row is of no slot.
         self.table = torch.full((slots + 1, self.per_slot), self.spare, dtype=torch.int32)
-        self.changed = True  # since the device got its copy of the table
-        self._free = list(range(pages - 1, -1, -1))  # the last is taken next
+        self.changed = True  # since the table was copied to the device
+        self._free = list(range(pages - 1, -1, -1))  # the last one is taken next
         self._held: list[list[int]] = [[] for _ in range(slots)]
 
     @property
@@ -68,7 +68,7 @@ class Pages:
         return math.ceil(tokens / self.page_tokens)
 
     def grow(self, slot: int, tokens: int) -> bool:
-        """Let ``slot`` hold ``tokens`` tokens. False, and nothing changes, where too few pages are free."""
+        """Let ``slot`` hold ``tokens`` tokens. Returns False, and changes nothing, if too few pages are free."""
         held = self._held[slot]
         more = self.needed(tokens) - len(held)
         if more > len(self._free):
@@ -78,6 +78,10 @@ class Pages:
             held.append(self._free.pop())
             self.changed = True
         return True
+
+    def held(self, slot: int) -> list[int]:
+        """The pages of ``slot``."""
+        return list(self._held[slot])
 
     def may_grow(self, slot: int) -> bool:
         """Whether ``slot`` has fewer pages than the longest row needs."""

@@ -2,71 +2,69 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.model_files import NO_TENSORS, weight_files
 from capsfusion_tasks.fusion.native.config import llama_config
+from capsfusion_tasks.fusion.native.float8 import Float8
 from capsfusion_tasks.fusion.native.model import Llama, Place
+from capsfusion_tasks.fusion.tensors import (
+    EMBEDDING,
+    HEAD,
+    check_names,
+    is_finite,
+    known_name,
+    open_tensors,
+    refuse_not_finite,
+)
+from capsfusion_tasks.fusion.weight_files import unread_files, weight_files
 
-# Buffers that old checkpoints carry and every reader computes by itself.
-_IGNORED = ("rotary_emb.inv_freq",)
+log = logging.getLogger(__name__)
 
 
 def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
     """The checkpoint in ``folder``. Raises InputError where it is not a LLaMA, or not whole."""
-    model = Llama(llama_config(folder), device, dtype)
-    load_weights(folder, model.parameters())
+    config, files = llama_config(folder), weight_files(folder)
+    if unread := unread_files(folder, files):
+        log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))
+    tied = config.tie_word_embeddings and not _has_own_head(files)
+    # Before memory is taken: a wrong number in config.json can ask for any amount of it.
+    places = Llama(config, torch.device("meta"), dtype, tied=tied).parameters()
+    check_names(folder, files, {name: list(place.shape) for name, place in places.items()}, tied=tied)
+    model = Llama(config, device, dtype, tied=tied)
+    _load_weights(folder, files, model.parameters())
     return model
 
 
+def _has_own_head(files: Sequence[Path]) -> bool:
+    """Whether head and embedding are stored, and differ. Then transformers 5 takes both, whatever config.json says."""
+    stored = {}
+    for file in files:
+        tensors = open_tensors(file)
+        for name in tensors.shapes:
+            if (known := known_name(name, (EMBEDDING, HEAD))) is not None:
+                stored[known] = tensors.read(name)
+    return len(stored) == 2 and not torch.equal(stored[EMBEDDING], stored[HEAD])
+
+
 @torch.no_grad()
-def load_weights(folder: Path, places: Mapping[str, Place]) -> None:
+def _load_weights(folder: Path, files: Sequence[Path], places: Mapping[str, Place]) -> None:
     """Copy each of the checkpoint's tensors into its place, on the place's device and in its dtype.
 
     Files are mapped, not read: with several ranks on a node the pages are shared, and a rank's own memory holds no
-    second copy. Raises InputError naming the tensors that are missing, unknown or of another shape.
+    second copy. Raises InputError for numbers that are not finite.
     """
-    missing = dict(places)
-    ignored = _IGNORED if "lm_head.weight" in places else (*_IGNORED, "lm_head.weight")  # tied, and stored all the same
-    problems = []
-    for file in weight_files(folder):
-        for name, tensor in _tensors(file):
-            if name.endswith(ignored):
-                continue
-            place = missing.pop(name, None)
-            if place is None:
-                problems.append(f"unknown tensor {name}")
-            elif place.shape != tensor.shape:
-                problems.append(f"{name} has shape {list(tensor.shape)}, config.json says {list(place.shape)}")
-            else:
-                place.copy_(tensor)
-    problems += [f"{name} is missing" for name in missing]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise InputError(f"the weights in {folder} do not fit its config.json: {'; '.join(problems[:5])}{more}")
-
-
-def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    try:
-        if file.suffix == ".safetensors":
-            handle = safe_open(file, framework="pt")
-            names = handle.keys()  # type: ignore[no-untyped-call]
-        else:
-            # weights_only: a pickle from a hub must not run code.
-            weights = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{file} cannot be read as weights: {NO_TENSORS}. Download it again") from error
-    except (SafetensorError, OSError, RuntimeError, EOFError) as error:
-        raise InputError(f"{file} cannot be read as weights: {error}. Download it again") from error
-    if file.suffix == ".safetensors":
-        for name in names:
-            yield name, handle.get_tensor(name)  # type: ignore[no-untyped-call]
-    else:
-        yield from weights.items()
+    finite: dict[str, Tensor] = {}
+    for file in files:
+        tensors = open_tensors(file)
+        for name in tensors.shapes:
+            if (known := known_name(name, places)) is not None:
+                place = places[known]
+                place.copy_(tensors.read(name))
+                finite[name] = is_finite(place.scales if isinstance(place, Float8) else cast(Tensor, place))
+    refuse_not_finite(folder, finite)

@@ -1,4 +1,4 @@
-"""Beam search over slots that started at different times, token for token what transformers' ``generate`` does.
+"""Beam search over slots that started at different times. Gives the tokens of transformers' ``generate``.
 
 Source of the algorithm: ``GenerationMixin._beam_search`` of transformers 5, with ``early_stopping=False``. Scores are
 sums of log-probabilities in float32; a finished caption's score is divided by its length ** ``length_penalty``.
@@ -6,6 +6,7 @@ sums of log-probabilities in float32; a finished caption's score is divided by i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a row's best caption is: its tokens, EOS included if it came, and its score (mean log-probability)."""
+    """The best caption of a row: its tokens, including EOS if it came, and its mean log-probability."""
 
     token_ids: list[int]
     score: float
@@ -27,7 +28,7 @@ class Decoded:
 class BeamSearch:
     """The state of N slots: B running beams each, and the B best finished captions so far, of at most G tokens.
 
-    One beam is greedy decoding: the likeliest token, until it is EOS.
+    With one beam this is greedy decoding: the likeliest token each time, until EOS. Each of ``eos_ids`` counts as EOS.
     """
 
     def __init__(
@@ -36,15 +37,17 @@ class BeamSearch:
         slots: int,
         beams: int,
         max_new_tokens: int,
-        eos_id: int,
+        eos_ids: Sequence[int],
         device: torch.device,
         length_penalty: float = 1.0,
     ) -> None:
-        self.beams, self.max_new_tokens, self.eos_id = beams, max_new_tokens, eos_id
+        self.beams, self.max_new_tokens, self.eos_ids = beams, max_new_tokens, tuple(eos_ids)
+        # transformers' number: enough that B beams can go on even if each beam's best tokens are all EOS.
+        self.candidates = max(2, 1 + len(self.eos_ids)) * beams
         self.length_penalty = length_penalty
         tokens = torch.zeros(slots, beams, max_new_tokens, device=device, dtype=torch.long)
         self.length = torch.zeros(slots, device=device, dtype=torch.long)  # [N] tokens generated so far
-        self.limit = torch.full_like(self.length, max_new_tokens)  # [N] after how many a row must end
+        self.limit = torch.full_like(self.length, max_new_tokens)  # [N] tokens after which a row must end
         self.tokens = tokens  # [N, B, G]
         self.scores = torch.zeros(slots, beams, device=device)  # [N, B]
         self.finished_tokens = tokens.clone()  # [N, B, G], best first
@@ -53,45 +56,46 @@ class BeamSearch:
         self.done = torch.zeros(slots, device=device, dtype=torch.bool)  # [N]
 
     def start(self, slots: Tensor, limits: Tensor) -> None:
-        """Forget what the slots ``slots`` [K] held: rows of at most ``limits`` [K] tokens are about to begin there."""
+        """Reset ``slots`` [K] for new rows, of at most ``limits`` [K] tokens."""
         self.length[slots] = 0
         self.limit[slots] = limits
         self.scores[slots] = _NEVER
-        self.scores[slots, 0] = 0.0  # all beams are the same before the first token: only one of them may branch
+        self.scores[slots, 0] = 0.0  # before the first token all beams are equal, so only one may branch
         self.finished_length[slots] = 0
         self.finished_scores[slots] = _NEVER
 
     def step(self, slots: Tensor, logits: Tensor) -> Tensor:
         """Append a token to each beam of ``slots`` [K], given ``logits`` [K, B, V].
 
-        Returns the beam [K, B] that each beam now continues; ``done`` says which rows have their caption.
+        Returns the parent [K, B] of each beam: the beam that it continues. Sets ``done`` where a caption is complete.
         """
         length = self.length[slots] + 1  # [K], the new token counted
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         if self.beams == 1:
             return self._greedy_step(slots, length, log_probs)
         b = self.beams
-        # 2 * B candidates: if all B beams come to their end, there are B others to go on with.
-        top, token = _top_k(log_probs, 2 * b)  # [K, B, 2B] of each beam
-        scores, choice = (top + self.scores[slots, :, None]).flatten(1).topk(2 * b)  # [K, 2B] of all beams
-        parent, token = choice // (2 * b), token.flatten(1).gather(1, choice)  # [K, 2B]
-        candidates = _append(_pick(self.tokens[slots], parent), length, token)  # [K, 2B, G]
-        ends = (token == self.eos_id) | (length == self.limit[slots])[:, None]  # [K, 2B]
+        own = min(self.candidates, log_probs.shape[-1])  # O, candidates of one beam
+        c = min(self.candidates, b * own)  # C, of all beams
+        top, token = _top_k(log_probs, own)  # [K, B, O]
+        scores, choice = (top + self.scores[slots, :, None]).flatten(1).topk(c)  # [K, C]
+        parent, token = choice // own, token.flatten(1).gather(1, choice)  # [K, C]
+        candidates = _append(_pick(self.tokens[slots], parent), length, token)  # [K, C, G]
+        ends = self._is_eos(token) | (length == self.limit[slots])[:, None]  # [K, C]
 
         running, choice = (scores + ends * _NEVER).topk(b)  # [K, B]
         self.scores[slots] = running
         self.tokens[slots] = _pick(candidates, choice)
 
-        # Only the B best candidates may finish; the others are there to go on with.
-        ends_well = ends & (torch.arange(2 * b, device=ends.device) < b)
+        # Only the B best candidates may finish. The others only replace running beams.
+        ends_well = ends & (torch.arange(c, device=ends.device) < b)
         per_token = torch.where(ends_well, scores / length[:, None] ** self.length_penalty, _NEVER)
         finished_scores, best = torch.cat((self.finished_scores[slots], per_token), dim=1).topk(b)  # [K, B]
-        finished_tokens = torch.cat((self.finished_tokens[slots], candidates), dim=1)  # [K, 3B, G]
+        finished_tokens = torch.cat((self.finished_tokens[slots], candidates), dim=1)  # [K, B + C, G]
         finished_length = torch.cat((self.finished_length[slots], ends_well * length[:, None]), dim=1).gather(1, best)
         self.finished_tokens[slots] = _pick(finished_tokens, best)
         self.finished_scores[slots], self.finished_length[slots] = finished_scores, finished_length
 
-        # The best running beam is compared at its present length: transformers' heuristic for early_stopping=False.
+        # transformers' heuristic for early_stopping=False: compare the best running beam at its present length.
         hopeless = running[:, 0] / length**self.length_penalty <= finished_scores[:, -1]
         self.done[slots] = ((finished_length > 0).all(dim=1) & hopeless) | ends.all(dim=1)
         self.length[slots] = length
@@ -104,19 +108,29 @@ class BeamSearch:
         self.tokens[slots] = self.finished_tokens[slots] = tokens
         self.scores[slots], self.finished_scores[slots] = scores, scores / length[:, None] ** self.length_penalty
         self.length[slots], self.finished_length[slots] = length, length[:, None]
-        self.done[slots] = (token == self.eos_id) | (length == self.limit[slots])
+        self.done[slots] = self._is_eos(token) | (length == self.limit[slots])
         return torch.zeros_like(length)[:, None]
 
+    def _is_eos(self, token: Tensor) -> Tensor:
+        ends = token == self.eos_ids[0]
+        for other in self.eos_ids[1:]:
+            ends |= token == other
+        return ends
+
+    def is_finite(self, slot: int) -> bool:
+        """Whether all scores of the row in ``slot`` are finite. Once one was NaN, one of its beams has a NaN score."""
+        return bool(self.scores[slot].isfinite().all())
+
     def last_tokens(self, slots: Tensor) -> Tensor:
-        """The token [K, B] that each running beam of ``slots`` [K] ends with."""
+        """The last token [K, B] of each running beam of ``slots`` [K]."""
         at = (self.length[slots] - 1).clamp(0, self.max_new_tokens - 1)  # [K]
         return self.tokens[slots].gather(2, at[:, None, None].expand(-1, self.beams, 1))[..., 0]
 
     def best(self, slots: list[int]) -> list[Decoded]:
-        """The captions of ``slots``, which are done."""
+        """The captions of ``slots``, all of which must be done."""
         at = torch.tensor(slots, device=self.done.device)
         scores = self.finished_scores[at, 0].tolist()
-        rows = torch.cat((self.finished_length[at, :1], self.finished_tokens[at, 0]), dim=1).tolist()  # few copies
+        rows = torch.cat((self.finished_length[at, :1], self.finished_tokens[at, 0]), dim=1).tolist()  # one copy
         return [Decoded(tokens[:length], score) for (length, *tokens), score in zip(rows, scores, strict=True)]
 
 
@@ -132,9 +146,9 @@ def _append(tokens: Tensor, length: Tensor, token: Tensor) -> Tensor:
 
 
 def _top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``x.topk(k)`` over a long last dimension: the k largest stand in the k blocks with the largest maxima.
+    """``x.topk(k)`` over a long last dimension, in one pass over ``x`` instead of a partial sort.
 
-    One pass over ``x`` instead of a partial sort of it.
+    The k largest numbers are in the k blocks with the largest maxima.
     """
     if x.shape[-1] % _BLOCK or x.shape[-1] // _BLOCK < k:
         return x.topk(k)

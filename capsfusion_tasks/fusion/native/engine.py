@@ -1,11 +1,12 @@
-"""The native engine: admits rows into slots as they become free, and decodes all slots together, a token at a time.
+"""The native engine: continuous batching, with the common prefix of all prompts computed once.
 
-That is continuous batching, with the prompts' common prefix computed once for all rows.
+Rows enter slots as slots become free. All slots decode together, a token at a time.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from bisect import bisect_right
 from collections import deque
@@ -14,28 +15,29 @@ from itertools import accumulate, islice
 
 import torch
 
-from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.engine import Completion, Occupancy, Request, Requests
+from capsfusion_tasks.fusion.engine import NOT_FINITE, Completion, Occupancy, Request, Requests
 from capsfusion_tasks.fusion.native import memory
+from capsfusion_tasks.fusion.native.config import check_positions
 from capsfusion_tasks.fusion.native.decoding import Decoded
 from capsfusion_tasks.fusion.native.memory import Room
 from capsfusion_tasks.fusion.native.model import Llama
-from capsfusion_tasks.fusion.native.slots import Prefix, Slots
+from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes
 
 log = logging.getLogger(__name__)
 
 CPU_SLOTS = 32
-# Tokens of one step, a token a beam. Beyond it a GPU is bound by arithmetic: more rows at once take as much longer.
+# Tokens of one step, one for each beam. With more, a GPU is bound by arithmetic, and more rows take longer.
 STEP_TOKENS = 1024
 MAX_SLOTS = 512
-ADMIT_SHARE = 4  # rows are admitted when one slot in so many is free
-PREFILL_TOKENS = 8192  # of one prefill: it keeps a GPU busy, and fits beside the cache
+ADMIT_SHARE = 4  # rows are admitted when one slot in four is free
+PREFILL_TOKENS = 8192  # the most of one prefill: enough to keep a GPU busy, and it fits beside the cache
 
 
 class NativeEngine:
     """Beam search (greedy, with one beam) for LLaMA models over prompts that all begin with the tokens ``prefix``.
 
-    ``batch_size`` is the most slots to use; None: as many as pay. On a GPU there are fewer where memory is short.
+    ``batch_size`` is the largest number of slots; None: the engine chooses. On a GPU with little memory it uses fewer.
+    A caption ends at any of ``eos_ids``.
     """
 
     @torch.inference_mode()
@@ -46,16 +48,12 @@ class NativeEngine:
         num_beams: int,
         max_new_tokens: int,
         max_prompt_tokens: int,
-        eos_id: int,
+        eos_ids: Sequence[int],
         prefix: Sequence[int],
         batch_size: int | None = None,
     ) -> None:
-        if max_prompt_tokens + max_new_tokens > model.max_positions:
-            raise InputError(
-                f"prompts of {max_prompt_tokens} and captions of {max_new_tokens} tokens do not fit the model's"
-                f" {model.max_positions} positions: choose shorter captions with --max-new-tokens"
-            )
-        self.model, self.num_beams, self.eos_id = model, num_beams, eos_id
+        check_positions(model.max_positions, max_prompt_tokens, max_new_tokens)
+        self.model, self.num_beams, self.eos_ids = model, num_beams, tuple(eos_ids)
         self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
         self._prefix = Prefix.compute(model, prefix)
         self._room = self._find_room(batch_size)
@@ -68,25 +66,25 @@ class NativeEngine:
         return self._room.slots
 
     def generate(self, requests: Requests) -> Iterator[Completion]:
-        """Completions as rows finish. Requests are taken as slots become free, half as many ahead."""
+        """Yield completions as rows finish. Takes requests as slots become free, and half as many in advance."""
         slots = self._slots = self._slots or self._allocate()
-        slots.clear()  # an error may have left rows of an earlier call
+        slots.clear()  # an earlier call that failed may have left rows
         waiting: deque[Request] = deque()
         active: dict[int, Request] = {}  # by slot
-        done: list[Completion] = []  # of the last step: handed over while the device computes the next one
+        done: list[Completion] = []  # of the last step, yielded while the device computes the next one
         while True:
-            if len(waiting) < self._admit_rows:  # not only when none are left: the last few would come in alone
+            if len(waiting) < self._admit_rows:  # before none are left: a few rows alone make a slow prefill
                 idle = not active and not waiting
                 if idle:
                     yield from done
                     done = []
-                # Few are taken ahead, so that other ranks find work to the end.
+                # Few rows in advance, so that all ranks have rows until the end.
                 most = max(1, self.batch_size // 2) if active else self.batch_size
                 waiting.extend(requests.take(max(1, most - len(waiting)), wait=idle))
             with torch.inference_mode():
                 if rows := self._admitted(slots, waiting):
                     limits = [row.limit(self.max_new_tokens) for row in rows]
-                    active |= zip(slots.prefill([self._own(row) for row in rows], limits), rows, strict=True)
+                    active |= zip(slots.prefill([self._own_part(row) for row in rows], limits), rows, strict=True)
                 elif active:
                     waiting.extendleft(active.pop(slot) for slot in slots.decode())
                     self.occupancy.count(len(active), self.batch_size)
@@ -98,8 +96,8 @@ class NativeEngine:
             done = [self._completion(active.pop(slot), decoded) for slot, decoded in finished.items()]
 
     def shrink(self) -> bool:
-        """Halve the number of slots, after the device ran out of memory. False where it cannot be halved."""
-        self._slots = None  # their memory first, before fewer are allocated
+        """Halve the number of slots, after the device ran out of memory. Returns False if there is one slot."""
+        self._slots = None  # free the old slots before new ones are measured
         slots = self.batch_size
         while slots > 1:
             slots //= 2
@@ -128,12 +126,12 @@ class NativeEngine:
         most = slots or min(MAX_SLOTS, STEP_TOKENS // self.num_beams)
         return memory.measure(self.model, self._prefix, prefill_tokens=PREFILL_TOKENS, most_slots=most, **self._sizes())
 
-    def _sizes(self) -> dict[str, int]:
+    def _sizes(self) -> SlotSizes:
         return {
             "beams": self.num_beams,
             "prompt_tokens": self.max_prompt_tokens - len(self._prefix.ids),
             "max_new_tokens": self.max_new_tokens,
-            "eos_id": self.eos_id,
+            "eos_ids": self.eos_ids,
         }
 
     @property
@@ -141,23 +139,23 @@ class NativeEngine:
         return max(1, self.batch_size // ADMIT_SHARE)
 
     def _should_admit(self, active: int, waiting: int) -> bool:
-        """Whether so many slots are free that computing prompts for them is an efficient product of matrices."""
+        """Whether enough slots are free for an efficient prefill."""
         free = self.batch_size - active
         return waiting > 0 and free >= min(waiting, self._admit_rows)
 
     def _admitted(self, slots: Slots, waiting: deque[Request]) -> list[Request]:
-        """Take those of ``waiting`` that have room now, in at most one prefill's tokens."""
+        """Take the rows of ``waiting`` that have room now, at most the tokens of one prefill."""
         if not self._should_admit(slots.busy, len(waiting)):
             return []
         tokens = [len(request.prompt) - len(self._prefix.ids) for request in islice(waiting, self.batch_size)]
         ends = list(accumulate(tokens[: slots.room_for(tokens)]))
-        # Up to the last whole multiple: the rows behind it would be padded to the next one, and can wait.
+        # Stop at the last whole multiple: further rows would be padded to the next one, so they wait.
         most = min(PREFILL_TOKENS, ends[-1] if ends else 0)
         most -= most % min(self.model.ops.PREFILL_MULTIPLE, max(1, most))
         return [waiting.popleft() for _ in range(max(1, bisect_right(ends, most)) if ends else 0)]
 
-    def _own(self, request: Request) -> list[int]:
-        """The row's prompt behind the prefix. Raises ValueError for a prompt that this engine cannot take."""
+    def _own_part(self, request: Request) -> list[int]:
+        """The part of the prompt behind the prefix. Raises ValueError for a prompt that does not fit this engine."""
         p = len(self._prefix.ids)
         if request.prompt[:p] != self._prefix.ids or not p < len(request.prompt) <= self.max_prompt_tokens:
             raise ValueError(
@@ -168,6 +166,8 @@ class NativeEngine:
 
     def _completion(self, request: Request, decoded: Decoded) -> Completion:
         ids, count = decoded.token_ids, len(decoded.token_ids)
-        if ids[-1] == self.eos_id:
+        if not math.isfinite(decoded.score):
+            return Completion(request.row, [], NOT_FINITE, 0)
+        if ids[-1] in self.eos_ids:
             return Completion(request.row, ids[:-1], "stop", count, decoded.score)
         return Completion(request.row, ids, "length", count, decoded.score)

@@ -1,7 +1,7 @@
 """Matrices in float8: a byte per number, and a float32 scale for each row.
 
-A row's largest number becomes 448, the largest of float8_e4m3fn, so that one large weight or activation costs precision
-in its own row only. On a GPU products use fast accumulation, which is less precise than sums in float32.
+The largest number of a row becomes 448, the largest of float8_e4m3fn, so a large weight or activation costs precision
+in its own row only. On a GPU, products use fast accumulation, which is less precise than float32.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from capsfusion_tasks.errors import InputError
 
 DTYPE = torch.float8_e4m3fn
 LARGEST = 448.0
-SMALLEST_SCALE = 1e-12  # of a row of zeros: any scale does, but no division by zero
+SMALLEST_SCALE = 1e-12  # for rows of zeros: avoids a division by zero
 MULTIPLE = 16  # rows and columns of a weight that torch._scaled_mm takes
-MIN_CAPABILITY = (8, 9)  # Ada; cards before it have no float8 products
+MIN_CAPABILITY = (8, 9)  # Ada: earlier cards have no float8 products
 
 
 def require(device: torch.device) -> None:
@@ -44,7 +44,7 @@ class Float8:
 
     @classmethod
     def weight(cls, rows: int, columns: int, device: torch.device) -> Float8:
-        """An empty one to load a weight into. Raises InputError for sizes that have no float8 products."""
+        """Space for a weight that is loaded later. Raises InputError for sizes that have no float8 products."""
         if rows % MULTIPLE or columns % MULTIPLE:
             raise InputError(
                 f"float8 needs matrices whose sides are multiples of {MULTIPLE}, and this model has one of {rows} x"
@@ -62,13 +62,13 @@ class Float8:
         return self.values.shape
 
     def split(self, rows: list[int]) -> list[Float8]:
-        """Views of so many rows each."""
+        """Views of ``rows[i]`` rows each."""
         return [
             Float8(*part) for part in zip(torch.split(self.values, rows), torch.split(self.scales, rows), strict=True)
         ]
 
     def copy_(self, source: Tensor) -> None:
-        """Quantise ``source`` [R, K], on this side's device: a second copy of the model never exists there."""
+        """Quantise ``source`` [R, K] into this matrix, on its device, one matrix at a time."""
         quantised = quantise(source.to(self.values.device, torch.bfloat16))
         self.values.copy_(quantised.values)
         self.scales.copy_(quantised.scales)

@@ -1,4 +1,4 @@
-"""How many rows fit on a GPU: measured with the largest prefill and one decode step."""
+"""How many rows fit on a GPU, measured with the largest prefill and one decode step."""
 
 from __future__ import annotations
 
@@ -6,35 +6,36 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Unpack
 
 import torch
 
 from capsfusion_tasks.fusion.native.cache import bytes_per_page
 from capsfusion_tasks.fusion.native.model import Llama
-from capsfusion_tasks.fusion.native.slots import Prefix, Slots, slot_capacity
+from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes, slot_capacity
 
 log = logging.getLogger(__name__)
 
-# What a row of published captions uses of a slot's capacity at its end: 46 tokens of prompt behind the prefix and
-# 3 x 36 generated ones, of 144 and 3 x 79. On the mean of its life it uses 0.27, so pages hardly ever run out.
+# Share of a slot's capacity that a published caption uses at its end: 46 prompt tokens behind the prefix and 3 x 36
+# generated tokens, of 144 and 3 x 79. The mean over its life is 0.27, so pages hardly ever run out.
 USED_SHARE = 0.4
-MARGIN_SHARE = 0.02  # of the card's memory, for what the allocator cannot join and cuBLAS takes later
+MARGIN_SHARE = 0.02  # of the card's memory, for fragmentation and what cuBLAS allocates later
 MARGIN_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a batch gets: so many slots, and pages of keys and values for all of them."""
+    """The size of a batch: its slots, and the pages of keys and values that they share."""
 
     slots: int
     pages: int
 
 
 def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_slots: int) -> Room:
-    """Slots and pages in ``free`` bytes of a card of ``total``, besides the ``needed`` ones of the largest batch.
+    """Slots and pages for ``free`` bytes of a card of ``total``, if the largest batch takes ``needed`` bytes besides.
 
-    ``page`` is a page's bytes, ``per_slot`` the pages of the longest row. There are never fewer pages than one such row
-    takes: where these do not fit, allocating them is out of memory, and says so.
+    ``page`` is the bytes of a page, ``per_slot`` the pages of the longest row. There are always enough pages for one
+    such row: if they do not fit, their allocation fails with out of memory.
     """
     pages = int((free - needed - MARGIN_BYTES - MARGIN_SHARE * total) // page) - 1  # one is the spare one
     pages = max(per_slot, min(pages, most_slots * per_slot))
@@ -42,11 +43,11 @@ def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_s
     return Room(slots, min(pages, slots * per_slot))
 
 
-def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: int, **sizes: int) -> Room:
-    """The room for at most ``most_slots`` rows on the model's GPU, beside what it holds already.
+def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: int, **sizes: Unpack[SlotSizes]) -> Room:
+    """The room for at most ``most_slots`` rows in the free memory of the model's GPU.
 
-    Computes the largest prefill, of ``prefill_tokens`` in the longest prompts, and one step of all slots, and looks at
-    what these took. ``sizes`` are those of ``Slots``.
+    Runs the largest prefill (``prefill_tokens`` in the longest prompts) and one step of all slots, and measures the
+    memory of both. ``sizes`` are those of ``Slots``.
     """
     device, prompt = model.device, sizes["prompt_tokens"]
     capacity = slot_capacity(prompt, sizes["max_new_tokens"], sizes["beams"])
@@ -54,6 +55,7 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     per_slot = -(-capacity // page_tokens)
     page = bytes_per_page(model, page_tokens)
     rows = max(1, min(most_slots, prefill_tokens // prompt))
+    torch.cuda.empty_cache()  # cached pieces of an earlier batch may be too small for this one
     pages = max(per_slot, rows * -(-prompt // page_tokens))
 
     before = torch.cuda.memory_allocated(device)
@@ -64,8 +66,8 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     del slots
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    # The graphs keep one step's memory for good. The step that runs before they are recorded needs as much again, which
-    # prefills use afterwards.
+    # The graphs keep the memory of one step. The step before their capture needs as much again, and prefills use that
+    # memory afterwards.
     needed = state + step + max(step, prefill)
     found = room(free=free, total=total, needed=needed, page=page, per_slot=per_slot, most_slots=most_slots)
     log.info(
@@ -76,7 +78,7 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
 
 
 def _peak(device: torch.device, work: Callable[[], object]) -> int:
-    """Bytes that ``work`` took at its peak, above what was there before."""
+    """Peak bytes that ``work`` allocates, above those that were allocated before."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     work()

@@ -1,7 +1,7 @@
-"""LLaMA's forward pass over a flat list of tokens: sizes from the checkpoint's config, attention left to the caller.
+"""LLaMA's forward pass over a flat list of tokens. The caller supplies attention.
 
-Prompts and decode steps, packed one after the other, are all the same to it: T tokens in, T hidden states out. What
-differs between devices is the module of operations it calls: ``torch_ops`` or ``triton_ops``.
+Prompts and decode steps are packed one after the other: T tokens in, T hidden states out. ``torch_ops`` and
+``triton_ops`` have the operations that differ between devices.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from torch.nn import functional as F
 from capsfusion_tasks.fusion.native import float8
 from capsfusion_tasks.fusion.native.config import Sizes
 from capsfusion_tasks.fusion.native.float8 import Float8
+from capsfusion_tasks.fusion.tensors import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
     from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
     from capsfusion_tasks.fusion.native.cache import KVCache
 
-# LLaMA's vocabulary with [PAD] has 32,001 rows: an odd matrix, which GPUs multiply at half the speed.
+# LLaMA's vocabulary with [PAD] has 32,001 rows, and GPUs multiply a matrix of such a size at half the speed.
 _HEAD_MULTIPLE = 64
+# Of the table of rotations, which would take gigabytes for models of ten million positions. Captions need a thousand.
+_MOST_POSITIONS = 1 << 16
 
 Matrix = Tensor | Float8
 # Stores the keys and values in qkv [T, (heads + 2 * kv_heads) * D] of a layer, and attends: [T, heads * D].
@@ -30,10 +33,10 @@ Attend = Callable[[int, Tensor], Tensor]
 
 
 class Ops(Protocol):
-    """The operations that are not products of matrices. ``torch_ops`` defines them, ``triton_ops`` makes them fast."""
+    """Operations that are not products of matrices. ``torch_ops`` is the reference, ``triton_ops`` the fast version."""
 
     PAGE_TOKENS: int | None  # None: a slot is one page
-    PREFILL_MULTIPLE: int  # prompts are padded to a multiple of so many tokens
+    PREFILL_MULTIPLE: int  # packed prompts are padded to a multiple of this number of tokens
 
     def add_norm(self, x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, *, quantise: bool) -> Matrix: ...
 
@@ -53,7 +56,7 @@ class Ops(Protocol):
 
 
 class Place(Protocol):
-    """Where a tensor of a checkpoint belongs: a view of the model's weights, or of what is quantised of them."""
+    """The destination of a checkpoint's tensor: a view of the model's weights, which may be quantised."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -64,17 +67,18 @@ class Place(Protocol):
 class Llama:
     """Weights and forward pass. Projections that read the same input are one matrix: fewer, larger products.
 
-    With ``dtype`` float8_e4m3fn the layers' matrices are float8; embedding, head, norms, activations between products
-    and the cache are bfloat16, which ``dtype`` then says.
+    With ``dtype`` float8_e4m3fn the layers' matrices are float8. Embedding, head, norms, activations between products
+    and the cache are then bfloat16, and so is the attribute ``dtype``. ``tied`` says whether embedding and head are one
+    matrix; None: as the config says.
     """
 
-    def __init__(self, config: Sizes, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, config: Sizes, device: torch.device, dtype: torch.dtype, *, tied: bool | None = None) -> None:
         self.layers: int = config.num_hidden_layers
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
         self.head_dim: int = config.head_dim
         self.vocab_size: int = config.vocab_size
-        self.max_positions: int = config.max_position_embeddings
+        self.max_positions: int = min(config.max_position_embeddings, _MOST_POSITIONS)
         self.eps: float = config.rms_norm_eps
         self.float8 = dtype == float8.DTYPE
         self.device, self.dtype = device, torch.bfloat16 if self.float8 else dtype
@@ -91,7 +95,8 @@ class Llama:
 
         padded = -(-config.vocab_size // _HEAD_MULTIPLE) * _HEAD_MULTIPLE
         self.embedding = torch.zeros(padded, hidden, device=device, dtype=self.dtype)  # [V, E]
-        self.head = self.embedding if config.tie_word_embeddings else torch.zeros_like(self.embedding)  # [V, E]
+        self.tied = config.tie_word_embeddings if tied is None else tied
+        self.head = self.embedding if self.tied else torch.zeros_like(self.embedding)  # [V, E]
         self.norm = empty(hidden)
         self.attention_norm = [empty(hidden) for _ in range(self.layers)]
         self.qkv = [matrix(query + 2 * kv, hidden) for _ in range(self.layers)]
@@ -102,14 +107,16 @@ class Llama:
         self.rotary = self._rotary_table(config)  # cosines and sines, [positions, D] each
 
     def parameters(self) -> dict[str, Place]:
-        """Where each tensor of a Hugging Face checkpoint belongs: its name there → its place in this model."""
+        """The place of each tensor of a Hugging Face checkpoint, by its name there.
+
+        If head and embedding are tied, both names have the same place, and a checkpoint needs only one of them.
+        """
         query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         places: dict[str, Place] = {
-            "model.embed_tokens.weight": self.embedding[: self.vocab_size],
+            EMBEDDING: self.embedding[: self.vocab_size],
             "model.norm.weight": self.norm,
+            HEAD: self.head[: self.vocab_size],
         }
-        if self.head is not self.embedding:
-            places["lm_head.weight"] = self.head[: self.vocab_size]
         for i in range(self.layers):
             q, k, v = self.qkv[i].split([query, kv, kv])
             gate, up = self.gate_up[i].split([self.gate_up[i].shape[0] // 2] * 2)
@@ -128,10 +135,10 @@ class Llama:
         return places
 
     def forward(self, ids: Tensor, attend: Attend) -> Tensor:
-        """Hidden states [T, E], normed, of the tokens ``ids`` [T]."""
+        """Hidden states [T, E] of the tokens ``ids`` [T], after the last norm."""
         ops, quantise = self.ops, self.float8
         x = F.embedding(ids, self.embedding)  # [T, E], the residual: add_norm adds to it
-        delta: Tensor | None = None  # what the last block adds to it
+        delta: Tensor | None = None  # the last block's output, not yet added to x
         for i in range(self.layers):
             h = ops.add_norm(x, delta, self.attention_norm[i], self.eps, quantise=quantise)
             attended = attend(i, linear(h, self.qkv[i]))  # [T, heads * D]
@@ -141,7 +148,7 @@ class Llama:
         return cast(Tensor, ops.add_norm(x, delta, self.norm, self.eps, quantise=False))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores [..., V] of the token after each of ``hidden`` [..., E]; those of the head's padding are -inf."""
+        """Logits [..., V] of the token after each of ``hidden`` [..., E]. Those of the padding are -inf."""
         logits = F.linear(hidden, self.head)
         logits[..., self.vocab_size :] = float("-inf")
         return logits
@@ -162,7 +169,7 @@ class Llama:
 
 
 def linear(x: Matrix, weight: Matrix) -> Tensor:
-    """``x`` [T, K] times ``weight`` [O, K] transposed: [T, O]. Both are float8, or neither."""
+    """``x`` [T, K] times ``weight`` [O, K] transposed: [T, O]. Either both are float8, or neither is."""
     if isinstance(weight, Float8):
         return float8.product(cast(Float8, x), weight)
     return F.linear(cast(Tensor, x), weight)

@@ -1,14 +1,16 @@
-"""The slots of the native engine on the device: rows come in with their prompts, move on a token a step, and go.
+"""The slots of the native engine on the device. A row enters with its prompt, gains a token a step, and leaves.
 
-A slot's tree of tokens: behind the row's prompt, step g of its B beams stands at places prompt + g * B and on, one
-each. ``visible`` says which places each beam sees: the prompt, and of each step the token that leads to it. When beam
-search drops one beam for a copy of another, a row of the mask is copied; keys and values stay where they are.
+A slot holds a tree of tokens: behind the prompt, the B tokens of step g are at places prompt + g * B to
+prompt + g * B + B - 1. The mask ``visible`` says which places each beam sees: the prompt, and its own ancestor of each
+step. When beam search replaces one beam by a copy of another, it copies a row of the mask. Keys and values never move.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from capsfusion_tasks.fusion.native.model import Llama
 
 @dataclass(frozen=True)
 class Prefix:
-    """The tokens that all prompts begin with; their keys and values, [layers, kv_heads, P, D] each."""
+    """The tokens that all prompts begin with, and their keys and values, [layers, kv_heads, P, D] each."""
 
     ids: list[int]
     keys: Tensor
@@ -43,11 +45,20 @@ class Prefix:
         return cls(list(ids), keys.contiguous(), values.contiguous())
 
 
-class Slots:
-    """N slots of B beams. A row stays in its slot; a step over n rows is a step over the first n of ``order``.
+class SlotSizes(TypedDict):
+    """Arguments of ``Slots`` that do not depend on the device's memory."""
 
-    ``prompt_tokens`` is the most that a prompt may have behind the prefix, ``max_new_tokens`` the most of a caption.
-    ``pages`` of keys and values are shared by all slots; None: enough for the longest rows in all of them.
+    beams: int
+    prompt_tokens: int
+    max_new_tokens: int
+    eos_ids: Sequence[int]
+
+
+class Slots:
+    """N slots of B beams. A row stays in its slot. A step over n rows is a step over the first n slots of the order.
+
+    ``prompt_tokens`` is the longest prompt without the prefix, ``max_new_tokens`` the longest caption. All slots share
+    ``pages`` of keys and values; None: enough for the longest rows in all slots.
     """
 
     def __init__(
@@ -59,7 +70,7 @@ class Slots:
         beams: int,
         prompt_tokens: int,
         max_new_tokens: int,
-        eos_id: int,
+        eos_ids: Sequence[int],
         pages: int | None = None,
     ) -> None:
         self._model, self._prefix, self._beams = model, prefix, beams
@@ -70,7 +81,7 @@ class Slots:
         )
         self._cache = KVCache.empty(model, (prefix.keys, prefix.values), self._pages)
         self._search = BeamSearch(
-            slots=slots, beams=beams, max_new_tokens=max_new_tokens, eos_id=eos_id, device=model.device
+            slots=slots, beams=beams, max_new_tokens=max_new_tokens, eos_ids=eos_ids, device=model.device
         )
         self._last_step = max(0, max_new_tokens - 2)
         self._visible = torch.zeros(slots, beams, capacity, device=model.device, dtype=torch.bool)
@@ -78,29 +89,29 @@ class Slots:
         self._used = [0] * slots  # tokens in each busy slot, on the host
         self._busy: list[int] = []  # the oldest row's slot first
         self._free = list(range(slots - 1, -1, -1))
-        self._order = torch.arange(slots, device=model.device)  # [N] slots: the busy ones, then the others
-        self._reordered = False  # since the device got its copy
+        self._order = torch.arange(slots, device=model.device)  # [N] slots, the busy ones first
+        self._reordered = False  # since the order was copied to the device
         self._seen = torch.ones((), device=model.device, dtype=torch.bool)
         self._graphs: DecodeGraphs | None = None
 
     def capture(self) -> None:
-        """Record the decode step as CUDA graphs. Before the first row comes in: recording runs the step."""
+        """Record the decode step as CUDA graphs. Call it before the first row is admitted: it runs the step."""
         self._graphs = DecodeGraphs(self.step, len(self._order))
 
     @property
     def busy(self) -> int:
-        """How many slots have a row."""
+        """The number of slots that hold a row."""
         return len(self._busy)
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Drop all rows."""
         for slot in list(self._busy):
-            self._release(slot)
+            self._abandon(slot)
 
     def room_for(self, prompts: Sequence[int]) -> int:
-        """How many of the next prompts, of so many tokens behind the prefix, may come in now.
+        """How many of the next rows can be admitted now. ``prompts`` are their lengths in tokens without the prefix.
 
-        A page stays free for each row that may still grow: one that finds no page must begin anew.
+        Keeps a page free for each row that can still grow, because a row that finds no page must start again.
         """
         free = self._pages.free - sum(map(self._pages.may_grow, self._busy))
         admitted = 0
@@ -114,7 +125,7 @@ class Slots:
     def prefill(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[int]:
         """Compute ``prompts`` (without the prefix) into free slots, and their first tokens. Returns the slots.
 
-        ``limits`` says after how many tokens each must end. Ask ``room_for`` first: it says how many there is room for.
+        ``limits`` are the most new tokens of each row. Ask ``room_for`` first how many rows fit.
         """
         device = self._model.device
         taken = [self._free.pop() for _ in prompts]
@@ -145,9 +156,9 @@ class Slots:
         return taken
 
     def decode(self) -> list[int]:
-        """One more token for each beam of the busy slots.
+        """Add a token to each beam of the busy slots.
 
-        Returns the slots that had to give their pages to older rows: they are free now, and their rows must begin anew.
+        Returns slots whose pages went to older rows. They are free now, and their rows must start again.
         """
         evicted = self.grow()
         self._upload()
@@ -158,18 +169,19 @@ class Slots:
         return evicted
 
     def finished(self) -> dict[int, Decoded]:
-        """The slots whose caption is complete, with it. They are free now."""
+        """The slots whose caption is complete, with the caption. They are free now."""
         done = self._search.done.tolist()
         slots = [slot for slot in self._busy if done[slot]]
-        for slot in slots:
-            self._release(slot)
-        return dict(zip(slots, self._search.best(slots), strict=True)) if slots else {}
+        captions = dict(zip(slots, self._search.best(slots), strict=True)) if slots else {}
+        for slot, caption in captions.items():
+            self._release(slot, clean=not math.isfinite(caption.score))
+        return captions
 
     def grow(self) -> list[int]:
-        """Take pages for the next step's tokens.
+        """Take pages for the tokens of the next step.
 
-        Where none are free, the youngest row gives its pages up, so that the oldest always comes to its end. Returns
-        the slots of rows that did.
+        If none are free, the youngest row gives up its pages, so that the oldest row always finishes. Returns the slots
+        of rows that gave up their pages.
         """
         evicted: list[int] = []
         for slot in list(self._busy):
@@ -178,10 +190,21 @@ class Slots:
             self._used[slot] += self._beams
             while slot not in evicted and not self._pages.grow(slot, self._used[slot]):
                 evicted.append(self._busy[-1])
-                self._release(self._busy[-1])
+                self._abandon(self._busy[-1])
         return evicted
 
-    def _release(self, slot: int) -> None:
+    def _abandon(self, slot: int) -> None:
+        """Release a slot whose row is not finished."""
+        self._release(slot, clean=not self._search.is_finite(slot))
+
+    def _release(self, slot: int, *, clean: bool) -> None:
+        """Return the pages of a slot. ``clean`` them if the row has numbers that are not finite.
+
+        Attention gives hidden tokens of a page the weight 0, and 0 times NaN is NaN: the next row would be NaN, too.
+        """
+        if clean:
+            pages = self._pages.held(slot)
+            self._cache.keys[:, pages] = self._cache.values[:, pages] = 0
         self._busy.remove(slot)
         self._free.append(slot)
         self._used[slot] = 0
@@ -189,7 +212,7 @@ class Slots:
         self._reordered = True
 
     def _upload(self) -> None:
-        """What the host decided since the last step."""
+        """Copy what has changed on the host since the last step."""
         if self._reordered:
             self._order.copy_(torch.tensor(self._busy + self._free))
             self._reordered = False
@@ -198,10 +221,10 @@ class Slots:
             self._pages.changed = False
 
     def step(self, n: int) -> None:
-        """The decode step over the first ``n`` slots of the order, busy or not. Nothing here waits for the device."""
+        """Run the decode step over the first ``n`` slots of the order, busy or not. Never waits for the device."""
         slots, b = self._order[:n], self._beams
-        # [N] tokens that are in the cache already. In a CUDA graph idle slots step, too, and their length keeps
-        # growing: the clamp keeps their places inside the slot.
+        # [N] generated tokens in the cache. In a CUDA graph idle slots step as well, and their length keeps growing:
+        # the clamp keeps their places inside the slot.
         generated = (self._search.length[slots] - 1).clamp(0, self._last_step)
         prompt = self._prompt_length[slots]
         positions = len(self._prefix.ids) + prompt + generated  # [N]
@@ -209,7 +232,7 @@ class Slots:
         places = (prompt + generated * b)[:, None] + beam  # [N, B]
         self._visible.index_put_((slots[:, None], beam, places), self._seen)  # each beam sees its own new token
         ids = self._search.last_tokens(slots).reshape(-1)  # [N * B]
-        # Kernels take dense memory: an expanded view has too few elements.
+        # Kernels need dense memory, which an expanded view is not.
         tokens = Tokens(ids, positions.repeat_interleave(b), slots.repeat_interleave(b), places.view(-1))
         seen = self._model.ops.pack_seen(self._visible[slots], self._cache)
         beams = Beams(tokens, slots, places[:, -1] + 1, seen)
@@ -219,5 +242,5 @@ class Slots:
 
 
 def slot_capacity(prompt_tokens: int, max_new_tokens: int, beams: int) -> int:
-    """Tokens that a slot must hold: a prompt, and what its beams generate but the last, to which nothing attends."""
+    """Tokens that a slot must hold: a prompt, and all generated tokens except the last, which nothing attends to."""
     return prompt_tokens + max(1, max_new_tokens - 1) * beams

@@ -1,4 +1,4 @@
-"""The engine's operations in plain torch: what runs on a CPU, and what the Triton kernels are tested against."""
+"""The engine's operations in plain torch. They run on CPUs, and tests hold the Triton kernels against them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
 from capsfusion_tasks.fusion.native.cache import KVCache
 from capsfusion_tasks.fusion.native.float8 import Float8
 
-PAGE_TOKENS: int | None = (
-    None  # a slot is one page: its keys are one piece of memory, which a product can read in place
-)
+# A slot is one page: its keys are one piece of memory, which a product can read in place.
+PAGE_TOKENS: int | None = None
 PREFILL_MULTIPLE = 1
 
 quantise = float8.quantise
@@ -50,7 +49,7 @@ def prompt_attention(queries: Tensor, cache: KVCache, layer: int, prompts: Promp
     """Each prompt over the prefix, and causally over itself. ``queries`` [T, heads, D] → [T, heads * D]."""
     p, longest = cache.prefix_keys.shape[2], max(prompts.lengths)
     mask = queries.new_ones(longest, p + longest, dtype=torch.bool).tril(p)  # token i sees the prefix and i + 1 more
-    grouped = queries.shape[1] != cache.keys.shape[2]  # where it is not needed, asking for it rules out fast kernels
+    grouped = queries.shape[1] != cache.keys.shape[2]  # if always set, torch would not use its fast kernels
     attended = []
     for q, slot, length in zip(torch.split(queries, prompts.lengths), prompts.slots, prompts.lengths, strict=True):
         keys, values = (_of_slots(x, slot[None], cache, length)[0] for x in (cache.keys[layer], cache.values[layer]))
@@ -65,7 +64,7 @@ def prompt_attention(queries: Tensor, cache: KVCache, layer: int, prompts: Promp
 
 
 def pack_seen(visible: Tensor, cache: KVCache) -> Tensor:  # noqa: ARG001
-    """``visible`` [N, B, capacity] as ``beam_attention`` takes it."""
+    """``visible`` [N, B, capacity] in the form that ``beam_attention`` takes: here unchanged."""
     return visible
 
 
@@ -86,7 +85,7 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
     q = (queries * d**-0.5).view(n, b, kv_heads, group, d).permute(2, 0, 1, 3, 4)  # [kv_heads, N, B, group, D]
     to_prefix = (q.reshape(kv_heads, n * b * group, d) @ prefix_keys.mT).view(kv_heads, n, b * group, p).transpose(0, 1)
 
-    # From here on rows stand as their keys lie: reading these in place is cheaper than bringing them into order.
+    # From here on rows are in the order of their pages: keys can then be read in place, without a copy.
     at, keys, values = _rows_with(cache, layer, beams.slots, used)  # [N]; [M, kv_heads, used, D] each
     m = len(keys)
     own_q = q.new_zeros(m, kv_heads, b * group, d)

@@ -1,6 +1,6 @@
-"""The engine's operations as Triton kernels: what runs on CUDA. Each does what ``torch_ops`` does under that name.
+"""The engine's operations as Triton kernels, for CUDA. Each computes the same as its namesake in ``torch_ops``.
 
-Numbers of warps, rows and tokens a block are the fastest of those tried on an H200, with a 13B's sizes.
+The numbers of warps, rows and tokens per block were the fastest of those tried on an H200, with a 13B's sizes.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
 from capsfusion_tasks.fusion.native.cache import KVCache
 from capsfusion_tasks.fusion.native.float8 import Float8
 
-# A page is what attention reads at a time, and an int32 has a bit for each of its tokens. 32 keys, 2 warps and 3 stages
+# Attention reads a page at a time, and an int32 has a bit for each of its tokens. 32 keys, 2 warps and 3 stages
 # were the fastest.
 PAGE_TOKENS: int | None = 32
-# Products of matrices come in tiles of up to 256 rows, and cuBLAS loads another kernel for nearly each number of rows.
+# cuBLAS computes in tiles of up to 256 rows, and loads another kernel for nearly every other number of rows.
 PREFILL_MULTIPLE = 256
-_ROWS = 64  # query rows of a program that attends over the prefix, or over a prompt
-_HEADS = 8  # that a program turns and stores
-_SMALLEST_DOT = 16  # rows and columns of a matrix that tl.dot takes
+_ROWS = 64  # query rows per program of attention over the prefix or a prompt
+_HEADS = 8  # heads that one program rotates and stores
+_SMALLEST_DOT = 16  # tl.dot takes no matrix with fewer rows or columns
 
 
 def require() -> None:
-    """Raise InputError where Triton cannot compile kernels: it builds a small library against Python's headers."""
+    """Raise InputError if Triton cannot compile kernels: it needs a C compiler and Python's headers."""
     try:
         triton.runtime.driver.active.get_current_target()
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
@@ -127,7 +127,7 @@ def prompt_attention(queries: Tensor, cache: KVCache, layer: int, prompts: Promp
 
 
 def pack_seen(visible: Tensor, cache: KVCache) -> Tensor:
-    """``visible`` [N, B, capacity] as a number for each page, of a bit for each of its tokens: [N, B, pages] int32."""
+    """``visible`` [N, B, capacity] as one number per page, with a bit for each token: [N, B, pages] int32."""
     page_tokens, per_slot = cache.keys.shape[3], cache.table.shape[1]
     padded = F.pad(visible, (0, per_slot * page_tokens - visible.shape[-1]))
     tokens = padded.view(*visible.shape[:2], per_slot, page_tokens)
@@ -189,7 +189,7 @@ def _prefix_attention(queries: Tensor, cache: KVCache, layer: int) -> tuple[Tens
 
 
 def _sizes(queries: Tensor, cache: KVCache) -> dict[str, int | str | bool]:
-    """What the kernels of attention are compiled for."""
+    """Compile-time arguments of the attention kernels."""
     _, heads, d = queries.shape
     _, _, kv_heads, page_tokens, _ = cache.keys.shape
     return {
@@ -204,12 +204,12 @@ def _sizes(queries: Tensor, cache: KVCache) -> dict[str, int | str | bool]:
 
 
 def _stages(queries: Tensor, most: int) -> int:
-    """Blocks of keys on their way at a time. Large ones would not fit the 100 KB of shared memory of smaller cards."""
+    """Blocks of keys that load at a time. Large ones must fit in the 100 KB of shared memory of small cards."""
     return most if queries.shape[-1] * queries.itemsize <= 256 else 1
 
 
 def _scale(queries: Tensor) -> float:
-    """Of scores in base 2."""
+    """Scale of attention scores, for exponentials to base 2."""
     return math.log2(math.e) / math.sqrt(queries.shape[-1])
 
 
@@ -218,5 +218,5 @@ def _output(x: Tensor, columns: int, quantise: bool) -> Tensor | Float8:
 
 
 def _parts(out: Tensor | Float8) -> tuple[Tensor, Tensor]:
-    """Where a kernel writes values and scales; the second is not touched where there are none."""
+    """Where a kernel writes values and scales. Without float8 it does not touch the second one."""
     return (out.values, out.scales) if isinstance(out, Float8) else (out, out)

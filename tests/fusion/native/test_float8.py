@@ -8,15 +8,17 @@ from typing import cast
 import pytest
 import torch
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.engine import Listed, Request
-from capsfusion_tasks.fusion.launcher import FuseJob
+from capsfusion_tasks.fusion.engine import Request, StaticRequests
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.native.float8 import Float8, quantise
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.fusion.worker import load_engine
+from capsfusion_tasks.settings import load_settings
 from tests.fusion.native.conftest import Checkpoint
 
 CPU = torch.device("cpu")
@@ -46,19 +48,18 @@ def test_an_engine_over_it_gives_every_row_its_caption(checkpoint: Checkpoint) -
     model = load_llama(checkpoint(), CPU, FLOAT8)
     requests = [Request(row, [1, 300, 5 + row], max_new_tokens=4) for row in range(6)]
     engine = NativeEngine(
-        model, num_beams=3, max_new_tokens=4, max_prompt_tokens=8, eos_id=321, prefix=[1, 300], batch_size=4
+        model, num_beams=3, max_new_tokens=4, max_prompt_tokens=8, eos_ids=[321], prefix=[1, 300], batch_size=4
     )
-    assert {c.row: c.caption_tokens for c in engine.generate(Listed(requests))} == dict.fromkeys(range(6), 4)
+    assert {c.row: c.caption_tokens for c in engine.generate(StaticRequests(requests))} == dict.fromkeys(range(6), 4)
 
 
 def test_a_device_without_float8_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.model"):
-        (tmp_path / name).write_bytes((MODEL / name).read_bytes())
-    (tmp_path / "model.safetensors").touch()  # reading it would fail in another way
-    job = FuseJob(
-        staging="", pairs="", piece_rows=None, chunks="", fusion_id="", model=str(tmp_path), engine="native",
-        dtype="float8", num_beams=3, max_new_tokens=80, batch_size=None, claim_rows=64, chunk_rows=64,
-    )  # fmt: skip
+        (tmp_path / name).write_bytes((BUNDLED_MODEL / name).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")  # reading it would fail in another way
+    settings = load_settings(dtype="float8", home=tmp_path / "home")
+    job = FuseJob.of(settings, decide(settings), staging="", pairs="", chunks="")
+    job = job.model_copy(update={"model": str(tmp_path)})
     with pytest.raises(InputError, match=r"compute capability 8.9 or higher.*torch finds no GPU.*--dtype bfloat16"):
         load_engine(job, LlamaTokenizer(tmp_path / "tokenizer.model"), CPU)
 

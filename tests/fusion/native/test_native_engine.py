@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 import weakref
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
-from capsfusion_tasks.demo import MODEL
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.engine import Completion, Listed, Request, complete_all
+from capsfusion_tasks.fusion.engine import NOT_FINITE, Completion, Engine, Request, StaticRequests, complete_all
+from capsfusion_tasks.fusion.model_files import eos_token_ids
 from capsfusion_tasks.fusion.native import torch_ops, triton_ops
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
@@ -38,15 +42,18 @@ def random_requests(rows: int, seed: int = 0) -> list[Request]:
 
 
 REQUESTS = random_requests(40)
+FEW = REQUESTS[:12]  # where the reference takes them one by one
 
 
-def native(model: Llama, *, num_beams: int = 3, slots: int = 8, eos_id: int = EOS, limit: int = LIMIT) -> NativeEngine:
+def native(
+    model: Llama, *, num_beams: int = 3, slots: int = 8, eos_ids: Sequence[int] = (EOS,), limit: int = LIMIT
+) -> NativeEngine:
     return NativeEngine(
         model,
         num_beams=num_beams,
         max_new_tokens=limit,
         max_prompt_tokens=40,
-        eos_id=eos_id,
+        eos_ids=eos_ids,
         prefix=PREFIX,
         batch_size=slots,
     )
@@ -71,7 +78,9 @@ def model(model_folder: Path) -> Llama:
 @pytest.fixture
 def eos(model: Llama) -> int:
     """A token that some captions say, so that rows end at different times: random weights have no use for EOS."""
-    said = [token for c in native(model, eos_id=NEVER).generate(Listed(REQUESTS)) for token in set(c.token_ids)]
+    said = [
+        token for c in native(model, eos_ids=[NEVER]).generate(StaticRequests(REQUESTS)) for token in set(c.token_ids)
+    ]
     return min(set(said), key=lambda token: (abs(said.count(token) - len(REQUESTS) / 2), token))
 
 
@@ -81,46 +90,45 @@ def test_captions_are_transformers_token_for_token(model_folder: Path, model: Ll
         load_model(model_folder, CPU, torch.float32),
         num_beams=num_beams,
         max_new_tokens=LIMIT,
-        eos_id=eos,
+        eos_ids=[eos],
         pad_id=0,
         batch_size=16,
     )
-    expected = by_row(reference.generate(Listed(REQUESTS)))
+    expected = by_row(reference.generate(StaticRequests(REQUESTS)))
     assert {reason for _, reason, _ in expected.values()} == {"stop", "length"}
     assert len({tokens for _, _, tokens in expected.values()}) > 3
     for slots in (1, 7, 64):
-        assert (
-            by_row(native(model, num_beams=num_beams, slots=slots, eos_id=eos).generate(Listed(REQUESTS))) == expected
-        )
+        engine = native(model, num_beams=num_beams, slots=slots, eos_ids=[eos])
+        assert by_row(engine.generate(StaticRequests(REQUESTS))) == expected
     shuffled = random.Random(1).sample(REQUESTS, len(REQUESTS))
-    assert by_row(native(model, num_beams=num_beams, eos_id=eos).generate(Listed(shuffled))) == expected
+    assert by_row(native(model, num_beams=num_beams, eos_ids=[eos]).generate(StaticRequests(shuffled))) == expected
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_the_demo_models_captions_are_transformers(num_beams: int) -> None:
     from capsfusion_tasks.demo.pairs import make_pair
 
-    tokenizer = LlamaTokenizer(MODEL / "tokenizer.model")
+    tokenizer = LlamaTokenizer(BUNDLED_MODEL / "tokenizer.model")
     pairs = [make_pair(random.Random(row), "heldout") for row in range(12)]
     requests = [Request(row, prompt_tokens(tokenizer, pair.raw, pair.synthetic)) for row, pair in enumerate(pairs)]
-    settings = {"num_beams": num_beams, "max_new_tokens": 80, "eos_id": tokenizer.eos_id}
+    settings = {"num_beams": num_beams, "max_new_tokens": 80, "eos_ids": [tokenizer.eos_id]}
     reference = TransformersEngine(
-        load_model(MODEL, CPU, torch.float32), pad_id=tokenizer.pad_id, batch_size=12, **settings
+        load_model(BUNDLED_MODEL, CPU, torch.float32), pad_id=tokenizer.pad_id, batch_size=12, **settings
     )
     engine = NativeEngine(
-        load_llama(MODEL, CPU, torch.float32),
+        load_llama(BUNDLED_MODEL, CPU, torch.float32),
         max_prompt_tokens=256,
         prefix=shared_prefix(tokenizer),
         batch_size=5,
         **settings,
     )
-    assert by_row(engine.generate(Listed(requests))) == by_row(reference.generate(Listed(requests)))
+    assert by_row(engine.generate(StaticRequests(requests))) == by_row(reference.generate(StaticRequests(requests)))
 
 
 def test_the_score_is_the_captions_mean_log_probability(model_folder: Path, model: Llama, eos: int) -> None:
     reference = load_model(model_folder, CPU, torch.float32)
     for num_beams in (1, 3):
-        for completion in native(model, num_beams=num_beams, eos_id=eos).generate(Listed(REQUESTS[:6])):
+        for completion in native(model, num_beams=num_beams, eos_ids=[eos]).generate(StaticRequests(REQUESTS[:6])):
             ids = completion.token_ids + ([eos] if completion.finish_reason == "stop" else [])
             prompt = REQUESTS[completion.row].prompt
             with torch.inference_mode():
@@ -132,35 +140,35 @@ def test_the_score_is_the_captions_mean_log_probability(model_folder: Path, mode
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_row_with_a_limit_of_its_own_ends_there(model_folder: Path, model: Llama, num_beams: int) -> None:
     limited = [Request(request.row, request.prompt, 1 + request.row % 15) for request in REQUESTS]
-    got = by_row(native(model, num_beams=num_beams, eos_id=NEVER).generate(Listed(limited)))
+    got = by_row(native(model, num_beams=num_beams, eos_ids=[NEVER]).generate(StaticRequests(limited)))
     assert {row: count for row, (_, _, count) in got.items()} == {row: min(LIMIT, 1 + row % 15) for row in range(40)}
     reference = TransformersEngine(
         load_model(model_folder, CPU, torch.float32),
         num_beams=num_beams,
         max_new_tokens=LIMIT,
-        eos_id=NEVER,
+        eos_ids=[NEVER],
         pad_id=0,
         batch_size=8,
     )
-    assert got == by_row(reference.generate(Listed(limited)))
+    assert got == by_row(reference.generate(StaticRequests(limited)))
 
 
 def test_a_slot_is_refilled_at_once_and_only_a_few_rows_are_read_ahead(model: Llama) -> None:
-    requests = Listed(Request(r.row, r.prompt, 2 + r.row % 9) for r in random_requests(200))
-    engine = native(model, slots=16, eos_id=NEVER)
+    requests = StaticRequests(Request(r.row, r.prompt, 2 + r.row % 9) for r in random_requests(200))
+    engine = native(model, slots=16, eos_ids=[NEVER])
     completions = engine.generate(requests)
     next(completions)
     left = requests.take(200)
     assert len(left) >= 200 - 16 - 8
     assert len(list(completions)) == 199 - len(left)
     engine.occupancy.busy = engine.occupancy.slots = 0
-    assert len(list(engine.generate(Listed(left)))) == len(left)
+    assert len(list(engine.generate(StaticRequests(left)))) == len(left)
     # Static batches of rows of 2 to 10 tokens would be busy for little more than half of their steps.
     assert engine.occupancy.busy / engine.occupancy.slots > 0.85
 
 
 def test_rows_that_come_late_join_those_that_are_on_their_way(model: Llama, eos: int) -> None:
-    class Slow(Listed):
+    class Slow(StaticRequests):
         """Has a row for those who wait, and only each third time for those who do not."""
 
         asked = 0
@@ -169,8 +177,9 @@ def test_rows_that_come_late_join_those_that_are_on_their_way(model: Llama, eos:
             self.asked += 1
             return super().take(min(most, 1), wait=wait) if wait or self.asked % 3 == 0 else []
 
-    engine = native(model, eos_id=eos)
-    assert by_row(engine.generate(Slow(REQUESTS))) == by_row(native(model, eos_id=eos).generate(Listed(REQUESTS)))
+    engine = native(model, eos_ids=[eos])
+    expected = by_row(native(model, eos_ids=[eos]).generate(StaticRequests(REQUESTS)))
+    assert by_row(engine.generate(Slow(REQUESTS))) == expected
     assert engine.occupancy.busy / engine.occupancy.slots > 0.3
 
 
@@ -186,7 +195,7 @@ def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: 
             beams=num_beams,
             prompt_tokens=30,
             max_new_tokens=most,
-            eos_id=NEVER,
+            eos_ids=[NEVER],
         )
 
     prompt = REQUESTS[0].prompt[len(PREFIX) :]
@@ -206,13 +215,13 @@ def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: 
 
 
 def test_an_engine_goes_on_after_fewer_slots_and_after_an_error(model: Llama, eos: int) -> None:
-    expected = by_row(native(model, eos_id=eos).generate(Listed(REQUESTS)))
-    engine = native(model, eos_id=eos)
+    expected = by_row(native(model, eos_ids=[eos]).generate(StaticRequests(REQUESTS)))
+    engine = native(model, eos_ids=[eos])
     poison = [*REQUESTS[:20], Request(99, [3, 4, 5]), *REQUESTS[20:]]
     with pytest.raises(ValueError, match="the prompt of row 99"):
-        list(engine.generate(Listed(poison)))
+        list(engine.generate(StaticRequests(poison)))
     assert engine.shrink()
-    got = by_row(complete_all(engine, Listed(poison)))
+    got = by_row(complete_all(engine, StaticRequests(poison)))
     assert got.pop(99)[1].startswith("error: ValueError: the prompt of row 99 (3 tokens) must begin with the 4 tokens")
     assert got == expected
     assert engine.batch_size == 4
@@ -222,15 +231,15 @@ def test_an_engine_goes_on_after_fewer_slots_and_after_an_error(model: Llama, eo
 def test_rows_that_find_no_page_begin_anew_and_their_captions_are_the_same(
     model: Llama, eos: int, num_beams: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = by_row(native(model, num_beams=num_beams, eos_id=eos).generate(Listed(REQUESTS)))
+    expected = by_row(native(model, num_beams=num_beams, eos_ids=[eos]).generate(StaticRequests(REQUESTS)))
     monkeypatch.setattr(torch_ops, "PAGE_TOKENS", 4)
-    engine = native(model, num_beams=num_beams, eos_id=eos)
+    engine = native(model, num_beams=num_beams, eos_ids=[eos])
     longest = -(-(36 + 11 * num_beams) // 4)  # pages
     evicted = []
     decode = Slots.decode
     monkeypatch.setattr(Slots, "decode", lambda slots: evicted.extend(found := decode(slots)) or found)
     engine._room = Room(8, longest + 8)
-    assert by_row(engine.generate(Listed(REQUESTS))) == expected
+    assert by_row(engine.generate(StaticRequests(REQUESTS))) == expected
     assert evicted
     assert engine._slots is not None
     assert engine._slots._pages.free == longest + 8
@@ -244,8 +253,8 @@ def test_with_triton_kernels_captions_are_the_same(checkpoint: Checkpoint) -> No
         captions = []
         for ops in (torch_ops, triton_ops):
             model.ops = ops
-            engine = native(model, num_beams=num_beams, slots=3, limit=5, eos_id=NEVER)
-            captions.append(by_row(engine.generate(Listed(REQUESTS[:5]))))
+            engine = native(model, num_beams=num_beams, slots=3, limit=5, eos_ids=[NEVER])
+            captions.append(by_row(engine.generate(StaticRequests(REQUESTS[:5]))))
         assert captions[0] == captions[1]
 
 
@@ -265,9 +274,9 @@ class Scarce:
 
 
 def test_out_of_memory_halves_the_slots_and_loses_no_row(model: Llama, eos: int) -> None:
-    engine = native(Scarce(model, 5), slots=16, eos_id=eos)  # type: ignore[arg-type]
-    assert by_row(complete_all(engine, Listed(REQUESTS))) == by_row(
-        native(model, eos_id=eos).generate(Listed(REQUESTS))
+    engine = native(Scarce(model, 5), slots=16, eos_ids=[eos])  # type: ignore[arg-type]
+    assert by_row(complete_all(engine, StaticRequests(REQUESTS))) == by_row(
+        native(model, eos_ids=[eos]).generate(StaticRequests(REQUESTS))
     )
     assert engine.batch_size == 4
 
@@ -275,7 +284,7 @@ def test_out_of_memory_halves_the_slots_and_loses_no_row(model: Llama, eos: int)
 def test_after_out_of_memory_the_old_cache_is_gone_before_room_is_measured(
     model: Llama, eos: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = native(model, slots=8, eos_id=eos)
+    engine = native(model, slots=8, eos_ids=[eos])
     steps, alive = [0], list[bool]()
     decode, find_room = Slots.decode, NativeEngine._find_room
 
@@ -293,7 +302,7 @@ def test_after_out_of_memory_the_old_cache_is_gone_before_room_is_measured(
     keys: list[weakref.ref[torch.Tensor]] = []
     monkeypatch.setattr(Slots, "decode", fails_once)
     monkeypatch.setattr(NativeEngine, "_find_room", looks)
-    assert len(by_row(complete_all(engine, Listed(REQUESTS)))) == len(REQUESTS)
+    assert len(by_row(complete_all(engine, StaticRequests(REQUESTS)))) == len(REQUESTS)
     assert alive == [False]
     assert engine.batch_size == 4
 
@@ -305,10 +314,114 @@ def test_a_few_rows_are_not_admitted_alone_while_more_are_there(model: Llama, mo
         Slots, "prefill", lambda slots, prompts, limits: sizes.append(len(prompts)) or prefill(slots, prompts, limits)
     )
     requests = [Request(r.row, r.prompt, 2 + r.row % 9) for r in random_requests(120)]
-    assert len(list(native(model, slots=16, eos_id=NEVER).generate(Listed(requests)))) == 120
+    assert len(list(native(model, slots=16, eos_ids=[NEVER]).generate(StaticRequests(requests)))) == 120
     assert min(sizes[:-2]) >= 4  # a quarter of the slots
 
 
 def test_captions_that_do_not_fit_the_models_positions_are_refused(model: Llama) -> None:
     with pytest.raises(InputError, match="do not fit the model's 128 positions"):
-        NativeEngine(model, num_beams=1, max_new_tokens=100, max_prompt_tokens=40, eos_id=EOS, prefix=PREFIX)
+        NativeEngine(model, num_beams=1, max_new_tokens=100, max_prompt_tokens=40, eos_ids=[EOS], prefix=PREFIX)
+
+
+def generate(folder: Path, num_beams: int) -> dict[int, list[int]]:
+    """Captions of ``generate`` with what it reads in ``folder`` itself, which ends them where that says."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ends, captions = model.generation_config.eos_token_id, {}
+    for request in FEW:
+        ids = torch.tensor([request.prompt])
+        options = {"num_beams": num_beams, "do_sample": False, "max_new_tokens": LIMIT, "pad_token_id": 0}
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        caption = output[0, len(request.prompt) :].tolist()
+        ended = caption[-1] in (ends if isinstance(ends, list) else [ends])
+        captions[request.row] = caption[:-1] if ended else caption
+    return captions
+
+
+def captions_of(folder: Path, num_beams: int, engine: str) -> dict[int, list[int]]:
+    """Captions of an engine, with the token that ends them."""
+    eos_ids = eos_token_ids(folder)
+    if engine == "native":
+        some: Engine = native(load_llama(folder, CPU, torch.float32), num_beams=num_beams, eos_ids=eos_ids)
+    else:
+        reference = load_model(folder, CPU, torch.float32)
+        settings = {"num_beams": num_beams, "max_new_tokens": LIMIT, "eos_ids": eos_ids}
+        some = TransformersEngine(reference, pad_id=0, batch_size=8, **settings)
+    return {c.row: c.token_ids for c in some.generate(StaticRequests(FEW))}
+
+
+@pytest.mark.parametrize("engine", ["native", "transformers"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("number", [4, 60, 150])
+def test_each_of_several_ends_ends_a_caption_as_in_generate(
+    model_folder: Path, model: Llama, num_beams: int, number: int, engine: str
+) -> None:
+    said = Counter(token for c in native(model).generate(StaticRequests(REQUESTS)) for token in set(c.token_ids))
+    # With many, nearly all of a beam's likeliest tokens end it: there must be candidates enough to go on with.
+    ends = [token for token, _ in said.most_common(4)] if number == 4 else list(range(100, 100 + number))
+    (model_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    expected = generate(model_folder, num_beams)
+    assert len({len(ids) for ids in expected.values()}) > 1
+    assert captions_of(model_folder, num_beams, engine) == expected
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_config_that_ties_a_head_of_its_own_means_what_generate_takes_it_for(
+    checkpoint: Checkpoint, num_beams: int
+) -> None:
+    folder = checkpoint()
+    alike = captions_of(folder, num_beams, "native")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    expected = generate(folder, num_beams)
+    assert captions_of(folder, num_beams, "native") == expected == alike
+
+
+@pytest.mark.parametrize("scaling", [{"type": "linear", "factor": 4.0}, {"rope_type": "default", "rope_theta": 100.0}])
+def test_of_two_ways_to_scale_positions_the_one_of_generate_counts(
+    checkpoint: Checkpoint, scaling: dict[str, object]
+) -> None:
+    folder = checkpoint()
+    plain = captions_of(folder, 1, "native")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_parameters"]["rope_theta"] == 10_000.0
+    (folder / "config.json").write_text(json.dumps(config | {"rope_scaling": scaling}))
+    expected = generate(folder, 1)
+    assert captions_of(folder, 1, "native") == expected != plain
+
+
+def test_a_checkpoints_own_ways_of_decoding_change_neither_engine(model_folder: Path, model: Llama) -> None:
+    expected = {c.row: c.token_ids for c in native(model, num_beams=1).generate(StaticRequests(FEW))}
+    ways = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 2, "suppress_tokens": [5], "eos_token_id": EOS}
+    (model_folder / "generation_config.json").write_text(json.dumps(ways))
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps(config | ways))
+    assert captions_of(model_folder, 1, "native") == captions_of(model_folder, 1, "transformers") == expected
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("page_tokens", [None, 4])
+def test_a_row_whose_scores_are_not_finite_is_set_aside_and_spoils_no_other(
+    model_folder: Path, model: Llama, eos: int, num_beams: int, page_tokens: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = by_row(native(model, num_beams=num_beams, eos_ids=[eos]).generate(StaticRequests(REQUESTS)))
+    prompts = Counter(token for request in REQUESTS for token in {*request.prompt})
+    said = {token for tokens, _, _ in expected.values() for token in tokens}
+    bad = max((token for token in prompts if prompts[token] < 6 and token not in {*said, *PREFIX}), key=prompts.get)
+    touched = {request.row for request in REQUESTS if bad in request.prompt}
+    assert len(touched) > 2
+    reference = load_model(model_folder, CPU, torch.float32)
+    with torch.inference_mode():
+        model.embedding[bad] = reference.model.embed_tokens.weight[bad] = float("nan")
+    settings = {"num_beams": num_beams, "max_new_tokens": LIMIT, "eos_ids": [eos]}
+    of_transformers = TransformersEngine(reference, pad_id=0, batch_size=8, **settings)
+    spoilt = by_row(complete_all(of_transformers, StaticRequests(REQUESTS)))
+    failed = {row for row, completion in spoilt.items() if completion == ([], NOT_FINITE, 0)}
+    assert touched <= failed  # and rows of which a beam that was given up had said it
+    assert len(failed) < len(touched) + 3
+    assert all(spoilt[row] == expected[row] for row in expected if row not in failed)
+
+    monkeypatch.setattr(torch_ops, "PAGE_TOKENS", page_tokens)
+    engine = native(model, num_beams=num_beams, slots=2, eos_ids=[eos])  # each slot has many rows, one after the other
+    if page_tokens:
+        engine._room = Room(2, -(-(36 + 11 * num_beams) // 4) + 3)  # rows begin anew for lack of pages
+    assert by_row(complete_all(engine, StaticRequests(REQUESTS))) == spoilt

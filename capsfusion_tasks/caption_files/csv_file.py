@@ -1,0 +1,70 @@
+"""CSV and TSV caption files. All their values are text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import pyarrow as pa
+
+from capsfusion_tasks.caption_files.formats import Kind, format_of, reading
+from capsfusion_tasks.caption_files.row_file import RowFile
+from capsfusion_tasks.errors import InputError
+
+DELIMITERS: dict[Kind, str] = {"csv": ",", "tsv": "\t"}
+csv.field_size_limit(sys.maxsize)  # the module's own limit, 128 KB, is shorter than some captions
+
+
+class CsvFile(RowFile):
+    """A header, and rows whose fields are quoted as Excel and pandas quote them."""
+
+    def check(self) -> None:
+        self._check_names(self.source, self.names)
+        next(self.rows(), None)
+
+    @cached_property
+    def names(self) -> list[str]:
+        with self._fields() as rows:
+            names = self._next(rows, 0)
+        if not names:
+            raise InputError(f"{self.source} is empty; expected a header with the names of the columns")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(f"{self.source} has more than one column {', '.join(twice)}: rename or drop all but one")
+        return names
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        return pa.schema([(name, pa.string()) for name in self.names])
+
+    def _read(self) -> Iterator[tuple[dict[str, str], int]]:
+        with self._fields() as rows:
+            self._next(rows, 0)
+            number = 1
+            while (fields := self._next(rows, number)) is not None:
+                if not fields:  # a blank line
+                    continue
+                if len(fields) != len(self.names):
+                    raise InputError(
+                        f"{self.source}, row {number} has {len(fields)} fields, the header has {len(self.names)}: quote"
+                        " fields that contain the delimiter or a line break"
+                    )
+                yield dict(zip(self.names, fields, strict=True)), sum(map(len, fields))
+                number += 1
+
+    @contextmanager
+    def _fields(self) -> Iterator[Iterator[list[str]]]:
+        with reading(self.source) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+            yield csv.reader(text, delimiter=DELIMITERS[format_of(self.source).kind], strict=True)
+
+    def _next(self, rows: Iterator[list[str]], number: int) -> list[str] | None:
+        where = f"{self.source}, {f'row {number}' if number else 'header'}"
+        try:
+            return next(rows, None)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where} or a row soon after it is not UTF-8: {error.reason}") from error
+        except csv.Error as error:
+            raise InputError(f"{where} is not valid: {error}; double each quote inside a quoted field") from error

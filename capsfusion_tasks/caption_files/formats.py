@@ -1,0 +1,63 @@
+"""Formats of caption files: told by the name, and for JSON and gzip by the content."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+
+Kind = Literal["json", "jsonl", "csv", "tsv", "parquet"]
+_KINDS: dict[str, Kind] = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+NAMES = ".json, .jsonl, .ndjson, .csv, .tsv (each also with .gz) or .parquet"
+_GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Format:
+    """``compressed``: by gzip."""
+
+    kind: Kind
+    compressed: bool
+
+
+def format_of(path: Path, *, write: bool = False) -> Format:
+    """The format that the name of ``path`` says. Raises InputError for other names."""
+    name = path.name.lower()
+    plain = name.removesuffix(".gz")
+    kind = _KINDS.get(Path(plain).suffix)
+    if kind is None or (kind == "parquet" and plain != name):
+        raise InputError(f"cannot {'write' if write else 'read'} {path}: its name must end in {NAMES}")
+    return Format(kind, compressed=plain != name)
+
+
+@contextmanager
+def reading(source: Path) -> Iterator[BinaryIO]:
+    """The bytes of a text file, decompressed where they are gzip, whatever the file's name.
+
+    Raises InputError for a file that may not be read or cannot be decompressed, NotReadyError for a disk that fails.
+    """
+    try:
+        with source.open("rb") as file:
+            packed = file.peek(len(_GZIP))[: len(_GZIP)] == _GZIP
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{source} cannot be decompressed ({error}): it is damaged or cut short, replace it"
+        ) from error
+    except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"cannot read {source}: {error.strerror}") from error
+    except OSError as error:
+        raise NotReadyError(f"{source} cannot be read at the moment ({error}): try again") from error

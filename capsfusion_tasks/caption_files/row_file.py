@@ -1,0 +1,94 @@
+"""Caption files that are read row by row."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from capsfusion_tasks.caption_files.base import GROUP_BYTES, GROUP_ROWS, CaptionFile
+from capsfusion_tasks.errors import InputError
+
+USE_JSONL = "choose a name that ends in .jsonl for the output"
+
+
+class RowFile(CaptionFile):
+    """Reads rows as dicts and builds Arrow tables from them."""
+
+    @abstractmethod
+    def _read(self) -> Iterator[tuple[Any, int]]:
+        """All rows, unchecked, each with its length in characters."""
+
+    def captions(self, batch_rows: int) -> Iterator[pa.Table]:
+        names = self.text_columns
+        texts = ([_text(row[name]) for name in names] for row in self.rows())
+        while batch := list(islice(texts, batch_rows)):
+            arrays = [pa.array(column, pa.string()) for column in zip(*batch, strict=True)]
+            yield pa.Table.from_arrays(arrays, names=names)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        return (row for row, _ in self._checked())
+
+    def tables(self) -> Iterator[pa.Table]:
+        for first, rows in self._batches():
+            arrays = [self._array(first, rows, field.name, field.type) for field in self.schema]
+            yield pa.Table.from_arrays(arrays, schema=self.schema)
+
+    def _checked(self) -> Iterator[tuple[dict[str, Any], int]]:
+        for number, (row, length) in enumerate(self._read(), start=1):
+            self._check_row(number, row)
+            yield row, length
+
+    def _check_row(self, number: int, row: Any) -> None:
+        where = f"{self.source}, row {number}"
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: expected an object, got {row!r:.60}")
+        self._check_names(where, row)
+        for name in self.columns:
+            if not isinstance(row[name], str | None):
+                raise InputError(f"{where}: {name} must be text, it is {row[name]!r:.60}")
+
+    def _batches(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """The number of a first row (from 1), and rows: ``GROUP_ROWS`` or about ``GROUP_BYTES`` of them at most."""
+        first, held = 1, 0
+        rows: list[dict[str, Any]] = []
+        for row, length in self._checked():
+            rows.append(row)
+            held += length
+            if len(rows) >= GROUP_ROWS or held >= GROUP_BYTES:
+                yield first, rows
+                first, rows, held = first + len(rows), [], 0
+        if rows:
+            yield first, rows
+
+    def _array(self, first: int, rows: list[dict[str, Any]], name: str, type_: pa.DataType | None = None) -> pa.Array:
+        with self._fitting(first, rows, name):
+            return pa.array([_valid(row.get(name)) for row in rows], type_)
+
+    @contextmanager
+    def _fitting(self, first: int, rows: list[dict[str, Any]], name: str) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError, RecursionError) as error:
+            where = f"{self.source}, rows {first} to {first + len(rows) - 1}"
+            raise InputError(f"{where}: {name!r} cannot become a column of Parquet: {error}; {USE_JSONL}") from error
+
+
+def _text(value: Any) -> str | None:
+    valid = _valid(value)
+    return valid if isinstance(valid, str | None) else str(valid)
+
+
+def _valid(value: Any) -> Any:
+    """``value`` without lone surrogates, which JSON can carry and UTF-8 cannot."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_valid(item) for item in value]
+    if isinstance(value, dict):
+        return {_valid(key): _valid(item) for key, item in value.items()}
+    return value

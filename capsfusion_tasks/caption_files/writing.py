@@ -1,0 +1,107 @@
+"""Writes a caption file's rows, with one column more, in any format."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import chain, islice
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+
+from capsfusion_tasks.caption_files.base import CaptionFile
+from capsfusion_tasks.caption_files.csv_file import DELIMITERS
+from capsfusion_tasks.caption_files.formats import Format
+from capsfusion_tasks.errors import InputError
+
+
+def encoded(source: CaptionFile, form: Format, rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    """``rows`` (those of ``source``, with the column that it ``adds``) as pieces of a text file of ``form``.
+
+    Raises InputError for a row that ``form`` cannot hold.
+    """
+    try:
+        if form.kind in DELIMITERS:
+            yield from _csv(source, rows, DELIMITERS[form.kind])
+        elif form.kind == "jsonl":
+            yield from (json_bytes(row) + b"\n" for row in rows)
+        else:
+            yield b"["
+            yield from ((b",\n" if number else b"\n") + json_bytes(row) for number, row in enumerate(rows))
+            yield b"\n]\n"
+    except RecursionError as error:
+        raise InputError(f"{source.source} has values nested too deeply to be written: {error}") from error
+
+
+def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[pa.Table]:
+    """The tables of a Parquet file with ``source``'s rows and ``values``.
+
+    Raises ValueError where there are not as many values as rows.
+    """
+    field, left = pa.field(source.adds, pa.string()), iter(values)
+    for table in source.tables():
+        yield table.append_column(field, pa.array(list(islice(left, table.num_rows)), field.type))
+    for _ in left:
+        raise ValueError(f"there are more values of {field.name} than rows")
+
+
+def _csv(source: CaptionFile, rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[bytes]:
+    names = [*source.names, str(source.adds)]
+    lines: list[str] = []
+    # The csv module quotes a lone \r only where \r is in its own line end; lines end with \n, as pandas writes them.
+    writer = csv.writer(_Lines(lines.append), delimiter=delimiter, lineterminator="\r\n")
+    for fields in chain([names], ([field_text(row.get(name)) for name in names] for row in rows)):
+        writer.writerow(fields)
+        yield lines.pop().removesuffix("\r\n").encode("utf-8", "replace") + b"\n"
+
+
+@dataclass(frozen=True)
+class _Lines:
+    write: Callable[[str], None]
+
+
+def field_text(value: Any) -> str:
+    """A value of JSON, or bytes, as a field of CSV: text as it is, all else as JSON; null, NaN and infinity are ""."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, str):
+        return value
+    return _other(value) if isinstance(value, bytes | Decimal | UUID) else json_bytes(value).decode()
+
+
+def json_bytes(row: Any) -> bytes:
+    """``row`` as JSON in UTF-8: NaN and infinite numbers as null, bytes in base64."""
+    try:
+        text = _AS_IS.encode(row)
+    except ValueError:
+        text = _AS_IS.encode(_finite(row))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # a lone surrogate: only its escape can carry it
+        return _ESCAPED.encode(_finite(row)).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _other(value: Any) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    raise TypeError(f"no JSON for {type(value)}")
+
+
+_AS_IS = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_other)
+_ESCAPED = json.JSONEncoder(allow_nan=False, default=_other)

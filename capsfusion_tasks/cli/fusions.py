@@ -1,0 +1,35 @@
+"""The command for fusions that an earlier version recorded in part."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, progress_line
+from capsfusion_tasks.settings import load_settings
+
+
+def adopt(
+    fusion_id: Annotated[str, typer.Argument(metavar="ID", help="The fusion_id, as `capsfusion plan` names it.")],
+    model: Model = None,
+    num_beams: Beams = None,
+    max_new_tokens: MaxNewTokens = None,
+    dtype: Dtype = None,
+) -> None:
+    """Say that a fusion of an earlier version was made with these settings, so that its captions are not made again.
+
+    Earlier versions did not record which dtype `auto` meant, and digested only both ends of a model's files. Use this
+    when you know that the model and the device were the same as now.
+
+    Example: capsfusion adopt 3f9a1c20b7de --dtype bfloat16
+    """
+    from capsfusion_tasks.fusion.identity import decide
+    from capsfusion_tasks.warehouse import fusions
+    from capsfusion_tasks.warehouse.connection import open_warehouse
+
+    settings = load_settings(model=model, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype)
+    decoding = decide(settings)
+    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+        fusions.adopt(connection, fusion_id, decoding)
+    progress_line(f"fusion {fusion_id} stands for {decoding.model} in {decoding.dtype}, {decoding.num_beams} beams")

@@ -1,0 +1,129 @@
+"""Commands on the warehouse: status, sql, export, db upgrade."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import Annotated, Literal
+
+import typer
+
+from capsfusion_tasks.cli.common import progress_line, settings_to_read, stderr
+from capsfusion_tasks.settings import load_settings
+
+
+def status() -> None:
+    """Show shards, work units, throughput and rejections: finished, waiting and failed.
+
+    Example: capsfusion status
+    """
+    from capsfusion_tasks.tasks.report import report_all
+    from capsfusion_tasks.terminal import print_text
+    from capsfusion_tasks.warehouse.connection import open_warehouse
+
+    with open_warehouse(settings_to_read()) as warehouse, warehouse.engine.connect() as connection:
+        print_text(report_all(connection).text)
+
+
+def sql(
+    statement: Annotated[str | None, typer.Argument(help="A query. Without one, psql starts.")] = None,
+    output_format: Annotated[
+        Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="Output format.")
+    ] = "table",
+) -> None:
+    """Query the warehouse, read-only. Table names need no schema.
+
+    Example: capsfusion sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"
+    """
+    from capsfusion_tasks.terminal import print_rows
+    from capsfusion_tasks.warehouse.connection import open_warehouse
+    from capsfusion_tasks.warehouse.psql import psql_command
+    from capsfusion_tasks.warehouse.sql import execute_sql
+
+    with open_warehouse(settings_to_read()) as warehouse:
+        if statement is None:
+            _interactive(*psql_command(warehouse))
+        else:
+            print_rows(execute_sql(warehouse, statement), output_format)
+
+
+def _interactive(argv: list[str], env: dict[str, str]) -> None:
+    import subprocess
+
+    # Not exec: the embedded server runs only as long as this process.
+    raise typer.Exit(subprocess.run(argv, env={**os.environ, **env}, check=False).returncode)
+
+
+def export(
+    target: Annotated[str, typer.Argument(metavar="DIR", help="A new or empty folder, or s3://bucket/prefix.")],
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|NAME,…",
+            help="More columns of fused_captions than image_url, laion_2b, laion_coco, capsfusion.",
+        ),
+    ] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Export captions of this fusion_id. Default: the newest caption of each pair."),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", help="Export captions that meet this condition on columns of fused_captions."),
+    ] = None,
+    start: Annotated[datetime | None, typer.Option(help="Export captions loaded at or after this time (UTC).")] = None,
+    end: Annotated[datetime | None, typer.Option(help="Export captions loaded before this time (UTC).")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Export this many captions: the first by pair_id, which is a random sample.", min=1),
+    ] = None,
+    rows_per_file: Annotated[int, typer.Option(help="Rows in each file; the last one has fewer.", min=1)] = 1_000_000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export in DIR, finished or not.")] = False,
+) -> None:
+    """Export accepted captions as Parquet files with CapsFusion-120M's columns. Run it again to resume.
+
+    Writes part-00000.parquet, part-00001.parquet, …, sorted by pair_id, and last _manifest.json with the query, counts
+    and checksums. A resumed export has the captions that the warehouse had when the export began.
+
+    Example: capsfusion export captions --where "raw_recall > 0.8 and punsafe < 0.1" --columns similarity,fusion_id
+    """
+    from capsfusion_tasks.staging.storage import Storage
+    from capsfusion_tasks.tasks.export import export_captions
+    from capsfusion_tasks.warehouse.connection import open_warehouse
+    from capsfusion_tasks.warehouse.export import Selection, named_columns
+
+    selection = Selection(
+        columns=named_columns(columns),
+        fusion_id=fusion,
+        loaded_from=start,
+        loaded_before=end,
+        where=where,
+        limit=limit,
+    )
+    with open_warehouse(settings_to_read()) as warehouse:
+        manifest = export_captions(
+            warehouse,
+            Storage(target),
+            selection,
+            rows_per_file=rows_per_file,
+            overwrite="always" if overwrite else "never",
+            say=progress_line,
+        )
+    progress_line(
+        f"{target}: {manifest.rows} captions in {len(manifest.files)} files, as of"
+        f" {manifest.snapshot.at:%Y-%m-%d %H:%M:%S} UTC"
+    )
+
+
+def db_upgrade() -> None:
+    """Create or migrate the warehouse's tables and roles.
+
+    Example: capsfusion db upgrade
+    """
+    from capsfusion_tasks.warehouse.connection import open_warehouse
+    from capsfusion_tasks.warehouse.roles import grant_roles
+
+    with open_warehouse(load_settings(), migrate=True) as warehouse:
+        with warehouse.engine.begin() as connection:  # also without a migration: restores missing rights
+            grant_roles(connection)
+        stderr.print(f"{warehouse.url.render_as_string()} is up to date", highlight=False, markup=False)

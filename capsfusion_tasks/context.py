@@ -1,0 +1,49 @@
+"""What a task works with: settings, staging area, warehouse and decoding, each opened or decided once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+from capsfusion_tasks.decoding import Decoding
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.warehouse import fusions
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+
+
+@dataclass(frozen=True)
+class Context:
+    """Opened once for a task, or for a whole run of ``capsfusion run``."""
+
+    settings: Settings
+    storage: Storage
+    warehouse: Warehouse
+    fusion_id: str | None = None  # of units that are planned and gone on with; None: the settings decide
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """What the settings describe, under the fusion_id that the ledger knows it by. For planning only.
+
+        Everything about a unit that is planned asks ``decoding_of``.
+        """
+        if self.fusion_id is not None:
+            return self.decoding_of(self.fusion_id)
+        decided = decide(self.settings)
+        with self.warehouse.engine.begin() as connection:
+            return fusions.as_recorded(connection, decided)
+
+    def decoding_of(self, fusion_id: str) -> Decoding:
+        """What was decided when the units of ``fusion_id`` were planned."""
+        with self.warehouse.engine.connect() as connection:
+            return fusions.decoding_of(connection, fusion_id)
+
+
+@contextmanager
+def open_context(settings: Settings) -> Iterator[Context]:
+    """A context whose warehouse stays open as long as the block. Raises as ``open_warehouse`` does."""
+    with open_warehouse(settings) as warehouse:
+        yield Context(settings, Storage(settings.staging_uri), warehouse)

@@ -1,0 +1,57 @@
+"""What decides a caption: the model, its numbers, the search, the prompt. Decided once, when units are planned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+BUNDLED = "bundled"  # the location of the model that comes with the package, whatever folder that is in
+
+# The fields that shape captions. Where a model lies and what people call it are not among them.
+_SHAPING = (
+    "model_digest",
+    "prompt_digest",
+    "tokenizer_digest",
+    "engine",
+    "dtype",
+    "eos_ids",
+    "num_beams",
+    "max_new_tokens",
+)
+
+
+class Decoding(BaseModel):
+    """How captions are made. A row of the warehouse's table ``fusions`` keeps it, and every unit names that row.
+
+    Planning decides it from settings and Params (``fusion/identity.py``). Whoever fuses or reports a unit reads it from
+    the ledger and needs no model settings of its own.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    fusion_id: str
+    model: str  # a name for people
+    model_revision: str  # the commit of a hub model; "" for a folder
+    location: str  # BUNDLED, a folder, or ``owner/name@commit``
+    model_digest: str
+    prompt_digest: str
+    tokenizer_digest: str
+    engine: str
+    dtype: str  # float32, bfloat16 or float8; never auto
+    eos_ids: tuple[int, ...]  # a caption ends at any of them
+    num_beams: int
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, **fields: Any) -> Decoding:
+        """The decoding with these fields, under the fusion_id that digests those that shape captions."""
+        shape = json.dumps({name: fields[name] for name in _SHAPING}, sort_keys=True)
+        return cls(fusion_id=hashlib.blake2b(shape.encode(), digest_size=6).hexdigest(), **fields)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The fields that shape captions: two decodings that agree in them make the same captions."""
+        return {name: getattr(self, name) for name in _SHAPING}

@@ -1,0 +1,61 @@
+"""What torchrun's ranks are told: which pairs to fuse, how, and where the chunks go."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from capsfusion_tasks.decoding import Decoding
+from capsfusion_tasks.fusion.identity import locate
+from capsfusion_tasks.settings import Settings
+
+_CLAIM_ROWS = 64
+
+
+class FuseJob(BaseModel):
+    """Travels as JSON in the argv of each rank."""
+
+    model_config = ConfigDict(frozen=True)
+
+    staging: str  # root of the storage that the paths below are relative to
+    pairs: str  # a Parquet file with the columns laion_2b and laion_coco, or with piece_rows a folder of such pieces
+    piece_rows: int | None
+    chunks: str  # folder of the chunk files
+    decoding: Decoding
+    model: str  # the decoding's model as this machine has it
+    batch_size: int | None  # None: the engine decides
+    claim_rows: int  # a rank claims so many rows at a time; pieces have a multiple of them
+    chunk_rows: int  # most rows of a chunk file
+    write_seconds: float = 5.0  # a kill loses what was finished since the last write
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        decoding: Decoding,
+        *,
+        staging: str,
+        pairs: str,
+        chunks: str,
+        piece_rows: int | None = None,
+    ) -> FuseJob:
+        """The job on this machine. Raises InputError where the decoding's model is not here."""
+        return cls(
+            staging=staging,
+            pairs=pairs,
+            piece_rows=piece_rows,
+            chunks=chunks,
+            decoding=decoding,
+            model=locate(decoding, settings),
+            batch_size=None if settings.batch_size == "auto" else settings.batch_size,
+            claim_rows=claim_rows(settings),
+            chunk_rows=settings.chunk_rows,
+        )
+
+    @property
+    def fusion_id(self) -> str:
+        return self.decoding.fusion_id
+
+
+def claim_rows(settings: Settings) -> int:
+    """How many rows a rank claims at a time: few, so that all ranks end together, and no more than a chunk has."""
+    return min(_CLAIM_ROWS, settings.chunk_rows)

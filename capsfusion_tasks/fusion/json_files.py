@@ -1,0 +1,36 @@
+"""Reads the small JSON files of a model folder, and says in one line what is wrong with one that cannot be read."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from pathlib import Path
+from typing import Any
+
+from capsfusion_tasks.errors import InputError
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in ``file``. Raises InputError that names the file and the reason."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    refuse_pointer(file, content)
+    if content.startswith(codecs.BOM_UTF8):  # transformers reads no such file either
+        raise InputError(f"{file} begins with a byte order mark: save it as UTF-8 without one")
+    try:
+        found = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5,000 digits, 5,000 brackets
+        raise InputError(f"{file} is no JSON: {error}. It may be cut off: download it again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{file} holds a JSON {type(found).__name__}, not an object: download it again")
+    return found
+
+
+def refuse_pointer(file: Path, start: bytes) -> None:
+    """Raise InputError where ``file``, which begins with the bytes ``start``, is Git LFS's note of a file."""
+    if start.startswith(_LFS_POINTER):
+        raise InputError(f"{file} is a Git LFS pointer, not the file itself: run git lfs pull in its folder")

@@ -1,0 +1,75 @@
+"""The folder ``<OUT>.parts``: finished rows of a file that is being fused, and the lock that keeps others out."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+
+_LOCK = "lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems
+
+
+@contextmanager
+def parts_folder(target: Path) -> Iterator[Path]:
+    """The folder, held by this process alone. An error in the block leaves its files for the next try.
+
+    Raises NotReadyError where another process holds it.
+    """
+    folder = target.absolute().with_name(target.name + ".parts")
+    with _locked(folder, target):
+        try:
+            yield folder
+        finally:
+            (folder / _LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # it has finished rows
+                folder.rmdir()
+
+
+def empty(folder: Path) -> None:
+    """Delete all files of ``folder`` but its lock."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+
+
+@contextmanager
+def _locked(folder: Path, target: Path) -> Iterator[None]:
+    while True:
+        with suppress(FileNotFoundError), _open(folder) as lock:  # whoever held the folder has just deleted it
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise NotReadyError(
+                    f"another capsfusion fuse (process {lock.read().strip()}) is writing {target}: wait until it has"
+                    " ended, or choose another name"
+                ) from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+            if os.fstat(lock.fileno()).st_ino != (folder / _LOCK).stat().st_ino:
+                continue  # the lock of a file that was deleted holds nobody back
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+            return
+
+
+def _open(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{folder} must be a folder for finished rows, and is a file: move it away") from None
+    lock = (folder / _LOCK).open("a+")
+    lock.seek(0)
+    return lock

@@ -1,0 +1,131 @@
+"""The tensors in a weight file, .safetensors or .bin: names and shapes first, one tensor's numbers at a time."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.weight_files import check_start, refuse_misfit
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_IGNORED = "rotary_emb.inv_freq"  # buffers that old checkpoints carry and every reader computes by itself
+# Of safetensors and torch. Integers, or floats of a byte, mean little without the scales of their quantisation.
+_DTYPES = {"F64", "F32", "F16", "BF16"}
+_TORCH_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+# Of a .bin file that is no pickle of tensors only: torch's own message says how to run it all the same.
+NO_TENSORS = "it is damaged, or a pickle with more than tensors in it, which could run code"
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """An open weight file. ``read`` gives a tensor on the host, mapped from the file where that can be."""
+
+    path: Path
+    shapes: dict[str, list[int]]
+    read: Callable[[str], Tensor]
+
+
+def open_tensors(file: Path) -> TensorFile:
+    """Raises InputError where ``file`` is no weight file, or holds tensors that are quantised."""
+    check_start(file)
+    try:
+        return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+    except pickle.UnpicklingError as error:
+        raise _unreadable(file, NO_TENSORS) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise _unreadable(file, error) from error
+
+
+def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[int]], *, tied: bool) -> None:
+    """Raise InputError naming the tensors of ``files`` that are missing, unknown, there twice, or of another shape.
+
+    ``shapes`` are those of a LLaMA's tensors; where head and embedding are ``tied``, either of the two is enough.
+    """
+    found: set[str] = set()
+    unknown, other = [], []
+    for file in files:
+        for name, shape in open_tensors(file).shapes.items():
+            known = known_name(name, shapes)
+            if name.endswith(_IGNORED):
+                continue
+            if known is None:
+                unknown.append(name)
+                continue
+            if known in found:
+                other.append(f"{known} is there twice")
+            if shape != shapes[known]:
+                other.append(f"{name} has shape {shape}, config.json says {shapes[known]}")
+            found.add(known)
+    if tied and found & {EMBEDDING, HEAD}:
+        found |= {EMBEDDING, HEAD}
+    refuse_misfit(folder, missing=shapes.keys() - found, unknown=unknown, other=other)
+
+
+def known_name(name: str, known: Container[str]) -> str | None:
+    """The one of the ``known`` names that ``name`` stands for: ``model.`` may be missing, or be there twice."""
+    for other in (name, name.removeprefix("model."), f"model.{name}"):
+        if other in known:
+            return other
+    return None
+
+
+def is_finite(numbers: Tensor) -> Tensor:
+    """Whether all ``numbers`` are finite, as one boolean on their device. One pass, and no copy of them."""
+    largest: Tensor = torch.linalg.vector_norm(numbers, float("inf"))  # NaN where one of them is
+    return largest.isfinite()
+
+
+def refuse_not_finite(folder: Path, finite: Mapping[str, Tensor]) -> None:
+    """Raise InputError where some of the model's tensors have NaN or infinite numbers: ``finite`` says which have not.
+
+    Each value is one boolean on any device. All are fetched at once: a device is waited for once, not for each tensor.
+    """
+    if not finite:
+        return
+    flags = torch.stack(list(finite.values())).tolist()
+    bad = [name for name, is_finite in zip(finite, flags, strict=True) if not is_finite]
+    if bad:
+        raise InputError(
+            f"the weights in {folder} are not finite: {len(bad)} of {len(finite)} tensors have NaN or infinite numbers,"
+            f" {bad[0]} for one. The file is damaged, or training went wrong: take another checkpoint"
+        )
+
+
+def _safetensors(file: Path) -> TensorFile:
+    handle = safe_open(file, framework="pt")
+    shapes = {}
+    for name in handle.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118
+        tensor = handle.get_slice(name)  # type: ignore[no-untyped-call]
+        _refuse_dtype(file, name, tensor.get_dtype(), _DTYPES)
+        shapes[name] = tensor.get_shape()
+    return TensorFile(file, shapes, handle.get_tensor)
+
+
+def _pickled(file: Path) -> TensorFile:
+    # weights_only: a pickle from a hub must not run code. Files from before torch 1.6 cannot be mapped.
+    weights = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
+    ):
+        names = ", ".join(map(str, list(weights)[:5])) if isinstance(weights, dict) else type(weights).__name__
+        raise InputError(f"{file} holds more than a model's weights ({names}): save the state_dict of the model alone")
+    for name, tensor in weights.items():
+        _refuse_dtype(file, name, tensor.dtype, _TORCH_DTYPES)
+    return TensorFile(file, {name: list(tensor.shape) for name, tensor in weights.items()}, weights.__getitem__)
+
+
+def _refuse_dtype(file: Path, name: str, dtype: object, allowed: Collection[object]) -> None:
+    if dtype not in allowed:
+        raise InputError(f"{file} is quantised: {name} is of {dtype}. Give the model in bfloat16, float16 or float32")
+
+
+def _unreadable(file: Path, reason: object) -> InputError:
+    return InputError(f"{file} cannot be read as weights: {str(reason) or type(reason).__name__}. Download it again")

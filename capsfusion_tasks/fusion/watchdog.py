@@ -1,0 +1,85 @@
+"""Finds ranks that hang: ranks report what they do, and the launcher notices when the reports stop. No torch here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from capsfusion_tasks.settings import Settings
+
+# loading: until the rank's first row is finished. waiting: no rows are left for this rank.
+Phase = Literal["loading", "working", "waiting"]
+
+_BEAT = "capsfusion rank "
+_BEAT_SECONDS = 1.0
+
+
+class Heartbeat:
+    """A rank's reports to the launcher, which reads them from the rank's standard output."""
+
+    def __init__(self, rank: int, output: int = 1) -> None:
+        self._rank, self._output = rank, output
+        self._last: tuple[Phase, float] | None = None
+
+    def beat(self, phase: Phase) -> None:
+        """Report progress. May be called often: a phase is written at most once a second."""
+        now = time.monotonic()
+        if self._last is not None and self._last[0] == phase and now < self._last[1] + _BEAT_SECONDS:
+            return
+        self._last = (phase, now)
+        # In one write, so that the lines of two ranks cannot mix.
+        os.write(self._output, f"{_BEAT}{self._rank} {phase}\n".encode())
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds that a rank may take for a row (``stall``), and for its first row, with the model loaded before it."""
+
+    stall: float = 15 * 60
+    loading: float = 60 * 60
+
+    @classmethod
+    def of(cls, settings: Settings) -> Timeouts:
+        return cls(60 * settings.stall_minutes, 60 * settings.loading_minutes)
+
+
+@dataclass
+class Watchdog:
+    """Follows the heartbeats of one torchrun's ranks."""
+
+    timeouts: Timeouts
+    clock: Callable[[], float] = time.monotonic
+    _ranks: dict[int, tuple[str, float]] = field(default_factory=dict)  # rank → its last phase, and when it reported it
+    _last: float = field(init=False)  # when any rank reported last
+
+    def __post_init__(self) -> None:
+        self._last = self.clock()
+
+    def takes(self, line: str) -> bool:
+        """Whether ``line`` is a heartbeat; all other lines are output for people."""
+        rank, _, phase = line.removeprefix(_BEAT).partition(" ")
+        if not line.startswith(_BEAT) or not rank.isdigit() or phase not in ("loading", "working", "waiting"):
+            return False
+        self._last = self.clock()
+        self._ranks[int(rank)] = (phase, self._last)
+        return True
+
+    def hung(self) -> str | None:
+        """Which ranks have made no progress for too long, in words; None if there are none.
+
+        A rank without rows waits for the other ranks, so it counts as hung only if all ranks are silent.
+        """
+        now = self.clock()
+        limits = {"working": self.timeouts.stall, "loading": self.timeouts.loading}
+        busy = {rank: last for rank, last in self._ranks.items() if last[0] in limits}
+        silent = [rank for rank, (phase, when) in sorted(busy.items()) if now - when > limits[phase]]
+        if silent:
+            names = f"rank {silent[0]} has" if len(silent) == 1 else f"ranks {', '.join(map(str, silent))} have"
+            longest = max(now - busy[rank][1] for rank in silent)
+            return f"{names} finished no row for {longest / 60:.1f} minutes"
+        if not busy and now - self._last > self.timeouts.loading:
+            return f"no rank has reported for {(now - self._last) / 60:.1f} minutes"
+        return None

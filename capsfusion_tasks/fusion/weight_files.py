@@ -1,0 +1,110 @@
+"""Which weight files of a model folder are read: those that transformers reads, by its names and its index. No torch.
+
+Other files (``consolidated.safetensors``, shards of an older save, an adapter) may lie beside them, and are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.json_files import read_object, refuse_pointer
+
+# The first that is there counts, as in transformers: one file, or an index of several. Safetensors come first, since
+# pickles can hold code.
+_LAYOUTS = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+HUB_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
+ADAPTER_CONFIG = "adapter_config.json"
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+# Ends of names that tensors of quantised checkpoints have: GPTQ, AWQ, fp8, bitsandbytes.
+_QUANTISED = (".qweight", ".qzeros", ".g_idx", ".scales", "weight_scale", "weight_scale_inv", ".SCB", ".absmax")
+_SHOWN = 5
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of ``folder``. Raises InputError where there are none, or a file of the index is missing."""
+    for single, index in _LAYOUTS:
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            return _files_of_index(folder / index)
+    refuse_adapter(folder)
+    found = ", ".join(_other_files(folder, [])) or "no such file"
+    raise InputError(
+        f"{folder} has no weights: expected model.safetensors or pytorch_model.bin, or an index (…index.json) beside"
+        f" its shards; found {found}"
+    )
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise InputError for a folder that holds an adapter. Call it where the model's own files are missing."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise InputError(
+            f"{folder} holds an adapter only (LoRA), without its base model: merge both"
+            " (peft: merge_and_unload, save_pretrained) and give that folder"
+        )
+
+
+def unread_files(folder: Path, read: Iterable[Path]) -> list[str]:
+    """Names of the files that look like weights and are not among those ``read``."""
+    return _other_files(folder, [file.name for file in read])
+
+
+def check_start(file: Path) -> None:
+    """Raise InputError where ``file`` cannot be opened, is empty or is Git LFS's note of a file."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(64)
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    refuse_pointer(file, start)
+    if not start:
+        raise InputError(f"{file} is empty: download it again")
+
+
+def refuse_misfit(folder: Path, *, missing: Iterable[str], unknown: Iterable[str], other: Iterable[str] = ()) -> None:
+    """Raise InputError where tensors are ``missing``, ``unknown`` to the model, or wrong in an ``other`` way."""
+    missing, unknown = sorted(missing), sorted(unknown)
+    problems = [*other, *(f"unknown tensor {name}" for name in unknown), *(f"{name} is missing" for name in missing)]
+    if not problems:
+        return
+    more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    hint = ""
+    if any(name.endswith(_QUANTISED) for name in unknown):
+        hint = ". They are quantised: give the model in bfloat16, float16 or float32"
+    elif (prefix := _common_prefix(unknown)) and any(name.removeprefix(prefix) in missing for name in unknown):
+        hint = f". Their names begin with {prefix!r}: save the weights without it"
+    raise InputError(f"the weights in {folder} do not fit its config.json: {'; '.join(problems[:_SHOWN])}{more}{hint}")
+
+
+def _files_of_index(index: Path) -> list[Path]:
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f"{index} has no weight_map of tensors and files: download it again")
+    files = [index.with_name(name) for name in sorted(set(names.values())) if _is_plain(name)]
+    if strange := sorted(name for name in set(names.values()) if not _is_plain(name)):
+        raise InputError(f"{index} names {strange[0]!r}, which is no weight file of its own folder")
+    if missing := [file.name for file in files if not file.is_file()]:
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise InputError(
+            f"{index} names files that are not there: {', '.join(missing[:_SHOWN])}{more}. Download the model again"
+        )
+    return files
+
+
+def _is_plain(name: str) -> bool:
+    return Path(name).name == name and "\0" not in name and name.endswith((".safetensors", ".bin"))
+
+
+def _other_files(folder: Path, read: list[str]) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.suffix in _SUFFIXES and file.name not in read)
+
+
+def _common_prefix(names: list[str]) -> str:
+    """What all ``names`` begin with, up to a dot: "module.", say."""
+    first = names[0].partition(".")[0] + "." if names else ""
+    return first if all(name.startswith(first) for name in names) else ""

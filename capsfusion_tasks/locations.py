@@ -1,0 +1,47 @@
+"""Folders and addresses that users give: ``~`` is the home folder, and a relative path becomes absolute at once.
+
+Tasks run in other working folders than the command that starts them, so a path must not depend on one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+_LACKS_SLASHES = re.compile(r"(s3|gs|gcs|az|abfss?|hf|https?|file):(?!//)", re.IGNORECASE)
+
+
+def absolute_path(path: str | Path) -> Path:
+    """The file or folder that ``path`` names. Raises ValueError where it is empty or ``~`` has no meaning."""
+    if not str(path):
+        raise ValueError("it is empty; give a path")
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:  # no HOME and no entry in /etc/passwd, or ~name of an unknown user
+        raise ValueError(f"this system knows no such home folder ({error}); write the path in full") from error
+
+
+def absolute_location(location: str) -> str:
+    """A path or ``file://…`` as an absolute path; any other address (``s3://…``) as it is.
+
+    Raises ValueError as ``absolute_path`` does, and for an address whose ``//`` was forgotten.
+    """
+    if _LACKS_SLASHES.match(location):
+        scheme, _, rest = location.partition(":")
+        raise ValueError(
+            f"there is no // after {scheme}:; write {scheme}://{rest.lstrip('/')}, or ./{location} for a folder"
+        )
+    scheme, separator, path = location.partition("://")
+    if separator and scheme.lower() != "file":
+        return f"{scheme.lower()}://{path}"
+    return str(absolute_path(path if separator else location))
+
+
+def absolute_model(model: str) -> str:
+    """A model's folder as an absolute path; a hub id, which is no folder here, as it is."""
+    if model.startswith(("~", ".", "/")) or os.path.isdir(model):
+        return str(absolute_path(model))
+    if not model:
+        raise ValueError("it is empty; give a folder or a hub id")
+    return model

@@ -1,0 +1,136 @@
+"""Reads a shard through a process that decodes it, so that no file can take the memory of this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.pairing import shard_decoder as decoder
+
+_MOST = 8 << 30  # bytes that decoding may take; a shard of usual captions takes a tenth of it
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+_REPLACE = "replace it; the new file is a new shard"
+
+
+def read_batches(
+    stream: pa.NativeFile, where: str, choose: Callable[[pa.Schema], list[str]], batch_rows: int, batch_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    """The columns that ``choose`` names of a Parquet file, without dictionary types.
+
+    A batch has at most ``batch_rows`` rows and about ``batch_bytes`` bytes. Raises InputError, which names ``where``,
+    for a file that cannot be read or that takes more than 8 GiB (or half of this machine's memory) to decode, and what
+    ``stream`` and ``choose`` raise.
+    """
+    extra = min(_MOST, _available() // 2)
+    refused: InputError | None = None  # raised when the decoder is free for another file
+    with _decoder() as process:
+        try:
+            job = {"extra": extra, "size": stream.size(), "batch_rows": batch_rows, "batch_bytes": batch_bytes}
+            process.send(json.dumps(job).encode())
+            while True:
+                kind, content = process.receive(), process.receive()
+                if kind == decoder.READ:
+                    offset, length = decoder.RANGE.unpack(content)
+                    process.send(_read(stream, where, length, offset))
+                elif kind == decoder.SCHEMA:
+                    columns = None
+                    try:
+                        columns = choose(pa.ipc.read_schema(pa.py_buffer(content)))
+                    except InputError as error:
+                        refused = error
+                    process.send(json.dumps(columns).encode())
+                elif kind == decoder.ROWS:
+                    with pa.ipc.open_stream(content) as batches:
+                        yield from batches
+                elif kind == decoder.TOO_LARGE:
+                    raise InputError(
+                        f"{where} inflates to more than {extra / (1 << 30):.1f} GiB in memory, as no file of captions"
+                        f" does: {_REPLACE}"
+                    )
+                else:
+                    if kind == decoder.BROKEN:
+                        refused = InputError(f"{where} cannot be read as Parquet ({content.decode()}): {_REPLACE}")
+                    break
+        except (EOFError, ConnectionError) as error:
+            raise process.ended(where) from error
+    if refused is not None:
+        raise refused
+
+
+def _read(stream: pa.NativeFile, where: str, length: int, offset: int) -> bytes:
+    try:
+        data: bytes = stream.read_at(length, offset)
+    except OSError as error:
+        raise NotReadyError(f"{where} cannot be read at the moment: {str(error).splitlines()[0]}") from error
+    return data
+
+
+def _available() -> int:
+    try:
+        limit = int(_CGROUP.read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        limit = sys.maxsize
+    return min(limit, int(psutil.virtual_memory().total))
+
+
+class _Decoder:
+    """A process of ``shard_decoder``, which decodes one file after another."""
+
+    def __init__(self) -> None:
+        ours, its = socket.socketpair()
+        with its:
+            # Without the folder of the script on its path, whose modules have common names.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", decoder.__file__, str(its.fileno())],
+                pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL,
+                # Arrow's own allocator reserves a gigabyte at once, which would count.
+                env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"},
+            )
+        self._connection = Connection(ours.detach())
+        self.send, self.receive = self._connection.send_bytes, self._connection.recv_bytes
+
+    def ended(self, where: str) -> InputError | NotReadyError:
+        """The error for a process that ended in the middle of a file."""
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return NotReadyError(f"{where}: the process that decodes it was killed, perhaps for memory: try again")
+        return InputError(f"{where} cannot be read as Parquet (decoding ends with exit code {code}): {_REPLACE}")
+
+    def stop(self) -> None:
+        self._connection.close()
+        self._process.kill()
+        self._process.wait()
+
+
+_idle: dict[int, list[_Decoder]] = {}  # by process: after a fork, the parent's decoders are not the child's
+_lock = threading.Lock()
+
+
+@contextmanager
+def _decoder() -> Iterator[_Decoder]:
+    """A decoder for one file: starting one takes 0.3 s, so it is kept for the next file unless the block fails."""
+    with _lock:
+        kept = _idle.setdefault(os.getpid(), [])
+        process = kept.pop() if kept else None
+    process = process or _Decoder()
+    try:
+        yield process
+    except BaseException:
+        process.stop()
+        raise
+    with _lock:
+        kept.append(process)

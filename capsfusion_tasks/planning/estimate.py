@@ -1,0 +1,220 @@
+"""Estimates what fusing takes (GPU hours, cost, time) from measured rates, and checks it against a budget.
+
+A GPU hour is an hour of one GPU, or of one rank on a CPU: four GPUs use four GPU hours in an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.warehouse.fusions import EarlierFusion
+from capsfusion_tasks.warehouse.rates import Measured, Spread
+
+TOKENS_PER_ROW = 195  # estimated, prompt and caption: the mean of 10,000 published pairs
+# Model and engine → rows per second of one device, and the source of that figure. Used until a unit of the fusion is
+# measured.
+BENCHMARKS = {
+    ("BAAI/CapsFus-LLaMA", "native"): (
+        122.0,
+        "an H200's with 3 beams in bfloat16, docs/benchmarks.md; others are slower",
+    ),
+    ("BAAI/CapsFus-LLaMA", "transformers"): (1.04, "what the paper says of its script on an A100-40G"),
+    ("demo/model", "native"): (15.1, "the demo model's on one CPU core, docs/benchmarks.md"),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Pairs to fuse, and their tokens as planning estimates them: prompt and caption."""
+
+    rows: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.rows + other.rows, self.tokens + other.tokens)
+
+    @classmethod
+    def of(cls, units: Iterable[Unit]) -> Work:
+        return sum((cls(unit.rows, unit.tokens) for unit in units), start=cls())
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Estimated tokens that one device fuses in a second. ``source`` says where the figure is from."""
+
+    tokens_per_second: Spread
+    source: str
+    # Real over estimated tokens of the measured units. The hours do not depend on it: rates are in estimated tokens.
+    tokens_real: Spread | None = None
+
+
+def measured_rate(found: Measured) -> Rate:
+    units = f"the median of the last {found.units} units" if found.units > 1 else "the only unit that was measured"
+    return Rate(found.tokens_per_second, f"{units} of this fusion", found.tokens_real)
+
+
+def benchmark_rate(model: str, engine: str) -> Rate | None:
+    """The rate to use while nothing is measured. None: there is no benchmark of this model with this engine."""
+    if (model, engine) not in BENCHMARKS:
+        return None
+    rows_per_second, source = BENCHMARKS[model, engine]
+    return given_rate(rows_per_second, f"no unit of this fusion is measured yet: {source}")
+
+
+def given_rate(rows_per_second: float, source: str) -> Rate:
+    return Rate(Spread(*[rows_per_second * TOKENS_PER_ROW] * 3), source)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Work to fuse and what it takes. Hours and cost are None if no rate is known."""
+
+    work: Mapping[str, Work]  # stage, as "paired, not planned" → work in it
+    rate: Rate | None
+    now: datetime
+    gpus: int | None = None  # devices that work in parallel; None: no finish time is estimated
+    price: float | None = None  # of a GPU hour
+    unpaired_shards: int = 0  # discovered, and not in ``work``
+    unpaired_bytes: int = 0
+    earlier: Sequence[EarlierFusion] = ()  # of earlier versions, and perhaps of the same decoding
+
+    @property
+    def total(self) -> Work:
+        return sum(self.work.values(), start=Work())
+
+    @property
+    def gpu_hours(self) -> Spread | None:
+        if self.rate is None:
+            return None
+        fast = self.rate.tokens_per_second
+        return Spread(*(self.total.tokens / rate / 3600 for rate in (fast.high, fast.median, fast.low)))
+
+    @property
+    def cost(self) -> float | None:
+        hours = self.gpu_hours
+        return None if hours is None or self.price is None else hours.median * self.price
+
+    @property
+    def hours(self) -> float | None:
+        """From now to the end, with all devices busy."""
+        hours = self.gpu_hours
+        return None if hours is None or self.gpus is None else hours.median / self.gpus
+
+    @property
+    def finish(self) -> datetime | None:
+        return None if self.hours is None else self.now + timedelta(hours=self.hours)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        rate, hours = self.rate, self.gpu_hours
+        return {
+            "work": {name: {"rows": work.rows, "tokens": work.tokens} for name, work in self.work.items()},
+            "rows": self.total.rows,
+            "tokens": self.total.tokens,
+            "tokens_per_second": rate and rate.tokens_per_second._asdict(),
+            "rate_source": rate and rate.source,
+            "tokens_real": rate.tokens_real._asdict() if rate and rate.tokens_real else None,
+            "gpu_hours": hours and hours._asdict(),
+            "cost": self.cost,
+            "gpus": self.gpus,
+            "finish": self.finish and self.finish.isoformat(timespec="seconds"),
+            "unpaired_shards": self.unpaired_shards,
+            "unpaired_bytes": self.unpaired_bytes,
+            "perhaps_fused_before": {fusion.fusion_id: fusion.rows for fusion in self.earlier},
+        }
+
+    @property
+    def text(self) -> str:
+        lines = [f"{name}: {_of(work)}" for name, work in self.work.items()]
+        if self.unpaired_shards:
+            lines.append(
+                f"not counted: {self.unpaired_shards} shards ({self.unpaired_bytes / 1e6:.0f} MB) that are discovered,"
+                " and not paired yet"
+            )
+        for fusion in self.earlier:
+            lines.append(
+                f"perhaps fused before: {fusion.rows:,} rows are loaded under fusion {fusion.fusion_id}, which an"
+                " earlier version recorded without its dtype or the whole of its weights. They would be fused again;"
+                f" if the settings are the same, run `capsfusion adopt {fusion.fusion_id}` first"
+            )
+        return "\n".join([*lines, *self._what_it_takes()])
+
+    def _what_it_takes(self) -> list[str]:
+        rate, hours = self.rate, self.gpu_hours
+        if not self.total.rows:
+            return []
+        if rate is None or hours is None:
+            return ["GPU hours: unknown, no unit of this fusion is measured yet; a run with a limit measures it"]
+        speed = rate.tokens_per_second
+        wide = f" ({_number(hours.low)} to {_number(hours.high)})" if hours.low < hours.high else ""
+        lines = [
+            f"GPU hours: {_number(hours.median)}{wide}, at {_number(speed.median)} tokens/s per device",
+            f"rate: {rate.source}",
+        ]
+        if rate.tokens_real:
+            real = rate.tokens_real
+            lines.append(
+                f"tokens of these units were {real.median:.2f} times the estimate ({real.low:.2f} to {real.high:.2f})"
+            )
+        if self.cost is not None:
+            lines.append(f"cost: {self.cost:,.2f} at {self.price:,.2f} a GPU hour")
+        if self.hours is not None and self.finish is not None:
+            lines.append(
+                f"time: {_duration(self.hours)} with {self.gpus} {'device' if self.gpus == 1 else 'devices'} busy, done"
+                f" {self.finish:%Y-%m-%d %H:%M} UTC if begun now; each unit's start comes on top"
+            )
+        return lines
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a run may take. None: no limit."""
+
+    max_gpu_hours: float | None = None
+    max_cost: float | None = None
+
+    def check(self, estimate: Estimate) -> None:
+        """Raise InputError, with the estimate and what to do, if it exceeds the budget."""
+        if self.max_cost is not None and estimate.price is None:
+            raise InputError("max_cost is set, and no price: set CAPSFUSION_GPU_HOUR_PRICE, or max_gpu_hours instead")
+        total = estimate.total
+        if not total.rows:
+            return
+        hours = None if estimate.gpu_hours is None else estimate.gpu_hours.median
+        for name, found, most in (("GPU hours", hours, self.max_gpu_hours), ("of cost", estimate.cost, self.max_cost)):
+            if most is None:
+                continue
+            if found is None:
+                raise InputError(
+                    f"the budget of {most:g} {name} cannot be checked, because no unit of this fusion is measured yet:"
+                    " run once with a limit and without a budget, which measures it. No GPU was used"
+                )
+            if found > most:
+                fitting = int(total.rows * most / found)
+                raise InputError(
+                    f"over budget: {_number(found)} {name} estimated for {_of(total)}, {_number(most)} allowed; no GPU"
+                    f" was used. Raise the budget, or set a limit: it is enough for about {fitting:,} pairs (units that"
+                    " an earlier try has planned are fused whole)"
+                )
+
+
+UNLIMITED = Budget()
+
+
+def _of(work: Work) -> str:
+    return f"{work.rows:,} pairs, about {work.tokens:,} tokens"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _duration(hours: float) -> str:
+    if hours < 1:
+        return f"{max(1, round(hours * 60))} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

@@ -1,0 +1,221 @@
+"""Plans the work units of an interval or a replay, and estimates what all waiting work takes.
+
+Planning holds a lock, keeps to a budget, and registers the units in the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+
+from sqlalchemy import Connection
+
+from capsfusion_tasks.context import Context
+from capsfusion_tasks.decoding import Decoding
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE
+from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.planning import unit_files, waiting
+from capsfusion_tasks.planning.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
+from capsfusion_tasks.planning.new_pairs import NewPairs
+from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.schemas import Existing, Replay, Unit
+from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.warehouse import fusions, ledger, plans, rates
+from capsfusion_tasks.warehouse.invariants import drop_plan
+
+log = logging.getLogger(__name__)
+
+OnEstimate = Callable[[Estimate], None]
+
+
+def plan_units(
+    context: Context,
+    work: Interval | Replay,
+    find_pairs: Callable[[Connection], list[NewPairs]],
+    *,
+    existing: Existing,
+    dag_run_id: str | None,
+    budget: Budget,
+    on_estimate: OnEstimate | None,
+    needs_gpu: bool = True,
+    replan: bool = False,
+    max_units: int | None = None,
+) -> list[Unit]:
+    """The units to fuse: the unfinished ones of an earlier try, or else new ones with the pairs of ``find_pairs``.
+
+    Raises InputError and plans nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate first.
+    Without ``needs_gpu`` the captions exist already, and the estimate is zero.
+
+    Units whose pairs were made with other pull rules are dropped and planned again. If one of them was started, this
+    raises InputError instead, unless ``replan`` is set.
+
+    At most ``max_units`` new units are planned; pairs beyond them are left for another run.
+    """
+    most = min(unit_files.MAX_UNITS, max_units or unit_files.MAX_UNITS)
+    settings, storage, decoding = context.settings, context.storage, context.decoding
+    rules = PullRules.of(settings)
+
+    def check(connection: Connection, where: str, to_fuse: Work) -> None:
+        estimate = Estimate(
+            {where: to_fuse if needs_gpu else Work()},
+            rate_of(connection, decoding),
+            datetime.now(UTC),
+            price=settings.gpu_hour_price,
+            earlier=fusions.earlier(connection, decoding),
+        )
+        log.info("%s", estimate.text)
+        if on_estimate:
+            on_estimate(estimate)
+        budget.check(estimate)
+
+    about = {"prompt_template": PROMPT_TEMPLATE, "max_prompt_tokens": MAX_PROMPT_TOKENS}
+    with context.warehouse.engine.begin() as connection:
+        fusions.register(connection, decoding, about)
+    # Two runs that found the same pair must not both plan it: the lock admits one at a time, and the units become
+    # visible together, when its transaction commits.
+    with ledger.planning_lock(context.warehouse.engine, decoding.fusion_id) as connection:
+        planned = ledger.units_of(connection, decoding.fusion_id, work)
+        if isinstance(work, Interval) and outdated(planned, storage, settings, work, replan):
+            drop_plan(connection, work, decoding.fusion_id)
+            planned = [(unit, state) for unit, state in planned if state == "loaded"]
+        if unfinished := [unit for unit, state in planned if state != "loaded"]:
+            to_fuse = (unit for unit, state in planned if state not in ("fused", "loaded"))
+            check(connection, "planned before, to fuse", Work.of(to_fuse))
+            return unfinished
+        pairs = find_pairs(connection)
+        total = Work(sum(len(part.rows) for part in pairs), sum(int(part.tokens.sum()) for part in pairs))
+        check(connection, "to fuse", total)
+        size = settings.unit_tokens
+        if size == "auto":
+            measured = rates.measured(connection, decoding.fusion_id)
+            size = unit_files.choose_unit_tokens(total.tokens, measured and measured.tokens_per_second.median, most)
+        made_with = rules if isinstance(work, Interval) else None
+        units = unit_files.cut_units(storage, pairs, work, decoding.fusion_id, size, len(planned), made_with, most)
+        rows = sum(unit.rows for unit in units)
+        if left := total.rows - rows:
+            more = (
+                "" if most == unit_files.MAX_UNITS else f", or AIRFLOW__CORE__MAX_MAP_LENGTH to {unit_files.MAX_UNITS}"
+            )
+            log.warning(
+                "%d pairs are left, because a run has at most %d units. Run it again when these are loaded, or raise"
+                " CAPSFUSION_UNIT_TOKENS%s",
+                left,
+                most,
+                more,
+            )
+        ledger.register_units(connection, units, work, dag_run_id, existing)
+        if isinstance(work, Interval):
+            plans.record(
+                connection,
+                work,
+                decoding.fusion_id,
+                dag_run_id,
+                pairs=waiting.paired_rows(storage, work),
+                already_fused=sum(part.taken for part in pairs),
+                planned=rows,
+            )
+    return units
+
+
+def outdated(
+    planned: list[tuple[Unit, str]], storage: Storage, settings: Settings, interval: Interval, replan: bool = False
+) -> bool:
+    """Whether unfinished units of ``planned`` have pairs that were made with other pull rules than the current ones.
+
+    Raises InputError if one of these units was started, unless ``replan`` is set.
+    """
+    rules = PullRules.of(settings)
+    unfinished = [(unit, state) for unit, state in planned if state != "loaded"]
+    if not unfinished:
+        return False
+    made_with = unit_files.rules_of(storage, unfinished[0][0].unit_id)  # one planning cut all of them
+    if made_with is None:
+        for unit, _ in reversed(unfinished):  # the first one last: a rerun after a crash reads it first
+            unit_files.record_rules(storage, unit.unit_id, rules)
+    if made_with is None or made_with == rules:
+        return False
+    begun = [unit for unit, state in unfinished if state != "planned"]
+    if begun and not replan:
+        back = made_with.variables(rules)
+        raise InputError(
+            f"{len(unfinished)} units of this interval were planned with {made_with.against(rules)}, and {len(begun)}"
+            f" have been started. Finish them: {back} {interval.command}; or drop their work: {interval.command}"
+            " --replan (in Airflow: the Param replan)"
+        )
+    log.warning(
+        "plan: %d units are dropped and planned anew, they were planned with %s",
+        len(unfinished),
+        made_with.against(rules),
+    )
+    return True
+
+
+def estimate(
+    context: Context,
+    within: Interval | None = None,
+    *,
+    gpus: int | None = None,
+    rows_per_second: float | None = None,
+) -> Estimate:
+    """Estimate all waiting work, or that of the intervals inside ``within``. Plans nothing.
+
+    ``gpus`` devices work in parallel. ``rows_per_second``, of one device, overrides the measured rate.
+    """
+    settings, storage, decoding = context.settings, context.storage, context.decoding
+    seen = waiting.intervals(storage, within)
+    if outdated_pairs := waiting.paired_with_others(storage, seen, PullRules.of(settings)):
+        log.warning(
+            "the pairs of %d intervals were made with other settings. Make them again with: %s",
+            len(outdated_pairs),
+            outdated_pairs[0].command,
+        )
+    with context.warehouse.engine.begin() as connection:
+        work = {
+            "planned, not fused": Work(*rates.unfused(connection, decoding.fusion_id, within)),
+            "paired, not planned": unplanned_work(connection, storage, decoding.fusion_id, seen),
+        }
+        rate = rate_of(connection, decoding, rows_per_second)
+        earlier = fusions.earlier(connection, decoding)
+    listed = ((interval, discovery.discovered(interval, storage)) for interval in seen)
+    unpaired = [
+        shard
+        for interval, shards in listed
+        if shards and waiting.paired_buckets(storage, interval) < bucket_count(storage, settings)
+        for shard in shards
+    ]
+    return Estimate(
+        work,
+        rate,
+        now=datetime.now(UTC),
+        gpus=gpus,
+        price=settings.gpu_hour_price,
+        unpaired_shards=len(unpaired),
+        unpaired_bytes=sum(shard.size_bytes for shard in unpaired),
+        earlier=earlier,
+    )
+
+
+def unplanned_work(connection: Connection, storage: Storage, fusion_id: str, intervals: list[Interval]) -> Work:
+    """The pairs of the intervals that are neither in a unit nor in the warehouse."""
+    unfinished = [
+        interval
+        for interval in intervals
+        if waiting.paired_rows(storage, interval) > rates.pairs_in_units(connection, fusion_id, interval)
+    ]
+    if not unfinished:
+        return Work(0, 0)
+    known = partial(ledger.known_pairs, connection, fusion_id)
+    return Work(*waiting.count_new_pairs(storage, unfinished, known, ledger.open_units(connection, fusion_id)))
+
+
+def rate_of(connection: Connection, decoding: Decoding, rows_per_second: float | None = None) -> Rate | None:
+    """The rate of one device for this fusion: the given one, the measured one, or a benchmark's. None: unknown."""
+    if rows_per_second is not None:
+        return given_rate(rows_per_second, "as given")
+    measured = rates.measured(connection, decoding.fusion_id)
+    return measured_rate(measured) if measured else benchmark_rate(decoding.model, decoding.engine)

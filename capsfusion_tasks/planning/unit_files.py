@@ -1,0 +1,105 @@
+"""Cuts new pairs into work units by estimated tokens, one bucket of pairs in memory at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+import numpy as np
+import pyarrow as pa
+
+from capsfusion_tasks.planning.new_pairs import BUCKETS_KEY, NewPairs, bucket_of
+from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.schemas import Replay, Unit
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
+
+MAX_UNITS = 1024  # of a run; the default of Airflow's limit on the tasks of one mapped task (core.max_map_length)
+UNIT_SECONDS = 1800  # so that starting a rank, about a minute with a 13B, is little, and a lost unit not much
+LONGEST_UNIT_SECONDS = 3600  # half of what a fuse task may take
+UNIT_TOKENS_AT_FIRST = 400_000  # while no rate is measured
+
+
+def choose_unit_tokens(total: int, tokens_per_second: float | None, max_units: int | None = None) -> int:
+    """Estimated tokens of a unit: half an hour of work for a device that does ``tokens_per_second``.
+
+    More if there would be over ``max_units`` units, but at most an hour's. While no rate is known, units are small; the
+    next run knows the rate and plans what is left.
+    """
+    if tokens_per_second is None:
+        return UNIT_TOKENS_AT_FIRST
+    enough = -(-total // (max_units or MAX_UNITS))
+    good, longest = (int(seconds * tokens_per_second) for seconds in (UNIT_SECONDS, LONGEST_UNIT_SECONDS))
+    return max(1, min(max(good, enough), longest))
+
+
+def cut_units(
+    storage: Storage,
+    pairs: Iterable[NewPairs],
+    work: Interval | Replay,
+    fusion_id: str,
+    unit_tokens: int,
+    serial: int,
+    rules: PullRules | None = None,
+    max_units: int | None = None,
+) -> list[Unit]:
+    """Publish ``pairs`` as work units of about ``unit_tokens`` estimated tokens each, and return them.
+
+    Pairs beyond ``max_units`` units are left for another run. ``serial`` is the number of units that the work had
+    before under this fusion, so that a pair that is fused again is in a unit with another name. The units record
+    ``rules``, the pull rules of their pairs.
+    """
+    footer = rules.as_footer() if rules else {}
+    units: list[Unit] = []
+    begins = f"{work.start:%Y%m%d}" if isinstance(work, Interval) else "replay"
+    for table, tokens, buckets in _cut(storage, list(pairs), unit_tokens):
+        if len(units) == (max_units or MAX_UNITS):
+            break
+        digest = hashlib.blake2b(f"{work.key} {fusion_id} {serial + len(units)}".encode(), digest_size=4)
+        for pair_id in table["pair_id"].to_pylist():
+            digest.update(pair_id)
+        unit_id = f"{begins}-{fusion_id[:6]}-{serial + len(units):04d}-{digest.hexdigest()}"
+        storage.write_table(layout.unit_pairs(unit_id), table, {BUCKETS_KEY: " ".join(buckets), **footer})
+        units.append(Unit(unit_id=unit_id, fusion_id=fusion_id, rows=table.num_rows, tokens=tokens))
+    return units
+
+
+def rules_of(storage: Storage, unit_id: str) -> PullRules | None:
+    """The pull rules of the unit's pairs. None: not recorded, as for a replay's unit, or the file cannot be read."""
+    try:
+        return PullRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
+    except (pa.ArrowException, FileNotFoundError):  # fusing the unit reports it
+        return None
+
+
+def record_rules(storage: Storage, unit_id: str, rules: PullRules) -> None:
+    """Record ``rules`` with the pairs of a unit that an earlier version planned."""
+    path = layout.unit_pairs(unit_id)
+    with suppress(pa.ArrowException, FileNotFoundError):
+        storage.write_table(path, storage.read_table(path), rules.as_footer())
+
+
+def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[tuple[pa.Table, int, list[str]]]:
+    """Rows, tokens and buckets of each unit. All units have about the same number of tokens."""
+    total = sum(int(part.tokens.sum()) for part in pairs)
+    target = total / max(1, -(-total // unit_tokens))
+    parts: list[pa.Table] = []
+    buckets: list[str] = []  # of ``parts``
+    filled = 0  # tokens of ``parts``
+    for part in pairs:
+        table = storage.read_table(part.path).replace_schema_metadata(None).take(pa.array(part.rows))
+        ends = np.cumsum(part.tokens)  # tokens of the file's rows up to each
+        start, before = 0, 0  # the first row that is in no unit, and the tokens of those before it
+        while (last := int(np.searchsorted(ends, before + target - filled))) < len(ends):
+            tokens = filled + int(ends[last]) - before
+            rows = pa.concat_tables([*parts, table.slice(start, last + 1 - start)])
+            yield rows, tokens, [*buckets, bucket_of(part.path)]
+            parts, buckets, filled, start, before = [], [], 0, last + 1, int(ends[last])
+        if start < len(ends):
+            parts.append(table.slice(start))
+            buckets.append(bucket_of(part.path))
+            filled += int(ends[-1]) - before
+    if parts:
+        yield pa.concat_tables(parts), filled, buckets

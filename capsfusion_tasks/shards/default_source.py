@@ -1,0 +1,30 @@
+"""A source that nobody has set: its errors say that it is the default, and which variable sets another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pyarrow as pa
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.shards.source import Source, SourceFile, Unreadable
+
+
+class DefaultSource:
+    """``source``, which is used because ``variable`` is not set."""
+
+    def __init__(self, source: Source, variable: str) -> None:
+        self._source, self._variable = source, variable
+        self.uri = source.uri
+
+    def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
+        try:
+            yield from self._source.files(wanted)
+        except (InputError, NotReadyError) as error:
+            hint = f"{self._variable} is not set, and this is its default: set it to your own folder or address"
+            raise type(error)(f"{error} ({hint})") from error
+
+    def open(self, shard: Shard) -> AbstractContextManager[pa.NativeFile]:
+        return self._source.open(shard)

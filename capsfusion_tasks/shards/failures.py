@@ -1,0 +1,58 @@
+"""What the system's errors mean for a source: whether another try may help, and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+
+# A disk or a network file system that fails now, or a process that has too many files open.
+_MAY_PASS = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EINTR,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+    }
+)
+_ADVICE = {
+    errno.EACCES: "give the user that runs this the right to read it",
+    errno.EPERM: "give the user that runs this the right to read it",
+    errno.ELOOP: "a link leads back to itself: replace it",
+    errno.ENAMETOOLONG: "move it to a shorter path",
+    errno.ENOENT: "put it back",
+    errno.ENOTDIR: "put it back",
+}
+
+
+def system_error(what: str, error: OSError | ValueError) -> InputError | NotReadyError:
+    """The error for ``what`` failed, as in "cannot read /a/b.parquet"."""
+    code = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(code) if code is not None else str(error).strip()  # Arrow's own text repeats the path
+    if isinstance(error, OSError) and error.filename and str(error.filename) not in what:
+        reason += f" ({error.filename})"
+    if code in _MAY_PASS or isinstance(error, (ConnectionError, TimeoutError)):
+        return NotReadyError(f"{what} now: {reason}: try again later")
+    advice = _ADVICE.get(code) if code is not None else None
+    return InputError(f"{what}: {reason}{f': {advice}' if advice else ''}")
+
+
+@contextmanager
+def system_errors(what: str) -> Iterator[None]:
+    """In the block an OSError or a ValueError, of the system or of a client, becomes an InputError or NotReadyError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise system_error(what, error) from error

@@ -1,0 +1,111 @@
+"""A source's files as shards, including those that cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from capsfusion_tasks.errors import printable
+from capsfusion_tasks.schemas import Shard, Side
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.shards.failures import system_errors
+from capsfusion_tasks.shards.passed_over import PassedOver
+from capsfusion_tasks.shards.patterns import is_hidden, path_matcher
+from capsfusion_tasks.shards.source import SourceFile, Unreadable
+from capsfusion_tasks.shards.sources import SideSource
+
+log = logging.getLogger(__name__)
+
+# Control characters, line breaks, bytes that are no UTF-8: logs, databases and URLs do not take all of them.
+_NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+_LONGEST_NAME = 2000  # bytes of source, path and etag together: they are a key, and PostgreSQL takes 2,704 in one
+
+
+def source_bytes(sources: Mapping[Side, SideSource]) -> int:
+    """The bytes of all shards in ``sources``, whenever they arrived."""
+    listed = (file for place in sources.values() for file in _files(place, place.wanted))
+    return sum(file.size_bytes for file in listed if isinstance(file, SourceFile))
+
+
+def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
+    """The readable shards of the source, whenever they arrived."""
+    # Always the whole listing: a watermark by name or time would skip files that sort before it or are copied in later.
+    for file in _nameable(place, place.wanted):
+        if isinstance(file, SourceFile):
+            yield _shard(side, place, file)
+
+
+def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
+    """All shards of the source. Unreadable ones of unknown time count as arrived in ``interval``.
+
+    Logs why the source has no shard, or when its shards arrived if none did in ``interval``.
+    """
+    passed_over = PassedOver(place.wanted)
+    shards = [
+        _shard(side, place, file) if isinstance(file, SourceFile) else _unreadable(side, place, file, interval)
+        for file in _nameable(place, passed_over.wanted)
+    ]
+    if not shards:
+        log.warning("discover: %s has no shard at all in %s: %s", side, place.origin, passed_over)
+        return []
+    times = [shard.arrived_at for shard in shards]
+    if not any(interval.start <= time < interval.end for time in times):
+        first, last = (f"{time:%Y-%m-%d %H:%M:%S}" for time in (min(times), max(times)))
+        log.warning("discover: %s has %d shards outside the interval, from %s to %s", side, len(shards), first, last)
+    return shards
+
+
+def _shard(side: Side, place: SideSource, file: SourceFile) -> Shard:
+    return Shard(
+        shard_id=shard_id(place.source.uri, file.path, file.etag),
+        side=side,
+        source=place.source.uri,
+        path=file.path,
+        etag=file.etag,
+        size_bytes=file.size_bytes,
+        arrived_at=file.arrived_at,
+        revision=file.revision,
+    )
+
+
+def _unreadable(side: Side, place: SideSource, file: Unreadable, interval: Interval) -> Shard:
+    return Shard(
+        shard_id=shard_id(place.source.uri, file.path, ""),
+        side=side,
+        source=place.source.uri,
+        path=file.path,
+        etag="",
+        size_bytes=0,
+        arrived_at=file.arrived_at or interval.start,
+        problem=file.reason,
+    )
+
+
+def _files(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
+    """The source's files, without unreadable ones that are hidden or excluded."""
+    excluded = path_matcher(place.patterns.get("exclude", ()))
+    with system_errors(f"cannot list {place.source.uri}"):
+        for file in place.source.files(wanted):
+            if isinstance(file, SourceFile) or not (is_hidden(file.path) or excluded(file.path)):
+                yield file
+
+
+def _nameable(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
+    """The source's files. Skips names that cannot be stored, and logs them."""
+    for file in _files(place, wanted):
+        name = f"{place.source.uri}{file.path}{file.etag if isinstance(file, SourceFile) else ''}"
+        if _NO_NAME.search(name):
+            problem = "control characters, or bytes that are no UTF-8"
+        elif len(name.encode()) > _LONGEST_NAME:
+            problem = f"more than {_LONGEST_NAME} bytes with its source and its etag"
+        else:
+            yield file
+            continue
+        log.warning("skipped, its name has %s: %s; rename it", problem, printable(f"{file.path:.200}"))
+
+
+def shard_id(source: str, path: str, etag: str) -> str:
+    """The shard's id in file names and in the warehouse: a digest of its identity."""
+    return hashlib.blake2b(f"{source}\0{path}\0{etag}".encode(), digest_size=8).hexdigest()

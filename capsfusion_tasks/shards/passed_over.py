@@ -1,0 +1,34 @@
+"""What a source has besides its shards, to say why it has none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from capsfusion_tasks.errors import printable
+from capsfusion_tasks.shards.patterns import is_hidden
+
+_HIDDEN = "or folders begin with . or _"
+_NO_MATCH = "do not match the side's include and exclude patterns"
+
+
+class PassedOver:
+    """Counts the files that ``wanted`` refuses, with an example of each kind. As text: the reasons."""
+
+    def __init__(self, wanted: Callable[[str], bool]) -> None:
+        self._wanted = wanted
+        self._counts, self._examples = Counter[str](), dict[str, str]()
+
+    def wanted(self, path: str) -> bool:
+        if self._wanted(path):
+            return True
+        reason = _HIDDEN if is_hidden(path) else _NO_MATCH
+        self._counts[reason] += 1
+        self._examples.setdefault(reason, printable(path))
+        return False
+
+    def __str__(self) -> str:
+        parts = [
+            f"{count} files {reason}, as {self._examples[reason]}" for reason, count in sorted(self._counts.items())
+        ]
+        return "; ".join(parts) or "there are no files"

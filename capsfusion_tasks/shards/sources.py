@@ -1,0 +1,112 @@
+"""Which sources the settings name, and how a shard is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from capsfusion_tasks.errors import InputError, printable
+from capsfusion_tasks.schemas import Shard, Side
+from capsfusion_tasks.settings import Patterns, Settings
+from capsfusion_tasks.shards.default_source import DefaultSource
+from capsfusion_tasks.shards.failures import system_errors
+from capsfusion_tasks.shards.local import LocalSource
+from capsfusion_tasks.shards.patterns import path_filter
+from capsfusion_tasks.shards.shard_list import Origin
+from capsfusion_tasks.shards.source import Source
+from capsfusion_tasks.staging.storage import refuse_credentials
+
+_LFS_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
+
+
+@dataclass(frozen=True)
+class SideSource:
+    """Where a side's shards arrive. Files whose path is ``wanted`` are shards; ``patterns`` say which these are."""
+
+    source: Source
+    wanted: Callable[[str], bool]
+    patterns: dict[str, Patterns] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(uri=self.source.uri, **self.patterns)
+
+
+def open_source(uri: str, settings: Settings) -> Source:
+    """The source at ``uri``. Raises InputError for an unknown kind of URI."""
+    refuse_credentials(uri)  # the URI is stored with each shard
+    scheme, separator, path = uri.partition("://")
+    # Each kind is imported where it is used: boto3 and huggingface_hub take longer to load than the whole command line.
+    if (uri and not separator) or scheme == "file":
+        return LocalSource(path if separator else uri)
+    if scheme == "s3":
+        from capsfusion_tasks.shards.s3 import S3Source
+
+        return S3Source(uri, requester_pays=settings.s3_requester_pays)
+    if scheme == "hf":
+        from capsfusion_tasks.shards.huggingface import HubSource
+
+        return HubSource(uri, settings.scratch_folder)
+    if scheme in ("http", "https"):
+        from capsfusion_tasks.shards.http import HttpSource
+
+        return HttpSource(uri, settings.scratch_folder)
+    raise InputError(
+        f"cannot read shards from {uri or 'an empty address'}: give a folder, s3://bucket/prefix, "
+        "hf://datasets/owner/name, or the https:// address of a list of files"
+    )
+
+
+def source_of(shard: Shard, settings: Settings) -> Source:
+    """The source in which the shard was found.
+
+    It is opened as the settings name it, if they still do: they have the query of a signed address, the shard has not.
+    """
+    current = open_source(settings.laion2b if shard.side == "laion_2b" else settings.laion_coco, settings)
+    return current if current.uri == shard.source else open_source(shard.source, settings)
+
+
+@contextmanager
+def opened(shard: Shard, settings: Settings) -> Iterator[pa.NativeFile]:
+    """The shard's bytes, seekable, wherever it is.
+
+    Raises InputError if it cannot be read, is gone or has changed, NotReadyError if the source does not answer.
+    """
+    if shard.problem:
+        raise InputError(shard.problem)
+    where = printable(f"{shard.source}/{shard.path}")
+    with ExitStack() as stack:
+        with system_errors(f"cannot read {where}"):
+            stream = stack.enter_context(source_of(shard, settings).open(shard))
+            if shard.size_bytes < _LONGEST_POINTER and stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise InputError(
+                    f"{where} is a Git LFS pointer, not the file: run `git lfs pull` in its repository. The file then"
+                    " counts as a new shard"
+                )
+            stream.seek(0)
+        yield stream
+
+
+def configured_sources(settings: Settings) -> dict[Side, SideSource]:
+    """Each side's source with its patterns. LAION-COCO alone if it is paired with itself."""
+    coco = Origin(uri=settings.laion_coco, include=settings.laion_coco_include, exclude=settings.laion_coco_exclude)
+    coco_source = _configured(coco, settings, "laion_coco")
+    if settings.self_paired:
+        return {"laion_coco": coco_source}
+    raw = Origin(uri=settings.laion2b, include=settings.laion2b_include, exclude=settings.laion2b_exclude)
+    return {"laion_2b": _configured(raw, settings, "laion2b"), "laion_coco": coco_source}
+
+
+def _configured(origin: Origin, settings: Settings, setting: str) -> SideSource:
+    place = side_source(origin, settings)
+    if setting in settings.model_fields_set:
+        return place
+    return replace(place, source=DefaultSource(place.source, f"CAPSFUSION_{setting.upper()}"))
+
+
+def side_source(origin: Origin, settings: Settings) -> SideSource:
+    patterns = {"include": origin.include, "exclude": origin.exclude}
+    return SideSource(open_source(origin.uri, settings), path_filter(origin.include, origin.exclude), patterns)

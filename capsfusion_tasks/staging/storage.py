@@ -1,0 +1,269 @@
+"""Files of the staging area or of an export, on a disk or on S3. A file appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.locations import absolute_location
+from capsfusion_tasks.staging import full_disk
+
+_S3_ERROR = "AWS Error"  # in every message of Arrow about an error of S3
+_IN_MEMORY = (
+    32 << 20
+)  # largest file, in bytes, that is kept in memory before its upload; pull writes four files at a time
+_GOOGLE = ("gs", "gcs")
+_UNPUBLISHED = re.compile(r"\..+\.unpublished")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a listing, ``modified`` by the clock of the storage. ``unpublished``: a writer has not finished it."""
+
+    path: str
+    size: int
+    modified: datetime
+
+    @property
+    def unpublished(self) -> bool:
+        return bool(_UNPUBLISHED.fullmatch(self.path.rpartition("/")[2]))
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _asks(method: _Method) -> _Method:
+    """Decorates methods that call S3: they raise NotReadyError if S3 does not answer or answers with an error."""
+
+    @wraps(method)
+    def asking(self: Storage, *arguments: Any, **named: Any) -> Any:
+        with self.answering():
+            return method(self, *arguments, **named)
+
+    return cast(_Method, asking)
+
+
+class Storage:
+    """Paths are relative to ``root`` and use "/"; ``root`` is a folder (``~`` is the home) or ``s3://bucket/prefix``."""
+
+    def __init__(self, root: str) -> None:
+        refuse_credentials(root)  # the root stands in messages, in manifests, and in the arguments of processes
+        try:
+            root = absolute_location(root)
+            filesystem, base = _remote(root) if "://" in root else (fs.LocalFileSystem(), root)
+        except (ValueError, OSError) as error:  # Arrow's own error for an address is a ValueError
+            raise InputError(f"cannot use {root}: {error}; give a folder or s3://bucket/prefix") from error
+        self.root = root
+        self._local = isinstance(filesystem, fs.LocalFileSystem)
+        self.filesystem: fs.FileSystem = fs.SubTreeFileSystem(base, filesystem)
+        self._base = base
+
+    def path(self, path: str) -> str:
+        """The full path or URI of ``path``, for messages and for other processes."""
+        root = self._base if self._local else self.root.rstrip("/")
+        return f"{root}/{path}" if path else root
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """For a block that reads the filesystem directly: gives it the errors that the methods of this class raise."""
+        try:
+            yield
+        except NotReadyError:
+            raise
+        except Exception as error:  # an OSError, or what DuckDB makes of it where it reads on
+            if _S3_ERROR not in str(error):
+                raise
+            raise NotReadyError(
+                f"{self.root} does not answer as it should: {error}; try again, and if it stays so, check its endpoint"
+                " and credentials"
+            ) from error
+
+    @_asks
+    def exists(self, path: str) -> bool:
+        return bool(self.filesystem.get_file_info(path).type == fs.FileType.File)
+
+    @_asks
+    def size(self, path: str) -> int | None:
+        """In bytes; None if the file does not exist."""
+        size: int | None = self.filesystem.get_file_info(path).size
+        return size
+
+    def files(self, folder: str) -> list[str]:
+        """Paths of the files in ``folder`` (not in its subfolders), sorted; [] if the folder does not exist."""
+        return list(self.sizes(folder))
+
+    @_asks
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The same paths with their sizes in bytes."""
+        selector = fs.FileSelector(folder, allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        files = (info for info in infos if info.type == fs.FileType.File and not info.base_name.startswith("."))
+        return dict(sorted((info.path, info.size) for info in files))
+
+    @_asks
+    def tree(self) -> list[StoredFile]:
+        """All files, also unpublished ones, sorted by path; [] if ``root`` does not exist."""
+        infos = self.filesystem.get_file_info(fs.FileSelector("", allow_not_found=True, recursive=True))
+        files = (info for info in infos if info.type == fs.FileType.File)
+        found = (StoredFile(info.path, info.size, info.mtime.astimezone(UTC)) for info in files)
+        return sorted(found, key=lambda file: file.path)
+
+    @_asks
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in ``folder``, sorted; [] if it does not exist."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
+    @_asks
+    def delete(self, path: str) -> None:
+        self.filesystem.delete_file(path)
+
+    @_asks
+    def delete_folder(self, path: str) -> None:
+        """Delete the folder with all its files. Does nothing if it does not exist."""
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_dir(path)
+
+    @_asks
+    def delete_unpublished(self, folder: str) -> None:
+        """Delete files of killed writers in ``folder``. No other process may be writing there."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+        for info in infos:
+            if _UNPUBLISHED.fullmatch(info.base_name):
+                self.delete(info.path)
+
+    @contextmanager
+    def publish(self, path: str) -> Iterator[Any]:
+        """A binary file to write; it appears under ``path`` when the block ends, and never if it raises.
+
+        On a disk it is written beside its final name and renamed. On S3 an upload becomes visible when it is complete.
+        Raises NotReadyError where the disk is full or read-only, or S3 does not answer.
+        """
+        if not self._local:
+            # Held back until it is whole: Arrow completes an upload even if an error ends the block, and has no way to
+            # abort it. Multipart uploads by a client of our own would need the endpoint, region and credentials twice.
+            # All files but large exports fit in memory; only those need room in TMPDIR.
+            spooled = full_disk.explained(
+                Path(tempfile.gettempdir()), self.path(path), "make room there, or set TMPDIR"
+            )
+            with spooled, tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
+                yield spool
+                spool.seek(0)
+                with self.answering(), self.filesystem.open_output_stream(path) as upload:
+                    shutil.copyfileobj(spool, upload, 8 << 20)
+            return
+        target = Path(self._base) / path
+        with full_disk.explained(target.parent, target.name):
+            yield from self._write_beside(target)
+
+    @staticmethod
+    def _write_beside(target: Path) -> Iterator[Any]:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Listings leave out names that start with a dot, so the file of a killed writer is never read as data.
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".unpublished")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o666 & ~_UMASK)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def write_table(self, path: str, table: pa.Table, metadata: dict[str, str] | None = None) -> None:
+        """Publish ``table`` as Parquet (zstd), with ``metadata`` in its footer."""
+        if metadata:
+            added = {key.encode(): value.encode() for key, value in metadata.items()}
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), **added})
+        with self.publish(path) as stream:
+            pq.write_table(table, stream, compression="zstd")
+
+    def write_tables(
+        self, path: str, schema: pa.Schema, tables: Iterable[pa.Table], metadata: dict[str, str] | None = None
+    ) -> None:
+        """Publish ``tables`` as one Parquet file (zstd), a row group for each. Holds one table in memory at a time."""
+        if metadata:
+            schema = schema.with_metadata({**(schema.metadata or {}), **metadata})
+        with self.publish(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)
+
+    @_asks
+    def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a Parquet file. The schema has the metadata of its footer."""
+        # Three requests to S3 where pq.read_table needs five.
+        with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
+            return file.read(columns)
+
+    @_asks
+    def footer(self, path: str) -> tuple[dict[str, str], int]:
+        """The metadata that ``write_table`` wrote, and the number of rows. Reads only the footer."""
+        with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
+            metadata = file.schema_arrow.metadata or {}
+            return {key.decode(): value.decode() for key, value in metadata.items()}, file.metadata.num_rows
+
+    def write_json(self, path: str, value: Any) -> None:
+        with self.publish(path) as stream:
+            stream.write(json.dumps(value, indent=1, sort_keys=True, default=str).encode() + b"\n")
+
+    @_asks
+    def read_json(self, path: str) -> Any:
+        with self.filesystem.open_input_stream(path) as stream:
+            return json.loads(stream.read())
+
+
+def refuse_credentials(uri: str) -> None:
+    """Raise InputError for a URI with a password, such as ``s3://key:secret@bucket``. The message leaves it out."""
+    scheme, separator, rest = uri.partition("://")
+    # An unescaped secret of S3 may hold a slash; a bucket's name holds no colon, and a web server's port no letters.
+    if separator and "@" in rest and re.match(r"[^/@]*:(?!\d+/)", rest):
+        raise InputError(
+            f"a {scheme}:// address is given with a password in it, which would stand in messages and in the warehouse:"
+            " S3's keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a web server's login in ~/.netrc"
+        )
+
+
+def _remote(root: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a URI.
+
+    ``AWS_ENDPOINT_URL`` names an S3-compatible store and ``AWS_CA_BUNDLE`` whom to trust, as for AWS's own tools: Arrow
+    reads neither by itself.
+    """
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    authority = os.environ.get("AWS_CA_BUNDLE") or None
+    scheme, _, path = root.partition("://")
+    if scheme != "s3":  # Arrow knows others, which nothing here is tested with; gs:// waits for minutes without keys
+        instead = "; set AWS_ENDPOINT_URL=https://storage.googleapis.com and use s3://" if scheme in _GOOGLE else ""
+        raise ValueError(f"{scheme}:// is not supported{instead}")
+    if not path.partition("/")[0]:
+        raise ValueError("it names no bucket")
+    if endpoint or authority:
+        return fs.S3FileSystem(endpoint_override=endpoint, tls_ca_file_path=authority), path
+    filesystem, base = fs.FileSystem.from_uri(root)
+    return filesystem, base
+
+
+def _current_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+_UMASK = _current_umask()  # mkstemp makes files private, and workers of other users must be able to read them

@@ -1,0 +1,233 @@
+"""One function for each task of an interval: it calls the stage and keeps the ledger.
+
+``capsfusion run`` and the DAG call these. Arguments and results are small (shards, units, counts); rows travel in
+files. An ``InputError`` means that a retry will not help.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sqlalchemy import Connection
+
+from capsfusion_tasks.context import Context
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.pairing import pulled
+from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.pairing.buckets import split_counts, split_shard
+from capsfusion_tasks.pairing.join import pair_bucket
+from capsfusion_tasks.planning import waiting
+from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
+from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
+from capsfusion_tasks.planning.plan import OnEstimate, outdated, plan_units, unplanned_work
+from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.schemas import Existing, Shard, Unit
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.shards.listing import source_bytes
+from capsfusion_tasks.shards.sources import configured_sources, opened
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.tasks.export import export_captions
+from capsfusion_tasks.tasks.report import report_interval
+from capsfusion_tasks.upkeep.check import check as run_checks
+from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse.export import Selection
+from capsfusion_tasks.warehouse.invariants import pull_again
+from capsfusion_tasks.warehouse.queries import Scope
+
+log = logging.getLogger(__name__)
+
+# One pair task per so many bytes of shards: a new row is joined with all rows that were pulled before it.
+_PAIR_TASK_BYTES = 4 << 30
+_PAIR_TASKS_MAX = 64
+_PROGRESS_SECONDS = 30.0
+BUCKETS_AT_ONCE = 3  # while one is read, another is joined and a third written
+
+
+def discover(context: Context, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
+    """List the shards of the interval, and late ones of other intervals, and register them in the ledger.
+
+    Raises InputError, before anything is pulled, if there is state from other settings that this run may not replace.
+    ``relist`` adds the shards that the sources have now to a frozen list. ``replan`` as for ``plan``.
+    """
+    settings, storage, engine = context.settings, context.storage, context.warehouse.engine
+    sources = configured_sources(settings)
+    with engine.connect() as connection:
+        planned = ledger.units_of(connection, None, interval)
+    if planned:
+        mine = [(unit, state) for unit, state in planned if unit.fusion_id == context.decoding.fusion_id]
+        outdated(mine, storage, settings, interval, replan)
+
+    def claim(late: list[Shard]) -> set[str]:
+        with engine.begin() as connection:
+            claimed = ledger.claim_late(connection, late, interval)
+        for shard in late:
+            if shard.shard_id in claimed:
+                log.info("discover: %s arrived %s and came late: this run takes it", shard.label, shard.arrived_at)
+        return claimed
+
+    shards = discovery.discover(
+        sources,
+        interval,
+        storage,
+        relist=relist,
+        units=len(planned),
+        remove=lambda gone: _remove_shards(context, interval, gone),
+        claim=claim,
+    )
+    ids = {shard.shard_id for shard in shards}
+    _require_pull_rules(context, interval, but=ids)
+    if shards:
+        with ledger.staging_lock(engine, storage.root):
+            bucket_count(storage, settings, lambda: source_bytes(sources))
+    with engine.begin() as connection:
+        ledger.record_shards(connection, shards)
+    return shards
+
+
+def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> None:
+    """Take shards that leave the interval's list out of the buckets, unless another interval lists them."""
+    storage = context.storage
+    others = (one for one in waiting.intervals(storage) if one != interval)
+    kept = {shard.shard_id for one in others for shard in discovery.discovered(one, storage)}
+    gone = [shard for shard in gone if shard.shard_id not in kept]
+    pull_again(context.warehouse.engine, [shard.shard_id for shard in gone])
+    for shard in gone:
+        pulled.remove(storage, shard)
+
+
+def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> None:
+    """Raise InputError if the buckets have shards that were pulled with other settings, except ``but``."""
+    seen = [interval, *waiting.intervals(context.storage)]
+    everything = Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
+    if everything == interval and but:
+        mend = "They are not in the current sources: set CAPSFUSION_STAGING to an empty folder"
+    else:
+        mend = f"Pull and pair them again: {everything.command}"
+    pulled.require_rules(context.storage, PullRules.of(context.settings), but=but, mend=mend)
+
+
+def pull(context: Context, shard: Shard) -> dict[str, Any]:
+    """Split the shard into hash buckets. A shard that cannot be read is marked as failed in the ledger."""
+    settings, storage, engine = context.settings, context.storage, context.warehouse.engine
+    try:
+        counts = split_counts(shard, storage, settings)
+        if counts is None:  # otherwise the shard is pulled already, and may be gone from its source
+            with opened(shard, settings) as stream:
+                counts = split_shard(stream, shard, storage, settings)
+    except (InputError, NotReadyError) as error:
+        with engine.begin() as connection:
+            ledger.shard_failed(connection, shard.shard_id, str(error))
+        raise
+    with engine.begin() as connection:
+        ledger.shard_pulled(connection, shard.shard_id, counts.rows, counts.dropped)
+    return {"shard": shard.label, "rows": counts.rows, "dropped": counts.dropped}
+
+
+def bucket_groups(context: Context) -> list[list[int]]:
+    """The buckets of each pair task. The number of tasks grows with the bytes that were pulled so far."""
+    settings = context.settings
+    buckets = bucket_count(context.storage, settings)
+    if settings.pair_tasks == "auto":
+        with context.warehouse.engine.connect() as connection:
+            tasks = min(_PAIR_TASKS_MAX, 1 + ledger.pulled_bytes(connection) // _PAIR_TASK_BYTES)
+    else:
+        tasks = settings.pair_tasks
+    tasks = min(tasks, buckets)
+    return [list(range(first, buckets, tasks)) for first in range(tasks)]
+
+
+def pair(context: Context, interval: Interval, buckets: list[int]) -> dict[str, Any]:
+    """Join the interval's new rows with all rows that were pulled before, in each of ``buckets``."""
+    settings, storage = context.settings, context.storage
+    new = {shard.shard_id for shard in discovery.discovered(interval, storage)}
+    _require_pull_rules(context, interval, but=set())
+    pairs, told = 0, time.monotonic()
+    with ThreadPoolExecutor(BUCKETS_AT_ONCE) as pool:
+        found = pool.map(lambda bucket: pair_bucket(bucket, new, interval, storage, settings), buckets)
+        for done, count in enumerate(found, start=1):
+            pairs += count
+            if time.monotonic() > told + _PROGRESS_SECONDS:
+                told = time.monotonic()
+                log.info("%d/%d buckets are joined, %d pairs", done, len(buckets), pairs)
+    return {"buckets": len(buckets), "pairs": pairs}
+
+
+def plan(
+    context: Context,
+    interval: Interval,
+    *,
+    limit: int | None = None,
+    existing: Existing = "skip",
+    dag_run_id: str | None = None,
+    budget: Budget = UNLIMITED,
+    on_estimate: OnEstimate | None = None,
+    replan: bool = False,
+    max_units: int | None = None,
+) -> list[Unit]:
+    """The units to fuse: the unfinished ones of an earlier try of this interval, or else new ones.
+
+    Units that were planned with other settings for pulling and pairing are planned again. If one of them was started,
+    this raises InputError instead; ``replan`` drops their work.
+
+    ``existing`` says what to do with pairs that are fused already: skip them, or fuse and replace them. Raises
+    InputError and plans nothing if the estimate exceeds ``budget``; ``on_estimate`` gets the estimate first. Pairs
+    beyond ``max_units`` units are left for another run.
+    """
+    fusion_id = context.decoding.fusion_id
+
+    def find(connection: Connection) -> list[NewPairs]:
+        return new_pairs(
+            context.storage,
+            interval,
+            is_known=lambda ids: ledger.known_pairs(connection, fusion_id, ids) if existing == "skip" else None,
+            in_flight=ledger.open_units(connection, fusion_id),
+            limit=limit,
+            rules=PullRules.of(context.settings),
+        )
+
+    return plan_units(
+        context,
+        interval,
+        find,
+        existing=existing,
+        dag_run_id=dag_run_id,
+        budget=budget,
+        on_estimate=on_estimate,
+        replan=replan,
+        max_units=max_units,
+    )
+
+
+def export(context: Context, interval: Interval, fusion_id: str, export_to: str) -> dict[str, Any]:
+    """Write the interval's captions to ``export_to/<fusion_id>/<interval>``, again if captions were added since."""
+    storage = Storage(f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}")
+    selection = Selection(fusion_id=fusion_id, interval=interval)
+    manifest = export_captions(context.warehouse, storage, selection, overwrite="outdated", say=log.info)
+    return {"target": storage.path(""), "rows": manifest.rows, "files": len(manifest.files)}
+
+
+def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[str, Any]:
+    """Look for rows and files of the interval that are lost, doubled, incomplete or stuck.
+
+    Returns the ``findings``, also as ``text``, and what was examined as ``account``. Checks one fusion, or all if
+    ``fusion_id`` is None. Leaves out failed shards and units, which the report has.
+    """
+    found = run_checks(context.settings, Scope(interval=interval, fusion_id=fusion_id), footers=True)
+    found.findings = [one for one in found.findings if one.rule not in ("shard-failed", "unit-failed")]
+    text = "\n".join(f"check: {line}" for line in found.verdict())
+    return {**found.as_dict(), "text": text, "account": "\n".join(found.lines())}
+
+
+def report(context: Context, interval: Interval, fusion_id: str | None) -> dict[str, Any]:
+    """Counts of what came in and what came out, and ``failures``, also as ``text``.
+
+    Covers one fusion, or all if ``fusion_id`` is None because nothing was planned.
+    """
+    shards = discovery.discovered(interval, context.storage)
+    with context.warehouse.engine.begin() as connection:
+        left = unplanned_work(connection, context.storage, fusion_id, [interval]).rows if fusion_id else 0
+        return report_interval(connection, interval, fusion_id, shards, unplanned=left).as_dict()

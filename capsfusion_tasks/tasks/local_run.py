@@ -1,0 +1,138 @@
+"""All stages in one process, without Airflow: what `capsfusion run` and `capsfusion replay` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from capsfusion_tasks.context import Context, open_context
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.fusion import launcher
+from capsfusion_tasks.fusion.watchdog import Timeouts
+from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
+from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
+from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.tasks import interval_tasks, replay, unit_tasks
+from capsfusion_tasks.warehouse import quarantine
+
+PULLS = 2  # shards that are pulled at the same time: one is decoded while the other is fetched or written
+
+
+def run_pipeline(
+    settings: Settings,
+    interval: Interval,
+    *,
+    limit: int | None = None,
+    existing: Existing = "skip",
+    budget: Budget = UNLIMITED,
+    accept_rejections: bool = False,
+    relist: bool = False,
+    replan: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Fuse and load what arrived in ``interval``; returns the report.
+
+    A shard or a unit that fails is recorded in the ledger and in the report, and the others go on. ``may_pass`` in the
+    report: all failures of this run were of something that is not available now.
+    """
+    errors: list[Exception] = []
+    with open_context(settings) as context:
+        shards = interval_tasks.discover(context, interval, relist=relist, replan=replan)
+        say(f"discover: {len(shards)} shards arrived from {interval.start} to {interval.end}")
+        with ThreadPoolExecutor(PULLS) as pulls:
+            for line in pulls.map(lambda shard: _pull(context, shard, errors), shards):
+                say(line)
+        groups = interval_tasks.bucket_groups(context) if shards else []
+        say(f"pair: {sum(interval_tasks.pair(context, interval, group)['pairs'] for group in groups)} pairs")
+        units = interval_tasks.plan(
+            context,
+            interval,
+            limit=limit,
+            existing=existing,
+            budget=budget,
+            on_estimate=lambda estimate: say(f"plan: {estimate.text}"),
+            replan=replan,
+        )
+        say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} pairs to fuse")
+        for unit in units:
+            _run_unit(context, unit, existing, accept_rejections, say, errors)
+        return interval_tasks.report(context, interval, context.decoding.fusion_id) | {"may_pass": _may_pass(errors)}
+
+
+def run_replay(
+    settings: Settings,
+    selection: Replay,
+    *,
+    existing: Existing = "skip",
+    budget: Budget = UNLIMITED,
+    accept_rejections: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Fuse rejected captions again and load them; returns the report, as ``run_pipeline`` does.
+
+    Raises NotReadyError if another process runs the same replay.
+    """
+    errors: list[Exception] = []
+    with open_context(settings) as context, quarantine.sole_run(context.warehouse.engine, selection.name):
+        units = replay.plan(
+            context,
+            selection,
+            existing=existing,
+            budget=budget,
+            on_estimate=lambda estimate: say(f"plan: {estimate.text}"),
+        )
+        say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} rejected captions to replay")
+        for unit in units:
+            _run_unit(context, unit, existing, accept_rejections, say, errors)
+        return replay.report(context, selection, context.decoding.fusion_id) | {"may_pass": _may_pass(errors)}
+
+
+def _may_pass(errors: list[Exception]) -> bool:
+    return bool(errors) and all(isinstance(error, NotReadyError) for error in errors)
+
+
+def _pull(context: Context, shard: Shard, errors: list[Exception]) -> str:
+    try:
+        pulled = interval_tasks.pull(context, shard)
+    except (InputError, NotReadyError) as error:
+        errors.append(error)
+        return f"pull: {shard.label} failed: {error}"
+    return f"pull: {shard.label}: {pulled['rows']} rows, dropped {_counts(pulled['dropped'])}"
+
+
+def _run_unit(
+    context: Context,
+    unit: Unit,
+    existing: Existing,
+    accept_rejections: bool,
+    say: Callable[[str], None],
+    errors: list[Exception],
+) -> None:
+    settings = context.settings
+    with unit_tasks.at_work(context, unit):
+        unit_tasks.fuse_started(context, unit)
+        try:
+            if not unit_tasks.is_fused(context, unit):
+                argv, timeouts = unit_tasks.fuse_argv(context, unit), Timeouts.of(settings)
+                launcher.run(argv, on_line=say, timeouts=timeouts, defaults=launcher.environment_defaults(settings))
+            unit_tasks.fuse_finished(context, unit)
+        except (InputError, NotReadyError, launcher.TorchrunFailed) as error:
+            errors.append(error)
+            unit_tasks.fuse_failed(context, unit, str(error))
+            say(f"fuse: {unit.label} failed: {error}")
+            return
+    try:
+        verdicts = unit_tasks.validate(context, unit, accept_rejections=accept_rejections)
+        unit_tasks.load(context, unit, existing=existing)
+    except InputError as error:
+        errors.append(error)
+        say(f"validate and load: {unit.label} failed: {error}")
+        return
+    reasons = f" ({_counts(verdicts['reasons'])})" if verdicts["reasons"] else ""
+    say(f"load: {unit.label}: {verdicts['accepted']} accepted, {verdicts['rejected']} rejected{reasons}")
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    """Counts in words: ``3 no_url, 1 unsafe``."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"

@@ -1,0 +1,118 @@
+"""A replay: rejected captions leave quarantine, their pairs are fused again. The stage functions that only it has.
+
+Its units are fused, validated and loaded as all others are (``stages``); `capsfusion replay` and the DAG
+``capsfusion_replay`` call both.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sqlalchemy import Connection
+
+from capsfusion_tasks.context import Context
+from capsfusion_tasks.fusion import chunks as chunk_files
+from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
+from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.pairing.replay_pairs import split_pairs
+from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
+from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
+from capsfusion_tasks.planning.plan import OnEstimate, plan_units
+from capsfusion_tasks.schemas import Existing, Replay, Unit
+from capsfusion_tasks.shards.listing import source_bytes
+from capsfusion_tasks.shards.sources import configured_sources
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.tasks.report import report_replay
+from capsfusion_tasks.warehouse import ledger, quarantine
+
+log = logging.getLogger(__name__)
+
+
+def plan(
+    context: Context,
+    replay: Replay,
+    *,
+    existing: Existing = "skip",
+    dag_run_id: str | None = None,
+    budget: Budget = UNLIMITED,
+    on_estimate: OnEstimate | None = None,
+    max_units: int | None = None,
+) -> list[Unit]:
+    """The units of the replay: those that an earlier try left unfinished, else of what it selects now.
+
+    What the fusion of the settings has tried is not fused again, unless ``existing`` is replace. Where that is the very
+    fusion whose captions were rejected, they are judged again as they are, for the rules may have changed; only rows
+    that could not be fused are fused. Raises InputError for a fusion_id that the warehouse does not have, and where it
+    would take more than ``budget``. Rows beyond ``max_units`` units are left for another run.
+    """
+    engine = context.warehouse.engine
+    as_they_are = replay.fusion_id == context.decoding.fusion_id and existing == "skip"
+    with engine.connect() as connection:
+        quarantine.require_fusion(connection, replay.fusion_id)
+        needs_gpu = not as_they_are or quarantine.has_failed(connection, replay)
+    _fix_buckets(context)
+    units = plan_units(
+        context,
+        replay,
+        lambda connection: _select(context, connection, replay, existing),
+        existing=existing,
+        dag_run_id=dag_run_id,
+        budget=budget,
+        on_estimate=on_estimate,
+        needs_gpu=needs_gpu,
+        max_units=max_units,
+    )
+    if as_they_are:
+        with engine.connect() as connection:
+            for unit in units:
+                _take_over_captions(connection, context.storage, unit)
+    return units
+
+
+def _fix_buckets(context: Context) -> None:
+    """An empty staging area gets its buckets as a run's discovery would give them."""
+    settings, storage = context.settings, context.storage
+    with ledger.staging_lock(context.warehouse.engine, storage.root):
+        bucket_count(storage, settings, lambda: source_bytes(configured_sources(settings)))
+
+
+def _select(context: Context, connection: Connection, replay: Replay, existing: Existing) -> list[NewPairs]:
+    """The pairs of the rejected captions that nobody else has taken, laid out in the staging area."""
+    settings, storage, fusion_id = context.settings, context.storage, context.decoding.fusion_id
+    # Replays under other fusions do not wait for the planning lock of this one; rows are taken by one of them only.
+    quarantine.lock_planning(connection, replay.fusion_id)
+    others = quarantine.units_in_flight(connection, replay.fusion_id)
+    in_flight = sorted({*others, *ledger.open_units(connection, fusion_id)})
+    is_other = fusion_id != replay.fusion_id
+    tables = quarantine.rejected_pairs(
+        context.warehouse,
+        replay,
+        untried_under=fusion_id if is_other and existing == "skip" else None,
+        most=None if replay.limit is None else replay.limit + ledger.planned_rows(connection, in_flight),
+    )
+    split_pairs(tables, replay, storage, settings, bucket_count(storage, settings))
+    pairs = new_pairs(storage, replay, lambda _: None, in_flight, replay.limit)
+    log.info(
+        "%d of the %d rejected captions of fusion %s that match are replayed under %s; the others are beyond the limit,"
+        " in unfinished units, or were tried with these settings before",
+        sum(len(part.rows) for part in pairs),
+        quarantine.matching(connection, replay),
+        replay.fusion_id,
+        fusion_id,
+    )
+    return pairs
+
+
+def _take_over_captions(connection: Connection, storage: Storage, unit: Unit) -> None:
+    """Give the unit the captions that its pairs have in quarantine, as a chunk of rows that are finished already."""
+    pairs = storage.read_table(layout.unit_pairs(unit.unit_id), columns=["pair_id", *CAPTION_COLUMNS])
+    known = quarantine.stored_captions(connection, unit.fusion_id, pairs["pair_id"])
+    chunk_files.publish_known(storage, layout.chunks_folder(unit.unit_id), unit.fusion_id, pairs, known)
+
+
+def report(context: Context, replay: Replay, fusion_id: str) -> dict[str, Any]:
+    """What the replay selected, moved and left under ``fusion_id``: counts, ``failures``, and all of it as ``text``."""
+    with context.warehouse.engine.connect() as connection:
+        return report_replay(connection, replay, fusion_id).as_dict()

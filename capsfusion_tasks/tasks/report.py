@@ -1,0 +1,162 @@
+"""Reports: how many shards, rows and pairs came in, how many captions came out, and why the others did not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from capsfusion_tasks.errors import printable
+from capsfusion_tasks.schemas import Replay, Shard
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.warehouse import plans, quarantine, queries
+from capsfusion_tasks.warehouse.plans import PlannedPairs
+from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
+
+
+@dataclass(frozen=True)
+class Report:
+    """Counts of an interval, or of everything. ``failures`` has a line for each failed shard and unit."""
+
+    sides: dict[str, SideSummary]
+    units: dict[str, int]
+    summary: RunSummary
+    reasons: dict[str, int]
+    failures: list[str]
+    unplanned: int = 0  # pairs that are in no unit
+    replayed: int = 0  # of the rejected
+    found: PlannedPairs | None = None  # what planning found; None: nothing was planned
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "text": self.text}
+
+    @property
+    def text(self) -> str:
+        lines = [
+            f"{side}: {count.shards} shards ({count.pulled} pulled, {count.failed} failed), {count.rows} rows"
+            f"{', dropped ' if count.dropped else ''}{_counts(count.dropped)}"
+            for side, count in self.sides.items()
+        ] or ["no shards"]
+        total = self.summary
+        if self.found:
+            found, known = self.found.pairs, self.found.already_fused
+            lines.append(f"found: {found} pairs, {known} of them fused already or in units of other intervals")
+        units = _counts({state: count for state, count in self.units.items() if count})
+        lines.append(f"units: {units or 'none, there was nothing new to fuse'}")
+        if total.units:
+            lines.append(
+                f"pairs: {total.rows_in} = {total.accepted} accepted + {total.rejected} rejected"
+                f" + {total.waiting} waiting"
+            )
+        if self.unplanned:
+            lines.append(
+                f"left: {self.unplanned} pairs that are in no unit, because of a limit or of the 1,024 units that a run"
+                " may have; run the interval again to fuse them"
+            )
+        if self.reasons:
+            lines.append(f"rejected for: {_counts(self.reasons)}")
+        if self.replayed:
+            lines.append(f"replayed: {self.replayed} of the rejected captions have left quarantine")
+        return "\n".join([*lines, *_speed(total), *self.failures])
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """Counts of a replay. ``moved`` captions passed and left quarantine."""
+
+    replay_of: str  # fusion_id of the rejected captions
+    fusion_id: str  # under which they were fused again
+    units: dict[str, int]
+    summary: RunSummary
+    moved: int
+    reasons: dict[str, int]  # of captions that were rejected again
+    failures: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "text": self.text}
+
+    @property
+    def text(self) -> str:
+        total = self.summary
+        if not total.units:
+            return (
+                f"selected: 0 rejected captions of fusion {self.replay_of}: none match, or they lie in unfinished"
+                f" units, or were tried under fusion {self.fusion_id} before; the log of plan has the counts"
+            )
+        lines = [
+            f"selected: {total.rows_in} rejected captions of fusion {self.replay_of}, in units:"
+            f" {_counts({state: count for state, count in self.units.items() if count})}",
+            f"moved: {self.moved} pass under fusion {self.fusion_id} and are in fused_captions",
+            f"rejected again: {total.rejected}, in rejected_captions under fusion {self.fusion_id}"
+            f"{': ' if self.reasons else ''}{_counts(self.reasons)}",
+        ]
+        if total.accepted != self.moved:
+            lines.append(f"besides: {total.accepted - self.moved} pass and had left quarantine before")
+        if total.waiting:
+            lines.append(f"waiting: {total.waiting} in units that are not loaded")
+        return "\n".join([*lines, *_speed(total), *self.failures])
+
+
+def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> ReplayReport:
+    """The report of a replay under ``fusion_id``."""
+    scope = Scope(replay=replay.name, fusion_id=fusion_id)
+    return ReplayReport(
+        replay_of=replay.fusion_id,
+        fusion_id=fusion_id,
+        units=queries.unit_counts(connection, scope),
+        summary=queries.run_summary(connection, scope),
+        moved=quarantine.moved(connection, replay.name),
+        reasons=queries.rejections_by_reason(connection, scope),
+        failures=_failed_units(connection, scope),
+    )
+
+
+def report_interval(
+    connection: Connection, interval: Interval, fusion_id: str | None, shards: list[Shard], unplanned: int
+) -> Report:
+    """The report of one interval under one fusion, with its ``shards`` and its ``unplanned`` pairs."""
+    report = _report(connection, Scope(interval=interval, fusion_id=fusion_id), [shard.shard_id for shard in shards])
+    return replace(report, unplanned=unplanned)
+
+
+def report_all(connection: Connection) -> Report:
+    """The report of everything in the warehouse."""
+    return _report(connection, queries.EVERYTHING, None)
+
+
+def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -> Report:
+    failures = [
+        printable(f"shard {side}/{path} failed: {error}")
+        for side, path, error in queries.failed_shards(connection, shard_ids)
+    ]
+    failures += _failed_units(connection, scope)
+    return Report(
+        sides=queries.shards_summary(connection, shard_ids),
+        units=queries.unit_counts(connection, scope),
+        summary=queries.run_summary(connection, scope),
+        reasons=queries.rejections_by_reason(connection, scope),
+        failures=failures,
+        replayed=queries.replayed_count(connection, scope),
+        found=plans.planned_pairs(connection, scope),
+    )
+
+
+def _failed_units(connection: Connection, scope: Scope) -> list[str]:
+    return [
+        printable(f"unit {unit_id} failed {tries} times; the last error: {error}")
+        for unit_id, tries, error in queries.failed_units(connection, scope)
+    ]
+
+
+def _speed(total: RunSummary) -> list[str]:
+    if not total.rows_per_second:
+        return []
+    return [
+        f"speed: {total.rows_per_second:.1f} captions/s per device, {total.gpu_seconds:.0f} device seconds,"
+        f" {total.prompt_tokens} prompt and {total.caption_tokens} caption tokens"
+    ]
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -1,0 +1,185 @@
+"""One function for each task of a unit: fuse, validate, load. ``capsfusion run`` and the DAGs call these.
+
+How a unit is fused stands in the ledger, under the unit's fusion_id: no settings of a model are asked here. Of
+arguments, results and errors the same holds as in ``interval_tasks``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from capsfusion_tasks.context import Context
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.fusion import chunks as chunk_files
+from capsfusion_tasks.fusion.job import FuseJob
+from capsfusion_tasks.fusion.launcher import torchrun_argv
+from capsfusion_tasks.planning import unit_files
+from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.schemas import FUSED, VALIDATED, Existing, Unit
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.validation import gate
+from capsfusion_tasks.validation.tally import Tally
+from capsfusion_tasks.validation.validate import different_rules, validate_unit
+from capsfusion_tasks.warehouse import ledger, ownership
+from capsfusion_tasks.warehouse.captions import raws_by_caption
+from capsfusion_tasks.warehouse.load import load_unit
+
+log = logging.getLogger(__name__)
+
+
+def fuse_argv(context: Context, unit: Unit) -> list[str]:
+    """The torchrun command that fuses the unit on this node. Raises InputError where its model is not here."""
+    job = FuseJob.of(
+        context.settings,
+        context.decoding_of(unit.fusion_id),
+        staging=context.settings.staging_uri,
+        pairs=layout.unit_pairs(unit.unit_id),
+        chunks=layout.chunks_folder(unit.unit_id),
+    )
+    return torchrun_argv(job, context.settings.nproc_per_node)
+
+
+@contextmanager
+def at_work(context: Context, unit: Unit) -> Iterator[None]:
+    """Hold the unit's lock in the warehouse, which tells a unit that is being fused from one whose task died."""
+    with ownership.at_work(context.warehouse.engine, unit.unit_id):
+        yield
+
+
+def fused_and_loaded(context: Context, unit: Unit) -> dict[str, Any] | None:
+    """The figures of a loaded unit, whose files may be gone. None: the unit is not loaded."""
+    loaded = _loaded(context, unit)
+    return None if loaded is None else loaded.stats
+
+
+def _loaded(context: Context, unit: Unit) -> ledger.LoadedUnit | None:
+    with context.warehouse.engine.connect() as connection:
+        return ledger.loaded_unit(connection, unit.unit_id)
+
+
+def fuse_started(context: Context, unit: Unit) -> None:
+    _require_pull_rules(context, unit)
+    with context.warehouse.engine.begin() as connection:
+        ledger.unit_started(connection, unit.unit_id)
+
+
+def _require_pull_rules(context: Context, unit: Unit) -> None:
+    """Raise InputError if the unit has rows that the current settings would leave out, for a task that is run alone."""
+    made_with, rules = unit_files.rules_of(context.storage, unit.unit_id), PullRules.of(context.settings)
+    if made_with is not None and made_with != rules:
+        raise InputError(
+            f"unit {unit.unit_id} was planned with {made_with.against(rules)}: finish it with"
+            f" {made_with.variables(rules) or 'the version of this project that planned it'}, or run its interval with"
+            " --replan"
+        )
+
+
+def is_fused(context: Context, unit: Unit) -> bool:
+    """Whether the unit's chunks have all of its rows: torchrun need not be started."""
+    return chunk_files.what_is_missing(_fused(context, unit, ["row"]), unit.rows) is None
+
+
+def fuse_finished(context: Context, unit: Unit) -> dict[str, Any]:
+    """Add up the unit's figures from its chunks. Raises NotReadyError if a row is missing: a retry fuses it."""
+    folder = layout.chunks_folder(unit.unit_id)
+    fused, total = chunk_files.figures(context.storage, folder, unit.fusion_id, unit.rows)
+    if problem := chunk_files.what_is_missing(fused, unit.rows):
+        raise NotReadyError(f"unit {unit.unit_id}: {problem}. Chunks of it are gone; the next try fuses these rows")
+    figures = total.as_dict()
+    with context.warehouse.engine.begin() as connection:
+        ledger.unit_fused(connection, unit.unit_id, figures)
+    return figures
+
+
+def fuse_failed(context: Context, unit: Unit, error: str) -> None:
+    with context.warehouse.engine.begin() as connection:
+        ledger.unit_failed(connection, unit.unit_id, error)
+
+
+def validate(context: Context, unit: Unit, *, accept_rejections: bool = False) -> dict[str, Any]:
+    """Give each of the unit's captions a verdict and its reasons. A unit that is loaded already only has its counts.
+
+    Raises InputError if a row is not fused. Raises it with the table of reasons if the gate closes on the unit's
+    rejections, unless they are accepted. The verdicts are published in either case, and the ledger gets the error.
+    """
+    if loaded := _loaded(context, unit):
+        return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
+    fused, engine = _fused(context, unit), context.warehouse.engine
+    if missing := chunk_files.what_is_missing(fused, unit.rows):
+        raise InputError(f"unit {unit.unit_id}: {missing}. Run its fuse task again: it fuses only what is missing")
+    with engine.begin() as connection:
+        validated = validate_unit(
+            context.storage,
+            unit,
+            fused,
+            context.settings.rules,
+            loaded=lambda captions: raws_by_caption(connection, captions),
+        )
+        recent = [gate.Verdicts(*row) for row in ledger.recent_verdicts(connection, unit.fusion_id)]
+    tally = Tally().add(validated)
+    problem = gate.why_closed(tally, recent, context.settings.gate)
+    if problem and not accept_rejections:
+        error = _gate_error(context, unit, tally, problem)
+        with engine.begin() as connection:
+            ledger.unit_failed(connection, unit.unit_id, error)
+        raise InputError(error)
+    if problem:
+        log.warning("%d of %d captions are rejected, %s: accepted", tally.rejected, tally.rows, problem)
+    counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False)
+    return counts | {"reasons": dict(tally.reasons.most_common()), "flags": dict(tally.flags.most_common())}
+
+
+def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str, Any]:
+    return {
+        "rows": accepted + rejected,
+        "accepted": accepted,
+        "rejected": rejected,
+        "reasons": {},
+        "flags": {},
+        "already_loaded": already_loaded,
+    }
+
+
+def _gate_error(context: Context, unit: Unit, tally: Tally, problem: str) -> str:
+    summary = (
+        f"{tally.rejected} of {tally.rows} captions of unit {unit.unit_id} are rejected ({tally.share:.1%}), and"
+        f" {problem}. Nothing of it is loaded. If that is right, run it again with accept_rejections."
+        f" All verdicts: {context.settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit.unit_id)}"
+    )
+    return "\n".join([summary, *tally.lines()])
+
+
+def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_id: str | None = None) -> dict[str, Any]:
+    """Load the unit's rows and mark it as loaded, in one transaction. Does nothing if it is loaded already.
+
+    If ``existing`` is replace, now or when the unit was planned, its rows replace pairs that are loaded already.
+    Otherwise such pairs raise InputError, which the ledger gets too.
+    """
+    if loaded := _loaded(context, unit):  # first, because the files of a loaded unit may be gone
+        return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
+    _require_pull_rules(context, unit)
+    rows = _validated(context, unit)
+    try:
+        result = load_unit(context.warehouse, unit.unit_id, rows, dag_run_id, replace=existing == "replace")
+    except InputError as error:
+        with context.warehouse.engine.begin() as connection:
+            ledger.unit_failed(connection, unit.unit_id, str(error))
+        raise
+    return {"accepted": result.accepted, "rejected": result.rejected, "already_loaded": result.already_loaded}
+
+
+def _validated(context: Context, unit: Unit) -> pa.Table:
+    rows = context.storage.read_table(layout.unit_validated(unit.unit_id))
+    if differing := different_rules(rows, context.settings.rules):
+        raise InputError(f"unit {unit.unit_id} was judged with {differing}: run its validate task again")
+    return rows.cast(VALIDATED)
+
+
+def _fused(context: Context, unit: Unit, columns: list[str] = FUSED.names) -> pa.Table:
+    folder = layout.chunks_folder(unit.unit_id)
+    return chunk_files.collect(context.storage, folder, unit.fusion_id, unit.rows, columns)

@@ -1,0 +1,63 @@
+"""The thresholds of validation's rules and of its gate, which are a part of the settings.
+
+Not in settings.py, so that code which only validates captions can do without pydantic-settings.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RuleSettings(BaseModel):
+    """Thresholds of validation's rules. The docstring of each rule says how its default was chosen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    min_words: int = Field(default=3, ge=0, description="Reject captions of fewer words.")
+    min_characters: int = Field(default=6, ge=0, description="Reject captions of fewer characters.")
+    max_words: int = Field(default=80, ge=1, description="Reject captions of more words.")
+    repetition_max: float = Field(
+        default=0.15, ge=0, le=1, description="Reject captions in which a larger share of the trigrams is repeated."
+    )
+    facts_min: int = Field(
+        default=3,
+        ge=1,
+        description="Check what a caption keeps of its raw caption if that has at least so many names and numbers.",
+    )
+    fact_recall_min: float = Field(
+        default=0.25, ge=0, le=1, description="Reject captions that keep a smaller share of these names and numbers."
+    )
+    invented_max: int = Field(
+        default=2, ge=0, description="Reject captions with more names and numbers that neither source has."
+    )
+    restated_max: float = Field(
+        default=0.7, gt=0, le=1, description="Reject captions of which two sentences share more of their content words."
+    )
+    unsupported_max: float = Field(
+        default=0.65,
+        gt=0,
+        le=1,
+        description="Reject captions that mostly talk from memory: such a share of their content"
+        " words is in neither source …",
+    )
+    unsupported_min: int = Field(default=5, ge=1, description="… and at least so many of them are.")
+    same_caption_max: int = Field(
+        default=5, ge=1, description="Reject a caption that more different raw captions have got."
+    )
+
+
+class GateSettings(BaseModel):
+    """When a unit has too many rejected captions to be loaded; ``validation/gate.py`` has the rule."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    rejected_max: float = Field(
+        default=0.25, ge=0, le=1, description="Do not load a unit in which a larger share of the captions is rejected."
+    )
+    drift_max: float = Field(
+        default=6.0,
+        gt=0,
+        description="Do not load a unit whose share of rejected captions is more than so many standard errors above"
+        " that of recent units.",
+    )
+    min_rows: int = Field(default=100, ge=1, description="Load units of fewer rows in any case.")

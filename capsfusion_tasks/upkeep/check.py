@@ -1,0 +1,142 @@
+"""Runs all checks, one after the other, and repairs what can be repaired safely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.upkeep import late_shards, lost_pairs, shards, stored_rows, temporary_files, units
+from capsfusion_tasks.upkeep.evidence import Evidence, gather
+from capsfusion_tasks.upkeep.findings import Finding
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
+
+# Longer than any task takes: no running task owns an untracked file of this age.
+SAFE_AGE = timedelta(hours=6)
+
+
+@dataclass
+class Result:
+    """What was checked, and what is wrong.
+
+    ``rows``: for each side, how many rows of its pulled shards are in buckets, and how many were dropped, by reason.
+    With ``pairs``, also ``paired``: for each side, its rows that have a partner; and ``pairs``: for each fusion_id,
+    what became of its pairs.
+    """
+
+    looked_at: dict[str, int]
+    rows: dict[str, dict[str, int]]
+    findings: list[Finding]
+    paired: dict[str, int] = field(default_factory=dict)
+    pairs: dict[str, dict[str, int]] = field(default_factory=dict)
+    repaired: dict[int, str] = field(default_factory=dict)  # index of the finding → what was done
+
+    @property
+    def left(self) -> list[Finding]:
+        """The findings that were not repaired."""
+        return [finding for number, finding in enumerate(self.findings) if number not in self.repaired]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--format json``."""
+        findings = [
+            {**finding.as_dict(), "repaired": self.repaired.get(number)} for number, finding in enumerate(self.findings)
+        ]
+        return {
+            "looked_at": self.looked_at,
+            "rows": self.rows,
+            "paired": self.paired,
+            "pairs": self.pairs,
+            "findings": findings,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For a terminal: what was checked, then the findings."""
+        yield from self._counts()
+        yield from self.verdict()
+
+    def _counts(self) -> Iterator[str]:
+        yield "checked " + ", ".join(f"{count} {name}" for name, count in self.looked_at.items())
+        for side, counts in self.rows.items():
+            parts = " + ".join(f"{count} {name}" for name, count in counts.items())
+            yield f"{side}: {sum(counts.values())} rows of pulled shards = {parts}"
+            if side in self.paired:
+                alone = counts["in buckets"] - self.paired[side]
+                yield f"{side}: {self.paired[side]} rows are paired, {alone} have no partner yet or repeat another row"
+        for fusion_id, counts in self.pairs.items():
+            yield f"pairs under fusion {fusion_id}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+
+    def verdict(self) -> Iterator[str]:
+        """The findings, each with its repair."""
+        for number, finding in enumerate(self.findings):
+            yield f"{finding.rule}: {finding.where}: {finding.what}"
+            done = self.repaired.get(number)
+            yield f"    repaired: {done}" if done else f"    to mend it: {finding.mend}"
+        yield f"{len(self.findings)} findings, {len(self.repaired)} repaired" if self.findings else "nothing is wrong"
+
+
+def check(
+    settings: Settings,
+    scope: Scope = EVERYTHING,
+    *,
+    footers: bool = False,
+    pairs: bool = False,
+    sources: bool = False,
+    repair: bool = False,
+    safe_age: timedelta = SAFE_AGE,
+) -> Result:
+    """Check everything, or the units and shards in ``scope``; ``repair`` repairs what can be repaired safely.
+
+    ``footers`` opens every bucket file. ``pairs`` joins all buckets again and looks up each pair. ``sources`` lists the
+    sources again and looks for shards that arrived after their interval was listed. Files younger than ``safe_age``
+    may belong to a running task and are left alone. Raises InputError for ``pairs`` with an interval.
+    """
+    if pairs and scope.interval is not None:
+        raise InputError("a pair can join shards of two intervals: run --pairs without --start and --end")
+    storage = Storage(settings.staging_uri)
+    with open_warehouse(settings) as warehouse:
+        evidence = gather(settings, storage, warehouse, scope, safe_age)
+        rows = {side: dict(counts) for side, counts in shards.rows(evidence).items()}
+        result = Result(_looked_at(evidence), rows, [*_findings(evidence, footers, pairs)])
+        if sources:
+            result.findings += late_shards.findings(evidence)
+        if pairs:
+            accounts, paired = lost_pairs.accounts(evidence)
+            result.paired = dict(paired)
+            for account in accounts:
+                result.pairs[account.fusion_id] = account.as_dict()
+                result.findings += lost_pairs.lost(account)
+        if repair:
+            _repair(result)
+    return result
+
+
+def _findings(evidence: Evidence, footers: bool, pairs: bool) -> Iterator[Finding]:
+    yield from temporary_files.findings(evidence)
+    yield from shards.findings(evidence, footers)
+    yield from lost_pairs.findings(evidence)
+    yield from units.findings(evidence)
+    yield from stored_rows.findings(evidence, pairs=pairs or evidence.scope.interval is not None)
+
+
+def _looked_at(evidence: Evidence) -> dict[str, int]:
+    return {
+        "intervals": len(evidence.lists),
+        "shards": sum(len(shards) for shards in evidence.lists.values()),
+        "units": len(evidence.units),
+        "files": len(evidence.listing),
+    }
+
+
+def _repair(result: Result) -> None:
+    for number, finding in enumerate(result.findings):
+        if finding.repair is None:
+            continue
+        try:
+            result.repaired[number] = finding.repair()
+        except (NotReadyError, FileNotFoundError):  # a task works on it, or has repaired it meanwhile
+            continue

@@ -1,0 +1,41 @@
+"""A finding: what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.warehouse.invariants import LedgerUnit
+
+REPAIR = "capsfusion check --repair"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``where`` breaks ``rule``: ``what`` was found there, and ``mend`` is what a person does about it.
+
+    ``repair`` mends it and returns what it did; None where no repair is safe. It raises NotReadyError while a task
+    works on the same unit or shard.
+    """
+
+    rule: str
+    where: str
+    what: str
+    mend: str
+    repair: Callable[[], str] | None = None
+
+    def as_dict(self) -> dict[str, str]:
+        return {"rule": self.rule, "where": self.where, "what": self.what, "mend": self.mend}
+
+
+def run_again(interval: Interval) -> str:
+    """The command that runs the interval again. Finished work is not repeated."""
+    return f"{interval.command}, or clear the interval's run in Airflow"
+
+
+def finish(unit: LedgerUnit) -> str:
+    """The command that finishes the unit."""
+    if unit.interval is not None:
+        return run_again(unit.interval)
+    return f"repeat the replay {unit.replay!r}: its command, or clear its run in Airflow"

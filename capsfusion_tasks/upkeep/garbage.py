@@ -1,0 +1,176 @@
+"""What `capsfusion gc` deletes: files that no task needs any more, by age and state. Never bucket files."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.schemas import Replay
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.staging import layout, scratch
+from capsfusion_tasks.staging.storage import Storage, StoredFile
+from capsfusion_tasks.warehouse import invariants, ledger, ownership
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.invariants import LedgerUnit
+from capsfusion_tasks.warehouse.queries import EVERYTHING
+
+_SHOWN = 10  # of each kind, on a terminal
+
+KINDS = {
+    "units": "files of units that are loaded",
+    "replays": "pairs of replays whose units are loaded",
+    "unknown units": "files of units that are not in the ledger",
+    "temporary files": "files that a killed process left unfinished",
+    "scratch": "folders in this machine's scratch space whose process has ended",
+}
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A file or folder that can be deleted. ``delete`` raises NotReadyError where a task needs it after all."""
+
+    kind: str  # of KINDS
+    where: str
+    bytes: int
+    delete: Callable[[], None]
+
+
+@dataclass
+class Collection:
+    """``kept``: what could not be deleted → why: a task needs it after all, or S3 does not answer."""
+
+    found: list[Garbage]
+    deleted: bool
+    kept: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--format json``."""
+        each = [{"kind": one.kind, "where": one.where, "bytes": one.bytes} for one in self.found]
+        return {"deleted": self.deleted, "found": each, "kept": list(self.kept)}
+
+    def lines(self) -> Iterator[str]:
+        """For a terminal."""
+        for kind, what in KINDS.items():
+            its = [one for one in self.found if one.kind == kind]
+            if its:
+                yield f"{kind} ({what}): {len(its)}, {_bytes(its)}"
+                yield from (f"    {one.where}" for one in its[:_SHOWN])
+                if len(its) > _SHOWN:
+                    yield f"    … and {len(its) - _SHOWN} more"
+        for where, why in self.kept.items():
+            yield f"kept: {where}: {why}"
+        if not self.found:
+            yield "nothing to delete"
+        elif self.deleted:
+            yield f"deleted {_bytes(one for one in self.found if one.where not in self.kept)}"
+        else:
+            yield f"nothing was deleted; --delete would free {_bytes(self.found)}"
+
+
+def _bytes(garbage: Iterable[Garbage]) -> str:
+    return f"{sum(one.bytes for one in garbage) / 1e6:.1f} MB"
+
+
+def collect(settings: Settings, *, safe_age: timedelta, delete: bool) -> Collection:
+    """Find what can be deleted, by ``settings.keep_units_days``, and with ``delete`` delete it."""
+    collection = Collection(find_garbage(settings, timedelta(days=settings.keep_units_days), safe_age), delete)
+    if delete:
+        with open_warehouse(settings):  # keeps the embedded server running; otherwise it would start for each unit
+            for one in collection.found:
+                try:
+                    one.delete()
+                except NotReadyError as error:
+                    collection.kept[one.where] = str(error)
+                except FileNotFoundError:  # deleted with its folder
+                    continue
+    return collection
+
+
+def find_garbage(settings: Settings, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
+    """Files of units loaded longer than ``keep`` ago, and files older than ``safe_age`` that no process is writing.
+
+    An interval or a replay with a unit that is not loaded keeps all of its files. Raises InputError where the ledger
+    does not belong to the staging area: it cannot tell which files are needed.
+    """
+    storage = Storage(settings.staging_uri)
+    files = storage.tree()
+    now = datetime.now(UTC)
+    with open_warehouse(settings) as warehouse:
+        with warehouse.engine.connect() as connection:
+            units = invariants.ledger_units(connection, EVERYTHING)
+            _require_same(storage, files, set(invariants.ledger_shards(connection)))
+        found = [
+            # A unit that is missing in the ledger may be one that a plan is about to enter.
+            *_units(settings, storage, files, units, now - keep, unknown_before=now - max(keep, safe_age)),
+            *_replays(storage, files, units, now - max(keep, safe_age)),
+        ]
+    for file in files:
+        if file.unpublished and file.modified < now - safe_age:
+            found.append(Garbage("temporary files", file.path, file.size, partial(storage.delete, file.path)))
+    for folder in scratch.abandoned(settings.scratch_folder, safe_age):
+        found.append(Garbage("scratch", str(folder), scratch.size(folder), partial(scratch.remove, folder)))
+    return found
+
+
+def _require_same(storage: Storage, files: list[StoredFile], known: set[str]) -> None:
+    marks = [file.path for file in files if file.path.startswith("buckets/") and file.path.endswith(".json")]
+    pulled = {path.rpartition("/")[2].removesuffix(".json") for path in marks if "/pulled/" in path}
+    if pulled and not pulled & known:
+        raise InputError(
+            f"none of the {len(pulled)} shards pulled into {storage.root} is in the ledger: set"
+            " CAPSFUSION_WAREHOUSE_URL to the warehouse that the runs use"
+        )
+
+
+def _by_folder(files: list[StoredFile], parent: str) -> dict[str, list[StoredFile]]:
+    folders: dict[str, list[StoredFile]] = defaultdict(list)
+    for file in files:
+        if file.path.startswith(f"{parent}/") and not file.unpublished:
+            folders[file.path.split("/")[1]].append(file)
+    return folders
+
+
+def _units(
+    settings: Settings,
+    storage: Storage,
+    files: list[StoredFile],
+    units: list[LedgerUnit],
+    before: datetime,
+    *,
+    unknown_before: datetime,
+) -> Iterator[Garbage]:
+    by_id = {unit.unit_id: unit for unit in units}
+    unfinished = {_work(unit) for unit in units if unit.state != "loaded"}
+    for unit_id, its in _by_folder(files, "units").items():
+        where, size = f"units/{unit_id}", sum(file.size for file in its)
+        unit = by_id.get(unit_id)
+        if unit is None:
+            if all(file.modified < unknown_before for file in its):
+                yield Garbage("unknown units", where, size, partial(storage.delete_folder, where))
+        elif unit.loaded_at is not None and unit.loaded_at < before and _work(unit) not in unfinished:
+            yield Garbage("units", where, size, partial(_delete_unit, settings, storage, unit_id))
+
+
+def _work(unit: LedgerUnit) -> tuple[str, object]:
+    return unit.fusion_id, unit.interval or unit.replay
+
+
+def _delete_unit(settings: Settings, storage: Storage, unit_id: str) -> None:
+    with open_warehouse(settings) as warehouse, ownership.alone_with(warehouse.engine, unit_id) as connection:
+        if ledger.loaded_unit(connection, unit_id) is None:
+            raise NotReadyError(f"unit {unit_id} is no longer loaded")
+        storage.delete_folder(f"units/{unit_id}")
+
+
+def _replays(storage: Storage, files: list[StoredFile], units: list[LedgerUnit], before: datetime) -> Iterator[Garbage]:
+    """Pairs of replays. They are needed for planning only, and a repeated replay reads them from the tables again."""
+    open_ones = {Replay(name=unit.replay, fusion_id="").key for unit in units if unit.replay and unit.state != "loaded"}
+    for key, its in _by_folder(files, layout.REPLAYS).items():
+        if key not in open_ones and all(file.modified < before for file in its):
+            where = f"{layout.REPLAYS}/{key}"
+            yield Garbage("replays", where, sum(file.size for file in its), partial(storage.delete_folder, where))

@@ -1,0 +1,123 @@
+"""Buckets ↔ pairs ↔ units: rows that match are paired, and each pair is in a unit or in the warehouse."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Connection
+
+from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.pairing.join import bucket_pairs
+from capsfusion_tasks.planning.new_pairs import PairsInFlight
+from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.upkeep.evidence import Evidence
+from capsfusion_tasks.upkeep.findings import Finding, run_again
+from capsfusion_tasks.warehouse import ledger
+
+
+def findings(evidence: Evidence) -> Iterator[Finding]:
+    """From the listing alone: an interval is paired in all buckets or in none, and a paired interval was planned."""
+    for interval in evidence.lists:
+        folder = layout.pairs_folder(interval)
+        there = evidence.listing.under(folder)
+        if not there or not all(evidence.old(file) for file in there):
+            continue
+        missing = bucket_count(evidence.storage, evidence.settings) - len(there)
+        if missing:
+            what = f"{missing} buckets have no file of pairs, {len(there)} have one"
+            yield Finding("pairs-incomplete", folder, what, run_again(interval))
+        elif not any(planned == interval for planned, _ in evidence.left):
+            what = "it is paired but was never planned: its run ended too early, or its budget was too small"
+            yield Finding("never-planned", folder, what, run_again(interval))
+    for file in evidence.listing.under(layout.RUNS):
+        if "/pairs/" in file.path and not file.size:
+            key = Interval.from_key(file.path.split("/")[1])
+            yield Finding("pairs-unreadable", file.path, "the file is empty", run_again(key))
+
+
+@dataclass
+class Account:
+    """What became of the pairs under one fusion."""
+
+    fusion_id: str
+    done: set[str]  # shards of the intervals that were planned under the fusion
+    in_flight: PairsInFlight
+    found: Counter[str] = field(default_factory=Counter)
+    lost: Counter[Interval] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, int]:
+        names = ("in the warehouse", "in units", "left for a limit", "waiting for a run", "lost")
+        return {name: self.found[name] for name in names}
+
+
+def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
+    """Join all buckets again, one after the other: for each fusion, what became of its pairs.
+
+    If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. Otherwise a
+    limit of one of the two plans left it out, or it is lost. Pairs of shards that were not planned yet wait for a run.
+
+    The second value is, for each side, the number of rows that have a partner. Rows with equal texts count once.
+    """
+    home = {shard.shard_id: interval for interval, shards in evidence.lists.items() for shard in shards}
+    limited = {work for work, left in evidence.left.items() if left}
+    shards_of: dict[str, set[str]] = defaultdict(set)
+    for interval, fusion_id in evidence.left:
+        shards_of[fusion_id] |= {shard.shard_id for shard in evidence.lists.get(interval, ())}
+    with evidence.warehouse.engine.connect() as connection:
+        made = [
+            Account(fusion_id, done, PairsInFlight(evidence.storage, ledger.open_units(connection, fusion_id)))
+            for fusion_id, done in sorted(shards_of.items())
+        ]
+    paired: Counter[str] = Counter()
+    for bucket in range(bucket_count(evidence.storage, evidence.settings) if home else 0):
+        for pairs in bucket_pairs(bucket, set(home), evidence.storage, evidence.settings):
+            for side in get_args(Side):
+                paired[side] += pairs.group_by([f"{side}_shard", f"{side}_row"]).aggregate([]).num_rows
+            for account in made:
+                with evidence.warehouse.engine.begin() as connection:
+                    _count(account, connection, layout.bucket_name(bucket), pairs, home, limited)
+    return made, paired
+
+
+def _count(
+    account: Account,
+    connection: Connection,
+    bucket: str,
+    pairs: pa.Table,
+    home: dict[str, Interval],
+    limited: set[tuple[Interval, str]],
+) -> None:
+    # Units before the warehouse: a unit that is loaded in between is then found twice, not missed.
+    ids = pairs["pair_id"].combine_chunks()
+    in_units = pc.is_in(ids, value_set=account.in_flight.of(bucket)).to_numpy(zero_copy_only=False)
+    known = ledger.known_pairs(connection, account.fusion_id, ids).to_numpy(zero_copy_only=False)
+    done = pa.array(sorted(account.done), pa.string())
+    sides = ("laion_2b_shard", "laion_coco_shard")
+    expected = np.logical_and(*(pc.is_in(pairs[side], value_set=done).to_numpy() for side in sides))
+    in_units = in_units & ~known
+    nowhere = ~known & ~in_units
+    account.found["in the warehouse"] += int(known.sum())
+    account.found["in units"] += int(in_units.sum())
+    account.found["waiting for a run"] += int((nowhere & ~expected).sum())
+    for pair in pairs.select(sides).take(pa.array(np.flatnonzero(nowhere & expected))).to_pylist():
+        intervals = sorted((home[pair[side]] for side in sides), key=lambda interval: interval.end)
+        if any((interval, account.fusion_id) in limited for interval in intervals):
+            account.found["left for a limit"] += 1
+        else:
+            account.found["lost"] += 1
+            account.lost[intervals[-1]] += 1
+
+
+def lost(account: Account) -> Iterator[Finding]:
+    """A finding for each interval with lost pairs."""
+    for interval, pairs in account.lost.items():
+        what = f"{pairs} pairs of its buckets are neither in a unit nor in the warehouse, and no limit left them out"
+        yield Finding("pairs-lost", f"{interval.key}, fusion {account.fusion_id}", what, run_again(interval))

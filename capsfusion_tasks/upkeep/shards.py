@@ -1,0 +1,144 @@
+"""Lists of shards ↔ ledger ↔ bucket files: every row of a pulled shard is in a bucket, or was dropped for a reason."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from capsfusion_tasks.pairing import pulled
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import StoredFile
+from capsfusion_tasks.upkeep.evidence import Evidence, PullMark
+from capsfusion_tasks.upkeep.findings import REPAIR, Finding, run_again
+from capsfusion_tasks.warehouse.invariants import LedgerShard, pull_again
+
+_READERS = 16  # footers read at the same time: on S3 each takes one or two round trips
+
+Buckets = dict[str, StoredFile]  # bucket → a shard's file
+
+
+def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
+    """Problems of shards and their bucket files; ``footers``: open each bucket file."""
+    for path, why in evidence.broken_lists.items():
+        yield Finding(
+            "list-unreadable", path, why, f"delete {evidence.storage.path(path)}, then run its interval again"
+        )
+    files = _bucket_files(evidence)
+    for interval, shards in evidence.lists.items():
+        for shard in shards:
+            yield from _ledger(evidence, interval, shard)
+            if mark := evidence.marks.get(shard.shard_id):
+                yield from _buckets(evidence, interval, shard, mark, files[shard.shard_id], footers)
+    if evidence.scope.interval is None:
+        yield from _unknown(evidence, files)
+
+
+def rows(evidence: Evidence) -> dict[str, Counter[str]]:
+    """Side → how many rows of its pulled shards are ``in buckets``, and how many were dropped, by reason."""
+    found: dict[str, Counter[str]] = {}
+    for shard in (shard for shards in evidence.lists.values() for shard in shards):
+        if mark := evidence.marks.get(shard.shard_id):
+            counts = found.setdefault(shard.side, Counter({"in buckets": 0}))
+            counts["in buckets"] += sum(mark.buckets.values())
+            counts.update(mark.dropped)
+    return found
+
+
+def _bucket_files(evidence: Evidence) -> dict[str, Buckets]:
+    files: dict[str, Buckets] = defaultdict(dict)
+    for file in evidence.listing.under("buckets"):
+        parts = file.path.split("/")
+        if len(parts) == 4 and parts[2].isdigit():
+            files[parts[3].removesuffix(".parquet")][parts[2]] = file
+    return files
+
+
+def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Finding]:
+    """The shard's state in the ledger agrees with its files."""
+    entry = evidence.shards.get(shard.shard_id)
+    mark = evidence.listing.get(layout.pulled_mark(shard.side, shard.shard_id))
+    found = partial(Finding, where=shard.label, mend=run_again(interval))
+    if entry is None:
+        listed = evidence.listing.get(layout.discovered(interval))
+        if listed is not None and evidence.old(listed):
+            yield found("shard-not-in-ledger", what=f"it is in {listed.path}, but not in the ledger")
+    elif entry.state == "failed":
+        yield found("shard-failed", what=f"it could not be pulled: {entry.error}")
+    elif entry.state == "pulled" and (mark is None or _interrupted(evidence, shard, mark)):
+        what = "the ledger says that it was pulled, but its bucket files are missing or incomplete"
+        yield found("shard-lost", what=what, repair=partial(_pull_again, evidence, shard))
+    elif entry.state == "discovered" and ((mark and evidence.old(mark)) or _passed_over(evidence, interval)):
+        yield found("shard-not-pulled", what="its interval went on, but the ledger does not say that it was pulled")
+    elif entry.state == "pulled" and (noted := evidence.marks.get(shard.shard_id)) and not _same(entry, noted):
+        what = f"the ledger has {entry.rows} rows, dropped {entry.dropped}; its pull recorded {noted}"
+        yield found("shard-counts-differ", what=what, repair=partial(_pull_again, evidence, shard))
+
+
+def _interrupted(evidence: Evidence, shard: Shard, mark: StoredFile) -> bool:
+    """Whether another pull of the shard began long ago and never ended."""
+    return shard.shard_id not in evidence.marks and mark.path not in evidence.broken_lists and evidence.old(mark)
+
+
+def _same(entry: LedgerShard, mark: PullMark) -> bool:
+    return (entry.rows, entry.dropped) == (mark.rows, mark.dropped)
+
+
+def _passed_over(evidence: Evidence, interval: Interval) -> bool:
+    """Whether the interval was paired long ago, so that no run can still be about to pull its shards."""
+    pairs = evidence.listing.under(layout.pairs_folder(interval))
+    return bool(pairs) and all(evidence.old(file) for file in pairs)
+
+
+def _buckets(
+    evidence: Evidence, interval: Interval, shard: Shard, mark: PullMark, files: Buckets, footers: bool
+) -> Iterator[Finding]:
+    """The shard's bucket files have the rows that its pull recorded."""
+    repair = partial(_pull_again, evidence, shard)
+    found = partial(Finding, mend=f"{REPAIR}, then {run_again(interval)}", repair=repair)
+    noted = mark.buckets
+    kept = mark.rows - sum(mark.dropped.values())
+    if sum(noted.values()) != kept:
+        what = f"{mark}, but {sum(noted.values())} in buckets"
+        yield found("shard-rows", shard.label, what)
+    for bucket in noted.keys() - files.keys():
+        path = layout.bucket_file(shard.side, int(bucket), shard.shard_id)
+        if not evidence.storage.exists(path):  # the listing may be older than the file
+            yield found("bucket-file-missing", path, f"{shard.label} has {noted[bucket]} rows in it")
+    for bucket in files.keys() - noted.keys():
+        yield found("bucket-file-unexpected", files[bucket].path, f"{shard.label} has no rows in this bucket")
+    there = sorted(noted.keys() & files.keys())
+    if footers:
+        with ThreadPoolExecutor(_READERS) as readers:
+            rows = [*readers.map(evidence.footer_rows, (files[bucket].path for bucket in there))]
+    else:
+        rows = [noted[bucket] if files[bucket].size else "the file is empty" for bucket in there]
+    for bucket, has in zip(there, rows, strict=True):
+        if isinstance(has, str):
+            yield found("bucket-file-unreadable", files[bucket].path, has)
+        elif has != noted[bucket]:
+            yield found("bucket-file-rows", files[bucket].path, f"it has {has} rows, its pull recorded {noted[bucket]}")
+
+
+def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]:
+    """Bucket files of shards that are in no list. Every join reads them."""
+    listed = {shard.shard_id for shards in evidence.lists.values() for shard in shards}
+    for shard_id in files.keys() - listed:
+        if not all(evidence.old(file) for file in files[shard_id].values()):
+            continue
+        entry = evidence.shards.get(shard_id)
+        said = f"in the ledger it is {entry.side}/{entry.path}" if entry else "it is not in the ledger either"
+        what = f"{len(files[shard_id])} bucket files of shard {shard_id}, which is in no list of shards; {said}"
+        where = next(iter(files[shard_id].values())).path
+        mend = "run again the interval in which it arrived" if entry else f"delete buckets/*/*/{shard_id}.*"
+        yield Finding("bucket-files-of-unknown-shard", where, what, mend)
+
+
+def _pull_again(evidence: Evidence, shard: Shard) -> str:
+    # The bucket files stay until the next pull replaces them: a join stops at a broken file, but not at a missing one.
+    pulled.invalidate(evidence.storage, shard.side, shard.shard_id)
+    pull_again(evidence.warehouse.engine, [shard.shard_id])
+    return "set to discovered: the next run of its interval pulls it again"

@@ -1,0 +1,22 @@
+"""Units ↔ tables: each row of a loaded unit is accepted, rejected, replayed or superseded, and is stored once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from capsfusion_tasks.upkeep.evidence import Evidence
+from capsfusion_tasks.upkeep.findings import Finding
+from capsfusion_tasks.warehouse.queries import consistency
+
+_MEND = (
+    "restore the warehouse from its backup (docs/operations.md), or fuse the unit's interval again with existing:"
+    " replace"
+)
+
+
+def findings(evidence: Evidence, pairs: bool) -> Iterator[Finding]:
+    """Units whose stored rows break a rule; ``pairs``: also look up each rejected caption among the accepted ones."""
+    with evidence.warehouse.engine.connect() as connection:
+        for violation in consistency(connection, evidence.scope, pairs=pairs):
+            what = f"broken: {violation.rule} ({violation.what})"
+            yield Finding("tables", violation.unit_id, what, _MEND)

@@ -1,0 +1,130 @@
+"""Ledger ↔ files of units: a unit has its pairs and complete chunks, and a process fuses it in state fusing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from capsfusion_tasks.fusion import chunks as chunk_files
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import StoredFile
+from capsfusion_tasks.upkeep.evidence import Evidence
+from capsfusion_tasks.upkeep.findings import REPAIR, Finding, finish
+from capsfusion_tasks.warehouse import ownership
+from capsfusion_tasks.warehouse.invariants import LedgerUnit, forget_unit
+
+
+def findings(evidence: Evidence) -> Iterator[Finding]:
+    """Problems of units that are not loaded, and of folders without a unit."""
+    abandoned = set(ownership.abandoned_units(evidence.warehouse.engine, evidence.scope))
+    unfinished = [unit for unit in evidence.units if unit.state != "loaded"]
+    whole = []
+    for unit in unfinished:
+        if broken := _pairs(evidence, unit):
+            yield broken
+            continue
+        whole.append(unit)
+        if unit.state == "failed":
+            what = f"it failed {unit.tries} times, the last time with: {unit.error}"
+            yield Finding("unit-failed", unit.unit_id, what, f"mend the cause, then {finish(unit)}")
+        if unit.unit_id in abandoned:
+            what = "it is in state fusing, but no process holds its lock in the warehouse"
+            repair = partial(_put_back, evidence, unit)
+            yield Finding("unit-stuck", unit.unit_id, what, f"{REPAIR}, or {finish(unit)}", repair)
+        yield from _chunks(evidence, unit)
+        yield from _validated(evidence, unit)
+    yield from _shared_pairs(evidence, whole)
+    if evidence.scope.interval is None:
+        yield from _unknown(evidence)
+
+
+def _pairs(evidence: Evidence, unit: LedgerUnit) -> Finding | None:
+    path = layout.unit_pairs(unit.unit_id)
+    rows: int | str = evidence.footer_rows(path) if evidence.storage.exists(path) else "the file is missing"
+    if rows == unit.rows_in:
+        return None
+    what = f"{path} has {rows} rows, the plan {unit.rows_in}" if isinstance(rows, int) else f"{path}: {rows}"
+    return Finding("unit-pairs", unit.unit_id, what, f"{REPAIR}, then {finish(unit)}", partial(_forget, evidence, unit))
+
+
+def _chunks(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
+    """Chunks are readable; those of a fused unit have all of its rows."""
+    files = {file.path: file for file in evidence.listing.under(layout.chunks_folder(unit.unit_id))}
+    rows: set[int] = set()
+    for found in chunk_files.read_each(evidence.storage, files, ["row"]):
+        if isinstance(found, chunk_files.BrokenChunk):
+            repair = partial(_delete, evidence, unit, files[found.path])
+            yield Finding("chunk-broken", found.path, found.why, f"{REPAIR}, then {finish(unit)}", repair)
+        elif found.fusion_id == unit.fusion_id:
+            rows.update(found.rows["row"].to_pylist())
+    if unit.state != "fused":
+        return
+    if missing := set(range(unit.rows_in)) - rows:
+        what = f"it is fused, but {len(missing)} of its {unit.rows_in} rows are in no chunk, first row {min(missing)}"
+        yield Finding(
+            "unit-chunks", unit.unit_id, what, f"{REPAIR}, then {finish(unit)}", partial(_put_back, evidence, unit)
+        )
+    elif all(evidence.old(file) for file in evidence.listing.under(f"units/{unit.unit_id}")):
+        yield Finding("unit-waiting", unit.unit_id, "it is fused, but was neither validated nor loaded", finish(unit))
+
+
+def _validated(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
+    path = layout.unit_validated(unit.unit_id)
+    file = evidence.listing.get(path)
+    if file is None:
+        return
+    rows = evidence.footer_rows(path)
+    if rows != unit.rows_in:
+        what = f"it has {rows} rows, the unit {unit.rows_in}" if isinstance(rows, int) else rows
+        repair = partial(_delete, evidence, unit, file)
+        yield Finding("validated-broken", path, what, f"{REPAIR}, then {finish(unit)}", repair)
+
+
+def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Finding]:
+    """No pair is in two unloaded units of one fusion."""
+    by_fusion: dict[str, list[LedgerUnit]] = defaultdict(list)
+    for unit in units:
+        by_fusion[unit.fusion_id].append(unit)
+    for together in by_fusion.values():
+        ids = [evidence.storage.read_table(layout.unit_pairs(unit.unit_id), columns=["pair_id"]) for unit in together]
+        names = [pa.repeat(number, table.num_rows) for number, table in enumerate(ids)]
+        pairs = pa.concat_tables(ids).append_column("unit", pa.chunked_array(names))
+        found = pairs.group_by("pair_id").aggregate([("unit", "count"), ("unit", "min"), ("unit", "max")])
+        twice = found.filter(pc.greater(found["unit_count"], 1))
+        if twice.num_rows:
+            first = twice.slice(0, 1).to_pylist()[0]
+            one, other = together[first["unit_min"]], together[first["unit_max"]]
+            what = f"{twice.num_rows} pairs are in two unloaded units, the first also in {other.unit_id}"
+            mend = f"{REPAIR}, which drops {other.unit_id}; then {finish(other)}"
+            yield Finding("pair-in-two-units", one.unit_id, what, mend, partial(_forget, evidence, other))
+
+
+def _unknown(evidence: Evidence) -> Iterator[Finding]:
+    folders: dict[str, list[StoredFile]] = defaultdict(list)
+    for file in evidence.listing.under("units"):
+        folders[file.path.split("/")[1]].append(file)
+    for unit_id in sorted(folders.keys() - evidence.known_units):
+        if all(evidence.old(file) for file in folders[unit_id]):
+            what = f"{len(folders[unit_id])} files of a unit that is not in the ledger"
+            yield Finding("unit-unknown", f"units/{unit_id}", what, "capsfusion gc --delete, when they are old enough")
+
+
+def _put_back(evidence: Evidence, unit: LedgerUnit) -> str:
+    ownership.put_back(evidence.warehouse.engine, unit.unit_id)
+    return "set to planned: the next run of its interval resumes it from its chunks"
+
+
+def _forget(evidence: Evidence, unit: LedgerUnit) -> str:
+    forget_unit(evidence.warehouse.engine, unit.unit_id)
+    evidence.storage.delete_folder(f"units/{unit.unit_id}")
+    return "dropped from the ledger: the next run of its interval plans its pairs again"
+
+
+def _delete(evidence: Evidence, unit: LedgerUnit, file: StoredFile) -> str:
+    with ownership.alone_with(evidence.warehouse.engine, unit.unit_id):
+        evidence.storage.delete(file.path)
+    return "deleted: the next run writes it again"

@@ -1,0 +1,88 @@
+"""Environment variables of settings: their names, names that are nearly right, and what is wrong with their values."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+PREFIX = "CAPSFUSION_"
+# What Kubernetes adds for each service of the namespace, here of one whose name starts with capsfusion.
+_OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+_EXPECTED = "Input should be "  # how pydantic's messages begin
+_SECRET = ("warehouse_url",)  # settings whose values no message repeats
+
+
+def variable(*parts: str) -> str:
+    """The variable of a setting; several parts for one that is nested: ``CAPSFUSION_RULES__MIN_WORDS``."""
+    return PREFIX + "__".join(parts).upper()
+
+
+def nested(settings: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The settings that have settings of their own."""
+    annotated = {name: field.annotation for name, field in settings.model_fields.items()}
+    return {name: kind for name, kind in annotated.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
+
+
+def variables(settings: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The variable of each setting, in the order of ``settings``; those of nested settings with their full names."""
+    inner = nested(settings)
+    found: dict[str, FieldInfo] = {}
+    for name, field in settings.model_fields.items():
+        if name in inner:
+            found |= {variable(name, part): each for part, each in inner[name].model_fields.items()}
+        else:
+            found[variable(name)] = field
+    return found
+
+
+def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: Iterable[str]) -> list[str]:
+    """A problem for each variable that nearly has the name of a setting, or of one of ``others``."""
+    groups = [variable(name) for name in nested(settings)]  # also set as a whole, as JSON
+    known = {*variables(settings), *others, *groups}
+    return [
+        f"{name} is no setting: did you mean {nearest}?"
+        for name in sorted(name.upper() for name, value in environment.items() if value)
+        if name.startswith(PREFIX)
+        and name not in known
+        and not name.startswith(tuple(f"{group}__" for group in groups))  # reading the settings refuses these
+        and not _OF_KUBERNETES.fullmatch(name)
+        and (nearest := _nearest(name, known))
+    ]
+
+
+def problems(error: ValidationError, settings: type[BaseModel], overridden: Collection[str]) -> list[str]:
+    """What is wrong with each setting, in one text a setting.
+
+    ``overridden`` are the settings whose values come from options or Params: they are called by their own names.
+    """
+    reasons: dict[str, list[str]] = {}
+    for each in error.errors():
+        parts = [str(part) for part in each["loc"]]
+        # What follows the name tells the types of a union apart: each of them has an error of its own.
+        named = parts[:2] if parts[0] in nested(settings) else parts[:1]
+        name = named[0] if named[0] in overridden else variable(*named)
+        if each["type"] == "extra_forbidden":
+            nearest = _nearest(name, variables(settings))
+            reasons[f"{name} is no setting"] = [f"did you mean {nearest}?" if nearest else "see docs/settings.md"]
+        else:
+            value = "not valid" if parts[0] in _SECRET else f"{each['input']!r:.100}"
+            reasons.setdefault(f"{name} is {value}", []).append(each["msg"].removeprefix("Value error, "))
+    return [f"{what}: {_joined(found)}" for what, found in reasons.items()]
+
+
+def _joined(reasons: list[str]) -> str:
+    if not all(reason.startswith(_EXPECTED) for reason in reasons):
+        return "; ".join(reasons)
+    expected = [re.sub(r"^(?=(greater|less) than)", "a number ", reason.removeprefix(_EXPECTED)) for reason in reasons]
+    return f"expected {' or '.join(expected)}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known variable that ``name`` most resembles, if it resembles any."""
+    by_rest = {each.removeprefix(PREFIX): each for each in known}
+    found = difflib.get_close_matches(name.removeprefix(PREFIX), by_rest, n=1, cutoff=0.7)
+    return by_rest[found[0]] if found else None

@@ -1,0 +1,86 @@
+"""Connections of ADBC, PostgreSQL's driver for Arrow tables, with errors that a user can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import pyarrow as pa
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, REFUSED, unreachable, user_error
+
+# By default the driver wraps a query in COPY (…) TO. COPY streams its rows, but it accepts queries only, and its errors
+# have no SQLSTATE.
+WITHOUT_COPY = {"adbc.postgresql.use_copy": "false"}
+
+
+@contextmanager
+def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[Any]:
+    """A connection for as long as the block runs; ``read_only``: its transaction may change nothing.
+
+    Raises NotReadyError where the connection is lost, InputError where the server refuses a statement.
+    """
+    try:
+        connection = adbc.connect(warehouse.adbc_uri, autocommit=False)
+    except adbc.Error as error:
+        problem = unreachable(warehouse.url, message(error))
+        if isinstance(problem, NotReadyError):  # the warehouse was open a moment ago
+            problem = user_error(warehouse.url, message(error), None)
+        raise problem from error
+    with connection:
+        try:
+            if read_only:
+                _execute(connection, "set transaction isolation level repeatable read read only")
+            yield connection
+        except adbc.Error as error:
+            raise _as_user_error(warehouse, connection, error, read_only) from error
+
+
+def batches(warehouse: Warehouse, connection: Any, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """The batches of a streamed result of a read-only session. The driver's errors are OSErrors without an SQLSTATE."""
+    try:
+        yield from reader
+    except (pa.ArrowException, OSError) as error:
+        raise _as_user_error(warehouse, connection, error, read_only=True) from error
+
+
+def _as_user_error(
+    warehouse: Warehouse, connection: Any, error: Exception, read_only: bool
+) -> InputError | NotReadyError:
+    code = getattr(error, "sqlstate", None)
+    refused = is_alive(connection) if code is None else code == READ_ONLY and read_only
+    return user_error(warehouse.url, message(error), REFUSED if refused else code)
+
+
+def is_alive(connection: Any) -> bool:
+    """Whether the server still answers on ``connection``; its transaction is rolled back."""
+    try:
+        connection.rollback()
+        _execute(connection, "select 1")
+    except adbc.Error:
+        return False
+    return True
+
+
+def _execute(connection: Any, statement: str) -> None:
+    with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
+        cursor.execute(statement)
+
+
+def message(error: Exception) -> str:
+    """PostgreSQL's message with its detail and its hint, in one line."""
+    parts = details(error)
+    said = [parts.get(f"MESSAGE_{part}") for part in ("PRIMARY", "DETAIL", "HINT")]
+    words = str(error).partition("Query was:")[0].split()
+    return ". ".join(part.rstrip(".") for part in said if part) or " ".join(words).rstrip(".")
+
+
+def details(error: Exception) -> dict[str, str]:
+    """The fields of PostgreSQL's error: ``MESSAGE_PRIMARY``, ``STATEMENT_POSITION``, …; the driver gives bytes."""
+    found = getattr(error, "details", None) or ()
+    texts = ([bytes(part).decode(errors="replace") for part in pair] for pair in found)
+    return {name.removeprefix("PG_DIAG_"): value for name, value in texts}

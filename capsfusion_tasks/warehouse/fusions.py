@@ -1,0 +1,119 @@
+"""The table ``fusions``: what each fusion_id stands for, and under which id a decoding is known.
+
+Rows of earlier versions lack a part of the decoding: they digested both ends of a local model's weight files only, and
+left open which dtype ``auto`` meant. ``adopt`` completes such a row, so that its captions are not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from capsfusion_tasks.decoding import Decoding
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.warehouse.tables import fusions, work_units
+
+_DECODING = "decoding"  # the key of ``spec`` that holds the whole Decoding
+# What earlier versions recorded for certain.
+_CERTAIN = ("prompt_digest", "tokenizer_digest", "engine", "num_beams", "max_new_tokens")
+
+
+@dataclass(frozen=True)
+class EarlierFusion:
+    """A fusion of an earlier version that may be the one in question. ``rows`` are loaded under it."""
+
+    fusion_id: str
+    rows: int
+
+
+def register(connection: Connection, decoding: Decoding, about: Mapping[str, Any]) -> None:
+    """Enter a decoding with what else is worth knowing ``about`` it. A fusion_id that is there stays as it is."""
+    row = {name: value for name, value in decoding.model_dump().items() if name in fusions.columns}
+    connection.execute(insert(fusions).on_conflict_do_nothing(), {**row, "spec": _spec(decoding, about)})
+
+
+def _spec(decoding: Decoding, about: Mapping[str, Any]) -> dict[str, Any]:
+    return {**about, _DECODING: decoding.model_dump(mode="json")}
+
+
+def decoding_of(connection: Connection, fusion_id: str) -> Decoding:
+    """The decoding of a fusion_id. Raises InputError where the ledger has none, or only a part of it."""
+    spec = connection.scalar(select(fusions.c.spec).where(fusions.c.fusion_id == fusion_id))
+    if spec is None:
+        raise InputError(f"the ledger has no fusion {fusion_id}; plan its units again")
+    if _DECODING not in spec:
+        raise InputError(
+            f"fusion {fusion_id} was recorded by an earlier version, without its dtype and its model's digest. Run"
+            f" `capsfusion adopt {fusion_id}` with the settings that it was planned with, then try again"
+        )
+    return Decoding.model_validate(spec[_DECODING])
+
+
+def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
+    """``decoding`` under the fusion_id that an equal one has in the ledger, or as it is where there is none.
+
+    A row of an earlier version counts as equal, and is completed, where it tells enough: a hub model's commit, a dtype
+    other than auto, and a model with a single EOS token, the only one that earlier versions heard.
+    """
+    same_model = fusions.c.model_digest == decoding.model_digest
+    for row in connection.execute(select(fusions).where(same_model).order_by(fusions.c.created_at)):
+        if _DECODING in row.spec:
+            equal = Decoding.model_validate(row.spec[_DECODING]).shape == decoding.shape
+        else:
+            equal = row.dtype == decoding.dtype and len(decoding.eos_ids) == 1 and not _differing(row, decoding)
+            if equal:
+                _complete(connection, row, decoding)
+        if equal:
+            return decoding.model_copy(update={"fusion_id": row.fusion_id})
+    return decoding
+
+
+def earlier(connection: Connection, decoding: Decoding) -> list[EarlierFusion]:
+    """Fusions of earlier versions that may be ``decoding``, with rows loaded under them; the ledger cannot tell."""
+    rows = func.coalesce(func.sum(work_units.c.rows_in).filter(work_units.c.state == "loaded"), 0).label("rows")
+    statement = (
+        select(fusions, rows)
+        .join(work_units, work_units.c.fusion_id == fusions.c.fusion_id)
+        .where(fusions.c.model == decoding.model, fusions.c.dtype.in_(("auto", decoding.dtype)))
+        .group_by(fusions.c.fusion_id)
+        .order_by(fusions.c.fusion_id)
+    )
+    return [
+        EarlierFusion(row.fusion_id, int(row.rows))
+        for row in connection.execute(statement)
+        if _DECODING not in row.spec and not _differing(row, decoding)
+    ]
+
+
+def adopt(connection: Connection, fusion_id: str, decoding: Decoding) -> None:
+    """Complete an earlier version's row: its captions were made by ``decoding``. Raises InputError if they were not."""
+    row = connection.execute(select(fusions).where(fusions.c.fusion_id == fusion_id)).one_or_none()
+    if row is None:
+        raise InputError(f"the ledger has no fusion {fusion_id}: see the table fusions")
+    if _DECODING in row.spec:
+        raise InputError(f"fusion {fusion_id} is complete: there is nothing to adopt")
+    differing = _differing(row, decoding)
+    if row.dtype not in ("auto", decoding.dtype):
+        differing.append(f"dtype {row.dtype} (now {decoding.dtype})")
+    if differing:
+        raise InputError(f"fusion {fusion_id} was made with other settings: {', '.join(differing)}")
+    _complete(connection, row, decoding)
+
+
+def _differing(row: Row[Any], decoding: Decoding) -> list[str]:
+    recorded = {name: getattr(row, name) for name in _CERTAIN}
+    return [
+        f"{name} {value} (now {getattr(decoding, name)})"
+        for name, value in recorded.items()
+        if value != getattr(decoding, name)
+    ]
+
+
+def _complete(connection: Connection, row: Row[Any], decoding: Decoding) -> None:
+    named = decoding.model_copy(update={"fusion_id": row.fusion_id})
+    values = {"model_digest": named.model_digest, "dtype": named.dtype, "spec": _spec(named, row.spec)}
+    connection.execute(update(fusions).where(fusions.c.fusion_id == row.fusion_id).values(values))

@@ -1,0 +1,81 @@
+"""Why a server accepts no connection, independent of the language of its messages.
+
+A failed connection attempt of libpq has a message and no SQLSTATE. libpq can trace the protocol's messages, though, and
+an ErrorResponse has the SQLSTATE in its field C.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+import time
+from dataclasses import dataclass
+
+from psycopg import pq
+
+_SECONDS = 10.0  # for the whole attempt
+# One traced message: its direction (F: to the server, B: from it), its length, its name and its fields.
+_MESSAGE = re.compile(r"^\S+ \S+\t[FB]\t\d+\t(\w+)(.*)$", re.MULTILINE)
+_SQLSTATE = re.compile(r' C "([0-9A-Z]{5})"')
+
+
+@dataclass(frozen=True)
+class FailedHandshake:
+    """``sqlstate``: the server's reason, None where it gave none. ``lasts``: another attempt fails the same way."""
+
+    sqlstate: str | None = None
+    lasts: bool = False
+
+
+def failed_handshake(conninfo: str) -> FailedHandshake:
+    """Connect again after a failed attempt, and read why it fails from the protocol's messages."""
+    connection = pq.PGconn.connect_start(conninfo.encode())
+    try:
+        if connection.status == pq.ConnStatus.BAD:
+            # A parameter that libpq does not accept, or no network and no such host.
+            return FailedHandshake(lasts=pq.PGconn.ping(conninfo.encode()) == pq.Ping.NO_ATTEMPT)
+        messages = _messages(connection)
+        errors = [fields for name, fields in messages if name == "ErrorResponse"]
+        if errors and (code := _SQLSTATE.search(errors[-1])):
+            return FailedHandshake(code[1])
+        # libpq ends the attempt itself, without a word to the server, where TLS is refused or the certificate is wrong.
+        without_tls = bool(messages) and messages[-1][0] == "SSLResponse"
+        return FailedHandshake(lasts=without_tls or connection.needs_password)
+    finally:
+        connection.finish()
+
+
+def _messages(connection: pq.abc.PGconn) -> list[tuple[str, str]]:
+    """Bring the connection attempt to its end: (name, fields) of each message."""
+    if sys.platform != "linux":  # psycopg cannot trace elsewhere
+        _poll(connection)
+        return []
+    trace = os.memfd_create("libpq")  # in memory: a password may be in it
+    try:
+        connection.trace(trace)
+        _poll(connection)
+        connection.untrace()
+        text = os.pread(trace, os.fstat(trace).st_size, 0).decode(errors="replace")
+    finally:
+        os.close(trace)
+    return [(found[1], found[2]) for found in _MESSAGE.finditer(text)]
+
+
+def _poll(connection: pq.abc.PGconn) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while (left := deadline - time.monotonic()) > 0:
+        match connection.connect_poll():
+            case pq.PollingStatus.READING:
+                _wait(connection.socket, select.POLLIN, left)
+            case pq.PollingStatus.WRITING:
+                _wait(connection.socket, select.POLLOUT, left)
+            case _:
+                return
+
+
+def _wait(socket: int, event: int, seconds: float) -> None:
+    poller = select.poll()  # select.select fails for file numbers above 1023
+    poller.register(socket, event)
+    poller.poll(1000 * seconds)

@@ -1,0 +1,34 @@
+"""Advisory locks of the warehouse: which there are, and the numbers that PostgreSQL knows them by.
+
+PostgreSQL names an advisory lock by 64 bits, so a name is hashed: `hashtextextended` of "capsfusion.<kind> <name>". Two
+names with one number would share a lock: a process then waits for, or is refused because of, work that is not its own.
+Only locks that are held at the same time matter. Among 10,000 of them (one for each unit that is being fused, and a few
+for each fusion) any two collide with a probability of 10,000² / 2⁶⁵, which is 3 in 10¹². No data are lost by it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, func
+
+Kind = Literal[
+    "migrate",  # the schema is being migrated
+    "staging",  # a staging area is being laid out
+    "plan",  # units of a fusion are being planned
+    "load",  # rows of a fusion are being merged into the tables of captions
+    "replay",  # a replay of a fusion's rejected captions is being planned
+    "replay.run",  # a replay is running
+    "unit",  # a unit is being fused (shared), repaired or deleted
+    "export",  # an export to a folder is being written
+]
+
+
+def lock_key(kind: Kind, name: str | ColumnElement[str] = "") -> ColumnElement[Any]:
+    """The number of a lock, for `pg_advisory_lock` and its relatives. ``name`` may be a column."""
+    return func.hashtextextended(func.concat(f"capsfusion.{kind} ", name), 0)
+
+
+def lock_sql(kind: Kind) -> str:
+    """The same number in the SQL of a statement whose first parameter, ``$1``, is the name."""
+    return f"hashtextextended('capsfusion.{kind} ' || $1, 0)"

@@ -1,0 +1,17 @@
+"""Which interval took a shard that came after the list of its own interval was frozen."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision: str | None = "0007"
+branch_labels: str | None = None
+depends_on: str | None = None
+
+SCHEMA = "capsfusion"
+
+
+def upgrade() -> None:
+    op.add_column("shards", sa.Column("adopted_by", sa.Text), schema=SCHEMA)

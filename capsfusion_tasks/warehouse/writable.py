@@ -1,0 +1,36 @@
+"""Checks that this login can load captions, before a GPU spends hours on them."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, user_error
+from capsfusion_tasks.warehouse.tables import SCHEMA
+from capsfusion_tasks.warehouse.url import describe
+
+# What planning, fusing and loading do with each table; the role capsfusion_loader may do it.
+_NEEDED = {
+    **dict.fromkeys(("shards", "work_units", "fusions", "plans"), ("select", "insert", "update")),
+    **dict.fromkeys(("fused_captions", "rejected_captions", "replayed_captions"), ("select", "insert", "delete")),
+}
+
+
+def require_writable(connection: Connection) -> None:
+    """Raise NotReadyError for a standby or a read-only database, InputError for a login without the rights to load."""
+    url = connection.engine.url
+    if connection.scalar(text("select current_setting('transaction_read_only')::boolean")):  # on a standby, too
+        raise user_error(url, "", READ_ONLY)
+    tables, privileges = zip(*((name, each) for name, needed in _NEEDED.items() for each in needed), strict=True)
+    missing = text(
+        "select privilege || ' on ' || name from unnest(cast(:tables as text[]), cast(:privileges as text[]))"
+        " needed (name, privilege) where not has_table_privilege(:schema || '.' || name, privilege)"
+    )
+    lacking = [*connection.scalars(missing, {"tables": list(tables), "privileges": list(privileges), "schema": SCHEMA})]
+    if not connection.scalar(text("select has_database_privilege(current_database(), 'temporary')")):
+        lacking.append("temporary on the database")
+    if lacking:
+        raise InputError(
+            f"the login of the warehouse, {describe(url)}, cannot load captions, it lacks {', '.join(lacking)};"
+            " an administrator runs: grant capsfusion_loader to <this login>"
+        )

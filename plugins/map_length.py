@@ -1,0 +1,21 @@
+"""Airflow's limit on the tasks of one mapped task, checked with an error that names the setting."""
+
+from __future__ import annotations
+
+from airflow.sdk.configuration import conf
+
+from capsfusion_tasks.errors import InputError
+
+
+def max_tasks() -> int:
+    """How many tasks Airflow makes of one mapped task at most (``core.max_map_length``)."""
+    return int(conf.getint("core", "max_map_length"))
+
+
+def require_mappable(count: int, what: str) -> None:
+    """Raise InputError if ``count`` tasks are too many; ``what`` names what they would work on."""
+    if count > (most := max_tasks()):
+        raise InputError(
+            f"{count} {what} need a task each, and Airflow allows {most}: set AIRFLOW__CORE__MAX_MAP_LENGTH to {count}"
+            " or more for all of Airflow's components, restart them, and clear this task"
+        )

@@ -1,0 +1,214 @@
+"""Model folders that are damaged at random: config, tokenizer, index and weights.
+
+Each engine either refuses such a folder with InputError, or fuses with it. Where only JSON was changed and both engines
+fuse, their captions are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from capsfusion_tasks import BUNDLED_MODEL
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.engine import NOT_FINITE, Engine, Request, StaticRequests, complete_all
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.fusion.model_check import check_model
+from capsfusion_tasks.fusion.model_files import eos_token_ids, model_folder
+from capsfusion_tasks.fusion.native.checkpoint import load_llama
+from capsfusion_tasks.fusion.native.engine import NativeEngine
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, shared_prefix
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load_model
+from capsfusion_tasks.settings import load_settings
+
+CPU = torch.device("cpu")
+PAIRS = (("Vlylun Crossing ® photo", "A street with cars."), ("red car 1967", "A car."), ("x", "y"))
+LAYOUTS = ("one file", "shards", "pickle", "old pickle")
+JSON_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+Damage = tuple[Any, ...]  # its kind, and what that needs
+
+
+@cache
+def sound_folder(layout: str) -> Path:
+    """A tiny random LLaMA with the demo model's tokenizer. Stays as long as the process."""
+    folder = Path(tempfile.mkdtemp(prefix="capsfusion-fuzz-model-"))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=6144,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        initializer_range=0.5,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder, max_shard_size="100KB" if layout == "shards" else "1GB")
+    shutil.copy(BUNDLED_MODEL / "tokenizer.model", folder)
+    if "pickle" in layout:
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=layout == "pickle")
+    return folder
+
+
+# ---- what is done to it ----
+
+INTEGERS = (0, -1, 1, 2, 3, 8, 16, 6143, 6144, 6145, 1 << 24, 1 << 40, 1 << 70)
+NUMBERS = st.sampled_from((*INTEGERS, 0.5, 1e-300, 1e308, 1e400))
+VALUES = st.none() | st.booleans() | NUMBERS | st.text(max_size=3) | st.lists(NUMBERS, max_size=3)
+ROPES = st.fixed_dictionaries(
+    {},
+    optional={
+        "rope_type": st.sampled_from(("default", "linear", "llama3", "yarn", "dynamic", "longrope", "none", 3)),
+        "type": st.sampled_from(("default", "linear", "llama3", None)),
+        "factor": VALUES,
+        "rope_theta": VALUES,
+        "low_freq_factor": VALUES,
+        "high_freq_factor": VALUES,
+        "original_max_position_embeddings": VALUES,
+        "partial_rotary_factor": VALUES,
+        "attention_factor": VALUES,
+    },
+)
+KEYS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"),
+    *("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_theta", "partial_rotary_factor"),
+    *("tie_word_embeddings", "attention_bias", "mlp_bias", "hidden_act", "model_type", "architectures", "dtype"),
+    *("torch_dtype", "quantization_config", "auto_map", "transformers_weights", "layer_types", "per_layer_config"),
+    *("eos_token_id", "bos_token_id", "pad_token_id", "pretraining_tp", "attention_dropout", "initializer_range"),
+    *("repetition_penalty", "num_beams", "do_sample", "weight_map", "metadata", "is_encoder_decoder", "use_cache"),
+)
+ENDS = st.lists(st.integers(2, 6143), min_size=1, max_size=3)
+CHANGES = (
+    st.tuples(st.sampled_from(KEYS), VALUES)
+    | st.tuples(st.sampled_from(("rope_scaling", "rope_parameters")), ROPES | VALUES)
+    | st.tuples(st.just("eos_token_id"), ENDS)
+)
+NAMES = st.sampled_from(("config.json", "tokenizer.model", "weights", *JSON_FILES))
+BYTES = st.sampled_from(("cut", "byte", "out", "in"))
+TENSORS = ("out", "twice", "renamed", "prefix", "NaN", "huge", "reshaped", "int8", "half", "more", "own head")
+DAMAGES = (
+    st.tuples(st.just("set"), st.sampled_from(JSON_FILES), CHANGES)
+    | st.tuples(st.just("unset"), st.sampled_from(JSON_FILES), st.sampled_from(KEYS))
+    | st.tuples(st.just("bytes"), NAMES, st.floats(0, 1), BYTES, st.binary(max_size=9))
+    | st.tuples(st.just("remove"), NAMES)
+    | st.tuples(st.just("tensor"), st.integers(0, 30), st.sampled_from(TENSORS))
+)
+
+
+def model_folders() -> st.SearchStrategy[tuple[str, list[Damage]]]:
+    layouts = st.sampled_from(LAYOUTS)
+    only_json = st.lists(st.tuples(st.just("set"), st.sampled_from(JSON_FILES[:2]), CHANGES), min_size=1, max_size=3)
+    return st.tuples(layouts, only_json | st.lists(DAMAGES, min_size=1, max_size=3))
+
+
+def damage(folder: Path, kind: str, *what: Any) -> None:
+    if kind == "tensor":
+        for file in sorted(folder.glob("*.safetensors"))[:1]:
+            with suppress(SafetensorError):  # what other damage made of it
+                if weights := load_file(file):
+                    save_file(changed(weights, *what), file, metadata={"format": "pt"})
+        return
+    file = folder / what[0]
+    if what[0] == "weights":
+        file = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "model.safetensors"])[0]
+    if not file.exists():
+        return
+    if kind == "remove":
+        file.unlink()
+    elif kind == "bytes":
+        file.write_bytes(with_other_bytes(file.read_bytes(), *what[1:]))
+    else:
+        with suppress(ValueError, AttributeError, TypeError):  # what other damage made of it
+            found = json.loads(file.read_text())
+            if kind == "set":
+                found.update([what[1]])
+            else:
+                found.pop(what[1], None)
+            file.write_text(json.dumps(found))
+
+
+def with_other_bytes(content: bytes, place: float, kind: str, other: bytes) -> bytes:
+    at = int(place * len(content))
+    if kind == "cut":
+        return content[:at]
+    if kind == "in":
+        return content[:at] + other + content[at:]
+    return content[:at] + (other if kind == "byte" else b"") + content[at + len(other) :]
+
+
+def changed(weights: dict[str, torch.Tensor], number: int, kind: str) -> dict[str, torch.Tensor]:
+    name = sorted(weights)[number % len(weights)]
+    tensor = weights[name]
+    changes: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
+        "out": lambda: {n: t for n, t in weights.items() if n != name},
+        "twice": lambda: weights | {f"model.{name}": tensor.clone()},
+        "renamed": lambda: {n + ("x" if n == name else ""): t for n, t in weights.items()},
+        "prefix": lambda: {f"module.{n}": t for n, t in weights.items()},
+        "NaN": lambda: weights | {name: torch.full_like(tensor.float(), float("nan"))},
+        "huge": lambda: weights | {name: torch.full_like(tensor.float(), 1e38)},
+        "reshaped": lambda: weights | {name: tensor.flatten().clone()},
+        "int8": lambda: weights | {name: tensor.to(torch.int8)},
+        "half": lambda: weights | {name: tensor.half()},
+        "more": lambda: weights | {"model.layers.2.mlp.up_proj.weight": torch.zeros(24, 16)},
+        "own head": lambda: weights | {"lm_head.weight": torch.ones(6144, 16)},
+    }
+    return changes[kind]()
+
+
+# ---- what must hold ----
+
+
+def fuse_with(found: tuple[str, list[Damage]]) -> None:
+    layout, damages = found
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(shutil.copytree(sound_folder(layout), Path(name) / "model"))
+        for kind, *what in damages:
+            damage(folder, kind, *what)
+        native, reference = captions(folder, "native"), captions(folder, "transformers")
+    if native is not None and reference is not None and all(kind == "set" for kind, *_ in damages):
+        assert native == reference
+
+
+def captions(folder: Path, engine: str) -> dict[int, tuple[list[int], str]] | None:
+    """Each row's tokens and how it ended; None: the folder is refused, in one line."""
+    try:
+        decide(load_settings(model=str(folder), engine=engine, home=folder.parent / "home"))
+        model_folder(str(folder))
+        check_model(folder, engine=engine)
+        tokenizer = LlamaTokenizer(folder / "tokenizer.model")
+        prompts = [prompt_tokens(tokenizer, *pair) for pair in PAIRS]
+        requests = StaticRequests(Request(row, prompt) for row, prompt in enumerate(prompts))
+        completions = list(complete_all(load_engine(folder, engine, tokenizer), requests))
+    except InputError as error:
+        if "\n" in str(error):
+            raise AssertionError("more than one line") from error
+        return None
+    assert {completion.finish_reason for completion in completions} <= {"stop", "length", NOT_FINITE}
+    for completion in completions:
+        tokenizer.decode(completion.token_ids)
+    return {completion.row: (completion.token_ids, completion.finish_reason) for completion in completions}
+
+
+def load_engine(folder: Path, engine: str, tokenizer: LlamaTokenizer) -> Engine:
+    settings: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 4, "eos_ids": eos_token_ids(folder)}
+    if engine == "native":
+        model = load_llama(folder, CPU, torch.float32)
+        prefix = shared_prefix(tokenizer)
+        return NativeEngine(model, max_prompt_tokens=MAX_PROMPT_TOKENS, prefix=prefix, batch_size=2, **settings)
+    reference = load_model(folder, CPU, torch.float32)
+    return TransformersEngine(reference, pad_id=tokenizer.pad_id, batch_size=2, **settings)

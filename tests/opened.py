@@ -1,0 +1,67 @@
+"""Task functions as Airflow's tasks call them: each call opens a context of its own for the settings it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from capsfusion_tasks.context import open_context
+from capsfusion_tasks.planning import plan as _plan
+from capsfusion_tasks.schemas import Replay, Unit
+from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.tasks import interval_tasks as _interval_tasks
+from capsfusion_tasks.tasks import replay as _replay
+from capsfusion_tasks.tasks import unit_tasks as _unit_tasks
+
+
+class Opened:
+    """The functions of a module, which take settings in place of a context."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = getattr(self._module, name)
+
+        def call(settings: Settings, *arguments: Any, **options: Any) -> Any:
+            with open_context(settings) as context:
+                return function(context, *arguments, **options)
+
+        return call
+
+
+class IntervalTasks(Opened):
+    """Report, check and export are of the fusion that the settings describe, as after a plan with them."""
+
+    def report(self, settings: Settings, interval: Interval) -> dict[str, Any]:
+        with open_context(settings) as context:
+            return _interval_tasks.report(context, interval, context.decoding.fusion_id)
+
+    def check(self, settings: Settings, interval: Interval) -> dict[str, Any]:
+        with open_context(settings) as context:
+            return _interval_tasks.check(context, interval, context.decoding.fusion_id)
+
+    def export(self, settings: Settings, interval: Interval, export_to: str) -> dict[str, Any]:
+        with open_context(settings) as context:
+            return _interval_tasks.export(context, interval, context.decoding.fusion_id, export_to)
+
+
+class UnitTasks(Opened):
+    @contextmanager
+    def at_work(self, settings: Settings, unit: Unit) -> Iterator[None]:
+        with open_context(settings) as context, _unit_tasks.at_work(context, unit):
+            yield
+
+
+class ReplayTasks(Opened):
+    def report(self, settings: Settings, selection: Replay) -> dict[str, Any]:
+        with open_context(settings) as context:
+            return _replay.report(context, selection, context.decoding.fusion_id)
+
+
+interval_tasks = IntervalTasks(_interval_tasks)
+unit_tasks = UnitTasks(_unit_tasks)
+replay = ReplayTasks(_replay)
+plan = Opened(_plan)

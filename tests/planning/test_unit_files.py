@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from capsfusion_tasks.planning.new_pairs import NewPairs, PairsInFlight, estimate_tokens, new_pairs
+from capsfusion_tasks.planning.unit_files import choose_unit_tokens, cut_units
+from capsfusion_tasks.schemas import PAIRS, Unit
+from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
+
+START = datetime(2026, 11, 10, tzinfo=UTC)
+DAY = Interval(start=START, end=START + timedelta(days=1))
+BEFORE = Interval(start=START - timedelta(days=1), end=START)
+
+
+def pairs(*numbers: int, words: int = 5) -> pa.Table:
+    rows = [
+        {
+            "pair_id": f"{n:016d}".encode(),
+            "image_url": f"u{n}",
+            "laion_2b": "word " * words,
+            "laion_coco": "A caption.",
+            "laion_hash": n,
+            "laion_2b_shard": "a",
+            "laion_2b_row": n,
+            "laion_coco_shard": "b",
+            "laion_coco_row": n,
+        }
+        for n in numbers
+    ]
+    return pa.Table.from_pylist(rows, schema=PAIRS)
+
+
+def nothing_known(ids: pa.ChunkedArray) -> pa.Array:
+    return pa.array([False] * len(ids))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    storage = Storage(str(tmp_path))
+    storage.write_table(f"{layout.pairs_folder(DAY)}/00000.parquet", pairs(0, 1, 2))
+    storage.write_table(f"{layout.pairs_folder(DAY)}/00001.parquet", pairs(3, 4))
+    return storage
+
+
+def hashes(storage: Storage, found: list[NewPairs]) -> list[int]:
+    return [storage.read_table(part.path)["laion_hash"][int(row)].as_py() for part in found for row in part.rows]
+
+
+def cut(
+    storage: Storage, table: pa.Table, unit_tokens: int, serial: int = 0, max_units: int | None = None
+) -> list[Unit]:
+    """``table``, which lies in files of seven rows, as units."""
+    found = []
+    for start in range(0, table.num_rows, 7):
+        part, path = table.slice(start, 7), f"some/{start}.parquet"
+        storage.write_table(path, part)
+        found.append(NewPairs(path, np.arange(part.num_rows), estimate_tokens(part)))
+    return cut_units(storage, found, DAY, "f" * 12, unit_tokens, serial, max_units=max_units)
+
+
+def test_pairs_that_the_warehouse_has_are_dropped(storage: Storage) -> None:
+    known = set(pairs(1, 4)["pair_id"].to_pylist())
+    found = new_pairs(
+        storage, DAY, lambda ids: pa.array([i in known for i in ids.to_pylist()]), in_flight=[], limit=None
+    )
+    assert hashes(storage, found) == [0, 2, 3]
+    assert [part.tokens.tolist() for part in found] == [[157, 157], [157]]
+    assert [part.taken for part in found] == [1, 1]
+
+
+def test_pairs_of_units_in_flight_are_dropped(storage: Storage) -> None:
+    for bucket, table in {"00000": pairs(2, 7), "00001": pairs(3, 8, 9)}.items():
+        storage.write_table(f"{layout.pairs_folder(BEFORE)}/{bucket}.parquet", table)
+    before = new_pairs(storage, BEFORE, nothing_known, in_flight=[], limit=None)
+    units = cut_units(storage, before, BEFORE, "f" * 12, unit_tokens=3 * 157, serial=0)
+    assert [unit.rows for unit in units] == [3, 2], "the first has pairs of both buckets"
+    in_flight = [unit.unit_id for unit in units]
+    found = new_pairs(storage, DAY, nothing_known, in_flight, limit=None)
+    assert hashes(storage, found) == [0, 1, 4]
+    assert [part.taken for part in found] == [1, 1]
+
+
+def test_replacing_takes_known_pairs_too(storage: Storage) -> None:
+    assert hashes(storage, new_pairs(storage, DAY, lambda ids: None, in_flight=[], limit=None)) == [0, 1, 2, 3, 4]
+
+
+def test_pairs_of_no_bucket_are_looked_for_in_all(storage: Storage) -> None:
+    storage.write_table(f"some/{layout.ANY_BUCKET}.parquet", pairs(1, 3, 9))
+    table = storage.read_table(f"some/{layout.ANY_BUCKET}.parquet")
+    found = NewPairs(f"some/{layout.ANY_BUCKET}.parquet", np.arange(3), estimate_tokens(table))
+    [unit] = cut_units(storage, [found], BEFORE, "f" * 12, unit_tokens=10**6, serial=0)
+    assert hashes(storage, new_pairs(storage, DAY, nothing_known, [unit.unit_id], limit=None)) == [0, 2, 4]
+    days = cut_units(storage, new_pairs(storage, DAY, nothing_known, [], None), DAY, "f" * 12, 10**6, serial=0)
+    in_flight = PairsInFlight(storage, [day.unit_id for day in days])
+    assert len(in_flight.of(found.path)) == 5
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 99])
+def test_a_limit_takes_so_many_and_no_more(storage: Storage, limit: int) -> None:
+    assert hashes(storage, new_pairs(storage, DAY, nothing_known, in_flight=[], limit=limit)) == list(range(5))[:limit]
+
+
+def test_units_hold_each_pair_once_in_order_and_about_as_many_tokens(storage: Storage) -> None:
+    table = pairs(*range(100))
+    total = int(estimate_tokens(table).sum())
+    units = cut(storage, table, unit_tokens=total // 4 + 1)
+    assert [unit.rows for unit in units] == [25, 25, 25, 25]
+    parts = [storage.read_table(layout.unit_pairs(unit.unit_id)) for unit in units]
+    assert pa.concat_tables(parts).equals(table)
+    assert sum(unit.tokens for unit in units) == total
+
+
+def test_a_row_of_more_tokens_than_a_unit_is_a_unit(storage: Storage) -> None:
+    units = cut(storage, pairs(1, 2, words=5000), unit_tokens=100)
+    assert [unit.rows for unit in units] == [1, 1]
+
+
+def test_only_the_new_rows_of_a_file_become_units(storage: Storage) -> None:
+    known = set(pairs(1, 4)["pair_id"].to_pylist())
+    found = new_pairs(storage, DAY, lambda ids: pa.array([i in known for i in ids.to_pylist()]), [], None)
+    units = cut_units(storage, found, DAY, "f" * 12, unit_tokens=10**6, serial=0)
+    [unit] = units
+    assert storage.read_table(layout.unit_pairs(unit.unit_id)).equals(pairs(0, 2, 3))
+
+
+def test_no_run_has_more_units_than_airflow_maps(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("capsfusion_tasks.planning.unit_files.MAX_UNITS", 3)
+    units = cut(storage, pairs(*range(50)), unit_tokens=5 * 157)
+    assert [unit.rows for unit in units] == [5, 5, 5]
+    assert [unit.rows for unit in cut(storage, pairs(*range(50)), unit_tokens=5 * 157, max_units=2)] == [5, 5]
+    assert choose_unit_tokens(10**6, 1000.0, max_units=3) == 1_800_000  # half an hour of work
+    assert choose_unit_tokens(9 * 10**6, 1000.0, max_units=3) == 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("total", "rate", "expected"),
+    [
+        (10_000, None, 400_000),
+        (1024 * 500_000, None, 400_000),
+        (10_000_000, 200.0, 360_000),
+        (1024 * 500_000, 200.0, 500_000),
+        (1024 * 10_000_000, 200.0, 720_000),
+        (0, 0.0001, 1),
+    ],
+    ids=["first run", "first run of many", "half an hour", "more for 1,024", "never over an hour", "hardly any"],
+)
+def test_a_unit_is_half_an_hour_of_work(total: int, rate: float | None, expected: int) -> None:
+    assert choose_unit_tokens(total, rate) == expected
+
+
+def test_nothing_new_makes_no_unit(storage: Storage) -> None:
+    assert cut(storage, pairs(), unit_tokens=100) == []
+
+
+def test_units_are_named_by_what_is_in_them_and_when(storage: Storage) -> None:
+    def name(*numbers: int, serial: int = 0) -> str:
+        return cut(storage, pairs(*numbers), 10**6, serial)[0].unit_id
+
+    assert name(1, 2) == name(1, 2)
+    assert len({name(1, 2), name(1, 3), name(1, 2, serial=1)}) == 3
+    assert name(1).startswith("20261110-")

@@ -1,0 +1,400 @@
+"""Exports of a real PostgreSQL's captions, read back; broken off and gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from capsfusion_tasks.cli import app
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.tasks import export as export_module
+from capsfusion_tasks.tasks.export import Manifest, export_captions
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.export import PUBLISHED_COLUMNS, Selection, export_session, named_columns
+from capsfusion_tasks.warehouse.load import load_unit
+from capsfusion_tasks.warehouse.sql import execute_sql
+from tests.conftest import new_warehouse
+from tests.opened import interval_tasks
+from tests.warehouse.conftest import DAY, plan, rows
+
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+NEXT_DAY = Interval(start=DAY.end, end=DAY.end + timedelta(days=1))
+ROWS = 500  # of f1: 400 accepted; f2 has made 100 of them again
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
+def fill(warehouse: Warehouse) -> None:
+    plan(warehouse, ("u1", 300))
+    plan(warehouse, ("u2", ROWS - 300), interval=NEXT_DAY)
+    refused = {number: ["loop"] for number in range(0, ROWS, 5)}
+    load_unit(warehouse, "u1", rows(*range(300), rejected=refused))
+    load_unit(warehouse, "u2", rows(*range(300, ROWS), rejected=refused, raw_recall=0.9))
+    plan(warehouse, ("v1", 100), fusion_id="f2")
+    load_unit(warehouse, "v1", rows(*range(50, 150), capsfusion="newer"))
+
+
+@pytest.fixture(scope="module")
+def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
+    """A warehouse that tests leave as it is."""
+    with new_warehouse(postgres) as url, open_warehouse(Settings(warehouse_url=url)) as warehouse:
+        fill(warehouse)
+        yield warehouse
+
+
+@pytest.fixture
+def own(warehouse_url: str) -> Iterator[Warehouse]:
+    """Such a warehouse for one test alone."""
+    with open_warehouse(Settings(warehouse_url=warehouse_url)) as warehouse:
+        fill(warehouse)
+        yield warehouse
+
+
+@pytest.fixture(params=["folder", "s3"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A folder, and a bucket that is spoken to over HTTP."""
+    if request.param == "folder":
+        return Storage(str(tmp_path / "captions"))
+    return Storage(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}")
+
+
+@pytest.fixture(autouse=True)
+def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "ROW_GROUP_ROWS", 64)
+
+
+def run(warehouse: Warehouse, storage: Storage, *, rows_per_file: int = 150, **options: Any) -> Manifest:
+    overwrite = options.pop("overwrite", "never")
+    selection = Selection(**options)
+    return export_captions(warehouse, storage, selection, rows_per_file=rows_per_file, overwrite=overwrite, say=quiet)
+
+
+def read(storage: Storage) -> pa.Table:
+    parts = [name for name in storage.files("") if name.endswith(".parquet")]
+    return pa.concat_tables([storage.read_table(name) for name in parts])
+
+
+def contents(storage: Storage) -> dict[str, bytes]:
+    return {name: storage.filesystem.open_input_stream(name).read() for name in storage.files("")}
+
+
+def test_what_is_read_back_is_what_the_query_gives(filled: Warehouse, target: Storage) -> None:
+    manifest = run(filled, target, fusion_id="f1")
+    query = "select image_url, laion_2b, laion_coco, capsfusion from fused_captions where fusion_id = 'f1'"
+    expected = execute_sql(filled, f"{query} order by pair_id")
+    assert read(target).equals(expected)
+    assert expected.num_rows == manifest.rows == 400
+    assert target.files("") == ["_manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+
+
+def test_the_manifest_tells_what_is_in_the_files(filled: Warehouse, target: Storage) -> None:
+    manifest = run(filled, target, columns=named_columns("pair_id,fusion_id"))
+    assert Manifest(**target.read_json("_manifest.json")) == manifest
+    assert manifest.rows_by_fusion == {"f1": 320, "f2": 100}
+    assert manifest.snapshot.fusions["f2"]["num_beams"] == 3
+    assert manifest.columns == [(name, "string") for name in (*PUBLISHED_COLUMNS, "pair_id", "fusion_id")]
+    for part in manifest.files:
+        data = target.filesystem.open_input_stream(part.file).read()
+        assert (part.bytes, part.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        ids = pq.read_table(pa.BufferReader(data))["pair_id"].to_pylist()
+        assert (part.rows, part.first_pair_id, part.last_pair_id) == (len(ids), ids[0], ids[-1])
+        groups = pq.ParquetFile(pa.BufferReader(data)).metadata
+        assert {groups.row_group(number).num_rows for number in range(groups.num_row_groups - 1)} == {64}
+
+
+def test_of_each_pair_the_newest_caption_is_taken(filled: Warehouse, target: Storage) -> None:
+    run(filled, target)
+    query = "select distinct on (pair_id) capsfusion from fused_captions order by pair_id, loaded_at desc"
+    table = read(target)
+    assert table["capsfusion"].to_pylist() == execute_sql(filled, query)["capsfusion"].to_pylist()
+    assert table["capsfusion"].to_pylist().count("newer") == 100
+
+
+@pytest.mark.parametrize(
+    ("options", "condition"),
+    [
+        ({"where": "raw_recall > 0.8 -- good ones"}, "raw_recall > 0.8"),
+        ({"where": "laion_2b like '%7%' or laion_2b ~ '1{2}'"}, "laion_2b like '%7%' or laion_2b ~ '1{2}'"),
+        ({"interval": NEXT_DAY}, "unit_id = 'u2'"),
+        ({"loaded_before": datetime(2020, 1, 1, tzinfo=UTC)}, "false"),
+        ({"loaded_from": datetime(2020, 1, 1, tzinfo=UTC)}, "true"),
+        ({"limit": 190}, "pair_id in (select pair_id from fused_captions where fusion_id = 'f1' order by 1 limit 190)"),
+    ],
+    ids=["where", "braces", "interval", "before", "from", "limit"],
+)
+def test_filters_are_those_of_the_query(
+    filled: Warehouse, tmp_path: Path, options: dict[str, Any], condition: str
+) -> None:
+    storage = Storage(str(tmp_path))
+    manifest = run(filled, storage, fusion_id="f1", **options)
+    query = f"select capsfusion from fused_captions where fusion_id = 'f1' and ({condition}) order by pair_id"
+    expected = execute_sql(filled, query)["capsfusion"].to_pylist()
+    assert manifest.rows == len(expected)
+    assert (read(storage)["capsfusion"].to_pylist() if expected else []) == expected
+
+
+def test_a_condition_is_asked_of_the_newest_caption(filled: Warehouse, tmp_path: Path) -> None:
+    assert run(filled, Storage(str(tmp_path)), where="capsfusion <> 'newer'").rows == 320
+
+
+def test_every_column_can_be_had_and_other_readers_read_them(filled: Warehouse, tmp_path: Path) -> None:
+    manifest = run(filled, Storage(str(tmp_path)), columns=named_columns("all"))
+    assert [name for name, _ in manifest.columns][:4] == list(PUBLISHED_COLUMNS)
+    assert {("pair_id", "string"), ("similarity", "double"), ("loaded_at", "timestamp[us, tz=UTC]")} <= {
+        *manifest.columns
+    }
+    # The folder as it is, with the manifest in it; and as img2dataset and `datasets` look for files.
+    assert pyarrow.dataset.dataset(tmp_path).count_rows() == 420
+    assert duckdb.sql(f"select count(distinct pair_id) from '{tmp_path}/*.parquet'").fetchall() == [(420,)]
+    for file in sorted(tmp_path.glob("*.parquet")):
+        assert pq.read_table(file, columns=["image_url", "capsfusion"]).num_rows
+
+
+def break_off(warehouse: Warehouse, storage: Storage, after: int, **options: Any) -> None:
+    """An export that ends with its first ``after`` files."""
+
+    class BrokenOffError(Exception):
+        pass
+
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == after:
+            raise BrokenOffError
+
+    with pytest.raises(BrokenOffError):
+        export_captions(warehouse, storage, Selection(**options), rows_per_file=100, say=say)
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 350}, {"fusion_id": "f1"}], ids=["newest", "limit", "fusion"])
+def test_interrupted_and_repeated_gives_the_same_files(
+    filled: Warehouse, target: Storage, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    unbroken = Storage(str(tmp_path / "unbroken"))
+    run(filled, unbroken, rows_per_file=100, **options)
+    break_off(filled, target, after=2, **options)
+    assert target.files("") == ["_export.json", "part-00000.parquet", "part-00001.parquet"]
+    written: list[str] = []
+    selection = Selection(**options)
+    export_captions(filled, target, selection, rows_per_file=100, say=lambda line: written.append(line[:10]))
+    assert "part-00000" not in written
+    assert "part-00001" not in written
+    found, expected = contents(target), contents(unbroken)
+    for manifest in (found, expected):
+        manifest["_manifest.json"] = json.loads(manifest["_manifest.json"]) | {"snapshot": None}
+    assert found == expected
+
+
+def test_what_is_loaded_meanwhile_is_not_mixed_in(own: Warehouse, tmp_path: Path) -> None:
+    storage, unbroken = Storage(str(tmp_path / "broken")), Storage(str(tmp_path / "unbroken"))
+    run(own, unbroken, rows_per_file=100)
+    break_off(own, storage, after=1)
+    plan(own, ("w1", 100), fusion_id="f2")
+    load_unit(own, "w1", rows(*range(200, 300), capsfusion="newest"))
+    assert run(own, storage, rows_per_file=100).rows == 420
+    assert read(storage).equals(read(unbroken))
+    assert run(own, storage, rows_per_file=100, overwrite="outdated").rows == 440
+    assert read(storage)["capsfusion"].to_pylist().count("newest") == 100
+
+
+def test_an_export_whose_rows_were_replaced_meanwhile_is_not_gone_on_with(own: Warehouse, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    break_off(own, storage, after=1, fusion_id="f1")
+    plan(own, ("u3", 10))
+    load_unit(own, "u3", rows(*range(10), capsfusion="replaced"), replace=True)
+    with pytest.raises(InputError, match=r"were replaced in the warehouse since it began.*--overwrite"):
+        run(own, storage, rows_per_file=100, fusion_id="f1")
+    assert run(own, storage, rows_per_file=100, fusion_id="f1", overwrite="always").rows == 402
+
+
+def test_a_finished_export_is_left_as_it_is_and_a_lost_file_is_written_again(
+    filled: Warehouse, target: Storage
+) -> None:
+    first = run(filled, target)
+    before = contents(target)
+    times = [target.filesystem.get_file_info(name).mtime for name in target.files("")]
+    assert run(filled, target) == first
+    assert run(filled, target, overwrite="outdated") == first
+    assert [target.filesystem.get_file_info(name).mtime for name in target.files("")] == times
+    target.write_json("_export.json", target.read_json("_manifest.json"))  # killed right before its end
+    run(filled, target)
+    assert contents(target) == before
+    target.delete("part-00001.parquet")
+    run(filled, target)
+    assert contents(target) == before
+
+
+def test_a_folder_with_something_else_in_it_is_refused(filled: Warehouse, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "a"))
+    run(filled, storage, fusion_id="f1")
+    before = contents(storage)
+    with pytest.raises(InputError, match="another export, made with fusion_id f1, now f2; where None, now true: "):
+        run(filled, storage, fusion_id="f2", where="true")
+    assert contents(storage) == before
+    run(filled, storage, fusion_id="f2", rows_per_file=1000, overwrite="always")
+    assert storage.files("") == ["_manifest.json", "part-00000.parquet"]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").touch()
+    for overwrite in ("never", "always"):
+        with pytest.raises(InputError, match=r"belong to no export \(thesis.tex\)"):
+            run(filled, Storage(str(tmp_path / "b")), overwrite=overwrite)
+
+
+def test_nothing_to_export_is_an_export_without_files(filled: Warehouse, tmp_path: Path) -> None:
+    assert run(filled, Storage(str(tmp_path)), where="false").rows == 0
+    assert os.listdir(tmp_path) == ["_manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("true) or (true", r'syntax error at or near "\)"'),
+        ("true] || array[true", r'syntax error at or near "\]"'),
+        ("true; delete from shards", 'syntax error at or near ";"'),
+        ("true /*", "unterminated"),
+        ("nope = 1", 'column "nope" does not exist'),
+        ("novelty", "must be type boolean"),
+        ("count(*) > 1", "aggregate functions are not allowed"),
+        ("loaded_at > now() - interval '1 day'", "has now, whose value changes with each attempt"),
+        ("Random() < 0.1", "has Random, whose"),
+    ],
+)
+def test_a_condition_that_is_none_is_refused(filled: Warehouse, tmp_path: Path, where: str, said: str) -> None:
+    with pytest.raises(InputError, match=f"--where .*{said}"):
+        run(filled, Storage(str(tmp_path)), where=where)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_condition_cannot_change_anything(filled: Warehouse, tmp_path: Path) -> None:
+    writing = "setval('capsfusion.counter', 1) > 0"
+    with filled.engine.begin() as connection:
+        connection.execute(text("create sequence if not exists capsfusion.counter"))
+    with pytest.raises(InputError, match="read-only transaction"):
+        run(filled, Storage(str(tmp_path)), where=writing)
+
+
+def test_unknown_columns_and_fusions_are_told_from_known_ones(filled: Warehouse, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="captions have no column captoin; they have pair_id, fusion_id, image_url"):
+        Selection(columns=named_columns("captoin"))
+    with pytest.raises(InputError, match=r"has no fusion f9; it has f1 \(demo\), f2 \(demo\)"):
+        run(filled, Storage(str(tmp_path)), fusion_id="f9")
+
+
+def test_two_exports_to_one_folder_do_not_run_at_the_same_time(filled: Warehouse, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with (
+        export_session(filled, storage.path("")),
+        pytest.raises(NotReadyError, match=r"another export to .* is running"),
+    ):
+        run(filled, storage)
+    run(filled, storage)
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "said"),
+    [
+        ("pg_terminate_backend(pg_backend_pid())", NotReadyError, "gave up: .*try again"),
+        ("1 / (raw_recall - 0.5) > 0", InputError, "refuses: .*division by zero"),
+    ],
+    ids=["server gone", "bad value"],
+)
+def test_what_ends_the_query_in_the_middle_is_said(
+    filled: Warehouse, tmp_path: Path, where: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        run(filled, Storage(str(tmp_path)), where=where)
+
+
+def test_a_run_exports_its_interval_and_anew_when_there_is_more(
+    own: Warehouse, target: Storage, tiny_model: Path
+) -> None:
+    settings = load_settings(warehouse_url=own.url.render_as_string(hide_password=False), model=str(tiny_model))
+    fusion_id = decide(settings).fusion_id
+    nothing = interval_tasks.export(settings, NEXT_DAY, target.root)  # before anything was planned under this fusion
+    assert (nothing["rows"], nothing["files"]) == (0, 0)
+    for unit_id, numbers in (("m1", range(10)), ("m2", range(10, 25))):
+        plan(own, (unit_id, len(numbers)), fusion_id=fusion_id)
+        load_unit(own, unit_id, rows(*numbers, capsfusion="ours"))
+        done = interval_tasks.export(settings, DAY, target.root + "/")
+        assert done == {"target": target.path(f"{fusion_id}/{DAY.key}"), "rows": numbers.stop, "files": 1}
+        assert interval_tasks.export(settings, DAY, target.root) == done
+    table = target.read_table(f"{fusion_id}/{DAY.key}/part-00000.parquet")
+    assert table["capsfusion"].to_pylist() == ["ours"] * 25
+    assert target.folders(fusion_id) == [DAY.key, NEXT_DAY.key]
+
+
+def test_the_commands_of_the_page_are_good(filled: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", filled.url.render_as_string(hide_password=False))
+    commands = re.findall(r"^ {4}capsfusion (export .*)$", PAGE.read_text(), flags=re.MULTILINE)
+    for command in commands:
+        done = CliRunner().invoke(app, shlex.split(command))
+        assert done.exit_code == 0, (command, done.exception)
+    folders = sorted(manifest.parent.name for manifest in tmp_path.glob("*/_manifest.json"))
+    assert folders == ["captions", "everything", "kept", "november", "small"]
+
+
+KILLED = """
+import os, signal, sys
+from capsfusion_tasks.tasks import export
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.export import Selection
+
+publish, export.ROW_GROUP_ROWS = Storage.publish, 64
+
+class Dying(Storage):
+    def publish(self, path):
+        if path == "part-00002.parquet":  # in the middle of this file
+            writer = export.pq.ParquetWriter.write_table
+            def write(*arguments, **options):
+                writer(*arguments, **options)
+                os.kill(os.getpid(), signal.SIGKILL)
+            export.pq.ParquetWriter.write_table = write
+        return publish(self, path)
+
+with open_warehouse(Settings(warehouse_url=sys.argv[1])) as warehouse:
+    export.export_captions(warehouse, Dying(sys.argv[2]), Selection(), rows_per_file=100)
+"""
+
+
+def test_killed_in_the_middle_of_a_file_and_repeated_gives_the_same_files(
+    filled: Warehouse, target: Storage, tmp_path: Path
+) -> None:
+    url = filled.url.render_as_string(hide_password=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, url, target.root], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert target.files("") == ["_export.json", "part-00000.parquet", "part-00001.parquet"]
+    run(filled, target, rows_per_file=100)
+    assert not list((tmp_path / "captions").glob(".*")), "the half file of the killed one is gone"
+    unbroken = Storage(str(tmp_path / "unbroken"))
+    run(filled, unbroken, rows_per_file=100)
+    found, expected = contents(target), contents(unbroken)
+    assert found.keys() == expected.keys()
+    assert all(found[name] == expected[name] for name in found if name != "_manifest.json")

@@ -1,0 +1,97 @@
+"""Shards that come after the list of their interval was frozen are taken by the next run that lists them, once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.upkeep.check import check
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.sql import execute_sql
+from tests.opened import interval_tasks
+from tests.tasks import place as places
+from tests.tasks.place import DAY, Place, pair, paired, write
+from tests.upkeep.conftest import run_day
+
+DAYS = [*places.DAYS, Interval(start=places.DAYS[1].end, end=places.DAYS[1].end + timedelta(days=1))]
+LATE = ["raw/late.parquet", "coco/late.parquet"]
+
+
+def listed(settings: Settings, interval: Interval) -> list[str]:
+    return [shard.path for shard in interval_tasks.discover(settings, interval)]
+
+
+def add_late_shards(place: Place) -> None:
+    """Shards of the first day on both sides, with the times of that day: a multipart upload, say, or a late push."""
+    write(place.folder / LATE[0], range(-4, 0))
+    write(place.folder / LATE[1], range(-4, 0), caption="a kite in the sky", text="red kite")
+
+
+def late_shards(settings: Settings) -> list[tuple[str, str]]:
+    query = "select side, adopted_by from shards where adopted_by is not null order by side"
+    with open_warehouse(settings) as warehouse:
+        return [(row["side"], row["adopted_by"]) for row in execute_sql(warehouse, query).to_pylist()]
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_the_next_run_takes_them_whatever_its_interval_and_no_other_run_does(
+    place: Place, order: tuple[int, int]
+) -> None:
+    settings = place.settings()
+    first = listed(settings, DAY)
+    add_late_shards(place)
+    assert listed(settings, DAY) == first  # a rerun does the same work
+    assert listed(settings, DAYS[order[0]]) == ["late.parquet"] * 2
+    assert listed(settings, DAYS[order[1]]) == []
+    assert listed(settings, DAYS[order[0]]) == ["late.parquet"] * 2
+    assert late_shards(settings) == [(side, DAYS[order[0]].key) for side in ("laion_2b", "laion_coco")]
+    assert check(settings, sources=True).findings == []
+
+
+def test_of_runs_at_the_same_time_one_takes_them(place: Place) -> None:
+    settings = place.settings()
+    listed(settings, DAY)
+    add_late_shards(place)
+    with ThreadPoolExecutor(2) as runs:
+        found = list(runs.map(lambda day: listed(settings, day), DAYS[1:]))
+    assert sorted(path for paths in found for path in paths) == ["late.parquet"] * 2
+
+
+def test_their_captions_are_in_the_table_once(place: Place) -> None:
+    settings = place.settings()
+    run_day(settings, DAY)
+    before = rows(settings)
+    add_late_shards(place)
+    for day in (DAYS[1], DAY, DAYS[2], DAYS[1]):
+        run_day(settings, day)
+    fresh = place.settings("another")
+    pair(fresh)
+    assert rows(settings) == len(paired(fresh)) > before
+
+
+def rows(settings: Settings) -> int:
+    query = "select (select count(*) from fused_captions) + (select count(*) from rejected_captions) as rows"
+    with open_warehouse(settings) as warehouse:
+        return int(execute_sql(warehouse, query).to_pylist()[0]["rows"])
+
+
+def test_a_list_that_is_made_longer_leaves_what_another_run_has_taken(place: Place) -> None:
+    settings = place.settings()
+    first = listed(settings, DAY)
+    add_late_shards(place)
+    listed(settings, DAYS[1])
+    assert [shard.path for shard in interval_tasks.discover(settings, DAY, relist=True)] == first
+
+
+def test_shards_of_a_day_that_was_never_run_wait_for_its_run(place: Place) -> None:
+    settings = place.settings()
+    assert listed(settings, DAYS[2]) == []
+    assert listed(settings, DAY) != []
+
+
+def test_shards_of_a_source_that_was_not_listed_then_are_not_late(place: Place) -> None:
+    listed(place.settings(), DAY)
+    assert listed(place.settings(laion2b="other"), DAYS[1]) == []

@@ -1,0 +1,195 @@
+"""What a failure of PostgreSQL becomes: an error that trying again may mend, or one that the user must."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import get_args
+
+import pytest
+from sqlalchemy import Engine, column, select, text
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.warehouse import ledger, ownership
+from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.handshake import failed_handshake
+from capsfusion_tasks.warehouse.locks import Kind, lock_key, lock_sql
+from capsfusion_tasks.warehouse.roles import LOADER, READER
+from tests.conftest import login
+from tests.warehouse.conftest import plan
+
+ENCRYPTION = b"\x04\xd2"  # how the codes of SSLRequest and GSSENCRequest begin
+READ_ONLY = "options=-c%20default_transaction_read_only%3Don"
+
+
+@contextmanager
+def server(answer: bytes) -> Iterator[int]:
+    """The port of a server that answers every client with ``answer``, after a refusal of encryption."""
+
+    def answer_one(client: socket.socket) -> None:
+        with client:
+            while client.recv(8)[4:6] == ENCRYPTION:
+                client.sendall(b"N")
+            client.recv(1000)  # the rest of the first message
+            client.sendall(answer)
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    client = listening.accept()[0]
+                except OSError:
+                    return
+                answer_one(client)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def error_response(sqlstate: str, said: str) -> bytes:
+    fields = b"".join(f"{name}{value}\0".encode() for name, value in (("S", "FATAL"), ("C", sqlstate), ("M", said)))
+    return b"E" + (len(fields) + 5).to_bytes(4) + fields + b"\0"
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "said", "expected"),
+    [
+        ("28P01", "Passwort-Authentifizierung für Benutzer »me« fehlgeschlagen", InputError),
+        ("28000", "kein pg_hba.conf-Eintrag für Host »db«", InputError),
+        ("3D000", "la base de données « captions » n'existe pas", InputError),
+        ("42501", "keine Berechtigung für Datenbank »captions«", InputError),
+        ("53300", "Verbindungslimit überschritten: does not exist", NotReadyError),
+        ("57P03", "das Datenbanksystem startet", NotReadyError),
+    ],
+)
+def test_a_refusal_is_understood_in_any_language(sqlstate: str, said: str, expected: type[Exception]) -> None:
+    with server(error_response(sqlstate, said)) as port:
+        with (
+            pytest.raises(expected, match=said[:20]),
+            open_warehouse(Settings(warehouse_url=f"postgresql://me:secret@127.0.0.1:{port}/captions")),
+        ):
+            pass
+        assert failed_handshake(f"host=127.0.0.1 port={port}").sqlstate == sqlstate
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [("sslmode=require", InputError), ("sslmode=bogus", InputError), ("sslmode=disable", NotReadyError)],
+)
+def test_a_connection_that_libpq_itself_gives_up(parameters: str, expected: type[Exception]) -> None:
+    with (
+        server(b"") as port,
+        pytest.raises(expected),
+        open_warehouse(Settings(warehouse_url=f"postgresql://me@127.0.0.1:{port}/captions?{parameters}")),
+    ):
+        pass
+
+
+def test_a_read_only_warehouse_is_found_before_anything_is_fused(warehouse: Warehouse, warehouse_url: str) -> None:
+    plan(warehouse, ("u1", 1))
+    with (
+        open_warehouse(Settings(warehouse_url=f"{warehouse_url}&{READ_ONLY}")) as standby,
+        pytest.raises(NotReadyError, match="is read-only: name the primary"),
+        ownership.at_work(standby.engine, "u1"),
+    ):
+        pytest.fail("a unit is being fused")
+
+
+def test_a_write_to_a_read_only_warehouse_is_no_traceback(warehouse_url: str) -> None:
+    with (
+        pytest.raises(NotReadyError, match="is read-only: name the primary"),
+        open_warehouse(Settings(warehouse_url=f"{warehouse_url}&{READ_ONLY}")) as standby,
+    ):
+        plan(standby, ("u1", 1))
+
+
+def work(engine: Engine) -> None:
+    with ownership.at_work(engine, "u1"):
+        pass
+
+
+def plan_nothing(engine: Engine) -> None:
+    with ledger.planning_lock(engine, "f1"):
+        pass
+
+
+@pytest.mark.parametrize("begin", [plan_nothing, work])
+def test_a_login_that_cannot_load_neither_plans_nor_fuses(
+    postgres: EmbeddedPostgres, warehouse: Warehouse, warehouse_url: str, begin: Callable[[Engine], None]
+) -> None:
+    with open_warehouse(Settings(warehouse_url=login(postgres, warehouse_url, LOADER))) as loader:
+        begin(loader.engine)
+        with warehouse.engine.begin() as connection:
+            connection.execute(text(f"revoke insert on capsfusion.rejected_captions from {LOADER}"))
+        with pytest.raises(InputError, match="it lacks insert on rejected_captions; an administrator"):
+            begin(loader.engine)
+    with (
+        open_warehouse(Settings(warehouse_url=login(postgres, warehouse_url, READER))) as reader,
+        pytest.raises(InputError, match=r"insert on fused_captions.*grant capsfusion_loader"),
+    ):
+        begin(reader.engine)
+
+
+def test_a_login_without_a_right_gets_one_line(postgres: EmbeddedPostgres, warehouse_url: str) -> None:
+    with (
+        pytest.raises(InputError, match="refuses: permission denied for table fusions"),
+        open_warehouse(Settings(warehouse_url=login(postgres, warehouse_url, READER))) as reader,
+    ):
+        plan(reader, ("u1", 1))
+
+
+def test_a_path_that_is_too_long_for_its_index_is_an_input_error(settings: Settings) -> None:
+    path = "".join(sha256(str(number).encode()).hexdigest() for number in range(100))  # no compression makes it fit
+    found = Shard.model_validate(
+        {
+            "source": "/data",
+            "path": path,
+            "etag": "1",
+            "shard_id": "s1",
+            "side": "laion_2b",
+            "size_bytes": 1,
+            "arrived_at": "2026-11-10T00:00:00Z",
+        }
+    )
+    with (
+        pytest.raises(InputError, match="refuses: index row size"),
+        open_warehouse(settings) as warehouse,
+        warehouse.engine.begin() as connection,
+    ):
+        ledger.record_shards(connection, [found])
+
+
+def test_a_load_whose_client_was_suspended_may_be_tried_again(warehouse: Warehouse) -> None:
+    def suspended() -> None:
+        with adbc_session(warehouse) as connection, connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
+            cursor.execute("set idle_in_transaction_session_timeout = '10ms'")
+            time.sleep(0.2)
+            cursor.execute("select 1")
+
+    with pytest.raises(NotReadyError, match="try again"):
+        suspended()
+
+
+def test_a_lock_has_one_number_in_every_statement_and_another_for_each_kind(warehouse: Warehouse) -> None:
+    with warehouse.engine.connect() as connection:
+        connection.execute(text("create temp table names as select 'f1' as name"))
+        by_column = connection.scalar(select(lock_key("load", column("name"))).select_from(text("names")))
+        of_kinds = [connection.scalar(select(lock_key(kind, "f1"))) for kind in get_args(Kind)]
+        [in_sql] = connection.exec_driver_sql(f"select {lock_sql('load').replace('$1', '%s')}", ("f1",)).one()
+    assert by_column == in_sql
+    assert in_sql in of_kinds
+    assert len(set(of_kinds)) == len(get_args(Kind))
