@@ -105,7 +105,7 @@ bench-pairing: install
 	@$(BIN)/python -m benchmarks.pairing $(ARGS)
 
 bench-validation: install
-	@$(BIN)/python -m benchmarks.corruptions $(ARGS)
+	@$(BIN)/python -m benchmarks.validation $(ARGS)
 
 bench-warehouse: install
 	@$(BIN)/python -m benchmarks.warehouse $(ARGS)

@@ -1,276 +1,92 @@
-"""Good captions with one fault each, and whether validation finds it for the right reason; and how fast it is.
+"""Good captions with one fault each, and whether validation finds it for the right reason.
 
-    python -m benchmarks.corruptions [--pairs FILE] [--rows 500]
-
-Each class makes its fault as a model does, from the texts alone; none knows a threshold or a pattern of a rule. A class
-that needs something of its pair (names to lose, say) takes pairs that have it. "Good" is what validation accepts.
+``python -m benchmarks.validation`` prints the figures. "Good" is what validation accepts.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
-import re
-import statistics
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.workload import CAPTION, read_pairs
+from benchmarks import planted_facts as facts
+from benchmarks import planted_form as form
+from benchmarks.pair import Pair
 from capsfusion_tasks.validation.validate import validate_table
 
-
-@dataclass(frozen=True)
-class Pair:
-    """A good caption with its sources, and the captions of other pairs."""
-
-    raw: str
-    synthetic: str
-    caption: str
-    others: list[str]
-
-
-LEAKS = (
-    "providing detailed real-world knowledge about the subject",
-    "while exhibiting nice sentence structure",
-    "despite its flaws in sentence structure and grammar",
-    "which may contain false information",
-    "retaining the detailed real-world information",
-    "ensuring a well-structured sentence",
-)
-MARKERS = (
-    "as stated in Sentence 1",
-    "as mentioned in Sentence 2",
-    "which the first sentence says",
-    "unlike sentence two",
-)
-REFUSALS = (
-    "I'm sorry, but I cannot merge these two captions.",
-    "As an AI language model, I am not able to see images.",
-    "I apologize, but I can't assist with that request.",
-    "Sorry, I am unable to combine the information.",
-    "Unfortunately, I cannot help with this image.",
-    "I'm unable to provide a caption for this content.",
-    "I do not have enough information to merge these captions.",
-)
-FIRST_NAMES = ("Zofia", "Bertrand", "Keiko", "Oluwaseun", "Ingrid", "Matteo", "Priyanka", "Thaddeus")
-LAST_NAMES = ("Brzezinski", "Okonkwo", "Lindqvist", "Yamashiro", "Delacroix", "Abernathy", "Vukovic", "Quispe")
-TOWNS = ("Ouagadougou", "Winnipeg", "Ljubljana", "Antofagasta", "Wolverhampton", "Yokohama", "Timbuktu", "Gdynia")
-CYRILLIC = dict(zip("abcdefghijklmnopqrstuvwxyz", "абцдефгхийклмнопярстуввхыз", strict=True))
-HAN = "在一张白色的桌子上有红鞋花园里孩子们正玩耍这幅画描绘了山和河流老建筑前面停着辆汽车"
-ENGLISH = "a an the and of with is on in for to are by from at as that this was while"
-FOREIGN = {
-    "German": "ein ein der und von mit ist auf im für zu sind von aus bei als dass dieser war während",
-    "French": "une un le et du avec est sur dans pour à sont par de chez comme que cette était pendant",
-    "Spanish": "una un el y de con es en en para a son por desde en como que este era mientras",
+# Kind of fault → the reasons that are right.
+CORRUPTIONS: dict[Callable[[Pair, random.Random], str | None], tuple[str, ...]] = {
+    form.truncation: ("truncated",),
+    form.cut_in_a_word: ("truncated",),
+    form.leakage: ("prompt_leakage",),
+    form.source_marker: ("source_marker",),
+    form.refusal: ("refusal",),
+    form.phrase_loop: ("repetition",),
+    form.sentence_loop: ("repetition",),
+    form.letter_loop: ("repetition",),
+    form.joined_sources: ("concatenation",),
+    form.copied_raw: ("copy",),
+    form.copied_synthetic: ("copy",),
+    form.continuation: ("continuation",),
+    form.lost_facts: ("knowledge_lost",),
+    form.invented_facts: ("invention",),
+    form.cyrillic: ("wrong_script",),
+    form.chinese: ("wrong_script",),
+    form.other_language: ("wrong_language",),
+    form.control_character: ("control_characters",),
+    form.tags: ("markup",),
+    form.markdown_line: ("markup",),
+    form.nothing: ("empty",),
+    form.a_word_or_two: ("too_short",),
+    form.essay: ("too_long",),
+    form.same_caption: ("same_caption",),
+    facts.changed_year: ("invented_number",),
+    facts.swapped_name: ("changed_name", "invention"),
+    facts.other_colour: ("changed_colour",),
+    facts.other_count: ("invented_number",),
+    facts.email: ("personal_data",),
+    facts.phone_number: ("personal_data",),
+    facts.url: ("markup",),
+    facts.file_name: ("markup",),
+    facts.price: ("invented_number",),
+    facts.paraphrased_leak: ("prompt_leakage",),
+    facts.said_again: ("restated", "repetition"),
+    facts.other_synthetic: ("unsupported", "knowledge_lost"),
+    facts.denial: ("denial",),
+    facts.diary: ("first_person",),
+    facts.advertising: ("addresses_reader",),
+    facts.question: ("question",),
+    facts.special_token: ("special_token",),
+    facts.assistant_talk: ("assistant_talk", "refusal"),
+    facts.label: ("assistant_talk",),
+    facts.invisible_character: ("control_characters",),
+    facts.broken_character: ("broken_text",),
+    facts.mojibake: ("broken_text",),
+    facts.sixth_language: ("wrong_language",),
 }
 
 
-def _before_end(caption: str, phrase: str) -> str:
-    return f"{caption.rstrip('.')}, {phrase}."
+class Planted(NamedTuple):
+    """Pairs with one kind of fault, and the reasons that are right for it."""
 
-
-def truncation(pair: Pair, draw: random.Random) -> str | None:
-    """Cut at a word boundary in the second half, where no sentence ends."""
-    words = pair.caption.split()
-    ends = [n for n in range(max(4, len(words) // 2), len(words)) if words[n - 1][-1].isalnum()]
-    return " ".join(words[: draw.choice(ends)]) if ends else None
-
-
-def cut_in_a_word(pair: Pair, draw: random.Random) -> str | None:
-    """As the limit of tokens cuts: inside a word."""
-    long = [m for m in re.finditer(r"[a-z]{6,}", pair.caption) if m.start() > 20]
-    match = draw.choice(long) if long else None
-    return pair.caption[: match.start() + 3] if match else None
-
-
-def leakage(pair: Pair, draw: random.Random) -> str:
-    return _before_end(pair.caption, draw.choice(LEAKS))
-
-
-def source_marker(pair: Pair, draw: random.Random) -> str:
-    return _before_end(pair.caption, draw.choice(MARKERS))
-
-
-def refusal(_: Pair, draw: random.Random) -> str:
-    return draw.choice(REFUSALS)
-
-
-def phrase_loop(pair: Pair, draw: random.Random) -> str:
-    """A phrase of 1 to 4 words said again and again, until it is long."""
-    words = pair.caption.rstrip(".").split()
-    size = draw.randint(1, 4)
-    start = draw.randrange(max(1, len(words) - size))
-    phrase = words[start : start + size]
-    return " ".join([*words[: start + size], *phrase * draw.randint(4, 10)]) + "."
-
-
-def sentence_loop(pair: Pair, draw: random.Random) -> str:
-    return " ".join([pair.caption] * draw.randint(2, 3))
-
-
-def letter_loop(pair: Pair, draw: random.Random) -> str:
-    """A word that does not end."""
-    words = pair.caption.split()
-    at = draw.randrange(1, max(2, len(words) - 1))
-    return " ".join([*words[:at], draw.choice(("a", "ha", "lo", "ing", "na")) * draw.randint(12, 30), *words[at:]])
-
-
-def joined_sources(pair: Pair, draw: random.Random) -> str | None:
-    """Both sources of several words one after the other."""
-    raw, synthetic = pair.raw.strip(), pair.synthetic.strip().rstrip(".")
-    if min(len(raw.split()), len(synthetic.split())) < 5 or synthetic.lower() in raw.lower():
-        return None
-    ways = (f"{raw}. {synthetic}.", f"{synthetic}, {raw}.", f"{raw} and {synthetic}.", f"{synthetic} while {raw}.")
-    return draw.choice(ways)
-
-
-def copied_raw(pair: Pair, _: random.Random) -> str | None:
-    return pair.raw.strip().rstrip(".") + "." if _adds_words(pair.synthetic, pair.raw) else None
-
-
-def copied_synthetic(pair: Pair, _: random.Random) -> str | None:
-    return pair.synthetic.strip().rstrip(".") + "." if _adds_words(pair.raw, pair.synthetic) else None
-
-
-def _adds_words(text: str, to: str) -> bool:
-    return not set(re.findall(r"\w+", text.lower())) <= set(re.findall(r"\w+", to.lower()))
-
-
-def continuation(pair: Pair, draw: random.Random) -> str | None:
-    """The end of the caption, where the synthetic caption was cut off."""
-    words = pair.caption.split()
-    starts = [n for n in range(2, len(words) - 4) if words[n].isalpha() and words[n].islower()]
-    return " ".join(words[draw.choice(starts) :]) if starts and pair.synthetic.strip()[-1].isalnum() else None
-
-
-def lost_facts(pair: Pair, _: random.Random) -> str | None:
-    """Every name and number of the raw caption replaced by a generic word, where it has several of them."""
-    raw = re.sub(r"Royalty.Free|Stock (?:Photo|Image|Picture)\w*|https?:\S+|\S+[-_]\S+[-_]\S+", "", pair.raw)
-    names = set(re.findall(r"(?<=[a-z,] )[A-Z]\w+|\b\w*\d\w*", raw))
-    if len(names) < 4:
-        return None
-    caption = re.sub(r"\b\w*\d\w*\b", "some", pair.caption)
-    for word in set(re.findall(r"\w+", raw)):  # whatever begins alike, in capitals or not
-        if word[0].isupper() or any(map(str.isdigit, word)):
-            caption = re.sub(rf"\b{re.escape(word[:5])}\w*", "something", caption, flags=re.IGNORECASE)
-    return caption[0].upper() + caption[1:]
-
-
-def invented_facts(pair: Pair, draw: random.Random) -> str:
-    """A sentence of names, a place and a year from nowhere."""
-    who = f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}"
-    return f"{pair.caption} It was made by {who} of {draw.choice(TOWNS)} in {draw.randint(1301, 1799)}."
-
-
-def cyrillic(pair: Pair, draw: random.Random) -> str:
-    """Words of the caption in other letters, from somewhere to its end."""
-    words = pair.caption.lower().split()
-    at = draw.randrange(max(1, len(words) - 3))
-    return " ".join([*words[:at], *("".join(CYRILLIC.get(c, c) for c in word) for word in words[at:])])
-
-
-def chinese(pair: Pair, draw: random.Random) -> str:
-    return pair.caption.rstrip(".") + "".join(draw.choices(HAN, k=draw.randint(4, 20))) + "。"
-
-
-def other_language(pair: Pair, draw: random.Random) -> str | None:
-    """Every word of grammar in another language, in captions that have several kinds of them."""
-    words = dict(zip(ENGLISH.split(), FOREIGN[draw.choice(list(FOREIGN))].split(), strict=True))
-    tokens = re.findall(r"\w+|\W+", pair.caption)
-    if sum(token.lower() in words for token in tokens) < 5:
-        return None
-    return "".join(words.get(token.lower(), token) for token in tokens)
-
-
-def control_character(pair: Pair, draw: random.Random) -> str:
-    caption = pair.caption
-    at = draw.randrange(len(caption))
-    return caption[:at] + draw.choice("\x00\x07\x1b\x7f\n\r\t\x85\u2028\ufffd") + caption[at:]
-
-
-def tags(pair: Pair, draw: random.Random) -> str:
-    words = pair.caption.split()
-    at = draw.randrange(len(words))
-    word = words[at]
-    marked = draw.choice(
-        (f"<b>{word}</b>", f"<br/>{word}", f"**{word}**", f"[{word}](https://img.example/x.jpg)", f"{word}&nbsp;",
-         f"<a href='x'>{word}", f"https://img.example/{draw.randrange(10**6)} {word}", f"{word}&#39;", f"__{word}__")
-    )  # fmt: skip
-    return " ".join([*words[:at], marked, *words[at + 1 :]])
-
-
-def markdown_line(pair: Pair, draw: random.Random) -> str:
-    return draw.choice(("- ", "* ", "# ", "## ")) + pair.caption
-
-
-def nothing(_: Pair, draw: random.Random) -> str:
-    return draw.choice(("", " ", "\u00a0"))
-
-
-def a_word_or_two(pair: Pair, draw: random.Random) -> str:
-    return " ".join(re.findall(r"\w+", pair.caption)[: draw.randint(1, 2)]) + "."
-
-
-def essay(pair: Pair, draw: random.Random) -> str:
-    """The captions of other pairs after it, up to two hundred words."""
-    others = iter(draw.sample(pair.others, 60))
-    text = pair.caption
-    while len(text.split()) < 200:
-        text += f" {next(others)}"
-    return text
-
-
-def same_caption(pair: Pair, draw: random.Random) -> str:
-    """One of a few captions, whatever the pair."""
-    return pair.others[draw.randrange(5)]
-
-
-# Class → the reason that is right.
-CORRUPTIONS: dict[Callable[[Pair, random.Random], str | None], str] = {
-    truncation: "truncated",
-    cut_in_a_word: "truncated",
-    leakage: "prompt_leakage",
-    source_marker: "source_marker",
-    refusal: "refusal",
-    phrase_loop: "repetition",
-    sentence_loop: "repetition",
-    letter_loop: "repetition",
-    joined_sources: "concatenation",
-    copied_raw: "copy",
-    copied_synthetic: "copy",
-    continuation: "continuation",
-    lost_facts: "knowledge_lost",
-    invented_facts: "invention",
-    cyrillic: "wrong_script",
-    chinese: "wrong_script",
-    other_language: "wrong_language",
-    control_character: "control_characters",
-    tags: "markup",
-    markdown_line: "markup",
-    nothing: "empty",
-    a_word_or_two: "too_short",
-    essay: "too_long",
-    same_caption: "same_caption",
-}
+    kind: str
+    reasons: tuple[str, ...]
+    rows: pa.Table
 
 
 def good_pairs(pairs: list[tuple[str, ...]]) -> list[Pair]:
     """The pairs (raw, synthetic, caption) whose caption validation accepts."""
-    reasons = validate_table(_table(pairs))["reasons"].to_pylist()
+    reasons = validate_table(as_table(pairs))["reasons"].to_pylist()
     good = [pair for pair, found in zip(pairs, reasons, strict=True) if not found]
-    others = [caption for _, _, caption in good]
-    return [Pair(raw, synthetic, caption, others) for raw, synthetic, caption in good]
+    others, synthetics = [caption for _, _, caption in good], [synthetic for _, synthetic, _ in good]
+    return [Pair(raw, synthetic, caption, others, synthetics) for raw, synthetic, caption in good]
 
 
-def corrupted(pairs: list[Pair], rows: int, seed: int = 0) -> Iterator[tuple[str, str, pa.Table]]:
-    """Class, right reason, and up to ``rows`` pairs with that fault, for each class."""
-    for make, reason in CORRUPTIONS.items():
+def corrupted(pairs: list[Pair], rows: int, seed: int = 0) -> Iterator[Planted]:
+    """For each kind of fault, up to ``rows`` pairs that have it."""
+    for make, reasons in CORRUPTIONS.items():
         draw = random.Random(f"{seed} {make.__name__}")
         made: list[tuple[str, ...]] = []
         for pair in draw.sample(pairs, len(pairs)):
@@ -279,50 +95,18 @@ def corrupted(pairs: list[Pair], rows: int, seed: int = 0) -> Iterator[tuple[str
                 made.append((pair.raw, pair.synthetic, caption))
             if len(made) == rows:
                 break
-        yield make.__name__, reason, _table(made)
+        yield Planted(make.__name__, reasons, as_table(made))
 
 
-def _table(pairs: list[tuple[str, ...]]) -> pa.Table:
+def as_table(pairs: list[tuple[str, ...]]) -> pa.Table:
     names = ("laion_2b", "laion_coco", "capsfusion")
-    return pa.table({name: [pair[column] for pair in pairs] for column, name in enumerate(names)})
-
-
-def missed(table: pa.Table, reason: str) -> pa.Table:
-    """The rows that are not rejected for ``reason``."""
-    judged = validate_table(table)
-    return judged.filter(pa.array([reason not in found for found in judged["reasons"].to_pylist()]))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--pairs", type=Path, help=f"file with laion_2b, laion_coco and {CAPTION} (default: made pairs)"
-    )
-    parser.add_argument("--rows", type=int, default=500, help="of each class")
-    args = parser.parse_args()
-
-    pairs = read_pairs(args.pairs, 5000, CAPTION)
-    good = good_pairs(pairs)
-    console = Console()
-    console.print(f"{len(good)} of {len(pairs)} captions are good")
-    table = Table("class", "reason", "rows", "caught", "missed, for example")
-    for name, reason, rows in corrupted(good, args.rows):
-        lost = missed(rows, reason)
-        share = 1 - lost.num_rows / rows.num_rows if rows.num_rows else 0
-        example = repr(lost["capsfusion"][0].as_py())[:80] if lost.num_rows else ""
-        table.add_row(name, reason, str(rows.num_rows), f"{share:.1%}", example)
-    console.print(table)
-
-    workload = _table(pairs)
-    rates = []
-    for _ in range(5):
-        started = time.process_time()
-        validate_table(workload)
-        rates.append(workload.num_rows / (time.process_time() - started))
-    console.print(
-        f"{statistics.median(rates):,.0f} rows/s on one core, the median of 5 ({min(rates):,.0f} to {max(rates):,.0f})"
+    return pa.table(
+        {name: pa.array([pair[column] for pair in pairs], pa.string()) for column, name in enumerate(names)}
     )
 
 
-if __name__ == "__main__":
-    main()
+def missed(planted: Planted) -> pa.Table:
+    """The rows that are not rejected for one of the right reasons."""
+    judged = validate_table(planted.rows)
+    right = set(planted.reasons)
+    return judged.filter(pa.array([right.isdisjoint(found) for found in judged["reasons"].to_pylist()], pa.bool_()))

@@ -30,6 +30,17 @@ class RuleSettings(BaseModel):
     invented_max: int = Field(
         default=2, ge=0, description="Reject captions with more names and numbers that neither source has."
     )
+    restated_max: float = Field(
+        default=0.7, gt=0, le=1, description="Reject captions of which two sentences share more of their content words."
+    )
+    unsupported_max: float = Field(
+        default=0.65,
+        gt=0,
+        le=1,
+        description="Reject captions that mostly talk from memory: such a share of their content"
+        " words is in neither source …",
+    )
+    unsupported_min: int = Field(default=5, ge=1, description="… and at least so many of them are.")
     same_caption_max: int = Field(
         default=5, ge=1, description="Reject a caption that more different raw captions have got."
     )

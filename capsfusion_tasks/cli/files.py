@@ -120,7 +120,7 @@ def validate(
     source: Annotated[
         Path,
         typer.Argument(
-            parser=local_path, metavar="IN", help=".json, .jsonl or .parquet with both sources and a caption."
+            parser=local_path, metavar="IN", help="JSON, JSON lines, CSV or Parquet with both sources and a caption."
         ),
     ],
     column: Annotated[str, typer.Option(help="The column of the captions to validate.")] = "capsfusion",
@@ -129,7 +129,7 @@ def validate(
         typer.Option(
             parser=local_path,
             metavar="FILE",
-            help="Write each row with reasons, flags and scores, as .parquet.",
+            help="Write all columns with reasons, flags and scores, as .parquet, .jsonl, .json or .csv.",
         ),
     ] = None,
     report: Annotated[
@@ -137,10 +137,17 @@ def validate(
         typer.Option(
             parser=local_path,
             metavar="FILE",
-            help="Write a page with reasons, scores and examples, as .html.",
+            help="Write a page with the rules, scores and examples, as .html.",
         ),
     ] = None,
     examples: Annotated[int, typer.Option(help="Number of examples of each reason in the --report.", min=1)] = 8,
+    tried: Annotated[
+        list[str] | None,
+        typer.Option("--try", metavar="NAME=VALUE", help="Tell how many verdicts another threshold would change."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the files of --out and --report if they exist.")
+    ] = False,
 ) -> None:
     """Tell which captions of a file would be rejected, and why. Flags say what to look at and reject nothing.
 
@@ -148,14 +155,24 @@ def validate(
     """
     from capsfusion_tasks.staging.storage import Storage
     from capsfusion_tasks.terminal import RowCount, print_verdicts
-    from capsfusion_tasks.validation.files import validate_file
+    from capsfusion_tasks.validation.files import tried_settings, validate_file
+    from capsfusion_tasks.validation.output import check_outputs
     from capsfusion_tasks.validation.page import report_page
 
+    rules = load_settings().rules
+    trials = tried_settings(tried or (), rules)
+    check_outputs(source, out, report, overwrite=overwrite)
     with RowCount(stderr) as count:
         found = validate_file(
-            source, column, out, settings=load_settings().rules, examples=examples, on_rows=count.reached
+            source, column, out, settings=rules, examples=examples, trials=trials, on_rows=count.reached
         )
     if report:
         with Storage(str(report.absolute().parent)).publish(report.name) as stream:
             stream.write(report_page(source.name, found).encode("utf-8", "replace"))
     print_verdicts(source.name, found.tally)
+    for trial in found.trials:
+        progress_line(trial.line(found.tally.rows))
+    if out:
+        progress_line(f"{out}: {found.tally.rows} rows with their verdicts")
+    if report:
+        progress_line(f"{report}: the report")

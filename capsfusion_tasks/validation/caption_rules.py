@@ -1,4 +1,4 @@
-"""Rules that look at the caption by itself."""
+"""Rules about the form of a caption: its length, its end, what it repeats, its characters."""
 
 from __future__ import annotations
 
@@ -6,13 +6,26 @@ import re
 import unicodedata
 
 from capsfusion_tasks.thresholds import RuleSettings
-from capsfusion_tasks.validation.scores import Fused
-from capsfusion_tasks.validation.text import loop
+from capsfusion_tasks.validation.scores import Fused, content
+from capsfusion_tasks.validation.text import FUNCTION_WORDS, loop, sentences, word_set, words
 
 END_OF_SENTENCE = frozenset(".!?…\"'”’»›)]" + "。！？」』）؟۔।")
+_ELLIPSIS = ("...", "…")
+_CLOSING = " \"'”’»›)]"
+# No English sentence ends in one of these.
+_NEVER_LAST = word_set("a an the and or but nor than because although its their his my your our very")
+_CUT_WORD_LENGTH = 3
+# What another form of a word has behind it ("dogs", "designed", "hopeful").
+_FORM = re.compile(r"(?:es|ed|ings?|e?rs?|ly|al|y|ies|en|ness|ful|less|ments?|ions?|like|able)\Z")
 
 # Control characters, the line and paragraph separators, and the mark that stands for bytes that are no text.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]")
+# Characters that a reader cannot see: soft hyphens, zero-width spaces, bidi overrides and isolates, fillers, tags.
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+_FLAG = re.compile("\U0001f3f4[\U000e0061-\U000e007a\U000e0030-\U000e0039]{2,6}\U000e007f")  # of England, Scotland …
 
 
 def failed(fused: Fused, _: RuleSettings) -> bool:
@@ -21,8 +34,19 @@ def failed(fused: Fused, _: RuleSettings) -> bool:
 
 
 def empty(fused: Fused, settings: RuleSettings) -> bool:
-    """``empty``: no text although the model finished. Published captions: none."""
-    return not fused.caption.strip() and not failed(fused, settings)
+    """``empty``: no visible character although the model finished. Published captions: none.
+
+    A caption of spaces, control characters or zero-width characters only is empty.
+    """
+    return not visible(fused.caption) and not failed(fused, settings)
+
+
+def visible(text: str) -> str:
+    """What a reader sees of ``text``; "" where it has only spaces, control and zero-width characters and marks."""
+    stripped = text.strip()
+    if stripped.isascii() and stripped.isprintable():
+        return stripped
+    return "".join(c for c in stripped if unicodedata.category(c)[0] not in "CZM" and not INVISIBLE.match(c))
 
 
 def too_short(fused: Fused, settings: RuleSettings) -> bool:
@@ -31,8 +55,10 @@ def too_short(fused: Fused, settings: RuleSettings) -> bool:
     DataComp's basic filter (Gadre et al., 2023). Published captions: none; the shortest has 3 words ("be with
     him.", the end of a cut-off source).
     """
-    text = fused.caption.strip()
-    return bool(text) and (len(fused.caption_words) < settings.min_words or len(text) < settings.min_characters)
+    text = visible(fused.caption)
+    return bool(text) and (
+        len(fused.caption_words) < settings.min_words or len(fused.caption.strip()) < settings.min_characters
+    )
 
 
 def too_long(fused: Fused, settings: RuleSettings) -> bool:
@@ -44,10 +70,10 @@ def too_long(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def truncated(fused: Fused, _: RuleSettings) -> bool:
-    """``truncated``: decoding hit its token limit, or the text ends without an end of sentence.
+    """``truncated``: decoding hit its token limit, or the caption ends inside a sentence, a clause or a word.
 
-    A closing quote or bracket ends a sentence too, and an emoji may follow. Published captions (their finish reason is
-    not known): 2.36%, nearly all of 35 words or more, where the limit of 80 tokens cuts.
+    Such an end has no end of sentence, or is "…", or is a full stop behind "the" or "and" or behind the first letters
+    of a source's word ("a beaut."). A closing quotation mark or bracket ends a sentence too, and an emoji may follow.
     """
     if fused.finish_reason == "length":
         return True
@@ -55,11 +81,39 @@ def truncated(fused: Fused, _: RuleSettings) -> bool:
     last = len(text)
     while last and unicodedata.category(text[last - 1])[0] in "SZCM":  # symbols, separators, control characters, marks
         last -= 1
-    return bool(text.strip()) and text[last - 1 : last] not in END_OF_SENTENCE
+    if text[last - 1 : last] in END_OF_SENTENCE:
+        return _ends_in_a_clause(fused, text[:last])
+    return bool(visible(text))
+
+
+def _ends_in_a_clause(fused: Fused, text: str) -> bool:
+    if text[-1] != ".":
+        return text.rstrip(_CLOSING).endswith(_ELLIPSIS)
+    if text.endswith("..") or not fused.caption_words:
+        return text.endswith("...")
+    word = fused.caption_words[-1]
+    return (word in _NEVER_LAST and text.endswith(f" {word}.")) or _is_cut(word, fused)
+
+
+def _is_cut(word: str, fused: Fused) -> bool:
+    """Whether ``word`` is the beginning of a source's word that the caption lacks, and no other form of it."""
+    if (
+        len(word) < _CUT_WORD_LENGTH
+        or not word.isalpha()
+        or word in fused.source_words
+        or word in fused.caption_words[:-1]
+    ):
+        return False
+    if not any(source.startswith(word) for source in fused.source_words):
+        return False
+    longer = re.findall(rf"\b(?i:{word})([a-z]{{2,}}|[A-Z]{{2,}})\b(?!['’])", fused.sources)
+    return bool(longer) and not any(
+        _FORM.match(rest.lower()) or word + rest.lower() in fused.caption_words for rest in longer
+    )
 
 
 def repetition(fused: Fused, settings: RuleSettings) -> bool:
-    """``repetition``: more than 15% of the trigrams stood before in the caption, or it loops where its sources do not.
+    """``repetition``: more than 15% of the trigrams repeat an earlier one, or the caption loops and its sources do not.
 
     Gopher (Rae et al., 2021) takes 0.18 for the most frequent n-grams of a page; in a caption of 22 words 0.15 is three
     trigrams said twice. Published captions: 0.18%, mostly a title that is said twice.
@@ -70,10 +124,31 @@ def repetition(fused: Fused, settings: RuleSettings) -> bool:
     return said is not None and said not in fused.sources_lower
 
 
-def control_characters(fused: Fused, _: RuleSettings) -> bool:
-    """``control_characters``: a control character, a line break or a replacement character (U+FFFD) in the caption.
+def restated(fused: Fused, settings: RuleSettings) -> bool:
+    """``restated``: two sentences have nearly the same content words: the smaller set shares 70% with the other.
 
-    Joiners and direction marks are text: emoji and right-to-left scripts need them. Published captions: one (0.02%),
-    a line break.
+    Sentences of fewer than three content words say too little to tell.
     """
-    return _CONTROL.search(fused.caption) is not None
+    if len(fused.caption_words) - len(fused.caption_set) < 3:
+        return False
+    said_twice = sum(word not in FUNCTION_WORDS for word in fused.caption_words) - len(fused.caption_content)
+    if said_twice < 3 or len(parts := sentences(fused.caption)) == 1:
+        return False
+    said = [found for sentence in parts if len(found := content(set(words(sentence)))) >= 3]
+    return any(
+        len(one & other) >= settings.restated_max * min(len(one), len(other))
+        for place, one in enumerate(said)
+        for other in said[:place]
+    )
+
+
+def control_characters(fused: Fused, _: RuleSettings) -> bool:
+    """``control_characters``: a control character, a line break, an invisible character or a replacement character.
+
+    Invisible are soft hyphens, zero-width spaces, bidi overrides and tags. Joiners and direction marks are text: emoji
+    and right-to-left scripts need them. Published captions: one (0.02%), a line break.
+    """
+    caption = fused.caption
+    if caption.isascii():
+        return not caption.isprintable()
+    return CONTROL.search(caption) is not None or INVISIBLE.search(_FLAG.sub("", caption)) is not None

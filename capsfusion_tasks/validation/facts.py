@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import chain
 
 from capsfusion_tasks.validation.language import words_not_latin
+from capsfusion_tasks.validation.numbers import NUMBER_WORDS
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
 
 # What stands before a word, and the word.
@@ -28,12 +29,6 @@ _NO_PROSE = re.compile(
 _BOILERPLATE = "stock photo photos photograph photography picture pictures image images royalty free vector clipart"
 _NO_NAMES = FUNCTION_WORDS | frozenset(_BOILERPLATE.split())
 
-_CARDINALS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-    " seventeen eighteen nineteen twenty"
-)
-_ORDINALS = "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
-_NUMBERS = {word: str(number) for names in (_CARDINALS, _ORDINALS) for number, word in enumerate(names.split())}
 _MONTHS = "january february march april may june july august september october november december"
 _CALENDAR = frozenset(f"{_MONTHS} monday tuesday wednesday thursday friday saturday sunday".split())
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
@@ -50,28 +45,35 @@ def raw_facts(text: str) -> frozenset[str]:
     """
     if "_" in text or "/" in text or text.count("-") > 2 or _PICTURE_FILE.search(text):
         text = _NO_PROSE.sub(" ", text)
-    tokens = _tokens(text)
-    nexts = [word for _, word in tokens[1:]] + [""]
+    tokens = [*_tokens(text), ("", "")]
     return _facts(
-        word
-        for (gap, word), following in zip(tokens, nexts, strict=False)
-        if not (word.islower() and word.isalpha())
-        and (gap == " " or following[:1].isupper() or not _STARTS_SENTENCE.search(gap))
+        [
+            word
+            for place, (gap, word) in enumerate(tokens, 1)
+            if not (word.islower() and word.isalpha())
+            and word
+            and (gap == " " or tokens[place][1][:1].isupper() or not _STARTS_SENTENCE.search(gap))
+        ]
     )
 
 
 def caption_facts(text: str) -> frozenset[str]:
     """The same of a caption, where the capital that begins a sentence or a title makes no name."""
     return _facts(
-        word
-        for gap, word in _tokens(text)
-        if not (word.islower() and word.isalpha()) and (gap == " " or not _STARTS_SENTENCE.search(gap))
+        [
+            word
+            for gap, word in _tokens(text)
+            if not (word.islower() and word.isalpha()) and (gap == " " or not _STARTS_SENTENCE.search(gap))
+        ]
     )
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
     """The words of ``text`` as they are written, each with what stands between it and the one before."""
-    return [(gap, word) for gap, word in _TOKENS.findall(text) if word]
+    tokens: list[tuple[str, str]] = _TOKENS.findall(text)
+    while tokens and not tokens[-1][1]:  # the end of the text
+        tokens.pop()
+    return tokens
 
 
 def _facts(words: Iterable[str]) -> frozenset[str]:
@@ -89,20 +91,20 @@ def _base_forms_of_fact(word: str) -> tuple[str, ...]:
 @lru_cache(1 << 16)
 def base_form(word: str) -> str:
     """A case-folded word as facts are compared: no plural or possessive, numbers as digits."""
-    if number := _NUMBERS.get(word):
+    if number := NUMBER_WORDS.get(word):
         return number
     if ordinal := _ORDINAL.fullmatch(word):
         return ordinal[1]
     return word.removesuffix("'s").removesuffix("s") if len(word) > 3 else word
 
 
-def unsaid(facts: frozenset[str], words: Collection[str]) -> frozenset[str]:
-    """Those of ``facts`` that ``words`` do not say.
+def unsaid(facts: frozenset[str], words: Collection[str], forms: frozenset[str]) -> frozenset[str]:
+    """Those of ``facts`` that ``words`` do not say. ``forms``: the base forms of their content words.
 
     What is written together or apart ("White Sox", "WhiteSox") or in another form ("Italy", "Italian") is said.
     """
-    missing = facts.difference(words)
-    missing = missing and missing.difference(map(base_form, words))
+    missing = facts - forms
+    missing = missing and missing.difference(words)
     if not missing:
         return missing
     text, together = " " + " ".join(words), "".join(words)
@@ -116,12 +118,14 @@ def _is_said(fact: str, text: str, together: str) -> bool:
     return (len(fact) >= 3 and fact in together) or (len(fact) >= 5 and f" {fact[:4]}" in text)
 
 
-def invented(facts: frozenset[str], caption: str, raw: str, source_words: Collection[str]) -> frozenset[str]:
+def invented(
+    facts: frozenset[str], caption: str, raw: str, source_words: Collection[str], source_forms: frozenset[str]
+) -> frozenset[str]:
     """Those of ``facts``, of ``caption``, that no source says, not even as an abbreviation ("NYC", "Oct. 08", "Sask.").
 
     Where the raw caption has another script than Latin, one name may be a translation, and is left out.
     """
-    candidates = unsaid(facts, source_words)
+    candidates = unsaid(facts, source_words, source_forms)
     if not candidates:
         return candidates
     written_out = _written_out(caption, raw, source_words)

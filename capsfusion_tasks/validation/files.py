@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ValidationError
 
 from capsfusion_tasks.caption_files import open_caption_file
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import SCORES
-from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.thresholds import RuleSettings
+from capsfusion_tasks.validation.output import Verdict, write_verdicts
 from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.tally import Tally
-from capsfusion_tasks.validation.validate import validate_table
+from capsfusion_tasks.validation.validate import JUDGED, validate_table
 
-ROWS_AT_ONCE = 16_384  # in which the same caption is looked for, too
+ROWS_AT_ONCE = 16_384  # the same caption is looked for within so many rows, too
 BINS = 25
 LONGEST = 100  # words; longer captions count in the last bin
+
+
+@dataclass
+class Trial:
+    """What another threshold would change: ``reasons`` counts the rows that a reason gains or loses."""
+
+    label: str
+    settings: RuleSettings
+    newly_rejected: int = 0
+    newly_accepted: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, before: pa.Table, after: pa.Table) -> None:
+        for old, new in zip(before["reasons"].to_pylist(), after["reasons"].to_pylist(), strict=True):
+            self.newly_rejected += not old and bool(new)
+            self.newly_accepted += bool(old) and not new
+            self.reasons.update(set(new) - set(old))
+            self.reasons.subtract(set(old) - set(new))
+
+    def line(self, rows: int) -> str:
+        changed = self.newly_rejected + self.newly_accepted
+        counts = ", ".join(f"{code} {count:+,}" for code, count in self.reasons.most_common() if count)
+        return (
+            f"with {self.label}: {changed:,} of {rows:,} verdicts change, {self.newly_rejected:,} to rejected and"
+            f" {self.newly_accepted:,} to accepted{f' ({counts})' if counts else ''}"
+        )
 
 
 @dataclass
@@ -30,6 +59,8 @@ class FileVerdicts:
     """
 
     tally: Tally
+    settings: RuleSettings = DEFAULTS
+    trials: list[Trial] = field(default_factory=list)
     histograms: dict[str, np.ndarray] = field(
         default_factory=lambda: {name: np.zeros(BINS, np.int64) for name in SCORES.names}
     )
@@ -42,6 +73,22 @@ class FileVerdicts:
             counts += np.histogram(np.minimum(values, top), BINS, (0, top))[0]
 
 
+def tried_settings(changes: Sequence[str], settings: RuleSettings) -> list[Trial]:
+    """A trial for each "name=value" of ``changes``. Raises InputError for an unknown threshold or a wrong value."""
+    trials = []
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals or name not in RuleSettings.model_fields:
+            known = ", ".join(RuleSettings.model_fields)
+            raise InputError(f"cannot try {change!r}: expected name=value with one of {known}")
+        try:
+            tried = RuleSettings.model_validate({**settings.model_dump(), name: value})
+        except ValidationError as error:
+            raise InputError(f"cannot try {change!r}: {error.errors()[0]['msg']}") from error
+        trials.append(Trial(f"{name}={getattr(tried, name)} instead of {getattr(settings, name)}", tried))
+    return trials
+
+
 def validate_file(
     source: Path,
     caption_column: str = "capsfusion",
@@ -49,28 +96,29 @@ def validate_file(
     *,
     settings: RuleSettings = DEFAULTS,
     examples: int = 1,
+    trials: Sequence[Trial] = (),
     on_rows: Callable[[int], None] | None = None,
 ) -> FileVerdicts:
-    """Judge all captions of ``source``; ``out`` (Parquet) gets every row with its reasons and scores.
+    """Judge all captions of ``source``; ``out`` gets all of its columns with reasons, flags and scores.
 
-    Keeps ``examples`` of each reason and flag. ``on_rows`` is told how many rows are judged. Raises InputError for a
-    file that cannot be read.
+    Keeps ``examples`` of each reason and flag, and counts what each of ``trials`` would change. ``on_rows`` is told how
+    many rows are judged. Raises InputError for a file that cannot be read.
     """
     file = open_caption_file(source, ["laion_2b", "laion_coco", caption_column])
-    found = FileVerdicts(Tally(examples_max=examples))
+    found = FileVerdicts(Tally(examples_max=examples), settings, list(trials))
 
-    def judged() -> Iterator[pa.Table]:
+    def judged() -> Iterator[Verdict]:
         for captions in file.captions(ROWS_AT_ONCE):
             verdicts = validate_table(captions, caption_column, settings)
             found.add(verdicts, caption_column)
+            for trial in found.trials:
+                trial.add(verdicts, validate_table(captions, caption_column, trial.settings))
             if on_rows:
                 on_rows(found.tally.rows)
-            yield verdicts
+            yield from zip(*(verdicts[name].to_pylist() for name in JUDGED.names), strict=True)
 
     if out:
-        no_rows = pa.schema([(name, pa.string()) for name in file.columns]).empty_table()
-        schema = validate_table(no_rows, caption_column).schema
-        Storage(str(out.absolute().parent)).write_tables(out.name, schema, judged())
+        write_verdicts(out, file, judged())
     else:
         for _ in judged():
             pass

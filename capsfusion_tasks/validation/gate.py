@@ -32,9 +32,9 @@ class Verdicts:
 def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings) -> str | None:
     """Why the unit of ``tally`` must not be loaded; None where it may. ``recent``: the last loaded units of its fusion.
 
-    Calibrated on the 5,000 published captions: 7.7% are rejected, of their parts of 500 rows 6.6% to 8.8%. The limit of
-    25% is three times what a good model has. Six standard errors are twice what any part of 100 to 500 rows reaches
-    against the others (3.3 in 20 shuffles); a unit of 2,000 rows reaches them at 11.4% after units of 7.7%. Units of
+    Calibrated on the 5,000 published captions: 11.3% are rejected, of their parts of 500 rows 9.4% to 13.2%. The limit
+    of 25% is twice what a good model has. Six standard errors are twice what any part of 100 to 500 rows reaches
+    against the others (3.2 in 20 shuffles); a unit of 2,000 rows reaches them at 15.8% after units of 11.3%. Units of
     fewer than 100 rows pass, and so does one that rejects less than the units before it.
     """
     if tally.rows < settings.min_rows:

@@ -1,11 +1,16 @@
-"""Scripts and languages of short texts, as far as letters and words of grammar tell them."""
+"""Scripts and languages of short texts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 # Blocks of letters: Greek, Cyrillic, Armenian, Hebrew, Arabic, those of India, Thai, Georgian, Hangul, and what Chinese
 # and Japanese share.
@@ -31,6 +36,12 @@ _PORTUGUESE = "o os uma com para em não do da dos das é no na ao"
 _DUTCH = "het een van met op en voor bij zijn niet aan naar"
 _FOREIGN = frozenset(f"{_GERMAN} {_FRENCH} {_SPANISH} {_ITALIAN} {_PORTUGUESE} {_DUTCH}".split()) - FUNCTION_WORDS
 
+# Words that nearly every English caption has several of, and that other languages with Latin letters hardly have.
+_ENGLISH_WORDS = "the an is are of and with was has that which from this it be by on"
+_ENGLISH = frozenset(_ENGLISH_WORDS.split())
+_CONFIDENCE_MIN = 0.5
+_WORDS_MIN = 4
+
 
 def words_not_latin(text: str) -> list[str]:
     """The runs of two letters or more of one script other than Latin; one letter is mostly a sign ("5 µm")."""
@@ -38,11 +49,27 @@ def words_not_latin(text: str) -> list[str]:
 
 
 def is_foreign(words: Sequence[str], names: Collection[str]) -> bool:
-    """Whether the grammar of ``words`` is that of another language than English, leaving out ``names``.
+    """Whether a text of the words ``words`` is in another language than English, leaving out ``names``.
 
-    Three or more of its words of grammar, and more than one for each two English ones.
+    A text with words of English grammar is foreign by three or more words of grammar of six other languages, more than
+    one for each two English ones. A text without any is asked of py3langid, which knows 97 languages: 2.6% of the
+    published captions, at 110 µs each. It calls all of them English but the one in French.
     """
-    if _FOREIGN.isdisjoint(words):
+    if not _FOREIGN.isdisjoint(words):
+        foreign = sum(word in _FOREIGN and word not in names for word in words)
+        if foreign >= 3 and 2 * foreign > sum(word in FUNCTION_WORDS for word in words):
+            return True
+    if _ENGLISH.intersection(words).difference(names):
         return False
-    foreign = sum(word in _FOREIGN and word not in names for word in words)
-    return foreign >= 3 and 2 * foreign > sum(word in FUNCTION_WORDS for word in words)
+    own = [word for word in words if word not in names]
+    if len(own) < _WORDS_MIN:
+        return False
+    language, confidence = _identifier().classify(" ".join(own))
+    return bool(language != "en" and confidence >= _CONFIDENCE_MIN)
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # loading the model takes half a second
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -10,15 +10,20 @@ from html import escape
 import numpy as np
 
 from capsfusion_tasks.schemas import SCORES
+from capsfusion_tasks.validation.evidence import evidence
 from capsfusion_tasks.validation.facts import base_form
 from capsfusion_tasks.validation.files import BINS, LONGEST, FileVerdicts
 from capsfusion_tasks.validation.rules import FLAGS, RULES
+from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.tally import Example, Tally
 from capsfusion_tasks.validation.text import words
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _KINDS = {(True, True): "both", (True, False): "raw", (False, True): "synthetic", (False, False): "novel"}
-_MEANING = {rule.__name__: (rule.__doc__ or "").split(": ", 1)[-1].split("\n")[0] for rule in (*RULES, *FLAGS)}
+_MEANING = {
+    rule.__name__: " ".join((rule.__doc__ or "").split(": ", 1)[-1].split("\n\n")[0].split())
+    for rule in (*RULES, *FLAGS)
+}
 _SCORES = {
     "raw_recall": "share of the raw caption's words that the caption keeps",
     "synthetic_recall": "the same for the synthetic caption",
@@ -48,6 +53,7 @@ table { border-collapse: collapse; width: 100%; table-layout: fixed; } th, td { 
 .bad { background: var(--bad); } .track { width: 14rem; max-width: 30vw; }
 .raw { color: var(--raw); } .synthetic { color: var(--synthetic); } .both { color: var(--raw);
   text-decoration: underline 2px var(--synthetic); } .novel { background: var(--novel); border-radius: 3px; }
+mark { color: inherit; background: none; outline: 2px solid var(--bad); border-radius: 2px; }
 .scores { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
 .scores figure { margin: 0; padding: .7rem; background: var(--panel); }
 svg { width: 100%; height: 5rem; display: block; }
@@ -70,11 +76,17 @@ def report_page(name: str, verdicts: FileVerdicts) -> str:
             *_counts(tally.reasons, tally.rows),
             "<h2>Flags</h2><p class=faint>What to look at; a flag rejects nothing.</p>",
             *_counts(tally.flags, tally.rows),
+            *_trials(verdicts),
             "<h2>Scores</h2>",
+            "<p class=faint>How many captions have which score. A rule's threshold is a setting; the page was made with"
+            f" {escape(', '.join(f'{name}={value}' for name, value in verdicts.settings))}.</p>",
             *_histograms(verdicts),
+            "<h2>Rules</h2><p class=faint>What each rule looks for, found here or not.</p>",
+            *_rules(tally),
             "<h2>Examples</h2>",
             '<p>Words of the caption: <span class="raw">from the raw caption</span>, <span class="synthetic">from the'
-            ' synthetic one</span>, <span class="both">from both</span>, <span class="novel">from neither</span>.</p>',
+            ' synthetic one</span>, <span class="both">from both</span>, <span class="novel">from neither</span>.'
+            " <mark>Framed</mark>: what the rule is about.</p>",
             *_examples(tally),
             "</body></html>\n",
         ]
@@ -96,6 +108,25 @@ def _counts(counts: Counter[str], rows: int) -> Iterator[str]:
     yield "<table class=counts>"
     for code, count in counts.most_common():
         yield _count_row(code, count, rows, "", _MEANING.get(code, ""))
+    yield "</table>"
+
+
+def _trials(verdicts: FileVerdicts) -> Iterator[str]:
+    if verdicts.trials:
+        yield "<h2>Other thresholds</h2><ul>"
+        yield from (f"<li>{escape(trial.line(verdicts.tally.rows))}</li>" for trial in verdicts.trials)
+        yield "</ul>"
+
+
+def _rules(tally: Tally) -> Iterator[str]:
+    yield "<table class=counts><tr><th>code</th><th>captions</th><th>does</th><th>finds</th></tr>"
+    for rules, does, counts in ((RULES, "rejects", tally.reasons), (FLAGS, "flags", tally.flags)):
+        for rule in rules:
+            code = rule.__name__
+            yield (
+                f"<tr><td>{code}</td><td>{counts[code]:,}</td><td>{does}</td>"
+                f"<td class=faint>{_plain(_MEANING[code])}</td></tr>"
+            )
     yield "</table>"
 
 
@@ -137,27 +168,37 @@ def _examples(tally: Tally) -> Iterator[str]:
     for code, count in [*tally.reasons.most_common(), *tally.flags.most_common()]:
         yield f"<h3>{escape(code)} <span class=faint>{count:,}</span></h3>"
         yield "<table><tr><th>raw</th><th>synthetic</th><th>caption</th></tr>"
-        yield from map(_example, tally.examples[code])
+        yield from (_example(example, code) for example in tally.examples[code])
         yield "</table>"
 
 
-def _example(example: Example) -> str:
+def _example(example: Example, code: str) -> str:
     raw, synthetic = (_forms(words(source)) for source in (example.raw, example.synthetic))
+    spans = evidence(Fused(example.raw, example.synthetic, example.caption), code)
     return (
         f"<tr><td>{escape(example.raw)}</td><td>{escape(example.synthetic)}</td>"
-        f"<td>{_marked(example.caption, raw, synthetic)}</td></tr>"
+        f"<td>{_marked(example.caption, raw, synthetic, spans)}</td></tr>"
     )
 
 
-def _marked(caption: str, raw: set[str], synthetic: set[str]) -> str:
-    """The caption with each word in the colour of its source."""
+def _marked(caption: str, raw: set[str], synthetic: set[str], spans: list[tuple[int, int]]) -> str:
+    """The caption with each word in the colour of its source, and ``spans`` of it framed."""
     parts, end = [], 0
-    for match in _TOKEN.finditer(caption):
+    for start, stop in spans:
+        parts.append(_coloured(caption[end:start], raw, synthetic))
+        parts.append(f"<mark>{_coloured(caption[start:stop], raw, synthetic)}</mark>")
+        end = stop
+    return "".join([*parts, _coloured(caption[end:], raw, synthetic)])
+
+
+def _coloured(text: str, raw: set[str], synthetic: set[str]) -> str:
+    parts, end = [], 0
+    for match in _TOKEN.finditer(text):
         forms = _forms(words(match[0]))
         kind = _KINDS[forms <= raw, forms <= synthetic]
-        parts += [escape(caption[end : match.start()]), f'<span class="{kind}">{escape(match[0])}</span>']
+        parts += [escape(text[end : match.start()]), f'<span class="{kind}">{escape(match[0])}</span>']
         end = match.end()
-    return "".join([*parts, escape(caption[end:])])
+    return "".join([*parts, escape(text[end:])])
 
 
 def _forms(found: Iterable[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Words, n-grams and loops as scores and rules see them: case, width, quotes and punctuation do not count."""
+"""Words, n-grams, sentences and loops of a text. Case, width, quotation marks and punctuation do not count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _PREPOSITIONS = (
     " during via per vs through"
 )
 _PRONOUNS = (
-    "i me my i'm we us our you your he him his she her hers it its it's they them their who whom whose which what there"
+    "i me my i'm we us our you your he him his she her hers it its it's they them their who whom whose which what"
+    " there"
     " here"
 )
 _VERBS = (
@@ -31,17 +32,36 @@ FUNCTION_WORDS = frozenset(
     f"{_ARTICLES} {_CONJUNCTIONS} {_PREPOSITIONS} {_PRONOUNS} {_VERBS} {_SHORT_FORMS} {_ADVERBS}".split()
 )
 
-# A unit of up to four letters five times in a row, in a word of ten letters or more; a sign ten times in a row.
+# A unit of up to four letters five times in a row, in a word of at least ten letters; a sign ten times in a row.
 _LETTER_LOOP = re.compile(r"([^\W\d]{1,4}?)\1{4,}")
 _LOOPING_WORD_LENGTH = 10
 _SIGN_LOOP = re.compile(r"([^\w\s])(?:\s?\1){9,}")
 
+_QUOTATION = re.compile(r'"[^"]*"|“[^”]*”|«[^»]*»')
+# A single letter before the stop is an initial ("J. Smith"), a capital and two letters at most a title ("Dr.", "St.").
+_SENTENCE_END = re.compile(r"(?<=\w\w\w\w)[.!?][\"'”’)]*\s+(?=[\"'“(]?[A-Z])")
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a list that is written as one text, with spaces between them."""
+    return frozenset(text.split())
+
 
 def words(text: str) -> list[str]:
-    """The words of ``text`` in order, NFKC-normalised and case-folded; "Don’t" is one word, the same as "don't"."""
+    """The words of ``text`` in order, NFKC-normalised and case-folded. "Don’t" is the word "don't"."""
     if text.isascii():
         return _WORD.findall(text.lower())
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))
+
+
+def without_quotations(text: str) -> str:
+    """``text`` with a space in place of each quotation, which is not the caption's own voice."""
+    return _QUOTATION.sub(" ", text) if '"' in text or "“" in text or "«" in text else text
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of ``text``, split where a capital follows a full stop, an exclamation or a question mark."""
+    return _SENTENCE_END.split(text)
 
 
 def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
@@ -49,13 +69,13 @@ def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def repeated_share(tokens: Sequence[str], n: int = 3) -> float:
-    """Share of n-grams that stood before in the same text: 0 where all differ, 0 for a text shorter than ``n``."""
+    """Share of n-grams that repeat an earlier one: 0 where all differ, and 0 for a text shorter than ``n``."""
     grams = ngrams(tokens, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def loop(text: str, tokens: Sequence[str]) -> str | None:
-    """What ``text``, of the words ``tokens``, says over and over without a pause; None where nothing is.
+    """What ``text``, of the words ``tokens``, repeats without a pause; None where nothing repeats.
 
     Up to four words three times in a row, with all of their repetitions; or a word or a row of signs that repeats its
     letters ("hahahahaha", "- - - - - - - - - -").
@@ -72,10 +92,12 @@ def loop(text: str, tokens: Sequence[str]) -> str | None:
 
 
 def _word_loop(tokens: Sequence[str]) -> str | None:
-    if len(set(pairwise(tokens))) >= len(tokens) - 1:  # what is said three times has the same two words twice
+    if (
+        len(set(tokens)) > len(tokens) - 2 or len(set(pairwise(tokens))) >= len(tokens) - 1
+    ):  # three repetitions have the same pair of words twice
         return None
     for size in range(1, 5):
-        same = 0  # words in a row that are those of ``size`` words before
+        same = 0  # words in a row that equal the word ``size`` places before
         for i in range(size, len(tokens)):
             same = same + 1 if tokens[i] == tokens[i - size] else 0
             if same == 2 * size:

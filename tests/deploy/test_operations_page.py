@@ -85,6 +85,7 @@ def _messages() -> list[str]:
                 elif isinstance(node, ast.JoinedStr):
                     parts = (str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values)
                     found.append(re.sub(r"\d+", "…", "".join(parts)))
+    found += (file.read_text() for file in (REPOSITORY / "capsfusion_tasks").rglob("*.sql"))
     return found
 
 

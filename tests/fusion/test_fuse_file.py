@@ -131,7 +131,7 @@ def test_finished_rows_are_taken_over_where_they_are_of_this_fusion_and_did_not_
 def test_a_row_without_a_caption_gets_null_and_is_named(tmp_path: Path, settings: Settings) -> None:
     source = tmp_path / "in.json"
     source.write_text(
-        json.dumps([PAIRS[0], {"laion_2b": None, "laion_coco": "x"}, {"laion_2b": "y", "laion_coco": " "}])
+        json.dumps([PAIRS[0], {"laion_2b": None, "laion_coco": "x"}, {"laion_2b": "y", "laion_coco": " \x1f\u200b"}])
     )
     result = fuse_file(source, tmp_path / "out.json", settings, on_line=lambda line: None)
     captions = [row["capsfusion"] for row in json.loads((tmp_path / "out.json").read_text())]

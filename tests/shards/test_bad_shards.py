@@ -137,7 +137,7 @@ def test_a_shard_that_can_be_read_again_is_taken_in_by_the_next_run(settings: Se
         failed = execute_sql(warehouse, "select count(*) as n from shards where state = 'failed'").to_pylist()
     assert left == [{"path": "dead.parquet"}, {"path": "unmounted"}]  # in no list any more
     assert failed == [{"n": 0}]
-    assert check(settings, listings=True, safe_age=timedelta(0)).findings == []
+    assert check(settings, sources=True, safe_age=timedelta(0)).findings == []
 
 
 def test_check_lists_the_sources_of_the_lists_where_none_is_set(
@@ -146,10 +146,10 @@ def test_check_lists_the_sources_of_the_lists_where_none_is_set(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")  # where the default sources are
     names = {"home", "scratch", "model", "warehouse_url"}
     unset = load_settings(**{name: getattr(settings, name) for name in names})
-    assert check(unset, listings=True).findings == []
+    assert check(unset, sources=True).findings == []
     interval_tasks.discover(settings, DAY)
     late = Path(settings.laion2b) / "late.parquet"
     pq.write_table(ROWS, late)
     arrive(late, hour=7)
-    [finding] = check(unset, listings=True, safe_age=timedelta(0)).findings
+    [finding] = check(unset, sources=True, safe_age=timedelta(0)).findings
     assert (finding.rule, finding.where) == ("shard-late", "laion_2b/late.parquet")

@@ -7,10 +7,15 @@ from html.parser import HTMLParser
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from capsfusion_tasks.schemas import SCORES
+from capsfusion_tasks.validation.evidence import evidence
 from capsfusion_tasks.validation.files import FileVerdicts
 from capsfusion_tasks.validation.page import report_page
+from capsfusion_tasks.validation.rules import FLAGS, RULES
+from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import validate_table
 
@@ -73,3 +78,35 @@ def test_no_text_gets_out_of_its_place() -> None:
     text = page([(HOSTILE, HOSTILE, HOSTILE + " ends without")], name=HOSTILE)
     assert "<script" not in text
     assert "script" not in Checker(text).seen
+
+
+@pytest.mark.parametrize(
+    ("raw", "synthetic", "caption", "marked"),
+    [
+        ("red Mustang", "a car", "A red Mustang is a car on the", "on the"),
+        ("red Mustang", "a car", "The red Mustang, a car, provides real-world knowledge.", "real-world"),
+        ("red Mustang 1967", "a car", "The red Mustang of 1986 is a car.", "1986"),
+        ("red Mustang", "a car", "I love the red Mustang, which is a car.", "I love"),
+        ("red Mustang", "a car", "The red Mustang, not a boat, is a car.", "not"),
+        ("red Mustang $500", "a car", "The red Mustang is a car for sale.", "for sale"),
+    ],
+)
+def test_the_words_that_a_rule_is_about_are_framed(raw: str, synthetic: str, caption: str, marked: str) -> None:
+    text = page([(raw, synthetic, caption)])
+    framed = [re.sub(r"<[^>]+>", "", part) for part in re.findall(r"<mark>(.*?)</mark>", text)]
+    assert marked in framed
+
+
+def test_every_rule_is_explained_found_or_not() -> None:
+    text = page([("red Mustang", "a car", "A red Mustang is a car.")])
+    for rule in (*RULES, *FLAGS):
+        assert f"<td>{rule.__name__}</td>" in text
+
+
+@given(st.text(), st.text(), st.text(min_size=1))
+def test_evidence_lies_within_the_caption_in_order(raw: str, synthetic: str, caption: str) -> None:
+    fused = Fused(raw, synthetic, caption)
+    for rule in (*RULES, *FLAGS):
+        ends = [place for span in evidence(fused, rule.__name__) for place in span]
+        assert ends == sorted(ends)
+        assert all(0 <= place <= len(caption) for place in ends)

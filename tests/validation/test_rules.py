@@ -81,6 +81,60 @@ def test_every_rule_states_its_reason_code_first() -> None:
         ("control_characters", GOOD.replace(" are", "\x00 are")),
         ("control_characters", GOOD.replace(" are", "\nare")),
         ("control_characters", GOOD.replace("Louboutin", "Loub\ufffdtin")),
+        ("control_characters", GOOD.replace("glitter", "glit\u00adter")),
+        ("control_characters", GOOD.replace("glitter", "\u202eglitter")),
+        ("control_characters", GOOD.replace("glitter", "glitter\U000e0041")),
+        ("empty", "\x00\x1f"),
+        ("empty", " \u200b\ufeff\u2060 "),
+        ("truncated", "The Christian Louboutin So Kate 120 glitter pumps are red high..."),
+        ("truncated", "The So Kate 120 pumps stand on a white table and…"),
+        ("truncated", "The So Kate 120 glitter pumps are red heels and the."),
+        ("truncated", "The So Kate 120 glitter pumps are red heels by Loubou."),
+        ("prompt_leakage", "The So Kate 120 pumps are well-structured and stand on a white table."),
+        ("prompt_leakage", "The So Kate 120 pumps are red, but the second description may be incorrect."),
+        ("prompt_leakage", "The So Kate 120 pumps are red heels, in a grammatically correct sentence."),
+        ("prompt_leakage", "The So Kate 120 pumps offer rich and factual knowledge about red heels."),
+        ("assistant_talk", "Sure! Here is the merged caption: the So Kate 120 pumps are red."),
+        ("assistant_talk", "Caption: The So Kate 120 glitter pumps are red high heels."),
+        ("assistant_talk", "**New Sentence:** The So Kate 120 glitter pumps are red high heels."),
+        ("assistant_talk", "The So Kate 120 glitter pumps are red high heels. I hope this helps!"),
+        ("refusal", "I cannot see the image, but the So Kate 120 pumps are red."),
+        ("special_token", "The So Kate 120 glitter pumps are red high heels. <|im_end|>"),
+        ("special_token", "The So Kate 120 [PAD] glitter pumps are red high heels."),
+        ("special_token", "The So Kate 120<0x0A>glitter pumps are red▁high heels."),
+        (
+            "restated",
+            "The Louboutin So Kate 120 pumps are red heels. On the table, Louboutin pumps are So Kate 120 heels.",
+        ),
+        ("invented_number", GOOD.replace("120", "130")),
+        ("invented_number", "Three Christian Louboutin So Kate 120 glitter pumps are red high heels."),
+        ("invented_number", GOOD.rstrip(".") + ", priced at $49.99."),
+        ("changed_name", "The Christian Brandt So Kate 120 glitter pumps are red high heels on a white table."),
+        ("changed_colour", GOOD.replace("are red", "are green")),
+        (
+            "unsupported",
+            "Comfortable footwear plays a crucial role in fashion history, expressing elegance and social status.",
+        ),
+        ("denial", GOOD.rstrip(".") + ", not a pair of boots."),
+        ("denial", "The So Kate 120 glitter pumps are red high heels. They aren't sold in a box."),
+        ("first_person", "I love the So Kate 120 glitter pumps, which are red high heels."),
+        ("first_person", "The So Kate 120 glitter pumps are the red high heels that we found for the party."),
+        ("addresses_reader", "Buy the So Kate 120 glitter pumps, which are red high heels."),
+        ("addresses_reader", "Click here to see the So Kate 120 glitter pumps, which are red high heels."),
+        ("question", "Are the So Kate 120 glitter pumps red high heels?"),
+        ("personal_data", GOOD.rstrip(".") + " (kate@shoes.example)."),
+        ("personal_data", GOOD.rstrip(".") + ", call (415) 555-0132."),
+        ("personal_data", GOOD.rstrip(".") + ", call +44 20 7946 0958."),
+        ("broken_text", GOOD.replace("glitter", "glittÃ©r")),
+        ("broken_text", GOOD.replace("glitter", "glitt\\u00e9r")),
+        ("broken_text", GOOD.replace("glitter pumps", "glitter&#x20;pumps")),
+        ("broken_text", GOOD.replace("glitter pumps", "glitter&nbsp pumps")),
+        ("markup", "The So Kate 120 glitter pumps at shoes-and-more.com are red high heels."),
+        ("markup", "The So Kate 120 glitter pumps are red high heels in pumps_red.jpg."),
+        ("wrong_language", "Szpilki Christian Louboutin stoją na białym stole obok wazonu z kwiatami."),
+        ("wrong_language", "Louboutin topuklu ayakkabılar beyaz bir masanın üzerinde duruyor."),
+        ("wrong_language", "Sepatu Louboutin merah berdiri di atas meja putih dekat jendela."),
+        ("wrong_language", "Červené lodičky Louboutin stojí na bílém stole vedle okna."),
     ],
 )
 def test_a_fault_is_rejected_with_its_reason(reason: str, caption: str) -> None:
@@ -131,7 +185,7 @@ def test_a_fault_is_rejected_with_its_reason(reason: str, caption: str) -> None:
         (
             "a name said twice",
             "Artis REIT (Artis)",
-            "a company logo",
+            "a company logo above words in a blue and grey font",
             "The logo of Artis Real Estate stands above the words that say Artis Real Estate in a blue and grey font.",
         ),
         (
@@ -182,6 +236,71 @@ def test_a_fault_is_rejected_with_its_reason(reason: str, caption: str) -> None:
             "a car in a wind tunnel",
             "ANSYS Free Simulation for Students shows a car in a wind tunnel to solve real-world problems.",
         ),
+        (
+            "numbers in another form",
+            "3rd Jan. 2014 - '08 plates, 5k run at 18:00, part III, 8½ inch, 061208",
+            "a pair of shoes",
+            "On January 3, 2014, three 2008 plates and two 8-inch shoes of the 5,000-metre run at 6:00 pm were"
+            " shown, dated June 12.",
+        ),
+        (
+            "colours in another language and shades",
+            "Schultertasche braun, navy",
+            "The grey purse is on a table.",
+            "The brown and blue shoulder bag, a purse, is on a table.",
+        ),
+        (
+            "a denial of a source",
+            "Don't Worry Be Happy mug",
+            "a mug that is not empty",
+            "The Don't Worry Be Happy mug is not empty.",
+        ),
+        (
+            "a person who speaks in quotation marks",
+            "T-shirt: We are the champions",
+            "a shirt with words",
+            'The T-shirt says "We are the champions, and I love it" in white words.',
+        ),
+        (
+            "Italian articles and names that look like the first person",
+            "Adventure Time: I Pirati - Our Lady of Peace",
+            "a game cover",
+            "Adventure Time: I Pirati is a game with Our Lady of Peace on its cover.",
+        ),
+        (
+            "a word of grammar as a name at the end",
+            "Johnny Tiger - Movie Poster - Style A",
+            "a movie poster",
+            "The movie poster for Johnny Tiger is printed in Style A.",
+        ),
+        (
+            "a plural and a compound of the last word",
+            "Kitchens near the waterfall",
+            "A kitchen and water.",
+            "The kitchens near the waterfall are beside the water, and one is a kitchen.",
+        ),
+        (
+            "the flag of Scotland is made of tags",
+            "Scotland \U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f win",
+            "a flag",
+            "The flag of Scotland \U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f is for a win.",
+        ),
+        ("accents are no mojibake", "Café Zoë à Paris", "a café", "The Café Zoë à Paris is a café with a façade."),
+        ("an ampersand is no entity", "AT&T and R&D; Q&A", "a logo", "The logo of AT&T is for R&D and Q&A."),
+        (
+            "an ISBN and a date are no telephone numbers",
+            "Book 978-0-7385-5734-2 of 12-04-2015",
+            "a book cover",
+            "The book cover shows the ISBN 978-0-7385-5734-2 and 12-04-2015.",
+        ),
+        ("an address of a source", "Who is Gliks.com?", "a logo", "The logo of Gliks.com is shown."),
+        ("a label that a source has", "Caption: the old mill", "a mill", "Caption: the old mill is a mill."),
+        (
+            "names of a raw caption in another language",
+            "Camiseta Longline Insane Porta Full Print Preto",
+            "a t-shirt with a print",
+            "Camiseta Longline Insane Porta Full Print Preto: t-shirt with print.",
+        ),
         ("a lower-case name begins it", "iPhone 6 case", "a phone", "iPhone 6 cases are for a phone."),
         ("sources of two words", "Red dress", "a dress", "The red dress is a dress that is worn in summer."),
         ("the raw caption adds no word", "red heels", "A pair of red heels.", "A pair of red heels."),
@@ -230,22 +349,44 @@ def test_a_caption_of_a_hundred_thousand_characters_takes_no_noticeable_time(bit
 def test_the_published_captions_are_rejected_at_their_measured_shares(published_pairs: list[dict[str, Any]]) -> None:
     judged = [Fused(row["laion_2b"], row["laion_coco"], row["capsfusion_official"]) for row in published_pairs]
     verdicts = [reasons(fused) for fused in judged]
-    # The shares that the rules' docstrings state, in rows of 5,000.
+    # In rows of 5,000: the shares that docs/validation.md states.
     assert Counter(reason for row in verdicts for reason in row) == {
-        "prompt_leakage": 218,
-        "truncated": 118,
+        "prompt_leakage": 232,
+        "truncated": 119,
+        "addresses_reader": 61,
+        "unsupported": 60,
+        "first_person": 46,
+        "denial": 23,
         "continuation": 21,
+        "question": 15,
         "knowledge_lost": 14,
+        "invented_number": 13,
         "repetition": 9,
         "source_marker": 9,
         "invention": 6,
+        "assistant_talk": 2,
+        "personal_data": 2,
+        "restated": 2,
         "concatenation": 2,
         "wrong_language": 1,
         "control_characters": 1,
+        "changed_colour": 1,
         "markup": 1,
     }
-    assert Counter(flag for fused in judged for flag in flags(fused)) == {"verbatim": 117, "unrelated_sources": 90}
-    assert sum(not row for row in verdicts) / len(verdicts) >= 0.88
+    assert Counter(flag for fused in judged for flag in flags(fused)) == {
+        "general_talk": 912,
+        "loose_link": 575,
+        "shop_talk": 478,
+        "little_support": 471,
+        "one_source": 438,
+        "web_residue": 350,
+        "product_code": 144,
+        "verbatim": 117,
+        "unrelated_sources": 90,
+        "invented_name": 58,
+        "file_name": 20,
+    }
+    assert sum(not row for row in verdicts) == 4436
 
 
 def test_the_rest_of_a_cut_off_source_is_no_caption() -> None:
@@ -298,9 +439,29 @@ def test_thresholds_reach_other_processes(monkeypatch: pytest.MonkeyPatch) -> No
             "A jacket on a hanger.",
             "The workbook introduces algebra, while a jacket hangs on a hanger.",
         ),
+        (
+            "one_source",
+            "Vintage oak table from Lisbon",
+            "A cat sleeps under red curtains.",
+            "The vintage oak table is from Lisbon.",
+        ),
+        (
+            "little_support",
+            "Blue bowl",
+            "A bowl on a wooden table.",
+            "The blue bowl on a wooden table was shaped with care, fired twice, painted, glazed, polished and signed.",
+        ),
+        ("invented_name", "Vikings", "a scene", "The TV series Vikings shows a scene."),
+        ("general_talk", "Cube bike", "a bike", "The Cube bike is a bike that is often known for its frame."),
+        ("loose_link", "Free courses", "a sign", "The courses are free, as indicated by a sign."),
+        ("shop_talk", "Wool poncho $49", "a poncho", "The wool poncho is a poncho priced at $49."),
+        ("web_residue", "Mill - stock photo 12", "a mill", "The mill is a mill in a stock photo."),
+        ("web_residue", "Lace top | Gliks.com", "a top", "The lace top at gliks.com is a top."),
+        ("file_name", "old-mill.jpg", "a mill", "The mill in old-mill.jpg is a mill."),
+        ("product_code", "Drone with charger (DSTF210)", "a drone", "The drone (DSTF210) with a charger is a drone."),
     ],
 )
 def test_a_flag_rejects_nothing(flag: str, raw: str, synthetic: str, caption: str) -> None:
     fused = Fused(raw, synthetic, caption, "stop")
-    assert flags(fused) == [flag]
+    assert flag in flags(fused)
     assert reasons(fused) == []

@@ -1,0 +1,94 @@
+"""Judged captions: how often each rule is right, and what the rules miss.
+
+A judgement is a line of JSON with ``verdict`` (good, minor or bad) and ``faults``. Its caption stands beside it
+(laion_2b, laion_coco, capsfusion), or is found in a file of pairs by ``key``. The project's own judgements hold keys
+only. A large language model made them, not people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.validation.rules import DEFAULTS, flags, reasons
+from capsfusion_tasks.validation.scores import Fused
+
+OWN = Path(__file__).parent / "data" / "judged.jsonl"
+VERDICTS = ("good", "minor", "bad")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A caption with what its judge says of it and what the rules say."""
+
+    fused: Fused
+    verdict: str
+    faults: list[str]
+    sample: str  # how the caption was chosen; "" where the file does not say
+    reasons: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Right:
+    """How many captions of each verdict a rule names."""
+
+    counts: Counter[str]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def precision(self) -> float:
+        """Share of bad captions, a blemish (minor) counted as half; 0 of none."""
+        return (self.counts["bad"] + self.counts["minor"] / 2) / self.rows if self.rows else 0.0
+
+    @property
+    def strict(self) -> float:
+        return self.counts["bad"] / self.rows if self.rows else 0.0
+
+
+def key(raw: str, synthetic: str, caption: str) -> str:
+    """What names a caption with its sources without holding their text."""
+    return hashlib.blake2b("\n".join((raw, synthetic, caption)).encode(), digest_size=16).hexdigest()
+
+
+def read_judged(path: Path, pairs: Iterable[tuple[str, ...]] = ()) -> list[Judged]:
+    """The judgements of ``path`` whose captions stand in it or among ``pairs`` (raw, synthetic, caption), judged anew.
+
+    Raises InputError for a line that is no judgement.
+    """
+    by_key = {key(*pair): pair for pair in pairs}
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            verdict, faults = str(row["verdict"]), list(row.get("faults", []))
+            pair = by_key.get(row["key"]) if "key" in row else (row["laion_2b"], row["laion_coco"], row["capsfusion"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}, line {number} is no judgement: {error!r}") from error
+        if verdict not in VERDICTS:
+            raise InputError(f"{path}, line {number}: verdict {verdict!r}; expected one of {', '.join(VERDICTS)}")
+        if pair is None:
+            continue
+        raw, synthetic, caption = (text or "" for text in pair)
+        fused = Fused(raw, synthetic, caption)
+        sample = row.get("sample", "")
+        found.append(Judged(fused, verdict, faults, sample, reasons(fused, DEFAULTS), flags(fused, DEFAULTS)))
+    return found
+
+
+def right(rows: Iterable[Judged]) -> Right:
+    return Right(Counter(row.verdict for row in rows))
+
+
+def by_code(rows: list[Judged]) -> dict[str, Right]:
+    """For each reason and flag that ``rows`` have: the verdicts of the captions that it names."""
+    codes = dict.fromkeys(code for row in rows for code in [*row.reasons, *row.flags])
+    return {code: right(row for row in rows if code in row.reasons or code in row.flags) for code in codes}

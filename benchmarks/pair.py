@@ -1,0 +1,16 @@
+"""The pair that faults are planted into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A good caption with its sources, and the captions and synthetic captions of other pairs."""
+
+    raw: str
+    synthetic: str
+    caption: str
+    others: list[str]
+    other_synthetics: list[str]

@@ -1,0 +1,118 @@
+"""How well validation judges: planted faults, judged captions, and its rate.
+
+    python -m benchmarks.validation [--pairs FILE] [--judged FILE …] [--rows 500] [--missed 10]
+
+Planted faults: good captions with one fault each, and the share that is rejected for the right reason; beside it the
+share that is rejected or flagged at all. Judged captions: precision and recall of all rules together and of each. The
+project's own judgements (benchmarks/data/judged.jsonl) need the published pairs (--pairs); --judged adds a file of your
+own, with laion_2b, laion_coco, capsfusion and verdict (good, minor or bad) in each line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.corruptions import as_table, corrupted, good_pairs, missed
+from benchmarks.judged import OWN, Judged, by_code, read_judged, right
+from benchmarks.workload import CAPTION, read_pairs
+from capsfusion_tasks.validation.rules import REASONS
+from capsfusion_tasks.validation.validate import validate_table
+
+
+def print_planted(console: Console, pairs: list[tuple[str, ...]], rows: int) -> None:
+    good = good_pairs(pairs)
+    console.print(f"{len(good)} of {len(pairs)} captions are accepted; faults planted into them:")
+    table = Table("kind", "reason", "rows", "right reason", "rejected or flagged", "missed, for example")
+    for planted in corrupted(good, rows):
+        lost = missed(planted)
+        count = planted.rows.num_rows
+        judged = validate_table(planted.rows)
+        found = sum(
+            bool(a or b) for a, b in zip(judged["reasons"].to_pylist(), judged["flags"].to_pylist(), strict=True)
+        )
+        example = escape(repr(lost["capsfusion"][0].as_py())[-80:]) if lost.num_rows else ""
+        shares = [f"{part / count:.1%}" if count else "" for part in (count - lost.num_rows, found)]
+        table.add_row(planted.kind, ", ".join(planted.reasons), str(count), *shares, example)
+    console.print(table)
+
+
+def print_judged(console: Console, name: str, rows: list[Judged], examples: int) -> None:
+    """Precision counts a blemish (minor) as half right; recall is of the bad captions."""
+    of = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("good", "minor", "bad")}
+    console.print(f"{name}: {len(rows)} captions, {of['good']} good, {of['minor']} minor, {of['bad']} bad")
+    table = Table("", "rows", "good", "minor", "bad", "precision", "bad only", "recall of bad", "of good")
+    groups = {
+        "rejected": right(row for row in rows if row.reasons),
+        "rejected or flagged": right(row for row in rows if row.reasons or row.flags),
+    }
+    codes = sorted(by_code(rows).items(), key=lambda item: (item[0] not in REASONS, -item[1].rows))
+    for label, found in [*groups.items(), *codes]:
+        counts = found.counts
+        table.add_row(
+            label if label in groups or label in REASONS else f"flag {label}",
+            *(str(n) for n in (found.rows, counts["good"], counts["minor"], counts["bad"])),
+            f"{found.precision:.2f}",
+            f"{found.strict:.2f}",
+            f"{counts['bad'] / of['bad']:.2f}" if of["bad"] else "",
+            f"{counts['good'] / of['good']:.2f}" if of["good"] else "",
+            end_section=label == "rejected or flagged",
+        )
+    console.print(table)
+    lost = [row for row in rows if row.verdict == "bad" and not row.reasons]
+    console.print(f"{len(lost)} bad captions are not rejected, for example:")
+    for row in lost[:examples]:
+        console.print(f"  ({', '.join(row.faults)}) {row.fused.caption}", markup=False)
+
+
+def print_rate(console: Console, workload: pa.Table) -> None:
+    validate_table(workload)  # the language model and the word caches are loaded
+    rates = []
+    for _ in range(5):
+        started = time.process_time()
+        validate_table(workload)
+        rates.append(workload.num_rows / (time.process_time() - started))
+    console.print(
+        f"{statistics.median(rates):,.0f} rows/s on one core, the median of 5 ({min(rates):,.0f} to {max(rates):,.0f})"
+    )
+
+
+def _sample(rows: list[Judged], name: str) -> list[Judged]:
+    return [row for row in rows if row.sample == name]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--pairs", type=Path, help=f"file with laion_2b, laion_coco and {CAPTION} (default: made pairs)"
+    )
+    parser.add_argument("--judged", type=Path, nargs="*", default=[], help="files of judgements, .jsonl")
+    parser.add_argument("--rows", type=int, default=500, help="of each kind of fault")
+    parser.add_argument("--missed", type=int, default=10, help="examples of bad captions that are not rejected")
+    args = parser.parse_args()
+
+    console = Console()
+    pairs = read_pairs(args.pairs, 5000, CAPTION)
+    own = read_judged(OWN, pairs)
+    judged = {
+        "The project's judgements, random captions that no rule was fitted to": _sample(own, "held out"),
+        "The project's judgements, random captions that rules were fitted to": _sample(own, "fitted"),
+        "The project's judgements, mostly captions that one rule alone rejects": _sample(own, "aimed"),
+        **{str(path): read_judged(path) for path in args.judged},
+    }
+    for name, rows in judged.items():
+        if rows:
+            print_judged(console, name, rows, args.missed)
+    print_planted(console, pairs, args.rows)
+    print_rate(console, as_table(pairs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Rules about what a caption claims and neither source says: numbers, names, colours, denials, general talk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
+from itertools import pairwise
+
+from capsfusion_tasks.thresholds import RuleSettings
+from capsfusion_tasks.validation.facts import base_form
+from capsfusion_tasks.validation.language import words_not_latin
+from capsfusion_tasks.validation.leak_rules import says_unlike_sources
+from capsfusion_tasks.validation.scores import Fused
+from capsfusion_tasks.validation.text import FUNCTION_WORDS, word_set
+
+# Each colour, its shades, and its names in the languages that raw captions are most often in.
+_COLOURS = {
+    "red": "crimson scarlet maroon burgundy ruby rojo roja rouge rosso rossa rot rote roten vermelho rood",
+    "orange": "naranja arancione laranja",
+    "yellow": "amarillo amarilla jaune giallo gialla gelb gelbe amarelo geel",
+    "green": "teal olive emerald lime mint verde vert verte grün grüne groen",
+    "blue": "navy azure turquoise teal cyan indigo cobalt azul bleu bleue blu blau blaue blauw",
+    "purple": "violet lavender lilac plum mauve morado violeta viola lila roxo paars",
+    "pink": "rose rosa magenta fuchsia coral roze",
+    "brown": "tan beige bronze chocolate marrón marron marrone braun braune marrom bruin",
+    "black": "ebony negro negra noir noire nero nera schwarz schwarze schwarzer preto preta zwart",
+    "white": "ivory cream blanco blanca blanc blanche bianco bianca weiß weiße weiss branco branca wit",
+    "grey": "gray silver charcoal gris grise grigio grigia grau graue cinza grijs",
+}
+COLOUR_OF = {shade: colour for colour, shades in _COLOURS.items() for shade in (colour, *shades.split())}
+PLAIN_COLOURS = frozenset((*_COLOURS, "gray"))
+
+_DENIAL_HINTS = (" not ", "n't ", "n’t ")
+DENIAL = re.compile(r"\bnot(?! only\b| just\b| to miss\b)\b|n't\b")
+_SOURCE_DENIAL = re.compile(
+    r"\b(?:no|not|never|nor|none|nothing|nobody|cannot|cant|wont|dont|doesnt|didnt|isnt|without|avoid|instead|unable"
+    r"|impossible|un(?:like|healthy|happy|real|true|known|official)|non-\w+|free|anti|out of|stop|refuse\w*|deny"
+    r"|denies|denied|less|lack\w*|missing|\w+less)\b|n['’]t\b"
+)
+
+# Words without which the pattern behind them finds nothing. To look for words in a set is quick.
+_LINK_HINTS = word_set(
+    "depicted shown seen illustrated mentioned featured captured indicated evidenced suggested demonstrated exemplified"
+    " implied stated represented known referred specifically indicating suggesting additionally meanwhile furthermore"
+    " moreover addition therefore instance however"
+)
+LOOSE_LINK = re.compile(
+    r"\bas (?:depicted|shown|seen|illustrated|mentioned|featured|captured|indicated|evidenced|suggested|demonstrated"
+    r"|exemplified|implied|stated|represented) (?:by|in|on)\b|(?:also|otherwise) (?:known|referred to) as\b"
+    r"|specifically (?:an?|the)\b|, while (?!\w+ing\b)|\bis (?:visually )?represented by\b|(?:indicat|suggest)ing\b"
+    r"|(?:^|[.!?] )(?:additionally|meanwhile|furthermore|moreover|in addition|therefore|for instance|however)\b"
+)
+TALK_WORDS = word_set(
+    "often commonly typically usually generally widely provide provides providing comprehensive ensure ensures ensuring"
+    " crucial convenience convenient conveniently unique allows allowing option options refer refers whether"
+)
+_TALK_HINTS = word_set(
+    "known renowned considered specializes specialises designed suitable can making important popular high focuses"
+    " focusing organization organisation company technology process how"
+)
+GENERAL_TALK = re.compile(
+    r"\b(?:is|are) (?:best |well[- ])?(?:known|renowned|considered) (?:for|as|to)\b|speciali[sz]es? in\b"
+    r"|designed (?:to|for|specifically)\b|suitable for\b|\bcan (?:also )?be (?!seen|found|spotted|observed)\w+"
+    r"|\bmaking (?:it|them)\b|important to\b|popular choice\b|\bhigh-quality\b|\bfocus(?:es|ing) on\b"
+    r"|\bis an? (?:organi[sz]ation|company|technology|process)\b|\bhow to\b"
+)
+
+
+def invention(fused: Fused, settings: RuleSettings) -> bool:
+    """``invention``: more than two names and numbers that stand in neither source, written out or as an abbreviation.
+
+    Published captions: 0.12%, what the model knows of a work or a person ("Bashar al-Assad" for "Assad").
+    """
+    return len(fused.invented_facts) > settings.invented_max
+
+
+def invented_number(fused: Fused, _: RuleSettings) -> bool:
+    """``invented_number``: a number, a year, a price or a count word that neither source has in any form.
+
+    "Two" may count what a source lists, unless the caption drops the source's own count.
+    """
+    return bool(fused.invented_numbers)
+
+
+def invented_name(fused: Fused, settings: RuleSettings) -> bool:
+    """``invented_name``: one or two names in neither source.
+
+    Half of them are what the model knows rightly ("South Korean" of a band, "TV show" of a series).
+    """
+    return any(map(str.isalpha, fused.invented_facts)) and not invention(fused, settings)
+
+
+def changed_name(fused: Fused, _: RuleSettings) -> bool:
+    """``changed_name``: a name in neither source stands where the raw caption has another name.
+
+    "Zofia Naylor" for "Josh Naylor": the word beside it is the same, the raw caption's name no longer stands there, and
+    the two are not spelled alike. Beside a word of grammar the raw caption's name must be lost altogether. Published
+    captions: none. Raw captions in another script than Latin are left out, for their names are translated.
+    """
+    new = [fact for fact in fused.invented_facts if not fact.isdigit() and len(fact) > 2]
+    if not new or words_not_latin(fused.raw):
+        return False
+    caption, raw = _pairs_of_words(fused.caption_words), _pairs_of_words(fused.raw_words)
+    return any(_takes_a_place(name, caption, raw, fused) for name in new)
+
+
+Neighbours = dict[tuple[str, int], set[str]]  # (word, side) → the words on that side of it
+
+
+def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused) -> bool:
+    for (beside, side), found in caption.items():
+        if name not in found or not beside.isalpha():
+            continue
+        for other in raw.get((beside, side), set()) - found:
+            if not other.isalpha() or other in caption.get((name, side), set()):  # "Valentine's Day card" inserts
+                continue
+            if name[0] in other and other.upper() in fused.raw:  # written out: "Real Estate" for "REIT"
+                continue
+            known = other in fused.lost_facts or (other in fused.raw_facts and beside not in FUNCTION_WORDS)
+            if known and SequenceMatcher(None, name, other).ratio() < 0.6:
+                return True
+    return False
+
+
+def _pairs_of_words(words: Sequence[str]) -> Neighbours:
+    found: Neighbours = {}
+    for one, other in pairwise(map(base_form, words)):
+        found.setdefault((one, 1), set()).add(other)
+        found.setdefault((other, -1), set()).add(one)
+    return found
+
+
+def changed_colour(fused: Fused, _: RuleSettings) -> bool:
+    """``changed_colour``: the caption has a colour that neither source has, and lacks one that a source has.
+
+    Shades and the colours' names in other languages count as the colour.
+    """
+    plain = PLAIN_COLOURS & fused.caption_set
+    if not plain:
+        return False
+    sources, caption = colours_of(fused.source_words), colours_of(fused.caption_words)
+    new = {COLOUR_OF[word] for word in plain if word not in fused.sources_lower} - sources
+    return bool(new) and bool(sources - caption)
+
+
+def colours_of(words: Iterable[str]) -> set[str]:
+    return {COLOUR_OF[word] for word in words if word in COLOUR_OF}
+
+
+def unsupported(fused: Fused, settings: RuleSettings) -> bool:
+    """``unsupported``: the caption talks from memory, or is another picture's.
+
+    65% or more of its content words, and at least five, stand in neither source, and it has at most a quarter of the
+    synthetic caption's content words; or 80% or more of its content words stand in neither source.
+    """
+    new, content = len(fused.unsupported), len(fused.caption_content)
+    if new < settings.unsupported_min or new < settings.unsupported_max * content:
+        return False
+    kept = len(fused.synthetic_content & fused.caption_content)
+    return 4 * kept <= len(fused.synthetic_content) or 5 * new >= 4 * content
+
+
+def little_support(fused: Fused, settings: RuleSettings) -> bool:
+    """``little_support``: 55% of the caption's content words, or nine of them, stand in neither source."""
+    new = len(fused.unsupported)
+    return new >= 9 or (new >= settings.unsupported_min and new >= 0.55 * len(fused.caption_content))
+
+
+def denial(fused: Fused, _: RuleSettings) -> bool:
+    """``denial``: the caption says what something is not, and no source denies anything.
+
+    The model weighs its sources against each other aloud ("is not a temple made out of paper", "not to be confused
+    with"). What the caption quotes does not count.
+    """
+    if not any(hint in fused.caption_lower for hint in _DENIAL_HINTS):
+        return False
+    own = fused.own_words.lower().replace("’", "'")
+    return DENIAL.search(own) is not None and _SOURCE_DENIAL.search(fused.sources_lower) is None
+
+
+def loose_link(fused: Fused, _: RuleSettings) -> bool:
+    """``loose_link``: a joint that often hides that the sources do not fit ("as indicated by", "also known as")."""
+    hinted = ", while " in fused.caption_lower or not _LINK_HINTS.isdisjoint(fused.caption_set)
+    return hinted and says_unlike_sources(LOOSE_LINK, fused)
+
+
+def general_talk(fused: Fused, _: RuleSettings) -> bool:
+    """``general_talk``: a predicate about the subject at large that neither source has ("is known for", "often")."""
+    if any(word not in fused.sources_lower for word in TALK_WORDS & fused.caption_set):
+        return True
+    return not _TALK_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(GENERAL_TALK, fused)

@@ -1,0 +1,23 @@
+"""Rules about the language of a caption, which is English whatever its sources are."""
+
+from __future__ import annotations
+
+from capsfusion_tasks.thresholds import RuleSettings
+from capsfusion_tasks.validation.language import is_foreign, words_not_latin
+from capsfusion_tasks.validation.scores import Fused
+
+
+def wrong_script(fused: Fused, _: RuleSettings) -> bool:
+    """``wrong_script``: letters of another script than Latin that stand in neither source so. Published captions: none.
+
+    A name may be copied from a source as it is written there.
+    """
+    return any(word not in fused.sources_lower for word in words_not_latin(fused.caption_lower))
+
+
+def wrong_language(fused: Fused, _: RuleSettings) -> bool:
+    """``wrong_language``: the caption is not in English, names of its raw caption left out.
+
+    CapsFusion's captions are English whatever the raw caption is. Published captions: one (0.02%), in French.
+    """
+    return is_foreign(fused.caption_words, names=fused.raw_words)
