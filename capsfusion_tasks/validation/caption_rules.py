@@ -18,6 +18,8 @@ _CUT_WORD_LENGTH = 3
 # What another form of a word has behind it ("dogs", "designed", "hopeful").
 _FORM = re.compile(r"(?:es|ed|ings?|e?rs?|ly|al|y|ies|en|ness|ful|less|ments?|ions?|like|able)\Z")
 
+_INNER_END = re.compile(r"[.!?][\"'”’)]*\s")
+
 # Control characters, the line and paragraph separators, and the mark that stands for bytes that are no text.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]")
 # Characters that a reader cannot see: soft hyphens, zero-width spaces, bidi overrides and isolates, fillers, tags.
@@ -55,10 +57,8 @@ def too_short(fused: Fused, settings: RuleSettings) -> bool:
     DataComp's basic filter (Gadre et al., 2023). Published captions: none; the shortest has 3 words ("be with
     him.", the end of a cut-off source).
     """
-    text = visible(fused.caption)
-    return bool(text) and (
-        len(fused.caption_words) < settings.min_words or len(fused.caption.strip()) < settings.min_characters
-    )
+    short = len(fused.caption_words) < settings.min_words or len(fused.caption.strip()) < settings.min_characters
+    return short and bool(visible(fused.caption))
 
 
 def too_long(fused: Fused, settings: RuleSettings) -> bool:
@@ -129,7 +129,7 @@ def restated(fused: Fused, settings: RuleSettings) -> bool:
 
     Sentences of fewer than three content words say too little to tell.
     """
-    if len(fused.caption_words) - len(fused.caption_set) < 3:
+    if len(fused.caption_words) - len(fused.caption_set) < 3 or not _INNER_END.search(fused.caption):
         return False
     said_twice = sum(word not in FUNCTION_WORDS for word in fused.caption_words) - len(fused.caption_content)
     if said_twice < 3 or len(parts := sentences(fused.caption)) == 1:

@@ -105,7 +105,7 @@ ASIDE = re.compile(
     r"|\b(?:the )?two captions\b|\bmerged? (?:caption|version|description)\b"
 )
 
-_TOKEN_HINTS = ("[", "<", "▁", "ġ", "###", ": ", "##")
+_TOKEN_HINT = re.compile(r"[\[<▁ġ#:]")
 TOKEN = re.compile(
     r"\[(?:pad|unk|cls|sep|mask|eos|bos|inst|/inst|start|end)\]|<0x[0-9a-f]{2}>|<\|[^<>|]{1,40}\|>|▁|ġ\w"
     r"|</?s>|<(?:unk|pad|bos|eos|mask|start_of_turn|end_of_turn|image|sep)>|<<?/?sys>>?"
@@ -164,7 +164,7 @@ def special_token(fused: Fused, _: RuleSettings) -> bool:
 
     Published captions: none.
     """
-    return any(hint in fused.caption_lower for hint in _TOKEN_HINTS) and says_unlike_sources(TOKEN, fused)
+    return _TOKEN_HINT.search(fused.caption_lower) is not None and says_unlike_sources(TOKEN, fused)
 
 
 def says_unlike_sources(pattern: re.Pattern[str], fused: Fused) -> bool:
