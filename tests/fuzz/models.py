@@ -170,6 +170,14 @@ def changed(weights: dict[str, torch.Tensor], number: int, kind: str) -> dict[st
     return changes[kind]()
 
 
+CONFIG = ("set", "config.json")
+PAST: tuple[tuple[str, list[Damage]], ...] = (
+    ("one file", [(*CONFIG, ("rope_scaling", {"rope_type": "linear", "factor": False}))]),
+    ("one file", [(*CONFIG, ("rope_scaling", {"rope_type": "yarn", "factor": None, "partial_rotary_factor": False}))]),
+    ("one file", [(*CONFIG, ("rope_scaling", {"rope_type": "yarn", "factor": 2.0, "attention_factor": [1, 2]}))]),
+    ("one file", [(*CONFIG, ("is_encoder_decoder", True))]),
+)
+
 # ---- what must hold ----
 
 

@@ -34,7 +34,7 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.validate import validate_table
 from tests.fuzz.environment import ENVIRONMENTS, RUNS, read_environment, run_command
-from tests.fuzz.models import fuse_with, model_folders
+from tests.fuzz.models import PAST, fuse_with, model_folders
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
 
 
@@ -305,7 +305,7 @@ TARGETS = {
     "captions": Target(caption_tables(), lambda content: read_captions(content, ".parquet")),
     "csv": Target(csv_files(), lambda file: read_captions(*file)),
     "prompts": Target(st.tuples(TEXTS, TEXTS), make_prompt),
-    "model-folders": Target(model_folders(), fuse_with, examples=8),
+    "model-folders": Target(model_folders(), fuse_with, past=PAST, examples=8),
     "environment": Target(ENVIRONMENTS, read_environment),
     "commands": Target(RUNS, run_command, examples=1),
     "rules": Target(st.tuples(TEXTS, TEXTS, TEXTS), judge),

@@ -6,7 +6,7 @@ Read without transformers where that can be: importing it takes longer than torc
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -39,6 +39,29 @@ class Sizes(Protocol):
     def rope_parameters(self) -> dict[str, Any]: ...
 
 
+Positive = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
+
+
+class RopeParameters(BaseModel):
+    """How positions are scaled. Only checks values: transformers takes any of them, and fails or computes NaN later."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    rope_type: str | None = None
+    type: str | None = None
+    factor: Positive = None
+    rope_theta: Positive = None
+    low_freq_factor: Positive = None
+    high_freq_factor: Positive = None
+    original_max_position_embeddings: Positive = None
+    attention_factor: Positive = None
+    beta_fast: Positive = None
+    beta_slow: Positive = None
+    mscale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    mscale_all_dim: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    partial_rotary_factor: Annotated[float | None, Field(ge=1, le=1)] = None  # LLaMA rotates whole heads
+
+
 class LlamaSizes(BaseModel):
     """Of a LLaMA whose positions are not scaled. Names and defaults are those of transformers' LlamaConfig."""
 
@@ -55,6 +78,9 @@ class LlamaSizes(BaseModel):
     rms_norm_eps: float = Field(1e-6, ge=0, allow_inf_nan=False)
     tie_word_embeddings: bool = False
     rope_theta: float = Field(10_000.0, gt=0, allow_inf_nan=False)
+    partial_rotary_factor: float = Field(1.0, ge=1, le=1)
+    original_max_position_embeddings: Positive = None
+    rope: RopeParameters = RopeParameters()
 
     @property
     def rope_parameters(self) -> dict[str, Any]:
@@ -68,9 +94,9 @@ class LlamaSizes(BaseModel):
         derived: dict[str, Any] = {"num_key_value_heads": heads}
         if type(heads) is type(hidden) is int and heads > 0:
             derived["head_dim"] = hidden // heads
-        if "rope_theta" in (rope := _rope(found)):
+        if (rope := _rope(found)).get("rope_theta") is not None:
             found["rope_theta"] = rope["rope_theta"]
-        return derived | found
+        return derived | found | {"rope": rope}
 
     @model_validator(mode="after")
     def _heads_share_keys_evenly(self) -> LlamaSizes:
@@ -107,9 +133,6 @@ def llama_config(folder: Path) -> Sizes:
         problems.append(f"its hidden_act is {act}")
     names = ("attention_bias", "mlp_bias", "per_layer_config", "layer_types")
     problems += [f"it has {name}" for name in names if config.get(name)]
-    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if partial not in (None, 1):
-        problems.append(f"its partial_rotary_factor is {partial}")
     if problems:
         raise _cannot_run(folder, problems)
     return _scaled(folder) if rope_type in _SCALED else sizes
