@@ -13,7 +13,7 @@ help:
 	@echo "make demo             sample shards, an Airflow backfill over three days, fused captions (a few minutes)"
 	@echo "make up               Airflow with its UI on the demo's data, until Ctrl-C"
 	@echo "make test             all tests; make test ARGS='tests/pairing -x' runs some of them"
-	@echo "make test-fast        the tests that start no torchrun, Airflow, browser or container"
+	@echo "make test-fast        the tests that start no whole run, torchrun, Airflow, browser or container"
 	@echo "make test-faults      200 runs with random faults, each retried once (about an hour); ARGS='--help' lists options"
 	@echo "make fuzz             random inputs for readers, prompt and rules, ten minutes each; ARGS='--minutes 1'"
 	@echo "make audit            known vulnerabilities of the pinned packages (needs PyPI)"

@@ -45,12 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
 
 
-SLOW_FOLDERS = ("tests/airflow/", "tests/faults/")
+SLOW_FOLDERS = ("tests/airflow/", "tests/faults/", "tests/tasks/", "tests/upkeep/")
 SLOW_FIXTURES = {"chromium", "stack"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Airflow, broken runs, a browser or containers as slow; other slow tests are marked one by one."""
+    """Mark tests of whole runs, of Airflow, of a browser or of containers as slow; others are marked one by one."""
     for item in items:
         if item.nodeid.startswith(SLOW_FOLDERS) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

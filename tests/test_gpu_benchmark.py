@@ -18,6 +18,8 @@ from benchmarks.gpu.__main__ import PARTS, _parser
 from benchmarks.gpu.cases import Case, Figures, Line, Options, run_case
 from benchmarks.gpu.rates import rate_while_full
 
+pytestmark = pytest.mark.slow
+
 
 def raises(_: Mapping[str, Figures]) -> list[Line]:
     raise ValueError("no such kernel\nand much more")

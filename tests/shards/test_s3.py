@@ -26,6 +26,8 @@ from capsfusion_tasks.shards.sources import SideSource, opened
 from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, File, WebServer
 
+pytestmark = pytest.mark.slow
+
 START = datetime(2026, 11, 10, tzinfo=UTC)
 DAY = Interval(start=START, end=START + timedelta(days=1))
 NEXT_DAY = Interval(start=DAY.end, end=DAY.end + timedelta(days=1))

@@ -10,6 +10,8 @@ from benchmarks.corruptions import CORRUPTIONS, corrupted, good_pairs, missed
 from benchmarks.workload import read_pairs
 from capsfusion_tasks.validation.rules import RULES
 
+pytestmark = pytest.mark.slow
+
 ROWS = 200
 # The least share that must be caught, for kinds below 99%: some of their captions cannot be told from honest ones by
 # words alone. docs/validation.md says which.

@@ -19,6 +19,8 @@ from capsfusion_tasks.warehouse.sql import execute_sql
 from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions
 from tests.conftest import login, new_warehouse
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
 QUERIES = re.findall(r"^ {4}select (?:.*\n)(?: {4}.*\n)*", PAGE, flags=re.MULTILINE)
 
