@@ -1,6 +1,6 @@
-"""The ledger: which shards were seen, which work units exist, and how far each of them is.
+"""The ledger: which shards were listed, which work units exist, and the state of each.
 
-Every function takes an open connection and leaves the commit to its caller.
+Every function takes an open connection. The caller commits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NUL = "\x00"  # what PostgreSQL cannot store in text
 
 
 def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
-    """Enter shards as discovered. One that the ledger has keeps its row; only ``seen_at`` moves."""
+    """Register shards as discovered. A registered shard keeps its row; only ``seen_at`` is updated."""
     if not found:
         return
     statement = insert(shards).on_conflict_do_update(
@@ -38,9 +38,9 @@ def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
 
 
 def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval) -> set[str]:
-    """Give shards that no list has to ``interval``; returns the ids of those that it has now.
+    """Assign late shards to ``interval``. Returns the ids of those that are assigned to it now or were before.
 
-    A shard goes to the first interval that claims it, also of several that do so at the same time.
+    A shard goes to the first interval that claims it, even if several do so at the same time.
     """
     if not late:
         return set()
@@ -55,7 +55,7 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
 
 
 def shard_pulled(connection: Connection, shard_id: str, rows: int, dropped: Mapping[str, int]) -> None:
-    """The shard was read whole: ``rows`` in it, of which ``dropped`` (reason → count) went no further."""
+    """Mark the shard as pulled: it has ``rows``, of which ``dropped`` (reason → count) were not kept."""
     _update_shard(connection, shard_id, state="pulled", rows=rows, dropped=dict(dropped), error=None)
 
 
@@ -70,14 +70,14 @@ def _update_shard(connection: Connection, shard_id: str, **values: Any) -> None:
 
 
 def pulled_bytes(connection: Connection) -> int:
-    """The bytes of all shards that are pulled, as their sources have them."""
+    """Size of all pulled shards in bytes, as listed at their sources."""
     statement = select(func.coalesce(func.sum(shards.c.size_bytes), 0)).where(shards.c.state == "pulled")
     return int(connection.execute(statement).scalar_one())
 
 
 @contextmanager
 def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
-    """No two processes that share this warehouse lay out the staging area at the same time; others wait."""
+    """Lets one process at a time fix the layout of a staging area. Other processes of this warehouse wait."""
     with engine.begin() as connection:
         connection.execute(select(func.pg_advisory_xact_lock(lock_key("staging", staging))))
         yield
@@ -85,9 +85,9 @@ def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
 
 @contextmanager
 def planning_lock(engine: Engine, fusion_id: str) -> Iterator[Connection]:
-    """A transaction in which no other process plans under this fusion_id; others wait for its end.
+    """A transaction during which no other process plans under this fusion_id; others wait for its end.
 
-    Under it, ask ``open_units`` before ``known_pairs``: a unit that is loaded in between is then seen twice, not never.
+    Call ``open_units`` before ``known_pairs``: a unit that is loaded in between is then seen twice instead of never.
     """
     with engine.begin() as connection:
         require_writable(connection)
@@ -96,7 +96,7 @@ def planning_lock(engine: Engine, fusion_id: str) -> Iterator[Connection]:
 
 
 def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:
-    """For each of ``pair_ids`` (binary(16)): was it loaded under ``fusion_id``, whatever became of it?"""
+    """For each of ``pair_ids``, binary(16): whether it was loaded under ``fusion_id``, whatever its verdict."""
     if isinstance(pair_ids, pa.ChunkedArray):
         pair_ids = pair_ids.combine_chunks()
     # One table for all calls of a transaction: each that is made holds its locks to the end, and there are thousands of
@@ -126,8 +126,10 @@ def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.
 
 
 def recent_verdicts(connection: Connection, fusion_id: str) -> list[tuple[int, int]]:
-    """Accepted and rejected rows of the units that were loaded last under this fusion_id; not of replays, whose pairs
-    are hard ones."""
+    """Accepted and rejected rows of the last loaded units of this fusion_id.
+
+    Leaves out replays: their captions were rejected before, so more of them are rejected again.
+    """
     units = work_units.c
     statement = (
         select(units.accepted, units.rejected)
@@ -139,20 +141,13 @@ def recent_verdicts(connection: Connection, fusion_id: str) -> list[tuple[int, i
 
 
 def open_units(connection: Connection, fusion_id: str) -> list[str]:
-    """Units of this fusion_id that are not loaded: their pairs are spoken for."""
+    """Unfinished units of this fusion_id. No other unit may have their pairs."""
     statement = select(work_units.c.unit_id).where(work_units.c.fusion_id == fusion_id, work_units.c.state != "loaded")
     return list(connection.scalars(statement.order_by(work_units.c.unit_id)))
 
 
-def units_planned(connection: Connection, interval: Interval) -> int:
-    """How many units the interval has, under any fusion, loaded or not."""
-    units = work_units.c
-    mine = (units.interval_start == interval.start, units.interval_end == interval.end)
-    return int(connection.execute(select(func.count()).select_from(work_units).where(*mine)).scalar_one())
-
-
 def unfinished_fusion(connection: Connection, dag_run_id: str) -> str | None:
-    """The fusion_id of the units that a DAG run planned last and that are not loaded; None: it has none."""
+    """The fusion_id of the newest unfinished unit of a DAG run. None: the run has no unfinished unit."""
     units = work_units.c
     mine = (units.dag_run_id == dag_run_id, units.state != "loaded")
     found: str | None = connection.scalar(
@@ -162,7 +157,7 @@ def unfinished_fusion(connection: Connection, dag_run_id: str) -> str | None:
 
 
 def planned_rows(connection: Connection, unit_ids: Sequence[str]) -> int:
-    """How many pairs ``unit_ids`` have together."""
+    """Number of pairs in ``unit_ids``."""
     statement = select(func.coalesce(func.sum(work_units.c.rows_in), 0)).where(work_units.c.unit_id.in_(unit_ids))
     return int(connection.execute(statement).scalar_one())
 
@@ -174,9 +169,9 @@ def register_units(
     dag_run_id: str | None = None,
     existing: Existing = "skip",
 ) -> None:
-    """Enter the units of an interval or a replay as planned; one that is there stays as it is.
+    """Register the units of an interval or a replay as planned. A registered unit keeps its row.
 
-    With ``existing`` replace they take the place of what is loaded of their pairs, whoever loads them.
+    If ``existing`` is replace, loading these units replaces captions of their pairs that are loaded already.
     """
     if not units:
         return
@@ -200,14 +195,14 @@ def register_units(
 
 
 def unit_states(connection: Connection, unit_ids: Sequence[str]) -> dict[str, str]:
-    """The state of each of ``unit_ids`` that the ledger has."""
+    """The state of each of ``unit_ids`` that is registered."""
     statement = select(work_units.c.unit_id, work_units.c.state).where(work_units.c.unit_id.in_(unit_ids))
     return {row.unit_id: row.state for row in connection.execute(statement)}
 
 
 @dataclass(frozen=True)
 class LoadedUnit:
-    """What a unit that is in the warehouse came to; ``stats`` as ``unit_fused`` got them."""
+    """Counts of a loaded unit, and its ``stats`` as ``unit_fused`` got them."""
 
     accepted: int
     rejected: int
@@ -215,7 +210,7 @@ class LoadedUnit:
 
 
 def loaded_unit(connection: Connection, unit_id: str) -> LoadedUnit | None:
-    """None: it is not loaded."""
+    """The counts of a loaded unit. None: the unit is not loaded."""
     units = work_units.c
     statement = select(units.accepted, units.rejected, units.stats)
     row = connection.execute(statement.where(units.unit_id == unit_id, units.state == "loaded")).one_or_none()
@@ -223,7 +218,7 @@ def loaded_unit(connection: Connection, unit_id: str) -> LoadedUnit | None:
 
 
 def unit_started(connection: Connection, unit_id: str) -> None:
-    """A try begins. Like the next two, it leaves a unit alone that is loaded."""
+    """Mark the start of a try. Like the next two functions, does not change a loaded unit."""
     _update_unit(connection, unit_id, state="fusing", tries=work_units.c.tries + 1, error=None)
 
 
