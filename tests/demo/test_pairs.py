@@ -24,6 +24,7 @@ def made(count: int, split: str = "train", seed: int = 1) -> list[MadePair]:
     return [make_pair(rng, split) for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_pairs_in_processes_with_different_hash_seeds() -> None:
     script = (
         "import hashlib, random; from capsfusion_tasks.demo.pairs import make_pair; rng = random.Random(3); "

@@ -30,6 +30,8 @@ from kubernetes.client import ApiClient
 from capsfusion_tasks.errors import InputError
 from gpu_pod import gpu_executor_config
 
+pytestmark = pytest.mark.slow
+
 try:
     override = gpu_executor_config()["pod_override"]
 except InputError as error:

@@ -27,6 +27,8 @@ from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.rates import Spread
 from tests.opened import interval_tasks, plan
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
 DAYS = [Interval(start=NOW.replace(day=day, hour=0), end=NOW.replace(day=day + 1, hour=0)) for day in (10, 11, 12)]
 RATE = Rate(Spread(500.0, 1000.0, 2000.0), "measured", Spread(0.9, 1.0, 1.1))

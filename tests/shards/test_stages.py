@@ -53,6 +53,7 @@ def from_disk(sample: Path, tmp_path: Path, warehouse_url: str) -> Settings:
     return load_settings(**sources, home=tmp_path, warehouse_url=warehouse_url, scratch=tmp_path / "scratch")
 
 
+@pytest.mark.slow
 def test_from_s3_into_s3_nothing_stays_on_the_disk(
     sample: Path, s3_bucket: str, from_disk: Settings, tmp_path: Path
 ) -> None:

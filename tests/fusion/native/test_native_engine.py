@@ -104,6 +104,7 @@ def test_captions_are_transformers_token_for_token(model_folder: Path, model: Ll
     assert by_row(native(model, num_beams=num_beams, eos_ids=[eos]).generate(StaticRequests(shuffled))) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_the_demo_models_captions_are_transformers(num_beams: int) -> None:
     from capsfusion_tasks.demo.pairs import make_pair
