@@ -70,14 +70,14 @@ def _update_shard(connection: Connection, shard_id: str, **values: Any) -> None:
 
 
 def pulled_bytes(connection: Connection) -> int:
-    """The bytes of all shards that are pulled, as their sources have them."""
+    """The size of all pulled shards in their sources, in bytes."""
     statement = select(func.coalesce(func.sum(shards.c.size_bytes), 0)).where(shards.c.state == "pulled")
     return int(connection.execute(statement).scalar_one())
 
 
 @contextmanager
 def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
-    """No two processes that share this warehouse lay out the staging area at the same time; others wait."""
+    """Only one process of those that share this warehouse lays out the staging area at a time. Others wait."""
     with engine.begin() as connection:
         connection.execute(select(func.pg_advisory_xact_lock(lock_key("staging", staging))))
         yield
@@ -85,9 +85,10 @@ def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
 
 @contextmanager
 def planning_lock(engine: Engine, fusion_id: str) -> Iterator[Connection]:
-    """A transaction in which no other process plans under this fusion_id; others wait for its end.
+    """A transaction in which no other process plans under this fusion_id. Other processes wait for its end.
 
-    Under it, ask ``open_units`` before ``known_pairs``: a unit that is loaded in between is then seen twice, not never.
+    Call ``open_units`` before ``known_pairs``: a unit that is loaded between the calls is then in both results. In the
+    other order it would be in neither.
     """
     with engine.begin() as connection:
         require_writable(connection)
