@@ -24,10 +24,10 @@ _SHAPING = (
 
 
 class Decoding(BaseModel):
-    """How captions are made. A row of the warehouse's table ``fusions`` keeps it, and every unit names that row.
+    """How captions are made. The table ``fusions`` has a row for each decoding, and every unit refers to a row.
 
-    Planning decides it from settings and Params (``fusion/identity.py``). Whoever fuses or reports a unit reads it from
-    the ledger and needs no model settings of its own.
+    Planning decides the decoding from settings and Params (``fusion/identity.py``). Tasks that fuse or report a unit
+    read it from the ledger and need no model settings.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,7 +47,7 @@ class Decoding(BaseModel):
 
     @classmethod
     def of(cls, **fields: Any) -> Decoding:
-        """The decoding with these fields, under the fusion_id that digests those that shape captions."""
+        """The decoding with these fields. Its fusion_id is a digest of the fields that shape captions."""
         shape = json.dumps({name: fields[name] for name in _SHAPING}, sort_keys=True)
         return cls(fusion_id=hashlib.blake2b(shape.encode(), digest_size=6).hexdigest(), **fields)
 

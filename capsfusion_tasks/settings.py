@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     laion_coco_include: Patterns = Field(("*.parquet",), description="The same for the LAION-COCO source.")
     laion_coco_exclude: Patterns = Field((), description="The same for the LAION-COCO source.")
     s3_requester_pays: bool = Field(
-        False, description="Pay for reading shards from S3 buckets whose owners let the reader pay."
+        False, description="Read S3 buckets whose owners let the reader pay. Your AWS account pays for the requests."
     )
 
     buckets: Literal["auto"] | Annotated[int, Field(ge=1, le=65536)] = Field(

@@ -1,4 +1,4 @@
-"""Environment variables of settings: their names, names that are nearly right, and what is wrong with their values."""
+"""Environment variables of settings: names, misspelt names and invalid values."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 PREFIX = "CAPSFUSION_"
-# What Kubernetes adds for each service of the namespace, here of one whose name starts with capsfusion.
+# Kubernetes adds these for each service in the namespace whose name starts with capsfusion.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _EXPECTED = "Input should be "  # how pydantic's messages begin
 _SECRET = ("warehouse_url",)  # settings whose values no message repeats
 
 
 def variable(*parts: str) -> str:
-    """The variable of a setting; several parts for one that is nested: ``CAPSFUSION_RULES__MIN_WORDS``."""
+    """The variable of a setting. A setting in a group has two parts: ``CAPSFUSION_RULES__MIN_WORDS``."""
     return PREFIX + "__".join(parts).upper()
 
 
 def nested(settings: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """The settings that have settings of their own."""
+    """The groups of settings, such as ``rules``: the name of each group and its class."""
     annotated = {name: field.annotation for name, field in settings.model_fields.items()}
     return {name: kind for name, kind in annotated.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
 
 
 def variables(settings: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The variable of each setting, in the order of ``settings``; those of nested settings with their full names."""
+    """The variable of each setting, in the order of ``settings``. A setting in a group has its full name."""
     inner = nested(settings)
     found: dict[str, FieldInfo] = {}
     for name, field in settings.model_fields.items():
@@ -41,7 +41,7 @@ def variables(settings: type[BaseModel]) -> dict[str, FieldInfo]:
 
 def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: Iterable[str]) -> list[str]:
     """A problem for each variable that nearly has the name of a setting, or of one of ``others``."""
-    groups = [variable(name) for name in nested(settings)]  # also set as a whole, as JSON
+    groups = [variable(name) for name in nested(settings)]  # one variable can set a whole group as JSON
     known = {*variables(settings), *others, *groups}
     return [
         f"{name} is no setting: did you mean {nearest}?"
@@ -62,7 +62,7 @@ def problems(error: ValidationError, settings: type[BaseModel], overridden: Coll
     reasons: dict[str, list[str]] = {}
     for each in error.errors():
         parts = [str(part) for part in each["loc"]]
-        # What follows the name tells the types of a union apart: each of them has an error of its own.
+        # The parts after the name are the types of a union. Each type has its own error.
         named = parts[:2] if parts[0] in nested(settings) else parts[:1]
         name = named[0] if named[0] in overridden else variable(*named)
         if each["type"] == "extra_forbidden":

@@ -14,10 +14,11 @@ _OUT_OF_RANGE = "<value out of range"  # how Arrow's cast to text renders a time
 
 
 def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozenset[str]) -> list[Any]:
-    """The values of ``column`` as JSON has them; those of the leaves in ``binary`` as bytes.
+    """The values of ``column`` as JSON values. Leaves in ``binary`` stay bytes.
 
-    Times become ISO 8601 text, those with a zone in UTC. Durations become integers in the unit of the column. Bytes
-    become text. Raises InputError, which starts with ``where``, for text that is not UTF-8 and times out of range.
+    Times become ISO 8601 text; times with a zone are converted to UTC. Durations become integers in the unit of the
+    column. Bytes become text. Raises InputError, which starts with ``where``, for text that is not UTF-8 and for times
+    out of range.
     """
     try:
         column.validate(full=True)  # Parquet does not check that a column of text holds UTF-8

@@ -1,4 +1,4 @@
-"""The command ``capsfusion settings``: what can be set, and what is set. It also writes docs/settings.md."""
+"""The command ``capsfusion settings``: prints all settings with their values, or writes docs/settings.md."""
 
 from __future__ import annotations
 

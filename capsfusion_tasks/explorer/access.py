@@ -26,7 +26,7 @@ class WarehouseAccess:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Raises InputError or NotReadyError where the warehouse cannot be used, or does not answer in time."""
+        """Raises InputError or NotReadyError if the warehouse cannot be used or does not answer in time."""
         with reading(self._warehouse(), SECONDS) as connection:
             yield connection
 

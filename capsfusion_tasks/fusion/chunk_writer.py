@@ -18,7 +18,7 @@ from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.schemas import FUSED
 from capsfusion_tasks.staging.storage import Storage
 
-CHUNK_SECONDS = 30.0  # age at which a chunk is closed. Each write repeats its rows; each file costs readers time
+CHUNK_SECONDS = 30.0  # age at which a chunk is closed. Larger chunks cost more per write; more files cost more per read
 
 
 class ChunkWriter:

@@ -78,7 +78,7 @@ def fuse_file(
     except MissingColumns as error:
         raise InputError(f"{error}: name the captions with --raw-column and --synthetic-column") from error
     check_writable(target, overwrite=overwrite, but=source)
-    # This machine plans and fuses: its device decides where no setting does.
+    # This machine plans and fuses, so its device decides unless a setting does.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
     decoding = decide(settings, here)
 

@@ -1,4 +1,4 @@
-"""Reads the small JSON files of a model folder, and says in one line what is wrong with one that cannot be read."""
+"""Reads the small JSON files of a model folder. If a file cannot be read, the error says why in one line."""
 
 from __future__ import annotations
 

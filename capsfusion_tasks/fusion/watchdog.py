@@ -53,7 +53,7 @@ class Watchdog:
     timeouts: Timeouts
     clock: Callable[[], float] = time.monotonic
     _ranks: dict[int, tuple[str, float]] = field(default_factory=dict)  # rank → its last phase, and when it reported it
-    _last: float = field(init=False)  # when any rank reported last
+    _last: float = field(init=False)  # time of the last heartbeat of any rank
 
     def __post_init__(self) -> None:
         self._last = self.clock()

@@ -14,7 +14,7 @@ from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-_READERS = 16  # marks that are read in parallel: on S3 each takes a round trip
+_READERS = 16  # marks read in parallel: on S3 each read takes a round trip
 
 
 def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:

@@ -116,7 +116,7 @@ class _Decoder:
         self._process.wait()
 
 
-_idle: dict[int, list[_Decoder]] = {}  # by process: after a fork, the parent's decoders are not the child's
+_idle: dict[int, list[_Decoder]] = {}  # keyed by process: a forked child must not use the decoders of its parent
 _lock = threading.Lock()
 
 

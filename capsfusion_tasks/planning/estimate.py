@@ -173,7 +173,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a run may take. None: no limit."""
+    """Limits on the estimated GPU hours and cost of a run. None: no limit."""
 
     max_gpu_hours: float | None = None
     max_cost: float | None = None

@@ -135,7 +135,7 @@ def outdated(
         return False
     made_with = unit_files.rules_of(storage, unfinished[0][0].unit_id)  # one planning cut all of them
     if made_with is None:
-        for unit, _ in reversed(unfinished):  # the first one last: a rerun after a crash reads it first
+        for unit, _ in reversed(unfinished):  # the first unit last: a rerun after a crash decides by it
             unit_files.record_rules(storage, unit.unit_id, rules)
     if made_with is None or made_with == rules:
         return False

@@ -84,7 +84,7 @@ class HubSource:
                     repo_type="dataset",
                 )
             ),
-            tries=1,  # huggingface_hub retries this call itself, page by page, and no other
+            tries=1,  # huggingface_hub retries only this call itself, page by page
         )
         start = f"{self._folder}/" if self._folder else ""
         for entry in sorted(tree, key=lambda entry: entry.path):

@@ -1,4 +1,4 @@
-"""What a source of shards is."""
+"""The interface of a source of shards."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _LFS_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 10
 
 @dataclass(frozen=True)
 class SideSource:
-    """Where a side's shards arrive. Files whose path is ``wanted`` are shards; ``patterns`` say which these are."""
+    """Where a side's shards arrive. Files whose path is ``wanted``, by the ``patterns``, are shards."""
 
     source: Source
     wanted: Callable[[str], bool]
@@ -63,7 +63,8 @@ def open_source(uri: str, settings: Settings) -> Source:
 def source_of(shard: Shard, settings: Settings) -> Source:
     """The source in which the shard was found.
 
-    It is opened as the settings name it, if they still do: they have the query of a signed address, the shard has not.
+    Opens the address from the settings if it names the same source: it can have the query of a signed address, which
+    the shard does not record.
     """
     current = open_source(settings.laion2b if shard.side == "laion_2b" else settings.laion_coco, settings)
     return current if current.uri == shard.source else open_source(shard.source, settings)

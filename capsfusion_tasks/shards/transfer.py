@@ -35,7 +35,7 @@ def sha256(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Expected:
-    """What proves that a download is the discovered shard: its length, and its headers or its checksum."""
+    """Proves that a download is the discovered shard: by its length, and by its headers or its checksum."""
 
     size_bytes: int
     unchanged: Callable[[httpx2.Response], bool] | None = None

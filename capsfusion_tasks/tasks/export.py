@@ -155,10 +155,10 @@ def _require_same(storage: Storage, found: Manifest, selection: Selection, rows_
 
 
 def _start(storage: Storage, manifest: Manifest) -> Manifest:
-    """From here on the folder holds ``manifest``, which is not finished, and its files only."""
+    """Write the unfinished ``manifest`` to the folder, and delete all files that are not in it."""
     storage.write_json(BEGUN, manifest.model_dump(mode="json"))
     mine = {BEGUN, *(part.file for part in manifest.files)}
-    for name in sorted(set(storage.files("")) - mine):  # the manifest of another comes before its files
+    for name in sorted(set(storage.files("")) - mine):  # the old manifest sorts before the old files
         storage.delete(name)
     storage.delete_unpublished("")
     return manifest

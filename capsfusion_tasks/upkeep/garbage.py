@@ -168,7 +168,7 @@ def _delete_unit(settings: Settings, storage: Storage, unit_id: str) -> None:
 
 
 def _replays(storage: Storage, files: list[StoredFile], units: list[LedgerUnit], before: datetime) -> Iterator[Garbage]:
-    """Pairs of replays. They are needed for planning only, and a repeated replay reads them from the tables again."""
+    """Pairs of replays. Only planning needs them, and a repeated replay reads them from the tables again."""
     open_ones = {Replay(name=unit.replay, fusion_id="").key for unit in units if unit.replay and unit.state != "loaded"}
     for key, its in _by_folder(files, layout.REPLAYS).items():
         if key not in open_ones and all(file.modified < before for file in its):

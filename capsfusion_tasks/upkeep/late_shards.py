@@ -19,7 +19,7 @@ _SETTING: dict[Side, str] = {"laion_2b": "laion2b", "laion_coco": "laion_coco"}
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Shards that are in no list, although the interval in which they arrived has one."""
+    """Shards that arrived in an interval with a list of shards, but are in no list."""
     seen = {shard.shard_id for shards in evidence.lists.values() for shard in shards} | evidence.others
     for side, place, intervals in _places(evidence):
         for shard in all_shards(side, place):

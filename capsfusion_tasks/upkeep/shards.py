@@ -38,7 +38,7 @@ def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
 
 
 def rows(evidence: Evidence) -> dict[str, Counter[str]]:
-    """Side → how many rows of its pulled shards are ``in buckets``, and how many were dropped, by reason."""
+    """For each side: the rows of its pulled shards that are ``in buckets``, and the dropped rows by reason."""
     found: dict[str, Counter[str]] = {}
     for shard in (shard for shards in evidence.lists.values() for shard in shards):
         if mark := evidence.marks.get(shard.shard_id):
@@ -88,7 +88,7 @@ def _same(entry: LedgerShard, mark: PullMark) -> bool:
 
 
 def _passed_over(evidence: Evidence, interval: Interval) -> bool:
-    """Whether the interval was paired long ago, so that no run can still be about to pull its shards."""
+    """Whether the interval was paired so long ago that no running task can still pull its shards."""
     pairs = evidence.listing.under(layout.pairs_folder(interval))
     return bool(pairs) and all(evidence.old(file) for file in pairs)
 

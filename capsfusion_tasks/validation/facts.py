@@ -58,7 +58,7 @@ def raw_facts(text: str) -> frozenset[str]:
 
 
 def caption_facts(text: str) -> frozenset[str]:
-    """The same of a caption, where the capital that begins a sentence or a title makes no name."""
+    """The base forms of the names and numbers in a caption. A capital at the start of a sentence makes no name."""
     return _facts(
         [
             word
@@ -69,7 +69,7 @@ def caption_facts(text: str) -> frozenset[str]:
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
-    """The words of ``text`` as they are written, each with what stands between it and the one before."""
+    """The words of ``text`` as written, each with the characters between it and the previous word."""
     tokens: list[tuple[str, str]] = _TOKENS.findall(text)
     while tokens and not tokens[-1][1]:  # the end of the text
         tokens.pop()
@@ -82,7 +82,7 @@ def _facts(words: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(1 << 16)
 def _base_forms_of_fact(word: str) -> tuple[str, ...]:
-    """One where ``word`` is a name or a number, else none; more where compatibility characters fall apart."""
+    """One form if ``word`` is a name or a number, otherwise none. Several if normalisation splits a character."""
     folded = unicodedata.normalize("NFKC", word).casefold().replace("’", "'")
     is_name = word != word.lower() and folded not in _NO_NAMES
     return tuple(map(base_form, folded.split())) if is_name or _DIGITS.search(word) else ()

@@ -20,7 +20,7 @@ from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import JUDGED, validate_table
 
-ROWS_AT_ONCE = 16_384  # the same caption is looked for within so many rows, too
+ROWS_AT_ONCE = 16_384  # also the window in which repeated captions are counted
 BINS = 25
 LONGEST = 100  # words; longer captions count in the last bin
 
@@ -53,9 +53,9 @@ class Trial:
 
 @dataclass
 class FileVerdicts:
-    """What a file's verdicts add up to, and how each score is distributed: score → rows in ``BINS`` equal bins.
+    """The counts of a file's verdicts, and a histogram of each score: score → rows in ``BINS`` equal bins.
 
-    The bins reach from 0 to 1, those of ``caption_words`` from 0 to ``LONGEST``.
+    The bins span 0 to 1, or 0 to ``LONGEST`` for ``caption_words``.
     """
 
     tally: Tally

@@ -59,7 +59,7 @@ def concatenation(fused: Fused, _: RuleSettings) -> bool:
 
 
 def verbatim(fused: Fused, settings: RuleSettings) -> bool:
-    """``verbatim``: both sources stand in the caption word for word, joined to a sentence ("is", "features")."""
+    """``verbatim``: the caption has both sources word for word, joined to a sentence ("is", "features")."""
     return _has_both_sources(fused) and not concatenation(fused, settings)
 
 

@@ -17,13 +17,14 @@ MARKUP = re.compile(
 _LINE_MARK = re.compile(r"\s*(?:#{1,6}|[*-]) ")
 _ADDRESS_START = re.compile(r"^(?:https?://)?(?:www\.)?")
 
-# Domains by their commonest endings; a letter must stand before the dot, a slash or no word behind the ending.
+# Domains with common endings. Neither a word character, a hyphen nor another dotted part may follow the ending.
 _TOP_LEVEL = (
     "com|net|org|info|biz|edu|gov|co\\.uk|com\\.au|de|fr|it|es|nl|eu|us|ca|ru|pl|io|tv|shop|online|site|blog|example"
 )
 ADDRESS = re.compile(rf"\b(?:[a-z0-9-]+\.)+(?:{_TOP_LEVEL})(?![\w-]|\.\w)(?:/\S*)?")
 FILE_NAME = re.compile(r"[\w()-]*[\w)-]\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|psd|pdf|docx?|pptx?|mp4|avi|zip)\b")
-# Names that a file or a page got from a program: four or more parts, and digits or an underscore between them.
+# Names of files or pages that a program made: four or more parts, joined by hyphens or underscores. ``web_residue``
+# also asks for a digit or an underscore.
 SLUG = re.compile(r"\b[a-z0-9]+(?:[_-]+[a-z0-9]+){3,}\b")
 
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
@@ -41,7 +42,7 @@ ESCAPE = re.compile(
     r"\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|U[0-9a-fA-F]{8}|N\{[A-Z ]+\})|(?:%[0-9A-F]{2}){2,}|=\?utf-8\?", re.IGNORECASE
 )
 
-# Words without which the pattern behind them finds nothing. To look for words in a set is quick.
+# Each pattern needs one of its hint words. A set lookup is faster than the pattern.
 _SHOP_HINTS = word_set(
     "available sale rent purchase purchased purchases purchasing priced usd eur gbp shipping discount discounts"
     " discounted off offer offers pre preowned stock delivered wholesale coupon coupons giveaway cart now depot etsy"

@@ -41,7 +41,7 @@ def _spec(decoding: Decoding, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decoding_of(connection: Connection, fusion_id: str) -> Decoding:
-    """The decoding of a fusion_id. Raises InputError where the ledger has none, or only a part of it."""
+    """The decoding of a fusion_id. Raises InputError if the ledger has no decoding or an incomplete one."""
     spec = connection.scalar(select(fusions.c.spec).where(fusions.c.fusion_id == fusion_id))
     if spec is None:
         raise InputError(f"the ledger has no fusion {fusion_id}; plan its units again")
@@ -54,10 +54,10 @@ def decoding_of(connection: Connection, fusion_id: str) -> Decoding:
 
 
 def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
-    """``decoding`` under the fusion_id that an equal one has in the ledger, or as it is where there is none.
+    """``decoding`` with the fusion_id of an equal decoding in the ledger, or unchanged if there is none.
 
-    A row of an earlier version counts as equal, and is completed, where it tells enough: a hub model's commit, a dtype
-    other than auto, and a model with a single EOS token, the only one that earlier versions heard.
+    A row of an earlier version counts as equal, and is completed, if it records enough: the commit of a hub model, a
+    dtype other than auto, and a model with one EOS token, because earlier versions stopped only at the first.
     """
     same_model = fusions.c.model_digest == decoding.model_digest
     for row in connection.execute(select(fusions).where(same_model).order_by(fusions.c.created_at)):
@@ -73,7 +73,7 @@ def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
 
 
 def earlier(connection: Connection, decoding: Decoding) -> list[EarlierFusion]:
-    """Fusions of earlier versions that may be ``decoding``, with rows loaded under them; the ledger cannot tell."""
+    """Fusions of earlier versions that may equal ``decoding``, with their loaded rows. The ledger cannot tell."""
     rows = func.coalesce(func.sum(work_units.c.rows_in).filter(work_units.c.state == "loaded"), 0).label("rows")
     statement = (
         select(fusions, rows)

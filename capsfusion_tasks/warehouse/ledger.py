@@ -85,9 +85,10 @@ def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
 
 @contextmanager
 def planning_lock(engine: Engine, fusion_id: str) -> Iterator[Connection]:
-    """A transaction during which no other process plans under this fusion_id; others wait for its end.
+    """A transaction in which no other process plans under this fusion_id. Other processes wait for its end.
 
-    Call ``open_units`` before ``known_pairs``: a unit that is loaded in between is then seen twice instead of never.
+    Call ``open_units`` before ``known_pairs``: a unit that is loaded between the calls is then in both results. In the
+    other order it would be in neither.
     """
     with engine.begin() as connection:
         require_writable(connection)

@@ -82,7 +82,7 @@ def load_unit(
             return LoadResult(accepted, rejected, already_loaded=True)
         if table.num_rows != rows_in:
             raise InputError(
-                f"unit {unit_id} was planned with {rows_in} rows and has {table.num_rows}; validate it again"
+                f"unit {unit_id} was planned with {rows_in} rows, but {table.num_rows} are validated; validate it again"
             )
 
         cursor.adbc_ingest("incoming", _storable(table), mode="create", temporary=True)

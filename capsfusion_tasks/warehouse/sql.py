@@ -20,8 +20,8 @@ from capsfusion_tasks.warehouse.tables import SCHEMA
 def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
     """Run one statement in a read-only transaction, with ``capsfusion`` on its search path.
 
-    uuid, json and intervals become text, numeric becomes decimal. Column names can repeat, as in SQL. Raises InputError
-    with PostgreSQL's message where the statement fails, NotReadyError where the connection is lost.
+    uuid, json and intervals become text; numeric becomes decimal. Column names can repeat, as in SQL. Raises InputError
+    with PostgreSQL's message if the statement fails, NotReadyError if the connection is lost.
     """
     if not sql.strip():
         raise InputError("the SQL statement is empty")

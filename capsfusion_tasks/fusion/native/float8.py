@@ -21,7 +21,7 @@ MIN_CAPABILITY = (8, 9)  # Ada: earlier cards have no float8 products
 
 
 def require(device: torch.device) -> None:
-    """Raise InputError where ``device`` has no float8 products."""
+    """Raise InputError if ``device`` cannot multiply float8 matrices."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         if capability >= MIN_CAPABILITY:

@@ -157,8 +157,10 @@ def rotate_and_store_kernel(
     QKV, COS, SIN, POSITIONS, SLOTS, PLACES, TABLE, Q, KEYS, VALUES, per_slot,
     H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, HALFP: tl.constexpr, HEADS: tl.constexpr, PAGE: tl.constexpr,
 ):  # fmt: skip
-    """Queries and keys turned by their positions; keys and values into their page. A program per token and HEADS heads
-    of the H + 2 * KVH that stand behind one another in QKV."""
+    """Rotate queries and keys by their positions, and store keys and values in their page.
+
+    QKV holds the H + 2 * KVH heads of a token one after another. Each program handles one token and HEADS heads.
+    """
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     HALF: tl.constexpr = D // 2
