@@ -15,6 +15,8 @@ import yaml
 
 from tests.deploy.stack import setting_names
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 VALUES = REPOSITORY / "deploy" / "values.yaml"
 GPU_POD = REPOSITORY / "deploy" / "gpu-pod.yaml"
@@ -29,8 +31,6 @@ from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import ApiClient
 from capsfusion_tasks.errors import InputError
 from gpu_pod import gpu_executor_config
-
-pytestmark = pytest.mark.slow
 
 try:
     override = gpu_executor_config()["pod_override"]

@@ -109,7 +109,7 @@ def test_nul_characters_become_replacement_characters(warehouse: Warehouse, conn
     ("unit_id", "table", "said"),
     [
         ("u9", rows(1, 2), "no work unit u9"),
-        ("u1", rows(1), "planned with 2 rows and has 1"),
+        ("u1", rows(1), "planned with 2 rows, but 1 are validated"),
         ("u1", rows(1, 1), "2 rows and 1 different pairs"),
         ("u1", rows(1, 2).drop_columns(["novelty"]), "have the schema"),
         ("u1", rows(1, 2, capsfusion=None), "rows without capsfusion"),
