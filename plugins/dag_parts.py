@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 import fusion_metrics
 from airflow.sdk import (
     Asset,
-    ExceptionRetryPolicy,
     Param,
-    RetryAction,
-    RetryRule,
     get_current_context,
     task,
     task_group,
 )
 from gpu_pod import gpu_executor_config
 from load_operator import LoadOperator
+from retry_backoff import FIRST_DELAY, RETRIES, RetryBackoff
 from run_context import set_label, working
 from torchrun_operator import TorchrunOperator
 
@@ -40,13 +38,11 @@ MAX_ACTIVE_TASKS = MAX_UNITS
 
 DEFAULT_ARGS = {
     "owner": "capsfusion",
-    "retries": 3,
-    "retry_delay": timedelta(seconds=30),
-    "retry_exponential_backoff": 2,
-    "max_retry_delay": timedelta(minutes=10),
+    "retries": RETRIES,
+    "retry_delay": FIRST_DELAY,  # where the worker is lost, and cannot ask the policy
+    "retry_policy": RetryBackoff(),
     # Validate and load a unit before the next one is fused: the gate then stops a wrong model after one unit.
     "weight_rule": "upstream",
-    "retry_policy": ExceptionRetryPolicy([RetryRule(InputError, RetryAction.FAIL, reason="a retry will not help")]),
 }
 
 MODEL_PARAMS = {

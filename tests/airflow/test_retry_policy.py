@@ -20,16 +20,27 @@ from capsfusion_tasks.fusion.launcher import TorchrunFailed
 kinds = [InputError, NotReadyError, TorchrunFailed, AirflowTaskTimeout, OSError, MemoryError]
 policy = DEFAULT_ARGS["retry_policy"]
 decided = {kind.__name__: policy.evaluate(kind("told"), 1, DEFAULT_ARGS["retries"]).action.name for kind in kinds}
-print(json.dumps(decided))
+waits = {
+    name: [policy.evaluate(OSError(), nth, most).retry_delay for nth in range(most - 2, most + 1)]
+    for name, most in (("first", 3), ("cleared", 9))
+}
+past_last = policy.evaluate(OSError(), 4, 3).action.name
+seconds = {name: [wait.total_seconds() for wait in each] for name, each in waits.items()}
+print(json.dumps({"decided": decided, "seconds": seconds, "past_last": past_last}))
 """
 
 
-def test_bad_input_fails_at_once_and_what_may_pass_is_tried_again(tmp_path: Path) -> None:
+def test_bad_input_fails_at_once_and_all_else_is_retried_with_a_delay_that_begins_anew_after_a_clear(
+    tmp_path: Path,
+) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("CAPSFUSION_")}
     env |= {"AIRFLOW_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", CODE], cwd=REPOSITORY, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    decided = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["seconds"] == {"first": [30, 60, 120], "cleared": [30, 60, 120]}
+    assert found["past_last"] == "DEFAULT"
+    decided = found["decided"]
     assert decided.pop("InputError") == "FAIL"
     assert len(decided) == 5  # a hung rank, a crashed one, a timeout, a full disk, memory that ran out
     assert set(decided.values()) <= {"RETRY", "DEFAULT"}

@@ -1,0 +1,42 @@
+"""When a failed task is retried: after a delay that grows with its tries since it was last cleared.
+
+Airflow's own backoff counts all tries of the run, also those before a clear.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk.definitions.retry_policy import RetryDecision
+
+from capsfusion_tasks.errors import InputError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+RETRIES = 3
+FIRST_DELAY = timedelta(seconds=30)
+LONGEST_DELAY = timedelta(minutes=10)
+
+
+class RetryBackoff(ExceptionRetryPolicy):
+    """Fails at once on an InputError. Retries all other errors, with a delay that doubles with each try."""
+
+    def __init__(self) -> None:
+        super().__init__([RetryRule(InputError, RetryAction.FAIL, reason="a retry will not help")])
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> RetryDecision:
+        decision = super().evaluate(exception, try_number, max_tries, context)
+        if decision.action is RetryAction.FAIL:
+            return decision
+        # Clearing a task sets max_tries to the tries it has had, plus its retries.
+        tries = max(1, try_number - (max_tries - RETRIES))
+        if tries > RETRIES:
+            return RetryDecision.default()
+        delay = min(FIRST_DELAY * 2 ** (tries - 1), LONGEST_DELAY)
+        reason = f"retry {tries} of {RETRIES}, after {delay.total_seconds():.0f} s"
+        return RetryDecision.retry(delay=delay, reason=reason)
