@@ -17,8 +17,8 @@ class FuseJob(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     staging: str  # root of the storage that the paths below are relative to
-    pairs: str  # a Parquet file with the columns laion_2b and laion_coco, or with piece_rows a folder of such pieces
-    piece_rows: int | None
+    pairs: str  # a Parquet file with the columns laion_2b and laion_coco; with piece_rows a folder of such files
+    piece_rows: int | None  # rows of each of these files; the last may have fewer
     chunks: str  # folder of the chunk files
     decoding: Decoding
     model: str  # the decoding's model as this machine has it

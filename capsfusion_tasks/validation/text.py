@@ -55,7 +55,7 @@ def words(text: str) -> list[str]:
 
 
 def without_quotations(text: str) -> str:
-    """``text`` with a space in place of each quotation, which is not the caption's own voice."""
+    """``text`` with each quotation replaced by a space: a quotation is not the caption's own voice."""
     return _QUOTATION.sub(" ", text) if '"' in text or "“" in text or "«" in text else text
 
 

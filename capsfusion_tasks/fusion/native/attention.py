@@ -54,7 +54,10 @@ class Beams:
 def pack_prompts(
     prompts: Sequence[Sequence[int]], slots: Sequence[int], *, prefix: int, cache: KVCache, multiple: int = 1
 ) -> Prompts:
-    """Pack ``prompts`` for ``slots``, behind ``prefix`` tokens, on the cache's device. Pads to a ``multiple``."""
+    """Pack one prompt per slot on the cache's device. Positions start after ``prefix`` tokens.
+
+    Pads the number of tokens to a multiple of ``multiple``.
+    """
     lengths = torch.tensor([len(prompt) for prompt in prompts])  # [R]
     starts = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))  # [R + 1]
     which = torch.arange(len(prompts)).repeat_interleave(lengths)  # [T]
