@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import PAIRS, Replay
 from capsfusion_tasks.settings import Interval
@@ -100,10 +101,14 @@ def _require_rules(where: str, schema: pa.Schema, rules: PullRules) -> None:
 
 
 def estimate_tokens(pairs: pa.Table) -> np.ndarray:
-    """Estimated tokens of each row, prompt and caption, without a tokenizer: [rows] int64."""
+    """Estimated tokens of each row, prompt and caption, without a tokenizer: [rows] int64.
+
+    A prompt counts at most ``MAX_PROMPT_TOKENS``, because longer prompts are cut.
+    """
     characters = pc.add(pc.utf8_length(pairs["laion_2b"]), pc.utf8_length(pairs["laion_coco"]))
-    tokens: np.ndarray = characters.to_numpy().astype(np.int64) // CHARACTERS_PER_TOKEN
-    return tokens + TEMPLATE_TOKENS + CAPTION_TOKENS
+    prompt = TEMPLATE_TOKENS + characters.to_numpy().astype(np.int64) // CHARACTERS_PER_TOKEN
+    tokens: np.ndarray = np.minimum(prompt, MAX_PROMPT_TOKENS) + CAPTION_TOKENS
+    return tokens
 
 
 def bucket_of(path: str) -> str:

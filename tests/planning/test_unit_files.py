@@ -107,6 +107,12 @@ def test_a_limit_takes_so_many_and_no_more(storage: Storage, limit: int) -> None
     assert hashes(storage, new_pairs(storage, DAY, nothing_known, in_flight=[], limit=limit)) == list(range(5))[:limit]
 
 
+@pytest.mark.parametrize(("characters", "tokens"), [(40, 112 + 10 + 37), (576, 256 + 37), (2_000_000, 256 + 37)])
+def test_a_row_is_estimated_at_no_more_tokens_than_a_prompt_can_have(characters: int, tokens: int) -> None:
+    table = pa.table({"laion_2b": ["a" * (characters - 4)], "laion_coco": ["a" * 4]})
+    assert estimate_tokens(table).tolist() == [tokens]
+
+
 def test_units_hold_each_pair_once_in_order_and_about_as_many_tokens(storage: Storage) -> None:
     table = pairs(*range(100))
     total = int(estimate_tokens(table).sum())
