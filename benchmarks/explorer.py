@@ -30,8 +30,8 @@ from benchmarks.warehouse import FUSION, FUSION_ID, new_warehouse
 from benchmarks.workload import CAPTION, read_pairs
 from capsfusion_tasks.explorer.access import SECONDS
 from capsfusion_tasks.explorer.figures import RunKey, figures
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Unit
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse import browse, funnels, fusions, ledger
 from capsfusion_tasks.warehouse.browse import CaptionFilter, Position, caption_page
 from capsfusion_tasks.warehouse.connection import Warehouse

@@ -31,13 +31,14 @@ from rich.console import Console
 from rich.table import Table
 
 from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_shard
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.planning.new_pairs import new_pairs
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.shards.listing import source_bytes
 from capsfusion_tasks.shards.sources import configured_sources, opened

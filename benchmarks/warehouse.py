@@ -33,8 +33,9 @@ from sqlalchemy import text
 from benchmarks.generated_units import UnitMaker
 from benchmarks.workload import CAPTION, read_pairs
 from capsfusion_tasks.decoding import Decoding
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import VALIDATED, Unit
-from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.validation.validate import validate_table
 from capsfusion_tasks.warehouse import fusions, ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse

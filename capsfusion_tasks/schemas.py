@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from capsfusion_tasks.errors import InputError, printable
-from capsfusion_tasks.settings import UtcTime
+from capsfusion_tasks.intervals import UtcTime
 
 Side = Literal["laion_2b", "laion_coco"]
 Existing = Literal["skip", "replace"]  # what becomes of pairs that are fused already

@@ -6,21 +6,17 @@ import json
 import os
 import re
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
@@ -272,46 +268,3 @@ def load_settings(**overrides: Any) -> Settings:
     if problems:
         raise InputError("settings are not valid: " + "; ".join(problems))
     return settings
-
-
-def _utc(value: datetime) -> datetime:
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-UtcTime = Annotated[datetime, AfterValidator(_utc)]  # one without a time zone is meant as UTC
-
-
-_KEY_TIME = "%Y%m%dT%H%M%SZ"
-
-
-class Interval(BaseModel):
-    """The data interval of a run: the shards that arrived at or after ``start`` and before ``end`` (UTC)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    start: UtcTime
-    end: UtcTime
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Interval:
-        if self.start >= self.end:
-            raise InputError(f"the interval is empty: it starts {self.start} and ends {self.end}; give an end after it")
-        return self
-
-    @property
-    def key(self) -> str:
-        """The interval as a folder name: ``20261110T000000Z_20261111T000000Z``."""
-        return f"{self.start:{_KEY_TIME}}_{self.end:{_KEY_TIME}}"
-
-    @classmethod
-    def from_key(cls, key: str) -> Interval:
-        start, _, end = key.partition("_")
-        return cls(start=datetime.strptime(start, _KEY_TIME), end=datetime.strptime(end, _KEY_TIME))
-
-    @property
-    def command(self) -> str:
-        """The command that does the interval's work; what is finished is not done twice."""
-        return f"capsfusion run --start {self.start:%Y-%m-%dT%H:%M:%S} --end {self.end:%Y-%m-%dT%H:%M:%S}"
-
-    def is_within(self, other: Interval) -> bool:
-        return other.start <= self.start and self.end <= other.end

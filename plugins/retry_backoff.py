@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 RETRIES = 3
 FIRST_DELAY = timedelta(seconds=30)
-LONGEST_DELAY = timedelta(minutes=10)
 
 
 class RetryBackoff(ExceptionRetryPolicy):
@@ -37,6 +36,6 @@ class RetryBackoff(ExceptionRetryPolicy):
         tries = max(1, try_number - (max_tries - RETRIES))
         if tries > RETRIES:
             return RetryDecision.default()
-        delay = min(FIRST_DELAY * 2 ** (tries - 1), LONGEST_DELAY)
+        delay = FIRST_DELAY * 2 ** (tries - 1)
         reason = f"retry {tries} of {RETRIES}, after {delay.total_seconds():.0f} s"
         return RetryDecision.retry(delay=delay, reason=reason)

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from capsfusion_tasks.context import Context as Work
+from capsfusion_tasks.context import Context as PipelineContext
 from capsfusion_tasks.context import open_context
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Replay
-from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.warehouse import ledger
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ FUSION_KEY = "fusion_id"  # the XCom of plan that says under which fusion its un
 
 
 @contextmanager
-def planning(context: Context) -> Iterator[Work]:
+def planning(context: Context) -> Iterator[PipelineContext]:
     """The work of a task that decides how to fuse: the run's Params go before the settings.
 
     Where no Param decides and the run has units that are not loaded, it goes on with them: a backfill over the run has
@@ -45,7 +46,7 @@ def planning(context: Context) -> Iterator[Work]:
 
 
 @contextmanager
-def working() -> Iterator[Work]:
+def working() -> Iterator[PipelineContext]:
     """The work of any other task. How a unit is fused stands in the ledger."""
     use_aws_connection()
     with open_context(load_settings()) as work:

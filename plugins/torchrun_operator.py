@@ -8,7 +8,7 @@ import fusion_metrics
 from airflow.sdk import BaseOperator
 from run_context import set_label, working
 
-from capsfusion_tasks.context import Context as Work
+from capsfusion_tasks.context import Context as PipelineContext
 from capsfusion_tasks.fusion.launcher import Torchrun, environment_defaults
 from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.schemas import Unit
@@ -42,7 +42,7 @@ class TorchrunOperator(BaseOperator):
             with unit_tasks.at_work(work, unit):
                 return self._fuse(work, unit)
 
-    def _fuse(self, work: Work, unit: Unit) -> dict[str, Any]:
+    def _fuse(self, work: PipelineContext, unit: Unit) -> dict[str, Any]:
         unit_tasks.fuse_started(work, unit)
         if unit_tasks.is_fused(work, unit):
             return unit_tasks.fuse_finished(work, unit)

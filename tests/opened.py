@@ -8,9 +8,10 @@ from types import ModuleType
 from typing import Any
 
 from capsfusion_tasks.context import open_context
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning import plan as _plan
 from capsfusion_tasks.schemas import Replay, Unit
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.tasks import interval_tasks as _interval_tasks
 from capsfusion_tasks.tasks import replay as _replay
 from capsfusion_tasks.tasks import unit_tasks as _unit_tasks

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "capsfusion_tasks"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import of the others: nothing that stands below it in this list.
-BASE = {"__init__", "errors", "locations", "decoding", "thresholds", "settings", "schemas"}
+BASE = {"__init__", "errors", "locations", "decoding", "thresholds", "settings", "intervals", "schemas"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "thresholds": set(),
     "variables": set(),
     "settings": {"__init__", "errors", "locations", "thresholds", "variables"},
-    "schemas": {"errors", "settings"},
+    "intervals": {"errors"},
+    "schemas": {"errors", "intervals"},
     "pull_rules": {"settings"},
     "staging": BASE,
     "caption_files": BASE | {"staging"},

@@ -21,7 +21,8 @@ from capsfusion_tasks.cli.common import (
     settings_to_read,
 )
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.settings import load_settings
 
 
 def run(

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from capsfusion_tasks.cli.common import settings_to_read
 from capsfusion_tasks.errors import printable
-from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.intervals import Interval
 
 
 def check(

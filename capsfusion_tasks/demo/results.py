@@ -13,7 +13,8 @@ from rich.table import Table
 
 from capsfusion_tasks.context import open_context
 from capsfusion_tasks.demo.progress import DayRun
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.terminal import cell
 from capsfusion_tasks.warehouse import ledger, queries
 from capsfusion_tasks.warehouse.queries import RunSummary

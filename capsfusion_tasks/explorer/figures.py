@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse import funnels, plans, queries
 from capsfusion_tasks.warehouse.funnels import Distributions, Progress, Throughput
 from capsfusion_tasks.warehouse.plans import PlannedPairs

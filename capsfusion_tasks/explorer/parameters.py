@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from capsfusion_tasks.explorer.figures import RunKey
-from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.browse import SCORES, CaptionFilter, Position, Verdict
 
 

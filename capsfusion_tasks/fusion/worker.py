@@ -146,8 +146,11 @@ class Progress:
     def wait_for_all(self, on_progress: Callable[[], None]) -> None:
         """Go on reporting until the rows of all ranks are in files; some may be on other nodes."""
         before = -1
-        while (total := self._pairs.total()) is None or self._written() < total:
-            if (done := self._written()) > before:
+        while True:
+            total, done = self._pairs.total(), self._written()
+            if total is not None and done >= total:
+                break
+            if done > before:
                 on_progress()
             before = done
             time.sleep(_POLL_SECONDS)

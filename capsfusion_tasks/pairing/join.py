@@ -11,11 +11,12 @@ import duckdb
 import pyarrow as pa
 
 from capsfusion_tasks.errors import NotReadyError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_side import BucketSide
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import PAIRS, Side
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.scratch import ROOM, temporary_folder
 from capsfusion_tasks.staging.storage import Storage

@@ -196,10 +196,14 @@ class Budget:
                 )
             if found > most:
                 fitting = int(total.rows * most / found)
+                within = (
+                    f"Raise it, or set a limit of about {fitting:,} pairs (units that are planned are fused whole)"
+                    if fitting
+                    else "Raise it: it is not enough for one pair"
+                )
                 raise InputError(
                     f"over budget: {_number(found)} {name} estimated for {_of(total)}, {_number(most)} allowed; no GPU"
-                    f" was used. Raise the budget, or set a limit: it is enough for about {fitting:,} pairs (units that"
-                    " an earlier try has planned are fused whole)"
+                    f" was used. {within}"
                 )
 
 

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import PAIRS, Replay
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 

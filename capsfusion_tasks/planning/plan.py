@@ -16,13 +16,14 @@ from capsfusion_tasks.context import Context
 from capsfusion_tasks.decoding import Decoding
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.planning import unit_files, waiting
 from capsfusion_tasks.planning.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
 from capsfusion_tasks.planning.new_pairs import NewPairs
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Existing, Replay, Unit
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import fusions, ledger, plans, rates
@@ -172,7 +173,7 @@ def estimate(
         log.warning(
             "the pairs of %d intervals were made with other settings. Make them again with: %s",
             len(outdated_pairs),
-            outdated_pairs[0].command,
+            waiting.whole_range(storage).command,  # a join reads all shards, so all must be pulled again
         )
     with context.warehouse.engine.begin() as connection:
         work = {

@@ -9,10 +9,10 @@ from contextlib import suppress
 import numpy as np
 import pyarrow as pa
 
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.new_pairs import BUCKETS_KEY, NewPairs, bucket_of
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Replay, Unit
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 

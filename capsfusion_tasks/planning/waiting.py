@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.new_pairs import PairsInFlight, estimate_tokens
 from capsfusion_tasks.pull_rules import PullRules
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.shards import shard_list
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -20,6 +20,12 @@ from capsfusion_tasks.staging.storage import Storage
 def intervals(storage: Storage, within: Interval | None = None) -> list[Interval]:
     """All intervals that were listed, or those inside ``within``."""
     return [interval for interval in shard_list.intervals(storage) if within is None or interval.is_within(within)]
+
+
+def whole_range(storage: Storage, *more: Interval) -> Interval:
+    """From the start of the first to the end of the last interval that was listed, or of ``more``."""
+    seen = [*more, *intervals(storage)]
+    return Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
 
 
 def paired_rows(storage: Storage, interval: Interval) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Side
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.shards import shard_list
 from capsfusion_tasks.shards.listing import listed_shards
 from capsfusion_tasks.shards.shard_list import Origin, ShardList, told

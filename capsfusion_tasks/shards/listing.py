@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from capsfusion_tasks.errors import printable
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Side
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.shards.failures import system_errors
 from capsfusion_tasks.shards.passed_over import PassedOver
 from capsfusion_tasks.shards.patterns import is_hidden, path_matcher

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Side
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 

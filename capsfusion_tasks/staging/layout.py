@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Replay, Side
-from capsfusion_tasks.settings import Interval
 
 
 def bucket_name(bucket: int) -> str:

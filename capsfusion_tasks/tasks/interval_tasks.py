@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_counts, split_shard
@@ -25,7 +26,6 @@ from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
 from capsfusion_tasks.planning.plan import OnEstimate, outdated, plan_units, unplanned_work
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Existing, Shard, Unit
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.shards.listing import source_bytes
 from capsfusion_tasks.shards.sources import configured_sources, opened
@@ -101,8 +101,7 @@ def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> N
 
 def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> None:
     """Raise InputError if the buckets have shards that were pulled with other settings, except ``but``."""
-    seen = [interval, *waiting.intervals(context.storage)]
-    everything = Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
+    everything = waiting.whole_range(context.storage, interval)
     if everything == interval and but:
         mend = "They are not in the current sources: set CAPSFUSION_STAGING to an empty folder"
     else:

@@ -10,9 +10,10 @@ from capsfusion_tasks.context import Context, open_context
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import launcher
 from capsfusion_tasks.fusion.watchdog import Timeouts
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.tasks import interval_tasks, replay, unit_tasks
 from capsfusion_tasks.warehouse import quarantine
 

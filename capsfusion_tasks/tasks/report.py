@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from capsfusion_tasks.errors import printable
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Replay, Shard
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse import plans, quarantine, queries
 from capsfusion_tasks.warehouse.plans import PlannedPairs
 from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary

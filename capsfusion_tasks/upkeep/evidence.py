@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage, StoredFile
 from capsfusion_tasks.warehouse import invariants

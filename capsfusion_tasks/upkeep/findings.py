@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.invariants import LedgerUnit
 
 REPAIR = "capsfusion check --repair"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Side
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.shards import shard_list
 from capsfusion_tasks.shards.listing import all_shards
 from capsfusion_tasks.shards.shard_list import Origin

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection
 
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.join import bucket_pairs
 from capsfusion_tasks.planning.new_pairs import PairsInFlight
 from capsfusion_tasks.schemas import Side
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import Finding, run_again

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import StoredFile
 from capsfusion_tasks.upkeep.evidence import Evidence, PullMark

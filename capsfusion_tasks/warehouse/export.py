@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from sqlalchemy.dialects.postgresql import UUID
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.settings import Interval, UtcTime
+from capsfusion_tasks.intervals import Interval, UtcTime
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, batches, message
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.locks import lock_sql

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, cast, func, lateral, select, true, union_all
 
-from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.queries import Scope
 from capsfusion_tasks.warehouse.tables import fused_captions, plans, rejected_captions, shards, work_units
 

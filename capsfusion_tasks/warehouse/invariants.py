@@ -8,8 +8,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Engine, delete, func, select, update
 
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Side
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse.ownership import alone_with, keep_others_off
 from capsfusion_tasks.warehouse.queries import Scope
 from capsfusion_tasks.warehouse.tables import plans, shards, work_units

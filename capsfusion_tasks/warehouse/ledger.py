@@ -17,8 +17,8 @@ from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, up
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.tables import shards, work_units
 from capsfusion_tasks.warehouse.writable import require_writable

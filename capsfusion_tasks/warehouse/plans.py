@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, cast, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.queries import Scope
 from capsfusion_tasks.warehouse.tables import plans
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.tables import (
     UNIT_STATES,
     fused_captions,

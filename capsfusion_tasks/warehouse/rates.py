@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, Double, and_, func, literal, select, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.tables import work_units
 
 RECENT_UNITS = 20  # units that a measurement covers

@@ -19,8 +19,9 @@ from sqlalchemy import text
 from capsfusion_tasks.demo.airflow_server import USER
 from capsfusion_tasks.demo.pairs import make_pair
 from capsfusion_tasks.explorer.app import create_app
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import VALIDATED, Shard
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.validation.validate import validate_table
 from capsfusion_tasks.warehouse import ledger, plans
 from capsfusion_tasks.warehouse.connection import open_warehouse

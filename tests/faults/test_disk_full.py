@@ -16,8 +16,9 @@ from sqlalchemy import create_engine, text
 from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.fusion import chunks, launcher
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import CAPTION, FUSED, Unit
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.sources import SideSource, open_source
 from capsfusion_tasks.staging import layout

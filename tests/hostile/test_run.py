@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.tasks.local_run import run_pipeline
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.url import libpq_uri, parse_url

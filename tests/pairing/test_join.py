@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing import join
 from capsfusion_tasks.pairing.buckets import split_shard
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.schemas import PAIRS, Shard, Side
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 

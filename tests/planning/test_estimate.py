@@ -15,10 +15,11 @@ import pytest
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.planning.estimate import BENCHMARKS, Budget, Estimate, Rate, Work, benchmark_rate
 from capsfusion_tasks.schemas import VALIDATED, Unit
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import ledger
@@ -78,8 +79,9 @@ def test_a_model_without_measured_units_goes_by_a_benchmark_and_says_so() -> Non
     [
         (
             Budget(max_gpu_hours=0.5),
-            r"over budget: 1 GPU hours estimated for 18,000 pairs, .*, 0\.5 allowed; .* enough for about 9,000 pairs",
+            r"over budget: 1 GPU hours estimated for 18,000 pairs, .*, 0\.5 allowed; .* a limit of about 9,000 pairs",
         ),
+        (Budget(max_gpu_hours=0), r"over budget: .* Raise it: it is not enough for one pair"),
         (Budget(max_cost=2.0), r"2\.5 of cost estimated for .* 2 allowed"),
         (Budget(max_gpu_hours=2, max_cost=2.4), r"2\.5 of cost estimated for .* 2\.4 allowed"),
     ],

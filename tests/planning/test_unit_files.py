@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.new_pairs import NewPairs, PairsInFlight, estimate_tokens, new_pairs
 from capsfusion_tasks.planning.unit_files import choose_unit_tokens, cut_units
 from capsfusion_tasks.schemas import PAIRS, Unit
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.upkeep.check import check
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql

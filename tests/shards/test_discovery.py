@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Side
-from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.shards.discovery import discover, discovered
 from capsfusion_tasks.shards.failures import system_errors
 from capsfusion_tasks.shards.local import LocalSource

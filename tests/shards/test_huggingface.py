@@ -10,8 +10,9 @@ import pytest
 from huggingface_hub.utils import close_session
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.sources import configured_sources, open_source
 from capsfusion_tasks.staging.storage import Storage

@@ -16,8 +16,9 @@ import pytest
 from moto.s3.models import s3_backends
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.shards import s3
 from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.patterns import path_filter

@@ -11,7 +11,8 @@ import pytest
 
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse.connection import open_warehouse

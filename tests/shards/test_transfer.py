@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.settings import Interval, load_settings
+from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.shards import transfer, web_list
 from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.http import HttpSource

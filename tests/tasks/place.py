@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from tests.opened import interval_tasks

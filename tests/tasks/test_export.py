@@ -26,7 +26,8 @@ from typer.testing import CliRunner
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.identity import decide
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import export as export_module
 from capsfusion_tasks.tasks.export import Manifest, export_captions

@@ -165,7 +165,10 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     plan.estimate(before)
     assert "the pairs of 1 intervals were made with other settings" not in caplog.text
     plan.estimate(after)
-    assert "the pairs of 1 intervals were made with other settings" in caplog.text
+    assert f"the pairs of 1 intervals were made with other settings. Make them again with: {DAY.command}" in caplog.text
+    pair(before, DAYS[1])
+    plan.estimate(after)
+    assert BOTH.command in caplog.text  # a run of one day alone would be refused
     with pytest.raises(InputError, match="were pulled with"):
         interval_tasks.pair(after, DAY, [0])
     with pytest.raises(InputError, match="was paired with"):

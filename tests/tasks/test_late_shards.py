@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.upkeep.check import check
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql

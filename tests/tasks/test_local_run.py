@@ -19,8 +19,9 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks.demo.sample_data import SampleReport, make_sample, write_sample_data
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.local_run import run_pipeline

@@ -21,9 +21,10 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import FUSED, PAIRS, Replay, Unit
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import local_run

@@ -17,8 +17,9 @@ from sqlalchemy import create_engine, make_url, text
 
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.fusion import chunks
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import CAPTION, FUSED, Unit
-from capsfusion_tasks.settings import Interval, Settings, load_settings
+from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.upkeep.check import Result, check

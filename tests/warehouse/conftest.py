@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import Connection, text
 
 from capsfusion_tasks.decoding import Decoding
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import VALIDATED, Unit
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse import fusions, ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 

@@ -9,8 +9,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Unit
-from capsfusion_tasks.settings import Interval, Settings
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse import fusions, ledger
 from capsfusion_tasks.warehouse.browse import Caption, CaptionFilter, caption_page
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse

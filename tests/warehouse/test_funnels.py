@@ -9,8 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from capsfusion_tasks.errors import NotReadyError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Unit
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse import funnels, fusions, ledger
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.funnels import HISTOGRAM_BINS, Progress, Throughput

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Connection, select
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.settings import Interval
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.load import load_unit

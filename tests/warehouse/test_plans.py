@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from capsfusion_tasks.settings import Interval
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse import funnels, plans
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.plans import PlannedPairs

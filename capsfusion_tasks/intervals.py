@@ -1,0 +1,53 @@
+"""Data intervals: the spans of time whose shards a run handles. All times are UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+
+from capsfusion_tasks.errors import InputError
+
+
+def _utc(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+UtcTime = Annotated[datetime, AfterValidator(_utc)]  # one without a time zone is meant as UTC
+
+
+_KEY_TIME = "%Y%m%dT%H%M%SZ"
+
+
+class Interval(BaseModel):
+    """The data interval of a run: the shards that arrived at or after ``start`` and before ``end`` (UTC)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start: UtcTime
+    end: UtcTime
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Interval:
+        if self.start >= self.end:
+            raise InputError(f"the interval is empty: it starts {self.start} and ends {self.end}; give an end after it")
+        return self
+
+    @property
+    def key(self) -> str:
+        """The interval as a folder name: ``20261110T000000Z_20261111T000000Z``."""
+        return f"{self.start:{_KEY_TIME}}_{self.end:{_KEY_TIME}}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Interval:
+        start, _, end = key.partition("_")
+        return cls(start=datetime.strptime(start, _KEY_TIME), end=datetime.strptime(end, _KEY_TIME))
+
+    @property
+    def command(self) -> str:
+        """The command that does the interval's work; what is finished is not done twice."""
+        return f"capsfusion run --start {self.start:%Y-%m-%dT%H:%M:%S} --end {self.end:%Y-%m-%dT%H:%M:%S}"
+
+    def is_within(self, other: Interval) -> bool:
+        return other.start <= self.start and self.end <= other.end
