@@ -17,7 +17,10 @@ from capsfusion_tasks.cli import app
 
 pytestmark = pytest.mark.slow
 
-COMMANDS = ["fuse", "validate", "run", "replay", "plan", "status", "sql", "export", "sample-data", "db", "demo", "up"]
+COMMANDS = [
+    *("fuse", "validate", "run", "replay", "plan", "status", "check", "gc", "adopt", "sql", "export", "sample-data"),
+    *("settings", "db", "demo", "up"),
+]
 
 
 def capsfusion(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[bytes]:
@@ -37,6 +40,10 @@ def test_each_command_explains_itself(command: str) -> None:
     done = capsfusion(command, "--help")
     assert done.returncode == 0
     assert "Usage:" in done.stdout.decode()
+
+
+def test_help_wraps_at_the_width_of_the_terminal_and_not_where_the_docstring_does() -> None:
+    assert b"Shards that are not paired yet are listed and not estimated." in capsfusion("plan", "--help").stdout
 
 
 def test_help_tells_the_defaults() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import os
@@ -49,10 +50,18 @@ _COMMANDS: dict[Callable[..., None], str] = {
     demo: _AGAIN,
     up: _AGAIN,
 }
+
+
+def _help(command: Callable[..., None]) -> str:
+    """The command's docstring with a line for each paragraph, so that help wraps to the terminal's width."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 for _command, _kept in _COMMANDS.items():
-    app.command()(when_interrupted(_command, _kept))
+    app.command(help=_help(_command))(when_interrupted(_command, _kept))
 db = typer.Typer(help="Manage the tables of the warehouse.", no_args_is_help=True)
-db.command("upgrade")(when_interrupted(db_upgrade, f"Finished migrations are kept. {_AGAIN}"))
+db.command("upgrade", help=_help(db_upgrade))(when_interrupted(db_upgrade, f"Finished migrations are kept. {_AGAIN}"))
 app.add_typer(db, name="db")
 
 
