@@ -26,6 +26,7 @@ from capsfusion_tasks.settings import Settings
 # A rank marks errors of its input or its surroundings; the process that started torchrun raises them as its own.
 INPUT_ERROR_MARK = "capsfusion input error: "
 NOT_READY_MARK = "capsfusion not ready: "
+STARTED_BY = "TORCHRUN_STARTED_BY"  # variable of the ranks: process id of whoever started torchrun
 _MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
 _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
@@ -121,7 +122,7 @@ class Torchrun:
     def start(self) -> None:
         self._process = subprocess.Popen(
             self._argv,
-            env=self._env,
+            env={**self._env, STARTED_BY: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -207,9 +208,13 @@ def run(
 
 
 def _die_with_parent() -> None:
-    """Runs in the child between fork and exec: torchrun gets SIGTERM when its parent dies (Linux)."""
+    """Runs in the child between fork and exec: the kernel kills torchrun when its parent dies (Linux).
+
+    SIGTERM would not do: torchrun turns it into a Python exception, and an exception that is raised in a destructor or
+    a callback of C++ is only printed. Ranks die with torchrun in any case.
+    """
     if sys.platform.startswith("linux"):
-        _LIBC.prctl(1, signal.SIGTERM)
+        _LIBC.prctl(1, signal.SIGKILL)
 
 
 # Looked up before the fork: loading a library between fork and exec can deadlock.

@@ -12,9 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+import psutil
 import torch
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.launcher import STARTED_BY
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +34,14 @@ def die_with_parent() -> None:
     parent = os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if parent == 1 or os.getppid() != parent:  # torchrun died before the kernel was asked
+    if os.getppid() != parent or _is_orphan(parent):  # torchrun died before the kernel was asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_orphan(parent: int) -> bool:
+    """Whether the parent of this rank is not torchrun: init, or a service manager that adopts orphans."""
+    started_by = os.environ.get(STARTED_BY)
+    return parent == 1 or (started_by is not None and psutil.Process(parent).ppid() != int(started_by))
 
 
 def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, IO[bytes] | None]:

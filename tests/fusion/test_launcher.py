@@ -87,6 +87,38 @@ def test_ranks_die_with_whoever_started_torchrun(job: FuseJob, tmp_path: Path) -
     assert not alive
 
 
+def test_a_torchrun_that_ignores_sigterm_dies_with_whoever_started_it() -> None:
+    deaf = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid()); time.sleep(300)"
+    code = "import sys; from capsfusion_tasks.fusion.launcher import run; run(sys.argv[1:])"
+    argv = [sys.executable, "-c", code, sys.executable, "-c", deaf]
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    ) as starter:
+        assert starter.stdout is not None
+        torchrun = psutil.Process(int(starter.stdout.readline()))
+        starter.kill()
+    _, alive = psutil.wait_procs([torchrun], timeout=30)
+    assert not alive
+
+
+def test_a_rank_whose_torchrun_is_gone_ends_at_once() -> None:
+    code = """
+import os
+from capsfusion_tasks.fusion.node import die_with_parent
+
+def exit_status(started_by):
+    os.environ["TORCHRUN_STARTED_BY"] = str(started_by)
+    if (child := os.fork()) == 0:
+        die_with_parent()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+print(exit_status(os.getppid()), exit_status(os.getpid()))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.stdout.split() == ["0", str(-signal.SIGKILL)], ended.stderr
+
+
 @pytest.mark.slow
 def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, tmp_path: Path) -> None:
     torchrun = Torchrun(torchrun_argv(job, 2), on_line=lambda line: None, timeouts=Timeouts(stall=4, loading=300))
