@@ -28,11 +28,17 @@ class CaptionsViewPlugin(AirflowPlugin):
     # A property, because every task loads this file, and only the API server should import a web framework.
     @cached_property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]
-        from airflow.api_fastapi.core_api.security import requires_access_dag
+        from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
+        from fastapi import Depends
 
         from capsfusion_tasks.explorer.app import create_app
 
+        may_edit = Depends(requires_access_dag("PUT", param_dag_id=DAG))
+
+        def judge(user: Any = Depends(get_user), _: None = may_edit) -> str:  # noqa: B008
+            return str(user.get_name())
+
         # Airflow does not guard a plugin's routes. This guard answers 401 without a login and 403 without the right to
-        # read the DAG.
-        app = create_app(guard=requires_access_dag("GET", param_dag_id=DAG))
+        # read the DAG. Who may edit the DAG may judge captions.
+        app = create_app(guard=requires_access_dag("GET", param_dag_id=DAG), judge=judge)
         return [{"name": "CapsFusion captions", "url_prefix": PREFIX, "app": app}]

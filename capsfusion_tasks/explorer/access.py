@@ -1,4 +1,4 @@
-"""The web app's access to the warehouse: opened at the first request, read-only, with a time limit for each query."""
+"""The web app's access to the warehouse: opened at the first request, with a time limit for each query."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 from sqlalchemy import Connection
 
 from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
-from capsfusion_tasks.warehouse.reading import reading
+from capsfusion_tasks.warehouse.reading import reading, writing
 
 SECONDS = 10  # time limit of a query: a longer one would keep other users waiting
 
@@ -21,14 +22,29 @@ class WarehouseAccess:
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings
         self._opened: Warehouse | None = None
+        self._rules = RuleSettings()
         self._stack = ExitStack()
         self._lock = threading.Lock()
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Raises InputError or NotReadyError if the warehouse cannot be used or does not answer in time."""
+        """A read-only transaction.
+
+        Raises InputError or NotReadyError if the warehouse cannot be used or does not answer in time.
+        """
         with reading(self._warehouse(), SECONDS) as connection:
             yield connection
+
+    @contextmanager
+    def writable(self, what: str) -> Iterator[Connection]:
+        """A transaction that writes ``what``, in words. Raises as ``connection`` does."""
+        with writing(self._warehouse(), SECONDS, what) as connection:
+            yield connection
+
+    @property
+    def rules(self) -> RuleSettings:
+        """The thresholds that are set, as read when the warehouse was opened."""
+        return self._rules
 
     def close(self) -> None:
         with self._lock:
@@ -38,5 +54,7 @@ class WarehouseAccess:
     def _warehouse(self) -> Warehouse:
         with self._lock:
             if self._opened is None:
-                self._opened = self._stack.enter_context(open_warehouse(self._settings(), migrate=False))
+                settings = self._settings()
+                self._opened = self._stack.enter_context(open_warehouse(settings, migrate=False))
+                self._rules = settings.rules
             return self._opened

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.explorer.access import WarehouseAccess
+from capsfusion_tasks.explorer.explain import explain
 from capsfusion_tasks.explorer.figures import figures
-from capsfusion_tasks.explorer.origins import origins
-from capsfusion_tasks.explorer.parameters import CaptionQuery, RunQuery, as_text
+from capsfusion_tasks.explorer.origins import differences, origins
+from capsfusion_tasks.explorer.parameters import CaptionQuery, ImageQuery, JudgementBody, RunQuery, as_text
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.validation.rules import FLAGS, RULES
-from capsfusion_tasks.warehouse import browse, funnels
+from capsfusion_tasks.warehouse import browse, funnels, judgements
+from capsfusion_tasks.warehouse.judgements import judgements_of
 from capsfusion_tasks.warehouse.lineage import lineage
 
 Json = dict[str, Any]
@@ -27,22 +30,26 @@ Json = dict[str, Any]
 PAGE = Path(__file__).parent / "page"
 _PARTS = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in (".css", ".js")}
 _SHARDS_OFFERED = 200
+_NO_CAPTION = "the warehouse does not have this caption, or no longer"
 # Captions come from the open web. Even if one of them were taken for HTML, the browser would run only the page's own
 # scripts and connect to this server only. Airflow shows the page in a frame.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+    "img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
 
 
-def create_app(*, guard: Callable[..., Any], settings: Callable[[], Settings] = load_settings) -> FastAPI:
+def create_app(
+    *, guard: Callable[..., Any], judge: Callable[..., str], settings: Callable[[], Settings] = load_settings
+) -> FastAPI:
     """The web app for the warehouse of ``settings``.
 
     ``guard`` is a FastAPI dependency that raises for users who may not read captions. It runs before every route, also
     before those of the page's own files. FastAPI's pages about the API are off: dependencies do not run before them.
+    ``judge`` is one that raises for users who may not judge captions, and gives the user's name.
     """
     access = WarehouseAccess(settings)
 
@@ -61,6 +68,7 @@ def create_app(*, guard: Callable[..., Any], settings: Callable[[], Settings] = 
     )
     _add_page(app)
     _add_captions(app, access)
+    _add_judgements(app, access, judge)
     _add_runs(app, access)
 
     @app.exception_handler(InputError)
@@ -71,7 +79,8 @@ def create_app(*, guard: Callable[..., Any], settings: Callable[[], Settings] = 
     @app.middleware("http")
     async def careful(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await call_next(request)
-        response.headers.update(_HEADERS)
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
         return response
 
     return app
@@ -87,6 +96,14 @@ def _add_page(app: FastAPI) -> None:
         if name not in _PARTS:
             raise HTTPException(404, "the page has no such file")
         return FileResponse(_PARTS[name])
+
+    @app.get("/image")
+    def image(query: Annotated[ImageQuery, Query()]) -> HTMLResponse:
+        """A page that shows an image of the web, for a frame: the policy of the view itself allows no other host."""
+        shown = f'<img src="{escape(query.url)}" alt="The image could not be loaded." referrerpolicy="no-referrer">'
+        style = '<link rel="stylesheet" href="static/style.css">'
+        policy = "default-src 'none'; img-src http: https:; style-src 'self'; frame-ancestors 'self'"
+        return HTMLResponse(f"<!doctype html>{style}{shown}", headers={"Content-Security-Policy": policy})
 
 
 def _add_captions(app: FastAPI, access: WarehouseAccess) -> None:
@@ -105,17 +122,54 @@ def _add_captions(app: FastAPI, access: WarehouseAccess) -> None:
     def captions(query: Annotated[CaptionQuery, Query()]) -> Json:
         with access.connection() as connection:
             page = browse.caption_page(connection, query.filter(), query.position(), query.limit)
-        rows = [_with_origins(asdict(row)) for row in page.rows]
+            judged = judgements_of(connection, [(row.pair_id, row.fusion_id, row.capsfusion) for row in page.rows])
+        rows = [
+            {**_with_origins(asdict(row)), "judgements": judged.get((row.pair_id, row.fusion_id), [])}
+            for row in page.rows
+        ]
         return {"rows": rows, "following": as_text(page.following), "sql": page.sql}
 
     @app.get("/api/captions/{pair_id}/{fusion_id}")
     def caption(pair_id: UUID, fusion_id: str) -> Json:
         with access.connection() as connection:
             found = lineage(connection, pair_id, fusion_id)
-        if found is None:
-            raise HTTPException(404, "the warehouse does not have this caption, or no longer")
-        # As text: JavaScript's numbers do not hold 64 bits.
-        return {**_with_origins(found), "laion_hash": str(found["laion_hash"])}
+            if found is None:
+                raise HTTPException(404, _NO_CAPTION)
+            judged = judgements_of(connection, [(pair_id, fusion_id, found["capsfusion"])])
+        texts = (found["laion_2b"], found["laion_coco"], found["capsfusion"])
+        codes = [*(found["reasons"] or []), *found["flags"]]
+        findings, pieces = explain(texts, codes, found, access.rules)
+        return {
+            **found,
+            "laion_hash": str(found["laion_hash"]),  # as text: JavaScript's numbers do not hold 64 bits
+            "findings": findings,
+            "pieces": pieces,
+            "others": [
+                {**other, "diff": differences(other["capsfusion"], found["capsfusion"])} for other in found["others"]
+            ],
+            "judgements": judged.get((pair_id, fusion_id), []),
+        }
+
+
+def _add_judgements(app: FastAPI, access: WarehouseAccess, judge: Callable[..., str]) -> None:
+    judgement = "/api/captions/{pair_id}/{fusion_id}/judgement"
+
+    @app.get("/api/judge")
+    def who(name: str = Depends(judge)) -> Json:
+        return {"name": name}
+
+    @app.put(judgement)
+    def put(pair_id: UUID, fusion_id: str, said: JudgementBody, name: str = Depends(judge)) -> Json:
+        with access.writable("judgements") as connection:
+            if not judgements.judge(connection, pair_id, fusion_id, name, said.verdict, said.note):
+                raise HTTPException(404, _NO_CAPTION)
+        return {"judged_by": name, **said.model_dump()}
+
+    @app.delete(judgement)
+    def delete(pair_id: UUID, fusion_id: str, name: str = Depends(judge)) -> Json:
+        with access.writable("judgements") as connection:
+            judgements.withdraw(connection, pair_id, fusion_id, name)
+        return {"judged_by": name}
 
 
 def _add_runs(app: FastAPI, access: WarehouseAccess) -> None:

@@ -1,13 +1,15 @@
-"""Which source each word of a fused caption comes from, for the colours of the page (as in the paper's figure)."""
+"""Captions in pieces, for the colours of the page: by source (as in the paper's figure), by rule, by difference."""
 
 from __future__ import annotations
 
 import re
+from difflib import SequenceMatcher
 from typing import Literal
 
 from capsfusion_tasks.validation.text import words
 
 Origin = Literal["raw", "synthetic", "both", "novel", ""]
+Piece = tuple[str, Origin, bool]  # text, where it comes from, whether a rule is about it
 _TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w]+|_+")
 
 
@@ -34,3 +36,28 @@ def _origin(found: list[str], in_raw: set[str], in_synthetic: set[str]) -> Origi
         return ""
     raw, synthetic = in_raw.issuperset(found), in_synthetic.issuperset(found)
     return "both" if raw and synthetic else "raw" if raw else "synthetic" if synthetic else "novel"
+
+
+def marked(pieces: list[tuple[str, Origin]], spans: list[tuple[int, int]]) -> list[Piece]:
+    """``pieces`` cut at the ends of ``spans`` of characters, and marked inside of them."""
+    cuts = {end for span in spans for end in span}
+    found: list[Piece] = []
+    start = 0
+    for text, origin in pieces:
+        ends = sorted({start + len(text), *(cut for cut in cuts if start < cut < start + len(text))})
+        at = start
+        for end in ends:
+            inside = any(first <= at < last for first, last in spans)
+            found.append((text[at - start : end - start], origin, inside))
+            at = end
+        start += len(text)
+    return found
+
+
+def differences(text: str, other: str) -> list[tuple[str, bool]]:
+    """``text`` in pieces, each with whether it is new beside ``other``. Joined, the pieces give the text."""
+    ours, theirs = (_TOKEN.findall(each) for each in (text, other))
+    matcher = SequenceMatcher(None, theirs, ours, autojunk=False)
+    return [
+        ("".join(ours[start:end]), kind != "equal") for kind, _, _, start, end in matcher.get_opcodes() if end > start
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from capsfusion_tasks.explorer.figures import RunKey
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.browse import SCORES, CaptionFilter, Position, Verdict
+from capsfusion_tasks.warehouse.tables import JUDGEMENTS
 
 
 def _storable(value: str) -> str:
@@ -57,6 +58,23 @@ class CaptionQuery(BaseModel):
         loaded_at, _, rest = self.after.partition(" ")
         pair_id, _, fusion_id = rest.partition(" ")
         return Position(datetime.fromisoformat(loaded_at), UUID(pair_id), fusion_id)
+
+
+class ImageQuery(BaseModel):
+    """The address of an image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[str, Field(pattern=r"^(?i:https?)://", max_length=10_000), AfterValidator(_storable)]
+
+
+class JudgementBody(BaseModel):
+    """What a user says of a caption."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: Literal[JUDGEMENTS]  # type: ignore[valid-type]
+    note: Annotated[str, Field(max_length=2000), AfterValidator(_storable)] = ""
 
 
 def as_text(position: Position | None) -> str | None:

@@ -13,17 +13,13 @@ from capsfusion_tasks.schemas import SCORES
 from capsfusion_tasks.validation.evidence import evidence
 from capsfusion_tasks.validation.facts import base_form
 from capsfusion_tasks.validation.files import BINS, LONGEST, FileVerdicts
-from capsfusion_tasks.validation.rules import FLAGS, RULES
+from capsfusion_tasks.validation.rules import FLAGS, MEANINGS, RULES
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.tally import Example, Tally
 from capsfusion_tasks.validation.text import words
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _KINDS = {(True, True): "both", (True, False): "raw", (False, True): "synthetic", (False, False): "novel"}
-_MEANING = {
-    rule.__name__: " ".join((rule.__doc__ or "").split(": ", 1)[-1].split("\n\n")[0].split())
-    for rule in (*RULES, *FLAGS)
-}
 _SCORES = {
     "raw_recall": "share of the raw caption's words that the caption keeps",
     "synthetic_recall": "the same for the synthetic caption",
@@ -107,7 +103,7 @@ def _counts(counts: Counter[str], rows: int) -> Iterator[str]:
         return
     yield "<table class=counts>"
     for code, count in counts.most_common():
-        yield _count_row(code, count, rows, "", _MEANING.get(code, ""))
+        yield _count_row(code, count, rows, "", MEANINGS.get(code, ""))
     yield "</table>"
 
 
@@ -125,7 +121,7 @@ def _rules(tally: Tally) -> Iterator[str]:
             code = rule.__name__
             yield (
                 f"<tr><td>{code}</td><td>{counts[code]:,}</td><td>{does}</td>"
-                f"<td class=faint>{_plain(_MEANING[code])}</td></tr>"
+                f"<td class=faint>{_plain(MEANINGS[code])}</td></tr>"
             )
     yield "</table>"
 

@@ -117,6 +117,12 @@ FLAGS: tuple[Rule, ...] = (
     product_code,
 )
 
+# What each rule looks for, from its docstring.
+MEANINGS = {
+    rule.__name__: " ".join((rule.__doc__ or "").split(": ", 1)[-1].split("\n\n")[0].split()).replace("``", "")
+    for rule in (*RULES, *FLAGS)
+}
+
 DEFAULTS = RuleSettings()
 
 

@@ -7,19 +7,27 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Select, Table, select
 
-from capsfusion_tasks.warehouse.tables import fused_captions, fusions, rejected_captions, shards, work_units
+from capsfusion_tasks.warehouse.tables import (
+    fused_captions,
+    fusions,
+    rejected_captions,
+    replayed_captions,
+    shards,
+    work_units,
+)
 
 
 def lineage(connection: Connection, pair_id: UUID, fusion_id: str) -> dict[str, Any] | None:
     """All columns of a caption; None where the warehouse does not have it.
 
     ``laion_2b_file``, ``laion_coco_file``, ``unit`` and ``fusion`` are rows of the ledger. ``others``: other captions
-    of the same pair, newest first.
+    of the same pair, newest first; those that a replay has replaced are among them.
     """
     versions = [
         version for table in (fused_captions, rejected_captions) for version in _versions(connection, table, pair_id)
     ]
     mine = next((version for version in versions if version["fusion_id"] == fusion_id), None)
+    versions += _versions(connection, replayed_captions, pair_id)
     if mine is None:
         return None
     others = sorted((each for each in versions if each is not mine), key=lambda each: each["loaded_at"], reverse=True)

@@ -1,4 +1,4 @@
-"""Read-only connections with a time limit, for the captions view."""
+"""Connections with a time limit, for the captions view."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from capsfusion_tasks.errors import NotReadyError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.url import describe
 
@@ -18,6 +18,31 @@ from capsfusion_tasks.warehouse.url import describe
 def reading(warehouse: Warehouse, seconds: int) -> Iterator[Connection]:
     """A read-only transaction. Raises NotReadyError for a statement of more than ``seconds``, or a lost server."""
     engine = warehouse.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    with _in_time(warehouse, engine, seconds) as connection:
+        yield connection
+
+
+@contextmanager
+def writing(warehouse: Warehouse, seconds: int, what: str) -> Iterator[Connection]:
+    """A transaction that writes ``what``, in words.
+
+    Raises InputError for a login that may only read; NotReadyError as ``reading`` does.
+    """
+    try:
+        with _in_time(warehouse, warehouse.engine, seconds) as connection:
+            yield connection
+            connection.commit()
+    except ProgrammingError as error:
+        if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            raise
+        raise InputError(
+            f"the login of the warehouse, {describe(warehouse.url)}, may not write {what}; docs/operations.md says what"
+            " an administrator can grant"
+        ) from error
+
+
+@contextmanager
+def _in_time(warehouse: Warehouse, engine: Engine, seconds: int) -> Iterator[Connection]:
     try:
         with engine.connect() as connection:
             connection.execute(

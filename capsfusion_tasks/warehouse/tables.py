@@ -27,6 +27,8 @@ SCHEMA = "capsfusion"
 VERSION_TABLE = "schema_version"  # Alembic's own
 SHARD_STATES = ("discovered", "pulled", "failed")
 EXISTING = ("skip", "replace")
+# As in files of judgements: good to train on, good but for a small fault, not to be trained on.
+JUDGEMENTS = ("good", "minor", "bad")
 UNIT_STATES = ("planned", "fusing", "fused", "loaded", "failed")
 
 metadata = MetaData(
@@ -255,4 +257,21 @@ replayed_captions = Table(
     PrimaryKeyConstraint("pair_id", "unit_id"),
     Index(None, "unit_id"),
     Index(None, "replayed_by"),
+)
+
+# What people say of captions. ``capsfusion``: the caption that was judged; a replay may have replaced it since.
+judgements = Table(
+    "judgements",
+    metadata,
+    Column("pair_id", UUID(as_uuid=True), nullable=False),
+    Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
+    _text("judged_by"),
+    _text("laion_2b"),
+    _text("laion_coco"),
+    _text("capsfusion"),
+    _text("verdict"),
+    _text("note", server_default=""),
+    _time("judged_at", server_default=func.now()),
+    PrimaryKeyConstraint("pair_id", "fusion_id", "judged_by"),
+    _one_of("verdict", JUDGEMENTS),
 )

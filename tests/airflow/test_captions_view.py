@@ -36,6 +36,7 @@ PREFIX = "/capsfusion"
 DAY = Interval(start=datetime(2026, 12, 1, tzinfo=UTC), end=datetime(2026, 12, 2, tzinfo=UTC))
 SIDES = ("laion_2b", "laion_coco")
 PAIRS, ALREADY = 400, 60
+GOOD = {"verdict": "good"}
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +80,15 @@ def made_captions() -> pa.Table:
     return validate_table(table).select(VALIDATED.names).cast(VALIDATED)
 
 
-def routes() -> list[str]:
-    app = create_app(guard=lambda: None)
+def routes() -> list[tuple[str, str]]:
+    app = create_app(guard=lambda: None, judge=lambda: "")
     filled = {"name": "main.js", "pair_id": "00000000-0000-0000-0000-000000000000", "fusion_id": "f1"}
-    return [PREFIX + route.path.format(**filled) for route in app.routes if isinstance(route, APIRoute)]
+    return [
+        (method, PREFIX + route.path.format(**filled))
+        for route in app.routes
+        if isinstance(route, APIRoute)
+        for method in sorted(route.methods)
+    ]
 
 
 def test_airflow_serves_no_other_app_of_ours(service: Service) -> None:
@@ -90,28 +96,28 @@ def test_airflow_serves_no_other_app_of_ours(service: Service) -> None:
     assert [app["url_prefix"] for plugin in plugins for app in plugin["fastapi_apps"]] == [PREFIX]
 
 
-@pytest.mark.parametrize("path", routes())
-def test_who_is_not_logged_in_sees_nothing(service: Service, path: str) -> None:
-    assert httpx.get(service.api.url + path).status_code == 401
+@pytest.mark.parametrize(("method", "path"), routes())
+def test_who_is_not_logged_in_sees_nothing(service: Service, method: str, path: str) -> None:
+    assert httpx.request(method, service.api.url + path, json=GOOD).status_code == 401
 
 
-@pytest.mark.parametrize("path", routes())
-def test_who_may_not_read_the_dag_sees_nothing(service: Service, path: str) -> None:
-    assert get(service, NOBODY, path).status_code == 403
+@pytest.mark.parametrize(("method", "path"), routes())
+def test_who_may_not_read_the_dag_sees_nothing(service: Service, method: str, path: str) -> None:
+    assert ask(service, NOBODY, method, path).status_code == 403
 
 
-@pytest.mark.parametrize("path", [path for path in routes() if "0000" not in path])
-def test_who_may_read_the_dag_sees_it(service: Service, path: str) -> None:
-    assert get(service, USER, path).status_code == 200
+@pytest.mark.parametrize(("method", "path"), [route for route in routes() if "0000" not in route[1]])
+def test_who_may_read_the_dag_sees_it(service: Service, method: str, path: str) -> None:
+    assert ask(service, USER, method, path).status_code == 200
 
 
-def get(service: Service, user: str, path: str) -> httpx.Response:
+def ask(service: Service, user: str, method: str, path: str) -> httpx.Response:
     login = {"username": user, "password": service.password(user)}
     token = (
         httpx.post(f"{service.api.url}/auth/token", json=login, timeout=60).raise_for_status().json()["access_token"]
     )
     # As a browser has it.
-    return httpx.get(service.api.url + path, cookies={"_token": token}, timeout=60)
+    return httpx.request(method, service.api.url + path, json=GOOD, cookies={"_token": token}, timeout=60)
 
 
 # ---- in a browser ----

@@ -66,7 +66,7 @@ def settings(postgres: EmbeddedPostgres) -> Iterator[Settings]:
 def site(settings: Settings) -> Iterator[str]:
     """URL of the page, served as Airflow does it: mounted in another app."""
     around = FastAPI()
-    around.mount("/capsfusion", create_app(guard=lambda: None, settings=lambda: settings))
+    around.mount("/capsfusion", create_app(guard=lambda: None, judge=lambda: "ada", settings=lambda: settings))
     server = uvicorn.Server(uvicorn.Config(around, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

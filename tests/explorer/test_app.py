@@ -17,15 +17,16 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.validation.rules import RULES
 from capsfusion_tasks.warehouse import fusions, ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.load import load_unit
-from tests.conftest import plain_url
+from tests.conftest import login, plain_url
 from tests.explorer.conftest import AGAIN, HOSTILE, RUN
 from tests.warehouse.conftest import FUSION, plan, rows
 
 
 @pytest.fixture(scope="module")
 def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(guard=lambda: None, settings=lambda: settings)) as client:
+    with TestClient(create_app(guard=lambda: None, judge=lambda: "ada", settings=lambda: settings)) as client:
         yield client
 
 
@@ -42,14 +43,82 @@ def test_every_route_is_behind_the_guard() -> None:
     def unreachable() -> Settings:
         raise AssertionError("the warehouse was asked for somebody who may not look")
 
-    app = create_app(guard=refuse, settings=unreachable)
+    app = create_app(guard=refuse, judge=lambda: "", settings=unreachable)
     assert all(isinstance(route, APIRoute) for route in app.routes), "a mount or FastAPI's own page has no guard"
-    paths = {route.path for route in app.routes if isinstance(route, APIRoute)}
-    assert {"/", "/static/{name}", "/api/captions", "/api/figures"} <= paths
+    routes = [(route.path, method) for route in app.routes if isinstance(route, APIRoute) for method in route.methods]
+    assert {"/", "/static/{name}", "/api/captions", "/api/figures"} <= {path for path, _ in routes}
     with TestClient(app) as client:
-        for path in paths:
+        for path, method in routes:
             full = path.format(name="main.js", pair_id="00000000-0000-0000-0000-000000000000", fusion_id="f1")
-            assert client.get(full).status_code == 401, path
+            assert client.request(method, full, json={"verdict": "good"}).status_code == 401, (method, path)
+
+
+def test_who_may_not_judge_may_read_only(settings: Settings) -> None:
+    def refuse() -> str:
+        raise HTTPException(403, "you may not edit")
+
+    app = create_app(guard=lambda: None, judge=refuse, settings=lambda: settings)
+    with TestClient(app) as client:
+        row = get(client, "/api/captions", limit=1)["rows"][0]
+        path = f"/api/captions/{row['pair_id']}/f1"
+        assert client.get("/api/judge").status_code == 403
+        assert client.put(f"{path}/judgement", json={"verdict": "bad"}).status_code == 403
+        assert client.delete(f"{path}/judgement").status_code == 403
+        assert get(client, path)["judgements"] == []
+
+
+def test_a_caption_is_judged_again_and_the_judgement_withdrawn(client: TestClient) -> None:
+    row = get(client, "/api/captions", verdict="accepted", limit=1)["rows"][0]
+    path = f"/api/captions/{row['pair_id']}/f1"
+    for verdict, note in (("good", ""), ("bad", "two bicycles")):
+        assert client.put(f"{path}/judgement", json={"verdict": verdict, "note": note}).status_code == 200
+    [judgement] = get(client, path)["judgements"]
+    said = {name: judgement[name] for name in ("judged_by", "verdict", "note", "outdated")}
+    assert said == {"judged_by": "ada", "verdict": "bad", "note": "two bicycles", "outdated": False}
+    assert get(client, "/api/captions", verdict="accepted", limit=1)["rows"][0]["judgements"] == [judgement]
+    assert client.delete(f"{path}/judgement").status_code == 200
+    assert get(client, path)["judgements"] == []
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"verdict": "great"}, {"verdict": "good", "note": "a\x00b"}, {"verdict": "bad", "x": 1}]
+)
+def test_a_judgement_that_makes_no_sense_is_refused(client: TestClient, said: dict[str, Any]) -> None:
+    path = f"/api/captions/{get(client, '/api/captions', limit=1)['rows'][0]['pair_id']}/f1/judgement"
+    assert client.put(path, json=said).status_code == 422
+
+
+def test_a_caption_that_is_not_there_cannot_be_judged(client: TestClient) -> None:
+    path = "/api/captions/00000000-0000-0000-0000-000000000000/f1/judgement"
+    assert client.put(path, json={"verdict": "good"}).status_code == 404
+
+
+def test_a_login_that_may_only_read_is_told_who_can_grant_the_right(
+    settings: Settings, client: TestClient, postgres: EmbeddedPostgres
+) -> None:
+    path = f"/api/captions/{get(client, '/api/captions', limit=1)['rows'][0]['pair_id']}/f1/judgement"
+    reader = Settings(warehouse_url=login(postgres, plain_url(settings), "capsfusion_reader"))
+    with TestClient(create_app(guard=lambda: None, judge=lambda: "ada", settings=lambda: reader)) as limited:
+        assert len(get(limited, "/api/captions", limit=1)["rows"]) == 1
+        answer = limited.put(path, json={"verdict": "good"})
+    assert answer.status_code == 503
+    assert "may not write judgements" in answer.json()["detail"]
+
+
+def test_a_caption_says_why_it_has_its_flags_and_marks_the_words(settings: Settings, client: TestClient) -> None:
+    row = get(client, "/api/captions", words="bicycle", verdict="accepted", limit=1)["rows"][0]
+    engine = create_engine(plain_url(settings))
+    with engine.begin() as connection:
+        update = "update capsfusion.fused_captions set flags = :flags, capsfusion = :caption where pair_id = :pair_id"
+        caption = "A bicycle from shop IMG_1234.jpg."
+        connection.execute(text(update), {"flags": ["file_name"], "caption": caption, "pair_id": row["pair_id"]})
+    engine.dispose()
+    found = get(client, f"/api/captions/{row['pair_id']}/f1")
+    [finding] = found["findings"]
+    assert (finding["code"], finding["rejects"], finding["found"]) == ("file_name", False, ["IMG_1234.jpg"])
+    assert "file" in finding["meaning"]
+    assert "".join(piece for piece, _, _ in found["pieces"]) == caption
+    assert "".join(piece for piece, _, is_marked in found["pieces"] if is_marked) == "IMG_1234.jpg"
 
 
 def test_the_page_runs_its_own_code_only_and_may_be_framed_by_its_own_site_only(client: TestClient) -> None:
@@ -129,7 +198,7 @@ def test_a_replay_has_figures_and_no_shards(warehouse_url: str) -> None:
             unit = Unit(unit_id="r1", fusion_id="f2", rows=2, tokens=200)
             ledger.register_units(connection, [unit], Replay(name="manual__1", fusion_id="f1"), "manual__1")
         load_unit(warehouse, "r1", rows(1, 2, rejected={2: ["copy"]}), "manual__1")
-    client = TestClient(create_app(guard=lambda: None, settings=lambda: settings))
+    client = TestClient(create_app(guard=lambda: None, judge=lambda: "ada", settings=lambda: settings))
     replay, day = get(client, "/api/runs")
     assert (replay["replay"], replay["interval_start"], replay["rows_in"]) == ("manual__1", None, 2)
     assert day["replay"] is None
@@ -182,7 +251,7 @@ def test_a_score_that_is_no_number_can_be_shown(settings: Settings, client: Test
 
 def test_a_warehouse_that_is_not_there_is_said_and_asked_again(settings: Settings) -> None:
     found = [Settings(warehouse_url="postgresql://nobody@127.0.0.1:1/nothing"), settings]
-    with TestClient(create_app(guard=lambda: None, settings=lambda: found.pop(0))) as client:
+    with TestClient(create_app(guard=lambda: None, judge=lambda: "ada", settings=lambda: found.pop(0))) as client:
         answer = client.get("/api/runs")
         assert answer.status_code == 503
         assert "does not answer" in answer.json()["detail"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from urllib.parse import quote, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, Route, expect
+from sqlalchemy import create_engine, text
 
+from capsfusion_tasks.settings import Settings
+from tests.conftest import plain_url
 from tests.explorer.conftest import HOSTILE, RUN
 
 pytestmark = pytest.mark.timeout(120)
@@ -59,6 +63,54 @@ def test_the_keyboard_does_everything(page: Page) -> None:
     page.keyboard.press("Escape")
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_contain_text("laion_2b 57 with a bicycle")
+
+
+def test_captions_are_judged_one_after_the_other_by_keys(page: Page) -> None:
+    page.goto(f"{page.url.partition('?')[0]}?view=captions&verdict=rejected")
+    page.locator("tbody tr").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".findings")).to_contain_text("truncated")
+    first = str(dialog.locator(".fused").inner_text())
+    page.keyboard.press("3")
+    expect(dialog.get_by_role("button", name="Bad")).to_have_attribute("aria-pressed", "true")
+    dialog.get_by_label("Note").fill("ends in the middle")
+    page.keyboard.press("Enter")
+    expect(dialog.locator(".said")).to_contain_text(re.compile("Bad you, .*: ends in the middle"))
+    dialog.get_by_role("heading", name="Scores").click()  # leaves the note
+    page.keyboard.press("ArrowRight")
+    expect(dialog.locator(".fused")).not_to_have_text(first)
+    expect(dialog.get_by_role("button", name="Bad")).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("ArrowLeft")
+    expect(dialog.get_by_label("Note")).to_have_value("ends in the middle")
+    page.keyboard.press("Escape")
+    expect(page.locator("tbody tr").first.locator(".badge.bad")).to_have_text("Bad: ada")
+    page.keyboard.press("Enter")
+    dialog.get_by_role("button", name="Withdraw").click()
+    expect(dialog.locator(".said")).to_have_count(0)
+
+
+def test_an_image_is_loaded_only_when_asked_for(chromium: Browser, site: str, settings: Settings) -> None:
+    engine = create_engine(plain_url(settings))
+    with engine.begin() as connection:
+        one = "pair_id = (select pair_id from capsfusion.fused_captions order by pair_id desc limit 1)"
+        update = f"update capsfusion.fused_captions set image_url = 'http://127.0.0.1:9/a.jpg' where {one}"
+        connection.execute(text(update))
+        pair_id = connection.scalar(text(f"select laion_2b from capsfusion.fused_captions where {one}"))
+    engine.dispose()
+    asked: list[str] = []
+    with chromium.new_context() as context:
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(site)
+        page.locator("tbody tr").filter(has_text=str(pair_id)).first.click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog.get_by_role("link", name="http://127.0.0.1:9/a.jpg")).to_have_attribute(
+            "rel", "noopener noreferrer"
+        )
+        assert "http://127.0.0.1:9/a.jpg" not in asked
+        dialog.get_by_role("button", name="Show image").click()
+        expect(dialog.frame_locator("iframe").get_by_role("img", name="The image could not be loaded.")).to_be_visible()
+    assert "http://127.0.0.1:9/a.jpg" in asked, "the frame's own policy allows the image"
 
 
 def test_hostile_captions_are_text_and_nothing_else(page: Page) -> None:

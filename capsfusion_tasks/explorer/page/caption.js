@@ -1,50 +1,83 @@
 // One caption: its words, coloured by origin, and its details.
-import { Problem, ask, copy, duration, el, number, runLink, textOf, time, visible } from "./dom.js";
+import { Problem, ask, copy, duration, el, number, outsideLink, runLink, textOf, time, visible } from "./dom.js";
+import { LABELS, judgeByKey, judging } from "./judging.js";
 
 const dialog = document.getElementById("caption");
+let context; // of the list that the open caption is in
 
 export function fused(row) {
-  const words = row.pieces.map(([text, origin]) => el("span", { class: origin || null }, visible(text)));
+  const words = row.pieces.map(([text, origin, isMarked]) =>
+    el(isMarked ? "mark" : "span", { class: origin || null }, visible(text)),
+  );
   return el("bdi", { dir: "auto", class: "fused" }, row.capsfusion ? words : el("em", {}, "empty"));
 }
 
 export function badges(row) {
   const reasons = (row.reasons ?? []).map((reason) => el("span", { class: "badge reason" }, reason));
   const flags = row.flags.map((flag) => el("span", { class: "badge" }, flag));
+  const judged = (row.judgements ?? [])
+    .filter((each) => !each.outdated)
+    .map((each) => el("span", { class: `badge ${each.verdict}` }, `${LABELS[each.verdict]}: ${each.judged_by}`));
   return el(
     "p",
     { class: "badges" },
     row.reasons ? el("span", { class: "badge reason" }, "rejected") : null,
     reasons,
     flags,
+    judged,
   );
 }
 
-export async function openCaption(row, go) {
+// around: go(view, parameters), step(number) → the row so many places on, or null; changed(row) after a judgement
+export async function openCaption(row, around) {
+  context = around;
   try {
     const found = await ask(`api/captions/${row.pair_id}/${encodeURIComponent(row.fusion_id)}`);
-    dialog.replaceChildren(...details(found, go));
+    dialog.replaceChildren(...details(found, row).filter(Boolean));
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    dialog.replaceChildren(el("p", { class: "problem" }, error.message), closeButton());
+    dialog.replaceChildren(toolbar(), el("p", { class: "problem" }, error.message));
   }
-  dialog.showModal();
+  dialog.scrollTop = 0;
+  if (!dialog.open) dialog.showModal();
 }
 
-const closeButton = () =>
-  el("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close (Esc)");
+async function step(number) {
+  const row = await context.step(number);
+  if (row) await openCaption(row, context);
+}
+
+dialog.addEventListener("keydown", (event) => {
+  if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
+    event.preventDefault();
+    step(event.key === "ArrowRight" ? 1 : -1);
+  } else judgeByKey(dialog, event.key);
+});
+
+function toolbar() {
+  const button = (label, key, onclick) =>
+    el("button", { type: "button", onclick }, `${label} `, el("kbd", { "aria-hidden": "true" }, key));
+  return el(
+    "p",
+    { class: "toolbar" },
+    button("Previous", "←", () => step(-1)),
+    button("Next", "→", () => step(1)),
+    el("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close (Esc)"),
+  );
+}
+
 const term = (name, ...value) => [el("dt", {}, name), el("dd", {}, value)];
 
-function details(row, go) {
+function details(row, listed) {
   const unit = row.unit;
   const show = (view, parameters) => () => {
     dialog.close();
-    go(view, parameters);
+    context.go(view, parameters);
   };
   return [
-    closeButton(),
+    toolbar(),
     el("h2", {}, row.reasons ? "Rejected" : "Accepted"),
-    badges(row),
     el(
       "dl",
       { class: "texts" },
@@ -52,16 +85,16 @@ function details(row, go) {
       term("Synthetic", textOf(row.laion_coco)),
       term("Fused", fused(row)),
     ),
+    findings(row),
+    judging(row, (judgements) => {
+      listed.judgements = judgements;
+      context.changed(listed);
+    }),
     el("h3", {}, "Where it comes from"),
     el(
       "dl",
       {},
-      term(
-        "Image",
-        textOf(row.image_url),
-        " ",
-        el("button", { type: "button", onclick: (event) => copy(row.image_url, event.target) }, "Copy"),
-      ),
+      term("Image", image(row.image_url)),
       term("LAION-2B", file(row.laion_2b_file, row.laion_2b_row)),
       term("LAION-COCO", file(row.laion_coco_file, row.laion_coco_row)),
       term(
@@ -130,16 +163,57 @@ function scores(row) {
   );
 }
 
+// What each rule found, and the value that it compared with its threshold.
+function findings(row) {
+  if (!row.findings.length) return null;
+  return el(
+    "ul",
+    { class: "findings" },
+    row.findings.map((each) =>
+      el(
+        "li",
+        {},
+        el("span", { class: `badge ${each.rejects ? "reason" : ""}` }, each.code),
+        ` ${each.meaning}`,
+        each.score && ` Here ${each.score} is ${number(each.value)}, the threshold now ${number(each.threshold)}.`,
+        each.found.length > 0 && [" Found: ", each.found.map((text, at) => [at ? ", " : "", el("mark", {}, textOf(text))])],
+      ),
+    ),
+  );
+}
+
+// The address of the image. The image itself is loaded only when asked for: its server learns of the reader.
+function image(url) {
+  const parts = [el("button", { type: "button", onclick: (event) => copy(url, event.target) }, "Copy")];
+  if (!/^https?:/i.test(url)) return [textOf(url), " ", parts];
+  const show = (event) => {
+    const frame = el("iframe", { class: "image", title: "The image", src: `image?${new URLSearchParams({ url })}` });
+    event.target.replaceWith(frame);
+  };
+  parts.push(el("button", { type: "button", onclick: show }, "Show image"));
+  return [outsideLink(url, textOf(url), true), " ", parts];
+}
+
+// Other captions of the pair, under each other, so that the words that differ can be compared.
 function others(rows) {
   return el(
     "ul",
-    {},
+    { class: "others" },
     rows.map((row) =>
       el(
         "li",
         {},
-        textOf(row.capsfusion),
-        ` (${row.fusion_id}, ${time(row.loaded_at)}${row.reasons ? `, rejected: ${row.reasons.join(", ")}` : ""})`,
+        el(
+          "bdi",
+          { dir: "auto" },
+          row.diff.map(([text, isNew]) => el(isNew ? "ins" : "span", {}, visible(text))),
+        ),
+        el(
+          "small",
+          {},
+          ` ${row.fusion_id}, ${time(row.loaded_at)}${row.reasons ? `, rejected: ${row.reasons.join(", ")}` : ""}` +
+            `${row.replayed_at ? `, replaced ${time(row.replayed_at)}` : ""}`,
+        ),
       ),
     ),
   );

@@ -12,6 +12,7 @@ let go; // switches to another view or filter
 let filter = {}; // the current filter
 let trail = []; // start of each page up to the current one
 let page = { rows: [], following: null, sql: "" };
+let opened = 0; // the row whose caption is open
 let request = new AbortController();
 let offered = null; // a promise that ends when the form has its choices
 
@@ -92,7 +93,10 @@ function draw() {
 }
 
 function drawRow(row, index) {
-  const open = () => openCaption(row, go);
+  const open = () => {
+    opened = index;
+    openCaption(row, { go, step, changed });
+  };
   return el(
     "tr",
     {
@@ -113,6 +117,26 @@ function drawRow(row, index) {
   );
 }
 
+// The row so many places after the opened one, on the next or previous page if need be; null at either end.
+async function step(places) {
+  let at = opened + places;
+  if (at < 0 || at >= page.rows.length) {
+    const pages = trail.length;
+    if (!(await turn(places))) return null;
+    at = trail.length > pages ? 0 : page.rows.length - 1;
+  }
+  body.rows[at]?.focus();
+  opened = at;
+  return page.rows[at] ?? null;
+}
+
+function changed(row) {
+  const at = page.rows.indexOf(row);
+  if (at >= 0) body.rows[at].querySelector(".badges").replaceWith(badges(row));
+}
+
+dialog.addEventListener("close", () => body.rows[opened]?.focus());
+
 // ---- the form, the pager, the keyboard ----
 
 form.addEventListener("submit", (event) => {
@@ -130,9 +154,10 @@ previous.addEventListener("click", () => turn(-1));
 async function turn(step) {
   if (step > 0 && page.following) trail.push(page.following);
   else if (step < 0 && trail.length > 1) trail.pop();
-  else return;
+  else return false;
   await load();
   body.rows[0]?.focus();
+  return true;
 }
 
 export function captionKeys(event) {

@@ -24,21 +24,31 @@ function fill(element, attributes, children) {
 export class Problem extends Error {}
 
 // The app's answer as JSON. Throws a Problem with a message for the user; an AbortError passes through.
-export async function ask(path, parameters = {}, signal = undefined) {
+export function ask(path, parameters = {}, signal = undefined) {
   const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
   const query = new URLSearchParams(given).toString();
+  return send("GET", query ? `${path}?${query}` : path, undefined, signal);
+}
+
+// The same for any method, with an object as the request's JSON.
+export async function send(method, path, object = undefined, signal = undefined) {
+  const headers = { Accept: "application/json" };
+  if (object !== undefined) headers["Content-Type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(query ? `${path}?${query}` : path, { signal, headers: { Accept: "application/json" } });
+    answer = await fetch(path, { method, signal, headers, body: object && JSON.stringify(object) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem("Airflow's server does not answer.");
   }
   if (answer.ok) return answer.json();
-  if (answer.status === 401) throw new Problem("Your session has ended: log in to Airflow again.");
-  if (answer.status === 403) throw new Problem("You have no permission to read the DAG capsfusion.");
   const body = await answer.json().catch(() => ({}));
-  const problem = new Problem(said(body.detail) ?? `The server answered ${answer.status}.`);
+  const right = method === "GET" ? "read" : "edit";
+  const known = {
+    401: "Your session has ended: log in to Airflow again.",
+    403: `You have no permission to ${right} the DAG capsfusion.`,
+  };
+  const problem = new Problem(known[answer.status] ?? said(body.detail) ?? `The server answered ${answer.status}.`);
   problem.status = answer.status;
   throw problem;
 }
@@ -67,21 +77,27 @@ export function visible(value) {
   return parts;
 }
 
-// A link to a page of Airflow, whose root is one level above the app. The sandbox of Airflow's frame blocks links that
-// leave the frame, so the page around the frame follows the link.
+// A link to a page of Airflow, whose root is one level above the app.
 export function airflowLink(path, label) {
-  const href = new URL(`../${path}`, new URL(".", location.href)).href;
+  return outsideLink(new URL(`../${path}`, new URL(".", location.href)).href, label);
+}
+
+// A link that leaves the frame. The sandbox of Airflow's frame blocks such links, so the page around the frame follows
+// it.
+export function outsideLink(href, label, newTab = false) {
   const follow = (event) => {
     if (window.parent === window) return;
     event.preventDefault();
     const outside = window.parent.document.createElement("a");
     outside.href = href;
-    if (event.ctrlKey || event.metaKey || event.button === 1) outside.target = "_blank";
+    outside.rel = "noopener noreferrer";
+    if (newTab || event.ctrlKey || event.metaKey || event.button === 1) outside.target = "_blank";
     window.parent.document.body.append(outside);
     outside.click();
     outside.remove();
   };
-  return el("a", { href, onclick: follow, onauxclick: follow }, label);
+  const target = newTab ? { target: "_blank", rel: "noopener noreferrer" } : {};
+  return el("a", { href, ...target, onclick: follow, onauxclick: follow }, label);
 }
 
 export function runLink(dagRunId, isReplay) {
