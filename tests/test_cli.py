@@ -1,4 +1,4 @@
-"""The command line as a user meets it: a process, its exit code, and what it prints where."""
+"""The command line as a user meets it: its exit code, and what it prints to standard output and standard error."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
-
-pytestmark = pytest.mark.slow
+from tests.command import capsfusion
 
 COMMANDS = [
     *("fuse", "validate", "run", "replay", "plan", "status", "check", "gc", "adopt", "sql", "export", "sample-data"),
@@ -23,13 +22,14 @@ COMMANDS = [
 ]
 
 
-def capsfusion(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[bytes]:
+def process(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own, with pipes for its output."""
     command = [sys.executable, "-m", "capsfusion_tasks.cli", *arguments]
     return subprocess.run(command, env={**os.environ, "COLUMNS": "160", **env}, capture_output=True)
 
 
 def test_help_names_every_command() -> None:
-    done = capsfusion("--help")
+    done = process("--help")
     assert done.returncode == 0
     for command in COMMANDS:
         assert f" {command} " in done.stdout.decode()
@@ -73,12 +73,13 @@ def test_without_model_it_says_which_one_fuses(
     assert shown == ([line] if line else [])
 
 
+@pytest.mark.slow
 def test_fuse_tells_what_it_took(tiny_model: Path, tmp_path: Path) -> None:
     rows = [{"laion_2b": f"Vlylun {n}", "laion_coco": "A street."} for n in range(5)] + [
         {"laion_2b": "", "laion_coco": ""}
     ]
     (tmp_path / "in.json").write_text(json.dumps(rows))
-    done = capsfusion(
+    done = process(
         *("fuse", tmp_path / "in.json", tmp_path / "out.parquet", "--model", str(tiny_model)),
         *("--max-new-tokens", "4", "--stats", tmp_path / "stats.json"),
     )
@@ -95,7 +96,8 @@ def test_sql_prints_what_each_format_promises(warehouse_url: str) -> None:
     sql = "select * from (values (1, 'a, b'), (2, null)) as t(n, s)"
 
     def output(name: str) -> bytes:
-        done = capsfusion("sql", sql, "--format", name, CAPSFUSION_WAREHOUSE_URL=warehouse_url)
+        command = process if name == "parquet" else capsfusion
+        done = command("sql", sql, "--format", name, CAPSFUSION_WAREHOUSE_URL=warehouse_url)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from capsfusion_tasks.cli import main
 from capsfusion_tasks.cli.settings import settings_page
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.terminal import print_rows
+from tests.command import main_undone
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,11 +34,8 @@ def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     monkeypatch.setenv("COLUMNS", "100")
     for name in ("CAPSFUSION_HOME", "CAPSFUSION_WAREHOUSE_URL"):
         monkeypatch.delenv(name, raising=False)
-    logger = logging.getLogger("capsfusion_tasks")
-    before = (logger.handlers, logger.propagate, signal.getsignal(signal.SIGTERM))
-    yield
-    logger.handlers, logger.propagate = before[:2]
-    signal.signal(signal.SIGTERM, before[2])
+    with main_undone():
+        yield
 
 
 def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
