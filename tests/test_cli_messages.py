@@ -78,7 +78,7 @@ def test_how_a_command_ends(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("capsfusion_tasks.fusion.files.fuse_file", fail)
+    monkeypatch.setattr("capsfusion_tasks.fusion.files.fuse_files", fail)
     assert exit_code(monkeypatch, "fuse", "in.jsonl", "out.jsonl") == code
     assert said in capsys.readouterr().err
 

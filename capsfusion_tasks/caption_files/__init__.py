@@ -42,13 +42,12 @@ def open_caption_file(
     return file
 
 
-def check_target(target: Path, source: CaptionFile, *, overwrite: bool = True) -> None:
-    """Raise InputError where ``target`` cannot be written, or cannot hold ``source``'s rows.
+def check_target(target: Path, source: CaptionFile) -> None:
+    """Raise InputError where a file with the name of ``target`` cannot hold ``source``'s rows.
 
-    Reads and encodes all rows once, so that a caller knows before it works for hours. ``overwrite``: it may exist.
+    Reads and encodes all rows once, so that a caller knows before it works for hours.
     """
     form, adds = format_of(target, write=True), str(source.adds)
-    check_writable(target, overwrite=overwrite, but=source.source)
     with source.unchanged():
         if form.kind == "parquet":
             _check_schema(target, source)
@@ -89,7 +88,18 @@ def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
             raise InputError(f"cannot write {target}: it is a folder")
         if not overwrite:
             raise InputError(f"{target} is there already: choose another name, or say --overwrite")
-    folder = target.absolute().parent
+    _check_folder(target.absolute().parent, target)
+
+
+def check_writable_folder(target: Path) -> None:
+    """Raise InputError where files cannot be created in the folder ``target``, or where it cannot be created."""
+    if target.is_dir():
+        _check_folder(target.absolute(), target)
+    else:
+        check_writable(target, overwrite=False, but=target)
+
+
+def _check_folder(folder: Path, target: Path) -> None:
     if not folder.is_dir():
         raise InputError(f"cannot write {target}: there is no folder {folder}")
     try:  # as Storage.publish does: another program's right to write here says nothing about ours

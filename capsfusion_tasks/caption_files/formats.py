@@ -43,6 +43,15 @@ def format_of(path: Path, *, write: bool = False) -> Format:
     return Format(kind, compressed=plain != name)
 
 
+def has_format(path: Path) -> bool:
+    """Whether ``format_of`` knows the name of ``path``."""
+    try:
+        format_of(path)
+    except InputError:
+        return False
+    return True
+
+
 @contextmanager
 def reading(source: Path) -> Iterator[BinaryIO]:
     """The bytes of a text file, decompressed where they are gzip, whatever the file's name.

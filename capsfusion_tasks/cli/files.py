@@ -22,12 +22,13 @@ from capsfusion_tasks.settings import load_settings
 
 
 def fuse(
-    source: Annotated[
-        Path,
+    sources: Annotated[
+        list[Path],
         typer.Argument(
             parser=local_path,
-            metavar="IN",
-            help=".json, .jsonl, .ndjson, .csv, .tsv (also .gz) or .parquet, with both captions.",
+            metavar="IN…",
+            help="Files with both captions: .json, .jsonl, .ndjson, .csv, .tsv (also .gz) or .parquet; or folders of"
+            " such files, or patterns in quotes.",
         ),
     ],
     target: Annotated[
@@ -35,7 +36,8 @@ def fuse(
         typer.Argument(
             parser=local_path,
             metavar="OUT",
-            help="The same rows in the same order, with capsfusion added, in any format of IN.",
+            help="The same rows in the same order, with capsfusion added, in any of these formats. For more than one"
+            " file, a folder.",
         ),
     ],
     raw_column: Annotated[
@@ -64,19 +66,23 @@ def fuse(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Use finished rows of an earlier try, in OUT.parts.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT and the file of --stats.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Fuse only the files whose outputs are not in OUT.")
+    ] = False,
     stats: Annotated[
         Path | None,
         typer.Option(parser=local_path, metavar="FILE", help="Write rows, tokens and device seconds as JSON."),
     ] = None,
 ) -> None:
-    """Fuse the pairs of one file. Rows keep their order and their columns. A second run resumes a stopped one.
+    """Fuse the pairs of files. Rows keep their order and their columns. A second run resumes a stopped one.
 
-    Example: capsfusion fuse pairs.jsonl fused.jsonl --model BAAI/CapsFus-LLaMA
+    Examples: capsfusion fuse pairs.jsonl fused.jsonl --model BAAI/CapsFus-LLaMA; capsfusion fuse shards/ fused/
     """
     import json
 
     from capsfusion_tasks.caption_files import check_writable
-    from capsfusion_tasks.fusion.files import fuse_file
+    from capsfusion_tasks.caption_files.inputs import inputs_and_outputs
+    from capsfusion_tasks.fusion.files import fuse_files
     from capsfusion_tasks.fusion.pairs_input import PairColumns
 
     settings = load_settings(
@@ -88,30 +94,38 @@ def fuse(
         nproc_per_node=nproc_per_node,
         batch_size=batch_size,
     )
+    if overwrite and skip_existing:
+        raise InputError("--overwrite and --skip-existing exclude each other: give one of them")
     print_default_model(model, settings)
-    source, target = source.expanduser(), target.expanduser()
+    files = inputs_and_outputs(sources, target)
     if stats is not None:
-        stats = stats.expanduser()
-        check_writable(stats, overwrite=overwrite, but=source)
-        if stats.absolute() == target.absolute():
-            raise InputError(f"OUT and --stats are both {stats}: choose another name for one of them")
-    result = fuse_file(
-        source,
+        for each in files:
+            check_writable(stats, overwrite=overwrite, but=each.source)
+            if stats.absolute() == each.target.absolute():
+                raise InputError(f"OUT and --stats are both {stats}: choose another name for one of them")
+    result = fuse_files(
+        files,
         target,
         settings,
         columns=PairColumns(raw_column, synthetic_column, id_column),
         resume=resume,
-        overwrite=overwrite,
+        existing="replace" if overwrite else "skip" if skip_existing else "refuse",
         on_line=progress_line,
     )
     figures = result.figures.as_dict()
     if stats is not None:
         stats.write_text(json.dumps({**figures, "failed": len(result.failed)}) + "\n")
+    if not result.files:
+        progress_line("nothing to fuse: all outputs are there")
+        return
     rate = f", {figures['rows_per_second']:.1f} rows/s per device" if figures["rows_per_second"] else ""
-    progress_line(f"{target}: {figures['rows']} rows{rate}")
-    for row, reason, row_id in result.failed[:5]:
-        name = f"row {row + 1}" if row_id is None else f"row {row + 1} ({row_id})"
-        stderr.print(printable(f"{name} has no capsfusion: {reason}"), markup=False, style="yellow")
+    in_files = "" if [each.target for each in files] == [target] else f" in {result.files} files"
+    progress_line(f"{target}: {figures['rows']} rows{in_files}{rate}")
+    for failed in result.failed[:5]:
+        file = f"{failed.file}, " if in_files else ""
+        row_id = "" if failed.row_id is None else f" ({failed.row_id})"
+        line = f"{file}row {failed.row + 1}{row_id} has no capsfusion: {failed.reason}"
+        stderr.print(printable(line), markup=False, style="yellow")
     if len(result.failed) > 5:
         stderr.print(f"… and {len(result.failed) - 5} more rows have none", style="yellow")
 

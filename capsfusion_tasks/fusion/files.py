@@ -1,23 +1,30 @@
-"""``capsfusion fuse``: fuses the pairs of one file into another file, all rows in order, resumable."""
+"""``capsfusion fuse``: fuses the pairs of files into other files, all rows in order, resumable."""
 
 from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import pyarrow as pa
 
-from capsfusion_tasks.caption_files import check_target, check_writable, open_caption_file, write_caption_file
+from capsfusion_tasks.caption_files import (
+    check_target,
+    check_writable,
+    check_writable_folder,
+    open_caption_file,
+    write_caption_file,
+)
 from capsfusion_tasks.caption_files.base import CaptionFile, MissingColumns
+from capsfusion_tasks.caption_files.inputs import InOut
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.chunks import input_digest
+from capsfusion_tasks.fusion import begun
 from capsfusion_tasks.fusion.figures import Figures
-from capsfusion_tasks.fusion.finished import FinishedRows
+from capsfusion_tasks.fusion.file_captions import FailedRow, FileCaptions
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.job import FuseJob, claim_rows
 from capsfusion_tasks.fusion.launcher import (
@@ -39,17 +46,12 @@ _PAIRS, _CHUNKS = "pairs", "chunks"
 _CLAIMS_OF_A_PIECE = 64  # a piece of 4,096 rows is read and written in less time than torchrun needs to start
 _LONG_CHECK_BYTES = 256 << 20  # of a file whose check takes seconds
 
-
-class FailedRow(NamedTuple):
-    """A row without a caption: its number from 0, the reason, and its id where the file has a column for it."""
-
-    row: int
-    reason: str
-    row_id: str | None = None
+ExistingOutput = Literal["refuse", "replace", "skip"]
 
 
 @dataclass(frozen=True)
 class FuseResult:
+    files: int
     figures: Figures
     failed: list[FailedRow]
 
@@ -64,32 +66,67 @@ def fuse_file(
     overwrite: bool = False,
     on_line: Callable[[str], None] = print,
 ) -> FuseResult:
-    """Write ``source``'s rows to ``target``, in the same order and with all columns, and a column ``capsfusion``.
+    """``fuse_files`` for one file."""
+    return fuse_files(
+        [InOut(source, target)],
+        target,
+        settings,
+        columns=columns,
+        resume=resume,
+        existing="replace" if overwrite else "refuse",
+        on_line=on_line,
+    )
 
-    Finished rows lie in ``<target>.parts`` until all rows are finished; with ``resume`` a second call takes over the
-    rows that did not change. A row that cannot be fused, such as one with an empty caption, gets null. Everything that
-    would make writing ``target`` fail is found before the first row is fused. Raises InputError for files that cannot
-    be read or written and for a ``source`` that changes meanwhile, NotReadyError where another call writes ``target``.
+
+def fuse_files(
+    files: Sequence[InOut],
+    out: Path,
+    settings: Settings,
+    *,
+    columns: PairColumns = PairColumns(),  # noqa: B008 (frozen)
+    resume: bool = True,
+    existing: ExistingOutput = "refuse",
+    on_line: Callable[[str], None] = print,
+) -> FuseResult:
+    """Write each source's rows to its target, in the same order and with all columns, and a column ``capsfusion``.
+
+    ``out`` is the target of a single file, or the folder of all targets. Finished rows lie in ``<out>.parts`` until the
+    rows of all files are finished; with ``resume`` a second call takes over the rows that did not change. One torchrun
+    fuses all files, so that the model is loaded once. ``existing`` says what becomes of targets that exist. A row that
+    cannot be fused, such as one with an empty caption, gets null. Everything that would make writing a target fail is
+    found before the first row is fused. Raises InputError for files that cannot be read or written, for a source that
+    changes meanwhile, and for finished rows of other settings; NotReadyError where another call writes ``out``.
     """
     if columns.raw == columns.synthetic:
         raise InputError(f"the raw and the synthetic caption are both the column {columns.raw}: name two columns")
-    try:
-        rows = open_caption_file(source, [columns.raw, columns.synthetic], adds=OUTPUT_COLUMN, key=columns.row_id)
-    except MissingColumns as error:
-        raise InputError(f"{error}: name the captions with --raw-column and --synthetic-column") from error
-    check_writable(target, overwrite=overwrite, but=source)
+    opened = {each: _open(each.source, columns) for each in files}
+    if not begun.is_begun(out):  # else some of the targets are from the earlier try
+        _check_new(files, out, existing)
     # This machine plans and fuses, so its device decides unless a setting does.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
     decoding = decide(settings, here)
 
-    with parts_folder(target) as parts:
-        check_writable(target, overwrite=overwrite, but=source)  # another call may have written it meanwhile
-        if source.stat().st_size > _LONG_CHECK_BYTES:
-            on_line(f"{source}: checking that {target.name} can hold all rows")
-        check_target(target, rows)
+    with parts_folder(out) as parts:
         if not resume:
             empty(parts)
-        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # of an earlier try: the file may have changed since
+        kept: list[InOut] = []
+        new = list(files)
+        if earlier := begun.read(parts):
+            begun.require_same_decoding(earlier, decoding, parts)
+            kept, new = begun.in_order(earlier, new, out)
+        if existing == "skip":
+            new, found = [each for each in new if not each.target.exists()], len(new)
+            if found > len(new):
+                on_line(f"{out}: {found - len(new)} of {len(files)} files are there already and are left as they are")
+        else:
+            _check_new(new, out, existing)
+        todo = [*kept, *new]
+        sources = [opened[each] for each in todo]
+        if not todo:
+            return FuseResult(0, Figures(), [])
+        _check_targets(todo, sources, on_line)
+        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # of an earlier try: a file may have changed since
+        begun.write(parts, decoding, out, todo)
         storage = Storage(str(parts))
         job = FuseJob.of(
             settings,
@@ -101,28 +138,60 @@ def fuse_file(
         )
         argv, timeouts = torchrun_argv(job, settings.nproc_per_node), Timeouts.of(settings)
         torchrun = Torchrun(argv, on_line=on_line, timeouts=timeouts, defaults=environment_defaults(settings))
-        _fuse_while_reading(job, rows, columns, storage, torchrun)
+        _fuse_while_reading(job, sources, columns, storage, torchrun)
 
-        check_writable(target, overwrite=overwrite, but=source)
-        fused = _Fused(job, rows, columns, storage)
-        with full_disk.explained(target.absolute().parent, target.name):
-            write_caption_file(target, rows, fused.captions())
+        _check_new(new, out, existing)  # another program may have written them meanwhile
+        captions = FileCaptions(job, columns, storage)
+        for each in todo:
+            each.target.absolute().parent.mkdir(parents=True, exist_ok=True)
+            with full_disk.explained(each.target.absolute().parent, each.target.name):
+                write_caption_file(each.target, opened[each], captions.of(opened[each]))
         empty(parts)
-    return FuseResult(fused.figures, fused.failed)
+    return FuseResult(len(todo), captions.figures, captions.failed)
+
+
+def _open(source: Path, columns: PairColumns) -> CaptionFile:
+    try:
+        return open_caption_file(source, [columns.raw, columns.synthetic], adds=OUTPUT_COLUMN, key=columns.row_id)
+    except MissingColumns as error:
+        raise InputError(f"{error}: name the captions with --raw-column and --synthetic-column") from error
+
+
+def _check_new(files: Sequence[InOut], out: Path, existing: ExistingOutput) -> None:
+    """Raise InputError where a target cannot be written, or exists and is to be refused."""
+    one = [each.target for each in files] == [out]
+    for each in files:
+        if one or each.target.parent.is_dir():
+            check_writable(each.target, overwrite=existing != "refuse" or not one, but=each.source)
+    if not one:
+        check_writable_folder(out)
+    found = [each.target for each in files if each.target.exists()]
+    if found and existing == "refuse":
+        raise InputError(
+            f"{out} has {found[0].relative_to(out)}{f' and {len(found) - 1} more outputs' * (len(found) > 1)} already:"
+            " replace with --overwrite, fuse only the others with --skip-existing, or choose another folder"
+        )
+
+
+def _check_targets(files: Sequence[InOut], sources: Sequence[CaptionFile], on_line: Callable[[str], None]) -> None:
+    if sum(each.source.stat().st_size for each in files) > _LONG_CHECK_BYTES:
+        which = files[0].source.name if len(files) == 1 else f"{len(files)} files"
+        on_line(f"{which}: checking that the output can hold all rows")
+    for each, source in zip(files, sources, strict=True):
+        check_target(each.target, source)
 
 
 def _fuse_while_reading(
-    job: FuseJob, rows: CaptionFile, columns: PairColumns, storage: Storage, torchrun: Torchrun
+    job: FuseJob, sources: Sequence[CaptionFile], columns: PairColumns, storage: Storage, torchrun: Torchrun
 ) -> None:
-    """Run torchrun, and write the file's pairs for it meanwhile: the first caption waits for one piece only."""
+    """Run torchrun, and write the files' pairs for it meanwhile: the first caption waits for one piece only."""
     stopped = threading.Event()
 
     def pieces() -> Iterator[pa.Table]:
-        with rows.unchanged():
-            for piece in rows.captions(job.piece_rows or 1):
-                if stopped.is_set():
-                    raise TorchrunFailed("torchrun ended before it had all pairs")
-                yield columns.pairs(piece)
+        for piece in _pieces(sources, columns, job.piece_rows or 1):
+            if stopped.is_set():
+                raise TorchrunFailed("torchrun ended before it had all pairs")
+            yield piece
 
     def give_up(reading: Future[int]) -> None:
         if reading.exception() is not None:
@@ -143,43 +212,15 @@ def _fuse_while_reading(
             torchrun.terminate()
 
 
-class _Fused:
-    """Reads the captions of a fused file a piece at a time, and adds up figures and failed rows meanwhile."""
-
-    def __init__(self, job: FuseJob, source: CaptionFile, columns: PairColumns, storage: Storage) -> None:
-        self._job, self._source, self._columns = job, source, columns
-        self._finished = FinishedRows(storage, job.chunks, job.fusion_id)
-        self.figures = replace(self._finished.figures, rows=0, prompt_tokens=0, caption_tokens=0)
-        self.failed: list[FailedRow] = []
-
-    def captions(self) -> Iterator[str | None]:
-        """Each row's caption, in order. Raises InputError for a row whose pair changed since it was fused."""
-        for piece in self._source.captions(self._job.piece_rows or 1):
-            start, fused = self.figures.rows, self._fused(piece)
-            tokens = (sum(made[name] for made in fused) for name in ("prompt_tokens", "caption_tokens"))
-            self.figures += Figures(len(fused), *tokens)
-            for place, made in enumerate(fused):
-                reason = made["finish_reason"]
-                failed = reason.startswith("error")
-                if failed:
-                    reason = self._columns.in_words_of_the_file(reason.removeprefix("error: "))
-                    key = self._columns.row_id
-                    row_id = None if key is None else piece[key][place].as_py()
-                    self.failed.append(FailedRow(start + place, reason, row_id))
-                yield None if failed else made["capsfusion"]
-
-    def _fused(self, piece: pa.Table) -> list[dict[str, Any]]:
-        start = self.figures.rows
-        finished: dict[tuple[int, bytes], dict[str, Any]] = {}
-        for made in self._finished.between(start, start + piece.num_rows).to_pylist():
-            finished.setdefault((made["row"], made["input"]), made)
-        rows = []
-        for row, pair in enumerate(self._columns.pairs(piece).to_pylist(), start=start):
-            made = finished.get((row, input_digest(*(pair[name] for name in CAPTION_COLUMNS))))
-            if made is None:
-                raise InputError(
-                    f"{self._source.source} changed while it was fused: row {row + 1} has other captions now. Run the"
-                    " same command again: it fuses only rows that changed"
-                )
-            rows.append(made)
-        return rows
+def _pieces(sources: Sequence[CaptionFile], columns: PairColumns, rows: int) -> Iterator[pa.Table]:
+    """The pairs of all files, one file after the other, in tables of ``rows`` rows; the last may be shorter."""
+    held = pa.schema([(name, pa.string()) for name in CAPTION_COLUMNS]).empty_table()
+    for source in sources:
+        with source.unchanged():
+            for table in source.captions(rows):
+                held = pa.concat_tables([held, columns.pairs(table)])
+                while held.num_rows >= rows:
+                    yield held.slice(0, rows)
+                    held = held.slice(rows)
+    if held.num_rows:
+        yield held

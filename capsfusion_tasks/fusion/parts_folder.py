@@ -17,13 +17,18 @@ _LOCK = "lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems
 
 
+def parts_path(target: Path) -> Path:
+    """Where the finished rows of ``target`` lie."""
+    return target.absolute().with_name(f"{target.name}.parts")
+
+
 @contextmanager
 def parts_folder(target: Path) -> Iterator[Path]:
     """The folder, held by this process alone. An error in the block leaves its files for the next try.
 
     Raises NotReadyError where another process holds it.
     """
-    folder = target.absolute().with_name(target.name + ".parts")
+    folder = parts_path(target)
     with _locked(folder, target):
         try:
             yield folder
@@ -70,6 +75,8 @@ def _open(folder: Path) -> TextIO:
         folder.mkdir(exist_ok=True)
     except FileExistsError:
         raise InputError(f"{folder} must be a folder for finished rows, and is a file: move it away") from None
+    except PermissionError as error:  # OUT is a folder with other rights than the one that it lies in
+        raise InputError(f"cannot write finished rows to {folder}: {error.strerror}; choose another OUT") from error
     lock = (folder / _LOCK).open("a+")
     lock.seek(0)
     return lock

@@ -137,7 +137,10 @@ def test_a_row_without_a_caption_gets_null_and_is_named(tmp_path: Path, settings
     captions = [row["capsfusion"] for row in json.loads((tmp_path / "out.json").read_text())]
     assert captions[0]
     assert captions[1:] == [None, None]
-    assert result.failed == [(1, "laion_2b is empty", None), (2, "laion_coco is empty", None)]
+    assert [failed[:3] for failed in result.failed] == [
+        (1, "laion_2b is empty", None),
+        (2, "laion_coco is empty", None),
+    ]
 
 
 def test_parquet_keeps_its_types(tmp_path: Path, settings: Settings) -> None:
@@ -202,7 +205,7 @@ def test_columns_have_any_names_and_failed_rows_are_called_by_their_id(tmp_path:
         {"number": "8", "alt": "", "made": "A street."},
         {"number": "9", "alt": "Vlylun", "made": "  "},
     ]
-    assert result.failed == [(1, "alt is empty", "8"), (2, "made is empty", "9")]
+    assert result.failed == [(1, "alt is empty", "8", source), (2, "made is empty", "9", source)]
     with pytest.raises(InputError, match="both the column alt"):
         fuse_file(source, tmp_path / "x.csv", settings, columns=PairColumns("alt", "alt"))
 
@@ -283,7 +286,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_a_row_is_fused(
 def test_a_file_of_stats_that_would_overwrite_another_is_refused_at_once(
     pairs_file: Path, tmp_path: Path, stats: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("capsfusion_tasks.fusion.files.fuse_file", None)
+    monkeypatch.setattr("capsfusion_tasks.fusion.files.fuse_files", None)
     (tmp_path / "there.json").write_text("precious")
     done = CliRunner().invoke(
         app, ["fuse", str(pairs_file), str(tmp_path / "out.jsonl"), "--stats", str(tmp_path / stats)]

@@ -1,0 +1,86 @@
+"""Which files the arguments IN and OUT of a command mean: one file, or the files of folders and patterns."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from capsfusion_tasks.caption_files.formats import NAMES, has_format
+from capsfusion_tasks.errors import InputError
+
+
+@dataclass(frozen=True)
+class InOut:
+    """A file, and the file that its rows go to."""
+
+    source: Path
+    target: Path
+
+
+def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
+    """The files that ``sources`` name, each with its place in ``target``, in the order of these places.
+
+    A source is a file, a folder, whose files are found at any depth, or a pattern with ``*``, ``?`` or ``[…]``. If it
+    is a single file, ``target`` is the output or a folder for it; otherwise ``target`` is a folder, and outputs have
+    the paths that the files have below the source's folder. Files of a folder with other endings, and those whose
+    names begin with a dot or an underscore, are no inputs. Nor are those of ``target``.
+
+    Raises InputError where no file is found, or two have the same place.
+    """
+    if len(sources) == 1 and _is_single(sources[0]) and not target.is_dir():
+        return [InOut(sources[0], target)]
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target} is a file, and OUT must be a folder: IN is more than one file")
+    if not target.is_dir() and has_format(target):
+        raise InputError(f"OUT must be a folder, as IN is more than one file: {target} has the name of a file")
+    found: dict[Path, Path] = {}
+    for source in sources:
+        for file, place in _files(source, target):
+            if found.setdefault(place, file) != file:
+                raise InputError(
+                    f"{found[place]} and {file} would both be written to {target / place}: fuse them into two folders"
+                )
+    return [InOut(found[place], target / place) for place in sorted(found)]
+
+
+def _is_single(source: Path) -> bool:
+    return source.is_file() or not (source.is_dir() or glob.has_magic(str(source)))
+
+
+def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+    """Each file that ``source`` names, and its path below the folder that ``source`` is or begins with."""
+    if _is_single(source):
+        yield source, Path(source.name)
+    elif source.is_dir():
+        if target.exists() and target.samefile(source):
+            raise InputError(f"{target} is the folder of the input: choose another folder for the output")
+        # OUT can lie in IN: its files, and finished rows beside it, are no inputs.
+        beside = (target.absolute(), target.absolute().with_name(f"{target.name}.parts"))
+        ours = [each for each in beside if each.is_relative_to(source.absolute())]
+        files = [
+            path
+            for path in sorted(source.rglob("*"))
+            if has_format(path)
+            and not any(part.startswith((".", "_")) for part in path.relative_to(source).parts)
+            and not any(path.absolute().is_relative_to(each) for each in ours)
+            and path.is_file()
+        ]
+        if not files:
+            raise InputError(f"{source} has no caption files: their names must end in {NAMES}")
+        yield from ((path, path.relative_to(source)) for path in files)
+    else:
+        names = sorted(name for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
+        if not names:
+            raise InputError(f"no file matches {source}")
+        base = _before_magic(source)
+        yield from ((Path(name), Path(name).relative_to(base)) for name in names)
+
+
+def _before_magic(pattern: Path) -> Path:
+    """The longest folder that ``pattern`` begins with."""
+    base = pattern
+    while glob.has_magic(str(base)):
+        base = base.parent
+    return base

@@ -1,0 +1,76 @@
+"""What ``<OUT>.parts`` was begun with: the decoding and the files, so that another try continues the same work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from capsfusion_tasks.caption_files.inputs import InOut
+from capsfusion_tasks.decoding import Decoding
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.parts_folder import parts_path
+from capsfusion_tasks.staging.storage import Storage
+
+_NAME = "begun.json"
+
+
+class Begun(BaseModel):
+    """``files``: the outputs below OUT, in the order in which their rows are numbered."""
+
+    model_config = ConfigDict(frozen=True)
+
+    decoding: Decoding
+    files: tuple[str, ...]
+
+
+def is_begun(out: Path) -> bool:
+    """Whether an earlier try has left finished rows for ``out``."""
+    return (parts_path(out) / _NAME).exists()
+
+
+def read(parts: Path) -> Begun | None:
+    """None: nothing was begun, or by a version that recorded nothing."""
+    file = parts / _NAME
+    return Begun.model_validate_json(file.read_bytes()) if file.exists() else None
+
+
+def write(parts: Path, decoding: Decoding, out: Path, files: list[InOut]) -> None:
+    begun = Begun(decoding=decoding, files=tuple(_place(each, out) for each in files))
+    Storage(str(parts)).write_json(_NAME, begun.model_dump(mode="json"))
+
+
+def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None:
+    """Raise InputError where the finished rows in ``parts`` were fused with other settings than ``decoding``."""
+    before, now = begun.decoding, decoding
+    if before.fusion_id == now.fusion_id:
+        return
+    differing = [
+        f"{name} {getattr(before, name)}, now {getattr(now, name)}"
+        for name in ("model", "engine", "dtype", "num_beams", "max_new_tokens")
+        if getattr(before, name) != getattr(now, name)
+    ]
+    raise InputError(
+        f"{parts} has rows of an earlier try with other settings"
+        f" ({'; '.join(differing) or f'another version of {now.model} or of the prompt'}):"
+        " use those settings again to go on, or discard the rows with --no-resume"
+    )
+
+
+def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], list[InOut]]:
+    """The ``files`` of the earlier try in its order, and the others. Raises InputError where some are missing.
+
+    Rows are numbered over all files, so that a file that comes or goes in between would move finished rows.
+    """
+    by_place = {_place(each, out): each for each in files}
+    if missing := [place for place in begun.files if place not in by_place]:
+        raise InputError(
+            f"the earlier try fused {missing[0]}{f' and {len(missing) - 1} more files' * (len(missing) > 1)}, which IN"
+            " does not name now: name the same files again to go on, or discard its rows with --no-resume"
+        )
+    kept = [by_place.pop(place) for place in begun.files]
+    return kept, list(by_place.values())
+
+
+def _place(each: InOut, out: Path) -> str:
+    return each.target.name if each.target == out else each.target.relative_to(out).as_posix()

@@ -1,0 +1,76 @@
+"""The captions of fused files, in the order of their rows, read from the chunks that ranks wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from capsfusion_tasks.caption_files.base import CaptionFile
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.chunks import input_digest
+from capsfusion_tasks.fusion.figures import Figures
+from capsfusion_tasks.fusion.finished import FinishedRows
+from capsfusion_tasks.fusion.job import FuseJob
+from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairColumns
+from capsfusion_tasks.staging.storage import Storage
+
+
+class FailedRow(NamedTuple):
+    """A row without a caption: its number in its file from 0, the reason, and its id where there is a column for it."""
+
+    row: int
+    reason: str
+    row_id: str | None
+    file: Path
+
+
+class FileCaptions:
+    """Reads the captions of files a piece at a time, and adds up figures and failed rows meanwhile."""
+
+    def __init__(self, job: FuseJob, columns: PairColumns, storage: Storage) -> None:
+        self._job, self._columns = job, columns
+        self._finished = FinishedRows(storage, job.chunks, job.fusion_id)
+        self.figures = replace(self._finished.figures, rows=0, prompt_tokens=0, caption_tokens=0)
+        self.failed: list[FailedRow] = []
+
+    def of(self, source: CaptionFile) -> Iterator[str | None]:
+        """Each row's caption. Ask for the files in the order in which their rows were numbered.
+
+        Raises InputError for a row whose pair changed since it was fused.
+        """
+        first = self.figures.rows
+        for piece in source.captions(self._job.piece_rows or 1):
+            start = self.figures.rows
+            fused = self._fused(source, piece, first)
+            tokens = (sum(made[name] for made in fused) for name in ("prompt_tokens", "caption_tokens"))
+            self.figures += Figures(len(fused), *tokens)
+            for place, made in enumerate(fused):
+                reason = made["finish_reason"]
+                failed = reason.startswith("error")
+                if failed:
+                    reason = self._columns.in_words_of_the_file(reason.removeprefix("error: "))
+                    key = self._columns.row_id
+                    row_id = None if key is None else piece[key][place].as_py()
+                    self.failed.append(FailedRow(start - first + place, reason, row_id, source.source))
+                yield None if failed else made["capsfusion"]
+
+    def _fused(self, source: CaptionFile, piece: pa.Table, first: int) -> list[dict[str, Any]]:
+        """The finished rows of ``piece``; ``first`` is the number of the first row of its file."""
+        start = self.figures.rows
+        finished: dict[tuple[int, bytes], dict[str, Any]] = {}
+        for made in self._finished.between(start, start + piece.num_rows).to_pylist():
+            finished.setdefault((made["row"], made["input"]), made)
+        rows = []
+        for row, pair in enumerate(self._columns.pairs(piece).to_pylist(), start=start):
+            made = finished.get((row, input_digest(*(pair[name] for name in CAPTION_COLUMNS))))
+            if made is None:
+                raise InputError(
+                    f"{source.source} changed while it was fused: row {row - first + 1} has other captions now. Run the"
+                    " same command again: it fuses only rows that changed"
+                )
+            rows.append(made)
+        return rows

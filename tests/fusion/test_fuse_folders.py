@@ -1,0 +1,191 @@
+"""`capsfusion fuse` over folders, patterns and several files, and what it says about an earlier try."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from capsfusion_tasks.cli import app
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion import files
+from tests.fusion.conftest import PAIRS
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+Fuse = Callable[..., Result]
+
+
+@pytest.fixture
+def fuse(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fuse:
+    """The command, in a folder with shards: 0 to 2 in formats of their own, and files that are none."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("shards/late", "shards/_temporary"):
+        Path(folder).mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(PAIRS[:4]), "shards/0.parquet")
+    Path("shards/1.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS[4:7]))
+    Path("shards/late/2.json").write_text(json.dumps([*PAIRS[7:9], {"laion_2b": "", "laion_coco": "x", "key": "k"}]))
+    for other in ("README.md", ".hidden.json", "_temporary/3.json"):
+        Path("shards", other).write_text("[]")
+
+    def run(*arguments: str) -> Result:
+        options = ("--model", str(tiny_model), "--max-new-tokens", "6")
+        return CliRunner().invoke(app, ["fuse", *arguments, *options], env={"CAPSFUSION_CHUNK_ROWS": "4"})
+
+    return run
+
+
+def rows(file: str | Path) -> list[dict[str, Any]]:
+    if str(file).endswith(".parquet"):
+        return list(pq.read_table(file).to_pylist())
+    text = Path(file).read_text()
+    return list(json.loads(text)) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+
+
+def outputs(folder: str = "fused") -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+def fail(result: Result) -> str:
+    assert isinstance(result.exception, InputError), result.output
+    return str(result.exception)
+
+
+def test_a_folder_becomes_a_folder_with_one_start_of_torchrun(fuse: Fuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    torchrun = files.Torchrun
+    monkeypatch.setattr(files, "Torchrun", lambda *args, **more: started.append(args) or torchrun(*args, **more))
+    done = fuse("shards", "fused")
+    assert done.exit_code == 0, done.output
+    assert len(started) == 1
+    assert outputs() == ["0.parquet", "1.jsonl", "late/2.json"]
+    assert not Path("fused.parts").exists()
+    fused = [row for name in outputs() for row in rows(f"fused/{name}")]
+    assert [row["laion_2b"] for row in fused] == [pair["laion_2b"] for pair in PAIRS[:9]] + [""]
+    assert "fused: 10 rows in 3 files" in done.stderr
+    assert "shards/late/2.json, row 3 has no capsfusion: laion_2b is empty" in done.stderr
+    assert fuse("shards/1.jsonl", "alone.jsonl").exit_code == 0
+    assert rows("alone.jsonl") == rows("fused/1.jsonl"), "the files beside it change no caption"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["shards/*.*[lt]", "fused"], ["0.parquet", "1.jsonl"]),
+        (["shards/**/*.json", "fused"], ["_temporary/3.json", "late/2.json"]),
+        (["shards/0.parquet", "shards/late", "fused"], ["0.parquet", "2.json"]),
+        (["shards/0.parquet", "there"], ["0.parquet"]),
+    ],
+)
+def test_patterns_and_several_files_go_into_a_folder(fuse: Fuse, arguments: list[str], expected: list[str]) -> None:
+    Path("there").mkdir()
+    done = fuse(*arguments)
+    assert done.exit_code == 0, done.output
+    assert outputs(arguments[-1]) == expected
+
+
+def test_a_folder_inside_the_input_is_no_input(fuse: Fuse) -> None:
+    assert fuse("shards", "shards/fused").exit_code == 0
+    again = fuse("shards", "shards/fused", "--skip-existing")
+    assert again.exit_code == 0, again.output
+    assert "3 of 3 files are there already" in again.stderr
+    assert "nothing to fuse" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["shards", "out.jsonl"],
+            "as IN is more than one file: out.jsonl has the name of a file",
+        ),
+        (["shards", "shards/README.md"], "shards/README.md is a file, and OUT must be a folder"),
+        (["shards", "shards"], "shards is the folder of the input"),
+        (["shards/_temporary", "shards/late", "shards"], "shards has 2.json already"),
+        (["shards/late/2.json", "shards/late"], "is the input: choose another name"),
+        (["shards/*.csv", "fused"], "no file matches shards/*.csv"),
+        (["empty", "fused"], "empty has no caption files: their names must end in .json, .jsonl"),
+        (["shards/late", "shards/late/*", "twins"], "twins has 2.json already"),
+        (["twins/a", "twins/b", "fused"], "twins/a/x.json and twins/b/x.json would both be written to fused/x.json"),
+        (["shards/*", "fused"], "cannot read shards/README.md: its name must end in"),
+        (["shards", "no/fused"], "there is no folder"),
+        (["shards", "kept"], "kept has 0.parquet and 1 more outputs already"),
+        (["shards", "kept", "--overwrite", "--skip-existing"], "exclude each other"),
+    ],
+)
+def test_what_cannot_be_fused_is_refused_in_one_line_and_nothing_is_written(
+    fuse: Fuse, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "Torchrun", None)
+    for file in ("twins/a/x.json", "twins/b/x.json", "kept/0.parquet", "kept/1.jsonl", "shards/2.json", "empty/x.txt"):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text("[]")
+    if arguments[-1] == "twins":  # the same file by two ways is one input, and is there already
+        Path("twins/2.json").touch()
+    before = sorted(tmp_path.rglob("*"))
+    said = fail(fuse(*arguments))
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_existing_outputs_are_kept_or_replaced_as_asked(fuse: Fuse) -> None:
+    Path("fused").mkdir()
+    Path("fused/1.jsonl").write_text("precious\n")
+    done = fuse("shards", "fused", "--skip-existing")
+    assert "fused: 1 of 3 files are there already and are left as they are" in done.stderr
+    assert Path("fused/1.jsonl").read_text() == "precious\n"
+    assert len(rows("fused/late/2.json")) == 3
+    assert fuse("shards", "fused", "--overwrite").exit_code == 0
+    assert len(rows("fused/1.jsonl")) == 3
+
+
+def test_a_try_that_ended_while_it_wrote_goes_on_although_files_have_come(
+    fuse: Fuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "write_caption_file", _fails_at("1.jsonl"))
+        assert isinstance(fuse("shards", "fused").exception, KeyboardInterrupt | SystemExit)
+    assert outputs() == ["0.parquet"]
+    Path("shards/00.jsonl").write_text(json.dumps(PAIRS[9]) + "\n")  # before all others
+    done = fuse("shards", "fused")
+    assert "11/11 rows (10 of an earlier try)" in done.stderr
+    assert outputs() == ["0.parquet", "00.jsonl", "1.jsonl", "late/2.json"]
+    assert not Path("fused.parts").exists()
+
+
+def test_finished_rows_of_other_settings_or_files_are_not_discarded_unasked(
+    fuse: Fuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "write_caption_file", _fails_at("0.parquet"))
+        fuse("shards", "fused")
+    kept = sorted(os.listdir("fused.parts/chunks"))
+    said = fail(fuse("shards", "fused", "--num-beams", "1"))
+    assert "fused.parts has rows of an earlier try with other settings (num_beams 3, now 1): use those" in said
+    Path("shards/1.jsonl").rename("gone.jsonl")
+    assert "the earlier try fused 1.jsonl, which IN does not name now: name the same" in fail(fuse("shards", "fused"))
+    assert sorted(os.listdir("fused.parts/chunks")) == kept
+    done = fuse("shards", "fused", "--num-beams", "1", "--no-resume")
+    assert "7/7 rows" in done.stderr
+    assert "earlier try" not in done.stderr
+
+
+def _fails_at(name: str) -> Callable[..., None]:
+    """``write_caption_file`` as if somebody pressed Ctrl-C when it came to ``name``."""
+    write = files.write_caption_file
+
+    def writing(target: Path, *more: Any) -> None:
+        if target.name == name:
+            raise KeyboardInterrupt
+        write(target, *more)
+
+    return writing
