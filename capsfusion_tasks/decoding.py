@@ -21,6 +21,17 @@ _SHAPING = (
     "num_beams",
     "max_new_tokens",
 )
+# The fields that people know a decoding by, which are columns of the table ``fusions``, too.
+_DESCRIBING = ("fusion_id", "model", "engine", "dtype", "num_beams", "max_new_tokens")
+
+
+def described(
+    *, fusion_id: str, model: str, engine: str, dtype: str, num_beams: int, max_new_tokens: int, bundled: bool
+) -> str:
+    """Model and settings in one line; ``bundled`` marks the toy."""
+    beams = "1 beam" if num_beams == 1 else f"{num_beams} beams"
+    toy = " (the bundled demo model, a toy)" if bundled else ""
+    return f"{model}{toy}, {engine}, {dtype}, {beams}, at most {max_new_tokens} tokens; fusion {fusion_id}"
 
 
 class Decoding(BaseModel):
@@ -50,6 +61,11 @@ class Decoding(BaseModel):
         """The decoding with these fields. Its fusion_id is a digest of the fields that shape captions."""
         shape = json.dumps({name: fields[name] for name in _SHAPING}, sort_keys=True)
         return cls(fusion_id=hashlib.blake2b(shape.encode(), digest_size=6).hexdigest(), **fields)
+
+    @property
+    def description(self) -> str:
+        """Model and settings in one line for people."""
+        return described(**{name: getattr(self, name) for name in _DESCRIBING}, bundled=self.location == BUNDLED)
 
     @property
     def shape(self) -> dict[str, Any]:

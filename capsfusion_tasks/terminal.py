@@ -98,7 +98,7 @@ def _print_records(console: Console, names: list[Text], values: list[list[Text]]
 
 def print_text(text: str) -> None:
     """A report to standard output, line by line."""
-    Console().print(printable(text), highlight=False, markup=False)
+    Console().print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def _escaped(text: str) -> str:

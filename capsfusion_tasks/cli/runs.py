@@ -186,7 +186,8 @@ def plan(
     within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
     with open_context(settings) as context:
         found = estimate(context, within, gpus=gpus, rows_per_second=rows_per_second)
+        model_line = f"model: {context.decoding.description}"
     if output_format == "json":
         print(json.dumps(found.as_dict()))
     else:
-        Console().print(found.text, highlight=False, markup=False, soft_wrap=True)
+        Console().print(f"{found.text}\n{model_line}", highlight=False, markup=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.terminal import cell
 from capsfusion_tasks.warehouse import ledger, queries
 from capsfusion_tasks.warehouse.queries import RunSummary
+from capsfusion_tasks.warehouse.rejections import reasons_line, rejected_count
 
 CAPTIONS_SHOWN = 6
 CAPTION_WIDTH = 200
@@ -35,6 +36,7 @@ class Results:
     """What the warehouse has for some days and the settings' fusion_id. ``reasons``: rejected captions by reason."""
 
     summary: RunSummary
+    rejected: int
     reasons: dict[str, int]
     captions: list[Caption]
 
@@ -51,6 +53,7 @@ def read_results(settings: Settings, days: list[date]) -> Results:
         rows = queries.sample_captions(connection, CAPTIONS_SHOWN, units)
         return Results(
             queries.run_summary(connection, scope),
+            rejected_count(connection, scope),
             queries.rejections_by_reason(connection, scope),
             [Caption(row["laion_2b"], row["laion_coco"], row["capsfusion"]) for row in rows],
         )
@@ -89,20 +92,11 @@ def _show_counts(before: Results, after: Results, announced: int, seconds: float
     total = after.summary
     console.print(f"{announced} pairs in the sample = {total.accepted} captions accepted + {total.rejected} rejected")
     if after.reasons:
-        console.print(reasons_line(total.rejected, after.reasons))
+        console.print(reasons_line(after.rejected, after.reasons))
     if total.rows_per_second:
         console.print(f"{total.rows_per_second:.1f} captions/s per rank while fusing; {seconds:.0f} s for everything")
     if before.summary.units and before.summary == after.summary:
         console.print("nothing was fused again: an earlier demo fused these days, and no row has changed")
-
-
-def reasons_line(rejected: int, reasons: dict[str, int]) -> str:
-    """Why captions were rejected, in numbers that add up: a caption can have several reasons."""
-    listed = " + ".join(f"{count} {reason}" for reason, count in reasons.items())
-    total = sum(reasons.values())
-    several = "; a caption can have several reasons" if total > rejected else ""
-    captions, found = "caption" if rejected == 1 else "captions", "reason" if total == 1 else "reasons"
-    return f"{rejected} rejected {captions}, {total} {found}: {listed}{several}"
 
 
 def _short(caption: str) -> str:

@@ -10,9 +10,10 @@ from sqlalchemy import Connection
 from capsfusion_tasks.errors import printable
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Replay, Shard
-from capsfusion_tasks.warehouse import plans, quarantine, queries
+from capsfusion_tasks.warehouse import fusions, plans, quarantine, queries
 from capsfusion_tasks.warehouse.plans import PlannedPairs
 from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
+from capsfusion_tasks.warehouse.rejections import reasons_line, rejected_count
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Report:
     unplanned: int = 0  # pairs that are in no unit
     replayed: int = 0  # of the rejected
     found: PlannedPairs | None = None  # what planning found; None: nothing was planned
+    in_quarantine: int = 0  # rejected captions that ``reasons`` counts
+    models: tuple[str, ...] = ()  # what fused these units, in words
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "text": self.text}
@@ -55,9 +58,10 @@ class Report:
                 " may have; run the interval again to fuse them"
             )
         if self.reasons:
-            lines.append(f"rejected for: {_counts(self.reasons)}")
+            lines.append(reasons_line(self.in_quarantine, self.reasons))
         if self.replayed:
             lines.append(f"replayed: {self.replayed} of the rejected captions have left quarantine")
+        lines += [f"model: {model}" for model in self.models]
         return "\n".join([*lines, *_speed(total), *self.failures])
 
 
@@ -139,6 +143,8 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
         failures=failures,
         replayed=queries.replayed_count(connection, scope),
         found=plans.planned_pairs(connection, scope),
+        in_quarantine=rejected_count(connection, scope),
+        models=tuple(fusions.descriptions(connection, scope)),
     )
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from capsfusion_tasks.decoding import Decoding
+from capsfusion_tasks.decoding import BUNDLED, Decoding, described
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.warehouse.queries import Scope
 from capsfusion_tasks.warehouse.tables import fusions, work_units
 
 _DECODING = "decoding"  # the key of ``spec`` that holds the whole Decoding
@@ -38,6 +39,24 @@ def register(connection: Connection, decoding: Decoding, about: Mapping[str, Any
 
 def _spec(decoding: Decoding, about: Mapping[str, Any]) -> dict[str, Any]:
     return {**about, _DECODING: decoding.model_dump(mode="json")}
+
+
+def descriptions(connection: Connection, scope: Scope) -> list[str]:
+    """A line for each fusion that the units of ``scope`` are fused under: model and settings. The newest comes last."""
+    units = select(work_units.c.fusion_id).where(scope.clause())
+    statement = select(fusions).where(fusions.c.fusion_id.in_(units)).order_by(fusions.c.created_at)
+    return [
+        described(
+            fusion_id=row.fusion_id,
+            model=row.model,
+            engine=row.engine,
+            dtype=row.dtype,
+            num_beams=row.num_beams,
+            max_new_tokens=row.max_new_tokens,
+            bundled=row.spec.get(_DECODING, {}).get("location") == BUNDLED,
+        )
+        for row in connection.execute(statement)
+    ]
 
 
 def decoding_of(connection: Connection, fusion_id: str) -> Decoding:

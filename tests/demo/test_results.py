@@ -11,19 +11,20 @@ from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.demo.phases import introduction
-from capsfusion_tasks.demo.results import reasons_line, show_next_steps
+from capsfusion_tasks.demo.results import show_next_steps
 from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.warehouse.rejections import reasons_line
 
 
 @pytest.mark.parametrize(
     ("rejected", "reasons", "line"),
     [
-        (1, {"copy": 1}, "1 rejected caption, 1 reason: 1 copy"),
-        (3, {"copy": 2, "truncated": 1}, "3 rejected captions, 3 reasons: 2 copy + 1 truncated"),
+        (1, {"copy": 1}, "rejected: 1 caption, 1 reason: 1 copy"),
+        (3, {"copy": 2, "truncated": 1}, "rejected: 3 captions, 3 reasons: 2 copy + 1 truncated"),
         (
             2,
             {"repetition": 2, "truncated": 1},
-            "2 rejected captions, 3 reasons: 2 repetition + 1 truncated; a caption can have several reasons",
+            "rejected: 2 captions, 3 reasons: 2 repetition + 1 truncated; a caption can have several reasons",
         ),
     ],
 )

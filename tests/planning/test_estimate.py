@@ -241,6 +241,7 @@ def test_plan_on_the_command_line(settings: Settings) -> None:
     text = command(settings, "plan")
     assert "paired, not planned: 40 pairs" in text.stdout
     assert "GPU hours: unknown, no unit of this fusion is measured yet" in text.stdout
+    assert "/tiny, native, float32, 1 beam, at most 4 tokens; fusion " in text.stdout
     stopped = command(settings, "run", "--start", "2026-11-10", "--end", "2026-11-11", "--max-gpu-hours", "1")
     assert stopped.returncode == 2
     assert "the budget of 1 GPU hours cannot be checked" in stopped.stderr

@@ -6,6 +6,7 @@ Commands start a real torchrun; what tests call themselves has its ranks in this
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -141,6 +142,11 @@ def test_a_second_run_changes_nothing(done: Done) -> None:
             f"found: {report['found']['pairs']} pairs, {report['found']['already_fused']} of them fused already"
             in report["text"]
         )
+        text = report["text"]
+        assert re.search(r"^model: .*tiny, native, float32, 1 beam, at most 4 tokens; fusion \w+$", text, re.M)
+        [(captions, total, listed)] = re.findall(r"^rejected: (\d+) captions?, (\d+) reasons?: (.*)$", text, re.M)
+        assert (int(captions), int(total)) == (report["summary"]["rejected"], sum(report["reasons"].values()))
+        assert sum(map(int, re.findall(r"(\d+) \w+(?: \+|;|$)", listed))) == int(total)
     assert pairs_in(done.settings) == before
     assert rows(done.settings, units) == loaded
 

@@ -1,0 +1,24 @@
+"""How many captions were rejected, and for which reasons, in numbers that add up."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, func, select
+
+from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
+from capsfusion_tasks.warehouse.tables import rejected_captions, work_units
+
+
+def rejected_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
+    """Captions of these units that are rejected now. Replays and replacements take captions away."""
+    units = select(work_units.c.unit_id).where(scope.clause())
+    statement = select(func.count()).select_from(rejected_captions).where(rejected_captions.c.unit_id.in_(units))
+    return int(connection.execute(statement).scalar_one())
+
+
+def reasons_line(rejected: int, reasons: dict[str, int]) -> str:
+    """Why captions were rejected. A caption can have several reasons, so their sum may be larger than ``rejected``."""
+    listed = " + ".join(f"{count} {reason}" for reason, count in reasons.items())
+    total = sum(reasons.values())
+    several = "; a caption can have several reasons" if total > rejected else ""
+    captions, found = "caption" if rejected == 1 else "captions", "reason" if total == 1 else "reasons"
+    return f"rejected: {rejected} {captions}, {total} {found}: {listed}{several}"
