@@ -64,8 +64,9 @@ lint: install
 
 install: $(INSTALLED)
 
-# Of pip's output, shows downloads of 10 MB and more, and the final step.
-PIP_PROGRESS := s/^ *((Downloading|Using cached) .*\(([0-9]{2,}(\.[0-9]+)? MB|[0-9.]+ GB)\))/  \1/p; s/^Installing collected.*/  Unpacking/p
+# Of pip's output, shows downloads of 10 MB and more with their sizes, and the final step, in which pip is silent.
+PIP_PROGRESS := s/^ *((Downloading|Using cached) .*\(([0-9]{2,}(\.[0-9]+)? MB|[0-9.]+ GB)\))/  \1/p; \
+	s/^Installing collected.*/  All is downloaded: unpacking it into $(VENV), about a minute/p
 
 # Runs again only if pyproject.toml or constraints.txt has changed.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -81,12 +82,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "$$($$found --version) has no venv module: install it (Debian and Ubuntu: apt install python3-venv)" >&2; \
 		exit 2; \
 	fi; \
-	$(BIN)/python -c 'import pip; $(SUITABLE)' 2>/dev/null || $$found -m venv --clear $(VENV); \
 	echo "Installing packages into $(VENV): once, 1 to 5 minutes, 3 GB on disk (more if torch comes with CUDA)."; \
-	started=$$(date +%s); rm -f $(VENV)/failed; \
+	started=$$(date +%s); log=$$(mktemp); \
+	{ while sleep 5 && kill -0 $$$$; do \
+		echo "  $$(( $$(date +%s) - started )) s: $$(du -sm $(VENV) | cut -f1) MB in $(VENV)"; \
+	done; } 2>/dev/null & ticker=$$!; \
+	trap "kill $$ticker; rm -f $$log" EXIT; trap 'echo "Interrupted: run make again to go on." >&2; exit 130' INT; \
+	$(BIN)/python -c 'import pip; $(SUITABLE)' 2>/dev/null || $$found -m venv --clear $(VENV) 2>$$log \
+		|| { cat $$log >&2; exit 2; }; \
+	rm -f $(VENV)/failed; \
 	{ $(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[fusion,airflow,dev]' \
 		|| touch $(VENV)/failed; } | sed -unE '$(PIP_PROGRESS)'; \
-	test ! -e $(VENV)/failed; \
+	if test -e $(VENV)/failed; then echo "pip has failed, for the reason above: run make again when it is mended." >&2; exit 2; fi; \
 	echo "Installed in $$(( $$(date +%s) - started )) s."; \
 	touch $@
 

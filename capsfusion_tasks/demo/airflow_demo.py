@@ -58,6 +58,7 @@ def run_demo(settings: Settings) -> int:
     logs = f"see {settings.home / 'airflow' / 'logs' / 'dag_id=capsfusion'}"
     if code := show_results(before, results, sample.pairs, runs, phases.seconds, logs, console):
         return code
+    console.print(introduction(settings), markup=False)
     show_next_steps(settings, console)
     return 0
 

@@ -7,11 +7,13 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from capsfusion_tasks.context import open_context
+from capsfusion_tasks.demo.airflow_server import REPOSITORY
 from capsfusion_tasks.demo.progress import DayRun
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.settings import Settings
@@ -21,7 +23,9 @@ from capsfusion_tasks.warehouse.queries import RunSummary
 from capsfusion_tasks.warehouse.rejections import reasons_line, rejected_count
 
 CAPTIONS_SHOWN = 6
+CAPTIONS_READ = 100  # of which the shown ones are chosen
 CAPTION_WIDTH = 200
+EXAMPLE = Path("examples") / "pairs.jsonl"
 
 
 @dataclass(frozen=True)
@@ -50,19 +54,27 @@ def read_results(settings: Settings, days: list[date]) -> Results:
             interval = Interval(start=start, end=start + timedelta(days=1))
             units += [unit.unit_id for unit, _ in ledger.units_of(connection, fusion_id, interval)]
         scope = queries.Scope(unit_ids=units)
-        rows = queries.sample_captions(connection, CAPTIONS_SHOWN, units)
+        rows = queries.sample_captions(connection, CAPTIONS_READ, units)
         return Results(
             queries.run_summary(connection, scope),
             rejected_count(connection, scope),
             queries.rejections_by_reason(connection, scope),
-            [Caption(row["laion_2b"], row["laion_coco"], row["capsfusion"]) for row in rows],
+            [
+                Caption(row["laion_2b"], row["laion_coco"], row["capsfusion"])
+                for row in sorted(rows, key=lambda row: not _is_plain(row))[:CAPTIONS_SHOWN]
+            ],
         )
+
+
+def _is_plain(row: dict[str, Any]) -> bool:
+    """Whether a caption is a good example: short, faithful to its raw caption, and none of the sample's edge cases."""
+    return not row["flags"] and 8 <= row["caption_words"] <= 30 and row["raw_recall"] >= 0.7
 
 
 def show_results(
     before: Results, after: Results, announced: int, runs: list[DayRun], seconds: float, logs: str, console: Console
 ) -> int:
-    """Print captions and counts. Returns the exit code: 1 if a run failed or a pair is missing.
+    """Print captions and counts, and say whose they are. Returns the exit code: 1 if a run failed or a pair is missing.
 
     ``before``: what the warehouse had when the demo began. ``announced``: pairs in the sample. ``logs``: where a failed
     run's error can be read.
@@ -82,6 +94,10 @@ def show_results(
 def _show_captions(results: Results, console: Console) -> None:
     if not results.captions:
         return
+    shown, accepted = len(results.captions), results.summary.accepted
+    console.print(
+        f"\n{shown} of the {accepted} accepted captions, chosen among short ones without a flag", style="bold"
+    )
     table = Table("raw", "synthetic", "fused", show_lines=True)
     for caption in results.captions:
         table.add_row(*(cell(_short(text)) for text in (caption.raw, caption.synthetic, caption.fused)))
@@ -106,20 +122,29 @@ def _short(caption: str) -> str:
 def show_next_steps(settings: Settings, console: Console) -> None:
     """Print commands that work as typed in this shell and folder."""
     installed = Path(sys.executable).with_name("capsfusion")
-    program = str(installed.relative_to(Path.cwd()) if Path.cwd() in installed.parents else installed)
+    program = str(_from_here(installed))
     if (found := shutil.which("capsfusion")) and Path(found) == installed:  # another installation may be on the path
         program = "capsfusion"
     here = program if settings.home == Path(".capsfusion").absolute() else f"CAPSFUSION_HOME={settings.home} {program}"
+    pairs, page = _from_here(REPOSITORY / EXAMPLE), _from_here(REPOSITORY / "docs" / "first-hour.md")
     console.print("\nGo on with", style="bold")
     for purpose, command in (
-        ("Airflow's UI with these runs, until Ctrl-C:", f"{here} up"),
+        ("what was done, and by which model:", f"{here} status"),
         (
-            "captions by SQL:",
+            "more captions, by SQL:",
             f'{here} sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"',  # noqa: S608
         ),
+        ("Airflow's UI with these runs, until Ctrl-C:", f"{here} up"),
+        ("a file of pairs, in ten seconds, with the toy model:", f"{program} fuse {pairs} fused.jsonl"),
         (
-            "your own pairs with the real model, on a GPU:",
-            f"{program} fuse pairs.jsonl fused.jsonl --model BAAI/CapsFus-LLaMA",
+            "the same with the real model, on a GPU (26 GB to download):",
+            f"{program} fuse {pairs} real.jsonl --model BAAI/CapsFus-LLaMA",
         ),
     ):
         console.print(f"  {purpose}\n    {command}", markup=False)
+    console.print(f"  your own files and shards, step by step: {page}", markup=False)
+
+
+def _from_here(path: Path) -> Path:
+    """``path`` as one types it in the working folder."""
+    return path.relative_to(Path.cwd()) if Path.cwd() in path.parents else path

@@ -45,7 +45,7 @@ def test_the_commands_that_the_demo_prints_are_commands(
     console = Console(width=500, record=True, quiet=False, soft_wrap=True)
     show_next_steps(Settings(home=Path(home)), console)
     commands = [shlex.split(line) for line in console.export_text().splitlines() if line.startswith("    ")]
-    assert len(commands) == 3
+    assert len(commands) == 5
     for words in commands:
         if home == "elsewhere" and "fuse" not in words:
             assert words.pop(0) == f"CAPSFUSION_HOME={tmp_path / home}"
