@@ -28,7 +28,7 @@ from dag_parts import (
     tell_followers,
 )
 from map_length import max_tasks, require_mappable
-from run_context import FUSION_KEY, interval_of, planned_fusion, planning, set_label, working
+from run_context import FUSION_KEY, interval_of, planned_fusion, planned_units, planning, set_label, working
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.planning.estimate import Budget
@@ -177,7 +177,8 @@ def capsfusion() -> None:
         """
         context = get_current_context()
         with working() as work:
-            result = interval_tasks.report(work, interval_of(context), planned_fusion(context))
+            units = planned_units(context)
+            result = interval_tasks.report(work, interval_of(context), planned_fusion(context), units)
         checked = context["ti"].xcom_pull(task_ids="check", key=run_note.KEY) or "check: it could not be done"
         note = f"{result['text']}\n{checked}"
         print(note)

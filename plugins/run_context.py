@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from capsfusion_tasks.context import Context as PipelineContext
 from capsfusion_tasks.context import open_context
@@ -57,6 +57,12 @@ def planned_fusion(context: Context) -> str | None:
     """The fusion_id of the run's plan; None: the plan failed before it had decided."""
     found: str | None = context["ti"].xcom_pull(task_ids="plan", key=FUSION_KEY)
     return found
+
+
+def planned_units(context: Context) -> list[str]:
+    """Ids of the units of the run's plan; none if the run has not planned."""
+    units: list[dict[str, Any]] | None = context["ti"].xcom_pull(task_ids="plan")
+    return [unit["unit_id"] for unit in units or []]
 
 
 def use_aws_connection() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -15,11 +15,16 @@ from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
 
 @dataclass(frozen=True)
 class RunKey:
-    """A DAG run, a replay, or an interval that was run without Airflow; with nothing given, all runs."""
+    """A DAG run, a replay, or an interval that was run without Airflow; with nothing given, all runs.
+
+    A run that ran again with another model or other settings has captions of several fusions. Without ``fusion_id``,
+    the figures of a run are those of the fusion that it planned last.
+    """
 
     dag_run_id: str | None = None
     replay: str | None = None
     interval: Interval | None = None
+    fusion_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class RunFigures:
     dag_run_id: str | None
     replay: str | None
     interval: Interval | None
+    fusion_id: str | None  # None: all fusions
     sides: dict[str, SideSummary]
     found: PlannedPairs | None
     units: dict[str, int]  # state → units
@@ -43,20 +49,23 @@ class RunFigures:
 
 def figures(connection: Connection, key: RunKey) -> RunFigures | None:
     """None: nothing was planned for this run."""
-    scope = Scope(interval=key.interval, dag_run_id=key.dag_run_id, replay=key.replay)
+    scope = Scope(interval=key.interval, dag_run_id=key.dag_run_id, replay=key.replay, fusion_id=key.fusion_id)
+    if scope != queries.EVERYTHING and scope.fusion_id is None:
+        scope = replace(scope, fusion_id=funnels.last_fusion(connection, scope))
     interval = key.interval
     if key.dag_run_id is not None:
         interval = funnels.interval_of_run(connection, key.dag_run_id)
     units = queries.unit_counts(connection, scope)
-    if scope != queries.EVERYTHING and interval is None and not any(units.values()):
+    if key != RunKey() and interval is None and not any(units.values()):
         return None
-    shard_ids: list[str] | None = None if scope == queries.EVERYTHING else []  # a replay has no shards
+    shard_ids: list[str] | None = None if key == RunKey() else []  # a replay has no shards
     if interval is not None:
         shard_ids = funnels.interval_shards(connection, interval)
     return RunFigures(
         dag_run_id=key.dag_run_id,
         replay=key.replay,
         interval=interval,
+        fusion_id=scope.fusion_id,
         sides=queries.shards_summary(connection, shard_ids),
         found=plans.planned_pairs(connection, scope),
         units=units,

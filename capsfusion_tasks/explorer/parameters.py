@@ -83,7 +83,7 @@ def as_text(position: Position | None) -> str | None:
 
 
 class RunQuery(BaseModel):
-    """A DAG run by its id, a replay by its name, or an interval; without any of them, all runs."""
+    """A DAG run by its id, a replay by its name, or an interval; without any of them, all runs. One fusion of it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -91,6 +91,7 @@ class RunQuery(BaseModel):
     replay: Text | None = None
     start: datetime | None = None
     end: datetime | None = None
+    fusion_id: Text | None = None
 
     @model_validator(mode="after")
     def _whole_interval(self) -> RunQuery:
@@ -100,4 +101,4 @@ class RunQuery(BaseModel):
 
     def key(self) -> RunKey:
         interval = Interval(start=self.start, end=self.end) if self.start and self.end else None
-        return RunKey(self.dag_run_id, self.replay, interval)
+        return RunKey(self.dag_run_id, self.replay, interval, self.fusion_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -221,12 +222,15 @@ def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[s
     return {**found.as_dict(), "text": text, "account": "\n".join(found.lines())}
 
 
-def report(context: Context, interval: Interval, fusion_id: str | None) -> dict[str, Any]:
+def report(
+    context: Context, interval: Interval, fusion_id: str | None, unit_ids: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Counts of what came in and what came out, and ``failures``, also as ``text``.
 
-    Covers one fusion, or all if ``fusion_id`` is None because nothing was planned.
+    Covers the units of one run, which ``plan`` returned; or, if ``unit_ids`` is None, all units of the interval. Covers
+    one fusion, or all if ``fusion_id`` is None because nothing was planned.
     """
     shards = discovery.discovered(interval, context.storage)
     with context.warehouse.engine.begin() as connection:
         left = unplanned_work(connection, context.storage, fusion_id, [interval]).rows if fusion_id else 0
-        return report_interval(connection, interval, fusion_id, shards, unplanned=left).as_dict()
+        return report_interval(connection, interval, fusion_id, shards, unplanned=left, unit_ids=unit_ids).as_dict()

@@ -58,7 +58,9 @@ def run_pipeline(
         say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} pairs to fuse")
         for unit in units:
             _run_unit(context, unit, existing, accept_rejections, say, errors)
-        return interval_tasks.report(context, interval, context.decoding.fusion_id) | {"may_pass": _may_pass(errors)}
+        mine = [unit.unit_id for unit in units]
+        report = interval_tasks.report(context, interval, context.decoding.fusion_id, mine)
+        return report | {"may_pass": _may_pass(errors)}
 
 
 def run_replay(

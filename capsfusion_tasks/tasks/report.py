@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from capsfusion_tasks.warehouse.rejections import reasons_line, rejected_count
 
 @dataclass(frozen=True)
 class Report:
-    """Counts of an interval, or of everything. ``failures`` has a line for each failed shard and unit."""
+    """Counts of a run, of an interval, or of everything. ``failures`` has a line for each failed shard and unit."""
 
     sides: dict[str, SideSummary]
     units: dict[str, int]
@@ -30,6 +31,7 @@ class Report:
     found: PlannedPairs | None = None  # what planning found; None: nothing was planned
     in_quarantine: int = 0  # rejected captions that ``reasons`` counts
     models: tuple[str, ...] = ()  # what fused these units, in words
+    whole: RunSummary | None = None  # of the interval, if other runs loaded units of it, too
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "text": self.text}
@@ -44,13 +46,18 @@ class Report:
         total = self.summary
         if self.found:
             found, known = self.found.pairs, self.found.already_fused
-            lines.append(f"found: {found} pairs, {known} of them fused already or in units of other intervals")
+            lines.append(f"found: {found} pairs, {known} of them fused already or in other units")
         units = _counts({state: count for state, count in self.units.items() if count})
         lines.append(f"units: {units or 'none, there was nothing new to fuse'}")
         if total.units:
             lines.append(
                 f"pairs: {total.rows_in} = {total.accepted} accepted + {total.rejected} rejected"
                 f" + {total.waiting} waiting"
+            )
+        if self.whole:
+            lines.append(
+                f"interval: {self.whole.accepted} accepted + {self.whole.rejected} rejected in all, with those of"
+                " other runs"
             )
         if self.unplanned:
             lines.append(
@@ -117,11 +124,28 @@ def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> Rep
 
 
 def report_interval(
-    connection: Connection, interval: Interval, fusion_id: str | None, shards: list[Shard], unplanned: int
+    connection: Connection,
+    interval: Interval,
+    fusion_id: str | None,
+    shards: list[Shard],
+    unplanned: int,
+    unit_ids: Sequence[str] | None = None,
 ) -> Report:
-    """The report of one interval under one fusion, with its ``shards`` and its ``unplanned`` pairs."""
-    report = _report(connection, Scope(interval=interval, fusion_id=fusion_id), [shard.shard_id for shard in shards])
-    return replace(report, unplanned=unplanned)
+    """The report of one interval under one fusion, with its ``shards`` and its ``unplanned`` pairs.
+
+    ``unit_ids``: the units of one run. Captions are then counted in these units only, and pairs of the interval's other
+    units count as fused already.
+    """
+    scope = Scope(interval=interval, fusion_id=fusion_id)
+    shard_ids = [shard.shard_id for shard in shards]
+    if unit_ids is None:
+        return replace(_report(connection, scope, shard_ids), unplanned=unplanned)
+    report = _report(connection, replace(scope, unit_ids=unit_ids), shard_ids)
+    whole, found = queries.run_summary(connection, scope), plans.planned_pairs(connection, scope)
+    if found:
+        found = replace(found, already_fused=max(0, found.pairs - found.left - report.summary.rows_in))
+    others = whole.units > report.summary.units
+    return replace(report, unplanned=unplanned, found=found, whole=whole if others else None)
 
 
 def report_all(connection: Connection) -> Report:

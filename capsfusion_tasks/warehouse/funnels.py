@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, cast, func, lateral, select, true, union_all
+from sqlalchemy import Connection, Row, Select, Table, and_, cast, func, lateral, or_, select, true, union_all
+from sqlalchemy.dialects.postgresql import TIMESTAMP, TSTZRANGE
 
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.queries import Scope
@@ -40,10 +41,11 @@ _units = work_units.c
 
 @dataclass(frozen=True)
 class Run:
-    """Sums over the units of a run: a DAG run, a replay, or an interval that was run without Airflow."""
+    """Sums over the units of a run under one fusion: a DAG run, a replay, or an interval that ran without Airflow."""
 
     dag_run_id: str | None
     replay: str | None
+    fusion_id: str
     interval_start: datetime | None
     interval_end: datetime | None
     planned_at: datetime
@@ -64,6 +66,7 @@ def recent_runs(connection: Connection, before: datetime | None = None, limit: i
         select(
             _units.dag_run_id,
             _units.replay,
+            _units.fusion_id,
             _units.interval_start,
             _units.interval_end,
             planned.label("planned_at"),
@@ -77,7 +80,7 @@ def recent_runs(connection: Connection, before: datetime | None = None, limit: i
             ),
             func.sum(_units.gpu_seconds).label("gpu_seconds"),
         )
-        .group_by(_units.dag_run_id, _units.replay, _units.interval_start, _units.interval_end)
+        .group_by(_units.dag_run_id, _units.replay, _units.fusion_id, _units.interval_start, _units.interval_end)
         .order_by(planned.desc(), _units.interval_start.desc(), _units.dag_run_id)
         .limit(limit)
     )
@@ -98,10 +101,29 @@ def interval_of_run(connection: Connection, dag_run_id: str) -> Interval | None:
     return None if found is None else Interval(start=found[0], end=found[1])
 
 
+def last_fusion(connection: Connection, scope: Scope) -> str | None:
+    """The fusion that was planned last in ``scope``: by a plan, which may have found nothing new, or by a unit."""
+    either: list[Select[Any]] = [
+        select(_units.fusion_id, func.max(_units.created_at).label("planned_at"))
+        .where(scope.clause())
+        .group_by(_units.fusion_id)
+    ]
+    if scope.replay is None:
+        either.append(
+            select(plans.c.fusion_id, func.max(plans.c.planned_at))
+            .where(scope.clause(plans))
+            .group_by(plans.c.fusion_id)
+        )
+    planned = union_all(*either).subquery().c
+    found: str | None = connection.scalar(select(planned.fusion_id).order_by(planned.planned_at.desc()).limit(1))
+    return found
+
+
 def interval_shards(connection: Connection, interval: Interval) -> list[str]:
-    """Ids of the shards that arrived in the interval."""
-    arrived = shards.c.arrived_at
-    return list(connection.scalars(select(shards.c.shard_id).where(arrived >= interval.start, arrived < interval.end)))
+    """Ids of the interval's shards: those that arrived in it, except late ones, and late ones that it took."""
+    arrived, adopted = shards.c.arrived_at, shards.c.adopted_by
+    in_time = and_(arrived >= interval.start, arrived < interval.end, adopted.is_(None))
+    return list(connection.scalars(select(shards.c.shard_id).where(or_(in_time, adopted == interval.key))))
 
 
 @dataclass(frozen=True)
@@ -113,15 +135,22 @@ class Progress:
 
 
 def progress(connection: Connection, scope: Scope) -> Progress:
-    """Speed of the units in ``scope``, from planning to the last load; None before the first load."""
-    row = connection.execute(
+    """Speed of the units in ``scope`` while any was planned and not yet loaded; None before the first load.
+
+    A run that ran again days later has not worked in between.
+    """
+    loaded, waiting = connection.execute(
         select(
             func.coalesce(func.sum(_units.rows_in).filter(_units.state == "loaded"), 0),
             func.coalesce(func.sum(_units.rows_in).filter(_units.state != "loaded"), 0),
-            func.extract("epoch", func.max(_units.loaded_at) - func.min(_units.created_at)),
         ).where(scope.clause())
     ).one()
-    loaded, waiting, seconds = int(row[0]), int(row[1]), float(row[2] or 0)
+    at_work = func.range_agg(func.tstzrange(_units.created_at, func.greatest(_units.created_at, _units.loaded_at)))
+    done = (scope.clause(), _units.loaded_at.is_not(None))
+    span = select(func.unnest(at_work, type_=TSTZRANGE).label("span")).where(*done).subquery().c.span
+    length = func.extract("epoch", func.upper(span, type_=TIMESTAMP) - func.lower(span, type_=TIMESTAMP))
+    seconds = float(connection.scalar(select(func.coalesce(func.sum(length), 0.0))) or 0)
+    loaded, waiting = int(loaded), int(waiting)
     if not loaded or seconds <= 0:
         return Progress(None, None)
     return Progress(loaded / seconds, waiting * seconds / loaded if waiting else None)

@@ -192,7 +192,13 @@ def test_a_run_is_found_from_its_caption_and_its_captions_from_the_run(page: Pag
 
 
 def test_a_replay_is_among_the_runs_and_has_a_page_of_its_own(page: Page) -> None:
-    run = {"replay": "manual__1", "dag_run_id": "manual__1", "interval_start": None, "interval_end": None}
+    run = {
+        "replay": "manual__1",
+        "dag_run_id": "manual__1",
+        "fusion_id": "f1",
+        "interval_start": None,
+        "interval_end": None,
+    }
     counts = {"units": 1, "units_loaded": 1, "units_failed": 0, "rows_in": 5, "accepted": 4, "rejected": 1}
 
     def as_a_replay(route: Route) -> None:

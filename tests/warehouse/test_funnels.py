@@ -9,9 +9,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from capsfusion_tasks.errors import NotReadyError
+from capsfusion_tasks.explorer.figures import RunKey, figures
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Unit
-from capsfusion_tasks.warehouse import funnels, fusions, ledger
+from capsfusion_tasks.warehouse import funnels, fusions, ledger, plans
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.funnels import HISTOGRAM_BINS, Progress, Throughput
 from capsfusion_tasks.warehouse.load import load_unit
@@ -54,6 +55,46 @@ def test_runs_come_with_their_sums_the_one_planned_last_first(warehouse: Warehou
         (None, 1, 1, 10),
         ("run 1", 2, 1, 20),
     ]
+
+
+def test_a_run_that_ran_again_with_another_model_is_two_runs_and_its_last_is_the_one_planned_last(
+    warehouse: Warehouse,
+) -> None:
+    enter_run(warehouse, "run 1", DAY, "a")
+    with warehouse.engine.begin() as connection:
+        fusions.register(connection, FUSION.model_copy(update={"fusion_id": "f2"}), {})
+        unit = Unit(unit_id="b", fusion_id="f2", rows=7, tokens=100)
+        ledger.register_units(connection, [unit], DAY, "run 1")
+    set_times(warehouse, "a", NOON, NOON + timedelta(seconds=100))
+    set_times(warehouse, "b", NOON + timedelta(days=2), None)
+    scope = Scope(dag_run_id="run 1")
+    with warehouse.engine.begin() as connection:
+        runs = funnels.recent_runs(connection)
+        assert [(run.dag_run_id, run.fusion_id, run.rows_in) for run in runs] == [
+            ("run 1", "f2", 7),
+            ("run 1", "f1", 10),
+        ]
+        assert funnels.last_fusion(connection, scope) == "f2"
+        found = figures(connection, RunKey(dag_run_id="run 1"))
+        assert found is not None
+        assert (found.fusion_id, found.summary.rows_in) == ("f2", 7)
+        found = figures(connection, RunKey(dag_run_id="run 1", fusion_id="f1"))
+        assert found is not None
+        assert (found.fusion_id, found.summary.rows_in) == ("f1", 10)
+        # A plan that found nothing new is the last one, too.
+        plans.record(connection, DAY, "f1", "run 1", pairs=10, already_fused=10, planned=0)
+        assert funnels.last_fusion(connection, scope) == "f1"
+        assert funnels.last_fusion(connection, Scope(dag_run_id="run 2")) is None
+
+
+def test_days_between_two_tries_of_a_run_do_not_slow_it_down(warehouse: Warehouse) -> None:
+    enter_run(warehouse, "run 1", DAY, "a", "b", "c")
+    for days, unit in enumerate("abc"):
+        planned = NOON + timedelta(days=min(days, 1))  # the last two together
+        set_times(warehouse, unit, planned, planned + timedelta(seconds=50))
+    with warehouse.engine.connect() as connection:
+        found = funnels.progress(connection, Scope(dag_run_id="run 1"))
+    assert found == Progress(rows_per_second=0.3, seconds_left=None)
 
 
 def test_the_time_left_is_what_waits_at_the_rate_so_far(warehouse: Warehouse) -> None:
@@ -114,18 +155,21 @@ def test_distributions_look_at_few_rows_of_a_large_unit(warehouse: Warehouse, mo
         assert funnels.distributions(connection, Scope()).accepted == 5
 
 
-def test_the_shards_of_a_run_are_those_that_arrived_in_its_interval(warehouse: Warehouse) -> None:
+def test_the_shards_of_a_run_are_those_of_its_interval_and_late_ones_that_it_took(warehouse: Warehouse) -> None:
     plan(warehouse, ("u1", 2))
-    times = {"before": DAY.start - timedelta(seconds=1), "first": DAY.start, "after": DAY.end}
+    before = DAY.start - timedelta(seconds=1)
+    times = {"before": before, "taken": before, "first": DAY.start, "given": DAY.start, "after": DAY.end}
     with warehouse.engine.begin() as connection:
         shards = [
             Shard(shard_id=name, source="/d", path=name, etag="", size_bytes=1, side="laion_2b", arrived_at=at)
             for name, at in times.items()
         ]
         ledger.record_shards(connection, shards)
+        ledger.claim_late(connection, [shards[1]], DAY)
+        ledger.claim_late(connection, [shards[3]], Interval(start=DAY.end, end=DAY.end + timedelta(days=1)))
         interval = funnels.interval_of_run(connection, "run 1")
         assert interval == DAY
-        assert funnels.interval_shards(connection, interval) == ["first"]
+        assert sorted(funnels.interval_shards(connection, interval)) == ["first", "taken"]
         assert funnels.interval_of_run(connection, "another") is None
 
 

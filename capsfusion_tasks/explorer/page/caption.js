@@ -116,7 +116,7 @@ function details(row, listed) {
       "p",
       { class: "actions" },
       row.dag_run_id &&
-        el("button", { type: "button", onclick: show("runs", { dag_run_id: row.dag_run_id }) }, "Figures of this run"),
+        el("button", { type: "button", onclick: show("runs", { dag_run_id: row.dag_run_id, fusion_id: row.fusion_id }) }, "Figures of this run"),
       row.dag_run_id &&
         el(
           "button",

@@ -4,10 +4,11 @@ import { duration, el, number, percent, runLink, time } from "./dom.js";
 
 export function figures(found, go) {
   const { summary, distributions } = found;
-  const key = found.dag_run_id ? { dag_run_id: found.dag_run_id } : {};
+  const key = found.dag_run_id ? { dag_run_id: found.dag_run_id, fusion_id: found.fusion_id } : {};
   return [
     el("h2", {}, title(found)),
-    found.dag_run_id && el("p", {}, "DAG run ", runLink(found.dag_run_id, isReplay(found))),
+    found.dag_run_id &&
+      el("p", {}, "DAG run ", runLink(found.dag_run_id, isReplay(found)), found.fusion_id && `, fusion ${found.fusion_id}`),
     facts(found),
     funnel(found),
     ...speed(found.throughput),
@@ -100,6 +101,7 @@ function funnel(all) {
     ]);
   }
   const notes = [
+    found && "Pairs: rows of this run's shards with rows that were pulled before or now; a row may be in several.",
     found && "Already fused: pairs in other units, loaded or not.",
     !whole && `Reasons are estimates from ${number(distributions.rejected)} rejected captions of the newest units.`,
   ].filter(Boolean);

@@ -8,7 +8,7 @@ const place = document.getElementById("figures");
 const DAGS = ["capsfusion", "capsfusion_replay"];
 let request = new AbortController();
 
-// key: dag_run_id, replay, or start and end of an interval; empty for all runs. dag: in the tab of a run, its DAG.
+// key: dag_run_id, replay, or start and end of an interval, and a fusion_id; empty for all runs. dag: in the tab of a run, its DAG.
 export async function showRuns(key, go, dag) {
   const alone = dag !== undefined; // in Airflow's tab of one run
   list.hidden = alone;
@@ -68,13 +68,14 @@ function entry(run, key, go) {
     el("strong", {}, run.replay ? "Replay" : run.interval_start.slice(0, 10)),
     ` ${state(run)}, ${number(run.rows_in)} pairs`,
     share(parts.map(([name, value]) => `${name} ${number(value)}`).join(", "), parts),
-    el("small", {}, run.dag_run_id ?? run.replay ?? "capsfusion run"),
+    el("small", {}, `${run.dag_run_id ?? run.replay ?? "capsfusion run"}, fusion ${run.fusion_id}`),
   );
 }
 
 function keyOf(run) {
-  if (run.dag_run_id) return { dag_run_id: run.dag_run_id };
-  return run.replay ? { replay: run.replay } : { start: run.interval_start, end: run.interval_end };
+  const { fusion_id, interval_start: start, interval_end: end } = run;
+  if (run.dag_run_id) return { dag_run_id: run.dag_run_id, fusion_id };
+  return run.replay ? { replay: run.replay, fusion_id } : { start, end, fusion_id };
 }
 
 function state(run) {
