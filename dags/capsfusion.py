@@ -162,7 +162,7 @@ def capsfusion() -> None:
         with working() as work:
             result = interval_tasks.check(work, interval_of(context), planned_fusion(context))
         print(result["account"])
-        context["ti"].xcom_push(run_note.KEY, result["text"])
+        context["ti"].xcom_push(run_note.CHECKED, {"findings": len(result["findings"]), "text": result["text"]})
         if findings := result["findings"]:
             first = findings[0]
             raise InputError(f"{len(findings)} findings; the first: {first['rule']}: {first['where']}: {first['what']}")
@@ -179,10 +179,9 @@ def capsfusion() -> None:
         with working() as work:
             units = planned_units(context)
             result = interval_tasks.report(work, interval_of(context), planned_fusion(context), units)
-        checked = context["ti"].xcom_pull(task_ids="check", key=run_note.KEY) or "check: it could not be done"
-        note = f"{result['text']}\n{checked}"
-        print(note)
-        context["ti"].xcom_push(run_note.KEY, note)
+        checked = context["ti"].xcom_pull(task_ids="check", key=run_note.CHECKED) or run_note.UNCHECKED
+        print(f"{result['text']}\n{checked['text']}")
+        context["ti"].xcom_push(run_note.KEY, run_note.compose(result, checked))
         interval = [str(context["data_interval_start"]), str(context["data_interval_end"])]
         tell_followers(context, result, data_interval=interval)
         if failures := result["failures"]:

@@ -130,7 +130,7 @@ def capsfusion_replay() -> None:
         with working() as work:
             result = replay.report(work, Replay(**selection), fusion_id)
         print(result["text"])
-        context["ti"].xcom_push(run_note.KEY, result["text"])
+        context["ti"].xcom_push(run_note.KEY, run_note.compose(result))
         tell_followers(context, result, replay_of=result["replay_of"], moved=result["moved"])
         if failures := result["failures"]:
             raise InputError(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")

@@ -34,10 +34,18 @@ class Report:
     whole: RunSummary | None = None  # of the interval, if other runs loaded units of it, too
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "text": self.text}
+        return {**asdict(self), **_texts(self)}
 
     @property
-    def text(self) -> str:
+    def headline(self) -> str:
+        """The result in one line: ``99 accepted, 2 rejected, 3.1 captions/s``."""
+        total = self.summary
+        if not total.units:
+            return "nothing new to fuse" if self.sides else "no shards"
+        return _headline(f"{total.accepted} accepted", f"{total.rejected} rejected", total)
+
+    @property
+    def lines(self) -> list[str]:
         lines = [
             f"{side}: {count.shards} shards ({count.pulled} pulled, {count.failed} failed), {count.rows} rows"
             f"{', dropped ' if count.dropped else ''}{_counts(count.dropped)}"
@@ -69,7 +77,7 @@ class Report:
         if self.replayed:
             lines.append(f"replayed: {self.replayed} of the rejected captions have left quarantine")
         lines += [f"model: {model}" for model in self.models]
-        return "\n".join([*lines, *_speed(total), *self.failures])
+        return [*lines, *_speed(total)]
 
 
 @dataclass(frozen=True)
@@ -85,16 +93,24 @@ class ReplayReport:
     failures: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "text": self.text}
+        return {**asdict(self), **_texts(self)}
 
     @property
-    def text(self) -> str:
+    def headline(self) -> str:
+        """The result in one line: ``5 moved, 2 rejected again, 3.1 captions/s``."""
         total = self.summary
         if not total.units:
-            return (
+            return "nothing to replay"
+        return _headline(f"{self.moved} moved", f"{total.rejected} rejected again", total)
+
+    @property
+    def lines(self) -> list[str]:
+        total = self.summary
+        if not total.units:
+            return [
                 f"selected: 0 rejected captions of fusion {self.replay_of}: none match, or they lie in unfinished"
                 f" units, or were tried under fusion {self.fusion_id} before; the log of plan has the counts"
-            )
+            ]
         lines = [
             f"selected: {total.rows_in} rejected captions of fusion {self.replay_of}, in units:"
             f" {_counts({state: count for state, count in self.units.items() if count})}",
@@ -106,7 +122,7 @@ class ReplayReport:
             lines.append(f"besides: {total.accepted - self.moved} pass and had left quarantine before")
         if total.waiting:
             lines.append(f"waiting: {total.waiting} in units that are not loaded")
-        return "\n".join([*lines, *_speed(total), *self.failures])
+        return [*lines, *_speed(total)]
 
 
 def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> ReplayReport:
@@ -170,6 +186,21 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
         in_quarantine=rejected_count(connection, scope),
         models=tuple(fusions.descriptions(connection, scope)),
     )
+
+
+def _texts(report: Report | ReplayReport) -> dict[str, Any]:
+    """The report as ``text`` and, for a note, as a ``headline`` and ``lines`` without the failures."""
+    lines, text = report.lines, "\n".join([*report.lines, *report.failures])
+    return {"headline": report.headline, "lines": lines, "text": text}
+
+
+def _headline(good: str, bad: str, total: RunSummary) -> str:
+    parts = [good, bad]
+    if total.waiting:
+        parts.append(f"{total.waiting} waiting")
+    if total.rows_per_second:
+        parts.append(f"{total.rows_per_second:.1f} captions/s")
+    return ", ".join(parts)
 
 
 def _failed_units(connection: Connection, scope: Scope) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = """
 import json, sys, traceback
 sys.path.insert(0, "plugins")
-from run_note import as_note
+from run_note import UNCHECKED, as_note, compose
 from webhook_alert import WebhookAlert
 
 said = []
@@ -22,38 +23,60 @@ for url in json.loads(sys.argv[1]):
         WebhookAlert("alerts", "a text")._post(url)
     except Exception:
         said.append(traceback.format_exc())
-print(json.dumps({"notes": [as_note(text) for text in json.loads(sys.argv[2])], "said": said}))
+report = {"headline": "1 accepted", "failures": ["unit u failed"], "lines": ["units: 2"]}
+checked = [{"findings": 1, "text": "check: lost"}, {"findings": 0, "text": "check: nothing is wrong"}, UNCHECKED, None]
+composed = [compose(report, each).splitlines() for each in checked]
+print(json.dumps({"composed": composed, "notes": [as_note(text) for text in json.loads(sys.argv[2])], "said": said}))
 """
 URLS = ["hooks.example.org/pl4nted", "file:///etc/pl4nted", "http://127.0.0.1:1/pl4nted", "http:///pl4nted", None]
 REPORTS = [
-    "units: 1\n\nshard laion_2b/![x](https://evil.example/x.png).parquet failed: <img src=x>\n- [a](javascript:b)",
-    "shard failed: " + "x" * 50 + "\n" + "shard failed: cannot be read\n" * 100,
+    "2 accepted, 0 rejected, 0 findings\nunits: 1\n\nshard laion_2b/![x](https://evil.example/x.png).parquet failed:"
+    " <img src=x>\n- [a](javascript:b)\na `code` span and ``another`\nsee www.evil.example",
+    "1 failure\nshard failed: " + "x" * 5000 + "\n" + "shard failed: cannot be read\n" * 100,
+    "\n".join(["1 failure", "x" * 400, "y" * 400, "z" * (1000 - 9 - 2 * 403 - 1 - 4)]),
 ]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     argv = [sys.executable, "-c", CODE, json.dumps(URLS), json.dumps(REPORTS)]
     environment = {"PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow"))}
     environment["PYTHONPATH"] = str(REPOSITORY)
     done = subprocess.run(argv, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    answer: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
-def test_a_note_is_text_for_the_ui_which_renders_markdown(found: dict[str, list[str]]) -> None:
-    head, nothing, *lines = found["notes"][0].split("\n")
-    assert (head, nothing) == ("Report:", "")
-    assert [line for line in lines if line and not line.startswith("    ")] == []
-    assert "![x](https://evil.example/x.png)" in found["notes"][0]
+def test_a_note_is_text_for_the_ui_which_renders_markdown(found: dict[str, Any]) -> None:
+    assert found["notes"][0].split("\n") == [
+        "2 accepted, 0 rejected, 0 findings",
+        "",
+        "- units: 1",
+        "- `shard laion_2b/![x](https://evil.example/x.png).parquet failed: <img src=x>`",
+        "- `- [a](javascript:b)`",
+        "- ``` a `code` span and ``another` ```",
+        "- `see www.evil.example`",
+    ]
 
 
-def test_a_note_fits_airflows_column(found: dict[str, list[str]]) -> None:
-    assert len(found["notes"][1]) == 1000
-    assert found["notes"][1].endswith("the log of the task report has the rest")
+def test_a_note_begins_with_what_failed(found: dict[str, Any]) -> None:
+    failed, done = "unit u failed", "units: 2"
+    assert found["composed"] == [
+        ["1 accepted, 1 finding", failed, "check: lost", done],
+        ["1 accepted, 0 findings", failed, done, "check: nothing is wrong"],
+        ["1 accepted, the check failed", failed, done, "check: it could not be done"],
+        ["1 accepted", failed, done],
+    ]
 
 
-def test_an_alert_that_cannot_be_sent_keeps_its_address(found: dict[str, list[str]]) -> None:
+def test_a_note_fits_airflows_column(found: dict[str, Any]) -> None:
+    assert 900 < len(found["notes"][1]) <= 1000
+    assert found["notes"][1].endswith("\n- … the log of the task report has the rest")
+    assert len(found["notes"][2]) <= 1000
+    assert "z" in found["notes"][2], "what fits is not cut"
+
+
+def test_an_alert_that_cannot_be_sent_keeps_its_address(found: dict[str, Any]) -> None:
     assert len(found["said"]) == len(URLS)
     assert "pl4nted" not in "".join(found["said"])
