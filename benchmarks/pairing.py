@@ -34,6 +34,7 @@ from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_shard
+from capsfusion_tasks.pairing.database import JOINS_AT_ONCE
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.planning.new_pairs import new_pairs
@@ -43,7 +44,6 @@ from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.shards.listing import source_bytes
 from capsfusion_tasks.shards.sources import configured_sources, opened
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks.interval_tasks import BUCKETS_AT_ONCE
 from capsfusion_tasks.tasks.local_run import PULLS
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
@@ -189,9 +189,10 @@ def bucket(sample: Path, work: Path) -> None:
 def join(sample: Path, work: Path) -> int:
     settings, storage, shards = _prepared(sample, work)
     new = {shard.shard_id for shard in shards}
-    with ThreadPoolExecutor(BUCKETS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
         buckets = range(bucket_count(storage, settings))
-        return sum(pool.map(lambda bucket: pair_bucket(bucket, new, DAY, storage, settings), buckets))
+        joined = pool.map(lambda bucket: pair_bucket(bucket, new, DAY, storage, settings), buckets)
+        return sum(one.pairs for one in joined)
 
 
 def plan(sample: Path, work: Path) -> int:

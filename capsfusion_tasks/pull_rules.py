@@ -1,10 +1,11 @@
-"""The settings that decide which rows of a shard are pulled, and which rows meet: kept with what is made of them."""
+"""The settings that decide which rows are pulled and which rows are paired. Kept files record them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, Self
 
 from capsfusion_tasks.settings import Settings
 
@@ -14,9 +15,9 @@ _KEY = "capsfusion.pull_rules"  # in the footer of bucket files, pairs and units
 
 @dataclass(frozen=True)
 class PullRules:
-    """Bucket files, pairs and units are valid under the rules that they were made with, and under no others.
+    """The settings for which bucket files are valid.
 
-    What an older version made has no rules with it. It counts as made with those of now, which are then recorded.
+    Files of older versions have no record. They count as made with the current settings, which are then recorded.
     """
 
     punsafe_max: float
@@ -26,7 +27,7 @@ class PullRules:
     columns: int = COLUMNS_VERSION
 
     @classmethod
-    def of(cls, settings: Settings) -> PullRules:
+    def of(cls, settings: Settings) -> Self:
         return cls(
             punsafe_max=settings.punsafe_max,
             pwatermark_max=settings.pwatermark_max,
@@ -36,7 +37,7 @@ class PullRules:
         )
 
     @classmethod
-    def recorded(cls, footer: Mapping[str, str]) -> PullRules | None:
+    def recorded(cls, footer: Mapping[str, str]) -> Self | None:
         """The rules in a Parquet footer; None: an older version wrote the file."""
         return cls(**json.loads(footer[_KEY])) if _KEY in footer else None
 
@@ -57,3 +58,22 @@ class PullRules:
         if self.columns != now.columns:
             return f"version {self.columns} of the column rules, now version {now.columns}"
         return f"{self.variables(now)}, now {now.variables(self)}"
+
+
+@dataclass(frozen=True)
+class PairRules(PullRules):
+    """The settings for which pairs and units are valid: the pull rules, and the most pairs of a URL."""
+
+    url_pairs_max: int | Literal["none"] = "none"  # also of pairs of older versions, which had no limit
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        pulled = PullRules.of(settings)
+        # Rows that match on URL and text make at most as many pairs as LAION-COCO has rows: they need no limit.
+        most = settings.url_pairs_max if pulled.join_on == "url" else "none"
+        return cls(**asdict(pulled), url_pairs_max=most)
+
+    def variables(self, other: PullRules) -> str:
+        if isinstance(other, PairRules) and self.join_on != other.join_on:
+            other = replace(other, url_pairs_max=self.url_pairs_max)  # a setting of one of the two joins only
+        return super().variables(other)

@@ -139,6 +139,18 @@ class Settings(BaseSettings):
         "url_text",
         description="Columns on which both sources are joined. `url`: for a LAION-COCO release without the raw text.",
     )
+    url_pairs_max: Literal["none"] | Annotated[int, Field(ge=1)] = Field(
+        100,
+        description="With `CAPSFUSION_JOIN_ON=url`: the most pairs of a URL. A URL with more gets no new pairs, because"
+        " its picture is a placeholder: 900 rows on each side would make 810,000 pairs. Reports count what is left out."
+        " `none`: no limit.",
+    )
+    pair_memory: Literal["auto"] | Annotated[int, Field(ge=96)] = Field(
+        "auto",
+        description="Memory in MB that a `pair` task gives to DuckDB, which joins three buckets at a time. What does"
+        " not fit goes to `CAPSFUSION_SCRATCH`. `auto`: a quarter of the memory of the machine or container, at most"
+        " 6 GB.",
+    )
     punsafe_max: float = Field(
         0.5,
         ge=0,

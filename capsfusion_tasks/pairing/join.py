@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import get_args
 
-import duckdb
 import pyarrow as pa
 
-from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_side import BucketSide
+from capsfusion_tasks.pairing.database import database, join_memory
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
-from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.pairing.url_limit import LeftOut, leave_out
+from capsfusion_tasks.pull_rules import PairRules, PullRules
 from capsfusion_tasks.schemas import PAIRS, Side
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
-from capsfusion_tasks.staging.scratch import ROOM, temporary_folder
 from capsfusion_tasks.staging.storage import Storage
 
 # Bytes of bucket files that are joined at a time. In memory they take about four times as much.
 _PASS_BYTES = 192 << 20
+_IN_MEMORY = 4
+_READERS = 16  # footers read in parallel: on S3 each takes a round trip
 
 # Equal rows count once, so shards that repeat rows or share rows add no pairs. Origin and scores come from the row with
 # the highest similarity, and among equals from the lowest shard and row.
@@ -61,71 +62,81 @@ where is_new
 """
 
 
-def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage, settings: Settings) -> int:
-    """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``; returns their number.
+@dataclass(frozen=True)
+class Joined:
+    """What joining a bucket found."""
+
+    pairs: int
+    left_out: LeftOut
+
+
+def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage, settings: Settings) -> Joined:
+    """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``, and what is left out to its footer.
 
     ``new`` has the ids of the interval's shards. Rows match on unchanged URL and raw text, or with ``join_on = url`` on
     the URL alone. Without a LAION-2B source, the rows of LAION-COCO have both captions. Each row group has the pairs of
     one pass, sorted by ``pair_id``.
     """
-    count = 0
+    count, left_out = 0, LeftOut()
 
     def pairs() -> Iterator[pa.Table]:
-        nonlocal count
-        for table in bucket_pairs(bucket, new, storage, settings):
-            count += table.num_rows
+        nonlocal count, left_out
+        for table, more in _joined(bucket, new, storage, settings):
+            count, left_out = count + table.num_rows, LeftOut.total([left_out, more])
             yield table
 
     path = f"{layout.pairs_folder(interval)}/{layout.bucket_name(bucket)}.parquet"
-    storage.write_tables(path, PAIRS, pairs(), PullRules.of(settings).as_footer())
-    return count
+    rules = PairRules.of(settings).as_footer()
+    storage.write_tables(path, PAIRS, pairs(), rules, summary=lambda: left_out.as_footer())
+    return Joined(count, left_out)
+
+
+def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
+    """What the joins of the interval's buckets left out, from the footers of its pairs."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        footers = readers.map(storage.footer, storage.files(layout.pairs_folder(interval)))
+        return LeftOut.total(LeftOut.recorded(footer) for footer, _ in footers)
 
 
 def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
     """The bucket's pairs (``schemas.PAIRS``) with at least one row of a shard in ``new``, a table for each pass."""
+    return (table for table, _ in _joined(bucket, new, storage, settings))
+
+
+def _joined(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[tuple[pa.Table, LeftOut]]:
     rules = PullRules.of(settings)
     raw, coco = (BucketSide.of(storage, side, bucket, new, rules) for side in get_args(Side))
     if settings.self_paired:
         raw = replace(raw, files={})
-    # Pairs of two old rows were found by an earlier run.
-    raw, coco = raw if coco.has_new else raw.only_new(), coco if raw.has_new else coco.only_new()
-    passes = max(1, -(-(raw.bytes + coco.bytes) // _PASS_BYTES))
+    if not raw.has_new and not coco.has_new:
+        return
+    if PairRules.of(settings).url_pairs_max == "none":
+        # Pairs of two old rows were found by an earlier run. The limit of a URL counts them.
+        raw, coco = raw if coco.has_new else raw.only_new(), coco if raw.has_new else coco.only_new()
+    passes = max(1, -(-(raw.bytes + coco.bytes) // min(_PASS_BYTES, join_memory(settings) // _IN_MEMORY)))
     for number in range(passes):
         with storage.answering():
-            joined = _join(raw, coco, number, passes, settings)
-        yield _with_identity(joined, raw.shards or coco.shards, coco.shards)
+            joined, left_out = _join(raw, coco, number, passes, settings)
+        yield _with_identity(joined, raw.shards or coco.shards, coco.shards), left_out
 
 
-def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings) -> pa.Table:
-    """The new pairs of pass ``number`` (from 0) of ``passes``."""
+def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings) -> tuple[pa.Table, LeftOut]:
+    """The new pairs of pass ``number`` (from 0) of ``passes``, and what the limit of a URL leaves out."""
     by_text = settings.join_on == "url_text" or settings.self_paired
     match = "raw.url = coco.url" + (" and raw.text = coco.text" if by_text else "")
     part = {"passes": passes, "number": number}
-    with _database(settings) as connection:
+    most, left_out = PairRules.of(settings).url_pairs_max, LeftOut()
+    with database(settings) as connection:
         connection.register("coco_rows", coco.rows())
         columns = "url, text, synthetic" if by_text else "url, synthetic"
         connection.execute(_DISTINCT.format(side="coco", columns=columns, and_wanted="", **part))
         if settings.self_paired:
-            return connection.sql(_SELF_PAIRS).to_arrow_table()
+            return connection.sql(_SELF_PAIRS).to_arrow_table(), left_out
         connection.register("raw_rows", raw.rows())
         connection.execute(_DISTINCT.format(side="raw", columns="url, text", and_wanted=_HAS_PARTNER, **part))
-        return connection.sql(_PAIRS.format(match=match)).to_arrow_table()
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB in memory. What does not fit there goes to scratch disk, not to the working folder."""
-    what = "rows that are joined"
-    with (
-        temporary_folder(settings.scratch_folder, "join-", what) as folder,
-        duckdb.connect(config={"temp_directory": str(folder)}) as connection,
-    ):
-        connection.execute("set preserve_insertion_order = false")
-        try:
-            yield connection
-        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-            said = str(error).splitlines()[0]
-            raise NotReadyError(f"{what} fit neither in memory nor in {folder.parent}: {said} {ROOM}") from error
+        if most != "none":
+            left_out = leave_out(connection, most)
+        return connection.sql(_PAIRS.format(match=match)).to_arrow_table(), left_out
 
 
 def _with_identity(joined: pa.Table, raw_shards: list[str], coco_shards: list[str]) -> pa.Table:

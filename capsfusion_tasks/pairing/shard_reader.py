@@ -12,16 +12,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from pathlib import Path
 
-import psutil
 import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import shard_decoder as decoder
+from capsfusion_tasks.pairing.machine import available_memory
 
 _MOST = 8 << 30  # bytes that decoding may take; a shard of usual captions takes a tenth of it
-_CGROUP = Path("/sys/fs/cgroup/memory.max")
 _REPLACE = "replace it; the new file is a new shard"
 
 
@@ -34,7 +32,7 @@ def read_batches(
     for a file that cannot be read or that takes more than 8 GiB (or half of this machine's memory) to decode, and what
     ``stream`` and ``choose`` raise.
     """
-    extra = min(_MOST, _available() // 2)
+    extra = min(_MOST, available_memory() // 2)
     refused: InputError | None = None  # raised when the decoder is free for another file
     with _decoder() as process:
         try:
@@ -76,14 +74,6 @@ def _read(stream: pa.NativeFile, where: str, length: int, offset: int) -> bytes:
     except OSError as error:
         raise NotReadyError(f"{where} cannot be read at the moment: {str(error).splitlines()[0]}") from error
     return data
-
-
-def _available() -> int:
-    try:
-        limit = int(_CGROUP.read_text())
-    except (OSError, ValueError):  # no such file, or "max"
-        limit = sys.maxsize
-    return min(limit, int(psutil.virtual_memory().total))
 
 
 class _Decoder:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.schemas import PAIRS, Replay
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -67,7 +67,7 @@ def new_pairs(
     is_known: Callable[[pa.ChunkedArray], pa.Array | None],
     in_flight: Iterable[str],
     limit: int | None,
-    rules: PullRules | None = None,
+    rules: PairRules | None = None,
 ) -> list[NewPairs]:
     """The work's new pairs, at most ``limit``, ordered by bucket and pair_id.
 
@@ -94,8 +94,8 @@ def new_pairs(
     return found
 
 
-def _require_rules(where: str, schema: pa.Schema, rules: PullRules) -> None:
-    made_with = PullRules.recorded({key.decode(): value.decode() for key, value in (schema.metadata or {}).items()})
+def _require_rules(where: str, schema: pa.Schema, rules: PairRules) -> None:
+    made_with = PairRules.recorded({key.decode(): value.decode() for key, value in (schema.metadata or {}).items()})
     if made_with is not None and made_with != rules:
         raise InputError(f"{where} was paired with {made_with.against(rules)}: run its interval again from pull on")
 

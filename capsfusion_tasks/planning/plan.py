@@ -21,7 +21,7 @@ from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.planning import unit_files, waiting
 from capsfusion_tasks.planning.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
 from capsfusion_tasks.planning.new_pairs import NewPairs
-from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards import discovery
@@ -59,7 +59,7 @@ def plan_units(
     """
     most = min(unit_files.MAX_UNITS, max_units or unit_files.MAX_UNITS)
     settings, storage, decoding = context.settings, context.storage, context.decoding
-    rules = PullRules.of(settings)
+    rules = PairRules.of(settings)
 
     def check(connection: Connection, where: str, to_fuse: Work) -> None:
         estimate = Estimate(
@@ -130,7 +130,7 @@ def outdated(
 
     Raises InputError if one of these units was started, unless ``replan`` is set.
     """
-    rules = PullRules.of(settings)
+    rules = PairRules.of(settings)
     unfinished = [(unit, state) for unit, state in planned if state != "loaded"]
     if not unfinished:
         return False
@@ -169,7 +169,7 @@ def estimate(
     """
     settings, storage, decoding = context.settings, context.storage, context.decoding
     seen = waiting.intervals(storage, within)
-    if outdated_pairs := waiting.paired_with_others(storage, seen, PullRules.of(settings)):
+    if outdated_pairs := waiting.paired_with_others(storage, seen, PairRules.of(settings)):
         log.warning(
             "the pairs of %d intervals were made with other settings. Make them again with: %s",
             len(outdated_pairs),

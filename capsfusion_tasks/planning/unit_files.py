@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.new_pairs import BUCKETS_KEY, NewPairs, bucket_of
-from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.schemas import Replay, Unit
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -42,7 +42,7 @@ def cut_units(
     fusion_id: str,
     unit_tokens: int,
     serial: int,
-    rules: PullRules | None = None,
+    rules: PairRules | None = None,
     max_units: int | None = None,
 ) -> list[Unit]:
     """Publish ``pairs`` as work units of about ``unit_tokens`` estimated tokens each, and return them.
@@ -66,15 +66,15 @@ def cut_units(
     return units
 
 
-def rules_of(storage: Storage, unit_id: str) -> PullRules | None:
+def rules_of(storage: Storage, unit_id: str) -> PairRules | None:
     """The pull rules of the unit's pairs. None: not recorded, as for a replay's unit, or the file cannot be read."""
     try:
-        return PullRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
+        return PairRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
     except (pa.ArrowException, FileNotFoundError):  # fusing the unit reports it
         return None
 
 
-def record_rules(storage: Storage, unit_id: str, rules: PullRules) -> None:
+def record_rules(storage: Storage, unit_id: str, rules: PairRules) -> None:
     """Record ``rules`` with the pairs of a unit that an earlier version planned."""
     path = layout.unit_pairs(unit_id)
     with suppress(pa.ArrowException, FileNotFoundError):

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.new_pairs import PairsInFlight, estimate_tokens
-from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.shards import shard_list
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -38,12 +38,12 @@ def paired_buckets(storage: Storage, interval: Interval) -> int:
     return len(storage.files(layout.pairs_folder(interval)))
 
 
-def paired_with_others(storage: Storage, within: Iterable[Interval], rules: PullRules) -> list[Interval]:
+def paired_with_others(storage: Storage, within: Iterable[Interval], rules: PairRules) -> list[Interval]:
     """The intervals whose pairs were made with other rules. The next run of each makes its pairs again."""
     found = []
     for interval in within:
         if files := storage.files(layout.pairs_folder(interval)):
-            made_with = PullRules.recorded(storage.footer(files[0])[0])
+            made_with = PairRules.recorded(storage.footer(files[0])[0])
             if made_with is not None and made_with != rules:
                 found.append(interval)
     return found

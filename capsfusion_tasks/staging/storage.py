@@ -196,14 +196,23 @@ class Storage:
             pq.write_table(table, stream, compression="zstd")
 
     def write_tables(
-        self, path: str, schema: pa.Schema, tables: Iterable[pa.Table], metadata: dict[str, str] | None = None
+        self,
+        path: str,
+        schema: pa.Schema,
+        tables: Iterable[pa.Table],
+        metadata: dict[str, str] | None = None,
+        summary: Callable[[], dict[str, str]] = dict,
     ) -> None:
-        """Publish ``tables`` as one Parquet file (zstd), a row group for each. Holds one table in memory at a time."""
+        """Publish ``tables`` as one Parquet file (zstd), a row group for each. Holds one table in memory at a time.
+
+        ``summary`` is called after the last table and gives more metadata for the footer.
+        """
         if metadata:
             schema = schema.with_metadata({**(schema.metadata or {}), **metadata})
         with self.publish(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
             for table in tables:
                 writer.write_table(table)
+            writer.add_key_value_metadata(summary())
 
     @_asks
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
@@ -214,9 +223,10 @@ class Storage:
 
     @_asks
     def footer(self, path: str) -> tuple[dict[str, str], int]:
-        """The metadata that ``write_table`` wrote, and the number of rows. Reads only the footer."""
+        """The metadata that this class wrote, and the number of rows. Reads only the footer."""
         with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
-            metadata = file.schema_arrow.metadata or {}
+            metadata = {**(file.metadata.metadata or {})}
+            metadata.pop(b"ARROW:schema", None)
             return {key.decode(): value.decode() for key, value in metadata.items()}, file.metadata.num_rows
 
     def write_json(self, path: str, value: Any) -> None:

@@ -20,12 +20,14 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_counts, split_shard
-from capsfusion_tasks.pairing.join import pair_bucket
+from capsfusion_tasks.pairing.database import JOINS_AT_ONCE
+from capsfusion_tasks.pairing.join import left_out_of, pair_bucket
+from capsfusion_tasks.pairing.url_limit import LeftOut
 from capsfusion_tasks.planning import waiting
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
 from capsfusion_tasks.planning.plan import OnEstimate, outdated, plan_units, unplanned_work
-from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.pull_rules import PairRules, PullRules
 from capsfusion_tasks.schemas import Existing, Shard, Unit
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.shards.listing import source_bytes
@@ -45,7 +47,6 @@ log = logging.getLogger(__name__)
 _PAIR_TASK_BYTES = 4 << 30
 _PAIR_TASKS_MAX = 64
 _PROGRESS_SECONDS = 30.0
-BUCKETS_AT_ONCE = 3  # while one is read, another is joined and a third written
 
 
 def discover(context: Context, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
@@ -145,15 +146,17 @@ def pair(context: Context, interval: Interval, buckets: list[int]) -> dict[str, 
     settings, storage = context.settings, context.storage
     new = {shard.shard_id for shard in discovery.discovered(interval, storage)}
     _require_pull_rules(context, interval, but=set())
-    pairs, told = 0, time.monotonic()
-    with ThreadPoolExecutor(BUCKETS_AT_ONCE) as pool:
+    pairs, left_out, told = 0, LeftOut(), time.monotonic()
+    with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
         found = pool.map(lambda bucket: pair_bucket(bucket, new, interval, storage, settings), buckets)
-        for done, count in enumerate(found, start=1):
-            pairs += count
+        for done, joined in enumerate(found, start=1):
+            pairs, left_out = pairs + joined.pairs, LeftOut.total([left_out, joined.left_out])
             if time.monotonic() > told + _PROGRESS_SECONDS:
                 told = time.monotonic()
                 log.info("%d/%d buckets are joined, %d pairs", done, len(buckets), pairs)
-    return {"buckets": len(buckets), "pairs": pairs}
+    if left_out.urls:
+        log.warning("%s", left_out.text)
+    return {"buckets": len(buckets), "pairs": pairs, "left_out": left_out.text}
 
 
 def plan(
@@ -186,7 +189,7 @@ def plan(
             is_known=lambda ids: ledger.known_pairs(connection, fusion_id, ids) if existing == "skip" else None,
             in_flight=ledger.open_units(connection, fusion_id),
             limit=limit,
-            rules=PullRules.of(context.settings),
+            rules=PairRules.of(context.settings),
         )
 
     return plan_units(
@@ -231,6 +234,10 @@ def report(
     one fusion, or all if ``fusion_id`` is None because nothing was planned.
     """
     shards = discovery.discovered(interval, context.storage)
+    has_limit = PairRules.of(context.settings).url_pairs_max != "none"
+    left_out = left_out_of(interval, context.storage).text if has_limit else ""
     with context.warehouse.engine.begin() as connection:
         left = unplanned_work(connection, context.storage, fusion_id, [interval]).rows if fusion_id else 0
-        return report_interval(connection, interval, fusion_id, shards, unplanned=left, unit_ids=unit_ids).as_dict()
+        return report_interval(
+            connection, interval, fusion_id, shards, unplanned=left, left_out=left_out, unit_ids=unit_ids
+        ).as_dict()

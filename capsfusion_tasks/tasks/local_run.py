@@ -45,7 +45,8 @@ def run_pipeline(
             for line in pulls.map(lambda shard: _pull(context, shard, errors), shards):
                 say(line)
         groups = interval_tasks.bucket_groups(context) if shards else []
-        say(f"pair: {sum(interval_tasks.pair(context, interval, group)['pairs'] for group in groups)} pairs")
+        joined = [interval_tasks.pair(context, interval, group) for group in groups]
+        say(f"pair: {sum(part['pairs'] for part in joined)} pairs")
         units = interval_tasks.plan(
             context,
             interval,

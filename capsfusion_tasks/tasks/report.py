@@ -32,6 +32,7 @@ class Report:
     in_quarantine: int = 0  # rejected captions that ``reasons`` counts
     models: tuple[str, ...] = ()  # what fused these units, in words
     whole: RunSummary | None = None  # of the interval, if other runs loaded units of it, too
+    left_out: str = ""  # pairs of URLs over the limit, in words
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), **_texts(self)}
@@ -55,6 +56,8 @@ class Report:
         if self.found:
             found, known = self.found.pairs, self.found.already_fused
             lines.append(f"found: {found} pairs, {known} of them fused already or in other units")
+        if self.left_out:
+            lines.append(self.left_out)
         units = _counts({state: count for state, count in self.units.items() if count})
         lines.append(f"units: {units or 'none, there was nothing new to fuse'}")
         if total.units:
@@ -145,23 +148,25 @@ def report_interval(
     fusion_id: str | None,
     shards: list[Shard],
     unplanned: int,
+    left_out: str = "",
     unit_ids: Sequence[str] | None = None,
 ) -> Report:
     """The report of one interval under one fusion, with its ``shards`` and its ``unplanned`` pairs.
 
-    ``unit_ids``: the units of one run. Captions are then counted in these units only, and pairs of the interval's other
-    units count as fused already.
+    ``left_out``: a line on the pairs of URLs over the limit. ``unit_ids``: the units of one run. Captions are then
+    counted in these units only, and pairs of the interval's other units count as fused already.
     """
     scope = Scope(interval=interval, fusion_id=fusion_id)
     shard_ids = [shard.shard_id for shard in shards]
     if unit_ids is None:
-        return replace(_report(connection, scope, shard_ids), unplanned=unplanned)
+        return replace(_report(connection, scope, shard_ids), unplanned=unplanned, left_out=left_out)
     report = _report(connection, replace(scope, unit_ids=unit_ids), shard_ids)
     whole, found = queries.run_summary(connection, scope), plans.planned_pairs(connection, scope)
     if found:
         found = replace(found, already_fused=max(0, found.pairs - found.left - report.summary.rows_in))
     others = whole.units > report.summary.units
-    return replace(report, unplanned=unplanned, found=found, whole=whole if others else None)
+    whole_if_more = whole if others else None
+    return replace(report, unplanned=unplanned, left_out=left_out, found=found, whole=whole_if_more)
 
 
 def report_all(connection: Connection) -> Report:

@@ -19,7 +19,7 @@ from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import torchrun_argv
 from capsfusion_tasks.planning import unit_files
-from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.schemas import FUSED, VALIDATED, Existing, Unit
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.validation import gate
@@ -70,7 +70,7 @@ def fuse_started(context: Context, unit: Unit) -> None:
 
 def _require_pull_rules(context: Context, unit: Unit) -> None:
     """Raise InputError if the unit has rows that the current settings would leave out, for a task that is run alone."""
-    made_with, rules = unit_files.rules_of(context.storage, unit.unit_id), PullRules.of(context.settings)
+    made_with, rules = unit_files.rules_of(context.storage, unit.unit_id), PairRules.of(context.settings)
     if made_with is not None and made_with != rules:
         raise InputError(
             f"unit {unit.unit_id} was planned with {made_with.against(rules)}: finish it with"

@@ -13,7 +13,7 @@ import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.pairing import join
+from capsfusion_tasks.pairing import database, join
 from capsfusion_tasks.pairing.buckets import split_shard
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pairing.join import pair_bucket
@@ -233,7 +233,7 @@ def test_a_join_spills_to_scratch_space_and_leaves_nothing(tmp_path: Path, monke
     working, scratch = tmp_path / "working", tmp_path / "scratch"
     working.mkdir()
     monkeypatch.chdir(working)
-    with join._database(load_settings(scratch=scratch)) as connection:
+    with database.database(load_settings(scratch=scratch)) as connection:
         sort_in_little_memory(connection)
         assert sum(file.stat().st_size for file in scratch.glob("join-*/*")) > 1_000_000
         assert not any(working.iterdir())
@@ -242,7 +242,7 @@ def test_a_join_spills_to_scratch_space_and_leaves_nothing(tmp_path: Path, monke
 
 def test_a_join_that_finds_no_room_may_be_tried_again(tmp_path: Path) -> None:
     def join_without_room() -> None:
-        with join._database(load_settings(scratch=tmp_path)) as connection:
+        with database.database(load_settings(scratch=tmp_path)) as connection:
             connection.execute("set max_temp_directory_size = '1MB'")
             sort_in_little_memory(connection)
 

@@ -111,6 +111,23 @@ def test_units_that_are_begun_are_finished_with_their_settings_or_dropped(
     assert in_units(after, interval_tasks.plan(after, DAY, replan=True)) == place.fresh(after)
 
 
+def test_with_another_limit_of_a_url_pairs_are_made_anew_and_shards_are_not(place: Place) -> None:
+    write(place.folder / "coco" / "more.parquet", range(3), caption="a second kite")
+    before, after = (place.settings(join_on="url", url_pairs_max=most) for most in ("none", 1))
+    units = plan_day(before, DAY)
+    pulls = marks(before)
+    then = "CAPSFUSION_URL_PAIRS_MAX=none, now CAPSFUSION_URL_PAIRS_MAX=1"
+    with pytest.raises(InputError, match=f"was paired with {then}"):
+        interval_tasks.plan(after, DAY)
+    with pytest.raises(InputError, match=f"was planned with {then}"):
+        unit_tasks.fuse_started(after, units[0])
+    expected = place.fresh(after)
+    assert expected < paired(before)
+    assert in_units(after, plan_day(after, DAY)) == expected
+    assert marks(after) == pulls
+    assert interval_tasks.report(after, DAY)["left_out"].startswith("left out: 6 pairs of 3 URLs")
+
+
 def test_units_that_somebody_is_at_work_on_are_not_dropped(place: Place) -> None:
     before, after = place.two(PULL_RULES[0])
     [unit] = plan_day(before, DAY)

@@ -1,0 +1,44 @@
+"""DuckDB for one join: with a share of the memory and the cores, and a folder for what does not fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+
+from capsfusion_tasks.errors import NotReadyError
+from capsfusion_tasks.pairing.machine import available_memory
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.staging.scratch import ROOM, temporary_folder
+
+JOINS_AT_ONCE = 3  # in a pair task: while the rows of one are read, another joins and a third writes
+_MOST_MEMORY = 6 << 30
+
+
+def join_memory(settings: Settings) -> int:
+    """Bytes for each of the joins of a pair task that run at the same time."""
+    if settings.pair_memory == "auto":
+        return min(_MOST_MEMORY, available_memory() // 4) // JOINS_AT_ONCE
+    return settings.pair_memory * 1_000_000 // JOINS_AT_ONCE
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB in memory, within ``join_memory``. What does not fit goes to scratch disk, not to the working folder."""
+    what = "rows that are joined"
+    limits: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{join_memory(settings)}B",
+        "threads": -(-len(os.sched_getaffinity(0)) // JOINS_AT_ONCE),
+        "preserve_insertion_order": False,
+    }
+    with (
+        temporary_folder(settings.scratch_folder, "join-", what) as folder,
+        duckdb.connect(config={"temp_directory": str(folder), **limits}) as connection,
+    ):
+        try:
+            yield connection
+        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+            said = str(error).splitlines()[0]
+            raise NotReadyError(f"{what} fit neither in memory nor in {folder.parent}: {said} {ROOM}") from error

@@ -1,0 +1,19 @@
+"""The memory of this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def available_memory() -> int:
+    """Bytes of memory that this machine or container has."""
+    try:
+        limit = int(_CGROUP.read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        limit = sys.maxsize
+    return min(limit, int(psutil.virtual_memory().total))

@@ -1,0 +1,109 @@
+"""The most pairs of a URL: what a placeholder picture, the same URL in very many rows, may cost.
+
+A URL with more pairs than the limit gets no new ones. Buckets only grow, so a URL that is over the limit stays over it.
+All pairs of the URL that runs ever write were therefore there when the URL was last within the limit: at most the
+limit, in any order of days, and however often they run.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+import duckdb
+
+from capsfusion_tasks.errors import printable
+
+_KEY = "capsfusion.left_out"  # in the footer of a file of pairs
+_SHOWN = 3  # URLs that messages name
+_URL_SHOWN = 200  # characters
+
+# Of the tables ``raw`` and ``coco``, whose rows are distinct.
+_OVER = """
+create temp table over_limit as
+select
+    url, raws, cocos, raws - old_raws as new_raws, cocos - old_cocos as new_cocos,
+    raws * cocos - old_raws * old_cocos as new_pairs
+from (select url, count(*) as raws, count(*) filter (not is_new) as old_raws from raw group by url)
+join (select url, count(*) as cocos, count(*) filter (not is_new) as old_cocos from coco group by url) using (url)
+where raws * cocos > {most}
+"""
+_COUNTED = """
+select count(*), coalesce(sum(new_raws), 0), coalesce(sum(new_cocos), 0), coalesce(sum(new_pairs), 0)
+from over_limit where new_pairs > 0
+"""
+_LARGEST = """
+select url, raws, cocos, new_pairs from over_limit where new_pairs > 0 order by new_pairs desc, url limit ?
+"""
+# Before the join: DuckDB may otherwise make all pairs and drop them afterwards.
+_LEAVE_OUT = "delete from raw where url in (select url from over_limit)"
+
+
+@dataclass(frozen=True, order=True)
+class Crowd:
+    """A URL over the limit: its new pairs, and its distinct rows of each side."""
+
+    pairs: int
+    url: str
+    laion_2b: int
+    laion_coco: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a run leaves out: URLs over the limit, the new rows and new pairs of these URLs, the largest URLs.
+
+    Rows with equal texts count once.
+    """
+
+    urls: int = 0
+    laion_2b: int = 0
+    laion_coco: int = 0
+    pairs: int = 0
+    largest: tuple[Crowd, ...] = ()
+
+    @classmethod
+    def total(cls, parts: Iterable[LeftOut]) -> LeftOut:
+        parts = list(parts)
+        return cls(
+            urls=sum(part.urls for part in parts),
+            laion_2b=sum(part.laion_2b for part in parts),
+            laion_coco=sum(part.laion_coco for part in parts),
+            pairs=sum(part.pairs for part in parts),
+            largest=tuple(heapq.nlargest(_SHOWN, (crowd for part in parts for crowd in part.largest))),
+        )
+
+    @classmethod
+    def recorded(cls, footer: Mapping[str, str]) -> LeftOut:
+        if _KEY not in footer:
+            return cls()
+        counts = json.loads(footer[_KEY])
+        return cls(**{**counts, "largest": tuple(Crowd(**crowd) for crowd in counts["largest"])})
+
+    def as_footer(self) -> dict[str, str]:
+        return {_KEY: json.dumps(asdict(self), sort_keys=True)} if self.urls else {}
+
+    @property
+    def text(self) -> str:
+        """Empty: nothing was left out."""
+        if not self.urls:
+            return ""
+        urls = ", ".join(
+            f"{printable(crowd.url[:_URL_SHOWN])} ({crowd.laion_2b} x {crowd.laion_coco} rows)"
+            for crowd in self.largest
+        )
+        return (
+            f"left out: {self.pairs} pairs of {self.urls} URLs that have more than CAPSFUSION_URL_PAIRS_MAX pairs each"
+            f" ({self.laion_2b} new laion_2b rows, {self.laion_coco} new laion_coco rows); the largest: {urls}"
+        )
+
+
+def leave_out(connection: duckdb.DuckDBPyConnection, most: int) -> LeftOut:
+    """Delete URLs with more than ``most`` pairs in the tables ``raw`` and ``coco`` from ``raw``."""
+    connection.execute(_OVER.format(most=most))
+    connection.execute(_LEAVE_OUT)
+    [(urls, raws, cocos, pairs)] = connection.execute(_COUNTED).fetchall()
+    largest = tuple(Crowd(row[3], *row[:3]) for row in connection.execute(_LARGEST, [_SHOWN]).fetchall())
+    return LeftOut(urls, int(raws), int(cocos), int(pairs), largest)
