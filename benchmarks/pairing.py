@@ -152,14 +152,14 @@ def measured(method: Callable[[Path, Path], int | None], sample: Path, work: Pat
 
 
 def _measure(method: Callable[[Path, Path], int | None], sample: Path, work: Path) -> Cost:
-    before, start = _io(), time.perf_counter()
+    before, start = requested_mb(), time.perf_counter()
     pairs = method(sample, work)
     seconds = time.perf_counter() - start
-    read, written = (after - at_first for after, at_first in zip(_io(), before, strict=True))
+    read, written = (after - at_first for after, at_first in zip(requested_mb(), before, strict=True))
     return Cost(pairs, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, read, written)
 
 
-def _io() -> tuple[float, float]:
+def requested_mb() -> tuple[float, float]:
     """MB that this process has read and written."""
     lines = (line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     found = {name: int(value) / 2**20 for name, value in lines}

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.pairing import lookups
+from capsfusion_tasks.pairing.lookups import Lookup
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import BUCKET_ROWS, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
+_SAVES_FROM = 1.0  # old rows in lookups for each new row: with fewer, reading all rows is as fast
 _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_new", pa.bool_()))
 
 
@@ -21,20 +25,28 @@ _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_ne
 class BucketSide:
     """The files of one side in a bucket, one for each shard. A run pairs the rows of the shards ``new``.
 
-    Reading a file that was pulled with other rules than ``rules`` raises InputError.
+    Old rows that are in ``lookups`` are read from there, and only if their URL has one of the ``keys``. Reading a file
+    that was pulled with other rules than ``rules`` raises InputError.
     """
 
     storage: Storage
+    side: Side
+    bucket: int
     files: dict[str, int]  # path → bytes
     new: set[str]
     rules: PullRules
+    lookups: tuple[Lookup, ...] = ()
+    keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # [n] int64, sorted and unique
 
     @classmethod
     def of(cls, storage: Storage, side: Side, bucket: int, new: set[str], rules: PullRules) -> BucketSide:
-        return cls(storage, storage.sizes(layout.bucket_folder(side, bucket)), new, rules)
+        return cls(storage, side, bucket, storage.sizes(layout.bucket_folder(side, bucket)), new, rules)
+
+    def only(self, shards: set[str]) -> BucketSide:
+        return replace(self, files={path: size for path, size in self.files.items() if _shard(path) in shards})
 
     def only_new(self) -> BucketSide:
-        return replace(self, files={path: size for path, size in self.files.items() if _shard(path) in self.new})
+        return self.only(self.new)
 
     @property
     def has_new(self) -> bool:
@@ -47,21 +59,50 @@ class BucketSide:
 
     @property
     def bytes(self) -> int:
-        return sum(self.files.values())
+        """Bytes of the files that are read whole. Rows of lookups are at most a few for each new row."""
+        return sum(self.files[path] for path in self._read_whole())
 
     def rows(self) -> pa.RecordBatchReader:
-        """All rows, with columns ``shard`` (an index into ``shards``) and ``is_new``. Reads files only as needed."""
+        """All rows, with columns ``shard`` (an index into ``shards``) and ``is_new``. Reads files only as needed.
+
+        With lookups, leaves out old rows whose URL is that of no new row.
+        """
         return pa.RecordBatchReader.from_batches(_ROWS, self._batches())
 
+    def urls(self) -> Iterator[pa.Array]:
+        """The URL of each row, read from the files."""
+        for read in self._scanned(list(self.files), ["url"]):
+            yield read.record_batch["url"]
+
+    def _in_lookups(self) -> frozenset[str]:
+        return frozenset[str]().union(*(lookup.shards for lookup in self.lookups)) - self.new
+
+    def _read_whole(self) -> list[str]:
+        found = self._in_lookups()
+        return [path for path in self.files if _shard(path) not in found]
+
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        files = ds.dataset(list(self.files), BUCKET_ROWS, format="parquet", filesystem=self.storage.filesystem)
         numbers = {shard: number for number, shard in enumerate(self.shards)}
-        for read in files.scanner(batch_readahead=4, fragment_readahead=2).scan_batches():
+        for read in self._scanned(self._read_whole(), BUCKET_ROWS.names):
             self._require_rules(read.fragment)
             batch, shard = read.record_batch, _shard(read.fragment.path)
             origin = (pa.scalar(numbers[shard], pa.int32()), pa.scalar(shard in self.new))
             more = [pa.repeat(value, batch.num_rows) for value in origin]
             yield pa.record_batch([*batch.columns, *more], schema=_ROWS)
+        # A shard that was removed since it was copied has no file, and its rows are left out.
+        wanted = set(self.shards) & self._in_lookups()
+        for lookup in self.lookups:
+            for rows, shards in lookups.find(self.storage, lookup, self.keys, wanted):
+                more = [
+                    pa.array([numbers[shard] for shard in shards.to_pylist()], pa.int32()),
+                    pa.repeat(False, rows.num_rows),
+                ]
+                yield from pa.table([*rows.columns, *more], schema=_ROWS).to_batches()
+
+    def _scanned(self, files: list[str], columns: list[str]) -> Iterator[ds.TaggedRecordBatch]:
+        dataset = ds.dataset(files, BUCKET_ROWS, format="parquet", filesystem=self.storage.filesystem)
+        scanner = dataset.scanner(columns, batch_readahead=4, fragment_readahead=2)
+        return iter(scanner.scan_batches()) if files else iter(())
 
     def _require_rules(self, file: ds.ParquetFileFragment) -> None:
         # Checked for each file: a run with other settings can replace files while this run reads.
@@ -76,3 +117,24 @@ class BucketSide:
 
 def _shard(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(".parquet")
+
+
+def _of_old_rows(side: BucketSide) -> tuple[Lookup, ...]:
+    old = set(side.shards) - side.new
+    if not old:
+        return ()
+    there = lookups.lookups_of(side.storage, side.side, side.bucket, side.rules)
+    return tuple(lookup for lookup in there if lookup.shards & old)
+
+
+def with_lookups(raw: BucketSide, coco: BucketSide) -> tuple[BucketSide, BucketSide]:
+    """Both sides with their lookups, if these save reading: they have more rows than are new."""
+    found = [_of_old_rows(side) for side in (raw, coco)]
+    copied = sum(lookup.rows for its in found for lookup in its)
+    if not copied:
+        return raw, coco
+    parts = [lookups.url_keys(urls) for side in (raw, coco) for urls in side.only_new().urls()]
+    keys = np.unique(np.concatenate(parts))
+    if len(keys) * _SAVES_FROM >= copied:
+        return raw, coco
+    return replace(raw, lookups=found[0], keys=keys), replace(coco, lookups=found[1], keys=keys)

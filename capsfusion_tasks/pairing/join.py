@@ -10,7 +10,8 @@ from typing import get_args
 import pyarrow as pa
 
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.pairing.bucket_side import BucketSide
+from capsfusion_tasks.pairing.bucket_side import BucketSide, with_lookups
+from capsfusion_tasks.pairing.compaction import compact
 from capsfusion_tasks.pairing.database import database, join_memory
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pairing.url_limit import LeftOut, leave_out
@@ -78,10 +79,15 @@ def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage
     one pass, sorted by ``pair_id``.
     """
     count, left_out = 0, LeftOut()
+    raw, coco = _sides(bucket, new, storage, settings)
+    new_bytes = raw.only_new().bytes + coco.only_new().bytes
+    for side in (raw, coco):
+        if new_bytes:
+            compact(side, new_bytes)
 
     def pairs() -> Iterator[pa.Table]:
         nonlocal count, left_out
-        for table, more in _joined(bucket, new, storage, settings):
+        for table, more in _joined(raw, coco, settings):
             count, left_out = count + table.num_rows, LeftOut.total([left_out, more])
             yield table
 
@@ -100,22 +106,28 @@ def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
 
 def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
     """The bucket's pairs (``schemas.PAIRS``) with at least one row of a shard in ``new``, a table for each pass."""
-    return (table for table, _ in _joined(bucket, new, storage, settings))
+    return (table for table, _ in _joined(*_sides(bucket, new, storage, settings), settings))
 
 
-def _joined(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[tuple[pa.Table, LeftOut]]:
+def _sides(bucket: int, new: set[str], storage: Storage, settings: Settings) -> tuple[BucketSide, BucketSide]:
+    """LAION-2B's and LAION-COCO's files that new pairs can come from."""
     rules = PullRules.of(settings)
     raw, coco = (BucketSide.of(storage, side, bucket, new, rules) for side in get_args(Side))
     if settings.self_paired:
         raw = replace(raw, files={})
-    if not raw.has_new and not coco.has_new:
+    if PairRules.of(settings).url_pairs_max != "none" and (raw.has_new or coco.has_new):
+        return raw, coco  # the limit of a URL counts the pairs of two old rows too
+    # Pairs of two old rows were found by an earlier run.
+    return raw if coco.has_new else raw.only_new(), coco if raw.has_new else coco.only_new()
+
+
+def _joined(raw: BucketSide, coco: BucketSide, settings: Settings) -> Iterator[tuple[pa.Table, LeftOut]]:
+    if not raw.files and not coco.files:
         return
-    if PairRules.of(settings).url_pairs_max == "none":
-        # Pairs of two old rows were found by an earlier run. The limit of a URL counts them.
-        raw, coco = raw if coco.has_new else raw.only_new(), coco if raw.has_new else coco.only_new()
+    raw, coco = with_lookups(raw, coco)
     passes = max(1, -(-(raw.bytes + coco.bytes) // min(_PASS_BYTES, join_memory(settings) // _IN_MEMORY)))
     for number in range(passes):
-        with storage.answering():
+        with raw.storage.answering():
             joined, left_out = _join(raw, coco, number, passes, settings)
         yield _with_identity(joined, raw.shards or coco.shards, coco.shards), left_out
 

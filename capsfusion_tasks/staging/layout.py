@@ -31,6 +31,19 @@ def pulled_mark(side: Side, shard_id: str) -> str:
     return f"{pulled_folder(side)}/{shard_id}.json"
 
 
+def lookups_folder(side: Side, bucket: int) -> str:
+    """Copies of a bucket's rows to find rows by URL: for each lookup a ``.json``, a ``.parquet`` and a ``.rows``."""
+    return f"lookups/{side}/{bucket_name(bucket)}"
+
+
+def dictionaries_folder(side: Side) -> str:
+    return f"lookups/{side}/dictionaries"
+
+
+def dictionary_file(side: Side, name: str) -> str:
+    return f"{dictionaries_folder(side)}/{name}"
+
+
 BUCKETS_CONFIG = "buckets/config.json"
 
 

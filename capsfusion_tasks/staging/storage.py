@@ -78,6 +78,11 @@ class Storage:
         root = self._base if self._local else self.root.rstrip("/")
         return f"{root}/{path}" if path else root
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie on a disk. Otherwise each read is a request over a network."""
+        return self._local
+
     @contextmanager
     def answering(self) -> Iterator[None]:
         """For a block that reads the filesystem directly: gives it the errors that the methods of this class raise."""

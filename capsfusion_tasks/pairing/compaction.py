@@ -1,0 +1,135 @@
+"""Makes lookups of a bucket's old rows, and puts small lookups together as days pass.
+
+It can be killed at any moment, and can run beside joins and beside itself: a lookup counts when its ``.json`` is there,
+its name is a digest of what it holds, and two tasks that make the same lookup write the same bytes. A lookup that a
+larger one contains is deleted only when no join can be reading it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from capsfusion_tasks.pairing.bucket_side import BucketSide
+from capsfusion_tasks.pairing.lookups import KEYS, VERSION, Lookup, lookups_of, url_keys
+from capsfusion_tasks.pairing.records import dictionary_name, read_records
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
+
+# Old rows without a lookup are read whole by each join. A lookup is made when they are more than what is new in the
+# bucket, and more than a few files and bytes: the work for it is then at most in proportion to what days bring.
+_FEW_FILES, _FEW_BYTES = 16, 1 << 20
+_MERGED = 4  # lookups of about the same size are put together when there are so many: each row is copied seldom
+_MOST_ROWS = 4 << 20  # of a lookup that is made of others: half a gigabyte in memory
+_AT_ONCE_BYTES = 64 << 20  # bytes of bucket files that are copied at a time
+_ENCODED = 1 << 16  # rows
+_UNUSED = timedelta(hours=6)  # longer than any task takes
+
+
+def compact(old: BucketSide, new_bytes: int) -> None:
+    """Make a lookup of the old rows that have none, if they are worth it. Every row stays in its bucket file too."""
+    lookups = lookups_of(old.storage, old.side, old.bucket, old.rules)
+    bare = old.only(set(old.shards) - frozenset[str]().union(*(lookup.shards for lookup in lookups)) - old.new)
+    if bare.bytes <= new_bytes or (len(bare.files) <= _FEW_FILES and bare.bytes <= _FEW_BYTES):
+        return
+    lookups += [_made(part) for part in _parts(bare)]
+    while group := _similar(lookups):
+        merged = _merged(old, group)
+        lookups = [lookup for lookup in lookups if lookup not in group] + [merged]
+    _delete_unused(old.storage, layout.lookups_folder(old.side, old.bucket), {lookup.name for lookup in lookups})
+
+
+def _parts(bare: BucketSide) -> Iterator[BucketSide]:
+    """The files in parts that fit in memory."""
+    part: dict[str, int] = {}
+    for path, size in bare.files.items():
+        if part and sum(part.values()) + size > _AT_ONCE_BYTES:
+            yield replace(bare, files=part)
+            part = {}
+        part = {**part, path: size}
+    yield replace(bare, files=part)
+
+
+def _made(bare: BucketSide) -> Lookup:
+    batches = bare.rows().read_all().combine_chunks()
+    dictionary = dictionary_name(bare.storage, bare.side, batches)
+    records = read_records(bare.storage, bare.side, dictionary)
+    shards = pa.array(bare.shards, pa.string()).take(batches["shard"].combine_chunks())
+    order = np.lexsort((batches["row"].to_numpy(), batches["shard"].to_numpy(), keys := url_keys(batches["url"])))
+    rows = batches.take(pa.array(order))
+    encoded = [
+        record for at in range(0, rows.num_rows, _ENCODED) for record in records.encode(rows.slice(at, _ENCODED))
+    ]
+    return _publish(bare, dictionary, set(bare.shards), keys[order], shards.take(pa.array(order)), encoded)
+
+
+def _similar(lookups: list[Lookup]) -> list[Lookup]:
+    """Some lookups that are worth putting together; []: there are none."""
+    levels: dict[tuple[str, int], list[Lookup]] = {}
+    for lookup in lookups:
+        level = int(np.log(max(1, lookup.rows)) / np.log(_MERGED))
+        levels.setdefault((lookup.dictionary, level), []).append(lookup)
+    large_enough = (group for group in levels.values() if len(group) >= _MERGED)
+    return next((group for group in large_enough if sum(lookup.rows for lookup in group) <= _MOST_ROWS), [])
+
+
+def _merged(side: BucketSide, lookups: list[Lookup]) -> Lookup:
+    """The lookups as one. Records are copied as they are."""
+    keys, shards, records = [], [], []
+    done: set[str] = set()
+    for lookup in sorted(lookups, key=lambda one: one.name):
+        table = side.storage.read_table(f"{lookup.path}.parquet")
+        ends = table["end"].to_pylist()
+        with side.storage.answering(), side.storage.filesystem.open_input_stream(f"{lookup.path}.rows") as file:
+            data = memoryview(file.read())
+        its = table["shard"].combine_chunks().cast(pa.string())
+        # Two tasks that ran at the same time may have made lookups that share shards.
+        kept = np.flatnonzero([shard not in done for shard in its.to_pylist()])
+        places = list(zip([0, *ends[:-1]], ends, strict=True))
+        records += [bytes(data[slice(*places[row])]) for row in kept.tolist()]
+        keys.append(table["key"].to_numpy()[kept])
+        shards.append(its.take(pa.array(kept)))
+        done |= lookup.shards
+    key, shard = np.concatenate(keys), pa.concat_arrays(shards)
+    numbers = np.unique(shard.to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
+    order = np.lexsort((numbers, key))  # rows of a shard are in order already
+    taken = [records[row] for row in order.tolist()]
+    return _publish(side, lookups[0].dictionary, done, key[order], shard.take(pa.array(order)), taken)
+
+
+def _publish(
+    side: BucketSide, dictionary: str, shards: set[str], keys: np.ndarray, origin: pa.Array, records: list[bytes]
+) -> Lookup:
+    contents = json.dumps([VERSION, dictionary, asdict(side.rules), sorted(shards)], sort_keys=True)
+    name = hashlib.blake2b(contents.encode(), digest_size=8).hexdigest()
+    lookup = Lookup(name, side.side, side.bucket, frozenset(shards), len(records), dictionary)
+    ends = np.cumsum([len(record) for record in records], dtype=np.int64)
+    table = pa.table([pa.array(keys), pa.array(ends), origin.dictionary_encode()], schema=KEYS)
+    with side.storage.publish(f"{lookup.path}.rows") as file:
+        file.write(b"".join(records))
+    packed = dict.fromkeys(("key", "end"), "DELTA_BINARY_PACKED")
+    with side.storage.publish(f"{lookup.path}.parquet") as file:
+        pq.write_table(table, file, compression="zstd", use_dictionary=["shard"], column_encoding=packed)
+    lookup.publish(side.storage, side.rules)
+    return lookup
+
+
+def _delete_unused(storage: Storage, folder: str, used: set[str]) -> None:
+    """Delete files of other lookups than ``used``, but none that a task of these hours may read or write."""
+    with storage.answering():
+        infos = storage.filesystem.get_file_info(fs.FileSelector(folder))
+    before = datetime.now(UTC) - _UNUSED
+    files = [info for info in infos if info.type == fs.FileType.File]
+    if any(info.mtime > before for info in files if info.base_name.partition(".")[0] in used):
+        return  # until the lookup that contains others is itself old: a join may have begun before it was there
+    for info in files:
+        if info.base_name.partition(".")[0] not in used and info.mtime <= before:
+            storage.delete(info.path)

@@ -1,0 +1,123 @@
+"""Lookups: copies of a bucket's old rows from which a join reads only the rows whose URL is new.
+
+A lookup has the rows of some shards, sorted by a key, which is a hash of the URL. It is three files: ``.rows``, each
+row as a record; ``.parquet``, the key, the shard and the place of each record; and ``.json``, which is written last and
+says which shards the lookup has. A bucket file never changes under the same pull rules, so neither does its copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import mmh3
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from capsfusion_tasks.pairing.records import read_records
+from capsfusion_tasks.pull_rules import PullRules
+from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
+
+VERSION = 1  # raise it when records or keys change: lookups of other versions are not used
+
+# Of two URLs of a bucket of a million rows, one in a million shares a key with another URL. The join compares URLs.
+_KEY_MASK = (1 << 40) - 1
+_ROWS_AT_ONCE = 1 << 14
+# Records that are less than so many bytes apart are read together: on S3 a request costs as much as 64 KiB.
+_GAP, _REMOTE_GAP = 256, 64 << 10
+_REMOTE_READERS = 16
+
+KEYS = pa.schema(
+    [
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("end", pa.int64(), nullable=False),  # of the record in ``.rows``; it begins at the end of the last
+        pa.field("shard", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What ``.json`` says."""
+
+    name: str
+    side: Side
+    bucket: int
+    shards: frozenset[str]
+    rows: int
+    dictionary: str
+
+    @property
+    def path(self) -> str:
+        """Without an ending."""
+        return f"{layout.lookups_folder(self.side, self.bucket)}/{self.name}"
+
+    def publish(self, storage: Storage, rules: PullRules) -> None:
+        storage.write_json(f"{self.path}.json", {**asdict(self), "shards": sorted(self.shards), **_validity(rules)})
+
+
+def _validity(rules: PullRules) -> dict[str, object]:
+    return {"version": VERSION, "rules": asdict(rules)}
+
+
+def lookups_of(storage: Storage, side: Side, bucket: int, rules: PullRules) -> list[Lookup]:
+    """The lookups that together have most rows, the largest first. Leaves out those that a larger one contains."""
+    found = []
+    for path in storage.files(layout.lookups_folder(side, bucket)):
+        if path.endswith(".json"):
+            said = storage.read_json(path)
+            if {name: said.pop(name) for name in ("version", "rules")} == _validity(rules):
+                found.append(Lookup(**{**said, "shards": frozenset(said["shards"])}))
+    used: list[Lookup] = []
+    for lookup in sorted(found, key=lambda one: (-one.rows, one.name)):
+        if not lookup.shards <= frozenset[str]().union(*(one.shards for one in used)):
+            used.append(lookup)
+    return used
+
+
+def url_keys(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """The key of each URL, [rows] int64: the same on every machine and in every version."""
+    keys = (mmh3.hash64(url, signed=False)[0] & _KEY_MASK for url in urls.to_pylist())
+    return np.fromiter(keys, dtype=np.int64, count=len(urls))
+
+
+def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -> Iterator[tuple[pa.Table, pa.Array]]:
+    """The rows of ``shards`` with one of ``keys``, [n] int64, sorted and unique, and the shard of each row."""
+    table = storage.read_table(f"{lookup.path}.parquet")
+    mine, ends = table["key"].to_numpy(), table["end"].to_numpy()
+    first, last = (np.searchsorted(mine, keys, side=side) for side in ("left", "right"))
+    counts = last - first
+    hits = np.repeat(last - np.cumsum(counts), counts) + np.arange(counts.sum())
+    origin = table["shard"].combine_chunks().cast(pa.string()).take(pa.array(hits))
+    wanted = pc.is_in(origin, value_set=pa.array(sorted(shards), pa.string()))
+    hits, origin = hits[wanted.to_numpy(zero_copy_only=False)], origin.filter(wanted)
+    if not len(hits):
+        return
+    starts = np.where(hits > 0, ends[hits - 1], 0)
+    records = read_records(storage, lookup.side, lookup.dictionary)
+    for at in range(0, len(hits), _ROWS_AT_ONCE):
+        part = slice(at, at + _ROWS_AT_ONCE)
+        found = _read(storage, f"{lookup.path}.rows", starts[part], ends[hits[part]])
+        yield records.decode(found), origin[part]
+
+
+def _read(storage: Storage, path: str, starts: np.ndarray, ends: np.ndarray) -> list[bytes]:
+    """The bytes between each of ``starts`` and ``ends``, which are sorted."""
+    apart = np.flatnonzero(starts[1:] - ends[:-1] >= (_GAP if storage.is_local else _REMOTE_GAP)) + 1
+    groups = list(zip([0, *apart.tolist()], [*apart.tolist(), len(starts)], strict=True))
+    with storage.answering(), storage.filesystem.open_input_file(path) as file:
+
+        def read(group: tuple[int, int]) -> list[bytes]:
+            first, end = int(starts[group[0]]), int(ends[group[1] - 1])
+            data = file.read_at(end - first, first)
+            places = zip(starts[slice(*group)].tolist(), ends[slice(*group)].tolist(), strict=True)
+            return [data[start - first : stop - first] for start, stop in places]
+
+        if storage.is_local:
+            return [record for group in groups for record in read(group)]
+        with ThreadPoolExecutor(_REMOTE_READERS) as readers:
+            return [record for found in readers.map(read, groups) for record in found]

@@ -1,0 +1,79 @@
+"""Rows as records that can be read one by one: a JSON list each, compressed with a dictionary that records share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+
+import duckdb
+import pyarrow as pa
+import zstandard
+
+from capsfusion_tasks.schemas import BUCKET_ROWS, Side
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
+
+_DICTIONARY_BYTES = 32 << 10
+_SAMPLED_ROWS = 8192
+_TRAINED_ROWS = 1024  # fewer rows are too few to train with: they are the dictionary themselves
+_training = threading.Lock()  # so that joins of one process that find no dictionary make only one
+
+
+class Records:
+    """Writes rows as records and reads them, with one dictionary."""
+
+    def __init__(self, dictionary: bytes) -> None:
+        shared = zstandard.ZstdCompressionDict(dictionary)
+        self._compressor = zstandard.ZstdCompressor(dict_data=shared, write_dict_id=False)
+        self._decompressor = zstandard.ZstdDecompressor(dict_data=shared)
+
+    def encode(self, rows: pa.Table) -> list[bytes]:
+        """A record for each row of ``rows`` (``schemas.BUCKET_ROWS``)."""
+        lines = _lines(rows)
+        compressed = self._compressor.multi_compress_to_buffer([*lines])
+        return [compressed[row].tobytes() for row in range(len(lines))]
+
+    def decode(self, records: list[bytes]) -> pa.Table:
+        lines = map(self._decompressor.decompress, records)
+        values = json.loads(b"[" + b",".join(lines) + b"]")
+        columns = zip(*values, strict=True) if values else [[] for _ in BUCKET_ROWS]
+        return pa.table(
+            [pa.array(column, field.type) for column, field in zip(columns, BUCKET_ROWS, strict=True)],
+            schema=BUCKET_ROWS,
+        )
+
+
+def _lines(rows: pa.Table) -> list[bytes]:
+    """Each row as JSON. DuckDB writes numbers so that they are read back exactly."""
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.register("bucket_rows", rows.select(BUCKET_ROWS.names))
+        columns = ", ".join(f'"{name}"' for name in BUCKET_ROWS.names)
+        made = connection.sql(f"select json_array({columns})::varchar as line from bucket_rows")  # noqa: S608
+        lines: list[bytes] = made.to_arrow_table()["line"].cast(pa.binary()).to_pylist()
+        return lines
+
+
+def dictionary_name(storage: Storage, side: Side, rows: pa.Table) -> str:
+    """The name of the side's dictionary. The first call makes it from ``rows``."""
+    with _training:
+        # Two processes may each make one. Both stay, because records need the one they were written with.
+        for path in storage.files(layout.dictionaries_folder(side)):
+            return path.rpartition("/")[2]
+        content = _train(_lines(rows.slice(0, _SAMPLED_ROWS)))
+        name = hashlib.blake2b(content, digest_size=8).hexdigest()
+        with storage.publish(layout.dictionary_file(side, name)) as file:
+            file.write(content)
+        return name
+
+
+def _train(samples: list[bytes]) -> bytes:
+    if len(samples) < _TRAINED_ROWS:
+        return b"".join(samples)[:_DICTIONARY_BYTES]
+    return zstandard.train_dictionary(_DICTIONARY_BYTES, [*samples]).as_bytes()
+
+
+def read_records(storage: Storage, side: Side, name: str) -> Records:
+    """Records with the dictionary ``name``."""
+    with storage.answering(), storage.filesystem.open_input_stream(layout.dictionary_file(side, name)) as stream:
+        return Records(stream.read())
