@@ -10,17 +10,14 @@ from pydantic import BaseModel, ConfigDict
 
 BUNDLED = "bundled"  # the location of the model that comes with the package, whatever folder that is in
 
+# The fields that are settings of the same name, taken as they are. A new one needs its setting, its field here, a Param
+# in ``plugins/dag_parts.py`` and the code that uses it.
+KNOBS = ("engine", "num_beams", "max_new_tokens", "keep_beams")
 # The fields that shape captions. Where a model lies and what people call it are not among them.
-_SHAPING = (
-    "model_digest",
-    "prompt_digest",
-    "tokenizer_digest",
-    "engine",
-    "dtype",
-    "eos_ids",
-    "num_beams",
-    "max_new_tokens",
-)
+_SHAPING = ("model_digest", "prompt_digest", "tokenizer_digest", "dtype", "eos_ids", *KNOBS)
+# Fields that came later, with the value that stands for what was done before. With this value they are not digested, so
+# that older captions keep their fusion_id.
+_ADDED = {"keep_beams": False}
 # The fields that people know a decoding by, which are columns of the table ``fusions``, too.
 _DESCRIBING = ("fusion_id", "model", "engine", "dtype", "num_beams", "max_new_tokens")
 
@@ -55,12 +52,14 @@ class Decoding(BaseModel):
     eos_ids: tuple[int, ...]  # a caption ends at any of them
     num_beams: int
     max_new_tokens: int
+    keep_beams: bool = False  # whether the other finished captions of the search are kept
 
     @classmethod
     def of(cls, **fields: Any) -> Decoding:
         """The decoding with these fields. Its fusion_id is a digest of the fields that shape captions."""
-        shape = json.dumps({name: fields[name] for name in _SHAPING}, sort_keys=True)
-        return cls(fusion_id=hashlib.blake2b(shape.encode(), digest_size=6).hexdigest(), **fields)
+        decoding = cls(fusion_id="", **fields)
+        digest = hashlib.blake2b(json.dumps(decoding.shape, sort_keys=True).encode(), digest_size=6)
+        return decoding.model_copy(update={"fusion_id": digest.hexdigest()})
 
     @property
     def description(self) -> str:
@@ -70,4 +69,5 @@ class Decoding(BaseModel):
     @property
     def shape(self) -> dict[str, Any]:
         """The fields that shape captions: two decodings that agree in them make the same captions."""
-        return {name: getattr(self, name) for name in _SHAPING}
+        shape = {name: getattr(self, name) for name in _SHAPING}
+        return {name: value for name, value in shape.items() if name not in _ADDED or value != _ADDED[name]}

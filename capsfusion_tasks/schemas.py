@@ -144,6 +144,14 @@ FUSED = pa.schema(
     ]
 )
 
+# The other captions that the beam search finished, the best one first. A column of its own, so that files of fusions
+# that keep the best caption only stay as they are.
+OTHER_BEAMS = pa.field(
+    "other_beams",
+    pa.list_(pa.struct([CAPTION.field(name) for name in ("capsfusion", "finish_reason", "caption_tokens")])),
+)
+FUSED_WITH_BEAMS = pa.schema([*FUSED, OTHER_BEAMS])
+
 # The scores that validation computes, as columns of the warehouse, so that users can filter by SQL.
 SCORES = pa.schema(
     [
@@ -170,3 +178,26 @@ VALIDATED = pa.schema(
         pa.field("flags", pa.list_(pa.string()), nullable=False),  # what to look at; rejects nothing
     ]
 )
+
+# The same where the other beams are kept.
+VALIDATED_WITH_BEAMS = pa.schema(
+    [
+        *VALIDATED,
+        pa.field("beam", pa.int32(), nullable=False),  # which of the search's captions it is; 1: the best
+        pa.field("rescued_from", pa.list_(pa.string())),  # why the best one would be rejected; null where beam is 1
+        OTHER_BEAMS,
+    ]
+)
+
+
+def fused_schema(*, with_beams: bool) -> pa.Schema:
+    return FUSED_WITH_BEAMS if with_beams else FUSED
+
+
+def validated_schema(*, with_beams: bool) -> pa.Schema:
+    return VALIDATED_WITH_BEAMS if with_beams else VALIDATED
+
+
+def has_beams(table: pa.Table) -> bool:
+    """Whether the rows of a chunk or of ``validated.parquet`` have the other captions of the beam search."""
+    return OTHER_BEAMS.name in table.column_names

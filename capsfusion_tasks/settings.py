@@ -184,6 +184,11 @@ class Settings(BaseSettings):
     )
     num_beams: int = Field(3, ge=1, le=16, description="Number of beams of the beam search. 1 is greedy decoding.")
     max_new_tokens: int = Field(80, ge=1, le=1024, description="Longest caption, in tokens.")
+    keep_beams: bool = Field(
+        False,
+        description="Keep all captions that the beam search finishes. Validation takes the best one that passes"
+        " ([validation.md](validation.md)). Gives captions another `fusion_id`.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = Field(
         "auto",
         description="Number format of the model. `auto`: `bfloat16` for GPUs, `float32` for CPUs; `CAPSFUSION_DEVICE`"
@@ -219,6 +224,13 @@ class Settings(BaseSettings):
         if dtype == "float8" and info.data.get("engine") == "transformers":
             raise ValueError("float8 needs the native engine")
         return dtype
+
+    @field_validator("keep_beams")
+    @classmethod
+    def _has_other_beams(cls, keep_beams: bool, info: ValidationInfo) -> bool:
+        if keep_beams and info.data.get("num_beams") == 1:
+            raise ValueError("with one beam there are no other captions to keep: set num_beams to 2 or more")
+        return keep_beams
 
     @property
     def staging_uri(self) -> str:

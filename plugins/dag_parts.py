@@ -59,6 +59,12 @@ MODEL_PARAMS = {
         maximum=16,
         description="Beams of the search, 1 to 16. Empty: the setting CAPSFUSION_NUM_BEAMS.",
     ),
+    "keep_beams": Param(
+        None,
+        type=["null", "boolean"],  # the form shows a switch; untouched, it leaves the value empty
+        description="Keep all captions of the beam search: another one can replace a rejected one. Untouched: the"
+        " setting CAPSFUSION_KEEP_BEAMS.",
+    ),
 }
 
 BUDGET_PARAMS = {

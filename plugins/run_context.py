@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from capsfusion_tasks.context import Context as PipelineContext
 from capsfusion_tasks.context import open_context
+from capsfusion_tasks.decoding import KNOBS
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Replay
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 # Params that go before the settings of the same name, where a DAG has them.
-DECODING = ("model", "num_beams", "max_new_tokens", "dtype")
+DECODING = ("model", "dtype", *KNOBS)
 FUSION_KEY = "fusion_id"  # the XCom of plan that says under which fusion its units are
 
 

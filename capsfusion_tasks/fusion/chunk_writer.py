@@ -15,7 +15,7 @@ from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.engine import Occupancy
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.job import FuseJob
-from capsfusion_tasks.schemas import FUSED
+from capsfusion_tasks.schemas import fused_schema
 from capsfusion_tasks.staging.storage import Storage
 
 CHUNK_SECONDS = 30.0  # age at which a chunk is closed. Larger chunks cost more per write; more files cost more per read
@@ -29,14 +29,15 @@ class ChunkWriter:
         self._name: tuple[int, str] | None = None
         # Time and occupancy at the last write of the open chunk, or at its start.
         self._last = (time.monotonic(), Occupancy())
-        self._rows = FUSED.empty_table()
+        self._schema = fused_schema(with_beams=job.decoding.keep_beams)
+        self._rows = self._schema.empty_table()
         self._begin()
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Take rows of schema FUSED. Full chunks are written at once."""
+        """Take rows of ``fused_schema``. Full chunks are written at once."""
         while rows:
             room = self._job.chunk_rows - self._rows.num_rows
-            self._rows = pa.concat_tables([self._rows, pa.Table.from_pylist(rows[:room], FUSED)])
+            self._rows = pa.concat_tables([self._rows, pa.Table.from_pylist(rows[:room], self._schema)])
             rows = rows[room:]
             if self._rows.num_rows == self._job.chunk_rows:
                 self.write()
@@ -51,7 +52,7 @@ class ChunkWriter:
 
     def _begin(self) -> None:
         self._since, self._counted = self._last
-        self._rows, self._written = FUSED.empty_table(), 0
+        self._rows, self._written = self._schema.empty_table(), 0
         self._path = ""
 
     def _write(self) -> None:

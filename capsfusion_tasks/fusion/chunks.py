@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
-from capsfusion_tasks.schemas import FUSED
+from capsfusion_tasks.schemas import FUSED, FUSED_WITH_BEAMS, fused_schema, has_beams
 from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _KNOWN = "00000-known.parquet"
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk file: some columns of its rows (schema FUSED), the fusion that made them, and its figures."""
+    """A chunk file: some columns of its rows (``fused_schema``), the fusion that made them, and its figures."""
 
     path: str
     rows: pa.Table
@@ -52,12 +52,12 @@ def input_digest(raw: str | None, synthetic: str | None) -> bytes:
 
 
 def publish(storage: Storage, path: str, rows: pa.Table, fusion_id: str, figures: Figures) -> None:
-    """Write a chunk file, or replace it by a longer one. ``rows`` have schema FUSED."""
+    """Write a chunk file, or replace it by a longer one. ``rows`` have ``fused_schema``."""
     storage.write_table(path, rows, metadata={"fusion_id": fusion_id, "figures": json.dumps(asdict(figures))})
 
 
 def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table, known: pa.Table) -> None:
-    """Write a chunk of captions that need no fusing: ``known`` has the columns of FUSED without ``input``.
+    """Write a chunk of captions that need no fusing: ``known`` has the columns of ``fused_schema`` without ``input``.
 
     ``known["row"]`` are row numbers in ``pairs``. Device time counts as 0.
     """
@@ -65,7 +65,8 @@ def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table
         return
     sources = pairs.select(CAPTION_COLUMNS).take(known["row"]).to_pylist()
     inputs = [input_digest(*(source[name] for name in CAPTION_COLUMNS)) for source in sources]
-    rows = known.append_column("input", pa.array(inputs, pa.binary(16))).select(FUSED.names).cast(FUSED)
+    schema = fused_schema(with_beams=has_beams(known))
+    rows = known.append_column("input", pa.array(inputs, pa.binary(16))).select(schema.names).cast(schema)
     publish(storage, f"{folder}/{_KNOWN}", rows, fusion_id, Figures(rows=rows.num_rows))
 
 
@@ -123,7 +124,7 @@ def figures(storage: Storage, folder: str, fusion_id: str, rows: int) -> tuple[p
 
 def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
     """Each row once: if two tries finished it, the first one counts."""
-    schema = pa.schema([FUSED.field(name) for name in columns])
+    schema = pa.schema([FUSED_WITH_BEAMS.field(name) for name in columns])
     table = pa.concat_tables([schema.empty_table(), *(chunk.rows for chunk in chunks)])
     numbers = table["row"].to_numpy()
     _, first = np.unique(numbers, return_index=True)

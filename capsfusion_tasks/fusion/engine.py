@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,11 +30,28 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Beam:
+    """Another finished caption of a row's beam search: its token ids, without EOS. The rest as in ``Completion``."""
+
+    token_ids: list[int]
+    finish_reason: str
+    caption_tokens: int
+
+    @classmethod
+    def of(cls, token_ids: list[int], eos_ids: Collection[int]) -> Beam:
+        """Of all generated tokens, EOS included if it came."""
+        if token_ids[-1] in eos_ids:
+            return cls(token_ids[:-1], "stop", len(token_ids))
+        return cls(token_ids, "length", len(token_ids))
+
+
+@dataclass(frozen=True)
 class Completion:
     """A row's generated token ids. EOS counts in ``caption_tokens`` and is not among ``token_ids``.
 
     ``finish_reason`` is "stop" (EOS came), "length" (max_new_tokens came first) or "error: …" (no caption). ``score``
-    is the mean log-probability of the tokens, where the engine computes it.
+    is the mean log-probability of the tokens, where the engine computes it. ``others`` are the other captions of the
+    row, the best one first, if the engine keeps them.
     """
 
     row: int
@@ -42,6 +59,7 @@ class Completion:
     finish_reason: str
     caption_tokens: int
     score: float | None = None
+    others: tuple[Beam, ...] = ()
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.figures import Figures
-from capsfusion_tasks.schemas import FUSED
+from capsfusion_tasks.schemas import FUSED, FUSED_WITH_BEAMS
 from capsfusion_tasks.staging.storage import Storage
 
 _AHEAD = 32_768  # rows whose files are read together: in parallel, S3 answers in a tenth of the time
@@ -39,7 +39,7 @@ class FinishedRows:
             for found in chunk_files.read_each(self._storage, new, self._columns):
                 if isinstance(found, chunk_files.Chunk):
                     self._loaded[found.path] = found.rows
-        empty = pa.schema([FUSED.field(name) for name in self._columns]).empty_table()
+        empty = pa.schema([FUSED_WITH_BEAMS.field(name) for name in self._columns]).empty_table()
         table = pa.concat_tables([empty, *(self._loaded[path] for path in needed if path in self._loaded)])
         return table.filter((pc.field("row") >= start) & (pc.field("row") < stop))
 

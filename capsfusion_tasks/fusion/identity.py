@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from capsfusion_tasks import BUNDLED_MODEL
-from capsfusion_tasks.decoding import BUNDLED, Decoding
+from capsfusion_tasks.decoding import BUNDLED, KNOBS, Decoding
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.file_digests import content_digests
 from capsfusion_tasks.fusion.model_check import check_model
@@ -37,11 +37,9 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
         model_digest=_folder_digest(folder, settings) if local else _commit_digest(folder),
         prompt_digest=_digest(f"{PROMPT_TEMPLATE}\0{MAX_PROMPT_TOKENS}".encode()),
         tokenizer_digest=_digest((folder / "tokenizer.model").read_bytes()),
-        engine=settings.engine,
         dtype=settings.dtype_on(device or settings.fusing_device),
         eos_ids=eos_token_ids(folder),
-        num_beams=settings.num_beams,
-        max_new_tokens=settings.max_new_tokens,
+        **{name: getattr(settings, name) for name in KNOBS},
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch.distributed.distributed_c10d import Store
 
 from capsfusion_tasks.fusion.chunk_writer import ChunkWriter
-from capsfusion_tasks.fusion.engine import Completion, Occupancy
+from capsfusion_tasks.fusion.engine import Beam, Completion, Occupancy
 from capsfusion_tasks.fusion.feed import Prepared
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
@@ -70,14 +70,21 @@ class Results:
             {
                 "row": completion.row,
                 "input": digest,
-                "capsfusion": self._tokenizer.decode(completion.token_ids).strip(),
-                "finish_reason": completion.finish_reason,
                 "prompt_tokens": tokens,
-                "caption_tokens": completion.caption_tokens,
+                # Not in the schema of a fusion that keeps the best caption only.
+                "other_beams": [self._caption(beam) for beam in completion.others],
+                **self._caption(completion),
             }
         )
         if len(self._finished) >= self._job.chunk_rows:
             self._wake.set()
+
+    def _caption(self, made: Completion | Beam) -> dict[str, Any]:
+        return {
+            "capsfusion": self._tokenizer.decode(made.token_ids).strip(),
+            "finish_reason": made.finish_reason,
+            "caption_tokens": made.caption_tokens,
+        }
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.engine import NOT_FINITE, Completion, Occupancy, Request, Requests
+from capsfusion_tasks.fusion.engine import NOT_FINITE, Beam, Completion, Occupancy, Request, Requests
 from capsfusion_tasks.fusion.model_files import read_config
 from capsfusion_tasks.fusion.tensors import check_names, is_finite, open_tensors, refuse_not_finite
 from capsfusion_tasks.fusion.weight_files import refuse_misfit, unread_files, weight_files
@@ -120,6 +120,7 @@ class TransformersEngine:
         eos_ids: Sequence[int],
         pad_id: int,
         batch_size: int,
+        keep_beams: bool = False,
     ) -> None:
         self.model, self.eos_ids, self.pad_id, self.batch_size = model, tuple(eos_ids), pad_id, batch_size
         self.occupancy = Occupancy()
@@ -127,6 +128,7 @@ class TransformersEngine:
         self.generation = GenerationConfig(
             do_sample=False,
             num_beams=num_beams,
+            num_return_sequences=num_beams if keep_beams else 1,
             max_new_tokens=max_new_tokens,
             length_penalty=1.0,
             early_stopping=False,
@@ -157,11 +159,11 @@ class TransformersEngine:
             generation_config=self.generation,
             logits_processor=LogitsProcessorList([watch]),
             stopping_criteria=StoppingCriteriaList([RowLimits(width, limits)]),
-        )  # [B, S + generated]
-        generated: list[list[int]] = output[:, width:].tolist()
+        )  # [B * kept, S + generated], the captions of a row one after the other
+        generated: list[list[list[int]]] = output[:, width:].unflatten(0, (len(batch), -1)).tolist()
         completions = [
-            Completion(request.row, [], NOT_FINITE, 0) if is_nan else self._completion(request.row, ids, limit)
-            for request, ids, limit, is_nan in zip(batch, generated, limits, watch.rows(), strict=True)
+            Completion(request.row, [], NOT_FINITE, 0) if is_nan else self._completion(request.row, captions, limit)
+            for request, captions, limit, is_nan in zip(batch, generated, limits, watch.rows(), strict=True)
         ]
         tokens = [completion.caption_tokens for completion in completions]
         self.occupancy.count(sum(tokens), max(tokens) * len(batch))
@@ -175,11 +177,14 @@ class TransformersEngine:
             mask[i, width - len(request.prompt) :] = 1
         return {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
 
-    def _completion(self, row: int, tokens: list[int], limit: int) -> Completion:
-        for end, token in enumerate(tokens[:limit]):
-            if token in self.eos_ids:
-                return Completion(row, tokens[:end], "stop", end + 1)
-        return Completion(row, tokens[:limit], "length", len(tokens[:limit]))
+    def _completion(self, row: int, captions: list[list[int]], limit: int) -> Completion:
+        best, *others = (self._beam(tokens[:limit]) for tokens in captions)
+        return Completion(row, best.token_ids, best.finish_reason, best.caption_tokens, others=(*others,))
+
+    def _beam(self, tokens: list[int]) -> Beam:
+        """A caption that may have padding behind it."""
+        ends = (place for place, token in enumerate(tokens, start=1) if token in self.eos_ids)
+        return Beam.of(tokens[: next(ends, len(tokens))], self.eos_ids)
 
 
 class RowLimits(StoppingCriteria):  # type: ignore[misc]

@@ -122,6 +122,7 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
             max_prompt_tokens=MAX_PROMPT_TOKENS,
             eos_ids=decoding.eos_ids,
             prefix=shared_prefix(tokenizer),
+            keep_beams=decoding.keep_beams,
             batch_size=job.batch_size,
         )
     from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load_model
@@ -133,6 +134,7 @@ def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -
         eos_ids=decoding.eos_ids,
         pad_id=tokenizer.pad_id,
         batch_size=job.batch_size or 32,
+        keep_beams=decoding.keep_beams,
     )
 
 

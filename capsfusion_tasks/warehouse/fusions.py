@@ -72,6 +72,12 @@ def decoding_of(connection: Connection, fusion_id: str) -> Decoding:
     return Decoding.model_validate(spec[_DECODING])
 
 
+def keeps_beams(connection: Connection, fusion_id: str) -> bool:
+    """Whether the fusion's chunks have the other captions of the beam search."""
+    kept = fusions.c.spec[_DECODING]["keep_beams"].as_boolean()
+    return bool(connection.scalar(select(kept).where(fusions.c.fusion_id == fusion_id)))
+
+
 def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
     """``decoding`` with the fusion_id of an equal decoding in the ledger, or unchanged if there is none.
 
@@ -124,7 +130,7 @@ def adopt(connection: Connection, fusion_id: str, decoding: Decoding) -> None:
 
 
 def _differing(row: Row[Any], decoding: Decoding) -> list[str]:
-    recorded = {name: getattr(row, name) for name in _CERTAIN}
+    recorded = {**{name: getattr(row, name) for name in _CERTAIN}, "keep_beams": False}
     return [
         f"{name} {value} (now {getattr(decoding, name)})"
         for name, value in recorded.items()

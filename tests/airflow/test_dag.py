@@ -63,12 +63,20 @@ print(json.dumps(facts))
 GOOD = [
     {},
     {"model": "BAAI/CapsFus-LLaMA", "num_beams": 16, "limit": 1, "existing": "replace"},
-    {"model": None, "num_beams": None, "limit": None, "max_gpu_hours": None, "export_to": None},
+    {"keep_beams": True},
+    {"model": None, "num_beams": None, "keep_beams": None, "limit": None, "max_gpu_hours": None, "export_to": None},
     {"max_gpu_hours": 0.5, "max_cost": 100, "export_to": "/data/captions"},
     {"export_to": "s3://bucket/captions"},
 ]
 BAD = [{"num_beams": 0}, {"num_beams": 17}, {"num_beams": "3"}, {"limit": 0}, {"existing": "drop"}, {"model": ""}]
-BAD += [{"max_gpu_hours": -1}, {"max_cost": "much"}, {"export_to": "captions"}, {"export_to": "/"}, {"export_to": ""}]
+BAD += [
+    {"keep_beams": "yes"},
+    {"max_gpu_hours": -1},
+    {"max_cost": "much"},
+    {"export_to": "captions"},
+    {"export_to": "/"},
+    {"export_to": ""},
+]
 
 
 REPLAY_GOOD = [

@@ -24,7 +24,7 @@ def test_a_copy_of_a_model_elsewhere_is_the_same_fusion(tiny_model: Path, tmp_pa
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_beams": 1}, {"max_new_tokens": 60}, {"dtype": "bfloat16"}],
+    [{"num_beams": 1}, {"max_new_tokens": 60}, {"dtype": "bfloat16"}, {"keep_beams": True}],
     ids=lambda options: next(iter(options)),
 )
 def test_what_shapes_the_captions_makes_another_fusion(tiny_model: Path, options: dict[str, object]) -> None:

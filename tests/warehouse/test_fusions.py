@@ -33,7 +33,9 @@ def test_a_decoding_comes_back_as_it_was_decided(connection: Connection) -> None
 
 
 @pytest.mark.parametrize(
-    "other", [{}, {"dtype": "bfloat16"}, {"eos_ids": (2, 3)}, {"num_beams": 1}, {"model_digest": "n"}], ids=str
+    "other",
+    [{}, {"dtype": "bfloat16"}, {"eos_ids": (2, 3)}, {"num_beams": 1}, {"model_digest": "n"}, {"keep_beams": True}],
+    ids=str,
 )
 def test_an_equal_decoding_takes_the_id_that_is_recorded_and_no_other_does(
     connection: Connection, other: dict[str, Any]

@@ -19,10 +19,14 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Decoded:
-    """The best caption of a row: its tokens, including EOS if it came, and its mean log-probability."""
+    """The best caption of a row: its tokens, including EOS if it came, and its mean log-probability.
+
+    ``others`` are the tokens of the row's other finished captions, the best one first.
+    """
 
     token_ids: list[int]
     score: float
+    others: tuple[list[int], ...] = ()
 
 
 class BeamSearch:
@@ -39,9 +43,11 @@ class BeamSearch:
         max_new_tokens: int,
         eos_ids: Sequence[int],
         device: torch.device,
+        keep_beams: bool = False,
         length_penalty: float = 1.0,
     ) -> None:
         self.beams, self.max_new_tokens, self.eos_ids = beams, max_new_tokens, tuple(eos_ids)
+        self.kept = beams if keep_beams else 1  # finished captions of a row that ``best`` returns
         # transformers' number: enough that B beams can go on even if each beam's best tokens are all EOS.
         self.candidates = max(2, 1 + len(self.eos_ids)) * beams
         self.length_penalty = length_penalty
@@ -128,10 +134,13 @@ class BeamSearch:
 
     def best(self, slots: list[int]) -> list[Decoded]:
         """The captions of ``slots``, all of which must be done."""
-        at = torch.tensor(slots, device=self.done.device)
+        at, kept = torch.tensor(slots, device=self.done.device), self.kept
         scores = self.finished_scores[at, 0].tolist()
-        rows = torch.cat((self.finished_length[at, :1], self.finished_tokens[at, 0]), dim=1).tolist()  # one copy
-        return [Decoded(tokens[:length], score) for (length, *tokens), score in zip(rows, scores, strict=True)]
+        lengths, tokens = self.finished_length[at, :kept, None], self.finished_tokens[at, :kept]
+        rows = torch.cat((lengths, tokens), dim=2).tolist()  # one copy
+        # A row whose scores are not finite may have finished no caption.
+        captions = [[ids[:length] for n, (length, *ids) in enumerate(row) if length or not n] for row in rows]
+        return [Decoded(best, score, (*others,)) for (best, *others), score in zip(captions, scores, strict=True)]
 
 
 def _pick(x: Tensor, index: Tensor) -> Tensor:

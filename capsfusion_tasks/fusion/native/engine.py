@@ -15,7 +15,7 @@ from itertools import accumulate, islice
 
 import torch
 
-from capsfusion_tasks.fusion.engine import NOT_FINITE, Completion, Occupancy, Request, Requests
+from capsfusion_tasks.fusion.engine import NOT_FINITE, Beam, Completion, Occupancy, Request, Requests
 from capsfusion_tasks.fusion.native import memory
 from capsfusion_tasks.fusion.native.config import check_positions
 from capsfusion_tasks.fusion.native.decoding import Decoded
@@ -37,7 +37,7 @@ class NativeEngine:
     """Beam search (greedy, with one beam) for LLaMA models over prompts that all begin with the tokens ``prefix``.
 
     ``batch_size`` is the largest number of slots; None: the engine chooses. On a GPU with little memory it uses fewer.
-    A caption ends at any of ``eos_ids``.
+    A caption ends at any of ``eos_ids``. With ``keep_beams``, completions have all captions of the search.
     """
 
     @torch.inference_mode()
@@ -50,11 +50,12 @@ class NativeEngine:
         max_prompt_tokens: int,
         eos_ids: Sequence[int],
         prefix: Sequence[int],
+        keep_beams: bool = False,
         batch_size: int | None = None,
     ) -> None:
         check_positions(model.max_positions, max_prompt_tokens, max_new_tokens)
         self.model, self.num_beams, self.eos_ids = model, num_beams, tuple(eos_ids)
-        self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
+        self.max_new_tokens, self.max_prompt_tokens, self.keep_beams = max_new_tokens, max_prompt_tokens, keep_beams
         self._prefix = Prefix.compute(model, prefix)
         self._room = self._find_room(batch_size)
         self.occupancy = Occupancy()
@@ -132,6 +133,7 @@ class NativeEngine:
             "prompt_tokens": self.max_prompt_tokens - len(self._prefix.ids),
             "max_new_tokens": self.max_new_tokens,
             "eos_ids": self.eos_ids,
+            "keep_beams": self.keep_beams,
         }
 
     @property
@@ -165,9 +167,9 @@ class NativeEngine:
         return request.prompt[p:]
 
     def _completion(self, request: Request, decoded: Decoded) -> Completion:
-        ids, count = decoded.token_ids, len(decoded.token_ids)
         if not math.isfinite(decoded.score):
             return Completion(request.row, [], NOT_FINITE, 0)
-        if ids[-1] in self.eos_ids:
-            return Completion(request.row, ids[:-1], "stop", count, decoded.score)
-        return Completion(request.row, ids, "length", count, decoded.score)
+        best, *others = (Beam.of(ids, self.eos_ids) for ids in (decoded.token_ids, *decoded.others))
+        return Completion(
+            request.row, best.token_ids, best.finish_reason, best.caption_tokens, decoded.score, (*others,)
+        )

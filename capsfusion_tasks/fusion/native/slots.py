@@ -52,6 +52,7 @@ class SlotSizes(TypedDict):
     prompt_tokens: int
     max_new_tokens: int
     eos_ids: Sequence[int]
+    keep_beams: bool
 
 
 class Slots:
@@ -71,6 +72,7 @@ class Slots:
         prompt_tokens: int,
         max_new_tokens: int,
         eos_ids: Sequence[int],
+        keep_beams: bool = False,
         pages: int | None = None,
     ) -> None:
         self._model, self._prefix, self._beams = model, prefix, beams
@@ -81,7 +83,12 @@ class Slots:
         )
         self._cache = KVCache.empty(model, (prefix.keys, prefix.values), self._pages)
         self._search = BeamSearch(
-            slots=slots, beams=beams, max_new_tokens=max_new_tokens, eos_ids=eos_ids, device=model.device
+            slots=slots,
+            beams=beams,
+            max_new_tokens=max_new_tokens,
+            eos_ids=eos_ids,
+            device=model.device,
+            keep_beams=keep_beams,
         )
         self._last_step = max(0, max_new_tokens - 2)
         self._visible = torch.zeros(slots, beams, capacity, device=model.device, dtype=torch.bool)
