@@ -16,12 +16,17 @@ from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, may_pass
 from capsfusion_tasks.warehouse.tables import SCHEMA
 
+_MOST_DIGITS = 38  # of Arrow's decimal128
+_UNKNOWN = "that cannot be shown"
+_CAST = "cast it to text"
+
 
 def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
     """Run one statement in a read-only transaction, with ``capsfusion`` on its search path.
 
-    uuid, json and intervals become text; numeric becomes decimal. Column names can repeat, as in SQL. Raises InputError
-    with PostgreSQL's message if the statement fails, NotReadyError if the connection is lost.
+    uuid, json and intervals become text; numeric becomes decimal, or text where it has more than 38 digits. Column
+    names can repeat, as in SQL. Raises InputError with PostgreSQL's message if the statement fails, and for columns of
+    other types (inet, point, int4range); NotReadyError if the connection is lost.
     """
     if not sql.strip():
         raise InputError("the SQL statement is empty")
@@ -35,13 +40,12 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
             cursor.execute(sql)
             table = cursor.fetch_arrow_table()
         except pa.ArrowInvalid as error:  # a composite type: row(1, 2)
-            raise InputError(
-                f"the SQL statement has a column of a type that cannot be shown: {error}; cast it"
-            ) from error
+            raise InputError(f"the SQL statement has a column of a type {_UNKNOWN}: {error}; {_CAST}") from error
         except adbc.Error as error:
             if _connection_is_at_fault(connection, error):
                 raise
             raise InputError(f"the SQL statement fails: {message(error)}{_place(sql, error)}") from error
+    _refuse_unknown(table.schema)
     return pa.Table.from_arrays([_plain(column) for column in table.columns], names=table.column_names)
 
 
@@ -58,6 +62,18 @@ def _place(sql: str, error: adbc.Error) -> str:
         return ""
     before = sql[: int(position) - 1].split("\n")
     return f" (line {len(before)}, column {len(before[-1]) + 1})"
+
+
+def _refuse_unknown(schema: pa.Schema) -> None:
+    """Raise InputError for a column whose values the driver does not decode: it hands them on as bytes."""
+    for name, column in zip(schema.names, schema.types, strict=True):
+        kind, nested = column, False
+        while pa.types.is_list(kind):
+            kind, nested = kind.value_type, True
+        opaque = isinstance(kind, pa.OpaqueType) and pa.types.is_binary(kind.storage_type)
+        if opaque or (nested and pa.types.is_interval(kind)):
+            found = kind.type_name if opaque else "interval[]"
+            raise InputError(f"column {name} of the SQL statement is of the type {found}, {_UNKNOWN}; {_CAST}")
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -80,8 +96,15 @@ def _texts(render: Callable[[Any], str], column: pa.ChunkedArray) -> pa.ChunkedA
 
 
 def _decimals(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    digits = pc.max(pc.utf8_length(pc.replace_substring_regex(texts, r"^[^.]*\.?", ""))).as_py() or 0
-    try:
-        return texts.cast(pa.decimal128(38, digits))
-    except pa.ArrowInvalid:  # NaN, infinity, or more than 38 digits
+    whole, places = _longest(texts, r"^-|\..*$"), _longest(texts, r"^[^.]*\.?")
+    if whole + places > _MOST_DIGITS:  # the cast would wrap around: 1e400 would become 0
         return texts
+    try:
+        return texts.cast(pa.decimal128(_MOST_DIGITS, places))
+    except pa.ArrowInvalid:  # NaN or infinity
+        return texts
+
+
+def _longest(texts: pa.ChunkedArray, left_out: str) -> int:
+    """The most characters that a value has without what the pattern ``left_out`` matches."""
+    return pc.max(pc.utf8_length(pc.replace_substring_regex(texts, left_out, ""))).as_py() or 0
