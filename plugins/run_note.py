@@ -53,7 +53,7 @@ class RunNote:
             return
         text, note = as_note(XComModel.deserialize_value(report)), dag_run.dag_run_note
         if note is None:
-            dag_run.dag_run_note = DagRunNote(text, AUTHOR)
+            dag_run.dag_run_note = DagRunNote(text, AUTHOR)  # type: ignore[no-untyped-call]
         elif note.user_id == AUTHOR or (note.user_id is None and (note.content or "").startswith(_EARLIER_HEAD)):
             note.content, note.user_id = text, AUTHOR
 

@@ -41,8 +41,7 @@ def capsfusion(*arguments: str | Path, **variables: str) -> Done:
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        found = Done(code, output.getvalue(), errors.getvalue())
-    return found
+        return Done(code, output.getvalue(), errors.getvalue())
 
 
 @contextmanager

@@ -38,6 +38,10 @@ class Report:
         return {**asdict(self), **_texts(self)}
 
     @property
+    def text(self) -> str:
+        return "\n".join([*self.lines, *self.failures])
+
+    @property
     def headline(self) -> str:
         """The result in one line: ``99 accepted, 2 rejected, 3.1 captions/s``."""
         total = self.summary
@@ -97,6 +101,10 @@ class ReplayReport:
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), **_texts(self)}
+
+    @property
+    def text(self) -> str:
+        return "\n".join([*self.lines, *self.failures])
 
     @property
     def headline(self) -> str:
@@ -195,8 +203,7 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
 
 def _texts(report: Report | ReplayReport) -> dict[str, Any]:
     """The report as ``text`` and, for a note, as a ``headline`` and ``lines`` without the failures."""
-    lines, text = report.lines, "\n".join([*report.lines, *report.failures])
-    return {"headline": report.headline, "lines": lines, "text": text}
+    return {"headline": report.headline, "lines": report.lines, "text": report.text}
 
 
 def _headline(good: str, bad: str, total: RunSummary) -> str:
