@@ -13,36 +13,42 @@ class RuleSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    min_words: int = Field(default=3, ge=0, description="Reject captions of fewer words.")
-    min_characters: int = Field(default=6, ge=0, description="Reject captions of fewer characters.")
-    max_words: int = Field(default=80, ge=1, description="Reject captions of more words.")
+    min_words: int = Field(default=3, ge=0, description="Reject captions with fewer words than this.")
+    min_characters: int = Field(default=6, ge=0, description="Reject captions with fewer characters than this.")
+    max_words: int = Field(default=80, ge=1, description="Reject captions with more words than this.")
     repetition_max: float = Field(
-        default=0.15, ge=0, le=1, description="Reject captions in which a larger share of the trigrams is repeated."
+        default=0.15, ge=0, le=1, description="Reject captions that repeat a larger share of their trigrams than this."
     )
     facts_min: int = Field(
         default=3,
         ge=1,
-        description="Check what a caption keeps of its raw caption if that has at least so many names and numbers.",
+        description="Apply `fact_recall_min` if the raw caption has at least this many names and numbers.",
     )
     fact_recall_min: float = Field(
-        default=0.25, ge=0, le=1, description="Reject captions that keep a smaller share of these names and numbers."
+        default=0.25,
+        ge=0,
+        le=1,
+        description="Reject captions that keep a smaller share of the raw caption's names and numbers.",
     )
     invented_max: int = Field(
-        default=2, ge=0, description="Reject captions with more names and numbers that neither source has."
+        default=2, ge=0, description="Reject captions with more names and numbers than this that neither source has."
     )
     restated_max: float = Field(
-        default=0.7, gt=0, le=1, description="Reject captions of which two sentences share more of their content words."
+        default=0.7,
+        gt=0,
+        le=1,
+        description="Reject captions in which two sentences share more than this share of their content words.",
     )
     unsupported_max: float = Field(
         default=0.65,
         gt=0,
         le=1,
-        description="Reject captions that mostly talk from memory: such a share of their content"
-        " words is in neither source …",
+        description="Reject captions that mostly talk from memory: at least this share of their content words, and at"
+        " least `unsupported_min` of them, are in neither source.",
     )
-    unsupported_min: int = Field(default=5, ge=1, description="… and at least so many of them are.")
+    unsupported_min: int = Field(default=5, ge=1, description="See `unsupported_max`.")
     same_caption_max: int = Field(
-        default=5, ge=1, description="Reject a caption that more different raw captions have got."
+        default=5, ge=1, description="Reject a caption that the model gave to more different raw captions than this."
     )
 
 
@@ -52,12 +58,15 @@ class GateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rejected_max: float = Field(
-        default=0.25, ge=0, le=1, description="Do not load a unit in which a larger share of the captions is rejected."
+        default=0.25,
+        ge=0,
+        le=1,
+        description="Do not load a unit in which more than this share of the captions is rejected.",
     )
     drift_max: float = Field(
         default=6.0,
         gt=0,
-        description="Do not load a unit whose share of rejected captions is more than so many standard errors above"
+        description="Do not load a unit whose share of rejected captions is more than this many standard errors above"
         " that of recent units.",
     )
-    min_rows: int = Field(default=100, ge=1, description="Load units of fewer rows in any case.")
+    min_rows: int = Field(default=100, ge=1, description="Load units with fewer rows than this in any case.")

@@ -65,7 +65,7 @@ PARAMS = {
         None,
         type=["null", "string"],
         enum=[None, "auto", "float32", "bfloat16", "float8"],
-        description="Numbers of the model. Empty: the setting CAPSFUSION_DTYPE.",
+        description="Number format of the model. Empty: the setting CAPSFUSION_DTYPE.",
     ),
     **BUDGET_PARAMS,
     "existing": Param(

@@ -75,13 +75,13 @@ BUDGET_PARAMS = {
         None,
         type=["null", "number"],
         minimum=0,
-        description="Stop before fusing, if the plan is estimated to take more GPU hours. Empty: no limit.",
+        description="Stop before fusing if the estimate is more GPU hours than this. Empty: no limit.",
     ),
     "max_cost": Param(
         None,
         type=["null", "number"],
         minimum=0,
-        description="The same for its cost, at the price in CAPSFUSION_GPU_HOUR_PRICE. Empty: no limit.",
+        description="Stop before fusing if the cost, at CAPSFUSION_GPU_HOUR_PRICE, would be higher. Empty: no limit.",
     ),
 }
 

@@ -110,7 +110,9 @@ class HttpSource:
             name, mark, _ = relative.partition("?")
             first = found.setdefault(name + mark, entry.model_copy(update={"url": relative}))
             if first.url != relative:
-                raise InputError(f"{self.uri} names {name} with two queries, and a query is no part of a shard's name")
+                raise InputError(
+                    f"{self.uri} names {name} twice, with different queries (after ?): leave out one of them"
+                )
             self._url(relative)
         return {path: found[path] for path in sorted(found)}
 

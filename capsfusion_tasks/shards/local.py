@@ -73,11 +73,13 @@ class LocalSource:
         file = self._folder / shard.path
         if not file.is_file():
             raise InputError(
-                f"{file} is gone: put it back with its old time, or run again over the interval it returns in"
+                f"{file} is gone: put it back with its old modification time. With a new time it is a shard of that day"
             )
         found = self._describe(shard.path, file.stat())
         if isinstance(found, Unreadable) or found.etag != shard.etag:
-            raise InputError(f"{file} has changed since it was discovered: it counts as a new shard when it arrived")
+            raise InputError(
+                f"{file} has changed since it was discovered: the new version is a new shard, of the day of the change"
+            )
         with pa.OSFile(str(file)) as stream:  # not mapped: a file cut short while it is read would kill the process
             yield stream
 

@@ -157,7 +157,7 @@ def _read(
         if size not in (expected.size_bytes, None) or (expected.unchanged and not expected.unchanged(response)):
             raise InputError(
                 f"{address.where} has changed since it was discovered ({size} bytes, then {expected.size_bytes}): "
-                "it counts as a new shard when it arrived"
+                "the new version is a new shard, of the day of the change"
             )
         if response.status_code == 206 and first != part.position:
             raise InputError(f"{address.where}: the server sent another range than requested; tell its administrator")
