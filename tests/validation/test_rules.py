@@ -374,8 +374,8 @@ def test_the_published_captions_are_rejected_at_their_measured_shares(published_
         "markup": 1,
     }
     assert Counter(flag for fused in judged for flag in flags(fused)) == {
-        "general_talk": 912,
-        "loose_link": 575,
+        "general_talk": 817,
+        "loose_link": 503,
         "shop_talk": 478,
         "little_support": 471,
         "one_source": 438,
@@ -465,3 +465,16 @@ def test_a_flag_rejects_nothing(flag: str, raw: str, synthetic: str, caption: st
     fused = Fused(raw, synthetic, caption, "stop")
     assert flag in flags(fused)
     assert reasons(fused) == []
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "The green cocktail dress, also known as a party dress, hangs in a room.",
+        "The green cocktail dress for a party hangs in a room, while also having a belt.",
+        "The green cocktail dress can be used for a party in a room.",
+        "The green cocktail dress hangs in a room, providing a party dress with a belt.",
+    ],
+)
+def test_words_that_good_captions_use_as_often_as_bad_ones_have_no_flag(caption: str) -> None:
+    assert flags(Fused("Cocktail dress, party dress - green", "A dress with a belt hangs in a room.", caption)) == []
