@@ -20,11 +20,15 @@ def fused(figures: Mapping[str, Any]) -> None:
 
 
 def validated(counts: Mapping[str, Any]) -> None:
-    """Count a validated unit: accepted rows, and rejected ones by reason. A unit that was loaded before counts 0."""
+    """Count a validated unit: accepted rows, those of another beam, and rejected ones by reason.
+
+    A unit that was loaded before counts 0.
+    """
     if counts["already_loaded"]:
         return
     stats.incr("capsfusion.validate.accepted", counts["accepted"])
     stats.incr("capsfusion.validate.rejected", counts["rejected"])
+    stats.incr("capsfusion.validate.rescued", counts["rescued"])
     for reason, rows in counts["reasons"].items():
         stats.incr(f"capsfusion.validate.rejected.{reason}", rows)
 

@@ -34,6 +34,12 @@ MaxCost = Annotated[
     typer.Option(help="Stop before fusing if the estimated cost, at CAPSFUSION_GPU_HOUR_PRICE, is higher.", min=0),
 ]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest caption, in tokens. Default: 80.", min=1)]
+KeepBeams = Annotated[
+    bool | None,
+    typer.Option(
+        help="Keep all captions of the beam search, and take the best one that validation accepts. Default: no."
+    ),
+]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float8"] | None,
     typer.Option(

@@ -10,6 +10,7 @@ import typer
 from capsfusion_tasks.cli.common import (
     Beams,
     Dtype,
+    KeepBeams,
     MaxNewTokens,
     Model,
     local_path,
@@ -52,6 +53,7 @@ def fuse(
     model: Model = None,
     num_beams: Beams = None,
     max_new_tokens: MaxNewTokens = None,
+    keep_beams: KeepBeams = None,
     engine: Annotated[
         Literal["native", "transformers"] | None,
         typer.Option(help="native: LLaMA models, fast; transformers: the reference. Default: native."),
@@ -79,16 +81,19 @@ def fuse(
     Examples: capsfusion fuse pairs.jsonl fused.jsonl --model BAAI/CapsFus-LLaMA; capsfusion fuse shards/ fused/
     """
     import json
+    from functools import partial
 
     from capsfusion_tasks.caption_files import check_writable
     from capsfusion_tasks.caption_files.inputs import inputs_and_outputs
     from capsfusion_tasks.fusion.files import fuse_files
     from capsfusion_tasks.fusion.pairs_input import PairColumns
+    from capsfusion_tasks.validation.beams import best_that_pass
 
     settings = load_settings(
         model=model,
         num_beams=num_beams,
         max_new_tokens=max_new_tokens,
+        keep_beams=keep_beams,
         engine=engine,
         dtype=dtype,
         nproc_per_node=nproc_per_node,
@@ -110,6 +115,7 @@ def fuse(
         columns=PairColumns(raw_column, synthetic_column, id_column),
         resume=resume,
         existing="replace" if overwrite else "skip" if skip_existing else "refuse",
+        take_beam=partial(best_that_pass, settings=settings.rules),
         on_line=progress_line,
     )
     figures = result.figures.as_dict()
@@ -121,6 +127,8 @@ def fuse(
     rate = f", {figures['rows_per_second']:.1f} rows/s per device" if figures["rows_per_second"] else ""
     in_files = "" if [each.target for each in files] == [target] else f" in {result.files} files"
     progress_line(f"{target}: {figures['rows']} rows{in_files}{rate}")
+    if result.rescued:
+        progress_line(f"{target}: {result.rescued} rows have another beam's caption; validation would reject the best")
     for failed in result.failed[:5]:
         file = f"{failed.file}, " if in_files else ""
         row_id = "" if failed.row_id is None else f" ({failed.row_id})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,13 @@ from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.finished import FinishedRows
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairColumns
+from capsfusion_tasks.schemas import fused_schema
 from capsfusion_tasks.staging.storage import Storage
+
+
+# Of a table with both sources, the caption and its other beams: the same rows with the caption to take in each, and its
+# number in the column ``beam`` (1: the best of the search).
+TakeBeam = Callable[[pa.Table], pa.Table]
 
 
 class FailedRow(NamedTuple):
@@ -31,11 +37,13 @@ class FailedRow(NamedTuple):
 class FileCaptions:
     """Reads the captions of files a piece at a time, and adds up figures and failed rows meanwhile."""
 
-    def __init__(self, job: FuseJob, columns: PairColumns, storage: Storage) -> None:
-        self._job, self._columns = job, columns
-        self._finished = FinishedRows(storage, job.chunks, job.fusion_id)
+    def __init__(self, job: FuseJob, columns: PairColumns, storage: Storage, take_beam: TakeBeam | None) -> None:
+        self._job, self._columns, self._take_beam = job, columns, take_beam
+        self._schema = fused_schema(with_beams=take_beam is not None)
+        self._finished = FinishedRows(storage, job.chunks, job.fusion_id, self._schema.names)
         self.figures = replace(self._finished.figures, rows=0, prompt_tokens=0, caption_tokens=0)
         self.failed: list[FailedRow] = []
+        self.rescued = 0
 
     def of(self, source: CaptionFile) -> Iterator[str | None]:
         """Each row's caption. Ask for the files in the order in which their rows were numbered.
@@ -46,9 +54,10 @@ class FileCaptions:
         for piece in source.captions(self._job.piece_rows or 1):
             start = self.figures.rows
             fused = self._fused(source, piece, first)
+            taken = self._taken(piece, fused)
             tokens = (sum(made[name] for made in fused) for name in ("prompt_tokens", "caption_tokens"))
             self.figures += Figures(len(fused), *tokens)
-            for place, made in enumerate(fused):
+            for place, (made, caption) in enumerate(zip(fused, taken, strict=True)):
                 reason = made["finish_reason"]
                 failed = reason.startswith("error")
                 if failed:
@@ -56,7 +65,17 @@ class FileCaptions:
                     key = self._columns.row_id
                     row_id = None if key is None else piece[key][place].as_py()
                     self.failed.append(FailedRow(start - first + place, reason, row_id, source.source))
-                yield None if failed else made["capsfusion"]
+                yield None if failed else caption
+
+    def _taken(self, piece: pa.Table, fused: list[dict[str, Any]]) -> list[str]:
+        """The caption to take of each row."""
+        if self._take_beam is None:
+            return [made["capsfusion"] for made in fused]
+        pairs, made = self._columns.pairs(piece), pa.Table.from_pylist(fused, self._schema)
+        taken = self._take_beam(pa.table([*pairs.columns, *made.columns], [*pairs.column_names, *made.column_names]))
+        self.rescued += sum(beam > 1 for beam in taken["beam"].to_pylist())
+        captions: list[str] = taken["capsfusion"].to_pylist()
+        return captions
 
     def _fused(self, source: CaptionFile, piece: pa.Table, first: int) -> list[dict[str, Any]]:
         """The finished rows of ``piece``; ``first`` is the number of the first row of its file."""

@@ -24,7 +24,7 @@ from capsfusion_tasks.caption_files.inputs import InOut
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion import begun
 from capsfusion_tasks.fusion.figures import Figures
-from capsfusion_tasks.fusion.file_captions import FailedRow, FileCaptions
+from capsfusion_tasks.fusion.file_captions import FailedRow, FileCaptions, TakeBeam
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.job import FuseJob, claim_rows
 from capsfusion_tasks.fusion.launcher import (
@@ -51,9 +51,12 @@ ExistingOutput = Literal["refuse", "replace", "skip"]
 
 @dataclass(frozen=True)
 class FuseResult:
+    """Of so many ``files``. ``rescued`` counts the captions that are not the best of their search."""
+
     files: int
     figures: Figures
     failed: list[FailedRow]
+    rescued: int
 
 
 def fuse_file(
@@ -64,6 +67,7 @@ def fuse_file(
     columns: PairColumns = PairColumns(),  # noqa: B008 (frozen)
     resume: bool = True,
     overwrite: bool = False,
+    take_beam: TakeBeam | None = None,
     on_line: Callable[[str], None] = print,
 ) -> FuseResult:
     """``fuse_files`` for one file."""
@@ -74,6 +78,7 @@ def fuse_file(
         columns=columns,
         resume=resume,
         existing="replace" if overwrite else "refuse",
+        take_beam=take_beam,
         on_line=on_line,
     )
 
@@ -86,6 +91,7 @@ def fuse_files(
     columns: PairColumns = PairColumns(),  # noqa: B008 (frozen)
     resume: bool = True,
     existing: ExistingOutput = "refuse",
+    take_beam: TakeBeam | None = None,
     on_line: Callable[[str], None] = print,
 ) -> FuseResult:
     """Write each source's rows to its target, in the same order and with all columns, and a column ``capsfusion``.
@@ -93,7 +99,8 @@ def fuse_files(
     ``out`` is the target of a single file, or the folder of all targets. Finished rows lie in ``<out>.parts`` until the
     rows of all files are finished; with ``resume`` a second call takes over the rows that did not change. One torchrun
     fuses all files, so that the model is loaded once. ``existing`` says what becomes of targets that exist. A row that
-    cannot be fused, such as one with an empty caption, gets null. Everything that would make writing a target fail is
+    cannot be fused, such as one with an empty caption, gets null. If the settings keep the other beams, ``take_beam``
+    decides which caption to write; default: the best of the search. Everything that would make writing a target fail is
     found before the first row is fused. Raises InputError for files that cannot be read or written, for a source that
     changes meanwhile, and for finished rows of other settings; NotReadyError where another call writes ``out``.
     """
@@ -123,7 +130,7 @@ def fuse_files(
         todo = [*kept, *new]
         sources = [opened[each] for each in todo]
         if not todo:
-            return FuseResult(0, Figures(), [])
+            return FuseResult(0, Figures(), [], rescued=0)
         _check_targets(todo, sources, on_line)
         shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # of an earlier try: a file may have changed since
         begun.write(parts, decoding, out, todo)
@@ -141,13 +148,13 @@ def fuse_files(
         _fuse_while_reading(job, sources, columns, storage, torchrun)
 
         _check_new(new, out, existing)  # another program may have written them meanwhile
-        captions = FileCaptions(job, columns, storage)
+        captions = FileCaptions(job, columns, storage, take_beam if decoding.keep_beams else None)
         for each in todo:
             each.target.absolute().parent.mkdir(parents=True, exist_ok=True)
             with full_disk.explained(each.target.absolute().parent, each.target.name):
                 write_caption_file(each.target, opened[each], captions.of(opened[each]))
         empty(parts)
-    return FuseResult(len(todo), captions.figures, captions.failed)
+    return FuseResult(len(todo), captions.figures, captions.failed, captions.rescued)
 
 
 def _open(source: Path, columns: PairColumns) -> CaptionFile:

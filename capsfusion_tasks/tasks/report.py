@@ -13,7 +13,7 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Replay, Shard
 from capsfusion_tasks.warehouse import fusions, plans, quarantine, queries
 from capsfusion_tasks.warehouse.plans import PlannedPairs
-from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
+from capsfusion_tasks.warehouse.queries import Rescued, RunSummary, Scope, SideSummary
 from capsfusion_tasks.warehouse.rejections import reasons_line, rejected_count
 
 
@@ -25,6 +25,7 @@ class Report:
     units: dict[str, int]
     summary: RunSummary
     reasons: dict[str, int]
+    rescued: Rescued  # of the accepted
     failures: list[str]
     unplanned: int = 0  # pairs that are in no unit
     replayed: int = 0  # of the rejected
@@ -81,6 +82,7 @@ class Report:
             )
         if self.reasons:
             lines.append(reasons_line(self.in_quarantine, self.reasons))
+        lines += _rescued(self.rescued)
         if self.replayed:
             lines.append(f"replayed: {self.replayed} of the rejected captions have left quarantine")
         lines += [f"model: {model}" for model in self.models]
@@ -97,6 +99,7 @@ class ReplayReport:
     summary: RunSummary
     moved: int
     reasons: dict[str, int]  # of captions that were rejected again
+    rescued: Rescued  # of the accepted
     failures: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -128,6 +131,7 @@ class ReplayReport:
             f"moved: {self.moved} pass under fusion {self.fusion_id} and are in fused_captions",
             f"rejected again: {total.rejected}, in rejected_captions under fusion {self.fusion_id}"
             f"{': ' if self.reasons else ''}{_counts(self.reasons)}",
+            *_rescued(self.rescued),
         ]
         if total.accepted != self.moved:
             lines.append(f"besides: {total.accepted - self.moved} pass and had left quarantine before")
@@ -146,6 +150,7 @@ def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> Rep
         summary=queries.run_summary(connection, scope),
         moved=quarantine.moved(connection, replay.name),
         reasons=queries.rejections_by_reason(connection, scope),
+        rescued=queries.rescued(connection, scope),
         failures=_failed_units(connection, scope),
     )
 
@@ -193,6 +198,7 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
         units=queries.unit_counts(connection, scope),
         summary=queries.run_summary(connection, scope),
         reasons=queries.rejections_by_reason(connection, scope),
+        rescued=queries.rescued(connection, scope),
         failures=failures,
         replayed=queries.replayed_count(connection, scope),
         found=plans.planned_pairs(connection, scope),
@@ -229,6 +235,12 @@ def _speed(total: RunSummary) -> list[str]:
         f"speed: {total.rows_per_second:.1f} captions/s per device, {total.gpu_seconds:.0f} device seconds,"
         f" {total.prompt_tokens} prompt and {total.caption_tokens} caption tokens"
     ]
+
+
+def _rescued(rescued: Rescued) -> list[str]:
+    if not rescued.captions:
+        return []
+    return [f"rescued: {rescued.captions} of the accepted, by another beam; the best had {_counts(rescued.reasons)}"]
 
 
 def _counts(counts: dict[str, int]) -> str:

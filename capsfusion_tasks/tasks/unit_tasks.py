@@ -20,12 +20,12 @@ from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import torchrun_argv
 from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.pull_rules import PairRules
-from capsfusion_tasks.schemas import FUSED, VALIDATED, Existing, Unit
+from capsfusion_tasks.schemas import Existing, Unit, fused_schema, has_beams, validated_schema
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.validation import gate
 from capsfusion_tasks.validation.tally import Tally
-from capsfusion_tasks.validation.validate import different_rules, validate_unit
-from capsfusion_tasks.warehouse import ledger, ownership
+from capsfusion_tasks.validation.units import different_rules, validate_unit
+from capsfusion_tasks.warehouse import fusions, ledger, ownership
 from capsfusion_tasks.warehouse.captions import raws_by_caption
 from capsfusion_tasks.warehouse.load import load_unit
 
@@ -104,6 +104,8 @@ def fuse_failed(context: Context, unit: Unit, error: str) -> None:
 def validate(context: Context, unit: Unit, *, accept_rejections: bool = False) -> dict[str, Any]:
     """Give each of the unit's captions a verdict and its reasons. A unit that is loaded already only has its counts.
 
+    Where the other beams are kept, one that passes replaces a rejected caption, and counts as accepted and ``rescued``.
+
     Raises InputError if a row is not fused. Raises it with the table of reasons if the gate closes on the unit's
     rejections, unless they are accepted. The verdicts are published in either case, and the ledger gets the error.
     """
@@ -131,7 +133,11 @@ def validate(context: Context, unit: Unit, *, accept_rejections: bool = False) -
     if problem:
         log.warning("%d of %d captions are rejected, %s: accepted", tally.rejected, tally.rows, problem)
     counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False)
-    return counts | {"reasons": dict(tally.reasons.most_common()), "flags": dict(tally.flags.most_common())}
+    return counts | {
+        "rescued": tally.rescued,
+        "reasons": dict(tally.reasons.most_common()),
+        "flags": dict(tally.flags.most_common()),
+    }
 
 
 def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str, Any]:
@@ -139,6 +145,7 @@ def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str
         "rows": accepted + rejected,
         "accepted": accepted,
         "rejected": rejected,
+        "rescued": 0,
         "reasons": {},
         "flags": {},
         "already_loaded": already_loaded,
@@ -177,9 +184,13 @@ def _validated(context: Context, unit: Unit) -> pa.Table:
     rows = context.storage.read_table(layout.unit_validated(unit.unit_id))
     if differing := different_rules(rows, context.settings.rules):
         raise InputError(f"unit {unit.unit_id} was judged with {differing}: run its validate task again")
-    return rows.cast(VALIDATED)
+    return rows.cast(validated_schema(with_beams=has_beams(rows)))
 
 
-def _fused(context: Context, unit: Unit, columns: list[str] = FUSED.names) -> pa.Table:
+def _fused(context: Context, unit: Unit, columns: list[str] | None = None) -> pa.Table:
+    """Columns of the unit's finished rows; by default all that its fusion keeps."""
     folder = layout.chunks_folder(unit.unit_id)
+    if columns is None:
+        with context.warehouse.engine.connect() as connection:
+            columns = fused_schema(with_beams=fusions.keeps_beams(connection, unit.fusion_id)).names
     return chunk_files.collect(context.storage, folder, unit.fusion_id, unit.rows, columns)

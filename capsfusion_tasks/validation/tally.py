@@ -28,6 +28,7 @@ class Tally:
     accepted: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
+    rescued: int = 0  # accepted captions of another beam
     examples: dict[str, list[Example]] = field(default_factory=dict)  # of each reason and flag
     examples_max: int = 1
 
@@ -43,6 +44,8 @@ class Tally:
     def add(self, judged: pa.Table, caption_column: str = "capsfusion") -> Tally:
         """Count the rows of a table that ``validate_table`` made."""
         reasons, flags = judged["reasons"].to_pylist(), judged["flags"].to_pylist()
+        if "rescued_from" in judged.column_names:
+            self.rescued += judged.num_rows - judged["rescued_from"].null_count
         self.rows += len(reasons)
         self.accepted += sum(not row for row in reasons)
         self.reasons.update(reason for row in reasons for reason in row)

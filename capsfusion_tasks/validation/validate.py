@@ -1,16 +1,13 @@
-"""Verdicts for a unit's captions, and for a table from elsewhere."""
+"""Verdicts for a table of captions."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Set
 
 import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.schemas import CAPTION, SCORES, VALIDATED, Unit
-from capsfusion_tasks.staging import layout
-from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.schemas import SCORES, VALIDATED
 from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.rules import DEFAULTS, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
@@ -19,40 +16,6 @@ from capsfusion_tasks.validation.scores import Fused, scores
 RawsByCaption = Callable[[Set[str]], Mapping[str, Set[str]]]
 
 JUDGED = pa.schema([*SCORES, *(VALIDATED.field(name) for name in ("reasons", "flags"))])  # the columns that are added
-
-_RULES = "capsfusion.rules"  # in the footer of the verdicts: what they were judged with
-
-
-def validate_unit(
-    storage: Storage,
-    unit: Unit,
-    fused: pa.Table,
-    settings: RuleSettings = DEFAULTS,
-    loaded: RawsByCaption | None = None,
-) -> pa.Table:
-    """Judge all captions of ``unit`` and publish ``units/<unit_id>/validated.parquet``, in the order of its pairs.
-
-    ``fused`` has all of its rows, in order (schema FUSED). ``loaded`` tells what the warehouse has. Returns what it
-    published (``schemas.VALIDATED``).
-    """
-    pairs = storage.read_table(layout.unit_pairs(unit.unit_id))
-    for name in CAPTION.names:
-        pairs = pairs.append_column(name, fused[name])
-    validated = validate_table(pairs, settings=settings, loaded=loaded).select(VALIDATED.names).cast(VALIDATED)
-    storage.write_table(layout.unit_validated(unit.unit_id), validated, {_RULES: settings.model_dump_json()})
-    return validated
-
-
-def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
-    """What differs between the rules that ``validated`` was judged with, as it is stored, and ``settings``."""
-    noted = (validated.schema.metadata or {}).get(_RULES.encode())
-    then = json.loads(noted) if noted else {}  # an older version noted nothing: it counts as judged with those of now
-    now = settings.model_dump(mode="json")
-    return ", ".join(
-        f"CAPSFUSION_RULES__{name.upper()}={then[name]}, now {now[name]}"
-        for name in now
-        if name in then and then[name] != now[name]
-    )
 
 
 def validate_table(

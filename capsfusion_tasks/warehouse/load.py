@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.schemas import VALIDATED
+from capsfusion_tasks.schemas import OTHER_BEAMS, has_beams, validated_schema
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.locks import lock_sql
-from capsfusion_tasks.warehouse.tables import rejected_captions
+from capsfusion_tasks.warehouse.tables import SCHEMA, metadata, rejected_captions
 
 NUL, REPLACEMENT = "\x00", "\ufffd"
 
@@ -54,7 +55,7 @@ def load_unit(
     dag_run_id: str | None = None,
     replace: bool = False,
 ) -> LoadResult:
-    """Load a unit's rows (``schemas.VALIDATED``) and set it to loaded, in one transaction. Skip a loaded unit.
+    """Load a unit's rows (``schemas.validated_schema``) and set it to loaded, in one transaction. Skip a loaded unit.
 
     Rows without reasons go to ``fused_captions``, all others to ``rejected_captions``. PostgreSQL cannot store a NUL
     character, so it becomes U+FFFD. With ``replace``, or in a unit that was planned to replace, rows of the same pairs
@@ -98,8 +99,9 @@ def load_unit(
             _supersede(cursor, fusion_id, _STORED[:2] if replay_of else _STORED)
         else:
             _refuse_known_pairs(cursor, unit_id, fusion_id)
-        _insert(cursor, "fused_captions", "reasons = '{}'", (fusion_id, unit_id, dag_run_id))
-        _insert(cursor, "rejected_captions", "reasons <> '{}'", (fusion_id, unit_id, dag_run_id))
+        origin, columns = (fusion_id, unit_id, dag_run_id), table.schema.names
+        _insert(cursor, "fused_captions", columns, "reasons = '{}'", origin)
+        _insert(cursor, "rejected_captions", columns, "reasons <> '{}'", origin)
         accepted = pc.sum(pc.equal(pc.list_value_length(table["reasons"]), 0)).as_py() or 0
         rejected = table.num_rows - accepted
         cursor.execute(
@@ -185,19 +187,22 @@ def _supersede(cursor: Any, fusion_id: str, tables: tuple[str, ...]) -> None:
         )
 
 
-def _insert(cursor: Any, table: str, condition: str, origin: tuple[str, str, str | None]) -> None:
-    names = ", ".join(name for name in VALIDATED.names if name != "reasons" or table == "rejected_captions")
+def _insert(cursor: Any, table: str, columns: list[str], condition: str, origin: tuple[str, str, str | None]) -> None:
+    """Insert those of the incoming ``columns`` that the table has."""
+    names = [name for name in columns if name in metadata.tables[f"{SCHEMA}.{table}"].columns]
+    values = [f"{name}::jsonb" if name == OTHER_BEAMS.name else name for name in names]
     cursor.execute(
-        f"insert into capsfusion.{table} ({names}, fusion_id, unit_id, dag_run_id)"  # noqa: S608
-        f" select {names}, $1, $2, $3 from incoming where {condition}",
+        f"insert into capsfusion.{table} ({', '.join(names)}, fusion_id, unit_id, dag_run_id)"  # noqa: S608
+        f" select {', '.join(values)}, $1, $2, $3 from incoming where {condition}",
         origin,
     )
 
 
 def _check(table: pa.Table, unit_id: str) -> None:
-    if table.schema.names != VALIDATED.names or table.schema.types != VALIDATED.types:
-        raise InputError(f"the rows of unit {unit_id} have the schema\n{table.schema}\nexpected\n{VALIDATED}")
-    for field in VALIDATED:
+    expected = validated_schema(with_beams=has_beams(table))
+    if table.schema.names != expected.names or table.schema.types != expected.types:
+        raise InputError(f"the rows of unit {unit_id} have the schema\n{table.schema}\nexpected\n{expected}")
+    for field in expected:
         if not field.nullable and table[field.name].null_count:
             raise InputError(f"unit {unit_id} has rows without {field.name}; validate it again")
     different = pc.count_distinct(table["pair_id"]).as_py()
@@ -206,22 +211,36 @@ def _check(table: pa.Table, unit_id: str) -> None:
 
 
 def _storable(table: pa.Table) -> pa.Table:
-    """The rows with pair_id as a uuid and without NUL characters.
+    """The rows with pair_id as a uuid, other beams as JSON, and without NUL characters.
 
     They are sorted by key, so that consecutive rows write to the same page of its index.
     """
     table = table.sort_by("pair_id")
     columns = [_without_nul(column) for column in table.columns]
     columns[table.schema.get_field_index("pair_id")] = table["pair_id"].cast(pa.uuid())
+    if has_beams(table):
+        columns[table.schema.get_field_index(OTHER_BEAMS.name)] = _as_json(table[OTHER_BEAMS.name])
     return pa.table(columns, names=table.schema.names)
+
+
+def _as_json(beams: pa.ChunkedArray) -> pa.Array:
+    """``schemas.OTHER_BEAMS`` as JSON texts. JSON would escape a NUL, and PostgreSQL refuses the escape, too."""
+    rows = beams.to_pylist()
+    for beam in (beam for row in rows if row for beam in row):
+        beam["capsfusion"] = beam["capsfusion"].replace(NUL, REPLACEMENT)
+    return pa.array([None if row is None else json.dumps(row, ensure_ascii=False) for row in rows], pa.string())
 
 
 def _without_nul(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_string(column.type):
         return pc.replace_substring(column, NUL, REPLACEMENT)
-    if pa.types.is_list(column.type):
+    if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
         lists = column.combine_chunks()
         return pa.chunked_array(
-            [pa.ListArray.from_arrays(lists.offsets, pc.replace_substring(lists.values, NUL, REPLACEMENT))]
+            [
+                pa.ListArray.from_arrays(
+                    lists.offsets, pc.replace_substring(lists.values, NUL, REPLACEMENT), mask=lists.is_null()
+                )
+            ]
         )
     return column

@@ -13,9 +13,10 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine, and_, func, select
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.schemas import CAPTION, FUSED, PAIRS, Replay
+from capsfusion_tasks.schemas import PAIRS, Replay, fused_schema
 from capsfusion_tasks.warehouse.adbc_session import adbc_session, batches
 from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.fusions import keeps_beams
 from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.tables import fused_captions, fusions, rejected_captions, replayed_captions, work_units
 
@@ -137,11 +138,13 @@ def _asked(replay: Replay) -> sql.Composed:
 def stored_captions(connection: Connection, fusion_id: str, pair_ids: pa.ChunkedArray) -> pa.Table:
     """The captions in quarantine under the fusion of ``pair_ids`` (binary(16)), without rows that failed to fuse.
 
-    Columns: ``row``, the index in ``pair_ids``, and those of ``schemas.CAPTION``.
+    Columns: those of ``schemas.fused_schema`` without ``input``; ``row`` is the index in ``pair_ids``.
     """
+    schema = fused_schema(with_beams=keeps_beams(connection, fusion_id))
+    schema = schema.remove(schema.get_field_index("input"))
     ids = [UUID(bytes=pair_id) for pair_id in pair_ids.to_pylist()]
     rows = {pair_id: row for row, pair_id in enumerate(ids)}
-    names = CAPTION.names
+    names = schema.names[1:]
     captions = rejected_captions.c
     statement = select(captions.pair_id, *(captions[name] for name in names)).where(
         captions.fusion_id == fusion_id, captions.pair_id.in_(ids), captions.finish_reason.not_like("error%")
@@ -150,4 +153,4 @@ def stored_captions(connection: Connection, fusion_id: str, pair_ids: pa.Chunked
         {"row": rows[row["pair_id"]], **{name: row[name] for name in names}}
         for row in connection.execute(statement).mappings()
     ]
-    return pa.Table.from_pylist(found, schema=pa.schema([FUSED.field("row"), *CAPTION]))
+    return pa.Table.from_pylist(found, schema=schema)

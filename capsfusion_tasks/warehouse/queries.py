@@ -123,6 +123,24 @@ def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> d
     return {row[0]: row[1] for row in connection.execute(statement)}
 
 
+@dataclass(frozen=True)
+class Rescued:
+    """Accepted captions of another beam than the best, and why the best one was rejected: reason → captions."""
+
+    captions: int
+    reasons: dict[str, int]
+
+
+def rescued(connection: Connection, scope: Scope = EVERYTHING) -> Rescued:
+    """The rescued captions of these units. One whose best beam had two reasons counts under both."""
+    captions = fused_captions.c
+    mine = and_(captions.rescued_from.is_not(None), _of_units(fused_captions, scope))
+    each = select(func.unnest(captions.rescued_from).label("reason")).where(mine).subquery().c.reason
+    by_reason = select(each, func.count()).group_by(each).order_by(func.count().desc(), each)
+    total = connection.execute(select(func.count()).select_from(fused_captions).where(mine)).scalar_one()
+    return Rescued(int(total), {row[0]: row[1] for row in connection.execute(by_reason)})
+
+
 def replayed_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
     """Number of these units' rejected captions that a replay has moved out of quarantine."""
     statement = select(func.count()).select_from(replayed_captions).where(_of_units(replayed_captions, scope))

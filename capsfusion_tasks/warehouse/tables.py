@@ -214,6 +214,11 @@ def _reasons() -> Column[Any]:
     return Column("reasons", ARRAY(Text), nullable=False)
 
 
+def _other_beams() -> Column[Any]:
+    """The other captions of the beam search, as ``schemas.OTHER_BEAMS``. Null where the fusion does not keep them."""
+    return Column("other_beams", JSONB(none_as_null=True))
+
+
 def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
     """A table of captions with the indexes that both tables have. docs/queries.md says what each is for."""
     return Table(
@@ -236,13 +241,20 @@ def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
 # Under a fusion_id, a pair is in one of these two tables.
 fused_captions = _captions(
     "fused_captions",
-    _caption_columns(),
+    [
+        *_caption_columns(),
+        # Where the fusion keeps beams: which of the search's captions it is (1: the best), and why the best one was
+        # rejected, if another one replaced it.
+        Column("beam", Integer),
+        Column("rescued_from", ARRAY(Text)),
+    ],
+    Index("fused_captions_rescued_idx", "unit_id", postgresql_where=literal_column("rescued_from is not null")),
     Index(None, "capsfusion", postgresql_using="hash"),
     _words("fused_captions"),
 )
 rejected_captions = _captions(
     "rejected_captions",
-    _caption_columns(_reasons()),
+    [*_caption_columns(_reasons()), _other_beams()],
     Index(None, "reasons", postgresql_using="gin"),
     _words("rejected_captions"),
 )
@@ -254,6 +266,7 @@ replayed_captions = Table(
     *_caption_columns(_reasons()),
     Column("replayed_by", Text, ForeignKey(work_units.c.unit_id), nullable=False),
     _time("replayed_at", server_default=func.now()),
+    _other_beams(),
     PrimaryKeyConstraint("pair_id", "unit_id"),
     Index(None, "unit_id"),
     Index(None, "replayed_by"),

@@ -10,7 +10,8 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import FUSED, PAIRS, SCORES, VALIDATED, Unit
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.tally import Tally
-from capsfusion_tasks.validation.validate import validate_table, validate_unit
+from capsfusion_tasks.validation.units import validate_unit
+from capsfusion_tasks.validation.validate import validate_table
 
 UNIT = Unit(unit_id="u1", fusion_id="f1", rows=5, tokens=1000)
 GOOD = "The red Mustang 1967 is a car that stands in a street."

@@ -24,8 +24,10 @@ from capsfusion_tasks.warehouse.queries import (
     shards_summary,
     unit_counts,
 )
+from capsfusion_tasks.warehouse.tables import rejected_captions
 from tests.warehouse.conftest import DAY, plan, rows
 
+COLUMNS = ", ".join(rejected_captions.columns.keys())
 NEXT_DAY = Interval(start=datetime(2026, 11, 11, tzinfo=UTC), end=datetime(2026, 11, 12, tzinfo=UTC))
 
 
@@ -117,7 +119,8 @@ def test_shards_by_side(connection: Connection) -> None:
             "a pair is accepted or rejected, not both",
         ),
         (
-            "insert into capsfusion.replayed_captions select *, 'u1' from capsfusion.rejected_captions limit 1;"
+            f"insert into capsfusion.replayed_captions ({COLUMNS}, replayed_by)"
+            f" select {COLUMNS}, 'u1' from capsfusion.rejected_captions limit 1;"
             "update capsfusion.work_units set superseded = superseded - 1"
             " where unit_id = (select unit_id from capsfusion.replayed_captions)",
             "a caption is in quarantine or replayed, not both",

@@ -32,9 +32,11 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
         with psycopg.connect(warehouse.adbc_uri) as connection:
             connection.execute((Path(__file__).parent / "queries_page.sql").read_text())
             connection.execute(f"insert into fused_captions ({names}) select {names} from columns where why is null")
+            both = ", ".join(
+                column.name for column in fused_captions.columns if column.name in rejected_captions.columns
+            )
             connection.execute(
-                f"insert into rejected_captions ({names}, reasons)"
-                f" select {names}, why from columns where why is not null"
+                f"insert into rejected_captions ({both}, reasons) select {both}, why from columns where why is not null"
             )
             # A replay of the one model's first unit under the other.
             connection.execute(
@@ -43,7 +45,8 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
             )
             connection.execute(
                 "with gone as (delete from rejected_captions where unit_id = 'unit-0' returning *)"
-                " insert into replayed_captions select *, 'unit-40' from gone"
+                f" insert into replayed_captions ({both}, reasons, replayed_by)"
+                f" select {both}, reasons, 'unit-40' from gone"
             )
             connection.execute("drop table made cascade")
             connection.commit()

@@ -20,8 +20,8 @@ def test_the_view_has_every_column_of_accepted_captions(connection: Connection) 
 
 def test_the_caption_tables_hold_every_validated_column() -> None:
     ours = {"fusion_id", "unit_id", "dag_run_id", "loaded_at"}
-    assert set(rejected_captions.columns.keys()) == {*VALIDATED.names} | ours
-    assert set(fused_captions.columns.keys()) == {*VALIDATED.names} - {"reasons"} | ours
+    assert set(rejected_captions.columns.keys()) == {*VALIDATED.names, "other_beams"} | ours
+    assert set(fused_captions.columns.keys()) == {*VALIDATED.names, "beam", "rescued_from"} - {"reasons"} | ours
 
 
 @pytest.mark.parametrize(

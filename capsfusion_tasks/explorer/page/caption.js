@@ -84,6 +84,7 @@ function details(row, listed) {
       term("Raw", textOf(row.laion_2b)),
       term("Synthetic", textOf(row.laion_coco)),
       term("Fused", fused(row)),
+      row.beam > 1 ? term("Rescued", `beam ${row.beam}; the best one: ${row.rescued_from.join(", ")}`) : null,
     ),
     findings(row),
     judging(row, (judgements) => {

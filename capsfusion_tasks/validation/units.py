@@ -1,0 +1,52 @@
+"""Verdicts for a unit's captions: ``units/<unit_id>/validated.parquet``."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+
+from capsfusion_tasks.schemas import CAPTION, OTHER_BEAMS, Unit, has_beams, validated_schema
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.thresholds import RuleSettings
+from capsfusion_tasks.validation.beams import best_that_pass
+from capsfusion_tasks.validation.rules import DEFAULTS
+from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
+
+_RULES = "capsfusion.rules"  # in the footer of the verdicts: what they were judged with
+
+
+def validate_unit(
+    storage: Storage,
+    unit: Unit,
+    fused: pa.Table,
+    settings: RuleSettings = DEFAULTS,
+    loaded: RawsByCaption | None = None,
+) -> pa.Table:
+    """Judge all captions of ``unit`` and publish ``units/<unit_id>/validated.parquet``, in the order of its pairs.
+
+    ``fused`` has all of its rows, in order (``schemas.fused_schema``). Where it has the other beams, the best caption
+    that passes is taken. ``loaded`` tells what the warehouse has. Returns what it published
+    (``schemas.validated_schema``).
+    """
+    with_beams = has_beams(fused)
+    rows = storage.read_table(layout.unit_pairs(unit.unit_id))
+    for name in [*CAPTION.names, *[OTHER_BEAMS.name] * with_beams]:
+        rows = rows.append_column(name, fused[name])
+    judge, schema = best_that_pass if with_beams else validate_table, validated_schema(with_beams=with_beams)
+    validated = judge(rows, settings=settings, loaded=loaded).select(schema.names).cast(schema)
+    storage.write_table(layout.unit_validated(unit.unit_id), validated, {_RULES: settings.model_dump_json()})
+    return validated
+
+
+def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
+    """What differs between the rules that ``validated`` was judged with, as it is stored, and ``settings``."""
+    noted = (validated.schema.metadata or {}).get(_RULES.encode())
+    then = json.loads(noted) if noted else {}  # an older version noted nothing: it counts as judged with those of now
+    now = settings.model_dump(mode="json")
+    return ", ".join(
+        f"CAPSFUSION_RULES__{name.upper()}={then[name]}, now {now[name]}"
+        for name in now
+        if name in then and then[name] != now[name]
+    )
