@@ -95,8 +95,9 @@ def changed_name(fused: Fused, _: RuleSettings) -> bool:
     """``changed_name``: a name in neither source stands where the raw caption has another name.
 
     "Zofia Naylor" for "Josh Naylor": the word beside it is the same, the raw caption's name no longer stands there, and
-    the two are not spelled alike. Beside a word of grammar the raw caption's name must be lost altogether. Published
-    captions: none. Raw captions in another script than Latin are left out, for their names are translated.
+    the two are not spelled alike. Beside a word of grammar or a number the raw caption's name must be lost altogether.
+    The raw caption's first word counts as a name, if the caption lacks it. Published captions: none. Raw captions in
+    another script than Latin are left out, for their names are translated.
     """
     new = [fact for fact in fused.invented_facts if not fact.isdigit() and len(fact) > 2]
     if not new or words_not_latin(fused.raw):
@@ -109,18 +110,27 @@ Neighbours = dict[tuple[str, int], set[str]]  # (word, side) → the words on th
 
 
 def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused) -> bool:
+    first = _lost_first_word(fused)
     for (beside, side), found in caption.items():
-        if name not in found or not beside.isalpha():
+        if name not in found:
             continue
+        is_word = beside.isalpha() and beside not in FUNCTION_WORDS
         for other in raw.get((beside, side), set()) - found:
             if not other.isalpha() or other in caption.get((name, side), set()):  # "Valentine's Day card" inserts
                 continue
             if name[0] in other and other.upper() in fused.raw:  # written out: "Real Estate" for "REIT"
                 continue
-            known = other in fused.lost_facts or (other in fused.raw_facts and beside not in FUNCTION_WORDS)
+            known = other in fused.lost_facts or (other in fused.raw_facts and is_word)
+            known = known or (other == first and beside not in FUNCTION_WORDS)
             if known and SequenceMatcher(None, name, other).ratio() < 0.6:
                 return True
     return False
+
+
+def _lost_first_word(fused: Fused) -> str | None:
+    """The raw caption's first word, if the caption lacks it. Its capital alone does not tell whether it is a name."""
+    first = base_form(fused.raw_words[0]) if fused.raw_words and fused.raw[0].isupper() else None
+    return None if first in fused.caption_content else first
 
 
 def _pairs_of_words(words: Sequence[str]) -> Neighbours:
@@ -132,16 +142,33 @@ def _pairs_of_words(words: Sequence[str]) -> Neighbours:
 
 
 def changed_colour(fused: Fused, _: RuleSettings) -> bool:
-    """``changed_colour``: the caption has a colour that neither source has, and lacks one that a source has.
+    """``changed_colour``: a colour in neither source takes the place of a source's colour.
 
-    Shades and the colours' names in other languages count as the colour.
+    The caption lacks a colour of a source ("a brown car" for "a red car"), or has the new one before the word that a
+    source has another one before ("the red brand's brown car" for "the red brand's red car"). Shades and the colours'
+    names in other languages count as the colour.
     """
     plain = PLAIN_COLOURS & fused.caption_set
     if not plain:
         return False
     sources, caption = colours_of(fused.source_words), colours_of(fused.caption_words)
     new = {COLOUR_OF[word] for word in plain if word not in fused.sources_lower} - sources
-    return bool(new) and bool(sources - caption)
+    return bool(new) and (bool(sources - caption) or _on_the_same_word(new, fused))
+
+
+def _on_the_same_word(new: set[str], fused: Fused) -> bool:
+    """Whether one of the ``new`` colours stands before a word that only has other colours before it in the sources."""
+    caption, sources = _coloured(fused.caption_words), _coloured(fused.source_words)
+    return any(found & new and word in sources and sources[word].isdisjoint(found) for word, found in caption.items())
+
+
+def _coloured(words: Sequence[str]) -> dict[str, set[str]]:
+    """Word → the colours that stand before it."""
+    found: dict[str, set[str]] = {}
+    for colour, word in pairwise(words):
+        if colour in COLOUR_OF and word not in FUNCTION_WORDS:
+            found.setdefault(base_form(word), set()).add(COLOUR_OF[colour])
+    return found
 
 
 def colours_of(words: Iterable[str]) -> set[str]:

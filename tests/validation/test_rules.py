@@ -478,3 +478,27 @@ def test_a_flag_rejects_nothing(flag: str, raw: str, synthetic: str, caption: st
 )
 def test_words_that_good_captions_use_as_often_as_bad_ones_have_no_flag(caption: str) -> None:
     assert flags(Fused("Cocktail dress, party dress - green", "A dress with a belt hangs in a room.", caption)) == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "raw", "synthetic", "caption"),
+    [
+        ("changed_name", "Kichler 1674NI chandelier", "a lamp", "The Vukovic 1674NI chandelier is a lamp."),
+        ("changed_name", "Espresso cups by Ada", "a cup", "The Winnipeg cups by Ada are cups."),
+        (None, "Espresso cups by Ada", "a cup", "The Italian espresso cups by Ada are cups."),
+        ("changed_colour", "Red Bull cap", "a red cap", "The Red Bull cap is a brown cap."),
+        (
+            "changed_colour",
+            "Cap",
+            "a black and white cap, a black belt",
+            "The black cap has a yellow cap and a black belt.",
+        ),
+        (None, "Red Bull cap", "a red cap", "The Red Bull cap is a red cap with a brown belt."),
+        (None, "Navy cap", "a cap", "The navy cap is a blue cap."),
+    ],
+)
+def test_another_name_or_colour_in_the_place_of_a_sources(
+    reason: str | None, raw: str, synthetic: str, caption: str
+) -> None:
+    changes = {"changed_name", "changed_colour"}
+    assert changes & {*reasons(Fused(raw, synthetic, caption))} == ({reason} if reason else set())
