@@ -48,6 +48,11 @@ class BucketSide:
     def only_new(self) -> BucketSide:
         return self.only(self.new)
 
+    def with_lookups(self, found: list[Lookup]) -> BucketSide:
+        """With those of ``found`` that have old rows of these files."""
+        old = set(self.shards) - self.new
+        return replace(self, lookups=tuple(lookup for lookup in lookups.needed(found) if lookup.shards & old))
+
     @property
     def has_new(self) -> bool:
         return any(_shard(path) in self.new for path in self.files)
@@ -56,6 +61,10 @@ class BucketSide:
     def shards(self) -> list[str]:
         """The ids of the shards, sorted."""
         return sorted(_shard(path) for path in self.files)
+
+    @property
+    def has_old(self) -> bool:
+        return any(_shard(path) not in self.new for path in self.files)
 
     @property
     def bytes(self) -> int:
@@ -119,22 +128,13 @@ def _shard(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(".parquet")
 
 
-def _of_old_rows(side: BucketSide) -> tuple[Lookup, ...]:
-    old = set(side.shards) - side.new
-    if not old:
-        return ()
-    there = lookups.lookups_of(side.storage, side.side, side.bucket, side.rules)
-    return tuple(lookup for lookup in there if lookup.shards & old)
-
-
-def with_lookups(raw: BucketSide, coco: BucketSide) -> tuple[BucketSide, BucketSide]:
-    """Both sides with their lookups, if these save reading: they have more rows than are new."""
-    found = [_of_old_rows(side) for side in (raw, coco)]
-    copied = sum(lookup.rows for its in found for lookup in its)
+def with_keys(raw: BucketSide, coco: BucketSide) -> tuple[BucketSide, BucketSide]:
+    """Both sides with the keys of all new rows, or without their lookups if these have fewer rows than are new."""
+    copied = sum(lookup.rows for side in (raw, coco) for lookup in side.lookups)
     if not copied:
         return raw, coco
     parts = [lookups.url_keys(urls) for side in (raw, coco) for urls in side.only_new().urls()]
     keys = np.unique(np.concatenate(parts))
     if len(keys) * _SAVES_FROM >= copied:
-        return raw, coco
-    return replace(raw, lookups=found[0], keys=keys), replace(coco, lookups=found[1], keys=keys)
+        return replace(raw, lookups=()), replace(coco, lookups=())
+    return replace(raw, keys=keys), replace(coco, keys=keys)

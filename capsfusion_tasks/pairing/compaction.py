@@ -1,17 +1,17 @@
 """Makes lookups of a bucket's old rows, and puts small lookups together as days pass.
 
-It can be killed at any moment, and can run beside joins and beside itself: a lookup counts when its ``.json`` is there,
-its name is a digest of what it holds, and two tasks that make the same lookup write the same bytes. A lookup that a
-larger one contains is deleted only when no join can be reading it.
+It can be killed at any moment, and can run beside joins and beside itself. A lookup counts when its ``.json`` is there,
+and each has a name of its own, so two tasks never write the same file. Joins leave out lookups that larger ones
+contain. A file that no join needs is deleted only when no join can be reading it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from capsfusion_tasks.pairing.bucket_side import BucketSide
-from capsfusion_tasks.pairing.lookups import KEYS, VERSION, Lookup, lookups_of, url_keys
+from capsfusion_tasks.pairing.lookups import KEYS, Lookup, lookups_of, needed, url_keys
 from capsfusion_tasks.pairing.records import dictionary_name, read_records
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -34,17 +34,22 @@ _ENCODED = 1 << 16  # rows
 _UNUSED = timedelta(hours=6)  # longer than any task takes
 
 
-def compact(old: BucketSide, new_bytes: int) -> None:
-    """Make a lookup of the old rows that have none, if they are worth it. Every row stays in its bucket file too."""
-    lookups = lookups_of(old.storage, old.side, old.bucket, old.rules)
+def compact(old: BucketSide, new_bytes: int) -> list[Lookup]:
+    """Make a lookup of the old rows that have none, if they are worth it, and delete files that no join can need.
+
+    Returns the lookups. Every row stays in its bucket file too.
+    """
+    there = lookups_of(old.storage, old.side, old.bucket, old.rules)
+    _delete_unused(old.storage, layout.lookups_folder(old.side, old.bucket), there)
+    lookups = needed(there)
     bare = old.only(set(old.shards) - frozenset[str]().union(*(lookup.shards for lookup in lookups)) - old.new)
     if bare.bytes <= new_bytes or (len(bare.files) <= _FEW_FILES and bare.bytes <= _FEW_BYTES):
-        return
+        return lookups
     lookups += [_made(part) for part in _parts(bare)]
     while group := _similar(lookups):
         merged = _merged(old, group)
         lookups = [lookup for lookup in lookups if lookup not in group] + [merged]
-    _delete_unused(old.storage, layout.lookups_folder(old.side, old.bucket), {lookup.name for lookup in lookups})
+    return lookups
 
 
 def _parts(bare: BucketSide) -> Iterator[BucketSide]:
@@ -108,9 +113,7 @@ def _merged(side: BucketSide, lookups: list[Lookup]) -> Lookup:
 def _publish(
     side: BucketSide, dictionary: str, shards: set[str], keys: np.ndarray, origin: pa.Array, records: list[bytes]
 ) -> Lookup:
-    contents = json.dumps([VERSION, dictionary, asdict(side.rules), sorted(shards)], sort_keys=True)
-    name = hashlib.blake2b(contents.encode(), digest_size=8).hexdigest()
-    lookup = Lookup(name, side.side, side.bucket, frozenset(shards), len(records), dictionary)
+    lookup = Lookup(uuid4().hex, side.side, side.bucket, frozenset(shards), len(records), dictionary)
     ends = np.cumsum([len(record) for record in records], dtype=np.int64)
     table = pa.table([pa.array(keys), pa.array(ends), origin.dictionary_encode()], schema=KEYS)
     with side.storage.publish(f"{lookup.path}.rows") as file:
@@ -122,14 +125,19 @@ def _publish(
     return lookup
 
 
-def _delete_unused(storage: Storage, folder: str, used: set[str]) -> None:
-    """Delete files of other lookups than ``used``, but none that a task of these hours may read or write."""
+def _delete_unused(storage: Storage, folder: str, lookups: list[Lookup]) -> None:
+    """Delete files that are old and that no lookup needs. ``lookups`` are all that are valid.
+
+    What younger lookups contain stays: a join that began before them can be reading it.
+    """
     with storage.answering():
-        infos = storage.filesystem.get_file_info(fs.FileSelector(folder))
+        infos = storage.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
     before = datetime.now(UTC) - _UNUSED
-    files = [info for info in infos if info.type == fs.FileType.File]
-    if any(info.mtime > before for info in files if info.base_name.partition(".")[0] in used):
-        return  # until the lookup that contains others is itself old: a join may have begun before it was there
-    for info in files:
-        if info.base_name.partition(".")[0] not in used and info.mtime <= before:
-            storage.delete(info.path)
+    old = {info.path: info.base_name.partition(".")[0] for info in infos if info.is_file and info.mtime <= before}
+    settled = {lookup.name for lookup in needed([one for one in lookups if f"{one.path}.json" in old])}
+    young = {lookup.name for lookup in lookups if f"{lookup.path}.json" not in old}
+    # The ``.json`` goes first, so that no lookup is listed without its rows.
+    for path in sorted(old, key=lambda path: not path.endswith(".json")):
+        if old[path] not in settled | young:
+            with suppress(FileNotFoundError):  # another compaction was faster
+                storage.delete(path)

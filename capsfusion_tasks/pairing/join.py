@@ -10,10 +10,11 @@ from typing import get_args
 import pyarrow as pa
 
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.pairing.bucket_side import BucketSide, with_lookups
+from capsfusion_tasks.pairing.bucket_side import BucketSide, with_keys
 from capsfusion_tasks.pairing.compaction import compact
 from capsfusion_tasks.pairing.database import database, join_memory
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
+from capsfusion_tasks.pairing.lookups import lookups_of
 from capsfusion_tasks.pairing.url_limit import LeftOut, leave_out
 from capsfusion_tasks.pull_rules import PairRules, PullRules
 from capsfusion_tasks.schemas import PAIRS, Side
@@ -79,11 +80,9 @@ def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage
     one pass, sorted by ``pair_id``.
     """
     count, left_out = 0, LeftOut()
-    raw, coco = _sides(bucket, new, storage, settings)
-    new_bytes = raw.only_new().bytes + coco.only_new().bytes
-    for side in (raw, coco):
-        if new_bytes:
-            compact(side, new_bytes)
+    sides = _sides(bucket, new, storage, settings)
+    new_bytes = sum(side.only_new().bytes for side in sides)
+    raw, coco = (side.with_lookups(compact(side, new_bytes)) if side.has_old else side for side in sides)
 
     def pairs() -> Iterator[pa.Table]:
         nonlocal count, left_out
@@ -106,7 +105,9 @@ def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
 
 def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
     """The bucket's pairs (``schemas.PAIRS``) with at least one row of a shard in ``new``, a table for each pass."""
-    return (table for table, _ in _joined(*_sides(bucket, new, storage, settings), settings))
+    sides = _sides(bucket, new, storage, settings)
+    raw, coco = (side.with_lookups(lookups_of(storage, side.side, bucket, side.rules)) for side in sides)
+    return (table for table, _ in _joined(raw, coco, settings))
 
 
 def _sides(bucket: int, new: set[str], storage: Storage, settings: Settings) -> tuple[BucketSide, BucketSide]:
@@ -124,7 +125,7 @@ def _sides(bucket: int, new: set[str], storage: Storage, settings: Settings) -> 
 def _joined(raw: BucketSide, coco: BucketSide, settings: Settings) -> Iterator[tuple[pa.Table, LeftOut]]:
     if not raw.files and not coco.files:
         return
-    raw, coco = with_lookups(raw, coco)
+    raw, coco = with_keys(raw, coco)
     passes = max(1, -(-(raw.bytes + coco.bytes) // min(_PASS_BYTES, join_memory(settings) // _IN_MEMORY)))
     for number in range(passes):
         with raw.storage.answering():

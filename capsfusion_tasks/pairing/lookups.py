@@ -65,13 +65,21 @@ def _validity(rules: PullRules) -> dict[str, object]:
 
 
 def lookups_of(storage: Storage, side: Side, bucket: int, rules: PullRules) -> list[Lookup]:
-    """The lookups that together have most rows, the largest first. Leaves out those that a larger one contains."""
+    """All lookups of a bucket that are valid for ``rules``."""
     found = []
     for path in storage.files(layout.lookups_folder(side, bucket)):
         if path.endswith(".json"):
-            said = storage.read_json(path)
+            try:
+                said = storage.read_json(path)
+            except FileNotFoundError:  # deleted since it was listed: larger lookups contain it
+                continue
             if {name: said.pop(name) for name in ("version", "rules")} == _validity(rules):
                 found.append(Lookup(**{**said, "shards": frozenset(said["shards"])}))
+    return found
+
+
+def needed(found: list[Lookup]) -> list[Lookup]:
+    """Without the lookups whose shards are all in larger ones; the largest first."""
     used: list[Lookup] = []
     for lookup in sorted(found, key=lambda one: (-one.rows, one.name)):
         if not lookup.shards <= frozenset[str]().union(*(one.shards for one in used)):

@@ -29,8 +29,9 @@ DAYS = [Interval(start=START + timedelta(days=n), end=START + timedelta(days=n +
 class Area:
     """A staging area to put shards in and to join."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
-        self.settings: Settings = load_settings(buckets=3, **options)
+    def __init__(self, folder: Path, buckets: int = 3, **options: Any) -> None:
+        self.settings: Settings = load_settings(buckets=buckets, **options)
+        self.buckets = buckets
         self.storage = Storage(str(folder / "staging"))
         self.folder = folder
 
@@ -45,7 +46,7 @@ class Area:
         return shard
 
     def join(self, day: Interval, *new: Shard) -> list[dict[str, Any]]:
-        for bucket in range(3):
+        for bucket in range(self.buckets):
             pair_bucket(bucket, {shard.shard_id for shard in new}, day, self.storage, self.settings)
         tables = [self.storage.read_table(path) for path in self.storage.files(layout.pairs_folder(day))]
         pairs = pa.concat_tables(tables)

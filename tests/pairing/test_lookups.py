@@ -69,13 +69,25 @@ def all_of(days: list[tuple[list[Row], list[Row]]]) -> Made:
     return brute_force(raw, coco)
 
 
+@pytest.mark.slow
+def test_lookups_on_s3_find_the_same_pairs(tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "_REMOTE_GAP", 200)
+    area, days = Area(tmp_path, buckets=1), arrivals(4)
+    area.storage = Storage(f"{s3_bucket}/pairing/lookups")
+    found: Made = set()
+    for day, rows in enumerate(days):
+        found |= join(area, day, pull(area, day, rows))
+    assert found == all_of(days)
+    assert any(file.path.endswith(".rows") for file in area.storage.tree())
+
+
 def files(area: Area, ending: str) -> list[Path]:
     return sorted(Path(area.storage.path("lookups")).glob(f"*/*/*{ending}"))
 
 
 @pytest.mark.parametrize("order", ["backwards", "shuffled"])
 def test_lookups_lose_no_pair_and_make_none_up(tmp_path: Path, order: str) -> None:
-    area, days = Area(tmp_path), arrivals(6)
+    area, days = Area(tmp_path, buckets=1), arrivals(6)
     found: Made = set()
     numbers = list(range(len(days)))
     numbers.reverse() if order == "backwards" else random.Random(1).shuffle(numbers)
@@ -96,7 +108,7 @@ def test_pairs_come_with_the_scores_and_the_rows_that_reading_everything_gives(
         (folder := tmp_path / kind).mkdir()
         monkeypatch.setattr(compaction, "_FEW_BYTES", few)
         monkeypatch.setattr(compaction, "_FEW_FILES", few)
-        area = Area(folder)
+        area = Area(folder, buckets=1)
         pairs.append([area.join(DAYS[day], *pull(area, day, rows)) for day, rows in enumerate(days)])
         assert bool(files(area, ".json")) == (kind == "lookups")
     assert pairs[0] == pairs[1]
@@ -114,7 +126,7 @@ def killed(*_: Any, **__: Any) -> None:
 def test_a_kill_while_a_lookup_is_made_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, what: str
 ) -> None:
-    area, days = Area(tmp_path), arrivals(5)
+    area, days = Area(tmp_path, buckets=1), arrivals(5)
     found: Made = set()
     kills = 0
     for day, rows in enumerate(days):
@@ -133,7 +145,7 @@ def test_a_kill_while_a_lookup_is_made_loses_nothing(
 def compacted(area: Area, shards: list[Shard]) -> None:
     """What a join does first in each bucket."""
     ids = {shard.shard_id for shard in shards}
-    for bucket in range(3):
+    for bucket in range(area.buckets):
         for side in ("laion_2b", "laion_coco"):
             rules = PullRules.of(area.settings)
             compaction.compact(bucket_side.BucketSide.of(area.storage, side, bucket, ids, rules), 1)  # type: ignore[arg-type]
@@ -142,7 +154,7 @@ def compacted(area: Area, shards: list[Shard]) -> None:
 def test_joins_beside_compaction_find_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run makes, merges and deletes lookups after a join has chosen the ones that it reads."""
     monkeypatch.setattr(compaction, "_FEW_FILES", 0)
-    area, days = Area(tmp_path), arrivals(6)
+    area, days = Area(tmp_path, buckets=1), arrivals(6)
     found: Made = set()
     find: Callable[..., Any] = lookups.find
     beside = 0
@@ -166,7 +178,7 @@ def test_joins_beside_compaction_find_all_pairs(tmp_path: Path, monkeypatch: pyt
 def test_lookups_are_put_together_and_deleted_when_no_join_can_read_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    area, days = Area(tmp_path), arrivals(6)
+    area, days = Area(tmp_path, buckets=1), arrivals(6)
     for day, rows in enumerate(days):
         join(area, day, pull(area, day, rows))
     names = {path.stem for path in files(area, ".json")}
@@ -177,14 +189,15 @@ def test_lookups_are_put_together_and_deleted_when_no_join_can_read_them(
     left = {path.stem for path in files(area, ".json")}
     assert found
     assert names - left
-    for side, bucket in itertools.product(("laion_2b", "laion_coco"), range(3)):
-        used = lookups.lookups_of(area.storage, side, bucket, PullRules.of(area.settings))  # type: ignore[arg-type]
+    for side, bucket in itertools.product(("laion_2b", "laion_coco"), range(area.buckets)):
+        rules = PullRules.of(area.settings)
+        used = lookups.needed(lookups.lookups_of(area.storage, side, bucket, rules))  # type: ignore[arg-type]
         assert len(used) <= 4
     assert {path.stem for path in files(area, ".rows")} == left
 
 
 def test_rows_of_a_removed_shard_and_of_other_rules_are_not_found(tmp_path: Path) -> None:
-    area, days = Area(tmp_path), arrivals(6)
+    area, days = Area(tmp_path, buckets=1), arrivals(6)
     shards = [pull(area, day, rows) for day, rows in enumerate(days)]
     for day in range(5):
         join(area, day, shards[day])
@@ -203,7 +216,7 @@ def join_again(new: tuple[list[Row], list[Row]], everything: list[tuple[list[Row
 
 
 def test_few_rows_are_read_of_many_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    area = Area(tmp_path)
+    area = Area(tmp_path, buckets=2)
     for day in range(4):
         rows = [{"URL": f"u{day}-{n}", "TEXT": "raw", "top_caption": "A car.", "similarity": 0.1} for n in range(2000)]
         shards = pull(area, day, (rows, [{**row, "URL": f"other {row['URL']}"} for row in rows]))
@@ -213,7 +226,7 @@ def test_few_rows_are_read_of_many_old_ones(tmp_path: Path, monkeypatch: pytest.
     decode = lookups.read_records
     monkeypatch.setattr(lookups, "read_records", lambda *a: read.append(a) or decode(*a))
     new = area.put("laion_coco", "new", [{"URL": "u1-7", "TEXT": "raw", "top_caption": "A new car."}])
-    [bucket] = [b for b in range(3) if pair_bucket(b, {"new"}, DAYS[9], area.storage, area.settings).pairs]
+    [bucket] = [b for b in range(area.buckets) if pair_bucket(b, {"new"}, DAYS[9], area.storage, area.settings).pairs]
     assert len(read) == 1
     assert new.side == "laion_coco"
-    assert bucket in range(3)
+    assert bucket in range(area.buckets)

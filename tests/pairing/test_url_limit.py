@@ -17,7 +17,7 @@ PLACEHOLDER = "http://cdn.shop.example/placeholder.gif"
 
 @pytest.fixture
 def area(tmp_path: Path) -> Area:
-    return Area(tmp_path, join_on="url", url_pairs_max=6)
+    return Area(tmp_path, join_on="url", url_pairs_max=6, buckets=1)
 
 
 def put(area: Area, day: int, raws: range, cocos: range) -> list[Shard]:
@@ -57,7 +57,7 @@ def test_no_order_of_days_makes_more_pairs_of_a_url_than_the_limit(tmp_path: Pat
     arrivals = [(range(2), range(2)), (range(2), range(2, 3)), (range(2, 9), range(3, 9))]
     for number, order in enumerate(itertools.permutations(range(3))):
         (folder := tmp_path / str(number)).mkdir()
-        area = Area(folder, join_on="url", url_pairs_max=6)
+        area = Area(folder, join_on="url", url_pairs_max=6, buckets=1)
         made: set[bytes] = set()
         for day in [*order, *order]:  # each day twice
             made |= {pair["pair_id"] for pair in area.join(DAYS[day], *put(area, day, *arrivals[day]))}
