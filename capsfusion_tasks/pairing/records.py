@@ -25,7 +25,7 @@ class Records:
 
     def __init__(self, dictionary: bytes) -> None:
         shared = zstandard.ZstdCompressionDict(dictionary)
-        self._compressor = zstandard.ZstdCompressor(dict_data=shared, write_dict_id=False)
+        self._compressor = zstandard.ZstdCompressor(level=1, dict_data=shared, write_dict_id=False)
         self._decompressor = zstandard.ZstdDecompressor(dict_data=shared)
 
     def encode(self, rows: pa.Table) -> list[bytes]:
