@@ -66,11 +66,18 @@ class _LiveTable:
         self._live = live
 
     def show(self, days: Sequence[DayRun]) -> None:
-        table = Table("day", *TASKS, "run")
-        for day in days:
-            style = {"success": "green", "failed": "red"}.get(day.state, "yellow")
-            table.add_row(day.day, *(day.cell(task) for task in TASKS), Text(day.state, style=style))
-        self._live.update(table)
+        self._live.update(table_of(days))
+
+
+def table_of(days: Sequence[DayRun]) -> Table:
+    """A row for each task and a column for each day, which fits into 80 columns."""
+    table = Table("task", *(day.day for day in days))
+    for task in TASKS:
+        table.add_row(task, *(day.cell(task) for day in days))
+    table.add_section()
+    styles = {"success": "green", "failed": "red"}
+    table.add_row("the whole day", *(Text(day.state, style=styles.get(day.state, "yellow")) for day in days))
+    return table
 
 
 class _LogLines:

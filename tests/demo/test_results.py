@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import shlex
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.demo.phases import introduction
+from capsfusion_tasks.demo.progress import DayRun, table_of
 from capsfusion_tasks.demo.results import show_next_steps
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.rejections import reasons_line
@@ -54,3 +57,17 @@ def test_the_commands_that_the_demo_prints_are_commands(
         shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0
         assert all(option in shown.output for option in options)
+
+
+def test_the_table_of_a_backfill_fits_into_eighty_columns_and_counts_instances() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    tasks = {"discover": ["success"], "pull": ["success", "running", None, None], "fuse": ["failed"]}
+    console.print(table_of([DayRun(f"2026-11-1{n}", "running", tasks) for n in range(3)]))
+    lines = {
+        words[0]: words[1:] for line in console.export_text().splitlines() if (words := re.findall(r"[^│┃\s]+", line))
+    }
+    assert lines["task"] == ["2026-11-10", "2026-11-11", "2026-11-12"]
+    assert lines["discover"] == ["1/1"] * 3
+    assert lines["pull"] == ["1/4"] * 3
+    assert lines["fuse"] == ["0/1", "failed"] * 3
+    assert lines["load"] == ["·"] * 3
