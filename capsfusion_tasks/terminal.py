@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -150,6 +151,53 @@ class RowCount:
             self._status.start()
         else:
             self._console.print(line, highlight=False)
+
+
+class Working:
+    """Prints lines of progress, and where none comes for seconds, that the work goes on.
+
+    On a terminal that line is updated in place, and the next line of progress replaces it; a log gets one each minute.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._pause = 4.0 if console.is_terminal else 60.0
+        self._status = console.status("")
+        self._started = self._said = time.monotonic()
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="working", daemon=True)
+
+    def __enter__(self) -> Working:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._status.stop()
+
+    def say(self, line: str) -> None:
+        with self._lock:
+            self._status.stop()
+            self._console.print(printable(line), markup=False, highlight=False)
+            self._said = time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(1.0):
+            with self._lock:
+                now = time.monotonic()
+                if now - self._said < self._pause:
+                    continue
+                line = f"still working, {now - self._started:.0f} s since the start"
+                if self._console.is_terminal:
+                    self._status.update(line)
+                    self._status.start()
+                else:
+                    self._console.print(line, highlight=False)
+                    self._said = now
 
 
 def print_verdicts(name: str, tally: Tally) -> None:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,8 +42,8 @@ def open_caption_file(
     return file
 
 
-def check_target(target: Path, source: CaptionFile) -> None:
-    """Raise InputError where a file with the name of ``target`` cannot hold ``source``'s rows.
+def check_target(target: Path, source: CaptionFile) -> int:
+    """Raise InputError where a file with the name of ``target`` cannot hold ``source``'s rows. Returns their number.
 
     Reads and encodes all rows once, so that a caller knows before it works for hours.
     """
@@ -51,10 +51,18 @@ def check_target(target: Path, source: CaptionFile) -> None:
     with source.unchanged():
         if form.kind == "parquet":
             _check_schema(target, source)
-            _write_nowhere(target, source)
-        else:
-            for _ in encoded(source, form, ({**row, adds: None} for row in source.rows())):
-                pass
+            return _write_nowhere(target, source)
+        rows = 0
+
+        def counted() -> Iterator[dict[str, Any]]:
+            nonlocal rows
+            for row in source.rows():
+                rows += 1
+                yield {**row, adds: None}
+
+        for _ in encoded(source, form, counted()):
+            pass
+        return rows
 
 
 def _check_schema(target: Path, source: CaptionFile) -> None:
@@ -64,11 +72,13 @@ def _check_schema(target: Path, source: CaptionFile) -> None:
         pq.ParquetFile(pa.BufferReader(empty.getvalue())).close()  # a writer accepts deeper nesting than any reader
 
 
-def _write_nowhere(target: Path, source: CaptionFile) -> None:
-    nowhere = pa.MockOutputStream()
+def _write_nowhere(target: Path, source: CaptionFile) -> int:
+    nowhere, rows = pa.MockOutputStream(), 0
     with _as_parquet(target, source), pq.ParquetWriter(nowhere, source.schema, compression="none") as writer:
         for table in source.tables():
             writer.write_table(table)
+            rows += table.num_rows
+    return rows
 
 
 @contextmanager

@@ -32,6 +32,11 @@ class CsvFile(RowFile):
             names = self._next(rows, 0)
         if not names:
             raise InputError(f"{self.source} is empty; expected a header with the names of the columns")
+        if len(names) == 1 and (found := [mark for mark in ";\t|," if mark in names[0]]):
+            raise InputError(
+                f"{self.source} separates its columns with {found[0]!r}, and its name says {self._delimiter!r}: name a"
+                " file with tabs .tsv, and write others again with commas, as .csv"
+            )
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{self.source} has more than one column {', '.join(twice)}: rename or drop all but one")
         return names
@@ -58,13 +63,19 @@ class CsvFile(RowFile):
     @contextmanager
     def _fields(self) -> Iterator[Iterator[list[str]]]:
         with reading(self.source) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-            yield csv.reader(text, delimiter=DELIMITERS[format_of(self.source).kind], strict=True)
+            yield csv.reader(text, delimiter=self._delimiter, strict=True)
+
+    @property
+    def _delimiter(self) -> str:
+        return DELIMITERS[format_of(self.source).kind]
 
     def _next(self, rows: Iterator[list[str]], number: int) -> list[str] | None:
         where = f"{self.source}, {f'row {number}' if number else 'header'}"
         try:
             return next(rows, None)
         except UnicodeDecodeError as error:
-            raise InputError(f"{where} or a row soon after it is not UTF-8: {error.reason}") from error
+            raise InputError(
+                f"{where} or a row soon after it is not UTF-8: {error.reason}; save it as UTF-8"
+            ) from error
         except csv.Error as error:
             raise InputError(f"{where} is not valid: {error}; double each quote inside a quoted field") from error

@@ -124,7 +124,7 @@ class _Values:
             more = self._utf8.decode(piece, final=not piece)
         except UnicodeDecodeError as error:
             byte = self._stream.tell() - len(error.object) + error.start
-            raise InputError(f"{self._source} is not UTF-8 at byte {byte}: {error.reason}") from error
+            raise InputError(f"{self._source} is not UTF-8 at byte {byte}: {error.reason}; save it as UTF-8") from error
         if piece:
             self._line += self._text.count("\n", 0, self._at)
             self._text = self._text[self._at :] + more

@@ -21,13 +21,18 @@ from capsfusion_tasks.cli.common import (
 from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.settings import load_settings
 
+RawColumn = Annotated[str, typer.Option(help="The column of the raw captions (alt texts).", metavar="NAME")]
+SyntheticColumn = Annotated[str, typer.Option(help="The column of the synthetic captions.", metavar="NAME")]
+
 
 def fuse(
     sources: Annotated[
         list[Path],
         typer.Argument(
+            default_factory=list,  # so that a missing OUT is told as such: a single argument would be taken for OUT
             parser=local_path,
-            metavar="IN…",
+            metavar="IN",
+            show_default=False,
             help="Files with both captions: .json, .jsonl, .ndjson, .csv, .tsv (also .gz) or .parquet; or folders of"
             " such files, or patterns in quotes.",
         ),
@@ -41,12 +46,8 @@ def fuse(
             " file, a folder.",
         ),
     ],
-    raw_column: Annotated[
-        str, typer.Option(help="The column of the raw captions (alt texts).", metavar="NAME")
-    ] = "laion_2b",
-    synthetic_column: Annotated[
-        str, typer.Option(help="The column of the synthetic captions.", metavar="NAME")
-    ] = "laion_coco",
+    raw_column: RawColumn = "laion_2b",
+    synthetic_column: SyntheticColumn = "laion_coco",
     id_column: Annotated[
         str | None, typer.Option(help="A column whose values name the rows in messages.", metavar="NAME")
     ] = None,
@@ -87,8 +88,11 @@ def fuse(
     from capsfusion_tasks.caption_files.inputs import inputs_and_outputs
     from capsfusion_tasks.fusion.files import fuse_files
     from capsfusion_tasks.fusion.pairs_input import PairColumns
+    from capsfusion_tasks.terminal import Working
     from capsfusion_tasks.validation.beams import best_that_pass
 
+    if not sources:
+        raise InputError(f"{target} is the only argument: give IN and OUT, as in capsfusion fuse {target} fused.jsonl")
     settings = load_settings(
         model=model,
         num_beams=num_beams,
@@ -108,16 +112,17 @@ def fuse(
             check_writable(stats, overwrite=overwrite, but=each.source)
             if stats.absolute() == each.target.absolute():
                 raise InputError(f"OUT and --stats are both {stats}: choose another name for one of them")
-    result = fuse_files(
-        files,
-        target,
-        settings,
-        columns=PairColumns(raw_column, synthetic_column, id_column),
-        resume=resume,
-        existing="replace" if overwrite else "skip" if skip_existing else "refuse",
-        take_beam=partial(best_that_pass, settings=settings.rules),
-        on_line=progress_line,
-    )
+    with Working(stderr) as working:
+        result = fuse_files(
+            files,
+            target,
+            settings,
+            columns=PairColumns(raw_column, synthetic_column, id_column),
+            resume=resume,
+            existing="replace" if overwrite else "skip" if skip_existing else "refuse",
+            take_beam=partial(best_that_pass, settings=settings.rules),
+            on_line=working.say,
+        )
     figures = result.figures.as_dict()
     if stats is not None:
         stats.write_text(json.dumps({**figures, "failed": len(result.failed)}) + "\n")
@@ -145,7 +150,9 @@ def validate(
             parser=local_path, metavar="IN", help="JSON, JSON lines, CSV or Parquet with both sources and a caption."
         ),
     ],
-    column: Annotated[str, typer.Option(help="The column of the captions to validate.")] = "capsfusion",
+    column: Annotated[str, typer.Option(help="The column of the captions to validate.", metavar="NAME")] = "capsfusion",
+    raw_column: RawColumn = "laion_2b",
+    synthetic_column: SyntheticColumn = "laion_coco",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -186,7 +193,15 @@ def validate(
     check_outputs(source, out, report, overwrite=overwrite)
     with RowCount(stderr) as count:
         found = validate_file(
-            source, column, out, settings=rules, examples=examples, trials=trials, on_rows=count.reached
+            source,
+            column,
+            out,
+            raw_column=raw_column,
+            synthetic_column=synthetic_column,
+            settings=rules,
+            examples=examples,
+            trials=trials,
+            on_rows=count.reached,
         )
     if report:
         with Storage(str(report.absolute().parent)).publish(report.name) as stream:

@@ -17,8 +17,8 @@ from capsfusion_tasks.cli.common import (
     MaxNewTokens,
     Model,
     print_default_model,
-    progress_line,
     settings_to_read,
+    stderr,
 )
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.intervals import Interval
@@ -60,23 +60,24 @@ def run(
     """
     from capsfusion_tasks.planning.estimate import Budget
     from capsfusion_tasks.tasks.local_run import run_pipeline
-    from capsfusion_tasks.terminal import print_text
+    from capsfusion_tasks.terminal import Working, print_text
 
     settings = load_settings(laion2b=laion_2b, laion_coco=laion_coco, model=model, num_beams=num_beams)
     print_default_model(model, settings)
     interval = Interval(start=start, end=end)
     budget = Budget(max_gpu_hours, max_cost)
-    report = run_pipeline(
-        settings,
-        interval,
-        limit=limit,
-        existing=existing,
-        budget=budget,
-        accept_rejections=accept_rejections,
-        relist=relist,
-        replan=replan,
-        say=progress_line,
-    )
+    with Working(stderr) as working:
+        report = run_pipeline(
+            settings,
+            interval,
+            limit=limit,
+            existing=existing,
+            budget=budget,
+            accept_rejections=accept_rejections,
+            relist=relist,
+            replan=replan,
+            say=working.say,
+        )
     print_text(report["text"])
     if failures := report["failures"]:
         failed = NotReadyError if report["may_pass"] else InputError
@@ -120,7 +121,7 @@ def replay(
     from capsfusion_tasks.planning.estimate import Budget
     from capsfusion_tasks.schemas import Replay
     from capsfusion_tasks.tasks.local_run import run_replay
-    from capsfusion_tasks.terminal import print_text
+    from capsfusion_tasks.terminal import Working, print_text
     from capsfusion_tasks.validation.rules import REASONS
 
     if unknown := sorted({*(reason or ())} - {*REASONS}):
@@ -136,14 +137,15 @@ def replay(
         loaded_before=end,
         limit=limit,
     )
-    report = run_replay(
-        settings,
-        selection,
-        existing=existing,
-        budget=Budget(max_gpu_hours, max_cost),
-        accept_rejections=accept_rejections,
-        say=progress_line,
-    )
+    with Working(stderr) as working:
+        report = run_replay(
+            settings,
+            selection,
+            existing=existing,
+            budget=Budget(max_gpu_hours, max_cost),
+            accept_rejections=accept_rejections,
+            say=working.say,
+        )
     print_text(report["text"])
     if failures := report["failures"]:
         failed = NotReadyError if report["may_pass"] else InputError

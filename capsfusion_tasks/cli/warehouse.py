@@ -89,6 +89,7 @@ def export(
     """
     from capsfusion_tasks.staging.storage import Storage
     from capsfusion_tasks.tasks.export import export_captions
+    from capsfusion_tasks.terminal import Working
     from capsfusion_tasks.warehouse.connection import open_warehouse
     from capsfusion_tasks.warehouse.export import Selection, named_columns
 
@@ -100,14 +101,14 @@ def export(
         where=where,
         limit=limit,
     )
-    with open_warehouse(settings_to_read()) as warehouse:
+    with open_warehouse(settings_to_read()) as warehouse, Working(stderr) as working:
         manifest = export_captions(
             warehouse,
             Storage(target),
             selection,
             rows_per_file=rows_per_file,
             overwrite="always" if overwrite else "never",
-            say=progress_line,
+            say=working.say,
         )
     progress_line(
         f"{target}: {manifest.rows} captions in {len(manifest.files)} files, as of"

@@ -131,7 +131,7 @@ def fuse_files(
         sources = [opened[each] for each in todo]
         if not todo:
             return FuseResult(0, Figures(), [], rescued=0)
-        _check_targets(todo, sources, on_line)
+        rows = _check_targets(todo, sources, on_line)
         shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # of an earlier try: a file may have changed since
         begun.write(parts, decoding, out, todo)
         storage = Storage(str(parts))
@@ -143,9 +143,12 @@ def fuse_files(
             piece_rows=_CLAIMS_OF_A_PIECE * claim_rows(settings),
             chunks=_CHUNKS,
         )
-        argv, timeouts = torchrun_argv(job, settings.nproc_per_node), Timeouts.of(settings)
-        torchrun = Torchrun(argv, on_line=on_line, timeouts=timeouts, defaults=environment_defaults(settings))
-        _fuse_while_reading(job, sources, columns, storage, torchrun)
+        if rows:
+            argv, timeouts = torchrun_argv(job, settings.nproc_per_node), Timeouts.of(settings)
+            torchrun = Torchrun(argv, on_line=on_line, timeouts=timeouts, defaults=environment_defaults(settings))
+            _fuse_while_reading(job, sources, columns, storage, torchrun)
+        else:
+            on_line("the input has no rows: nothing is fused")
 
         _check_new(new, out, existing)  # another program may have written them meanwhile
         captions = FileCaptions(job, columns, storage, take_beam if decoding.keep_beams else None)
@@ -180,12 +183,12 @@ def _check_new(files: Sequence[InOut], out: Path, existing: ExistingOutput) -> N
         )
 
 
-def _check_targets(files: Sequence[InOut], sources: Sequence[CaptionFile], on_line: Callable[[str], None]) -> None:
+def _check_targets(files: Sequence[InOut], sources: Sequence[CaptionFile], on_line: Callable[[str], None]) -> int:
+    """Raise InputError where a target cannot hold its source's rows. Returns the number of all rows."""
     if sum(each.source.stat().st_size for each in files) > _LONG_CHECK_BYTES:
         which = files[0].source.name if len(files) == 1 else f"{len(files)} files"
         on_line(f"{which}: checking that the output can hold all rows")
-    for each, source in zip(files, sources, strict=True):
-        check_target(each.target, source)
+    return sum(check_target(each.target, source) for each, source in zip(files, sources, strict=True))
 
 
 def _fuse_while_reading(

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.json_files import read_object
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.fusion.weight_files import HUB_PATTERNS, check_start, refuse_adapter, weight_files
@@ -21,13 +21,15 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
     """The local folder of ``model``: the folder itself, or the hub's snapshot, downloaded where it is missing.
 
     ``model`` is a folder or a hub id, ``owner/name`` or ``owner/name@revision``. Without ``weights`` only the
-    configuration and the tokenizer are fetched. Raises InputError where a needed file is missing.
+    configuration and the tokenizer are fetched. Raises InputError where a needed file is missing, NotReadyError where
+    the hub does not answer.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
         if not _HUB_ID.fullmatch(model) or folder.is_absolute():
             raise InputError(
                 f"no model at {model}: give a folder with config.json, tokenizer.model and weights, or a hub id"
+                " such as BAAI/CapsFus-LLaMA"
             )
         folder = _hub_snapshot(model, weights=weights)
     for name in ("config.json", "tokenizer.model"):
@@ -91,11 +93,17 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
 
 def _hub_snapshot(model: str, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     name, _, revision = model.partition("@")
     patterns = ["*.json", "tokenizer.model", *(HUB_PATTERNS if weights else ())]
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except LocalEntryNotFoundError as error:  # what it raises where the hub does not answer
+        raise NotReadyError(
+            f"the model {model} is not on this machine, and the hub does not answer ({error.__cause__ or error}): check"
+            " the network, or give a folder"
+        ) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from capsfusion_tasks.caption_files import open_caption_file
+from capsfusion_tasks.caption_files.base import MissingColumns
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import SCORES
 from capsfusion_tasks.thresholds import RuleSettings
@@ -65,8 +66,8 @@ class FileVerdicts:
         default_factory=lambda: {name: np.zeros(BINS, np.int64) for name in SCORES.names}
     )
 
-    def add(self, judged: pa.Table, caption_column: str) -> None:
-        self.tally.add(judged, caption_column)
+    def add(self, judged: pa.Table) -> None:
+        self.tally.add(judged, "capsfusion")
         for name, counts in self.histograms.items():
             top = LONGEST if name == "caption_words" else 1
             values = judged[name].drop_null().to_numpy()
@@ -94,6 +95,8 @@ def validate_file(
     caption_column: str = "capsfusion",
     out: Path | None = None,
     *,
+    raw_column: str = "laion_2b",
+    synthetic_column: str = "laion_coco",
     settings: RuleSettings = DEFAULTS,
     examples: int = 1,
     trials: Sequence[Trial] = (),
@@ -104,15 +107,22 @@ def validate_file(
     Keeps ``examples`` of each reason and flag, and counts what each of ``trials`` would change. ``on_rows`` is told how
     many rows are judged. Raises InputError for a file that cannot be read.
     """
-    file = open_caption_file(source, ["laion_2b", "laion_coco", caption_column])
+    columns = [raw_column, synthetic_column, caption_column]
+    try:
+        file = open_caption_file(source, columns)
+    except MissingColumns as error:
+        raise InputError(
+            f"{error}: name the columns with --raw-column, --synthetic-column and --column, or fuse the file first"
+        ) from error
     found = FileVerdicts(Tally(examples_max=examples), settings, list(trials))
 
     def judged() -> Iterator[Verdict]:
-        for captions in file.captions(ROWS_AT_ONCE):
-            verdicts = validate_table(captions, caption_column, settings)
-            found.add(verdicts, caption_column)
+        for table in file.captions(ROWS_AT_ONCE):
+            captions = pa.table([table[name] for name in columns], ["laion_2b", "laion_coco", "capsfusion"])
+            verdicts = validate_table(captions, settings=settings)
+            found.add(verdicts)
             for trial in found.trials:
-                trial.add(verdicts, validate_table(captions, caption_column, trial.settings))
+                trial.add(verdicts, validate_table(captions, settings=trial.settings))
             if on_rows:
                 on_rows(found.tally.rows)
             yield from zip(*(verdicts[name].to_pylist() for name in JUDGED.names), strict=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from capsfusion_tasks import BUNDLED_MODEL
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import file_digests
 from capsfusion_tasks.fusion.identity import decide, locate
 from capsfusion_tasks.fusion.model_files import model_folder
@@ -120,5 +120,5 @@ def test_ranks_get_the_commit_that_a_hub_id_meant_when_they_were_started(
 def test_a_name_that_is_no_folder_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    with pytest.raises(InputError, match=r"the hub says: .*check the name and HF_TOKEN"):
+    with pytest.raises(NotReadyError, match=r"not on this machine, and the hub does not answer .*check the network"):
         model_folder("nobody/no-such-model")

@@ -26,7 +26,7 @@ def page(rows: list[tuple[str, str, str]], name: str = "fused.jsonl") -> str:
     columns = ("laion_2b", "laion_coco", "capsfusion")
     table = pa.table({column: pa.array([row[n] for row in rows], pa.string()) for n, column in enumerate(columns)})
     verdicts = FileVerdicts(Tally(examples_max=3))
-    verdicts.add(validate_table(table), "capsfusion")
+    verdicts.add(validate_table(table))
     return report_page(name, verdicts)
 
 
