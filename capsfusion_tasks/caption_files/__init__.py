@@ -31,11 +31,12 @@ def open_caption_file(
 ) -> CaptionFile:
     """Check the format, a header or the columns of a Parquet file, and the first row; each pass checks every row."""
     kind = format_of(source).kind
-    if not source.is_file():
-        if not source.exists():
-            raise InputError(f"no file {source}")
-        what = "a folder" if source.is_dir() else "a pipe or a device"
-        raise InputError(f"{source} is {what}: give a file, which is read several times")
+    with _reachable(f"cannot read {source}"):
+        if not source.is_file():
+            if not source.exists():
+                raise InputError(f"no file {source}")
+            what = "a folder" if source.is_dir() else "a pipe or a device"
+            raise InputError(f"{source} is {what}: give a file, which is read several times")
     of_kind = {"parquet": ParquetFile, **dict.fromkeys(DELIMITERS, CsvFile)}.get(kind, JsonFile)
     file = of_kind(source, list(dict.fromkeys(columns)), adds, key)
     file.check()
@@ -91,31 +92,41 @@ def _as_parquet(target: Path, source: CaptionFile) -> Iterator[None]:
 
 def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
     """Raise InputError where the file ``target`` cannot be created or replaced, or is the file ``but``."""
-    if target.exists():
-        if but.exists() and target.samefile(but):
-            raise InputError(f"{target} is the input: choose another name for the output")
-        if target.is_dir():
-            raise InputError(f"cannot write {target}: it is a folder")
-        if not overwrite:
-            raise InputError(f"{target} is there already: choose another name, or say --overwrite")
-    _check_folder(target.absolute().parent, target)
+    with _reachable(f"cannot write {target}"):
+        if target.exists():
+            if but.exists() and target.samefile(but):
+                raise InputError(f"{target} is the input: choose another name for the output")
+            if target.is_dir():
+                raise InputError(f"cannot write {target}: it is a folder")
+            if not overwrite:
+                raise InputError(f"{target} is there already: choose another name, or say --overwrite")
+        _check_folder(target.absolute().parent, target)
 
 
 def check_writable_folder(target: Path) -> None:
     """Raise InputError where files cannot be created in the folder ``target``, or where it cannot be created."""
-    if target.is_dir():
-        _check_folder(target.absolute(), target)
-    else:
-        check_writable(target, overwrite=False, but=target)
+    with _reachable(f"cannot write {target}"):
+        if target.is_dir():
+            _check_folder(target.absolute(), target)
+        else:
+            check_writable(target, overwrite=False, but=target)
 
 
 def _check_folder(folder: Path, target: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"cannot write {target}: there is no folder {folder}")
-    try:  # as Storage.publish does: another program's right to write here says nothing about ours
+    with _reachable(f"cannot write {target}"):
+        if not folder.is_dir():
+            raise InputError(f"cannot write {target}: there is no folder {folder}")
+        # As Storage.publish does: another program's right to write here says nothing about ours.
         tempfile.NamedTemporaryFile(dir=folder, prefix=f".{target.name}.", suffix=".unpublished").close()
+
+
+@contextmanager
+def _reachable(failed: str) -> Iterator[None]:
+    """In the block, OSErrors of the system become InputError: no rights to a folder, a name that is too long."""
+    try:
+        yield
     except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}; choose another name or folder") from error
+        raise InputError(f"{failed}: {error.strerror}; choose another name or folder") from error
 
 
 def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str | None]) -> None:

@@ -42,12 +42,12 @@ class ParquetFile(CaptionFile):
 
     def rows(self) -> Iterator[dict[str, Any]]:
         names = self.names
-        for where, table in self._read(GROUP_ROWS):
+        for where, table in self._checked():
             columns = [json_values(table[name], name, where, self._binary) for name in names]
             yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
     def tables(self) -> Iterator[pa.Table]:
-        return (table for _, table in self._read(GROUP_ROWS))
+        return (table for _, table in self._checked())
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -66,6 +66,12 @@ class ParquetFile(CaptionFile):
         if not columns:
             return frozenset()
         return frozenset().union(*(binary_leaves(table) for _, table in self._read(GROUP_ROWS, columns)))
+
+    def _checked(self) -> Iterator[tuple[str, pa.Table]]:
+        for where, table in self._read(GROUP_ROWS):
+            for name in self.text_columns:  # a caption in Latin-1 is found before the first row is fused
+                self._strings(where, table[name], name)
+            yield where, table
 
     def _read(self, most_rows: int, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         """Tables of at most ``most_rows`` rows or about ``GROUP_BYTES`` bytes, each with its place for messages."""

@@ -15,7 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks.caption_files import check_target, open_caption_file, parquet_file, row_file, write_caption_file
+from capsfusion_tasks.caption_files import (
+    check_target,
+    check_writable,
+    open_caption_file,
+    parquet_file,
+    row_file,
+    write_caption_file,
+)
 from capsfusion_tasks.errors import InputError
 
 COLUMNS = ["laion_2b", "laion_coco"]
@@ -151,6 +158,26 @@ def test_a_bad_row_far_down_is_found_by_the_check(tmp_path: Path, last: str, tar
     file = open_caption_file(tmp_path / "in.jsonl", COLUMNS, adds="capsfusion")
     with pytest.raises(InputError, match=message):
         check_target(tmp_path / target, file)
+
+
+def test_a_path_that_the_system_refuses_is_bad_input(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"laion_2b": "a", "laion_coco": "b"}\n')
+    for name in (f"{'a' * 250}.jsonl", f"{'a' * 260}/out.jsonl"):
+        with pytest.raises(InputError, match=r"cannot read .*: File name too long; choose"):
+            open_caption_file(tmp_path / name, COLUMNS)
+        with pytest.raises(InputError, match=r"cannot write .*: File name too long; choose"):
+            check_writable(tmp_path / name, overwrite=True, but=source)
+
+
+@pytest.mark.parametrize("target", ["out.jsonl", "out.parquet"])
+def test_a_caption_that_is_no_text_is_found_by_the_check(tmp_path: Path, target: str) -> None:
+    for kind in (pa.string(), pa.binary()):
+        captions = pa.array([b"a", b"caf\xe9"], pa.binary()).view(kind)
+        pq.write_table(pa.table({"laion_2b": captions, "laion_coco": ["a", "b"]}), tmp_path / "in.parquet")
+        file = open_caption_file(tmp_path / "in.parquet", COLUMNS, adds="capsfusion")
+        with pytest.raises(InputError, match=r"in\.parquet, rows 1 to 2: column laion_2b must be text.*UTF8"):
+            check_target(tmp_path / target, file)
 
 
 def test_a_batch_that_arrow_cannot_write_is_found_by_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
