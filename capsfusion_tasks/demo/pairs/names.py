@@ -1,6 +1,6 @@
-"""Open-vocabulary names: pseudo-words of many phonologies, codes and the persons, places and products built from them.
+"""Open-vocabulary names: persons, places, brands, codes, dates and sizes that sound real and are made up.
 
-Every pseudo-word and every code with a letter belongs to exactly one split by its CRC-32 (never by Python's `hash`,
+Every made-up word and every code with a letter belongs to exactly one split by its CRC-32 (never by Python's `hash`,
 which changes with each process), so that no name of the held-out pairs can have been seen in training.
 """
 
@@ -11,13 +11,13 @@ import string
 import zlib
 from collections.abc import Callable
 
-from capsfusion_tasks.demo.pairs import lexicon
+from capsfusion_tasks.demo.pairs.words import CULTURES, VOCABULARY, words_of
 
 SPLITS = ("train", "heldout", "sample")
 
 
 def split_of(word: str) -> str:
-    """The split to which a pseudo-word or code belongs, whatever its case."""
+    """The split to which a made-up word or code belongs, whatever its case."""
     bucket = zlib.crc32(word.lower().encode("utf-8")) % 20
     return "heldout" if bucket == 0 else "sample" if bucket == 1 else "train"
 
@@ -29,336 +29,195 @@ def _in_split(make: Callable[[random.Random], str], rng: random.Random, split: s
             return word
 
 
-# Onsets, vowels, codas and endings of syllables. "-" stands for nothing.
-_SYLLABLES: tuple[tuple[tuple[str, ...], ...], ...] = tuple(
-    tuple(tuple("" if unit == "-" else unit for unit in part.split()) for part in phonology)
-    for phonology in (
-        # English
-        (
-            "b br c ch cl d dr f fl g gr h j k l m n p qu r s sh st t th tr w wh -",
-            "a e i o u ea oo ai ee ou",
-            "n r l t d ck ss ll nd st rn m x ng ft -",
-            "ton ford ley well wood man son field worth by ham er bury shire ing en y s land more -",
-        ),
-        # Italian and Spanish
-        (
-            "b br c ch d f g gl l m n p qu r s sc t tr v z gu j -",
-            "a e i o u ia io ue á é í ó",
-            "- - - n r l s",
-            "ini elli ano etto ez era oso ina ona illo ado ino ucci ández ña co ro la",
-        ),
-        # French
-        (
-            "b bl c ch d f g j l m n p r s t v gr pl -",
-            "a e i o u ou au é ai oi eu è ê",
-            "n r l s t - -",
-            "eau ault ier ette elle on ois ard ine eux ique ville ère ès çon",
-        ),
-        # Slavic
-        (
-            "b br c cz d dr g h k kr l m n p pr r s sl st t v vl z zh j š ž č",
-            "a e i o u y",
-            "n r l k v s - - j",
-            "ov ova ski sky enko ić ich ev in nik ska yev ek ka grad eva uk",
-        ),
-        # Nordic
-        (
-            "b bj d f fj g h hj k kn l m n r s sk sv t v -",
-            "a e i o u å ø ö ä y ei au",
-            "n r l g k rd nd lm - s",
-            "sen son strøm berg vik dal heim gård lund ström quist stad rud sson nes fjord",
-        ),
-        # German
-        (
-            "b br d f g h k kl l m n pf r s sch st t w z schw -",
-            "a e i o u ei au ö ü ä ie eu",
-            "n r l tz ch ck s rg mm - ss",
-            "mann berg stein hof er burg bach feld haus ung rich wald ler heimer ß",
-        ),
-        # Turkish, Hungarian
-        (
-            "b d g h k l m n s t y z ç ş v c gy sz",
-            "a e i o u ü ö ı",
-            "n r l k t z m s - y",
-            "oğlu kaya lar demir an ul ay em di ák y es ó ér",
-        ),
-        # Japanese
-        (
-            "k s t n h m y r w g z d b ch sh ts -",
-            "a i u e o a i o",
-            "- - - - n",
-            "moto yama kawa da ta shi ra ko mi no saki guchi zu ki",
-        ),
-        # Chinese, Korean, Vietnamese
-        (
-            "b ch d f g h j k l m n p q s sh t w x y z zh ng",
-            "a ai ao e ei i ia iu o ou u ui ua",
-            "n ng - - k m",
-            "ng n - g long hua jin min ho yang",
-        ),
-        # Indian
-        (
-            "b bh ch d dh g j k kh l m n p r s sh t th v y -",
-            "a aa i u e o ee",
-            "n r l m - - sh t",
-            "pur abad kar iya singh raj ani wal deep nath an esh endra i a am",
-        ),
-        # Arabic, Persian
-        (
-            "b d f gh h j k kh l m n q r s sh t w y z -",
-            "a i u aa ee ou",
-            "n r l m d h b - s",
-            "i ah een ad ari zadeh pour ullah an een ar",
-        ),
-        # African, Polynesian
-        (
-            "b d k l m mb n nd ng ny p t w z kw h f",
-            "a e i o u a o",
-            "- - - - -",
-            "ba ko ngo la ma ni du wa mbe lo kai nui ua",
-        ),
-        # made-up trade names
-        (
-            "z x v k qu tr pl n l m b fl gl cr sp sw t r",
-            "a e i o u y io ea oo",
-            "x n r l z t ck - - v",
-            "ix ex on ia io ly ify tech ra zo um is ora eo ify ium ax",
-        ),
-        # Latin and Greek
-        (
-            "c d f g l m n p ph r s st t th v rh ch -",
-            "a e i o u ae ia y",
-            "n r l s - x c",
-            "us um a is ensis oides ella ata ina ophyllum odon ides icus",
-        ),
-    )
-)
-
-
-def _syllabic(rng: random.Random) -> str:
-    onsets, vowels, codas, endings = rng.choice(_SYLLABLES)
-    draw = rng.random
-    parts: list[str] = []
-    for _ in range(1 + (draw() < 0.45) + (draw() < 0.08)):
-        parts += (onsets[int(draw() * len(onsets))], vowels[int(draw() * len(vowels))], codas[int(draw() * len(codas))])
-    if draw() < 0.6:
-        parts.append(endings[int(draw() * len(endings))])
-    word = "".join(parts)
-    return word if len(word) > 2 else word + "na"
-
-
-# Letters and pieces of lexicon words in new orders, so that every piece of the vocabulary is copied at times.
-_FRAGMENT_SOURCE = tuple(
-    sorted(
-        {
-            word.lower()
-            for word in (
-                *lexicon.TITLE_NOUNS,
-                *lexicon.TITLE_ADJECTIVES,
-                *lexicon.TITLE_VERBS,
-                *lexicon.ADJECTIVES,
-                *lexicon.HEAD_VERBS,
-                *(
-                    w
-                    for d in lexicon.DOMAINS.values()
-                    for g in (d.nouns, d.title, d.props, d.poses)
-                    for p in g
-                    for w in p.split()
-                ),
-            )
-            if len(word) > 3 and word.isalpha()
-        }
-    )
-)
-
-
-def _fragments(rng: random.Random) -> str:
-    parts = []
-    for _ in range(2 + (rng.random() < 0.15)):
-        source = rng.choice(_FRAGMENT_SOURCE)
-        length = rng.randint(2, 6)
-        parts.append(source[:length] if rng.random() < 0.6 else source[-length:])
-    return "".join(parts)
-
-
-def _mutated(rng: random.Random) -> str:
-    source = rng.choice(_FRAGMENT_SOURCE)
-    place = rng.randrange(len(source))
-    letter = rng.choice("abcdefghijklmnoprstuvwyz")
-    return (
-        source[:place] + letter + source[place + rng.randint(0, 1) :] + rng.choice(("", "", "s", "er", "ie", "o", "a"))
-    )
-
-
-def _letters(rng: random.Random) -> str:
-    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyzaeiouaeiouéüñø") for _ in range(rng.randint(3, 8)))
-
-
-def _compound(rng: random.Random) -> str:
-    return rng.choice(_FRAGMENT_SOURCE) + rng.choice(_FRAGMENT_SOURCE)
-
-
-def _pseudo(rng: random.Random) -> str:
-    kind = rng.random()
-    if kind < 0.62:
-        return _syllabic(rng)
-    if kind < 0.80:
-        return _fragments(rng)
-    if kind < 0.88:
-        return _mutated(rng)
-    if kind < 0.95:
-        return _compound(rng)
-    return _letters(rng)
-
-
-def lower_word(rng: random.Random, split: str) -> str:
-    """A pseudo-word in lower case."""
-    return _in_split(_pseudo, rng, split)
-
-
 def capital(word: str) -> str:
     """`word` with its first letter in upper case and the rest as it stands."""
     return word[:1].upper() + word[1:]
 
 
-def word(rng: random.Random, split: str) -> str:
-    """A capitalised pseudo-word such as `Brenlow`, at times with a hyphen, an apostrophe or a second capital."""
-    name = capital(lower_word(rng, split))
+def _stem(rng: random.Random, culture: dict[str, list[str]]) -> str:
+    stem = rng.choice(culture["onset"]) + rng.choice(culture["vowel"]) + rng.choice(culture["coda"])
+    if rng.random() < 0.25:
+        stem += rng.choice(culture["vowel"]) + rng.choice(culture["coda"])
+    return stem.replace("-", "")
+
+
+def _name(rng: random.Random, split: str, ending: str, culture: dict[str, list[str]] | None = None) -> str:
+    """A name such as `Brenlow`: a stem and the culture's ending for a `family` or a `town`."""
+    culture = culture or rng.choice(CULTURES)
+    return capital(_in_split(lambda r: _stem(r, culture) + r.choice(culture[ending]), rng, split))
+
+
+def _trade(rng: random.Random) -> str:
+    """A trade name: two words or parts of words, or syllables with an ending of trade."""
     kind = rng.random()
-    if kind < 0.90:
-        return name
+    one, other = rng.choice(VOCABULARY), rng.choice(VOCABULARY)
+    if kind < 0.3:
+        return capital(one) + (capital(other) if rng.random() < 0.5 else other)
+    if kind < 0.5:
+        return capital(one[: rng.randint(2, 5)]) + other[-rng.randint(2, 5) :]
+    if kind < 0.6:
+        place = rng.randrange(1, len(one))
+        return capital(one[:place] + rng.choice("abcdefghijklmnoprstuvwxyz") + one[place + rng.randint(0, 1) :])
+    return capital(_stem(rng, rng.choice(CULTURES)) + rng.choice(words_of("trade_ending")))
+
+
+def made(rng: random.Random, split: str) -> str:
+    """A capitalised made-up word of any shape."""
+    return _in_split(_trade, rng, split)
+
+
+def lower_word(rng: random.Random, split: str) -> str:
+    """A made-up word in lower case."""
+    return made(rng, split).lower()
+
+
+def brand(rng: random.Random, split: str) -> str:
+    """A trade name such as `Velmora`, `OakNest`, `Tarn & Hollis` or `KRV`."""
+    kind = rng.random()
+    if kind < 0.5:
+        return made(rng, split)
+    if kind < 0.65:
+        return family(rng, split)
+    if kind < 0.72:
+        return _in_split(lambda r: "".join(r.choices(string.ascii_uppercase, k=r.choice((2, 3, 3, 4)))), rng, split)
+    if kind < 0.79:
+        return made(rng, split).upper()
+    if kind < 0.86:
+        return f"{family(rng, split)} {rng.choice(('&', 'and', '+'))} {family(rng, split)}"
+    if kind < 0.93:
+        return f"{made(rng, split)} {capital(rng.choice(VOCABULARY))}"
+    return f"{family(rng, split)}{rng.choice(words_of('brand_ending'))}"
+
+
+def family(rng: random.Random, split: str) -> str:
+    return _name(rng, split, "family")
+
+
+def person(rng: random.Random, split: str, sex: str = "m") -> str:
+    """A person's name such as `Anna K. Brenlow`, given and family name of one culture mostly."""
+    culture = rng.choice(CULTURES)
+    given = rng.choice(culture[sex]) if rng.random() < 0.8 else _name(rng, split, "town")
+    last = _name(rng, split, "family", culture if rng.random() < 0.8 else None)
+    kind = rng.random()
+    if kind < 0.8:
+        return f"{given} {last}"
+    if kind < 0.87:
+        return f"{given} {rng.choice(string.ascii_uppercase)}. {last}"
     if kind < 0.94:
-        return f"{name}-{capital(lower_word(rng, split))}"
-    if kind < 0.97:
-        return rng.choice(("O'", "D'", "Mc", "Mac", "L'", "De", "St. ", "van ", "al-", "El ")) + name
-    return name + rng.choice(("Works", "Lab", "Box", "Go", "Line", "Tech", "Soft", "Pro", "Mart", "Hub"))
+        return f"{given} {_name(rng, split, 'family', culture)}{rng.choice(' -')}{last}"
+    return f"{rng.choice(('Dr.', 'Captain', 'Judge', 'Professor', 'DJ', 'Chef'))} {last}"
 
 
-def acronym(rng: random.Random, split: str) -> str:
-    """Two to five capitals such as `KBTV`."""
-    return _in_split(
-        lambda r: "".join(r.choice(string.ascii_uppercase) for _ in range(r.choice((2, 3, 3, 3, 4, 4, 5)))), rng, split
-    )
+def town(rng: random.Random, split: str) -> str:
+    """A town such as `Brenford` or `Port Halwick`."""
+    name = _name(rng, split, "town")
+    return f"{rng.choice(words_of('town_start'))} {name}" if rng.random() < 0.15 else name
 
 
-def _raw_code(rng: random.Random) -> str:
-    def letters(low: int, high: int) -> str:
-        return "".join(rng.choice(string.ascii_uppercase) for _ in range(rng.randint(low, high)))
+def place(rng: random.Random, split: str) -> str:
+    """A town with its country or state, or alone, or a country."""
+    kind = rng.random()
+    if kind < 0.1:
+        return rng.choice(words_of("country"))
+    culture = rng.choice(CULTURES)
+    name = _name(rng, split, "town", culture)
+    return name if kind < 0.45 else f"{name}, {rng.choice(culture['country'])}"
 
-    def digits(low: int, high: int) -> str:
-        return "".join(rng.choice(string.digits) for _ in range(rng.randint(low, high)))
 
-    kind = rng.randrange(9)
-    if kind == 0:
-        return f"{letters(1, 3)}-{digits(1, 4)}"
-    if kind == 1:
-        return f"{letters(1, 3)}{digits(1, 4)}"
-    if kind == 2:
-        return f"{digits(2, 4)}{letters(1, 2)}"
-    if kind == 3:
-        return f"{letters(2, 3)}{digits(2, 4)}{letters(1, 3)}"
-    if kind == 4:
-        return f"{letters(1, 2)}{digits(1, 2)}.{digits(1, 2)}"
-    if kind == 5:
-        return f"{letters(1, 2)}{digits(1, 3)}/{digits(1, 3)}"
-    if kind == 6:
-        return f"{digits(1, 3)}-{letters(2, 4)}"
-    if kind == 7:
-        return f"{letters(1, 1).lower()}{letters(1, 1)}{digits(1, 3)}"
-    return f"{letters(2, 4)}-{digits(2, 4)}-{letters(1, 2)}"
+def street(rng: random.Random, split: str) -> str:
+    """An address such as `1204 Brenlow Avenue`."""
+    kind = rng.choice(words_of("street_kind"))
+    return f"{rng.randint(1, 9999)} {family(rng, split)} {kind}"
 
 
 def code(rng: random.Random, split: str) -> str:
     """A model number such as `GX-400` or `32LV2500`."""
-    return _in_split(_raw_code, rng, split)
+    pools = {"A": string.ascii_uppercase, "9": string.digits, "a": "eimx"}
+
+    def make(r: random.Random) -> str:
+        return "".join(r.choice(pools.get(mark, mark)) for mark in r.choice(words_of("code_shape")))
+
+    return _in_split(make, rng, split)
 
 
-def brand(rng: random.Random, split: str) -> str:
-    """A trade name: pseudo-word mostly, at times an acronym, two names or one that exists."""
-    kind = rng.random()
-    if kind < 0.62:
-        return word(rng, split)
-    if kind < 0.72:
-        return acronym(rng, split)
-    if kind < 0.76:
-        return word(rng, split) + rng.choice((" & ", " and ")) + word(rng, split)
-    if kind < 0.80:
-        return lower_word(rng, split).upper()
-    if kind < 0.84:
-        return capital(lower_word(rng, split)) + capital(lower_word(rng, split))
-    if kind < 0.88:
-        return word(rng, split) + "'s"
-    return rng.choice(lexicon.BRANDS)
+def year(rng: random.Random, _split: str) -> str:
+    return str(rng.randint(1998, 2024) if rng.random() < 0.75 else rng.randint(1955, 1997))
 
 
-def person(rng: random.Random, split: str) -> str:
-    """A person's name such as `Anna K. Brenlow`."""
-    first = rng.choice(lexicon.GIVEN_NAMES) if rng.random() < 0.6 else capital(lower_word(rng, split))
-    last = word(rng, split) if rng.random() < 0.85 else rng.choice(lexicon.SURNAMES)
-    kind = rng.random()
-    if kind < 0.80:
-        return f"{first} {last}"
-    if kind < 0.86:
-        return f"{first} {rng.choice(string.ascii_uppercase)}. {last}"
-    if kind < 0.92:
-        return f"{first} {word(rng, split)} {last}"
-    if kind < 0.95:
-        return f"{rng.choice(string.ascii_uppercase)}.{rng.choice(string.ascii_uppercase)}. {last}"
-    return f"{rng.choice(('Dr.', 'Sir', 'Lady', 'Prince', 'St.', 'DJ', 'Captain', 'Mr.', 'Queen'))} {last}"
+def old_year(rng: random.Random, _split: str) -> str:
+    value = rng.randint(1480, 1975)
+    return f"{value // 10 * 10}s" if rng.random() < 0.15 else str(value)
 
 
-_TOWN_STARTS = ("San", "New", "Port", "Mount", "Lake", "North", "Upper", "Fort", "South", "Old", "Santa", "West")
+def date(rng: random.Random, _split: str) -> str:
+    """A date in one of the forms that web pages use."""
+    day, number, year = rng.randint(1, 28), rng.randrange(12), rng.randint(1960, 2024)
+    month, weekday = words_of("month")[number], rng.choice(words_of("weekday"))
+    shape = rng.choice(words_of("date_shape"))
+    return shape.format(day=day, month=month, short=month[:3], number=number + 1, year=year, weekday=weekday)
 
 
-def town(rng: random.Random, split: str) -> str:
-    """A town's name, seven in ten made up."""
-    if rng.random() < 0.3:
-        return rng.choice(lexicon.CITIES)
-    name = word(rng, split)
-    kind = rng.random()
-    if kind < 0.8:
-        return name
-    return f"{rng.choice(_TOWN_STARTS)} {name}"
+def size(rng: random.Random, _split: str) -> str:
+    """Measures such as `30 x 40 cm`, `54"` or `12 inches`."""
+    one, other = rng.randint(3, 120), rng.randint(3, 120)
+    unit, shape = rng.choice(words_of("unit")), rng.choice(words_of("size_shape"))
+    return shape.format(one=one, other=other, third=rng.randint(2, 60), tenth=rng.randint(1, 9), unit=unit)
 
 
-def place(rng: random.Random, split: str) -> str:
-    """A place such as `Brenlow, Norway`."""
-    name = town(rng, split)
-    if rng.random() < 0.45:
-        name += ", " + (rng.choice(lexicon.COUNTRIES) if rng.random() < 0.8 else word(rng, split))
-    return name
+def amount(rng: random.Random, _split: str) -> str:
+    """What a package holds, such as `250 ml` or `1.5 kg`."""
+    value = rng.choice(
+        (rng.randint(2, 9), rng.randint(10, 99), rng.randint(2, 40) * 25, f"{rng.randint(0, 9)}.{rng.randint(1, 9)}")
+    )
+    return f"{value}{rng.choice((' ', ''))}{rng.choice(('ml', 'g', 'kg', 'oz', 'L', 'fl oz', 'lb', 'cl'))}"
 
 
-def number(rng: random.Random) -> str:
-    """A number of one to five digits, small ones mostly."""
-    return str(rng.randint(2, (12, 12, 100, 100, 1000, 60000)[rng.randrange(6)]))
+def price(rng: random.Random, _split: str) -> str:
+    """A price such as `$29.99` or `€1,250`."""
+    value = rng.choice((rng.randint(2, 99), rng.randint(100, 990), f"{rng.randint(1, 9)},{rng.randint(100, 999)}"))
+    return f"{rng.choice('$$$£€')}{value}{rng.choice(('', '.99', '.50', '.00'))}"
 
 
-def year(rng: random.Random) -> str:
-    """A year, recent ones mostly, at times a decade or a span."""
-    value = rng.randint(1990, 2024) if rng.random() < 0.7 else rng.randint(1500, 1989)
-    kind = rng.random()
-    if kind < 0.9:
-        return str(value)
-    if kind < 0.95:
-        return f"{value // 10 * 10}s"
-    return f"{value}-{value + rng.randint(1, 9)}"
+def number(rng: random.Random, _split: str) -> str:
+    return str(rng.randint(2, rng.choice((12, 24, 100, 1000))))
 
 
-def date(rng: random.Random) -> str:
-    """A date in one of the forms that web pages use, without a year at times."""
-    day, month, value = rng.randint(1, 28), rng.randrange(12), rng.randint(1950, 2024)
-    kind = rng.randrange(7)
-    if kind == 0:
-        return f"{lexicon.MONTHS[month]} {day}, {value}"
-    if kind == 1:
-        return f"{day} {lexicon.MONTHS[month]} {value}"
-    if kind == 2:
-        return f"{lexicon.SHORT_MONTHS[month]} {day}, {value}"
-    if kind == 3:
-        return f"{lexicon.MONTHS[month]} {day}"
-    if kind == 4:
-        return f"{day:02d}/{month + 1:02d}/{value}"
-    if kind == 5:
-        return f"{lexicon.MONTHS[month]} {value}"
-    return f"{month + 1:02d}-{day:02d}-{value}"
+def phrase(rng: random.Random, split: str) -> str:
+    """The title of a work, such as `The Silent Harbor of Brenlow`."""
+
+    def pick() -> str:
+        if rng.random() < 0.78:
+            return capital(rng.choice(VOCABULARY))
+        return (made if rng.random() < 0.5 else family)(rng, split)
+
+    shape = rng.choice(words_of("phrase_shape"))
+    return shape.format(*(pick() for _ in range(shape.count("{}"))))
+
+
+def word(rng: random.Random, _split: str) -> str:
+    """A common word."""
+    return rng.choice(VOCABULARY)
+
+
+def few(rng: random.Random, _split: str) -> str:
+    return str(rng.randint(2, 20))
+
+
+def tens(rng: random.Random, _split: str) -> str:
+    return str(rng.randint(20, 220))
+
+
+def latin(rng: random.Random, split: str) -> str:
+    """A species' name such as `Velia trelosa`."""
+
+    def make(r: random.Random) -> str:
+        return _stem(r, CULTURES[0]) + r.choice(words_of("latin_ending"))
+
+    return f"{capital(_in_split(make, rng, split))} {_in_split(make, rng, split).lower()}"
+
+
+_MAKERS = (
+    made, lower_word, brand, family, town, place, street, code, year, old_year, date, size, amount, price, number,
+    phrase, word, few, tens, latin,
+)  # fmt: skip
+GENERATORS: dict[str, Callable[[random.Random, str], str]] = {maker.__name__: maker for maker in _MAKERS}

@@ -1,0 +1,80 @@
+"""Templates of captions: ``{slot}``, ``<one|other>`` and ``[optional]``. ``~`` stands for a space at an end."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A fact of the scene (`root` without a number names its word list) and how to write it (`modifiers`)."""
+
+    name: str
+    modifiers: tuple[str, ...]
+
+    @functools.cached_property
+    def root(self) -> str:
+        return self.name.rstrip("0123456789")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several sequences."""
+
+    options: tuple[Sequence, ...]
+
+
+@dataclass(frozen=True)
+class Optional:
+    """A sequence that a source may leave out, and that a fused caption says if it is known and not yet said."""
+
+    sequence: Sequence
+
+
+Node = str | Slot | Choice | Optional
+Sequence = tuple[Node, ...]
+
+_MARK = re.compile(r"\{[^{}]*\}|[<>|\[\]]|[^<>|\[\]{}]+")
+_PAIRS = ("<>", "[]")
+
+
+@functools.cache
+def parse(template: str) -> Sequence:
+    """The parsed template. Raises ValueError for brackets that do not match."""
+    marks = _MARK.findall(template)
+    sequence, end = _sequence(marks, 0)
+    if (
+        "".join(marks) != template
+        or end != len(marks)
+        or any(template.count(a) != template.count(b) for a, b in _PAIRS)
+    ):
+        raise ValueError(f"brackets that do not match in the template {template!r}")
+    return sequence
+
+
+def _sequence(marks: list[str], place: int, inside: str = "") -> tuple[Sequence, int]:
+    """The nodes from `place` to the end, to a closing bracket or, `inside` a choice, to a bar; and that place."""
+    nodes: list[Node] = []
+    while place < len(marks) and marks[place] not in (">", "]") and not (marks[place] == "|" and inside == "<"):
+        mark = marks[place]
+        place += 1
+        if mark == "[":
+            inner, place = _sequence(marks, place, mark)
+            nodes.append(Optional(inner))
+            place += 1
+        elif mark == "<":
+            options, bar = [], True
+            while bar:
+                inner, place = _sequence(marks, place, mark)
+                options.append(inner)
+                bar = marks[place : place + 1] == ["|"]
+                place += 1
+            nodes.append(Choice(tuple(options)))
+        elif mark.startswith("{"):
+            name, *modifiers = mark[1:-1].split(".")
+            nodes.append(Slot(name, tuple(modifiers)))
+        else:
+            nodes.append(mark.replace("~", " "))
+    return tuple(nodes), place

@@ -1,0 +1,46 @@
+"""The word lists and templates of the files beside this module. `#` begins a comment."""
+
+from __future__ import annotations
+
+import configparser
+import functools
+from pathlib import Path
+
+Tables = dict[str, list[str]]
+_HERE = Path(__file__).parent
+
+
+def _load(name: str) -> dict[str, dict[str, str]]:
+    parser = configparser.ConfigParser(
+        interpolation=None, delimiters=("=",), comment_prefixes=("#",), empty_lines_in_values=False
+    )
+    parser.optionxform = str  # type: ignore[assignment,method-assign] # names of slots have capitals
+    parser.read_string((_HERE / name).read_text(encoding="utf-8"), source=name)
+    return {section: dict(parser[section]) for section in parser.sections()}
+
+
+def _tables(section: dict[str, str]) -> Tables:
+    """The lists of a section. Semicolons or line ends separate their entries."""
+    return {
+        name: [item for item in (part.strip() for part in text.replace("\n", ";").split(";")) if item]
+        for name, text in section.items()
+    }
+
+
+CULTURES = [
+    {part: text.split(",") if part == "country" else text.split() for part, text in culture.items()}
+    for culture in _load("cultures.ini").values()
+]
+VOCABULARY = (_HERE / "vocabulary.txt").read_text(encoding="utf-8").split()
+COMMON = _tables(_load("common.ini")["common"])
+KINDS = {name: _tables(section) for name, section in _load("kinds.ini").items()}
+_SECTIONS = {name: _tables(section) for name, section in _load("domains.ini").items()}
+KIND_OF = {name: tables.pop("kind")[0] for name, tables in _SECTIONS.items()}
+# Each domain's own lists, then those of its kind, then the common ones.
+DOMAINS = {name: (tables, KINDS[KIND_OF[name]], COMMON) for name, tables in _SECTIONS.items()}
+
+
+@functools.cache
+def words_of(name: str) -> tuple[str, ...]:
+    """A common list. `~` stands for a space at an entry's end."""
+    return tuple(entry.replace("~", " ") for entry in COMMON[name])
