@@ -123,7 +123,7 @@ class Growth:
         self.rows = 0
 
 
-def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table) -> None:
+def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table, fusion_id: str = FUSION_ID) -> None:
     rows = rows.set_column(0, "pair_id", rows["pair_id"].cast(pa.uuid()))
     with adbc.connect(warehouse.adbc_uri, autocommit=False) as connection, connection.cursor() as cursor:
         cursor.adbc_ingest("incoming", rows, mode="create", temporary=True)
@@ -132,7 +132,7 @@ def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table) -> None:
             cursor.execute(
                 f"insert into capsfusion.{table} ({names}, fusion_id, unit_id)"  # noqa: S608
                 f" select {names}, $1, $2 from incoming where {condition} on conflict do nothing",
-                (FUSION_ID, unit_id),
+                (fusion_id, unit_id),
             )
         connection.commit()
 

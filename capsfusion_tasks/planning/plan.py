@@ -6,11 +6,11 @@ Planning holds a lock, keeps to a budget, and registers the units in the ledger.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from datetime import UTC, datetime
 from functools import partial
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.decoding import Decoding
@@ -20,24 +20,28 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.planning import unit_files, waiting
 from capsfusion_tasks.planning.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
-from capsfusion_tasks.planning.new_pairs import NewPairs
+from capsfusion_tasks.planning.new_pairs import NewPairs, count_new_pairs
 from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import fusions, ledger, plans, rates
-from capsfusion_tasks.warehouse.invariants import drop_plan
+from capsfusion_tasks.warehouse.invariants import drop_plan, hold_units
+from capsfusion_tasks.warehouse.known_pairs import known_pairs
+from capsfusion_tasks.warehouse.sessions import LockedSession
 
 log = logging.getLogger(__name__)
 
 OnEstimate = Callable[[Estimate], None]
+# Finds new pairs in the session of a planning. The ids are of unfinished units that the planning will drop.
+FindPairs = Callable[[LockedSession, Set[str]], list[NewPairs]]
 
 
 def plan_units(
     context: Context,
     work: Interval | Replay,
-    find_pairs: Callable[[Connection], list[NewPairs]],
+    find_pairs: FindPairs,
     *,
     existing: Existing,
     dag_run_id: str | None,
@@ -61,14 +65,15 @@ def plan_units(
     settings, storage, decoding = context.settings, context.storage, context.decoding
     rules = PairRules.of(settings)
 
-    def check(connection: Connection, where: str, to_fuse: Work) -> None:
-        estimate = Estimate(
-            {where: to_fuse if needs_gpu else Work()},
-            rate_of(connection, decoding),
-            datetime.now(UTC),
-            price=settings.gpu_hour_price,
-            earlier=fusions.earlier(connection, decoding),
-        )
+    def check(session: LockedSession, where: str, to_fuse: Work) -> None:
+        with session.transaction() as connection:
+            estimate = Estimate(
+                {where: to_fuse if needs_gpu else Work()},
+                rate_of(connection, decoding),
+                datetime.now(UTC),
+                price=settings.gpu_hour_price,
+                earlier=fusions.earlier(connection, decoding),
+            )
         log.info("%s", estimate.text)
         if on_estimate:
             on_estimate(estimate)
@@ -77,26 +82,31 @@ def plan_units(
     about = {"prompt_template": PROMPT_TEMPLATE, "max_prompt_tokens": MAX_PROMPT_TOKENS}
     with context.warehouse.engine.begin() as connection:
         fusions.register(connection, decoding, about)
-    # Two runs that found the same pair must not both plan it: the lock admits one at a time, and the units become
-    # visible together, when its transaction commits.
-    with ledger.planning_lock(context.warehouse.engine, decoding.fusion_id) as connection:
-        planned = ledger.units_of(connection, decoding.fusion_id, work)
+    # Two runs that found the same pair must not both plan it: the lock admits one at a time. No transaction is open
+    # while files are read and written. The last one makes all units visible together.
+    with ledger.planning_lock(context.warehouse.engine, decoding.fusion_id) as session:
+        with session.transaction() as connection:
+            planned = ledger.units_of(connection, decoding.fusion_id, work)
+        unfinished = [unit for unit, state in planned if state != "loaded"]
+        dropped: set[str] = set()
         if isinstance(work, Interval) and outdated(planned, storage, settings, work, replan):
-            drop_plan(connection, work, decoding.fusion_id)
-            planned = [(unit, state) for unit, state in planned if state == "loaded"]
-        if unfinished := [unit for unit, state in planned if state != "loaded"]:
+            dropped = {unit.unit_id for unit in unfinished}
+            hold_units(session, dropped)
+        elif unfinished:
             to_fuse = (unit for unit, state in planned if state not in ("fused", "loaded"))
-            check(connection, "planned before, to fuse", Work.of(to_fuse))
+            check(session, "planned before, to fuse", Work.of(to_fuse))
             return unfinished
-        pairs = find_pairs(connection)
+        pairs = find_pairs(session, dropped)
         total = Work(sum(len(part.rows) for part in pairs), sum(int(part.tokens.sum()) for part in pairs))
-        check(connection, "to fuse", total)
+        check(session, "to fuse", total)
         size = settings.unit_tokens
         if size == "auto":
-            measured = rates.measured(connection, decoding.fusion_id)
+            with session.transaction() as connection:
+                measured = rates.measured(connection, decoding.fusion_id)
             size = unit_files.choose_unit_tokens(total.tokens, measured and measured.tokens_per_second.median, most)
         made_with = rules if isinstance(work, Interval) else None
-        units = unit_files.cut_units(storage, pairs, work, decoding.fusion_id, size, len(planned), made_with, most)
+        loaded = len(planned) - len(unfinished)
+        units = unit_files.cut_units(storage, pairs, work, decoding.fusion_id, size, loaded, made_with, most)
         rows = sum(unit.rows for unit in units)
         if left := total.rows - rows:
             more = (
@@ -109,17 +119,22 @@ def plan_units(
                 most,
                 more,
             )
-        ledger.register_units(connection, units, work, dag_run_id, existing)
-        if isinstance(work, Interval):
-            plans.record(
-                connection,
-                work,
-                decoding.fusion_id,
-                dag_run_id,
-                pairs=waiting.paired_rows(storage, work),
-                already_fused=sum(part.taken for part in pairs),
-                planned=rows,
-            )
+        known = {part.path: part.rows_in_file for part in pairs}
+        paired = waiting.paired_rows(storage, work, known) if isinstance(work, Interval) else 0
+        with session.transaction() as connection:
+            if isinstance(work, Interval) and dropped:
+                drop_plan(connection, work, decoding.fusion_id, dropped)
+            ledger.register_units(connection, units, work, dag_run_id, existing)
+            if isinstance(work, Interval):
+                plans.record(
+                    connection,
+                    work,
+                    decoding.fusion_id,
+                    dag_run_id,
+                    pairs=paired,
+                    already_fused=sum(part.taken for part in pairs),
+                    planned=rows,
+                )
     return units
 
 
@@ -175,10 +190,12 @@ def estimate(
             len(outdated_pairs),
             waiting.whole_range(storage).command,  # a join reads all shards, so all must be pulled again
         )
-    with context.warehouse.engine.begin() as connection:
+    engine = context.warehouse.engine
+    unplanned = unplanned_work(engine, storage, decoding.fusion_id, seen)
+    with engine.begin() as connection:
         work = {
             "planned, not fused": Work(*rates.unfused(connection, decoding.fusion_id, within)),
-            "paired, not planned": unplanned_work(connection, storage, decoding.fusion_id, seen),
+            "paired, not planned": unplanned,
         }
         rate = rate_of(connection, decoding, rows_per_second)
         earlier = fusions.earlier(connection, decoding)
@@ -201,17 +218,19 @@ def estimate(
     )
 
 
-def unplanned_work(connection: Connection, storage: Storage, fusion_id: str, intervals: list[Interval]) -> Work:
+def unplanned_work(engine: Engine, storage: Storage, fusion_id: str, intervals: list[Interval]) -> Work:
     """The pairs of the intervals that are neither in a unit nor in the warehouse."""
+    with engine.connect() as connection:
+        in_units = [rates.pairs_in_units(connection, fusion_id, interval) for interval in intervals]
+        open_units = ledger.open_units(connection, fusion_id)
     unfinished = [
         interval
-        for interval in intervals
-        if waiting.paired_rows(storage, interval) > rates.pairs_in_units(connection, fusion_id, interval)
+        for interval, rows in zip(intervals, in_units, strict=True)
+        if waiting.paired_rows(storage, interval) > rows
     ]
     if not unfinished:
-        return Work(0, 0)
-    known = partial(ledger.known_pairs, connection, fusion_id)
-    return Work(*waiting.count_new_pairs(storage, unfinished, known, ledger.open_units(connection, fusion_id)))
+        return Work()
+    return Work(*count_new_pairs(storage, unfinished, partial(known_pairs, engine.begin, fusion_id), open_units))
 
 
 def rate_of(connection: Connection, decoding: Decoding, rows_per_second: float | None = None) -> Rate | None:

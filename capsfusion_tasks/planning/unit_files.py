@@ -1,4 +1,4 @@
-"""Cuts new pairs into work units by estimated tokens, one bucket of pairs in memory at a time."""
+"""Cuts new pairs into work units by estimated tokens, a few buckets of pairs in memory at a time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.planning.new_pairs import BUCKETS_KEY, NewPairs, bucket_of
+from capsfusion_tasks.planning.in_flight import BUCKETS_KEY
+from capsfusion_tasks.planning.new_pairs import NewPairs
+from capsfusion_tasks.planning.pair_files import bucket_of
 from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.schemas import Replay, Unit
 from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
 MAX_UNITS = 1024  # of a run; the default of Airflow's limit on the tasks of one mapped task (core.max_map_length)
@@ -58,8 +61,7 @@ def cut_units(
         if len(units) == (max_units or MAX_UNITS):
             break
         digest = hashlib.blake2b(f"{work.key} {fusion_id} {serial + len(units)}".encode(), digest_size=4)
-        for pair_id in table["pair_id"].to_pylist():
-            digest.update(pair_id)
+        digest.update(b"".join(table["pair_id"].to_pylist()))
         unit_id = f"{begins}-{fusion_id[:6]}-{serial + len(units):04d}-{digest.hexdigest()}"
         storage.write_table(layout.unit_pairs(unit_id), table, {BUCKETS_KEY: " ".join(buckets), **footer})
         units.append(Unit(unit_id=unit_id, fusion_id=fusion_id, rows=table.num_rows, tokens=tokens))
@@ -88,8 +90,12 @@ def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[
     parts: list[pa.Table] = []
     buckets: list[str] = []  # of ``parts``
     filled = 0  # tokens of ``parts``
-    for part in pairs:
-        table = storage.read_table(part.path).replace_schema_metadata(None).take(pa.array(part.rows))
+
+    def read(part: NewPairs) -> pa.Table:
+        return storage.read_table(part.path).replace_schema_metadata(None).take(pa.array(part.rows))
+
+    filled_parts = [part for part in pairs if len(part.rows)]
+    for part, table in zip(filled_parts, read_ahead(read, filled_parts), strict=True):
         ends = np.cumsum(part.tokens)  # tokens of the file's rows up to each
         start, before = 0, 0  # the first row that is in no unit, and the tokens of those before it
         while (last := int(np.searchsorted(ends, before + target - filled))) < len(ends):

@@ -1,19 +1,14 @@
-"""Counts pairs in the staging area that are in no work unit yet. Plans nothing."""
+"""Which intervals were listed and paired, read from the staging area."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from collections.abc import Iterable, Mapping
 
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.planning.new_pairs import PairsInFlight, estimate_tokens
 from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.shards import shard_list
 from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
 
@@ -28,9 +23,15 @@ def whole_range(storage: Storage, *more: Interval) -> Interval:
     return Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
 
 
-def paired_rows(storage: Storage, interval: Interval) -> int:
-    """Number of pairs of the interval, planned or not, from the footers of its files."""
-    return sum(storage.footer(path)[1] for path in storage.files(layout.pairs_folder(interval)))
+def paired_rows(storage: Storage, interval: Interval, known: Mapping[str, int] | None = None) -> int:
+    """Number of pairs of the interval, planned or not, from the footers of its files.
+
+    ``known``: path → rows of files that were read already.
+    """
+    known = known or {}
+    paths = storage.files(layout.pairs_folder(interval))
+    footers = read_ahead(storage.footer, (path for path in paths if path not in known))
+    return sum(rows for _, rows in footers) + sum(known[path] for path in paths if path in known)
 
 
 def paired_buckets(storage: Storage, interval: Interval) -> int:
@@ -47,34 +48,3 @@ def paired_with_others(storage: Storage, within: Iterable[Interval], rules: Pair
             if made_with is not None and made_with != rules:
                 found.append(interval)
     return found
-
-
-def count_new_pairs(
-    storage: Storage,
-    within: Iterable[Interval],
-    is_known: Callable[[pa.ChunkedArray], pa.Array],
-    in_flight: list[str],
-) -> tuple[int, int]:
-    """Rows and estimated tokens of the intervals' pairs that are neither in a unit nor in the warehouse.
-
-    ``is_known`` and ``in_flight`` as for ``new_pairs``. A pair that is in several intervals counts once. Holds one
-    bucket of all intervals in memory at a time.
-    """
-    by_bucket: dict[str, list[str]] = defaultdict(list)
-    for interval in within:
-        for path in storage.files(layout.pairs_folder(interval)):
-            by_bucket[path.rpartition("/")[2]].append(path)
-    taken = PairsInFlight(storage, in_flight)
-    rows = tokens = 0
-    for paths in by_bucket.values():
-        seen = taken.of(paths[0])
-        for path in paths:
-            pairs = storage.read_table(path, columns=["pair_id", "laion_2b", "laion_coco"])
-            ids = pairs["pair_id"]
-            is_new = pc.invert(pc.is_in(ids, value_set=seen))
-            new = np.flatnonzero(pc.and_not(is_new, is_known(ids)).to_numpy())
-            rows += len(new)
-            tokens += int(estimate_tokens(pairs)[new].sum())
-            if len(paths) > 1:
-                seen = pa.concat_arrays([seen, *ids.chunks])
-    return rows, tokens

@@ -27,6 +27,7 @@ def discover(
     units: int = 0,
     remove: Callable[[list[Shard]], None] = lambda _: None,
     claim: Callable[[list[Shard]], set[str]] = lambda _: set(),
+    on_listing: Callable[[Side, int], None] = lambda *_: None,
 ) -> list[Shard]:
     """The interval's shards, by side and path, for the stages after this one to find with ``discovered``.
 
@@ -42,6 +43,8 @@ def discover(
     A list of other sources or patterns is made anew, and ``remove`` gets the shards that leave it, as long as the
     interval has no ``units``, planned or loaded. Raises InputError where it has some, unless ``relist`` adds the shards
     of these sources.
+
+    ``on_listing`` gets each side that is listed, and the bytes of all its shards.
     """
     now = {side: place.origin for side, place in sources.items()}
     listed = shard_list.read(interval, storage) or ShardList(frozen=False, shards=[], sources=now)
@@ -52,6 +55,8 @@ def discover(
     over = datetime.now(UTC) >= interval.end  # read before the listing, which may miss files that arrive during it
     to_list = {side: place for side, place in sources.items() if not frozen or side in listed.incomplete}
     there = {side: listed_shards(side, place, interval) for side, place in to_list.items()}
+    for side, shards in there.items():
+        on_listing(side, sum(shard.size_bytes for shard in shards))
     arrived = [shard for shards in there.values() for shard in shards]
     own = [shard for shard in arrived if interval.start <= shard.arrived_at < interval.end]
     if listed.is_frozen:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
-
-from sqlalchemy import Connection
 
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
@@ -28,18 +27,20 @@ from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
 from capsfusion_tasks.planning.plan import OnEstimate, outdated, plan_units, unplanned_work
 from capsfusion_tasks.pull_rules import PairRules, PullRules
-from capsfusion_tasks.schemas import Existing, Shard, Unit
+from capsfusion_tasks.schemas import Existing, Shard, Side, Unit
 from capsfusion_tasks.shards import discovery
-from capsfusion_tasks.shards.listing import source_bytes
 from capsfusion_tasks.shards.sources import configured_sources, opened
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.export import export_captions
 from capsfusion_tasks.tasks.report import report_interval
+from capsfusion_tasks.tasks.staging_area import fix_buckets
 from capsfusion_tasks.upkeep.check import check as run_checks
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.export import Selection
 from capsfusion_tasks.warehouse.invariants import pull_again
+from capsfusion_tasks.warehouse.known_pairs import known_pairs
 from capsfusion_tasks.warehouse.queries import Scope
+from capsfusion_tasks.warehouse.sessions import LockedSession
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
                 log.info("discover: %s arrived %s and came late: this run takes it", shard.label, shard.arrived_at)
         return claimed
 
+    listed: dict[Side, int] = {}
     shards = discovery.discover(
         sources,
         interval,
@@ -79,12 +81,12 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
         units=len(planned),
         remove=lambda gone: _remove_shards(context, interval, gone),
         claim=claim,
+        on_listing=listed.__setitem__,
     )
     ids = {shard.shard_id for shard in shards}
     _require_pull_rules(context, interval, but=ids)
     if shards:
-        with ledger.staging_lock(engine, storage.root):
-            bucket_count(storage, settings, lambda: source_bytes(sources))
+        fix_buckets(context, listed)
     with engine.begin() as connection:
         ledger.record_shards(connection, shards)
     return shards
@@ -182,12 +184,14 @@ def plan(
     """
     fusion_id = context.decoding.fusion_id
 
-    def find(connection: Connection) -> list[NewPairs]:
+    def find(session: LockedSession, dropped: Set[str]) -> list[NewPairs]:
+        with session.transaction() as connection:
+            in_flight = set(ledger.open_units(connection, fusion_id)) - dropped
         return new_pairs(
             context.storage,
             interval,
-            is_known=lambda ids: ledger.known_pairs(connection, fusion_id, ids) if existing == "skip" else None,
-            in_flight=ledger.open_units(connection, fusion_id),
+            is_known=partial(known_pairs, session.transaction, fusion_id) if existing == "skip" else lambda _: None,
+            in_flight=in_flight,
             limit=limit,
             rules=PairRules.of(context.settings),
         )
@@ -236,8 +240,9 @@ def report(
     shards = discovery.discovered(interval, context.storage)
     has_limit = PairRules.of(context.settings).url_pairs_max != "none"
     left_out = left_out_of(interval, context.storage).text if has_limit else ""
-    with context.warehouse.engine.begin() as connection:
-        left = unplanned_work(connection, context.storage, fusion_id, [interval]).rows if fusion_id else 0
+    engine = context.warehouse.engine
+    left = unplanned_work(engine, context.storage, fusion_id, [interval]).rows if fusion_id else 0
+    with engine.begin() as connection:
         return report_interval(
             connection, interval, fusion_id, shards, unplanned=left, left_out=left_out, unit_ids=unit_ids
         ).as_dict()

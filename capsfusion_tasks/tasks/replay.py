@@ -1,6 +1,6 @@
 """A replay: rejected captions leave quarantine, their pairs are fused again. The stage functions that only it has.
 
-Its units are fused, validated and loaded as all others are (``stages``); `capsfusion replay` and the DAG
+Its units are fused, validated and loaded as all others are (``unit_tasks``); `capsfusion replay` and the DAG
 ``capsfusion_replay`` call both.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Engine
 
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.fusion import chunks as chunk_files
@@ -20,12 +20,12 @@ from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
 from capsfusion_tasks.planning.plan import OnEstimate, plan_units
 from capsfusion_tasks.schemas import Existing, Replay, Unit
-from capsfusion_tasks.shards.listing import source_bytes
-from capsfusion_tasks.shards.sources import configured_sources
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.report import report_replay
+from capsfusion_tasks.tasks.staging_area import fix_buckets
 from capsfusion_tasks.warehouse import ledger, quarantine
+from capsfusion_tasks.warehouse.sessions import LockedSession
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ def plan(
     with engine.connect() as connection:
         quarantine.require_fusion(connection, replay.fusion_id)
         needs_gpu = not as_they_are or quarantine.has_failed(connection, replay)
-    _fix_buckets(context)
+    fix_buckets(context)
     units = plan_units(
         context,
         replay,
-        lambda connection: _select(context, connection, replay, existing),
+        lambda session, _: _select(context, session, replay, existing),
         existing=existing,
         dag_run_id=dag_run_id,
         budget=budget,
@@ -65,50 +65,47 @@ def plan(
         max_units=max_units,
     )
     if as_they_are:
-        with engine.connect() as connection:
-            for unit in units:
-                _take_over_captions(connection, context.storage, unit)
+        for unit in units:
+            _take_over_captions(engine, context.storage, unit)
     return units
 
 
-def _fix_buckets(context: Context) -> None:
-    """An empty staging area gets its buckets as a run's discovery would give them."""
-    settings, storage = context.settings, context.storage
-    with ledger.staging_lock(context.warehouse.engine, storage.root):
-        bucket_count(storage, settings, lambda: source_bytes(configured_sources(settings)))
-
-
-def _select(context: Context, connection: Connection, replay: Replay, existing: Existing) -> list[NewPairs]:
+def _select(context: Context, session: LockedSession, replay: Replay, existing: Existing) -> list[NewPairs]:
     """The pairs of the rejected captions that nobody else has taken, laid out in the staging area."""
     settings, storage, fusion_id = context.settings, context.storage, context.decoding.fusion_id
     # Replays under other fusions do not wait for the planning lock of this one; rows are taken by one of them only.
-    quarantine.lock_planning(connection, replay.fusion_id)
-    others = quarantine.units_in_flight(connection, replay.fusion_id)
-    in_flight = sorted({*others, *ledger.open_units(connection, fusion_id)})
+    session.lock("replay", replay.fusion_id)
+    with session.transaction() as connection:
+        others = quarantine.units_in_flight(connection, replay.fusion_id)
+        in_flight = sorted({*others, *ledger.open_units(connection, fusion_id)})
+        taken = ledger.planned_rows(connection, in_flight)
     is_other = fusion_id != replay.fusion_id
     tables = quarantine.rejected_pairs(
         context.warehouse,
         replay,
         untried_under=fusion_id if is_other and existing == "skip" else None,
-        most=None if replay.limit is None else replay.limit + ledger.planned_rows(connection, in_flight),
+        most=None if replay.limit is None else replay.limit + taken,
     )
     split_pairs(tables, replay, storage, settings, bucket_count(storage, settings))
     pairs = new_pairs(storage, replay, lambda _: None, in_flight, replay.limit)
+    with session.transaction() as connection:
+        matching = quarantine.matching(connection, replay)
     log.info(
         "%d of the %d rejected captions of fusion %s that match are replayed under %s; the others are beyond the limit,"
         " in unfinished units, or were tried with these settings before",
         sum(len(part.rows) for part in pairs),
-        quarantine.matching(connection, replay),
+        matching,
         replay.fusion_id,
         fusion_id,
     )
     return pairs
 
 
-def _take_over_captions(connection: Connection, storage: Storage, unit: Unit) -> None:
+def _take_over_captions(engine: Engine, storage: Storage, unit: Unit) -> None:
     """Give the unit the captions that its pairs have in quarantine, as a chunk of rows that are finished already."""
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id), columns=["pair_id", *CAPTION_COLUMNS])
-    known = quarantine.stored_captions(connection, unit.fusion_id, pairs["pair_id"])
+    with engine.connect() as connection:
+        known = quarantine.stored_captions(connection, unit.fusion_id, pairs["pair_id"])
     chunk_files.publish_known(storage, layout.chunks_folder(unit.unit_id), unit.fusion_id, pairs, known)
 
 

@@ -7,7 +7,7 @@ arguments, results and errors the same holds as in ``interval_tasks``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -114,14 +114,13 @@ def validate(context: Context, unit: Unit, *, accept_rejections: bool = False) -
     fused, engine = _fused(context, unit), context.warehouse.engine
     if missing := chunk_files.what_is_missing(fused, unit.rows):
         raise InputError(f"unit {unit.unit_id}: {missing}. Run its fuse task again: it fuses only what is missing")
-    with engine.begin() as connection:
-        validated = validate_unit(
-            context.storage,
-            unit,
-            fused,
-            context.settings.rules,
-            loaded=lambda captions: raws_by_caption(connection, captions),
-        )
+
+    def loaded_before(captions: Set[str]) -> dict[str, set[str]]:
+        with engine.begin() as connection:  # not longer: judging the captions takes minutes
+            return raws_by_caption(connection, captions)
+
+    validated = validate_unit(context.storage, unit, fused, context.settings.rules, loaded=loaded_before)
+    with engine.connect() as connection:
         recent = [gate.Verdicts(*row) for row in ledger.recent_verdicts(connection, unit.fusion_id)]
     tally = Tally().add(validated)
     problem = gate.why_closed(tally, recent, context.settings.gate)

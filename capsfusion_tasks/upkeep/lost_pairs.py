@@ -10,17 +10,21 @@ from typing import get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Connection
+from sqlalchemy import Engine
 
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.join import bucket_pairs
-from capsfusion_tasks.planning.new_pairs import PairsInFlight
+from capsfusion_tasks.planning.in_flight import PairsInFlight
+from capsfusion_tasks.planning.pair_files import BATCH_ROWS
 from capsfusion_tasks.schemas import Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import Finding, run_again
 from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse.known_pairs import known_pairs
+
+_SHARDS = ["laion_2b_shard", "laion_coco_shard"]
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
@@ -77,38 +81,59 @@ def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
             for fusion_id, done in sorted(shards_of.items())
         ]
     paired: Counter[str] = Counter()
-    for bucket in range(bucket_count(evidence.storage, evidence.settings) if home else 0):
-        for pairs in bucket_pairs(bucket, set(home), evidence.storage, evidence.settings):
+    for batch in _batches(evidence, set(home), paired):
+        for account in made:
+            _count(account, evidence.warehouse.engine, batch, home, limited)
+    return made, paired
+
+
+@dataclass
+class Batch:
+    """Pairs of some buckets: their ids and the shards of their rows."""
+
+    buckets: set[str]
+    pairs: pa.Table
+
+
+def _batches(evidence: Evidence, shards: set[str], paired: Counter[str]) -> Iterator[Batch]:
+    """Join all buckets, and add to ``paired`` the number of rows of each side that have a partner."""
+    buckets: set[str] = set()
+    tables: list[pa.Table] = []
+    rows = 0
+    for bucket in range(bucket_count(evidence.storage, evidence.settings) if shards else 0):
+        buckets.add(layout.bucket_name(bucket))
+        for pairs in bucket_pairs(bucket, shards, evidence.storage, evidence.settings):
             for side in get_args(Side):
                 paired[side] += pairs.group_by([f"{side}_shard", f"{side}_row"]).aggregate([]).num_rows
-            for account in made:
-                with evidence.warehouse.engine.begin() as connection:
-                    _count(account, connection, layout.bucket_name(bucket), pairs, home, limited)
-    return made, paired
+            tables.append(pairs.select(["pair_id", *_SHARDS]))
+            rows += pairs.num_rows
+        if rows >= BATCH_ROWS:
+            yield Batch(buckets, pa.concat_tables(tables))
+            buckets, tables, rows = set(), [], 0
+    if tables:
+        yield Batch(buckets, pa.concat_tables(tables))
 
 
 def _count(
     account: Account,
-    connection: Connection,
-    bucket: str,
-    pairs: pa.Table,
+    engine: Engine,
+    batch: Batch,
     home: dict[str, Interval],
     limited: set[tuple[Interval, str]],
 ) -> None:
     # Units before the warehouse: a unit that is loaded in between is then found twice, not missed.
-    ids = pairs["pair_id"].combine_chunks()
-    in_units = pc.is_in(ids, value_set=account.in_flight.of(bucket)).to_numpy(zero_copy_only=False)
-    known = ledger.known_pairs(connection, account.fusion_id, ids).to_numpy(zero_copy_only=False)
+    ids = batch.pairs["pair_id"].combine_chunks()
+    in_units = account.in_flight.contain(ids, batch.buckets)
+    known = known_pairs(engine.begin, account.fusion_id, ids).to_numpy(zero_copy_only=False)
     done = pa.array(sorted(account.done), pa.string())
-    sides = ("laion_2b_shard", "laion_coco_shard")
-    expected = np.logical_and(*(pc.is_in(pairs[side], value_set=done).to_numpy() for side in sides))
+    expected = np.logical_and(*(pc.is_in(batch.pairs[side], value_set=done).to_numpy() for side in _SHARDS))
     in_units = in_units & ~known
     nowhere = ~known & ~in_units
     account.found["in the warehouse"] += int(known.sum())
     account.found["in units"] += int(in_units.sum())
     account.found["waiting for a run"] += int((nowhere & ~expected).sum())
-    for pair in pairs.select(sides).take(pa.array(np.flatnonzero(nowhere & expected))).to_pylist():
-        intervals = sorted((home[pair[side]] for side in sides), key=lambda interval: interval.end)
+    for pair in batch.pairs.select(_SHARDS).take(pa.array(np.flatnonzero(nowhere & expected))).to_pylist():
+        intervals = sorted((home[pair[side]] for side in _SHARDS), key=lambda interval: interval.end)
         if any((interval, account.fusion_id) in limited for interval in intervals):
             account.found["left for a limit"] += 1
         else:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, Engine, delete, func, select, update
 
+from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Side
 from capsfusion_tasks.warehouse.ownership import alone_with, keep_others_off
 from capsfusion_tasks.warehouse.queries import Scope
+from capsfusion_tasks.warehouse.sessions import LockedSession
 from capsfusion_tasks.warehouse.tables import plans, shards, work_units
 
 
@@ -89,17 +91,28 @@ def forget_unit(engine: Engine, unit_id: str) -> None:
         connection.execute(delete(work_units).where(work_units.c.unit_id == unit_id, work_units.c.state != "loaded"))
 
 
-def drop_plan(connection: Connection, interval: Interval, fusion_id: str) -> None:
-    """Drop the interval's units that are not loaded from the ledger and from its last plan.
+def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
+    """Keep tasks from starting on the units until the session ends. Raises NotReadyError where a task works on one."""
+    for unit_id in sorted(unit_ids):
+        if not session.try_lock("unit", unit_id):
+            raise NotReadyError(f"another process is fusing unit {unit_id}")
 
-    Needs the planning lock. Raises NotReadyError where a task works on a unit.
+
+def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_ids: Set[str]) -> None:
+    """Drop ``unit_ids``, the interval's units that are not loaded, from the ledger and from its last plan.
+
+    Needs the planning lock. Raises NotReadyError where a task works on a unit, or if one was loaded or dropped
+    meanwhile.
     """
     units = work_units.c
     mine = (units.fusion_id == fusion_id, units.interval_start == interval.start, units.interval_end == interval.end)
     unfinished = (*mine, units.state != "loaded")
     for unit_id in connection.scalars(select(units.unit_id).where(*unfinished)).all():
         keep_others_off(connection, unit_id)
-    rows = sum(connection.scalars(delete(work_units).where(*unfinished).returning(units.rows_in)).all())
+    gone = connection.execute(delete(work_units).where(*unfinished).returning(units.unit_id, units.rows_in)).all()
+    if {row.unit_id for row in gone} != unit_ids:
+        raise NotReadyError("units of this interval were loaded or dropped while it was planned again; run it again")
+    rows = sum(row.rows_in for row in gone)
     columns = plans.c
     its = (
         columns.fusion_id == fusion_id,

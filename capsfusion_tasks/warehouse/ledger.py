@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-import psycopg
-import pyarrow as pa
-import pyarrow.compute as pc
-from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
-from capsfusion_tasks.warehouse.locks import lock_key
+from capsfusion_tasks.warehouse.sessions import LockedSession, locked_session
 from capsfusion_tasks.warehouse.tables import shards, work_units
 from capsfusion_tasks.warehouse.writable import require_writable
 
@@ -78,52 +75,23 @@ def pulled_bytes(connection: Connection) -> int:
 @contextmanager
 def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
     """Lets one process at a time fix the layout of a staging area. Other processes of this warehouse wait."""
-    with engine.begin() as connection:
-        connection.execute(select(func.pg_advisory_xact_lock(lock_key("staging", staging))))
+    with locked_session(engine) as session:
+        session.lock("staging", staging)
         yield
 
 
 @contextmanager
-def planning_lock(engine: Engine, fusion_id: str) -> Iterator[Connection]:
-    """A transaction in which no other process plans under this fusion_id. Other processes wait for its end.
+def planning_lock(engine: Engine, fusion_id: str) -> Iterator[LockedSession]:
+    """A session during which no other process plans under this fusion_id. Other processes wait for its end.
 
     Call ``open_units`` before ``known_pairs``: a unit that is loaded between the calls is then in both results. In the
     other order it would be in neither.
     """
-    with engine.begin() as connection:
-        require_writable(connection)
-        connection.execute(select(func.pg_advisory_xact_lock(lock_key("plan", fusion_id))))
-        yield connection
-
-
-def known_pairs(connection: Connection, fusion_id: str, pair_ids: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:
-    """For each of ``pair_ids``, binary(16): whether it was loaded under ``fusion_id``, whatever its verdict."""
-    if isinstance(pair_ids, pa.ChunkedArray):
-        pair_ids = pair_ids.combine_chunks()
-    # One table for all calls of a transaction: each that is made holds its locks to the end, and there are thousands of
-    # buckets.
-    connection.execute(text("create temp table if not exists candidates (pair_id uuid) on commit drop"))
-    connection.execute(text("truncate candidates"))
-    with cast(psycopg.Connection[Any], connection.connection.driver_connection).cursor() as cursor:
-        with cursor.copy("copy candidates from stdin") as copy:
-            for start in range(0, len(pair_ids), 10_000):
-                copy.write("".join(f"{pair.hex()}\n" for pair in pair_ids.slice(start, 10_000).to_pylist()))
-        cursor.execute("analyze candidates")
-        cursor.execute(
-            """
-            select uuid_send(pair_id) from candidates join capsfusion.fused_captions using (pair_id)
-            where fusion_id = %(fusion_id)s
-            union
-            select uuid_send(pair_id) from candidates join capsfusion.rejected_captions using (pair_id)
-            where fusion_id = %(fusion_id)s
-            union
-            select uuid_send(pair_id) from candidates join capsfusion.replayed_captions using (pair_id)
-            where fusion_id = %(fusion_id)s
-            """,
-            {"fusion_id": fusion_id},
-        )
-        known = pa.array((pair for (pair,) in cursor), pa.binary(16))
-    return pc.is_in(pair_ids, value_set=known)
+    with locked_session(engine) as session:
+        with session.transaction() as connection:
+            require_writable(connection)
+        session.lock("plan", fusion_id)
+        yield session
 
 
 def recent_verdicts(connection: Connection, fusion_id: str) -> list[tuple[int, int]]:

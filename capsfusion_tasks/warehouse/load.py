@@ -16,6 +16,7 @@ from capsfusion_tasks.schemas import OTHER_BEAMS, has_beams, validated_schema
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.locks import lock_sql
+from capsfusion_tasks.warehouse.sessions import KEEPALIVE
 from capsfusion_tasks.warehouse.tables import SCHEMA, metadata, rejected_captions
 
 NUL, REPLACEMENT = "\x00", "\ufffd"
@@ -33,9 +34,7 @@ SESSION = {
     # When the server ends a load whose client has silently gone, and releases its locks. In a healthy load the server
     # waits for milliseconds.
     "idle_in_transaction_session_timeout": "5min",
-    "tcp_keepalives_idle": "60",
-    "tcp_keepalives_interval": "10",
-    "tcp_keepalives_count": "6",
+    **KEEPALIVE,
 }
 
 

@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from capsfusion_tasks.errors import NotReadyError
-from capsfusion_tasks.warehouse.load import SESSION
 from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
+from capsfusion_tasks.warehouse.sessions import KEEPALIVE
 from capsfusion_tasks.warehouse.tables import work_units
 from capsfusion_tasks.warehouse.writable import require_writable
 
@@ -63,8 +63,8 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, ended: threading.
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 try:
                     # With these the server notices within minutes that this machine is gone.
-                    for name in (name for name in SESSION if name.startswith("tcp_")):
-                        connection.execute(select(func.set_config(name, SESSION[name], False)))
+                    for name, value in KEEPALIVE.items():
+                        connection.execute(select(func.set_config(name, value, False)))
                     connection.execute(select(func.pg_advisory_lock_shared(lock_key("unit", unit_id))))
                     held.set()
                     while not ended.wait(_BEAT_SECONDS):

@@ -21,11 +21,6 @@ from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.tables import fused_captions, fusions, rejected_captions, replayed_captions, work_units
 
 
-def lock_planning(connection: Connection, fusion_id: str) -> None:
-    """Let one process at a time plan a replay of this fusion's rejections, until its transaction ends."""
-    connection.execute(select(func.pg_advisory_xact_lock(lock_key("replay", fusion_id))))
-
-
 @contextmanager
 def sole_run(engine: Engine, name: str) -> Iterator[None]:
     """Lock the replay ``name`` while the block runs. Raises NotReadyError where another process runs it."""

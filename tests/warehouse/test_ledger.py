@@ -15,6 +15,7 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.known_pairs import known_pairs
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.tables import shards, work_units
 from tests.warehouse.conftest import DAY, pair_id, plan, rows
@@ -95,18 +96,17 @@ def test_known_pairs_are_those_of_both_tables_under_the_fusion(warehouse: Wareho
     load_unit(warehouse, "v1", rows(9))
     asked = pa.array([pair_id(n) for n in (9, 3, 4, 2, 3)], pa.binary(16))
     candidates = pa.chunked_array([asked[:2], asked[2:]]) if chunked else asked
-    with ledger.planning_lock(warehouse.engine, "f1") as connection:
-        assert ledger.known_pairs(connection, "f1", candidates).to_pylist() == [False, True, False, True, True]
-        assert ledger.known_pairs(connection, "f2", candidates).to_pylist() == [True, False, False, False, False]
-        assert ledger.known_pairs(connection, "f1", asked[:0]).to_pylist() == []
+    with ledger.planning_lock(warehouse.engine, "f1") as session:
+        assert known_pairs(session.transaction, "f1", candidates).to_pylist() == [False, True, False, True, True]
+        assert known_pairs(session.transaction, "f2", candidates).to_pylist() == [True, False, False, False, False]
+        assert known_pairs(session.transaction, "f1", asked[:0]).to_pylist() == []
 
 
 def test_many_pairs_are_looked_up_at_once(warehouse: Warehouse) -> None:
     plan(warehouse, ("u1", 2))
     load_unit(warehouse, "u1", rows(5, 40_000))
     candidates = pa.array([pair_id(n) for n in range(50_000)], pa.binary(16))
-    with warehouse.engine.begin() as connection:
-        known = ledger.known_pairs(connection, "f1", candidates)
+    known = known_pairs(warehouse.engine.begin, "f1", candidates)
     assert [n for n, is_known in enumerate(known.to_pylist()) if is_known] == [5, 40_000]
 
 

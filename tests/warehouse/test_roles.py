@@ -15,6 +15,7 @@ from capsfusion_tasks.warehouse import browse, ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.export import Selection, export_session
+from capsfusion_tasks.warehouse.known_pairs import known_pairs
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.migrate import upgrade
 from capsfusion_tasks.warehouse.reading import reading
@@ -62,8 +63,8 @@ def reader(postgres: EmbeddedPostgres, warehouse_url: str) -> Iterator[Warehouse
 
 def test_a_loader_writes_rows_and_changes_no_table(loader: Warehouse) -> None:
     plan(loader, ("u1", 2))
-    with ledger.planning_lock(loader.engine, "f1") as connection:
-        assert ledger.known_pairs(connection, "f1", rows(1)["pair_id"]).to_pylist() == [False]
+    with ledger.planning_lock(loader.engine, "f1") as session:
+        assert known_pairs(session.transaction, "f1", rows(1)["pair_id"]).to_pylist() == [False]
     load_unit(loader, "u1", rows(1, 2, rejected={2: ["loop"]}))
     assert execute_sql(loader, "select count(*) as n from captions")["n"].to_pylist() == [1]
     assert all(may(loader, statement) for statement in WRITES)

@@ -1,0 +1,70 @@
+"""Which pairs are in unfinished units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from capsfusion_tasks.errors import NotReadyError
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.read_ahead import read_ahead
+from capsfusion_tasks.staging.storage import Storage
+
+BUCKETS_KEY = "capsfusion.buckets"  # in the footer of a unit's pairs: the buckets that they are from
+
+_BEGIN_BITS = 24  # four million ids have a quarter of all beginnings
+
+
+class PairsInFlight:
+    """The pairs of unfinished units. Holds the ids of a few units in memory at a time."""
+
+    def __init__(self, storage: Storage, unit_ids: Iterable[str]) -> None:
+        self._storage = storage
+        self._units = sorted(unit_ids)
+        self._buckets: dict[str, set[str]] = {}  # of each unit whose footer was read
+
+    def contain(self, pair_ids: pa.FixedSizeBinaryArray, buckets: Set[str]) -> np.ndarray:
+        """For each of ``pair_ids``, which are from ``buckets``: whether it is in an unfinished unit: [rows] bool.
+
+        Reads each unit with pairs of these buckets once, so call it with many ids. Raises NotReadyError where the file
+        of a unit is missing.
+        """
+        # Beginnings rule out nearly all other pairs, without a hash table of all units. Whole ids decide.
+        begins = np.zeros(1 << _BEGIN_BITS, bool)
+        begins[_beginnings(pair_ids)] = True
+        found = [unit_ids.filter(pa.array(begins[_beginnings(unit_ids)])) for unit_ids in self._read(buckets)]
+        both = pa.concat_arrays([pa.array([], pa.binary(16)), *found])
+        taken: np.ndarray = pc.is_in(pair_ids, value_set=both).to_numpy(zero_copy_only=False)
+        return taken
+
+    def _read(self, buckets: Set[str]) -> Iterator[pa.FixedSizeBinaryArray]:
+        for ids in read_ahead(partial(self._ids, buckets=buckets), self._units):
+            if ids is not None:
+                yield ids
+
+    def _ids(self, unit_id: str, buckets: Set[str]) -> pa.FixedSizeBinaryArray | None:
+        """The ids of the unit's pairs. None: the unit has no pair of ``buckets``."""
+        path = layout.unit_pairs(unit_id)
+        try:
+            if unit_id not in self._buckets:
+                self._buckets[unit_id] = set(self._storage.footer(path)[0][BUCKETS_KEY].split())
+            its = self._buckets[unit_id]
+            if layout.ANY_BUCKET not in its | buckets and its.isdisjoint(buckets):
+                return None
+            return self._storage.read_table(path, columns=["pair_id"])["pair_id"].combine_chunks()
+        except FileNotFoundError as error:
+            raise NotReadyError(
+                f"unit {unit_id} is unfinished, but {self._storage.path(path)} is missing; try again, and if it stays"
+                " so, run `capsfusion check --repair`"
+            ) from error
+
+
+def _beginnings(pair_ids: pa.FixedSizeBinaryArray) -> np.ndarray:
+    """The first bits of each id, which is a digest: [rows] uint32."""
+    first = pair_ids.offset
+    words = np.frombuffer(pair_ids.buffers()[1], np.uint32)[4 * first : 4 * (first + len(pair_ids)) : 4]
+    return words >> np.uint32(32 - _BEGIN_BITS)

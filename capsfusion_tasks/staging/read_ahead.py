@@ -1,0 +1,29 @@
+"""Reads several files at the same time, in order: on S3 each read waits for two or three round trips."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+READERS = 8
+
+_Item = TypeVar("_Item")
+_Read = TypeVar("_Read")
+
+
+def read_ahead(read: Callable[[_Item], _Read], items: Iterable[_Item], readers: int = READERS) -> Iterator[_Read]:
+    """The results of ``read`` for ``items``, in order. At most ``readers`` results are held beside the current one."""
+    with ThreadPoolExecutor(readers) as pool:
+        pending: deque[Future[_Read]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(read, item))
+                if len(pending) > readers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,29 @@
+"""Fixes the number of hash buckets of a new staging area, for runs and replays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from capsfusion_tasks.context import Context
+from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.shards.listing import source_bytes
+from capsfusion_tasks.shards.sources import configured_sources
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.warehouse import ledger
+
+
+def fix_buckets(context: Context, listed: Mapping[Side, int] | None = None) -> None:
+    """Choose the number of buckets where the staging area has none yet.
+
+    ``listed``: bytes of the sources that the caller has listed. The others are listed here, before the lock is taken,
+    because it may take minutes.
+    """
+    settings, storage = context.settings, context.storage
+    size = 0
+    if settings.buckets == "auto" and not storage.exists(layout.BUCKETS_CONFIG):
+        known = listed or {}
+        others = {side: place for side, place in configured_sources(settings).items() if side not in known}
+        size = sum(known.values()) + source_bytes(others)
+    with ledger.staging_lock(context.warehouse.engine, storage.root):
+        bucket_count(storage, settings, lambda: size)

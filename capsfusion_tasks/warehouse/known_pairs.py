@@ -1,0 +1,78 @@
+"""Looks up which pairs are in the warehouse, in transactions of about half a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, cast
+from uuid import UUID
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Connection, text
+
+Transactions = Callable[[], AbstractContextManager[Connection]]  # each call begins a transaction of its own
+
+# A long transaction keeps vacuum from removing old rows of all tables. How many pairs a warehouse finds in a second
+# depends on its disks and on what it has in memory, so each transaction takes as many as the one before suggests.
+_TRANSACTION_SECONDS = 0.5
+_FIRST_ROWS, _MOST_ROWS = 20_000, 200_000
+
+# PostgreSQL's binary COPY format: a header, then for each row the number of fields and for each field its length.
+_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_ROW = np.dtype([("fields", ">i2"), ("length", ">i4"), ("pair_id", "V16")])
+_END = b"\xff\xff"
+
+# The range of ids lets the planner read a part of an index; a join alone gives it none.
+_KNOWN = " union all ".join(
+    f"select uuid_send(pair_id) from candidates join capsfusion.{table} using (pair_id)"  # noqa: S608
+    " where fusion_id = %(fusion_id)s and pair_id between %(first)s and %(last)s"
+    for table in ("fused_captions", "rejected_captions", "replayed_captions")
+)
+
+
+def known_pairs(begin: Transactions, fusion_id: str, pair_ids: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:
+    """For each of ``pair_ids``, binary(16): whether it was loaded under ``fusion_id``, whatever its verdict."""
+    if isinstance(pair_ids, pa.ChunkedArray):
+        pair_ids = pair_ids.combine_chunks()
+    # In the order of the tables' keys: each transaction then reads its own part of the indexes, each page once.
+    ids = _ids(pair_ids)
+    ids = ids[np.argsort(ids.view(">u8")[::2], kind="stable")]
+    found: list[bytes] = []
+    start, rows = 0, _FIRST_ROWS
+    while start < len(ids):
+        began = time.monotonic()
+        with begin() as connection:
+            found += _look_up(connection, fusion_id, ids[start : start + rows])
+        start += rows
+        rate = rows / max(time.monotonic() - began, 1e-3)
+        rows = max(1, min(int(rate * _TRANSACTION_SECONDS), 4 * rows, _MOST_ROWS))
+    return pc.is_in(pair_ids, value_set=pa.array(found, pa.binary(16)))
+
+
+def _look_up(connection: Connection, fusion_id: str, ids: np.ndarray) -> list[bytes]:
+    """Those of ``ids``, sorted by their first half, that are in the warehouse; a pair may come twice."""
+    # Dropped when the transaction ends, which may be one that the caller began for several calls.
+    connection.execute(text("create temp table if not exists candidates (pair_id uuid) on commit drop"))
+    connection.execute(text("truncate candidates"))
+    driver = cast(psycopg.Connection[Any], connection.connection.driver_connection)
+    with driver.cursor(binary=True) as cursor:
+        with cursor.copy("copy candidates from stdin (format binary)") as copy:
+            copy.write(_as_copy(ids))
+        cursor.execute("analyze candidates")
+        first, last = UUID(bytes=ids[0].tobytes()[:8] + bytes(8)), UUID(bytes=ids[-1].tobytes()[:8] + b"\xff" * 8)
+        cursor.execute(_KNOWN, {"fusion_id": fusion_id, "first": first, "last": last})
+        return [pair_id for (pair_id,) in cursor]
+
+
+def _ids(pair_ids: pa.FixedSizeBinaryArray) -> np.ndarray:
+    return np.frombuffer(pair_ids.buffers()[1], "V16")[pair_ids.offset : pair_ids.offset + len(pair_ids)]
+
+
+def _as_copy(ids: np.ndarray) -> bytes:
+    rows = np.empty(len(ids), _ROW)
+    rows["fields"], rows["length"], rows["pair_id"] = 1, 16, ids
+    return _HEADER + rows.tobytes() + _END

@@ -1,0 +1,84 @@
+"""Sessions that hold advisory locks across short transactions.
+
+Between its transactions a session holds its locks but no snapshot, so reading files for minutes does not keep vacuum
+from removing old rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, func, select, text
+
+from capsfusion_tasks.errors import NotReadyError
+from capsfusion_tasks.warehouse.locks import Kind, lock_key
+
+log = logging.getLogger(__name__)
+
+# With these the server notices within minutes that the client is gone, and releases its locks.
+KEEPALIVE = {"tcp_keepalives_idle": "60", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "6"}
+
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 1.0
+
+_HELD = text(
+    "select (classid::bigint << 32) | objid::bigint from pg_locks"
+    " where locktype = 'advisory' and objsubid = 1 and granted and pid = pg_backend_pid()"
+)
+
+
+class LockedSession:
+    """A session of the database and the advisory locks that it holds. Use ``locked_session`` to get one."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._locks: dict[int, str] = {}  # number → what it locks
+
+    def lock(self, kind: Kind, name: str) -> None:
+        """Wait for the lock and hold it until the session ends. Several locks must be taken in the same order."""
+        wait = _FIRST_WAIT_SECONDS
+        # Not the blocking function: its statement would keep a snapshot while it waits.
+        while not self.try_lock(kind, name):
+            if wait == _FIRST_WAIT_SECONDS:
+                log.info("another process holds the lock %r: waiting for it", f"{kind} {name}")
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+    def try_lock(self, kind: Kind, name: str) -> bool:
+        """Take the lock if no other session holds it, and hold it until the session ends."""
+        with self.transaction() as connection:
+            number = int(connection.scalar(select(lock_key(kind, name))) or 0)
+            taken = bool(connection.scalar(select(func.pg_try_advisory_lock(number))))
+        if taken:
+            self._locks[number] = f"{kind} {name}"
+        return taken
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction of the session. Raises NotReadyError where the session, and so a lock, was lost meanwhile.
+
+        SQLAlchemy connects again by itself after a restart of the server, and a pooler may give each transaction
+        another session. Another process may then have taken the lock.
+        """
+        with self._connection.begin():
+            if self._locks and (lost := self._locks.keys() - set(self._connection.scalars(_HELD))):
+                raise NotReadyError(
+                    f"the connection to the warehouse was lost, and with it the lock {self._locks[min(lost)]!r}; try"
+                    " again. If it stays so, connect without a pooler that pools transactions"
+                )
+            yield self._connection
+
+
+@contextmanager
+def locked_session(engine: Engine) -> Iterator[LockedSession]:
+    """A session of its own. Its locks end with the block, or with this process."""
+    with engine.connect() as connection:
+        try:
+            with connection.begin():
+                for name, value in KEEPALIVE.items():
+                    connection.execute(select(func.set_config(name, value, False)))
+            yield LockedSession(connection)
+        finally:
+            connection.invalidate()  # locks and settings end with the connection, so do not pool it
