@@ -8,11 +8,12 @@ from typing import Literal
 
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.decoding import BUNDLED, KNOBS, Decoding
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.file_digests import content_digests
 from capsfusion_tasks.fusion.model_check import check_model
 from capsfusion_tasks.fusion.model_files import eos_token_ids, model_folder
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.fusion.weight_files import weight_files
 from capsfusion_tasks.settings import Settings
 
@@ -64,6 +65,15 @@ def locate(decoding: Decoding, settings: Settings) -> str:
         f"the model {decoding.model} of fusion {decoding.fusion_id} cannot be loaded here: {'; '.join(problems)}. Put"
         f" its files at {planned}, or set CAPSFUSION_MODEL to a folder with the same files"
     )
+
+
+def tokenizer_of(decoding: Decoding, settings: Settings) -> LlamaTokenizer | None:
+    """The decoding's tokenizer, if CAPSFUSION_MODEL has it. None: that model is not here, or has another tokenizer."""
+    try:
+        file = model_folder(settings.model, weights=False) / "tokenizer.model"
+    except (InputError, NotReadyError):  # a worker that goes on with planned units needs no model of its own
+        return None
+    return LlamaTokenizer(file) if _digest(file.read_bytes()) == decoding.tokenizer_digest else None
 
 
 def _folder_digest(folder: Path, settings: Settings) -> str:

@@ -15,16 +15,29 @@ from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.warehouse.fusions import EarlierFusion
 from capsfusion_tasks.warehouse.rates import Measured, Spread
 
-TOKENS_PER_ROW = 195  # estimated, prompt and caption: the mean of 10,000 published pairs
-# Model and engine → rows per second of one device, and the source of that figure. Used until a unit of the fusion is
-# measured.
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A measured rate of one device for published pairs, which have ``tokens_per_row`` with the model's tokenizer."""
+
+    rows_per_second: float
+    tokens_per_row: float
+    source: str
+
+    @property
+    def rate(self) -> Rate:
+        return given_rate(
+            self.rows_per_second, self.tokens_per_row, f"no unit of this fusion is measured yet: {self.source}"
+        )
+
+
+# By model and engine. Used until a unit of the fusion is measured.
 BENCHMARKS = {
-    ("BAAI/CapsFus-LLaMA", "native"): (
-        122.0,
-        "an H200's with 3 beams in bfloat16, docs/benchmarks.md; others are slower",
+    ("BAAI/CapsFus-LLaMA", "native"): Benchmark(
+        122.0, 196, "an H200's with 3 beams in bfloat16, docs/benchmarks.md; others are slower"
     ),
-    ("BAAI/CapsFus-LLaMA", "transformers"): (1.04, "what the paper says of its script on an A100-40G"),
-    ("demo/model", "native"): (15.1, "the demo model's on one CPU core, docs/benchmarks.md"),
+    ("BAAI/CapsFus-LLaMA", "transformers"): Benchmark(1.04, 196, "what the paper says of its script on an A100-40G"),
+    ("demo/model", "native"): Benchmark(15.1, 92, "the demo model's on one CPU core, docs/benchmarks.md"),
 }
 
 
@@ -39,18 +52,18 @@ class Work:
         return Work(self.rows + other.rows, self.tokens + other.tokens)
 
     @classmethod
-    def of(cls, units: Iterable[Unit]) -> Work:
-        return sum((cls(unit.rows, unit.tokens) for unit in units), start=cls())
+    def of(cls, units: Iterable[Unit], longest_row: int) -> Work:
+        """The units' work. A row counts as at most ``longest_row`` tokens, also in units of earlier versions."""
+        return sum((cls(unit.rows, min(unit.tokens, unit.rows * longest_row)) for unit in units), start=cls())
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Estimated tokens that one device fuses in a second. ``source`` says where the figure is from."""
+    """Tokens, prompt and caption, that one device fuses in a second. ``source`` says where the figure is from."""
 
     tokens_per_second: Spread
     source: str
-    # Real over estimated tokens of the measured units. The hours do not depend on it: rates are in estimated tokens.
-    tokens_real: Spread | None = None
+    tokens_real: Spread | None = None  # real over estimated tokens of the measured units
 
 
 def measured_rate(found: Measured) -> Rate:
@@ -60,14 +73,12 @@ def measured_rate(found: Measured) -> Rate:
 
 def benchmark_rate(model: str, engine: str) -> Rate | None:
     """The rate to use while nothing is measured. None: there is no benchmark of this model with this engine."""
-    if (model, engine) not in BENCHMARKS:
-        return None
-    rows_per_second, source = BENCHMARKS[model, engine]
-    return given_rate(rows_per_second, f"no unit of this fusion is measured yet: {source}")
+    found = BENCHMARKS.get((model, engine))
+    return None if found is None else found.rate
 
 
-def given_rate(rows_per_second: float, source: str) -> Rate:
-    return Rate(Spread(*[rows_per_second * TOKENS_PER_ROW] * 3), source)
+def given_rate(rows_per_second: float, tokens_per_row: float, source: str) -> Rate:
+    return Rate(Spread(*[rows_per_second * tokens_per_row] * 3), source)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.in_flight import PairsInFlight
 from capsfusion_tasks.planning.pair_files import BATCH_ROWS, IsKnown, are_new, read_batches
+from capsfusion_tasks.planning.tokens import DEFAULT, TokenEstimate
 from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.staging import layout
@@ -41,6 +42,7 @@ def new_pairs(
     in_flight: Iterable[str],
     limit: int | None,
     rules: PairRules | None = None,
+    estimate: TokenEstimate = DEFAULT,
 ) -> list[NewPairs]:
     """The work's new pairs, at most ``limit``, ordered by bucket and pair_id. Files after the limit are left out.
 
@@ -50,7 +52,7 @@ def new_pairs(
     groups = [[path] for path in storage.files(layout.pairs_folder(work))]
     found, left = [], limit
     first_rows = BATCH_ROWS if limit is None else max(2 * limit, _FEWEST_ROWS)
-    for batch in read_batches(storage, groups, rules, first_rows):
+    for batch in read_batches(storage, groups, estimate, rules, first_rows):
         for file, is_new in zip(batch, are_new(batch, flying, is_known), strict=True):
             new = np.flatnonzero(is_new).astype(np.int32)
             rows = new[:left]
@@ -64,7 +66,11 @@ def new_pairs(
 
 
 def count_new_pairs(
-    storage: Storage, within: Iterable[Interval], is_known: IsKnown, in_flight: Iterable[str]
+    storage: Storage,
+    within: Iterable[Interval],
+    is_known: IsKnown,
+    in_flight: Iterable[str],
+    estimate: TokenEstimate = DEFAULT,
 ) -> tuple[int, int]:
     """Rows and estimated tokens of the intervals' new pairs. A pair that is in several intervals counts once."""
     by_bucket: dict[str, list[str]] = defaultdict(list)
@@ -73,7 +79,7 @@ def count_new_pairs(
             by_bucket[path.rpartition("/")[2]].append(path)
     flying = PairsInFlight(storage, in_flight)
     rows = tokens = 0
-    for batch in read_batches(storage, by_bucket.values()):
+    for batch in read_batches(storage, by_bucket.values(), estimate):
         is_new = np.concatenate(are_new(batch, flying, is_known))
         new = np.flatnonzero(is_new)
         if len({file.bucket for file in batch}) < len(batch):

@@ -7,23 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 from capsfusion_tasks.planning.in_flight import PairsInFlight
+from capsfusion_tasks.planning.tokens import TokenEstimate
 from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
 # Pairs of a batch: each batch reads the ids of all unfinished units. A pair takes 20 bytes in memory.
 BATCH_ROWS = 4_000_000
-
-# Estimated tokens of a row: measured with LLaMA's tokenizer on 10,000 published pairs, a prompt has 112 tokens of
-# instruction, a caption comes out at 37.2 tokens on average, and captions have about 4 characters a token.
-TEMPLATE_TOKENS = 112
-CAPTION_TOKENS = 37
-CHARACTERS_PER_TOKEN = 4
 
 # Says for pair_ids, [rows] binary(16), which are in the warehouse. None: take them all.
 IsKnown = Callable[[pa.FixedSizeBinaryArray], pa.BooleanArray | None]
@@ -43,7 +36,11 @@ class PairFile:
 
 
 def read_batches(
-    storage: Storage, groups: Iterable[list[str]], rules: PairRules | None = None, first_rows: int = BATCH_ROWS
+    storage: Storage,
+    groups: Iterable[list[str]],
+    estimate: TokenEstimate,
+    rules: PairRules | None = None,
+    first_rows: int = BATCH_ROWS,
 ) -> Iterator[list[PairFile]]:
     """Read files of pairs in batches of about ``BATCH_ROWS`` rows, the first of about ``first_rows``.
 
@@ -51,7 +48,7 @@ def read_batches(
     """
 
     def read(paths: list[str]) -> list[PairFile]:
-        return [_read(storage, path, rules) for path in paths]
+        return [_read(storage, path, estimate, rules) for path in paths]
 
     batch: list[PairFile] = []
     rows, most = 0, min(first_rows, BATCH_ROWS)
@@ -65,11 +62,11 @@ def read_batches(
         yield batch
 
 
-def _read(storage: Storage, path: str, rules: PairRules | None) -> PairFile:
+def _read(storage: Storage, path: str, estimate: TokenEstimate, rules: PairRules | None) -> PairFile:
     pairs = storage.read_table(path, columns=["pair_id", "laion_2b", "laion_coco"])
     if rules is not None:
         _require_rules(storage.path(path), pairs.schema, rules)
-    return PairFile(path, pairs["pair_id"].combine_chunks(), estimate_tokens(pairs).astype(np.int32))
+    return PairFile(path, pairs["pair_id"].combine_chunks(), estimate.of(pairs))
 
 
 def _require_rules(where: str, schema: pa.Schema, rules: PairRules) -> None:
@@ -88,17 +85,6 @@ def are_new(batch: list[PairFile], in_flight: PairsInFlight, is_known: IsKnown) 
         is_new[is_new] = ~known.to_numpy(zero_copy_only=False)
     ends = np.cumsum([len(file.pair_ids) for file in batch])
     return np.split(is_new, ends[:-1])
-
-
-def estimate_tokens(pairs: pa.Table) -> np.ndarray:
-    """Estimated tokens of each row, prompt and caption, without a tokenizer: [rows] int64.
-
-    A prompt counts at most ``MAX_PROMPT_TOKENS``, because longer prompts are cut.
-    """
-    characters = pc.add(pc.utf8_length(pairs["laion_2b"]), pc.utf8_length(pairs["laion_coco"]))
-    prompt = TEMPLATE_TOKENS + characters.to_numpy().astype(np.int64) // CHARACTERS_PER_TOKEN
-    tokens: np.ndarray = np.minimum(prompt, MAX_PROMPT_TOKENS) + CAPTION_TOKENS
-    return tokens
 
 
 def bucket_of(path: str) -> str:

@@ -6,7 +6,7 @@ Planning holds a lock, keeps to a budget, and registers the units in the ledger.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from datetime import UTC, datetime
 from functools import partial
 
@@ -21,10 +21,12 @@ from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.planning import unit_files, waiting
 from capsfusion_tasks.planning.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
 from capsfusion_tasks.planning.new_pairs import NewPairs, count_new_pairs
+from capsfusion_tasks.planning.tokens import DEFAULT, TokenEstimate, estimate_for
 from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import fusions, ledger, plans, rates
 from capsfusion_tasks.warehouse.invariants import drop_plan, hold_units
@@ -94,7 +96,7 @@ def plan_units(
             hold_units(session, dropped)
         elif unfinished:
             to_fuse = (unit for unit, state in planned if state not in ("fused", "loaded"))
-            check(session, "planned before, to fuse", Work.of(to_fuse))
+            check(session, "planned before, to fuse", Work.of(to_fuse, longest_row(decoding)))
             return unfinished
         pairs = find_pairs(session, dropped)
         total = Work(sum(len(part.rows) for part in pairs), sum(int(part.tokens.sum()) for part in pairs))
@@ -191,14 +193,16 @@ def estimate(
             waiting.whole_range(storage).command,  # a join reads all shards, so all must be pulled again
         )
     engine = context.warehouse.engine
-    unplanned = unplanned_work(engine, storage, decoding.fusion_id, seen)
+    tokens = estimate_for(context, engine.begin, pair_paths(storage, reversed(seen)))
+    unplanned = unplanned_work(engine, storage, decoding.fusion_id, seen, tokens)
     with engine.begin() as connection:
-        work = {
-            "planned, not fused": Work(*rates.unfused(connection, decoding.fusion_id, within)),
-            "paired, not planned": unplanned,
-        }
-        rate = rate_of(connection, decoding, rows_per_second)
+        planned = rates.unfused(connection, decoding.fusion_id, within, longest_row=longest_row(decoding))
+        work = {"planned, not fused": Work(*planned), "paired, not planned": unplanned}
+        rate = rate_of(connection, decoding)
         earlier = fusions.earlier(connection, decoding)
+    waits = sum(work.values(), start=Work())
+    if rows_per_second is not None and waits.rows:
+        rate = given_rate(rows_per_second, waits.tokens / waits.rows, "as given")
     listed = ((interval, discovery.discovered(interval, storage)) for interval in seen)
     unpaired = [
         shard
@@ -218,7 +222,19 @@ def estimate(
     )
 
 
-def unplanned_work(engine: Engine, storage: Storage, fusion_id: str, intervals: list[Interval]) -> Work:
+def pair_paths(storage: Storage, works: Iterable[Interval | Replay]) -> Iterator[str]:
+    """The files of pairs of intervals or replays."""
+    return (path for work in works for path in storage.files(layout.pairs_folder(work)))
+
+
+def longest_row(decoding: Decoding) -> int:
+    """Most tokens that a row can have: prompts and captions end at a limit."""
+    return MAX_PROMPT_TOKENS + decoding.max_new_tokens
+
+
+def unplanned_work(
+    engine: Engine, storage: Storage, fusion_id: str, intervals: list[Interval], tokens: TokenEstimate = DEFAULT
+) -> Work:
     """The pairs of the intervals that are neither in a unit nor in the warehouse."""
     with engine.connect() as connection:
         in_units = [rates.pairs_in_units(connection, fusion_id, interval) for interval in intervals]
@@ -230,12 +246,11 @@ def unplanned_work(engine: Engine, storage: Storage, fusion_id: str, intervals: 
     ]
     if not unfinished:
         return Work()
-    return Work(*count_new_pairs(storage, unfinished, partial(known_pairs, engine.begin, fusion_id), open_units))
+    is_known = partial(known_pairs, engine.begin, fusion_id)
+    return Work(*count_new_pairs(storage, unfinished, is_known, open_units, tokens))
 
 
-def rate_of(connection: Connection, decoding: Decoding, rows_per_second: float | None = None) -> Rate | None:
-    """The rate of one device for this fusion: the given one, the measured one, or a benchmark's. None: unknown."""
-    if rows_per_second is not None:
-        return given_rate(rows_per_second, "as given")
+def rate_of(connection: Connection, decoding: Decoding) -> Rate | None:
+    """The rate of one device for this fusion: the measured one, or a benchmark's. None: unknown."""
     measured = rates.measured(connection, decoding.fusion_id)
     return measured_rate(measured) if measured else benchmark_rate(decoding.model, decoding.engine)

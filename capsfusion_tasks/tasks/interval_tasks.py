@@ -25,7 +25,8 @@ from capsfusion_tasks.pairing.url_limit import LeftOut
 from capsfusion_tasks.planning import waiting
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
-from capsfusion_tasks.planning.plan import OnEstimate, outdated, plan_units, unplanned_work
+from capsfusion_tasks.planning.plan import OnEstimate, outdated, pair_paths, plan_units, unplanned_work
+from capsfusion_tasks.planning.tokens import estimate_for
 from capsfusion_tasks.pull_rules import PairRules, PullRules
 from capsfusion_tasks.schemas import Existing, Shard, Side, Unit
 from capsfusion_tasks.shards import discovery
@@ -194,6 +195,7 @@ def plan(
             in_flight=in_flight,
             limit=limit,
             rules=PairRules.of(context.settings),
+            estimate=estimate_for(context, session.transaction, pair_paths(context.storage, [interval])),
         )
 
     return plan_units(

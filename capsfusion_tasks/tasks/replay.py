@@ -18,7 +18,8 @@ from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.replay_pairs import split_pairs
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
-from capsfusion_tasks.planning.plan import OnEstimate, plan_units
+from capsfusion_tasks.planning.plan import OnEstimate, pair_paths, plan_units
+from capsfusion_tasks.planning.tokens import estimate_for
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -87,7 +88,8 @@ def _select(context: Context, session: LockedSession, replay: Replay, existing: 
         most=None if replay.limit is None else replay.limit + taken,
     )
     split_pairs(tables, replay, storage, settings, bucket_count(storage, settings))
-    pairs = new_pairs(storage, replay, lambda _: None, in_flight, replay.limit)
+    estimate = estimate_for(context, session.transaction, pair_paths(storage, [replay]))
+    pairs = new_pairs(storage, replay, lambda _: None, in_flight, replay.limit, estimate=estimate)
     with session.transaction() as connection:
         matching = quarantine.matching(connection, replay)
     log.info(

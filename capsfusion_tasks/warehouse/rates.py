@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Double, and_, func, literal, select, true
+from sqlalchemy import ColumnElement, Connection, Double, and_, case, func, literal, select, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from capsfusion_tasks.intervals import Interval
@@ -21,22 +21,38 @@ class Spread(NamedTuple):
     high: float
 
 
+class Tokens(NamedTuple):
+    """Sums over fused rows."""
+
+    rows: int
+    prompt: int
+    caption: int
+
+
 class Measured(NamedTuple):
-    """The last units of a fusion: their number, estimated tokens per second of a device, and real over estimated
-    tokens."""
+    """The last units of a fusion: their number, tokens per second of a device, and real over estimated tokens.
+
+    ``fused`` sums up the units whose tokens were counted. A unit without counted tokens goes by its estimate.
+    """
 
     units: int
     tokens_per_second: Spread
     tokens_real: Spread | None
+    fused: Tokens | None = None
 
 
 def measured(connection: Connection, fusion_id: str) -> Measured | None:
     """None before the first unit is fused."""
     units = work_units.c
+    real = func.nullif(units.prompt_tokens + units.caption_tokens, 0)
     recent = (
         select(
-            (units.tokens_estimated / units.gpu_seconds).label("rate"),
-            ((units.prompt_tokens + units.caption_tokens) / func.nullif(units.tokens_estimated, 0)).label("real"),
+            # Not the estimated tokens: a wrong estimate would make the rate wrong, and with it all later budgets.
+            (func.coalesce(real, units.tokens_estimated) / units.gpu_seconds).label("rate"),
+            (real / func.nullif(units.tokens_estimated, 0)).label("real"),
+            case((real.is_not(None), units.rows_in)).label("rows"),
+            case((real.is_not(None), units.prompt_tokens)).label("prompt"),
+            case((real.is_not(None), units.caption_tokens)).label("caption"),
         )
         .where(units.fusion_id == fusion_id, units.gpu_seconds > 0, units.tokens_estimated > 0)
         # A replay under the same fusion keeps most captions, so its GPU time says nothing about its rows.
@@ -47,15 +63,25 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
     )
     tenths = func.percentile_cont(literal([0.1, 0.5, 0.9], ARRAY(Double)))
     spreads = (tenths.within_group(column.cast(Double)) for column in (recent.c.rate, recent.c.real))
-    count, rate, real = connection.execute(select(func.count(), *spreads)).one()
+    sums = (func.sum(recent.c[name]) for name in Tokens._fields)
+    count, rate, ratio, *fused = connection.execute(select(func.count(), *spreads, *sums)).one()
     if not count:
         return None
-    return Measured(count, Spread(*rate), Spread(*real) if real else None)
+    if not ratio:
+        return Measured(count, Spread(*rate), None)
+    return Measured(count, Spread(*rate), Spread(*ratio), Tokens(*map(int, fused)))
 
 
-def unfused(connection: Connection, fusion_id: str, within: Interval | None = None) -> tuple[int, int]:
-    """Rows and estimated tokens of units that are not fused; a unit that was begun counts in full."""
-    sums = (func.coalesce(func.sum(column), 0) for column in (work_units.c.rows_in, work_units.c.tokens_estimated))
+def unfused(
+    connection: Connection, fusion_id: str, within: Interval | None = None, *, longest_row: int
+) -> tuple[int, int]:
+    """Rows and estimated tokens of units that are not fused; a unit that was begun counts in full.
+
+    A row counts as at most ``longest_row`` tokens: earlier versions estimated very long alt texts in full.
+    """
+    units = work_units.c
+    tokens = func.least(units.tokens_estimated, units.rows_in * longest_row)
+    sums = (func.coalesce(func.sum(column), 0) for column in (units.rows_in, tokens))
     open_states = work_units.c.state.in_(("planned", "fusing", "failed"))
     rows, tokens = connection.execute(select(*sums).where(_of(fusion_id, within), open_states)).one()
     return int(rows), int(tokens)

@@ -17,7 +17,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning import unit_files
-from capsfusion_tasks.planning.estimate import BENCHMARKS, Budget, Estimate, Rate, Work, benchmark_rate
+from capsfusion_tasks.planning.estimate import BENCHMARKS, Benchmark, Budget, Estimate, Rate, Work, benchmark_rate
 from capsfusion_tasks.schemas import VALIDATED, Unit
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging import layout
@@ -64,7 +64,7 @@ def test_what_is_not_known_is_not_told() -> None:
 def test_a_model_without_measured_units_goes_by_a_benchmark_and_says_so() -> None:
     rate = benchmark_rate("BAAI/CapsFus-LLaMA", "transformers")
     assert rate is not None
-    estimate = Estimate({"a": Work(3744, 3744 * 195)}, rate, NOW)
+    estimate = Estimate({"a": Work(3744, 3744 * 196)}, rate, NOW)
     assert estimate.gpu_hours is not None
     assert estimate.gpu_hours.median == pytest.approx(1)
     assert "no unit of this fusion is measured yet: what the paper says of its script" in estimate.text
@@ -199,7 +199,7 @@ def test_a_run_over_its_budget_plans_nothing_and_one_within_it_is_planned(
     pair(settings, DAYS[0])
     fusion = decide(settings)
     monkeypatch.setattr(unit_files, "UNIT_TOKENS_AT_FIRST", 1000)
-    monkeypatch.setitem(BENCHMARKS, (fusion.model, fusion.engine), (1.0, "a test's"))
+    monkeypatch.setitem(BENCHMARKS, (fusion.model, fusion.engine), Benchmark(1.0, 50.0, "a test's"))
     estimates: list[Estimate] = []
     for existing in ("skip", "replace"):
         with pytest.raises(InputError, match=r"over budget: .* for 40 pairs, .* 0\.001 allowed"):

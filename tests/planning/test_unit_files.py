@@ -10,7 +10,7 @@ import pytest
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.in_flight import PairsInFlight
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
-from capsfusion_tasks.planning.pair_files import estimate_tokens
+from capsfusion_tasks.planning.tokens import DEFAULT
 from capsfusion_tasks.planning.unit_files import choose_unit_tokens, cut_units
 from capsfusion_tasks.schemas import PAIRS, Unit
 from capsfusion_tasks.staging import layout
@@ -63,7 +63,7 @@ def cut(
     for start in range(0, table.num_rows, 7):
         part, path = table.slice(start, 7), f"some/{start}.parquet"
         storage.write_table(path, part)
-        found.append(NewPairs(path, np.arange(part.num_rows), estimate_tokens(part)))
+        found.append(NewPairs(path, np.arange(part.num_rows), DEFAULT.of(part)))
     return cut_units(storage, found, DAY, "f" * 12, unit_tokens, serial, max_units=max_units)
 
 
@@ -73,7 +73,7 @@ def test_pairs_that_the_warehouse_has_are_dropped(storage: Storage) -> None:
         storage, DAY, lambda ids: pa.array([i in known for i in ids.to_pylist()]), in_flight=[], limit=None
     )
     assert hashes(storage, found) == [0, 2, 3]
-    assert [part.tokens.tolist() for part in found] == [[157, 157], [157]]
+    assert [part.tokens.tolist() for part in found] == [[147, 147], [147]]
     assert [part.taken for part in found] == [1, 1]
 
 
@@ -81,7 +81,7 @@ def test_pairs_of_units_in_flight_are_dropped(storage: Storage) -> None:
     for bucket, table in {"00000": pairs(2, 7), "00001": pairs(3, 8, 9)}.items():
         storage.write_table(f"{layout.pairs_folder(BEFORE)}/{bucket}.parquet", table)
     before = new_pairs(storage, BEFORE, nothing_known, in_flight=[], limit=None)
-    units = cut_units(storage, before, BEFORE, "f" * 12, unit_tokens=3 * 157, serial=0)
+    units = cut_units(storage, before, BEFORE, "f" * 12, unit_tokens=3 * 147, serial=0)
     assert [unit.rows for unit in units] == [3, 2], "the first has pairs of both buckets"
     in_flight = [unit.unit_id for unit in units]
     found = new_pairs(storage, DAY, nothing_known, in_flight, limit=None)
@@ -96,7 +96,7 @@ def test_replacing_takes_known_pairs_too(storage: Storage) -> None:
 def test_pairs_of_no_bucket_are_looked_for_in_all(storage: Storage) -> None:
     storage.write_table(f"some/{layout.ANY_BUCKET}.parquet", pairs(1, 3, 9))
     table = storage.read_table(f"some/{layout.ANY_BUCKET}.parquet")
-    found = NewPairs(f"some/{layout.ANY_BUCKET}.parquet", np.arange(3), estimate_tokens(table))
+    found = NewPairs(f"some/{layout.ANY_BUCKET}.parquet", np.arange(3), DEFAULT.of(table))
     [unit] = cut_units(storage, [found], BEFORE, "f" * 12, unit_tokens=10**6, serial=0)
     assert hashes(storage, new_pairs(storage, DAY, nothing_known, [unit.unit_id], limit=None)) == [0, 2, 4]
     days = cut_units(storage, new_pairs(storage, DAY, nothing_known, [], None), DAY, "f" * 12, 10**6, serial=0)
@@ -110,15 +110,9 @@ def test_a_limit_takes_so_many_and_no_more(storage: Storage, limit: int) -> None
     assert hashes(storage, new_pairs(storage, DAY, nothing_known, in_flight=[], limit=limit)) == list(range(5))[:limit]
 
 
-@pytest.mark.parametrize(("characters", "tokens"), [(40, 112 + 10 + 37), (576, 256 + 37), (2_000_000, 256 + 37)])
-def test_a_row_is_estimated_at_no_more_tokens_than_a_prompt_can_have(characters: int, tokens: int) -> None:
-    table = pa.table({"laion_2b": ["a" * (characters - 4)], "laion_coco": ["a" * 4]})
-    assert estimate_tokens(table).tolist() == [tokens]
-
-
 def test_units_hold_each_pair_once_in_order_and_about_as_many_tokens(storage: Storage) -> None:
     table = pairs(*range(100))
-    total = int(estimate_tokens(table).sum())
+    total = int(DEFAULT.of(table).sum())
     units = cut(storage, table, unit_tokens=total // 4 + 1)
     assert [unit.rows for unit in units] == [25, 25, 25, 25]
     parts = [storage.read_table(layout.unit_pairs(unit.unit_id)) for unit in units]
@@ -141,9 +135,9 @@ def test_only_the_new_rows_of_a_file_become_units(storage: Storage) -> None:
 
 def test_no_run_has_more_units_than_airflow_maps(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("capsfusion_tasks.planning.unit_files.MAX_UNITS", 3)
-    units = cut(storage, pairs(*range(50)), unit_tokens=5 * 157)
+    units = cut(storage, pairs(*range(50)), unit_tokens=5 * 147)
     assert [unit.rows for unit in units] == [5, 5, 5]
-    assert [unit.rows for unit in cut(storage, pairs(*range(50)), unit_tokens=5 * 157, max_units=2)] == [5, 5]
+    assert [unit.rows for unit in cut(storage, pairs(*range(50)), unit_tokens=5 * 147, max_units=2)] == [5, 5]
     assert choose_unit_tokens(10**6, 1000.0, max_units=3) == 1_800_000  # half an hour of work
     assert choose_unit_tokens(9 * 10**6, 1000.0, max_units=3) == 3_000_000
 

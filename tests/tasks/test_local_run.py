@@ -196,7 +196,7 @@ def test_fusing_again_replaces_whoever_loads_it_and_the_counts_still_add_up(sett
 
 
 def test_a_unit_that_cannot_be_loaded_fails_alone(settings: Settings) -> None:
-    settings = settings.model_copy(update={"unit_tokens": 5000})  # two units
+    settings = settings.model_copy(update={"unit_tokens": 1000})  # two units
     first, *others = plan_only(settings, DAYS[0])
     assert others
     loaded_before = Unit(unit_id="restored", fusion_id=first.fusion_id, rows=1, tokens=1)

@@ -30,7 +30,8 @@ def test_the_rate_is_that_of_the_last_units_per_device(warehouse: Warehouse, con
     found = rates.measured(connection, "f1")
     assert found is not None
     assert found.units == 3
-    assert found.tokens_per_second == pytest.approx((60, 100, 180))
+    assert found.tokens_per_second == pytest.approx((68, 100, 148)), "real tokens where they were counted"
+    assert found.fused == rates.Tokens(rows=20, prompt=1600, caption=400)
     assert found.tokens_real == pytest.approx((0.84, 1.0, 1.16))
 
 
@@ -64,14 +65,16 @@ def test_units_wait_until_they_are_fused(warehouse: Warehouse, connection: Conne
     plan(warehouse, ("u1", 3), ("u2", 5))
     plan(warehouse, ("u3", 7), interval=NEXT_DAY)
     plan(warehouse, ("v1", 11), fusion_id="f2")
-    assert rates.unfused(connection, "f1") == (15, 1500)
-    assert rates.unfused(connection, "f1", DAY) == (8, 800)
+    assert rates.unfused(connection, "f1", longest_row=336) == (15, 1500)
+    assert rates.unfused(connection, "f1", DAY, longest_row=336) == (8, 800)
     ledger.unit_started(connection, "u1")
     ledger.unit_failed(connection, "u2", "no memory")
-    assert rates.unfused(connection, "f1") == (15, 1500)
+    assert rates.unfused(connection, "f1", longest_row=336) == (15, 1500)
+    few = rates.unfused(connection, "f1", longest_row=60)
+    assert few == (15, 900), "estimates of earlier versions have no limit"
     fuse(connection, "u1", 1.0)
     load_unit(warehouse, "u3", rows(*range(7)))
-    assert rates.unfused(connection, "f1") == (5, 500)
+    assert rates.unfused(connection, "f1", longest_row=336) == (5, 500)
 
 
 def test_pairs_that_were_fused_twice_are_planned_once(warehouse: Warehouse, connection: Connection) -> None:
