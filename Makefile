@@ -6,7 +6,7 @@ COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
 .PHONY: help docs install demo up compose-demo test test-fast test-faults fuzz audit lint bench bench-fusion bench-exactness bench-gpu \
-	bench-pairing bench-days bench-planning bench-validation bench-rescue bench-warehouse bench-explorer screenshots
+	bench-pairing bench-days bench-planning bench-staging bench-validation bench-rescue bench-warehouse bench-explorer screenshots
 .DEFAULT_GOAL := help
 
 help:
@@ -18,8 +18,8 @@ help:
 	@echo "make fuzz             random inputs for readers, prompt and rules, ten minutes each; ARGS='--minutes 1'"
 	@echo "make audit            known vulnerabilities of the pinned packages (needs PyPI)"
 	@echo "make lint             ruff and mypy"
-	@echo "make bench            all benchmarks: bench-fusion, -exactness, -pairing, -days, -planning, -validation, -rescue, -warehouse,"
-	@echo "                      -explorer; ARGS='--help' lists options"
+	@echo "make bench            all benchmarks: bench-fusion, -exactness, -pairing, -days, -planning, -staging, -validation,"
+	@echo "                      -rescue, -warehouse, -explorer; ARGS='--help' lists options"
 	@echo "make bench-gpu        the engine on one GPU, five minutes: docs/benchmarks.md"
 	@echo "make compose-demo     the demo in containers with Celery workers: docs/operations.md"
 	@echo "make docs             write docs/settings.md from the descriptions of the settings"
@@ -97,8 +97,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	echo "Installed in $$(( $$(date +%s) - started )) s."; \
 	touch $@
 
-bench: bench-fusion bench-exactness bench-pairing bench-days bench-planning bench-validation bench-rescue bench-warehouse \
-	bench-explorer
+bench: bench-fusion bench-exactness bench-pairing bench-days bench-planning bench-staging bench-validation bench-rescue \
+	bench-warehouse bench-explorer
 
 bench-fusion: install
 	@$(BIN)/python -m benchmarks.fusion $(ARGS)
@@ -117,6 +117,9 @@ bench-pairing: install
 
 bench-planning: install
 	@$(BIN)/python -m benchmarks.planning $(ARGS)
+
+bench-staging: install
+	@$(BIN)/python -m benchmarks.staging $(ARGS)
 
 bench-validation: install
 	@$(BIN)/python -m benchmarks.validation $(ARGS)

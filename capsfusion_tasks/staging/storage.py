@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.locations import absolute_location
-from capsfusion_tasks.staging import full_disk
+from capsfusion_tasks.staging import durable, full_disk
 
 _S3_ERROR = "AWS Error"  # in every message of Arrow about an error of S3
 _IN_MEMORY = (
@@ -137,12 +137,19 @@ class Storage:
     @_asks
     def delete(self, path: str) -> None:
         self.filesystem.delete_file(path)
+        self._sync_parent(path)
 
     @_asks
     def delete_folder(self, path: str) -> None:
         """Delete the folder with all its files. Does nothing if it does not exist."""
         with suppress(FileNotFoundError):
             self.filesystem.delete_dir(path)
+            self._sync_parent(path)
+
+    def _sync_parent(self, path: str) -> None:
+        """Keep a deleted file from coming back after a power failure: a join reads all files that it finds."""
+        if self._local:
+            durable.sync_folder((Path(self._base) / path).parent)
 
     @_asks
     def delete_unpublished(self, folder: str) -> None:
@@ -156,7 +163,8 @@ class Storage:
     def publish(self, path: str) -> Iterator[Any]:
         """A binary file to write; it appears under ``path`` when the block ends, and never if it raises.
 
-        On a disk it is written beside its final name and renamed. On S3 an upload becomes visible when it is complete.
+        On a disk it is written beside its final name and renamed. When the block has ended, the file and its name are
+        on the disk, also after a power failure. On S3 an upload becomes visible when it is complete.
         Raises NotReadyError where the disk is full or read-only, or S3 does not answer.
         """
         if not self._local:
@@ -178,19 +186,20 @@ class Storage:
 
     @staticmethod
     def _write_beside(target: Path) -> Iterator[Any]:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(target.parent)
         # Listings leave out names that start with a dot, so the file of a killed writer is never read as data.
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".unpublished")
         try:
             with os.fdopen(handle, "wb") as stream:
                 yield stream
                 stream.flush()
-                os.fsync(stream.fileno())
+                durable.sync_file(stream.fileno())
             os.chmod(temporary, 0o666 & ~_UMASK)
             os.replace(temporary, target)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+        durable.sync_folder(target.parent)
 
     def write_table(self, path: str, table: pa.Table, metadata: dict[str, str] | None = None) -> None:
         """Publish ``table`` as Parquet (zstd), with ``metadata`` in its footer."""

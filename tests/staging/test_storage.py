@@ -30,6 +30,29 @@ def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return Storage(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}")
 
 
+def test_a_file_its_name_and_its_new_folders_are_on_the_disk_before_they_are_relied_on(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, str]] = []
+
+    def syncing(handle: int) -> None:
+        what = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        if what.is_dir():
+            done.append((str(what.relative_to(tmp_path)), " ".join(os.listdir(what))))
+        else:
+            done.append(("the file", what.read_text()))
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    with storage.publish("a/b/c") as stream:
+        stream.write(b"whole")
+    new_folders = [(".", "area"), ("area", "a"), ("area/a", "b")]
+    assert done == [*new_folders, ("the file", "whole"), ("area/a/b", "c")]
+    done.clear()
+    storage.delete("a/b/c")
+    storage.delete_folder("a/b")
+    assert done == [("area/a/b", ""), ("area/a", "")]
+
+
 def test_a_file_that_failed_to_be_written_is_not_there(storage: Storage, tmp_path: Path) -> None:
     def fail() -> None:
         with storage.publish("a/b.bin") as stream:

@@ -1,0 +1,69 @@
+"""What it costs that files of the staging area outlast a power failure.
+
+    python -m benchmarks.staging [--files 400] [--kilobytes 100] [--folder FOLDER]
+
+Writes files through ``Storage.publish``, each in a folder of its own as bucket files are, in three ways: with no sync,
+with the file synced, and as the pipeline does it, with the file and its folders synced. The ways take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+from rich.console import Console
+from rich.table import Table
+
+from capsfusion_tasks.staging import durable
+from capsfusion_tasks.staging.storage import Storage
+
+WAYS = {"no sync": ("sync_file", "sync_folder"), "files": ("sync_folder",), "files and folders": ()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=400)
+    parser.add_argument("--kilobytes", type=int, default=100, help="size of each file")
+    parser.add_argument("--repeat", type=int, default=5, help="turns of each way")
+    parser.add_argument("--folder", type=Path, help="where to write (default: the temporary folder)")
+    args = parser.parse_args()
+
+    content = os.urandom(args.kilobytes * 1000)
+    table = Table(title=f"ms per file of {args.kilobytes} kB, median of {args.repeat} turns")
+    table.add_column("writers", justify="right")
+    for way in WAYS:
+        table.add_column(way, justify="right")
+    for writers in (1, 4):
+        turns = [[_write(args, content, writers, off) for off in WAYS.values()] for _ in range(args.repeat)]
+        table.add_row(str(writers), *(f"{statistics.median(times):.2f}" for times in zip(*turns, strict=True)))
+    Console(width=100).print(table)
+
+
+def _write(args: argparse.Namespace, content: bytes, writers: int, off: tuple[str, ...]) -> float:
+    """Write the files without the functions ``off`` of ``durable``. Returns milliseconds per file."""
+    nothing: Callable[[object], None] = lambda _: None  # noqa: E731
+    with tempfile.TemporaryDirectory(prefix="capsfusion-bench-", dir=args.folder) as home, ExitStack() as without:
+        for name in off:
+            without.enter_context(patch.object(durable, name, nothing))
+        storage = Storage(home)
+
+        def write(number: int) -> None:
+            with storage.publish(f"buckets/{number:05}/file") as stream:
+                stream.write(content)
+
+        started = time.perf_counter()
+        with ThreadPoolExecutor(writers) as pool:
+            list(pool.map(write, range(args.files)))
+        return 1000 * (time.perf_counter() - started) / float(args.files)
+
+
+if __name__ == "__main__":
+    main()
