@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, select, update
+import psycopg
+from sqlalchemy import ColumnElement, Connection, Engine, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.errors import InputError
@@ -28,10 +29,8 @@ def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
     """Register shards as discovered. A registered shard keeps its row; only ``seen_at`` is updated."""
     if not found:
         return
-    statement = insert(shards).on_conflict_do_update(
-        index_elements=["source", "path", "etag"], set_={"seen_at": func.now()}
-    )
-    connection.execute(statement, [shard.model_dump(exclude={"revision", "problem"}) for shard in found])
+    ids = _register(connection, found)
+    connection.execute(update(shards).where(shards.c.shard_id == bindparam("id")).values(seen_at=func.now()), ids)
 
 
 def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval) -> set[str]:
@@ -41,14 +40,23 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
     """
     if not late:
         return set()
-    rows = [{**shard.model_dump(exclude={"revision", "problem"}), "adopted_by": interval.key} for shard in late]
-    taken = func.coalesce(shards.c.adopted_by, interval.key)
-    connection.execute(
-        insert(shards).on_conflict_do_update(index_elements=["source", "path", "etag"], set_={"adopted_by": taken}),
-        rows,
-    )
+    ids = _register(connection, late, adopted_by=interval.key)
+    free = shards.c.shard_id == bindparam("id"), shards.c.adopted_by.is_(None)
+    connection.execute(update(shards).where(*free).values(adopted_by=interval.key), ids)
     mine = shards.c.shard_id.in_([shard.shard_id for shard in late]), shards.c.adopted_by == interval.key
     return set(connection.scalars(select(shards.c.shard_id).where(*mine)))
+
+
+def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> list[dict[str, str]]:
+    """Insert the shards that have no row yet, with ``values``. Returns the ids of all of them, as parameters.
+
+    Another run may insert the same rows now. DO NOTHING without columns is right for both unique indexes; with the
+    columns of one index, the other index would fail. Sorted, so that two runs wait for each other in one direction.
+    """
+    rows = [{**shard.model_dump(exclude={"revision", "problem"}), **values} for shard in found]
+    rows.sort(key=lambda row: str(row["shard_id"]))
+    connection.execute(insert(shards).on_conflict_do_nothing(), rows)
+    return [{"id": row["shard_id"]} for row in rows]
 
 
 def shard_pulled(connection: Connection, shard_id: str, rows: int, dropped: Mapping[str, int]) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.intervals import Interval
@@ -18,7 +18,7 @@ from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.known_pairs import known_pairs
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.tables import shards, work_units
-from tests.warehouse.conftest import DAY, pair_id, plan, rows
+from tests.warehouse.conftest import DAY, in_threads, pair_id, plan, rows
 
 SHARD = Shard(
     shard_id="s1",
@@ -42,6 +42,30 @@ def test_a_shard_keeps_its_row_when_it_is_seen_again(connection: Connection) -> 
     assert after["seen_at"] > before["seen_at"]
     assert (after["state"], after["rows"], after["dropped"]) == ("pulled", 10, {"no caption": 2})
     assert connection.scalar(select(shards.c.state).where(shards.c.shard_id == "s2")) == "discovered"
+
+
+# Every row takes a moment between the look for a conflict and the entry in the unique indexes. As this index must be
+# the first to be written, the unique ones are made anew after it.
+SLOW_INSERTS = """
+    create function pause(text) returns text language plpgsql immutable as
+        $$ begin perform pg_sleep(0.2); return $1; end $$;
+    create index on capsfusion.shards (pause(shard_id));
+    alter table capsfusion.shards drop constraint shards_pkey, add primary key (source, path, etag);
+    alter table capsfusion.shards drop constraint shards_shard_id_key, add unique (shard_id);
+"""
+
+
+def test_of_runs_that_insert_a_late_shard_at_the_same_time_one_gets_it(
+    warehouse: Warehouse, connection: Connection
+) -> None:
+    connection.execute(text(SLOW_INSERTS))
+
+    def claim(day: Interval) -> set[str]:
+        with warehouse.engine.begin() as own:
+            return ledger.claim_late(own, [SHARD], day)
+
+    following = Interval(start=DAY.end, end=DAY.end + (DAY.end - DAY.start))
+    assert sorted(in_threads(lambda: claim(DAY), lambda: claim(following)), key=str) == [set(), {"s1"}]
 
 
 def test_a_failed_shard_shows_its_error_until_it_is_pulled(connection: Connection) -> None:
