@@ -58,7 +58,7 @@ def is_of_torchrun(process: psutil.Process) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])  # terminate sends SIGTERM
 def test_ranks_die_with_torchrun(job: FuseJob, tmp_path: Path, kill: signal.Signals) -> None:
     torchrun = subprocess.Popen(
         torchrun_argv(job, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -68,21 +68,6 @@ def test_ranks_die_with_torchrun(job: FuseJob, tmp_path: Path, kill: signal.Sign
     assert len(family) >= 3
     torchrun.send_signal(kill)
     torchrun.wait(timeout=30)
-    _, alive = psutil.wait_procs(family, timeout=60)
-    assert not alive
-
-
-@pytest.mark.slow
-def test_ranks_die_with_whoever_started_torchrun(job: FuseJob, tmp_path: Path) -> None:
-    code = "import sys; from capsfusion_tasks.fusion.launcher import run; run(sys.argv[1:])"
-    starter = subprocess.Popen(
-        [sys.executable, "-c", code, *torchrun_argv(job, 2)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait_for_chunks(tmp_path, 2)
-    family = family_of(starter.pid)
-    assert len(family) >= 4
-    starter.kill()
-    starter.wait()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
 
@@ -138,11 +123,11 @@ def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, 
 
 @pytest.mark.slow
 def test_terminate_returns_at_once_and_ends_all(job: FuseJob, tmp_path: Path) -> None:
-    torchrun = Torchrun(torchrun_argv(job, 1), on_line=lambda line: None)
+    torchrun = Torchrun(torchrun_argv(job, 2), on_line=lambda line: None)
     torchrun.start()
-    wait_for_chunks(tmp_path, 1)
+    wait_for_chunks(tmp_path, 2)
     family = [process for process in psutil.Process().children(recursive=True) if is_of_torchrun(process)]
-    assert len(family) >= 2
+    assert len(family) >= 3
     started = time.monotonic()
     torchrun.terminate()
     assert time.monotonic() - started < 1

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ def watch(process: subprocess.Popen[str], arguments: set[str]) -> None:
             mine = psutil.Process(process.pid)
             arguments.update(" ".join(each.cmdline()) for each in [mine, *mine.children(recursive=True)])
         except psutil.Error:
-            continue
+            pass
+        time.sleep(0.05)  # each of its processes lives for longer
 
 
 @pytest.mark.timeout(300)
