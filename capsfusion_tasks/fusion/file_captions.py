@@ -19,7 +19,6 @@ from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairColumns
 from capsfusion_tasks.schemas import fused_schema
 from capsfusion_tasks.staging.storage import Storage
 
-
 # Of a table with both sources, the caption and its other beams: the same rows with the caption to take in each, and its
 # number in the column ``beam`` (1: the best of the search).
 TakeBeam = Callable[[pa.Table], pa.Table]
