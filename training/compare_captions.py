@@ -67,7 +67,7 @@ def figures(pairs: list[tuple[str, str, str]], tokenizer: LlamaTokenizer) -> dic
     raws, synthetics = ([set(words(pair[place])) for pair in pairs] for place in (0, 1))
     overlaps = [len(one & two) / max(1, len(one | two)) for one, two in zip(raws, synthetics, strict=True)]
     table["overlap of the sources"] = f"{np.mean(overlaps):.3f}"
-    shares = {
+    shares: dict[str, list[float]] = {
         "sources share three words": [shares_three_words(raw, synthetic) for raw, synthetic, _ in pairs],
         "raw of 20 words or more": [len(raw.split()) >= 20 for raw, _, _ in pairs],
         "raw words kept": [

@@ -30,6 +30,7 @@ from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.validation.rules import DEFAULTS, reasons
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import repeated_share, words
+from training.compare_captions import joined_with_a_fixed_phrase
 
 MAX_NEW_TOKENS = 80
 # Words without content, which a fused caption need not keep.
@@ -152,6 +153,7 @@ def report(sources: list[Source], fused: list[tuple[str, str]]) -> dict[str, flo
         figures[f"{name} content words kept"] = sum(shares) / len(shares)
     figures["accepted by validation"] = sum(not verdict for verdict in verdicts) / count
     figures["loops or stopped at the limit"] = sum(looped) / count
+    figures["joined with a fixed phrase"] = sum(map(joined_with_a_fixed_phrase, captions)) / count
     for reason, times in Counter(reason for verdict in verdicts for reason in verdict).most_common():
         figures[f"rejected: {reason}"] = times / count
     figures["mean words"] = sum(len(caption.split()) for caption in captions) / count

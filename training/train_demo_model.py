@@ -7,6 +7,10 @@ Four steps, each writing its file to the work folder:
     python training/train_demo_model.py train     --work /tmp/demo_model     # checkpoint.pt; --resume continues from it
     python training/train_demo_model.py export    --work /tmp/demo_model --out capsfusion_tasks/demo/model
 
+On a machine that other programs use as well, --minutes ends the training in time: the learning rate then follows the
+larger one of the shares of steps and of minutes that have passed. Set GOMP_SPINCOUNT=2000 there, so that a thread does
+not spin while it waits for one that the system has paused.
+
 On a CPU with AMX, bfloat16 matrix products are several times as fast as float32; on others pass --dtype float32.
 glibc returns large buffers to the system after each step, and allocating them again costs more than the arithmetic. Set
 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1.
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 import time
@@ -42,9 +47,30 @@ def target_loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(hidden, embedding).float(), targets)
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
-    """Linear warm-up, constant until half of the steps, then linear to 0."""
-    return peak * min(1.0, (step + 1) / warmup, 2.0 * (1.0 - step / steps))
+def learning_rate(step: int, done: float, peak: float, warmup: int = 200) -> float:
+    """Linear warm-up, constant until half of the training is `done` (from 0 to 1), then linear to 0."""
+    return peak * min(1.0, (step + 1) / warmup, 2.0 * max(0.0, 1.0 - done))
+
+
+def optimizers(model: Backbone, peak: float, muon_peak: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al., 2024) for the matrices of the layers, AdamW for the embedding and the norms.
+
+    Each with its peak learning rate. `match_rms_adamw` scales Muon's updates to the size of AdamW's.
+    """
+    inner = [weight for name, weight in model.named_parameters() if weight.dim() == 2 and "embed" not in name]
+    norms = [weight for weight in model.parameters() if weight.dim() != 2]
+    return [
+        torch.optim.Muon(inner, lr=muon_peak, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(
+            [
+                {"params": [model.embed_tokens.weight], "weight_decay": 0.1},
+                {"params": norms, "weight_decay": 0.0},
+            ],
+            lr=peak,
+            betas=(0.9, 0.95),
+            fused=True,
+        ),
+    ]
 
 
 @torch.no_grad()
@@ -97,20 +123,13 @@ def train(args: argparse.Namespace) -> None:
     shape = Shape(tokenizer.vocab_size, args.hidden, args.ffn, args.layers, args.hidden // 64)
     model = Backbone(shape)
     weights = list(model.parameters())
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [weight for weight in weights if weight.dim() == 2], "weight_decay": 0.1},
-            {"params": [weight for weight in weights if weight.dim() != 2], "weight_decay": 0.0},
-        ],
-        lr=args.lr,
-        betas=(0.9, 0.95),
-        fused=True,
-    )
+    updates = optimizers(model, args.lr, args.muon_lr)
     step, tokens, minutes_before = 0, 0, 0.0
     if args.resume and (work / "checkpoint.pt").exists():
         state = torch.load(work / "checkpoint.pt", map_location=args.device)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for update, update_state in zip(updates, state["optimizers"], strict=True):
+            update.load_state_dict(update_state)
         step, tokens, minutes_before = state["step"], state["tokens"], state["minutes"]
     print(f"{sum(weight.numel() for weight in weights):,} parameters; steps {step:,} to {args.steps:,}", flush=True)
     forward: Callable[..., Tensor] = model
@@ -124,28 +143,31 @@ def train(args: argparse.Namespace) -> None:
     first_step, reported_tokens, losses = step, tokens, []
     for *batch, count in pairs.batches(step):
         inputs, positions, targets = (each.to(args.device) for each in batch)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.lr)
+        minutes = minutes_before + (time.monotonic() - started) / 60
+        done = max(step / args.steps, minutes / args.minutes)
+        for group in (group for update in updates for group in update.param_groups):
+            group["lr"] = learning_rate(step, done, group.setdefault("peak", group["lr"]))
         with torch.autocast(args.device, dtype, enabled=dtype != torch.float32):
             hidden = forward(inputs, dtype).flatten(0, 1)[positions]  # [N, hidden]
             loss = head_loss(hidden, model.embed_tokens.weight, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for update in updates:
+            update.step()
+            update.zero_grad(set_to_none=True)
         step, tokens = step + 1, tokens + count
         losses.append(loss.item())
-        now, last = time.monotonic(), step == args.steps
+        now, last = time.monotonic(), step == args.steps or done >= 1.0
         if now - reported > args.report_seconds or last:
             rate = (tokens - reported_tokens) / (now - reported)
-            left = (args.steps - step) * (now - started) / (step - first_step) / 60
+            left = min((args.steps - step) * (now - started) / (step - first_step) / 60, args.minutes - minutes)
             mean_loss = sum(losses) / len(losses)
             print(f"step {step:,} {tokens / 1e6:.2f}M tokens loss {mean_loss:.4f}", end=" ")
             print(f"{rate:,.0f} tokens/s, {left:.1f} minutes left", flush=True)
             reported, reported_tokens, losses = now, tokens, []
         if now - saved > args.save_seconds or last:
-            minutes = minutes_before + (now - started) / 60
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "shape": asdict(shape)}
+            state = {"model": model.state_dict(), "optimizers": [update.state_dict() for update in updates]}
+            state |= {"shape": asdict(shape)}
             save(work / "checkpoint.pt", state | {"step": step, "tokens": tokens, "minutes": minutes})
             saved = now
         if now - looked > args.look_seconds or last:
@@ -194,8 +216,15 @@ def main() -> None:
     parser.add_argument("--ffn", type=int, default=Shape.intermediate_size)
     parser.add_argument("--layers", type=int, default=Shape.num_hidden_layers)
     parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        help="end after so many minutes, or after the steps if these are sooner",
+    )
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per batch, with padding")
     parser.add_argument("--lr", type=float, default=1.6e-3)
+    parser.add_argument("--muon-lr", type=float, default=4e-3, help="peak learning rate of the layers' matrices")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from capsfusion_tasks.demo.pairs.names import GENERATORS, SPLITS, capital
+from capsfusion_tasks.demo.pairs.english import capital, repaired
+from capsfusion_tasks.demo.pairs.names import GENERATORS, SPLITS
 from capsfusion_tasks.demo.pairs.noise import add_noise
 from capsfusion_tasks.demo.pairs.scene import Scene, Untold
 from capsfusion_tasks.demo.pairs.words import KIND_OF
@@ -28,14 +28,6 @@ TELLINGS = 12  # templates tried for one scene
 # Slots with names and numbers, and those made of them.
 _ENTITIES = frozenset(GENERATORS) - {"word"} | frozenset(("person", "group", "happening", "size", "park", "museum"))
 _NAMED = _ENTITIES | frozenset(("owner", "title", "headline"))
-_SMALL_REPAIRS = (
-    (re.compile(r"\b([Aa]) (?=(?!uni|use|one|eu|ur|U\b|UK|US)[aeiouAEIOU8])"), r"\1n "),
-    (re.compile(r" +"), " "),
-    (re.compile(r" ([,.:;])(?=\s|$)"), r"\1"),
-    (re.compile(r",(?=[,.])"), ""),
-    (re.compile(r"([.!?])\.(?=\s|$)"), r"\1"),
-    (re.compile(r"\b(?:the|a|an) (?=(?:the|The) )"), ""),
-)
 
 
 @dataclass(frozen=True)
@@ -84,8 +76,8 @@ def _pair(rng: random.Random, split: str, domain: str) -> MadePair | None:
         raw, entities = case(raw), [case(entity) for entity in entities]
         for value in sorted(named, key=len, reverse=True):
             fused = fused.replace(value, case(value))
-    raw = add_noise(rng, _repaired(raw), split, "shop" if KIND_OF[domain] == "product" else "web")
-    fused = capital(_repaired(fused))
+    raw = add_noise(rng, repaired(raw), split, "shop" if KIND_OF[domain] == "product" else "web")
+    fused = capital(repaired(fused))
     kept = tuple(entity for entity in dict.fromkeys(entities) if entity in raw and entity in fused)
     return MadePair(raw, _written(rng, synthetic), fused, kept, domain)
 
@@ -124,15 +116,9 @@ def _case(rng: random.Random) -> Callable[[str], str] | None:
     return str.upper if kind < 0.03 else str.lower if kind < 0.09 else None
 
 
-def _repaired(text: str) -> str:
-    for pattern, replacement in _SMALL_REPAIRS:
-        text = pattern.sub(replacement, text)
-    return text.strip()
-
-
 def _written(rng: random.Random, synthetic: str) -> str:
     """The synthetic caption with a capital and a full stop mostly, as captioning models write."""
-    synthetic = _repaired(synthetic)
+    synthetic = repaired(synthetic)
     if rng.random() < 0.8:
         synthetic = capital(synthetic)
     if rng.random() < 0.8 and not synthetic.endswith("."):

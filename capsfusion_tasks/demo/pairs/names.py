@@ -11,6 +11,7 @@ import string
 import zlib
 from collections.abc import Callable
 
+from capsfusion_tasks.demo.pairs.english import capital
 from capsfusion_tasks.demo.pairs.words import CULTURES, VOCABULARY, words_of
 
 SPLITS = ("train", "heldout", "sample")
@@ -27,11 +28,6 @@ def _in_split(make: Callable[[random.Random], str], rng: random.Random, split: s
         word = make(rng)
         if split_of(word) == split:
             return word
-
-
-def capital(word: str) -> str:
-    """`word` with its first letter in upper case and the rest as it stands."""
-    return word[:1].upper() + word[1:]
 
 
 def _stem(rng: random.Random, culture: dict[str, list[str]]) -> str:

@@ -1,60 +1,29 @@
-"""A scene: facts drawn once, which the raw, the synthetic and the fused caption all tell."""
+"""A scene: facts drawn once, which the raw, the synthetic and the fused caption all tell.
+
+A fact is a slot's value, `specific=generic` ("sofa=couch"). Its key says which side a caption tells: `thing`, or
+`thing.g` for the generic word.
+"""
 
 from __future__ import annotations
 
 import random
-import re
 
 from capsfusion_tasks.demo.pairs import names
+from capsfusion_tasks.demo.pairs.english import AGREEMENT, MASS, WRITING, capital, is_plural
 from capsfusion_tasks.demo.pairs.template import Choice, Optional, Sequence, Slot, parse
-from capsfusion_tasks.demo.pairs.words import DOMAINS, words_of
+from capsfusion_tasks.demo.pairs.words import DOMAINS
 
+# The person's sex decides these, and any caption may say them.
+_PRONOUNS = frozenset(("man", "he", "his", "him"))
 # A fused caption may leave these out: what sells, and who took the picture.
-DROPPED = frozenset({"credit", "price", "man", "he", "his", "him"})
-# Words that a title writes without a capital.
-_SMALL = frozenset(words_of("small_word"))
-# Nouns that take no article.
-_MASS = frozenset(words_of("mass_noun"))
-_PLURAL = re.compile(r"(?:two|three|four|five|six|several|some|many|people|men|women|children|friends)\b")
-_NO_PLURAL = re.compile(r"(?:ss|us|is|canvas|glass|lens|gas|news)$")
-
-# Modifiers that write a verb, a pronoun or an article that agrees with the slot, and not the slot.
-_AGREEMENT = frozenset(("is", "has", "v", "It", "it", "A"))
+_DROPPED = frozenset(("credit", "price")) | _PRONOUNS
+# A fused caption may say these twice.
+_REPEATED = frozenset(("thing", "medium", "people"))
+_HAVE_ARTICLE = frozenset(("the", "a", "an", "my", "our", "st.", "this"))
 
 
 class Untold(Exception):
-    """The template says something that the sources do not say."""
-
-
-def is_plural(value: str) -> bool:
-    """Whether a noun phrase such as `two black boots with a zipper` needs a verb in the plural."""
-    if _PLURAL.match(value):
-        return True
-    if value.startswith(("a ", "an ", "the ", "its ")):
-        return " and " in value.split(" with ")[0]
-    head = re.split(r" (?:of|with|in|on|at|from|for|that|holding|wearing|carrying|playing) ", value)[0]
-    return (
-        " and " in head
-        or (head.endswith("s") and not _NO_PLURAL.search(head))
-        or head.endswith(("people", "men", "children"))
-    )
-
-
-def article(value: str) -> str:
-    """`value` with "a" before it, where it needs one."""
-    if is_plural(value) or value.startswith(("a ", "an ", "the ", "some ")):
-        return value
-    return value if value in _MASS else f"a {value}"
-
-
-def title_case(value: str) -> str:
-    """`value` as in a title: capitals but in small words. Words with a capital or a digit stay."""
-    words = value.removeprefix("a ").removeprefix("an ").split(" ")
-    return " ".join(word if place and word in _SMALL else names.capital(word) for place, word in enumerate(words))
-
-
-def _has_slot(sequence: Sequence) -> bool:
-    return any(isinstance(node, Slot) for node in sequence)
+    """The template says something that the sources do not say, or lacks something that they say."""
 
 
 class Scene:
@@ -63,21 +32,27 @@ class Scene:
     def __init__(self, rng: random.Random, split: str, domain: str) -> None:
         self.rng, self.split, self.tables = rng, split, DOMAINS[domain]
         self.values: dict[str, str] = {}
-        self.inside: dict[str, set[str]] = {}  # slots of which a value is made
-        self.drawn: set[str] = set()
-        self.told: set[str] = set()
+        self.inside: dict[str, set[str]] = {}  # keys of which a value is made
+        self.drawn: set[str] = set()  # keys that a source says
+        self.told: set[str] = set()  # keys that the fused caption says
         self.sex = rng.choice("mf")
         self.skip = frozenset(self.tables[0].get("skip", ()))  # facts that the domain's scenes do not have
 
     def entries(self, root: str) -> list[str]:
-        for tables in self.tables:
-            if root in tables:
-                return tables[root]
-        raise KeyError(f"no list has the slot {root!r}")
+        """The domain's list, or its kind's, or the common one."""
+        return next(tables[root] for tables in self.tables if root in tables)
 
     def draw(self, template: str) -> str:
-        """Write `template`, drawing what it asks for."""
+        """Write `template`, drawing what it asks for. Raises Untold if the domain has no such fact."""
         return "".join(self._draw(parse(template)))
+
+    def tell(self, template: str) -> str:
+        """Write `template` with what was drawn. Raises Untold if it says more, or drawn facts remain."""
+        self.told = set()
+        text = "".join(self._tell(parse(template)))
+        if self._missing():
+            raise Untold
+        return text
 
     def _draw(self, sequence: Sequence) -> list[str]:
         parts: list[str] = []
@@ -85,30 +60,26 @@ class Scene:
             if isinstance(node, str):
                 parts.append(node)
             elif isinstance(node, Optional):
-                if self.rng.random() < 0.5 and not self._skips(node.sequence):
+                if self.rng.random() < 0.5 and not any(
+                    isinstance(n, Slot) and n.key in self.skip for n in node.sequence
+                ):
                     parts += self._draw(node.sequence)
             elif isinstance(node, Choice):
                 parts += self._draw(self.rng.choice(node.options))
-            elif node.name[0] == "_":
+            elif node.is_macro:
                 parts.append(self._written(self.draw(self.rng.choice(self.entries(node.name))), node))
-            elif _AGREEMENT.intersection(node.modifiers):
+            elif node.agreement:
                 parts.append(self._agreement(node))
+            elif node.key in self.skip:
+                raise Untold
             else:
-                if self._key(node) in self.skip:
-                    raise Untold
                 self._value(node)
-                self.drawn.add(self._key(node))
-                parts.append(self._written(self._side(self._key(node)), node))
+                self.drawn.add(node.key)
+                parts.append(self._written(self._side(node.key), node))
         return parts
 
-    def _skips(self, sequence: Sequence) -> bool:
-        return any(isinstance(node, Slot) and self._key(node) in self.skip for node in sequence)
-
-    def _key(self, node: Slot) -> str:
-        return f"{node.name}.g" if node.modifiers[:1] in (("g",), ("ga",)) else node.name
-
     def _value(self, node: Slot) -> str:
-        """The slot's value, drawn now if it is new."""
+        """The slot's value, drawn now if it is new, and unlike those of slots with the same list."""
         if node.name in self.values:
             return self.values[node.name]
         before, self.drawn = self.drawn, set()
@@ -124,111 +95,63 @@ class Scene:
         return value
 
     def _new(self, root: str) -> str:
-        rng = self.rng
         if root in ("person", "credit"):
-            return names.person(rng, self.split, self.sex if root == "person" else rng.choice("mf"))
-        for tables in self.tables:
-            if root in tables:
-                value = rng.choice(tables[root])
-                if root in ("man", "he", "his", "him", "wears"):
-                    return value.split("=")[self.sex == "f"]
-                return self.draw(value) if "{" in value else value
-        return names.GENERATORS[root](rng, self.split)
+            return names.person(self.rng, self.split, self.sex if root == "person" else self.rng.choice("mf"))
+        if not any(root in tables for tables in self.tables):
+            return names.GENERATORS[root](self.rng, self.split)
+        value = self.rng.choice(self.entries(root))
+        if root in _PRONOUNS or root == "wears":
+            return value.split("=")[self.sex == "f"]
+        return self.draw(value) if "{" in value else value
 
     def _side(self, key: str) -> str:
-        """The specific words of a fact, or the generic ones for a key such as `thing.g`."""
         specific, _, generic = self.values[key.removesuffix(".g")].partition("=")
         return generic or specific if key.endswith(".g") else specific
 
     def _agreement(self, node: Slot) -> str:
-        value = self._value(node).partition("=")
-        specific = node.name in self.drawn and node.modifiers[0] != "g"
-        plural = is_plural(value[0] if specific else value[2] or value[0])
-        kind = node.modifiers[1 if node.modifiers[0] == "g" else 0]
-        if kind == "is":
-            text = "are" if plural else "is"
-        elif kind == "has":
-            text = "have" if plural else "has"
-        elif kind == "v":
-            text = "" if plural else "s"
-        elif kind == "A":
-            text = "" if plural or value[0] in _MASS or value[2] in _MASS else "a "
-        else:
-            text = "they" if plural else "it"
-            text = text.capitalize() if kind == "It" else text
-        return names.capital(text) if node.modifiers[-1] == "C" else text
+        specific, _, generic = self._value(node).partition("=")
+        said = specific if node.name in self.drawn and not node.is_generic else generic or specific
+        uncounted = is_plural(said) or (node.agreement == "A" and (specific in MASS or generic in MASS))
+        text = AGREEMENT[node.agreement][uncounted]
+        return capital(text) if node.modifiers[-1] == "C" else text
 
     def _written(self, text: str, node: Slot) -> str:
         for modifier in node.modifiers:
-            if modifier == "T":
-                text = title_case(text)
-            elif modifier == "C":
-                text = names.capital(text)
-            elif modifier == "l":
-                text = text.lower()
-            elif modifier in ("a", "ga"):
-                text = article(text)
-            elif modifier == "s":
-                text = text if is_plural(text) else text + ("es" if text.endswith(("s", "x", "ch", "sh")) else "s")
+            if modifier in WRITING:
+                text = WRITING[modifier](text)
             elif modifier in ("the", "The"):
-                text = self._the(text, node.name)
-                text = names.capital(text) if modifier == "The" else text
-            elif modifier == "q":
-                text = f'"{text}"' if '"' not in text else text
+                text = self._with_the(text, node.name)
+                text = capital(text) if modifier == "The" else text
         return text
 
-    def _the(self, text: str, name: str) -> str:
-        for common in ("adj", "thing", "medium", "subject"):
-            if (
-                text.startswith(names.capital(self.values.get(common, "=").partition("=")[0]) + " ")
-                and text.split(" ")[1][:1].islower()
-            ):
-                text = text[0].lower() + text[1:]
-        first = text.split(" ", 1)[0]
-        bare = {"person", "phrase", "family", "latin", "town"} & {
-            min(self.inside.get(name, {name}), key=lambda n: text.find(self.values.get(n, "\0")) % 10_000)
+    def _with_the(self, text: str, name: str) -> str:
+        """`text` after "the", where it needs one: not before a person, a work in quotation marks or an address."""
+        words = text.split(" ")
+        common = {
+            capital(self.values.get(slot, "=").partition("=")[0]) for slot in ("adj", "thing", "medium", "subject")
         }
-        if (
-            first.lower() in ("the", "a", "an", "my", "our", "st.", "this")
-            or first[0] in "\"'“"
-            or first.endswith(("'s", "’s"))
-        ):
-            return text[0].lower() + text[1:] if first in ("The", "A", "An") and name != "phrase" else text
-        if first.isdigit() and name == "title" and "street" in self.inside.get(name, ()):
-            return text
-        return text if bare & {"person", "phrase"} or text in _MASS else f"the {text}"
+        if len(words) > 1 and words[1][:1].islower() and any(text.startswith(f"{word} ") for word in common):
+            text = text[0].lower() + text[1:]
+            words[0] = text.split(" ", 1)[0]
+        if words[0].lower() in _HAVE_ARTICLE or words[0][0] in "\"'“" or words[0].endswith(("'s", "’s")):
+            return text[0].lower() + text[1:] if words[0] in ("The", "A", "An") and name != "phrase" else text
+        inside = self.inside.get(name, {name})
+        first = min(inside, key=lambda slot: text.find(self.values.get(slot, "\0")) % 10_000)
+        is_address = words[0].isdigit() and name == "title" and "street" in inside
+        return text if is_address or first in ("person", "phrase") or text in MASS else f"the {text}"
 
-    def tell(self, template: str) -> str:
-        """Write `template` with what was drawn. Raises Untold if it says more, or drawn facts remain."""
-        self.told = set()
-        text = "".join(self._tell(parse(template)))
-        if self.missing():
-            raise Untold
-        return text
-
-    def missing(self) -> set[str]:
-        """Facts that were drawn and not told. A generic word is told by the specific one."""
-        told = self.told
-        rest = {
-            key
-            for key in self.drawn - told - DROPPED
-            if not key.endswith(".g")
-            and not (key == "holder" and "holder.g" in told)
-            and not (key in self.inside and self.inside[key] <= told | DROPPED)
-        }
-        generic = {key for key in self.drawn - told if key.endswith(".g") and key[:-2] not in self.drawn | told}
-        return rest | {key for key in generic if not key.startswith(("thing", "medium"))}
-
-    def _known(self, node: Slot) -> str | None:
-        """The key under which a fused caption may say the slot, if it may."""
-        if node.name == "hue":
-            return next((key for key in ("colour", "colour.g") if key in self.drawn), None)
-        key = self._key(node)
-        if key in self.drawn or (
-            key.endswith(".g") and (key[:-2] in self.drawn or (node.root == "thing" and node.name in self.values))
-        ):
-            return key
-        return f"{key}.g" if f"{key}.g" in self.drawn else None
+    def _missing(self) -> bool:
+        """Whether drawn facts were not told. A specific word tells the generic one too."""
+        for key in self.drawn - self.told - _DROPPED:
+            slot = key.removesuffix(".g")
+            if key != slot:
+                if slot not in self.drawn | self.told and not key.startswith(("thing", "medium")):
+                    return True
+            elif key == "holder" and "holder.g" in self.told:
+                continue
+            elif key not in self.inside or not self.inside[key] <= self.told | _DROPPED:
+                return True
+        return False
 
     def _tell(self, sequence: Sequence) -> list[str]:
         parts: list[str] = []
@@ -239,49 +162,52 @@ class Scene:
                 if self._fits(node.sequence, new=True):
                     parts += self._tell(node.sequence)
             elif isinstance(node, Choice):
-                options = [option for option in node.options if self._fits(option)]
-                options = [
-                    option for option in options if self._fits(option, new=True) and _has_slot(option)
-                ] or options
-                if not options:
-                    raise Untold
-                parts += self._tell(self.rng.choice(options))
-            elif node.name[0] == "_":
-                parts.append(self._written("".join(self._tell(parse(self.rng.choice(self.entries(node.name))))), node))
-            elif _AGREEMENT.intersection(node.modifiers):
-                if node.name not in self.values:
-                    raise Untold
+                parts += self._tell(self._chosen(node))
+            elif node.is_macro:
+                said = self._tell(parse(self.rng.choice(self.entries(node.name))))
+                parts.append(self._written("".join(said), node))
+            elif not self._can_say(node):
+                raise Untold
+            elif node.agreement:
                 parts.append(self._agreement(node))
+            elif node.name in _PRONOUNS:
+                parts.append(self._written(self._value(node), node))
             else:
-                parts.append(self._told(node))
+                key = self._known(node) or node.key
+                self.told |= {key, *self.inside.get(key, ())}
+                parts.append(self._written(self._side(key), node))
         return parts
 
-    def _told(self, node: Slot) -> str:
-        if node.name in ("he", "his", "him", "man"):
-            return self._written(self._value(node), node)
-        key = self._known(node)
-        if key is None:
+    def _chosen(self, choice: Choice) -> Sequence:
+        """An option that can be told, one with a new fact where there is one."""
+        options = [option for option in choice.options if self._fits(option)]
+        new = [o for o in options if self._fits(o, new=True) and any(isinstance(node, Slot) for node in o)]
+        if not options:
             raise Untold
-        if key in self.told and node.root not in ("thing", "medium", "people"):
-            raise Untold
-        self.told |= {key, *self.inside.get(key, ())}
-        return self._written(self._side(key), node)
+        return self.rng.choice(new or options)
 
     def _fits(self, sequence: Sequence, new: bool = False) -> bool:
-        """Whether all slots outside inner brackets are known and, if `new`, not yet told."""
+        """Whether all slots outside inner brackets can be said and, if `new`, were not yet told."""
         for node in sequence:
-            if isinstance(node, Slot):
-                if node.name[0] == "_" or node.name in ("he", "his", "him", "man"):
-                    continue
-                if _AGREEMENT.intersection(node.modifiers):
-                    if node.name not in self.values:
-                        return False
-                    continue
-                key = self._known(node)
-                if key is None or (key in self.told and node.root not in ("thing", "medium", "people")):
-                    return False
-                if new and key in self.told:
-                    return False
-            elif isinstance(node, Choice) and not any(self._fits(option) for option in node.options):
+            if isinstance(node, Slot) and not (node.is_macro or self._can_say(node, new)):
+                return False
+            if isinstance(node, Choice) and not any(self._fits(option) for option in node.options):
                 return False
         return True
+
+    def _can_say(self, node: Slot, new: bool = False) -> bool:
+        if node.agreement:
+            return node.name in self.values
+        key = self._known(node)
+        repeated = key in self.told and (new or node.root not in _REPEATED)
+        return node.name in _PRONOUNS or (key is not None and not repeated)
+
+    def _known(self, node: Slot) -> str | None:
+        """The key under which a fused caption may say the slot, if it may. `hue` is the colour that a source says."""
+        if node.name == "hue":
+            return next((key for key in ("colour", "colour.g") if key in self.drawn), None)
+        if node.key in self.drawn:
+            return node.key
+        if node.is_generic and (node.name in self.drawn or (node.root == "thing" and node.name in self.values)):
+            return node.key
+        return f"{node.key}.g" if f"{node.key}.g" in self.drawn else None

@@ -6,6 +6,8 @@ import functools
 import re
 from dataclasses import dataclass
 
+from capsfusion_tasks.demo.pairs.english import AGREEMENT
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -17,6 +19,25 @@ class Slot:
     @functools.cached_property
     def root(self) -> str:
         return self.name.rstrip("0123456789")
+
+    @functools.cached_property
+    def is_macro(self) -> bool:
+        """Whether the slot is a template that is drawn anew each time, and no fact."""
+        return self.name.startswith("_")
+
+    @functools.cached_property
+    def is_generic(self) -> bool:
+        """Whether the slot stands for the generic word of its fact."""
+        return self.modifiers[:1] in (("g",), ("ga",))
+
+    @functools.cached_property
+    def key(self) -> str:
+        return f"{self.name}.g" if self.is_generic else self.name
+
+    @functools.cached_property
+    def agreement(self) -> str:
+        """The modifier that writes a verb, a pronoun or an article that agrees with the slot, and not the slot."""
+        return next((modifier for modifier in self.modifiers if modifier in AGREEMENT), "")
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,7 @@ Node = str | Slot | Choice | Optional
 Sequence = tuple[Node, ...]
 
 _MARK = re.compile(r"\{[^{}]*\}|[<>|\[\]]|[^<>|\[\]{}]+")
-_PAIRS = ("<>", "[]")
+_PAIRS = (("<", ">"), ("[", "]"))
 
 
 @functools.cache
