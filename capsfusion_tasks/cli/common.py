@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +109,7 @@ def settings_to_read(**overrides: Any) -> Settings:
     """
     settings = load_settings(**overrides)
     if settings.warehouse_url is None:
-        if not (settings.home / "postgres").is_dir():
+        if not os.path.isdir(settings.home / "postgres"):  # False, too, where the rights to look are missing
             raise InputError(
                 f"there is no warehouse in {settings.home} yet: set CAPSFUSION_HOME or CAPSFUSION_WAREHOUSE_URL to look"
                 " elsewhere, or start with capsfusion demo or capsfusion run"

@@ -9,6 +9,9 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+from capsfusion_tasks.errors import NotReadyError
 
 log = logging.getLogger(__name__)
 
@@ -19,22 +22,44 @@ _TOLD_BYTES = 1 << 30
 def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
     """The BLAKE2b digest of each file's bytes, as hex.
 
-    ``cache`` is a JSON file. A digest in it counts while the file's path, size and times stay as they were.
+    ``cache`` is a JSON file. A digest in it counts while the file's path, size and times stay as they were. Logs where
+    it cannot be written: then files are read again at each start. Raises NotReadyError for a file that cannot be read.
     """
-    known = json.loads(cache.read_text()) if cache.exists() else {}
+    known = _known(cache)
     states = {file.resolve(): _state(file) for file in files}
-    missing = [file for file, state in states.items() if known.get(str(file), [None])[:-1] != state]
+    missing = [file for file, state in states.items() if known.get(str(file), ["", ""])[:-1] != state]
     if (size := sum(states[file][0] for file in missing)) > _TOLD_BYTES:
         log.info("reading %.1f GB of weights to digest them, once for each new file", size / 1e9)
     with ThreadPoolExecutor(_THREADS) as threads:
         made = dict(zip(missing, threads.map(_digest, missing), strict=True))
     if made:
-        entries = {str(file): [*states[file], digest] for file, digest in made.items()}
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        beside = cache.with_name(f"{cache.name}.{os.getpid()}")
-        beside.write_text(json.dumps(known | entries))
-        beside.replace(cache)
+        _keep(cache, known | {str(file): [*states[file], digest] for file, digest in made.items()})
     return {file: made.get(file.resolve()) or known[str(file.resolve())][-1] for file in files}
+
+
+def _known(cache: Path) -> dict[str, list[Any]]:
+    """What ``cache`` holds; nothing where it is missing, damaged or not readable."""
+    try:
+        found = json.loads(cache.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    entries = found.items() if isinstance(found, dict) else ()
+    return {file: entry for file, entry in entries if isinstance(entry, list) and entry and isinstance(entry[-1], str)}
+
+
+def _keep(cache: Path, entries: dict[str, list[Any]]) -> None:
+    beside = cache.with_name(f"{cache.name}.{os.getpid()}")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(entries))
+        beside.replace(cache)
+    except OSError as error:
+        log.warning(
+            "cannot keep the digests of the weights in %s (%s): they are computed again at each start; set"
+            " CAPSFUSION_HOME to a folder that can be written",
+            cache,
+            error.strerror,
+        )
 
 
 def _state(file: Path) -> list[int]:
@@ -44,5 +69,8 @@ def _state(file: Path) -> list[int]:
 
 
 def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:  # check_start has opened it before
+        raise NotReadyError(f"cannot read {file} now: {error.strerror}; try again") from error

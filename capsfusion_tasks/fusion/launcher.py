@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import takewhile
+from pathlib import Path
 from typing import IO, Literal
 
 import psutil
@@ -48,13 +49,21 @@ _THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")  # what OpenMP takes; a com
 def environment_defaults(settings: Settings) -> dict[str, str]:
     """Variables for torchrun if the environment does not set them: ``Torchrun(defaults=…)``."""
     cores = len(os.sched_getaffinity(0))
-    return {
+    environment = {
         **_DEFAULTS,
         # Where it is not set, torchrun gives each of several ranks a single thread.
         "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node))),
-        # Not in a home folder that is deleted with its container, so that the next task finds the compiled kernels.
-        "TRITON_CACHE_DIR": str(settings.home / "triton"),
     }
+    if _is_writable(settings.home):
+        # Not in a home folder that is deleted with its container, so that the next task finds the compiled kernels.
+        environment["TRITON_CACHE_DIR"] = str(settings.home / "triton")
+    return environment
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be made in ``folder``, or the folder itself where it is missing."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
 
 
 def torchrun_environment(defaults: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
@@ -133,8 +142,9 @@ class Torchrun:
         threading.Thread(target=self._read, args=(self._process.stdout,), name="torchrun", daemon=True).start()
 
     def _read(self, output: IO[str]) -> None:
-        for line in output:
-            self._lines.put(line.rstrip())
+        with output:
+            for line in output:
+                self._lines.put(line.rstrip())
         self._lines.put(None)
 
     def wait(self) -> None:

@@ -6,6 +6,7 @@ No settings either: benchmarks need none.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
     the hub does not answer.
     """
     folder = Path(model).expanduser()
-    if not folder.is_dir():
+    if not _reached(folder, Path.is_dir):
         if not _HUB_ID.fullmatch(model) or folder.is_absolute():
             raise InputError(
                 f"no model at {model}: give a folder with config.json, tokenizer.model and weights, or a hub id"
@@ -33,12 +34,20 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
             )
         folder = _hub_snapshot(model, weights=weights)
     for name in ("config.json", "tokenizer.model"):
-        if not (folder / name).is_file():
+        if not _reached(folder / name, Path.is_file):
             refuse_adapter(folder)
             raise InputError(f"{folder} has no {name}: it is no LLaMA checkpoint in Hugging Face's layout")
     for file in weight_files(folder) if weights else ():
         check_start(file)
     return folder
+
+
+def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:
+    """What ``ask`` says of ``path``. Raises InputError where the system does not let it ask: rights, a long name."""
+    try:
+        return ask(path)
+    except OSError as error:
+        raise InputError(f"cannot read the model at {path}: {error.strerror or error}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def open_tensors(file: Path) -> TensorFile:
         return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
     except pickle.UnpicklingError as error:
         raise _unreadable(file, NO_TENSORS) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
+    except LookupError as error:  # whose text is only what was looked up
+        raise _unreadable(file, NO_TENSORS) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError) as error:
         raise _unreadable(file, error) from error
 
 

@@ -33,6 +33,9 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / index).is_file():
             return _files_of_index(folder / index)
     refuse_adapter(folder)
+    for name in (name for layout in _LAYOUTS for name in layout):
+        if (folder / name).is_symlink():  # into the hub's cache, from which the file was deleted
+            raise InputError(f"{folder / name} is a dead link: put back what it leads to, or download the model again")
     found = ", ".join(_other_files(folder, [])) or "no such file"
     raise InputError(
         f"{folder} has no weights: expected model.safetensors or pytorch_model.bin, or an index (…index.json) beside"
@@ -76,7 +79,7 @@ def refuse_misfit(folder: Path, *, missing: Iterable[str], unknown: Iterable[str
     hint = ""
     if any(name.endswith(_QUANTISED) for name in unknown):
         hint = ". They are quantised: give the model in bfloat16, float16 or float32"
-    elif (prefix := _common_prefix(unknown)) and any(name.removeprefix(prefix) in missing for name in unknown):
+    elif prefix := _surplus_prefix(unknown, missing):
         hint = f". Their names begin with {prefix!r}: save the weights without it"
     raise InputError(f"the weights in {folder} do not fit its config.json: {'; '.join(problems[:_SHOWN])}{more}{hint}")
 
@@ -104,7 +107,10 @@ def _other_files(folder: Path, read: list[str]) -> list[str]:
     return sorted(file.name for file in folder.iterdir() if file.suffix in _SUFFIXES and file.name not in read)
 
 
-def _common_prefix(names: list[str]) -> str:
-    """What all ``names`` begin with, up to a dot: "module.", say."""
-    first = names[0].partition(".")[0] + "." if names else ""
-    return first if all(name.startswith(first) for name in names) else ""
+def _surplus_prefix(unknown: list[str], missing: list[str]) -> str:
+    """What the ``unknown`` names have in front of the ``missing`` ones: "module.", or "base_model.model." of peft."""
+    for name in missing:
+        if unknown and unknown[0].endswith(f".{name}"):
+            prefix = unknown[0].removesuffix(name)
+            return prefix if all(each.startswith(prefix) for each in unknown) else ""
+    return ""

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -74,6 +77,25 @@ def test_weights_are_read_once_until_they_change(
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert fusion_id(folder, home=tmp_path / "home") != before
     assert read[3:] == [weights.name]
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", '{"a": 1}', '{"a": [[1], {}]}', "{"])
+def test_a_damaged_cache_of_digests_is_made_anew(tiny_model: Path, tmp_path: Path, damage: str) -> None:
+    cache, [weights] = tmp_path / "digests.json", [tiny_model / "pytorch_model-00002-of-00003.bin"]
+    cache.write_text(damage.replace('"a"', json.dumps(str(weights.resolve()))))
+    digest = hashlib.blake2b(weights.read_bytes(), digest_size=16).hexdigest()
+    assert file_digests.content_digests([weights], cache) == {weights: digest}
+    assert json.loads(cache.read_text())[str(weights.resolve())][-1] == digest
+
+
+def test_a_home_that_cannot_be_written_costs_the_cache_of_digests_only(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(logging.getLogger("capsfusion_tasks"), "propagate", True)
+    assert fusion_id(tiny_model, home=tmp_path / "file" / "home") == fusion_id(tiny_model)
+    assert "cannot keep the digests of the weights" in caplog.text
+    assert "Not a directory" in caplog.text
 
 
 def test_a_worker_takes_the_planned_model_or_its_own_copy_of_it_and_no_other(tiny_model: Path, tmp_path: Path) -> None:

@@ -244,6 +244,9 @@ def test_compiled_kernels_lie_where_the_next_task_finds_them_unless_the_user_say
     monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
     run(argv, on_line=lines.append, defaults=environment_defaults(load_settings(home=tmp_path)))
     assert lines == [str(tmp_path / "triton"), "/elsewhere"]
+    (tmp_path / "file").touch()  # where the home cannot be written, Triton's own folder has to do
+    assert "TRITON_CACHE_DIR" not in environment_defaults(load_settings(home=tmp_path / "file"))
+    assert "TRITON_CACHE_DIR" in environment_defaults(load_settings(home=tmp_path / "new" / "home"))
 
 
 def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

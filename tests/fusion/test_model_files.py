@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.model_check import check_model
 from capsfusion_tasks.fusion.model_files import eos_token_ids, model_folder
-from capsfusion_tasks.fusion.weight_files import unread_files, weight_files
+from capsfusion_tasks.fusion.weight_files import refuse_misfit, unread_files, weight_files
 from capsfusion_tasks.settings import load_settings
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 499723\n"
@@ -251,6 +252,24 @@ def test_weights_are_the_files_that_transformers_reads(
 def test_weights_that_are_not_there_are_named(tmp_path: Path, contents: dict[str, object], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         weight_files(files(tmp_path, **contents))
+
+
+def test_a_dead_link_into_the_hubs_cache_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blobs" / "4d7a")
+    with pytest.raises(InputError, match=r"model\.safetensors is a dead link: put back"):
+        weight_files(tmp_path)
+
+
+def test_a_name_that_the_system_refuses_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read the model at .*: File name too long"):
+        model_folder(str(tmp_path / ("m" * 300)))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "base_model.model.", "_orig_mod."])
+def test_a_prefix_of_all_names_is_named(tmp_path: Path, prefix: str) -> None:
+    names = ["lm_head.weight", "model.norm.weight"]
+    with pytest.raises(InputError, match=f"Their names begin with '{re.escape(prefix)}': save the weights without it"):
+        refuse_misfit(tmp_path, missing=names, unknown=[prefix + name for name in names])
 
 
 def test_a_folder_of_an_adapter_is_called_that(tmp_path: Path) -> None:
