@@ -40,20 +40,20 @@ def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
 def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
     """All shards of the source. Unreadable ones of unknown time count as arrived in ``interval``.
 
-    Logs why the source has no shard, or when its shards arrived if none did in ``interval``.
+    Logs why the source has no readable shard, or when its shards arrived if none did in ``interval``.
     """
     passed_over = PassedOver(place.wanted)
     shards = [
         _shard(side, place, file) if isinstance(file, SourceFile) else _unreadable(side, place, file, interval)
         for file in _nameable(place, passed_over.wanted)
     ]
-    if not shards:
-        log.warning("discover: %s has no shard at all in %s: %s", side, place.origin, passed_over)
-        return []
-    times = [shard.arrived_at for shard in shards]
-    if not any(interval.start <= time < interval.end for time in times):
+    times = [shard.arrived_at for shard in shards if not shard.problem]
+    if not times and (passed_over.files or not shards):
+        kind = "that can be read" if shards else "at all"
+        log.warning("discover: %s has no shard %s in %s: %s", side, kind, place.origin, passed_over)
+    elif times and not any(interval.start <= time < interval.end for time in times):
         first, last = (f"{time:%Y-%m-%d %H:%M:%S}" for time in (min(times), max(times)))
-        log.warning("discover: %s has %d shards outside the interval, from %s to %s", side, len(shards), first, last)
+        log.warning("discover: %s has %d shards outside the interval, from %s to %s", side, len(times), first, last)
     return shards
 
 

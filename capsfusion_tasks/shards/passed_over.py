@@ -27,6 +27,10 @@ class PassedOver:
         self._examples.setdefault(reason, printable(path))
         return False
 
+    @property
+    def files(self) -> int:
+        return self._counts.total()
+
     def __str__(self) -> str:
         parts = [
             f"{count} files {reason}, as {self._examples[reason]}" for reason, count in sorted(self._counts.items())

@@ -344,6 +344,22 @@ def test_a_source_without_a_shard_says_what_it_has(
     ]
 
 
+def test_a_dead_link_does_not_hide_that_nothing_else_is_found(
+    tmp_path: Path, both: dict[Side, SideSource], storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrive(tmp_path / "raw" / "a.csv", START)
+    arrive(tmp_path / "coco" / "a.parquet", DAY.end)
+    for side in ("raw", "coco"):
+        (tmp_path / side / "dead.parquet").symlink_to(tmp_path / "nowhere")
+    assert [shard.path for shard in discover(both, DAY, storage)] == ["dead.parquet", "dead.parquet"]
+    assert [record.message for record in caplog.records] == [
+        f"discover: laion_2b has no shard that can be read in {tmp_path}/raw: 1 files do not match the side's include"
+        " and exclude patterns, as a.csv",
+        f"discover: laion_coco has 1 shards outside the interval, from {DAY.end:%Y-%m-%d %H:%M:%S} to"
+        f" {DAY.end:%Y-%m-%d %H:%M:%S}",
+    ]
+
+
 def test_shards_outside_the_interval_are_told(
     tmp_path: Path, both: dict[Side, SideSource], storage: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:
