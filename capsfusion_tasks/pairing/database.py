@@ -24,9 +24,16 @@ def join_memory(settings: Settings) -> int:
     return settings.pair_memory * 1_000_000 // JOINS_AT_ONCE
 
 
+class DoesNotFit(NotReadyError):
+    """The rows of a join fit neither in its memory nor on scratch disk."""
+
+
 @contextmanager
 def database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB in memory, within ``join_memory``. What does not fit goes to scratch disk, not to the working folder."""
+    """DuckDB in memory, within ``join_memory``. What does not fit goes to scratch disk, not to the working folder.
+
+    Raises DoesNotFit if rows fit neither here nor there.
+    """
     what = "rows that are joined"
     limits: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{join_memory(settings)}B",
@@ -41,4 +48,4 @@ def database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
             yield connection
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             said = str(error).splitlines()[0]
-            raise NotReadyError(f"{what} fit neither in memory nor in {folder.parent}: {said} {ROOM}") from error
+            raise DoesNotFit(f"{what} fit neither in memory nor in {folder.parent}: {said} {ROOM}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import pyarrow as pa
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_side import BucketSide, with_keys
 from capsfusion_tasks.pairing.compaction import compact
-from capsfusion_tasks.pairing.database import database, join_memory
+from capsfusion_tasks.pairing.database import DoesNotFit, database, join_memory
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pairing.lookups import lookups_of
 from capsfusion_tasks.pairing.url_limit import LeftOut, leave_out
@@ -22,9 +23,12 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Bytes of bucket files that are joined at a time. In memory they take about four times as much.
+log = logging.getLogger(__name__)
+
+# Bytes of bucket files that are joined at a time. In memory they take four to eight times as much.
 _PASS_BYTES = 192 << 20
-_IN_MEMORY = 4
+_IN_MEMORY = 8
+_HALVINGS = 5  # of a pass that does not fit
 _READERS = 16  # footers read in parallel: on S3 each takes a round trip
 
 # Equal rows count once, so shards that repeat rows or share rows add no pairs. Origin and scores come from the row with
@@ -128,9 +132,24 @@ def _joined(raw: BucketSide, coco: BucketSide, settings: Settings) -> Iterator[t
     raw, coco = with_keys(raw, coco)
     passes = max(1, -(-(raw.bytes + coco.bytes) // min(_PASS_BYTES, join_memory(settings) // _IN_MEMORY)))
     for number in range(passes):
+        yield from _passes(raw, coco, number, passes, settings, passes << _HALVINGS)
+
+
+def _passes(
+    raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings, most: int
+) -> Iterator[tuple[pa.Table, LeftOut]]:
+    """Pass ``number`` (from 0) of ``passes``. If it does not fit in memory, its halves, up to ``most`` passes."""
+    try:
         with raw.storage.answering():
             joined, left_out = _join(raw, coco, number, passes, settings)
-        yield _with_identity(joined, raw.shards or coco.shards, coco.shards), left_out
+    except DoesNotFit:
+        if passes >= most:
+            raise
+        log.info("a pass of %d does not fit in CAPSFUSION_PAIR_MEMORY: it is joined in halves", passes)
+        for half in (number, number + passes):  # the remainders of twice as many passes
+            yield from _passes(raw, coco, half, 2 * passes, settings, most)
+        return
+    yield _with_identity(joined, raw.shards or coco.shards, coco.shards), left_out
 
 
 def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings) -> tuple[pa.Table, LeftOut]:

@@ -15,6 +15,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing import database, join
 from capsfusion_tasks.pairing.buckets import split_shard
+from capsfusion_tasks.pairing.database import DoesNotFit
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.schemas import PAIRS, Shard, Side
@@ -165,6 +166,35 @@ def test_a_bucket_that_is_too_large_to_join_at_once_gives_the_same_pairs(
     assert pq.ParquetFile(Path(area.storage.path(f"{layout.pairs_folder(DAYS[1])}/00000.parquet"))).num_row_groups > 2
     assert len(at_once) == 100
     assert sorted(map(str, in_parts)) == sorted(map(str, at_once))
+
+
+def test_a_pass_that_does_not_fit_in_memory_is_joined_in_halves(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = area.put("laion_2b", "a", [raw(f"u{n}") for n in range(200)])
+    b = area.put("laion_coco", "b", [coco(f"u{n}") for n in range(200)])
+    at_once, fits, enough = area.join(DAYS[0], a, b), join._join, 4
+
+    def join_in_little_memory(*arguments: Any) -> Any:
+        if arguments[3] < enough:
+            raise DoesNotFit("rows that are joined fit neither in memory nor on disk")
+        return fits(*arguments)
+
+    monkeypatch.setattr(join, "_join", join_in_little_memory)
+    assert sorted(map(str, area.join(DAYS[1], a, b))) == sorted(map(str, at_once))
+    enough = 1 << 10
+    with pytest.raises(DoesNotFit):
+        area.join(DAYS[1], a, b)
+
+
+def test_a_join_keeps_to_the_memory_that_it_is_given(tmp_path: Path) -> None:
+    area = Area(tmp_path, buckets=1, pair_memory=96, join_on="url")
+    with database.database(area.settings) as connection:
+        assert connection.execute("select current_setting('memory_limit')").fetchone() == ("30.5 MiB",)  # a third
+    rows = [f"{n} {n * 7919} {n * 104729}" for n in range(40_000)]  # 19 MB a side in DuckDB, which gets 32 MB
+    a = area.put("laion_2b", "a", [raw(f"http://img.example.org/{row}.jpg", f"{row} " * 6) for row in rows])
+    b = area.put("laion_coco", "b", [coco(f"http://img.example.org/{row}.jpg", row, f"{row} " * 6) for row in rows])
+    [joined] = [pair_bucket(0, {"a", "b"}, DAYS[0], area.storage, area.settings)]
+    assert joined.pairs == len(rows)
+    assert {a.side, b.side} == {"laion_2b", "laion_coco"}
 
 
 def test_rows_that_are_repeated_thousands_of_times_on_both_sides_make_one_pair(area: Area) -> None:
