@@ -50,8 +50,8 @@ class BucketSide:
 
     def with_lookups(self, found: list[Lookup]) -> BucketSide:
         """With those of ``found`` that have old rows of these files."""
-        old = set(self.shards) - self.new
-        return replace(self, lookups=tuple(lookup for lookup in lookups.needed(found) if lookup.shards & old))
+        used = (lookup for lookup in lookups.needed(found) if lookup.shards.keys() - self.new)
+        return replace(self, lookups=tuple(used))
 
     @property
     def has_new(self) -> bool:
@@ -65,6 +65,11 @@ class BucketSide:
     @property
     def has_old(self) -> bool:
         return any(_shard(path) not in self.new for path in self.files)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Shard → bytes of its file."""
+        return {_shard(path): size for path, size in self.files.items()}
 
     @property
     def bytes(self) -> int:
@@ -83,8 +88,8 @@ class BucketSide:
         for read in self._scanned(list(self.files), ["url"]):
             yield read.record_batch["url"]
 
-    def _in_lookups(self) -> frozenset[str]:
-        return frozenset[str]().union(*(lookup.shards for lookup in self.lookups)) - self.new
+    def _in_lookups(self) -> set[str]:
+        return {shard for lookup in self.lookups for shard in lookup.shards} - self.new
 
     def _read_whole(self) -> list[str]:
         found = self._in_lookups()
@@ -98,10 +103,8 @@ class BucketSide:
             origin = (pa.scalar(numbers[shard], pa.int32()), pa.scalar(shard in self.new))
             more = [pa.repeat(value, batch.num_rows) for value in origin]
             yield pa.record_batch([*batch.columns, *more], schema=_ROWS)
-        # A shard that was removed since it was copied has no file, and its rows are left out.
-        wanted = set(self.shards) & self._in_lookups()
         for lookup in self.lookups:
-            for rows, shards in lookups.find(self.storage, lookup, self.keys, wanted):
+            for rows, shards in lookups.find(self.storage, lookup, self.keys, lookup.shards.keys() - self.new):
                 more = [
                     pa.array([numbers[shard] for shard in shards.to_pylist()], pa.int32()),
                     pa.repeat(False, rows.num_rows),

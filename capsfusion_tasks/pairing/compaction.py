@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -39,10 +40,10 @@ def compact(old: BucketSide, new_bytes: int) -> list[Lookup]:
 
     Returns the lookups. Every row stays in its bucket file too.
     """
-    there = lookups_of(old.storage, old.side, old.bucket, old.rules)
+    there = lookups_of(old.storage, old.side, old.bucket, old.sizes, old.rules)
     _delete_unused(old.storage, layout.lookups_folder(old.side, old.bucket), there)
     lookups = needed(there)
-    bare = old.only(set(old.shards) - frozenset[str]().union(*(lookup.shards for lookup in lookups)) - old.new)
+    bare = old.only(set(old.shards) - {shard for lookup in lookups for shard in lookup.shards} - old.new)
     if bare.bytes <= new_bytes or (len(bare.files) <= _FEW_FILES and bare.bytes <= _FEW_BYTES):
         return lookups
     lookups += [_made(part) for part in _parts(bare)]
@@ -73,7 +74,7 @@ def _made(bare: BucketSide) -> Lookup:
     encoded = [
         record for at in range(0, rows.num_rows, _ENCODED) for record in records.encode(rows.slice(at, _ENCODED))
     ]
-    return _publish(bare, dictionary, set(bare.shards), keys[order], shards.take(pa.array(order)), encoded)
+    return _publish(bare, dictionary, bare.sizes, keys[order], shards.take(pa.array(order)), encoded)
 
 
 def _similar(lookups: list[Lookup]) -> list[Lookup]:
@@ -89,7 +90,7 @@ def _similar(lookups: list[Lookup]) -> list[Lookup]:
 def _merged(side: BucketSide, lookups: list[Lookup]) -> Lookup:
     """The lookups as one. Records are copied as they are."""
     keys, shards, records = [], [], []
-    done: set[str] = set()
+    done: dict[str, int] = {}
     for lookup in sorted(lookups, key=lambda one: one.name):
         table = side.storage.read_table(f"{lookup.path}.parquet")
         ends = table["end"].to_pylist()
@@ -97,7 +98,8 @@ def _merged(side: BucketSide, lookups: list[Lookup]) -> Lookup:
             data = memoryview(file.read())
         its = table["shard"].combine_chunks().cast(pa.string())
         # Two tasks that ran at the same time may have made lookups that share shards.
-        kept = np.flatnonzero([shard not in done for shard in its.to_pylist()])
+        wanted = pa.array(sorted(lookup.shards.keys() - done.keys()), pa.string())
+        kept = np.flatnonzero(pc.is_in(its, value_set=wanted).to_numpy(zero_copy_only=False))
         places = list(zip([0, *ends[:-1]], ends, strict=True))
         records += [bytes(data[slice(*places[row])]) for row in kept.tolist()]
         keys.append(table["key"].to_numpy()[kept])
@@ -111,9 +113,9 @@ def _merged(side: BucketSide, lookups: list[Lookup]) -> Lookup:
 
 
 def _publish(
-    side: BucketSide, dictionary: str, shards: set[str], keys: np.ndarray, origin: pa.Array, records: list[bytes]
+    side: BucketSide, dictionary: str, shards: dict[str, int], keys: np.ndarray, origin: pa.Array, records: list[bytes]
 ) -> Lookup:
-    lookup = Lookup(uuid4().hex, side.side, side.bucket, frozenset(shards), len(records), dictionary)
+    lookup = Lookup(uuid4().hex, side.side, side.bucket, shards, len(records), dictionary)
     ends = np.cumsum([len(record) for record in records], dtype=np.int64)
     table = pa.table([pa.array(keys), pa.array(ends), origin.dictionary_encode()], schema=KEYS)
     with side.storage.publish(f"{lookup.path}.rows") as file:

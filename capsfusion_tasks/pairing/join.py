@@ -110,7 +110,7 @@ def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
 def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
     """The bucket's pairs (``schemas.PAIRS``) with at least one row of a shard in ``new``, a table for each pass."""
     sides = _sides(bucket, new, storage, settings)
-    raw, coco = (side.with_lookups(lookups_of(storage, side.side, bucket, side.rules)) for side in sides)
+    raw, coco = (side.with_lookups(lookups_of(storage, side.side, bucket, side.sizes, side.rules)) for side in sides)
     return (table for table, _ in _joined(raw, coco, settings))
 
 

@@ -2,14 +2,14 @@
 
 A lookup has the rows of some shards, sorted by a key, which is a hash of the URL. It is three files: ``.rows``, each
 row as a record; ``.parquet``, the key, the shard and the place of each record; and ``.json``, which is written last and
-says which shards the lookup has. A bucket file never changes under the same pull rules, so neither does its copy.
+says which shards the lookup has. A copy counts as long as the shard's bucket file has the size that it was copied with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import mmh3
 import numpy as np
@@ -22,7 +22,7 @@ from capsfusion_tasks.schemas import Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-VERSION = 1  # raise it when records or keys change: lookups of other versions are not used
+VERSION = 2  # raise it when records or keys change: lookups of other versions are not used
 
 # Of two URLs of a bucket of a million rows, one in a million shares a key with another URL. The join compares URLs.
 _KEY_MASK = (1 << 40) - 1
@@ -42,12 +42,12 @@ KEYS = pa.schema(
 
 @dataclass(frozen=True)
 class Lookup:
-    """What ``.json`` says."""
+    """What ``.json`` says, without the shards whose bucket file was replaced or removed."""
 
     name: str
     side: Side
     bucket: int
-    shards: frozenset[str]
+    shards: dict[str, int]  # shard → bytes of its bucket file
     rows: int
     dictionary: str
 
@@ -57,15 +57,15 @@ class Lookup:
         return f"{layout.lookups_folder(self.side, self.bucket)}/{self.name}"
 
     def publish(self, storage: Storage, rules: PullRules) -> None:
-        storage.write_json(f"{self.path}.json", {**asdict(self), "shards": sorted(self.shards), **_validity(rules)})
+        storage.write_json(f"{self.path}.json", {**asdict(self), **_validity(rules)})
 
 
 def _validity(rules: PullRules) -> dict[str, object]:
     return {"version": VERSION, "rules": asdict(rules)}
 
 
-def lookups_of(storage: Storage, side: Side, bucket: int, rules: PullRules) -> list[Lookup]:
-    """All lookups of a bucket that are valid for ``rules``."""
+def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int], rules: PullRules) -> list[Lookup]:
+    """All lookups of a bucket that are valid for ``rules``, with their shards that are in ``files``: shard → bytes."""
     found = []
     for path in storage.files(layout.lookups_folder(side, bucket)):
         if path.endswith(".json"):
@@ -74,7 +74,8 @@ def lookups_of(storage: Storage, side: Side, bucket: int, rules: PullRules) -> l
             except FileNotFoundError:  # deleted since it was listed: larger lookups contain it
                 continue
             if {name: said.pop(name) for name in ("version", "rules")} == _validity(rules):
-                found.append(Lookup(**{**said, "shards": frozenset(said["shards"])}))
+                lookup = Lookup(**said)
+                found.append(replace(lookup, shards=dict(lookup.shards.items() & files.items())))
     return found
 
 
@@ -82,7 +83,7 @@ def needed(found: list[Lookup]) -> list[Lookup]:
     """Without the lookups whose shards are all in larger ones; the largest first."""
     used: list[Lookup] = []
     for lookup in sorted(found, key=lambda one: (-one.rows, one.name)):
-        if not lookup.shards <= frozenset[str]().union(*(one.shards for one in used)):
+        if lookup.shards.keys() - {shard for one in used for shard in one.shards}:
             used.append(lookup)
     return used
 

@@ -15,7 +15,7 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing import bucket_side, compaction, lookups, pulled
 from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.pull_rules import PullRules
-from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.staging.storage import Storage
 from tests.pairing.test_brute_force import brute_force
 from tests.pairing.test_join import Area
@@ -190,9 +190,7 @@ def test_lookups_are_put_together_and_deleted_when_no_join_can_read_them(
     assert found
     assert names - left
     for side, bucket in itertools.product(("laion_2b", "laion_coco"), range(area.buckets)):
-        rules = PullRules.of(area.settings)
-        used = lookups.needed(lookups.lookups_of(area.storage, side, bucket, rules))  # type: ignore[arg-type]
-        assert len(used) <= 4
+        assert len(lookups.needed(valid(area, side, bucket))) <= 4  # type: ignore[arg-type]
     assert {path.stem for path in files(area, ".rows")} == left
 
 
@@ -205,9 +203,27 @@ def test_rows_of_a_removed_shard_and_of_other_rules_are_not_found(tmp_path: Path
     pulled.remove(area.storage, shards[1][0])
     kept = [(rows[0] if day != 1 else [], rows[1]) for day, rows in enumerate(days)]
     assert join(area, 5, shards[5]) == all_of(kept) - all_of(kept[:5]) | join_again(days[5], kept)
-    rules = PullRules.of(area.settings.model_copy(update={"punsafe_max": 0.2}))
-    assert lookups.lookups_of(area.storage, "laion_2b", 0, PullRules.of(area.settings))
-    assert lookups.lookups_of(area.storage, "laion_2b", 0, rules) == []
+    assert valid(area, "laion_2b", 0)
+    area.settings = area.settings.model_copy(update={"punsafe_max": 0.2})
+    assert valid(area, "laion_2b", 0) == []
+
+
+def test_rows_of_a_replaced_file_are_read_from_the_new_file(tmp_path: Path) -> None:
+    area, days = Area(tmp_path, buckets=1), arrivals(4)
+    shards = [pull(area, day, rows) for day, rows in enumerate(days)]
+    compacted(area, shards[3])
+    pulled.remove(area.storage, shards[1][0])
+    repaired = area.put("laion_2b", "raw01", days[0][0][:7])
+    assert any("raw01" not in lookup.shards for lookup in valid(area, "laion_2b", 0))
+    everything = [(days[0][0][:7] if day == 1 else rows[0], rows[1]) for day, rows in enumerate(days)]
+    assert repaired.shard_id == "raw01"
+    assert join(area, 3, shards[3]) == join_again(days[3], everything)
+
+
+def valid(area: Area, side: Side, bucket: int) -> list[lookups.Lookup]:
+    rules = PullRules.of(area.settings)
+    files = bucket_side.BucketSide.of(area.storage, side, bucket, set(), rules)
+    return lookups.lookups_of(area.storage, side, bucket, files.sizes, rules)
 
 
 def join_again(new: tuple[list[Row], list[Row]], everything: list[tuple[list[Row], list[Row]]]) -> Made:
