@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def write_checkpoint(folder: Path, tokenizer_model: Path, *, vocab_size: int, layers: int = 2) -> Path:
-    """A random LLaMA in the very file layout of BAAI/CapsFus-LLaMA: .bin shards with an index, added_tokens.json.
+    """A random LLaMA in the file layout of BAAI/CapsFus-LLaMA: .bin shards with an index, added_tokens.json.
 
-    Without transformers: importing it takes four seconds, and most tests that fuse can do without it.
+    Does not import transformers, which takes four seconds and which most tests do not need.
     """
     import torch
 

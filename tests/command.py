@@ -1,14 +1,16 @@
 """``capsfusion`` called in the test's own process: the same arguments, variables, exit codes and output.
 
-A process of its own takes half a second to start, and several more where it fuses. Tests of pipes, signals and kills
-start one all the same.
+A new process takes half a second to start, and several seconds more if it fuses. Only tests of pipes, signals and
+kills need one.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +23,18 @@ from capsfusion_tasks.cli import main
 
 
 @dataclass(frozen=True)
-class Done:
+class Ended:
     returncode: int
     stdout: bytes
     stderr: bytes
 
+    @property
+    def messages(self) -> str:
+        """Standard error as text."""
+        return self.stderr.decode()
 
-def capsfusion(*arguments: str | Path, **variables: str) -> Done:
+
+def capsfusion(*arguments: str | Path, **variables: str) -> Ended:
     """Run the command with ``variables`` added to the environment. A traceback of ``main`` fails the test."""
     output, errors = io.BytesIO(), io.BytesIO()
     with pytest.MonkeyPatch.context() as patch, main_undone():
@@ -41,7 +48,15 @@ def capsfusion(*arguments: str | Path, **variables: str) -> Done:
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        return Done(code, output.getvalue(), errors.getvalue())
+        return Ended(code, output.getvalue(), errors.getvalue())
+
+
+def capsfusion_process(*arguments: str | Path, **variables: str) -> Ended:
+    """The same in a new process, with pipes for its output."""
+    command = [sys.executable, "-m", "capsfusion_tasks.cli", *arguments]
+    environment = {**os.environ, "COLUMNS": "160", **variables}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager

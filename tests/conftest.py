@@ -1,4 +1,4 @@
-"""Fixtures that several stages' tests share."""
+"""Fixtures that several test folders share, and how tests are marked and distributed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from tests.checkpoint import write_checkpoint
 
-# Fixtures import the rest themselves: the engine's tests also run on GPU machines that lack it (benchmarks/gpu.py).
+# Fixtures import these packages themselves, because GPU machines that run the engine's tests do not have them.
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
     from xdist.scheduler import LoadFileScheduling
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from capsfusion_tasks.settings import Settings
     from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 
-os.environ["CAPSFUSION_DEVICE"] = "cpu"  # of tests that leave the dtype to the settings
+os.environ["CAPSFUSION_DEVICE"] = "cpu"  # decides the dtype in tests that do not set one
+# Tests and their ranks share the cores. With two threads each, one would spin while it waits for the other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -37,8 +39,8 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def pytest_configure(config: pytest.Config) -> None:
     """As root, give the session a temporary folder of its own.
 
-    The embedded server then runs under another account, which must pass through the folders above its data, and any
-    other pytest session of root that starts meanwhile closes their common /tmp/pytest-of-root to it.
+    As root, the embedded server runs under another account, which needs access to the folders above its data. The
+    default, /tmp/pytest-of-root, is closed to other accounts whenever another session of root starts.
     """
     if os.geteuid() == 0 and "PYTEST_DEBUG_TEMPROOT" not in os.environ:
         root = os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix="capsfusion-tests-")
@@ -50,7 +52,7 @@ SLOW_FIXTURES = {"chromium", "stack"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of whole runs, of Airflow, of a browser or of containers as slow; others are marked one by one."""
+    """Mark tests of whole runs, Airflow, browsers and containers as slow. Other slow tests have the mark themselves."""
     for item in items:
         if item.nodeid.startswith(SLOW_FOLDERS) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
@@ -61,7 +63,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     from xdist.scheduler import LoadFileScheduling
 
     class Groups(LoadFileScheduling):
-        """A file's tests go to one worker, and all of Airflow's, for they share a running Airflow."""
+        """The tests of a file run in one worker. So do all of Airflow's tests, which share a running Airflow."""
 
         def _split_scope(self, nodeid: str) -> str:
             file = str(super()._split_scope(nodeid))
@@ -82,7 +84,7 @@ def published_pairs() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def llama_tokenizer() -> LlamaTokenizer:
-    """LLaMA's own tokenizer, as BAAI/CapsFus-LLaMA has it."""
+    """LLaMA's tokenizer, which is also that of BAAI/CapsFus-LLaMA."""
     path = SHARED_DATA / "llama_tokenizer.model"
     if not path.exists():
         pytest.skip(f"LLaMA's tokenizer is not here: no {path}")
@@ -91,7 +93,7 @@ def llama_tokenizer() -> LlamaTokenizer:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaMA of a few thousand parameters with the demo model's tokenizer: nonsense, quickly."""
+    """A random LLaMA of a few thousand parameters with the demo model's tokenizer. It is fast and writes nonsense."""
     tokenizer_model = BUNDLED_MODEL / "tokenizer.model"
     vocab_size = LlamaTokenizer(tokenizer_model).vocab_size
     return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny", tokenizer_model, vocab_size=vocab_size)
@@ -99,7 +101,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one_process() -> Iterator[None]:
-    """What this process fuses, its ranks are threads: tests/one_process.py."""
+    """Ranks are threads of this process: tests/one_process.py."""
     from tests.one_process import ranks_in_one_process
 
     with ranks_in_one_process():
@@ -108,14 +110,14 @@ def one_process() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    """A real browser, of the system: playwright brings none."""
+    """The system's Chromium. playwright is installed without a browser."""
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     with sync_playwright() as playwright:
-        # Its sandbox takes rights that root and containers lack, and the pages are our own.
+        # The sandbox does not work as root and in containers, and the pages are our own.
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
         browser.close()
@@ -127,7 +129,7 @@ _numbers = count(1)
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A real server for the whole session, with a migrated database to copy."""
+    """A PostgreSQL server for the whole session, with a migrated database as template."""
     from sqlalchemy import create_engine, text
 
     from capsfusion_tasks.warehouse.embedded import embedded_postgres
@@ -137,7 +139,11 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
         engine = create_engine(server.url(TEMPLATE))
         upgrade(engine)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # these data need not outlive the power
+            for setting in (
+                "fsync",
+                "synchronous_commit",
+                "full_page_writes",
+            ):  # the data need not survive a power failure
                 connection.execute(text(f"alter system set {setting} = off"))
             connection.execute(text("select pg_reload_conf()"))
         engine.dispose()
@@ -146,7 +152,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 
 @contextmanager
 def new_warehouse(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """URL of a migrated warehouse, empty, for as long as the block lasts."""
+    """URL of a migrated, empty warehouse. It is dropped after the block."""
     from sqlalchemy import create_engine, text
 
     database = f"test_{next(_numbers)}"
@@ -159,13 +165,13 @@ def new_warehouse(postgres: EmbeddedPostgres) -> Iterator[str]:
 
 
 def plain_url(settings: Settings) -> str:
-    """The warehouse's URL, its password in it."""
+    """The warehouse's URL, with its password."""
     assert settings.warehouse_url is not None
     return settings.warehouse_url.get_secret_value()
 
 
 def login(postgres: EmbeddedPostgres, url: str, role: str) -> str:
-    """``url`` for a login that has the role of the database ``role`` and nothing else."""
+    """``url`` with a login whose only role is ``role``."""
     from sqlalchemy import create_engine, make_url, text
 
     name = f"a_{role}"
@@ -179,14 +185,14 @@ def login(postgres: EmbeddedPostgres, url: str, role: str) -> str:
 
 @pytest.fixture
 def warehouse_url(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """URL of a migrated warehouse, empty, for one test alone."""
+    """URL of a migrated, empty warehouse for one test."""
     with new_warehouse(postgres) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[str]:
-    """URI of an empty bucket in an S3 server of its own, which AWS's variables name as long as the session lasts."""
+    """URI of an empty bucket in a local S3 server. During the session, AWS's variables point to that server."""
     from tests import object_store
 
     with object_store.serving("capsfusion-tests") as bucket:

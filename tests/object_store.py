@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 
 @contextmanager
 def serving(bucket: str) -> Iterator[str]:
-    """URI of an empty bucket in an S3 server of its own, which AWS's variables name as long as the block lasts."""
+    """URI of an empty bucket in a new S3 server. Within the block, AWS's variables point to that server."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -36,9 +36,9 @@ def serving(bucket: str) -> Iterator[str]:
 
 
 def upload(folder: Path, uri: str) -> None:
-    """Put ``folder``'s files under ``uri``; each arrives when it was last modified.
+    """Upload ``folder``'s files to ``uri`` with their own modification times.
 
-    S3 stamps an object with the time of its upload, so the stamp is changed in the server's memory.
+    S3 sets the time of the upload, so the time is changed in the server's memory.
     """
     bucket, prefix = _parts(uri)
     for file in sorted(path for path in folder.rglob("*.parquet")):

@@ -1,6 +1,7 @@
-"""Ranks as threads of the test's own process, in place of torchrun: a unit is fused in a tenth of a second, not in six.
+"""Ranks as threads of this process instead of torchrun: a unit takes a tenth of a second, not six seconds.
 
-For tests of what surrounds the fusing (stages, files, replays), which need captions and not processes.
+For tests of stages, files and replays, which need captions but no processes.
+``python -m tests.one_process run …`` is ``capsfusion run …`` with ranks as threads.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,24 +26,36 @@ from capsfusion_tasks.fusion.launcher import TorchrunFailed
 from capsfusion_tasks.fusion.pairs_input import write_pieces
 from capsfusion_tasks.staging.storage import Storage
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 FUSION_LOG = logging.getLogger("capsfusion_tasks.fusion")
 
 
 @contextmanager
 def ranks_in_one_process() -> Iterator[None]:
-    """Within the block, ``capsfusion_tasks`` starts no torchrun. Commands in processes of their own still do."""
+    """Within the block, this process starts no torchrun. Other processes still do."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (launcher, files):
             patch.setattr(module, "Torchrun", RankThreads)
         yield
 
 
-class RankThreads:
-    """Stands for ``launcher.Torchrun``: the same job from the same arguments, the same lines, the same errors.
+def start(command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start ``capsfusion`` in a new process, with its ranks as threads. For tests that kill it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.one_process", *command],
+        cwd=REPOSITORY,
+        env={**os.environ, **variables},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
-    Each rank runs the worker's own ``fuse_rows``, over a store in memory. Left out are the processes: torchrun and the
-    worker's ``main``, exit codes, signals, the environment, and the watch over ranks that hang. A rank that fails ends
-    its own thread only, so let none fail beside another.
+
+class RankThreads:
+    """Replaces ``launcher.Torchrun``: takes the same arguments, prints the same lines and raises the same errors.
+
+    Each rank runs the worker's ``fuse_rows`` with a store in memory. Not covered: the worker's ``main``, exit codes,
+    signals, the environment, and ranks that hang. A rank that fails does not end the others, so a test in which a rank
+    fails must have one rank only.
     """
 
     def __init__(self, argv: list[str], on_line: Callable[[str], None] = print, **_: Any) -> None:
@@ -51,7 +67,7 @@ class RankThreads:
         self._terminated = False
 
     def start(self) -> None:
-        from torch.distributed import HashStore  # torch is heavy, and most of a session's workers can do without it
+        from torch.distributed import HashStore  # imported late, because torch takes two seconds
 
         store = HashStore()
         for rank in range(self._ranks):
@@ -63,7 +79,7 @@ class RankThreads:
         from capsfusion_tasks.fusion.worker import fuse_rows
 
         try:
-            # As on a node with a rank for each core, whose ranks get a thread each: other tests use the cores, too.
+            # As on a node with one rank per core, so that each rank computes with one thread.
             fuse_rows(self._job, store, rank, rank, len(os.sched_getaffinity(0)))
         except Exception as error:  # raised again by ``wait``
             self._said.put(error)
@@ -88,7 +104,7 @@ class RankThreads:
             raise TorchrunFailed("the ranks were told to end")
 
     def terminate(self) -> None:
-        """End ranks that wait for more pairs, with word that there are none; a thread cannot be killed."""
+        """End ranks that wait for more pairs by saying that there are none. Threads cannot be killed."""
         if self._job.piece_rows and any(thread.is_alive() for thread in self._threads):
             self._terminated = True
             write_pieces(Storage(self._job.staging), self._job.pairs, [])
@@ -106,7 +122,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def _log_lines(said: queue.Queue[Any], ranks: set[str]) -> Iterator[None]:
-    """What ranks log, as lines that a worker would print."""
+    """Passes on what ranks log, in the form in which a worker prints it."""
     handler, level = _Lines(said, ranks), FUSION_LOG.level
     FUSION_LOG.addHandler(handler)
     FUSION_LOG.setLevel(logging.INFO)
@@ -115,3 +131,10 @@ def _log_lines(said: queue.Queue[Any], ranks: set[str]) -> Iterator[None]:
     finally:
         FUSION_LOG.removeHandler(handler)
         FUSION_LOG.setLevel(level)
+
+
+if __name__ == "__main__":
+    from capsfusion_tasks.cli import main
+
+    with ranks_in_one_process():
+        main()

@@ -1,4 +1,4 @@
-"""Task functions as Airflow's tasks call them: each call opens a context of its own for the settings it is given."""
+"""Task functions that take settings instead of a context. Each call opens its own context, as Airflow tasks do."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.tasks import interval_tasks as _interval_tasks
 from capsfusion_tasks.tasks import replay as _replay
 from capsfusion_tasks.tasks import unit_tasks as _unit_tasks
+from capsfusion_tasks.upkeep import check as _check
+from capsfusion_tasks.upkeep import garbage as _garbage
+from capsfusion_tasks.upkeep.check import Result
 
 
 class Opened:
-    """The functions of a module, which take settings in place of a context."""
+    """A module whose functions take settings instead of a context."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -34,7 +37,7 @@ class Opened:
 
 
 class IntervalTasks(Opened):
-    """Report, check and export are of the fusion that the settings describe, as after a plan with them."""
+    """Report, check and export take the fusion that the settings describe."""
 
     def report(self, settings: Settings, interval: Interval) -> dict[str, Any]:
         with open_context(settings) as context:
@@ -60,6 +63,16 @@ class ReplayTasks(Opened):
     def report(self, settings: Settings, selection: Replay) -> dict[str, Any]:
         with open_context(settings) as context:
             return _replay.report(context, selection, context.decoding.fusion_id)
+
+
+def check(settings: Settings, *arguments: Any, **options: Any) -> Result:
+    with open_context(settings) as context:
+        return _check.check(context, *arguments, **options)
+
+
+def collect(settings: Settings, **options: Any) -> _garbage.Collection:
+    with open_context(settings) as context:
+        return _garbage.collect(context, **options)
 
 
 interval_tasks = IntervalTasks(_interval_tasks)

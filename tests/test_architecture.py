@@ -1,4 +1,4 @@
-"""The rules that keep the structure clean, held by reading the code's own imports."""
+"""Checks the rules for the code's structure by reading its imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "capsfusion_tasks"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# What each part of the package may import of the others: nothing that stands below it in this list.
+# The parts of the package that each part may import. A part never imports one that is below it in this list.
 BASE = {"__init__", "errors", "locations", "decoding", "thresholds", "settings", "intervals", "schemas"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "context": BASE | {"staging", "fusion", "warehouse"},
     "explorer": BASE | {"validation", "warehouse"},
     "planning": BASE | {"context", "staging", "pull_rules", "shards", "pairing", "fusion", "warehouse"},
-    "upkeep": BASE | {"staging", "shards", "pairing", "fusion", "warehouse", "planning"},
+    "upkeep": BASE | {"context", "staging", "shards", "pairing", "fusion", "warehouse", "planning"},
     "tasks": BASE
     | {"context", "staging", "pull_rules", "shards", "pairing", "fusion", "validation", "warehouse", "planning"}
     | {"upkeep"},
@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 
 def imports(file: Path) -> set[str]:
-    """Absolute names of all modules that a file imports, wherever in it."""
+    """Absolute names of all modules that a file imports, inside functions too."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -86,6 +86,12 @@ def test_no_part_imports_one_that_stands_below_it() -> None:
     order = list(MAY_IMPORT)
     for part, allowed in MAY_IMPORT.items():
         assert all(order.index(other) < order.index(part) for other in allowed), part
+
+
+def test_tasks_plans_and_upkeep_use_the_warehouse_that_is_open() -> None:
+    """A task opens the warehouse once, in its Context."""
+    opens = {part_of(file) for file in MODULES if any(name.endswith(".open_warehouse") for name in imports(file))}
+    assert opens == {"context", "explorer", "cli", "demo"}
 
 
 TABLES = r"(?:capsfusion\.\w+|fused_captions|rejected_captions|replayed_captions|work_units)"

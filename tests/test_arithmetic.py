@@ -1,4 +1,4 @@
-"""The limit by arithmetic of `python -m benchmarks.fusion` and `.gpu`, against numbers worked out by hand."""
+"""The compute and memory limits of `python -m benchmarks.fusion` and `.gpu`, against numbers worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs on a machine with torch, transformers, sentencepiece, pyarrow, rich and pydantic, and nothing else."""
+"""The engine's benchmarks and tests run with torch, transformers, sentencepiece, pyarrow, rich and pydantic only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ for module in sys.argv[2:]:
 
 
 def with_dependencies(names: tuple[str, ...]) -> set[str]:
-    """``names`` and all distributions that they need, extras apart, as far as they are installed."""
+    """``names`` and all installed distributions that they need, without extras."""
     found, left = set[str](), list(names)
     while left:
         name = left.pop().lower().replace("_", "-")

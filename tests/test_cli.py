@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
-from tests.command import capsfusion
+from tests.command import capsfusion, capsfusion_process
 
 COMMANDS = [
     *("fuse", "validate", "run", "replay", "plan", "status", "check", "gc", "adopt", "sql", "export", "sample-data"),
@@ -22,14 +19,8 @@ COMMANDS = [
 ]
 
 
-def process(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[bytes]:
-    """The command in a process of its own, with pipes for its output."""
-    command = [sys.executable, "-m", "capsfusion_tasks.cli", *arguments]
-    return subprocess.run(command, env={**os.environ, "COLUMNS": "160", **env}, capture_output=True)
-
-
 def test_help_names_every_command() -> None:
-    done = process("--help")
+    done = capsfusion_process("--help")
     assert done.returncode == 0
     for command in COMMANDS:
         assert f" {command} " in done.stdout.decode()
@@ -73,13 +64,13 @@ def test_without_model_it_says_which_one_fuses(
     assert shown == ([line] if line else [])
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("one_process")
 def test_fuse_tells_what_it_took(tiny_model: Path, tmp_path: Path) -> None:
     rows = [{"laion_2b": f"Vlylun {n}", "laion_coco": "A street."} for n in range(5)] + [
         {"laion_2b": "", "laion_coco": ""}
     ]
     (tmp_path / "in.json").write_text(json.dumps(rows))
-    done = process(
+    done = capsfusion(
         *("fuse", tmp_path / "in.json", tmp_path / "out.parquet", "--model", str(tiny_model)),
         *("--max-new-tokens", "4", "--stats", tmp_path / "stats.json"),
     )
@@ -96,7 +87,7 @@ def test_sql_prints_what_each_format_promises(warehouse_url: str) -> None:
     sql = "select * from (values (1, 'a, b'), (2, null)) as t(n, s)"
 
     def output(name: str) -> bytes:
-        command = process if name == "parquet" else capsfusion
+        command = capsfusion_process if name == "parquet" else capsfusion
         done = command("sql", sql, "--format", name, CAPSFUSION_WAREHOUSE_URL=warehouse_url)
         assert done.returncode == 0, done.stderr
         return done.stdout

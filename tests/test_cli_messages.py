@@ -29,7 +29,7 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """In a folder of its own; what ``main`` changes in this process is taken back."""
+    """Run in an empty folder, and undo what ``main`` changes in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     for name in ("CAPSFUSION_HOME", "CAPSFUSION_WAREHOUSE_URL"):

@@ -1,4 +1,4 @@
-"""README.md, SECURITY.md and docs/: their links lead somewhere, and their commands and options exist."""
+"""README.md, SECURITY.md and docs/: link targets, commands and options exist."""
 
 from __future__ import annotations
 

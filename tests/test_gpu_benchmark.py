@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu`: each case survives what becomes of another, and the GPU is left to the cases."""
+"""`python -m benchmarks.gpu`: a case that fails does not affect the others, and only cases use the GPU."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_case_sees_the_figures_of_those_before_it_and_hands_its_own_over() -> 
 
 @pytest.fixture
 def _hopper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """nvidia-smi tells of one card, and CUDA must not be initialized."""
+    """nvidia-smi reports one GPU, and initializing CUDA fails the test."""
     command = tmp_path / "nvidia-smi"
     command.write_text("#!/bin/sh\necho 9.0\n")
     command.chmod(0o755)
@@ -98,6 +98,6 @@ def test_the_device_is_a_gpu_where_nvidia_smi_has_one_that_cuda_would_show(monke
 
 
 def test_the_rate_with_all_slots_busy_leaves_out_the_first_turnover_and_the_end() -> None:
-    # Two slots: nothing for 10 s, then a row each second, and the last two take 5 s each.
+    # Two slots: no row for 10 s, then one row per second. The last two rows take 5 s each.
     assert rate_while_full([10, 11, 12, 13, 14, 15, 20, 25], slots=2) == pytest.approx(1.0)
     assert rate_while_full([1, 2, 3, 4, 5], slots=2) is None

@@ -1,4 +1,4 @@
-"""Settings from environment variables: what each value means, and what is said of values and names that are wrong."""
+"""Settings from environment variables: the meaning of values, and the errors for wrong values and names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from capsfusion_tasks.variables import variables
 
 @pytest.fixture(autouse=True)
 def _of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A folder to work in with a model in it, a home folder, and no other settings."""
+    """A working folder with a model in it, a home folder, and no other settings."""
     for name in [name for name in os.environ if name.startswith("CAPSFUSION_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Query results in each format, of values that JSON or Python's dates cannot hold."""
+"""Query results in each format, with values that JSON or Python's dates cannot represent."""
 
 from __future__ import annotations
 

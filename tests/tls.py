@@ -1,4 +1,4 @@
-"""TLS in front of a server that has none: the tests' own authority, and a relay that ends TLS as pgbouncer would."""
+"""TLS for servers without TLS: a certificate authority for tests, and a relay that terminates TLS, like pgbouncer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # how a client of PostgreSQL a
 
 @dataclass(frozen=True)
 class Authority:
-    """Whom clients trust (``ca``), and what a server for ``localhost`` shows."""
+    """The authority's certificate (``ca``), and a server certificate for ``localhost``."""
 
     ca: Path
     certificate: Path
 
 
 def make_authority(folder: Path) -> Authority:
-    """A certificate of ``localhost``, by an authority that nobody knows but who is told its file."""
+    """Make a certificate for ``localhost``, signed by a new authority."""
     folder.mkdir(parents=True, exist_ok=True)
     authority, server = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority of {folder.name}")])
@@ -60,7 +60,7 @@ def make_authority(folder: Path) -> Authority:
 
 @contextmanager
 def tls_relay(authority: Authority, target: tuple[str, int] | str, *, postgres: bool = False) -> Iterator[int]:
-    """The port of ``localhost`` that speaks TLS only, and passes on to ``target``, an address or a socket's path."""
+    """Port of ``localhost`` that accepts TLS only and forwards to ``target``, an address or a socket's path."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate)
     opened: list[socket] = []

@@ -1,4 +1,4 @@
-"""Without a GPU, Triton's kernels run in its interpreter. Triton looks when it is imported, which torch may do."""
+"""Without a GPU, Triton's kernels run in its interpreter. Import this before torch, which may import Triton."""
 
 from __future__ import annotations
 

@@ -53,19 +53,21 @@ def check(
     import json
     from datetime import timedelta
 
+    from capsfusion_tasks.context import open_context
     from capsfusion_tasks.upkeep.check import check as check_all
     from capsfusion_tasks.warehouse.queries import Scope
 
     within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
-    result = check_all(
-        settings_to_read(),
-        Scope(interval=within),
-        footers=footers,
-        pairs=pairs,
-        sources=sources,
-        repair=repair,
-        safe_age=timedelta(hours=safe_hours),
-    )
+    with open_context(settings_to_read()) as context:
+        result = check_all(
+            context,
+            Scope(interval=within),
+            footers=footers,
+            pairs=pairs,
+            sources=sources,
+            repair=repair,
+            safe_age=timedelta(hours=safe_hours),
+        )
     if output_format == "json":
         print(json.dumps(result.as_dict()))
     else:
@@ -101,10 +103,11 @@ def gc(
     import json
     from datetime import timedelta
 
+    from capsfusion_tasks.context import open_context
     from capsfusion_tasks.upkeep.garbage import collect
 
-    settings = settings_to_read(keep_units_days=keep_days)
-    collected = collect(settings, safe_age=timedelta(hours=safe_hours), delete=delete)
+    with open_context(settings_to_read(keep_units_days=keep_days)) as context:
+        collected = collect(context, safe_age=timedelta(hours=safe_hours), delete=delete)
     if output_format == "json":
         print(json.dumps(collected.as_dict()))
     else:

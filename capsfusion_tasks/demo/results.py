@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +18,7 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.terminal import cell
 from capsfusion_tasks.warehouse import ledger, queries
-from capsfusion_tasks.warehouse.queries import RunSummary
+from capsfusion_tasks.warehouse.queries import AcceptedCaption, RunSummary
 from capsfusion_tasks.warehouse.rejections import reasons_line, rejected_count
 
 CAPTIONS_SHOWN = 6
@@ -29,20 +28,13 @@ EXAMPLE = Path("examples") / "pairs.jsonl"
 
 
 @dataclass(frozen=True)
-class Caption:
-    raw: str
-    synthetic: str
-    fused: str
-
-
-@dataclass(frozen=True)
 class Results:
     """What the warehouse has for some days and the settings' fusion_id. ``reasons``: rejected captions by reason."""
 
     summary: RunSummary
     rejected: int
     reasons: dict[str, int]
-    captions: list[Caption]
+    captions: list[AcceptedCaption]
 
 
 def read_results(settings: Settings, days: list[date]) -> Results:
@@ -54,21 +46,18 @@ def read_results(settings: Settings, days: list[date]) -> Results:
             interval = Interval(start=start, end=start + timedelta(days=1))
             units += [unit.unit_id for unit, _ in ledger.units_of(connection, fusion_id, interval)]
         scope = queries.Scope(unit_ids=units)
-        rows = queries.sample_captions(connection, CAPTIONS_READ, units)
+        captions = queries.sample_captions(connection, CAPTIONS_READ, units)
         return Results(
             queries.run_summary(connection, scope),
             rejected_count(connection, scope),
             queries.rejections_by_reason(connection, scope),
-            [
-                Caption(row["laion_2b"], row["laion_coco"], row["capsfusion"])
-                for row in sorted(rows, key=lambda row: not _is_plain(row))[:CAPTIONS_SHOWN]
-            ],
+            sorted(captions, key=lambda caption: not _is_plain(caption))[:CAPTIONS_SHOWN],
         )
 
 
-def _is_plain(row: dict[str, Any]) -> bool:
+def _is_plain(caption: AcceptedCaption) -> bool:
     """Whether a caption is a good example: short, faithful to its raw caption, and none of the sample's edge cases."""
-    return not row["flags"] and 8 <= row["caption_words"] <= 30 and row["raw_recall"] >= 0.7
+    return not caption.flags and 8 <= (caption.caption_words or 0) <= 30 and (caption.raw_recall or 0) >= 0.7
 
 
 def show_results(
@@ -100,7 +89,7 @@ def _show_captions(results: Results, console: Console) -> None:
     )
     table = Table("raw", "synthetic", "fused", show_lines=True)
     for caption in results.captions:
-        table.add_row(*(cell(_short(text)) for text in (caption.raw, caption.synthetic, caption.fused)))
+        table.add_row(*(cell(_short(text)) for text in (caption.laion_2b, caption.laion_coco, caption.capsfusion)))
     console.print(table, soft_wrap=False)
 
 

@@ -135,17 +135,18 @@ def _add_captions(app: FastAPI, access: WarehouseAccess) -> None:
             found = lineage(connection, pair_id, fusion_id)
             if found is None:
                 raise HTTPException(404, _NO_CAPTION)
-            judged = judgements_of(connection, [(pair_id, fusion_id, found["capsfusion"])])
-        texts = (found["laion_2b"], found["laion_coco"], found["capsfusion"])
-        codes = [*(found["reasons"] or []), *found["flags"]]
-        findings, pieces = explain(texts, codes, found, access.rules)
+            shown = found.as_dict()
+            judged = judgements_of(connection, [(pair_id, fusion_id, shown["capsfusion"])])
+        texts = (shown["laion_2b"], shown["laion_coco"], shown["capsfusion"])
+        codes = [*(shown["reasons"] or []), *shown["flags"]]
+        findings, pieces = explain(texts, codes, shown, access.rules)
         return {
-            **found,
-            "laion_hash": str(found["laion_hash"]),  # as text: JavaScript's numbers do not hold 64 bits
+            **shown,
+            "laion_hash": str(shown["laion_hash"]),  # as text: JavaScript's numbers do not hold 64 bits
             "findings": findings,
             "pieces": pieces,
             "others": [
-                {**other, "diff": differences(other["capsfusion"], found["capsfusion"])} for other in found["others"]
+                {**other, "diff": differences(other["capsfusion"], shown["capsfusion"])} for other in found.others
             ],
             "judgements": judged.get((pair_id, fusion_id), []),
         }

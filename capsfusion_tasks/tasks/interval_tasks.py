@@ -225,7 +225,7 @@ def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[s
     Returns the ``findings``, also as ``text``, and what was examined as ``account``. Checks one fusion, or all if
     ``fusion_id`` is None. Leaves out failed shards and units, which the report has.
     """
-    found = run_checks(context.settings, Scope(interval=interval, fusion_id=fusion_id), footers=True)
+    found = run_checks(context, Scope(interval=interval, fusion_id=fusion_id), footers=True)
     found.findings = [one for one in found.findings if one.rule not in ("shard-failed", "unit-failed")]
     text = "\n".join(f"check: {line}" for line in found.verdict())
     return {**found.as_dict(), "text": text, "account": "\n".join(found.lines())}

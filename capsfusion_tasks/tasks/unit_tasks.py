@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -54,7 +55,7 @@ def at_work(context: Context, unit: Unit) -> Iterator[None]:
 def fused_and_loaded(context: Context, unit: Unit) -> dict[str, Any] | None:
     """The figures of a loaded unit, whose files may be gone. None: the unit is not loaded."""
     loaded = _loaded(context, unit)
-    return None if loaded is None else loaded.stats
+    return None if loaded is None else asdict(loaded.fused)
 
 
 def _loaded(context: Context, unit: Unit) -> ledger.LoadedUnit | None:

@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.upkeep import late_shards, lost_pairs, shards, stored_rows, temporary_files, units
 from capsfusion_tasks.upkeep.evidence import Evidence, gather
 from capsfusion_tasks.upkeep.findings import Finding
-from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 
 # Longer than any task takes: no running task owns an untracked file of this age.
@@ -80,7 +78,7 @@ class Result:
 
 
 def check(
-    settings: Settings,
+    context: Context,
     scope: Scope = EVERYTHING,
     *,
     footers: bool = False,
@@ -97,21 +95,19 @@ def check(
     """
     if pairs and scope.interval is not None:
         raise InputError("a pair can join shards of two intervals: run --pairs without --start and --end")
-    storage = Storage(settings.staging_uri)
-    with open_warehouse(settings) as warehouse:
-        evidence = gather(settings, storage, warehouse, scope, safe_age)
-        rows = {side: dict(counts) for side, counts in shards.rows(evidence).items()}
-        result = Result(_looked_at(evidence), rows, [*_findings(evidence, footers, pairs)])
-        if sources:
-            result.findings += late_shards.findings(evidence)
-        if pairs:
-            accounts, paired = lost_pairs.accounts(evidence)
-            result.paired = dict(paired)
-            for account in accounts:
-                result.pairs[account.fusion_id] = account.as_dict()
-                result.findings += lost_pairs.lost(account)
-        if repair:
-            _repair(result)
+    evidence = gather(context.settings, context.storage, context.warehouse, scope, safe_age)
+    rows = {side: dict(counts) for side, counts in shards.rows(evidence).items()}
+    result = Result(_looked_at(evidence), rows, [*_findings(evidence, footers, pairs)])
+    if sources:
+        result.findings += late_shards.findings(evidence)
+    if pairs:
+        accounts, paired = lost_pairs.accounts(evidence)
+        result.paired = dict(paired)
+        for account in accounts:
+            result.pairs[account.fusion_id] = account.as_dict()
+            result.findings += lost_pairs.lost(account)
+    if repair:
+        _repair(result)
     return result
 
 

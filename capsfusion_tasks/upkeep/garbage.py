@@ -9,13 +9,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Replay
-from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout, scratch
 from capsfusion_tasks.staging.storage import Storage, StoredFile
 from capsfusion_tasks.warehouse import invariants, ledger, ownership
-from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.invariants import LedgerUnit
 from capsfusion_tasks.warehouse.queries import EVERYTHING
 
@@ -76,43 +75,41 @@ def _bytes(garbage: Iterable[Garbage]) -> str:
     return f"{sum(one.bytes for one in garbage) / 1e6:.1f} MB"
 
 
-def collect(settings: Settings, *, safe_age: timedelta, delete: bool) -> Collection:
-    """Find what can be deleted, by ``settings.keep_units_days``, and with ``delete`` delete it."""
-    collection = Collection(find_garbage(settings, timedelta(days=settings.keep_units_days), safe_age), delete)
-    if delete:
-        with open_warehouse(settings):  # keeps the embedded server running; otherwise it would start for each unit
-            for one in collection.found:
-                try:
-                    one.delete()
-                except NotReadyError as error:
-                    collection.kept[one.where] = str(error)
-                except FileNotFoundError:  # deleted with its folder
-                    continue
+def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collection:
+    """Find what can be deleted, by the setting ``keep_units_days``, and with ``delete`` delete it."""
+    keep = timedelta(days=context.settings.keep_units_days)
+    collection = Collection(find_garbage(context, keep, safe_age), delete)
+    for one in collection.found if delete else ():
+        try:
+            one.delete()
+        except NotReadyError as error:
+            collection.kept[one.where] = str(error)
+        except FileNotFoundError:  # deleted with its folder
+            continue
     return collection
 
 
-def find_garbage(settings: Settings, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
+def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
     """Files of units loaded longer than ``keep`` ago, and files older than ``safe_age`` that no process is writing.
 
     An interval or a replay with a unit that is not loaded keeps all of its files. Raises InputError where the ledger
     does not belong to the staging area: it cannot tell which files are needed.
     """
-    storage = Storage(settings.staging_uri)
+    storage = context.storage
     files = storage.tree()
     now = datetime.now(UTC)
-    with open_warehouse(settings) as warehouse:
-        with warehouse.engine.connect() as connection:
-            units = invariants.ledger_units(connection, EVERYTHING)
-            _require_same(storage, files, set(invariants.ledger_shards(connection)))
-        found = [
-            # A unit that is missing in the ledger may be one that a plan is about to enter.
-            *_units(settings, storage, files, units, now - keep, unknown_before=now - max(keep, safe_age)),
-            *_replays(storage, files, units, now - max(keep, safe_age)),
-        ]
+    with context.warehouse.engine.connect() as connection:
+        units = invariants.ledger_units(connection, EVERYTHING)
+        _require_same(storage, files, set(invariants.ledger_shards(connection)))
+    found = [
+        # A unit that is missing in the ledger may be one that a plan is about to enter.
+        *_units(context, files, units, now - keep, unknown_before=now - max(keep, safe_age)),
+        *_replays(storage, files, units, now - max(keep, safe_age)),
+    ]
     for file in files:
         if file.unpublished and file.modified < now - safe_age:
             found.append(Garbage("temporary files", file.path, file.size, partial(storage.delete, file.path)))
-    for folder in scratch.abandoned(settings.scratch_folder, safe_age):
+    for folder in scratch.abandoned(context.settings.scratch_folder, safe_age):
         found.append(Garbage("scratch", str(folder), scratch.size(folder), partial(scratch.remove, folder)))
     return found
 
@@ -136,8 +133,7 @@ def _by_folder(files: list[StoredFile], parent: str) -> dict[str, list[StoredFil
 
 
 def _units(
-    settings: Settings,
-    storage: Storage,
+    context: Context,
     files: list[StoredFile],
     units: list[LedgerUnit],
     before: datetime,
@@ -151,20 +147,20 @@ def _units(
         unit = by_id.get(unit_id)
         if unit is None:
             if all(file.modified < unknown_before for file in its):
-                yield Garbage("unknown units", where, size, partial(storage.delete_folder, where))
+                yield Garbage("unknown units", where, size, partial(context.storage.delete_folder, where))
         elif unit.loaded_at is not None and unit.loaded_at < before and _work(unit) not in unfinished:
-            yield Garbage("units", where, size, partial(_delete_unit, settings, storage, unit_id))
+            yield Garbage("units", where, size, partial(_delete_unit, context, unit_id))
 
 
 def _work(unit: LedgerUnit) -> tuple[str, object]:
     return unit.fusion_id, unit.interval or unit.replay
 
 
-def _delete_unit(settings: Settings, storage: Storage, unit_id: str) -> None:
-    with open_warehouse(settings) as warehouse, ownership.alone_with(warehouse.engine, unit_id) as connection:
+def _delete_unit(context: Context, unit_id: str) -> None:
+    with ownership.alone_with(context.warehouse.engine, unit_id) as connection:
         if ledger.loaded_unit(connection, unit_id) is None:
             raise NotReadyError(f"unit {unit_id} is no longer loaded")
-        storage.delete_folder(f"units/{unit_id}")
+        context.storage.delete_folder(f"units/{unit_id}")
 
 
 def _replays(storage: Storage, files: list[StoredFile], units: list[LedgerUnit], before: datetime) -> Iterator[Garbage]:

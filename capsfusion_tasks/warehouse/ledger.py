@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, bindparam, func, select, update
@@ -177,12 +177,23 @@ def unit_states(connection: Connection, unit_ids: Sequence[str]) -> dict[str, st
 
 
 @dataclass(frozen=True)
-class LoadedUnit:
-    """Counts of a loaded unit, and its ``stats`` as ``unit_fused`` got them."""
+class FusedUnit:
+    """What fusing a unit took, as ``unit_fused`` got it. None: not measured. Rates are those of one device."""
 
+    rows: int | None = None
+    prompt_tokens: int | None = None
+    caption_tokens: int | None = None
+    gpu_seconds: float | None = None
+    rows_per_second: float | None = None
+    tokens_per_second: float | None = None
+    occupancy: float | None = None
+
+
+@dataclass(frozen=True)
+class LoadedUnit:
     accepted: int
     rejected: int
-    stats: dict[str, Any]
+    fused: FusedUnit
 
 
 def loaded_unit(connection: Connection, unit_id: str) -> LoadedUnit | None:
@@ -190,7 +201,10 @@ def loaded_unit(connection: Connection, unit_id: str) -> LoadedUnit | None:
     units = work_units.c
     statement = select(units.accepted, units.rejected, units.stats)
     row = connection.execute(statement.where(units.unit_id == unit_id, units.state == "loaded")).one_or_none()
-    return None if row is None else LoadedUnit(row.accepted, row.rejected, row.stats or {})
+    if row is None:
+        return None
+    kept = {field.name: (row.stats or {}).get(field.name) for field in fields(FusedUnit)}
+    return LoadedUnit(row.accepted, row.rejected, FusedUnit(**kept))
 
 
 def unit_started(connection: Connection, unit_id: str) -> None:

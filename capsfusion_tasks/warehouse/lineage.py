@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, Table, select
+from sqlalchemy import Connection, RowMapping, Select, Table, cast, null, select
 
 from capsfusion_tasks.warehouse.tables import (
     fused_captions,
@@ -17,12 +18,26 @@ from capsfusion_tasks.warehouse.tables import (
 )
 
 
-def lineage(connection: Connection, pair_id: UUID, fusion_id: str) -> dict[str, Any] | None:
-    """All columns of a caption; None where the warehouse does not have it.
+@dataclass(frozen=True)
+class Lineage:
+    """A caption and what it was made from, each as a row of its table. None: the ledger does not have that row."""
 
-    ``laion_2b_file``, ``laion_coco_file``, ``unit`` and ``fusion`` are rows of the ledger. ``others``: other captions
-    of the same pair, newest first; those that a replay has replaced are among them.
-    """
+    caption: RowMapping  # of fused_captions or rejected_captions; ``reasons`` is None for an accepted caption
+    laion_2b_file: RowMapping | None  # of shards
+    laion_coco_file: RowMapping | None
+    unit: RowMapping | None  # of work_units
+    fusion: RowMapping | None  # of fusions
+    others: list[RowMapping]  # other captions of the pair, newest first, with those that a replay has replaced
+
+    def as_dict(self) -> dict[str, Any]:
+        """The caption's columns, and the other rows under their names, as the page of a caption gets them."""
+        rows = {name: getattr(self, name) for name in ("laion_2b_file", "laion_coco_file", "unit", "fusion")}
+        found = {name: None if row is None else dict(row) for name, row in rows.items()}
+        return {**self.caption, **found, "others": [dict(other) for other in self.others]}
+
+
+def lineage(connection: Connection, pair_id: UUID, fusion_id: str) -> Lineage | None:
+    """The lineage of a caption; None: the warehouse does not have the caption."""
     versions = [
         version for table in (fused_captions, rejected_captions) for version in _versions(connection, table, pair_id)
     ]
@@ -31,21 +46,21 @@ def lineage(connection: Connection, pair_id: UUID, fusion_id: str) -> dict[str, 
     if mine is None:
         return None
     others = sorted((each for each in versions if each is not mine), key=lambda each: each["loaded_at"], reverse=True)
-    return {
-        **mine,
-        "laion_2b_file": _one(connection, select(shards).where(shards.c.shard_id == mine["laion_2b_shard"])),
-        "laion_coco_file": _one(connection, select(shards).where(shards.c.shard_id == mine["laion_coco_shard"])),
-        "unit": _one(connection, select(work_units).where(work_units.c.unit_id == mine["unit_id"])),
-        "fusion": _one(connection, select(fusions).where(fusions.c.fusion_id == fusion_id)),
-        "others": others,
-    }
+    return Lineage(
+        caption=mine,
+        laion_2b_file=_one(connection, select(shards).where(shards.c.shard_id == mine["laion_2b_shard"])),
+        laion_coco_file=_one(connection, select(shards).where(shards.c.shard_id == mine["laion_coco_shard"])),
+        unit=_one(connection, select(work_units).where(work_units.c.unit_id == mine["unit_id"])),
+        fusion=_one(connection, select(fusions).where(fusions.c.fusion_id == fusion_id)),
+        others=others,
+    )
 
 
-def _versions(connection: Connection, captions: Table, pair_id: UUID) -> list[dict[str, Any]]:
-    rows = connection.execute(select(captions).where(captions.c.pair_id == pair_id)).mappings()
-    return [{"reasons": None, **row} for row in rows]
+def _versions(connection: Connection, captions: Table, pair_id: UUID) -> list[RowMapping]:
+    none = cast(null(), rejected_captions.c.reasons.type).label("reasons")
+    columns = [captions] if "reasons" in captions.c else [captions, none]
+    return [*connection.execute(select(*columns).where(captions.c.pair_id == pair_id)).mappings()]
 
 
-def _one(connection: Connection, statement: Select[Any]) -> dict[str, Any] | None:
-    row = connection.execute(statement).mappings().first()
-    return None if row is None else dict(row)
+def _one(connection: Connection, statement: Select[Any]) -> RowMapping | None:
+    return connection.execute(statement).mappings().first()

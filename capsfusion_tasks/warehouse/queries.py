@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import (
@@ -147,13 +147,24 @@ def replayed_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
-def sample_captions(connection: Connection, n: int, unit_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class AcceptedCaption:
+    """The texts of a pair and their caption, with what validation found."""
+
+    laion_2b: str
+    laion_coco: str
+    capsfusion: str
+    flags: list[str]
+    caption_words: int | None
+    raw_recall: float | None
+
+
+def sample_captions(connection: Connection, n: int, unit_ids: Sequence[str] | None = None) -> list[AcceptedCaption]:
     """A sample of ``n`` accepted captions, the same at every call: the first by pair_id, which is a digest."""
-    scope = Scope(unit_ids=unit_ids)
-    statement = (
-        select(fused_captions).where(_of_units(fused_captions, scope)).order_by(fused_captions.c.pair_id).limit(n)
-    )
-    return [dict(row) for row in connection.execute(statement).mappings()]
+    columns = [fused_captions.c[field.name] for field in fields(AcceptedCaption)]
+    mine = _of_units(fused_captions, Scope(unit_ids=unit_ids))
+    statement = select(*columns).where(mine).order_by(fused_captions.c.pair_id).limit(n)
+    return [AcceptedCaption(*row) for row in connection.execute(statement)]
 
 
 def _of_units(captions: Table, scope: Scope) -> ColumnElement[bool]:

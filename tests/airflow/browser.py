@@ -1,6 +1,6 @@
-"""A user of Airflow's UI in a real browser: logs in, fills its forms, looks at what the captions view shows.
+"""Steps of a user in Airflow's UI, in a real browser: log in, fill in forms, read the captions view.
 
-With CAPSFUSION_SCREENSHOTS, the pictures of docs/images are taken on the way: ``make screenshots``.
+With CAPSFUSION_SCREENSHOTS set, they also take the pictures of docs/images: ``make screenshots``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.airflow.conftest import RUN_SECONDS, Service
 
 @contextmanager
 def logged_in(service: Service, chromium: Browser, scheme: str) -> Iterator[Page]:
-    """Airflow's home page in a window of its own; fails where anything but this Airflow is asked."""
+    """Airflow's home page in a new window. Fails if the browser requests anything from another host."""
     asked: set[str] = set()
     size = {"width": 1280, "height": 800}
     with chromium.new_context(color_scheme=scheme, viewport=size, timezone_id="UTC") as context:  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def trigger_dialog(page: Page) -> Locator:
 
 
 def start_backfill(page: Page, first: date, last: date) -> None:
-    """Fill the dialog on the page of a DAG, and start it: all runs of the days, one after the other."""
+    """On the page of a DAG, fill in the backfill dialog and start it: all runs of the days, one at a time."""
     dialog = trigger_dialog(page)
     dialog.get_by_text("Backfill", exact=True).click()
     pick_day(page, field_of(dialog, "From"), first)
@@ -93,7 +93,7 @@ def watch_run(page: Page, run_id: str, state: str) -> None:
 
 
 def captions_view(page: Page) -> Frame:
-    """The captions view in the page, be it that of the navigation or the tab of a run."""
+    """The captions view in the page: the one of the navigation, or the tab of a run."""
     frame = page.wait_for_selector("iframe[title=Captions]").content_frame()
     assert frame is not None
     return frame
@@ -106,7 +106,7 @@ def captions_of_run(page: Page) -> Frame:
 
 
 def find_a_rejected_caption(page: Page) -> Locator:
-    """Filter the captions view to what was rejected, and search one of its words; the caption, opened."""
+    """Filter for rejected captions, search for a word of one of them, and open that caption."""
     view = captions_view(page)
     view.get_by_label("Verdict").select_option("rejected")
     expect(view.locator("tbody tr.accepted")).to_have_count(0)
@@ -124,7 +124,7 @@ def find_a_rejected_caption(page: Page) -> Locator:
 
 
 def follow_to_run(page: Page, caption: Locator, run_id: str) -> Frame:
-    """From an opened caption to the page of its DAG run, and there to the tab with the run's figures."""
+    """Follow an opened caption to the page of its DAG run, and open the tab with the run's figures."""
     caption.get_by_role("link", name=run_id).click()
     page.wait_for_url(f"**/dags/capsfusion/runs/{run_id.replace('+', '*').replace(':', '*')}**")
     tab = captions_of_run(page)

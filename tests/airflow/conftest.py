@@ -1,10 +1,11 @@
-"""One Airflow for all tests here: it takes some 20 seconds to start."""
+"""One Airflow for all tests here: it takes 20 seconds to start."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ import psutil
 import pytest
 from sqlalchemy import create_engine, text
 
+from capsfusion_tasks.demo import airflow_server
 from capsfusion_tasks.demo.airflow_api import AirflowApi, Json
 from capsfusion_tasks.demo.airflow_server import USER, local_airflow
 from capsfusion_tasks.demo.sample_data import FOLDER
@@ -26,12 +28,12 @@ from tests import object_store
 WAREHOUSE = "warehouse"
 NOBODY = "nobody"  # a user who may log in and nothing else
 RUN_SECONDS = 400
-GATE_ROWS = 20  # of a unit, from which on the gate judges it: more than those of the sample's days
-PLANTED = "pl4nted"  # in every secret of the service, and in nothing else
+GATE_ROWS = 20  # the gate judges units of this size and larger; units of the sample's days are smaller
+PLANTED = "pl4nted"  # part of every secret of the service, and of nothing else
 
 
 def wait_until(what: str, is_so: Callable[[], Any], seconds: float, pause: float = 0.5) -> Any:
-    """What ``is_so`` says, as soon as it is true; fails after ``seconds``."""
+    """Wait until ``is_so`` returns something true, and return that. Fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (answer := is_so()):
         if time.monotonic() > deadline:
@@ -46,9 +48,9 @@ class Service:
 
     api: AirflowApi
     server: EmbeddedPostgres
-    folder: Path  # Airflow's and the server's
+    folder: Path  # of Airflow and of the PostgreSQL server
     bucket: str
-    alerts: list[str]  # texts that its webhook got
+    alerts: list[str]  # texts that its webhook received
 
     @property
     def sources(self) -> Path:
@@ -104,7 +106,7 @@ class Service:
         """Put the warehouse aside under the name ``keep``, and begin with an empty one and an empty staging area."""
         object_store.remove(self.staging)
         self._as_admin(
-            # Of Airflow's API server, which shows captions.
+            # Connections of Airflow's API server, which shows captions.
             f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{WAREHOUSE}'",
             f"alter database {WAREHOUSE} rename to warehouse_{keep}",
             f"create database {WAREHOUSE}",
@@ -117,7 +119,7 @@ class Service:
         engine.dispose()
 
     def deadlines(self, run_id: str) -> list[Any]:
-        """Ids of the deadlines of the run that are not missed: from Airflow's own database, its API does not tell."""
+        """Ids of the run's deadlines that are not missed, from Airflow's database: its API has no deadlines."""
         return self._in_airflow(
             "select deadline.id from deadline join dag_run run on run.id = dagrun_id"
             " where run_id = :run_id and not missed",
@@ -162,7 +164,7 @@ class Webhook:
     texts: list[str]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def webhook() -> Iterator[Webhook]:
     texts: list[str] = []
 
@@ -182,15 +184,33 @@ def webhook() -> Iterator[Webhook]:
     server.shutdown()
 
 
-@pytest.fixture(scope="package")  # ended after the tests here: its processes take a quarter of a core
+RUNNING = ExitStack()
+
+
+@pytest.hookimpl(trylast=True)  # after the fixtures of the last test, which may still use it
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End Airflow after the last test here: its idle processes would take a quarter of a core from other tests.
+
+    Scope "package" would need an __init__.py, with which this folder would be imported as the package airflow.
+    """
+    if nextitem is None or not nextitem.nodeid.startswith("tests/airflow/"):
+        RUNNING.close()
+
+
+@pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: Webhook) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("service")
+    with RUNNING:  # ends Airflow also where pytest stops at a failure
+        yield RUNNING.enter_context(running_service(tmp_path_factory.mktemp("service"), s3_bucket, webhook))
+
+
+@contextmanager
+def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[Service]:
     with embedded_postgres(folder, [WAREHOUSE, "airflow"]) as server:
         environment = {
             "CAPSFUSION_HOME": str(folder),
             "CAPSFUSION_STAGING": f"{s3_bucket}/airflow/staging",
             "CAPSFUSION_SCRATCH": str(folder / "scratch"),
-            # Its server lets anybody in who reaches the socket, with any password.
+            # The server accepts any password from whoever can reach its socket.
             "CAPSFUSION_WAREHOUSE_URL": server.url(WAREHOUSE)
             .set(password=PLANTED)
             .render_as_string(hide_password=False),
@@ -201,10 +221,11 @@ def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: W
             "CAPSFUSION_LAION_COCO": f"{s3_bucket}/airflow/sources/{FOLDER['laion_coco']}",
             "CAPSFUSION_BUCKETS": "4",
             "CAPSFUSION_NUM_BEAMS": "1",
-            "CAPSFUSION_BATCH_SIZE": "8",  # not all of a unit at once, so that it can be interrupted half-way
+            "CAPSFUSION_BATCH_SIZE": "8",  # smaller than a unit, so that a unit can be interrupted half-way
             "CAPSFUSION_CHUNK_ROWS": "4",
             "CAPSFUSION_UNIT_TOKENS": "10000",  # a unit a day: each costs a start of torchrun
             "CAPSFUSION_GATE__MIN_ROWS": str(GATE_ROWS),
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # no DAG changes here
             "CAPSFUSION_ALERT_CONN_ID": "alerts",
             "AIRFLOW_CONN_ALERTS": json.dumps({"conn_type": "http", "password": webhook.url}),
         }
@@ -213,3 +234,4 @@ def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: W
             service = Service(airflow.api, server, folder, s3_bucket, webhook.texts)
             service.migrate()
             yield service
+            airflow_server.STOP_SECONDS = 2  # kill it soon: its data are not needed any more

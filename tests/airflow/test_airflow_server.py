@@ -1,4 +1,4 @@
-"""What surrounds a local Airflow: ports that are taken, a second user of the folder, what a killed one left behind."""
+"""Starting a local Airflow: ports in use, a folder in use, processes that a killed Airflow left behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 
 NO_DATABASE = "postgresql+psycopg2://nobody@/nothing?host=/nowhere"
 
-# Stands for what `airflow standalone` leaves when it is killed: a child in its session that goes on without it.
+# Behaves like a killed `airflow standalone`: a child process in its session keeps running.
 LEAVES_A_CHILD = """
 import subprocess, sys
 print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "airflow scheduler"]).pid, flush=True)

@@ -1,4 +1,4 @@
-"""Backfills through a real Airflow: which rows come out, whatever the order, and what a broken task leaves behind."""
+"""Backfills through a real Airflow: the rows they load, in any order of days, and how broken tasks recover."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from tests.airflow.conftest import PLANTED, WAREHOUSE, Service, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
-FIRST, LAST = date(2026, 11, 10), date(2026, 11, 12)
+FIRST, LAST = date(2026, 11, 10), date(2026, 11, 11)  # a third day would show nothing more, and costs 11 tasks
 EMPTY_DAY, BAD_DAY, LONG_DAY = date(2026, 11, 13), date(2026, 11, 14), date(2026, 11, 15)
 
-# What a caption is, and not where it came from: of a pair that is there twice, either copy may be found first.
+# Without the columns that say where a row came from: if a pair is in two shards, either copy may be found first.
 COLUMNS = (
     *("fusion_id", "image_url", "laion_2b", "laion_coco", "capsfusion", "laion_hash", "similarity", "punsafe"),
     *("pwatermark", "prompt_tokens", "caption_tokens"),
@@ -53,33 +53,35 @@ UNITS = "select unit_id, state, rows_in, accepted, rejected, tries from work_uni
 
 @pytest.fixture(scope="module")
 def sample(service: Service) -> SampleReport:
-    report = write_sample_data(service.sources, rows_per_day=16, shards_per_side_per_day=1)  # each is a task
+    report = write_sample_data(service.sources, rows_per_day=16, days=2, shards_per_side_per_day=1)  # each is a task
     service.upload_sources()
     return report
 
 
 @pytest.fixture(scope="module")
 def in_order(service: Service, sample: SampleReport) -> list[dict[str, Any]]:
-    """The captions after the sample's days ran one after the other, in the browser or, where it has not, by the API."""
+    """The captions after the sample's days ran one after the other. Backfills by API if the browser test did not."""
     if not service.query(f"select 1 from work_units where state = 'loaded' and interval_start = '{LAST}T00:00:00Z'"):
         states = service.backfill(FIRST, LAST, max_active_runs=1)
-        assert states == {"2026-11-10": "success", "2026-11-11": "success", "2026-11-12": "success"}
+        assert states == {str(FIRST): "success", str(LAST): "success"}
     return service.query(CAPTIONS)
 
 
-def test_a_user_backfills_three_days_and_follows_a_rejected_caption_to_its_run(
+def test_a_user_backfills_days_and_follows_a_rejected_caption_to_its_run(
     service: Service, sample: SampleReport, chromium: Browser
 ) -> None:
     with logged_in(service, chromium, "light") as page:
         open_dag(page, "capsfusion")
         start_backfill(page, FIRST, LAST)
         dag = page.url
-        page.goto("about:blank")  # the page of a DAG renews itself every few seconds: work for nobody, on few cores
+        page.goto("about:blank")  # the page of a DAG reloads every few seconds, which would keep a core busy
         service.wait_for_runs(FIRST, LAST)
         page.goto(dag)
         page.get_by_role("link", name="Runs", exact=True).click()
-        for day in (FIRST, date(2026, 11, 11), LAST):
-            watch_run(page, f"backfill__{day + timedelta(days=1)}", "Success")  # its name has the interval's end
+        for day in (FIRST, LAST):
+            watch_run(
+                page, f"backfill__{day + timedelta(days=1)}", "Success"
+            )  # a run is named after the end of its interval
 
         page.get_by_role("link", name="Captions", exact=True).click()
         caption = find_a_rejected_caption(page)
@@ -235,7 +237,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
         for file in (tmp_path / side).iterdir():
             shutil.copy2(file, service.sources / side / f"long-{file.name}")
     service.upload_sources()
-    # As many beams as there may be: units that take a while.
+    # The largest number of beams, so that units take a while.
     service.start_backfill(LONG_DAY, LONG_DAY, conf={"num_beams": 16})
     unit = wait_until("a unit is being fused", lambda: unit_in_progress(service), 200)
     chunks = f"{service.staging}/{layout.chunks_folder(unit['unit_id'])}"
@@ -252,7 +254,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
     wait_until("the ranks end", lambda: not any(process.is_running() for process in mine), 60, pause=0.1)
     print(f"the ranks ended {time.monotonic() - marked:.1f} s after the task was marked failed")
     before = object_store.objects(chunks)
-    # As a user clears it. Before that, the scheduler may be about to end the run, and clearing does not hold it up.
+    # Users clear tasks of runs that have ended. Before that, the scheduler may end the run in spite of the clearing.
     [run] = service.wait_for_runs(LONG_DAY, LONG_DAY)
     assert run["state"] == "failed"
     ended = {(each["task_id"], each["map_index"]): each["end_date"] for each in service.instances(LONG_DAY)}
@@ -290,7 +292,7 @@ def test_a_backfill_with_bad_params_is_refused(service: Service, conf: dict[str,
 
 
 def test_nothing_that_airflow_and_the_runs_leave_behind_has_a_secret(service: Service, sample: SampleReport) -> None:
-    """Logs, XComs, rendered fields, notes, asset events, the ledger, the staging area: all there is after the runs."""
+    """Searches logs, XComs, rendered fields, notes, asset events, the ledger and the staging area."""
     if not service.runs(FIRST, FIRST):  # when this test runs alone
         service.backfill(FIRST, FIRST)
     logs = [file for file in (service.folder / "airflow").rglob("*") if file.is_file() and not file.is_symlink()]
@@ -302,11 +304,11 @@ def test_nothing_that_airflow_and_the_runs_leave_behind_has_a_secret(service: Se
     assert not [key for key in object_store.objects(service.staging) if PLANTED in key]
 
 
-# ---- what the tests ask ----
+# ---- helpers ----
 
 
 def tables_with(service: Service, database: str, text: str) -> dict[str, int]:
-    """Table → rows in which ``text`` stands."""
+    """Table → number of rows that contain ``text``."""
     url = service.server.url(database).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url) as connection:
         tables = connection.execute("select schemaname, relname from pg_stat_user_tables").fetchall()
@@ -344,7 +346,7 @@ def shard_on(service: Service, sample: SampleReport, side: str, day: date, name:
 
 
 def unit_in_progress(service: Service) -> dict[str, Any] | None:
-    """A unit of several chunks: one with a very long caption may have a row or two."""
+    """A unit that has several chunks. Units with a very long caption may have only a row or two."""
     fusing = service.query("select unit_id from work_units where state = 'fusing' and rows_in > 16")
     return fusing[0] if fusing else None
 

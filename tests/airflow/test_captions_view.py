@@ -1,4 +1,4 @@
-"""The captions view in a real Airflow: who may see it, and a user's way through it in a real browser.
+"""The captions view in a real Airflow: who may see it, and how it works in a real browser.
 
 The pictures of docs/images are taken here.
 """
@@ -41,7 +41,7 @@ GOOD = {"verdict": "good"}
 
 @pytest.fixture(scope="module")
 def run_id(service: Service) -> Iterator[str]:
-    """A run that Airflow knows, with captions in the warehouse: made ones, of which some were spoiled."""
+    """A run that Airflow knows, with made-up captions in the warehouse, some of them spoiled."""
     run = service.api.request(
         "POST", "/dags/capsfusion/dagRuns", {"logical_date": (DAY.end + timedelta(hours=1)).isoformat()}
     )["dag_run_id"]
@@ -116,7 +116,7 @@ def ask(service: Service, user: str, method: str, path: str) -> httpx.Response:
     token = (
         httpx.post(f"{service.api.url}/auth/token", json=login, timeout=60).raise_for_status().json()["access_token"]
     )
-    # As a browser has it.
+    # A browser sends the token as a cookie.
     return httpx.request(method, service.api.url + path, json=GOOD, cookies={"_token": token}, timeout=60)
 
 

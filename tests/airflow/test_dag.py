@@ -15,7 +15,7 @@ from capsfusion_tasks.planning.unit_files import MAX_UNITS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# In a process of its own, as Airflow's parser is: what it imports is one of the questions.
+# In its own process, like Airflow's parser, because a test checks which modules it imports.
 READ_DAG = """
 import copy, json, sys
 from airflow.dag_processing.dagbag import DagBag

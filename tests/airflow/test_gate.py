@@ -1,4 +1,4 @@
-"""A unit that the gate keeps out, through a real Airflow, and the way back that the DAG's page describes."""
+"""In a real Airflow, a unit that the gate rejects, and how to load it as the DAG's page describes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERDICTS = "select unit_id, state, rows_in, accepted, rejected, error from work_
 
 @pytest.fixture
 def unusual_day(service: Service) -> Iterator[date]:
-    """Pairs whose captions break off, whatever the model makes of them. The warehouse is put aside in the end."""
+    """Pairs whose captions are always cut off, with any model. Puts the warehouse aside afterwards."""
     numbers = range(GATE_ROWS)
     urls = [f"https://gate.example.com/{number}.jpg" for number in numbers]
     raws = [" ".join(f"Rex-{number}-{word}" for word in range(50)) for number in numbers]

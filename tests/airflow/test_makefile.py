@@ -1,4 +1,4 @@
-"""`make` on a machine where Python is missing, too old, or without its venv module: one clear line."""
+"""If Python is missing, too old, or has no venv module, `make` says so in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replay through a real Airflow: its Params filled into the form in the UI, in a real browser."""
+"""A replay through a real Airflow, started from the form in the UI in a real browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OLD = "0123456789ab"  # a fusion that the warehouse has captions of
 
 @pytest.fixture
 def quarantine(service: Service) -> Iterator[dict[int, str]]:
-    """Rejected captions of the fusion OLD: laion_hash → reason. The warehouse is put aside in the end."""
+    """Rejected captions of the fusion OLD: laion_hash → reason. Puts the warehouse aside afterwards."""
     rng = random.Random(5)
     captions = {number: (pair.raw, pair.synthetic) for number in range(6) for pair in [make_pair(rng, "train")]}
     captions[6] = (" ".join(f"Rex-{word}" for word in range(80)), "A white wall.")  # too long for any caption

@@ -1,4 +1,4 @@
-"""Which errors are tried again, by the policy that the DAGs give to all of their tasks."""
+"""After which errors the DAGs' retry policy tries a task again."""
 
 from __future__ import annotations
 

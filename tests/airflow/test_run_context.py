@@ -1,4 +1,4 @@
-"""What tasks take from Airflow, without a running Airflow."""
+"""What tasks read from Airflow's context and Connections, without a running Airflow."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_connection_that_is_not_there_or_asks_for_more_is_refused(tmp_path: Pa
 
 
 def run_code(code: str, settings: Settings, tmp_path: Path, **variables: str) -> dict[str, Any]:
-    """The JSON that ``code`` prints at last, in a process with the plugins on its path."""
+    """The JSON in the last line that ``code`` prints, in a process with the plugins on its path."""
     env = {**os.environ, **settings.environment(), "AIRFLOW_HOME": str(tmp_path), **variables}
     setup = 'import json, sys\nsys.path.insert(0, "plugins")\n'
     done = subprocess.run([sys.executable, "-c", setup + code], cwd=REPOSITORY, env=env, capture_output=True, text=True)
@@ -104,8 +104,9 @@ import capsfusion_tasks.context as pipeline
 from dag_parts import validate
 from load_operator import LoadOperator
 from run_context import planning
-from torchrun_operator import TorchrunOperator
+import torchrun_operator
 from unittest.mock import patch
+from tests.one_process import RankThreads
 
 opened, unit = [], json.loads(sys.argv[1])
 context = {"params": {"existing": "skip", "accept_rejections": True}, "run_id": "run 1"}
@@ -119,8 +120,9 @@ rows = []
 with planning({"params": {"model": None}, "run_id": "run 1"}) as work:
     resumed = work.decoding.fusion_id
 pipeline.open_warehouse = counting
+torchrun_operator.Torchrun = RankThreads
 for run in (
-    lambda: TorchrunOperator(task_id="fuse", unit=unit).execute(context)["rows"],
+    lambda: torchrun_operator.TorchrunOperator(task_id="fuse", unit=unit).execute(context)["rows"],
     lambda: validate.function(unit)["rows"],
     lambda: sum(list(LoadOperator(task_id="load", unit=unit).execute(context).values())[:2]),
 ):

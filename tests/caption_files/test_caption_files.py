@@ -418,11 +418,11 @@ def test_twenty_times_the_rows_need_no_more_memory(tmp_path: Path, suffix: str) 
         rows = [{name: rng.randbytes(300).hex() for name in COLUMNS} for _ in range(count)]
         source = write(tmp_path / f"in{suffix}", rows)  # Parquet: all in one row group
         command = [sys.executable, "-c", textwrap.dedent(PASSES), source]
-        # Arrow's own allocator keeps tens of MB that are free, more or less of them as it happens.
+        # Arrow's own allocator keeps tens of MB of free memory, and the amount varies.
         env = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         read_rows, kib = map(int, done.stdout.split())
         assert read_rows == count
         peaks.append(kib / 1024)
-    # Held as a whole, 40,000 of these rows take another 46 MB as Arrow and 60 MB as objects.
+    # All 40,000 rows in memory would take another 46 MB as Arrow and 60 MB as objects.
     assert peaks[1] < 1.1 * peaks[0] + 8, f"MB: {peaks}"

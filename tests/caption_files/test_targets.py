@@ -1,4 +1,4 @@
-"""What a target can hold, and what is found before anything is written."""
+"""Which values an output format can hold, and which problems are found before anything is written."""
 
 from __future__ import annotations
 

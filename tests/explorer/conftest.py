@@ -1,4 +1,4 @@
-"""The explorer over a real warehouse, behind a guard that lets through; the web's captions are in it."""
+"""The explorer over a real warehouse that also has hostile captions, behind a guard that lets everybody in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from capsfusion_tasks.warehouse.load import load_unit
 from tests.conftest import new_warehouse
 from tests.warehouse.conftest import DAY, plan, rows
 
-# What the open web has in its alt texts; each would do something in a page that took it for more than text.
+# Alt texts as the web has them. A page that did not treat them as plain text would run or render each of them.
 HOSTILE = [
     "<img src=x onerror=\"document.title='owned'\">",
     "<script>document.title='owned'</script>",
@@ -36,7 +36,7 @@ AGAIN = "manual__2026-11-12T00:00:00+00:00"  # found nothing new
 
 @pytest.fixture(scope="module")
 def settings(postgres: EmbeddedPostgres) -> Iterator[Settings]:
-    """A warehouse of 60 captions, a third rejected; the first ones hostile in all their texts."""
+    """A warehouse of 60 captions, a third of them rejected. The texts of the first ones are hostile."""
     with new_warehouse(postgres) as url:
         settings = Settings(warehouse_url=url)
         with open_warehouse(settings) as warehouse:

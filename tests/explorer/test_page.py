@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture
 def page(chromium: Browser, site: str) -> Iterator[Page]:
-    """The page, its captions shown. Fails where a script fails, or where another host is asked for anything."""
+    """The page with its captions shown. Fails if a script fails, or if the page requests anything from another host."""
     problems: list[str] = []
 
     def note(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""``make test-faults``: breaks whole runs at random, and holds what one retry makes of each against an unbroken run."""
+"""``make test-faults``: breaks runs at random, retries each once, and compares the tables with an unbroken run's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main() -> int:
     for name, why in impossible.items():
         print(f"left out: {name}: {why}")
     faults = [fault for fault in faults if arguments.fault in fault.name]
-    # The number of a trial is its seed, so that one is repeated with --seed NUMBER --runs 1 --fault NAME.
+    # A trial's seed is its number. To repeat the trial: --seed NUMBER --runs 1 --fault NAME.
     trials = [Trial.drawn(arguments.seed + number, faults[number % len(faults)]) for number in range(arguments.runs)]
     print(f"--seed {arguments.seed}: {len(trials)} runs, {len(faults)} faults", flush=True)
     deadline = time.monotonic() + 60 * arguments.minutes

@@ -1,9 +1,9 @@
 """Random faults under a running Airflow: ``python -m tests.faults.airflow --minutes 30``.
 
-Backfills of the sample's three days run one after the other, three days at a time, and ``capsfusion run`` beside them,
-while processes are killed and stopped and the staging area's disk fills. What a service manager would start again is
-started again, seconds later. At the end the faults stop, Airflow's retries go on, and one plain backfill of all days is
-the retry: its table is held against that of an unbroken run.
+Backfills of the sample's three days run in a loop, and ``capsfusion run`` beside them. Meanwhile processes are killed
+and stopped, and the disk of the staging area fills up. Services are restarted seconds later, as service managers do. At
+the end the faults stop, Airflow finishes its retries, and a last backfill of all days runs. The table must then be that
+of an unbroken run.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from tests.faults.trial import check
 from tests.faults.workload import DAYS, Run, Site, Workload
 
 COMPONENTS = ("scheduler", "dag-processor", "api-server", "triggerer")
-PATIENCE = 1800  # seconds that Airflow gets to end its runs once the faults are over
+PATIENCE = 1800  # seconds for Airflow to finish its runs after the last fault
 FIRST, LAST = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (DAYS[0], DAYS[2]))
 
 
 @dataclass
 class Service:
-    """Airflow, what it runs on, and the service manager that starts again what is killed."""
+    """Airflow and its servers, and a service manager that restarts what is killed."""
 
     airflow: LocalAirflow
-    site: Site  # whose server has the warehouse alone: Airflow's own database is another
+    site: Site  # its server has the warehouse only; Airflow's database is on another server
     random: Random
     beside: list[Run] = field(default_factory=list)  # `capsfusion run`s
     restarted: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Service:
         return self.airflow.api
 
     def processes(self) -> list[psutil.Process]:
-        """All of Airflow's but ``standalone`` itself, with what outlived its parent: by their sessions."""
+        """Airflow's processes without ``standalone``. Found by session, to include those whose parent died."""
         sessions = {self.airflow.process.pid, *(each.pid for each in self.restarted)}
         found: set[psutil.Process] = set()
         for process in psutil.process_iter():
@@ -73,7 +73,7 @@ class Service:
         return found
 
     def kill(self, processes: list[psutil.Process], number: signal.Signals = signal.SIGKILL) -> bool:
-        """One of them; false: there is none."""
+        """Send the signal to one of the processes. False if there is none."""
         if not processes:
             return False
         with suppress(psutil.NoSuchProcess):
@@ -81,10 +81,10 @@ class Service:
         return True
 
     def kill_component(self, name: str) -> bool:
-        """With all that it has started, as containers and service managers do, and start it again.
+        """Kill a component with all of its children, as containers and service managers do, and restart it.
 
-        Left alive, LocalExecutor's idle processes would keep the scheduler's connection open, which they inherit, and
-        with it the locks of the transaction that it died in: the next scheduler passes over locked runs for ever.
+        LocalExecutor's idle processes inherit the scheduler's database connection. If they stayed alive, the locks of
+        the scheduler's last transaction would stay, and the next scheduler would skip the locked runs for ever.
         """
         found = self.with_title(f"airflow {name}", f"airflow {name.replace('-', '_')}")
         family = set(found)
@@ -118,11 +118,11 @@ class Service:
                 process.kill()
 
     def keep_busy(self) -> None:
-        """A backfill of all days, whenever there is none, and a run beside it now and then.
+        """Start a backfill of all days if none is running, and sometimes a run beside it.
 
-        Most fuse everything anew and replace it: else there would be no work after the first.
+        Most of them replace all captions. Otherwise there would be no work after the first backfill.
         """
-        with suppress(NotReadyError, AirflowApiError):  # it may be down
+        with suppress(NotReadyError, AirflowApiError):  # Airflow may be down
             if not self.api.close_backfills():
                 existing = {"existing": self.random.choices(("replace", "skip"), (3, 1))[0]}
                 self.api.backfill(FIRST, LAST, reprocess="completed", max_active_runs=3, conf=existing)
@@ -131,7 +131,7 @@ class Service:
             self.beside.append(self.site.run(DAYS[first], DAYS[self.random.randrange(first + 1, 4)]))
 
     def wait_for_runs(self) -> str | None:
-        """Why not all runs have ended, if they have not."""
+        """Wait for all runs. Returns why some have not ended; None if all have."""
         deadline = time.monotonic() + PATIENCE
         left = "Airflow does not answer"
         while time.monotonic() < deadline:
@@ -144,7 +144,7 @@ class Service:
         return f"{left} {PATIENCE} s after the last fault"
 
     def backfill(self) -> list[str]:
-        """The plain retry: what is wrong with its runs."""
+        """Run the last backfill. Returns the problems of its runs."""
         self.api.backfill(FIRST, LAST, reprocess="completed", max_active_runs=3)
         time.sleep(5)
         if why := self.wait_for_runs():
@@ -175,12 +175,12 @@ def _kill_server(service: Service) -> bool:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     time.sleep(service.random.uniform(0, 5))
-    with embedded_postgres(service.site.home):  # starts it; we are still among its users, so it goes on
+    with embedded_postgres(service.site.home):  # restarts it; this process still holds it, so it keeps running
         return bool(found)
 
 
 def _second_scheduler(service: Service) -> bool:
-    """As a deployment with two of them has it; the next kill takes both, and leaves one."""
+    """Start a second scheduler. The next kill of the scheduler kills both and restarts one."""
     if len(service.with_title("airflow scheduler")) > 2:  # each has a process for its logs
         return False
     service.start_component("scheduler")
@@ -226,7 +226,7 @@ def running(folder: Path, workload: Workload, random: Random) -> Iterator[Servic
         own = stack.enter_context(embedded_postgres(folder / "own", ["airflow"]))
         ours = {name: value for name, value in site.environment.items() if os.environ.get(name) != value}
         faster = {
-            # After how many seconds without a sign a task counts as lost; 300 by default.
+            # A task without a heartbeat for so many seconds counts as lost; default: 300.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "10",
         }
@@ -263,7 +263,7 @@ def _break(service: Service, minutes: float) -> Difference:
     while time.monotonic() < deadline:
         service.keep_busy()
         time.sleep(service.random.uniform(3, 15))
-        # The first that finds something to hit: what runs for seconds only would hardly ever be hit otherwise.
+        # Take the first fault that finds a process: otherwise short-lived processes would hardly ever be hit.
         for name in service.random.sample(list(STRIKES), len(STRIKES)):
             if STRIKES[name](service):
                 struck[name] += 1

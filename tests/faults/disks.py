@@ -1,4 +1,4 @@
-"""Small disks of our own, to be filled and closed. Mounting needs root."""
+"""Small disks that tests can fill up or make read-only. Mounting needs root."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def why_none() -> str | None:
 
 @contextmanager
 def disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A disk of that size, empty, at ``folder``."""
+    """Mount an empty disk of that size at ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     options = f"size={megabytes}m,mode=755"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "capsfusion-tests", folder], check=True, capture_output=True)
@@ -54,7 +54,7 @@ def make_room(folder: Path) -> None:
 
 
 def close(folder: Path, seconds: float = 5) -> bool:
-    """Make the disk read-only, as soon as no file is open for writing; false: there never was such a moment."""
+    """Make the disk read-only once no file is open for writing. False if that never happened."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if subprocess.run(["mount", "-o", "remount,ro", folder], capture_output=True).returncode == 0:

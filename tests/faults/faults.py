@@ -1,4 +1,4 @@
-"""The faults. Each strikes a run at a drawn moment, is real, and is over before the retry."""
+"""The faults. Each one is real, hits a run at a random moment, and is over before the retry."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ FUSING = ("start torchrun", "fuse")
 
 @dataclass
 class Strike:
-    """What a fault has to work with: the place, the run to break there, and the trial's random numbers."""
+    """What a fault can use: the site, the run to break, and the trial's random numbers."""
 
     site: Site
     run: Run
     random: Random
-    others: list[Run] = field(default_factory=list)  # runs that the fault has started beside it
+    others: list[Run] = field(default_factory=list)  # runs that the fault started beside the broken one
 
     def signal(self, processes: list[psutil.Process], number: signal.Signals) -> None:
         for process in processes:
@@ -54,13 +54,13 @@ def _usual(workload: Workload, trial: str) -> Iterator[Site]:
 @dataclass(frozen=True)
 class Fault:
     name: str
-    strike: Callable[[Strike], None]  # the fault; or its begin, and ``lift`` is its end
+    strike: Callable[[Strike], None]  # causes the fault; a fault that lasts ends with ``lift``
     lift: Callable[[Site], None] = lambda site: None
-    stages: tuple[str, ...] = STAGES  # in which it makes sense
+    stages: tuple[str, ...] = STAGES  # stages that it can hit
     place: Place = _usual
     first: Callable[[Random], dict[str, str]] = lambda random: {}  # environment of the run that is broken
     days: tuple[Days, ...] = (ALL_DAYS,)  # which days are run; the first ones are broken
-    why_not: Callable[[], str | None] = lambda: None  # it cannot be had here
+    why_not: Callable[[], str | None] = lambda: None  # why it cannot be caused on this machine
 
 
 # -- Processes --------------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def _one(role: str, number: signal.Signals) -> Callable[[Strike], None]:
 
 
 def _appear(on: Strike, role: str) -> list[psutil.Process]:
-    """The run's processes of that role, as soon as there are any."""
+    """Wait for processes of the run with that role, and return them."""
     while on.run.process.poll() is None:
         if found := on.run.processes(role):
             return found
@@ -114,7 +114,7 @@ def _two_ranks(_: Random) -> dict[str, str]:
 
 
 def _disk(folder: str, megabytes: int) -> Place:
-    """The site's ``folder`` lies on a disk of its own."""
+    """A site whose ``folder`` is a separate disk."""
 
     @contextmanager
     def place(workload: Workload, trial: str) -> Iterator[Site]:
@@ -153,7 +153,7 @@ def _reopen(site: Site) -> None:
 
 
 def _wait(on: Strike, seconds: float) -> None:
-    """Leave the fault in place until the run has met it, or for ``seconds``."""
+    """Keep the fault until the run has failed because of it, or for ``seconds``."""
     with suppress(subprocess.TimeoutExpired):
         on.run.wait(seconds)
 

@@ -1,4 +1,4 @@
-"""A network between a run and what it needs, that fails when it is told to."""
+"""A network between a run and its S3 or PostgreSQL server, which fails on demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 
 Mode = Literal["well", "reset", "hang", "slow", "error 503"]
 
-_RESET = struct.pack("ii", 1, 0)  # closing then sends RST: what is still on its way is lost
+_RESET = struct.pack("ii", 1, 0)  # closing then sends RST, and data on the way are lost
 _UNAVAILABLE = (
     b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: 73\r\n\r\n"
     b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"[:73]
@@ -22,8 +22,8 @@ _UNAVAILABLE = (
 class Network:
     """Forwards TCP connections to ``server``, a port of this machine or a Unix socket.
 
-    ``mode``: ``reset`` cuts all connections and each new one, ``hang`` keeps them and forwards nothing, ``slow`` takes
-    a tenth of a second for each piece, ``error 503`` answers each new request so, as a busy S3 does.
+    ``mode``: ``reset`` cuts all connections and every new one, ``hang`` keeps them and forwards nothing, ``slow`` takes
+    a tenth of a second for each piece, ``error 503`` answers each new request with 503, as a busy S3 does.
     """
 
     def __init__(self, server: int | Path) -> None:
@@ -70,7 +70,7 @@ class Network:
                 client.sendall(_UNAVAILABLE)
                 client.shutdown(socket.SHUT_WR)
                 client.settimeout(1)
-                while client.recv(1 << 16):  # else what it still sends would be answered with a reset
+                while client.recv(1 << 16):  # otherwise the rest of its request would be answered with a reset
                     pass
             return None
         try:
@@ -109,5 +109,5 @@ class Network:
 def _cut(connection: socket.socket) -> None:
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        connection.shutdown(socket.SHUT_RDWR)  # wakes whoever reads from it
+        connection.shutdown(socket.SHUT_RDWR)  # wakes threads that read from it
     connection.close()

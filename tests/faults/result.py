@@ -1,4 +1,4 @@
-"""What a run leaves in the warehouse, and how it differs from what an unbroken run leaves."""
+"""The warehouse's contents after a run, and how they differ from those after an unbroken run."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Row = tuple[Any, ...]
 class Table:
     rows: list[Row]  # pair_id first; texts, verdicts and reasons
     units: list[Row]
-    problems: tuple[str, ...] = ()  # of a warehouse that contradicts itself
+    problems: tuple[str, ...] = ()  # the warehouse's own contradictions
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Rows by what is wrong with them, and what else is wrong, in words."""
+    """Numbers of wrong rows by kind, and other problems in words."""
 
     lost: int = 0
     doubled: int = 0
@@ -54,9 +54,9 @@ def read_table(connection: Connection) -> Table:
 
 
 def difference(found: Table, expected: Table, *, replacing: bool = False) -> Difference:
-    """How ``found`` differs from an unbroken run's. The work may be cut into other units, which add up to the same.
+    """How ``found`` differs from an unbroken run's table. Units may be cut in another way; their sums must be equal.
 
-    With ``replacing``, units have replaced the rows of others: they add up to the same without these.
+    With ``replacing``, replaced units do not count.
     """
     times = Counter(row[0] for row in found.rows)
     wanted = {row[0]: row for row in expected.rows}

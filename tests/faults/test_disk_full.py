@@ -1,4 +1,4 @@
-"""A disk is full at each stage: the error says which and what to do, and the stage goes on once there is room."""
+"""In each stage a disk is full. The error names it and says what to do, and the stage succeeds once there is room."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAYS = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11,
 
 
 class Pipeline:
-    """The stages over three days, one at a time, as tasks call them. Captions are made, so that no torchrun starts."""
+    """The stages over three days, called one by one as tasks do. Captions are made up, without torchrun."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -178,7 +178,8 @@ def test_scratch_has_no_room_for_a_download(disk: Path, tmp_path: Path) -> None:
             assert stream.read() == content
 
 
-def test_staging_is_full_while_torchrun_fuses(settings: Settings, disk: Path) -> None:
+@pytest.mark.usefixtures("one_process")
+def test_staging_is_full_while_ranks_fuse(settings: Settings, disk: Path) -> None:
     pipeline = Pipeline(settings)
     pipeline.up_to("fuse")
     disks.fill(disk)
@@ -195,13 +196,13 @@ def test_staging_is_full_while_torchrun_fuses(settings: Settings, disk: Path) ->
 
 @contextmanager
 def tables_on(disk: Path, warehouse_url: str) -> Iterator[None]:
-    """The captions lie on ``disk``, as the server sees it."""
+    """Within the block, the tables of captions are on ``disk``."""
     engine = create_engine(warehouse_url, isolation_level="AUTOCOMMIT")
     folder = disk / "postgres"
     folder.mkdir()
     with engine.connect() as connection:
         data = connection.scalar(text("show data_directory"))
-        disk.parent.chmod(0o711)  # the server's account must pass through
+        disk.parent.chmod(0o711)  # the server's account needs access
         shutil.chown(folder, Path(data).owner())
         connection.execute(text(f"create tablespace small location '{folder}'"))
         try:

@@ -1,4 +1,4 @@
-"""S3 and the warehouse fail at work: the error is one line that says who, and the same call succeeds afterwards."""
+"""S3 or the warehouse fails during work. The error names it in one line, and the same call succeeds afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.faults.network import Mode, Network
 
 @pytest.fixture
 def network(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
-    """The way to S3."""
+    """A network between this process and S3."""
     with Network(urlsplit(os.environ["AWS_ENDPOINT_URL"]).port or 80) as network:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{network.port}")
         yield network

@@ -1,4 +1,4 @@
-"""The short version of ``make test-faults``: one kill that hits, and the counting itself."""
+"""A short version of ``make test-faults``: one kill, and how differences are counted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import pytest
 
 from tests.faults.result import Difference, Table, difference
 from tests.faults.trial import Outcome, Trial, attempt, possible_faults, report
-from tests.faults.workload import Workload
+from tests.faults.workload import IN_ONE_PROCESS, Workload
 
 ROWS = [(pair, "fusion", "caption", ()) for pair in "abc"]
 UNITS = [("u1", "loaded", 3, 2, 1, 0)]
-SEED = 69  # strikes while torchrun starts, which takes seconds; ``python -m tests.faults`` draws a new one
+SEED = 69  # kills the run while torchrun starts, which takes seconds
 
 
 @pytest.mark.timeout(900)
@@ -19,7 +19,8 @@ def test_one_retry_makes_up_for_a_kill(tmp_path_factory: pytest.TempPathFactory)
     [fault] = [fault for fault in faults if fault.name == "kill -9 the command"]
     trial = Trial.drawn(SEED, fault)
     assert trial.stage == "start torchrun", "the seed draws another stage: choose one that lasts for seconds"
-    outcome = attempt(trial, Workload.prepare(tmp_path_factory.mktemp("faults"), rows_per_day=8))
+    workload = Workload.prepare(tmp_path_factory.mktemp("faults"), rows_per_day=8, unbroken=IN_ONE_PROCESS)
+    outcome = attempt(trial, workload)
     assert outcome.broken, f"{trial} did not hit: {outcome.said}"
     assert not outcome.found, f"{trial}: {outcome.found}; the broken run said {outcome.said}"
 

@@ -1,4 +1,4 @@
-"""A trial: a run is broken, one plain retry follows, and its table is held against that of an unbroken run."""
+"""A trial: break a run, retry it once, and compare the table with that of an unbroken run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.faults.workload import SECONDS, STAGES, Run, Site, Workload
 
 @dataclass(frozen=True)
 class Trial:
-    """A fault and its moment. What else is drawn, the fault draws from ``seed``: the same seed is the same trial."""
+    """A fault and its moment. All other random choices come from ``seed``, so that a trial can be repeated."""
 
     seed: int
     fault: Fault
     stage: str
-    moment: float  # share of the stage that has gone by
+    moment: float  # share of the stage's time that has passed
 
     @classmethod
     def drawn(cls, seed: int, fault: Fault) -> Trial:
@@ -36,8 +36,8 @@ class Trial:
 class Outcome:
     trial: Trial
     found: Difference
-    seconds: float  # of the retry: until all is there
-    broken: bool  # the fault ended the run; else it was over before, or withstood it
+    seconds: float  # that the retry took
+    broken: bool  # the fault made the run fail; otherwise the run had ended before, or went on
     said: tuple[str, ...] = ()  # the broken run's last lines
 
 
@@ -53,7 +53,7 @@ def attempt(trial: Trial, workload: Workload) -> Outcome:
         fault.lift(site)
         code = max(abs(each.process.returncode) for each in (run, *strike.others))
         began = time.monotonic()
-        # Overlapping days may have been shared out between the runs: both are tried again.
+        # Runs of overlapping days may have shared the work, so both are retried.
         for days in dict.fromkeys(fault.days):
             problems += _retry(site, days)
         seconds = time.monotonic() - began
@@ -64,7 +64,7 @@ def attempt(trial: Trial, workload: Workload) -> Outcome:
 
 
 def _stage_seconds(stage: str, run: Run, workload: Workload) -> float:
-    """How long the stage will take, at the pace that the run has had so far: machines are shared."""
+    """Estimate of the stage's time from the run's speed so far, because other work may slow the machine down."""
     before = sum(workload.stage_seconds.get(each, 0) for each in STAGES[: STAGES.index(stage)])
     pace = (time.monotonic() - run.began) / before if before else 1
     return pace * workload.stage_seconds.get(stage, 0)
@@ -81,7 +81,7 @@ def _why_endless(run: Run) -> str | None:
 
 
 def _retry(site: Site, days: tuple[str, str]) -> list[str]:
-    retry = site.run(*days)
+    retry = site.run_unbroken(*days)
     if why := _why_endless(retry):
         return [f"retry: {why}"]
     if code := retry.process.returncode:
@@ -106,13 +106,13 @@ def _left_behind(site: Site) -> list[str]:
 
 
 def possible_faults() -> tuple[list[Fault], dict[str, str]]:
-    """Those that can be had on this machine, and why the others cannot."""
+    """The faults that this machine can cause, and the reasons for the others."""
     reasons = {fault.name: why for fault in FAULTS if (why := fault.why_not())}
     return [fault for fault in FAULTS if fault.name not in reasons], reasons
 
 
 def report(outcomes: Iterable[Outcome]) -> str:
-    """The table: a line a fault, and one for all."""
+    """A table with a line for each fault, and one for all."""
     by_fault: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_fault.setdefault(outcome.trial.fault.name, []).append(outcome)

@@ -1,4 +1,4 @@
-"""What is broken: ``capsfusion run`` over three days of sample shards, its state in a folder of its own."""
+"""The work that faults break: ``capsfusion run`` over three days of sample shards, with its state in its own folder."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ from tests import object_store
 from tests.faults.network import Network
 from tests.faults.result import Table, read_table
 
-Days = tuple[str, str]  # of a run: from, and before
+REPOSITORY = Path(__file__).resolve().parents[2]
+Days = tuple[str, str]  # start and end of a run
 DAYS = ("2026-11-10", "2026-11-11", "2026-11-12", "2026-11-13")
 ALL_DAYS = (DAYS[0], DAYS[-1])
 STAGES = ("discover", "pull", "pair", "plan", "start torchrun", "fuse", "validate and load", "report")
 SECONDS = 240  # a run that takes longer hangs
+COMMAND = "capsfusion_tasks.cli"
+IN_ONE_PROCESS = "tests.one_process"  # the same command with ranks as threads, which saves seconds
 SETTINGS = {
     "CAPSFUSION_NUM_BEAMS": "1",
     "CAPSFUSION_MAX_NEW_TOKENS": "24",
     "CAPSFUSION_BATCH_SIZE": "8",
     "CAPSFUSION_CHUNK_ROWS": "4",
     "CAPSFUSION_BUCKETS": "2",
-    # What is loaded before a caption says whether it is one too many of its kind; runs at once come in any order.
+    # Whether a caption is a repetition depends on what was loaded before it, and parallel runs load in any order.
     "CAPSFUSION_RULES__SAME_CAPTION_MAX": "1000",
     "OMP_NUM_THREADS": "1",
 }
@@ -45,12 +48,13 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Workload:
-    """Made once: the shards, a home with an empty warehouse to copy, and what an unbroken run makes of them."""
+    """Shards, a home with an empty warehouse to copy, and the results of an unbroken run. Prepared once."""
 
     folder: Path
     expected: Table
     stage_seconds: Mapping[str, float]  # of the unbroken run
     bucket: str | None = None  # URI of an S3 bucket that has the shards, too
+    unbroken: str = COMMAND  # module of the command for the unbroken run and for retries
 
     @property
     def shards(self) -> Path:
@@ -61,22 +65,24 @@ class Workload:
         return sum(self.stage_seconds.values())
 
     @classmethod
-    def prepare(cls, folder: Path, bucket: str | None = None, rows_per_day: int = 20) -> Workload:
+    def prepare(
+        cls, folder: Path, bucket: str | None = None, rows_per_day: int = 20, unbroken: str = COMMAND
+    ) -> Workload:
         write_sample_data(folder / "shards", rows_per_day=rows_per_day)
         if bucket:
             object_store.upload(folder / "shards", f"{bucket}/faults/shards")
         _empty_home(folder / "home")
-        unknown = cls(folder, Table([], []), {})
+        unknown = cls(folder, Table([], []), {}, unbroken=unbroken)
         with unknown.site("unbroken") as site:
-            run = site.run()
+            run = site.run_unbroken()
             run.reaches("validate and load")
             if code := run.wait(SECONDS):
                 raise RuntimeError(f"the unbroken run ended with exit code {code}:\n" + "\n".join(run.lines))
-            return cls(folder, site.table(), run.stage_seconds(), bucket)
+            return cls(folder, site.table(), run.stage_seconds(), bucket, unbroken)
 
     @contextmanager
     def site(self, name: str, home: Path | None = None, **environment: str) -> Iterator[Site]:
-        """A place to run in, in the folder ``home``; nothing of it is left behind."""
+        """A site in the folder ``home``, which is deleted after the block."""
         home = home or self.folder / name
         shutil.copytree(self.folder / "home", home, symlinks=True, copy_function=_copy_with_owner, dirs_exist_ok=True)
         _copy_owners(self.folder / "home", home)
@@ -90,13 +96,13 @@ class Workload:
 
 @dataclass
 class Site:
-    """A home with its own server, and what runs there."""
+    """A home with its own server, and the processes in it."""
 
     workload: Workload
     home: Path
-    changes: dict[str, str]  # of its environment
-    disk: Path = Path()  # where a part of it lies on a disk of its own
-    network: Network = field(init=False)  # to what it needs, where that is not here
+    changes: dict[str, str]  # variables that differ from the environment
+    disk: Path = Path()  # if a part of it is on a separate disk
+    network: Network = field(init=False)  # to its servers, if it reaches them by network
 
     @property
     def environment(self) -> dict[str, str]:
@@ -117,11 +123,14 @@ class Site:
 
     @property
     def data(self) -> Path:
-        """Of the server."""
+        """The server's data folder."""
         return self.home / "postgres"
 
     def run(self, start: str = ALL_DAYS[0], end: str = ALL_DAYS[1], **environment: str) -> Run:
         return self.command("run", "--start", start, "--end", end, **environment)
+
+    def run_unbroken(self, start: str = ALL_DAYS[0], end: str = ALL_DAYS[1]) -> Run:
+        return Run(self, ["run", "--start", start, "--end", end], module=self.workload.unbroken)
 
     def command(self, *arguments: str, **environment: str) -> Run:
         return Run(self, list(arguments), environment)
@@ -131,7 +140,7 @@ class Site:
             return read_table(connection)
 
     def processes(self) -> list[psutil.Process]:
-        """All that runs here but the server, which outlives a run that was killed."""
+        """The site's processes without the server, which keeps running after a run was killed."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -141,7 +150,7 @@ class Site:
         return found
 
     def server(self) -> list[psutil.Process]:
-        """The server's processes, its first one first; none if it does not run."""
+        """The server's processes, starting with the postmaster. Empty if it does not run."""
         try:
             first = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
             return [first, *first.children(recursive=True)] if first.name() == "postgres" else []
@@ -164,12 +173,14 @@ class Run:
     arguments: list[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    module: str = COMMAND
 
     def __post_init__(self) -> None:
         self.began = time.monotonic()
         self._stage_began = {STAGES[0]: self.began}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "capsfusion_tasks.cli", *self.arguments],
+            [sys.executable, "-m", self.module, *self.arguments],
+            cwd=REPOSITORY,
             env={**self.site.environment, **self.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -181,7 +192,7 @@ class Run:
         self._reader.start()
 
     def wait(self, seconds: float) -> int:
-        """Its exit code, negative: the signal that ended it. Raises subprocess.TimeoutExpired."""
+        """Wait for its exit code; a negative one is the signal that ended it. Raises subprocess.TimeoutExpired."""
         code = self.process.wait(seconds)
         self._reader.join(10)
         self._enter("ended")
@@ -198,7 +209,7 @@ class Run:
         return True
 
     def lingers_in(self, stage: str, seconds: float) -> None:
-        """Wait so long, or until the stage is over."""
+        """Wait for ``seconds``, or until the stage is over."""
         deadline = time.monotonic() + seconds
         while self.stage() == stage and self.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -211,7 +222,7 @@ class Run:
         return {stage: end - begin for (stage, begin), (_, end) in pairwise(begins)}
 
     def processes(self, role: str) -> list[psutil.Process]:
-        """Of this run: ``runner``, ``torchrun`` or ``rank``."""
+        """Processes of this run with the role ``runner``, ``torchrun`` or ``rank``."""
         with suppress(psutil.Error):
             runner = psutil.Process(self.process.pid)
             if role == "runner":
@@ -261,11 +272,11 @@ def _empty_home(home: Path) -> None:
     with open_warehouse(Settings(home=home)) as warehouse:
         engine = warehouse.engine.execution_options(isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            # The power stays on: what a killed server has given to the system is there after its restart.
+            # Killing the server loses no data that it has written to the system, so fsync is not needed.
             connection.execute(text("alter system set fsync = off"))
             connection.execute(text("alter system set shared_buffers = '32MB'"))
             connection.execute(text("alter system set max_wal_size = '64MB'"))
-    # Nobody's lock files.
+    # Lock files that no process holds.
     for name in (".postgres.gate", ".postgres.users"):
         (home / name).unlink(missing_ok=True)
 

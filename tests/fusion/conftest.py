@@ -4,10 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-
-# Of small models, on cores that other tests use: two threads would wait for each other, and spin meanwhile.
-torch.set_num_threads(1)
 
 PAIRS = [
     {"laion_2b": f"Vlylun {n} Crossing ® photo {'x' * (n % 7)}", "laion_coco": f"A street with {n} cars on it."}

@@ -1,4 +1,4 @@
-"""No rank outlives its torchrun, however that ends. Real processes, no stand-ins."""
+"""Ranks end when torchrun ends, for whatever reason. With real processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.fusion.conftest import PAIRS
 
 @pytest.fixture
 def job(tiny_model: Path, tmp_path: Path) -> FuseJob:
-    """Enough work to be interrupted in: 2,000 rows in chunks of 4."""
+    """A job that is long enough to be interrupted: 2,000 rows in chunks of 4."""
     Storage(str(tmp_path)).write_table("pairs.parquet", pa.Table.from_pylist(PAIRS * 40))
     settings = load_settings(model=str(tiny_model), max_new_tokens=20, chunk_rows=4)
     return FuseJob.of(settings, decide(settings), staging=str(tmp_path), pairs="pairs.parquet", chunks="chunks")
@@ -53,12 +53,12 @@ def family_of(pid: int) -> list[psutil.Process]:
 
 
 def is_of_torchrun(process: psutil.Process) -> bool:
-    """torchrun and its ranks, beside whatever other tests keep."""
+    """Whether it is torchrun or a rank. Other tests have child processes too."""
     return bool(re.search(r"pt_elastic|fusion\.worker", " ".join(process.cmdline())))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])  # terminate sends SIGTERM
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])  # SIGTERM: see terminate
 def test_ranks_die_with_torchrun(job: FuseJob, tmp_path: Path, kill: signal.Signals) -> None:
     torchrun = subprocess.Popen(
         torchrun_argv(job, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -112,7 +112,7 @@ def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, 
     family = [process for process in psutil.Process().children(recursive=True) if is_of_torchrun(process)]
     ranks = [process for process in family if process.environ().get("RANK") in ("0", "1")]
     assert len(ranks) == 2
-    for rank in ranks:  # both: one of them may still be loading its model, and have minutes for that
+    for rank in ranks:  # both, because one of them may still be loading, for which the limit is minutes
         rank.suspend()
     with pytest.raises(NotReadyError, match=r"ha\w+ finished no row for .* CAPSFUSION_STALL_MINUTES"):
         torchrun.wait()
@@ -144,7 +144,28 @@ def test_bad_input_that_a_rank_meets_is_one_line(job: FuseJob, tmp_path: Path) -
         run(torchrun_argv(broken, 1), on_line=lambda line: None)
 
 
-# What a pod of Kubeflow's, another torchrun, a job of Slurm's and some images set.
+@pytest.mark.parametrize("error", [InputError("no config.json"), NotReadyError("no space: make room")], ids=str)
+def test_errors_that_a_rank_reports_are_raised_where_torchrun_was_started(
+    job: FuseJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    from capsfusion_tasks.fusion import worker
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(worker, "fuse_rows", fail)
+    monkeypatch.setattr(worker, "rendezvous", lambda _: iter([(None, 0, 1)]))
+    monkeypatch.setattr(worker, "die_with_parent", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["worker", job.model_dump_json()])
+    for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")
+    assert worker.main.__wrapped__() != 0  # without torchrun's record of failures
+    reported = capsys.readouterr().out
+    with pytest.raises(type(error), match=f"^{error}$"):
+        run([sys.executable, "-c", f"print({reported!r}); raise SystemExit(1)"], on_line=lambda line: None)
+
+
+# Variables that Kubeflow's pods, another torchrun, Slurm's jobs and some images set.
 OF_OTHER_LAUNCHERS = {
     "PET_NNODES": "2",
     "PET_NPROC_PER_NODE": "7",

@@ -1,4 +1,4 @@
-"""Model folders: which files count, what the small ones say, and how damaged ones are refused."""
+"""Model folders: which files are used, what their configuration says, and how damaged folders are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def change(file: Path, **changes: Any) -> None:
 
 
 def files(folder: Path, **contents: object) -> Path:
-    """Files of ``folder`` by name, in which __ stands for a dot: text, bytes, or what is written as JSON."""
+    """Write files to ``folder``: name → text, bytes, or a value that becomes JSON. __ in a name stands for a dot."""
     for name, content in contents.items():
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         (folder / name.replace("__", ".")).write_bytes(data)
@@ -131,7 +131,7 @@ def test_captions_that_do_not_fit_the_models_positions_are_refused_without_weigh
 
 
 def trained(tmp_path: Path, vocab_size: int, **options: Any) -> bytes:
-    """A sentencepiece model of so many tokens."""
+    """A sentencepiece model of ``tokens`` tokens."""
     text = tmp_path / "text"
     text.write_text("\n".join(f"word{n} of the image {n * 7919}" for n in range(500)))
     prefix = str(tmp_path / "trained")

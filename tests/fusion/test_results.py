@@ -1,4 +1,4 @@
-"""Rows on their way from the engine into files, with nothing else of a rank."""
+"""How a rank's rows get from the engine into files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def job(tmp_path: Path) -> FuseJob:
 
 
 def results_of(job: FuseJob, store: HashStore, rows: range) -> Results:
-    """That expect these rows."""
+    """Results that expect these rows."""
     results = Results(job, Storage(job.staging), store, LlamaTokenizer(BUNDLED_MODEL / "tokenizer.model"), Occupancy())
     inputs = {row: chunks.input_digest(str(row), "") for row in rows}
     results.expect(Prepared(inputs, [Request(row, [1] * 7) for row in rows], []))

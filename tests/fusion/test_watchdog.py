@@ -1,4 +1,4 @@
-"""When a rank counts as hung; tests/fusion/test_launcher.py has one that really hangs."""
+"""When a rank counts as hung. tests/fusion/test_launcher.py has ranks that really hang."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from capsfusion_tasks.settings import load_settings
 
 
 class Listener:
-    """A watch whose clock the test moves, in minutes."""
+    """A watchdog whose clock the test moves, in minutes."""
 
     def __init__(self) -> None:
         self.minutes = 0.0

@@ -1,7 +1,8 @@
-"""What ranks do with a job, and what is left of a rank that is killed: a tiny model."""
+"""How ranks work on a job, and which rows a killed rank loses. With a tiny model."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -96,6 +97,8 @@ def test_two_nodes_share_one_unit(storage: Storage, job: FuseJob) -> None:
         "unit",
         "--local-addr",
         "127.0.0.1",
+        "--log-dir",
+        os.devnull,
     ]
     worker = ["-m", "capsfusion_tasks.fusion.worker", job.model_dump_json()]
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *rendezvous]
@@ -111,7 +114,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     storage.write_table("many", pa.concat_tables([TABLE] * 40))
     rows = 40 * len(PAIRS)
     slow = {"batch_size": 4, "claim_rows": 8, "write_seconds": 0.2}
-    # No chunk gets full: each rank writes one file, again and again.
+    # No chunk gets full, so each rank writes the same file again and again.
     first = with_limit(job, 40).model_copy(update={"pairs": "many", "piece_rows": None, "chunk_rows": 4096, **slow})
     torchrun = Torchrun(torchrun_argv(first, 2), on_line=lambda line: None)
     torchrun.start()
@@ -119,7 +122,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     while len(storage.files("chunks")) < 2 or len(finished(storage, rows=rows)) < 60:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    # Of this test's process other tests have children, too: a browser, a database.
+    # Other tests have child processes too: a browser, a database.
     children = psutil.Process().children(recursive=True)
     ranks = [process for process in children if process.environ().get("RANK") in ("0", "1")]
     assert len(ranks) == 2
@@ -133,7 +136,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     kept = finished(storage, rows=rows)
     assert {*before} <= {*kept} < {*range(rows)}
 
-    # Another chunk size, and a model that would give other captions to whatever is fused now.
+    # Another chunk size, and a limit that changes the captions of rows that are fused now.
     sizes = {"chunk_rows": 700, "claim_rows": 7, "batch_size": 32}
     assert f"{rows}/{rows} rows ({len(kept)} of an earlier try)" in fuse(with_limit(first, 1).model_copy(update=sizes))
     table, figures = chunks.figures(storage, "chunks", "f", rows)

@@ -1,7 +1,7 @@
-"""``python -m tests.fuzz --minutes 10``: each target for so long, in a process of its own, on inputs that are new.
+"""``python -m tests.fuzz --minutes 10``: each target for ten minutes, in its own process, on new random inputs.
 
-A process that crashes or hangs is told with the input that it was at, and so is what does not hold. To keep such an
-input for good, add it to the target's ``past``.
+Reports the input of a failure, a crash or a hang. To test such an input from now on, add it to the target's
+``past``.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from hypothesis import HealthCheck, given, seed, settings
 
 from tests.fuzz.targets import TARGETS
 
-HANG_SECONDS = 120  # for one input
+HANG_SECONDS = 120  # limit for one input
 LONG = settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 def fuzz(name: str, minutes: float, first_seed: int, last: Path) -> None:
-    """Try inputs until time is over; ``last`` has the one that is being tried."""
+    """Try inputs until the time is over. ``last`` holds the current one."""
     target, tried, longest, failed = TARGETS[name], 0, 0.0, False
     until = time.monotonic() + 60 * minutes
 
     def holds(found: Any) -> None:
         nonlocal tried, longest, failed
-        if time.monotonic() > until and not failed:  # a failure is made small first, however long that takes
+        if time.monotonic() > until and not failed:  # hypothesis shrinks a failing input first, which may take long
             return
         last.write_text(repr(found), errors="backslashreplace")
         started = time.monotonic()
@@ -49,7 +49,7 @@ def fuzz(name: str, minutes: float, first_seed: int, last: Path) -> None:
 
 
 def watched(name: str, minutes: float, first_seed: int) -> bool:
-    """Whether a process of its own came through."""
+    """Whether the target's process ended without a failure."""
     with tempfile.TemporaryDirectory() as folder:
         last = Path(folder) / "last"
         last.touch()

@@ -1,4 +1,4 @@
-"""Environments: variables that shells, containers and other launchers set, and settings with values of any kind."""
+"""Random environments: variables of shells, containers and other launchers, and settings with any values."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ OF_SHELLS = (
     ),
 )
 OF_OURS = tuple(variables(Settings))
-# Their values are folders that are written to, programs, or hosts that are asked: not for any text.
+# Not set to random text: these are folders that are written to, programs that run, or hosts that are requested.
 _SETTINGS = tuple(
     name for name in OF_OURS if not name.endswith(("_HOME", "_MODEL", "_STAGING", "_SCRATCH", "_WAREHOUSE_URL"))
 )
@@ -122,7 +122,7 @@ VALUES = WORDS | NUMBERS | TEXT
 
 @st.composite
 def nearly(draw: st.DrawFn) -> str:
-    """The name of a setting with a mistake in it, or what Kubernetes makes of a service's name."""
+    """A setting's name with a mistake in it, or a variable as Kubernetes derives it from a service's name."""
     name, at = draw(st.sampled_from(OF_OURS)), draw(st.integers(11, 20))
     ending = ("_SERVICE_HOST", "_PORT", "_PORT_80_TCP_ADDR", "S", "_X", "__X")
     return draw(st.sampled_from((name[:at] + name[at + 1 :], name.lower(), name + draw(st.sampled_from(ending)))))
@@ -133,13 +133,13 @@ ENVIRONMENTS = st.dictionaries(NAMES, VALUES, max_size=8)
 
 
 def clean() -> dict[str, str]:
-    """This process's environment without what a target sets."""
+    """This process's environment without the variables that the target sets."""
     given = {*OF_LAUNCHERS, *OF_SHELLS}
     return {name: value for name, value in os.environ.items() if name not in given and name[:11] != "CAPSFUSION_"}
 
 
 def read_environment(given: dict[str, str]) -> None:
-    """Settings are read or refused, and mean the same where they are passed on; torchrun gets its own arguments."""
+    """Settings are read or refused, and keep their values when passed on. torchrun's arguments stay the same."""
     with patch.dict(os.environ, {**clean(), **given}, clear=True):
         settings, refused = None, ""
         try:
@@ -165,7 +165,7 @@ def torchrun_arguments(environment: dict[str, str]) -> Namespace:
 # ---- whole commands ----
 
 PAIRS = '{"laion_2b": "Rex the dog", "laion_coco": "A dog on grass."}\n'
-ALWAYS = (("--version",), ("--help",), ("fuse", "--help"))  # exit code 0, whatever is set
+ALWAYS = (("--version",), ("--help",), ("fuse", "--help"))  # commands that must succeed with any variables
 COMMANDS = (*ALWAYS, ("settings",), ("status",), ("sql", "select 'é' as e"), ("validate", "fused.jsonl"), ("plan",))
 FUSE = ("fuse", "pairs.jsonl", "out.jsonl", "--max-new-tokens", "4", "--num-beams", "1")
 OF_OTHERS = st.dictionaries(st.sampled_from((*OF_LAUNCHERS, *OF_SHELLS)), VALUES, max_size=8)
@@ -174,7 +174,7 @@ RUNS = st.tuples(st.sampled_from(COMMANDS), OF_ALL) | st.tuples(st.just(FUSE), O
 
 
 def run_command(run: tuple[tuple[str, ...], dict[str, str]]) -> None:
-    """A command ends in time, with an exit code that fits and without a traceback."""
+    """A command ends in time, with a documented exit code and without a traceback."""
     command, given = run
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "pairs.jsonl").write_text(PAIRS)

@@ -1,12 +1,14 @@
 """Model folders that are damaged at random: config, tokenizer, index and weights.
 
-Each engine either refuses such a folder with InputError, or fuses with it. Where only JSON was changed and both engines
-fuse, their captions are the same.
+Each engine either refuses such a folder with InputError, or fuses with it. If only JSON files were changed and both
+engines fuse, their captions are the same.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -38,13 +40,15 @@ CPU = torch.device("cpu")
 PAIRS = (("Vlylun Crossing ® photo", "A street with cars."), ("red car 1967", "A car."), ("x", "y"))
 LAYOUTS = ("one file", "shards", "pickle", "old pickle")
 JSON_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
-Damage = tuple[Any, ...]  # its kind, and what that needs
+Damage = tuple[Any, ...]  # the kind of damage, and its parameters
 
 
 @cache
 def sound_folder(layout: str) -> Path:
-    """A tiny random LLaMA with the demo model's tokenizer. Stays as long as the process."""
-    folder = Path(tempfile.mkdtemp(prefix="capsfusion-fuzz-model-"))
+    """A tiny random LLaMA with the demo model's tokenizer, made once and deleted at the end of the process."""
+    # pytest deletes its own folder of temporary files even if a worker is killed.
+    folder = Path(tempfile.mkdtemp(prefix="capsfusion-fuzz-model-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=6144,
@@ -65,7 +69,7 @@ def sound_folder(layout: str) -> Path:
     return folder
 
 
-# ---- what is done to it ----
+# ---- damage ----
 
 INTEGERS = (0, -1, 1, 2, 3, 8, 16, 6143, 6144, 6145, 1 << 24, 1 << 40, 1 << 70)
 NUMBERS = st.sampled_from((*INTEGERS, 0.5, 1e-300, 1e308, 1e400))
@@ -119,7 +123,7 @@ def model_folders() -> st.SearchStrategy[tuple[str, list[Damage]]]:
 def damage(folder: Path, kind: str, *what: Any) -> None:
     if kind == "tensor":
         for file in sorted(folder.glob("*.safetensors"))[:1]:
-            with suppress(SafetensorError):  # what other damage made of it
+            with suppress(SafetensorError):  # after other damage
                 if weights := load_file(file):
                     save_file(changed(weights, *what), file, metadata={"format": "pt"})
         return
@@ -133,7 +137,7 @@ def damage(folder: Path, kind: str, *what: Any) -> None:
     elif kind == "bytes":
         file.write_bytes(with_other_bytes(file.read_bytes(), *what[1:]))
     else:
-        with suppress(ValueError, AttributeError, TypeError):  # what other damage made of it
+        with suppress(ValueError, AttributeError, TypeError):  # after other damage
             found = json.loads(file.read_text())
             if kind == "set":
                 found.update([what[1]])
@@ -178,7 +182,7 @@ PAST: tuple[tuple[str, list[Damage]], ...] = (
     ("one file", [(*CONFIG, ("is_encoder_decoder", True))]),
 )
 
-# ---- what must hold ----
+# ---- checks ----
 
 
 def fuse_with(found: tuple[str, list[Damage]]) -> None:
@@ -193,7 +197,7 @@ def fuse_with(found: tuple[str, list[Damage]]) -> None:
 
 
 def captions(folder: Path, engine: str) -> dict[int, tuple[list[int], str]] | None:
-    """Each row's tokens and how it ended; None: the folder is refused, in one line."""
+    """Tokens and finish reason of each row. None if the folder is refused, which takes one line."""
     try:
         decide(load_settings(model=str(folder), engine=engine, home=folder.parent / "home"))
         model_folder(str(folder))

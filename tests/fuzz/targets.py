@@ -1,6 +1,6 @@
-"""What is fuzzed: an input's strategy, what must hold for any input, and inputs that once did not hold.
+"""The fuzz targets: for each a strategy for inputs, a check that must hold for any input, and inputs that once failed.
 
-Readers either read or raise InputError, which fails a shard alone; anything else would be tried again, and again.
+Readers must read a file or raise InputError, which fails that shard only. Other errors would be retried for ever.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Target:
     strategy: st.SearchStrategy[Any]
     holds: Callable[[Any], None]
     past: tuple[Any, ...] = ()
-    examples: int = 40  # in the test suite
+    examples: int = 40  # number of inputs in the test suite
 
 
 # ---- shards ----
 
 
 def read_shard(content: bytes, side: str = "laion_2b") -> None:
-    """``content`` as a shard: all its rows are accounted for, or it is refused."""
+    """Read ``content`` as a shard: every row is kept or counted as dropped, or the shard is refused."""
     with tempfile.TemporaryDirectory() as folder:
         shard = Shard(
             shard_id="s",
@@ -79,7 +79,7 @@ VALUES = st.none() | st.text(max_size=8) | st.binary(max_size=8) | st.floats() |
 
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[bytes, str]:
-    """A Parquet file with columns named like LAION's, of any type, and the side that it is for."""
+    """A Parquet file with LAION's column names and any types, and the side that it is for."""
     rows = draw(st.integers(0, 6))
     arrays, names = [], []
     for _ in range(draw(st.integers(1, 6))):
@@ -88,13 +88,13 @@ def tables(draw: st.DrawFn) -> tuple[bytes, str]:
         arrays.append(pa.array([fitting(value, kind) for value in values], kind))
         names.append(draw(st.sampled_from(NAMES)))
     out = io.BytesIO()
-    with suppress(pa.ArrowException):  # what no writer writes
+    with suppress(pa.ArrowException):  # pages that no writer produces
         pq.write_table(pa.table(arrays, names), out, store_schema=draw(st.booleans()))
     return out.getvalue(), draw(st.sampled_from(("laion_2b", "laion_coco")))
 
 
 def fitting(value: Any, kind: pa.DataType) -> Any:
-    """``value`` where ``kind`` can hold it, else null."""
+    """``value`` if the type ``kind`` can hold it, otherwise null."""
     try:
         return pa.array([value], kind)[0].as_py()
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
@@ -121,7 +121,7 @@ def sound_file() -> bytes:
 
 @st.composite
 def damaged_files(draw: st.DrawFn) -> bytes:
-    """A sound file with bytes changed, left out or doubled; half of the changes lie in its footer."""
+    """A valid file with bytes changed, removed or doubled. Half of the changes are in its footer."""
     content = bytearray(sound_file())
     footer = int.from_bytes(content[-8:-4], "little") + 8
     for _ in range(draw(st.integers(1, 6))):
@@ -149,7 +149,7 @@ def read_damaged(content: bytes) -> None:
 
 
 def read_captions(content: bytes, suffix: str) -> None:
-    """``content`` as a file of captions, read whole and written again in another form."""
+    """Read ``content`` as a file of captions and write it in another format."""
     with tempfile.TemporaryDirectory() as name, suppress(InputError):
         folder = Path(name)
         (folder / f"in{suffix}").write_bytes(content)
@@ -160,7 +160,7 @@ def read_captions(content: bytes, suffix: str) -> None:
                 check_target(folder / f"out{target}", source)
             except InputError:
                 continue
-            write_caption_file(folder / f"out{target}", source, ["c"] * rows)  # whatever the check lets pass
+            write_caption_file(folder / f"out{target}", source, ["c"] * rows)  # rows that the check accepts
             again = open_caption_file(folder / f"out{target}", ["capsfusion"])
             assert sum(1 for _ in again.rows()) == rows
 
@@ -183,7 +183,7 @@ PIECES = st.sampled_from(BYTES)
 
 @st.composite
 def json_files(draw: st.DrawFn) -> tuple[bytes, str]:
-    """A file of rows, at some places cut or filled with what JSON is made of; .json or .jsonl."""
+    """A .json or .jsonl file of rows, cut in places or filled with pieces of JSON."""
     rows, suffix = draw(ROWS), draw(st.sampled_from((".json", ".jsonl")))
     escaped = draw(st.booleans())
     texts = [json.dumps(row, ensure_ascii=escaped).encode("utf-8", "surrogatepass") for row in rows]
@@ -196,7 +196,7 @@ def json_files(draw: st.DrawFn) -> tuple[bytes, str]:
 
 @st.composite
 def csv_files(draw: st.DrawFn) -> tuple[bytes, str]:
-    """A table of captions, at some places cut or filled with what breaks one; perhaps compressed."""
+    """A CSV or TSV file of captions, cut in places or filled with special characters, sometimes compressed."""
     rows = draw(st.lists(st.lists(st.text(max_size=6), min_size=3, max_size=3), max_size=4))
     buffer = io.StringIO(newline="")
     csv.writer(buffer).writerows([["laion_2b", "laion_coco", draw(st.text(max_size=3))], *rows])
@@ -248,7 +248,7 @@ def caption_tables(draw: st.DrawFn) -> bytes:
     kind = draw(ANY_TYPES)
     values = draw(st.lists(st.none() | values_of(kind), min_size=1, max_size=4))
     out = io.BytesIO()
-    with suppress(pa.ArrowException, OverflowError, ValueError, TypeError):  # values that this type does not take
+    with suppress(pa.ArrowException, OverflowError, ValueError, TypeError):  # values that do not fit the type
         captions = pa.array(["a"] * len(values))
         table = pa.table({"laion_2b": captions, "laion_coco": captions, "x": pa.array(values, kind)})
         pq.write_table(table, out, store_schema=draw(st.booleans()))
@@ -295,7 +295,7 @@ def file_of(*columns: tuple[str, pa.Array]) -> bytes:
 TEXT = pa.array(["a"])
 ONE_NAME_TWICE = file_of(("URL", TEXT), ("URL", TEXT), ("TEXT", TEXT))
 
-# A footer whose name of a column is no UTF-8: pyarrow reads the schema, and fails at the name.
+# A footer with a column name that is not UTF-8: pyarrow reads the schema and fails at the name.
 NAME_OF_BYTES = file_of(("URL", TEXT), ("TEXT", TEXT)).replace(b"URL", b"U\x85L")
 
 TARGETS = {

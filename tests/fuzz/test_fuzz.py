@@ -1,4 +1,4 @@
-"""Every fuzz target, for a moment and always with the same inputs, those first that once failed."""
+"""Every fuzz target with a few fixed inputs, starting with those that once failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions that nobody wishes for. What they try is in their first words."""
+"""Hostile captions. The first words say what each of them tries."""
 
 from __future__ import annotations
 

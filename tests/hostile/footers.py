@@ -7,14 +7,14 @@ _BYTE_ARRAY, _OPTIONAL, _PLAIN = 6, 1, 0
 
 
 def vast_file(rows: int, total_bytes: int) -> bytes:
-    """URL and TEXT, in one row group that is said to have ``rows`` rows and ``total_bytes`` in each column."""
+    """URL and TEXT in one row group that claims ``rows`` rows, and ``total_bytes`` in each column."""
     columns = [_column(name, rows, total_bytes) for name in (b"URL", b"TEXT")]
     group = _struct((1, _LIST, _list(_STRUCT, columns)), (2, _I64, _int(total_bytes)), (3, _I64, _int(rows)))
     return _file([_group(b"schema", 2), _leaf(b"URL"), _leaf(b"TEXT")], rows, [group])
 
 
 def nested_file(depth: int) -> bytes:
-    """URL and TEXT, and a column in so many groups, each in the one before."""
+    """URL and TEXT, and a column nested in ``depth`` groups."""
     schema = [_group(b"schema", 3), _leaf(b"URL"), _leaf(b"TEXT"), *[_group(b"n", 1)] * depth, _leaf(b"end")]
     return _file(schema, 0, [])
 

@@ -1,4 +1,4 @@
-"""Model folders that would run code of their own, or fuse nonsense: no engine lets them."""
+"""Model folders that would run their own code or fuse nonsense. Both engines refuse them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENGINES = {"native": load_llama, "transformers": load_model}
 
 
 class Bomb:
-    """Makes a file as soon as it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, made: Path) -> None:
         self.made = made

@@ -1,4 +1,4 @@
-"""What Airflow's UI and an alert are given, in a process of its own, as Airflow's are."""
+"""Texts for Airflow's UI and for alerts, made in a process of its own, as in Airflow."""
 
 from __future__ import annotations
 

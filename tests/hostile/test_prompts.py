@@ -1,4 +1,4 @@
-"""Captions that would be instructions, control tokens or the template itself: in the prompt they are text, no more."""
+"""Captions that look like instructions, control tokens or the template are plain text in the prompt."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_hostile_caption_stays_on_its_line_of_the_template(tokenizer: LlamaTok
 def test_of_a_very_long_caption_the_same_beginning_is_kept_as_of_all_of_it(
     tokenizer: LlamaTokenizer, text: str
 ) -> None:
-    """What is left out before tokenizing, because it cannot be kept, changes no token of what is kept."""
+    """Characters that are removed before tokenizing do not change the tokens of the rest."""
     whole = text * (40_000 // len(text))
     kept = tokenizer.decode(prompt_tokens(tokenizer, whole, "A hat.")).split("Sentence 1: ")[1].split("\n")[0]
     ids = tokenizer.encode(build_prompt(whole, "A hat."))

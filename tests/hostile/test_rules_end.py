@@ -1,4 +1,4 @@
-"""Captions that made a rule take hours: each ends, and soon."""
+"""Captions on which a rule once took hours. All rules together must end within a minute."""
 
 from __future__ import annotations
 

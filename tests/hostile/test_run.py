@@ -1,4 +1,4 @@
-"""Hostile captions in shards with hostile names, through a whole run: stored as they came, and shown as text only."""
+"""Hostile captions in shards with hostile names, through a whole run: stored unchanged, and shown as plain text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES = (
     "\u202eteuqrap.parquet",
 )
 REFUSED = (b"\x1b[2Jcleared.parquet", b"two\nlines.parquet", b"no utf8 \xe9.parquet")
-# What must not reach a terminal. Colours of our own tables may: they are the sequences that end in "m".
+# Must not reach a terminal. Sequences that end in "m" are the colours of our own tables.
 COMMANDS = re.compile(
     "\x1b(?!\\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]"
 )
@@ -101,7 +101,7 @@ for argv in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def shown(done: Done) -> dict[str, str]:
-    """What commands show on a terminal; in one process, for its imports take longer than they do."""
+    """What commands print on a terminal. All run in one process, because imports take longer than the commands."""
     source = done.folder / "[bold]\x1b]0;owned\x07.parquet"
     texts = [text.replace("\x00", " ") for text in HOSTILE]
     pq.write_table(pa.table({"laion_2b": texts, "laion_coco": texts, "capsfusion": texts}), source)
@@ -135,7 +135,7 @@ def test_captions_are_stored_as_they_came(done: Done) -> None:
             "select laion_2b, laion_coco from capsfusion.fused_captions"
             " union select laion_2b, laion_coco from capsfusion.rejected_captions"
         ).fetchall()
-    stored = [text.replace("\x00", "\ufffd") for text in TEXTS]  # what PostgreSQL cannot hold
+    stored = [text.replace("\x00", "\ufffd") for text in TEXTS]  # characters that PostgreSQL cannot store
     assert sorted(found) == sorted(zip(stored, stored[::-1], strict=True))
     assert not list(done.folder.rglob("pwned*")), "a shell has read a caption"
 

@@ -1,4 +1,4 @@
-"""Secrets are planted in all that takes one; then what a run shows, and what it leaves behind, is searched."""
+"""Plants a secret in every setting that takes one, then searches a run's output, arguments and files for it."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from tests.warehouse.cutting_proxy import CuttingProxy
 
 pytestmark = pytest.mark.slow
 
-PLANTED = "pl4nted"  # in every secret, and in nothing else
+PLANTED = "pl4nted"  # part of every secret, and of nothing else
 START = datetime(2026, 11, 10, tzinfo=UTC)
 
 
 @dataclass
 class Run:
-    """What became visible of a run, and where its files are."""
+    """A run's output and arguments, and the places of its files."""
 
     output: str
-    arguments: set[str]  # of its processes
+    arguments: set[str]  # of all of its processes
     folder: Path
     bucket: str
     warehouse: str
@@ -50,7 +50,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    """LAION-2B's shards behind signed addresses, one of them broken, and the address of the list is signed as well."""
+    """A server with LAION-2B's shards, one of them broken. All addresses are signed, the list's too."""
     folder = tmp_path_factory.mktemp("sources")
     write_sample_data(folder, rows_per_day=30, days=1)
     with WebServer().running() as server:
@@ -120,7 +120,7 @@ def watch(process: subprocess.Popen[str], arguments: set[str]) -> None:
             arguments.update(" ".join(each.cmdline()) for each in [mine, *mine.children(recursive=True)])
         except psutil.Error:
             pass
-        time.sleep(0.05)  # each of its processes lives for longer
+        time.sleep(0.05)  # all of the processes live longer than that
 
 
 @pytest.mark.timeout(300)
@@ -187,7 +187,7 @@ def test_an_error_has_no_secret_in_it_nor_in_what_led_to_it(fails: Callable[[], 
     with pytest.raises(Exception, match=r".") as caught:
         fails()
     assert PLANTED not in str(caught.value)
-    # Without the lines of code that tracebacks quote: here they have it.
+    # Without the lines of code in the traceback, as these contain the secret here.
     whole = traceback.TracebackException.from_exception(caught.value, lookup_lines=False, capture_locals=False)
     said, each = [], whole
     while each is not None:

@@ -1,4 +1,4 @@
-"""The pairs that are found, whatever the shards hold and in whatever order they arrive, against two nested loops."""
+"""Random shards in random order: the join finds the same pairs as two nested loops."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COCO_ROWS = st.lists(
     min_size=1,
     max_size=6,
 )
-# A shard a side for each of three days.
+# One shard per side for each of three days.
 ARRIVALS = st.lists(st.tuples(RAW_ROWS, COCO_ROWS), min_size=3, max_size=3)
 HOW = st.sampled_from(["one after the other", "at the same time", "each twice"])
 
@@ -56,7 +56,7 @@ def brute_force(raw: list[Row], coco: list[Row]) -> set[tuple[str, str, str]]:
 def test_no_pair_is_lost_and_none_is_found_twice_by_a_run(
     order: tuple[int, ...], shards: list[tuple[list[Row], list[Row]]], how: str
 ) -> None:
-    """``order`` is that of the days' runs: where an early day comes last, it is the backfill of a missing interval."""
+    """``order``: the order of the days' runs. An early day that comes last is the backfill of a missing interval."""
     with tempfile.TemporaryDirectory() as folder:
         area = Area(Path(folder))
         found: set[tuple[str, str, str]] = set()

@@ -1,11 +1,9 @@
-"""What fusing will take, from what lies there and what was measured; and the budget that stops a run."""
+"""Estimates from waiting pairs and measured rates, and the budget that stops a run."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.rates import Spread
+from tests.command import capsfusion
 from tests.opened import interval_tasks, plan
 
 pytestmark = pytest.mark.slow
@@ -166,7 +165,7 @@ def test_a_pair_of_two_intervals_waits_once(settings: Settings) -> None:
 
 
 def fuse_and_load(settings: Settings, unit: Unit, seconds: float) -> None:
-    """As if the unit had been fused in so many seconds of a device."""
+    """Record the unit as fused in ``seconds`` of a device."""
     pairs = Storage(settings.staging_uri).read_table(layout.unit_pairs(unit.unit_id)).to_pylist()
     blank = {"capsfusion": "a", "finish_reason": "stop", "prompt_tokens": 1, "caption_tokens": 1}
     made = [{**blank, "flags": [], "reasons": [], **pair} for pair in pairs]
@@ -213,7 +212,7 @@ def test_a_run_over_its_budget_plans_nothing_and_one_within_it_is_planned(
     units = interval_tasks.plan(settings, DAYS[0], budget=Budget(max_gpu_hours=0.02))
     assert sum(unit.rows for unit in units) == 40
     assert storage.exists(layout.unit_pairs(units[0].unit_id))
-    # A budget holds for units that an earlier try has left, too, and what is fused costs nothing more.
+    # A budget also covers units that an earlier try left. Units that are fused cost nothing.
     with pytest.raises(InputError, match=r"over budget: .* for 40 pairs"):
         interval_tasks.plan(settings, DAYS[0], budget=Budget(max_gpu_hours=0.001))
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
@@ -223,10 +222,8 @@ def test_a_run_over_its_budget_plans_nothing_and_one_within_it_is_planned(
 
 
 def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **settings.environment()}
-    return subprocess.run(
-        [sys.executable, "-m", "capsfusion_tasks.cli", *arguments], env=environment, capture_output=True, text=True
-    )
+    ended = capsfusion(*arguments, **settings.environment())
+    return subprocess.CompletedProcess(arguments, ended.returncode, ended.stdout.decode(), ended.messages)
 
 
 @pytest.mark.slow

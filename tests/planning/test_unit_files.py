@@ -58,7 +58,7 @@ def hashes(storage: Storage, found: list[NewPairs]) -> list[int]:
 def cut(
     storage: Storage, table: pa.Table, unit_tokens: int, serial: int = 0, max_units: int | None = None
 ) -> list[Unit]:
-    """``table``, which lies in files of seven rows, as units."""
+    """Cut ``table``, stored in files of seven rows, into units."""
     found = []
     for start in range(0, table.num_rows, 7):
         part, path = table.slice(start, 7), f"some/{start}.parquet"

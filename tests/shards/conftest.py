@@ -17,7 +17,7 @@ def web() -> Iterator[WebServer]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that HF_ENDPOINT names; nobody is logged in."""
+    """A hub at HF_ENDPOINT, without a login."""
     server = Hub()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -28,7 +28,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that transfers wanted to wait; they do not."""
+    """Records the seconds that transfers would wait. They do not wait."""
     seconds: list[float] = []
 
     def wait(stop: threading.Event, wanted: float) -> bool:

@@ -1,4 +1,4 @@
-"""A run over shards of which most cannot be used: each fails alone, the others are done, the report says so."""
+"""A run over shards of which most cannot be used. Each of these fails alone, and the report lists it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import pytest
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.settings import Settings, load_settings
-from capsfusion_tasks.upkeep.check import check
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
-from tests.opened import interval_tasks
+from tests.opened import check, interval_tasks
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 ROWS = pa.table({"URL": [f"http://a/{n}.jpg" for n in range(100)], "TEXT": [f"Text {n}" for n in range(100)]})
@@ -43,7 +42,7 @@ def arrive(*files: Path, hour: int = 6) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path, warehouse_url: str) -> Settings:
-    """A good shard on each side; two dead links beside the raw one."""
+    """A good shard on each side, and two dead links beside the raw one."""
     raw, coco = tmp_path / "raw", tmp_path / "coco"
     raw.mkdir()
     coco.mkdir()
@@ -136,7 +135,7 @@ def test_a_shard_that_can_be_read_again_is_taken_in_by_the_next_run(settings: Se
     with open_warehouse(settings) as warehouse:
         left = execute_sql(warehouse, "select path from shards where state <> 'pulled' order by path").to_pylist()
         failed = execute_sql(warehouse, "select count(*) as n from shards where state = 'failed'").to_pylist()
-    assert left == [{"path": "dead.parquet"}, {"path": "unmounted"}]  # in no list any more
+    assert left == [{"path": "dead.parquet"}, {"path": "unmounted"}]  # no longer in a list
     assert failed == [{"n": 0}]
     assert check(settings, sources=True, safe_age=timedelta(0)).findings == []
 
@@ -144,7 +143,7 @@ def test_a_shard_that_can_be_read_again_is_taken_in_by_the_next_run(settings: Se
 def test_check_lists_the_sources_of_the_lists_where_none_is_set(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")  # where the default sources are
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")  # the default sources are on the hub
     names = {"home", "scratch", "model", "warehouse_url"}
     unset = load_settings(**{name: getattr(settings, name) for name in names})
     assert check(unset, sources=True).findings == []

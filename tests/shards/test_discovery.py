@@ -122,7 +122,7 @@ def test_the_list_of_an_interval_that_is_not_over_takes_in_what_still_arrives(
     today = Interval(start=now - timedelta(hours=1), end=now + timedelta(hours=1))
     arrive(tmp_path / "raw" / "a.parquet", now)
     assert labels(discover(both, today, storage)) == ["laion_2b/a.parquet"]
-    (tmp_path / "raw" / "a.parquet").unlink()  # paired already, perhaps: it stays a shard of this interval
+    (tmp_path / "raw" / "a.parquet").unlink()  # it may be paired already, so it stays a shard of this interval
     arrive(tmp_path / "raw" / "b.parquet", now)
     found = ["laion_2b/a.parquet", "laion_2b/b.parquet"]
     assert labels(discover(both, today, storage)) == found
@@ -245,7 +245,7 @@ def test_an_excluded_problem_is_none(tmp_path: Path, storage: Storage) -> None:
 
 @pytest.fixture
 def as_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for a user who is not root: root may read everything."""
+    """A folder, as a user who is not root. As root, the test runs as nobody, because root may read everything."""
     with TemporaryDirectory(dir="/tmp") as folder:
         root = os.geteuid() == 0
         if root:

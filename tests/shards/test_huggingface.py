@@ -1,4 +1,4 @@
-"""Data set repositories, on a hub of our own that HF_ENDPOINT names."""
+"""Data set repositories on a local hub at HF_ENDPOINT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of docs/sources.md, run as they stand there; only the servers behind the names are ours."""
+"""Runs the commands of docs/sources.md unchanged, with local servers behind the names."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ARRIVED = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
 def commands() -> list[str]:
-    """The page's indented blocks that run something."""
+    """The page's indented blocks that contain commands."""
     blocks = re.findall(r"(?:^ {4}.*\n)+", PAGE.read_text(), flags=re.MULTILINE)
     return [block for block in blocks if "capsfusion run" in block]
 
 
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw shard. No synthetic ones: pairs would be fused, which is another page's matter."""
+    """A raw shard, without synthetic ones, so that nothing is fused."""
     folder = tmp_path_factory.mktemp("sample") / "shards"
     write_sample_data(folder, rows_per_day=10, days=1)
     return next((folder / "laion-2b").rglob("*.parquet"))
@@ -68,7 +68,7 @@ def test_the_commands_of_the_page_do_what_it_says(
     alone = tmp_path / "laion-coco-alone" / "a.parquet"
     pq.write_table(pa.table({name: pa.array([], pa.string()) for name in ("URL", "TEXT", "top_caption")}), alone)
     os.utime(alone, (ARRIVED.timestamp(), ARRIVED.timestamp()))
-    if "s3://" in block:  # an upload arrives when it is made
+    if "s3://" in block:  # an uploaded object has the time of the upload
         today = datetime.now(UTC).date()
         block = block.replace("2026-11-01", str(today)).replace("2026-11-02", str(today.replace(year=today.year + 1)))
     environment = os.environ | {

@@ -1,4 +1,4 @@
-"""The stages discover and pull from sources that are no folders, with their ledger in a real PostgreSQL."""
+"""The stages discover and pull with remote sources and a real PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads from a web server that breaks off, lies, is busy, or refuses."""
+"""Downloads from a web server that cuts connections, sends wrong headers, is busy, or refuses."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def scratch(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shard(web: WebServer, scratch: Path) -> Shard:
-    """A file of four parts, as discovery sees it."""
+    """A shard that is downloaded in four parts, as discovery lists it."""
     web.files = {"/list.txt": File(b"a.parquet\n"), "/a.parquet": File(CONTENT, arrived=START)}
     (found,) = discovered(web, scratch)
     web.requests.clear()
@@ -276,7 +276,7 @@ def test_broken_transfers_that_nobody_takes_up_are_swept_away(shard: Shard, scra
         when = (datetime.now(UTC) - age).timestamp()
         os.utime(scratch / name, (when, when))
     read(shard, scratch)
-    assert {path.name for path in scratch.iterdir()} == {young, "photos"}  # those of somebody else are left alone
+    assert {path.name for path in scratch.iterdir()} == {young, "photos"}  # other users' files are not touched
 
 
 def test_a_failing_part_ends_the_others(web: WebServer, shard: Shard, scratch: Path) -> None:
@@ -352,7 +352,7 @@ def test_a_member_that_cannot_be_described_fails_alone(web: WebServer, scratch: 
     entries = ["a.parquet", "gone.parquet", {"url": "lost.parquet", "arrived_at": DAY.end.isoformat()}]
     web.files = {"/list.json": File(json.dumps(entries).encode()), "/a.parquet": File(CONTENT, arrived=START)}
     found = discovered(web, scratch, "list.json")
-    # The third arrived in another interval, whose run reports it.
+    # The third shard arrived in another interval, and the run of that interval reports it.
     assert [(shard.path, shard.problem) for shard in found] == [
         ("a.parquet", ""),
         ("gone.parquet", f"{web.url}/gone.parquet is not there (HTTP 404): check the address, or put the file back"),

@@ -1,4 +1,4 @@
-"""A web server in a thread, with ranges and ETags, that fails on demand and counts what it sends; and a small hub."""
+"""A web server in a thread, with ranges and ETags. It fails on demand and counts requests. Also a small hub."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from huggingface_hub import constants
 class File:
     content: bytes
     arrived: datetime | None = None  # Last-Modified
-    etag: str | None = ""  # "": of the content; None: no header
+    etag: str | None = ""  # "": computed from the content; None: no header
     ranges: bool = True
-    head_status: int = 200  # of an answer to HEAD
-    claims: int | None = None  # a Content-Length that is not true
+    head_status: int = 200  # status of the answer to HEAD
+    claims: int | None = None  # a wrong Content-Length
 
     @property
     def tag(self) -> str | None:
@@ -32,12 +32,12 @@ class File:
 
 @dataclass
 class Fault:
-    """What happens to one GET: an error status, or a connection that is cut after ``cut_after`` bytes of the body."""
+    """The fault of one GET: an error status, or a connection that is cut after ``cut_after`` bytes of the body."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
-    body: bytes = b""  # of the error
+    body: bytes = b""  # headers of the error
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Request:
 
 
 class WebServer:
-    """``files`` by path. ``faults`` by path are used up, one per GET; the fault under a path's "!" stays for ever."""
+    """``files`` by path. ``faults`` by path: each GET uses one up. A fault under a path with "!" is permanent."""
 
     def __init__(self) -> None:
         self.files: dict[str, File] = {}
@@ -74,14 +74,14 @@ class WebServer:
         return [request for request in self.requests if request.method == "GET" and request.path == path]
 
     def answer(self, handler: _Handler, path: str, query: dict[str, list[str]]) -> None:
-        """Answers with the file at ``path``; a hub answers more."""
+        """Answers with the file at ``path``. A hub has other answers too."""
         handler.send_file(self.files.get(path))
 
 
 class Hub(WebServer):
-    """As much of the hub as listing and reading a data set takes."""
+    """The part of the hub's API that listing and reading a data set needs."""
 
-    page = 2  # entries of a page of the tree
+    page = 2  # entries per page of the tree
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,10 +89,10 @@ class Hub(WebServer):
         self.gated: set[str] = set()
         self.names: dict[str, str] = {}  # branches and tags → commit; main is the last commit
         self.token = "hf_test"  # noqa: S105
-        self.storage = self.url.replace("127.0.0.1", "localhost")  # another host, as the real hub's storage is
+        self.storage = self.url.replace("127.0.0.1", "localhost")  # another host, like the storage of the real hub
 
     def commit(self, repo: str, when: datetime, files: dict[str, bytes]) -> str:
-        """The commit's id; ``files`` are added to those of the commit before."""
+        """Add a commit with ``files`` and those of the commit before. Returns its id."""
         commits = self.repos.setdefault(repo, [])
         oid = hashlib.sha1(f"{repo}{len(commits)}".encode()).hexdigest()  # noqa: S324
         commits.append((oid, when, (commits[-1][2] if commits else {}) | files))
@@ -207,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
             body, self.close_connection = body[: self.fault.cut_after], True
         try:
             self.wfile.write(body)
-        except ConnectionError:  # the client has read enough
+        except ConnectionError:  # the client closed the connection
             self.close_connection = True
         else:
             self.request_log.sent += len(body)

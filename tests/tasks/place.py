@@ -1,4 +1,4 @@
-"""Small sources that a test may change, and what runs over them find."""
+"""Small sources that tests may change, and the pairs that runs find in them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ BOTH = Interval(start=DAYS[0].start, end=DAYS[1].end)
 
 
 def write(path: Path, numbers: range, day: Interval = DAY, *, caption: str | None = None, text: str = "kite") -> None:
-    """A shard with an image a number; punsafe and pwatermark of image n are n / 10, and unknown for the last."""
+    """Write a shard with one image per number. punsafe and pwatermark are n / 10, and null for the last image."""
     scores = [n / 10 for n in numbers[:-1]] + [None]
     table = pa.table(
         {
             "URL": [f"http://img.example.org/{n}.jpg" for n in numbers],
-            # Every second text differs between the sides.
+            # If ``text`` differs between the sides, every second text does.
             "TEXT": [f"{text if n % 2 else 'kite'} {n} by Tariq Boone" for n in numbers],
             "punsafe": pa.array(scores, pa.float64()),
             "pwatermark": pa.array(scores, pa.float64()),
@@ -63,7 +63,7 @@ class Place:
         return self.settings(**before), self.settings(**after)
 
     def fresh(self, settings: Settings, interval: Interval = DAY) -> set[bytes]:
-        """The pairs that a run finds which has nothing of an earlier run."""
+        """The pairs that a run finds in an empty home."""
         anew = settings.model_copy(update={"home": self.folder / "fresh"})
         shutil.rmtree(anew.home, ignore_errors=True)
         pair(anew, interval)

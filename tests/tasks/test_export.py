@@ -1,4 +1,4 @@
-"""Exports of a real PostgreSQL's captions, read back; broken off and gone on with."""
+"""Exports from a real PostgreSQL: the files' contents, and exports that are interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tests.warehouse.conftest import DAY, plan, rows
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 NEXT_DAY = Interval(start=DAY.end, end=DAY.end + timedelta(days=1))
-ROWS = 500  # of f1: 400 accepted; f2 has made 100 of them again
+ROWS = 500  # f1 has 400 accepted captions; f2 has captions of 100 of these pairs
 
 
 def quiet(line: str) -> None:
@@ -61,7 +61,7 @@ def fill(warehouse: Warehouse) -> None:
 
 @pytest.fixture(scope="module")
 def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
-    """A warehouse that tests leave as it is."""
+    """A warehouse that tests do not change."""
     with new_warehouse(postgres) as url, open_warehouse(Settings(warehouse_url=url)) as warehouse:
         fill(warehouse)
         yield warehouse
@@ -69,7 +69,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
 
 @pytest.fixture
 def own(warehouse_url: str) -> Iterator[Warehouse]:
-    """Such a warehouse for one test alone."""
+    """The same for one test, which may change it."""
     with open_warehouse(Settings(warehouse_url=warehouse_url)) as warehouse:
         fill(warehouse)
         yield warehouse
@@ -77,7 +77,7 @@ def own(warehouse_url: str) -> Iterator[Warehouse]:
 
 @pytest.fixture(params=["folder", "s3"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """A folder, and a bucket that is spoken to over HTTP."""
+    """A folder, and a bucket on a local S3 server."""
     if request.param == "folder":
         return Storage(str(tmp_path / "captions"))
     return Storage(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}")
@@ -168,7 +168,7 @@ def test_every_column_can_be_had_and_other_readers_read_them(filled: Warehouse, 
     assert {("pair_id", "string"), ("similarity", "double"), ("loaded_at", "timestamp[us, tz=UTC]")} <= {
         *manifest.columns
     }
-    # The folder as it is, with the manifest in it; and as img2dataset and `datasets` look for files.
+    # The whole folder with its manifest, and patterns as img2dataset and `datasets` use them.
     assert pyarrow.dataset.dataset(tmp_path).count_rows() == 420
     assert duckdb.sql(f"select count(distinct pair_id) from '{tmp_path}/*.parquet'").fetchall() == [(420,)]
     for file in sorted(tmp_path.glob("*.parquet")):
@@ -176,7 +176,7 @@ def test_every_column_can_be_had_and_other_readers_read_them(filled: Warehouse, 
 
 
 def break_off(warehouse: Warehouse, storage: Storage, after: int, **options: Any) -> None:
-    """An export that ends with its first ``after`` files."""
+    """An export that is interrupted after ``after`` files."""
 
     class BrokenOffError(Exception):
         pass
@@ -242,7 +242,7 @@ def test_a_finished_export_is_left_as_it_is_and_a_lost_file_is_written_again(
     assert run(filled, target) == first
     assert run(filled, target, overwrite="outdated") == first
     assert [target.filesystem.get_file_info(name).mtime for name in target.files("")] == times
-    target.write_json("_export.json", target.read_json("_manifest.json"))  # killed right before its end
+    target.write_json("_export.json", target.read_json("_manifest.json"))  # killed just before its end
     run(filled, target)
     assert contents(target) == before
     target.delete("part-00001.parquet")

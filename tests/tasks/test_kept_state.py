@@ -1,4 +1,4 @@
-"""State that was made with other settings is made again or refused: no run answers with what is out of date."""
+"""State from other settings is made again or refused. No run uses outdated state."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.upkeep.check import check
 from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
-from tests.opened import interval_tasks, plan, unit_tasks
+from tests.opened import check, interval_tasks, plan, unit_tasks
 from tests.tasks.place import BOTH, DAY, DAYS, Place, in_units, pair, paired, write
 from tests.upkeep.conftest import fuse_by_hand, plan_day
 
-# Setting → values of two runs of the same interval; each pair of values gives other pairs.
+# Setting → values for two runs of the same interval. The two values give different pairs.
 PULL_RULES: list[dict[str, tuple[Any, Any]]] = [
     {"punsafe_max": (0.5, 0.1)},
     {"punsafe_max": (0.1, 0.5)},
@@ -67,7 +66,7 @@ def test_with_other_rules_shards_are_pulled_paired_and_planned_anew(
     units = plan_day(after, DAY)
     assert paired(after) == expected
     assert in_units(after, units) == expected
-    with pytest.raises(InputError, match="has no work unit"):  # a task of the older plan
+    with pytest.raises(InputError, match="has no work unit"):  # a task of the earlier plan
         unit_tasks.fuse_started(before, old)
 
 
@@ -153,7 +152,7 @@ def test_what_is_loaded_stays_and_the_rest_follows_the_new_settings(place: Place
     first = urls(before)
     for unit in plan_day(after, DAY):
         loaded(after, unit)
-    kept = {f"http://img.example.org/{n}.jpg" for n in (0, 2)}  # 1 and 3 have other texts on the other side
+    kept = {f"http://img.example.org/{n}.jpg" for n in (0, 2)}  # texts of 1 and 3 differ between the sides
     assert set(urls(after)) == {*first, *kept}
     assert check(after, pairs=True, footers=True, sources=True, safe_age=timedelta(0)).findings == []
 
@@ -185,7 +184,7 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     assert f"the pairs of 1 intervals were made with other settings. Make them again with: {DAY.command}" in caplog.text
     pair(before, DAYS[1])
     plan.estimate(after)
-    assert BOTH.command in caplog.text  # a run of one day alone would be refused
+    assert BOTH.command in caplog.text  # a run of only one of the days would be refused
     with pytest.raises(InputError, match="were pulled with"):
         interval_tasks.pair(after, DAY, [0])
     with pytest.raises(InputError, match="was paired with"):
@@ -209,7 +208,7 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     ("next_run", "refusal"),
     [
         ("before", pytest.raises(NotReadyError, match=r"1 shards .* are being pulled again, or were when a run ended")),
-        ("after", pytest.raises(InputError, match=r"4 shards .* were pulled with")),  # of the others
+        ("after", pytest.raises(InputError, match=r"4 shards .* were pulled with")),  # pulled for the other interval
     ],
     ids=["before", "after"],
 )
@@ -252,7 +251,7 @@ def marks(settings: Settings) -> list[dict[str, Any]]:
 
 
 def forget_settings(settings: Settings) -> None:
-    """Leave the staging area as versions left it that recorded nothing."""
+    """Remove from the staging area what older versions did not record."""
     storage = Storage(settings.staging_uri)
     for file in storage.tree():
         if file.path.endswith(".parquet"):
@@ -271,7 +270,7 @@ def test_a_side_without_any_shard_is_told_and_not_frozen(place: Place, caplog: p
     assert {shard.side for shard in first} == {"laion_coco"}
     assert f"laion_2b has no shard at all in {place.folder}/empty (*.parquet)" in caplog.text
     write(place.folder / "empty" / "a.parquet", range(3))
-    write(place.folder / "coco" / "c.parquet", range(3), caption="a kite")  # this side is frozen
+    write(place.folder / "coco" / "c.parquet", range(3), caption="a kite")  # this side's list is frozen
     found = interval_tasks.discover(settings, DAY)
     assert [shard.path for shard in found if shard.side == "laion_2b"] == ["a.parquet"]
     assert [shard for shard in found if shard.side == "laion_coco"] == first

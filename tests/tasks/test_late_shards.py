@@ -1,4 +1,4 @@
-"""Shards that come after the list of their interval was frozen are taken by the next run that lists them, once."""
+"""Late shards, which come after their interval's list was frozen: the next run that lists them takes them, once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pytest
 
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.upkeep.check import check
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
-from tests.opened import interval_tasks
+from tests.opened import check, interval_tasks
 from tests.tasks import place as places
 from tests.tasks.place import DAY, Place, pair, paired, write
 from tests.upkeep.conftest import run_day
@@ -26,7 +25,7 @@ def listed(settings: Settings, interval: Interval) -> list[str]:
 
 
 def add_late_shards(place: Place) -> None:
-    """Shards of the first day on both sides, with the times of that day: a multipart upload, say, or a late push."""
+    """Add shards with times of the first day on both sides, as a multipart upload or a late push does."""
     write(place.folder / LATE[0], range(-4, 0))
     write(place.folder / LATE[1], range(-4, 0), caption="a kite in the sky", text="red kite")
 

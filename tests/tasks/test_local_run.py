@@ -1,14 +1,12 @@
-"""All stages together over the sample shards: real PostgreSQL, a random model that writes nonsense.
+"""All stages over the sample shards, with a real PostgreSQL and a random model that writes nonsense.
 
-Commands start a real torchrun; what tests call themselves has its ranks in this process.
+Ranks are threads of this process: tests/one_process.py.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.roles import LOADER
 from capsfusion_tasks.warehouse.sql import execute_sql
+from tests.command import Ended, capsfusion, capsfusion_process
 from tests.conftest import login, new_warehouse, plain_url
 from tests.one_process import ranks_in_one_process
 from tests.opened import interval_tasks
@@ -75,8 +74,8 @@ def settings(sample: tuple[Path, SampleReport], tiny_model: Path, warehouse_url:
 
 @dataclass
 class Done:
-    """A warehouse in which the three days ran in order, as a login that may write rows and nothing else, and what each
-    reported. Tests leave it as it is."""
+    """A warehouse after runs of the three days in order, and the runs' reports. Tests do not change it. The runs use a
+    login that may only write rows."""
 
     settings: Settings
     reports: list[dict[str, Any]]
@@ -105,7 +104,7 @@ def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
 
 
 def pairs_in(settings: Settings) -> list[dict[str, Any]]:
-    """Everything the warehouse holds, accepted or rejected, without where and when it came from."""
+    """All accepted and rejected captions, without the columns that say where and when they came from."""
     tables = ("fused_captions", "rejected_captions")
     union = " union all ".join(f"select {CONTENT}, capsfusion, '{table}' as verdict from {table}" for table in tables)
     return rows(settings, f"{union} order by pair_id")
@@ -160,7 +159,7 @@ def test_an_unfinished_run_is_resumed_by_the_next(settings: Settings) -> None:
     first = plan_only(settings, DAYS[0])
     again = interval_tasks.plan(settings, DAYS[0])
     assert [unit.unit_id for unit in again] == [unit.unit_id for unit in first]
-    # Another interval leaves the pairs of these units alone, although they are not in the tables yet.
+    # Another interval does not plan the pairs of these units again, although they are not in the tables yet.
     everything = Interval(start=DAYS[0].start, end=DAYS[2].end)
     others = plan_only(settings, everything)
     ids = [pair for unit in (*again, *others) for pair in unit_pairs(settings, unit.unit_id)]
@@ -235,25 +234,24 @@ def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
     assert len(pairs_in(settings)) == 40
 
 
-@pytest.mark.slow
 def test_a_unit_that_the_gate_stops_waits_until_it_is_accepted(settings: Settings) -> None:
     stopped = run_command(settings, CAPSFUSION_GATE__MIN_ROWS="10")
     assert stopped.returncode == 2
-    assert "1 shards or units failed, all others are done" in stopped.stderr
-    assert "40 of 40 captions of unit" in stopped.stderr
+    assert "1 shards or units failed, all others are done" in stopped.messages
+    assert "40 of 40 captions of unit" in stopped.messages
     assert pairs_in(settings) == []
     [unit] = rows(settings, "select unit_id, state, error from work_units")
     assert unit["state"] == "failed"
     assert "truncated" in unit["error"]
 
     accepted = run_command(settings, "--accept-rejections", CAPSFUSION_GATE__MIN_ROWS="10")
-    assert accepted.returncode == 0, accepted.stderr
+    assert accepted.returncode == 0, accepted.messages
     [loaded] = rows(settings, "select unit_id, state, rejected, error from work_units")
     assert loaded == {"unit_id": unit["unit_id"], "state": "loaded", "rejected": 40, "error": None}
 
 
-def run_command(settings: Settings, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
-    variables = {
+def run_command(settings: Settings, *more: str, **variables: str) -> Ended:
+    given = {
         "CAPSFUSION_HOME": str(settings.home),
         "CAPSFUSION_WAREHOUSE_URL": plain_url(settings),
         "CAPSFUSION_MODEL": settings.model,
@@ -262,11 +260,11 @@ def run_command(settings: Settings, *more: str, **env: str) -> subprocess.Comple
         "CAPSFUSION_LAION2B": settings.laion2b,
         "CAPSFUSION_LAION_COCO": settings.laion_coco,
     }
-    command = [sys.executable, "-m", "capsfusion_tasks.cli", "run", "--start", "2026-11-10", "--end", "2026-11-11"]
-    return subprocess.run([*command, *more], env={**os.environ, **variables, **env}, capture_output=True, text=True)
+    # huggingface_hub reads its variables when it is imported.
+    call = capsfusion_process if "HF_HUB_OFFLINE" in variables else capsfusion
+    return call("run", "--start", "2026-11-10", "--end", "2026-11-11", *more, **{**given, **variables})
 
 
-@pytest.mark.slow
 def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
     settings: Settings, sample: tuple[Path, SampleReport], tmp_path: Path
 ) -> None:
@@ -279,8 +277,8 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
         (raw / f"{name}.parquet").write_bytes(content)
         os.utime(raw / f"{name}.parquet", (when, when))
     command = run_command(settings, "--laion-2b", str(raw))
-    assert command.returncode == 2, command.stderr
-    error = command.stderr.strip().splitlines()[-1]
+    assert command.returncode == 2, command.messages
+    error = command.messages.strip().splitlines()[-1]
     assert error.startswith(
         "capsfusion: error: 3 shards or units failed, all others are done; the first: shard laion_2b/"
     )
@@ -290,7 +288,6 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
     assert len(pairs_in(settings)) == 40
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "message"),
     [
@@ -319,14 +316,14 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
 )
 def test_bad_configuration_is_one_line_and_exit_code_2(settings: Settings, env: dict[str, str], message: str) -> None:
     command = run_command(settings, **env)
-    last = command.stderr.strip().splitlines()[-1]
+    last = command.messages.strip().splitlines()[-1]
     if "127.0.0.1:1" in message:  # a server that does not answer may answer later
         assert (command.returncode, last.partition("the warehouse")[0]) == (75, "capsfusion: not now: ")
     else:
         assert (command.returncode, last.partition(": error: ")[0]) == (2, "capsfusion")
     assert message in last
-    assert "secret" not in command.stderr
-    assert "Traceback" not in command.stderr
+    assert "secret" not in command.messages
+    assert "Traceback" not in command.messages
 
 
 def test_every_pair_of_the_sample_is_stored_as_it_came(done: Done, sample: tuple[Path, SampleReport]) -> None:

@@ -1,12 +1,9 @@
-"""Rejected captions that are replayed: which rows move, and exactly once, whatever is killed or done meanwhile."""
+"""Replays of rejected captions: which rows move, exactly once, in spite of kills and other runs."""
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -33,6 +30,8 @@ from capsfusion_tasks.thresholds import GateSettings, RuleSettings
 from capsfusion_tasks.warehouse import ledger, quarantine, queries, rates
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
+from tests import one_process
+from tests.command import capsfusion
 from tests.conftest import plain_url
 from tests.opened import interval_tasks, replay, unit_tasks
 from tests.warehouse.conftest import in_threads, pair_id
@@ -52,7 +51,7 @@ def cut_off(number: int) -> str:
 
 
 def rex(numbers: Sequence[int]) -> pa.Table:
-    """Pairs of the numbers, which ``good`` and ``cut_off`` are captions of."""
+    """Pairs with these numbers, for the captions of ``good`` and ``cut_off``."""
     return pairs_table({number: (f"Rex the dog number {number}", "A dog on grass.") for number in numbers})
 
 
@@ -83,7 +82,7 @@ def settings(tiny_model: Path, warehouse_url: str, tmp_path: Path) -> Settings:
 
 
 def other(settings: Settings, **changes: Any) -> Settings:
-    """The same warehouse and staging area, other decoding settings."""
+    """Settings with the same warehouse and staging area, and another decoding."""
     return Settings(**{**settings.model_dump(), "num_beams": 2, **changes})
 
 
@@ -96,7 +95,7 @@ def fused_day(settings: Settings, pairs: pa.Table, captions: Captions) -> None:
 
 
 def finish(settings: Settings, unit: Unit, captions: Captions) -> dict[str, Any]:
-    """Fuse a unit by hand, ``captions`` of the pairs' numbers; validate and load it."""
+    """Fuse a unit by hand, with ``captions`` of the pairs' numbers. Then validate and load it."""
     fuse(settings, unit, captions)
     unit_tasks.validate(settings, unit, accept_rejections=True)
     return unit_tasks.load(settings, unit)
@@ -133,7 +132,7 @@ def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
 
 
 def numbers_in(settings: Settings, table: str, fusion: Settings | None = None) -> list[int]:
-    """The pairs that the table has, those of a fusion only where one is given."""
+    """Numbers of the table's pairs: all, or those of the settings ``fusion``."""
     of = f"where fusion_id = '{decide(fusion).fusion_id}'" if fusion else ""
     return [row["laion_hash"] for row in rows(settings, f"select laion_hash from {table} {of} order by 1")]
 
@@ -183,7 +182,7 @@ def test_a_replay_with_another_beam_moves_exactly_the_captions_that_pass(setting
     assert f"moved: {len(moved)} pass under fusion {target}" in report["text"]
     assert f"rejected again: {len(kept)}, in rejected_captions under fusion {target}: " in report["text"]
     assert any("8 rejected captions to replay" in line for line in said)
-    # What is known of the first try is kept whole, and so is where the pair comes from.
+    # The rejected row is kept unchanged, and the new row has the same source.
     [first] = rows(settings, "select * from replayed_captions where laion_hash = 1")
     assert {name: first[name] for name in before} == before
     [again] = rows(
@@ -206,7 +205,7 @@ def test_reason_time_and_limit_select(settings: Settings) -> None:
     assert "selected: 0 rejected captions" in replay.report(target, rejections_of(settings))["text"]
     short = replay.plan(target, rejections_of(settings, "short", reasons=("too_short", "empty"), loaded_from=before))
     assert numbers_of(settings, short) == [2, 3, 4]
-    # The limit holds although some that match are taken.
+    # The limit does not count captions that other replays took.
     two = replay.plan(target, rejections_of(settings, "two", limit=2))
     assert len(numbers_of(settings, two)) == 2
     rest = replay.plan(target, rejections_of(settings, "rest"))
@@ -221,7 +220,9 @@ def test_the_same_replay_again_does_nothing_and_another_goes_on_from_there(setti
     after = rows(settings, QUARANTINE)
     for name in ("run 1", "run 2"):
         assert replay.plan(second, rejections_of(settings, name)) == []
-        assert replay.plan(second, rejections_of(second, name), budget=Budget(0)) != []  # judged again, for nothing
+        assert (
+            replay.plan(second, rejections_of(second, name), budget=Budget(0)) != []
+        )  # only judged again, which needs no GPU
         for judged in replay.plan(second, rejections_of(second, name)):
             assert unit_tasks.is_fused(second, judged)
             finish_as_fused(second, judged)
@@ -230,7 +231,7 @@ def test_the_same_replay_again_does_nothing_and_another_goes_on_from_there(setti
     assert numbers_of(settings, [unit]) == [3, 4, 5]
     finish(third, unit, accepted_below(5))
     assert numbers_in(settings, "rejected_captions") == [5]
-    # Back to settings that were tried before: only on demand.
+    # Settings that were tried before are not tried again without existing="replace".
     assert replay.plan(second, rejections_of(third, "back")) == []
     assert numbers_of(settings, replay.plan(second, rejections_of(third, "back"), existing="replace")) == [5]
     assert_consistent(settings)
@@ -336,7 +337,7 @@ def test_a_unit_that_failed_does_not_keep_its_rows_from_other_settings(settings:
     unit_tasks.fuse_failed(second, unit, "out of memory")
     [mine] = replay.plan(third, rejections_of(settings, "run 2"))
     finish(third, mine, good)
-    # The first goes on after all: its captions stand beside the others, and nothing leaves quarantine twice.
+    # The first replay continues: its captions are added, and no caption leaves quarantine twice.
     finish(second, unit, good)
     report = replay.report(second, rejections_of(settings))
     assert report["moved"] == 0
@@ -350,13 +351,13 @@ def test_a_run_of_the_day_and_a_replay_neither_lose_nor_double_a_pair(settings: 
     fused_day(settings, rex(range(6)), accepted_below(2))
     target = other(settings)
     [again] = replay.plan(target, rejections_of(settings))
-    # The day under the replay's settings leaves its pairs alone, while they are on their way and afterwards.
+    # A run of the day with the replay's settings does not plan the replay's pairs, during the replay or later.
     [days] = interval_tasks.plan(target, DAY)
     assert numbers_of(settings, [days]) == [0, 1]
     finish(target, again, accepted_below(4))
     finish(target, days, good)
     assert interval_tasks.plan(target, DAY) == []
-    # The day under its own settings does not fuse again what a replay took, nor does it miss it.
+    # A run of the day with its own settings does not fuse the replayed pairs again, and does not count them as lost.
     assert interval_tasks.plan(settings, DAY) == []
     report = interval_tasks.report(settings, DAY)
     assert (report["unplanned"], report["summary"]["rows_in"], report["replayed"]) == (0, 6, 4)
@@ -369,7 +370,7 @@ def test_a_run_of_the_day_and_a_replay_neither_lose_nor_double_a_pair(settings: 
     assert numbers_in(settings, "fused_captions", target) == [0, 1, 2, 3]
     assert numbers_in(settings, "rejected_captions", target) == [4, 5]
     assert_consistent(settings)
-    # Fused again on demand, it is all new.
+    # With existing="replace", everything is fused again.
     [units] = interval_tasks.plan(settings, DAY, existing="replace")
     fuse(settings, units, good)
     unit_tasks.validate(settings, units)
@@ -391,11 +392,9 @@ def test_a_replay_that_is_killed_goes_on_where_it_was(settings: Settings) -> Non
         "CAPSFUSION_CHUNK_ROWS": "1",
         "CAPSFUSION_BATCH_SIZE": "1",
     }
-    command = [sys.executable, "-m", "capsfusion_tasks.cli", "replay", "--reason", "truncated"]
-    command += ["--max-new-tokens", "40"]
-    environment = {**os.environ, **variables}
+    command = ["replay", "--reason", "truncated", "--max-new-tokens", "40"]
     storage = Storage(settings.staging_uri)
-    killed = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    killed = one_process.start(command, variables)
     deadline = time.monotonic() + 200
     while not (done := chunks_of_replays(storage)):
         assert killed.poll() is None
@@ -410,9 +409,10 @@ def test_a_replay_that_is_killed_goes_on_where_it_was(settings: Settings) -> Non
     killed.wait()
     assert numbers_in(settings, "rejected_captions", settings) == list(range(12)), "nothing moves in part"
 
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert "selected: 12 rejected captions" in finished.stdout
+    with one_process.ranks_in_one_process():
+        finished = capsfusion(*command, **variables)
+    assert finished.returncode == 0, finished.messages
+    assert b"selected: 12 rejected captions" in finished.stdout
     assert done.items() <= chunks_of_replays(storage).items(), "what was fused is not fused again"
     replayed = rows(settings, "select tries, rows_in from work_units where replay is not null")
     assert replayed == [{"tries": 2, "rows_in": 12}]
@@ -454,7 +454,6 @@ def test_the_gate_of_a_replay_can_be_kept_and_its_units_do_not_move_the_gate_of_
 
 
 def test_a_reason_that_does_not_exist_is_one_line_and_exit_code_2() -> None:
-    command = [sys.executable, "-m", "capsfusion_tasks.cli", "replay", "--reason", "ugly"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = capsfusion("replay", "--reason", "ugly")
     assert done.returncode == 2
-    assert done.stderr.startswith("capsfusion: error: there is no reason ugly: give one of failed, empty, ")
+    assert done.messages.startswith("capsfusion: error: there is no reason ugly: give one of failed, empty, ")

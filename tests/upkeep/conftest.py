@@ -1,4 +1,4 @@
-"""A staging area and a warehouse in which two days are loaded and one is planned, and copies of both to break."""
+"""A staging area and a warehouse with two days loaded and one planned. Tests break copies of them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from capsfusion_tasks.schemas import CAPTION, FUSED, Unit
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.upkeep.check import Result, check
+from capsfusion_tasks.upkeep.check import Result
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from tests.conftest import new_warehouse
-from tests.opened import interval_tasks, unit_tasks
+from tests.opened import check, interval_tasks, unit_tasks
 
 DAYS = [
     Interval(start=datetime(2026, 11, day, tzinfo=UTC), end=datetime(2026, 11, day, tzinfo=UTC) + timedelta(days=1))
@@ -50,7 +50,7 @@ def settings_for(shards: Path, home: Path, warehouse_url: str, **more: Any) -> S
 
 @dataclass
 class Built:
-    """Where it was made."""
+    """The original."""
 
     shards: Path
     home: Path
@@ -59,7 +59,7 @@ class Built:
 
 @dataclass
 class Area:
-    """What a test may break."""
+    """The copy that a test may break."""
 
     shards: Path
     home: Path
@@ -70,7 +70,7 @@ class Area:
         return self.with_settings()
 
     def with_settings(self, **more: Any) -> Settings:
-        """The area's, but for ``more``."""
+        """The area's settings, changed by ``more``."""
         return settings_for(self.shards, **{"home": self.home, "warehouse_url": self.warehouse_url, **more})
 
     @property
@@ -82,7 +82,7 @@ class Area:
         return self.home / "staging"
 
     def check(self, **options: Any) -> Result:
-        """Whatever the age of a file: nobody is at work in a test."""
+        """Run the checks, with files of any age: in a test, no other task is running."""
         return check(self.settings, **{"safe_age": timedelta(0), **options})
 
     def rules(self, **options: Any) -> list[str]:
@@ -136,7 +136,7 @@ def plan_day(settings: Settings, day: Interval, **options: Any) -> list[Unit]:
 
 
 def fuse_by_hand(settings: Settings, unit: Unit) -> None:
-    """What torchrun would leave behind, without it: captions that nobody generated."""
+    """Write chunks as torchrun would, with made-up captions."""
     storage = Storage(settings.staging_uri)
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id))
     captions = [

@@ -1,4 +1,4 @@
-"""Each invariant is broken for real: `capsfusion check` finds it, says so, and repairs what is safe."""
+"""Breaks each invariant for real. `capsfusion check` finds the damage, reports it, and repairs it if that is safe."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.upkeep.check import check
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.queries import Scope
 from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions
-from tests.opened import interval_tasks, unit_tasks
+from tests.opened import check, interval_tasks, unit_tasks
 from tests.upkeep.conftest import DAYS, Area, plan_day
 
 
@@ -170,7 +169,7 @@ def test_a_broken_row_is_found(area: Area, name: str) -> None:
     statement, rules = LEDGER_BROKEN[name]
     area.execute(statement)
     assert area.rules() == rules
-    # The unit or the shard lies in one of the days, and a check of that day alone finds it too.
+    # The unit or shard belongs to one of the days. A check of only that day finds it too.
     scoped = [check(area.settings, Scope(interval=day), safe_age=timedelta(0)) for day in DAYS]
     assert sorted({finding.rule for result in scoped for finding in result.findings}) == rules
 
@@ -220,7 +219,7 @@ def test_lost_pairs_are_found_and_a_limit_explains_those_that_it_left(area: Area
     area.execute("delete from work_units where state <> 'loaded'")
     plan_day(area.settings, DAYS[2], limit=3)
     result = area.check(pairs=True)
-    assert {finding.rule for finding in result.findings} == {"unit-unknown"}  # of the units that were taken away
+    assert {finding.rule for finding in result.findings} == {"unit-unknown"}  # pairs of the removed units
     [counts] = result.pairs.values()
     assert counts["in units"] == 3
     assert counts["left for a limit"] > 0

@@ -1,4 +1,4 @@
-"""What `capsfusion gc` deletes, and that nothing which is needed goes with it."""
+"""`capsfusion gc` deletes old files, and none that are needed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.upkeep.garbage import Collection, collect
-from tests.opened import unit_tasks
+from capsfusion_tasks.upkeep.garbage import Collection
+from tests.opened import collect, unit_tasks
 from tests.upkeep.conftest import DAYS, Area
 
 NOW = timedelta(0)
@@ -49,13 +49,13 @@ def test_files_of_loaded_units_go_and_everything_runs_as_before(area: Area) -> N
     assert not {*area.storage.folders("units")} & {*loaded}
     assert area.rules(footers=True, pairs=True) == []
 
-    # A task that is cleared afterwards finds that its unit is loaded.
+    # A task that is cleared later finds that its unit is loaded.
     unit = area.unit(loaded[0])
     assert unit_tasks.fused_and_loaded(area.settings, unit) is not None
     verdicts = unit_tasks.validate(area.settings, unit)
     assert (verdicts["rows"], verdicts["already_loaded"]) == (unit.rows, True)
     assert unit_tasks.load(area.settings, unit)["already_loaded"] is True
-    # And a day that runs again has nothing new to do; the day that was only planned is finished.
+    # A loaded day that runs again has nothing to do. The planned day is finished.
     area.run_day(DAYS[0])
     area.run_day(DAYS[2])
     more = area.one("select count(*) from rejected_captions") + area.one("select count(*) from fused_captions")
@@ -166,12 +166,12 @@ def test_scratch_folders_go_when_their_process_is_gone(area: Area) -> None:
     owner = subprocess.Popen([sys.executable, "-c", HOLD, str(scratch)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     folder = Path(owner.stdout.readline().strip())
-    (scratch / "photos").mkdir()  # of somebody else
+    (scratch / "photos").mkdir()  # of another process
     assert "scratch" not in kinds(collect_all(area.settings))
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     collection = collect(area.settings, safe_age=timedelta(hours=1), delete=True)
-    assert "scratch" not in kinds(collection)  # so young that it may not be held yet
+    assert "scratch" not in kinds(collection)  # so young that its process may not hold it yet
     when = (datetime.now(UTC) - timedelta(hours=2)).timestamp()
     os.utime(folder, (when, when))
     [found] = collect(area.settings, safe_age=timedelta(hours=1), delete=True).found

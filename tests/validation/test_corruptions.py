@@ -13,7 +13,7 @@ from capsfusion_tasks.validation.rules import RULES
 pytestmark = pytest.mark.slow
 
 ROWS = 200
-# The least share that must be caught, for kinds below 99%: some of their captions cannot be told from honest ones by
+# The share that must be caught, for kinds below 99%: some of their captions cannot be told from honest captions by
 # words alone. docs/validation.md says which.
 LEAST = {
     "changed_year": 0.97,

@@ -31,7 +31,7 @@ def page(rows: list[tuple[str, str, str]], name: str = "fused.jsonl") -> str:
 
 
 class Checker(HTMLParser):
-    """Raises where tags do not close in the order in which they opened."""
+    """Raises if tags are not closed in reverse order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

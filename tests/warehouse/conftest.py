@@ -62,7 +62,7 @@ def plan(
     interval: Interval = DAY,
     dag_run_id: str = "run 1",
 ) -> None:
-    """Enter units of (unit_id, rows)."""
+    """Register units, given as (unit_id, rows)."""
     planned = [Unit(unit_id=unit_id, fusion_id=fusion_id, rows=rows, tokens=100 * rows) for unit_id, rows in units]
     with warehouse.engine.begin() as connection:
         fusions.register(connection, FUSION.model_copy(update={"fusion_id": fusion_id}), {})
@@ -92,7 +92,7 @@ def rows(*numbers: int, rejected: dict[int, list[str]] | None = None, **changes:
 
 
 def in_threads(*calls: Callable[[], object]) -> list[object]:
-    """The results of calls at the same time; an exception counts as one."""
+    """Run ``calls`` at the same time. Returns their results and exceptions."""
     results: list[object] = []
 
     def run(call: Callable[[], object]) -> None:
@@ -111,7 +111,7 @@ def in_threads(*calls: Callable[[], object]) -> list[object]:
 
 @contextmanager
 def merge_held(warehouse: Warehouse) -> Iterator[None]:
-    """Keeps every load from going past its COPY, as long as the block runs."""
+    """Within the block, every load waits after its COPY."""
     with warehouse.engine.begin() as connection:
         connection.execute(text("select pg_advisory_xact_lock(hashtextextended('capsfusion.load f1', 0))"))
         yield

@@ -1,4 +1,4 @@
-"""A network between a client and PostgreSQL that breaks where a test wants it to."""
+"""A network between a client and PostgreSQL that breaks at a chosen point."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-RESET = struct.pack("ii", 1, 0)  # closing sends RST: what is still on its way is lost
+RESET = struct.pack("ii", 1, 0)  # closing sends RST, and data on the way are lost
 
 
 @dataclass
 class CuttingProxy:
-    """Forwards TCP connections to the server's Unix socket; both ends are cut off where ``after`` or ``at`` says."""
+    """Forwards TCP connections to the server's Unix socket, and cuts both ends at ``after`` or ``at``."""
 
     server: Path
     after: int | None = None  # bytes from the client
     at: Literal["commit", "answer to commit"] | None = None
-    stall: bool = False  # do not cut: keep the connection, forward nothing more
+    stall: bool = False  # instead of cutting, keep the connection and forward nothing more
     from_client: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
 
@@ -60,7 +60,7 @@ class CuttingProxy:
                 server.sendall(data[:room] if self.at is None else b"")
                 return self._break_off()
             if self.at == "answer to commit" and b"COMMIT" in data:
-                self.reached.set()  # before the answer can come
+                self.reached.set()  # before the server can answer
             server.sendall(data)
             self.from_client += len(data)
         return _end(server)
@@ -94,6 +94,6 @@ def _received(connection: socket.socket) -> bytes:
 
 
 def _end(connection: socket.socket) -> None:
-    """Wake whoever reads from it."""
+    """Shut the socket down, which wakes threads that read from it."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

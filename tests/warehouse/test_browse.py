@@ -1,4 +1,4 @@
-"""Pages of captions against a plain look at all rows, and where a caption comes from."""
+"""Pages of captions, compared with a scan of all rows, and the lineage of a caption."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOSTILE = "it's a \\ 100% 'bicycle' :x; drop table fused_captions --"
 
 @pytest.fixture(scope="module")
 def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
-    """Two models over the same pairs, a unit and a day each, every third caption rejected; and a unit that waits."""
+    """Two fusions of the same pairs, one unit and day each, with every third caption rejected, and a waiting unit."""
     units = (("f1", "u1", DAY, "run 1", 12), ("f2", "u2", NEXT_DAY, "run 2", 20))
     with new_warehouse(postgres) as url, open_warehouse(Settings(warehouse_url=url)) as warehouse:
         for fusion_id, unit_id, interval, run, count in units:
@@ -135,18 +135,22 @@ def test_a_caption_has_its_lineage(filled: Warehouse) -> None:
     with filled.engine.connect() as connection:
         found = lineage(connection, UUID(bytes=pair_id(4)), "f1")
     assert found is not None
-    assert (found["laion_2b_file"]["path"], found["laion_2b_row"]) == ("raw/4.parquet", 4)
-    assert found["laion_coco_file"] is None, "the ledger does not know this one"
-    assert (found["unit"]["unit_id"], found["unit"]["interval_start"]) == ("u1", datetime(2026, 11, 10, tzinfo=UTC))
-    assert (found["dag_run_id"], found["fusion"]["num_beams"], found["reasons"]) == ("run 1", 3, None)
-    assert [other["fusion_id"] for other in found["others"]] == ["f2"]
+    caption, file, unit, fusion = found.caption, found.laion_2b_file, found.unit, found.fusion
+    assert file is not None
+    assert unit is not None
+    assert fusion is not None
+    assert (file["path"], caption["laion_2b_row"]) == ("raw/4.parquet", 4)
+    assert found.laion_coco_file is None, "the ledger does not know this one"
+    assert (unit["unit_id"], unit["interval_start"]) == ("u1", datetime(2026, 11, 10, tzinfo=UTC))
+    assert (caption["dag_run_id"], fusion["num_beams"], caption["reasons"]) == ("run 1", 3, None)
+    assert [other["fusion_id"] for other in found.others] == ["f2"]
 
 
 def test_a_rejected_caption_has_its_lineage_and_one_that_is_not_there_has_none(filled: Warehouse) -> None:
     with filled.engine.connect() as connection:
         rejected = lineage(connection, UUID(bytes=pair_id(3)), "f2")
         assert rejected is not None
-        assert rejected["reasons"] == ["truncated", "copy"]
+        assert rejected.caption["reasons"] == ["truncated", "copy"]
         assert lineage(connection, UUID(bytes=pair_id(3)), "f3") is None
         assert lineage(connection, UUID(bytes=pair_id(99)), "f1") is None
 

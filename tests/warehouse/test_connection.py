@@ -1,4 +1,4 @@
-"""Opening a warehouse: which one, with which schema, and what is said when that fails."""
+"""Opening a warehouse: the server, the schema, and the errors."""
 
 from __future__ import annotations
 

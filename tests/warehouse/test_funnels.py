@@ -1,4 +1,4 @@
-"""Runs in figures, against the units and rows that were entered; and that people who look change and block nothing."""
+"""Figures of runs, compared with the units and rows that tests load. Reading them changes and blocks nothing."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def test_a_shard_keeps_its_row_when_it_is_seen_again(connection: Connection) -> 
     assert connection.scalar(select(shards.c.state).where(shards.c.shard_id == "s2")) == "discovered"
 
 
-# Every row takes a moment between the look for a conflict and the entry in the unique indexes. As this index must be
-# the first to be written, the unique ones are made anew after it.
+# Adds a pause to every insert, between the check for conflicts and the write to the unique indexes. Indexes are written
+# in the order in which they were created, so the unique ones are created again after the slow one.
 SLOW_INSERTS = """
     create function pause(text) returns text language plpgsql immutable as
         $$ begin perform pg_sleep(0.2); return $1; end $$;
@@ -78,7 +78,7 @@ def test_a_failed_shard_shows_its_error_until_it_is_pulled(connection: Connectio
 
 def test_a_unit_goes_its_way(warehouse: Warehouse, connection: Connection) -> None:
     plan(warehouse, ("u1", 2))
-    plan(warehouse, ("u1", 99), ("u2", 3))  # planned again: nothing changes, the new one is added
+    plan(warehouse, ("u1", 99), ("u2", 3))  # u1 is planned again and does not change; u2 is added
     assert ledger.unit_states(connection, ["u1", "u2", "unknown"]) == {"u1": "planned", "u2": "planned"}
     ledger.unit_started(connection, "u1")
     ledger.unit_failed(connection, "u1", "out of memory")

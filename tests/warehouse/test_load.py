@@ -1,4 +1,4 @@
-"""Loading a unit: whole or not at all, once, whatever happens in the middle."""
+"""Loading a unit: all of it or nothing, and only once, whatever happens during the load."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.warehouse.conftest import in_threads, merge_held, pair_id, plan, rows
 
 
 def everything(connection: Connection) -> list[object]:
-    """All that a load can change, in an order of its own, but for the time."""
+    """All columns that a load can change except times, sorted."""
     found: list[object] = []
     for table, key in ((fused_captions, "pair_id"), (rejected_captions, "pair_id"), (work_units, "unit_id")):
         for row in connection.execute(select(table).order_by(table.c[key])).mappings():
@@ -72,7 +72,7 @@ def test_loading_again_changes_nothing(warehouse: Warehouse, connection: Connect
 
 def test_no_table_is_read_whole_for_each_row(warehouse: Warehouse, connection: Connection) -> None:
     plan(warehouse, *((f"u{number}", 500) for number in range(60)))
-    connection.execute(text("analyze capsfusion.work_units"))  # few pages: the planner would read them all
+    connection.execute(text("analyze capsfusion.work_units"))  # the table is so small that the planner would scan it
 
     def scans() -> tuple[int, int]:
         found = connection.execute(
@@ -87,7 +87,7 @@ def test_no_table_is_read_whole_for_each_row(warehouse: Warehouse, connection: C
     load_unit(warehouse, "u0", rows(*range(500)))
     deadline = time.monotonic() + 30
     while scans()[1] < by_index + 500 and time.monotonic() < deadline:
-        time.sleep(0.05)  # a backend tells its counts when it ends
+        time.sleep(0.05)  # a backend reports its statistics when it ends
     assert scans()[1] >= by_index + 500
     assert scans()[0] == whole
 

@@ -1,4 +1,4 @@
-"""From nothing and from each earlier version, with rows in it, the schema becomes the one that the code describes."""
+"""Migrating an empty database, or one of an earlier version with rows, gives the schema that the code describes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.warehouse.conftest import plan, rows
 
 EARLIER = sorted(known_revisions() - {head_revision()})
 
-# A row in each table as the first version knew it; the pair is one that tests of today load, too.
+# A row in each table of the first version. Tests load the same pair again later.
 FIRST_ROWS = """
 insert into capsfusion.fusions
 values ('f1', 'demo', null, 'm', 'p', 't', 'native', 'float32', 3, 80, '{"model": "demo"}', now());
@@ -45,7 +45,7 @@ values (md5('101')::uuid, 'f1', 'u', 'raw', 'synthetic', 'x', '{loop}', -1, 150,
 
 @pytest.fixture
 def engine(postgres: EmbeddedPostgres) -> Iterator[Engine]:
-    """On a database of its own, empty."""
+    """An engine for an empty database."""
     admin = create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
     engine = create_engine(postgres.url("migrations"))
     with admin.connect() as connection:
@@ -110,7 +110,7 @@ def assert_built_as_described(connection: Connection) -> None:
         },
     )
     assert compare_metadata(context, metadata) == []
-    # What alembic does not compare: checks, the order of the columns, and the kinds of the indexes.
+    # Alembic does not compare checks, the order of columns, and kinds of indexes.
     for name, table in ((table.name, table) for table in metadata.tables.values()):
         stored = inspect(connection)
         assert [column["name"] for column in stored.get_columns(name, SCHEMA)] == table.columns.keys()
@@ -124,7 +124,7 @@ def assert_built_as_described(connection: Connection) -> None:
 
 
 def indexes(connection: Connection, schema: str) -> dict[str, str]:
-    """Name → definition of all indexes but of the version's own table."""
+    """Name → definition of all indexes, without that of alembic's version table."""
     query = text("select indexname, indexdef from pg_indexes where schemaname = :schema and tablename <> :version")
     found = connection.execute(query, {"schema": schema, "version": VERSION_TABLE})
     return {name: definition.replace(f" {schema}.", " ") for name, definition in found}

@@ -1,4 +1,4 @@
-"""What plannings found, summed up: an interval planned again does not take its own units for others'."""
+"""Sums of what plans found. An interval that is planned again does not count its own units as other intervals'."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_samples_are_the_same_at_every_call(two_days: Warehouse, connection: Con
     sample = sample_captions(connection, 2)
     assert sample == sample_captions(connection, 2)
     assert len(sample) == 2
-    assert {row["capsfusion"] for row in sample_captions(connection, 9, ["u1"])} == {"capsfusion 1", "capsfusion 3"}
+    assert {row.capsfusion for row in sample_captions(connection, 9, ["u1"])} == {"capsfusion 1", "capsfusion 3"}
     assert sample_captions(connection, 9, []) == []
 
 

@@ -1,4 +1,4 @@
-"""The queries of docs/queries.md: each finds something, and together they use every index of captions."""
+"""The queries of docs/queries.md: each finds rows, and together they use every index of the tables of captions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
             connection.execute(
                 f"insert into rejected_captions ({both}, reasons) select {both}, why from columns where why is not null"
             )
-            # A replay of the one model's first unit under the other.
+            # A replay of the first fusion's first unit under the second fusion.
             connection.execute(
                 "update work_units set interval_start = null, interval_end = null, replay = 'manual__2026-11-13',"
                 " replay_of = '3f9a1c20b7de' where unit_id = 'unit-40'"
@@ -57,7 +57,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
 
 @pytest.fixture(scope="module")
 def reader(postgres: EmbeddedPostgres, filled: Warehouse) -> Iterator[Warehouse]:
-    """The same warehouse, for a login that may only read."""
+    """The same warehouse with a login that may only read."""
     url = login(postgres, filled.url.render_as_string(hide_password=False), READER)
     with open_warehouse(Settings(warehouse_url=url)) as warehouse:
         yield warehouse
@@ -97,7 +97,7 @@ def test_a_part_of_the_view_is_read_without_the_whole_table(filled: Warehouse, q
 
 
 def rows_read(node: dict[str, Any]) -> Iterator[int]:
-    """The rows that the plan's scans really took up, filtered ones too."""
+    """Number of rows that the plan's scans read, including rows that a filter removed."""
     if "Scan" in node["Node Type"]:
         yield int(node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)))
     for part in node.get("Plans", []):

@@ -1,4 +1,4 @@
-"""What the ledger knows of speed, and of the work that lies planned."""
+"""Rates and planned work from the ledger."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_rate_is_that_of_the_last_units_per_device(warehouse: Warehouse, con
     assert rates.measured(connection, "f1") is None
     plan(warehouse, ("u1", 10), ("u2", 10), ("u3", 10), ("u4", 10))
     plan(warehouse, ("v1", 10), fusion_id="f2")
-    fuse(connection, "u1", 10.0)  # no tokens were noted
+    fuse(connection, "u1", 10.0)  # without token counts
     found = rates.measured(connection, "f1")
     assert found == rates.Measured(1, rates.Spread(100, 100, 100), None)
     fuse(connection, "u2", 5.0, prompt_tokens=700, caption_tokens=100)
@@ -53,9 +53,9 @@ def test_a_replay_under_its_own_fusion_says_nothing_about_the_rate(
         unit = Unit(unit_id=name, fusion_id="f1", rows=10, tokens=1000)
         plan(warehouse, (f"of-{name}", 1), fusion_id=replayed)
         ledger.register_units(connection, [unit], Replay(name=name, fusion_id=replayed))
-    fuse(connection, "again", 0.1)  # one row in ten was fused, the others' captions were there
+    fuse(connection, "again", 0.1)  # only one row in ten was fused; the other captions existed already
     assert rates.measured(connection, "f1") == rates.Measured(1, rates.Spread(100, 100, 100), None)
-    fuse(connection, "other", 10.0)  # other settings: all of its rows
+    fuse(connection, "other", 10.0)  # with other settings, all rows were fused
     found = rates.measured(connection, "f1")
     assert found is not None
     assert found.units == 2

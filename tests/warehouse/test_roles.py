@@ -1,4 +1,4 @@
-"""What a login of each role of the database may do, and what it may not."""
+"""What logins of each database role may and may not do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from capsfusion_tasks.warehouse.url import parse_url
 from tests.conftest import login
 from tests.warehouse.conftest import plan, rows
 
-# Each as a statement of its own; none of them changes the warehouse, by its condition or because it fails.
+# Separate statements. None of them changes the warehouse: they fail or match no row.
 WRITES = ("delete from capsfusion.shards where false", "update capsfusion.work_units set error = null where false")
 SCHEMA_CHANGES = (
     "create table capsfusion.mine (n int)",
@@ -38,7 +38,7 @@ SCHEMA_CHANGES = (
 
 
 def may(warehouse: Warehouse, statement: str) -> bool:
-    """Whether the statement is allowed; nothing of it stays."""
+    """Whether the statement is allowed. It is rolled back."""
     with psycopg.connect(warehouse.adbc_uri) as connection:
         try:
             connection.execute(statement)
@@ -102,7 +102,7 @@ def test_an_owner_migrates_and_what_it_makes_is_open_to_the_others(postgres: Emb
             connection.execute(text("create table capsfusion.by_hand (n int)"))
         owner.dispose()
         assert owners == {OWNER}
-        with admin.connect() as connection:  # as docs/operations.md has it, where public may not connect
+        with admin.connect() as connection:  # as docs/operations.md recommends: public may not connect
             connection.execute(text(f"grant connect on database owned to {READER}"))
         with open_warehouse(Settings(warehouse_url=login(postgres, url, READER))) as reader:
             assert may(reader, "select from capsfusion.by_hand")
@@ -129,7 +129,7 @@ def test_a_login_that_may_make_no_roles_migrates_and_is_told_what_is_missing(
             plan(warehouse, ("u1", 1))
             load_unit(warehouse, "u1", rows(1))
             assert f"grant {OWNER} to <this login>" in caplog.text
-            # What the message says, done.
+            # Follow the message's advice.
             with admin.connect() as connection:
                 connection.execute(text(f"grant {OWNER} to single"))
             with warehouse.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""SQL as users write it."""
+"""Queries by `capsfusion sql`."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_parameters_of_the_url_may_have_spaces(warehouse: Warehouse) -> None:
     shown = "select current_setting('work_mem') || ' ' || current_setting('application_name')"
     assert execute_sql(spaced, shown).column(0).to_pylist() == ["7MB a+b"]
     command, environment = psql_command(spaced)
-    environment.pop("PGOPTIONS")  # which the URL's own would hide
+    environment.pop("PGOPTIONS")  # the options in the URL hide it anyway
     said = subprocess.run([*command, "-At", "-c", shown], env=environment, capture_output=True, text=True)
     assert (said.stdout, said.stderr) == ("7MB a+b\n", "")
 

@@ -1,4 +1,4 @@
-"""What a failure of PostgreSQL becomes: an error that trying again may mend, or one that the user must."""
+"""How PostgreSQL's errors are reported: NotReadyError if a retry may succeed, InputError if the user must act."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from capsfusion_tasks.warehouse.roles import LOADER, READER
 from tests.conftest import login
 from tests.warehouse.conftest import plan
 
-ENCRYPTION = b"\x04\xd2"  # how the codes of SSLRequest and GSSENCRequest begin
+ENCRYPTION = b"\x04\xd2"  # first bytes of the codes of SSLRequest and GSSENCRequest
 READ_ONLY = "options=-c%20default_transaction_read_only%3Don"
 
 
 @contextmanager
 def server(answer: bytes) -> Iterator[int]:
-    """The port of a server that answers every client with ``answer``, after a refusal of encryption."""
+    """Port of a server that refuses encryption and then sends ``answer`` to every client."""
 
     def answer_one(client: socket.socket) -> None:
         with client:
@@ -153,7 +153,7 @@ def test_a_login_without_a_right_gets_one_line(postgres: EmbeddedPostgres, wareh
 
 
 def test_a_path_that_is_too_long_for_its_index_is_an_input_error(settings: Settings) -> None:
-    path = "".join(sha256(str(number).encode()).hexdigest() for number in range(100))  # no compression makes it fit
+    path = "".join(sha256(str(number).encode()).hexdigest() for number in range(100))  # too large even when compressed
     found = Shard.model_validate(
         {
             "source": "/data",

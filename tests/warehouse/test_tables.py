@@ -1,4 +1,4 @@
-"""The tables hold what they are for, and their constraints bite."""
+"""The tables accept valid rows, and their constraints reject others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A warehouse behind TLS: the certificate is checked by all three clients, whatever the URL's path through them."""
+"""A warehouse behind TLS: SQLAlchemy, ADBC and psql all check its certificate."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.tls import Authority, make_authority, tls_relay
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("tls") / "a folder")  # a space, for what it does in a URL
+    return make_authority(tmp_path_factory.mktemp("tls") / "a folder")  # with a space, which must be escaped in a URL
 
 
 @pytest.fixture
 def tls_url(postgres: EmbeddedPostgres, warehouse_url: str, authority: Authority) -> Iterator[str]:
-    """The warehouse by TCP, for clients that speak TLS and no others."""
+    """The warehouse by TCP, with TLS only."""
     with tls_relay(authority, str(postgres.socket_folder / f".s.PGSQL.{PORT}"), postgres=True) as port:
         user, database = make_url(warehouse_url).username, make_url(warehouse_url).database
         yield f"postgresql://{user}@localhost:{port}/{database}"
@@ -39,15 +39,15 @@ def verified(url: str, ca: Path) -> str:
 
 
 def test_a_verified_warehouse_is_reached_by_every_driver_and_by_psql(tls_url: str, authority: Authority) -> None:
-    with open_warehouse(Settings(warehouse_url=verified(tls_url, authority.ca))) as warehouse:  # by SQLAlchemy
+    with open_warehouse(Settings(warehouse_url=verified(tls_url, authority.ca))) as warehouse:  # SQLAlchemy
         with warehouse.engine.connect() as connection:
             driver = connection.connection.driver_connection
             assert isinstance(driver, psycopg.Connection)
             assert driver.pgconn.ssl_in_use
-        # ADBC's driver does not say; the relay speaks nothing but TLS.
+        # ADBC's driver does not tell whether it uses TLS, but the relay accepts nothing else.
         assert execute_sql(warehouse, "select 1 as one").to_pylist() == [{"one": 1}]
         argv, environment = psql_command(warehouse)
-    if shutil.which("psql"):  # the embedded server's own has no TLS
+    if shutil.which("psql"):  # the psql of the embedded server has no TLS
         asked = [*argv, "--no-psqlrc", "-c", "\\conninfo"]
         said = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
         assert "TLS" in said.stdout

@@ -13,12 +13,12 @@ Checkpoint = Callable[..., Path]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Checkpoint:
-    """Writes a random LLaMA, of a config with changes, as safetensors; its outputs have clear preferences."""
+    """Writes a random LLaMA as safetensors, with changes to its config. Its most likely tokens are clearly ahead."""
 
     def write(name: str = "model", shard: str = "5GB", dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
         torch.manual_seed(0)
         sizes = {
-            "vocab_size": 321,  # no multiple of the head's padding
+            "vocab_size": 321,  # not a multiple of the head's padding
             "hidden_size": 64,
             "intermediate_size": 96,
             "num_hidden_layers": 3,

@@ -1,4 +1,4 @@
-"""The float8 model: what it costs in precision, and where it is refused. Products run on the CPU as on a GPU."""
+"""The float8 model: its loss of precision, and where it is refused. Products are computed on the CPU as on a GPU."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_engine_over_it_gives_every_row_its_caption(checkpoint: Checkpoint) -
 def test_a_device_without_float8_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.model"):
         (tmp_path / name).write_bytes((BUNDLED_MODEL / name).read_bytes())
-    (tmp_path / "model.safetensors").write_bytes(b"no weights")  # reading it would fail in another way
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")  # reading this file would raise another error
     settings = load_settings(dtype="float8", home=tmp_path / "home")
     job = FuseJob.of(settings, decide(settings), staging="", pairs="", chunks="")
     job = job.model_copy(update={"model": str(tmp_path)})

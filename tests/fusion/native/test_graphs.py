@@ -1,4 +1,4 @@
-"""Which sizes of the decode step are captured, and which of them a step runs on; capturing itself needs a GPU."""
+"""Which batch sizes are captured as CUDA graphs, and which graph a step uses. Capturing itself needs a GPU."""
 
 from __future__ import annotations
 

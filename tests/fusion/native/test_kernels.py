@@ -19,7 +19,7 @@ from capsfusion_tasks.fusion.native.cache import KVCache, Pages
 from capsfusion_tasks.fusion.native.float8 import Float8
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# Triton's interpreter takes bfloat16 for the integers that it keeps it as.
+# Triton's interpreter stores bfloat16 as integers, and computes with these.
 on_a_gpu = pytest.mark.skipif(DEVICE.type == "cpu", reason="Triton's interpreter does not compute in bfloat16")
 COMPUTED = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
 CLOSE = {torch.float32: {"atol": 2e-6, "rtol": 1e-5}, torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2}}
@@ -40,7 +40,7 @@ def sample(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
 
 
 class Setup:
-    """Four slots of up to 50 tokens whose pages lie in no order, behind a prefix."""
+    """Four slots of up to 50 tokens behind a prefix, with pages in mixed order."""
 
     def __init__(
         self, heads: int, kv_heads: int, d: int, beams: int, prefix: int, page: int, dtype: torch.dtype
@@ -48,7 +48,7 @@ class Setup:
         self.heads, self.kv_heads, self.d, self.beams, self.dtype = heads, kv_heads, d, beams, dtype
         self.prefix, self.capacity = prefix, 50
         pages = Pages(pages=16, page_tokens=page, slots=4, capacity=self.capacity)
-        for tokens in range(1, self.capacity + 1):  # in turns: no slot gets neighbours
+        for tokens in range(1, self.capacity + 1):  # in turns, so that no slot has adjacent pages
             for slot in (2, 0, 3, 1):
                 assert pages.grow(slot, tokens)
         model: Any = SimpleNamespace(layers=2, kv_heads=kv_heads, head_dim=d, device=DEVICE, dtype=dtype)
@@ -64,7 +64,7 @@ class Setup:
         return pack_prompts(prompts, [3, 0, 2][: len(lengths)], prefix=self.prefix, cache=self.cache)
 
     def beam_attention(self, ops: ModuleType, queries: Tensor, used: list[int]) -> Tensor:
-        """Over slots with so many tokens, of which each beam sees the first and some others."""
+        """Beams over slots with these numbers of tokens. Each beam sees the first token and some others."""
         slots = torch.tensor([1, 3, 0][: len(used)], device=DEVICE)
         length = torch.tensor(used, device=DEVICE)
         visible = sample(len(used), self.beams, self.capacity, seed=3) > 0
@@ -149,7 +149,7 @@ def test_rows_are_quantised_with_a_scale_each() -> None:
         assert isinstance(expected, Float8)
         torch.testing.assert_close(got.scales, expected.scales, rtol=1e-2, atol=0)
         ours, theirs = got.values.float(), expected.values.float()
-        if DEVICE.type == "cpu":  # the interpreter halves a number that is rounded up to a power of two
+        if DEVICE.type == "cpu":  # the interpreter halves numbers that it rounds up to a power of two
             sound = theirs.frexp().mantissa.abs() != 0.5
             ours, theirs = ours[sound], theirs[sound]
         # A scale's last bit may decide between neighbours: float8 has 3 bits of mantissa.

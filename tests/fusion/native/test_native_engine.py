@@ -42,7 +42,7 @@ def random_requests(rows: int, seed: int = 0) -> list[Request]:
 
 
 REQUESTS = random_requests(40)
-FEW = REQUESTS[:12]  # where the reference takes them one by one
+FEW = REQUESTS[:12]  # for references that take one request at a time
 
 
 def native(
@@ -77,7 +77,7 @@ def model(model_folder: Path) -> Llama:
 
 @pytest.fixture
 def eos(model: Llama) -> int:
-    """A token that some captions say, so that rows end at different times: random weights have no use for EOS."""
+    """A token of some captions, as EOS, so that rows end at different times. Random weights never give the real EOS."""
     said = [
         token for c in native(model, eos_ids=[NEVER]).generate(StaticRequests(REQUESTS)) for token in set(c.token_ids)
     ]
@@ -164,13 +164,13 @@ def test_a_slot_is_refilled_at_once_and_only_a_few_rows_are_read_ahead(model: Ll
     assert len(list(completions)) == 199 - len(left)
     engine.occupancy.busy = engine.occupancy.slots = 0
     assert len(list(engine.generate(StaticRequests(left)))) == len(left)
-    # Static batches of rows of 2 to 10 tokens would be busy for little more than half of their steps.
+    # Static batches of rows of 2 to 10 tokens would be busy in little more than half of their steps.
     assert engine.occupancy.busy / engine.occupancy.slots > 0.85
 
 
 def test_rows_that_come_late_join_those_that_are_on_their_way(model: Llama, eos: int) -> None:
     class Slow(StaticRequests):
-        """Has a row for those who wait, and only each third time for those who do not."""
+        """Always has a row for a caller that waits, and every third time for one that does not."""
 
         asked = 0
 
@@ -186,7 +186,7 @@ def test_rows_that_come_late_join_those_that_are_on_their_way(model: Llama, eos:
 
 @pytest.mark.parametrize(("num_beams", "most"), [(1, 1), (3, 1), (3, 2), (1, 12), (3, 12)])
 def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: int) -> None:
-    """A CUDA graph steps over more slots than are busy, for as long as the engine runs."""
+    """A CUDA graph computes idle slots too, as long as the engine runs."""
 
     def slots() -> Slots:
         return Slots(
@@ -327,7 +327,7 @@ def test_captions_that_do_not_fit_the_models_positions_are_refused(model: Llama)
 
 
 def generate(folder: Path, num_beams: int) -> dict[int, list[int]]:
-    """Captions of ``generate`` with what it reads in ``folder`` itself, which ends them where that says."""
+    """Captions of transformers' ``generate``, which reads the end of captions from the files in ``folder``."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ends, captions = model.generation_config.eos_token_id, {}
     for request in FEW:
@@ -341,7 +341,7 @@ def generate(folder: Path, num_beams: int) -> dict[int, list[int]]:
 
 
 def captions_of(folder: Path, num_beams: int, engine: str) -> dict[int, list[int]]:
-    """Captions of an engine, with the token that ends them."""
+    """Captions of one of our engines, which gets the EOS ids of ``folder`` as ranks do."""
     eos_ids = eos_token_ids(folder)
     if engine == "native":
         some: Engine = native(load_llama(folder, CPU, torch.float32), num_beams=num_beams, eos_ids=eos_ids)
@@ -359,7 +359,7 @@ def test_each_of_several_ends_ends_a_caption_as_in_generate(
     model_folder: Path, model: Llama, num_beams: int, number: int, engine: str
 ) -> None:
     said = Counter(token for c in native(model).generate(StaticRequests(REQUESTS)) for token in set(c.token_ids))
-    # With many, nearly all of a beam's likeliest tokens end it: there must be candidates enough to go on with.
+    # With many EOS ids, nearly all of a beam's likeliest tokens end it. There must be enough candidates to continue.
     ends = [token for token, _ in said.most_common(4)] if number == 4 else list(range(100, 100 + number))
     (model_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     expected = generate(model_folder, num_beams)
@@ -419,12 +419,12 @@ def test_a_row_whose_scores_are_not_finite_is_set_aside_and_spoils_no_other(
     of_transformers = TransformersEngine(reference, pad_id=0, batch_size=8, **settings)
     spoilt = by_row(complete_all(of_transformers, StaticRequests(REQUESTS)))
     failed = {row for row, completion in spoilt.items() if completion == ([], NOT_FINITE, 0)}
-    assert touched <= failed  # and rows of which a beam that was given up had said it
+    assert touched <= failed  # and rows in which only a discarded beam had it
     assert len(failed) < len(touched) + 3
     assert all(spoilt[row] == expected[row] for row in expected if row not in failed)
 
     monkeypatch.setattr(torch_ops, "PAGE_TOKENS", page_tokens)
     engine = native(model, num_beams=num_beams, slots=2, eos_ids=[eos])  # each slot has many rows, one after the other
     if page_tokens:
-        engine._room = Room(2, -(-(36 + 11 * num_beams) // 4) + 3)  # rows begin anew for lack of pages
+        engine._room = Room(2, -(-(36 + 11 * num_beams) // 4) + 3)  # rows start again because no page is free
     assert by_row(complete_all(engine, StaticRequests(REQUESTS))) == spoilt
