@@ -89,13 +89,16 @@ def check(
 ) -> Result:
     """Check everything, or the units and shards in ``scope``; ``repair`` repairs what can be repaired safely.
 
+    A check of an interval reads only files that belong to it. A check of everything also finds files that belong to no
+    shard and no unit.
+
     ``footers`` opens every bucket file. ``pairs`` joins all buckets again and looks up each pair. ``sources`` lists the
     sources again and looks for shards that arrived after their interval was listed. Files younger than ``safe_age``
     may belong to a running task and are left alone. Raises InputError for ``pairs`` with an interval.
     """
     if pairs and scope.interval is not None:
         raise InputError("a pair can join shards of two intervals: run --pairs without --start and --end")
-    evidence = gather(context.settings, context.storage, context.warehouse, scope, safe_age)
+    evidence = gather(context.settings, context.storage, context.warehouse, scope, safe_age, all_lists=sources)
     rows = {side: dict(counts) for side, counts in shards.rows(evidence).items()}
     result = Result(_looked_at(evidence), rows, [*_findings(evidence, footers, pairs)])
     if sources:

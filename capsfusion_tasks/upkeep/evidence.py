@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import pyarrow as pa
 
@@ -14,36 +14,16 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.shards import shard_list
 from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage, StoredFile
+from capsfusion_tasks.upkeep.listing import Listing
 from capsfusion_tasks.warehouse import invariants
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.invariants import LedgerShard, LedgerUnit
 from capsfusion_tasks.warehouse.plans import last_left
 from capsfusion_tasks.warehouse.queries import Scope
-
-
-class Listing:
-    """The staging area's files, by path."""
-
-    def __init__(self, files: Iterable[StoredFile]) -> None:
-        self._files = list(files)
-        self._paths = [file.path for file in self._files]
-
-    def __iter__(self) -> Iterator[StoredFile]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def under(self, folder: str) -> list[StoredFile]:
-        """Published files in ``folder`` and below it."""
-        first, end = bisect_left(self._paths, f"{folder}/"), bisect_left(self._paths, f"{folder}0")  # "0" follows "/"
-        return [file for file in self._files[first:end] if not file.unpublished]
-
-    def get(self, path: str) -> StoredFile | None:
-        place = bisect_left(self._paths, path)
-        return self._files[place] if place < len(self._paths) and self._paths[place] == path else None
 
 
 @dataclass(frozen=True)
@@ -73,7 +53,7 @@ class Evidence:
     lists: dict[Interval, list[Shard]]  # the shards of each interval in the scope
     broken_lists: dict[str, str]  # path of an unreadable list or mark → error
     marks: dict[str, PullMark]  # shard_id → what its pull recorded; pulled shards of ``lists`` only
-    others: set[str]  # shards of intervals outside the scope
+    others: set[str]  # shards of intervals outside the scope, where all lists were read
     shards: dict[str, LedgerShard]
     units: list[LedgerUnit]
     known_units: set[str]
@@ -91,32 +71,58 @@ class Evidence:
             return _short(error)
 
 
-def gather(settings: Settings, storage: Storage, warehouse: Warehouse, scope: Scope, safe_age: timedelta) -> Evidence:
-    """Read the ledger's shards first and its units last: what a running task changes meanwhile then looks unfinished,
-    not wrong. Raises InputError where the staging area is not the one of the ledger."""
+def gather(
+    settings: Settings,
+    storage: Storage,
+    warehouse: Warehouse,
+    scope: Scope,
+    safe_age: timedelta,
+    *,
+    all_lists: bool = True,
+) -> Evidence:
+    """Read the files and the ledger, in an order in which what a running task changes looks unfinished, not wrong.
+
+    For a scope with an interval, reads only the files of its intervals, of their shards and of their unfinished units.
+    ``all_lists``: read the lists of the other intervals, too. Raises InputError where the staging area is not the one
+    of the ledger.
+    """
     with warehouse.engine.connect() as connection:
-        shards = invariants.ledger_shards(connection)
-    listing = Listing(storage.tree())
-    if listing.get(layout.BUCKETS_CONFIG) is None and any(shard.state == "pulled" for shard in shards.values()):
+        ledger_shards = invariants.ledger_shards(connection)
+    whole = scope.interval is None
+    intervals = shard_list.intervals(storage)
+    inside = [one for one in intervals if scope.interval is None or one.is_within(scope.interval)]
+    if whole:
+        listing = Listing(storage.tree())
+    else:
+        folders = read_ahead(storage.tree, (f"{layout.RUNS}/{interval.key}" for interval in inside))
+        listing = Listing([*storage.stat([layout.BUCKETS_CONFIG]), *chain.from_iterable(folders)])
+    pulled = any(shard.state == "pulled" for shard in ledger_shards.values())
+    if pulled and listing.get(layout.BUCKETS_CONFIG) is None:
         raise InputError(
             f"{storage.root} has no {layout.BUCKETS_CONFIG}, so it is not the staging area of the ledger's shards:"
             " mount it, or set CAPSFUSION_STAGING to the one that the runs use"
         )
-    lists, others, broken = _lists(storage, listing, scope.interval)
-    marks: dict[str, PullMark] = {}
-    for shard in (shard for found in lists.values() for shard in found):
-        path = layout.pulled_mark(shard.side, shard.shard_id)
-        if listing.get(path) is not None:
-            try:
-                mark = storage.read_json(path)
-                if mark.get("whole", True):  # otherwise the shard is being pulled again
-                    marks[shard.shard_id] = PullMark(mark["rows"], mark["dropped"], mark["buckets"])
-            except (json.JSONDecodeError, KeyError) as error:
-                broken[path] = _short(error)
+    broken: dict[str, str] = {}
+    lists = _lists(storage, inside, broken)
+    outside = _lists(storage, set(intervals) - set(inside), broken) if all_lists else {}
+    shards = [shard for found in lists.values() for shard in found]
+    if not whole:
+        listing += storage.stat(layout.pulled_mark(shard.side, shard.shard_id) for shard in shards)
+    marks = _marks(storage, listing, shards, broken)
+    if not whole:
+        listing += storage.stat(
+            layout.bucket_file(shard.side, int(bucket), shard.shard_id)
+            for shard in shards
+            if shard.shard_id in marks
+            for bucket in marks[shard.shard_id].buckets
+        )
     with warehouse.engine.connect() as connection:
         units = invariants.ledger_units(connection, scope)
         known = invariants.unit_ids(connection)
         left = last_left(connection)
+    if not whole:  # after the ledger: a unit that is fused there has all of its chunks
+        unfinished = (f"units/{unit.unit_id}" for unit in units if unit.state != "loaded")
+        listing += chain.from_iterable(read_ahead(storage.tree, unfinished))
     return Evidence(
         settings=settings,
         storage=storage,
@@ -126,8 +132,8 @@ def gather(settings: Settings, storage: Storage, warehouse: Warehouse, scope: Sc
         lists=lists,
         broken_lists=broken,
         marks=marks,
-        others=others,
-        shards=shards,
+        others={shard.shard_id for found in outside.values() for shard in found},
+        shards=ledger_shards,
         units=units,
         known_units=known,
         left=left,
@@ -135,27 +141,37 @@ def gather(settings: Settings, storage: Storage, warehouse: Warehouse, scope: Sc
     )
 
 
-def _lists(
-    storage: Storage, listing: Listing, within: Interval | None
-) -> tuple[dict[Interval, list[Shard]], set[str], dict[str, str]]:
-    lists: dict[Interval, list[Shard]] = {}
-    others: set[str] = set()
-    broken = {}
-    for file in listing.under(layout.RUNS):
-        _, key, name = file.path.split("/", 2)
-        if name != "shards.json":
-            continue
+def _lists(storage: Storage, intervals: Iterable[Interval], broken: dict[str, str]) -> dict[Interval, list[Shard]]:
+    """The shards of each interval that was listed. Adds lists that cannot be read to ``broken``."""
+
+    def read(interval: Interval) -> tuple[Interval, list[Shard] | None]:
+        path = layout.discovered(interval)
         try:
-            found = [Shard.model_validate(shard) for shard in storage.read_json(file.path)["shards"]]
+            if not storage.exists(path):
+                return interval, None
+            return interval, [Shard.model_validate(shard) for shard in storage.read_json(path)["shards"]]
         except (ValueError, KeyError) as error:  # not JSON, or not a list of shards
-            broken[file.path] = _short(error)
-            continue
-        interval = Interval.from_key(key)
-        if within is None or interval.is_within(within):
-            lists[interval] = found
-        else:
-            others |= {shard.shard_id for shard in found}
-    return lists, others, broken
+            broken[path] = _short(error)
+            return interval, None
+
+    return {interval: shards for interval, shards in read_ahead(read, intervals) if shards is not None}
+
+
+def _marks(storage: Storage, listing: Listing, shards: Iterable[Shard], broken: dict[str, str]) -> dict[str, PullMark]:
+    """What the pull of each shard recorded, by shard_id. Adds marks that cannot be read to ``broken``."""
+
+    def read(shard: Shard) -> tuple[str, PullMark | None]:
+        path = layout.pulled_mark(shard.side, shard.shard_id)
+        try:
+            mark = storage.read_json(path)
+            if mark.get("whole", True):  # otherwise the shard is being pulled again
+                return shard.shard_id, PullMark(mark["rows"], mark["dropped"], mark["buckets"])
+        except (json.JSONDecodeError, KeyError) as error:
+            broken[path] = _short(error)
+        return shard.shard_id, None
+
+    pulled = (shard for shard in shards if listing.get(layout.pulled_mark(shard.side, shard.shard_id)) is not None)
+    return {shard_id: mark for shard_id, mark in read_ahead(read, pulled) if mark is not None}
 
 
 def _short(error: Exception) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.in_flight import PairsInFlight
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
@@ -87,6 +88,38 @@ def test_pairs_of_units_in_flight_are_dropped(storage: Storage) -> None:
     found = new_pairs(storage, DAY, nothing_known, in_flight, limit=None)
     assert hashes(storage, found) == [0, 1, 4]
     assert [part.taken for part in found] == [1, 1]
+
+
+@pytest.mark.parametrize(("batch_rows", "reads"), [(100, 1), (3, 2)])
+def test_a_batch_of_buckets_reads_each_unfinished_unit_and_asks_the_warehouse_once(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, batch_rows: int, reads: int
+) -> None:
+    for bucket, table in {"00000": pairs(2, 7), "00001": pairs(3, 8, 9)}.items():
+        storage.write_table(f"{layout.pairs_folder(BEFORE)}/{bucket}.parquet", table)
+    before = new_pairs(storage, BEFORE, nothing_known, in_flight=[], limit=None)
+    [unit] = cut_units(storage, before, BEFORE, "f" * 12, unit_tokens=10**6, serial=0)
+    read: list[str] = []
+    read_table = Storage.read_table
+
+    def reading(self: Storage, path: str, columns: list[str] | None = None) -> pa.Table:
+        read.append(path)
+        return read_table(self, path, columns)
+
+    def asked(ids: pa.Array) -> pa.Array:
+        read.append("warehouse")
+        return nothing_known(ids)
+
+    monkeypatch.setattr(Storage, "read_table", reading)
+    monkeypatch.setattr("capsfusion_tasks.planning.pair_files.BATCH_ROWS", batch_rows)
+    found = new_pairs(storage, DAY, asked, [unit.unit_id], limit=None)
+    assert [read.count(what) for what in (layout.unit_pairs(unit.unit_id), "warehouse")] == [reads, reads]
+    monkeypatch.undo()
+    assert hashes(storage, found) == [0, 1, 4]
+
+
+def test_a_unit_without_its_file_stops_the_plan_with_what_to_do(storage: Storage) -> None:
+    with pytest.raises(NotReadyError, match=r"unit gone is unfinished, but .*check --repair"):
+        new_pairs(storage, DAY, nothing_known, ["gone"], limit=None)
 
 
 def test_replacing_takes_known_pairs_too(storage: Storage) -> None:

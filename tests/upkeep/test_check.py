@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse.connection import open_warehouse
@@ -370,6 +371,29 @@ def test_a_run_ends_with_a_check_of_its_interval_that_leaves_failures_to_the_rep
     assert [len(result["findings"]) for result in found.values()] == [1, 0, 0]
     assert f"check: bucket-file-missing: buckets/{shard.side}/" in found[DAYS[0]]["text"]
     assert found[DAYS[2]]["text"].endswith("check: nothing is wrong")
+
+
+def test_a_check_of_an_interval_reads_only_its_files(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def watch(name: str) -> None:
+        original = getattr(Storage, name)
+
+        def reading(self: Storage, path: str = "", **options: Any) -> Any:
+            read.append(path)
+            return original(self, path, **options)
+
+        monkeypatch.setattr(Storage, name, reading)
+
+    foreign = {day.key for day in DAYS[:2]}
+    foreign |= {shard.shard_id for day in DAYS[:2] for shard in discovery.discovered(day, area.storage)}
+    foreign |= {name for name in area.storage.folders("units") if not name.startswith("20261112")}
+    for name in ("tree", "sizes", "read_json", "footer", "read_table", "_info"):
+        watch(name)
+    assert interval_tasks.check(area.settings, DAYS[2])["findings"] == []
+    assert f"runs/{DAYS[2].key}" in read
+    assert "" not in read, "the whole area is listed"
+    assert not [path for path in read if any(name in path for name in foreign)]
 
 
 def test_a_lost_connection_does_not_end_the_work_and_the_lock_comes_back(
