@@ -39,6 +39,18 @@ CANNOT_CONNECT_NOW = "57P03"  # SQLSTATE of a server that is still starting up
 START_TIMEOUT = 120  # seconds, enough for recovery after a crash
 STOP_TIMEOUT = 30  # seconds for an orderly stop
 BINARIES: Path = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
+# PG… variables are for other servers. libpq would take from them what a URL leaves open: PGSSLMODE=verify-full, say.
+_PARAMETERS = {
+    "hostaddr": "",
+    "sslmode": "disable",
+    "sslrootcert": "",
+    "gssencmode": "disable",
+    "channel_binding": "disable",
+    "require_auth": "none",
+    "target_session_attrs": "any",
+    "load_balance_hosts": "disable",
+    "connect_timeout": "10",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class EmbeddedPostgres:
     def url(self, database: str = "capsfusion", driver: str = "psycopg") -> URL:
         """SQLAlchemy URL of ``database`` with its driver (``psycopg``, ``psycopg2``, …)."""
         query = {"host": str(self.socket_folder), "port": str(PORT)}
+        if driver == "psycopg":  # Airflow makes a URL for asyncpg of its own, which knows none of them
+            query |= _PARAMETERS
         return URL.create(f"postgresql+{driver}", username=SUPERUSER, database=database, query=query)
 
 
@@ -195,7 +209,7 @@ def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> Non
     url = server.url("postgres", "psycopg").set(drivername="postgresql").render_as_string(hide_password=False)
     while True:
         try:
-            connection = psycopg.connect(url, autocommit=True, connect_timeout=10, client_encoding="UTF8")
+            connection = psycopg.connect(url, autocommit=True, client_encoding="UTF8")
             break
         except psycopg.OperationalError as error:
             # Another process started the server, and it has not finished its recovery.

@@ -13,10 +13,11 @@ from sqlalchemy.engine import make_url
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.migrate import current_revision, head_revision
-from capsfusion_tasks.warehouse.url import parse_url
+from capsfusion_tasks.warehouse.sql import execute_sql
+from capsfusion_tasks.warehouse.url import libpq_uri, parse_url
 from tests.conftest import plain_url
 
 
@@ -94,6 +95,32 @@ def test_the_environment_of_libpq_does_not_change_what_text_is(
         warehouse.engine.connect() as connection,
     ):
         assert connection.scalar(text("select 'é 猫'")) == "é 猫"
+
+
+def test_the_environment_of_libpq_does_not_reach_the_embedded_server(
+    postgres: EmbeddedPostgres, warehouse_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "PGHOSTADDR": "192.0.2.1",
+        "PGSSLMODE": "verify-full",
+        "PGSSLROOTCERT": "system",
+        "PGGSSENCMODE": "require",
+        "PGCHANNELBINDING": "require",
+        "PGREQUIREAUTH": "scram-sha-256",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGCONNECT_TIMEOUT": "soon",
+        "PGPORT": "1",
+        "PGUSER": "nobody",
+    }.items():
+        monkeypatch.setenv(name, value)
+    url = postgres.url(make_url(warehouse_url).database or "")
+    with psycopg.connect(libpq_uri(url)) as connection:
+        assert connection.execute("select current_user").fetchone() == ("postgres",)
+    engine = create_engine(url)
+    with engine.connect() as connected:
+        assert connected.scalar(text("select current_user")) == "postgres"
+    engine.dispose()
+    assert execute_sql(Warehouse(engine, url), "select current_user::text").column(0).to_pylist() == ["postgres"]
 
 
 def test_a_server_that_does_not_answer() -> None:
