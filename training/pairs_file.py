@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import random
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,13 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from capsfusion_tasks.demo.pairs import make_pair
+from capsfusion_tasks.demo.pairs import MadePair, make_pair
+from capsfusion_tasks.demo.pairs.words import VOCABULARY
 from capsfusion_tasks.fusion.prompt import PROMPT_TEMPLATE, build_prompt
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.validation.text import FUNCTION_WORDS
+
+_WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def template_symbols() -> list[str]:
@@ -57,15 +62,60 @@ def train_tokenizer(work: Path, vocab_size: int, texts: int, seed: int) -> None:
     )
 
 
-def _encode_share(job: tuple[Path, int, int]) -> tuple[np.ndarray, np.ndarray]:
+class OtherWords:
+    """Puts other words into pairs, the same ones into all three captions.
+
+    The generator's vocabulary is small. Pairs with words that mean nothing there teach to copy any word, from both
+    sources: without them a model writes words of the generator instead of words that it has not seen.
+    """
+
+    def __init__(self, rng: random.Random, tokenizer_file: Path) -> None:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file))
+        pieces = [processor.id_to_piece(number) for number in range(processor.vocab_size())]
+        self.rng = rng
+        self.starts = [piece[1:] for piece in pieces if piece[:1] == "\u2581" and piece[1:].isalpha()]
+        self.words = [start for start in self.starts if len(start) > 2]
+        self.rests = [piece for piece in pieces if piece.isalpha() and len(piece) > 1]
+
+    def word(self) -> str:
+        """A word of the tokenizer, of title words, or one made of pieces."""
+        kind = self.rng.random()
+        if kind < 0.4:
+            return self.rng.choice(self.words).lower()
+        if kind < 0.6:
+            return self.rng.choice(VOCABULARY)
+        return (
+            self.rng.choice(self.starts) + "".join(self.rng.choices(self.rests, k=self.rng.choice((1, 1, 2))))
+        ).lower()
+
+    def replace(self, pair: MadePair) -> MadePair:
+        """`pair` with other words for a part of those that the fused caption takes from its sources."""
+        shared = set(_WORD.findall(pair.fused.lower())) & set(_WORD.findall(f"{pair.raw} {pair.synthetic}".lower()))
+        part = self.rng.choice((0.2, 0.5, 0.9))
+        other = {word: self.word() for word in sorted(shared - FUNCTION_WORDS) if self.rng.random() < part}
+
+        def written(match: re.Match[str]) -> str:
+            found = match[0]
+            word = other.get(found.lower(), found)
+            if word is found or found.islower():
+                return word
+            return word.upper() if found.isupper() else word.capitalize()
+
+        raw, synthetic, fused = (_WORD.sub(written, text) for text in (pair.raw, pair.synthetic, pair.fused))
+        return replace(pair, raw=raw, synthetic=synthetic, fused=fused)
+
+
+def _encode_share(job: tuple[Path, int, int, float]) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of `count` pairs in one array, and the lengths [count, 2] of their prompts and targets."""
-    tokenizer_file, seed, count = job
-    os.nice(5)
+    tokenizer_file, seed, count, other_share = job
     tokenizer, rng = LlamaTokenizer(tokenizer_file), random.Random(seed)
+    other_words = OtherWords(rng, tokenizer_file)
     ids: list[np.ndarray] = []
     lengths = np.zeros((count, 2), np.int32)
     for row in range(count):
         pair = make_pair(rng, "train")
+        if rng.random() < other_share:
+            pair = other_words.replace(pair)
         prompt = tokenizer.encode(build_prompt(pair.raw, pair.synthetic))
         target = [*tokenizer.encode(pair.fused, bos=False), tokenizer.eos_id]
         ids.append(np.array(prompt + target, np.uint16))
@@ -73,10 +123,15 @@ def _encode_share(job: tuple[Path, int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(ids), lengths
 
 
-def make_pairs_file(work: Path, pairs: int, seed: int, workers: int) -> None:
-    """Write pairs.npz, the token ids of all training pairs. `workers` processes make shares of 20,000 pairs."""
+def make_pairs_file(work: Path, pairs: int, seed: int, workers: int, other_share: float) -> None:
+    """Write pairs.npz, the token ids of all training pairs, a share of them with other words.
+
+    `workers` processes make 20,000 pairs at a time.
+    """
     share = 20_000
-    jobs = [(work / "tokenizer.model", seed + 1 + number, share) for number in range(math.ceil(pairs / share))]
+    jobs = [
+        (work / "tokenizer.model", seed + 1 + number, share, other_share) for number in range(math.ceil(pairs / share))
+    ]
     with multiprocessing.Pool(workers) as pool:
         parts = pool.map(_encode_share, jobs, chunksize=1)
     ids, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
