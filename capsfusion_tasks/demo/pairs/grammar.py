@@ -21,7 +21,7 @@ MORE_SHARE = 0.17  # of raw captions with more sentences
 # Weights of the kinds of kinds.ini.
 KIND_SHARES = {
     "product": 34, "person": 8, "event": 8, "place": 10, "media": 8, "art": 6, "food": 6, "animal": 7, "graphic": 9,
-    "stock": 8, "home": 6, "howto": 4, "headline": 15,
+    "stock": 8, "home": 6, "howto": 4, "headline": 6,
 }  # fmt: skip
 _DOMAINS_OF = {kind: [name for name in KIND_OF if KIND_OF[name] == kind] for kind in KIND_SHARES}
 TELLINGS = 12  # templates tried for one scene
@@ -96,7 +96,7 @@ def _with_more(scene: Scene, raw: str, fused: str) -> tuple[str, str]:
         said = scene.draw(template)
         raw = f"{raw.rstrip('.')}. {capital(said)}"
         if number == 0 or (number == 1 and len(fused) < 150):
-            fused = fused.rstrip(".") + scene.rng.choice((f". {capital(said)}.", f", and {said}.", f", while {said}."))
+            fused = fused.rstrip(".") + scene.rng.choice((f". {capital(said)}.", f", and {said}."))
     return raw, fused
 
 
