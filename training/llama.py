@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class Shape:
     """The model's sizes, named as in transformers' LlamaConfig."""
 
-    vocab_size: int = 6144
+    vocab_size: int = 8192
     hidden_size: int = 256
     intermediate_size: int = 704
     num_hidden_layers: int = 6

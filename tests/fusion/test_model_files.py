@@ -142,10 +142,10 @@ def trained(tmp_path: Path, vocab_size: int, **options: Any) -> bytes:
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(folder: Path) -> None:
-    change(folder / "config.json", vocab_size=6143)
-    with pytest.raises(InputError, match=r"tokenizer\.model has 6144 tokens and the model embeddings for 6143"):
+    change(folder / "config.json", vocab_size=8191)
+    with pytest.raises(InputError, match=r"tokenizer\.model has 8192 tokens and the model embeddings for 8191"):
         check_model(folder)
-    change(folder / "config.json", vocab_size=6145)  # an added [PAD]
+    change(folder / "config.json", vocab_size=8193)  # an added [PAD]
     check_model(folder)
 
 
@@ -182,10 +182,10 @@ def test_a_captions_end_is_what_generate_takes_for_it(
     check_model(folder)
 
 
-@pytest.mark.parametrize("ids", ["2", [2, "</s>"], -1, 6144, True, {"a": 2}, [[2]]])
+@pytest.mark.parametrize("ids", ["2", [2, "</s>"], -1, 8192, True, {"a": 2}, [[2]]])
 def test_ends_that_are_no_tokens_are_refused(folder: Path, ids: object) -> None:
     files(folder, generation_config__json={"eos_token_id": ids})
-    with pytest.raises(InputError, match=r"/generation_config\.json has eos_token_id .* up to vocab_size \(6144\)"):
+    with pytest.raises(InputError, match=r"/generation_config\.json has eos_token_id .* up to vocab_size \(8192\)"):
         check_model(folder)
 
 

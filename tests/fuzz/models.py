@@ -51,7 +51,7 @@ def sound_folder(layout: str) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=6144,
+        vocab_size=8192,
         hidden_size=16,
         intermediate_size=24,
         num_hidden_layers=2,
@@ -71,7 +71,7 @@ def sound_folder(layout: str) -> Path:
 
 # ---- damage ----
 
-INTEGERS = (0, -1, 1, 2, 3, 8, 16, 6143, 6144, 6145, 1 << 24, 1 << 40, 1 << 70)
+INTEGERS = (0, -1, 1, 2, 3, 8, 16, 8191, 8192, 8193, 1 << 24, 1 << 40, 1 << 70)
 NUMBERS = st.sampled_from((*INTEGERS, 0.5, 1e-300, 1e308, 1e400))
 VALUES = st.none() | st.booleans() | NUMBERS | st.text(max_size=3) | st.lists(NUMBERS, max_size=3)
 ROPES = st.fixed_dictionaries(
@@ -96,7 +96,7 @@ KEYS = (
     *("eos_token_id", "bos_token_id", "pad_token_id", "pretraining_tp", "attention_dropout", "initializer_range"),
     *("repetition_penalty", "num_beams", "do_sample", "weight_map", "metadata", "is_encoder_decoder", "use_cache"),
 )
-ENDS = st.lists(st.integers(2, 6143), min_size=1, max_size=3)
+ENDS = st.lists(st.integers(2, 8191), min_size=1, max_size=3)
 CHANGES = (
     st.tuples(st.sampled_from(KEYS), VALUES)
     | st.tuples(st.sampled_from(("rope_scaling", "rope_parameters")), ROPES | VALUES)
@@ -169,7 +169,7 @@ def changed(weights: dict[str, torch.Tensor], number: int, kind: str) -> dict[st
         "int8": lambda: weights | {name: tensor.to(torch.int8)},
         "half": lambda: weights | {name: tensor.half()},
         "more": lambda: weights | {"model.layers.2.mlp.up_proj.weight": torch.zeros(24, 16)},
-        "own head": lambda: weights | {"lm_head.weight": torch.ones(6144, 16)},
+        "own head": lambda: weights | {"lm_head.weight": torch.ones(8192, 16)},
     }
     return changes[kind]()
 
