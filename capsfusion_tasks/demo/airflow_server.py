@@ -78,11 +78,8 @@ def local_airflow(
         stack.enter_context(_exclusive(folder))
         _end_orphans(folder, say)
         password = _password(folder)
-        ui_port, *log_ports = _free_ports(3)
-        if port is not None and _is_free(port):
-            ui_port = port
-        elif port is not None:
-            say(f"port {port} is in use, so the UI is on port {ui_port} instead")
+        free_port, *log_ports = _free_ports(3)
+        ui_port = _ui_port(port, free_port, say)
         api = AirflowApi(f"http://{HOST}:{ui_port}", USER, password)
         configuration = _configuration(folder, database_url, ui_port, log_ports, scheduled, users)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
@@ -176,6 +173,14 @@ def _free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind((HOST, 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def _ui_port(wanted: int | None, free: int, say: Say) -> int:
+    """The ``wanted`` port, or ``free`` where that is in use or none is wanted."""
+    if wanted is None or _is_free(wanted):
+        return wanted or free
+    say(f"port {wanted} is in use, so the UI is on port {free} instead")
+    return free
 
 
 def _is_free(port: int) -> bool:

@@ -20,6 +20,7 @@ from capsfusion_tasks.caption_files import (
     write_caption_file,
 )
 from capsfusion_tasks.caption_files.base import CaptionFile, MissingColumns
+from capsfusion_tasks.caption_files.formats import format_of
 from capsfusion_tasks.caption_files.inputs import InOut
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion import begun
@@ -107,6 +108,8 @@ def fuse_files(
     if columns.raw == columns.synthetic:
         raise InputError(f"the raw and the synthetic caption are both the column {columns.raw}: name two columns")
     opened = {each: _open(each.source, columns) for each in files}
+    for each in files:
+        format_of(each.target, write=True)
     if not begun.is_begun(out):  # else some of the targets are from the earlier try
         _check_new(files, out, existing)
     # This machine plans and fuses, so its device decides unless a setting does.
@@ -114,7 +117,8 @@ def fuse_files(
     decoding = decide(settings, here)
 
     with parts_folder(out) as parts:
-        if not resume:
+        storage = Storage(str(parts))
+        if not resume or not storage.files(_CHUNKS):  # an earlier try has finished no row
             empty(parts)
         kept: list[InOut] = []
         new = list(files)
@@ -134,7 +138,6 @@ def fuse_files(
         rows = _check_targets(todo, sources, on_line)
         shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # of an earlier try: a file may have changed since
         begun.write(parts, decoding, out, todo)
-        storage = Storage(str(parts))
         job = FuseJob.of(
             settings,
             decoding,

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, details, is_alive, message
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, may_pass
-from capsfusion_tasks.warehouse.tables import SCHEMA
+from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, UNDEFINED_COLUMN, UNDEFINED_TABLE, may_pass
+from capsfusion_tasks.warehouse.tables import SCHEMA, metadata
 
 _MOST_DIGITS = 38  # of Arrow's decimal128
 _UNKNOWN = "that cannot be shown"
@@ -44,7 +44,9 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
         except adbc.Error as error:
             if _connection_is_at_fault(connection, error):
                 raise
-            raise InputError(f"the SQL statement fails: {message(error)}{_place(sql, error)}") from error
+            raise InputError(
+                f"the SQL statement fails: {message(error)}{_place(sql, error)}{_advice(error)}"
+            ) from error
     _refuse_unknown(table.schema)
     return pa.Table.from_arrays([_plain(column) for column in table.columns], names=table.column_names)
 
@@ -62,6 +64,17 @@ def _place(sql: str, error: adbc.Error) -> str:
         return ""
     before = sql[: int(position) - 1].split("\n")
     return f" (line {len(before)}, column {len(before[-1]) + 1})"
+
+
+def _advice(error: adbc.Error) -> str:
+    """What to do about the mistakes of a first query."""
+    if error.sqlstate == UNDEFINED_TABLE:
+        return f"; the tables are captions, {', '.join(sorted(table.name for table in metadata.sorted_tables))}"
+    if error.sqlstate == UNDEFINED_COLUMN:
+        return "; select * from the table limit 1 shows its columns"
+    if "multiple commands" in str(error):
+        return "; give one statement at a time"
+    return ""
 
 
 def _refuse_unknown(schema: pa.Schema) -> None:

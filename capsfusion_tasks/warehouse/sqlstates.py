@@ -15,6 +15,7 @@ from capsfusion_tasks.warehouse.handshake import failed_handshake
 from capsfusion_tasks.warehouse.url import describe, libpq_uri
 
 READ_ONLY = "25006"
+UNDEFINED_COLUMN, UNDEFINED_TABLE = "42703", "42P01"
 REFUSED = "42000"  # stands for a refusal whose SQLSTATE the driver does not tell
 _PASSING_CLASSES = (
     "08",  # connection exception

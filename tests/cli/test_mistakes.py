@@ -1,0 +1,255 @@
+"""The natural mistakes of a first hour: each ends with one line that says what to do, and never with a traceback."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from capsfusion_tasks.cli import app, main
+from capsfusion_tasks.demo.airflow_server import HOST, _free_ports, _ui_port
+from capsfusion_tasks.demo.sample_data import write_sample_data
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.terminal import Working
+
+PAIRS = Path(__file__).parents[2] / "examples" / "pairs.jsonl"
+FILES = {
+    "columns.csv": b"url,alt,blip\nu,a,b\n",
+    "semicolons.csv": b"laion_2b;laion_coco\na;b\n",
+    "latin.csv": "laion_2b,laion_coco\ncaf\xe9,a cup\n".encode("latin-1"),
+    "empty.csv": b"",
+    "cut.jsonl": PAIRS.read_bytes()[:700],
+    "numbers.jsonl": b'{"laion_2b": 5, "laion_coco": "a cup"}\n',
+    "object.json": b'{"rows": []}',
+    "fused.jsonl": b'{"laion_2b": "a", "laion_coco": "b", "capsfusion": "c"}\n',
+    "pairs.txt": b"a\tb\n",
+    "a.parquet": b"not Parquet",
+    "there.jsonl": b"precious",
+}
+SOURCES = "--laion-2b sample/laion-2b --laion-coco sample/laion-coco"
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A user's working folder, with a home of its own; what ``main`` changes in this process is taken back."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("CAPSFUSION_") and name != "CAPSFUSION_DEVICE"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("COLUMNS", "200")
+    shutil.copy(PAIRS, "pairs.jsonl")
+    for name, content in FILES.items():
+        Path(name).write_bytes(content)
+    logger = logging.getLogger("capsfusion_tasks")
+    before = (logger.handlers, logger.propagate, signal.getsignal(signal.SIGTERM))
+    yield tmp_path
+    logger.handlers, logger.propagate = before[:2]
+    signal.signal(signal.SIGTERM, before[2])
+
+
+def said(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit code of a command, and its standard error as one line."""
+    monkeypatch.setattr(sys, "argv", ["capsfusion", *command.split()])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0), " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("fuse pairs.jsonl", "pairs.jsonl is the only argument: give IN and OUT, as in capsfusion fuse pairs.jsonl"),
+        ("fuse pair.jsonl out.jsonl", "no file pair.jsonl"),
+        ("fuse pairs.txt out.jsonl", "cannot read pairs.txt: its name must end in .json, .jsonl"),
+        ("fuse pairs.jsonl out.txt", "cannot write out.txt: its name must end in .json, .jsonl"),
+        ("fuse pairs.jsonl out", "cannot write out: its name must end in .json, .jsonl"),
+        ("fuse pairs.jsonl there.jsonl", "there.jsonl is there already: choose another name, or say --overwrite"),
+        ("fuse pairs.jsonl pairs.jsonl", "pairs.jsonl is the input: choose another name"),
+        ("fuse columns.csv out.csv", "it has url, alt, blip: name the captions with --raw-column"),
+        ("fuse columns.csv out.csv --raw-column altt --synthetic-column blip", "columns.csv has no altt; it has url"),
+        ("fuse semicolons.csv out.csv", "separates its columns with ';', and its name says ','"),
+        ("fuse latin.csv out.csv", "is not UTF-8: invalid continuation byte; save it as UTF-8"),
+        ("fuse empty.csv out.csv", "empty.csv is empty; expected a header"),
+        ("fuse cut.jsonl out.jsonl", "cut.jsonl, row 5 (line 5) is not valid JSON"),
+        ("fuse numbers.jsonl out.jsonl", "row 1: laion_2b must be text, it is 5"),
+        ("fuse object.json out.json", "holds one object; expected a list of objects"),
+        ("fuse a.parquet out.parquet", "a.parquet cannot be read as Parquet"),
+        ("fuse fused.jsonl out.jsonl", "has a column capsfusion already, which would be overwritten: rename or drop"),
+        ("fuse pairs.jsonl out.jsonl --num-beam 3", "No such option: --num-beam (Possible options: --num-beams)"),
+        ("fuse pairs.jsonl out.jsonl --num-beams 0", "greater than or equal to 1"),
+        ("fuse pairs.jsonl out.jsonl --dtype fp16", "is not one of 'auto', 'float32', 'bfloat16', 'float8'"),
+        ("fuse pairs.jsonl out.jsonl --nproc-per-node all", "nproc_per_node is 'all': expected 'auto' or a valid int"),
+        ("fuse pairs.jsonl out.jsonl --model ./nowhere", "no model at ./nowhere: give a folder with config.json"),
+        ("fuse pairs.jsonl out.jsonl --model CapsFus-LLaMA", "or a hub id such as BAAI/CapsFus-LLaMA"),
+        ("fuze pairs.jsonl out.jsonl", "No such command 'fuze'. Did you mean 'fuse'?"),
+        ("validate pairs.jsonl", "has no capsfusion; it has id, laion_2b, laion_coco: name the columns with"),
+        ("validate columns.csv --column blip", "it has url, alt, blip: name the columns with --raw-column"),
+        ("validate fused.jsonl --report page", "its name must end in .html"),
+        ("validate fused.jsonl --try min_word=3", "expected name=value with one of"),
+        ("status", "there is no warehouse in"),
+        ("run", "Missing option '--start'"),
+        ("run --start 10.11.2026 --end 2026-11-13", "Invalid value for '--start'"),
+        ("run --start 2026-11-31 --end 2026-12-01", "day value is outside expected range"),
+        (f"run --start 2026-11-13 --end 2026-11-10 {SOURCES}", "the interval is empty"),
+        ("replay --reason truncate", "there is no reason truncate: give one of"),
+        ("sample-data there.jsonl", "there.jsonl"),
+        ("up --port 70000", "Invalid value for '--port'"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_to_do(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, answer: str
+) -> None:
+    before = contents(folder)
+    code, line = said(command, monkeypatch, capsys)
+    assert code == 2, line
+    assert answer in line.replace("/private", "").replace(f"{folder}/nowhere", "./nowhere")
+    assert contents(folder) == before, "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "answer"),
+    [
+        ("CAPSFUSION_NUM_BEAM", "3", "CAPSFUSION_NUM_BEAM is no setting: did you mean CAPSFUSION_NUM_BEAMS?"),
+        ("CAPSFUSION_NUM_BEAMS", "many", "CAPSFUSION_NUM_BEAMS is 'many': expected a valid integer"),
+        ("CAPSFUSION_HOME", "pairs.jsonl", "pairs.jsonl"),
+        ("CAPSFUSION_LAION2B", "s3:bucket", "there is no // after s3:; write s3://bucket"),
+    ],
+)
+def test_a_wrong_variable_is_named(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+    answer: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    code, line = said("run --start 2026-11-10 --end 2026-11-11", monkeypatch, capsys)
+    assert code == 2, line
+    assert answer in line
+
+
+def test_a_hub_that_does_not_answer_is_no_wrong_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "cache"))
+    code, line = said("fuse pairs.jsonl out.jsonl --model BAAI/CapsFus-LLaMA", monkeypatch, capsys)
+    assert code == os.EX_TEMPFAIL
+    assert "the model BAAI/CapsFus-LLaMA is not on this machine, and the hub does not answer" in line
+
+
+def test_an_empty_file_is_fused_without_a_torchrun(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("capsfusion_tasks.fusion.files.Torchrun", None)
+    Path("nothing.jsonl").touch()
+    done = CliRunner().invoke(app, ["fuse", "nothing.jsonl", "out.json"])
+    assert done.exit_code == 0, done.output
+    assert "the input has no rows: nothing is fused" in done.stderr
+    assert Path("out.json").read_text() == "[\n]\n"
+
+
+def test_validate_takes_the_columns_that_fuse_takes(folder: Path) -> None:
+    Path("mine.csv").write_text("alt,blip,made\nRex the dog,A dog on grass.,Rex the dog is on green grass.\n")
+    names = ["--raw-column", "alt", "--synthetic-column", "blip", "--column", "made"]
+    done = CliRunner().invoke(app, ["validate", "mine.csv", *names])
+    assert "1 of 1 accepted" in done.output
+
+
+@pytest.mark.slow
+def test_sources_without_a_shard_of_these_dates_say_what_they_have(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], warehouse_url: str
+) -> None:
+    write_sample_data(Path("sample"), rows_per_day=10, days=1)
+    monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", warehouse_url)
+    code, line = said(f"run --start 2025-11-10 --end 2025-11-11 {SOURCES}", monkeypatch, capsys)
+    assert code == 0
+    assert "discover: laion_2b has 2 shards outside the interval, from 2026-11-10" in line
+    swapped = "--laion-2b sample/laion-coco --laion-coco sample/laion-2b"
+    code, line = said(f"run --start 2026-11-10 --end 2026-11-11 {swapped}", monkeypatch, capsys)
+    assert code == 2
+    assert "lacks a column for synthetic (as top_caption); it has URL, TEXT" in line
+
+
+@pytest.mark.parametrize(
+    ("statement", "answer"),
+    [
+        ("select * from fused_caption", "the tables are captions, fused_captions, fusions"),
+        ("select caption from fused_captions", "select * from the table limit 1 shows its columns"),
+        ("select 1; select 2", "give one statement at a time"),
+        ("delete from fused_captions", "read-only transaction"),
+        ("selct 1", 'syntax error at or near "selct" (line 1, column 1)'),
+    ],
+)
+def test_a_query_that_fails_says_what_there_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, warehouse_url: str, statement: str, answer: str
+) -> None:
+    monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", warehouse_url)
+    done = CliRunner().invoke(app, ["sql", statement])
+    assert isinstance(done.exception, InputError)
+    assert answer in str(done.exception)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("fuse pairs.jsonl locked/out.jsonl", "cannot write locked/out.jsonl: Permission denied"),
+        ("fuse pairs.jsonl out.jsonl", "Permission denied: {folder}/locked/home; choose another path, or CAPSFUSION"),
+        ("sample-data locked/sample", "Permission denied: {folder}/locked/sample"),
+    ],
+)
+def test_a_missing_right_is_one_line(folder: Path, command: str, answer: str) -> None:
+    Path("locked").mkdir(mode=0o555)
+    rights = "-dac_override,-dac_read_search"
+    as_others = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*as_others, sys.executable, "-m", "capsfusion_tasks.cli", *command.split()],
+        env={**os.environ, "CAPSFUSION_HOME": "locked/home", "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert answer.format(folder=folder) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_told_and_another_one_is_taken() -> None:
+    lines: list[str] = []
+    with socket.socket() as used:
+        used.bind((HOST, 0))
+        used.listen()
+        [free] = _free_ports(1)
+        assert _ui_port(used.getsockname()[1], free, lines.append) == free
+        assert lines == [f"port {used.getsockname()[1]} is in use, so the UI is on port {free} instead"]
+        assert _ui_port(free, 1, lines.append) == free
+
+
+def test_a_command_that_says_nothing_says_that_it_works() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with Working(console) as working:
+        working.say("one")
+        working._pause = 0.5  # not a minute
+        time.sleep(1.6)
+        working.say("two")
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [lines[0], lines[-1]] == ["one", "two"]
+    assert lines[1:-1]
+    assert all(line.startswith("still working, ") for line in lines[1:-1])
