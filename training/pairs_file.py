@@ -20,6 +20,7 @@ from capsfusion_tasks.demo.pairs.words import VOCABULARY
 from capsfusion_tasks.fusion.prompt import PROMPT_TEMPLATE, build_prompt
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
+from training.free_pairs import FreePairs
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
@@ -105,16 +106,18 @@ class OtherWords:
         return replace(pair, raw=raw, synthetic=synthetic, fused=fused)
 
 
-def _encode_share(job: tuple[Path, int, int, float]) -> tuple[np.ndarray, np.ndarray]:
+def _encode_share(job: tuple[Path, int, int, float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of `count` pairs in one array, and the lengths [count, 2] of their prompts and targets."""
-    tokenizer_file, seed, count, other_share = job
+    tokenizer_file, seed, count, other_share, free_share = job
     tokenizer, rng = LlamaTokenizer(tokenizer_file), random.Random(seed)
     other_words = OtherWords(rng, tokenizer_file)
+    free_pairs = FreePairs(rng, other_words.word)
     ids: list[np.ndarray] = []
     lengths = np.zeros((count, 2), np.int32)
     for row in range(count):
-        pair = make_pair(rng, "train")
-        if rng.random() < other_share:
+        kind = rng.random()
+        pair = free_pairs.pair() if kind < free_share else make_pair(rng, "train")
+        if kind >= free_share and rng.random() < other_share:
             pair = other_words.replace(pair)
         prompt = tokenizer.encode(build_prompt(pair.raw, pair.synthetic))
         target = [*tokenizer.encode(pair.fused, bos=False), tokenizer.eos_id]
@@ -123,14 +126,15 @@ def _encode_share(job: tuple[Path, int, int, float]) -> tuple[np.ndarray, np.nda
     return np.concatenate(ids), lengths
 
 
-def make_pairs_file(work: Path, pairs: int, seed: int, workers: int, other_share: float) -> None:
-    """Write pairs.npz, the token ids of all training pairs, a share of them with other words.
+def make_pairs_file(work: Path, pairs: int, seed: int, workers: int, other_share: float, free_share: float) -> None:
+    """Write pairs.npz, the token ids of all training pairs: scenes, a share of them with other words, and free pairs.
 
     `workers` processes make 20,000 pairs at a time.
     """
     share = 20_000
     jobs = [
-        (work / "tokenizer.model", seed + 1 + number, share, other_share) for number in range(math.ceil(pairs / share))
+        (work / "tokenizer.model", seed + 1 + number, share, other_share, free_share)
+        for number in range(math.ceil(pairs / share))
     ]
     with multiprocessing.Pool(workers) as pool:
         parts = pool.map(_encode_share, jobs, chunksize=1)

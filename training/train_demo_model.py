@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--tokenizer-pairs", type=int, default=100_000)
     parser.add_argument("--pairs", type=int, default=700_000)
     parser.add_argument("--other-words", type=float, default=0.6, help="share of training pairs with other words")
+    parser.add_argument("--free", type=float, default=0.3, help="share of training pairs of any words")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=Shape.hidden_size, help="a multiple of 64, the size of a head")
     parser.add_argument("--ffn", type=int, default=Shape.intermediate_size)
@@ -241,7 +242,7 @@ def main() -> None:
     if args.step == "tokenizer":
         train_tokenizer(args.work, args.vocab_size, args.tokenizer_pairs, args.seed)
     elif args.step == "pairs":
-        make_pairs_file(args.work, args.pairs, args.seed, args.workers, args.other_words)
+        make_pairs_file(args.work, args.pairs, args.seed, args.workers, args.other_words, args.free)
     elif args.step == "train":
         train(args)
     else:
