@@ -69,7 +69,7 @@ def _made(bare: BucketSide) -> Lookup:
     dictionary = dictionary_name(bare.storage, bare.side, batches)
     records = read_records(bare.storage, bare.side, dictionary)
     shards = pa.array(bare.shards, pa.string()).take(batches["shard"].combine_chunks())
-    order = np.lexsort((batches["row"].to_numpy(), batches["shard"].to_numpy(), keys := url_keys(batches["url"])))
+    order = np.argsort(keys := url_keys(batches["url"]), kind="stable")
     rows = batches.take(pa.array(order))
     encoded = [
         record for at in range(0, rows.num_rows, _ENCODED) for record in records.encode(rows.slice(at, _ENCODED))
@@ -106,8 +106,7 @@ def _merged(side: BucketSide, lookups: list[Lookup]) -> Lookup:
         shards.append(its.take(pa.array(kept)))
         done |= lookup.shards
     key, shard = np.concatenate(keys), pa.concat_arrays(shards)
-    numbers = np.unique(shard.to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
-    order = np.lexsort((numbers, key))  # rows of a shard are in order already
+    order = np.argsort(key, kind="stable")
     taken = [records[row] for row in order.tolist()]
     return _publish(side, lookups[0].dictionary, done, key[order], shard.take(pa.array(order)), taken)
 

@@ -101,7 +101,7 @@ def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -
     first, last = (np.searchsorted(mine, keys, side=side) for side in ("left", "right"))
     counts = last - first
     hits = np.repeat(last - np.cumsum(counts), counts) + np.arange(counts.sum())
-    origin = table["shard"].combine_chunks().cast(pa.string()).take(pa.array(hits))
+    origin = table["shard"].combine_chunks().take(pa.array(hits)).cast(pa.string())
     wanted = pc.is_in(origin, value_set=pa.array(sorted(shards), pa.string()))
     hits, origin = hits[wanted.to_numpy(zero_copy_only=False)], origin.filter(wanted)
     if not len(hits):
