@@ -61,7 +61,8 @@ def plan_units(
     Units whose pairs were made with other pull rules are dropped and planned again. If one of them was started, this
     raises InputError instead, unless ``replan`` is set.
 
-    At most ``max_units`` new units are planned; pairs beyond them are left for another run.
+    At most ``max_units`` new units are planned; pairs beyond them are left for another run. Raises NotReadyError where
+    the session of the planning is lost, or a task works on a unit that would be dropped. An error registers nothing.
     """
     most = min(unit_files.MAX_UNITS, max_units or unit_files.MAX_UNITS)
     settings, storage, decoding = context.settings, context.storage, context.decoding
