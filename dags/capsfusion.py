@@ -25,39 +25,75 @@ from dag_parts import (
     Json,
     each_unit,
     require_all_done,
+    skip_without_captions,
     tell_followers,
 )
 from map_length import max_tasks, require_mappable
-from run_context import FUSION_KEY, interval_of, planned_fusion, planned_units, planning, set_label, working
+from run_context import (
+    FUSION_KEY,
+    interval_of,
+    planned_fusion,
+    planned_units,
+    planning,
+    set_label,
+    told,
+    told_params,
+    working,
+)
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.tasks import interval_tasks
+from capsfusion_tasks.tasks import interval_tasks, unit_tasks
+
+SOURCES = "sources"  # the XCom of discover that says, of a run without shards, what the sources have
+
+# Airflow's form has no other place for a text above the Params.
+BACKFILL_HINT = (
+    "**In a backfill, tick *Override parameters on existing runs* above. Otherwise Airflow uses no value of this"
+    " form**, for new runs neither."
+)
 
 PARAMS = {
+    "day": Param(
+        None,
+        title="Day",
+        type=["null", "string"],
+        format="date",
+        description_md=f"{BACKFILL_HINT}\n\nIn a single run: the day (UTC) whose shards it handles. Empty: the last"
+        " whole day before the logical date; 2026-11-11 08:00 means 2026-11-10.",
+    ),
     **MODEL_PARAMS,
     **BUDGET_PARAMS,
     "existing": Param(
         "skip",
+        title="Pairs that are fused already",
         type="string",
         enum=["skip", "replace"],
         description="Pairs that this model has fused already with these settings: skip them, or fuse and replace them.",
     ),
     "export_to": Param(
         None,
+        title="Export to",
         type=["null", "string"],
         pattern=r"^(/|\w+://).",
         description="Export the interval's captions as Parquet below this folder (absolute, or s3://…). Empty: do not.",
     ),
     "accept_rejections": Param(
-        False, type="boolean", description="Load units however many of their captions are rejected."
+        False,
+        title="Accept rejections",
+        type="boolean",
+        description="Load units however many of their captions are rejected.",
     ),
     "relist": Param(
-        False, type="boolean", description="Add the shards that the sources have now to the interval's frozen list."
+        False,
+        title="List the sources again",
+        type="boolean",
+        description="Add the shards that the sources have now to the interval's frozen list.",
     ),
     "replan": Param(
         False,
+        title="Plan anew",
         type="boolean",
         description="Drop the work of units that were begun with other settings, and plan them anew.",
     ),
@@ -92,6 +128,8 @@ def capsfusion() -> None:
             shards = interval_tasks.discover(
                 work, interval_of(context), relist=params["relist"], replan=params["replan"]
             )
+            if not shards:
+                context["ti"].xcom_push(SOURCES, interval_tasks.source_dates(work))
         require_mappable(len(shards), "shards")
         return [shard.model_dump(mode="json") for shard in shards]
 
@@ -168,10 +206,23 @@ def capsfusion() -> None:
             raise InputError(f"{len(findings)} findings; the first: {first['rule']}: {first['where']}: {first['what']}")
         return result
 
-    # The last task decides the run's state, so it fails where anything before it did.
+    # Not the report: a task with an outlet emits an event whenever it succeeds.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
+    def announce() -> Json:
+        """Emits an event of the asset fused_captions with what this run brought; skipped where it brought nothing."""
+        context = get_current_context()
+        with working() as work:
+            counts = unit_tasks.loaded_counts(work, planned_units(context))
+        skip_without_captions(counts)
+        interval = interval_of(context)
+        about = {"data_interval": [str(interval.start), str(interval.end)], "fusion_id": planned_fusion(context)}
+        tell_followers(context, counts, **about)
+        return counts
+
+    # The last task decides the run's state, so it fails where anything before it did.
+    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
     def report() -> Json:
-        """Says what came in and what came out, here, in the run's note and in the asset's event.
+        """Says what came in and what came out, here and in the run's note.
 
         Fails where anything before it failed.
         """
@@ -180,10 +231,10 @@ def capsfusion() -> None:
             units = planned_units(context)
             result = interval_tasks.report(work, interval_of(context), planned_fusion(context), units)
         checked = context["ti"].xcom_pull(task_ids="check", key=run_note.CHECKED) or run_note.UNCHECKED
-        print(f"{result['text']}\n{checked['text']}")
-        context["ti"].xcom_push(run_note.KEY, run_note.compose(result, checked))
-        interval = [str(context["data_interval_start"]), str(context["data_interval_end"])]
-        tell_followers(context, result, data_interval=interval)
+        sources: list[str] = context["ti"].xcom_pull(task_ids="discover", key=SOURCES) or []
+        about = [told(interval_of(context)), *sources, told_params(context)]
+        print("\n".join([*about, str(result["text"]), str(checked["text"])]))
+        context["ti"].xcom_push(run_note.KEY, run_note.compose(result, checked, about))
         if failures := result["failures"]:
             raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
         require_all_done(context, result)
@@ -195,7 +246,7 @@ def capsfusion() -> None:
     paired, loaded = pair.expand(buckets=buckets), each_unit.expand(unit=units)
     checked = check()
     paired >> units
-    loaded >> export() >> checked >> report()
+    loaded >> export() >> checked >> announce() >> report()
     # One that fails gives up what needs all of them, at once: the check and the report wait until the others are done.
     [paired, loaded] >> checked
 

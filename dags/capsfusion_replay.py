@@ -17,15 +17,16 @@ from dag_parts import (
     Json,
     each_unit,
     require_all_done,
+    skip_without_captions,
     tell_followers,
 )
 from map_length import max_tasks, require_mappable
-from run_context import FUSION_KEY, planned_fusion, planning, replay_of, working
+from run_context import FUSION_KEY, planned_fusion, planned_units, planning, replay_of, working
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Replay
-from capsfusion_tasks.tasks import replay
+from capsfusion_tasks.tasks import replay, unit_tasks
 from capsfusion_tasks.validation.rules import REASONS
 
 SELECTION_KEY = "selection"  # the XCom of plan that says which captions are replayed
@@ -33,6 +34,7 @@ SELECTION_KEY = "selection"  # the XCom of plan that says which captions are rep
 PARAMS = {
     "reason": Param(
         None,
+        title="Reasons",
         type=["null", "array"],  # null: what the form makes of reasons that were chosen and taken back
         items={"type": "string", "enum": list(REASONS)},
         examples=list(REASONS),
@@ -40,22 +42,29 @@ PARAMS = {
     ),
     "fusion_id": Param(
         None,
+        title="Fusion",
         type=["null", "string"],
         minLength=1,
         description="Captions of this fusion. Empty: of that of the daily runs, whatever is chosen below.",
     ),
     "start": Param(
         None,
+        title="Loaded from",
         type=["null", "string"],
         format="date-time",
         description="Captions that were loaded at or after this time. Empty: from the first on.",
     ),
     "end": Param(
-        None, type=["null", "string"], format="date-time", description="… and before this one. Empty: up to now."
+        None,
+        title="Loaded before",
+        type=["null", "string"],
+        format="date-time",
+        description="Captions that were loaded before this time. Empty: up to now.",
     ),
     **MODEL_PARAMS,
     "max_new_tokens": Param(
         None,
+        title="Longest caption",
         type=["null", "integer"],
         minimum=1,
         maximum=1024,
@@ -63,19 +72,23 @@ PARAMS = {
     ),
     "dtype": Param(
         None,
+        title="Number format",
         type=["null", "string"],
         enum=[None, "auto", "float32", "bfloat16", "float8"],
-        description="Number format of the model. Empty: the setting CAPSFUSION_DTYPE.",
+        values_display={"null": "as CAPSFUSION_DTYPE says"},
+        description="Number format of the model's weights and activations. Empty: the setting CAPSFUSION_DTYPE.",
     ),
     **BUDGET_PARAMS,
     "existing": Param(
         "skip",
+        title="What was tried already",
         type="string",
         enum=["skip", "replace"],
         description="What these settings have tried already: do not fuse it again, or fuse and replace it.",
     ),
     "accept_rejections": Param(
         True,
+        title="Accept rejections",
         type="boolean",
         description="Load units however many of their captions are rejected again. They were once, so many may be.",
     ),
@@ -119,10 +132,23 @@ def capsfusion_replay() -> None:
         require_mappable(len(units), "units that were planned before")
         return [unit.model_dump(mode="json") for unit in units]
 
-    # The last task decides the run's state: it fails where something went wrong, not where captions are rejected again.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
+    def announce() -> Json:
+        """Emits an event of the asset fused_captions with what this replay brought. Skipped where it brought none."""
+        context = get_current_context()
+        with working() as work:
+            counts = unit_tasks.loaded_counts(work, planned_units(context))
+            moved = replay.moved(work, context["run_id"])
+        skip_without_captions(counts)
+        selection = context["ti"].xcom_pull(task_ids="plan", key=SELECTION_KEY) or {}
+        about = {"replay_of": selection.get("fusion_id"), "fusion_id": planned_fusion(context)}
+        tell_followers(context, counts, **about, moved=moved)
+        return counts
+
+    # The last task decides the run's state: it fails where something went wrong, not where captions are rejected again.
+    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
     def report() -> Json:
-        """Says what was selected, moved and rejected again, here, in the run's note and in the asset's event."""
+        """Says what was selected, moved and rejected again, here and in the run's note."""
         context = get_current_context()
         selection, fusion_id = context["ti"].xcom_pull(task_ids="plan", key=SELECTION_KEY), planned_fusion(context)
         if selection is None or fusion_id is None:
@@ -131,13 +157,12 @@ def capsfusion_replay() -> None:
             result = replay.report(work, Replay(**selection), fusion_id)
         print(result["text"])
         context["ti"].xcom_push(run_note.KEY, run_note.compose(result))
-        tell_followers(context, result, replay_of=result["replay_of"], moved=result["moved"])
         if failures := result["failures"]:
             raise InputError(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")
         require_all_done(context, result)
         return result
 
-    each_unit.expand(unit=plan()) >> report()
+    each_unit.expand(unit=plan()) >> announce() >> report()
 
 
 capsfusion_replay()

@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
+from run_pages import RUN_TAB
 
 DAG = "capsfusion"
 PREFIX = "/capsfusion"
-RUN_TAB = "captions-of-run"
 PAGE = f"{PREFIX.removeprefix('/')}/"  # relative to Airflow's pages, whatever path [api] base_url has
 
 

@@ -13,6 +13,7 @@ from airflow.sdk import (
     task,
     task_group,
 )
+from airflow.sdk.exceptions import AirflowSkipException
 from gpu_pod import gpu_executor_config
 from load_operator import LoadOperator
 from retry_backoff import FIRST_DELAY, RETRIES, RetryBackoff
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-# Other DAGs can be scheduled on this asset. Its events say how many captions a run has loaded.
+# Other DAGs can be scheduled on this asset. Its events say how many captions a run has brought.
 CAPTIONS = Asset("fused_captions")
 
 # All units of a run may run at the same time (Airflow's default is 16). The pool `gpu`, the executor's `parallelism`
@@ -48,12 +49,14 @@ DEFAULT_ARGS = {
 MODEL_PARAMS = {
     "model": Param(
         None,
+        title="Model",
         type=["null", "string"],
         minLength=1,
         description="Folder or hub id of the model. Empty: the setting CAPSFUSION_MODEL.",
     ),
     "num_beams": Param(
         None,
+        title="Beams",
         type=["null", "integer"],
         minimum=1,
         maximum=16,
@@ -61,6 +64,7 @@ MODEL_PARAMS = {
     ),
     "keep_beams": Param(
         None,
+        title="Keep all beams",
         type=["null", "boolean"],  # the form shows a switch; untouched, it leaves the value empty
         description="Keep all captions of the beam search: another one can replace a rejected one. Untouched: the"
         " setting CAPSFUSION_KEEP_BEAMS.",
@@ -69,16 +73,22 @@ MODEL_PARAMS = {
 
 BUDGET_PARAMS = {
     "limit": Param(
-        None, type=["null", "integer"], minimum=1, description="Fuse at most this many pairs, for a try. Empty: all."
+        None,
+        title="Limit",
+        type=["null", "integer"],
+        minimum=1,
+        description="Fuse at most this many pairs, for a try. Empty: all.",
     ),
     "max_gpu_hours": Param(
         None,
+        title="Most GPU hours",
         type=["null", "number"],
         minimum=0,
         description="Stop before fusing if the estimate is more GPU hours than this. Empty: no limit.",
     ),
     "max_cost": Param(
         None,
+        title="Highest cost",
         type=["null", "number"],
         minimum=0,
         description="Stop before fusing if the cost, at CAPSFUSION_GPU_HOUR_PRICE, would be higher. Empty: no limit.",
@@ -120,9 +130,14 @@ def each_unit(unit: Json) -> None:
     fuse >> verdicts >> load
 
 
-def tell_followers(context: Context, report: Json, **about: Any) -> None:
-    """Attach the counts of the run's ``report``, and what the run is ``about``, to the asset's event."""
-    counts = {name: report["summary"][name] for name in ("rows_in", "accepted", "rejected")}
+def skip_without_captions(counts: Json) -> None:
+    """Skip the task if the run has brought no caption: a task that is skipped emits no event of its assets."""
+    if not counts["accepted"]:
+        raise AirflowSkipException("this run has brought no caption")
+
+
+def tell_followers(context: Context, counts: Json, **about: Any) -> None:
+    """Attach the run's ``counts``, and what the run is ``about``, to the asset's event."""
     context["outlet_events"][CAPTIONS].extra = {**about, **counts}
 
 

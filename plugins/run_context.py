@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from capsfusion_tasks.context import Context as PipelineContext
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # Params that go before the settings of the same name, where a DAG has them.
 DECODING = ("model", "dtype", *KNOBS)
+LONGEST_LABEL = 50  # characters that the UI's lists of tasks show
 FUSION_KEY = "fusion_id"  # the XCom of plan that says under which fusion its units are
 
 
@@ -99,14 +101,40 @@ def use_aws_connection() -> None:
 
 
 def interval_of(context: Context) -> Interval:
-    """The run's data interval; a run triggered without a logical date has none."""
+    """The Param ``day``, or else the run's data interval; a run triggered without a logical date has none."""
+    if day := context["params"].get("day"):
+        if (kind := context["dag_run"].run_type) in ("backfill", "scheduled"):
+            raise InputError(
+                f"the Param day is {day}, but this run is part of a {kind} series, whose dates decide: leave day empty"
+            )
+        return utc_day(day)
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if start is None or end is None:
         raise InputError(
             f"run {context['run_id']} has no data interval, so no shard belongs to it: "
-            "trigger it with a logical date, or backfill the days"
+            "trigger it with the Param day or a logical date, or backfill the days"
         )
     return Interval(start=start, end=end)
+
+
+def utc_day(day: str) -> Interval:
+    """The whole day, given as ``2026-11-10``."""
+    start = datetime.fromisoformat(day).replace(tzinfo=UTC)
+    return Interval(start=start, end=start + timedelta(days=1))
+
+
+def told(interval: Interval) -> str:
+    """The interval in words: a whole day as its date."""
+    if interval == utc_day(f"{interval.start:%Y-%m-%d}"):
+        return f"interval: {interval.start:%Y-%m-%d}, the whole day (UTC)"
+    return f"interval: {interval.start:%Y-%m-%d %H:%M} to {interval.end:%Y-%m-%d %H:%M} (UTC)"
+
+
+def told_params(context: Context) -> str:
+    """The Params of the run that differ from their defaults."""
+    usual = context["dag"].params
+    chosen = [f"{name} {value}" for name, value in context["params"].items() if value != usual[name]]
+    return f"Params: {', '.join(chosen) or 'all at their defaults'}"
 
 
 def replay_of(context: Context, fusion_id: str) -> Replay:
@@ -123,5 +151,10 @@ def replay_of(context: Context, fusion_id: str) -> Replay:
 
 
 def set_label(context: Context, label: str) -> None:
-    """What the UI shows for a mapped task instead of its index (``map_index_template="{{ label }}"``)."""
+    """What the UI shows for a mapped task instead of its index (``map_index_template="{{ label }}"``).
+
+    Shortens a long label in the middle: names of shards begin with their number and end with a digest.
+    """
+    if len(label) > LONGEST_LABEL:
+        label = f"{label[: LONGEST_LABEL - 9]}…{label[-8:]}"
     context["label"] = label  # type: ignore[typeddict-unknown-key]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
+from run_context import told, utc_day
+from run_pages import captions_of_run
+
+from capsfusion_tasks.intervals import Interval
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -22,22 +27,31 @@ _LONGEST = 1000  # characters, the size of the column: a longer note would break
 _LONGEST_LINE = 400
 _REST = "- … the log of the task report has the rest"
 # The UI renders a note as Markdown. Lines with other characters, such as names of files, are shown as code.
+DAGS = ("capsfusion", "capsfusion_replay")
 _PLAIN = re.compile(r"[\w ,.:;=+()/%…-]*")
 
 
+# Airflow's UI sends no Params at all of a backfill whose box is not ticked, whatever the form has.
+_NO_PARAMS = "To apply the Params of a backfill's form, tick Override parameters on existing runs there"
+
+
 class RunNote:
-    """Writes the note when a run ends. A note that a user wrote is kept."""
+    """Writes the note when a run starts and when it ends. A note that a user wrote is kept."""
+
+    @hookimpl
+    def on_dag_run_running(self, dag_run: DagRun) -> None:
+        self._write(dag_run, ended=False)
 
     @hookimpl
     def on_dag_run_success(self, dag_run: DagRun) -> None:
-        self._write(dag_run)
+        self._write(dag_run, ended=True)
 
     @hookimpl
     def on_dag_run_failed(self, dag_run: DagRun) -> None:
-        self._write(dag_run)
+        self._write(dag_run, ended=True)
 
-    def _write(self, dag_run: DagRun) -> None:
-        if not dag_run.dag_id.startswith("capsfusion"):
+    def _write(self, dag_run: DagRun, *, ended: bool) -> None:
+        if dag_run.dag_id not in DAGS:
             return
         # Imported here, because tasks load plugins too and have no access to Airflow's database.
         from airflow.models.dagrun import DagRunNote
@@ -48,45 +62,71 @@ class RunNote:
         if session is None:
             return
         query = XComModel.get_many(key=KEY, run_id=dag_run.run_id, task_ids="report", dag_ids=dag_run.dag_id, limit=1)
-        report = session.scalars(query).first()
-        if report is None:
-            return
-        text, note = as_note(XComModel.deserialize_value(report)), dag_run.dag_run_note
+        found = session.scalars(query).first() if ended else None
+        report = _unreported(dag_run, ended) if found is None else XComModel.deserialize_value(found)
+        if dag_run.backfill is not None and dag_run.backfill.dag_run_conf is None:
+            headline, _, rest = report.partition("\n")
+            report = f"{headline} (the backfill gave no Params)\n{_NO_PARAMS}\n{rest}"
+        text, note = as_note(report, end=_link(dag_run)), dag_run.dag_run_note
         if note is None:
             dag_run.dag_run_note = DagRunNote(text, AUTHOR)  # type: ignore[no-untyped-call]
         elif note.user_id == AUTHOR or (note.user_id is None and (note.content or "").startswith(_EARLIER_HEAD)):
             note.content, note.user_id = text, AUTHOR
 
 
-def compose(report: dict[str, Any], checked: dict[str, Any] | None = None) -> str:
-    """A headline, and lines: what failed first, because the end may be cut off."""
+def compose(report: dict[str, Any], checked: dict[str, Any] | None = None, about: Sequence[str] = ()) -> str:
+    """A headline, and lines: what failed first, because the end may be cut off, then what the run is ``about``."""
     headline, failed, done = report["headline"], report["failures"], report["lines"]
     if checked:
         count = checked["findings"]
         told = "the check failed" if count is None else "1 finding" if count == 1 else f"{count} findings"
         headline = f"{headline}, {told}"
         failed, done = ([*failed, checked["text"]], done) if count else (failed, [*done, checked["text"]])
-    return "\n".join([headline, *failed, *done])
+    return "\n".join([headline, *failed, *about, *done])
 
 
-def as_note(report: str) -> str:
-    """The report as Markdown: its first line, and a list of the others, cut to what Airflow can store."""
+def as_note(report: str, end: str = "") -> str:
+    """The report as Markdown, and ``end``: its first line and a list of the others, cut to what Airflow can store."""
     headline, *lines = [line.strip() for line in report.splitlines() if line.strip()]
-    note, items = f"{_as_text(headline)}\n", [f"\n- {_as_text(line)}" for line in lines]
+    note, items = as_text(headline), [f"\n- {as_text(line)}" for line in lines]
+    if items:
+        items[0] = f"\n{items[0]}"
     for number, item in enumerate(items):
         last = number == len(items) - 1
-        if len(note) + len(item) + (0 if last else len(_REST) + 1) > _LONGEST:
-            return f"{note}\n{_REST}"
+        if len(note) + len(item) + len(end) + (0 if last else len(_REST) + 1) > _LONGEST:
+            return f"{note}\n{_REST}{end}"
         note += item
-    return note
+    return note + end
 
 
-def _as_text(line: str) -> str:
+def _unreported(dag_run: DagRun, ended: bool) -> str:
+    """The note of a run without a report: it has only begun, or its last task has not run."""
+    start, stop = dag_run.data_interval_start, dag_run.data_interval_end
+    if day := (dag_run.conf or {}).get("day"):
+        interval = told(utc_day(day))
+    elif start is None or stop is None:
+        interval = "interval: none"
+    else:
+        interval = told(Interval(start=start, end=stop))
+    state = "failed without a report: see the log of its last task" if ended else "running"
+    return f"{state}, {interval}" if dag_run.dag_id == DAGS[0] else state
+
+
+def _link(dag_run: DagRun) -> str:
+    return f"\n\n[Captions and speed of this run]({captions_of_run(dag_run.dag_id, dag_run.run_id)})"
+
+
+def as_text(line: str) -> str:
     """``line`` in Markdown that shows it as it is."""
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE - 1]}…"
     if _PLAIN.fullmatch(line) and "://" not in line and "www." not in line.lower():
         return line
+    return as_code(line)
+
+
+def as_code(line: str) -> str:
+    """``line`` as a code span of Markdown."""
     # A code span ends at as many backticks as it began with.
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""

@@ -7,12 +7,13 @@ and only the server knows the address under which users reach it.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperatorLink
-from captions_view import PAGE, RUN_TAB
+from captions_view import PAGE
 from load_operator import LoadOperator
+from run_pages import base_path, captions_of_run
 from torchrun_operator import TorchrunOperator
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class ThroughputLink(BaseOperatorLink):
     operators = [TorchrunOperator]  # noqa: RUF012
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
-        return f"{_root()}dags/{ti_key.dag_id}/runs/{quote(ti_key.run_id, safe='')}/plugin/{RUN_TAB}"
+        return captions_of_run(ti_key.dag_id, ti_key.run_id)
 
 
 class CaptionsLink(BaseOperatorLink):
@@ -33,14 +34,7 @@ class CaptionsLink(BaseOperatorLink):
     operators = [LoadOperator]  # noqa: RUF012
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
-        return f"{_root()}{PAGE}?view=captions&dag_run_id={quote(ti_key.run_id, safe='')}"
-
-
-def _root() -> str:
-    """The path of Airflow's pages."""
-    from airflow.configuration import conf
-
-    return urlsplit(conf.get("api", "base_url", fallback="/")).path.rstrip("/") + "/"
+        return f"{base_path()}{PAGE}?view=captions&dag_run_id={quote(ti_key.run_id, safe='')}"
 
 
 class UnitLinksPlugin(AirflowPlugin):

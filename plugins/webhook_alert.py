@@ -59,8 +59,9 @@ def on_failure() -> list[Callable[[Context], None]]:
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
     # A run triggered without a logical date has no data interval.
     text = (
-        "{{ dag.dag_id }} failed: {{ run_id }}{% if data_interval_start is defined and data_interval_start %}, data"
-        " interval {{ data_interval_start }} to {{ data_interval_end }}{% endif %}"
+        "{{ dag.dag_id }} failed: {{ run_id }}{% if dag_run is defined and dag_run.conf and dag_run.conf.day %}, day"
+        " {{ dag_run.conf.day }}{% elif data_interval_start is defined and data_interval_start %}, data interval"
+        " {{ data_interval_start }} to {{ data_interval_end }}{% endif %}"
     )
     return [WebhookAlert(conn_id, text)] if conn_id else []
 

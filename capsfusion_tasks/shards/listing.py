@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC
 
 from capsfusion_tasks.errors import printable
 from capsfusion_tasks.intervals import Interval
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Control characters, line breaks, bytes that are no UTF-8: logs, databases and URLs do not take all of them.
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+_DAYS_TOLD = 7
 _LONGEST_NAME = 2000  # bytes of source, path and etag together: they are a key, and PostgreSQL takes 2,704 in one
 
 
@@ -35,6 +38,17 @@ def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
     for file in _nameable(place, place.wanted):
         if isinstance(file, SourceFile):
             yield _shard(side, place, file)
+
+
+def dates(side: Side, place: SideSource) -> str:
+    """How many shards the source has, and on which days (UTC) they arrived."""
+    by_day = Counter(f"{shard.arrived_at.astimezone(UTC):%Y-%m-%d}" for shard in all_shards(side, place))
+    if not by_day:
+        return f"{side}: no shard in {place.origin}"
+    days = sorted(by_day)
+    told = ", ".join(f"{day} ({by_day[day]})" for day in days[-_DAYS_TOLD:])
+    earlier = f"{days[0]} and {len(days) - _DAYS_TOLD - 1} other days, " if len(days) > _DAYS_TOLD else ""
+    return f"{side}: {by_day.total()} shards in {place.origin}, which arrived on {earlier}{told}"
 
 
 def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:

@@ -30,6 +30,7 @@ from capsfusion_tasks.planning.tokens import estimate_for
 from capsfusion_tasks.pull_rules import PairRules, PullRules
 from capsfusion_tasks.schemas import Existing, Shard, Side, Unit
 from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.shards.listing import dates
 from capsfusion_tasks.shards.sources import configured_sources, opened
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.export import export_captions
@@ -91,6 +92,11 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     with engine.begin() as connection:
         ledger.record_shards(connection, shards)
     return shards
+
+
+def source_dates(context: Context) -> list[str]:
+    """What each source has now, and when it arrived, in words: for a run whose interval has no shard."""
+    return [dates(side, place) for side, place in configured_sources(context.settings).items()]
 
 
 def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> None:

@@ -111,6 +111,12 @@ def _take_over_captions(engine: Engine, storage: Storage, unit: Unit) -> None:
     chunk_files.publish_known(storage, layout.chunks_folder(unit.unit_id), unit.fusion_id, pairs, known)
 
 
+def moved(context: Context, name: str) -> int:
+    """Number of captions that the replay ``name`` moved from quarantine to ``fused_captions``."""
+    with context.warehouse.engine.connect() as connection:
+        return quarantine.moved(connection, name)
+
+
 def report(context: Context, replay: Replay, fusion_id: str) -> dict[str, Any]:
     """What the replay selected, moved and left under ``fusion_id``: counts, ``failures``, and all of it as ``text``."""
     with context.warehouse.engine.connect() as connection:

@@ -47,7 +47,7 @@ class Report:
         """The result in one line: ``99 accepted, 2 rejected, 3.1 captions/s``."""
         total = self.summary
         if not total.units:
-            return "nothing new to fuse" if self.sides else "no shards"
+            return "nothing new to fuse" if self.sides else "no shards in this interval"
         return _headline(f"{total.accepted} accepted", f"{total.rejected} rejected", total)
 
     @property
@@ -87,6 +87,10 @@ class Report:
             lines.append(f"replayed: {self.replayed} of the rejected captions have left quarantine")
         lines += [f"model: {model}" for model in self.models]
         return [*lines, *_speed(total)]
+
+    @property
+    def text(self) -> str:
+        return "\n".join([*self.lines, *self.failures])
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,10 @@ class ReplayReport:
         if total.waiting:
             lines.append(f"waiting: {total.waiting} in units that are not loaded")
         return [*lines, *_speed(total)]
+
+    @property
+    def text(self) -> str:
+        return "\n".join([*self.lines, *self.failures])
 
 
 def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> ReplayReport:

@@ -7,7 +7,7 @@ arguments, results and errors the same holds as in ``interval_tasks``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -26,9 +26,10 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.validation import gate
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.units import different_rules, validate_unit
-from capsfusion_tasks.warehouse import fusions, ledger, ownership
+from capsfusion_tasks.warehouse import fusions, ledger, ownership, queries
 from capsfusion_tasks.warehouse.captions import raws_by_caption
 from capsfusion_tasks.warehouse.load import load_unit
+from capsfusion_tasks.warehouse.queries import Scope
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,8 @@ def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str
 def _gate_error(context: Context, unit: Unit, tally: Tally, problem: str) -> str:
     summary = (
         f"{tally.rejected} of {tally.rows} captions of unit {unit.unit_id} are rejected ({tally.share:.1%}), and"
-        f" {problem}. Nothing of it is loaded. If that is right, run it again with accept_rejections."
+        f" {problem}. Nothing of it is loaded. If that is right, run it again with accept_rejections (in a backfill of"
+        " Airflow's UI, tick Override parameters on existing runs)."
         f" All verdicts: {context.settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit.unit_id)}"
     )
     return "\n".join([summary, *tally.lines()])
@@ -178,6 +180,14 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
             ledger.unit_failed(connection, unit.unit_id, str(error))
         raise
     return {"accepted": result.accepted, "rejected": result.rejected, "already_loaded": result.already_loaded}
+
+
+def loaded_counts(context: Context, unit_ids: Sequence[str]) -> dict[str, int]:
+    """``rows_in``, ``accepted`` and ``rejected`` of those of the units that are loaded."""
+    scope = Scope(unit_ids=unit_ids)
+    with context.warehouse.engine.connect() as connection:
+        loaded = queries.run_summary(connection, scope)
+    return {"rows_in": loaded.rows_in - loaded.waiting, "accepted": loaded.accepted, "rejected": loaded.rejected}
 
 
 def _validated(context: Context, unit: Unit) -> pa.Table:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from urllib.parse import quote
 
 from playwright.sync_api import Browser, Frame, Locator, Page, expect
 
@@ -59,9 +60,14 @@ def trigger_dialog(page: Page) -> Locator:
 
 
 def start_backfill(page: Page, first: date, last: date) -> None:
-    """On the page of a DAG, fill in the backfill dialog and start it: all runs of the days, one at a time."""
+    """On the page of a DAG, fill in the backfill dialog and start it: all runs of the days, one at a time.
+
+    A Param is changed and the box for that is not ticked, as it happens to people.
+    """
     dialog = trigger_dialog(page)
     dialog.get_by_text("Backfill", exact=True).click()
+    expect(dialog).to_contain_text("In a backfill, tick Override parameters on existing runs above.")
+    field_of(dialog, "Beams").get_by_role("spinbutton").fill("2")
     pick_day(page, field_of(dialog, "From"), first)
     pick_day(page, field_of(dialog, "To"), last)
     dialog.get_by_text("All Runs", exact=True).click()
@@ -87,6 +93,10 @@ def watch_run(page: Page, run_id: str, state: str) -> None:
     """Until the list of runs, which renews itself, says ``state`` of the run."""
     row = page.get_by_role("row").filter(has_text=run_id)
     expect(row.get_by_test_id("table-cell-state")).to_have_text(state, timeout=1000 * RUN_SECONDS)
+
+
+def open_run(page: Page, service: Service, dag_id: str, run_id: str) -> None:
+    page.goto(f"{service.api.url}/dags/{dag_id}/runs/{quote(run_id, safe='')}")
 
 
 # ---- the captions view ----

@@ -23,14 +23,18 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.warehouse.export import PUBLISHED_COLUMNS
 from tests import object_store
 from tests.airflow.browser import (
+    field_of,
     find_a_rejected_caption,
     follow_to_run,
     logged_in,
     open_dag,
+    open_run,
+    pick_day,
     start_backfill,
+    trigger_dialog,
     watch_run,
 )
-from tests.airflow.conftest import PLANTED, WAREHOUSE, Service, wait_until
+from tests.airflow.conftest import PLANTED, RUN_SECONDS, WAREHOUSE, Service, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -91,6 +95,16 @@ def test_a_user_backfills_days_and_follows_a_rejected_caption_to_its_run(
         [unit] = service.query(f"select rows_in, accepted from work_units where dag_run_id = '{run_id}'")
         expect(tab.locator("#figures")).to_contain_text(f"Interval {run['data_interval_start'][:10]}")
         expect(tab.locator("#figures")).to_contain_text(f"{unit['accepted']} of {unit['rows_in']} (")
+        open_run(page, service, "capsfusion", run_id)
+        expect(page.locator("body")).to_contain_text(f"{unit['accepted']} accepted, ")
+        expect(page.locator("body")).to_contain_text("(the backfill gave no Params)")
+        page.goto(f"{service.api.url}/assets")
+        page.get_by_role("link", name="fused_captions", exact=True).click()
+        expect(page.locator("body")).to_contain_text(run_id)
+    # The changed Param was in the form of the backfill, and the box for that was not ticked.
+    assert {row["num_beams"] for row in service.query("select num_beams from fusions")} == {1}
+    assert "findings (the backfill gave no Params)\n\n- To apply the Params of a backfill" in run["note"]
+    assert "\n- Params: all at their defaults\n" in run["note"]
 
 
 def test_a_backfill_fuses_what_the_sample_announces(
@@ -109,12 +123,14 @@ def test_a_run_has_its_report_as_a_note_and_others_can_follow_it(
     service: Service, sample: SampleReport, in_order: list[dict[str, Any]]
 ) -> None:
     runs = service.runs(FIRST, LAST)
-    headline = r"\d+ accepted, \d+ rejected, [\d.]+ captions/s, 0 findings\n\n- laion_2b: "
+    headline = r"\d+ accepted, \d+ rejected, [\d.]+ captions/s, 0 findings( \(the backfill gave no Params\))?\n\n- "
     assert all(re.match(headline, run["note"]) for run in runs)
-    assert all(run["note"].endswith("\n- check: nothing is wrong") for run in runs)
-    assets = service.api.request("GET", "/assets/events")["asset_events"]
-    events = {event["source_run_id"]: event["extra"] for event in assets if event["name"] == "fused_captions"}
+    for run in runs:
+        assert f"\n- interval: {run['logical_date'][:10]}, the whole day (UTC)\n" in run["note"]
+        assert "\n- check: nothing is wrong\n\n[Captions and speed of this run](/dags/capsfusion/runs/" in run["note"]
+    events = dict(asset_events(service))
     rows = [events[run["dag_run_id"]] for run in runs]
+    assert [row["data_interval"][0][:10] for row in rows] == [run["logical_date"][:10] for run in runs]
     assert sum(row["rows_in"] for row in rows) == sample.pairs
     assert all(row["rows_in"] == row["accepted"] + row["rejected"] for row in rows)
 
@@ -150,13 +166,20 @@ def test_the_same_day_again_changes_no_row_and_exports_what_is_there(
     service: Service, in_order: list[dict[str, Any]]
 ) -> None:
     loaded = "select pair_id, loaded_at, unit_id, dag_run_id from fused_captions order by pair_id"
-    before = service.query(UNITS), service.query(loaded)
+    before, announced = (service.query(UNITS), service.query(loaded)), asset_events(service)
     assert set(service.states(FIRST, "export")) == {"skipped"}
     assert service.backfill(FIRST, FIRST, conf={"export_to": str(service.folder / "captions")}) == {
         str(FIRST): "success"
     }
     assert (service.query(UNITS), service.query(loaded)) == before
     assert service.query(CAPTIONS) == in_order
+    assert set(service.states(FIRST, "announce")) == {"skipped"}
+    assert asset_events(service) == announced, "this run has brought nothing"
+    note = service.runs(FIRST, FIRST)[0]["note"]
+    assert note.startswith(
+        "nothing new to fuse, 0 findings\n\n- interval: 2026-11-10, the whole day (UTC)\n- `Params: export_to /"
+    )
+    assert re.search(r"\n- interval: \d+ accepted \+ \d+ rejected in all, with those of other runs\n", note)
     [file] = (service.folder / "captions").glob("*/*/part-*.parquet")
     assert file.parent.name.startswith("20261110T")
     of_day = f"select {', '.join(PUBLISHED_COLUMNS)} from fused_captions join work_units using (unit_id)"
@@ -186,26 +209,51 @@ def test_days_in_reverse_and_in_parallel_give_the_same_table(service: Service, i
 
 
 @pytest.fixture(scope="module")
-def odd_days(service: Service, sample: SampleReport, in_order: list[dict[str, Any]]) -> dict[str, str]:
-    """A day without shards and a day with a broken one: day → state of its run."""
+def bad_day(service: Service, sample: SampleReport, in_order: list[dict[str, Any]]) -> str:
+    """A day with a broken shard: the state of its run."""
     good = [shard_on(service, sample, side, BAD_DAY, f"good-{side}.parquet") for side in FOLDER.values()]
     bad = good[0].with_name("broken.parquet")
     bad.write_bytes(good[0].read_bytes()[:-500])
     os.utime(bad, (good[0].stat().st_mtime,) * 2)
     service.upload_sources()
-    return service.backfill(EMPTY_DAY, BAD_DAY)
+    return service.backfill(BAD_DAY, BAD_DAY)[str(BAD_DAY)]
 
 
-def test_a_day_without_shards_succeeds_and_says_so(service: Service, odd_days: dict[str, str]) -> None:
-    assert odd_days[str(EMPTY_DAY)] == "success"
-    for task in ("pull", "share_buckets", "pair", "plan", "fuse", "validate", "load"):
-        assert set(service.states(EMPTY_DAY, task)) == {"skipped"}, task
-    [report] = [each for each in service.instances(EMPTY_DAY) if each["task_id"] == "report"]
-    assert "no shards" in log_of(service, report)
+def test_a_user_runs_a_single_day_which_has_no_shards_and_reads_which_days_have(
+    service: Service, sample: SampleReport, in_order: list[dict[str, Any]], chromium: Browser
+) -> None:
+    announced = asset_events(service)
+    with logged_in(service, chromium, "light") as page:
+        open_dag(page, "capsfusion")
+        dialog = trigger_dialog(page)
+        day = field_of(dialog, "Day")
+        expect(day).to_contain_text("In a single run: the day (UTC) whose shards it handles.")
+        expect(day).to_contain_text("2026-11-11 08:00 means 2026-11-10")
+        pick_day(page, day, EMPTY_DAY)
+        dialog.get_by_role("button", name="Trigger", exact=True).click()
+        expect(dialog).to_be_hidden()
+
+        def manual() -> list[Any]:
+            return service.api.runs(run_type="manual", state=["success", "failed"])
+
+        [run] = wait_until("the run ends", manual, RUN_SECONDS)
+        open_run(page, service, "capsfusion", run["dag_run_id"])
+        expect(page.locator("body")).to_contain_text("no shards in this interval")
+    assert run["state"] == "success"
+    assert run["note"].startswith(
+        f"no shards in this interval, 0 findings\n\n- interval: {EMPTY_DAY}, the whole day (UTC)\n"
+    )
+    for side, folder in FOLDER.items():
+        there = rf"{side}: \d+ shards in {service.bucket}/airflow/sources/{folder}, which arrived on 2026-11-10 \(1\), "
+        assert re.search(there, run["note"])
+    tasks = service.api.task_instances(run["dag_run_id"])
+    idle = {each["task_id"] for each in tasks if each["state"] == "skipped"}
+    assert idle >= {"pull", "share_buckets", "pair", "plan", "fuse", "validate", "load", "announce"}
+    assert asset_events(service) == announced
 
 
-def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, odd_days: dict[str, str]) -> None:
-    assert odd_days[str(BAD_DAY)] == "failed"
+def test_a_broken_shard_fails_alone_and_is_not_tried_again(service: Service, bad_day: str) -> None:
+    assert bad_day == "failed"
     pulls = [each for each in service.instances(BAD_DAY) if each["task_id"] == "pull"]
     assert {each["rendered_map_index"]: (each["state"], each["try_number"]) for each in pulls} == {
         "laion_2b/broken.parquet": ("failed", 1),
@@ -305,6 +353,12 @@ def test_nothing_that_airflow_and_the_runs_leave_behind_has_a_secret(service: Se
 
 
 # ---- helpers ----
+
+
+def asset_events(service: Service) -> list[tuple[str, dict[str, Any]]]:
+    """Each event of the captions: the run that emitted it, and its extra."""
+    events = service.api.request("GET", "/assets/events", order_by="id")["asset_events"]
+    return [(event["source_run_id"], event["extra"]) for event in events if event["name"] == "fused_captions"]
 
 
 def tables_with(service: Service, database: str, text: str) -> dict[str, int]:

@@ -32,6 +32,10 @@ def accepts(conf):
         return False
     return True
 
+def described(param):
+    schema = param.schema
+    return schema.get("title") and (param.description or schema.get("description_md"))
+
 facts = {"errors": {str(file): error for file, error in bag.import_errors.items()}}
 if dag is not None:
     facts |= {
@@ -42,7 +46,7 @@ if dag is not None:
         "tags": sorted(dag.tags),
         "max_active_tasks": dag.max_active_tasks,
         "timetable": type(dag.timetable).__name__,
-        "params": {name: dag.params.get_param(name).description for name in dag.params},
+        "params": {name: described(dag.params.get_param(name)) for name in dag.params},
         "accepts": [accepts(conf) for conf in json.loads(sys.argv[2])],
         "tasks": {
             task.task_id: {
@@ -66,11 +70,13 @@ GOOD = [
     {"keep_beams": True},
     {"model": None, "num_beams": None, "keep_beams": None, "limit": None, "max_gpu_hours": None, "export_to": None},
     {"max_gpu_hours": 0.5, "max_cost": 100, "export_to": "/data/captions"},
-    {"export_to": "s3://bucket/captions"},
+    {"export_to": "s3://bucket/captions", "day": "2026-11-10"},
 ]
 BAD = [{"num_beams": 0}, {"num_beams": 17}, {"num_beams": "3"}, {"limit": 0}, {"existing": "drop"}, {"model": ""}]
 BAD += [
     {"keep_beams": "yes"},
+    {"day": "yesterday"},
+    {"day": "10.11.2026"},
     {"max_gpu_hours": -1},
     {"max_cost": "much"},
     {"export_to": "captions"},
@@ -137,7 +143,8 @@ def test_the_tasks_are_wired_in_the_order_the_data_flows(facts: dict[str, Any]) 
         "load": ["plan", "validate"],
         "export": ["load"],
         "check": ["export", "load", "pair"],  # what one failure gives up at once does not wait for the others
-        "report": ["check"],
+        "announce": ["check"],
+        "report": ["announce"],
     }
     assert [name for name, task in facts["tasks"].items() if task["mapped"]] == [
         "pull",
@@ -154,7 +161,8 @@ def test_a_replay_has_the_tasks_of_a_unit_between_its_plan_and_its_report(replay
         "fuse": ["plan"],
         "validate": ["fuse", "plan"],
         "load": ["plan", "validate"],
-        "report": ["load"],
+        "announce": ["load"],
+        "report": ["announce"],
     }
     assert [name for name, task in replay["tasks"].items() if task["mapped"]] == ["fuse", "validate", "load"]
     assert replay["timetable"] == "NullTimetable"

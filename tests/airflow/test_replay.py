@@ -51,11 +51,12 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
     with logged_in(service, chromium, "light") as page:
         open_dag(page, "capsfusion_replay")
         dialog = trigger_dialog(page)
-        field_of(dialog, "reason").get_by_role("combobox").click()
+        field_of(dialog, "Reasons").get_by_role("combobox").click()
         page.get_by_role("option", name="truncated", exact=True).click()
-        field_of(dialog, "fusion_id").get_by_role("textbox").fill(OLD)
-        pick_day(page, field_of(dialog, "start"), date(2026, 1, 1))
-        dialog.get_by_role("spinbutton", name="max_new_tokens").fill("60")
+        field_of(dialog, "Fusion").get_by_role("textbox").fill(OLD)
+        pick_day(page, field_of(dialog, "Loaded from"), date(2026, 1, 1))
+        field_of(dialog, "Longest caption").get_by_role("spinbutton").fill("60")
+        expect(field_of(dialog, "Numbers of the model")).to_contain_text("as CAPSFUSION_DTYPE says")
         dialog.get_by_role("button", name="Trigger", exact=True).click()
         expect(dialog).to_be_hidden()
         [run] = wait_until("there is a run", lambda: service.api.request("GET", f"{DAG}/dagRuns")["dag_runs"], 60)
@@ -89,7 +90,8 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
         for each in service.api.request("GET", "/assets/events")["asset_events"]
         if each["source_run_id"] == run["dag_run_id"]
     ]
-    assert event == {"replay_of": OLD, "moved": len(moved), "rows_in": 6, "accepted": len(moved), "rejected": len(kept)}
+    counts = {"rows_in": 6, "accepted": len(moved), "rejected": len(kept), "moved": len(moved)}
+    assert event == {"replay_of": OLD, "fusion_id": unit["fusion_id"], **counts}
     report = service.api.request("GET", f"{path}/taskInstances/report/xcomEntries/return_value")["value"]
     assert f"selected: 6 rejected captions of fusion {OLD}, in units: 1 loaded" in str(report)
     assert f"moved: {len(moved)} pass under fusion {unit['fusion_id']}" in str(report)

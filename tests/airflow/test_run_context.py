@@ -137,6 +137,56 @@ print(json.dumps({"opened": opened, "rows": rows, "resumed": resumed}))
     assert found == {"opened": [1, 1, 1], "rows": [unit.rows] * 3, "resumed": unit.fusion_id}
 
 
+INTERVALS = """
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from capsfusion_tasks.errors import InputError
+from run_context import interval_of, set_label, told, told_params
+
+midnight = [datetime(2026, 11, day, tzinfo=UTC) for day in (10, 11)]
+dates = dict(zip(("data_interval_start", "data_interval_end"), midnight))
+
+def of(kind, day, **dates):
+    context = {"run_id": "r", "params": {"day": day}, "dag_run": SimpleNamespace(run_type=kind), **dates}
+    try:
+        return told(interval_of(context))
+    except InputError as error:
+        return str(error)
+
+usual = {"day": None, "limit": None, "existing": "skip"}
+params = [{**usual, **changed} for changed in ({}, {"limit": 20, "existing": "replace"})]
+labels = [{}, {}]
+set_label(labels[0], "laion_2b/part-00000.parquet")
+set_label(labels[1], "laion_2b/part-00000-fcd86c9b-36f4-49ff-bea1-8c9a0e029fb7-c000.snappy.parquet")
+print(json.dumps({
+    "intervals": [
+        of("manual", None, **dates), of("backfill", None, **dates), of("manual", "2026-11-13", **dates),
+        of("manual", "2026-11-13"), of("manual", None), of("backfill", "2026-11-13", **dates),
+        of("manual", None, data_interval_start=midnight[0], data_interval_end=midnight[0].replace(hour=6)),
+    ],
+    "params": [told_params({"params": each, "dag": SimpleNamespace(params=usual)}) for each in params],
+    "labels": [label["label"] for label in labels],
+}))
+"""
+
+
+def test_the_interval_is_the_day_of_a_single_run_or_else_that_of_its_dates(tmp_path: Path) -> None:
+    found = run_code(INTERVALS, Settings(), tmp_path)
+    *days, without, in_a_backfill, hours = found["intervals"]
+    whole = "interval: 2026-11-{}, the whole day (UTC)"
+    assert days == [whole.format(day) for day in (10, 10, 13, 13)]
+    assert "trigger it with the Param day or a logical date" in without
+    assert in_a_backfill == (
+        "the Param day is 2026-11-13, but this run is part of a backfill series, whose dates decide: leave day empty"
+    )
+    assert hours == "interval: 2026-11-10 00:00 to 2026-11-10 06:00 (UTC)"
+    assert found["params"] == ["Params: all at their defaults", "Params: limit 20, existing replace"]
+    assert found["labels"] == [
+        "laion_2b/part-00000.parquet",
+        "laion_2b/part-00000-fcd86c9b-36f4-49ff-be….parquet",
+    ]
+
+
 MAP_LENGTHS = """
 from capsfusion_tasks.errors import InputError
 from map_length import max_tasks, require_mappable

@@ -16,6 +16,7 @@ from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.shards.discovery import discover, discovered
 from capsfusion_tasks.shards.failures import system_errors
+from capsfusion_tasks.shards.listing import dates
 from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.source import Unreadable
@@ -403,3 +404,17 @@ def test_a_source_of_another_kind_is_refused() -> None:
         open_source("", load_settings())
     with pytest.raises(InputError, match=r"cannot read shards from http:.*: it names no host"):
         open_source("http:///list.txt", load_settings())
+
+
+def test_a_source_says_on_which_days_its_shards_arrived(tmp_path: Path) -> None:
+    assert dates("laion_2b", side(tmp_path)).startswith("laion_2b: no shard in ")
+    for day, count in {0: 2, 1: 1}.items():
+        for number in range(count):
+            arrive(tmp_path / f"{day}-{number}.parquet", START + timedelta(days=day))
+    there = f"shards in {side(tmp_path).origin}, which arrived on"
+    assert dates("laion_2b", side(tmp_path)) == f"laion_2b: 3 {there} 2026-11-10 (2), 2026-11-11 (1)"
+    for day in range(2, 10):
+        arrive(tmp_path / f"{day}.parquet", START + timedelta(days=day))
+    told = dates("laion_2b", side(tmp_path))
+    assert told.startswith(f"laion_2b: 11 {there} 2026-11-10 and 2 other days, 2026-11-13 (1), ")
+    assert told.endswith(", 2026-11-19 (1)")

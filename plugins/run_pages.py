@@ -1,0 +1,34 @@
+"""Addresses of a run's pages in Airflow's UI, as links in it need them: with the path of ``[api] base_url``."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlsplit
+
+RUN_TAB = "captions-of-run"  # of the captions view
+
+
+def base_path() -> str:
+    """The path of Airflow's pages, which ends with a slash."""
+    return urlsplit(_base_url()).path.rstrip("/") + "/"
+
+
+def captions_of_run(dag_id: str, run_id: str) -> str:
+    """The run's tab with its captions and figures."""
+    return f"{base_path()}{run_page(dag_id, run_id)}/plugin/{RUN_TAB}"
+
+
+def run_page(dag_id: str, run_id: str) -> str:
+    """The run's page, below ``base_path``."""
+    return f"dags/{dag_id}/runs/{quote(run_id, safe='')}"
+
+
+def absolute(page: str) -> str:
+    """``page``, below ``base_path``, with the address under which users reach Airflow: for messages outside the UI."""
+    return f"{_base_url().rstrip('/')}/{page}"
+
+
+def _base_url() -> str:
+    # Imported here: tasks load plugins, too, and few of them need it.
+    from airflow.configuration import conf
+
+    return str(conf.get("api", "base_url", fallback="/"))
