@@ -70,3 +70,9 @@ class GateSettings(BaseModel):
         " that of recent units.",
     )
     min_rows: int = Field(default=100, ge=1, description="Load units with fewer rows than this in any case.")
+    answer_hours: float = Field(
+        default=24,
+        ge=0,
+        description="In Airflow, ask whether to load such units, and wait this many hours for an answer. After that,"
+        " the run fails. 0: do not ask.",
+    )

@@ -23,6 +23,7 @@ from dag_parts import (
     MAX_ACTIVE_TASKS,
     MODEL_PARAMS,
     Json,
+    asked,
     each_unit,
     require_all_done,
     skip_without_captions,
@@ -244,11 +245,12 @@ def capsfusion() -> None:
     units = plan()
     pull.expand(shard=discover()) >> buckets
     paired, loaded = pair.expand(buckets=buckets), each_unit.expand(unit=units)
+    held = asked(loaded)
     checked = check()
     paired >> units
-    loaded >> export() >> checked >> announce() >> report()
+    [loaded, held] >> export() >> checked >> announce() >> report()
     # One that fails gives up what needs all of them, at once: the check and the report wait until the others are done.
-    [paired, loaded] >> checked
+    [paired, loaded, held] >> checked
 
 
 capsfusion()

@@ -15,6 +15,7 @@ from dag_parts import (
     MAX_ACTIVE_TASKS,
     MODEL_PARAMS,
     Json,
+    asked,
     each_unit,
     require_all_done,
     skip_without_captions,
@@ -162,7 +163,8 @@ def capsfusion_replay() -> None:
         require_all_done(context, result)
         return result
 
-    each_unit.expand(unit=plan()) >> announce() >> report()
+    loaded = each_unit.expand(unit=plan())
+    [loaded, asked(loaded)] >> announce() >> report()
 
 
 capsfusion_replay()

@@ -9,11 +9,13 @@ import fusion_metrics
 from airflow.sdk import (
     Asset,
     Param,
+    TriggerRule,
     get_current_context,
     task,
     task_group,
 )
 from airflow.sdk.exceptions import AirflowSkipException
+from gate_question import GateQuestion
 from gpu_pod import gpu_executor_config
 from load_operator import LoadOperator
 from retry_backoff import FIRST_DELAY, RETRIES, RetryBackoff
@@ -98,11 +100,16 @@ BUDGET_PARAMS = {
 
 @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
 def validate(unit: Json) -> Json:
-    """Gives each of the unit's captions a verdict and its reasons. Fails if too many are rejected."""
+    """Gives each of the unit's captions a verdict and its reasons. Too many rejected: the gate holds the unit."""
     context = get_current_context()
     set_label(context, Unit(**unit).label)
+    accept = context["params"]["accept_rejections"]
     with working() as work:
-        counts = unit_tasks.validate(work, Unit(**unit), accept_rejections=context["params"]["accept_rejections"])
+        counts = unit_tasks.validate(
+            work, Unit(**unit), accept_rejections=accept, hold=True, dag_run_id=context["run_id"]
+        )
+    if counts["held"]:
+        set_label(context, f"held: {Unit(**unit).label}")
     fusion_metrics.validated(counts)
     return counts
 
@@ -128,6 +135,24 @@ def each_unit(unit: Json) -> None:
         doc_md="Loads the unit's captions and marks the unit as loaded, in one transaction.",
     )
     fuse >> verdicts >> load
+
+
+def asked(loaded: Any) -> Any:
+    """Asks about the units that the gate holds, when all others are ``loaded``, and loads them if the answer is so."""
+    question = GateQuestion(
+        task_id="ask",
+        trigger_rule=TriggerRule.ALL_DONE,
+        execution_timeout=timedelta(minutes=15),  # of asking, not of waiting for the answer
+        doc_md="Asks whether to load the units that the gate holds; skipped where it holds none.",
+    )
+    load_held = LoadOperator.partial(
+        task_id="load_held",
+        execution_timeout=timedelta(hours=1),
+        map_index_template="{{ label }}",
+        doc_md="Loads the units that the gate held, after the answer *Load*.",
+    ).expand(unit=question.output)
+    loaded >> question
+    return load_held
 
 
 def skip_without_captions(counts: Json) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import fusion_metrics
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
 from run_context import set_label, working
 
 from capsfusion_tasks.schemas import Unit
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LoadOperator(BaseOperator):
-    """Loads one unit's captions and marks the unit as loaded, in one transaction.
+    """Loads one unit's captions and marks the unit as loaded, in one transaction. Skipped for a unit that is held.
 
     :param unit: the unit, as ``Unit.model_dump(mode="json")`` gives it
     """
@@ -31,6 +32,8 @@ class LoadOperator(BaseOperator):
         unit = Unit(**self.unit)
         set_label(context, unit.label)
         with working() as work:
+            if unit_tasks.held_by_gate(work, unit):
+                raise AirflowSkipException("the gate holds this unit: the task ask says what becomes of it")
             counts = unit_tasks.load(work, unit, existing=context["params"]["existing"], dag_run_id=context["run_id"])
         fusion_metrics.loaded(counts)
         return counts

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseNotifier, Connection
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from capsfusion_tasks.errors import InputError
 
@@ -64,6 +65,22 @@ def on_failure() -> list[Callable[[Context], None]]:
         " {{ data_interval_start }} to {{ data_interval_end }}{% endif %}"
     )
     return [WebhookAlert(conn_id, text)] if conn_id else []
+
+
+class QuestionAlert(WebhookAlert):
+    """Tells the webhook of a question. The question stands in the UI, too, so a webhook that fails does not stop it."""
+
+    def notify(self, context: Context) -> None:
+        try:
+            super().notify(context)
+        except (OSError, InputError, AirflowNotFoundException):
+            self.log.exception("the question is asked, but the webhook of Connection %s does not know", self.conn_id)
+
+
+def question(text: str) -> list[BaseNotifier]:
+    """What tells of a question in a task: one alert, or none if no Connection is named."""
+    conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
+    return [QuestionAlert(conn_id, "{{ dag.dag_id }} asks: " + text)] if conn_id else []
 
 
 def deadline() -> DeadlineAlert | None:

@@ -39,10 +39,6 @@ class Report:
         return {**asdict(self), **_texts(self)}
 
     @property
-    def text(self) -> str:
-        return "\n".join([*self.lines, *self.failures])
-
-    @property
     def headline(self) -> str:
         """The result in one line: ``99 accepted, 2 rejected, 3.1 captions/s``."""
         total = self.summary
@@ -108,10 +104,6 @@ class ReplayReport:
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), **_texts(self)}
-
-    @property
-    def text(self) -> str:
-        return "\n".join([*self.lines, *self.failures])
 
     @property
     def headline(self) -> str:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
+from sqlalchemy import Connection
 
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
@@ -26,7 +27,7 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.validation import gate
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.units import different_rules, validate_unit
-from capsfusion_tasks.warehouse import fusions, ledger, ownership, queries
+from capsfusion_tasks.warehouse import fusions, gate_holds, ledger, ownership, queries
 from capsfusion_tasks.warehouse.captions import raws_by_caption
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.queries import Scope
@@ -103,13 +104,22 @@ def fuse_failed(context: Context, unit: Unit, error: str) -> None:
         ledger.unit_failed(connection, unit.unit_id, error)
 
 
-def validate(context: Context, unit: Unit, *, accept_rejections: bool = False) -> dict[str, Any]:
+def validate(
+    context: Context,
+    unit: Unit,
+    *,
+    accept_rejections: bool = False,
+    hold: bool = False,
+    dag_run_id: str | None = None,
+) -> dict[str, Any]:
     """Give each of the unit's captions a verdict and its reasons. A unit that is loaded already only has its counts.
 
     Where the other beams are kept, one that passes replaces a rejected caption, and counts as accepted and ``rescued``.
 
     Raises InputError if a row is not fused. Raises it with the table of reasons if the gate closes on the unit's
-    rejections, unless they are accepted. The verdicts are published in either case, and the ledger gets the error.
+    rejections, unless they are accepted: by ``accept_rejections``, or by somebody who was asked about the same counts.
+    With ``hold`` it raises nothing then, and the unit is held until somebody answers. The verdicts are published in
+    any case, and the ledger gets the error.
     """
     if loaded := _loaded(context, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
@@ -126,19 +136,51 @@ def validate(context: Context, unit: Unit, *, accept_rejections: bool = False) -
         recent = [gate.Verdicts(*row) for row in ledger.recent_verdicts(connection, unit.fusion_id)]
     tally = Tally().add(validated)
     problem = gate.why_closed(tally, recent, context.settings.gate)
-    if problem and not accept_rejections:
-        error = _gate_error(context, unit, tally, problem)
-        with engine.begin() as connection:
-            ledger.unit_failed(connection, unit.unit_id, error)
+    with engine.begin() as connection:
+        error = _pass_gate(context, connection, unit, tally, problem, accept_rejections, dag_run_id)
+    if error and not hold:
         raise InputError(error)
-    if problem:
-        log.warning("%d of %d captions are rejected, %s: accepted", tally.rejected, tally.rows, problem)
-    counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False)
+    if error:
+        log.warning("the unit is held until somebody decides: %s", error)
+    counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False) | {"held": error is not None}
     return counts | {
         "rescued": tally.rescued,
         "reasons": dict(tally.reasons.most_common()),
         "flags": dict(tally.flags.most_common()),
     }
+
+
+def _pass_gate(
+    context: Context,
+    connection: Connection,
+    unit: Unit,
+    tally: Tally,
+    problem: str | None,
+    accept_rejections: bool,
+    dag_run_id: str | None,
+) -> str | None:
+    """Enter in the ledger whether the unit may be loaded. Returns why not, or None if it may."""
+    before = gate_holds.newest(connection, unit.unit_id)
+    counts = (tally.rows, tally.rejected)
+    if problem is None:
+        if before and before.is_held:
+            why = "the gate is open now"
+            gate_holds.enter(connection, unit.unit_id, dag_run_id, counts, why, let_in_by="validation")
+        return None
+    told = f"{tally.rejected} of {tally.rows} captions are rejected, {problem}"
+    same = before if before and (before.rows, before.rejected) == counts else None
+    if same and not same.is_held:
+        log.warning("%s: accepted by %s at %s", told, same.answered_by, same.answered_at)
+        return None
+    if accept_rejections:
+        log.warning("%s: accepted", told)
+        gate_holds.enter(connection, unit.unit_id, dag_run_id, counts, problem, let_in_by="accept_rejections")
+        return None
+    error = _gate_error(context, unit, tally, problem)
+    if same is None or same.answer is not None:  # a question that is open stays: another run may wait for its answer
+        gate_holds.enter(connection, unit.unit_id, dag_run_id, counts, problem, details="\n".join(tally.lines()))
+    ledger.unit_failed(connection, unit.unit_id, error)
+    return error
 
 
 def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str, Any]:
@@ -150,6 +192,7 @@ def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str
         "reasons": {},
         "flags": {},
         "already_loaded": already_loaded,
+        "held": False,
     }
 
 
@@ -163,6 +206,13 @@ def _gate_error(context: Context, unit: Unit, tally: Tally, problem: str) -> str
     return "\n".join([summary, *tally.lines()])
 
 
+def held_by_gate(context: Context, unit: Unit) -> bool:
+    """Whether the gate closed for the unit and nobody has let it in. False for a loaded unit."""
+    with context.warehouse.engine.connect() as connection:
+        found = gate_holds.newest(connection, unit.unit_id)
+        return found is not None and found.is_held and ledger.loaded_unit(connection, unit.unit_id) is None
+
+
 def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_id: str | None = None) -> dict[str, Any]:
     """Load the unit's rows and mark it as loaded, in one transaction. Does nothing if it is loaded already.
 
@@ -171,6 +221,10 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
     """
     if loaded := _loaded(context, unit):  # first, because the files of a loaded unit may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
+    if held_by_gate(context, unit):
+        raise InputError(
+            f"unit {unit.unit_id} is held by the gate: accept its rejections, or answer the run's question"
+        )
     _require_pull_rules(context, unit)
     rows = _validated(context, unit)
     try:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.errors import InputError
@@ -248,7 +248,14 @@ def units_of(connection: Connection, fusion_id: str | None, work: Interval | Rep
     if fusion_id is not None:
         is_its = (*is_its, units.fusion_id == fusion_id)
     statement = select(work_units).where(*is_its).order_by(units.unit_id)
-    return [
-        (Unit(unit_id=row.unit_id, fusion_id=row.fusion_id, rows=row.rows_in, tokens=row.tokens_estimated), row.state)
-        for row in connection.execute(statement)
-    ]
+    return [(_unit(row), row.state) for row in connection.execute(statement)]
+
+
+def units(connection: Connection, unit_ids: Sequence[str]) -> list[Unit]:
+    """The units with these ids, by id."""
+    statement = select(work_units).where(work_units.c.unit_id.in_(unit_ids)).order_by(work_units.c.unit_id)
+    return [_unit(row) for row in connection.execute(statement)]
+
+
+def _unit(row: Row[Any]) -> Unit:
+    return Unit(unit_id=row.unit_id, fusion_id=row.fusion_id, rows=row.rows_in, tokens=row.tokens_estimated)

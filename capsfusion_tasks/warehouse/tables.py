@@ -29,6 +29,7 @@ SHARD_STATES = ("discovered", "pulled", "failed")
 EXISTING = ("skip", "replace")
 # As in files of judgements: good to train on, good but for a small fault, not to be trained on.
 JUDGEMENTS = ("good", "minor", "bad")
+GATE_ANSWERS = ("load", "keep out")
 UNIT_STATES = ("planned", "fusing", "fused", "loaded", "failed")
 
 metadata = MetaData(
@@ -163,6 +164,28 @@ plans = Table(
     ),
     Index(None, "interval_start", "interval_end"),
     Index(None, "dag_run_id"),
+)
+
+
+# Units that the gate kept out, and who decided what becomes of them. A unit's newest row counts. Without a foreign key:
+# the answers stay if the unit is planned anew.
+gate_holds = Table(
+    "gate_holds",
+    metadata,
+    Column("hold_id", BigInteger, Identity(always=True), primary_key=True),
+    _text("unit_id"),
+    _text("dag_run_id", nullable=True),
+    Column("rows_in", BigInteger, nullable=False),
+    Column("rejected", BigInteger, nullable=False),
+    _text("problem"),
+    _text("details"),
+    _time("held_at", server_default=func.now()),
+    _text("answer", nullable=True),
+    _text("answered_by", nullable=True),
+    _time("answered_at", nullable=True),
+    _one_of("answer", GATE_ANSWERS),
+    CheckConstraint("num_nonnulls(answer, answered_by, answered_at) in (0, 3)", name="whole_answer"),
+    Index(None, "unit_id"),
 )
 
 

@@ -12,6 +12,7 @@ from capsfusion_tasks.warehouse.url import describe
 # What planning, fusing and loading do with each table; the role capsfusion_loader may do it.
 _NEEDED = {
     **dict.fromkeys(("shards", "work_units", "fusions", "plans"), ("select", "insert", "update")),
+    "gate_holds": ("select", "insert", "update", "delete"),
     **dict.fromkeys(("fused_captions", "rejected_captions", "replayed_captions"), ("select", "insert", "delete")),
 }
 

@@ -130,6 +130,12 @@ class Service:
         statement = "update deadline set deadline_time = now() where id = any(:ids) returning id"
         assert self._in_airflow(statement, ids=self.deadlines(run_id))
 
+    def let_question_time_out(self, run_id: str) -> None:
+        statement = (
+            "update task_instance set trigger_timeout = now() where run_id = :run_id and task_id = 'ask' returning id"
+        )
+        assert self._in_airflow(statement, run_id=run_id)
+
     def _in_airflow(self, statement: str, **values: Any) -> list[Any]:
         engine = create_engine(self.server.url("airflow"))
         with engine.begin() as connection:
@@ -226,6 +232,7 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             "CAPSFUSION_UNIT_TOKENS": "10000",  # a unit a day: each costs a start of torchrun
             "CAPSFUSION_GATE__MIN_ROWS": str(GATE_ROWS),
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # no DAG changes here
+            "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",  # when it sees that nobody has answered
             "CAPSFUSION_ALERT_CONN_ID": "alerts",
             "AIRFLOW_CONN_ALERTS": json.dumps({"conn_type": "http", "password": webhook.url}),
         }

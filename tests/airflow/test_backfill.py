@@ -248,7 +248,7 @@ def test_a_user_runs_a_single_day_which_has_no_shards_and_reads_which_days_have(
         assert re.search(there, run["note"])
     tasks = service.api.task_instances(run["dag_run_id"])
     idle = {each["task_id"] for each in tasks if each["state"] == "skipped"}
-    assert idle >= {"pull", "share_buckets", "pair", "plan", "fuse", "validate", "load", "announce"}
+    assert idle >= {"pull", "share_buckets", "pair", "plan", "fuse", "validate", "load", "ask", "load_held", "announce"}
     assert asset_events(service) == announced
 
 

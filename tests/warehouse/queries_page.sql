@@ -36,6 +36,9 @@ values ('unit-80', '81d0e4c2a95b', now(), now(), 'failed', 500, 100000, 'out of 
 insert into plans (fusion_id, interval_start, interval_end, dag_run_id, pairs, already_fused, planned)
 values ('3f9a1c20b7de', '2026-11-10', '2026-11-11', 'run 1', 20500, 400, 20000);
 
+insert into gate_holds (unit_id, dag_run_id, rows_in, rejected, problem, details, answer, answered_by, answered_at)
+values ('unit-80', 'run 1', 500, 200, 'that is more than 25%', '', 'keep out', 'Ada', now());
+
 create temp view columns as
 select md5(n::text)::uuid as pair_id, fusion as fusion_id, 'https://example.com/images/' || n || '.jpg' as image_url,
     'raw ' || n as laion_2b, 'synthetic ' || n as laion_coco, caption as capsfusion,

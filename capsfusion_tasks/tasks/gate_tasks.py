@@ -1,0 +1,49 @@
+"""What becomes of units that the gate holds: the question about them, and the answer. Airflow's DAGs call these."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+from capsfusion_tasks.context import Context
+from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.warehouse import gate_holds, ledger
+from capsfusion_tasks.warehouse.gate_holds import Answer, Hold
+
+log = logging.getLogger(__name__)
+
+
+def to_ask(context: Context, unit_ids: Sequence[str], dag_run_id: str | None) -> list[Hold]:
+    """Those of the units that the gate holds, with no answer yet. One that was kept out before is asked about again."""
+    with context.warehouse.engine.begin() as connection:
+        states = ledger.unit_states(connection, unit_ids)
+        for unit_id in (unit_id for unit_id, state in states.items() if state != "loaded"):
+            before = gate_holds.newest(connection, unit_id)
+            if before and before.answer == "keep out":
+                counts = (before.rows, before.rejected)
+                gate_holds.enter(connection, unit_id, dag_run_id, counts, before.problem, details=before.details)
+        open_holds = gate_holds.unanswered(connection, unit_ids)
+    return [hold for hold in open_holds if states[hold.unit_id] != "loaded"]
+
+
+def verdicts_file(context: Context, unit_id: str) -> str:
+    """Where all verdicts of the unit are."""
+    return f"{context.settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit_id)}"
+
+
+def answer(context: Context, hold_ids: Sequence[int], given: Answer, answered_by: str, at: datetime) -> list[Unit]:
+    """Enter an answer in the ledger; returns the units to load.
+
+    An answer that a hold has already stays. So a task that is tried again returns the same units.
+    """
+    with context.warehouse.engine.begin() as connection:
+        gate_holds.answer(connection, hold_ids, given, answered_by, at)
+        holds = gate_holds.of(connection, hold_ids)
+        for hold in holds:
+            if hold.is_held:
+                why = f"{hold.rejected} of {hold.rows} captions are rejected, {hold.problem}"
+                ledger.unit_failed(connection, hold.unit_id, f"kept out by {hold.answered_by}: {why}")
+            log.info("unit %s: %s, says %s", hold.unit_id, hold.answer, hold.answered_by)
+        return ledger.units(connection, [hold.unit_id for hold in holds if not hold.is_held])

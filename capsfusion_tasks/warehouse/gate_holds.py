@@ -1,0 +1,100 @@
+"""The table ``gate_holds``: units that the gate kept out of the warehouse, and who decided what becomes of them.
+
+A unit's newest row counts. Rows are never changed after they have an answer. The caller commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from capsfusion_tasks.warehouse.tables import gate_holds
+
+Answer = Literal["load", "keep out"]
+
+_columns = gate_holds.c
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A unit whose rejections closed the gate. ``problem`` says why, ``details`` has its reasons with examples."""
+
+    hold_id: int
+    unit_id: str
+    rows: int
+    rejected: int
+    problem: str
+    details: str
+    answer: Answer | None  # None: nobody has answered
+    answered_by: str | None
+    answered_at: datetime | None
+
+    @property
+    def is_held(self) -> bool:
+        return self.answer != "load"
+
+
+def enter(
+    connection: Connection,
+    unit_id: str,
+    dag_run_id: str | None,
+    counts: tuple[int, int],
+    problem: str,
+    *,
+    details: str = "",
+    let_in_by: str | None = None,
+) -> None:
+    """Enter a unit that the gate keeps out; or, with ``let_in_by``, one that is loaded without a question.
+
+    ``counts``: its rows, and its rejected rows. Replaces an earlier row of the unit that nobody has answered.
+    """
+    rows, rejected = counts
+    connection.execute(delete(gate_holds).where(_columns.unit_id == unit_id, _columns.answer.is_(None)))
+    answered = {"answer": "load", "answered_by": let_in_by, "answered_at": func.now()} if let_in_by else {}
+    held = {"unit_id": unit_id, "dag_run_id": dag_run_id, "rows_in": rows, "rejected": rejected}
+    connection.execute(insert(gate_holds).values(**held, problem=problem, details=details, **answered))
+
+
+def newest(connection: Connection, unit_id: str) -> Hold | None:
+    """The unit's newest row. None: the gate never closed for it."""
+    statement = select(gate_holds).where(_columns.unit_id == unit_id).order_by(_columns.hold_id.desc()).limit(1)
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else _hold(row)
+
+
+def unanswered(connection: Connection, unit_ids: Sequence[str]) -> list[Hold]:
+    """Those of the units that wait for an answer."""
+    statement = select(gate_holds).where(_columns.unit_id.in_(unit_ids), _columns.answer.is_(None))
+    return [_hold(row) for row in connection.execute(statement.order_by(_columns.unit_id))]
+
+
+def of(connection: Connection, hold_ids: Sequence[int]) -> list[Hold]:
+    """The rows with these ids."""
+    statement = select(gate_holds).where(_columns.hold_id.in_(hold_ids)).order_by(_columns.unit_id)
+    return [_hold(row) for row in connection.execute(statement)]
+
+
+def answer(
+    connection: Connection, hold_ids: Sequence[int], given: Answer, answered_by: str, answered_at: datetime
+) -> None:
+    """Answer for those of the rows that have no answer yet."""
+    statement = update(gate_holds).where(_columns.hold_id.in_(hold_ids), _columns.answer.is_(None))
+    connection.execute(statement.values(answer=given, answered_by=answered_by, answered_at=answered_at))
+
+
+def _hold(row: Row[tuple[object, ...]]) -> Hold:
+    return Hold(
+        row.hold_id,
+        row.unit_id,
+        row.rows_in,
+        row.rejected,
+        row.problem,
+        row.details,
+        row.answer,
+        row.answered_by,
+        row.answered_at,
+    )

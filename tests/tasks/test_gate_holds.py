@@ -1,0 +1,166 @@
+"""Units that the gate holds: loaded only after an answer, which the ledger keeps, whatever is run again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.settings import Settings, load_settings
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.tasks import gate_tasks as _gate_tasks
+from capsfusion_tasks.thresholds import GateSettings
+from capsfusion_tasks.warehouse.gate_holds import Hold
+from tests.opened import Opened, interval_tasks, unit_tasks
+from tests.tasks.test_replay import DAY, accepted_below, cut_off, fuse, numbers_in, rex, rows
+
+gate_tasks = Opened(_gate_tasks)
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+HOLDS = (
+    "select unit_id, dag_run_id, rows_in, rejected, answer, answered_by, answered_at from gate_holds order by hold_id"
+)
+
+
+@pytest.fixture
+def settings(tiny_model: Path, warehouse_url: str, tmp_path: Path) -> Settings:
+    gate = GateSettings(min_rows=1)
+    return load_settings(
+        model=str(tiny_model), num_beams=1, buckets=1, warehouse_url=warehouse_url, home=tmp_path, gate=gate
+    )
+
+
+@pytest.fixture
+def unit(settings: Settings) -> Unit:
+    """A unit whose captions all break off, fused and not judged."""
+    unit = planned_unit(settings)
+    fuse(settings, unit, cut_off)
+    return unit
+
+
+def planned_unit(settings: Settings) -> Unit:
+    Storage(settings.staging_uri).write_table(f"{layout.pairs_folder(DAY)}/00000.parquet", rex(range(6)))
+    [unit] = interval_tasks.plan(settings, DAY)
+    return unit
+
+
+def judge(settings: Settings, unit: Unit, **options: Any) -> bool:
+    """Validate as a run of Airflow does; whether the unit is held."""
+    held: bool = unit_tasks.validate(settings, unit, hold=True, dag_run_id="run 1", **options)["held"]
+    return held
+
+
+def to_ask(settings: Settings, unit: Unit) -> list[Hold]:
+    holds: list[Hold] = gate_tasks.to_ask(settings, [unit.unit_id], "run 2")
+    return holds
+
+
+def answer(settings: Settings, unit: Unit, given: str, by: str = "Ada") -> list[Unit]:
+    holds = [hold.hold_id for hold in to_ask(settings, unit)]
+    loaded: list[Unit] = gate_tasks.answer(settings, holds, given, by, NOON)
+    return loaded
+
+
+def test_a_held_unit_is_loaded_after_the_answer_and_the_ledger_says_whose_it_was(
+    settings: Settings, unit: Unit
+) -> None:
+    assert judge(settings, unit)
+    assert unit_tasks.held_by_gate(settings, unit)
+    with pytest.raises(InputError, match="held by the gate"):
+        unit_tasks.load(settings, unit)
+    [hold] = to_ask(settings, unit)
+    assert (hold.rows, hold.rejected, hold.answer) == (6, 6, None)
+    assert "truncated" in hold.details
+    assert gate_tasks.to_ask(settings, ["another"], "run 1") == []
+
+    assert answer(settings, unit, "load") == [unit]
+    unit_tasks.load(settings, unit)
+    assert numbers_in(settings, "rejected_captions") == list(range(6))
+    [row] = rows(settings, HOLDS)
+    assert row.pop("answered_at") == NOON
+    counts = {"rows_in": 6, "rejected": 6}
+    assert row == {"unit_id": unit.unit_id, "dag_run_id": "run 1", **counts, "answer": "load", "answered_by": "Ada"}
+    assert to_ask(settings, unit) == []
+    assert not judge(settings, unit), "a loaded unit is not held"
+
+
+def test_the_first_answer_counts_and_a_task_that_is_tried_again_gets_the_same_units(
+    settings: Settings, unit: Unit
+) -> None:
+    judge(settings, unit)
+    [hold] = to_ask(settings, unit)
+    for given, by in (("load", "Ada"), ("keep out", "Bob"), ("load", "Ada")):
+        assert gate_tasks.answer(settings, [hold.hold_id], given, by, NOON) == [unit]
+    assert [(row["answer"], row["answered_by"]) for row in rows(settings, HOLDS)] == [("load", "Ada")]
+
+
+@pytest.mark.parametrize("judged_again", [True, False], ids=["all is cleared", "the question is cleared"])
+def test_a_unit_that_is_kept_out_is_not_loaded_and_is_asked_about_when_its_run_is_cleared(
+    settings: Settings, unit: Unit, judged_again: bool
+) -> None:
+    judge(settings, unit)
+    assert answer(settings, unit, "keep out") == []
+    with pytest.raises(InputError, match="held by the gate"):
+        unit_tasks.load(settings, unit)
+    [failed] = rows(settings, "select state, error from work_units")
+    assert failed["state"] == "failed"
+    assert failed["error"].startswith("kept out by Ada: 6 of 6 captions are rejected, ")
+
+    if judged_again:
+        assert judge(settings, unit)
+    assert answer(settings, unit, "load", by="Bob") == [unit]
+    assert [(row["answer"], row["answered_by"]) for row in rows(settings, HOLDS)] == [
+        ("keep out", "Ada"),
+        ("load", "Bob"),
+    ]
+
+
+def test_nobody_is_asked_twice_about_the_same_captions(settings: Settings, unit: Unit) -> None:
+    judge(settings, unit)
+    [asked] = to_ask(settings, unit)
+    assert judge(settings, unit), "nobody has answered"
+    assert to_ask(settings, unit) == [asked], "two runs of the unit wait for the same answer"
+    answer(settings, unit, "load")
+    assert not judge(settings, unit)
+    assert len(rows(settings, HOLDS)) == 1
+
+
+def test_more_rejections_than_were_asked_about_are_another_question(settings: Settings) -> None:
+    unit = planned_unit(settings)
+    fuse(settings, unit, accepted_below(2))
+    judge(settings, unit)
+    answer(settings, unit, "load")
+    assert not judge(settings, unit)
+    stricter = settings.model_copy(update={"rules": settings.rules.model_copy(update={"min_words": 99})})
+    assert judge(stricter, unit)
+    assert [(row["rejected"], row["answer"]) for row in rows(settings, HOLDS)] == [(4, "load"), (6, None)]
+
+
+@pytest.mark.parametrize("before", [None, "keep out"])
+def test_a_run_that_accepts_rejections_asks_nobody(settings: Settings, unit: Unit, before: str | None) -> None:
+    if before:
+        judge(settings, unit)
+        answer(settings, unit, before)
+    assert not judge(settings, unit, accept_rejections=True)
+    unit_tasks.load(settings, unit)
+    assert rows(settings, HOLDS)[-1]["answered_by"] == "accept_rejections"
+
+
+def test_a_unit_that_the_gate_no_longer_stops_is_let_in(settings: Settings, unit: Unit) -> None:
+    judge(settings, unit)
+    answer(settings, unit, "keep out")
+    looser = settings.model_copy(update={"gate": GateSettings(min_rows=100)})
+    assert not judge(looser, unit)
+    unit_tasks.load(looser, unit)
+    assert rows(settings, HOLDS)[-1]["answered_by"] == "validation"
+
+
+def test_without_airflow_the_gate_fails_the_unit(settings: Settings, unit: Unit) -> None:
+    with pytest.raises(InputError, match="Nothing of it is loaded"):
+        unit_tasks.validate(settings, unit)
+    assert numbers_in(settings, "rejected_captions") == []
