@@ -30,11 +30,12 @@ def open_caption_file(
     source: Path, columns: Iterable[str], *, adds: str | None = None, key: str | None = None
 ) -> CaptionFile:
     """Check the format, a header or the columns of a Parquet file, and the first row; each pass checks every row."""
+    with _reachable(f"cannot read {source}"):
+        if not source.exists():
+            raise InputError(f"no file {source}")
     kind = format_of(source).kind
     with _reachable(f"cannot read {source}"):
         if not source.is_file():
-            if not source.exists():
-                raise InputError(f"no file {source}")
             what = "a folder" if source.is_dir() else "a pipe or a device"
             raise InputError(f"{source} is {what}: give a file, which is read several times")
     of_kind = {"parquet": ParquetFile, **dict.fromkeys(DELIMITERS, CsvFile)}.get(kind, JsonFile)

@@ -105,7 +105,11 @@ def main() -> None:
     except NotReadyError as error:
         report_error(f"not now: {error}")
         sys.exit(os.EX_TEMPFAIL)
-    except (PermissionError, NotADirectoryError) as error:  # of a path that the user gave, or of CAPSFUSION_HOME
+    except (
+        PermissionError,
+        NotADirectoryError,
+        FileExistsError,
+    ) as error:  # of a path that the user gave, or of CAPSFUSION_HOME
         report_error(f"error: {error.strerror}: {error.filename}; choose another path, or CAPSFUSION_HOME for state")
         sys.exit(2)
     except TorchrunFailed as error:

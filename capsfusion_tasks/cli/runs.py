@@ -17,6 +17,7 @@ from capsfusion_tasks.cli.common import (
     MaxNewTokens,
     Model,
     print_default_model,
+    progress_line,
     settings_to_read,
     stderr,
 )
@@ -79,6 +80,11 @@ def run(
             say=working.say,
         )
     print_text(report["text"])
+    if not (report["found"] or {}).get("pairs") and any(side["rows"] for side in report["sides"].values()):
+        progress_line(
+            "no pair was found: no URL with the same raw caption is in both sources yet. If it should be, see"
+            " CAPSFUSION_JOIN_ON"
+        )
     if failures := report["failures"]:
         failed = NotReadyError if report["may_pass"] else InputError
         raise failed(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")

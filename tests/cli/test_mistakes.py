@@ -76,6 +76,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     [
         ("fuse pairs.jsonl", "pairs.jsonl is the only argument: give IN and OUT, as in capsfusion fuse pairs.jsonl"),
         ("fuse pair.jsonl out.jsonl", "no file pair.jsonl"),
+        ("fuse shard/ fused/", "no file shard"),
+        ("fuse 'shard*.csv' fused/", "no file matches 'shard*.csv'"),
         ("fuse pairs.txt out.jsonl", "cannot read pairs.txt: its name must end in .json, .jsonl"),
         ("fuse pairs.jsonl out.txt", "cannot write out.txt: its name must end in .json, .jsonl"),
         ("fuse pairs.jsonl out", "cannot write out: its name must end in .json, .jsonl"),
@@ -140,9 +142,10 @@ def test_a_wrong_variable_is_named(
     answer: str,
 ) -> None:
     monkeypatch.setenv(variable, value)
-    code, line = said("run --start 2026-11-10 --end 2026-11-11", monkeypatch, capsys)
-    assert code == 2, line
-    assert answer in line
+    for command in ("run --start 2026-11-10 --end 2026-11-11", "fuse pairs.jsonl out.jsonl"):
+        code, line = said(command, monkeypatch, capsys)
+        assert code == 2, line
+        assert answer in line
 
 
 def test_a_hub_that_does_not_answer_is_no_wrong_name(
@@ -182,6 +185,12 @@ def test_sources_without_a_shard_of_these_dates_say_what_they_have(
     code, line = said(f"run --start 2025-11-10 --end 2025-11-11 {SOURCES}", monkeypatch, capsys)
     assert code == 0
     assert "discover: laion_2b has 2 shards outside the interval, from 2026-11-10" in line
+    Path("nothing").mkdir()
+    alone = "--laion-2b sample/laion-2b --laion-coco nothing"
+    code, line = said(f"run --start 2026-11-10 --end 2026-11-11 {alone}", monkeypatch, capsys)
+    assert code == 0
+    assert "no pair was found: no URL with the same raw caption is in both sources yet" in line
+    monkeypatch.setenv("CAPSFUSION_HOME", "swapped")
     swapped = "--laion-2b sample/laion-coco --laion-coco sample/laion-2b"
     code, line = said(f"run --start 2026-11-10 --end 2026-11-11 {swapped}", monkeypatch, capsys)
     assert code == 2
