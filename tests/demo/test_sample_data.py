@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
