@@ -190,6 +190,7 @@ def test_a_file_that_is_not_there_or_of_another_format_is_refused(tmp_path: Path
     os.mkfifo(tmp_path / "in.csv")
     with pytest.raises(InputError, match=r"in\.csv is a pipe or a device: give a file"):
         open_caption_file(tmp_path / "in.csv", COLUMNS)
+    (tmp_path / "in.csv.zip").touch()
     with pytest.raises(
         InputError, match=r"cannot read .*in\.csv\.zip: its name must end in .json, .jsonl, .ndjson, .csv"
     ):

@@ -114,6 +114,7 @@ def test_a_compressed_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
         (tmp_path / "in.jsonl.gz").write_bytes(damaged)
         with pytest.raises(InputError, match=r"in\.jsonl\.gz (cannot be decompressed|.* is not valid JSON)"):
             fused(tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl")
+    (tmp_path / "in.parquet.gz").touch()
     with pytest.raises(InputError, match="must end in"):
         open_caption_file(tmp_path / "in.parquet.gz", COLUMNS)
 
