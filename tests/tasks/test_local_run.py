@@ -124,6 +124,11 @@ def test_the_counts_are_those_that_the_sample_announced(done: Done, sample: tupl
         assert report["summary"]["rows_in"] == day.pairs
         assert report["summary"]["waiting"] == 0
         assert report["found"]["pairs"] == report["found"]["already_fused"] + day.pairs
+        text = report["text"]
+        assert re.search(r"^model: .*tiny, native, float32, 1 beam, at most 4 tokens; fusion \w+$", text, re.M)
+        [(captions, total, listed)] = re.findall(r"^rejected: (\d+) captions?, (\d+) reasons?: (.*)$", text, re.M)
+        assert (int(captions), int(total)) == (report["summary"]["rejected"], sum(report["reasons"].values()))
+        assert sum(map(int, re.findall(r"(\d+) \w+(?: \+|;|$)", listed))) == int(total)
     stored = pairs_in(done.settings)
     assert len(stored) == announced.pairs
     assert max(Counter(row["pair_id"] for row in stored).values()) == 1
@@ -141,11 +146,6 @@ def test_a_second_run_changes_nothing(done: Done) -> None:
             f"found: {report['found']['pairs']} pairs, {report['found']['already_fused']} of them fused already"
             in report["text"]
         )
-        text = report["text"]
-        assert re.search(r"^model: .*tiny, native, float32, 1 beam, at most 4 tokens; fusion \w+$", text, re.M)
-        [(captions, total, listed)] = re.findall(r"^rejected: (\d+) captions?, (\d+) reasons?: (.*)$", text, re.M)
-        assert (int(captions), int(total)) == (report["summary"]["rejected"], sum(report["reasons"].values()))
-        assert sum(map(int, re.findall(r"(\d+) \w+(?: \+|;|$)", listed))) == int(total)
     assert pairs_in(done.settings) == before
     assert rows(done.settings, units) == loaded
 
