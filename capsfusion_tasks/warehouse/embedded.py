@@ -53,6 +53,11 @@ _PARAMETERS = {
 }
 
 
+def is_embedded(url: URL) -> bool:
+    """Whether it is the URL of an embedded server."""
+    return all(url.query.get(name) == value for name, value in _PARAMETERS.items() if value)  # URLs lose empty ones
+
+
 @dataclass(frozen=True)
 class EmbeddedPostgres:
     """A running server."""

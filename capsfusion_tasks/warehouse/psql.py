@@ -8,7 +8,7 @@ import shutil
 from sqlalchemy import URL
 
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.embedded import BINARIES
+from capsfusion_tasks.warehouse.embedded import BINARIES, is_embedded
 from capsfusion_tasks.warehouse.tables import SCHEMA
 from capsfusion_tasks.warehouse.url import libpq_uri
 
@@ -24,6 +24,7 @@ def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:
     environment["PGOPTIONS"] = " ".join(option for option in options if option)
     if url.password is not None:
         environment["PGPASSWORD"] = str(url.password)
-    program = shutil.which("psql") or str(BINARIES / "psql")
+    own = str(BINARIES / "psql")
+    program = own if is_embedded(url) else shutil.which("psql") or own  # an older psql does not know all parameters
     shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
     return [program, libpq_uri(shown)], environment

@@ -129,7 +129,7 @@ def find_a_rejected_caption(page: Page) -> Locator:
     expect(view.locator("tbody tr").first).to_contain_text(re.compile(word[:5], re.IGNORECASE))
     view.locator("tbody tr").first.click()
     caption = view.get_by_role("dialog")
-    expect(caption).to_contain_text("rejected")
+    expect(caption).to_contain_text("Rejected")
     return caption
 
 

@@ -83,8 +83,9 @@ def made_captions() -> pa.Table:
 def routes() -> list[tuple[str, str]]:
     app = create_app(guard=lambda: None, judge=lambda: "")
     filled = {"name": "main.js", "pair_id": "00000000-0000-0000-0000-000000000000", "fusion_id": "f1"}
+    query = {"/image": "?url=https://example.com/a.jpg"}
     return [
-        (method, PREFIX + route.path.format(**filled))
+        (method, PREFIX + route.path.format(**filled) + query.get(route.path, ""))
         for route in app.routes
         if isinstance(route, APIRoute)
         for method in sorted(route.methods)

@@ -56,7 +56,7 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
         field_of(dialog, "Fusion").get_by_role("textbox").fill(OLD)
         pick_day(page, field_of(dialog, "Loaded from"), date(2026, 1, 1))
         field_of(dialog, "Longest caption").get_by_role("spinbutton").fill("60")
-        expect(field_of(dialog, "Numbers of the model")).to_contain_text("as CAPSFUSION_DTYPE says")
+        expect(field_of(dialog, "Number format")).to_contain_text("as CAPSFUSION_DTYPE says")
         dialog.get_by_role("button", name="Trigger", exact=True).click()
         expect(dialog).to_be_hidden()
         [run] = wait_until("there is a run", lambda: service.api.request("GET", f"{DAG}/dagRuns")["dag_runs"], 60)
