@@ -32,7 +32,7 @@ _PLAIN = re.compile(r"[\w ,.:;=+()/%…-]*")
 
 
 # Airflow's UI sends no Params at all of a backfill whose box is not ticked, whatever the form has.
-_NO_PARAMS = "To apply the Params of a backfill's form, tick Override parameters on existing runs there"
+_NO_PARAMS = "To apply the Params of a backfill, tick Override parameters on existing runs in its form"
 
 
 class RunNote:
