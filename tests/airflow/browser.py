@@ -33,6 +33,7 @@ def logged_in(service: Service, chromium: Browser, scheme: str) -> Iterator[Page
         page.locator("input[name=username]").fill(USER)
         page.locator("input[name=password]").fill(service.password(USER))
         page.keyboard.press("Enter")
+        expect(page.get_by_role("link", name="Dags", exact=True)).to_be_visible()
         yield page
     assert {each for each in asked if each.startswith("http")} == {service.api.url}
 
