@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--home", type=Path, help="folder that keeps the table; an existing table is reused")
     parser.add_argument("--repeat", type=int, default=15)
-    parser.add_argument("--before", action="store_true", help="first measure the indexes of migration 0003")
+    parser.add_argument("--before", action="store_true", help="before that, measure with the indexes of 0003 only")
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="capsfusion-bench-") as scratch,

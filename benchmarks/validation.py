@@ -94,7 +94,7 @@ def main() -> None:
         "--pairs", type=Path, help=f"file with laion_2b, laion_coco and {CAPTION} (default: made pairs)"
     )
     parser.add_argument("--judged", type=Path, nargs="*", default=[], help="files of judgements, .jsonl")
-    parser.add_argument("--rows", type=int, default=500, help="of each kind of fault")
+    parser.add_argument("--rows", type=int, default=500, help="number of captions with each kind of fault")
     parser.add_argument("--missed", type=int, default=10, help="examples of bad captions that are not rejected")
     args = parser.parse_args()
 

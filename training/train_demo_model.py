@@ -222,7 +222,7 @@ def main() -> None:
         "--minutes",
         type=float,
         default=math.inf,
-        help="end after so many minutes, or after the steps if these are sooner",
+        help="end after this many minutes, or after --steps, whichever comes first",
     )
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per batch, with padding")
     parser.add_argument("--lr", type=float, default=1.6e-3)

@@ -24,7 +24,7 @@ def sample_data(
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
     copies: Annotated[int, typer.Option(help="Repeat everything so many times, as other images.", min=1)] = 1,
     unmatched: Annotated[
-        int, typer.Option(help="Add so many LAION-2B rows per row, of images that LAION-COCO lacks.", min=0)
+        int, typer.Option(help="For each row, add this many LAION-2B rows whose image is not in LAION-COCO.", min=0)
     ] = 0,
 ) -> None:
     """Write sample shards in LAION's schemas, with the edge cases of real shards, and print what a run must find.

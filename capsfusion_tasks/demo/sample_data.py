@@ -273,7 +273,7 @@ def _known_report(root: Path, parameters: SampleParameters) -> SampleReport | No
     try:
         report = SampleReport.model_validate_json((root / EXPECTED).read_bytes())
     except ValidationError as error:
-        raise InputError(f"{root / EXPECTED} is not the report of a sample: {advice}") from error
+        raise InputError(f"{root / EXPECTED} was not written by capsfusion sample-data: {advice}") from error
     if report.parameters != parameters:
         raise InputError(
             f"{root} holds another sample ({_listed(report.parameters)}; requested: {_listed(parameters)}): {advice}"

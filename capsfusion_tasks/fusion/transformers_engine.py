@@ -71,7 +71,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
         raise InputError(f"{folder}/config.json says is_encoder_decoder: captions come from models without an encoder")
     model = model.to(device).eval()
     refuse_not_finite(folder, {name: is_finite(weight.data) for name, weight in model.named_parameters()})
-    # Else ``generate`` adds the checkpoint's own ways of decoding to those that it is given (repetition_penalty, say).
+    # Without this, ``generate`` also applies decoding settings that the checkpoint stores, such as repetition_penalty.
     model.generation_config = GenerationConfig()
     return model
 

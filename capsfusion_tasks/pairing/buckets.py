@@ -24,7 +24,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_HELD_ROWS = 1 << 18  # most rows of a shard that are in memory at a time, and rows of a row group
+_HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the size of the row groups that are written
 _HELD_BYTES = 256 << 20  # the same limit in bytes, for long rows
 _BATCH_ROWS = 1 << 16  # rows that are decoded while earlier ones are split
 _WRITERS = 4  # bucket files that are written at the same time: on S3 each takes a round trip or three

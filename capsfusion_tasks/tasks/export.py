@@ -158,7 +158,7 @@ def _start(storage: Storage, manifest: Manifest) -> Manifest:
     """Write the unfinished ``manifest`` to the folder, and delete all files that are not in it."""
     storage.write_json(BEGUN, manifest.model_dump(mode="json"))
     mine = {BEGUN, *(part.file for part in manifest.files)}
-    for name in sorted(set(storage.files("")) - mine):  # the old manifest sorts before the old files
+    for name in sorted(set(storage.files("")) - mine):  # the old manifest sorts first, so it is deleted first
         storage.delete(name)
     storage.delete_unpublished("")
     return manifest

@@ -110,7 +110,7 @@ def _texts(render: Callable[[Any], str], column: pa.ChunkedArray) -> pa.ChunkedA
 
 def _decimals(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     whole, places = _longest(texts, r"^-|\..*$"), _longest(texts, r"^[^.]*\.?")
-    if whole + places > _MOST_DIGITS:  # the cast would wrap around: 1e400 would become 0
+    if whole + places > _MOST_DIGITS:  # without this check the cast overflows silently: 1e400 would become 0
         return texts
     try:
         return texts.cast(pa.decimal128(_MOST_DIGITS, places))

@@ -216,7 +216,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
         write_sample_data(tmp_path)
     assert snapshot(tmp_path).keys() == {"mine.txt"}
     (tmp_path / "EXPECTED.json").write_text("{}")
-    with pytest.raises(InputError, match=r"EXPECTED.json is not the report of a sample: name another folder"):
+    with pytest.raises(InputError, match=r"EXPECTED.json was not written by capsfusion sample-data: name another"):
         write_sample_data(tmp_path)
 
 
