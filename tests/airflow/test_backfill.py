@@ -243,8 +243,9 @@ def test_a_user_runs_a_single_day_which_has_no_shards_and_reads_which_days_have(
         f"no shards in this interval, 0 findings\n\n- interval: {EMPTY_DAY}, the whole day (UTC)\n"
     )
     for side, folder in FOLDER.items():
-        there = rf"{side}: \d+ shards in {service.bucket}/airflow/sources/{folder}, which arrived on 2026-11-10 \(1\)"
-        assert re.search(there, run["note"])
+        source = f"{service.bucket}/airflow/sources/{folder}"
+        arrived = rf"{side}: \d+ shards in {source} \(\*\.parquet\), which arrived on 2026-11-10 \(1\)"
+        assert re.search(arrived, run["note"]), run["note"]
     tasks = service.api.task_instances(run["dag_run_id"])
     idle = {each["task_id"] for each in tasks if each["state"] == "skipped"}
     assert idle >= {"pull", "share_buckets", "pair", "plan", "fuse", "validate", "load", "ask", "load_held", "announce"}
