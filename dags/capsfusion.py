@@ -78,7 +78,7 @@ PARAMS = {
         title="Export to",
         type=["null", "string"],
         pattern=r"^(/|\w+://).",
-        description="Export the interval's captions as Parquet below this folder (absolute, or s3://…). Empty: do not.",
+        description="Export the interval's captions as Parquet to this absolute folder, s3://… or hf://…, if given.",
     ),
     "accept_rejections": Param(
         False,

@@ -55,7 +55,10 @@ def _interactive(argv: list[str], env: dict[str, str]) -> None:
 
 
 def export(
-    target: Annotated[str, typer.Argument(metavar="DIR", help="A new or empty folder, or s3://bucket/prefix.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="DIR", help="A new or empty folder, s3://bucket/prefix, or hf://datasets/owner/name."),
+    ],
     columns: Annotated[
         str | None,
         typer.Option(
@@ -82,13 +85,14 @@ def export(
 ) -> None:
     """Export accepted captions as Parquet files with CapsFusion-120M's columns. Run it again to resume.
 
-    Writes part-00000.parquet, part-00001.parquet, …, sorted by pair_id, and last _manifest.json with the query, counts
-    and checksums. A resumed export has the captions that the warehouse had when the export began.
+    Writes data/part-00000.parquet, data/part-00001.parquet, …, sorted by pair_id, and last _manifest.json with the
+    query, counts and checksums. A resumed export has the captions that the warehouse had when the export began.
 
     Example: capsfusion export captions --where "raw_recall > 0.8 and punsafe < 0.1" --columns similarity,fusion_id
+
+    Example: capsfusion export hf://datasets/owner/name
     """
-    from capsfusion_tasks.staging.storage import Storage
-    from capsfusion_tasks.tasks.export import export_captions
+    from capsfusion_tasks.tasks.export import export_captions, export_target
     from capsfusion_tasks.terminal import Working
     from capsfusion_tasks.warehouse.connection import open_warehouse
     from capsfusion_tasks.warehouse.export import Selection, named_columns
@@ -101,10 +105,10 @@ def export(
         where=where,
         limit=limit,
     )
-    with open_warehouse(settings_to_read()) as warehouse, Working(stderr) as working:
+    with export_target(target) as place, open_warehouse(settings_to_read()) as warehouse, Working(stderr) as working:
         manifest = export_captions(
             warehouse,
-            Storage(target),
+            place,
             selection,
             rows_per_file=rows_per_file,
             overwrite="always" if overwrite else "never",

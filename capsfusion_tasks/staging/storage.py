@@ -142,9 +142,11 @@ class Storage:
         return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
     @_asks
-    def delete(self, path: str) -> None:
-        self.filesystem.delete_file(path)
-        self._sync_parent(path)
+    def delete(self, *paths: str) -> None:
+        """Delete ``paths``, in this order."""
+        for path in paths:
+            self.filesystem.delete_file(path)
+            self._sync_parent(path)
 
     @_asks
     def delete_folder(self, path: str) -> None:

@@ -1,7 +1,8 @@
 """Exports captions as Parquet files with a manifest. An interrupted export, repeated, writes the same files.
 
 ``_export.json`` is written first. It holds the selection, the state of the warehouse, and the files that are finished.
-When all files are finished, ``_manifest.json``, in the same format, replaces it.
+When all files are finished, ``_manifest.json``, in the same format, replaces it. The Parquet files have a folder of
+their own, ``data``, because some readers of folders read every file.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -22,17 +26,31 @@ from pydantic import BaseModel, computed_field
 from capsfusion_tasks import __version__
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.tasks.dataset_card import MARK, dataset_card
+from capsfusion_tasks.tasks.hub_folder import CARD, HubFolder
 from capsfusion_tasks.warehouse import export as captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.export import FUSION, KEY, ExportSession, Selection, Snapshot
 
-# Readers of folders of Parquet files (pyarrow, Spark, …) skip names that start with an underscore.
+# pyarrow, Spark and others skip names that start with an underscore.
 BEGUN, MANIFEST = "_export.json", "_manifest.json"
+DATA = "data"
 ROWS_PER_FILE = 1_000_000
 ROW_GROUP_ROWS = 50_000  # about 15 MB of the published columns, which the writer and a reader hold in memory
-_PART = re.compile(r"part-\d{5,}\.parquet")
+_PART = re.compile(rf"({DATA}/)?part-\d{{5,}}\.parquet")
 
 Overwrite = Literal["never", "outdated", "always"]
+Target = Storage | HubFolder
+
+
+@contextmanager
+def export_target(address: str) -> Iterator[Target]:
+    """The folder, ``s3://bucket/prefix`` or ``hf://datasets/owner/name[@branch][/folder]`` to export to."""
+    if not address.lower().startswith("hf://"):
+        yield Storage(address)
+        return
+    with tempfile.TemporaryDirectory(prefix="capsfusion-upload-") as uploads:
+        yield HubFolder(address, Path(uploads))
 
 
 class Part(BaseModel):
@@ -53,6 +71,7 @@ class Manifest(BaseModel):
     version: str = __version__
     selection: Selection
     rows_per_file: int
+    folder: str = ""  # of the Parquet files; exports of earlier versions have them beside the manifest
     query: str
     snapshot: Snapshot
     columns: list[tuple[str, str]] = []  # name and Arrow type, in order
@@ -71,100 +90,106 @@ class Manifest(BaseModel):
 
 def export_captions(
     warehouse: Warehouse,
-    storage: Storage,
+    target: Target,
     selection: Selection,
     *,
     rows_per_file: int = ROWS_PER_FILE,
     overwrite: Overwrite = "never",
     say: Callable[[str], None] = print,
 ) -> Manifest:
-    """Write the captions of ``selection`` to ``storage`` as part-00000.parquet, part-00001.parquet, …, by pair_id.
+    """Write the captions of ``selection`` to ``target`` as data/part-00000.parquet, data/part-00001.parquet, …
+
+    They are sorted by pair_id. On the hub, a data set card comes with the manifest.
 
     A second call continues an interrupted export, with the captions that the warehouse had when it began. It does
     nothing if the export is complete. ``overwrite`` says when to start again: never, if the warehouse has other
     captions now (outdated), or always.
 
     Raises InputError for a folder with another export or other files, and if captions of an interrupted export were
-    replaced since. Raises NotReadyError if the warehouse or ``storage`` does not answer.
+    replaced since. Raises NotReadyError if the warehouse or ``target`` does not answer.
     """
     try:
-        with captions.export_session(warehouse, storage.path("")) as session:
+        with captions.export_session(warehouse, target.path("")) as session:
             if selection.where is not None:
                 session.check_where(selection.where)
-            manifest = _begin(session, storage, selection, rows_per_file, overwrite)
-            if not storage.exists(MANIFEST):
-                for part in _write_parts(session, storage, manifest):
+            manifest = _begin(session, target, selection, rows_per_file, overwrite)
+            if not target.exists(MANIFEST):
+                for part in _write_parts(session, target, manifest):
                     say(f"{part.file}: {part.rows} rows, {part.bytes} bytes; {manifest.rows} rows so far")
-                storage.write_json(MANIFEST, manifest.model_dump(mode="json"))
-            if storage.exists(BEGUN):
-                storage.delete(BEGUN)
+                if isinstance(target, HubFolder):
+                    _write_card(session, target, manifest, say)
+                target.write_json(MANIFEST, manifest.model_dump(mode="json"))
+            if target.exists(BEGUN):
+                target.delete(BEGUN)
     except OSError as error:
         raise NotReadyError(
-            f"cannot write the export to {storage.path('')}: {error}; once that is mended, the same command goes on"
+            f"cannot write the export to {target.path('')}: {error}; once that is mended, the same command goes on"
         ) from error
     return manifest
 
 
 def _begin(
-    session: ExportSession, storage: Storage, selection: Selection, rows_per_file: int, overwrite: Overwrite
+    session: ExportSession, target: Target, selection: Selection, rows_per_file: int, overwrite: Overwrite
 ) -> Manifest:
     """The export that is there, with the files that are whole, or a new one."""
-    found = _find(storage, overwrite)
+    found = _find(target, overwrite)
     if found is not None and overwrite != "always":
-        _require_same(storage, found, selection, rows_per_file)
+        _require_same(target, found, selection, rows_per_file)
         outdated = overwrite == "outdated" and not session.freeze(selection).is_same_as(found.snapshot)
         if not outdated:
-            whole = list(takewhile(lambda part: storage.size(part.file) == part.bytes, found.files))
-            if len(whole) == len(found.files) and _read(storage, MANIFEST) == found:
+            whole = list(takewhile(lambda part: target.size(part.file) == part.bytes, found.files))
+            if len(whole) == len(found.files) and _read(target, MANIFEST) == found:
                 return found
             if not session.is_unchanged(found.snapshot):
                 raise InputError(
-                    f"captions of the export in {storage.path('')} were replaced in the warehouse since it began, at"
+                    f"captions of the export in {target.path('')} were replaced in the warehouse since it began, at"
                     f" {found.snapshot.at:%Y-%m-%d %H:%M:%S} UTC, so the rest of it is gone: begin anew with"
                     " --overwrite, or in another folder"
                 )
-            return _start(storage, found.model_copy(update={"files": whole}))
+            return _start(target, found.model_copy(update={"files": whole}))
     snapshot = session.freeze(selection)
     query = captions.captions_query(selection, several=len(snapshot.fusions) > 1, limit=selection.limit).as_string()
-    return _start(storage, Manifest(selection=selection, rows_per_file=rows_per_file, query=query, snapshot=snapshot))
+    manifest = Manifest(selection=selection, rows_per_file=rows_per_file, folder=DATA, query=query, snapshot=snapshot)
+    return _start(target, manifest)
 
 
-def _find(storage: Storage, overwrite: Overwrite) -> Manifest | None:
+def _find(target: Target, overwrite: Overwrite) -> Manifest | None:
     """The export in the folder. Raises InputError where other files lie there."""
-    files = storage.files("")
+    files = [*target.files(""), *target.files(DATA)]
     others = [name for name in files if name not in (BEGUN, MANIFEST) and not _PART.fullmatch(name)]
     ours = [name for name in (BEGUN, MANIFEST) if name in files]  # with both there, an interrupted one
     if others or (files and not ours and overwrite != "always"):
         names = ", ".join((others or files)[:3])
-        raise InputError(f"{storage.path('')} has files that belong to no export ({names}): give an empty folder")
-    return _read(storage, ours[0]) if ours else None
+        raise InputError(f"{target.path('')} has files that belong to no export ({names}): give an empty folder")
+    return _read(target, ours[0]) if ours else None
 
 
-def _read(storage: Storage, name: str) -> Manifest | None:
-    return Manifest(**storage.read_json(name)) if storage.exists(name) else None
+def _read(target: Target, name: str) -> Manifest | None:
+    return Manifest(**target.read_json(name)) if target.exists(name) else None
 
 
-def _require_same(storage: Storage, found: Manifest, selection: Selection, rows_per_file: int) -> None:
+def _require_same(target: Target, found: Manifest, selection: Selection, rows_per_file: int) -> None:
     before = {**found.selection.model_dump(mode="json"), "rows_per_file": found.rows_per_file}
     now = {**selection.model_dump(mode="json"), "rows_per_file": rows_per_file}
     if differing := [f"{name} {before[name]}, now {now[name]}" for name in now if now[name] != before[name]]:
         raise InputError(
-            f"{storage.path('')} has another export, made with {'; '.join(differing)}: give another folder, or replace "
+            f"{target.path('')} has another export, made with {'; '.join(differing)}: give another folder, or replace "
             "it with --overwrite"
         )
 
 
-def _start(storage: Storage, manifest: Manifest) -> Manifest:
+def _start(target: Target, manifest: Manifest) -> Manifest:
     """Write the unfinished ``manifest`` to the folder, and delete all files that are not in it."""
-    storage.write_json(BEGUN, manifest.model_dump(mode="json"))
+    target.write_json(BEGUN, manifest.model_dump(mode="json"))
     mine = {BEGUN, *(part.file for part in manifest.files)}
-    for name in sorted(set(storage.files("")) - mine):  # the old manifest sorts first, so it is deleted first
-        storage.delete(name)
-    storage.delete_unpublished("")
+    # The old manifest goes first: a folder with a manifest is complete.
+    target.delete(*sorted(set(target.files("")) - mine), *sorted(set(target.files(DATA)) - mine))
+    for folder in ("", DATA):
+        target.delete_unpublished(folder)
     return manifest
 
 
-def _write_parts(session: ExportSession, storage: Storage, manifest: Manifest) -> Iterator[Part]:
+def _write_parts(session: ExportSession, target: Target, manifest: Manifest) -> Iterator[Part]:
     """Write and enter the files that are missing, one after the other."""
     last = manifest.files[-1] if manifest.files else None
     left = None if manifest.selection.limit is None else manifest.selection.limit - manifest.rows
@@ -175,16 +200,17 @@ def _write_parts(session: ExportSession, storage: Storage, manifest: Manifest) -
         rows = _Rows(*stream)
         manifest.columns = [(field.name, str(field.type)) for field in rows.schema]
         while group := rows.take(min(ROW_GROUP_ROWS, manifest.rows_per_file)):
-            part = _write_part(storage, f"part-{len(manifest.files):05d}.parquet", group, rows, manifest.rows_per_file)
+            name = f"{manifest.folder}/part-{len(manifest.files):05d}.parquet".lstrip("/")
+            part = _write_part(target, name, group, rows, manifest.rows_per_file)
             manifest.files.append(part)
-            storage.write_json(BEGUN, manifest.model_dump(mode="json"))
+            target.write_json(BEGUN, manifest.model_dump(mode="json"))
             yield part
 
 
-def _write_part(storage: Storage, name: str, group: pa.Table | None, rows: _Rows, most: int) -> Part:
+def _write_part(target: Target, name: str, group: pa.Table | None, rows: _Rows, most: int) -> Part:
     """A file of ``group`` and what follows it, ``most`` rows at most."""
     count, first, last, fusions = 0, "", "", Counter[str]()
-    with storage.publish(name) as stream:
+    with target.publish(name) as stream:
         digesting = _Digesting(stream)
         with pq.ParquetWriter(digesting, rows.schema, compression="zstd") as writer:
             while group:
@@ -203,6 +229,19 @@ def _write_part(storage: Storage, name: str, group: pa.Table | None, rows: _Rows
         last_pair_id=last,
         fusions=dict(sorted(fusions.items())),
     )
+
+
+def _write_card(session: ExportSession, target: HubFolder, manifest: Manifest, say: Callable[[str], None]) -> None:
+    card = dataset_card(
+        files=f"{manifest.folder}/*.parquet",
+        rows=manifest.rows_by_fusion,
+        columns=manifest.columns,
+        selection=manifest.selection,
+        snapshot=manifest.snapshot,
+        outcome=session.outcome(manifest.snapshot),
+    )
+    if not target.write_card(card, MARK):
+        say(f"{target.path(CARD)} is left as it is")
 
 
 class _Rows:

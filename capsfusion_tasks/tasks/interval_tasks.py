@@ -32,8 +32,7 @@ from capsfusion_tasks.schemas import Existing, Shard, Side, Unit
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.shards.listing import dates
 from capsfusion_tasks.shards.sources import configured_sources, opened
-from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks.export import export_captions
+from capsfusion_tasks.tasks.export import export_captions, export_target
 from capsfusion_tasks.tasks.report import report_interval
 from capsfusion_tasks.tasks.staging_area import fix_buckets
 from capsfusion_tasks.upkeep.check import check as run_checks
@@ -219,10 +218,10 @@ def plan(
 
 def export(context: Context, interval: Interval, fusion_id: str, export_to: str) -> dict[str, Any]:
     """Write the interval's captions to ``export_to/<fusion_id>/<interval>``, again if captions were added since."""
-    storage = Storage(f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}")
     selection = Selection(fusion_id=fusion_id, interval=interval)
-    manifest = export_captions(context.warehouse, storage, selection, overwrite="outdated", say=log.info)
-    return {"target": storage.path(""), "rows": manifest.rows, "files": len(manifest.files)}
+    with export_target(f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}") as target:
+        manifest = export_captions(context.warehouse, target, selection, overwrite="outdated", say=log.info)
+        return {"target": target.path(""), "rows": manifest.rows, "files": len(manifest.files)}
 
 
 def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[str, Any]:

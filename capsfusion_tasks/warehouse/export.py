@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -80,6 +81,15 @@ class Snapshot(BaseModel):
         return self.model_copy(update={"at": other.at}) == other
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What validation made of the captions of a snapshot's units."""
+
+    accepted: int
+    rejected: int
+    reasons: dict[str, int]  # reason → rejected captions, most frequent first; one with two reasons counts under both
+
+
 class ExportSession:
     """A read-only transaction, which sees one state of the warehouse."""
 
@@ -124,6 +134,22 @@ class ExportSession:
         )
         wanted = {"units": len(snapshot.units), "accepted": snapshot.accepted, "superseded": snapshot.superseded}
         return found == wanted
+
+    def outcome(self, snapshot: Snapshot) -> Outcome:
+        """How many captions of the units of ``snapshot`` were accepted and rejected, and why."""
+        [counts] = self._rows(
+            sql.SQL(
+                "select coalesce(sum(accepted), 0)::bigint as accepted, coalesce(sum(rejected), 0)::bigint as rejected"
+                " from work_units where unit_id in {}"
+            ).format(_units(snapshot))
+        )
+        reasons = self._rows(
+            sql.SQL(
+                "select reason, count(*) as captions from rejected_captions, unnest(reasons) reason where unit_id in {}"
+                " group by reason order by captions desc, reason"
+            ).format(_units(snapshot))
+        )
+        return Outcome(**counts, reasons={row["reason"]: row["captions"] for row in reasons})
 
     def check_where(self, condition: str) -> None:
         """Raise InputError unless ``condition`` is one boolean expression on the columns of a caption."""

@@ -38,6 +38,7 @@ from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.conftest import new_warehouse
 from tests.opened import interval_tasks
+from tests.tasks.writable_hub import WritableHub
 from tests.warehouse.conftest import DAY, plan, rows
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
@@ -94,13 +95,20 @@ def run(warehouse: Warehouse, storage: Storage, *, rows_per_file: int = 150, **o
     return export_captions(warehouse, storage, selection, rows_per_file=rows_per_file, overwrite=overwrite, say=quiet)
 
 
+def listing(storage: Storage) -> list[str]:
+    return [*storage.files(""), *storage.files("data")]
+
+
+def parts(*numbers: int) -> list[str]:
+    return [f"data/part-{number:05d}.parquet" for number in numbers]
+
+
 def read(storage: Storage) -> pa.Table:
-    parts = [name for name in storage.files("") if name.endswith(".parquet")]
-    return pa.concat_tables([storage.read_table(name) for name in parts])
+    return pa.concat_tables([storage.read_table(name) for name in storage.files("data")])
 
 
 def contents(storage: Storage) -> dict[str, bytes]:
-    return {name: storage.filesystem.open_input_stream(name).read() for name in storage.files("")}
+    return {name: storage.filesystem.open_input_stream(name).read() for name in listing(storage)}
 
 
 def test_what_is_read_back_is_what_the_query_gives(filled: Warehouse, target: Storage) -> None:
@@ -109,7 +117,7 @@ def test_what_is_read_back_is_what_the_query_gives(filled: Warehouse, target: St
     expected = execute_sql(filled, f"{query} order by pair_id")
     assert read(target).equals(expected)
     assert expected.num_rows == manifest.rows == 400
-    assert target.files("") == ["_manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    assert listing(target) == ["_manifest.json", *parts(0, 1, 2)]
 
 
 def test_the_manifest_tells_what_is_in_the_files(filled: Warehouse, target: Storage) -> None:
@@ -168,10 +176,11 @@ def test_every_column_can_be_had_and_other_readers_read_them(filled: Warehouse, 
     assert {("pair_id", "string"), ("similarity", "double"), ("loaded_at", "timestamp[us, tz=UTC]")} <= {
         *manifest.columns
     }
-    # The whole folder with its manifest, and patterns as img2dataset and `datasets` use them.
-    assert pyarrow.dataset.dataset(tmp_path).count_rows() == 420
-    assert duckdb.sql(f"select count(distinct pair_id) from '{tmp_path}/*.parquet'").fetchall() == [(420,)]
-    for file in sorted(tmp_path.glob("*.parquet")):
+    assert pyarrow.dataset.dataset(tmp_path).count_rows() == 420  # beside the manifest
+    # Polars reads every file of a folder.
+    assert sorted(os.listdir(tmp_path / "data")) == [Path(name).name for name in parts(0, 1, 2)]
+    assert duckdb.sql(f"select count(distinct pair_id) from '{tmp_path}/data/*.parquet'").fetchall() == [(420,)]
+    for file in sorted((tmp_path / "data").iterdir()):  # as img2dataset reads them
         assert pq.read_table(file, columns=["image_url", "capsfusion"]).num_rows
 
 
@@ -199,16 +208,29 @@ def test_interrupted_and_repeated_gives_the_same_files(
     unbroken = Storage(str(tmp_path / "unbroken"))
     run(filled, unbroken, rows_per_file=100, **options)
     break_off(filled, target, after=2, **options)
-    assert target.files("") == ["_export.json", "part-00000.parquet", "part-00001.parquet"]
+    assert listing(target) == ["_export.json", *parts(0, 1)]
     written: list[str] = []
     selection = Selection(**options)
-    export_captions(filled, target, selection, rows_per_file=100, say=lambda line: written.append(line[:10]))
-    assert "part-00000" not in written
-    assert "part-00001" not in written
+    export_captions(
+        filled, target, selection, rows_per_file=100, say=lambda line: written.append(line.partition(":")[0])
+    )
+    assert written[0] == parts(2)[0]
     found, expected = contents(target), contents(unbroken)
     for manifest in (found, expected):
         manifest["_manifest.json"] = json.loads(manifest["_manifest.json"]) | {"snapshot": None}
     assert found == expected
+
+
+def test_an_export_of_an_earlier_version_continues_beside_its_manifest(filled: Warehouse, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    break_off(filled, storage, after=2)
+    for name in parts(0, 1):
+        (tmp_path / name).rename(tmp_path / Path(name).name)
+    begun = json.loads((tmp_path / "_export.json").read_text().replace("data/", ""))
+    del begun["folder"]
+    storage.write_json("_export.json", begun)
+    assert run(filled, storage, rows_per_file=100).rows == 420
+    assert storage.files("") == ["_manifest.json", *(f"part-0000{number}.parquet" for number in range(5))]
 
 
 def test_what_is_loaded_meanwhile_is_not_mixed_in(own: Warehouse, tmp_path: Path) -> None:
@@ -238,14 +260,14 @@ def test_a_finished_export_is_left_as_it_is_and_a_lost_file_is_written_again(
 ) -> None:
     first = run(filled, target)
     before = contents(target)
-    times = [target.filesystem.get_file_info(name).mtime for name in target.files("")]
+    times = [target.filesystem.get_file_info(name).mtime for name in listing(target)]
     assert run(filled, target) == first
     assert run(filled, target, overwrite="outdated") == first
-    assert [target.filesystem.get_file_info(name).mtime for name in target.files("")] == times
+    assert [target.filesystem.get_file_info(name).mtime for name in listing(target)] == times
     target.write_json("_export.json", target.read_json("_manifest.json"))  # killed just before its end
     run(filled, target)
     assert contents(target) == before
-    target.delete("part-00001.parquet")
+    target.delete(*parts(1))
     run(filled, target)
     assert contents(target) == before
 
@@ -258,7 +280,7 @@ def test_a_folder_with_something_else_in_it_is_refused(filled: Warehouse, tmp_pa
         run(filled, storage, fusion_id="f2", where="true")
     assert contents(storage) == before
     run(filled, storage, fusion_id="f2", rows_per_file=1000, overwrite="always")
-    assert storage.files("") == ["_manifest.json", "part-00000.parquet"]
+    assert listing(storage) == ["_manifest.json", *parts(0)]
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").touch()
     for overwrite in ("never", "always"):
@@ -344,7 +366,7 @@ def test_a_run_exports_its_interval_and_anew_when_there_is_more(
         done = interval_tasks.export(settings, DAY, target.root + "/")
         assert done == {"target": target.path(f"{fusion_id}/{DAY.key}"), "rows": numbers.stop, "files": 1}
         assert interval_tasks.export(settings, DAY, target.root) == done
-    table = target.read_table(f"{fusion_id}/{DAY.key}/part-00000.parquet")
+    table = target.read_table(f"{fusion_id}/{DAY.key}/data/part-00000.parquet")
     assert table["capsfusion"].to_pylist() == ["ours"] * 25
     assert target.folders(fusion_id) == [DAY.key, NEXT_DAY.key]
 
@@ -352,10 +374,15 @@ def test_a_run_exports_its_interval_and_anew_when_there_is_more(
 def test_the_commands_of_the_page_are_good(filled: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", filled.url.render_as_string(hide_password=False))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    hub = WritableHub()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
     commands = re.findall(r"^ {4}capsfusion (export .*)$", PAGE.read_text(), flags=re.MULTILINE)
-    for command in commands:
-        done = CliRunner().invoke(app, shlex.split(command))
-        assert done.exit_code == 0, (command, done.exception)
+    with hub.running():
+        for command in commands:
+            done = CliRunner().invoke(app, shlex.split(command))
+            assert done.exit_code == 0, (command, done.exception)
+    assert hub.files_of("owner/name").keys() >= {"README.md", *parts(0)}
     folders = sorted(manifest.parent.name for manifest in tmp_path.glob("*/_manifest.json"))
     assert folders == ["captions", "everything", "kept", "november", "small"]
 
@@ -372,7 +399,7 @@ publish, export.ROW_GROUP_ROWS = Storage.publish, 64
 
 class Dying(Storage):
     def publish(self, path):
-        if path == "part-00002.parquet":  # in the middle of this file
+        if path == "data/part-00002.parquet":  # in the middle of this file
             writer = export.pq.ParquetWriter.write_table
             def write(*arguments, **options):
                 writer(*arguments, **options)
@@ -391,9 +418,9 @@ def test_killed_in_the_middle_of_a_file_and_repeated_gives_the_same_files(
     url = filled.url.render_as_string(hide_password=False)
     killed = subprocess.run([sys.executable, "-c", KILLED, url, target.root], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert target.files("") == ["_export.json", "part-00000.parquet", "part-00001.parquet"]
+    assert listing(target) == ["_export.json", *parts(0, 1)]
     run(filled, target, rows_per_file=100)
-    assert not list((tmp_path / "captions").glob(".*")), "the half file of the killed one is gone"
+    assert not list((tmp_path / "captions").rglob(".*")), "the half file of the killed one is gone"
     unbroken = Storage(str(tmp_path / "unbroken"))
     run(filled, unbroken, rows_per_file=100)
     found, expected = contents(target), contents(unbroken)

@@ -1,0 +1,91 @@
+"""The card of an exported data set, README.md: what it has, what made it, how much was rejected, and licences."""
+
+from __future__ import annotations
+
+from capsfusion_tasks.warehouse.export import Outcome, Selection, Snapshot
+
+MARK = "<!-- written by capsfusion export -->"  # a card without it was written by a person and is kept
+
+_COLUMNS = {
+    "image_url": "address of the image",
+    "laion_2b": "raw caption: the image's alt text on the web, as it came",
+    "laion_coco": "synthetic caption: made from the image alone by a captioning model",
+    "capsfusion": "fused caption: made from the two by a language model",
+}
+
+
+def dataset_card(
+    *, files: str, rows: dict[str, int], columns: list[tuple[str, str]], selection: Selection, snapshot: Snapshot,
+    outcome: Outcome,
+) -> str:  # fmt: skip
+    """The card in Markdown, with the hub's YAML header.
+
+    Args:
+        files: pattern of the Parquet files, relative to the card.
+        rows: captions by fusion_id.
+        columns: name and Arrow type, in the order of the files.
+    """
+    header = ["---", "task_categories:", "- image-to-text", "tags:", "- image-captions", "- capsfusion", "configs:"]
+    header += ["- config_name: default", "  data_files:", "  - split: train", f"    path: {files}", "---"]
+    total = sum(rows.values())
+    judged = outcome.accepted + outcome.rejected
+    text = [
+        *header,
+        MARK,
+        "# Fused image captions",
+        "",
+        f"{total:,} captions of web images. Each was fused from the image's alt text and a synthetic caption of the"
+        " same image, and passed validation. Rows are sorted by a digest, so each file is a random sample.",
+        "",
+        "## What made the captions",
+        "",
+        "| fusion_id | captions | model | revision | engine | dtype | beams | longest caption (tokens) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(_fusion_row(fusion_id, count, snapshot) for fusion_id, count in rows.items()),
+        "",
+        "## What was left out",
+        "",
+        f"Of {judged:,} captions, validation accepted {outcome.accepted:,} ({_share(outcome.accepted, judged)}) and"
+        f" rejected {outcome.rejected:,}." + (" A caption can have several reasons:" if outcome.reasons else ""),
+        "",
+    ]
+    if outcome.reasons:
+        text += ["| reason | captions |", "| --- | --- |"]
+        text += [f"| {reason} | {count:,} |" for reason, count in outcome.reasons.items()] + [""]
+    if conditions := _conditions(selection):
+        text += ["Only a part of the accepted captions is here:", "", *(f"- {line}" for line in conditions), ""]
+    text += ["## Columns", "", "| column | type | |", "| --- | --- | --- |"]
+    text += [f"| {name} | {kind} | {_COLUMNS.get(name, '')} |" for name, kind in columns]
+    return "\n".join([*text, "", *_LICENCES, ""])
+
+
+_LICENCES = (
+    "## Licences",
+    "",
+    "Images and alt texts belong to their owners; this data set has no images. LAION publishes addresses, alt texts",
+    "and synthetic captions under CC BY 4.0. The fused captions were made by the models above, whose licences apply to",
+    "what they write; for CapsFus-LLaMA that is the licence of LLaMA 2. Choose a licence for this data set that fits.",
+)
+
+
+def _fusion_row(fusion_id: str, count: int, snapshot: Snapshot) -> str:
+    made = snapshot.fusions[fusion_id]
+    names = ("model", "model_revision", "engine", "dtype", "num_beams", "max_new_tokens")
+    cells = [fusion_id, f"{count:,}", *(str(made[name]) for name in names)]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"
+
+
+def _conditions(selection: Selection) -> list[str]:
+    found = {
+        "of the fusion": selection.fusion_id,
+        "of shards that arrived from": selection.interval and f"{selection.interval.start} to {selection.interval.end}",
+        "loaded at or after": selection.loaded_from,
+        "loaded before": selection.loaded_before,
+        "where": selection.where and f"`{selection.where}`",
+        "at most": selection.limit and f"{selection.limit:,}",
+    }
+    return [f"{name} {value}" for name, value in found.items() if value is not None]

@@ -1,0 +1,189 @@
+"""The folder of an export in a data set repository of the Hugging Face hub. It has the methods of a Storage that an
+export needs.
+
+A file is uploaded when it is published. It becomes visible with the next JSON file: one commit has both, so the list of
+finished files and the files themselves never differ. Each commit names its parent. If somebody else has committed in
+between, the hub refuses it, and the export must be started again.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, RepoFile
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.shards.hub_repository import HubRepository
+from capsfusion_tasks.shards.retries import TRIES, MayPass
+from capsfusion_tasks.staging import full_disk
+
+T = TypeVar("T")
+
+CARD = "README.md"
+_CREATED_BY_THE_HUB = (CARD, ".gitattributes")
+
+
+class HubFolder:
+    """``hf://datasets/owner/name[@branch][/folder]``. The first commit creates a missing repository, private.
+
+    ``uploads`` is a folder for files that are being written. Raises InputError where the token may not write,
+    NotReadyError if the hub does not answer.
+    """
+
+    def __init__(self, uri: str, uploads: Path) -> None:
+        self._hub = HubRepository(uri, needs="may write to it")
+        self._root = f"{self._hub.folder}/" if self._hub.folder else ""
+        self._waiting: list[CommitOperationAdd] = []
+        self._uploads = uploads
+        self._head, self._files = self._ask(self._open)
+
+    def path(self, path: str) -> str:
+        return f"{self._hub.uri}/{path}" if path else self._hub.uri
+
+    def files(self, folder: str) -> list[str]:
+        """Paths of the export's files in ``folder``, sorted. Leaves out the card and what the hub itself adds."""
+        start = f"{folder}/" if folder else ""
+        found = (path for path in self._files if path.startswith(start) and "/" not in path.removeprefix(start))
+        return sorted(path for path in found if path not in _CREATED_BY_THE_HUB)
+
+    def exists(self, path: str) -> bool:
+        return path in self._files
+
+    def size(self, path: str) -> int | None:
+        """In bytes; None if the file does not exist."""
+        return self._files.get(path)
+
+    def read_json(self, path: str) -> Any:
+        return json.loads(self._read(path))
+
+    def write_json(self, path: str, value: Any) -> None:
+        """Commit ``value`` together with the files that were published since the last commit."""
+        content = json.dumps(value, indent=1, sort_keys=True, default=str).encode() + b"\n"
+        self._commit([*self._waiting, CommitOperationAdd(self._root + path, content)], f"Write {path}")
+        self._waiting.clear()
+
+    @contextmanager
+    def publish(self, path: str) -> Iterator[Any]:
+        """A binary file to write. It is uploaded when the block ends, and visible after the next ``write_json``."""
+        local = self._uploads / path.replace("/", "_")
+        with full_disk.explained(local.parent, self.path(path), "make room there, or set TMPDIR"):
+            with local.open("wb") as stream:
+                yield stream
+            operation = CommitOperationAdd(self._root + path, local)
+            self._ask(
+                lambda: self._hub.api.preupload_lfs_files(
+                    self._hub.name, [operation], repo_type="dataset", revision=self._hub.revision, free_memory=False
+                )
+            )
+        self._waiting.append(operation)
+
+    def delete(self, *paths: str) -> None:
+        """Delete ``paths`` in one commit."""
+        if paths:
+            self._commit([CommitOperationDelete(self._root + path) for path in paths], f"Delete {', '.join(paths[:3])}")
+
+    def delete_unpublished(self, folder: str) -> None:
+        """Do nothing: the hub shows no file of a killed writer."""
+
+    def write_card(self, text: str, mark: str) -> bool:
+        """Publish ``text`` as the repository's card, unless it has a card without ``mark``. Says whether it did."""
+        if self._root:
+            return False  # the card describes the whole repository
+        if self.exists(CARD) and mark not in self._read(CARD).decode():
+            return False
+        self._waiting.append(CommitOperationAdd(CARD, text.encode()))
+        return True
+
+    def _open(self) -> tuple[str | None, dict[str, int]]:
+        """The branch's last commit, and the files of this folder with their sizes. None and {} without a repository."""
+        hub = self._hub
+        try:
+            info = hub.api.dataset_info(hub.name, revision=hub.revision, timeout=60)
+        except RepositoryNotFoundError:  # or one that this token may not see
+            return None, {}
+        tree = hub.api.list_repo_tree(hub.name, recursive=True, revision=info.sha, repo_type="dataset")
+        return info.sha, {
+            entry.path.removeprefix(self._root): entry.size
+            for entry in tree
+            if isinstance(entry, RepoFile) and entry.path.startswith(self._root)
+        }
+
+    def _create(self) -> str | None:
+        hub = self._hub
+        hub.api.create_repo(hub.name, repo_type="dataset", private=True, exist_ok=True)
+        return hub.api.dataset_info(hub.name, revision=hub.revision, timeout=60).sha
+
+    def _read(self, path: str) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="capsfusion-hub-") as folder:
+            local = self._ask(
+                lambda: self._hub.api.hf_hub_download(
+                    self._hub.name,
+                    self._root + path,
+                    repo_type="dataset",
+                    revision=self._head,
+                    local_dir=folder,
+                )
+            )
+            return Path(local).read_bytes()
+
+    def _commit(self, operations: Iterable[CommitOperationAdd | CommitOperationDelete], message: str) -> None:
+        hub, changes = self._hub, list(operations)
+        self._head = self._head or self._ask(self._create)
+        try:
+            # Tried once: if the hub made the commit and its answer was lost, a second try would be refused.
+            made = self._ask(
+                lambda: hub.api.create_commit(
+                    hub.name,
+                    changes,
+                    commit_message=message,
+                    repo_type="dataset",
+                    revision=hub.revision,
+                    parent_commit=self._head,
+                ),
+                tries=1,
+            )
+        except InputError as error:
+            cause = error.__cause__
+            if isinstance(cause, HfHubHTTPError) and cause.response.status_code == 412:
+                raise NotReadyError(f"somebody else changed {hub.page} during the export: run it again") from cause
+            raise
+        self._head = made.oid
+        added = [change for change in changes if isinstance(change, CommitOperationAdd)]
+        for change in changes:
+            self._files.pop(change.path_in_repo.removeprefix(self._root), None)
+        self._files |= self._sizes([change.path_in_repo for change in added])
+        for change in added:
+            if change.path_in_repo.removeprefix(self._root) not in self._files:
+                raise InputError(
+                    f"{hub.page} left {change.path_in_repo} out of a commit, because of its .gitignore: mend that, and"
+                    " run the export again"
+                )
+            if isinstance(change.path_or_fileobj, str):
+                Path(change.path_or_fileobj).unlink()
+
+    def _sizes(self, paths: list[str]) -> dict[str, int]:
+        """Those of ``paths`` (in the repository) that the last commit has, with their sizes."""
+        hub = self._hub
+        found = self._ask(
+            lambda: hub.api.get_paths_info(hub.name, paths, revision=self._head, repo_type="dataset") if paths else []
+        )
+        return {entry.path.removeprefix(self._root): entry.size for entry in found if isinstance(entry, RepoFile)}
+
+    def _ask(self, call: Callable[[], T], tries: int = TRIES) -> T:
+        def unwrapped() -> T:
+            try:
+                return call()
+            except LocalEntryNotFoundError as error:  # how huggingface_hub reports a download without an answer
+                raise MayPass(str(error.__cause__ or error)) from error
+            except RuntimeError as error:  # how it reports a failed upload
+                if error.__cause__ is None:
+                    raise MayPass(str(error)) from error
+                raise error.__cause__ from None
+
+        return self._hub.ask(unwrapped, tries)

@@ -1,0 +1,185 @@
+"""Exports to a data set repository: a local hub that speaks the API of huggingface_hub, and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from huggingface_hub import DatasetCard, constants
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.shards import retries
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.tasks import export as export_module
+from capsfusion_tasks.tasks.export import Manifest, export_captions, export_target
+from capsfusion_tasks.tasks.hub_folder import HubFolder
+from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.export import Selection
+from tests.conftest import new_warehouse
+from tests.tasks.test_export import fill, parts
+from tests.tasks.writable_hub import WritableHub
+
+REPO = "me/captions"
+URI = f"hf://datasets/{REPO}"
+
+
+@pytest.fixture(scope="module")
+def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
+    with new_warehouse(postgres) as url, open_warehouse(Settings(warehouse_url=url)) as warehouse:
+        fill(warehouse)
+        yield warehouse
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub]:
+    server = WritableHub()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", server.token)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(retries, "_wait", lambda stop, seconds: False)
+    monkeypatch.setattr(export_module, "ROW_GROUP_ROWS", 64)
+    with server.running():
+        yield server
+
+
+def run(warehouse: Warehouse, uri: str = URI, said: list[str] | None = None, **options: Any) -> Manifest:
+    overwrite, say = options.pop("overwrite", "never"), (said if said is not None else []).append
+    selection = Selection(**options)
+    with export_target(uri) as target:
+        return export_captions(warehouse, target, selection, rows_per_file=100, overwrite=overwrite, say=say)
+
+
+def of_a_folder(warehouse: Warehouse, folder: Path) -> dict[str, bytes]:
+    storage = Storage(str(folder))
+    export_captions(warehouse, storage, Selection(), rows_per_file=100, say=lambda line: None)
+    return {name: (folder / name).read_bytes() for name in storage.files("data")}
+
+
+def data_of(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {path: content for path, content in files.items() if path.endswith(".parquet")}
+
+
+def test_a_repository_is_made_with_the_files_of_a_folder(filled: Warehouse, hub: WritableHub, tmp_path: Path) -> None:
+    manifest = run(filled)
+    files = hub.files_of(REPO)
+    assert data_of(files) == of_a_folder(filled, tmp_path)
+    assert sorted(files) == [".gitattributes", "README.md", "_manifest.json", *parts(0, 1, 2, 3, 4)]
+    assert Manifest(**json.loads(files["_manifest.json"])) == manifest
+    commits = len(hub.repos[REPO])
+    assert run(filled) == manifest
+    assert len(hub.repos[REPO]) == commits, "a finished export is not written again"
+
+
+def test_the_card_says_what_the_data_set_has(filled: Warehouse, hub: WritableHub) -> None:
+    run(filled, columns=("image_url", "capsfusion", "pair_id"))
+    card = DatasetCard(hub.files_of(REPO)["README.md"].decode())
+    [config] = yaml.safe_load(card.data.to_yaml())["configs"]
+    assert config["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
+    for line in (
+        "420 captions of web images",
+        "Of 600 captions, validation accepted 500 (83.3%) and rejected 100.",
+        "| f1 | 320 | demo |",
+        "| f2 | 100 | demo |",
+        "| loop | 100 |",
+        "| pair_id | string |",
+    ):
+        assert line in card.text
+
+
+def test_a_persons_card_is_kept(filled: Warehouse, hub: WritableHub) -> None:
+    run(filled)
+    hub.commit(REPO, datetime.now(UTC), {"README.md": b"# My captions\n"})
+    said: list[str] = []
+    run(filled, said=said, overwrite="always")
+    assert hub.files_of(REPO)["README.md"] == b"# My captions\n"
+    assert said[-1] == f"{URI}/README.md is left as it is"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_at_a_random_request_and_repeated_gives_the_same_files(
+    filled: Warehouse, hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    rng, left = random.Random(seed), 0
+    ask = HubFolder._ask
+
+    def asking(folder: HubFolder, call: Any, **tries: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0 and rng.random() < 0.5:
+            raise KilledError
+        answer = ask(folder, call, **tries)
+        if left <= 0:  # the hub has done it, but the answer is lost
+            raise KilledError
+        return answer
+
+    monkeypatch.setattr(HubFolder, "_ask", asking)
+    for _ in range(4):
+        left = rng.randint(1, 25)
+        try:
+            run(filled)
+        except KilledError:
+            continue
+    monkeypatch.setattr(HubFolder, "_ask", ask)
+    run(filled)
+    files = hub.files_of(REPO)
+    assert data_of(files) == of_a_folder(filled, tmp_path)
+    ids = pa.concat_tables([pq.read_table(pa.BufferReader(files[name])) for name in parts(0, 1, 2, 3, 4)])
+    assert ids.num_rows == 420
+    assert "_export.json" not in files
+
+
+def test_a_commit_of_somebody_else_ends_the_export(filled: Warehouse, hub: WritableHub) -> None:
+    def interfere() -> None:
+        if len(hub.repos[REPO]) == 3:
+            hub.commit(REPO, hub.repos[REPO][-1][1], {"notes.txt": b"mine"})
+
+    hub.before_commit = interfere
+    with pytest.raises(NotReadyError, match=r"somebody else changed .*/datasets/me/captions during the export"):
+        run(filled)
+    with pytest.raises(InputError, match=r"has files that belong to no export \(notes.txt\)"):
+        run(filled)
+
+
+def test_a_file_that_the_repository_ignores_is_not_lost_in_silence(filled: Warehouse, hub: WritableHub) -> None:
+    hub.ignored = {*parts(1)}
+    with pytest.raises(InputError, match=r"left data/part-00001.parquet out of a commit, because of its .gitignore"):
+        run(filled)
+
+
+def test_a_token_that_may_not_write_is_refused_at_once(filled: Warehouse, hub: WritableHub) -> None:
+    hub.may_write = False
+    with pytest.raises(InputError, match=r"refuses access \(HTTP 403\): .*HF_TOKEN to a token .* that may write"):
+        run(filled)
+
+
+def test_a_selection_that_is_refused_makes_no_repository(filled: Warehouse, hub: WritableHub) -> None:
+    with pytest.raises(InputError, match="has no fusion f9"):
+        run(filled, fusion_id="f9")
+    assert hub.repos == {}
+
+
+def test_an_address_that_names_no_repository_is_refused() -> None:
+    said = r"hf://spaces/x names no data set of the hub: give hf://datasets/owner/name"
+    with pytest.raises(InputError, match=said), export_target("hf://spaces/x"):
+        pass
+
+
+def test_a_folder_of_a_repository_has_no_card(filled: Warehouse, hub: WritableHub, tmp_path: Path) -> None:
+    run(filled, f"{URI}/day/1")
+    files = hub.files_of(REPO)
+    assert "README.md" not in files
+    found = {path.removeprefix("day/1/"): content for path, content in data_of(files).items()}
+    assert found == of_a_folder(filled, tmp_path)
