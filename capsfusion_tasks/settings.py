@@ -105,6 +105,11 @@ class Settings(BaseSettings):
         description="Folder for shards while they are downloaded and split. Needs room for twice a shard for each"
         " running `pull`. Default: `capsfusion-<user id>` in the system's temporary folder.",
     )
+    lake_table: Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)+$"), BeforeValidator(_stripped)] | None = Field(
+        None,
+        description="An Iceberg table that gets each loaded unit too, as `namespace.table`, in PyIceberg's catalog"
+        " `capsfusion` ([sinks.md](sinks.md)). Default: none.",
+    )
     keep_units_days: float = Field(
         14, ge=0, le=36500, description="Days that `capsfusion gc` keeps the files of a unit after the unit is loaded."
     )

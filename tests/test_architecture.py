@@ -36,12 +36,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "warehouse": BASE,
     "terminal": BASE | {"caption_files", "validation"},
     "context": BASE | {"staging", "fusion", "warehouse"},
+    "lake": BASE | {"warehouse"},
     "explorer": BASE | {"validation", "warehouse"},
     "planning": BASE | {"context", "staging", "pull_rules", "shards", "pairing", "fusion", "warehouse"},
     "upkeep": BASE | {"context", "staging", "shards", "pairing", "fusion", "warehouse", "planning"},
     "tasks": BASE
     | {"context", "staging", "pull_rules", "shards", "pairing", "fusion", "validation", "warehouse", "planning"}
-    | {"upkeep"},
+    | {"upkeep", "lake"},
     "demo": BASE | {"context", "staging", "fusion", "validation", "warehouse", "terminal"},
     "cli": BASE
     | {"variables"}

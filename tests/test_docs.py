@@ -41,7 +41,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
 def test_commands_and_options_exist(page: Path) -> None:
     for words in commands(page):
-        name = words[:2] if words[0] == "db" else words[:1]
+        name = words[:2] if words[0] in ("db", "lake") else words[:1]
         shown = CliRunner().invoke(app, [*name, "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0, words
         options = [word.partition("=")[0] for word in words if word.startswith("--")]

@@ -18,6 +18,7 @@ from capsfusion_tasks import __version__
 from capsfusion_tasks.cli.common import log_to_stderr, report_error, when_interrupted
 from capsfusion_tasks.cli.files import fuse, validate
 from capsfusion_tasks.cli.fusions import adopt
+from capsfusion_tasks.cli.lake import lake_maintain, lake_sync
 from capsfusion_tasks.cli.runs import plan, replay, run
 from capsfusion_tasks.cli.settings import settings
 from capsfusion_tasks.cli.show import demo, sample_data, up
@@ -63,6 +64,12 @@ for _command, _kept in _COMMANDS.items():
 db = typer.Typer(help="Manage the tables of the warehouse.", no_args_is_help=True)
 db.command("upgrade", help=_help(db_upgrade))(when_interrupted(db_upgrade, f"Finished migrations are kept. {_AGAIN}"))
 app.add_typer(db, name="db")
+lake = typer.Typer(help="Keep an Iceberg table of the accepted captions.", no_args_is_help=True)
+lake.command("sync", help=_help(lake_sync))(when_interrupted(lake_sync, f"Written units are kept. {_AGAIN}"))
+lake.command("maintain", help=_help(lake_maintain))(
+    when_interrupted(lake_maintain, f"Rewritten partitions are kept. {_AGAIN}")
+)
+app.add_typer(lake, name="lake")
 
 
 def _print_version(wanted: bool) -> None:

@@ -29,6 +29,7 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.dataset_card import MARK, dataset_card
 from capsfusion_tasks.tasks.hub_folder import CARD, HubFolder
 from capsfusion_tasks.warehouse import export as captions
+from capsfusion_tasks.warehouse.adbc_session import plain_type
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.export import FUSION, KEY, ExportSession, Selection, Snapshot
 
@@ -251,7 +252,7 @@ class _Rows:
         self._batches = batches
         self._held = schema.empty_table()
         asked = [field for field in schema if field.name not in (KEY, FUSION)]
-        self.schema = pa.schema([(field.name, _plain(field.type)) for field in asked])
+        self.schema = pa.schema([(field.name, plain_type(field.type)) for field in asked])
 
     def take(self, rows: int) -> pa.Table | None:
         """The next ``rows`` rows, fewer at the end, None behind it."""
@@ -264,11 +265,6 @@ class _Rows:
         self._held = table.slice(rows)
         # One chunk: where pages end must not depend on where batches ended.
         return table.slice(0, rows).combine_chunks() if table.num_rows and rows else None
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type without what the driver notes on a list's elements."""
-    return pa.list_(kind.value_type) if pa.types.is_list(kind) else kind
 
 
 class _Digesting(io.RawIOBase):

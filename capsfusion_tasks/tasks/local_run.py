@@ -11,10 +11,12 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import launcher
 from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.lake.catalog import require_pyiceberg
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.tasks import interval_tasks, replay, unit_tasks
+from capsfusion_tasks.tasks.lake_tasks import sync_lake
 from capsfusion_tasks.warehouse import quarantine
 
 PULLS = 2  # shards that are pulled at the same time: one is decoded while the other is fetched or written
@@ -38,6 +40,8 @@ def run_pipeline(
     report: all failures of this run were of something that is not available now.
     """
     errors: list[Exception] = []
+    if settings.lake_table is not None:
+        require_pyiceberg()
     with open_context(settings) as context:
         shards = interval_tasks.discover(context, interval, relist=relist, replan=replan)
         say(f"discover: {len(shards)} shards arrived from {interval.start} to {interval.end}")
@@ -59,8 +63,10 @@ def run_pipeline(
         say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} pairs to fuse")
         for unit in units:
             _run_unit(context, unit, existing, accept_rejections, say, errors)
+        missed = _sync_lake(context, say, errors)
         mine = [unit.unit_id for unit in units]
         report = interval_tasks.report(context, interval, context.decoding.fusion_id, mine)
+        report["failures"] += missed
         return report | {"may_pass": _may_pass(errors)}
 
 
@@ -94,6 +100,19 @@ def run_replay(
 
 def _may_pass(errors: list[Exception]) -> bool:
     return bool(errors) and all(isinstance(error, NotReadyError) for error in errors)
+
+
+def _sync_lake(context: Context, say: Callable[[str], None], errors: list[Exception]) -> list[str]:
+    """Bring the loaded units to the Iceberg table, if there is one. Returns what failed."""
+    if context.settings.lake_table is None:
+        return []
+    try:
+        sync_lake(context, say=say)
+    except (InputError, NotReadyError) as error:
+        errors.append(error)
+        say(f"lake: {error}")
+        return [f"lake: {error}"]
+    return []
 
 
 def _pull(context: Context, shard: Shard, errors: list[Exception]) -> str:

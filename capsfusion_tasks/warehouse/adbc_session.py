@@ -84,3 +84,8 @@ def details(error: Exception) -> dict[str, str]:
     found = getattr(error, "details", None) or ()
     texts = ([bytes(part).decode(errors="replace") for part in pair] for pair in found)
     return {name.removeprefix("PG_DIAG_"): value for name, value in texts}
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type without what the driver notes on a list's elements."""
+    return pa.list_(kind.value_type) if pa.types.is_list(kind) else kind

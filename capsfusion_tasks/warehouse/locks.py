@@ -21,6 +21,7 @@ Kind = Literal[
     "replay.run",  # a replay is running
     "unit",  # a unit is being fused (shared), repaired or deleted
     "export",  # an export to a folder is being written
+    "lake",  # units are being brought to an Iceberg table, or its files are being rewritten
 ]
 
 

@@ -189,6 +189,21 @@ gate_holds = Table(
 )
 
 
+# Units that an Iceberg table has, and how many of their rows were superseded when they were written to it. The table is
+# known by its UUID, so a table that was dropped and made again gets everything again.
+lake_units = Table(
+    "lake_units",
+    metadata,
+    _text("table_uuid"),
+    Column("unit_id", Text, ForeignKey(work_units.c.unit_id, ondelete="CASCADE"), nullable=False),
+    Column("superseded", BigInteger, nullable=False),
+    # None: the unit has no accepted caption.
+    Column("snapshot_id", BigInteger),
+    _time("entered_at", server_default=func.now()),
+    PrimaryKeyConstraint("table_uuid", "unit_id"),
+)
+
+
 def _words(table: str) -> Index:
     """An index for text searches. A query must use exactly this expression."""
     document = func.to_tsvector(literal_column("'english'::regconfig"), literal_column("capsfusion"))

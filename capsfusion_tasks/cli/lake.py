@@ -1,0 +1,50 @@
+"""``capsfusion lake …``: the Iceberg table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from capsfusion_tasks.cli.common import progress_line, stderr
+from capsfusion_tasks.settings import load_settings
+
+
+def lake_sync() -> None:
+    """Bring the captions of loaded units to the Iceberg table of CAPSFUSION_LAKE_TABLE.
+
+    Each unit is one snapshot. Units that the table has are left out, so it can be run at any time, also after a kill.
+
+    Example: CAPSFUSION_LAKE_TABLE=captions.fused capsfusion lake sync
+    """
+    from capsfusion_tasks.context import open_context
+    from capsfusion_tasks.tasks.lake_tasks import sync_lake
+    from capsfusion_tasks.terminal import Working
+
+    with open_context(load_settings()) as context, Working(stderr) as working:
+        done = sync_lake(context, say=working.say)
+    found = f"; {done.found} units were there already" if done.found else ""
+    progress_line(f"{done.units} units with {done.rows} captions written{found}")
+
+
+def lake_maintain(
+    keep_days: Annotated[float, typer.Option(help="Keep snapshots of so many days for time travel.", min=0)] = 7,
+    min_files: Annotated[int, typer.Option(help="Rewrite partitions with at least so many files.", min=2)] = 8,
+) -> None:
+    """Put small files of the Iceberg table together, and remove old snapshots with their files.
+
+    Brings missing units first. Readers of a snapshot that is removed fail, so keep more days than they run.
+
+    Example: capsfusion lake maintain --keep-days 30
+    """
+    from capsfusion_tasks.context import open_context
+    from capsfusion_tasks.tasks.lake_tasks import maintain_lake
+    from capsfusion_tasks.terminal import Working
+
+    before = datetime.now(UTC) - timedelta(days=keep_days)
+    with open_context(load_settings()) as context, Working(stderr) as working:
+        done = maintain_lake(context, before=before, min_files=min_files, say=working.say)
+    progress_line(
+        f"{done.partitions} partitions rewritten, {done.snapshots} snapshots and {done.files} unused files removed"
+    )

@@ -1,0 +1,1 @@
+"""Accepted captions in an Iceberg table, beside the warehouse."""

@@ -1,0 +1,105 @@
+"""Brings loaded units from the warehouse to an Iceberg table, each in one commit.
+
+The commit's snapshot names its unit. The warehouse's table ``lake_units`` records the unit after that. If a process
+dies in between, the next one finds the snapshot and only records the unit. So no caption is in the table twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from capsfusion_tasks import __version__
+from capsfusion_tasks.errors import NotReadyError
+from capsfusion_tasks.lake.catalog import Lake
+from capsfusion_tasks.warehouse import lake_units
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.lake_units import LakeUnit
+from capsfusion_tasks.warehouse.sessions import LockedSession, locked_session
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+UNIT, SUPERSEDED = "capsfusion.unit", "capsfusion.superseded"  # properties of a snapshot
+
+
+@dataclass
+class Synced:
+    """What a sync did. ``found``: units that a process had written before it died."""
+
+    units: int = 0
+    rows: int = 0
+    found: int = 0
+
+
+@contextmanager
+def sole_writer(warehouse: Warehouse, lake: Lake) -> Iterator[LockedSession]:
+    """A session that no other sync or maintenance of the table runs beside. Raises NotReadyError if one does."""
+    with locked_session(warehouse.engine) as session:
+        if not session.try_lock("lake", lake.name):
+            raise NotReadyError(f"another process writes to the Iceberg table {lake.name}; try again later")
+        yield session
+
+
+def sync(
+    warehouse: Warehouse, lake: Lake, session: LockedSession, say: Callable[[str], None] = print
+) -> tuple[Table | None, Synced]:
+    """Write to the table what it lacks. Returns the table (None: no unit has a caption yet) and what was done.
+
+    Units whose captions were replaced in the warehouse since come first: their rows are written again without these
+    captions. So a caption that was replaced is missing for a moment, and never there twice.
+    """
+    table, done = lake.table(), Synced()
+    uuid = str(table.metadata.table_uuid) if table else ""
+    written = _written_units(table) if table else {}
+    with session.transaction() as connection:
+        units = lake_units.missing_units(connection, uuid)
+    for unit in sorted(units, key=lambda unit: not (unit.in_lake or unit.unit_id in written)):
+        superseded, snapshot_id = written.get(unit.unit_id, (None, None))
+        if superseded == unit.superseded:
+            done.found += 1
+        else:
+            rows = lake_units.captions_of(warehouse, unit)
+            if table is None and rows.num_rows:
+                table = lake.create(rows.schema)
+                uuid = str(table.metadata.table_uuid)
+            snapshot_id = _write(table, unit, rows, again=unit.in_lake or superseded is not None)
+            if snapshot_id is not None:
+                done.units, done.rows = done.units + 1, done.rows + rows.num_rows
+                say(f"lake: {unit.unit_id}: {rows.num_rows} captions")
+        if table is not None:  # without a table there is nothing to record the unit for
+            with session.transaction() as connection:
+                lake_units.enter(connection, uuid, unit, snapshot_id)
+    return table, done
+
+
+def _written_units(table: Table) -> dict[str, tuple[int, int]]:
+    """Unit → its superseded rows when it was written last, and the snapshot, from the table's own history."""
+    from pyiceberg.table.snapshots import ancestors_of
+
+    found: dict[str, tuple[int, int]] = {}
+    for snapshot in ancestors_of(table.current_snapshot(), table.metadata):  # the newest first
+        properties = snapshot.summary.additional_properties if snapshot.summary else {}
+        if UNIT in properties:
+            found.setdefault(properties[UNIT], (int(properties[SUPERSEDED]), snapshot.snapshot_id))
+    return found
+
+
+def _write(table: Table | None, unit: LakeUnit, rows: pa.Table, *, again: bool) -> int | None:
+    """Write the unit's rows in place of those that the table has of it. Returns the snapshot."""
+    from pyiceberg.expressions import And, EqualTo
+
+    if table is None or not (again or rows.num_rows):
+        return None
+    marks = {UNIT: unit.unit_id, SUPERSEDED: str(unit.superseded), "capsfusion.version": __version__}
+    if not again:
+        table.append(rows, snapshot_properties=marks)
+    else:
+        of_unit = And(EqualTo("fusion_id", unit.fusion_id), EqualTo("unit_id", unit.unit_id))
+        table.overwrite(rows, overwrite_filter=of_unit, snapshot_properties=marks)
+    snapshot = table.current_snapshot()
+    return snapshot.snapshot_id if snapshot else None

@@ -1,0 +1,35 @@
+"""Tasks of the Iceberg table: bring loaded units to it, and maintain it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from capsfusion_tasks.context import Context
+from capsfusion_tasks.lake.catalog import open_lake
+from capsfusion_tasks.lake.maintenance import MIN_FILES, Maintained, compact, expire
+from capsfusion_tasks.lake.sync import Synced, sole_writer, sync
+
+
+def sync_lake(context: Context, *, say: Callable[[str], None] = print) -> Synced:
+    """Write to the Iceberg table the loaded units that it lacks. Raises as ``open_lake`` and ``sole_writer`` do."""
+    warehouse = context.warehouse
+    with open_lake(context.settings, warehouse) as lake, sole_writer(warehouse, lake) as session:
+        return sync(warehouse, lake, session, say)[1]
+
+
+def maintain_lake(
+    context: Context, *, before: datetime, min_files: int = MIN_FILES, say: Callable[[str], None] = print
+) -> Maintained:
+    """Compact the table, and remove snapshots from before that time.
+
+    Missing units are written first: a sync recognises a unit that was not recorded by its snapshot.
+    """
+    warehouse = context.warehouse
+    with open_lake(context.settings, warehouse) as lake, sole_writer(warehouse, lake) as session:
+        table, _ = sync(warehouse, lake, session, say)
+        if table is None:
+            return Maintained()
+        partitions = compact(table, min_files=min_files, say=say)
+        snapshots, files = expire(table, before=before)
+        return Maintained(partitions, snapshots, files)

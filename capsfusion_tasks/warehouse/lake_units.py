@@ -1,0 +1,69 @@
+"""Which units of the warehouse an Iceberg table has, and where its catalog's tables lie by default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+from sqlalchemy import Connection, and_, select, text
+from sqlalchemy.dialects.postgresql import insert
+
+from capsfusion_tasks.warehouse.adbc_session import plain_type
+from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.export import FUSION, KEY, Selection, Snapshot, export_session, named_columns
+from capsfusion_tasks.warehouse.tables import lake_units, work_units
+
+CATALOG_SCHEMA = "capsfusion_lake"
+
+
+@dataclass(frozen=True)
+class LakeUnit:
+    """A loaded unit. ``superseded``: rows of it that later units have replaced in the warehouse."""
+
+    unit_id: str
+    fusion_id: str
+    accepted: int
+    superseded: int
+    in_lake: bool  # with other superseded rows than now
+
+
+def missing_units(connection: Connection, table_uuid: str) -> list[LakeUnit]:
+    """Loaded units that the Iceberg table lacks, or has with rows that were replaced since; the oldest first."""
+    unit, lake = work_units.c, lake_units.c
+    mine = and_(lake.unit_id == unit.unit_id, lake.table_uuid == table_uuid)
+    statement = (
+        select(unit.unit_id, unit.fusion_id, unit.accepted, unit.superseded, lake.unit_id.is_not(None).label("in_lake"))
+        .select_from(work_units.outerjoin(lake_units, mine))
+        .where(unit.state == "loaded", lake.superseded.is_distinct_from(unit.superseded))
+        .order_by(unit.loaded_at, unit.unit_id)
+    )
+    return [LakeUnit(**row) for row in connection.execute(statement).mappings()]
+
+
+def enter(connection: Connection, table_uuid: str, unit: LakeUnit, snapshot_id: int | None) -> None:
+    """Record that the Iceberg table has ``unit`` since the snapshot."""
+    key = {"table_uuid": table_uuid, "unit_id": unit.unit_id}
+    values = {"superseded": unit.superseded, "snapshot_id": snapshot_id}
+    statement = insert(lake_units).values(**key, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
+def captions_of(warehouse: Warehouse, unit: LakeUnit) -> pa.Table:
+    """The accepted captions that the warehouse has of ``unit`` now, with all columns, sorted by pair_id."""
+    selection = Selection(columns=named_columns("all"), fusion_id=unit.fusion_id)
+    snapshot = Snapshot(at=datetime.now(UTC), units=(unit.unit_id,), accepted=0, superseded=0, fusions={})
+    with (
+        export_session(warehouse, f"lake {unit.unit_id}") as session,
+        session.captions(selection, snapshot, after=None, limit=None) as (schema, batches),
+    ):
+        rows = pa.Table.from_batches(batches, schema).drop_columns([KEY, FUSION])
+    return rows.cast(pa.schema([(field.name, plain_type(field.type)) for field in rows.schema]))
+
+
+def make_catalog_schema(warehouse: Warehouse) -> str:
+    """Create ``CATALOG_SCHEMA``, and return a URL of the warehouse for a catalog's tables in it, with the password."""
+    with warehouse.engine.begin() as connection:
+        connection.execute(text(f"create schema if not exists {CATALOG_SCHEMA}"))
+    url = warehouse.url.update_query_dict({"options": f"-csearch_path={CATALOG_SCHEMA}"})
+    return url.render_as_string(hide_password=False)

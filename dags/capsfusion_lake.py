@@ -1,0 +1,55 @@
+"""The DAG ``capsfusion_lake``: keeps an Iceberg table of the accepted captions. Wiring only."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from airflow.sdk import Param, dag, get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
+from dag_parts import CAPTIONS, DEFAULT_ARGS, Json
+from run_context import working
+
+from capsfusion_tasks.tasks import lake_tasks
+
+PARAMS = {
+    "keep_days": Param(
+        7.0,
+        title="Keep snapshots (days)",
+        type="number",
+        minimum=0,
+        description="Remove snapshots that are older. Readers of a removed snapshot fail.",
+    )
+}
+
+
+@dag(
+    schedule=[CAPTIONS],  # each run of capsfusion and capsfusion_replay that brought captions
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    params=PARAMS,
+    doc_md=Path(__file__).with_suffix(".md").read_text(),
+    tags=["capsfusion"],
+)
+def capsfusion_lake() -> None:
+    @task(execution_timeout=timedelta(hours=4))
+    def sync() -> Json:
+        """Brings loaded units to the Iceberg table; skipped where CAPSFUSION_LAKE_TABLE is not set."""
+        with working() as work:
+            if work.settings.lake_table is None:
+                raise AirflowSkipException("CAPSFUSION_LAKE_TABLE is not set")
+            done = lake_tasks.sync_lake(work)
+        return {"units": done.units, "captions": done.rows, "found": done.found}
+
+    @task(execution_timeout=timedelta(hours=4))
+    def maintain() -> Json:
+        """Puts small files together, and removes snapshots that are older than the Param keep_days."""
+        before = datetime.now(UTC) - timedelta(days=get_current_context()["params"]["keep_days"])
+        with working() as work:
+            done = lake_tasks.maintain_lake(work, before=before)
+        return {"partitions": done.partitions, "snapshots": done.snapshots, "files": done.files}
+
+    sync() >> maintain()
+
+
+capsfusion_lake()
