@@ -7,6 +7,10 @@ greedy, with several slot counts, in the file's order and shuffled. The engines 
 orders, so if the scores of two captions differ by less than 1e-6, either may win. Such ties are counted and printed.
 Exit code 1 if a row differs otherwise.
 
+    python -m benchmarks.exactness --families --pairs FILE [--rows 100]
+
+The same for a tiny random model of each family that the native engine computes: LLaMA 2 and 3, Mistral, Qwen2, Qwen3.
+
     python -m benchmarks.exactness --pairs FILE --dtype bfloat16 --dtype float8 [--rows 500] [--model DIR]
 
 How many captions of the native engine are those of float32, for the demo model and for --model. float8 also runs on a
@@ -30,14 +34,16 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.device_rates import FLOAT8
+from benchmarks.families import FAMILIES, write_family
 from benchmarks.workload import read_pairs
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion.engine import Completion, Request, StaticRequests
+from capsfusion_tasks.fusion.model_tokenizer import load_tokenizer
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.native.model import Llama
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, shared_prefix
-from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer, Tokenizer
 from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load_model
 
 MAX_NEW_TOKENS = 80
@@ -51,8 +57,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--model", type=Path, action="append", help="checkpoint to compare (repeatable)")
     parser.add_argument(
-        "--tokenizer", type=Path, help="tokenizer.model of the random LLaMA (default: the demo model's)"
+        "--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer.model of random models"
     )
+    parser.add_argument("--families", action="store_true", help="a random model of each family instead")
     parser.add_argument("--slots", type=int, nargs="+", default=[5, 32])
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="compare with float32 instead (repeatable)")
@@ -70,9 +77,13 @@ def main() -> int:
         table.add_column(heading, justify="left" if heading in ("model", "order") else "right")
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
-        folders = args.model or [BUNDLED_MODEL, random_checkpoint(Path(scratch), args.tokenizer)]
+        pairs = read_pairs(args.pairs, args.rows)
+        if args.families:
+            texts = [text for pair in pairs for text in pair]
+            folders = [write_family(Path(scratch) / name, name, texts, args.tokenizer) for name in FAMILIES]
+        else:
+            folders = args.model or [BUNDLED_MODEL, random_checkpoint(Path(scratch), args.tokenizer)]
         for folder in folders:
-            pairs = read_pairs(args.pairs, args.rows)
             subject = Subject(folder, pairs, args.device, random_weights=folder.parent == Path(scratch))
             for beams in (3, 1):
                 expected = subject.complete_by_transformers(beams)
@@ -92,7 +103,7 @@ class Subject:
     def __init__(
         self, folder: Path, pairs: Sequence[tuple[str, ...]], device: torch.device, *, random_weights: bool
     ) -> None:
-        self._tokenizer = LlamaTokenizer(folder / "tokenizer.model")
+        self._tokenizer = load_tokenizer(folder)
         self.requests = requests_of(pairs, self._tokenizer)
         self.name = name_of(folder)
         self._reference, self._model = (load(folder, device, torch.float32) for load in (load_model, load_llama))
@@ -139,7 +150,7 @@ def compare_dtypes(
     for heading in ("model", "dtype", "beams", "same", "other"):
         table.add_column(heading, justify="left" if heading in ("model", "dtype") else "right")
     for folder in folders:
-        tokenizer = LlamaTokenizer(folder / "tokenizer.model")
+        tokenizer = load_tokenizer(folder)
         requests = requests_of(pairs, tokenizer)
         expected: dict[int, dict[int, list[int]]] = {}  # by beams
         for name in ("float32", *dtypes):
@@ -156,7 +167,7 @@ def compare_dtypes(
 
 
 def complete(
-    model: Llama, tokenizer: LlamaTokenizer, rows: Sequence[Request], *, eos: int, beams: int, slots: int
+    model: Llama, tokenizer: Tokenizer, rows: Sequence[Request], *, eos: int, beams: int, slots: int
 ) -> list[Completion]:
     """Captions of the native engine, in the order in which rows finish."""
     engine = NativeEngine(
@@ -171,7 +182,7 @@ def complete(
     return list(engine.generate(StaticRequests(rows)))
 
 
-def requests_of(pairs: Sequence[tuple[str, ...]], tokenizer: LlamaTokenizer) -> list[Request]:
+def requests_of(pairs: Sequence[tuple[str, ...]], tokenizer: Tokenizer) -> list[Request]:
     return [Request(row, prompt_tokens(tokenizer, raw, synthetic)) for row, (raw, synthetic) in enumerate(pairs)]
 
 
@@ -187,9 +198,8 @@ def mean_log_prob(model: PreTrainedModel, prompt: list[int], completion: Complet
     return float(logits.log_softmax(-1)[torch.arange(len(ids)), ids].mean())
 
 
-def random_checkpoint(folder: Path, tokenizer_file: Path | None) -> Path:
+def random_checkpoint(folder: Path, tokenizer_file: Path) -> Path:
     """Write a random LLaMA with grouped heads. Its weights are large enough that scores differ clearly."""
-    tokenizer_file = tokenizer_file or BUNDLED_MODEL / "tokenizer.model"
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=LlamaTokenizer(tokenizer_file).vocab_size + 1,

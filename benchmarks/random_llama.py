@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from capsfusion_tasks.fusion.native.model import Llama
+from capsfusion_tasks.fusion.native.sizes import Sizes
 
 _COMMON = {"vocab_size": 32001, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
 SIZES: dict[str, dict[str, Any]] = {
@@ -23,7 +24,7 @@ SIZES = {name: {**_COMMON, **size} for name, size in SIZES.items()}
 
 def random_llama(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> Llama:
     """A LLaMA with normally distributed weights (the config's initializer_range), and norms of one."""
-    model = Llama(config, device, dtype)
+    model = Llama(Sizes.model_validate(config.to_dict()), device, dtype)
     generator = torch.Generator(device).manual_seed(0)
     for name, weight in model.parameters().items():
         if name.endswith("norm.weight"):

@@ -25,6 +25,7 @@ from capsfusion_tasks.fusion.native.engine import MAX_SLOTS, STEP_TOKENS
 from capsfusion_tasks.fusion.native.float8 import Float8
 from capsfusion_tasks.fusion.native.memory import Room, room
 from capsfusion_tasks.fusion.native.model import Llama
+from capsfusion_tasks.fusion.native.sizes import Sizes
 from capsfusion_tasks.fusion.native.slots import slot_capacity
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 
@@ -70,7 +71,9 @@ def main() -> None:
 
 def fit(config: LlamaConfig, dtype: torch.dtype, *, card: int, beams: int, batch: int) -> Fit:
     """The room for rows on a card of ``card`` bytes, if a batch takes ``batch`` bytes besides keys and values."""
-    model = Llama(config, torch.device("meta"), dtype)  # on "meta", tensors have sizes but no memory
+    model = Llama(
+        Sizes.model_validate(config.to_dict()), torch.device("meta"), dtype
+    )  # on "meta", tensors have sizes but no memory
     weights = weight_bytes(model)
     page = bytes_per_page(model, PAGE_TOKENS)
     per_slot = -(-slot_capacity(MAX_PROMPT_TOKENS - PREFIX_TOKENS, MAX_NEW_TOKENS, beams) // PAGE_TOKENS)

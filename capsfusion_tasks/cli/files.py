@@ -57,7 +57,7 @@ def fuse(
     keep_beams: KeepBeams = None,
     engine: Annotated[
         Literal["native", "transformers"] | None,
-        typer.Option(help="native: LLaMA models, fast; transformers: the reference. Default: native."),
+        typer.Option(help="native: LLaMA, Mistral and Qwen, fast; transformers: the reference. Default: native."),
     ] = None,
     dtype: Dtype = None,
     nproc_per_node: Annotated[

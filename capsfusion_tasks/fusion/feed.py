@@ -15,7 +15,7 @@ from capsfusion_tasks.fusion.finished import FinishedRows
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairsInput
 from capsfusion_tasks.fusion.prompt import is_empty_caption, prompt_tokens
-from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.staging.storage import Storage
 
 _AHEAD = 2  # claims that are prepared in advance. With more, other ranks would run out of rows earlier
@@ -37,9 +37,7 @@ class Feed:
     no rank waits. The counter is in torchrun's store: it works across nodes and needs no other server.
     """
 
-    def __init__(
-        self, job: FuseJob, storage: Storage, pairs: PairsInput, store: Store, tokenizer: LlamaTokenizer
-    ) -> None:
+    def __init__(self, job: FuseJob, storage: Storage, pairs: PairsInput, store: Store, tokenizer: Tokenizer) -> None:
         self._job, self._storage, self._pairs, self._store, self._tokenizer = job, storage, pairs, store, tokenizer
         self._ready: queue.Queue[Prepared | Exception | None] = queue.Queue()
         self._wanted = threading.Semaphore(_AHEAD)

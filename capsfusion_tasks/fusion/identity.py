@@ -12,8 +12,9 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.file_digests import content_digests
 from capsfusion_tasks.fusion.model_check import check_model
 from capsfusion_tasks.fusion.model_files import eos_token_ids, model_folder
+from capsfusion_tasks.fusion.model_tokenizer import load_tokenizer, tokenizer_digest
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE
-from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.fusion.weight_files import weight_files
 from capsfusion_tasks.settings import Settings
 
@@ -37,7 +38,7 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
         location=path if local else f"{hub_name}@{commit}",
         model_digest=_folder_digest(folder, settings) if local else _commit_digest(folder),
         prompt_digest=_digest(f"{PROMPT_TEMPLATE}\0{MAX_PROMPT_TOKENS}".encode()),
-        tokenizer_digest=_digest((folder / "tokenizer.model").read_bytes()),
+        tokenizer_digest=tokenizer_digest(folder),
         dtype=settings.dtype_on(device or settings.fusing_device),
         eos_ids=eos_token_ids(folder),
         **{name: getattr(settings, name) for name in KNOBS},
@@ -67,13 +68,13 @@ def locate(decoding: Decoding, settings: Settings) -> str:
     )
 
 
-def tokenizer_of(decoding: Decoding, settings: Settings) -> LlamaTokenizer | None:
+def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
     """The decoding's tokenizer, if CAPSFUSION_MODEL has it. None: that model is not here, or has another tokenizer."""
     try:
-        file = model_folder(settings.model, weights=False) / "tokenizer.model"
+        folder = model_folder(settings.model, weights=False)
     except (InputError, NotReadyError):  # a worker that goes on with planned units needs no model of its own
         return None
-    return LlamaTokenizer(file) if _digest(file.read_bytes()) == decoding.tokenizer_digest else None
+    return load_tokenizer(folder) if tokenizer_digest(folder) == decoding.tokenizer_digest else None
 
 
 def _folder_digest(folder: Path, settings: Settings) -> str:

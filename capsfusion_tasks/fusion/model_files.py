@@ -12,7 +12,7 @@ from typing import Any
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.json_files import read_object
-from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.model_tokenizer import FILES, load_tokenizer, tokenizer_file
 from capsfusion_tasks.fusion.weight_files import HUB_PATTERNS, check_start, refuse_adapter, weight_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
@@ -29,14 +29,14 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
     if not _reached(folder, Path.is_dir):
         if not _HUB_ID.fullmatch(model) or folder.is_absolute():
             raise InputError(
-                f"no model at {model}: give a folder with config.json, tokenizer.model and weights, or a hub id"
+                f"no model at {model}: give a folder with config.json, tokenizer and weights, or a hub id"
                 " such as BAAI/CapsFus-LLaMA"
             )
         folder = _hub_snapshot(model, weights=weights)
-    for name in ("config.json", "tokenizer.model"):
-        if not _reached(folder / name, Path.is_file):
+    for names in (("config.json",), FILES):
+        if not any(_reached(folder / name, Path.is_file) for name in names):
             refuse_adapter(folder)
-            raise InputError(f"{folder} has no {name}: it is no LLaMA checkpoint in Hugging Face's layout")
+            raise InputError(f"{folder} has no {' or '.join(names)}: it is no checkpoint in Hugging Face's layout")
     for file in weight_files(folder) if weights else ():
         check_start(file)
     return folder
@@ -91,11 +91,11 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
                 )
         if ids:
             return tuple(sorted(set(ids)))
-    tokenizer = LlamaTokenizer(folder / "tokenizer.model")
+    tokenizer = load_tokenizer(folder)
     if tokenizer.eos_id < 0:
         raise InputError(
-            f"{folder}: neither generation_config.json, config.json nor tokenizer.model says which token ends a"
-            " caption: set eos_token_id in generation_config.json"
+            f"{folder}: neither generation_config.json, config.json nor {tokenizer_file(folder).name} says which token"
+            " ends a caption: set eos_token_id in generation_config.json"
         )
     return (tokenizer.eos_id,)
 

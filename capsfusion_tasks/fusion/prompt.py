@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from typing import Protocol
+
+from capsfusion_tasks.fusion.tokenizer import Tokenizer
 
 # CapsFusion (Yu et al., 2023), the template its released inference script uses. The model was fine-tuned
 # on exactly these tokens: change a character and captions get worse.
@@ -34,14 +35,6 @@ _HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+")
 # not assigned may be an emoji that this Python does not know yet.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp", "Mn"}
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol that show nothing
-
-
-class Tokenizer(Protocol):
-    """The part of a tokenizer that prompts need: text to ids (with BOS) and back."""
-
-    def encode(self, text: str, *, bos: bool = True) -> list[int]: ...
-
-    def decode(self, ids: list[int]) -> str: ...
 
 
 def clean_caption(text: str) -> str:

@@ -14,7 +14,7 @@ from capsfusion_tasks.fusion.chunk_writer import ChunkWriter
 from capsfusion_tasks.fusion.engine import Beam, Completion, Occupancy
 from capsfusion_tasks.fusion.feed import Prepared
 from capsfusion_tasks.fusion.job import FuseJob
-from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.staging.storage import Storage
 
 COUNTED = ("rows", "caption_tokens", "busy", "slots")  # counters in the store, for the progress line
@@ -28,7 +28,7 @@ class Results:
     """
 
     def __init__(
-        self, job: FuseJob, storage: Storage, store: Store, tokenizer: LlamaTokenizer, occupancy: Occupancy
+        self, job: FuseJob, storage: Storage, store: Store, tokenizer: Tokenizer, occupancy: Occupancy
     ) -> None:
         self._job, self._store, self._tokenizer, self._occupancy = job, store, tokenizer, occupancy
         self._expected: dict[int, tuple[bytes, int]] = {}  # by row: digest of its input, number of prompt tokens

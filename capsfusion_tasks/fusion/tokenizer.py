@@ -1,4 +1,4 @@
-"""LLaMA's tokenizer: sentencepiece on the model's own ``tokenizer.model``.
+"""What a tokenizer is, and LLaMA's: sentencepiece on the model's own ``tokenizer.model``.
 
 Not transformers 5: given only ``tokenizer.model``, it makes wrong ids of text with double spaces (3.7% of real prompts)
 and reads ``</s>`` inside a web caption as the control token.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Protocol
 
 from sentencepiece import SentencePieceProcessor
 
@@ -15,6 +16,30 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.json_files import refuse_pointer
 
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a token in base64, and its rank
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back.
+
+    ``bos_id`` begins a text (None: nothing does), ``eos_id`` ends one (-1: nothing does). ``pad_id`` only fills
+    batches, and is masked everywhere. All ids are below ``vocab_size``.
+    """
+
+    @property
+    def bos_id(self) -> int | None: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def pad_id(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode(self, text: str, *, bos: bool = True) -> list[int]: ...
+
+    def decode(self, ids: list[int]) -> str: ...
 
 
 class LlamaTokenizer:
@@ -46,6 +71,11 @@ class LlamaTokenizer:
         return text
 
 
+def is_tiktoken(start: bytes) -> bool:
+    """Whether a tokenizer.model that begins with ``start`` is tiktoken's list of tokens, not a sentencepiece model."""
+    return _TIKTOKEN.match(start) is not None
+
+
 def _load(file: Path) -> SentencePieceProcessor:
     try:
         content = file.read_bytes()
@@ -54,8 +84,10 @@ def _load(file: Path) -> SentencePieceProcessor:
     refuse_pointer(file, content)
     if not content:
         raise InputError(f"{file} is empty: download it again")
-    if _TIKTOKEN.match(content):
-        raise InputError(f"{file} is a tiktoken file, as of LLaMA 3: expected LLaMA 2's sentencepiece model")
+    if is_tiktoken(content):
+        raise InputError(
+            f"{file} is a tiktoken file, as of LLaMA 3: expected LLaMA 2's sentencepiece model, or a tokenizer.json"
+        )
     try:
         return SentencePieceProcessor(model_proto=content)
     except (RuntimeError, OSError, ValueError) as error:

@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar, get_verbosity, set_
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.engine import NOT_FINITE, Beam, Completion, Occupancy, Request, Requests
 from capsfusion_tasks.fusion.model_files import read_config
+from capsfusion_tasks.fusion.native.sizes import FAMILIES
 from capsfusion_tasks.fusion.tensors import check_names, is_finite, open_tensors, refuse_not_finite
 from capsfusion_tasks.fusion.weight_files import refuse_misfit, unread_files, weight_files
 
@@ -44,7 +45,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     if unread := unread_files(folder, files):
         log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))
     with _loading(folder, files) as links:
-        if config.get("model_type") == "llama":  # others may be stored under other names than they are loaded under
+        if config.get("model_type") in FAMILIES:  # others may be stored under other names than they are loaded under
             check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
         else:
             for file in files:

@@ -22,11 +22,12 @@ from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, NOT_READY_MARK
 from capsfusion_tasks.fusion.model_check import check_model
 from capsfusion_tasks.fusion.model_files import model_folder
+from capsfusion_tasks.fusion.model_tokenizer import load_tokenizer
 from capsfusion_tasks.fusion.node import die_with_parent, take_device
 from capsfusion_tasks.fusion.pairs_input import PairsInput
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.results import COUNTED, Results
-from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.fusion.watchdog import Heartbeat
 from capsfusion_tasks.staging.storage import Storage
 
@@ -45,7 +46,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
     pairs = PairsInput(storage, job.pairs, job.piece_rows)
     folder = model_folder(job.model)
     check_model(folder, engine=job.decoding.engine, max_new_tokens=job.decoding.max_new_tokens)
-    tokenizer = LlamaTokenizer(folder / "tokenizer.model")
+    tokenizer = load_tokenizer(folder)
     feed = Feed(job, storage, pairs, store, tokenizer)
     # A retry with nothing left to do loads no model.
     if (first := feed.next(wait=True)) is not None:
@@ -87,7 +88,7 @@ class ClaimedRequests:
         self._ready.extend(prepared.requests)
 
 
-def load_engine(job: FuseJob, tokenizer: LlamaTokenizer, device: torch.device) -> Engine:
+def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Engine:
     """The engine that the job's decoding names, its weights on ``device``.
 
     Raises InputError where the device cannot compute in the decoding's dtype.

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.fusion.identity import tokenizer_of
-from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, Tokenizer, build_prompt
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, build_prompt
+from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.schemas import PAIRS
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import rates

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from capsfusion_tasks.fusion.native.config import llama_config
+from capsfusion_tasks.fusion.native.config import model_sizes
 from capsfusion_tasks.fusion.native.float8 import Float8
 from capsfusion_tasks.fusion.native.model import Llama, Place
 from capsfusion_tasks.fusion.tensors import (
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 
 def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
-    """The checkpoint in ``folder``. Raises InputError where it is not a LLaMA, or not whole."""
-    config, files = llama_config(folder), weight_files(folder)
+    """The checkpoint in ``folder``. Raises InputError where it is of no family that is computed, or not whole."""
+    config, files = model_sizes(folder), weight_files(folder)
     if unread := unread_files(folder, files):
         log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))
     tied = config.tie_word_embeddings and not _has_own_head(files)

@@ -34,7 +34,7 @@ PREFILL_TOKENS = 8192  # the most of one prefill: enough to keep a GPU busy, and
 
 
 class NativeEngine:
-    """Beam search (greedy, with one beam) for LLaMA models over prompts that all begin with the tokens ``prefix``.
+    """Beam search (greedy, with one beam) over prompts that all begin with the tokens ``prefix``.
 
     ``batch_size`` is the largest number of slots; None: the engine chooses. On a GPU with little memory it uses fewer.
     A caption ends at any of ``eos_ids``. With ``keep_beams``, completions have all captions of the search.
@@ -53,7 +53,7 @@ class NativeEngine:
         keep_beams: bool = False,
         batch_size: int | None = None,
     ) -> None:
-        check_positions(model.max_positions, max_prompt_tokens, max_new_tokens)
+        check_positions(model.sizes, max_prompt_tokens, max_new_tokens)
         self.model, self.num_beams, self.eos_ids = model, num_beams, tuple(eos_ids)
         self.max_new_tokens, self.max_prompt_tokens, self.keep_beams = max_new_tokens, max_prompt_tokens, keep_beams
         self._prefix = Prefix.compute(model, prefix)

@@ -1,4 +1,4 @@
-"""LLaMA's forward pass over a flat list of tokens. The caller supplies attention.
+"""The forward pass of LLaMA and its relatives over a flat list of tokens. The caller supplies attention.
 
 Prompts and decode steps are packed one after the other: T tokens in, T hidden states out. ``torch_ops`` and
 ``triton_ops`` have the operations that differ between devices.
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from capsfusion_tasks.fusion.native import float8
-from capsfusion_tasks.fusion.native.config import Sizes
 from capsfusion_tasks.fusion.native.float8 import Float8
+from capsfusion_tasks.fusion.native.sizes import Sizes
 from capsfusion_tasks.fusion.tensors import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
@@ -67,12 +67,16 @@ class Place(Protocol):
 class Llama:
     """Weights and forward pass. Projections that read the same input are one matrix: fewer, larger products.
 
+    The families of ``sizes.py`` differ in two places only: biases of attention's projections, and norms of each head of
+    queries and keys. Where a family has none, the list is empty and costs nothing.
+
     With ``dtype`` float8_e4m3fn the layers' matrices are float8. Embedding, head, norms, activations between products
     and the cache are then bfloat16, and so is the attribute ``dtype``. ``tied`` says whether embedding and head are one
     matrix; None: as the config says.
     """
 
     def __init__(self, config: Sizes, device: torch.device, dtype: torch.dtype, *, tied: bool | None = None) -> None:
+        self.sizes = config
         self.layers: int = config.num_hidden_layers
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
@@ -100,7 +104,11 @@ class Llama:
         self.norm = empty(hidden)
         self.attention_norm = [empty(hidden) for _ in range(self.layers)]
         self.qkv = [matrix(query + 2 * kv, hidden) for _ in range(self.layers)]
+        self.qkv_bias = [empty(query + 2 * kv) for _ in range(self.layers * config.qkv_bias)]
+        self.query_norm = [empty(self.head_dim) for _ in range(self.layers * config.QK_NORM)]
+        self.key_norm = [empty(self.head_dim) for _ in range(self.layers * config.QK_NORM)]
         self.out = [matrix(hidden, query) for _ in range(self.layers)]
+        self.out_bias = [empty(hidden) for _ in range(self.layers * config.out_bias)]
         self.mlp_norm = [empty(hidden) for _ in range(self.layers)]
         self.gate_up = [matrix(2 * inner, hidden) for _ in range(self.layers)]
         self.down = [matrix(hidden, inner) for _ in range(self.layers)]
@@ -120,18 +128,25 @@ class Llama:
         for i in range(self.layers):
             q, k, v = self.qkv[i].split([query, kv, kv])
             gate, up = self.gate_up[i].split([self.gate_up[i].shape[0] // 2] * 2)
-            named = {
-                "input_layernorm": self.attention_norm[i],
-                "self_attn.q_proj": q,
-                "self_attn.k_proj": k,
-                "self_attn.v_proj": v,
-                "self_attn.o_proj": self.out[i],
-                "post_attention_layernorm": self.mlp_norm[i],
-                "mlp.gate_proj": gate,
-                "mlp.up_proj": up,
-                "mlp.down_proj": self.down[i],
+            named: dict[str, Place] = {
+                "input_layernorm.weight": self.attention_norm[i],
+                "self_attn.q_proj.weight": q,
+                "self_attn.k_proj.weight": k,
+                "self_attn.v_proj.weight": v,
+                "self_attn.o_proj.weight": self.out[i],
+                "post_attention_layernorm.weight": self.mlp_norm[i],
+                "mlp.gate_proj.weight": gate,
+                "mlp.up_proj.weight": up,
+                "mlp.down_proj.weight": self.down[i],
             }
-            places |= {f"model.layers.{i}.{name}.weight": view for name, view in named.items()}
+            if self.qkv_bias:
+                biases = torch.split(self.qkv_bias[i], [query, kv, kv])
+                named |= {f"self_attn.{name}_proj.bias": bias for name, bias in zip("qkv", biases, strict=True)}
+            if self.out_bias:
+                named["self_attn.o_proj.bias"] = self.out_bias[i]
+            if self.query_norm:
+                named |= {"self_attn.q_norm.weight": self.query_norm[i], "self_attn.k_norm.weight": self.key_norm[i]}
+            places |= {f"model.layers.{i}.{name}": view for name, view in named.items()}
         return places
 
     def forward(self, ids: Tensor, attend: Attend) -> Tensor:
@@ -141,8 +156,12 @@ class Llama:
         delta: Tensor | None = None  # the last block's output, not yet added to x
         for i in range(self.layers):
             h = ops.add_norm(x, delta, self.attention_norm[i], self.eps, quantise=quantise)
-            attended = attend(i, linear(h, self.qkv[i]))  # [T, heads * D]
-            delta = linear(ops.quantise(attended) if quantise else attended, self.out[i])
+            qkv = linear(h, self.qkv[i], self.qkv_bias[i] if self.qkv_bias else None)
+            if self.query_norm:
+                self._normalise_heads(qkv, i)
+            attended = attend(i, qkv)  # [T, heads * D]
+            bias = self.out_bias[i] if self.out_bias else None
+            delta = linear(ops.quantise(attended) if quantise else attended, self.out[i], bias)
             h = ops.add_norm(x, delta, self.mlp_norm[i], self.eps, quantise=quantise)
             delta = linear(ops.silu_mul(linear(h, self.gate_up[i]), quantise=quantise), self.down[i])
         return cast(Tensor, ops.add_norm(x, delta, self.norm, self.eps, quantise=False))
@@ -153,6 +172,15 @@ class Llama:
         logits[..., self.vocab_size :] = float("-inf")
         return logits
 
+    def _normalise_heads(self, qkv: Tensor, layer: int) -> None:
+        """The RMS norm of each head of queries and keys in ``qkv`` [T, (heads + 2 * kv_heads) * D], in place."""
+        heads = qkv.view(len(qkv), -1, self.head_dim)
+        for part, weight in (
+            (heads[:, : self.heads], self.query_norm[layer]),
+            (heads[:, self.heads : self.heads + self.kv_heads], self.key_norm[layer]),
+        ):
+            part.copy_(F.rms_norm(part, (self.head_dim,), weight, self.eps))
+
     def _rotary_table(self, config: Sizes) -> tuple[Tensor, Tensor]:
         rope = config.rope_parameters
         if rope["rope_type"] == "default":
@@ -161,18 +189,19 @@ class Llama:
         else:
             from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-            frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config)
+            frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config.scaled)
         angles = torch.outer(torch.arange(self.max_positions, dtype=torch.float32), frequencies)  # [positions, D / 2]
         angles = torch.cat((angles, angles), dim=-1)
         cos, sin = scale * angles.cos(), scale * angles.sin()
         return cos.to(self.device, self.dtype), sin.to(self.device, self.dtype)
 
 
-def linear(x: Matrix, weight: Matrix) -> Tensor:
-    """``x`` [T, K] times ``weight`` [O, K] transposed: [T, O]. Either both are float8, or neither is."""
+def linear(x: Matrix, weight: Matrix, bias: Tensor | None = None) -> Tensor:
+    """``x`` [T, K] times ``weight`` [O, K] transposed, plus ``bias`` [O]: [T, O]. Both are float8, or neither is."""
     if isinstance(weight, Float8):
-        return float8.product(cast(Float8, x), weight)
-    return F.linear(cast(Tensor, x), weight)
+        product = float8.product(cast(Float8, x), weight)
+        return product if bias is None else product.add_(bias)
+    return F.linear(cast(Tensor, x), weight, bias)
 
 
 def _ops(device: torch.device) -> Ops:

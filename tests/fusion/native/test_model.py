@@ -16,11 +16,16 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.native.attention import over_prompts, pack_prompts
 from capsfusion_tasks.fusion.native.cache import KVCache, Pages
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
-from capsfusion_tasks.fusion.native.config import Sizes, llama_config
+from capsfusion_tasks.fusion.native.config import model_sizes
+from capsfusion_tasks.fusion.native.sizes import FAMILIES
 from capsfusion_tasks.fusion.transformers_engine import load_model
 from tests.fusion.native.conftest import Checkpoint
 
 CPU = torch.device("cpu")
+SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"),
+    *("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"),
+)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +69,10 @@ def test_logits_equal_transformers(checkpoint: Checkpoint, changes: dict[str, An
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "model_type is qwen2"),
-        ({"attention_bias": True}, "it has attention_bias"),
+        ({"model_type": "gemma2"}, "model_type is gemma2, not one of llama, mistral, qwen2, qwen3"),
+        ({"model_type": ["llama"]}, "model_type is "),
+        ({"mlp_bias": True}, "it has mlp_bias"),
+        ({"layer_types": ["sliding_attention"] * 3}, "it has layer_types that are not the family's own"),
         ({"hidden_act": "gelu"}, "hidden_act is gelu"),
         ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type is dynamic"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rope_type is dynamic"),
@@ -86,21 +93,30 @@ def test_what_it_cannot_compute_is_refused(checkpoint: Checkpoint, changes: dict
         {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "rope_scaling": None},
         {"num_attention_heads": 16, "num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": True},
         {"head_dim": 64, "rope_parameters": {"rope_type": "default", "rope_theta": 20_000.0}},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}},
     ],
-    ids=["13B", "as before version 5", "nulls", "as of version 5"],
+    ids=["13B", "as before version 5", "nulls", "as of version 5", "scaled"],
 )
-def test_a_config_means_what_transformers_reads_in_it(tmp_path: Path, given: dict[str, Any]) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **given}))
-    sizes, expected = llama_config(tmp_path), AutoConfig.from_pretrained(tmp_path)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_means_what_transformers_reads_in_it(tmp_path: Path, family: str, given: dict[str, Any]) -> None:
+    if family != "llama":  # transformers refuses some nulls, and the families' own key heads do not divide 40 or 16
+        given = {name: value for name, value in given.items() if value is not None}
+        given |= {"num_key_value_heads": 8} if given.get("num_attention_heads", 32) != 32 else {}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **given}))
+    sizes, expected = model_sizes(tmp_path), AutoConfig.from_pretrained(tmp_path)
     assert sizes.rope_parameters == expected.rope_parameters
-    for name in Sizes.__annotations__:
+    common = [name for name in type(sizes).model_fields if hasattr(expected, name)]
+    assert {*SIZES} <= {*common, "head_dim"}
+    for name in {*common} - {"sliding_window", "layer_types"}:
         assert getattr(sizes, name) == getattr(expected, name), name
+    if not hasattr(expected, "head_dim"):
+        assert sizes.head_dim == expected.hidden_size // expected.num_attention_heads
 
 
 def test_a_config_that_makes_no_sense_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "num_attention_heads": "many"}))
     with pytest.raises(InputError, match="is not that of a LLaMA"):
-        llama_config(tmp_path)
+        model_sizes(tmp_path)
 
 
 def test_the_native_engine_starts_without_transformers(checkpoint: Checkpoint) -> None:

@@ -1,0 +1,131 @@
+"""Tiny random checkpoints of the families that the native engine computes, in the layouts in which they are released.
+
+Sizes, biases and norms are drawn so that every part of a family counts: heads that are not hidden / heads wide, shared
+keys, norms other than one. Two tokens end captions, as in LLaMA 3 and Qwen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from capsfusion_tasks.fusion.prompt import PROMPT_TEMPLATE
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+
+# How LLaMA 3 and Qwen cut a text into words before they look for tokens.
+_LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+_QWEN_WORDS = _LLAMA3_WORDS.replace("{1,3}", "")
+_VOCABULARY = 4000
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A checkpoint to be made. ``words`` is how its tokenizer.json cuts texts; None: it has a tokenizer.model."""
+
+    config: type[PreTrainedConfig]
+    changes: dict[str, Any] = field(default_factory=dict)
+    words: str | None = None
+    bos: str | None = None  # begins every text, by the post-processor of tokenizer.json
+
+
+FAMILIES: dict[str, Family] = {
+    "LLaMA 2": Family(LlamaConfig),
+    "LLaMA 3": Family(
+        LlamaConfig,
+        {"num_key_value_heads": 2, "rope_parameters": _LLAMA3_ROPE, "tie_word_embeddings": True},
+        _LLAMA3_WORDS,
+        "<|begin_of_text|>",
+    ),
+    "LLaMA with biases": Family(LlamaConfig, {"attention_bias": True, "num_key_value_heads": 1}),
+    "Mistral": Family(MistralConfig, {"num_key_value_heads": 2, "head_dim": 24, "sliding_window": 400}),
+    "Qwen2": Family(Qwen2Config, {"num_key_value_heads": 2, "tie_word_embeddings": True}, _QWEN_WORDS),
+    "Qwen3": Family(Qwen3Config, {"num_key_value_heads": 2, "head_dim": 32}, _QWEN_WORDS),
+}
+
+
+def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model: Path) -> Path:
+    """Write a random checkpoint of the family to ``folder``, with shards and their index.
+
+    ``tokenizer_model`` is the tokenizer of families with sentencepiece; that of the others is trained on ``texts``.
+    """
+    family = FAMILIES[name]
+    folder.mkdir(parents=True)
+    if family.words is None:
+        (folder / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
+        vocab_size = LlamaTokenizer(tokenizer_model).vocab_size + 1  # an added [PAD], as CapsFus-LLaMA has
+    else:
+        vocab_size = write_tokenizer(folder, texts, family.words, family.bos)
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": vocab_size,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,  # the most likely tokens are then clearly ahead
+        "eos_token_id": [vocab_size - 1, vocab_size - 2],
+    }
+    model = AutoModelForCausalLM.from_config(family.config(**{**sizes, **family.changes}))
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.endswith("bias"):
+                parameter.normal_(0.0, 0.2)
+            elif parameter_name.endswith("norm.weight"):
+                parameter.normal_(1.0, 0.2)
+    model.save_pretrained(folder, max_shard_size="100KB")
+    return folder
+
+
+def write_tokenizer(folder: Path, texts: Iterable[str], words: str, bos: str | None) -> int:
+    """Train a byte-level BPE as LLaMA 3 and Qwen have it. Returns the number of its tokens."""
+    texts = [*texts, *[PROMPT_TEMPLATE] * 100]  # so that the template takes about as many tokens as with LLaMA's
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC() if bos is None else None
+    cut = pre_tokenizers.Split(Regex(words), "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, as_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=_VOCABULARY, initial_alphabet=alphabet, show_progress=False)
+    )
+    specials = [*([bos] if bos else []), "<|endoftext|>", "<|im_end|>"]
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in specials])
+    if bos is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "clean_up_tokenization_spaces": False}
+    if bos is None:
+        named |= {"tokenizer_class": "Qwen2Tokenizer", "bos_token": None, "add_bos_token": False}
+    else:
+        named |= {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    return int(tokenizer.get_vocab_size())

@@ -1,0 +1,96 @@
+"""A tokenizer.json, as LLaMA 3, Mistral and Qwen have it, by the library ``tokenizers``.
+
+Encodes as transformers' AutoTokenizer does, but for control tokens that are written out in a caption ("<|im_end|>"):
+these are text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.json_files import read_object, refuse_pointer
+
+
+class JsonTokenizer:
+    """The tokenizer.json of ``folder``, with the special tokens that tokenizer_config.json names.
+
+    Raises InputError for files that cannot be read, or name a token that is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "tokenizer.json"
+        self._backend = _load(self._file)
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._start = self._start_of_texts()
+        self._backend.encode_special_tokens = True
+        self._config = _config(folder)
+        added = self._backend.get_added_tokens_decoder()
+        self.vocab_size: int = 1 + max([*self._backend.get_vocab().values(), *added], default=-1)
+        self.eos_id: int = self._named("eos_token", otherwise=-1)
+        self.pad_id: int = self._named("pad_token", otherwise=max(self.eos_id, 0))
+
+    @property
+    def bos_id(self) -> int | None:
+        return self._start[0] if self._start else None
+
+    def encode(self, text: str, *, bos: bool = True) -> list[int]:
+        """Ids of ``text``; control tokens written out in it are encoded as text."""
+        ids = self._backend.encode(text, add_special_tokens=False).ids
+        return [*self._start, *ids] if bos else list(ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ``ids``; control tokens and ids beyond the vocabulary leave no trace."""
+        return str(self._backend.decode([i for i in ids if 0 <= i < self.vocab_size]))
+
+    def _start_of_texts(self) -> list[int]:
+        """The ids that the post-processor puts in front of every text. What it adds behind one is left out.
+
+        transformers 5 goes by the post-processor, too, and not by ``add_bos_token`` of tokenizer_config.json.
+        """
+        text = "a"
+        plain = self._backend.encode(text, add_special_tokens=False).ids
+        whole = self._backend.encode(text).ids
+        for place in range(len(whole) - len(plain) + 1):
+            if whole[place : place + len(plain)] == plain:
+                return list(whole[:place])
+        raise InputError(f"{self._file} changes a text's tokens when it adds special ones (post_processor)")
+
+    def _named(self, name: str, *, otherwise: int) -> int:
+        """The id of a special token by its name in tokenizer_config.json. ``otherwise``: there is none of that name."""
+        token = self._config.get(name)
+        if isinstance(token, dict):
+            token = token.get("content")
+        if token is None:
+            return otherwise
+        found = self._backend.token_to_id(str(token))
+        if found is None:
+            raise InputError(f"{self._file} has no token {str(token)[:50]!r}, which is the {name} of its model")
+        return int(found)
+
+
+def _load(file: Path) -> Backend:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    refuse_pointer(file, content)
+    try:
+        return Backend.from_str(content.decode())
+    except Exception as error:  # tokenizers raises nothing more precise
+        reason = str(error).replace("\n", " ")[:200]
+        raise InputError(f"{file} is no tokenizer of the library tokenizers: {reason}. Download it again") from error
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, over the older special_tokens_map.json."""
+    files = (folder / name for name in ("special_tokens_map.json", "tokenizer_config.json"))
+    found: dict[str, Any] = {}
+    for file in files:
+        if file.is_file():
+            found |= read_object(file)
+    return found

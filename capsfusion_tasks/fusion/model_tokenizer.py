@@ -1,0 +1,45 @@
+"""Which tokenizer a model folder has: tokenizer.model (sentencepiece), else tokenizer.json."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer, Tokenizer, is_tiktoken
+
+FILES = ("tokenizer.model", "tokenizer.json")
+_START = 4096  # bytes that tell what a tokenizer.model is
+
+
+def tokenizer_file(folder: Path) -> Path:
+    """The file that the tokenizer is read from. Raises InputError where there is none.
+
+    sentencepiece itself comes first: transformers 5 makes other ids of the same tokenizer.model (``tokenizer.py``).
+    """
+    model, as_json = (folder / name for name in FILES)
+    if model.is_file() and not (as_json.is_file() and _has_tiktoken(model)):
+        return model
+    if as_json.is_file():
+        return as_json
+    raise InputError(f"{folder} has no {' or '.join(FILES)}: it is no checkpoint in Hugging Face's layout")
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Raises InputError where the folder has no tokenizer, or one that cannot be read."""
+    file = tokenizer_file(folder)
+    if file.name == FILES[0]:
+        return LlamaTokenizer(file)
+    from capsfusion_tasks.fusion.json_tokenizer import JsonTokenizer  # most runs need no tokenizers
+
+    return JsonTokenizer(folder)
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Of the file that alone decides a text's tokens."""
+    return hashlib.blake2b(tokenizer_file(folder).read_bytes(), digest_size=16).hexdigest()
+
+
+def _has_tiktoken(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return is_tiktoken(stream.read(_START))
