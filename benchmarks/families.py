@@ -23,15 +23,15 @@ from transformers import (
     Qwen3Config,
 )
 
-from capsfusion_tasks.fusion.prompt import PROMPT_TEMPLATE
+from capsfusion_tasks.fusion.template import PROMPT_TEMPLATE
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 # How LLaMA 3 and Qwen cut a text into words before they look for tokens.
-_LLAMA3_WORDS = (
+LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-_QWEN_WORDS = _LLAMA3_WORDS.replace("{1,3}", "")
+QWEN_WORDS = LLAMA3_WORDS.replace("{1,3}", "")
 _VOCABULARY = 4000
 _LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -58,13 +58,13 @@ FAMILIES: dict[str, Family] = {
     "LLaMA 3": Family(
         LlamaConfig,
         {"num_key_value_heads": 2, "rope_parameters": _LLAMA3_ROPE, "tie_word_embeddings": True},
-        _LLAMA3_WORDS,
+        LLAMA3_WORDS,
         "<|begin_of_text|>",
     ),
     "LLaMA with biases": Family(LlamaConfig, {"attention_bias": True, "num_key_value_heads": 1}),
     "Mistral": Family(MistralConfig, {"num_key_value_heads": 2, "head_dim": 24, "sliding_window": 400}),
-    "Qwen2": Family(Qwen2Config, {"num_key_value_heads": 2, "tie_word_embeddings": True}, _QWEN_WORDS),
-    "Qwen3": Family(Qwen3Config, {"num_key_value_heads": 2, "head_dim": 32}, _QWEN_WORDS),
+    "Qwen2": Family(Qwen2Config, {"num_key_value_heads": 2, "tie_word_embeddings": True}, QWEN_WORDS),
+    "Qwen3": Family(Qwen3Config, {"num_key_value_heads": 2, "head_dim": 32}, QWEN_WORDS),
 }
 
 
@@ -115,7 +115,7 @@ def write_tokenizer(folder: Path, texts: Iterable[str], words: str, bos: str | N
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=_VOCABULARY, initial_alphabet=alphabet, show_progress=False)
     )
-    specials = [*([bos] if bos else []), "<|endoftext|>", "<|im_end|>"]
+    specials = [*([bos] if bos else []), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in specials])
     if bos is not None:
         tokenizer.post_processor = processors.TemplateProcessing(

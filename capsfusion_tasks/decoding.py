@@ -23,12 +23,21 @@ _DESCRIBING = ("fusion_id", "model", "engine", "dtype", "num_beams", "max_new_to
 
 
 def described(
-    *, fusion_id: str, model: str, engine: str, dtype: str, num_beams: int, max_new_tokens: int, bundled: bool
+    *,
+    fusion_id: str,
+    model: str,
+    engine: str,
+    dtype: str,
+    num_beams: int,
+    max_new_tokens: int,
+    bundled: bool,
+    own_prompt: bool,
 ) -> str:
-    """Model and settings in one line; ``bundled`` marks the toy."""
+    """Model and settings in one line; ``bundled`` marks the toy, ``own_prompt`` a prompt other than the paper's."""
     beams = "1 beam" if num_beams == 1 else f"{num_beams} beams"
     toy = " (the bundled demo model, a toy)" if bundled else ""
-    return f"{model}{toy}, {engine}, {dtype}, {beams}, at most {max_new_tokens} tokens; fusion {fusion_id}"
+    prompt = ", a prompt of your own" if own_prompt else ""
+    return f"{model}{toy}, {engine}, {dtype}, {beams}, at most {max_new_tokens} tokens{prompt}; fusion {fusion_id}"
 
 
 class Decoding(BaseModel):
@@ -53,6 +62,8 @@ class Decoding(BaseModel):
     num_beams: int
     max_new_tokens: int
     keep_beams: bool = False  # whether the other finished captions of the search are kept
+    # The template itself, so that a worker needs no file. None: the paper's. The digest shapes captions.
+    prompt: str | None = None
 
     @classmethod
     def of(cls, **fields: Any) -> Decoding:
@@ -64,7 +75,8 @@ class Decoding(BaseModel):
     @property
     def description(self) -> str:
         """Model and settings in one line for people."""
-        return described(**{name: getattr(self, name) for name in _DESCRIBING}, bundled=self.location == BUNDLED)
+        fields = {name: getattr(self, name) for name in _DESCRIBING}
+        return described(**fields, bundled=self.location == BUNDLED, own_prompt=self.prompt is not None)
 
     @property
     def shape(self) -> dict[str, Any]:

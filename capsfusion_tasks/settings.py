@@ -183,6 +183,11 @@ class Settings(BaseSettings):
         description="The model: a folder, or a hub id such as `BAAI/CapsFus-LLaMA`; `owner/name@revision` pins a"
         " revision. Default: the demo model, a toy.",
     )
+    prompt: Folder | None = Field(
+        None,
+        description="File with the prompt's template, which has the fields `{raw}` and `{synthetic}`"
+        " ([models.md](models.md)). Read when units are planned. Default: the paper's prompt.",
+    )
     engine: Literal["native", "transformers"] = Field(
         "native",
         description="`native`: fast, for LLaMA, Mistral and Qwen ([models.md](models.md)). `transformers`: the"

@@ -56,6 +56,14 @@ MODEL_PARAMS = {
         minLength=1,
         description="Folder or hub id of the model. Empty: the setting CAPSFUSION_MODEL.",
     ),
+    "prompt": Param(
+        None,
+        title="Prompt",
+        type=["null", "string"],
+        minLength=1,
+        description="File with the prompt, where the workers of discover and plan can read it: text with {raw} and"
+        " {synthetic}. Empty: the setting CAPSFUSION_PROMPT.",
+    ),
     "num_beams": Param(
         None,
         title="Beams",

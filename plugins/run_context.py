@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 # Params that go before the settings of the same name, where a DAG has them.
-DECODING = ("model", "dtype", *KNOBS)
+DECODING = ("model", "dtype", "prompt", *KNOBS)
 LONGEST_LABEL = 50  # characters that the UI's lists of tasks show
 FUSION_KEY = "fusion_id"  # the XCom of plan that says under which fusion its units are
 

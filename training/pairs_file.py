@@ -17,7 +17,8 @@ from torch import Tensor
 
 from capsfusion_tasks.demo.pairs import MadePair, make_pair
 from capsfusion_tasks.demo.pairs.words import VOCABULARY
-from capsfusion_tasks.fusion.prompt import PROMPT_TEMPLATE, build_prompt
+from capsfusion_tasks.fusion.prompt import build_prompt
+from capsfusion_tasks.fusion.template import PROMPT_TEMPLATE
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
 from training.free_pairs import FreePairs
@@ -27,8 +28,8 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 
 def template_symbols() -> list[str]:
     """The three fixed parts of the prompt template, each as one token. Otherwise they would take 130 tokens."""
-    start, rest = PROMPT_TEMPLATE.split(" {laion_2b}")
-    middle, end = rest.split(" {laion_coco}")
+    start, rest = PROMPT_TEMPLATE.split(" {raw}")
+    middle, end = rest.split(" {synthetic}")
     return [("\u2581" + start).replace(" ", "\u2581"), middle.replace(" ", "\u2581"), end.replace(" ", "\u2581")]
 
 

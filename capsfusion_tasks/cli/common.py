@@ -23,6 +23,14 @@ Model = Annotated[
     str | None,
     typer.Option(help="Folder or hub id, such as BAAI/CapsFus-LLaMA. Default: CAPSFUSION_MODEL, or the demo model."),
 ]
+PromptFile = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="FILE",
+        help="File with a prompt: text with {raw} and {synthetic}. Default: CAPSFUSION_PROMPT, or the paper's prompt.",
+    ),
+]
 Beams = Annotated[
     int | None, typer.Option(help="Number of beams of the beam search; 1 is greedy. Default: 3.", min=1, max=16)
 ]

@@ -13,6 +13,7 @@ from capsfusion_tasks.cli.common import (
     KeepBeams,
     MaxNewTokens,
     Model,
+    PromptFile,
     local_path,
     print_default_model,
     progress_line,
@@ -52,12 +53,13 @@ def fuse(
         str | None, typer.Option(help="A column whose values name the rows in messages.", metavar="NAME")
     ] = None,
     model: Model = None,
+    prompt: PromptFile = None,
     num_beams: Beams = None,
     max_new_tokens: MaxNewTokens = None,
     keep_beams: KeepBeams = None,
     engine: Annotated[
         Literal["native", "transformers"] | None,
-        typer.Option(help="native: LLaMA, Mistral and Qwen, fast; transformers: the reference. Default: native."),
+        typer.Option(help="native: LLaMA, Mistral, Qwen; transformers: all others. Default: native."),
     ] = None,
     dtype: Dtype = None,
     nproc_per_node: Annotated[
@@ -95,6 +97,7 @@ def fuse(
         raise InputError(f"{target} is the only argument: give IN and OUT, as in capsfusion fuse {target} fused.jsonl")
     settings = load_settings(
         model=model,
+        prompt=prompt,
         num_beams=num_beams,
         max_new_tokens=max_new_tokens,
         keep_beams=keep_beams,

@@ -16,6 +16,7 @@ from capsfusion_tasks.cli.common import (
     MaxGpuHours,
     MaxNewTokens,
     Model,
+    PromptFile,
     print_default_model,
     progress_line,
     settings_to_read,
@@ -36,6 +37,7 @@ def run(
         str | None, typer.Option(help="Folder or address of LAION-COCO shards. Default: CAPSFUSION_LAION_COCO.")
     ] = None,
     model: Model = None,
+    prompt: PromptFile = None,
     num_beams: Beams = None,
     limit: Limit = None,
     existing: Annotated[
@@ -63,7 +65,7 @@ def run(
     from capsfusion_tasks.tasks.local_run import run_pipeline
     from capsfusion_tasks.terminal import Working, print_text
 
-    settings = load_settings(laion2b=laion_2b, laion_coco=laion_coco, model=model, num_beams=num_beams)
+    settings = load_settings(laion2b=laion_2b, laion_coco=laion_coco, model=model, prompt=prompt, num_beams=num_beams)
     print_default_model(model, settings)
     interval = Interval(start=start, end=end)
     budget = Budget(max_gpu_hours, max_cost)
@@ -102,6 +104,7 @@ def replay(
     start: Annotated[datetime | None, typer.Option(help="Replay captions loaded at or after this time (UTC).")] = None,
     end: Annotated[datetime | None, typer.Option(help="Replay captions loaded before this time (UTC).")] = None,
     model: Model = None,
+    prompt: PromptFile = None,
     num_beams: Beams = None,
     max_new_tokens: MaxNewTokens = None,
     dtype: Dtype = None,
@@ -132,7 +135,9 @@ def replay(
 
     if unknown := sorted({*(reason or ())} - {*REASONS}):
         raise InputError(f"there is no reason {', '.join(unknown)}: give one of {', '.join(REASONS)}")
-    settings = load_settings(model=model, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype)
+    settings = load_settings(
+        model=model, prompt=prompt, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype
+    )
     if fusion is None:
         with open_context(load_settings()) as context:
             fusion = context.decoding.fusion_id
@@ -173,6 +178,7 @@ def plan(
         typer.Option(help="Rows per second of one GPU. Default: the rate of earlier units with the same settings."),
     ] = None,
     model: Model = None,
+    prompt: PromptFile = None,
     num_beams: Beams = None,
     output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
@@ -188,7 +194,7 @@ def plan(
     from capsfusion_tasks.context import open_context
     from capsfusion_tasks.planning.plan import estimate
 
-    settings = settings_to_read(model=model, num_beams=num_beams, gpu_hour_price=price_per_gpu_hour)
+    settings = settings_to_read(model=model, prompt=prompt, num_beams=num_beams, gpu_hour_price=price_per_gpu_hour)
     if rows_per_second is not None and rows_per_second <= 0:
         raise InputError(f"--rows-per-second is {rows_per_second:g}: give a number above 0")
     within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None

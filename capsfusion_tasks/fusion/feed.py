@@ -12,9 +12,10 @@ from torch.distributed.distributed_c10d import Store
 from capsfusion_tasks.fusion.chunks import input_digest
 from capsfusion_tasks.fusion.engine import Completion, Request
 from capsfusion_tasks.fusion.finished import FinishedRows
+from capsfusion_tasks.fusion.identity import template_of
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairsInput
-from capsfusion_tasks.fusion.prompt import is_empty_caption, prompt_tokens
+from capsfusion_tasks.fusion.prompt import Prompt, is_empty_caption
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.staging.storage import Storage
 
@@ -38,7 +39,8 @@ class Feed:
     """
 
     def __init__(self, job: FuseJob, storage: Storage, pairs: PairsInput, store: Store, tokenizer: Tokenizer) -> None:
-        self._job, self._storage, self._pairs, self._store, self._tokenizer = job, storage, pairs, store, tokenizer
+        self._job, self._storage, self._pairs, self._store = job, storage, pairs, store
+        self._prompt = Prompt(tokenizer, template_of(job.decoding))
         self._ready: queue.Queue[Prepared | Exception | None] = queue.Queue()
         self._wanted = threading.Semaphore(_AHEAD)
         self._ended = False
@@ -94,4 +96,4 @@ class Feed:
         if empty:
             prepared.set_aside.append(Completion(row, [], f"error: {empty[0]} is empty", 0))
         else:
-            prepared.requests.append(Request(row, prompt_tokens(self._tokenizer, raw or "", synthetic or "")))
+            prepared.requests.append(Request(row, self._prompt.tokens(raw or "", synthetic or "")))

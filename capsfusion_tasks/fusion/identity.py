@@ -13,7 +13,8 @@ from capsfusion_tasks.fusion.file_digests import content_digests
 from capsfusion_tasks.fusion.model_check import check_model
 from capsfusion_tasks.fusion.model_files import eos_token_ids, model_folder
 from capsfusion_tasks.fusion.model_tokenizer import load_tokenizer, tokenizer_digest
-from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
+from capsfusion_tasks.fusion.template import PAPER, Template
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.fusion.weight_files import weight_files
 from capsfusion_tasks.settings import Settings
@@ -24,11 +25,12 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
 
     ``device`` is where it will run, for a dtype of auto; by default the settings say. A model in a folder is known by
     its content, a hub model by its commit, whose configuration and tokenizer are fetched. Raises InputError for a model
-    that is not there or lacks a file.
+    that is not there or lacks a file, and for a prompt's file that is no template.
     """
+    template = configured_template(settings)  # before a model is downloaded
     local = Path(settings.model).is_dir()
     folder = model_folder(settings.model, weights=local)
-    check_model(folder, engine=settings.engine, max_new_tokens=settings.max_new_tokens)
+    check_model(folder, engine=settings.engine, max_new_tokens=settings.max_new_tokens, template=template)
     commit = "" if local else folder.name  # …/snapshots/<commit>
     hub_name = settings.model.partition("@")[0]
     path = BUNDLED if folder == BUNDLED_MODEL else str(folder.absolute())
@@ -37,7 +39,8 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
         model_revision=commit,
         location=path if local else f"{hub_name}@{commit}",
         model_digest=_folder_digest(folder, settings) if local else _commit_digest(folder),
-        prompt_digest=_digest(f"{PROMPT_TEMPLATE}\0{MAX_PROMPT_TOKENS}".encode()),
+        prompt_digest=template.digest(MAX_PROMPT_TOKENS),
+        prompt=None if template == PAPER else template.text,
         tokenizer_digest=tokenizer_digest(folder),
         dtype=settings.dtype_on(device or settings.fusing_device),
         eos_ids=eos_token_ids(folder),
@@ -66,6 +69,16 @@ def locate(decoding: Decoding, settings: Settings) -> str:
         f"the model {decoding.model} of fusion {decoding.fusion_id} cannot be loaded here: {'; '.join(problems)}. Put"
         f" its files at {planned}, or set CAPSFUSION_MODEL to a folder with the same files"
     )
+
+
+def configured_template(settings: Settings) -> Template:
+    """The template that the settings name. Raises InputError for a file that is none."""
+    return PAPER if settings.prompt is None else Template.read(settings.prompt)
+
+
+def template_of(decoding: Decoding) -> Template:
+    """The template of the decoding's prompts."""
+    return PAPER if decoding.prompt is None else Template.of(decoding.prompt)
 
 
 def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:

@@ -30,6 +30,7 @@ class JsonTokenizer:
         self._backend.encode_special_tokens = True
         self._config = _config(folder)
         added = self._backend.get_added_tokens_decoder()
+        self.control_tokens = {token.content: i for i, token in added.items() if token.special}
         self.vocab_size: int = 1 + max([*self._backend.get_vocab().values(), *added], default=-1)
         self.eos_id: int = self._named("eos_token", otherwise=-1)
         self.pad_id: int = self._named("pad_token", otherwise=max(self.eos_id, 0))

@@ -8,10 +8,13 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.model_files import eos_token_ids, read_config
 from capsfusion_tasks.fusion.model_tokenizer import load_tokenizer, tokenizer_file
 from capsfusion_tasks.fusion.native.config import check_positions, model_sizes, sizes_of
-from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, build_prompt
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, Prompt
+from capsfusion_tasks.fusion.template import PAPER, Template
 
 
-def check_model(folder: Path, *, engine: str | None = None, max_new_tokens: int = 0) -> None:
+def check_model(
+    folder: Path, *, engine: str | None = None, max_new_tokens: int = 0, template: Template = PAPER
+) -> None:
     """Raise InputError if config.json, generation_config.json or the tokenizer is damaged, or if they do not fit.
 
     With ``engine`` "native", also if that engine cannot run the model, or not for captions of ``max_new_tokens``. Reads
@@ -33,9 +36,7 @@ def check_model(folder: Path, *, engine: str | None = None, max_new_tokens: int 
             f"{folder} ends captions with token {tokenizer.bos_id}, which begins a text in its {file.name}: set"
             " eos_token_id in generation_config.json to the token that ends one"
         )
-    template = len(tokenizer.encode(build_prompt("", "")))
-    if template >= MAX_PROMPT_TOKENS:
-        raise InputError(
-            f"{file} makes {template} tokens of the empty prompt, which may have {MAX_PROMPT_TOKENS}:"
-            " take the tokenizer that the model was trained with"
-        )
+    empty = len(Prompt(tokenizer, template).encode("", ""))
+    if empty >= MAX_PROMPT_TOKENS:
+        todo = "take the tokenizer that the model was trained with" if template == PAPER else "write a shorter prompt"
+        raise InputError(f"{file} makes {empty} tokens of the empty prompt, which may have {MAX_PROMPT_TOKENS}: {todo}")

@@ -1,28 +1,20 @@
-"""The CapsFusion prompt: the paper's template, word for word, and its truncation rule."""
+"""A pair's prompt: captions cleaned, filled into the template, and cut so that all of it fits."""
 
 from __future__ import annotations
 
 import itertools
 import re
 import unicodedata
+from collections.abc import Mapping
 
+from capsfusion_tasks.fusion.template import PAPER, Template
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 
-# CapsFusion (Yu et al., 2023), the template its released inference script uses. The model was fine-tuned
-# on exactly these tokens: change a character and captions get worse.
-PROMPT_TEMPLATE = (
-    "Please merge and refine the information from the two given sentences. Sentence 1 provides detailed "
-    "real-world knowledge, yet it suffers from flaws in sentence structure and grammar. Sentence 2 exhibits "
-    "nice sentence structure, but lacking in-depth real-world details and may contain false information. "
-    "Please combine them into a new sentence, ensuring a well-structured sentence while retaining the detailed "
-    "real-world information provided in Sentence 1. Avoid simply concatenating the sentences.\n\n"
-    "Sentence 1: {laion_2b}\nSentence 2: {laion_coco}\nNew Sentence:"
-)
-
-MAX_PROMPT_TOKENS = 256
+MAX_PROMPT_TOKENS = 256  # template and captions together; longer captions are cut
 
 # Characters per token. Longer captions are cut before they are tokenized: ten million characters would take 15 seconds.
-# LLaMA's longest token has 16 characters, so the cut caption still has more tokens than a prompt has room for.
+# LLaMA's longest token has 16 characters, so the cut caption still has more tokens than a prompt has room for. Qwen has
+# longer tokens, of spaces and rules only.
 _LONGEST_TOKEN = 64
 
 # Control characters (Cc), surrogates, and line and paragraph separators. No published pair has any of them. A line
@@ -47,41 +39,117 @@ def is_empty_caption(text: str | None) -> bool:
     return all(c in _FILLERS or unicodedata.category(c) in _INVISIBLE for c in text or "")
 
 
-def build_prompt(laion_2b: str, laion_coco: str) -> str:
-    """The prompt for one pair, before truncation."""
-    return PROMPT_TEMPLATE.format(laion_2b=clean_caption(laion_2b), laion_coco=clean_caption(laion_coco))
+Piece = int | list[tuple[str, str | None]]  # a control token, or text with the fields in it
 
 
-def prompt_tokens(tokenizer: Tokenizer, laion_2b: str, laion_coco: str, limit: int = MAX_PROMPT_TOKENS) -> list[int]:
-    """Token ids of the prompt, BOS first, at most ``limit`` of them.
+class Prompt:
+    """Makes the prompts of a template for a tokenizer.
 
-    If the prompt is too long, the end of the *raw* caption is cut, as in the paper's script. If that is not enough, the
-    synthetic caption is cut as well, so that the prompt always ends with "New Sentence:" (the paper's script cuts that
-    off). Text is cut at a token boundary and tokenized again, because tokens may merge differently at the new end.
+    Control tokens of the tokenizer that the *template* has, such as <|im_start|>, become these tokens; in a caption
+    they are text.
     """
-    most = limit * _LONGEST_TOKEN
-    raw, synthetic = clean_caption(laion_2b)[:most], clean_caption(laion_coco)[:most]
-    ids = tokenizer.encode(build_prompt(raw, synthetic))
-    while len(ids) > limit and raw:
-        raw = _drop_last_tokens(tokenizer, raw, len(ids) - limit)
-        ids = tokenizer.encode(build_prompt(raw, synthetic))
-    while len(ids) > limit and synthetic:
-        synthetic = _drop_last_tokens(tokenizer, synthetic, len(ids) - limit)
-        ids = tokenizer.encode(build_prompt(raw, synthetic))
-    if len(ids) > limit:
-        raise ValueError(f"the prompt's template alone has {len(ids)} tokens and the limit is {limit}: raise the limit")
-    return ids
+
+    def __init__(self, tokenizer: Tokenizer, template: Template = PAPER) -> None:
+        self._tokenizer, self._template = tokenizer, template
+        self._pieces = _pieces(template, tokenizer.control_tokens)
+
+    def encode(self, raw: str, synthetic: str) -> list[int]:
+        """Token ids of the whole prompt, BOS first where the tokenizer has one."""
+        if len(self._pieces) == 1:
+            return self._tokenizer.encode(self._template.fill(raw, synthetic))
+        captions = {"raw": raw, "synthetic": synthetic, None: ""}
+        ids: list[int] = []
+        for piece in self._pieces:
+            if isinstance(piece, int):
+                ids.append(piece)
+            elif text := "".join(literal + captions[field] for literal, field in piece):
+                ids += self._tokenizer.encode(text, bos=False)
+        bos = self._tokenizer.bos_id
+        return ids if bos is None or ids[0] == bos else [bos, *ids]
+
+    def tokens(self, raw: str, synthetic: str, limit: int = MAX_PROMPT_TOKENS) -> list[int]:
+        """Token ids of the prompt for one pair, at most ``limit`` of them.
+
+        If the prompt is too long, the end of the *raw* caption is cut, as in the paper's script. If that is not enough,
+        the synthetic caption is cut as well, so that the prompt always ends as the template does (the paper's script
+        cuts that off). Text is cut at a token boundary and tokenized again, because tokens may merge differently at the
+        new end.
+        """
+        most = limit * _LONGEST_TOKEN
+        raw, synthetic = clean_caption(raw)[:most], clean_caption(synthetic)[:most]
+        ids = self.encode(raw, synthetic)
+        while len(ids) > limit and raw:
+            raw = _drop_last_tokens(self._tokenizer, raw, len(ids) - limit)
+            ids = self.encode(raw, synthetic)
+        while len(ids) > limit and synthetic:
+            synthetic = _drop_last_tokens(self._tokenizer, synthetic, len(ids) - limit)
+            ids = self.encode(raw, synthetic)
+        if len(ids) > limit:
+            raise ValueError(
+                f"the prompt's template alone has {len(ids)} tokens and the limit is {limit}: raise the limit"
+            )
+        return ids
+
+    def shared_prefix(self) -> list[int]:
+        """The token ids that every prompt begins with: the template up to the first caption (the paper's: 112 of
+        LLaMA's tokens, BOS counted).
+
+        It ends before the last space in front of the caption. No caption can change it if tokens never reach across a
+        space, which holds for sentencepiece and for the words that LLaMA 3 and Qwen cut texts into.
+        """
+        # Captions that begin with different kinds of characters. A token that depends on the caption is not shared.
+        prompts = [self.encode(start, start) for start in ("A", "b", "7", ":", '"', "é", "図", "😀")]
+        prompts.append(Prompt(self._tokenizer, _before_captions(self._template)).encode("", ""))
+        same = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))
+        return [ids[0] for ids in same]
+
+
+def build_prompt(raw: str, synthetic: str, template: Template = PAPER) -> str:
+    """The prompt for one pair, before truncation."""
+    return template.fill(clean_caption(raw), clean_caption(synthetic))
+
+
+def prompt_tokens(tokenizer: Tokenizer, raw: str, synthetic: str, limit: int = MAX_PROMPT_TOKENS) -> list[int]:
+    """``Prompt.tokens`` with the paper's template."""
+    return Prompt(tokenizer).tokens(raw, synthetic, limit)
 
 
 def shared_prefix(tokenizer: Tokenizer) -> list[int]:
-    """The token ids that every prompt begins with: BOS and the template up to the raw caption (112 with LLaMA's).
+    """``Prompt.shared_prefix`` with the paper's template."""
+    return Prompt(tokenizer).shared_prefix()
 
-    No caption can change them if tokens never reach across a space, which holds for sentencepiece.
-    """
-    # Captions that begin with different kinds of characters. A token that depends on the caption is not shared.
-    prompts = [tokenizer.encode(build_prompt(start, "a")) for start in ("A", "b", "7", ":", '"', "é", "図", "😀")]
-    same = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))
-    return [ids[0] for ids in same]
+
+def _pieces(template: Template, control: Mapping[str, int]) -> list[Piece]:
+    """The template cut at the control tokens in its text: their ids, and parts of text with fields between them."""
+    written = sorted((token for token in control if any(token in text for text, _ in template.parts)), key=len)
+    if not written:
+        return [list(template.parts)]
+    cut = re.compile("|".join(map(re.escape, reversed(written))))  # the longest first
+    pieces: list[Piece] = [[]]
+    for literal, field in template.parts:
+        place = 0
+        for match in cut.finditer(literal):
+            pieces = [*_with(pieces, literal[place : match.start()], None), control[match[0]]]
+            place = match.end()
+        pieces = _with(pieces, literal[place:], field)
+    return pieces
+
+
+def _with(pieces: list[Piece], literal: str, field: str | None) -> list[Piece]:
+    """``pieces`` with some more text at the end."""
+    if isinstance(pieces[-1], list):
+        pieces[-1].append((literal, field))
+        return pieces
+    return [*pieces, [(literal, field)]]
+
+
+def _before_captions(template: Template) -> Template:
+    """The text in front of the first caption, without its last word."""
+    first = template.parts[0][0]
+    text = first.rstrip()
+    if text == first:
+        text = "".join(re.split(r"(\s+)", first)[:-2])
+    return Template(text, ((text, None),))
 
 
 def _drop_last_tokens(tokenizer: Tokenizer, text: str, count: int) -> str:

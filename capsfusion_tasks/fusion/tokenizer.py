@@ -7,6 +7,8 @@ and reads ``</s>`` inside a web caption as the control token.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +24,8 @@ class Tokenizer(Protocol):
     """Text to token ids and back.
 
     ``bos_id`` begins a text (None: nothing does), ``eos_id`` ends one (-1: nothing does). ``pad_id`` only fills
-    batches, and is masked everywhere. All ids are below ``vocab_size``.
+    batches, and is masked everywhere. All ids are below ``vocab_size``. ``control_tokens`` are those that mark parts
+    of a text, by their name in a template ("<|im_start|>"); ``encode`` makes none of them, except for BOS.
     """
 
     @property
@@ -36,6 +39,9 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def control_tokens(self) -> Mapping[str, int]: ...
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]: ...
 
@@ -59,6 +65,11 @@ class LlamaTokenizer:
             raise InputError(f"{model_file} has no token that begins a text (BOS): it is not LLaMA's tokenizer")
         if self.pad_id < 0:
             raise InputError(f"{model_file} has no token for unknown text: it is damaged. Download it again")
+
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        ids = range(self.vocab_size)
+        return {self._processor.id_to_piece(i): i for i in ids if self._processor.is_control(i)}
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Ids of ``text``; control tokens written out in it ("</s>") are encoded as text."""

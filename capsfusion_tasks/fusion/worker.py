@@ -18,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.engine import Engine, Request, complete_all
 from capsfusion_tasks.fusion.feed import Feed, Prepared
+from capsfusion_tasks.fusion.identity import template_of
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, NOT_READY_MARK
 from capsfusion_tasks.fusion.model_check import check_model
@@ -25,7 +26,7 @@ from capsfusion_tasks.fusion.model_files import model_folder
 from capsfusion_tasks.fusion.model_tokenizer import load_tokenizer
 from capsfusion_tasks.fusion.node import die_with_parent, take_device
 from capsfusion_tasks.fusion.pairs_input import PairsInput
-from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, Prompt
 from capsfusion_tasks.fusion.results import COUNTED, Results
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.fusion.watchdog import Heartbeat
@@ -45,7 +46,8 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
     storage = Storage(job.staging)
     pairs = PairsInput(storage, job.pairs, job.piece_rows)
     folder = model_folder(job.model)
-    check_model(folder, engine=job.decoding.engine, max_new_tokens=job.decoding.max_new_tokens)
+    template = template_of(job.decoding)
+    check_model(folder, engine=job.decoding.engine, max_new_tokens=job.decoding.max_new_tokens, template=template)
     tokenizer = load_tokenizer(folder)
     feed = Feed(job, storage, pairs, store, tokenizer)
     # A retry with nothing left to do loads no model.
@@ -122,7 +124,7 @@ def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Eng
             max_new_tokens=decoding.max_new_tokens,
             max_prompt_tokens=MAX_PROMPT_TOKENS,
             eos_ids=decoding.eos_ids,
-            prefix=shared_prefix(tokenizer),
+            prefix=Prompt(tokenizer, template_of(decoding)).shared_prefix(),
             keep_beams=decoding.keep_beams,
             batch_size=job.batch_size,
         )

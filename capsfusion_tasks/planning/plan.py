@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Engine
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.decoding import Decoding
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE
+from capsfusion_tasks.fusion.identity import template_of
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.planning import unit_files, waiting
@@ -82,7 +83,7 @@ def plan_units(
             on_estimate(estimate)
         budget.check(estimate)
 
-    about = {"prompt_template": PROMPT_TEMPLATE, "max_prompt_tokens": MAX_PROMPT_TOKENS}
+    about = {"prompt_template": template_of(decoding).text, "max_prompt_tokens": MAX_PROMPT_TOKENS}
     with context.warehouse.engine.begin() as connection:
         fusions.register(connection, decoding, about)
     # Two runs that found the same pair must not both plan it: the lock admits one at a time. No transaction is open

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capsfusion_tasks.context import Context
-from capsfusion_tasks.fusion.identity import tokenizer_of
-from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, build_prompt
+from capsfusion_tasks.fusion.identity import template_of, tokenizer_of
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, Prompt, clean_caption
+from capsfusion_tasks.fusion.template import PAPER, Template
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.schemas import PAIRS
 from capsfusion_tasks.staging.storage import Storage
@@ -42,16 +43,17 @@ class TokenEstimate:
         tokens: np.ndarray = np.rint(self.template_tokens + source + caption).astype(np.int32)
         return tokens
 
-    def with_tokenizer(self, tokenizer: Tokenizer, sample: pa.Table) -> TokenEstimate:
+    def with_tokenizer(self, tokenizer: Tokenizer, sample: pa.Table, template: Template = PAPER) -> TokenEstimate:
         """This estimate with the template's tokens and the characters per token of the pairs ``sample``."""
-        template = len(tokenizer.encode(build_prompt("", "")))
-        known = replace(self, template_tokens=min(template, MAX_PROMPT_TOKENS))
+        prompt = Prompt(tokenizer, template)
+        empty = len(prompt.encode("", ""))
+        known = replace(self, template_tokens=min(empty, MAX_PROMPT_TOKENS))
         some = np.linspace(0, sample.num_rows - 1, min(sample.num_rows, _SAMPLE_ROWS)).astype(np.int64)
         characters = tokens = 0
         for row in sample.take(pa.array(some)).to_pylist():
             raw, synthetic = (row[name][:_SAMPLE_CHARACTERS] for name in ("laion_2b", "laion_coco"))
             characters += len(raw) + len(synthetic)
-            tokens += len(tokenizer.encode(build_prompt(raw, synthetic))) - template
+            tokens += len(prompt.encode(clean_caption(raw), clean_caption(synthetic))) - empty
         return replace(known, characters_per_token=characters / tokens) if characters and tokens > 0 else known
 
     def with_measured(self, rows: int, prompt_tokens: int, caption_tokens: int) -> TokenEstimate:
@@ -71,7 +73,7 @@ def estimate_for(context: Context, begin: Transactions, paths: Iterable[str]) ->
     decoding = context.decoding
     estimate = TokenEstimate(max_new_tokens=decoding.max_new_tokens)
     if tokenizer := tokenizer_of(decoding, context.settings):
-        estimate = estimate.with_tokenizer(tokenizer, _sample(context.storage, paths))
+        estimate = estimate.with_tokenizer(tokenizer, _sample(context.storage, paths), template_of(decoding))
     with begin() as connection:
         measured = rates.measured(connection, decoding.fusion_id)
     return estimate.with_measured(*measured.fused) if measured and measured.fused else estimate

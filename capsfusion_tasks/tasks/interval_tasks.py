@@ -15,6 +15,7 @@ from typing import Any
 
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.fusion.identity import configured_template
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.pairing.bucket_count import bucket_count
@@ -58,6 +59,8 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     ``relist`` adds the shards that the sources have now to a frozen list. ``replan`` as for ``plan``.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
+    if context.fusion_id is None:
+        configured_template(settings)  # a prompt that is none should not wait for the shards
     sources = configured_sources(settings)
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)

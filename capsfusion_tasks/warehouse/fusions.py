@@ -54,6 +54,7 @@ def descriptions(connection: Connection, scope: Scope) -> list[str]:
             num_beams=row.num_beams,
             max_new_tokens=row.max_new_tokens,
             bundled=row.spec.get(_DECODING, {}).get("location") == BUNDLED,
+            own_prompt=row.spec.get(_DECODING, {}).get("prompt") is not None,
         )
         for row in connection.execute(statement)
     ]

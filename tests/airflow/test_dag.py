@@ -68,6 +68,7 @@ GOOD = [
     {},
     {"model": "BAAI/CapsFus-LLaMA", "num_beams": 16, "limit": 1, "existing": "replace"},
     {"keep_beams": True},
+    {"prompt": "/prompts/short.txt"},
     {"model": None, "num_beams": None, "keep_beams": None, "limit": None, "max_gpu_hours": None, "export_to": None},
     {"max_gpu_hours": 0.5, "max_cost": 100, "export_to": "/data/captions"},
     {"export_to": "s3://bucket/captions", "day": "2026-11-10"},
@@ -75,6 +76,7 @@ GOOD = [
 BAD = [{"num_beams": 0}, {"num_beams": 17}, {"num_beams": "3"}, {"limit": 0}, {"existing": "drop"}, {"model": ""}]
 BAD += [
     {"keep_beams": "yes"},
+    {"prompt": ""},
     {"day": "yesterday"},
     {"day": "10.11.2026"},
     {"max_gpu_hours": -1},
@@ -90,7 +92,7 @@ REPLAY_GOOD = [
     {"reason": None},
     {"reason": ["truncated", "repetition"], "fusion_id": "81d0e4c2a95b", "limit": 9, "accept_rejections": False},
     {"start": "2026-11-10T00:00:00Z", "end": "2026-11-11T00:00:00+01:00", "existing": "replace"},
-    {"max_new_tokens": 120, "dtype": "float32", "num_beams": 5, "model": "BAAI/CapsFus-LLaMA", "max_cost": 3},
+    {"max_new_tokens": 120, "dtype": "float32", "num_beams": 5, "model": "x/y", "prompt": "/p", "max_cost": 3},
 ]
 REPLAY_BAD = [{"reason": ["ugly"]}, {"reason": "truncated"}, {"start": "yesterday"}, {"max_new_tokens": 0}]
 REPLAY_BAD += [{"dtype": "int8"}, {"fusion_id": ""}, {"limit": 0}, {"existing": "drop"}, {"max_gpu_hours": -1}]

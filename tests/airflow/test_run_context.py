@@ -70,16 +70,18 @@ def test_params_go_before_the_settings_and_only_where_units_are_planned(tmp_path
     code = """
 from run_context import planning, replay_of, working
 params = {"reason": ["copy"], "start": None, "end": "2026-11-10T01:00:00+01:00", "limit": 3}
-context = {"run_id": "manual", "params": {**params, "num_beams": 5, "max_new_tokens": 7}}
+context = {"run_id": "manual", "params": {**params, "num_beams": 5, "max_new_tokens": 7, "prompt": "prompt.txt"}}
 beams = []
 for opened in (planning(context), working()):
     with opened as work:
-        beams.append((work.decoding.num_beams, work.decoding.max_new_tokens))
+        beams.append((work.decoding.num_beams, work.decoding.max_new_tokens, work.decoding.prompt))
 print(json.dumps({"beams": beams, "replay": replay_of(context, "abc").model_dump(mode="json")}))
 """
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("Merge {raw} and {synthetic}")
     settings = Settings(warehouse_url=warehouse_url, home=tmp_path)
-    found = run_code(code, settings, tmp_path, CAPSFUSION_NUM_BEAMS="2")
-    assert found["beams"] == [[5, 7], [2, 80]]
+    found = run_code(code.replace("prompt.txt", str(prompt)), settings, tmp_path, CAPSFUSION_NUM_BEAMS="2")
+    assert found["beams"] == [[5, 7, "Merge {raw} and {synthetic}"], [2, 80, None]]
     assert found["replay"] == {
         "name": "manual",
         "fusion_id": "abc",

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.caption_files import check_target, open_caption_file, write_caption_file
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE, prompt_tokens
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens
+from capsfusion_tasks.fusion.template import PROMPT_TEMPLATE
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.pairing.buckets import split_shard
 from capsfusion_tasks.schemas import Shard

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from capsfusion_tasks import BUNDLED_MODEL
-from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, PROMPT_TEMPLATE, build_prompt, prompt_tokens
+from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, build_prompt, prompt_tokens
+from capsfusion_tasks.fusion.template import PROMPT_TEMPLATE
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
 

@@ -17,12 +17,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from capsfusion_tasks.context import open_context
 from capsfusion_tasks.demo.sample_data import SampleReport, make_sample, write_sample_data
+from capsfusion_tasks.fusion import launcher
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.tasks import unit_tasks
 from capsfusion_tasks.tasks.local_run import run_pipeline
 from capsfusion_tasks.warehouse import ledger, queries
 from capsfusion_tasks.warehouse.connection import open_warehouse
@@ -234,6 +237,29 @@ def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
     assert len(pairs_in(settings)) == 40
 
 
+def test_another_prompt_gives_other_captions_beside_the_first_and_needs_its_file_at_planning_only(
+    settings: Settings, tmp_path: Path
+) -> None:
+    run_pipeline(settings, DAYS[0], limit=9, say=lambda line: None)
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("One: {raw}\nTwo: {synthetic}\nBoth:")
+    [unit] = plan_only(settings.model_copy(update={"prompt": prompt}), DAYS[0])
+    prompt.unlink()
+    with open_context(settings) as context:  # without the prompt, as the workers of a DAG run
+        launcher.run(unit_tasks.fuse_argv(context, unit), on_line=lambda line: None)
+        unit_tasks.fuse_finished(context, unit)
+        unit_tasks.validate(context, unit, accept_rejections=True)
+        unit_tasks.load(context, unit)
+    both = Counter(row["pair_id"] for row in pairs_in(settings))
+    assert Counter(both.values()) == {1: 31, 2: 9}
+    twice = (
+        "select pair_id, count(distinct capsfusion) as captions from rejected_captions group by 1 having count(*) = 2"
+    )
+    assert [row["captions"] for row in rows(settings, twice)] == [2] * 9
+    specs = rows(settings, "select spec->>'prompt_template' as prompt from fusions order by created_at")
+    assert [row["prompt"][:10] for row in specs] == ["Please mer", "One: {raw}"]
+
+
 def test_a_unit_that_the_gate_stops_waits_until_it_is_accepted(settings: Settings) -> None:
     stopped = run_command(settings, CAPSFUSION_GATE__MIN_ROWS="10")
     assert stopped.returncode == 2
@@ -295,6 +321,7 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
         ({"CAPSFUSION_LAION2B": "gopher://x"}, "cannot read shards from gopher://x: give a folder, s3://"),
         ({"CAPSFUSION_LAION2B": "", "HF_HUB_OFFLINE": "1"}, "datasets/laion/relaion2B-en-research-safe: Cannot reach"),
         ({"CAPSFUSION_MODEL": "/nowhere"}, "no model at /nowhere"),
+        ({"CAPSFUSION_PROMPT": "/nowhere.txt"}, "cannot read the prompt /nowhere.txt: No such file"),
         ({"CAPSFUSION_NUM_BEAMS": "many"}, "CAPSFUSION_NUM_BEAMS is 'many': expected a valid integer"),
         (
             {"CAPSFUSION_DTYPE": "float8", "CAPSFUSION_ENGINE": "transformers"},
@@ -308,6 +335,7 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
         "unknown source",
         "default source",
         "no model",
+        "no prompt",
         "bad setting",
         "settings at odds",
         "no server",

@@ -196,6 +196,18 @@ def test_a_replay_with_another_beam_moves_exactly_the_captions_that_pass(setting
     assert_consistent(settings)
 
 
+@pytest.mark.usefixtures("one_process")
+def test_a_replay_with_another_prompt_fuses_again_under_another_fusion(settings: Settings, tmp_path: Path) -> None:
+    fused_day(settings, rex(range(4)), cut_off)
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("One: {raw}\nTwo: {synthetic}\nBoth:")
+    with_prompt = other(settings, num_beams=1, prompt=prompt)
+    run_replay(with_prompt, rejections_of(settings), say=lambda line: None)
+    assert numbers_in(settings, "rejected_captions", settings) == []
+    assert numbers_in(settings, "rejected_captions", with_prompt) == [0, 1, 2, 3]
+    assert_consistent(settings)
+
+
 def test_reason_time_and_limit_select(settings: Settings) -> None:
     fused_day(settings, rex(range(9)), lambda n: good(n) if n < 2 else "Rex." if n < 5 else cut_off(n))
     target = other(settings)

@@ -1,0 +1,95 @@
+"""A prompt's template: text with the fields {raw} and {synthetic}. The paper's is the default."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+
+from capsfusion_tasks.errors import InputError
+
+# CapsFusion (Yu et al., 2023), the template its released inference script uses. The model was fine-tuned
+# on exactly these tokens: change a character and captions get worse.
+PROMPT_TEMPLATE = (
+    "Please merge and refine the information from the two given sentences. Sentence 1 provides detailed "
+    "real-world knowledge, yet it suffers from flaws in sentence structure and grammar. Sentence 2 exhibits "
+    "nice sentence structure, but lacking in-depth real-world details and may contain false information. "
+    "Please combine them into a new sentence, ensuring a well-structured sentence while retaining the detailed "
+    "real-world information provided in Sentence 1. Avoid simply concatenating the sentences.\n\n"
+    "Sentence 1: {raw}\nSentence 2: {synthetic}\nNew Sentence:"
+)
+
+# The fields, with the names that digests have known them by since before there were other templates.
+_FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
+_MOST_BYTES = 1 << 16  # of a file; a prompt of 256 tokens takes a few thousand
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True)
+class Template:
+    """``parts`` are the pieces of text, each with the field behind it; None behind the last one."""
+
+    text: str
+    parts: tuple[tuple[str, str | None], ...]
+
+    @classmethod
+    def of(cls, text: str, name: str = "the prompt") -> Template:
+        """Raises InputError, which calls the template ``name``, where its fields are not {raw} and {synthetic}."""
+        try:
+            found = list(Formatter().parse(text))
+        except ValueError as error:
+            raise InputError(f"{name} is no template: {error}. Write {{{{ and }}}} for braces that are text") from error
+        for _, field, spec, conversion in found:
+            if field is not None and (field not in _FIELDS or spec or conversion):
+                written = field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+                raise InputError(
+                    f"{name} has the field {{{written[:50]}}}: only {{raw}} and {{synthetic}} are filled in. Write"
+                    " {{ and }} for braces that are text"
+                )
+        if missing := [f"{{{field}}}" for field in _FIELDS if field not in {part[1] for part in found}]:
+            raise InputError(f"{name} has no {' and no '.join(missing)}: write where the captions go")
+        parts: list[tuple[str, str | None]] = []
+        before = ""
+        for literal, field, _, _ in found:  # an escaped brace ends a piece, too
+            before += literal
+            if field is not None:
+                parts.append((before, field))
+                before = ""
+        return cls(text, (*parts, (before, None)))
+
+    @classmethod
+    def read(cls, file: Path) -> Template:
+        """The template in ``file``, without the line break at its end. Raises InputError where it is none."""
+        try:
+            with file.open("rb") as stream:
+                content = stream.read(_MOST_BYTES + 1)
+        except OSError as error:
+            raise InputError(f"cannot read the prompt {file}: {error.strerror or error}") from error
+        if len(content) > _MOST_BYTES:
+            raise InputError(f"{file} has more than {_MOST_BYTES} bytes: it is no prompt")
+        try:
+            text = content.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file} is not in UTF-8 ({error}): save it as UTF-8") from error
+        if harmful := _CONTROL.search(text):
+            raise InputError(f"{file} has the control character {harmful[0]!r}: remove it")
+        return cls.of(text, str(file))
+
+    def fill(self, raw: str, synthetic: str) -> str:
+        """The text with both captions in it."""
+        captions = {"raw": raw, "synthetic": synthetic, None: ""}
+        return "".join(literal + captions[field] for literal, field in self.parts)
+
+    def digest(self, most_tokens: int) -> str:
+        """Of the template, and of how many tokens a prompt may have."""
+        fields = {name: f"{{{known}}}" for name, known in _FIELDS.items()}
+        text = "".join(
+            literal.replace("{", "{{").replace("}", "}}") + (fields[field] if field else "")
+            for literal, field in self.parts
+        )
+        return hashlib.blake2b(f"{text}\0{most_tokens}".encode(), digest_size=16).hexdigest()
+
+
+PAPER = Template.of(PROMPT_TEMPLATE)
