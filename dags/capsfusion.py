@@ -47,9 +47,9 @@ from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.tasks import interval_tasks, unit_tasks
 
-SOURCES = "sources"  # the XCom of discover that says, of a run without shards, what the sources have
+SOURCES = "sources"  # key of an XCom of discover: if the run has no shards, the dates of those in the sources
 
-# Airflow's form has no other place for a text above the Params.
+# The first Param's description holds this hint, because Airflow's form has no other place above the Params.
 BACKFILL_HINT = (
     "**In a backfill, tick *Override parameters on existing runs* above. Otherwise Airflow uses no value of this"
     " form**, for new runs neither."
@@ -78,25 +78,25 @@ PARAMS = {
         title="Export to",
         type=["null", "string"],
         pattern=r"^(/|\w+://).",
-        description="Export the interval's captions as Parquet to this absolute folder, s3://… or hf://…, if given.",
+        description="Export the interval's captions to this absolute folder, s3://… or hf://…, as Parquet. Empty: none.",
     ),
     "accept_rejections": Param(
         False,
         title="Accept rejections",
         type="boolean",
-        description="Load units however many of their captions are rejected.",
+        description="Load all units, even those with so many rejected captions that the gate would hold them.",
     ),
     "relist": Param(
         False,
         title="List the sources again",
         type="boolean",
-        description="Add the shards that the sources have now to the interval's frozen list.",
+        description="List the sources again, and add new shards to the interval's frozen list.",
     ),
     "replan": Param(
         False,
         title="Plan anew",
         type="boolean",
-        description="Drop the work of units that were begun with other settings, and plan them anew.",
+        description="If units were started with other settings, discard their work and plan them again.",
     ),
 }
 
@@ -107,8 +107,8 @@ PARAMS = {
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
     catchup=False,
-    # Otherwise Airflow lays out the mapped tasks of a run that is run again by the number of units of its last try, and
-    # what the next plan has beyond that gets no task.
+    # With the latest version, a rerun gets only as many mapped tasks as its last try had units. If the new plan has
+    # more units, Airflow creates no tasks for the additional ones.
     rerun_with_latest_version=False,
     max_active_runs=8,
     max_active_tasks=MAX_ACTIVE_TASKS,
@@ -142,10 +142,10 @@ def capsfusion() -> None:
         with working() as work:
             return interval_tasks.pull(work, Shard(**shard))
 
-    # A bad shard does not hold up the good ones; without any good shard there is nothing to pair.
+    # Continue if some shards failed. Skip if all failed: then there is nothing to pair.
     @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, execution_timeout=timedelta(minutes=15))
     def share_buckets() -> list[list[int]]:
-        """Says how many tasks the join is worth: one per 4 GiB of shards pulled so far."""
+        """Divides the hash buckets among tasks: one task per 4 GiB of shards pulled so far."""
         with working() as work:
             groups = interval_tasks.bucket_groups(work)
         require_mappable(len(groups), "groups of buckets (CAPSFUSION_PAIR_TASKS)")
@@ -153,7 +153,7 @@ def capsfusion() -> None:
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pair(buckets: list[int]) -> Json:
-        """Joins the interval's rows with everything that is there, in its share of the buckets."""
+        """Joins the interval's rows with all rows that were pulled so far, in this task's buckets."""
         context = get_current_context()
         set_label(context, f"{len(buckets)} buckets from {buckets[0]}")
         with working() as work:
@@ -161,7 +161,7 @@ def capsfusion() -> None:
 
     @task(execution_timeout=timedelta(hours=1))
     def plan() -> list[Json]:
-        """Drops pairs that are fused already, holds the rest to the budget, and cuts it into work units."""
+        """Drops pairs that are fused already, checks the budget for the rest, and cuts the rest into work units."""
         context = get_current_context()
         params = context["params"]
         with planning(context) as work:
@@ -180,10 +180,10 @@ def capsfusion() -> None:
         require_mappable(len(units), "units that were planned before")
         return [unit.model_dump(mode="json") for unit in units]
 
-    # An interval without anything new may have captions of an earlier run: skipped loads do not skip the export.
+    # Skipped loads do not skip the export: an earlier run may have loaded captions of this interval.
     @task(trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=timedelta(hours=4))
     def export() -> Json:
-        """Writes the interval's captions as Parquet below the Param export_to; skipped where that is empty."""
+        """Writes the interval's captions as Parquet below the Param export_to. Skipped if export_to is empty."""
         context = get_current_context()
         if not (export_to := context["params"]["export_to"]):
             raise AirflowSkipException("export_to is empty")
@@ -196,7 +196,7 @@ def capsfusion() -> None:
 
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=30))
     def check() -> Json:
-        """Looks for what is lost, doubled, half-written or stuck of this interval. Fails where it finds anything."""
+        """Looks for lost, duplicated, incomplete and stuck work of this interval. Fails if it finds any."""
         context = get_current_context()
         with working() as work:
             result = interval_tasks.check(work, interval_of(context), planned_fusion(context))
@@ -207,10 +207,11 @@ def capsfusion() -> None:
             raise InputError(f"{len(findings)} findings; the first: {first['rule']}: {first['where']}: {first['what']}")
         return result
 
-    # Not the report: a task with an outlet emits an event whenever it succeeds.
+    # A task of its own, because a task with an outlet emits an event whenever it succeeds, and report may succeed
+    # without new captions.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
     def announce() -> Json:
-        """Emits an event of the asset fused_captions with what this run brought; skipped where it brought nothing."""
+        """Emits an event of the asset fused_captions with this run's counts. Skipped if the run loaded no caption."""
         context = get_current_context()
         with working() as work:
             counts = unit_tasks.loaded_counts(work, planned_units(context))
@@ -220,12 +221,12 @@ def capsfusion() -> None:
         tell_followers(context, counts, **about)
         return counts
 
-    # The last task decides the run's state, so it fails where anything before it did.
+    # The last task decides the run's state, so it fails if any task before it failed.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
     def report() -> Json:
-        """Says what came in and what came out, here and in the run's note.
+        """Reports shards, pairs and captions of the run, in this log and in the run's note.
 
-        Fails where anything before it failed.
+        Fails if any task before it failed.
         """
         context = get_current_context()
         with working() as work:
@@ -249,7 +250,8 @@ def capsfusion() -> None:
     checked = check()
     paired >> units
     [loaded, held] >> export() >> checked >> announce() >> report()
-    # One that fails gives up what needs all of them, at once: the check and the report wait until the others are done.
+    # A failed task makes Airflow skip its successors at once. check depends on these tasks directly, so it waits for
+    # all of them.
     [paired, loaded, held] >> checked
 
 

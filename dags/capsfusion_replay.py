@@ -30,37 +30,37 @@ from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.tasks import replay, unit_tasks
 from capsfusion_tasks.validation.rules import REASONS
 
-SELECTION_KEY = "selection"  # the XCom of plan that says which captions are replayed
+SELECTION_KEY = "selection"  # key of an XCom of plan: which captions are replayed
 
 PARAMS = {
     "reason": Param(
         None,
         title="Reasons",
-        type=["null", "array"],  # null: what the form makes of reasons that were chosen and taken back
+        type=["null", "array"],  # null: the form sends it when all chosen reasons were removed
         items={"type": "string", "enum": list(REASONS)},
         examples=list(REASONS),
-        description="Captions that were rejected for one of these reasons. Empty: for any.",
+        description="Replay captions that were rejected for one of these reasons. Empty: for any reason.",
     ),
     "fusion_id": Param(
         None,
         title="Fusion",
         type=["null", "string"],
         minLength=1,
-        description="Captions of this fusion. Empty: of that of the daily runs, whatever is chosen below.",
+        description="Replay captions of this fusion_id. Empty: the fusion_id of the daily runs.",
     ),
     "start": Param(
         None,
         title="Loaded from",
         type=["null", "string"],
         format="date-time",
-        description="Captions that were loaded at or after this time. Empty: from the first on.",
+        description="Replay captions that were loaded at or after this time. Empty: no limit.",
     ),
     "end": Param(
         None,
         title="Loaded before",
         type=["null", "string"],
         format="date-time",
-        description="Captions that were loaded before this time. Empty: up to now.",
+        description="Replay captions that were loaded before this time. Empty: up to now.",
     ),
     **MODEL_PARAMS,
     "max_new_tokens": Param(
@@ -85,13 +85,13 @@ PARAMS = {
         title="What was tried already",
         type="string",
         enum=["skip", "replace"],
-        description="What these settings have tried already: do not fuse it again, or fuse and replace it.",
+        description="Pairs that were fused with these settings already: skip them, or fuse and replace them.",
     ),
     "accept_rejections": Param(
         True,
         title="Accept rejections",
         type="boolean",
-        description="Load units however many of their captions are rejected again. They were once, so many may be.",
+        description="Load all units, even if most of their captions are rejected again.",
     ),
 }
 
@@ -101,7 +101,7 @@ PARAMS = {
     description="Fuses rejected captions again and moves those that pass.",
     schedule=None,
     catchup=False,
-    rerun_with_latest_version=False,  # for the number of mapped tasks: as in the DAG capsfusion
+    rerun_with_latest_version=False,  # the reason is in the DAG capsfusion
     max_active_runs=4,
     max_active_tasks=MAX_ACTIVE_TASKS,
     default_args=DEFAULT_ARGS,
@@ -113,10 +113,10 @@ PARAMS = {
 def capsfusion_replay() -> None:
     @task(execution_timeout=timedelta(hours=1))
     def plan() -> list[Json]:
-        """Selects the rejected captions, holds them to the budget, and cuts their pairs into work units."""
+        """Selects the rejected captions, checks the budget, and cuts their pairs into work units."""
         context = get_current_context()
         params = context["params"]
-        with working() as work:  # whose rejections: those of the daily runs, which know nothing of these Params
+        with working() as work:  # settings of the daily runs, without this run's Params
             selection = replay_of(context, params["fusion_id"] or work.decoding.fusion_id)
         with planning(context) as work:
             context["ti"].xcom_push(FUSION_KEY, work.decoding.fusion_id)
@@ -135,7 +135,7 @@ def capsfusion_replay() -> None:
 
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
     def announce() -> Json:
-        """Emits an event of the asset fused_captions with what this replay brought. Skipped where it brought none."""
+        """Emits an event of the asset fused_captions with this replay's counts. Skipped if no caption was accepted."""
         context = get_current_context()
         with working() as work:
             counts = unit_tasks.loaded_counts(work, planned_units(context))
@@ -146,10 +146,10 @@ def capsfusion_replay() -> None:
         tell_followers(context, counts, **about, moved=moved)
         return counts
 
-    # The last task decides the run's state: it fails where something went wrong, not where captions are rejected again.
+    # The last task decides the run's state. It fails after an error, and does not fail if captions are rejected again.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
     def report() -> Json:
-        """Says what was selected, moved and rejected again, here and in the run's note."""
+        """Reports the captions that were selected, moved and rejected again, in this log and in the run's note."""
         context = get_current_context()
         selection, fusion_id = context["ti"].xcom_pull(task_ids="plan", key=SELECTION_KEY), planned_fusion(context)
         if selection is None or fusion_id is None:

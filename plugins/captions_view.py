@@ -10,7 +10,7 @@ from run_pages import RUN_TAB
 
 DAG = "capsfusion"
 PREFIX = "/capsfusion"
-PAGE = f"{PREFIX.removeprefix('/')}/"  # relative to Airflow's pages, whatever path [api] base_url has
+PAGE = f"{PREFIX.removeprefix('/')}/"  # relative, so that it works below any path of [api] base_url
 
 
 class CaptionsViewPlugin(AirflowPlugin):
@@ -39,6 +39,6 @@ class CaptionsViewPlugin(AirflowPlugin):
             return str(user.get_name())
 
         # Airflow does not guard a plugin's routes. This guard answers 401 without a login and 403 without the right to
-        # read the DAG. Who may edit the DAG may judge captions.
+        # read the DAG. Users who may edit the DAG may judge captions.
         app = create_app(guard=requires_access_dag("GET", param_dag_id=DAG), judge=judge)
         return [{"name": "CapsFusion captions", "url_prefix": PREFIX, "app": app}]

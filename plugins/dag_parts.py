@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-# Other DAGs can be scheduled on this asset. Its events say how many captions a run has brought.
+# Other DAGs can be scheduled on this asset. Its events say how many captions a run has loaded.
 CAPTIONS = Asset("fused_captions")
 
 # All units of a run may run at the same time (Airflow's default is 16). The pool `gpu`, the executor's `parallelism`
@@ -42,9 +42,9 @@ MAX_ACTIVE_TASKS = MAX_UNITS
 DEFAULT_ARGS = {
     "owner": "capsfusion",
     "retries": RETRIES,
-    "retry_delay": FIRST_DELAY,  # where the worker is lost, and cannot ask the policy
+    "retry_delay": FIRST_DELAY,  # used if the worker is lost, because only a worker can ask the policy
     "retry_policy": RetryBackoff(),
-    # Validate and load a unit before the next one is fused: the gate then stops a wrong model after one unit.
+    # Validate and load a unit before the next one is fused, so that the gate stops a wrong model after one unit.
     "weight_rule": "upstream",
 }
 
@@ -75,8 +75,8 @@ MODEL_PARAMS = {
     "keep_beams": Param(
         None,
         title="Keep all beams",
-        type=["null", "boolean"],  # the form shows a switch; untouched, it leaves the value empty
-        description="Keep all captions of the beam search: another one can replace a rejected one. Untouched: the"
+        type=["null", "boolean"],  # the form shows a switch, and sends null if the user did not touch it
+        description="Keep all captions of the beam search, so that another can replace a rejected one. Untouched: the"
         " setting CAPSFUSION_KEEP_BEAMS.",
     ),
 }
@@ -87,7 +87,7 @@ BUDGET_PARAMS = {
         title="Limit",
         type=["null", "integer"],
         minimum=1,
-        description="Fuse at most this many pairs, for a try. Empty: all.",
+        description="Fuse at most this many pairs, for example for a trial run. Empty: all pairs.",
     ),
     "max_gpu_hours": Param(
         None,
@@ -108,7 +108,7 @@ BUDGET_PARAMS = {
 
 @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
 def validate(unit: Json) -> Json:
-    """Gives each of the unit's captions a verdict and its reasons. Too many rejected: the gate holds the unit."""
+    """Accepts or rejects each of the unit's captions. If it rejects too many, the gate holds the unit."""
     context = get_current_context()
     set_label(context, Unit(**unit).label)
     accept = context["params"]["accept_rejections"]
@@ -146,12 +146,12 @@ def each_unit(unit: Json) -> None:
 
 
 def asked(loaded: Any) -> Any:
-    """Asks about the units that the gate holds, when all others are ``loaded``, and loads them if the answer is so."""
+    """Tasks that run after all units are ``loaded`` or held: ask about the held units, and load them after a yes."""
     question = GateQuestion(
         task_id="ask",
         trigger_rule=TriggerRule.ALL_DONE,
-        execution_timeout=timedelta(minutes=15),  # of asking, not of waiting for the answer
-        doc_md="Asks whether to load the units that the gate holds; skipped where it holds none.",
+        execution_timeout=timedelta(minutes=15),  # limits asking; the wait for the answer has its own limit
+        doc_md="Asks whether to load the units that the gate holds. Skipped if it holds none.",
     )
     load_held = LoadOperator.partial(
         task_id="load_held",
@@ -164,13 +164,13 @@ def asked(loaded: Any) -> Any:
 
 
 def skip_without_captions(counts: Json) -> None:
-    """Skip the task if the run has brought no caption: a task that is skipped emits no event of its assets."""
+    """Skip the task if the run loaded no accepted caption. A skipped task emits no event of its assets."""
     if not counts["accepted"]:
-        raise AirflowSkipException("this run has brought no caption")
+        raise AirflowSkipException("this run has loaded no accepted caption")
 
 
 def tell_followers(context: Context, counts: Json, **about: Any) -> None:
-    """Attach the run's ``counts``, and what the run is ``about``, to the asset's event."""
+    """Attach ``counts`` and the facts ``about`` the run to the asset's event."""
     context["outlet_events"][CAPTIONS].extra = {**about, **counts}
 
 

@@ -20,7 +20,7 @@ def fused(figures: Mapping[str, Any]) -> None:
 
 
 def validated(counts: Mapping[str, Any]) -> None:
-    """Count a validated unit: accepted rows, those of another beam, and rejected ones by reason.
+    """Count a validated unit: accepted rows, rows that another beam rescued, and rejected rows by reason.
 
     A unit that was loaded before counts 0.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LOAD, KEEP_OUT = "Load", "Keep out"
 ANSWERS: dict[str, Answer] = {LOAD: "load", KEEP_OUT: "keep out"}
-_ASKED = "asked"  # the XCom with the holds that the question is about
+_ASKED = "asked"  # key of the XCom with the ids of the holds that the question is about
 _UNITS_SHOWN = 10
 _WHAT_NEXT = (
     f"**{LOAD}**: load these units, accepted and rejected captions. **{KEEP_OUT}**: load nothing of them, and the run"
@@ -32,14 +32,14 @@ _WHAT_NEXT = (
 
 
 class GateQuestion(HITLOperator):
-    """Asks about all units of the run that the gate holds, and returns those to load. Skipped where it holds none.
+    """Asks about all units of the run that the gate holds, and returns those to load. Skipped if it holds none.
 
-    The ledger gets the answer, by whom and when. Without an answer in ``CAPSFUSION_GATE__ANSWER_HOURS``, or where these
-    are 0, the task fails and nothing is loaded.
+    Writes the answer, its author and its time to the ledger. The task fails, and nothing is loaded, if nobody answers
+    within ``CAPSFUSION_GATE__ANSWER_HOURS`` or if that setting is 0.
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        default = timedelta(days=1)  # execute knows better; without one, Airflow drops the execution_timeout
+        default = timedelta(days=1)  # execute sets the real one; with None, Airflow would drop the execution_timeout
         super().__init__(subject="Load what the gate holds?", options=[*ANSWERS], response_timeout=default, **kwargs)
 
     def execute(self, context: Context) -> Any:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LoadOperator(BaseOperator):
-    """Loads one unit's captions and marks the unit as loaded, in one transaction. Skipped for a unit that is held.
+    """Loads one unit's captions and marks the unit as loaded, in one transaction. Skipped if the gate holds the unit.
 
     :param unit: the unit, as ``Unit.model_dump(mode="json")`` gives it
     """
@@ -33,7 +33,7 @@ class LoadOperator(BaseOperator):
         set_label(context, unit.label)
         with working() as work:
             if unit_tasks.held_by_gate(work, unit):
-                raise AirflowSkipException("the gate holds this unit: the task ask says what becomes of it")
+                raise AirflowSkipException("the gate holds this unit: answer the question of the task ask")
             counts = unit_tasks.load(work, unit, existing=context["params"]["existing"], dag_run_id=context["run_id"])
         fusion_metrics.loaded(counts)
         return counts

@@ -1,4 +1,4 @@
-"""When a failed task is retried: after a delay that grows with its tries since it was last cleared.
+"""The retry policy of both DAGs. The delay grows with the tries since the task was last cleared.
 
 Airflow's own backoff counts all tries of the run, also those before a clear.
 """
@@ -32,7 +32,7 @@ class RetryBackoff(ExceptionRetryPolicy):
         decision = super().evaluate(exception, try_number, max_tries, context)
         if decision.action is RetryAction.FAIL:
             return decision
-        # Clearing a task sets max_tries to the tries it has had, plus its retries.
+        # Clearing a task sets max_tries to the number of its past tries plus its retries.
         tries = max(1, try_number - (max_tries - RETRIES))
         if tries > RETRIES:
             return RetryDecision.default()

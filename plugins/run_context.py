@@ -1,6 +1,6 @@
-"""What Airflow says about the work: settings (Params over the environment), S3's Connection, interval or replay.
+"""Reads a task's settings from Airflow: Params, the Connection for S3, and the run's interval or replay.
 
-A task's own context is Airflow's; the pipeline's, with settings, staging area and warehouse, is called ``work``.
+``context`` is Airflow's context of a task. ``work`` is the pipeline's: settings, staging area and warehouse.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-# Params that go before the settings of the same name, where a DAG has them.
+# Params that override the settings of the same name, if a DAG has them.
 DECODING = ("model", "dtype", "prompt", *KNOBS)
 LONGEST_LABEL = 50  # characters that the UI's lists of tasks show
-FUSION_KEY = "fusion_id"  # the XCom of plan that says under which fusion its units are
+FUSION_KEY = "fusion_id"  # key of an XCom of plan: the fusion_id of its units
 
 
 @contextmanager
 def planning(context: Context) -> Iterator[PipelineContext]:
-    """The work of a task that decides how to fuse: the run's Params go before the settings.
+    """The pipeline's context for a task that decides how to fuse. The run's Params override the settings.
 
-    Where no Param decides and the run has units that are not loaded, it goes on with them: a backfill over the run has
-    emptied its Params, and means these units.
+    If no Param is set and the run has units that are not loaded, the decoding of these units counts: a backfill that
+    runs the run again clears its Params, and must continue its units.
     """
     use_aws_connection()
     params = context["params"]
@@ -50,20 +50,20 @@ def planning(context: Context) -> Iterator[PipelineContext]:
 
 @contextmanager
 def working() -> Iterator[PipelineContext]:
-    """The work of any other task. How a unit is fused stands in the ledger."""
+    """The pipeline's context for all other tasks. They read a unit's decoding from the ledger."""
     use_aws_connection()
     with open_context(load_settings()) as work:
         yield work
 
 
 def planned_fusion(context: Context) -> str | None:
-    """The fusion_id of the run's plan; None: the plan failed before it had decided."""
+    """The fusion_id of the run's plan. None if the plan failed before it chose one."""
     found: str | None = context["ti"].xcom_pull(task_ids="plan", key=FUSION_KEY)
     return found
 
 
 def planned_units(context: Context) -> list[str]:
-    """Ids of the units of the run's plan; none if the run has not planned."""
+    """Ids of the units of the run's plan. Empty if the run has not planned."""
     units: list[dict[str, Any]] | None = context["ti"].xcom_pull(task_ids="plan")
     return [unit["unit_id"] for unit in units or []]
 
@@ -71,7 +71,7 @@ def planned_units(context: Context) -> list[str]:
 def use_aws_connection() -> None:
     """Give this task's process the keys and the endpoint of the Connection that CAPSFUSION_AWS_CONN_ID names.
 
-    As AWS's own variables, because that is where boto3, Arrow and the processes that a task starts all look.
+    Sets AWS's own environment variables, because boto3, Arrow and child processes all read these.
     """
     conn_id = os.environ.get("CAPSFUSION_AWS_CONN_ID")
     if not conn_id:
@@ -101,11 +101,11 @@ def use_aws_connection() -> None:
 
 
 def interval_of(context: Context) -> Interval:
-    """The Param ``day``, or else the run's data interval; a run triggered without a logical date has none."""
+    """The Param ``day``, or the run's data interval. Raises InputError if the run has neither."""
     if day := context["params"].get("day"):
         if (kind := context["dag_run"].run_type) in ("backfill", "scheduled"):
             raise InputError(
-                f"the Param day is {day}, but this run is part of a {kind} series, whose dates decide: leave day empty"
+                f"the Param day is {day}, but this run belongs to a {kind} series with its own dates: leave day empty"
             )
         return utc_day(day)
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
@@ -124,7 +124,7 @@ def utc_day(day: str) -> Interval:
 
 
 def told(interval: Interval) -> str:
-    """The interval in words: a whole day as its date."""
+    """The interval in words. A whole day is shown as its date."""
     if interval == utc_day(f"{interval.start:%Y-%m-%d}"):
         return f"interval: {interval.start:%Y-%m-%d}, the whole day (UTC)"
     return f"interval: {interval.start:%Y-%m-%d %H:%M} to {interval.end:%Y-%m-%d %H:%M} (UTC)"
@@ -151,9 +151,9 @@ def replay_of(context: Context, fusion_id: str) -> Replay:
 
 
 def set_label(context: Context, label: str) -> None:
-    """What the UI shows for a mapped task instead of its index (``map_index_template="{{ label }}"``).
+    """Set the label that the UI shows for a mapped task instead of its index (``map_index_template="{{ label }}"``).
 
-    Shortens a long label in the middle: names of shards begin with their number and end with a digest.
+    Cuts a long label in the middle, because names of shards begin with a number and end with a digest.
     """
     if len(label) > LONGEST_LABEL:
         label = f"{label[: LONGEST_LABEL - 9]}…{label[-8:]}"

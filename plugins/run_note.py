@@ -16,13 +16,13 @@ from capsfusion_tasks.intervals import Interval
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
-# The XCom that the task "report" pushes, even if it fails afterwards: a headline, and lines. It must not be a key of
-# the dict that the task returns: Airflow makes an XCom of each key.
+# Key of the XCom that the task "report" pushes, even if it fails afterwards: a headline and lines. The key must not be
+# in the dict that the task returns, because Airflow makes an XCom of each key of that dict.
 KEY = "note"
-CHECKED = "checked"  # the XCom of the task "check", with its findings
+CHECKED = "checked"  # key of the XCom of the task "check", with its findings
 UNCHECKED = {"findings": None, "text": "check: it could not be done"}
-AUTHOR = "capsfusion"  # the note's user: tells it from a note that a person wrote
-_EARLIER_HEAD = "Report:"  # notes of earlier versions begin with it and have no user
+AUTHOR = "capsfusion"  # the note's user, which marks it as not written by a person
+_EARLIER_HEAD = "Report:"  # notes of earlier versions begin with this text and have no user
 _LONGEST = 1000  # characters, the size of the column: a longer note would break the scheduler's transaction
 _LONGEST_LINE = 400
 _REST = "- … the log of the task report has the rest"
@@ -31,7 +31,7 @@ DAGS = ("capsfusion", "capsfusion_replay")
 _PLAIN = re.compile(r"[\w ,.:;=+()/%…-]*")
 
 
-# Airflow's UI sends no Params at all of a backfill whose box is not ticked, whatever the form has.
+# If the box is not ticked, Airflow's UI sends no Params of a backfill, even if the form has values.
 _NO_PARAMS = "To apply the Params of a backfill, tick Override parameters on existing runs in its form"
 
 
@@ -75,7 +75,7 @@ class RunNote:
 
 
 def compose(report: dict[str, Any], checked: dict[str, Any] | None = None, about: Sequence[str] = ()) -> str:
-    """A headline, and lines: what failed first, because the end may be cut off, then what the run is ``about``."""
+    """A headline and lines. Failures come first, because the end may be cut off; then the facts ``about`` the run."""
     headline, failed, done = report["headline"], report["failures"], report["lines"]
     if checked:
         count = checked["findings"]
@@ -100,7 +100,7 @@ def as_note(report: str, end: str = "") -> str:
 
 
 def _unreported(dag_run: DagRun, ended: bool) -> str:
-    """The note of a run without a report: it has only begun, or its last task has not run."""
+    """The note of a run without a report: the run has just started, or its last task has not run."""
     start, stop = dag_run.data_interval_start, dag_run.data_interval_end
     if day := (dag_run.conf or {}).get("day"):
         interval = told(utc_day(day))
@@ -127,7 +127,7 @@ def as_text(line: str) -> str:
 
 def as_code(line: str) -> str:
     """``line`` as a code span of Markdown."""
-    # A code span ends at as many backticks as it began with.
+    # A code span ends at the same number of backticks that began it.
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{pad}{line}{pad}{fence}"

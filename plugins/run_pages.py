@@ -1,4 +1,4 @@
-"""Addresses of a run's pages in Airflow's UI, as links in it need them: with the path of ``[api] base_url``."""
+"""Links to a run's pages in Airflow's UI, including the path of ``[api] base_url``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run_page(dag_id: str, run_id: str) -> str:
 
 
 def absolute(page: str) -> str:
-    """``page``, below ``base_path``, with the address under which users reach Airflow: for messages outside the UI."""
+    """The full URL of ``page``, a path below ``base_path``. For messages outside the UI."""
     return f"{_base_url().rstrip('/')}/{page}"
 
 

@@ -28,7 +28,7 @@ class TorchrunOperator(BaseOperator):
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(unit, dict):  # a literal in a DAG; execute checks what another task returned
+        if isinstance(unit, dict):  # checks a literal in a DAG; execute checks a value that another task returned
             Unit(**unit)
         self.unit = unit
         self._torchrun: Torchrun | None = None

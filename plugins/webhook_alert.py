@@ -52,7 +52,7 @@ class WebhookAlert(BaseNotifier):
         body = json.dumps({"text": self.text}).encode()
         request = urllib.request.Request(url or "", body, {"Content-Type": "application/json"})  # noqa: S310
         with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310
-            self.log.info("told the webhook of Connection %s: %s", self.conn_id, self.text)
+            self.log.info("sent to the webhook of Connection %s: %s", self.conn_id, self.text)
 
 
 def on_failure() -> list[Callable[[Context], None]]:
@@ -68,17 +68,19 @@ def on_failure() -> list[Callable[[Context], None]]:
 
 
 class QuestionAlert(WebhookAlert):
-    """Tells the webhook of a question. The question stands in the UI, too, so a webhook that fails does not stop it."""
+    """Sends a question to the webhook. The UI shows the question too, so a failing webhook does not stop the task."""
 
     def notify(self, context: Context) -> None:
         try:
             super().notify(context)
         except (OSError, InputError, AirflowNotFoundException):
-            self.log.exception("the question is asked, but the webhook of Connection %s does not know", self.conn_id)
+            self.log.exception(
+                "the question is in the UI, but it could not be sent to the webhook of Connection %s", self.conn_id
+            )
 
 
 def question(text: str) -> list[BaseNotifier]:
-    """What tells of a question in a task: one alert, or none if no Connection is named."""
+    """The notifiers of a task that asks a question: one alert, or none if no Connection is named."""
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
     return [QuestionAlert(conn_id, "{{ dag.dag_id }} asks: " + text)] if conn_id else []
 

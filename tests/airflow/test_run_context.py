@@ -179,7 +179,7 @@ def test_the_interval_is_the_day_of_a_single_run_or_else_that_of_its_dates(tmp_p
     assert days == [whole.format(day) for day in (10, 10, 13, 13)]
     assert "trigger it with the Param day or a logical date" in without
     assert in_a_backfill == (
-        "the Param day is 2026-11-13, but this run is part of a backfill series, whose dates decide: leave day empty"
+        "the Param day is 2026-11-13, but this run belongs to a backfill series with its own dates: leave day empty"
     )
     assert hours == "interval: 2026-11-10 00:00 to 2026-11-10 06:00 (UTC)"
     assert found["params"] == ["Params: all at their defaults", "Params: limit 20, existing replace"]
