@@ -58,7 +58,7 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
     rows_of_buckets = {layout.bucket_name(bucket): rows for bucket, rows in sorted(spill.counts.items())}
     # A bucket without a row under these rules may have had some under older ones: the join would read them.
     pulled.delete_files(storage, shard.side, shard.shard_id, before - rows_of_buckets.keys())
-    pulled.publish(storage, shard, rules, counts.rows, counts.dropped, rows_of_buckets)
+    pulled.publish(storage, shard, rules, counts, rows_of_buckets)
     return counts
 
 
@@ -73,7 +73,7 @@ def split_counts(shard: Shard, storage: Storage, settings: Settings) -> Counts |
     elif made_with != rules:
         log.info("%s is pulled again, it was pulled with %s", shard.label, made_with.against(rules))
         return None
-    return Counts(mark["rows"], mark["dropped"])
+    return Counts(mark["rows"], mark["dropped"], mark.get("columns", {}))
 
 
 def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Counts) -> Iterator[pa.Table]:
@@ -82,6 +82,7 @@ def _read(stream: pa.NativeFile, shard: Shard, settings: Settings, counts: Count
 
     def choose(schema: pa.Schema) -> list[str]:
         names.update(source_columns(schema, shard.side, settings, where))
+        counts.columns = names
         return list(names.values())
 
     first_row = 0

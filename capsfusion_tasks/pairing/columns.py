@@ -32,6 +32,7 @@ class Counts:
 
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)  # canonical name → the shard's own; empty: not known
 
     def drop(self, reason: str, rows: int) -> None:
         if rows:

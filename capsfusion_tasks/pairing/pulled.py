@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.pairing.columns import Counts
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.staging import layout
@@ -40,10 +41,8 @@ def _is_replaced(mark: dict[str, Any]) -> bool:
     return "rules" in mark and mark["rules"] is None
 
 
-def publish(
-    storage: Storage, shard: Shard, rules: PullRules, rows: int, dropped: dict[str, int], buckets: dict[str, int]
-) -> None:
-    mark = {"rows": rows, "dropped": dropped, "buckets": buckets, "rules": asdict(rules)}
+def publish(storage: Storage, shard: Shard, rules: PullRules, counts: Counts, buckets: dict[str, int]) -> None:
+    mark = {**asdict(counts), "buckets": buckets, "rules": asdict(rules)}
     storage.write_json(layout.pulled_mark(shard.side, shard.shard_id), mark)
 
 

@@ -25,8 +25,8 @@ def pulled_folder(side: Side) -> str:
 def pulled_mark(side: Side, shard_id: str) -> str:
     """Written after a shard's last bucket file, the sign that the shard is there whole.
 
-    It has the shard's ``rows``, those that were ``dropped`` by reason, those in each of its ``buckets``, and the
-    ``rules`` that it was pulled with. Until it is pulled again, ``whole`` is false.
+    It has the shard's ``rows``, those that were ``dropped`` by reason, those in each of its ``buckets``, the shard's
+    names of its ``columns``, and the ``rules`` that it was pulled with. Until it is pulled again, ``whole`` is false.
     """
     return f"{pulled_folder(side)}/{shard_id}.json"
 

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -136,7 +137,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
         raise
     with engine.begin() as connection:
         ledger.shard_pulled(connection, shard.shard_id, counts.rows, counts.dropped)
-    return {"shard": shard.label, "rows": counts.rows, "dropped": counts.dropped}
+    return {"shard": shard.label, **asdict(counts)}
 
 
 def bucket_groups(context: Context) -> list[list[int]]:
