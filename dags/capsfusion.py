@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fusion_metrics
 import run_note
 import webhook_alert
 from airflow.sdk import (
@@ -45,7 +46,7 @@ from run_context import (
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.tasks import interval_tasks, unit_tasks
+from capsfusion_tasks.tasks import interval_tasks, metrics, unit_tasks
 
 SOURCES = "sources"  # key of an XCom of discover: if the run has no shards, the dates of those in the sources
 
@@ -140,7 +141,9 @@ def capsfusion() -> None:
         context = get_current_context()
         set_label(context, Shard(**shard).label)
         with working() as work:
-            return interval_tasks.pull(work, Shard(**shard))
+            counts = interval_tasks.pull(work, Shard(**shard))
+        fusion_metrics.send(metrics.pulled(counts))
+        return counts
 
     # Continue if some shards failed. Skip if all failed: then there is nothing to pair.
     @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, execution_timeout=timedelta(minutes=15))
@@ -157,7 +160,9 @@ def capsfusion() -> None:
         context = get_current_context()
         set_label(context, f"{len(buckets)} buckets from {buckets[0]}")
         with working() as work:
-            return interval_tasks.pair(work, interval_of(context), buckets)
+            counts = interval_tasks.pair(work, interval_of(context), buckets)
+        fusion_metrics.send(metrics.paired(counts))
+        return counts
 
     @task(execution_timeout=timedelta(hours=1))
     def plan() -> list[Json]:
@@ -177,6 +182,8 @@ def capsfusion() -> None:
                 replan=params["replan"],
                 max_units=max_tasks(),
             )
+            fusion_metrics.send(metrics.planned(units))
+            fusion_metrics.send_queue(work)
         require_mappable(len(units), "units that were planned before")
         return [unit.model_dump(mode="json") for unit in units]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import fusion_metrics
 import run_note
 import webhook_alert
 from airflow.sdk import Param, TriggerRule, dag, get_current_context, task
@@ -27,7 +28,7 @@ from run_context import FUSION_KEY, planned_fusion, planned_units, planning, rep
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Replay
-from capsfusion_tasks.tasks import replay, unit_tasks
+from capsfusion_tasks.tasks import metrics, replay, unit_tasks
 from capsfusion_tasks.validation.rules import REASONS
 
 SELECTION_KEY = "selection"  # key of an XCom of plan: which captions are replayed
@@ -130,6 +131,8 @@ def capsfusion_replay() -> None:
                 on_estimate=lambda estimate: context["ti"].xcom_push("estimate", estimate.as_dict()),
                 max_units=max_tasks(),
             )
+            fusion_metrics.send(metrics.planned(units))
+            fusion_metrics.send_queue(work)
         require_mappable(len(units), "units that were planned before")
         return [unit.model_dump(mode="json") for unit in units]
 

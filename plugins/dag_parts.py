@@ -25,7 +25,7 @@ from torchrun_operator import TorchrunOperator
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.planning.unit_files import MAX_UNITS
 from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.tasks import unit_tasks
+from capsfusion_tasks.tasks import metrics, unit_tasks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -112,13 +112,13 @@ def validate(unit: Json) -> Json:
     context = get_current_context()
     set_label(context, Unit(**unit).label)
     accept = context["params"]["accept_rejections"]
-    with working() as work:
+    with working() as work, fusion_metrics.timed("validate"):
         counts = unit_tasks.validate(
             work, Unit(**unit), accept_rejections=accept, hold=True, dag_run_id=context["run_id"]
         )
     if counts["held"]:
         set_label(context, f"held: {Unit(**unit).label}")
-    fusion_metrics.validated(counts)
+    fusion_metrics.send(metrics.validated(counts))
     return counts
 
 

@@ -1,39 +1,39 @@
-"""Metrics of the tasks, sent the way Airflow is configured to send its own (StatsD or OpenTelemetry)."""
+"""Sends figures of the tasks the way Airflow is configured: as StatsD or OpenTelemetry metrics, and in its traces."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
+from airflow.sdk.configuration import conf
 from airflow.sdk.observability import stats
+from opentelemetry import trace
+
+from capsfusion_tasks.context import Context
+from capsfusion_tasks.tasks.metrics import Samples, kind_of, queue
+
+_SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
 
 
-def fused(figures: Mapping[str, Any]) -> None:
-    """Count a fused unit: rows, tokens, device seconds, rows per second."""
-    for name in ("rows", "prompt_tokens", "caption_tokens"):
-        stats.incr(f"capsfusion.fuse.{name}", int(figures[name]))
-    stats.timing("capsfusion.fuse.device_time", 1000 * figures["gpu_seconds"])
-    if rate := figures["rows_per_second"]:
-        stats.gauge("capsfusion.fuse.rows_per_second", rate)
-    if occupancy := figures["occupancy"]:  # share of the engine's slots that held a row
-        stats.gauge("capsfusion.fuse.occupancy", occupancy)
+def send(samples: Samples) -> None:
+    """Send the figures as metrics, and add them to the span of the task. Nothing happens where both are off."""
+    senders: dict[str, Callable[[str, Any], None]] = {
+        "counter": stats.incr,
+        "gauge": stats.gauge,
+        "timer": stats.timing,
+    }
+    for name, value in samples.items():
+        senders[kind_of(name)](name, value)
+    trace.get_current_span().set_attributes(samples)
 
 
-def validated(counts: Mapping[str, Any]) -> None:
-    """Count a validated unit: accepted rows, rows that another beam rescued, and rejected rows by reason.
-
-    A unit that was loaded before counts 0.
-    """
-    if counts["already_loaded"]:
-        return
-    stats.incr("capsfusion.validate.accepted", counts["accepted"])
-    stats.incr("capsfusion.validate.rejected", counts["rejected"])
-    stats.incr("capsfusion.validate.rescued", counts["rescued"])
-    for reason, rows in counts["reasons"].items():
-        stats.incr(f"capsfusion.validate.rejected.{reason}", rows)
+def send_queue(work: Context) -> None:
+    """Send how much waits in the ledger, which is not counted where metrics are off."""
+    if any(conf.getboolean("metrics", switch) for switch in _SWITCHES):
+        send(queue(work))
 
 
-def loaded(counts: Mapping[str, Any]) -> None:
-    """Count the rows of a loaded unit. A unit that was loaded before counts 0."""
-    if not counts["already_loaded"]:
-        stats.incr("capsfusion.load.rows", counts["accepted"] + counts["rejected"])
+def timed(stage: str) -> AbstractContextManager[Any]:
+    """Times a block as ``capsfusion.<stage>.duration``. A block that raises is timed, too."""
+    return cast(AbstractContextManager[Any], stats.timer(f"capsfusion.{stage}.duration"))

@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from run_context import set_label, working
 
 from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.tasks import unit_tasks
+from capsfusion_tasks.tasks import metrics, unit_tasks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -34,6 +34,9 @@ class LoadOperator(BaseOperator):
         with working() as work:
             if unit_tasks.held_by_gate(work, unit):
                 raise AirflowSkipException("the gate holds this unit: answer the question of the task ask")
-            counts = unit_tasks.load(work, unit, existing=context["params"]["existing"], dag_run_id=context["run_id"])
-        fusion_metrics.loaded(counts)
+            existing = context["params"]["existing"]
+            with fusion_metrics.timed("load"):
+                counts = unit_tasks.load(work, unit, existing=existing, dag_run_id=context["run_id"])
+            fusion_metrics.send(metrics.loaded(counts))
+            fusion_metrics.send_queue(work)
         return counts

@@ -12,7 +12,7 @@ from capsfusion_tasks.context import Context as PipelineContext
 from capsfusion_tasks.fusion.launcher import Torchrun, environment_defaults
 from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.tasks import unit_tasks
+from capsfusion_tasks.tasks import metrics, unit_tasks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -50,14 +50,15 @@ class TorchrunOperator(BaseOperator):
         defaults = environment_defaults(work.settings)
         self._torchrun = Torchrun(argv, on_line=self.log.info, timeouts=timeouts, defaults=defaults)
         try:
-            self._torchrun.start()
-            self._torchrun.wait()
+            with fusion_metrics.timed("fuse"):
+                self._torchrun.start()
+                self._torchrun.wait()
         except BaseException as error:  # Airflow's timeout is not an Exception
             self._torchrun.terminate()
             unit_tasks.fuse_failed(work, unit, str(error))
             raise
         figures = unit_tasks.fuse_finished(work, unit)
-        fusion_metrics.fused(figures)
+        fusion_metrics.send(metrics.fused(figures))
         return figures
 
     def on_kill(self) -> None:

@@ -1,0 +1,114 @@
+"""The metrics of the tasks: their names, and the figures that they carry. ``plugins/fusion_metrics.py`` sends them.
+
+The figures are those that the tasks return, and those of the run's report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from capsfusion_tasks.context import Context
+from capsfusion_tasks.schemas import Unit
+from capsfusion_tasks.warehouse import queries
+
+Kind = Literal["counter", "gauge", "timer"]
+Samples = dict[str, float]  # name → value; a timer's in milliseconds
+
+REASON = "<reason>"  # stands in a name for one of several reasons
+
+
+@dataclass(frozen=True)
+class Metric:
+    kind: Kind
+    what: str
+
+
+METRICS = {
+    "capsfusion.pull.rows": Metric("counter", "rows of pulled shards"),
+    "capsfusion.pull.dropped": Metric("counter", "rows of them that can make no pair"),
+    f"capsfusion.pull.dropped.{REASON}": Metric("counter", "the same for one reason: `unsafe`, `null_caption`, …"),
+    "capsfusion.pair.pairs": Metric("counter", "pairs that joins found"),
+    "capsfusion.plan.units": Metric("counter", "units that a run has to fuse"),
+    "capsfusion.plan.rows": Metric("counter", "pairs in these units"),
+    "capsfusion.queue.units": Metric("gauge", "units of all runs that are planned and not loaded"),
+    "capsfusion.queue.rows": Metric("gauge", "pairs in these units"),
+    "capsfusion.queue.failed_units": Metric("gauge", "units whose last try failed"),
+    "capsfusion.fuse.rows": Metric("counter", "rows of fused units"),
+    "capsfusion.fuse.prompt_tokens": Metric("counter", "tokens of their prompts"),
+    "capsfusion.fuse.caption_tokens": Metric("counter", "tokens that were generated"),
+    "capsfusion.fuse.device_time": Metric("timer", "device time of a unit, summed over its devices"),
+    "capsfusion.fuse.duration": Metric("timer", "wall time of fusing a unit, with loading the model"),
+    "capsfusion.fuse.rows_per_second": Metric("gauge", "rows/s of one device, of the unit fused last"),
+    "capsfusion.fuse.occupancy": Metric("gauge", "share of the engine's slots that held a row, of the same unit"),
+    "capsfusion.validate.accepted": Metric("counter", "captions that passed validation"),
+    "capsfusion.validate.rejected": Metric("counter", "captions that did not"),
+    f"capsfusion.validate.rejected.{REASON}": Metric("counter", "the same for one reason; a caption may have several"),
+    "capsfusion.validate.rescued": Metric("counter", "accepted captions of another beam than the best"),
+    "capsfusion.validate.held": Metric("counter", "units that the gate holds"),
+    "capsfusion.validate.duration": Metric("timer", "wall time of validating a unit"),
+    "capsfusion.load.rows": Metric("counter", "rows that were loaded, accepted and rejected"),
+    "capsfusion.load.duration": Metric("timer", "wall time of loading a unit"),
+}
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of a metric, with a reason in its name or without."""
+    known = METRICS.get(name) or METRICS[f"{name.rpartition('.')[0]}.{REASON}"]
+    return known.kind
+
+
+def pulled(counts: Mapping[str, Any]) -> Samples:
+    """Of a shard, from what ``interval_tasks.pull`` returns."""
+    return {"capsfusion.pull.rows": counts["rows"], **_by_reason("capsfusion.pull.dropped", counts["dropped"])}
+
+
+def paired(counts: Mapping[str, Any]) -> Samples:
+    """Of a group of buckets, from what ``interval_tasks.pair`` returns."""
+    return {"capsfusion.pair.pairs": counts["pairs"]}
+
+
+def planned(units: Sequence[Unit]) -> Samples:
+    return {"capsfusion.plan.units": len(units), "capsfusion.plan.rows": sum(unit.rows for unit in units)}
+
+
+def queue(context: Context) -> Samples:
+    """What waits in the ledger now. Counts rows of the table ``work_units``, so call it only if metrics are sent."""
+    with context.warehouse.engine.connect() as connection:
+        states = queries.unit_counts(connection)
+        rows = queries.run_summary(connection).waiting
+    units = sum(count for state, count in states.items() if state != "loaded")
+    return {
+        "capsfusion.queue.units": units,
+        "capsfusion.queue.rows": rows,
+        "capsfusion.queue.failed_units": states["failed"],
+    }
+
+
+def fused(figures: Mapping[str, Any]) -> Samples:
+    """Of a unit, from what ``unit_tasks.fuse_finished`` returns. Leaves out rates that were not measured."""
+    samples = {f"capsfusion.fuse.{name}": figures[name] for name in ("rows", "prompt_tokens", "caption_tokens")}
+    samples["capsfusion.fuse.device_time"] = 1000 * figures["gpu_seconds"]
+    rates = {f"capsfusion.fuse.{name}": figures[name] for name in ("rows_per_second", "occupancy")}
+    return samples | {name: value for name, value in rates.items() if value is not None}
+
+
+def validated(counts: Mapping[str, Any]) -> Samples:
+    """Of a unit, from what ``unit_tasks.validate`` returns. Nothing for a unit that was loaded before."""
+    if counts["already_loaded"]:
+        return {}
+    samples = {f"capsfusion.validate.{name}": counts[name] for name in ("accepted", "rescued", "rejected")}
+    reasons = {f"capsfusion.validate.rejected.{reason}": rows for reason, rows in counts["reasons"].items()}
+    return samples | reasons | {"capsfusion.validate.held": int(counts["held"])}
+
+
+def loaded(counts: Mapping[str, Any]) -> Samples:
+    """Of a unit, from what ``unit_tasks.load`` returns. Nothing for a unit that was loaded before."""
+    if counts["already_loaded"]:
+        return {}
+    return {"capsfusion.load.rows": counts["accepted"] + counts["rejected"]}
+
+
+def _by_reason(name: str, rows: Mapping[str, int]) -> Samples:
+    return {name: sum(rows.values()), **{f"{name}.{reason}": count for reason, count in rows.items()}}
