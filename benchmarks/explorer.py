@@ -28,14 +28,16 @@ from sqlalchemy import Connection, text
 from benchmarks.generated_units import UnitMaker
 from benchmarks.warehouse import FUSION, FUSION_ID, new_warehouse
 from benchmarks.workload import CAPTION, read_pairs
+from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.explorer.access import SECONDS
 from capsfusion_tasks.explorer.figures import RunKey, figures
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Unit
-from capsfusion_tasks.warehouse import browse, funnels, fusions, ledger
-from capsfusion_tasks.warehouse.browse import CaptionFilter, Position, caption_page
+from capsfusion_tasks.warehouse import choices, funnels, fusions, ledger
+from capsfusion_tasks.warehouse.browse import Position, caption_page
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import embedded_postgres
+from capsfusion_tasks.warehouse.facets import facets
 from capsfusion_tasks.warehouse.lineage import lineage
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.reading import reading
@@ -201,6 +203,9 @@ def views(warehouse: Warehouse, repeat: int) -> dict[str, list[View]]:
     def words(*found: str, **more: Any) -> list[View]:
         return pages(*(CaptionFilter(words=each, **more) for each in found))
 
+    def counts(*filters: CaptionFilter) -> list[View]:
+        return [lambda c, each=each: facets(c, each, "caption_words") for each in (filters * repeat)[:repeat]]  # type: ignore[misc]
+
     with warehouse.engine.connect() as connection:
         middle = middle_row(connection)
         old_run, old_shard = run_id(0), old_shard_of(connection)
@@ -229,8 +234,19 @@ def views(warehouse: Warehouse, repeat: int) -> dict[str, list[View]]:
         "an old shard": pages(CaptionFilter(shard=old_shard)),
         "a frequent range of a score": pages(CaptionFilter(score="novelty", score_max=0.1)),
         "a rare range of a score": pages(CaptionFilter(score="novelty", score_min=0.999)),
+        "words of the raw caption": words("man", "street", within="raw"),
+        "rare words of the raw caption": words(*rare, within="raw"),
+        "facets of everything": counts(CaptionFilter(), CaptionFilter(verdict="accepted")),
+        "facets of rejected": counts(CaptionFilter(verdict="rejected")),
+        "facets of frequent words": counts(*(CaptionFilter(words=each) for each in ("man", "street", "white"))),
+        "facets of rare words": counts(*(CaptionFilter(words=each) for each in rare)),
+        "facets of a reason": counts(CaptionFilter(reason="truncated"), CaptionFilter(reason="failed")),
+        "facets of a rare flag": counts(CaptionFilter(flag="unrelated_sources")),
+        "facets of the oldest run": counts(CaptionFilter(dag_run_id=old_run)),
+        "facets of an old shard": counts(CaptionFilter(shard=old_shard)),
+        "facets of a rare range of a score": counts(CaptionFilter(score="novelty", score_min=0.999)),
         "one caption with its lineage": [lambda c: lineage(c, middle.pair_id, middle.fusion_id)] * repeat,
-        "choices of the form": [lambda c: (browse.known_fusions(c), browse.newest_shards(c, 200))] * repeat,
+        "choices of the form": [lambda c: (choices.known_fusions(c), choices.newest_shards(c, 200))] * repeat,
         "list of runs": [funnels.recent_runs] * repeat,
         "figures of a run": [lambda c: figures(c, RunKey(dag_run_id=old_run))] * repeat,
         "figures of everything": [lambda c: figures(c, RunKey())] * repeat,

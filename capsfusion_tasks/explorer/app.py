@@ -13,15 +13,19 @@ from uuid import UUID
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
+from capsfusion_tasks.caption_filter import SCORES
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.explorer.access import WarehouseAccess
 from capsfusion_tasks.explorer.explain import explain
 from capsfusion_tasks.explorer.figures import figures
 from capsfusion_tasks.explorer.origins import differences, origins
-from capsfusion_tasks.explorer.parameters import CaptionQuery, ImageQuery, JudgementBody, RunQuery, as_text
+from capsfusion_tasks.explorer.parameters import CaptionQuery, FacetQuery, ImageQuery, JudgementBody, RunQuery, as_text
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.validation.rules import FLAGS, RULES
-from capsfusion_tasks.warehouse import browse, funnels, judgements
+from capsfusion_tasks.warehouse import browse, choices, funnels, judgements
+from capsfusion_tasks.warehouse.conditions import UnclearFilter
+from capsfusion_tasks.warehouse.facets import facets
+from capsfusion_tasks.warehouse.hints import hint
 from capsfusion_tasks.warehouse.judgements import judgements_of
 from capsfusion_tasks.warehouse.lineage import lineage
 
@@ -29,7 +33,7 @@ Json = dict[str, Any]
 
 PAGE = Path(__file__).parent / "page"
 _PARTS = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in (".css", ".js")}
-_SHARDS_OFFERED = 200
+_NAMES_OFFERED = 200
 _NO_CAPTION = "the warehouse does not have this caption, or no longer"
 # Captions come from the open web. Even if one of them were taken for HTML, the browser would run only the page's own
 # scripts and connect to this server only. Airflow shows the page in a frame.
@@ -71,6 +75,10 @@ def create_app(
     _add_judgements(app, access, judge)
     _add_runs(app, access)
 
+    @app.exception_handler(UnclearFilter)
+    async def unclear(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, status_code=422)
+
     @app.exception_handler(InputError)
     @app.exception_handler(NotReadyError)
     async def unusable(_: Request, error: Exception) -> JSONResponse:
@@ -108,26 +116,38 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_captions(app: FastAPI, access: WarehouseAccess) -> None:
     @app.get("/api/choices")
-    def choices() -> Json:
+    def offered() -> Json:
         with access.connection() as connection:
             return {
-                "fusions": [asdict(fusion) for fusion in browse.known_fusions(connection)],
-                "shards": browse.newest_shards(connection, _SHARDS_OFFERED),
+                "fusions": [asdict(fusion) for fusion in choices.known_fusions(connection)],
+                "shards": choices.newest_shards(connection, _NAMES_OFFERED),
+                "runs": choices.newest_runs(connection, _NAMES_OFFERED),
                 "reasons": [rule.__name__ for rule in RULES],
                 "flags": [rule.__name__ for rule in FLAGS],
-                "scores": browse.SCORES,
+                "scores": SCORES,
             }
 
     @app.get("/api/captions")
     def captions(query: Annotated[CaptionQuery, Query()]) -> Json:
         with access.connection() as connection:
             page = browse.caption_page(connection, query.filter(), query.position(), query.limit)
+            hinted = hint(connection, query) if not page.rows and query.after is None else None
             judged = judgements_of(connection, [(row.pair_id, row.fusion_id, row.capsfusion) for row in page.rows])
         rows = [
             {**_with_origins(asdict(row)), "judgements": judged.get((row.pair_id, row.fusion_id), [])}
             for row in page.rows
         ]
-        return {"rows": rows, "following": as_text(page.following), "sql": page.sql}
+        return {
+            "rows": rows,
+            "following": as_text(page.following),
+            "sql": page.sql,
+            "hint": None if hinted is None else asdict(hinted),
+        }
+
+    @app.get("/api/facets")
+    def counted(query: Annotated[FacetQuery, Query()]) -> Json:
+        with access.connection() as connection:
+            return asdict(facets(connection, query.filter(), query.histogram))
 
     @app.get("/api/captions/{pair_id}/{fusion_id}")
     def caption(pair_id: UUID, fusion_id: str) -> Json:

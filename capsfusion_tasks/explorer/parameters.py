@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from capsfusion_tasks.caption_filter import CaptionFilter, Score, Text, storable
 from capsfusion_tasks.explorer.figures import RunKey
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.warehouse.browse import SCORES, CaptionFilter, Position, Verdict
+from capsfusion_tasks.warehouse.browse import Position
 from capsfusion_tasks.warehouse.tables import JUDGEMENTS
 
 
-def _storable(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("has a NUL character, which PostgreSQL cannot store")
-    return value
-
-
-Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_storable)]
-
-
-class CaptionQuery(BaseModel):
+class CaptionQuery(CaptionFilter):
     """A page of captions; ``after``: the value of ``following`` in the previous page."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    words: Text | None = None
-    verdict: Verdict = "any"
-    fusion_id: Text | None = None
-    reason: Text | None = None
-    flag: Text | None = None
-    shard: Text | None = None
-    day: date | None = None
-    dag_run_id: Text | None = None
-    score: Text | None = None
-    score_min: float | None = Field(None, allow_inf_nan=False)
-    score_max: float | None = Field(None, allow_inf_nan=False)
     after: Text | None = None
     limit: int = Field(25, ge=1, le=200)
 
     @model_validator(mode="after")
     def _known(self) -> CaptionQuery:
-        if self.score is not None and self.score not in SCORES:
-            raise ValueError(f"there is no score {self.score}; choose one of {', '.join(SCORES)}")
         self.position()
         return self
 
     def filter(self) -> CaptionFilter:
-        return CaptionFilter(**self.model_dump(exclude={"after", "limit"}))
+        return CaptionFilter(**self.model_dump(include=set(CaptionFilter.model_fields)))
 
     def position(self) -> Position | None:
         if self.after is None:
@@ -60,12 +37,21 @@ class CaptionQuery(BaseModel):
         return Position(datetime.fromisoformat(loaded_at), UUID(pair_id), fusion_id)
 
 
+class FacetQuery(CaptionFilter):
+    """The facets of a filter, with the histogram of a score."""
+
+    histogram: Score = "caption_words"
+
+    def filter(self) -> CaptionFilter:
+        return CaptionFilter(**self.model_dump(include=set(CaptionFilter.model_fields)))
+
+
 class ImageQuery(BaseModel):
     """The address of an image."""
 
     model_config = ConfigDict(extra="forbid")
 
-    url: Annotated[str, Field(pattern=r"^(?i:https?)://", max_length=10_000), AfterValidator(_storable)]
+    url: Annotated[str, Field(pattern=r"^(?i:https?)://", max_length=10_000), AfterValidator(storable)]
 
 
 class JudgementBody(BaseModel):
@@ -74,7 +60,7 @@ class JudgementBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     verdict: Literal[JUDGEMENTS]  # type: ignore[valid-type]
-    note: Annotated[str, Field(max_length=2000), AfterValidator(_storable)] = ""
+    note: Annotated[str, Field(max_length=2000), AfterValidator(storable)] = ""
 
 
 def as_text(position: Position | None) -> str | None:

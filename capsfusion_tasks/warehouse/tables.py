@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
     Identity,
@@ -204,13 +205,14 @@ lake_units = Table(
 )
 
 
-def _words(table: str) -> Index:
-    """An index for text searches. A query must use exactly this expression."""
-    document = func.to_tsvector(literal_column("'english'::regconfig"), literal_column("capsfusion"))
+def _words(table: str, name: str, *columns: str) -> Index:
+    """An index for text searches. A query must use exactly one of these expressions."""
+    english: ColumnElement[str] = literal_column("'english'::regconfig")
+    documents = [func.to_tsvector(english, literal_column(column)) for column in columns]
     # kB of new captions that PostgreSQL adds to the index together. With the default of 4 MB, inserts into a table of
     # 500,000 rows take a sixth longer.
     taken_in = {"gin_pending_list_limit": 16384}
-    return Index(f"{table}_words_idx", document, postgresql_using="gin", postgresql_with=taken_in)
+    return Index(f"{table}_{name}_idx", *documents, postgresql_using="gin", postgresql_with=taken_in)
 
 
 def _caption_columns(*behind_caption: Column[Any]) -> list[Column[Any]]:
@@ -272,6 +274,8 @@ def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
         Index(None, "laion_2b_shard"),
         Index(None, "laion_coco_shard"),
         Index(None, "flags", postgresql_using="gin"),
+        _words(name, "words", "capsfusion"),
+        _words(name, "source_words", "laion_2b", "laion_coco"),
         *indexes,
     )
 
@@ -288,13 +292,11 @@ fused_captions = _captions(
     ],
     Index("fused_captions_rescued_idx", "unit_id", postgresql_where=literal_column("rescued_from is not null")),
     Index(None, "capsfusion", postgresql_using="hash"),
-    _words("fused_captions"),
 )
 rejected_captions = _captions(
     "rejected_captions",
     [*_caption_columns(_reasons()), _other_beams()],
     Index(None, "reasons", postgresql_using="gin"),
-    _words("rejected_captions"),
 )
 
 # Captions that a replay moved out of rejected_captions. ``replayed_by`` is the replay's unit.

@@ -157,6 +157,24 @@ def test_captions_come_filtered_and_in_pieces(client: TestClient) -> None:
     assert ["bicycle", "both"] in row["pieces"]
 
 
+def test_facets_count_what_a_filter_finds(client: TestClient) -> None:
+    found = get(client, "/api/facets", verdict="accepted", histogram="novelty")
+    assert found["total"] == {"captions": 40, "exact": True}
+    assert found["verdicts"]["rejected"] == {"captions": 20, "exact": True}
+    assert found["reasons"] == [{"value": "truncated", "captions": 20}]
+    assert found["days"] == [{"value": "2026-11-10", "captions": 40}]
+    assert found["bins"][10] == {"start": 0.5, "end": 0.55, "captions": 40}
+    assert found["total"]["captions"] == len(get(client, "/api/captions", verdict="accepted", limit=200)["rows"])
+    bounds = {"score": "novelty", "score_min": 0.5, "score_below": 0.55}
+    assert get(client, "/api/facets", verdict="accepted", **bounds)["total"]["captions"] == 40
+
+
+def test_a_search_that_finds_nothing_says_why(client: TestClient) -> None:
+    assert get(client, "/api/captions", words="the")["hint"] == {"ignored": ["the"], "longer": {}}
+    assert get(client, "/api/captions", words="bicyc")["hint"]["longer"] == {"bicyc": ["bicycle"]}
+    assert get(client, "/api/captions", words="bicycle")["hint"] is None
+
+
 def test_a_caption_comes_with_its_lineage(client: TestClient) -> None:
     rows = get(client, "/api/captions", limit=100)["rows"]
     hostile = next(row for row in rows if row["capsfusion"] == HOSTILE[0])
@@ -220,6 +238,8 @@ def test_the_form_is_offered_all_reasons(client: TestClient) -> None:
         {"words": "a\x00b"},
         {"verdict": "maybe"},
         {"day": "yesterday"},
+        {"within": "url", "words": "x"},
+        {"pair_id": "12"},
         {"score": "beauty", "score_min": 1},
         {"score": "novelty", "score_min": "nan"},
         {"after": "nonsense"},

@@ -41,7 +41,7 @@ values ('unit-80', 'run 1', 500, 200, 'that is more than 25%', '', 'keep out', '
 
 create temp view columns as
 select md5(n::text)::uuid as pair_id, fusion as fusion_id, 'https://example.com/images/' || n || '.jpg' as image_url,
-    'raw ' || n as laion_2b, 'synthetic ' || n as laion_coco, caption as capsfusion,
+    'raw ' || case n % 997 when 8 then 'bicycle ' else '' end || n as laion_2b, 'synthetic ' || n as laion_coco, caption as capsfusion,
     n - case n % 500 when 1 then 1 else 0 end as laion_hash, 0.3 as similarity, 0.05 as punsafe, 0.1 as pwatermark,
     0.9 as raw_recall, 0.8 as synthetic_recall, 0.3 as novelty, 0 as repetition, 0.5 as source_overlap,
     160 as prompt_tokens, 37 as caption_tokens, 'stop' as finish_reason,

@@ -9,11 +9,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse import fusions, ledger
-from capsfusion_tasks.warehouse.browse import Caption, CaptionFilter, caption_page
+from capsfusion_tasks.warehouse.browse import Caption, caption_page
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.lineage import lineage
@@ -107,6 +108,14 @@ FILTERS: list[tuple[CaptionFilter, Meets]] = [
     (CaptionFilter(shard="laion_2b_shard 4"), lambda row: number(row) == 4),
     (CaptionFilter(shard="no such file"), lambda row: False),
     (CaptionFilter(score="novelty", score_min=0.25, score_max=0.5), lambda row: 5 <= number(row) <= 10),
+    (CaptionFilter(score="novelty", score_min=0.25, score_below=0.5), lambda row: 5 <= number(row) < 10),
+    (CaptionFilter(words="3", within="raw"), lambda row: number(row) == 3),
+    (CaptionFilter(words="laion_coco", within="synthetic"), lambda row: True),
+    (CaptionFilter(words="bicycle", within="synthetic"), lambda row: False),
+    (CaptionFilter(url="image_url 3"), lambda row: number(row) == 3),
+    (CaptionFilter(pair_id=UUID(bytes=pair_id(3))), lambda row: number(row) == 3),
+    (CaptionFilter(dag_run_id="UN 2"), lambda row: row.fusion_id == "f2"),
+    (CaptionFilter(shard="AW/4"), lambda row: number(row) == 4),
     (CaptionFilter(score="novelty", score_min=0.9), lambda row: number(row) >= 18),
 ]
 

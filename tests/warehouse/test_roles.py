@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
+from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse import browse, ledger
@@ -76,7 +77,7 @@ def test_a_reader_sees_everything_and_changes_nothing(loader: Warehouse, reader:
     load_unit(loader, "u1", rows(1))
     assert execute_sql(reader, "select capsfusion from captions").num_rows == 1
     with reading(reader, seconds=10) as connection:
-        assert len(browse.caption_page(connection, browse.CaptionFilter(), limit=10).rows) == 1
+        assert len(browse.caption_page(connection, CaptionFilter(), limit=10).rows) == 1
     with export_session(reader, "somewhere") as session:
         assert session.freeze(Selection()).accepted == 1
     assert not [statement for statement in (*WRITES, *SCHEMA_CHANGES) if may(reader, statement)]

@@ -1,0 +1,76 @@
+"""A filter of captions: what the captions view is asked for, and what its replays and exports take."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+Verdict = Literal["any", "accepted", "rejected"]
+Within = Literal["fused", "raw", "synthetic"]  # the text that is searched
+SCORES = (
+    *("caption_words", "raw_recall", "synthetic_recall", "fact_recall", "novelty", "invention", "repetition"),
+    *("source_overlap", "similarity", "punsafe", "pwatermark"),
+)
+
+
+def storable(value: str) -> str:
+    """Raises ValueError for a text that PostgreSQL cannot store."""
+    if "\x00" in value:
+        raise ValueError("has a NUL character, which PostgreSQL cannot store")
+    return value
+
+
+def known_score(value: str) -> str:
+    """Raises ValueError for a name that is no score."""
+    if value not in SCORES:
+        raise ValueError(f"there is no score {value}; choose one of {', '.join(SCORES)}")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(storable)]
+Score = Annotated[str, AfterValidator(known_score)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class CaptionFilter(BaseModel):
+    """Conditions that a caption must meet, all of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    words: Text | None = None  # a web search: "quoted phrases", or, -without
+    within: Within = "fused"
+    url: Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(storable)] | None = None
+    pair_id: UUID | None = None
+    verdict: Verdict = "any"
+    fusion_id: Text | None = None
+    reason: Text | None = None  # rejected captions only
+    flag: Text | None = None
+    shard: Text | None = None  # shard_id or path, or a part of a path
+    day: date | None = None  # the start of the data interval (UTC)
+    dag_run_id: Text | None = None  # or a part of it
+    score: Score | None = None
+    score_min: Number | None = None
+    score_max: Number | None = None
+    score_below: Number | None = None  # as score_max, without the number itself
+
+    @field_validator("words")
+    @classmethod
+    def _something(cls, value: str | None) -> str | None:
+        return value.strip() or None if value else None
+
+    @property
+    def of_accepted(self) -> bool:
+        """Whether accepted captions can match: only rejected ones have a reason."""
+        return self.verdict != "rejected" and self.reason is None
+
+    @property
+    def of_rejected(self) -> bool:
+        return self.verdict != "accepted" or self.reason is not None
+
+    @property
+    def by_unit(self) -> bool:
+        """Whether it asks for units of a day or a run."""
+        return self.day is not None or self.dag_run_id is not None
