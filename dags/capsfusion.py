@@ -79,7 +79,7 @@ PARAMS = {
         title="Export to",
         type=["null", "string"],
         pattern=r"^(/|\w+://).",
-        description="Export the interval's captions to this absolute folder, s3://… or hf://…, as Parquet. Empty: none.",
+        description="Export the interval's captions to this absolute folder, s3:// or hf:// address. Empty: none.",
     ),
     "accept_rejections": Param(
         False,
