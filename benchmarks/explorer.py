@@ -35,13 +35,13 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.warehouse import choices, funnels, fusions, ledger
 from capsfusion_tasks.warehouse.browse import Position, caption_page
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import embedded_postgres
 from capsfusion_tasks.warehouse.facets import facets
 from capsfusion_tasks.warehouse.lineage import lineage
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.reading import reading
-from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions
 
 RUN_ROWS, UNIT_ROWS = 100_000, 10_000
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)

@@ -42,7 +42,7 @@ from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.tasks import interval_tasks
 from capsfusion_tasks.warehouse import fusions, ledger
-from capsfusion_tasks.warehouse.tables import work_units
+from capsfusion_tasks.warehouse.ledger_tables import work_units
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 UNIT_LOADED = 50_000  # rows that are loaded at a time

@@ -38,10 +38,10 @@ from capsfusion_tasks.schemas import VALIDATED, Unit
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.validation.validate import validate_table
 from capsfusion_tasks.warehouse import fusions, ledger
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.load import load_unit
-from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 FUSION_ID = "generated"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.validation.rules import FLAGS, REASONS
-from capsfusion_tasks.warehouse.tables import metadata
+from capsfusion_tasks.warehouse.caption_tables import judgements
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,4 +62,4 @@ def test_the_validation_page_names_every_reason_and_flag() -> None:
 def test_the_page_of_queries_names_every_table() -> None:
     page = (ROOT / "docs" / "queries.md").read_text().split("## Which tables are there?")[1].split("## ")[0]
     listed = set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
-    assert listed == {"captions", *(table.name for table in metadata.sorted_tables)}
+    assert listed == {"captions", *(table.name for table in judgements.metadata.sorted_tables)}

@@ -12,7 +12,7 @@ from capsfusion_tasks.caption_filter import CaptionFilter, Score, Text, storable
 from capsfusion_tasks.explorer.figures import RunKey
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.browse import Position
-from capsfusion_tasks.warehouse.tables import JUDGEMENTS
+from capsfusion_tasks.warehouse.caption_tables import JUDGEMENTS
 
 
 class CaptionQuery(CaptionFilter):

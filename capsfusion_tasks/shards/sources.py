@@ -17,7 +17,7 @@ from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.shard_list import Origin
 from capsfusion_tasks.shards.source import Source
-from capsfusion_tasks.staging.storage import refuse_credentials
+from capsfusion_tasks.staging.addresses import refuse_credentials
 
 _LFS_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)  # of file systems that keep no folders, as object stores do
+# Errors of file systems without real folders, such as mounted object stores.
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 def sync_file(handle: int) -> None:
@@ -32,3 +37,34 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for one in reversed(missing):
         sync_folder(one.parent)
+
+
+@contextmanager
+def replacing(target: Path, suffix: str) -> Iterator[BinaryIO]:
+    """A file that replaces ``target`` when the block ends. It is deleted if the block raises.
+
+    Until the end its name is ``.<name of target>.<random><suffix>``. Creates missing folders.
+    """
+    make_folder(target.parent)
+    # Listings leave out names that start with a dot, so the file of a killed writer is never read as data.
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=suffix)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            sync_file(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_UMASK)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def _current_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+_UMASK = _current_umask()  # mkstemp makes files private, and workers of other users must be able to read them

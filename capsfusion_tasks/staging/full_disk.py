@@ -1,4 +1,4 @@
-"""A disk that takes no more: an error that says which, and that another try will help once there is room."""
+"""Errors for full and read-only disks. They name the disk, and a retry continues once it has space."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _FULL = {errno.ENOSPC: "no space", errno.EDQUOT: "the quota is used up"}
 
 @contextmanager
 def explained(folder: Path, what: str, mend: str = "make room there") -> Iterator[None]:
-    """In the block ``what`` is written into ``folder``: raises NotReadyError, with ``mend``, where it takes no more.
+    """For a block that writes ``what`` to ``folder``: raises NotReadyError if the disk is full. ``mend`` is its advice.
 
-    Not InputError: room is made by others, and Airflow's retries then go on by themselves.
+    Not InputError, so that Airflow retries the task: somebody may free space meanwhile.
     """
     try:
         yield
@@ -28,7 +28,7 @@ def explained(folder: Path, what: str, mend: str = "make room there") -> Iterato
             problem = f"{_FULL[error.errno]} for {what} in {folder} ({_free(folder)} are free)"
         else:
             raise
-        raise NotReadyError(f"{problem}: {mend}, then run it again, it goes on where it was") from error
+        raise NotReadyError(f"{problem}: {mend}, then run it again; it continues where it stopped") from error
 
 
 def _free(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Where each hand-over lies in the staging area: paths only, readable by ``ls``."""
+"""The paths of all files in the staging area."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pulled_folder(side: Side) -> str:
 
 
 def pulled_mark(side: Side, shard_id: str) -> str:
-    """Written after a shard's last bucket file, the sign that the shard is there whole.
+    """This file is written after the shard's last bucket file. It marks the shard as complete.
 
     It has the shard's ``rows``, those that were ``dropped`` by reason, those in each of its ``buckets``, the shard's
     names of its ``columns``, and the ``rules`` that it was pulled with. Until it is pulled again, ``whole`` is false.
@@ -32,7 +32,10 @@ def pulled_mark(side: Side, shard_id: str) -> str:
 
 
 def lookups_folder(side: Side, bucket: int) -> str:
-    """Copies of a bucket's rows to find rows by URL: for each lookup a ``.json``, a ``.parquet`` and a ``.rows``."""
+    """Lookups: copies of a bucket's rows, to find rows by URL.
+
+    Each consists of a ``.json``, a ``.parquet`` and a ``.rows``.
+    """
     return f"lookups/{side}/{bucket_name(bucket)}"
 
 
@@ -55,7 +58,7 @@ def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-ANY_BUCKET = "any"  # instead of a bucket's number: of pairs whose bucket cannot be told
+ANY_BUCKET = "any"  # instead of a bucket's number, for pairs whose bucket is unknown
 
 
 def pairs_folder(work: Interval | Replay) -> str:

@@ -1,4 +1,4 @@
-"""Reads several files at the same time, in order: on S3 each read waits for two or three round trips."""
+"""Reads several files at the same time and returns them in order. On S3 each read takes two or three round trips."""
 
 from __future__ import annotations
 

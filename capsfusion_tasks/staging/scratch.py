@@ -1,4 +1,4 @@
-"""Scratch space of this machine: folders that tell whether their owner still lives."""
+"""Folders in this machine's scratch space. A lock shows whether the process that owns a folder still runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 from capsfusion_tasks.staging import full_disk
 
-# Our folders: a shard or a replay that is split, a bucket that is joined, a shard that is fetched. Other programs may
-# use the scratch folder too.
+# Prefixes of our folders, for shards and replays that are split, buckets that are joined, and shards that are fetched.
+# Other programs may use the scratch folder too.
 _OURS = re.compile(r"(split|join|replay)-\w+|[0-9a-f]{16}")
 
 ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
@@ -24,9 +24,9 @@ ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
 
 @contextmanager
 def temporary_folder(scratch: Path, prefix: str, what: str) -> Iterator[Path]:
-    """A folder in ``scratch`` that goes when the block ends; after a SIGKILL it stays, and ``abandoned`` finds it.
+    """A folder in ``scratch``, deleted when the block ends. After a SIGKILL it stays, and ``abandoned`` finds it.
 
-    Raises NotReadyError, which names ``what`` lies there, where the disk is full.
+    Raises NotReadyError if the disk is full. The error says ``what`` the folder was for.
     """
     with full_disk.explained(scratch, what, ROOM):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,10 @@ def temporary_folder(scratch: Path, prefix: str, what: str) -> Iterator[Path]:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process alone, however it ends. Raises BlockingIOError where another process does."""
+    """Lock ``folder`` until the block or this process ends.
+
+    Raises BlockingIOError if another process holds the lock.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,7 +49,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def abandoned(scratch: Path, older_than: timedelta) -> list[Path]:
-    """Our folders in ``scratch`` that nobody holds and that are older than that."""
+    """Our folders in ``scratch`` that no process holds and that are ``older_than`` this."""
     return [folder for folder in sorted(scratch.glob("*")) if _is_abandoned(folder, older_than)]
 
 
@@ -56,17 +59,17 @@ def _is_abandoned(folder: Path, older_than: timedelta) -> bool:
             return False
         with held(folder):
             return True
-    except (BlockingIOError, FileNotFoundError):  # somebody is at work there, or has just ended
+    except (BlockingIOError, FileNotFoundError):  # a process uses the folder, or has just deleted it
         return False
 
 
 def size(folder: Path) -> int:
-    """Bytes that its files take on the disk, which is less than their length while they are fetched."""
+    """Disk space of the folder's files, in bytes. Files that are being fetched take less than their length."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 
 def remove(folder: Path) -> None:
-    """Delete an abandoned folder; nothing, where somebody has begun to work there."""
+    """Delete an abandoned folder. Does nothing if a process uses the folder now."""
     try:
         with held(folder):
             shutil.rmtree(folder)

@@ -1,9 +1,8 @@
-"""Files of the staging area or of an export, on a disk or on S3. A file appears whole or not at all."""
+"""Files of the staging area or of an export, on a disk or on S3. A file appears complete or not at all."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -22,19 +21,19 @@ from pyarrow import fs
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.locations import absolute_location
 from capsfusion_tasks.staging import durable, full_disk
+from capsfusion_tasks.staging.addresses import refuse_credentials, remote_filesystem
 from capsfusion_tasks.staging.read_ahead import read_ahead
 
-_S3_ERROR = "AWS Error"  # in every message of Arrow about an error of S3
-_IN_MEMORY = (
-    32 << 20
-)  # largest file, in bytes, that is kept in memory before its upload; pull writes four files at a time
-_GOOGLE = ("gs", "gcs")
-_UNPUBLISHED = re.compile(r"\..+\.unpublished")
+_S3_ERROR = "AWS Error"  # Arrow's messages about errors of S3 contain this text
+# Bytes of the largest file that is kept in memory before its upload. Pull writes four files at a time.
+_IN_MEMORY = 32 << 20
+_SUFFIX = ".unpublished"  # a file with this suffix is not finished
+_UNPUBLISHED = re.compile(rf"\..+\{_SUFFIX}")
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a listing, ``modified`` by the clock of the storage. ``unpublished``: a writer has not finished it."""
+    """A listed file. ``modified``: by the storage's clock. ``unpublished``: a writer has not finished it."""
 
     path: str
     size: int
@@ -63,11 +62,11 @@ class Storage:
     """Paths are relative to ``root`` and use "/"; ``root`` is a folder (``~`` is the home) or ``s3://bucket/prefix``."""
 
     def __init__(self, root: str) -> None:
-        refuse_credentials(root)  # the root stands in messages, in manifests, and in the arguments of processes
+        refuse_credentials(root)  # messages, manifests and arguments of processes show the root
         try:
             root = absolute_location(root)
-            filesystem, base = _remote(root) if "://" in root else (fs.LocalFileSystem(), root)
-        except (ValueError, OSError) as error:  # Arrow's own error for an address is a ValueError
+            filesystem, base = remote_filesystem(root) if "://" in root else (fs.LocalFileSystem(), root)
+        except (ValueError, OSError) as error:  # Arrow raises ValueError for a bad address
             raise InputError(f"cannot use {root}: {error}; give a folder or s3://bucket/prefix") from error
         self.root = root
         self._local = isinstance(filesystem, fs.LocalFileSystem)
@@ -86,16 +85,19 @@ class Storage:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """For a block that reads the filesystem directly: gives it the errors that the methods of this class raise."""
+        """For a block that uses ``filesystem`` directly:
+
+        S3's errors become those that the methods of this class raise.
+        """
         try:
             yield
         except NotReadyError:
             raise
-        except Exception as error:  # an OSError, or what DuckDB makes of it where it reads on
+        except Exception as error:  # an OSError of Arrow, or DuckDB's error with the same message
             if _S3_ERROR not in str(error):
                 raise
             raise NotReadyError(
-                f"{self.root} does not answer as it should: {error}; try again, and if it stays so, check its endpoint"
+                f"{self.root} answers with an error: {error}; try again, and if the error stays, check its endpoint"
                 " and credentials"
             ) from error
 
@@ -123,12 +125,15 @@ class Storage:
 
     @_asks
     def tree(self, folder: str = "") -> list[StoredFile]:
-        """All files in ``folder`` and below, also unpublished ones, sorted by path; [] if it does not exist."""
+        """All files in ``folder`` and its subfolders, sorted by path, including unpublished ones.
+
+        Empty if the folder does not exist.
+        """
         infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=True))
         return sorted(_files(infos), key=lambda file: file.path)
 
     def stat(self, paths: Iterable[str]) -> list[StoredFile]:
-        """Those of ``paths`` that exist, in order. On S3 each takes a request."""
+        """The files among ``paths`` that exist, in order. On S3 each path takes a request."""
         return [*_files(read_ahead(self._info, paths))]
 
     @_asks
@@ -156,7 +161,7 @@ class Storage:
             self._sync_parent(path)
 
     def _sync_parent(self, path: str) -> None:
-        """Keep a deleted file from coming back after a power failure: a join reads all files that it finds."""
+        """Make sure that a deleted file does not come back after a power failure, because a join reads all files."""
         if self._local:
             durable.sync_folder((Path(self._base) / path).parent)
 
@@ -170,16 +175,16 @@ class Storage:
 
     @contextmanager
     def publish(self, path: str) -> Iterator[Any]:
-        """A binary file to write; it appears under ``path`` when the block ends, and never if it raises.
+        """A binary file to write. It appears under ``path`` when the block ends, and not at all if the block raises.
 
-        On a disk it is written beside its final name and renamed. When the block has ended, the file and its name are
-        on the disk, also after a power failure. On S3 an upload becomes visible when it is complete.
-        Raises NotReadyError where the disk is full or read-only, or S3 does not answer.
+        On a disk, it is written beside its final name and renamed. After the block, a power failure cannot undo this.
+        On S3 an upload becomes visible when it is complete. Raises NotReadyError if the disk is full or read-only, or
+        S3 does not answer.
         """
         if not self._local:
-            # Held back until it is whole: Arrow completes an upload even if an error ends the block, and has no way to
-            # abort it. Multipart uploads by a client of our own would need the endpoint, region and credentials twice.
-            # All files but large exports fit in memory; only those need room in TMPDIR.
+            # Upload only the complete file. Arrow completes an upload even if the block raises, and cannot abort it. A
+            # client of our own would need a second set of endpoint, region and credentials. Only large exports do not
+            # fit in memory and need space in TMPDIR.
             spooled = full_disk.explained(
                 Path(tempfile.gettempdir()), self.path(path), "make room there, or set TMPDIR"
             )
@@ -190,25 +195,8 @@ class Storage:
                     shutil.copyfileobj(spool, upload, 8 << 20)
             return
         target = Path(self._base) / path
-        with full_disk.explained(target.parent, target.name):
-            yield from self._write_beside(target)
-
-    @staticmethod
-    def _write_beside(target: Path) -> Iterator[Any]:
-        durable.make_folder(target.parent)
-        # Listings leave out names that start with a dot, so the file of a killed writer is never read as data.
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".unpublished")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                yield stream
-                stream.flush()
-                durable.sync_file(stream.fileno())
-            os.chmod(temporary, 0o666 & ~_UMASK)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        durable.sync_folder(target.parent)
+        with full_disk.explained(target.parent, target.name), durable.replacing(target, suffix=_SUFFIX) as stream:
+            yield stream
 
     def write_table(self, path: str, table: pa.Table, metadata: dict[str, str] | None = None) -> None:
         """Publish ``table`` as Parquet (zstd), with ``metadata`` in its footer."""
@@ -266,43 +254,3 @@ def _files(infos: Iterable[fs.FileInfo]) -> Iterator[StoredFile]:
     for info in infos:
         if info.type == fs.FileType.File:
             yield StoredFile(info.path, info.size, info.mtime.astimezone(UTC))
-
-
-def refuse_credentials(uri: str) -> None:
-    """Raise InputError for a URI with a password, such as ``s3://key:secret@bucket``. The message leaves it out."""
-    scheme, separator, rest = uri.partition("://")
-    # An unescaped secret of S3 may hold a slash; a bucket's name holds no colon, and a web server's port no letters.
-    if separator and "@" in rest and re.match(r"[^/@]*:(?!\d+/)", rest):
-        raise InputError(
-            f"a {scheme}:// address is given with a password in it, which would stand in messages and in the warehouse:"
-            " S3's keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a web server's login in ~/.netrc"
-        )
-
-
-def _remote(root: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI.
-
-    ``AWS_ENDPOINT_URL`` names an S3-compatible store and ``AWS_CA_BUNDLE`` whom to trust, as for AWS's own tools: Arrow
-    reads neither by itself.
-    """
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-    authority = os.environ.get("AWS_CA_BUNDLE") or None
-    scheme, _, path = root.partition("://")
-    if scheme != "s3":  # Arrow knows others, which nothing here is tested with; gs:// waits for minutes without keys
-        instead = "; set AWS_ENDPOINT_URL=https://storage.googleapis.com and use s3://" if scheme in _GOOGLE else ""
-        raise ValueError(f"{scheme}:// is not supported{instead}")
-    if not path.partition("/")[0]:
-        raise ValueError("it names no bucket")
-    if endpoint or authority:
-        return fs.S3FileSystem(endpoint_override=endpoint, tls_ca_file_path=authority), path
-    filesystem, base = fs.FileSystem.from_uri(root)
-    return filesystem, base
-
-
-def _current_umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-_UMASK = _current_umask()  # mkstemp makes files private, and workers of other users must be able to read them

@@ -27,8 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from capsfusion_tasks.caption_filter import CaptionFilter
+from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.conditions import Conditions, bitmaps_only, conditions
-from capsfusion_tasks.warehouse.tables import rejected_captions
 
 _SHOWN = ("image_url", "laion_2b", "laion_coco", "capsfusion", "flags", "loaded_at", "pair_id", "fusion_id")
 _NEWEST = 1000  # captions to search one by one, which takes about 25 ms

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
-from capsfusion_tasks.warehouse.tables import fusions, shards, work_units
+from capsfusion_tasks.warehouse.ledger_tables import fusions, shards, work_units
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from sqlalchemy import ColumnElement, Connection, FromClause, Table, func, liter
 
 from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions, shards, work_units
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
+from capsfusion_tasks.warehouse.ledger_tables import shards, work_units
 
 SEARCHED = {"fused": "capsfusion", "raw": "laion_2b", "synthetic": "laion_coco"}  # CaptionFilter.within → column
 ENGLISH: ColumnElement[str] = literal_column("'english'")

@@ -37,7 +37,7 @@ def open_warehouse(settings: Settings, *, migrate: bool | None = None) -> Iterat
 
     ``migrate``: bring the schema up to date (True), or check that it is (False). By default the embedded warehouse is
     brought up to date and any other is checked. Raises InputError for a URL, an encoding or a schema that cannot be
-    used, and NotReadyError where the server does not answer, or stops answering in the block.
+    used, and NotReadyError if the server does not answer, or stops answering in the block.
     """
     if settings.warehouse_url is None:
         with embedded_postgres(settings.home) as server, _open(server.url(), migrate is not False) as warehouse:

@@ -78,7 +78,7 @@ def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) ->
     """The server of ``home`` with ``databases``. The first user starts it, the last one stops it.
 
     Any number of processes and threads can use it at the same time. Raises InputError for a folder that cannot be used,
-    and NotReadyError where the server does not start.
+    and NotReadyError if the server does not start.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)

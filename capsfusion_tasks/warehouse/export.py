@@ -18,9 +18,10 @@ from sqlalchemy.dialects.postgresql import UUID
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.intervals import Interval, UtcTime
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, batches, message
+from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.locks import lock_sql
-from capsfusion_tasks.warehouse.tables import SCHEMA, fused_captions
+from capsfusion_tasks.warehouse.schema import SCHEMA
 
 PUBLISHED_COLUMNS = ("image_url", "laion_2b", "laion_coco", "capsfusion")  # CapsFusion-120M's, in its order
 KEY, FUSION = "_pair_id", "_fusion_id"  # further columns of every stream

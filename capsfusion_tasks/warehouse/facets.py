@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Double, Subquery, Table, cast, func, literal, select
 
 from capsfusion_tasks.caption_filter import CaptionFilter
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions, replayed_captions
 from capsfusion_tasks.warehouse.conditions import Conditions, conditions
+from capsfusion_tasks.warehouse.ledger_tables import work_units
 from capsfusion_tasks.warehouse.matches import BINS, Bins, Matches, Stock, matches
-from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions, replayed_captions, work_units
 
 ENDS = {"caption_words": 60.0}  # upper ends of histograms; of other scores it is 1
 _VALUES = 14  # of each facet, at most

@@ -18,8 +18,9 @@ from sqlalchemy import Connection, Row, Select, Table, and_, cast, func, lateral
 from sqlalchemy.dialects.postgresql import TIMESTAMP, TSTZRANGE
 
 from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
+from capsfusion_tasks.warehouse.ledger_tables import plans, shards, work_units
 from capsfusion_tasks.warehouse.queries import Scope
-from capsfusion_tasks.warehouse.tables import fused_captions, plans, rejected_captions, shards, work_units
 
 SAMPLED_UNITS = 20
 SAMPLED_ROWS = 100  # from each unit

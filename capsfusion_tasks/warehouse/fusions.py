@@ -15,8 +15,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.decoding import BUNDLED, Decoding, described
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.warehouse.ledger_tables import fusions, work_units
 from capsfusion_tasks.warehouse.queries import Scope
-from capsfusion_tasks.warehouse.tables import fusions, work_units
 
 _DECODING = "decoding"  # the key of ``spec`` that holds the whole Decoding
 # What earlier versions recorded for certain.

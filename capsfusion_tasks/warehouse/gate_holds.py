@@ -12,7 +12,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from capsfusion_tasks.warehouse.tables import gate_holds
+from capsfusion_tasks.warehouse.ledger_tables import gate_holds
 
 Answer = Literal["load", "keep out"]
 

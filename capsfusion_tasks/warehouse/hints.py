@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from capsfusion_tasks.caption_filter import CaptionFilter
+from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.conditions import ENGLISH, SEARCHED
-from capsfusion_tasks.warehouse.tables import fused_captions
 
 _WORD = re.compile(r"[^\W_]+")
 _SHORTEST = 3  # letters of a part: a shorter one begins too many words

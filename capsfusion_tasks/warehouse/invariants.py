@@ -11,10 +11,10 @@ from sqlalchemy import Connection, Engine, delete, func, select, update
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.warehouse.ledger_tables import plans, shards, work_units
 from capsfusion_tasks.warehouse.ownership import alone_with, keep_others_off
 from capsfusion_tasks.warehouse.queries import Scope
 from capsfusion_tasks.warehouse.sessions import LockedSession
-from capsfusion_tasks.warehouse.tables import plans, shards, work_units
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ def pull_again(engine: Engine, shard_ids: Sequence[str]) -> None:
 def forget_unit(engine: Engine, unit_id: str) -> None:
     """Drop a unit from the ledger unless it is loaded. The next plan puts its pairs into a unit again.
 
-    Raises NotReadyError where a task works on it.
+    Raises NotReadyError if a task works on it.
     """
     with alone_with(engine, unit_id) as connection:
         connection.execute(delete(work_units).where(work_units.c.unit_id == unit_id, work_units.c.state != "loaded"))
 
 
 def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
-    """Keep tasks from starting on the units until the session ends. Raises NotReadyError where a task works on one."""
+    """Keep tasks from starting on the units until the session ends. Raises NotReadyError if a task works on one."""
     for unit_id in sorted(unit_ids):
         if not session.try_lock("unit", unit_id):
             raise NotReadyError(f"another process is fusing unit {unit_id}")
@@ -101,7 +101,7 @@ def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
 def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_ids: Set[str]) -> None:
     """Drop ``unit_ids``, the interval's units that are not loaded, from the ledger and from its last plan.
 
-    Needs the planning lock. Raises NotReadyError where a task works on a unit, or if one was loaded or dropped
+    Needs the planning lock. Raises NotReadyError if a task works on a unit, or if one was loaded or dropped
     meanwhile.
     """
     units = work_units.c

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
-from capsfusion_tasks.warehouse.tables import fused_captions, judgements, rejected_captions
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, judgements, rejected_captions
 
 
 @dataclass(frozen=True)

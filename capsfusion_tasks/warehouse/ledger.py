@@ -16,8 +16,8 @@ from sqlalchemy.dialects.postgresql import insert
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
+from capsfusion_tasks.warehouse.ledger_tables import shards, work_units
 from capsfusion_tasks.warehouse.sessions import LockedSession, locked_session
-from capsfusion_tasks.warehouse.tables import shards, work_units
 from capsfusion_tasks.warehouse.writable import require_writable
 
 _RECENT_UNITS = 20  # whose rejections count

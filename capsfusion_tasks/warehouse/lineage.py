@@ -8,14 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, Select, Table, cast, null, select
 
-from capsfusion_tasks.warehouse.tables import (
-    fused_captions,
-    fusions,
-    rejected_captions,
-    replayed_captions,
-    shards,
-    work_units,
-)
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions, replayed_captions
+from capsfusion_tasks.warehouse.ledger_tables import fusions, shards, work_units
 
 
 @dataclass(frozen=True)

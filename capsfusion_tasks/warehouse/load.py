@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import OTHER_BEAMS, has_beams, validated_schema
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session
+from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.locks import lock_sql
+from capsfusion_tasks.warehouse.schema import SCHEMA
 from capsfusion_tasks.warehouse.sessions import KEEPALIVE
-from capsfusion_tasks.warehouse.tables import SCHEMA, metadata, rejected_captions
 
 NUL, REPLACEMENT = "\x00", "\ufffd"
 
@@ -62,7 +63,7 @@ def load_unit(
     pairs from ``rejected_captions`` to ``replayed_captions``.
 
     Raises InputError for an unknown unit, for another number of rows than planned, for a pair that is in the unit
-    twice, or (without ``replace``) in the warehouse; NotReadyError where the connection is lost. An error changes
+    twice, or (without ``replace``) in the warehouse; NotReadyError if the connection is lost. An error changes
     nothing.
     """
     table = batches if isinstance(batches, pa.Table) else batches.read_all()
@@ -188,7 +189,7 @@ def _supersede(cursor: Any, fusion_id: str, tables: tuple[str, ...]) -> None:
 
 def _insert(cursor: Any, table: str, columns: list[str], condition: str, origin: tuple[str, str, str | None]) -> None:
     """Insert those of the incoming ``columns`` that the table has."""
-    names = [name for name in columns if name in metadata.tables[f"{SCHEMA}.{table}"].columns]
+    names = [name for name in columns if name in rejected_captions.metadata.tables[f"{SCHEMA}.{table}"].columns]
     values = [f"{name}::jsonb" if name == OTHER_BEAMS.name else name for name in names]
     cursor.execute(
         f"insert into capsfusion.{table} ({', '.join(names)}, fusion_id, unit_id, dag_run_id)"  # noqa: S608

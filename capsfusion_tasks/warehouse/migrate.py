@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, func, inspect, select, text
 
 from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.roles import grant_roles
-from capsfusion_tasks.warehouse.tables import SCHEMA, VERSION_TABLE
+from capsfusion_tasks.warehouse.schema import SCHEMA, VERSION_TABLE
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:

@@ -15,10 +15,10 @@ from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from capsfusion_tasks.errors import NotReadyError
+from capsfusion_tasks.warehouse.ledger_tables import work_units
 from capsfusion_tasks.warehouse.locks import lock_key
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 from capsfusion_tasks.warehouse.sessions import KEEPALIVE
-from capsfusion_tasks.warehouse.tables import work_units
 from capsfusion_tasks.warehouse.writable import require_writable
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _HELD = text(
 def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
     """Hold the unit's lock while the block runs.
 
-    Raises NotReadyError where the warehouse does not answer or is read-only, and InputError where this login cannot
+    Raises NotReadyError if the warehouse does not answer or is read-only, and InputError where this login cannot
     load captions. If the connection is lost later, the work continues and the lock is taken again.
     """
     with engine.connect() as connection:
@@ -92,7 +92,7 @@ def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
 
 @contextmanager
 def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
-    """A transaction during which no task can start on the unit. Raises NotReadyError where one works on it."""
+    """A transaction during which no task can start on the unit. Raises NotReadyError if one works on it."""
     with engine.begin() as connection:
         keep_others_off(connection, unit_id)
         yield connection

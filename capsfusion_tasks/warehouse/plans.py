@@ -8,8 +8,8 @@ from sqlalchemy import Connection, cast, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.warehouse.ledger_tables import plans
 from capsfusion_tasks.warehouse.queries import Scope
-from capsfusion_tasks.warehouse.tables import plans
 
 
 @dataclass(frozen=True)

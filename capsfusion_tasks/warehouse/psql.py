@@ -9,7 +9,7 @@ from sqlalchemy import URL
 
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import BINARIES, is_embedded
-from capsfusion_tasks.warehouse.tables import SCHEMA
+from capsfusion_tasks.warehouse.schema import SCHEMA
 from capsfusion_tasks.warehouse.url import libpq_uri
 
 

@@ -15,15 +15,16 @@ from sqlalchemy import Connection, Engine, and_, func, select
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import PAIRS, Replay, fused_schema
 from capsfusion_tasks.warehouse.adbc_session import adbc_session, batches
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions, replayed_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.fusions import keeps_beams
+from capsfusion_tasks.warehouse.ledger_tables import fusions, work_units
 from capsfusion_tasks.warehouse.locks import lock_key
-from capsfusion_tasks.warehouse.tables import fused_captions, fusions, rejected_captions, replayed_captions, work_units
 
 
 @contextmanager
 def sole_run(engine: Engine, name: str) -> Iterator[None]:
-    """Lock the replay ``name`` while the block runs. Raises NotReadyError where another process runs it."""
+    """Lock the replay ``name`` while the block runs. Raises NotReadyError if another process runs it."""
     lock = func.pg_try_advisory_lock(lock_key("replay.run", name))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.scalar(select(lock)):

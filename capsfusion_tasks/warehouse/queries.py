@@ -22,14 +22,8 @@ from sqlalchemy import (
 )
 
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.warehouse.tables import (
-    UNIT_STATES,
-    fused_captions,
-    rejected_captions,
-    replayed_captions,
-    shards,
-    work_units,
-)
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions, replayed_captions
+from capsfusion_tasks.warehouse.ledger_tables import UNIT_STATES, shards, work_units
 
 
 @dataclass(frozen=True)

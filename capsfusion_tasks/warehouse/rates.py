@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Double, and_, case, func, lite
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.warehouse.tables import work_units
+from capsfusion_tasks.warehouse.ledger_tables import work_units
 
 RECENT_UNITS = 20  # units that a measurement covers
 

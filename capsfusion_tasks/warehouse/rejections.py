@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, func, select
 
+from capsfusion_tasks.warehouse.caption_tables import rejected_captions
+from capsfusion_tasks.warehouse.ledger_tables import work_units
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
-from capsfusion_tasks.warehouse.tables import rejected_captions, work_units
 
 
 def rejected_count(connection: Connection, scope: Scope = EVERYTHING) -> int:

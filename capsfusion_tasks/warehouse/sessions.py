@@ -57,7 +57,7 @@ class LockedSession:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction of the session. Raises NotReadyError where the session, and so a lock, was lost meanwhile.
+        """A transaction of the session. Raises NotReadyError if the session, and so a lock, was lost meanwhile.
 
         SQLAlchemy connects again by itself after a restart of the server, and a pooler may give each transaction
         another session. Another process may then have taken the lock.

@@ -17,7 +17,7 @@ def socket_folder(data: Path) -> Path:
     """The folder of the socket for clients: the data folder, or a short link to it.
 
     The path of a socket is limited to about a hundred bytes, and a comma or a space in it has a meaning in a URL.
-    Raises InputError where another file has the link's name.
+    Raises InputError if another file has the link's name.
     """
     if _usable(data):
         return data

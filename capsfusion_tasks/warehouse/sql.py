@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, details, is_alive, message
+from capsfusion_tasks.warehouse.caption_tables import judgements
 from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.schema import SCHEMA
 from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, UNDEFINED_COLUMN, UNDEFINED_TABLE, may_pass
-from capsfusion_tasks.warehouse.tables import SCHEMA, metadata
 
 _MOST_DIGITS = 38  # of Arrow's decimal128
 _UNKNOWN = "that cannot be shown"
@@ -69,7 +70,8 @@ def _place(sql: str, error: adbc.Error) -> str:
 def _advice(error: adbc.Error) -> str:
     """What to do about the mistakes of a first query."""
     if error.sqlstate == UNDEFINED_TABLE:
-        return f"; the tables are captions, {', '.join(sorted(table.name for table in metadata.sorted_tables))}"
+        names = sorted(table.name for table in judgements.metadata.sorted_tables)
+        return f"; the tables are captions, {', '.join(names)}"
     if error.sqlstate == UNDEFINED_COLUMN:
         return "; select * from the table limit 1 shows its columns"
     if "multiple commands" in str(error):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import Connection, text
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.warehouse.schema import SCHEMA
 from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, user_error
-from capsfusion_tasks.warehouse.tables import SCHEMA
 from capsfusion_tasks.warehouse.url import describe
 
 # What planning, fusing and loading do with each table; the role capsfusion_loader may do it.

@@ -20,9 +20,9 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.queries import Scope
-from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions
 from tests.opened import check, interval_tasks, unit_tasks
 from tests.upkeep.conftest import DAYS, Area, plan_day
 

@@ -16,8 +16,8 @@ from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.known_pairs import known_pairs
+from capsfusion_tasks.warehouse.ledger_tables import shards, work_units
 from capsfusion_tasks.warehouse.load import load_unit
-from capsfusion_tasks.warehouse.tables import shards, work_units
 from tests.warehouse.conftest import DAY, in_threads, pair_id, plan, rows
 
 SHARD = Shard(

@@ -17,10 +17,11 @@ from sqlalchemy import Connection, select, text
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.ledger_tables import work_units
 from capsfusion_tasks.warehouse.load import LoadResult, load_unit
 from capsfusion_tasks.warehouse.queries import consistency
-from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions, work_units
 from tests.warehouse.conftest import in_threads, merge_held, pair_id, plan, rows
 
 

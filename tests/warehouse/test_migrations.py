@@ -11,12 +11,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, Connection, Engine, create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
+from capsfusion_tasks.warehouse.caption_tables import judgements
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.load import LoadResult, load_unit
 from capsfusion_tasks.warehouse.migrate import current_revision, head_revision, known_revisions, upgrade
 from capsfusion_tasks.warehouse.queries import consistency
-from capsfusion_tasks.warehouse.tables import SCHEMA, VERSION_TABLE, metadata
+from capsfusion_tasks.warehouse.schema import SCHEMA, VERSION_TABLE
 from capsfusion_tasks.warehouse.url import parse_url
 from tests.warehouse.conftest import plan, rows
 
@@ -98,7 +99,7 @@ def test_from_nothing_and_again(engine: Engine) -> None:
 
 
 def assert_built_as_described(connection: Connection) -> None:
-    """The migrated schema is that of ``metadata``."""
+    """The migrated schema is that of the tables in the code."""
     context = MigrationContext.configure(
         connection,
         opts={
@@ -109,16 +110,16 @@ def assert_built_as_described(connection: Connection) -> None:
             "compare_server_default": True,
         },
     )
-    assert compare_metadata(context, metadata) == []
+    assert compare_metadata(context, judgements.metadata) == []
     # Alembic does not compare checks, the order of columns, and kinds of indexes.
-    for name, table in ((table.name, table) for table in metadata.tables.values()):
+    for name, table in ((table.name, table) for table in judgements.metadata.tables.values()):
         stored = inspect(connection)
         assert [column["name"] for column in stored.get_columns(name, SCHEMA)] == table.columns.keys()
         checks = {str(check.name) for check in table.constraints if isinstance(check, CheckConstraint)}
         assert {check["name"] for check in stored.get_check_constraints(name, SCHEMA)} == checks
     migrated = indexes(connection, SCHEMA)
     connection.execute(text("create schema described"))
-    metadata.create_all(connection.execution_options(schema_translate_map={SCHEMA: "described"}))
+    judgements.metadata.create_all(connection.execution_options(schema_translate_map={SCHEMA: "described"}))
     assert migrated == indexes(connection, "described")
     connection.rollback()
 

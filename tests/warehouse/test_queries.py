@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.queries import (
@@ -24,7 +25,6 @@ from capsfusion_tasks.warehouse.queries import (
     shards_summary,
     unit_counts,
 )
-from capsfusion_tasks.warehouse.tables import rejected_captions
 from tests.warehouse.conftest import DAY, plan, rows
 
 COLUMNS = ", ".join(rejected_captions.columns.keys())

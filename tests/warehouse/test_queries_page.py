@@ -12,11 +12,11 @@ import psycopg
 import pytest
 
 from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.roles import READER
 from capsfusion_tasks.warehouse.sql import execute_sql
-from capsfusion_tasks.warehouse.tables import fused_captions, rejected_captions
 from tests.conftest import login, new_warehouse
 
 pytestmark = pytest.mark.slow

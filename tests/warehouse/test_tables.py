@@ -7,8 +7,9 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from capsfusion_tasks.schemas import VALIDATED
+from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.tables import SCHEMA, fused_captions, rejected_captions
+from capsfusion_tasks.warehouse.schema import SCHEMA
 from tests.warehouse.conftest import plan
 
 

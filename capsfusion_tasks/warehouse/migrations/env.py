@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from alembic import context
 
-from capsfusion_tasks.warehouse.tables import SCHEMA, VERSION_TABLE, metadata
+from capsfusion_tasks.warehouse.caption_tables import judgements
+from capsfusion_tasks.warehouse.schema import SCHEMA, VERSION_TABLE
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=judgements.metadata,
     version_table=VERSION_TABLE,
     version_table_schema=SCHEMA,
 )

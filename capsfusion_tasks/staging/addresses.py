@@ -1,0 +1,43 @@
+"""Addresses of storage: refuses those with passwords, and opens the file system of an S3 bucket."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from pyarrow import fs
+
+from capsfusion_tasks.errors import InputError
+
+_GOOGLE = ("gs", "gcs")
+
+
+def refuse_credentials(uri: str) -> None:
+    """Raise InputError for a URI with a password, such as ``s3://key:secret@bucket``. The message leaves it out."""
+    scheme, separator, rest = uri.partition("://")
+    # An unescaped secret of S3 may hold a slash; a bucket's name holds no colon, and a web server's port no letters.
+    if separator and "@" in rest and re.match(r"[^/@]*:(?!\d+/)", rest):
+        raise InputError(
+            f"a {scheme}:// address contains a password, which messages and the warehouse would show:"
+            " S3's keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a web server's login in ~/.netrc"
+        )
+
+
+def remote_filesystem(root: str) -> tuple[fs.FileSystem, str]:
+    """The file system of an ``s3://`` address, and the path in it. Raises ValueError for other schemes.
+
+    Reads ``AWS_ENDPOINT_URL``, an S3-compatible store, and ``AWS_CA_BUNDLE``, the certificates to trust, as AWS's own
+    tools do. Arrow reads neither by itself.
+    """
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    authority = os.environ.get("AWS_CA_BUNDLE") or None
+    scheme, _, path = root.partition("://")
+    if scheme != "s3":  # Arrow has others, which are not tested here; without keys, gs:// waits for minutes
+        instead = "; set AWS_ENDPOINT_URL=https://storage.googleapis.com and use s3://" if scheme in _GOOGLE else ""
+        raise ValueError(f"{scheme}:// is not supported{instead}")
+    if not path.partition("/")[0]:
+        raise ValueError("it names no bucket")
+    if endpoint or authority:
+        return fs.S3FileSystem(endpoint_override=endpoint, tls_ca_file_path=authority), path
+    filesystem, base = fs.FileSystem.from_uri(root)
+    return filesystem, base

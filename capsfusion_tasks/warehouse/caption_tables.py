@@ -1,0 +1,155 @@
+"""The tables of captions and of judgements of captions. A test compares them with the migrations.
+
+Their ``metadata`` has all tables of the warehouse, because this module also loads those of the ledger.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    func,
+    literal_column,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+from capsfusion_tasks.warehouse.ledger_tables import fusions, work_units
+from capsfusion_tasks.warehouse.schema import metadata, one_of, text_column, time_column
+
+# The verdicts of people: good to train on, usable with a small fault, not to be trained on.
+JUDGEMENTS = ("good", "minor", "bad")
+
+
+def _words(table: str, name: str, *columns: str) -> Index:
+    """An index for text searches. A query must use exactly one of these expressions."""
+    english: ColumnElement[str] = literal_column("'english'::regconfig")
+    documents = [func.to_tsvector(english, literal_column(column)) for column in columns]
+    # kB of new captions that PostgreSQL adds to the index together. With the default of 4 MB, inserts into a table of
+    # 500,000 rows take a sixth longer.
+    taken_in = {"gin_pending_list_limit": 16384}
+    return Index(f"{table}_{name}_idx", *documents, postgresql_using="gin", postgresql_with=taken_in)
+
+
+def _caption_columns(*behind_caption: Column[Any]) -> list[Column[Any]]:
+    return [
+        Column("pair_id", UUID(as_uuid=True), nullable=False),
+        Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
+        text_column("image_url"),
+        text_column("laion_2b"),
+        text_column("laion_coco"),
+        text_column("capsfusion"),
+        *behind_caption,
+        Column("laion_hash", BigInteger, nullable=False),
+        Column("similarity", Double),
+        Column("punsafe", Double),
+        Column("pwatermark", Double),
+        Column("raw_recall", Double),
+        Column("synthetic_recall", Double),
+        Column("novelty", Double),
+        Column("repetition", Double),
+        Column("source_overlap", Double),
+        Column("prompt_tokens", Integer, nullable=False),
+        Column("caption_tokens", Integer, nullable=False),
+        text_column("finish_reason"),
+        text_column("laion_2b_shard"),
+        Column("laion_2b_row", BigInteger, nullable=False),
+        text_column("laion_coco_shard"),
+        Column("laion_coco_row", BigInteger, nullable=False),
+        Column("unit_id", Text, ForeignKey(work_units.c.unit_id), nullable=False),
+        text_column("dag_run_id", nullable=True),
+        time_column("loaded_at", server_default=func.now()),
+        Column("fact_recall", Double),
+        Column("invention", Double),
+        Column("caption_words", Integer),
+        Column("flags", ARRAY(Text), nullable=False, server_default="{}"),
+    ]
+
+
+def _reasons() -> Column[Any]:
+    return Column("reasons", ARRAY(Text), nullable=False)
+
+
+def _other_beams() -> Column[Any]:
+    """The other captions of the beam search, as ``schemas.OTHER_BEAMS``. Null where the fusion does not keep them."""
+    return Column("other_beams", JSONB(none_as_null=True))
+
+
+def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
+    """A table of captions with the indexes that both tables have. docs/queries.md says what each is for."""
+    return Table(
+        name,
+        metadata,
+        *columns,
+        PrimaryKeyConstraint("pair_id", "fusion_id"),
+        Index(None, "unit_id"),
+        # Hash indexes for equality: their size does not depend on the text's length, and updates are cheaper.
+        Index(None, "image_url", postgresql_using="hash"),
+        Index(None, "loaded_at", "pair_id"),
+        Index(None, "fusion_id", "loaded_at", "pair_id"),
+        Index(None, "laion_2b_shard"),
+        Index(None, "laion_coco_shard"),
+        Index(None, "flags", postgresql_using="gin"),
+        _words(name, "words", "capsfusion"),
+        _words(name, "source_words", "laion_2b", "laion_coco"),
+        *indexes,
+    )
+
+
+# Under a fusion_id, a pair is in one of these two tables.
+fused_captions = _captions(
+    "fused_captions",
+    [
+        *_caption_columns(),
+        # Where the fusion keeps beams: which of the search's captions it is (1: the best), and why the best one was
+        # rejected, if another one replaced it.
+        Column("beam", Integer),
+        Column("rescued_from", ARRAY(Text)),
+    ],
+    Index("fused_captions_rescued_idx", "unit_id", postgresql_where=literal_column("rescued_from is not null")),
+    Index(None, "capsfusion", postgresql_using="hash"),
+)
+rejected_captions = _captions(
+    "rejected_captions",
+    [*_caption_columns(_reasons()), _other_beams()],
+    Index(None, "reasons", postgresql_using="gin"),
+)
+
+# Captions that a replay moved out of rejected_captions. ``replayed_by`` is the replay's unit.
+replayed_captions = Table(
+    "replayed_captions",
+    metadata,
+    *_caption_columns(_reasons()),
+    Column("replayed_by", Text, ForeignKey(work_units.c.unit_id), nullable=False),
+    time_column("replayed_at", server_default=func.now()),
+    _other_beams(),
+    PrimaryKeyConstraint("pair_id", "unit_id"),
+    Index(None, "unit_id"),
+    Index(None, "replayed_by"),
+)
+
+# What people say of captions. ``capsfusion``: the caption that was judged; a replay may have replaced it since.
+judgements = Table(
+    "judgements",
+    metadata,
+    Column("pair_id", UUID(as_uuid=True), nullable=False),
+    Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
+    text_column("judged_by"),
+    text_column("laion_2b"),
+    text_column("laion_coco"),
+    text_column("capsfusion"),
+    text_column("verdict"),
+    text_column("note", server_default=""),
+    time_column("judged_at", server_default=func.now()),
+    PrimaryKeyConstraint("pair_id", "fusion_id", "judged_by"),
+    one_of("verdict", JUDGEMENTS),
+)

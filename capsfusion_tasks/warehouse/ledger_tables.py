@@ -1,0 +1,172 @@
+"""The tables of the ledger: fusions, shards, units, plans and held units. A test compares them with the migrations."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from capsfusion_tasks.warehouse.schema import metadata, one_of, text_column, time_column
+
+SHARD_STATES = ("discovered", "pulled", "failed")
+EXISTING = ("skip", "replace")
+GATE_ANSWERS = ("load", "keep out")
+UNIT_STATES = ("planned", "fusing", "fused", "loaded", "failed")
+
+# The settings behind each fusion_id.
+fusions = Table(
+    "fusions",
+    metadata,
+    text_column("fusion_id", primary_key=True),
+    text_column("model"),
+    text_column("model_revision", nullable=True),
+    text_column("model_digest"),
+    text_column("prompt_digest"),
+    text_column("tokenizer_digest"),
+    text_column("engine"),
+    text_column("dtype"),
+    Column("num_beams", Integer, nullable=False),
+    Column("max_new_tokens", Integer, nullable=False),
+    Column("spec", JSONB, nullable=False),
+    time_column("created_at", server_default=func.now()),
+)
+
+# A source file, as discovered.
+shards = Table(
+    "shards",
+    metadata,
+    text_column("source"),
+    text_column("path"),
+    text_column("etag"),
+    text_column("shard_id"),
+    text_column("side"),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("rows", BigInteger),
+    Column("dropped", JSONB),  # reason → rows
+    time_column("arrived_at"),
+    text_column("state", server_default="discovered"),
+    text_column("error", nullable=True),
+    time_column("seen_at", server_default=func.now()),
+    time_column("updated_at", server_default=func.now()),
+    # The interval that took the shard, as its key, where the list of the shard's own interval was frozen before.
+    text_column("adopted_by", nullable=True),
+    PrimaryKeyConstraint("source", "path", "etag"),
+    UniqueConstraint("shard_id"),
+    one_of("side", ("laion_2b", "laion_coco")),
+    one_of("state", SHARD_STATES),
+)
+
+# The work of one fuse task.
+work_units = Table(
+    "work_units",
+    metadata,
+    text_column("unit_id", primary_key=True),
+    Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
+    # The data interval of its pairs; null in a replay's unit.
+    time_column("interval_start", nullable=True),
+    time_column("interval_end", nullable=True),
+    text_column("dag_run_id", nullable=True),
+    text_column("state", server_default="planned"),
+    Column("rows_in", BigInteger, nullable=False),
+    Column("accepted", BigInteger),
+    Column("rejected", BigInteger),
+    # Rows of this unit that a later unit has replaced.
+    Column("superseded", BigInteger, nullable=False, server_default="0"),
+    Column("tokens_estimated", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger),
+    Column("caption_tokens", BigInteger),
+    Column("gpu_seconds", Double),
+    Column("rows_per_second", Double),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    text_column("error", nullable=True),
+    Column("stats", JSONB),
+    time_column("created_at", server_default=func.now()),
+    time_column("loaded_at", nullable=True),
+    # Of a replay's unit: the replay's name, and the fusion whose rejected captions it fuses again.
+    text_column("replay", nullable=True),
+    Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
+    # What to do with captions that its pairs have under its fusion.
+    text_column("existing", server_default="skip"),
+    one_of("state", UNIT_STATES),
+    one_of("existing", EXISTING),
+    CheckConstraint(
+        "num_nonnulls(interval_start, interval_end) = case when replay is null then 2 else 0 end"
+        " and (replay is null) = (replay_of is null)",
+        name="replay_or_interval",
+    ),
+    # coalesce: a check that gives NULL passes, also for a loaded unit without counts.
+    CheckConstraint("state <> 'loaded' or coalesce(rows_in = accepted + rejected, false)", name="rows_add_up"),
+    Index(None, "fusion_id", "state"),
+    Index(None, "interval_start", "interval_end"),
+    Index(None, "replay"),
+)
+
+# The result of planning an interval. Pairs that were neither fused already nor planned are left for a later run.
+plans = Table(
+    "plans",
+    metadata,
+    Column("plan_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
+    time_column("interval_start"),
+    time_column("interval_end"),
+    text_column("dag_run_id", nullable=True),
+    Column("pairs", BigInteger, nullable=False),
+    # Loaded under this fusion_id, or in another unit of it.
+    Column("already_fused", BigInteger, nullable=False),
+    Column("planned", BigInteger, nullable=False),
+    time_column("planned_at", server_default=func.now()),
+    CheckConstraint(
+        "least(already_fused, planned) >= 0 and already_fused + planned <= pairs",
+        name="pairs_add_up",
+    ),
+    Index(None, "interval_start", "interval_end"),
+    Index(None, "dag_run_id"),
+)
+
+# Units that the gate kept out, and who decided what becomes of them. A unit's newest row counts. Without a foreign key:
+# the answers stay if the unit is planned anew.
+gate_holds = Table(
+    "gate_holds",
+    metadata,
+    Column("hold_id", BigInteger, Identity(always=True), primary_key=True),
+    text_column("unit_id"),
+    text_column("dag_run_id", nullable=True),
+    Column("rows_in", BigInteger, nullable=False),
+    Column("rejected", BigInteger, nullable=False),
+    text_column("problem"),
+    text_column("details"),
+    time_column("held_at", server_default=func.now()),
+    text_column("answer", nullable=True),
+    text_column("answered_by", nullable=True),
+    time_column("answered_at", nullable=True),
+    one_of("answer", GATE_ANSWERS),
+    CheckConstraint("num_nonnulls(answer, answered_by, answered_at) in (0, 3)", name="whole_answer"),
+    Index(None, "unit_id"),
+)
+
+# Units that an Iceberg table has, and how many of their rows were superseded when they were written to it. The table is
+# known by its UUID, so a table that was dropped and made again gets everything again.
+lake_units = Table(
+    "lake_units",
+    metadata,
+    text_column("table_uuid"),
+    Column("unit_id", Text, ForeignKey(work_units.c.unit_id, ondelete="CASCADE"), nullable=False),
+    Column("superseded", BigInteger, nullable=False),
+    # None: the unit has no accepted caption.
+    Column("snapshot_id", BigInteger),
+    time_column("entered_at", server_default=func.now()),
+    PrimaryKeyConstraint("table_uuid", "unit_id"),
+)
