@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from capsfusion_tasks.settings import Settings
     from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 
-os.environ["CAPSFUSION_DEVICE"] = "cpu"  # decides the dtype in tests that do not set one
-# Tests and their ranks share the cores. With two threads each, one would spin while it waits for the other.
+os.environ["CAPSFUSION_DEVICE"] = "cpu"  # makes dtype `auto` float32 in tests
+# Tests and their ranks share the cores. With two threads per process, a thread would spin while it waits for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -39,8 +39,8 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def pytest_configure(config: pytest.Config) -> None:
     """As root, give the session a temporary folder of its own.
 
-    As root, the embedded server runs under another account, which needs access to the folders above its data. The
-    default, /tmp/pytest-of-root, is closed to other accounts whenever another session of root starts.
+    As root, the embedded server runs under another account, which must be able to reach its data. It cannot reach
+    pytest's default folder, /tmp/pytest-of-root: each new session of root closes that folder to other accounts.
     """
     if os.geteuid() == 0 and "PYTEST_DEBUG_TEMPROOT" not in os.environ:
         root = os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix="capsfusion-tests-")
@@ -52,7 +52,7 @@ SLOW_FIXTURES = {"chromium", "stack"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of whole runs, Airflow, browsers and containers as slow. Other slow tests have the mark themselves."""
+    """Mark tests of whole runs, Airflow, browsers and containers as slow. Other slow tests set the mark themselves."""
     for item in items:
         if item.nodeid.startswith(SLOW_FOLDERS) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
@@ -93,7 +93,7 @@ def llama_tokenizer() -> LlamaTokenizer:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaMA of a few thousand parameters with the demo model's tokenizer. It is fast and writes nonsense."""
+    """A random LLaMA of a few thousand parameters with the demo model's tokenizer. Fast, but it writes nonsense."""
     tokenizer_model = BUNDLED_MODEL / "tokenizer.model"
     vocab_size = LlamaTokenizer(tokenizer_model).vocab_size
     return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny", tokenizer_model, vocab_size=vocab_size)

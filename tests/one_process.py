@@ -1,4 +1,4 @@
-"""Ranks as threads of this process instead of torchrun: a unit takes a tenth of a second, not six seconds.
+"""Ranks as threads of this process instead of torchrun. A unit then takes a tenth of a second instead of six seconds.
 
 For tests of stages, files and replays, which need captions but no processes.
 ``python -m tests.one_process run …`` is ``capsfusion run …`` with ranks as threads.

@@ -88,7 +88,7 @@ def test_how_a_command_ends(
     [
         (["fuse", "~/in.jsonl", "~/out.jsonl"], "{home}/in.jsonl"),
         (["validate", "~/in.jsonl", "--out=~/out.parquet"], "{home}/in.jsonl"),
-        (["fuse", "~nobody-of-this-name/in.jsonl", "out.jsonl"], "knows no such home folder"),
+        (["fuse", "~nobody-of-this-name/in.jsonl", "out.jsonl"], "has no such home folder"),
     ],
 )
 def test_a_tilde_in_an_argument_is_the_home_folder(

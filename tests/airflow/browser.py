@@ -1,6 +1,6 @@
 """Steps of a user in Airflow's UI, in a real browser: log in, fill in forms, read the captions view.
 
-With CAPSFUSION_SCREENSHOTS set, they also take the pictures of docs/images: ``make screenshots``.
+If CAPSFUSION_SCREENSHOTS is set (``make screenshots``), the steps also take the pictures of docs/images.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def trigger_dialog(page: Page) -> Locator:
 def start_backfill(page: Page, first: date, last: date) -> None:
     """On the page of a DAG, fill in the backfill dialog and start it: all runs of the days, one at a time.
 
-    A Param is changed and the box for that is not ticked, as it happens to people.
+    Changes a Param and leaves the box "Override parameters" unticked, a common mistake of users.
     """
     dialog = trigger_dialog(page)
     dialog.get_by_text("Backfill", exact=True).click()
@@ -91,7 +91,7 @@ def pick_day(page: Page, field: Locator, day: date) -> None:
 
 
 def watch_run(page: Page, run_id: str, state: str) -> None:
-    """Until the list of runs, which renews itself, says ``state`` of the run."""
+    """Wait until the list of runs, which refreshes itself, shows ``state`` for the run."""
     row = page.get_by_role("row").filter(has_text=run_id)
     expect(row.get_by_test_id("table-cell-state")).to_have_text(state, timeout=1000 * RUN_SECONDS)
 
@@ -104,14 +104,14 @@ def open_run(page: Page, service: Service, dag_id: str, run_id: str) -> None:
 
 
 def captions_view(page: Page) -> Frame:
-    """The captions view in the page: the one of the navigation, or the tab of a run."""
+    """The captions view's frame: opened from the navigation, or the tab of a run."""
     frame = page.wait_for_selector("iframe[title=Captions]").content_frame()
     assert frame is not None
     return frame
 
 
 def captions_of_run(page: Page) -> Frame:
-    """The tab of the page of a run."""
+    """Open the tab Captions on a run's page."""
     page.locator("a[href*='plugin/captions-of-run']").click()
     return captions_view(page)
 

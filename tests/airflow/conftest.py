@@ -28,8 +28,8 @@ from tests import object_store
 WAREHOUSE = "warehouse"
 NOBODY = "nobody"  # a user who may log in and nothing else
 RUN_SECONDS = 400
-GATE_ROWS = 26  # the gate judges units of this size and larger; units of the sample's days are smaller
-PLANTED = "pl4nted"  # part of every secret of the service, and of nothing else
+GATE_ROWS = 26  # rows from which the gate judges a unit; units of the sample's days are smaller
+PLANTED = "pl4nted"  # every secret of the service contains this text, and nothing else does
 
 
 def wait_until(what: str, is_so: Callable[[], Any], seconds: float, pause: float = 0.5) -> Any:
@@ -44,7 +44,7 @@ def wait_until(what: str, is_so: Callable[[], Any], seconds: float, pause: float
 
 @dataclass
 class Service:
-    """A running Airflow whose tasks use the database WAREHOUSE, and S3 for everything else."""
+    """A running Airflow. Its tasks use the database WAREHOUSE, and keep all files on S3."""
 
     api: AirflowApi
     server: EmbeddedPostgres
@@ -103,10 +103,10 @@ class Service:
             engine.dispose()
 
     def new_warehouse(self, *, keep: str) -> None:
-        """Put the warehouse aside under the name ``keep``, and begin with an empty one and an empty staging area."""
+        """Rename the warehouse to ``keep``. Then create an empty warehouse and an empty staging area."""
         object_store.remove(self.staging)
         self._as_admin(
-            # Connections of Airflow's API server, which shows captions.
+            # The captions view keeps connections open in Airflow's API server.
             f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{WAREHOUSE}'",
             f"alter database {WAREHOUSE} rename to warehouse_{keep}",
             f"create database {WAREHOUSE}",
@@ -148,7 +148,7 @@ class Service:
         return str(json.loads(passwords.read_text())[user])
 
     def ranks(self) -> list[psutil.Process]:
-        """Processes that fuse for this Airflow: torchrun and its ranks name the staging area in their arguments."""
+        """Processes that fuse for this Airflow. torchrun and its ranks have the staging area among their arguments."""
 
         def is_ours(process: psutil.Process) -> bool:
             arguments = " ".join(process.info["cmdline"] or ())
@@ -193,11 +193,12 @@ def webhook() -> Iterator[Webhook]:
 RUNNING = ExitStack()
 
 
-@pytest.hookimpl(trylast=True)  # after the fixtures of the last test, which may still use it
+@pytest.hookimpl(trylast=True)  # runs after the fixtures of the last test, which may still use Airflow
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     """End Airflow after the last test here: its idle processes would take a quarter of a core from other tests.
 
-    Scope "package" would need an __init__.py, with which this folder would be imported as the package airflow.
+    A fixture of scope "package" would need an __init__.py, and this folder would then be imported as the package
+    airflow.
     """
     if nextitem is None or not nextitem.nodeid.startswith("tests/airflow/"):
         RUNNING.close()
@@ -205,7 +206,7 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: Webhook) -> Iterator[Service]:
-    with RUNNING:  # ends Airflow also where pytest stops at a failure
+    with RUNNING:  # ends Airflow even if pytest stops at a failure
         yield RUNNING.enter_context(running_service(tmp_path_factory.mktemp("service"), s3_bucket, webhook))
 
 
@@ -216,7 +217,7 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             "CAPSFUSION_HOME": str(folder),
             "CAPSFUSION_STAGING": f"{s3_bucket}/airflow/staging",
             "CAPSFUSION_SCRATCH": str(folder / "scratch"),
-            # The server accepts any password from whoever can reach its socket.
+            # The server accepts any password from clients that can reach its socket.
             "CAPSFUSION_WAREHOUSE_URL": server.url(WAREHOUSE)
             .set(password=PLANTED)
             .render_as_string(hide_password=False),
@@ -227,12 +228,13 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             "CAPSFUSION_LAION_COCO": f"{s3_bucket}/airflow/sources/{FOLDER['laion_coco']}",
             "CAPSFUSION_BUCKETS": "4",
             "CAPSFUSION_NUM_BEAMS": "1",
-            "CAPSFUSION_BATCH_SIZE": "8",  # smaller than a unit, so that a unit can be interrupted half-way
+            "CAPSFUSION_BATCH_SIZE": "8",  # smaller than a unit, so that a test can interrupt a unit half-way
             "CAPSFUSION_CHUNK_ROWS": "4",
-            "CAPSFUSION_UNIT_TOKENS": "10000",  # a unit a day: each costs a start of torchrun
+            "CAPSFUSION_UNIT_TOKENS": "10000",  # one unit per day, because each unit starts torchrun
             "CAPSFUSION_GATE__MIN_ROWS": str(GATE_ROWS),
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # no DAG changes here
-            "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",  # when it sees that nobody has answered
+            # Seconds between checks for questions that nobody has answered in time.
+            "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
             "CAPSFUSION_ALERT_CONN_ID": "alerts",
             "AIRFLOW_CONN_ALERTS": json.dumps({"conn_type": "http", "password": webhook.url}),
         }
@@ -241,4 +243,4 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             service = Service(airflow.api, server, folder, s3_bucket, webhook.texts)
             service.migrate()
             yield service
-            airflow_server.STOP_SECONDS = 2  # kill it soon: its data are not needed any more
+            airflow_server.STOP_SECONDS = 2  # kill it soon, because its data are not needed any more

@@ -54,7 +54,8 @@ def test_what_a_killed_airflow_left_running_is_ended_first(
 ) -> None:
     monkeypatch.setattr(airflow_server, "STOP_SECONDS", 1)
     said: list[str] = []
-    with pytest.raises(NotReadyError, match=r"Airflow has ended.*standalone\.log"):  # it has no database to use
+    # The scheduler fails without a database.
+    with pytest.raises(NotReadyError, match=r"Airflow has ended.*standalone\.log"):
         start(tmp_path, said.append)
     assert not left_over.is_running()
     assert said[0] == "ending the Airflow that an earlier run left behind (1 processes)"

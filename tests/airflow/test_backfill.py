@@ -37,7 +37,7 @@ from tests.airflow.conftest import PLANTED, RUN_SECONDS, WAREHOUSE, Service, wai
 
 pytestmark = pytest.mark.timeout(900)
 
-FIRST, LAST = date(2026, 11, 10), date(2026, 11, 11)  # a third day would show nothing more, and costs 11 tasks
+FIRST, LAST = date(2026, 11, 10), date(2026, 11, 11)  # a third day would cost 11 tasks and test nothing new
 EMPTY_DAY, BAD_DAY, LONG_DAY = date(2026, 11, 13), date(2026, 11, 14), date(2026, 11, 15)
 
 # Without the columns that say where a row came from: if a pair is in two shards, either copy may be found first.
@@ -56,7 +56,8 @@ UNITS = "select unit_id, state, rows_in, accepted, rejected, tries from work_uni
 
 @pytest.fixture(scope="module")
 def sample(service: Service) -> SampleReport:
-    report = write_sample_data(service.sources, rows_per_day=16, days=2, shards_per_side_per_day=1)  # each is a task
+    # Each group is a task.
+    report = write_sample_data(service.sources, rows_per_day=16, days=2, shards_per_side_per_day=1)
     service.upload_sources()
     return report
 
@@ -77,7 +78,7 @@ def test_a_user_backfills_days_and_follows_a_rejected_caption_to_its_run(
         open_dag(page, "capsfusion")
         start_backfill(page, FIRST, LAST)
         dag = page.url
-        page.goto("about:blank")  # the page of a DAG reloads every few seconds, which would keep a core busy
+        page.goto("about:blank")  # leave the DAG's page: it reloads every few seconds and would keep a core busy
         service.wait_for_runs(FIRST, LAST)
         page.goto(dag)
         page.get_by_role("link", name="Runs", exact=True).click()
@@ -100,7 +101,7 @@ def test_a_user_backfills_days_and_follows_a_rejected_caption_to_its_run(
         page.goto(f"{service.api.url}/assets")
         page.get_by_role("link", name="fused_captions", exact=True).click()
         expect(page.locator(f"a[href*='{run_id}/tasks/announce']")).to_be_visible()
-    # The changed Param was in the form of the backfill, and the box for that was not ticked.
+    # The form of the backfill had a changed Param, but the box "Override parameters" was not ticked.
     assert {row["num_beams"] for row in service.query("select num_beams from fusions")} == {1}
     assert "findings (the backfill gave no Params)\n\n- To apply the Params of a backfill" in run["note"]
     assert "\n- Params: all at their defaults\n" in run["note"]
@@ -209,7 +210,7 @@ def test_days_in_reverse_and_in_parallel_give_the_same_table(service: Service, i
 
 @pytest.fixture(scope="module")
 def bad_day(service: Service, sample: SampleReport, in_order: list[dict[str, Any]]) -> str:
-    """A day with a broken shard: the state of its run."""
+    """Run a day with a broken shard. Returns the state of the run."""
     good = [shard_on(service, sample, side, BAD_DAY, f"good-{side}.parquet") for side in FOLDER.values()]
     bad = good[0].with_name("broken.parquet")
     bad.write_bytes(good[0].read_bytes()[:-500])
@@ -302,7 +303,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
     wait_until("the ranks end", lambda: not any(process.is_running() for process in mine), 60, pause=0.1)
     print(f"the ranks ended {time.monotonic() - marked:.1f} s after the task was marked failed")
     before = object_store.objects(chunks)
-    # Users clear tasks of runs that have ended. Before that, the scheduler may end the run in spite of the clearing.
+    # Wait for the run's end, as users do. In a running run, the scheduler may end the run although a task was cleared.
     [run] = service.wait_for_runs(LONG_DAY, LONG_DAY)
     assert run["state"] == "failed"
     ended = {(each["task_id"], each["map_index"]): each["end_date"] for each in service.instances(LONG_DAY)}
@@ -341,7 +342,7 @@ def test_a_backfill_with_bad_params_is_refused(service: Service, conf: dict[str,
 
 def test_nothing_that_airflow_and_the_runs_leave_behind_has_a_secret(service: Service, sample: SampleReport) -> None:
     """Searches logs, XComs, rendered fields, notes, asset events, the ledger and the staging area."""
-    if not service.runs(FIRST, FIRST):  # when this test runs alone
+    if not service.runs(FIRST, FIRST):  # creates a run if this test runs alone
         service.backfill(FIRST, FIRST)
     logs = [file for file in (service.folder / "airflow").rglob("*") if file.is_file() and not file.is_symlink()]
     assert any("task_id=fuse" in str(file) for file in logs)

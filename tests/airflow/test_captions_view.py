@@ -41,7 +41,7 @@ GOOD = {"verdict": "good"}
 
 @pytest.fixture(scope="module")
 def run_id(service: Service) -> Iterator[str]:
-    """A run that Airflow knows, with made-up captions in the warehouse, some of them spoiled."""
+    """A run that Airflow knows, with made-up captions in the warehouse. Some captions have faults."""
     run = service.api.request(
         "POST", "/dags/capsfusion/dagRuns", {"logical_date": (DAY.end + timedelta(hours=1)).isoformat()}
     )["dag_run_id"]
@@ -59,7 +59,7 @@ def run_id(service: Service) -> Iterator[str]:
             ledger.unit_fused(connection, "shown", {"gpu_seconds": 40.0, "rows_per_second": PAIRS / 40})
         load_unit(warehouse, "shown", made_captions(), run)
         yield str(run)
-        with warehouse.engine.begin() as connection:  # other tests count what is there
+        with warehouse.engine.begin() as connection:  # other tests count the rows of the warehouse
             for table in ("fused_captions", "rejected_captions", "work_units"):
                 connection.execute(text(f"delete from capsfusion.{table} where unit_id = 'shown'"))
             connection.execute(text("delete from capsfusion.shards where etag = 'shown'"))
@@ -72,7 +72,7 @@ def made_captions() -> pa.Table:
     pairs = [make_pair(rng, "heldout") for _ in range(PAIRS)]
     captions = [pair.fused for pair in pairs]
     captions[::11] = [caption[: len(caption) * 2 // 3] for caption in captions[::11]]  # cut off
-    captions[::13] = [pair.synthetic for pair in pairs[::13]]  # nothing of the raw caption is left
+    captions[::13] = [pair.synthetic for pair in pairs[::13]]  # this caption has no word of the raw caption
     texts = {"laion_2b": [pair.raw for pair in pairs], "laion_coco": [pair.synthetic for pair in pairs]}
     table = rows(*range(PAIRS), finish_reason="stop", laion_2b_shard="laion_2b-0", laion_coco_shard="laion_coco-0")
     for name, column in {**texts, "capsfusion": captions}.items():
@@ -137,7 +137,7 @@ def test_a_user_finds_a_rejected_caption_and_follows_it_to_its_run(
         tab = follow_to_run(page, caption, run_id)
         expect(tab.locator("#figures")).to_contain_text(f"of {PAIRS} (")
         expect(tab.locator("#figures")).to_contain_text(f"already fused: {ALREADY}")
-        page.set_viewport_size({"width": 1280, "height": 1040})  # the funnel as a whole
+        page.set_viewport_size({"width": 1280, "height": 1040})  # scroll so that the whole funnel is in the picture
         picture(page, "run-light.png")
 
 

@@ -1,4 +1,4 @@
-"""Units that the gate holds, through a real Airflow: the question, every way to answer it, and none."""
+"""Units that the gate holds, in a real Airflow: the question, each possible answer, and no answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DAYS = (LET_IN, KEPT_OUT)
 
 @pytest.fixture(scope="module")
 def asked(service: Service) -> Iterator[None]:
-    """Two days whose captions break off, whatever the model makes of them; their runs ask. An empty warehouse after."""
+    """Two days whose captions are always truncated, so that their runs ask. Empties the warehouse afterwards."""
     for day in DAYS:
         numbers = range(GATE_ROWS)
         urls = [f"https://gate.example.com/{day}/{number}.jpg" for number in numbers]
@@ -136,7 +136,7 @@ def test_a_backfill_that_accepts_rejections_asks_nobody(service: Service, asked:
     assert "Params: accept_rejections True" in service.runs(KEPT_OUT, KEPT_OUT)[0]["note"]
 
 
-# ---- what the tests ask ----
+# ---- Helpers ----
 
 
 def wait_for_question(service: Service, day: date) -> None:
@@ -160,7 +160,7 @@ def answer(service: Service, day: date, option: str) -> None:
 
 
 def units(service: Service, day: date) -> list[dict[str, Any]]:
-    """The day's unit with what the gate said of it: a row for each time that it was held."""
+    """The day's unit: a row for each time that the gate held it, with the gate's reason."""
     return service.query(
         "select unit.unit_id, state, unit.rows_in, accepted, error, hold.rejected as hold_rejected, answer,"
         " answered_by, answered_at, hold.dag_run_id from work_units unit join gate_holds hold using (unit_id)"

@@ -23,15 +23,15 @@ from tests.warehouse.conftest import plan, rows
 pytestmark = pytest.mark.timeout(600)
 
 DAG = "/dags/capsfusion_replay"
-OLD = "0123456789ab"  # a fusion that the warehouse has captions of
+OLD = "0123456789ab"  # the fusion_id of the captions in the warehouse
 
 
 @pytest.fixture
 def quarantine(service: Service) -> Iterator[dict[int, str]]:
-    """Rejected captions of the fusion OLD: laion_hash → reason. Puts the warehouse aside afterwards."""
+    """Rejected captions of the fusion OLD: laion_hash → reason. Renames the warehouse afterwards."""
     rng = random.Random(5)
     captions = {number: (pair.raw, pair.synthetic) for number in range(6) for pair in [make_pair(rng, "train")]}
-    captions[6] = (" ".join(f"Rex-{word}" for word in range(80)), "A white wall.")  # too long for any caption
+    captions[6] = (" ".join(f"Rex-{word}" for word in range(80)), "A white wall.")  # longer than a caption may be
     reasons = {number: "copy" if number == 0 else "truncated" for number in captions}
     loaded = [
         rows(number, rejected={number: [reasons[number]]}, laion_2b=raw, laion_coco=synthetic, capsfusion="It is")

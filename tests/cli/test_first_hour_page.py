@@ -1,7 +1,7 @@
 """The commands of docs/first-hour.md, in the order of the page, as a reader types them.
 
-Commands run in this process, and ranks are threads of it: the page is about what comes out, not about processes. What
-needs a GPU or the hub is parsed only.
+Commands and ranks run in this process, because the page describes results and not processes. Commands that need a GPU
+or the hub are only parsed.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ SHELL = ("head", "printf", "mkdir", "cp")
 
 @pytest.fixture
 def typed(tmp_path: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """What each command of the page printed, in a clone whose demo is done."""
+    """The output of each command of the page, in a clone in which `make demo` has run."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "examples", "examples")
     for name in [name for name in os.environ if name.startswith("CAPSFUSION_") and name != "CAPSFUSION_DEVICE"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("CAPSFUSION_NUM_BEAMS", "1")  # a third of the time
+    monkeypatch.setenv("CAPSFUSION_NUM_BEAMS", "1")  # takes a third of the time
     with new_warehouse(postgres) as demo, new_warehouse(postgres) as trial:
         monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", demo)
         sample = write_sample_data(Path("demo"), rows_per_day=10, days=1)
@@ -82,7 +82,7 @@ def _type(command: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def _parse(words: list[str]) -> None:
-    """Check arguments and options, and their values, without running the command."""
+    """Check arguments, options and option values without running the command."""
     from typer.main import get_command
 
     group = get_command(app)

@@ -1,4 +1,4 @@
-"""The natural mistakes of a first hour: each ends with one line that says what to do, and never with a traceback."""
+"""Common mistakes of new users. Each command ends with one line that says what to do, never with a traceback."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SOURCES = "--laion-2b sample/laion-2b --laion-coco sample/laion-coco"
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A user's working folder, with a home of its own; what ``main`` changes in this process is taken back."""
+    """A user's working folder, with its own home. Afterwards, undoes what ``main`` changes in this process."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("CAPSFUSION_") and name != "CAPSFUSION_DEVICE"]:
         monkeypatch.delenv(name)
@@ -60,7 +60,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def said(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """The exit code of a command, and its standard error as one line."""
+    """Run a command. Returns its exit code, and its standard error as one line."""
     monkeypatch.setattr(sys, "argv", ["capsfusion", *command.split()])
     with pytest.raises(SystemExit) as caught:
         main()

@@ -109,7 +109,7 @@ def test_some_sources_share_three_words() -> None:
 
 
 def test_the_three_captions_tell_one_scene() -> None:
-    """A furniture shop's sofa is a couch for the synthetic caption, and the fused one has the sofa."""
+    """If the raw caption says "sofa" and the synthetic one "couch", the fused caption says "sofa"."""
     rng = random.Random(2)
     things = {"sofa": "couch", "armchair": "chair", "wall mirror": "mirror", "office chair": "chair"}
     pairs = [pair for pair in (make_pair(rng) for _ in range(3000)) if pair.domain == "furniture"]

@@ -50,7 +50,7 @@ def refusal(side: str, row: dict[str, Any]) -> str | None:
 
 
 def find(folder: Path, days: int) -> tuple[dict[tuple[int, str], Counter[str]], dict[tuple[str, str, str], int]]:
-    """Counts per (day, side), and the day on which each pair (url, raw, synthetic) is complete, from the files."""
+    """Rows per (day, side), and the day on which each pair (url, raw, synthetic) is complete. Reads the files."""
     counts: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
     halves: dict[str, dict[tuple[str, ...], int]] = {side: {} for side in SIDES}
     for side, name in SIDES.items():

@@ -1,4 +1,4 @@
-"""docs/operations.md: its commands exist, its queries run, its messages are in the code, its sums are right."""
+"""docs/operations.md: commands exist, queries run, quoted messages are in the code, sums are right."""
 
 from __future__ import annotations
 

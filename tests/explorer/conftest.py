@@ -1,4 +1,4 @@
-"""The explorer over a real warehouse that also has hostile captions, behind a guard that lets everybody in."""
+"""The explorer with a real warehouse, which also has hostile captions. Its guard admits every user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from capsfusion_tasks.warehouse.load import load_unit
 from tests.conftest import new_warehouse
 from tests.warehouse.conftest import DAY, plan, rows
 
-# Alt texts as the web has them. A page that did not treat them as plain text would run or render each of them.
+# Alt texts that the web contains. If the page did not treat them as plain text, it would run or render them.
 HOSTILE = [
     "<img src=x onerror=\"document.title='owned'\">",
     "<script>document.title='owned'</script>",
@@ -36,7 +36,7 @@ AGAIN = "manual__2026-11-12T00:00:00+00:00"  # found nothing new
 
 @pytest.fixture(scope="module")
 def settings(postgres: EmbeddedPostgres) -> Iterator[Settings]:
-    """A warehouse of 60 captions, a third of them rejected. The texts of the first ones are hostile."""
+    """A warehouse of 60 captions, a third of them rejected. The first captions have hostile texts."""
     with new_warehouse(postgres) as url:
         settings = Settings(warehouse_url=url)
         with open_warehouse(settings) as warehouse:

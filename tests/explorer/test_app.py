@@ -41,7 +41,7 @@ def test_every_route_is_behind_the_guard() -> None:
         raise HTTPException(401, "who are you?")
 
     def unreachable() -> Settings:
-        raise AssertionError("the warehouse was asked for somebody who may not look")
+        raise AssertionError("the warehouse was queried for a user without access")
 
     app = create_app(guard=refuse, judge=lambda: "", settings=unreachable)
     assert all(isinstance(route, APIRoute) for route in app.routes), "a mount or FastAPI's own page has no guard"

@@ -1,4 +1,4 @@
-"""``make test-faults``: breaks runs at random, retries each once, and compares the tables with an unbroken run's."""
+"""``make test-faults``: breaks runs at random, retries each once, and compares tables with an undisturbed run's."""
 
 from __future__ import annotations
 
@@ -55,11 +55,13 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10**6), help="default: a new one")
-    parser.add_argument("--minutes", type=float, default=60, help="begin no run after so many (default: 60)")
+    parser.add_argument(
+        "--seed", type=int, default=SystemRandom().randrange(10**6), help="random seed (default: a new one)"
+    )
+    parser.add_argument("--minutes", type=float, default=60, help="start no run after this many minutes (default: 60)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time (default: 2)")
     parser.add_argument("--fault", default="", help="only faults with this in their name")
-    parser.add_argument("--verbose", action="store_true", help="what each broken run said last")
+    parser.add_argument("--verbose", action="store_true", help="also print the last lines of each broken run")
     return parser.parse_args()
 
 

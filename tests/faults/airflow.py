@@ -2,8 +2,8 @@
 
 Backfills of the sample's three days run in a loop, and ``capsfusion run`` beside them. Meanwhile processes are killed
 and stopped, and the disk of the staging area fills up. Services are restarted seconds later, as service managers do. At
-the end the faults stop, Airflow finishes its retries, and a last backfill of all days runs. The table must then be that
-of an unbroken run.
+the end the faults stop, Airflow finishes its retries, and a last backfill of all days runs. The table must then equal
+that of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Service:
     """Airflow and its servers, and a service manager that restarts what is killed."""
 
     airflow: LocalAirflow
-    site: Site  # its server has the warehouse only; Airflow's database is on another server
+    site: Site  # the home's PostgreSQL has the warehouse only; Airflow's database is on another server
     random: Random
     beside: list[Run] = field(default_factory=list)  # `capsfusion run`s
     restarted: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -118,9 +118,9 @@ class Service:
                 process.kill()
 
     def keep_busy(self) -> None:
-        """Start a backfill of all days if none is running, and sometimes a run beside it.
+        """Start a backfill of all days if none is running, and sometimes `capsfusion run` at the same time.
 
-        Most of them replace all captions. Otherwise there would be no work after the first backfill.
+        Most backfills replace all captions. Otherwise there would be no work after the first backfill.
         """
         with suppress(NotReadyError, AirflowApiError):  # Airflow may be down
             if not self.api.close_backfills():
@@ -175,13 +175,14 @@ def _kill_server(service: Service) -> bool:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     time.sleep(service.random.uniform(0, 5))
-    with embedded_postgres(service.site.home):  # restarts it; this process still holds it, so it keeps running
+    # Restarts the server; it keeps running, because this process still uses it.
+    with embedded_postgres(service.site.home):
         return bool(found)
 
 
 def _second_scheduler(service: Service) -> bool:
     """Start a second scheduler. The next kill of the scheduler kills both and restarts one."""
-    if len(service.with_title("airflow scheduler")) > 2:  # each has a process for its logs
+    if len(service.with_title("airflow scheduler")) > 2:  # each scheduler has a process that serves its logs
         return False
     service.start_component("scheduler")
     return True
@@ -241,7 +242,9 @@ def running(folder: Path, workload: Workload, random: Random) -> Iterator[Servic
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.airflow", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10**6), help="default: a new one")
+    parser.add_argument(
+        "--seed", type=int, default=SystemRandom().randrange(10**6), help="random seed (default: a new one)"
+    )
     arguments = parser.parse_args()
     if why := disks.why_none():
         sys.exit(why)

@@ -16,7 +16,7 @@ _FILLER = "filler"
 
 @cache
 def why_none() -> str | None:
-    """Why no disk can be mounted here; None: it can."""
+    """Why no disk can be mounted here. None if it can."""
     if os.geteuid() != 0:
         return "mounting a small disk needs root"
     with TemporaryDirectory() as folder:
@@ -40,7 +40,7 @@ def disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def fill(folder: Path, *, leave: int = 0) -> None:
-    """Take all of the disk's space but ``leave`` bytes."""
+    """Fill the disk until ``leave`` bytes are free."""
     with open(folder / _FILLER, "ab", buffering=0) as filler, suppress(OSError):
         for size in (1 << 20, 1 << 12, 1):
             with suppress(OSError):

@@ -54,13 +54,13 @@ def _usual(workload: Workload, trial: str) -> Iterator[Site]:
 @dataclass(frozen=True)
 class Fault:
     name: str
-    strike: Callable[[Strike], None]  # causes the fault; a fault that lasts ends with ``lift``
+    strike: Callable[[Strike], None]  # causes the fault; ``lift`` ends a fault that lasts
     lift: Callable[[Site], None] = lambda site: None
     stages: tuple[str, ...] = STAGES  # stages that it can hit
     place: Place = _usual
     first: Callable[[Random], dict[str, str]] = lambda random: {}  # environment of the run that is broken
-    days: tuple[Days, ...] = (ALL_DAYS,)  # which days are run; the first ones are broken
-    why_not: Callable[[], str | None] = lambda: None  # why it cannot be caused on this machine
+    days: tuple[Days, ...] = (ALL_DAYS,)  # days of the runs; the first run is broken
+    why_not: Callable[[], str | None] = lambda: None  # why this machine cannot cause the fault
 
 
 # -- Processes --------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def _disk(folder: str, megabytes: int) -> Place:
             with workload.site(trial, home) as site:
                 if home is None:
                     site.changes[f"CAPSFUSION_{folder.upper()}"] = str(mounted / folder)
-                else:  # for the server alone
+                else:  # a disk for the server alone
                     elsewhere = workload.folder / f"{trial}-files"
                     site.changes |= {
                         f"CAPSFUSION_{name}": str(elsewhere / name.lower()) for name in ("STAGING", "SCRATCH")
@@ -235,7 +235,7 @@ def _another_and_kill_one(days: Days) -> Callable[[Strike], None]:
 
 
 TWICE = (ALL_DAYS, ALL_DAYS)
-EARLY = STAGES[:6]  # another run then has something to share
+EARLY = STAGES[:6]  # so that both runs have work to share
 OVERLAPPING = ((DAYS[0], DAYS[2]), (DAYS[1], DAYS[3]))
 FAULTS = (
     Fault("kill -9 the command", _one("runner", signal.SIGKILL)),

@@ -12,7 +12,7 @@ from typing import Literal
 
 Mode = Literal["well", "reset", "hang", "slow", "error 503"]
 
-_RESET = struct.pack("ii", 1, 0)  # closing then sends RST, and data on the way are lost
+_RESET = struct.pack("ii", 1, 0)  # closing then sends RST, and unread data are lost
 _UNAVAILABLE = (
     b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: 73\r\n\r\n"
     b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"[:73]
@@ -22,8 +22,8 @@ _UNAVAILABLE = (
 class Network:
     """Forwards TCP connections to ``server``, a port of this machine or a Unix socket.
 
-    ``mode``: ``reset`` cuts all connections and every new one, ``hang`` keeps them and forwards nothing, ``slow`` takes
-    a tenth of a second for each piece, ``error 503`` answers each new request with 503, as a busy S3 does.
+    ``mode``: ``reset`` cuts old and new connections. ``hang`` keeps connections and forwards nothing. ``slow`` delays
+    each piece by a tenth of a second. ``error 503`` answers each new request with 503, as a busy S3 does.
     """
 
     def __init__(self, server: int | Path) -> None:
@@ -70,7 +70,7 @@ class Network:
                 client.sendall(_UNAVAILABLE)
                 client.shutdown(socket.SHUT_WR)
                 client.settimeout(1)
-                while client.recv(1 << 16):  # otherwise the rest of its request would be answered with a reset
+                while client.recv(1 << 16):  # read the whole request, because closing early would send a reset
                     pass
             return None
         try:

@@ -1,4 +1,4 @@
-"""The warehouse's contents after a run, and how they differ from those after an unbroken run."""
+"""The warehouse's contents after a run, compared with those after an undisturbed run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Row = tuple[Any, ...]
 class Table:
     rows: list[Row]  # pair_id first; texts, verdicts and reasons
     units: list[Row]
-    problems: tuple[str, ...] = ()  # the warehouse's own contradictions
+    problems: tuple[str, ...] = ()  # ways in which the warehouse contradicts itself
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_table(connection: Connection) -> Table:
 
 
 def difference(found: Table, expected: Table, *, replacing: bool = False) -> Difference:
-    """How ``found`` differs from an unbroken run's table. Units may be cut in another way; their sums must be equal.
+    """How ``found`` differs from an undisturbed run's table. Units may have other borders; their sums must be equal.
 
     With ``replacing``, replaced units do not count.
     """

@@ -1,4 +1,4 @@
-"""In each stage a disk is full. The error names it and says what to do, and the stage succeeds once there is room."""
+"""A full disk in each stage: the error names the disk and says what to do. With free space, the stage succeeds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAYS = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11,
 
 
 class Pipeline:
-    """The stages over three days, called one by one as tasks do. Captions are made up, without torchrun."""
+    """The stages over three days, called one by one as tasks do. Captions are made up instead of fused."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

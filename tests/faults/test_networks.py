@@ -1,4 +1,4 @@
-"""S3 or the warehouse fails during work. The error names it in one line, and the same call succeeds afterwards."""
+"""S3 or the warehouse fails during work. A one-line error names it, and the same call succeeds afterwards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_an_s3_that_fails_is_worth_another_try(network: Network, s3_bucket: str,
     table = pa.table({"a": [1]})
     storage.write_table("a.parquet", table)
     network.turn(mode)
-    said = rf"{s3_bucket}/faults does not answer as it should: .*AWS Error.*; try again"
+    said = rf"{s3_bucket}/faults answers with an error: .*AWS Error.*; try again"
     for ask in (
         lambda: storage.files(""),
         lambda: storage.read_table("a.parquet"),
@@ -50,7 +50,7 @@ def test_an_s3_that_fails_is_worth_another_try(network: Network, s3_bucket: str,
 def test_an_s3_that_hangs_is_waited_for(network: Network, s3_bucket: str) -> None:
     storage = Storage(f"{s3_bucket}/faults")
     network.turn("hang")
-    with pytest.raises(NotReadyError, match="does not answer as it should"):
+    with pytest.raises(NotReadyError, match="answers with an error"):
         storage.files("")
     network.turn("well")
     storage.write_json("c.json", 1)

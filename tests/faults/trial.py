@@ -1,4 +1,4 @@
-"""A trial: break a run, retry it once, and compare the table with that of an unbroken run."""
+"""A trial: break a run, retry it once, and compare the table with that of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Trial:
     seed: int
     fault: Fault
     stage: str
-    moment: float  # share of the stage's time that has passed
+    moment: float  # when the fault happens, as a share of the stage's time
 
     @classmethod
     def drawn(cls, seed: int, fault: Fault) -> Trial:
@@ -36,8 +36,8 @@ class Trial:
 class Outcome:
     trial: Trial
     found: Difference
-    seconds: float  # that the retry took
-    broken: bool  # the fault made the run fail; otherwise the run had ended before, or went on
+    seconds: float  # seconds that the retry took
+    broken: bool  # whether the fault made the run fail; otherwise the run had ended before, or survived
     said: tuple[str, ...] = ()  # the broken run's last lines
 
 
@@ -90,7 +90,7 @@ def _retry(site: Site, days: tuple[str, str]) -> list[str]:
 
 
 def check(site: Site) -> list[str]:
-    """What `capsfusion check` finds."""
+    """Run `capsfusion check`. Returns its findings."""
     check = site.command("check")
     if why := _why_endless(check):
         return [f"capsfusion check: {why}"]

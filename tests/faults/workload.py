@@ -33,7 +33,7 @@ ALL_DAYS = (DAYS[0], DAYS[-1])
 STAGES = ("discover", "pull", "pair", "plan", "start torchrun", "fuse", "validate and load", "report")
 SECONDS = 240  # a run that takes longer hangs
 COMMAND = "capsfusion_tasks.cli"
-IN_ONE_PROCESS = "tests.one_process"  # the same command with ranks as threads, which saves seconds
+IN_ONE_PROCESS = "tests.one_process"  # the command with ranks as threads, which saves seconds
 SETTINGS = {
     "CAPSFUSION_NUM_BEAMS": "1",
     "CAPSFUSION_MAX_NEW_TOKENS": "24",
@@ -48,13 +48,13 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Workload:
-    """Shards, a home with an empty warehouse to copy, and the results of an unbroken run. Prepared once."""
+    """Shards, a home with an empty warehouse to copy, and the results of an undisturbed run. Prepared once."""
 
     folder: Path
     expected: Table
-    stage_seconds: Mapping[str, float]  # of the unbroken run
-    bucket: str | None = None  # URI of an S3 bucket that has the shards, too
-    unbroken: str = COMMAND  # module of the command for the unbroken run and for retries
+    stage_seconds: Mapping[str, float]  # of the undisturbed run
+    bucket: str | None = None  # URI of an S3 bucket that has the same shards
+    unbroken: str = COMMAND  # module of the command for the undisturbed run and for retries
 
     @property
     def shards(self) -> Path:
@@ -77,7 +77,7 @@ class Workload:
             run = site.run_unbroken()
             run.reaches("validate and load")
             if code := run.wait(SECONDS):
-                raise RuntimeError(f"the unbroken run ended with exit code {code}:\n" + "\n".join(run.lines))
+                raise RuntimeError(f"the undisturbed run ended with exit code {code}:\n" + "\n".join(run.lines))
             return cls(folder, site.table(), run.stage_seconds(), bucket, unbroken)
 
     @contextmanager
@@ -101,8 +101,8 @@ class Site:
     workload: Workload
     home: Path
     changes: dict[str, str]  # variables that differ from the environment
-    disk: Path = Path()  # if a part of it is on a separate disk
-    network: Network = field(init=False)  # to its servers, if it reaches them by network
+    disk: Path = Path()  # the folder of the home that is on a separate disk
+    network: Network = field(init=False)  # the network to the servers, if the site uses one
 
     @property
     def environment(self) -> dict[str, str]:
@@ -167,7 +167,7 @@ class Site:
 
 @dataclass
 class Run:
-    """A ``capsfusion`` command in a process of its own, and how far it is."""
+    """A ``capsfusion`` command in its own process, and its progress."""
 
     site: Site
     arguments: list[str]
@@ -199,7 +199,7 @@ class Run:
         return code
 
     def reaches(self, stage: str) -> bool:
-        """Wait for the stage; false: the run ended before."""
+        """Wait until the stage begins. False if the run ended before."""
         while stage not in self._stage_began:
             if self.process.poll() is not None:
                 return False
@@ -209,7 +209,7 @@ class Run:
         return True
 
     def lingers_in(self, stage: str, seconds: float) -> None:
-        """Wait for ``seconds``, or until the stage is over."""
+        """Wait for ``seconds``, or until the stage ends if that is sooner."""
         deadline = time.monotonic() + seconds
         while self.stage() == stage and self.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -222,7 +222,7 @@ class Run:
         return {stage: end - begin for (stage, begin), (_, end) in pairwise(begins)}
 
     def processes(self, role: str) -> list[psutil.Process]:
-        """Processes of this run with the role ``runner``, ``torchrun`` or ``rank``."""
+        """This run's processes in the role ``runner``, ``torchrun`` or ``rank``."""
         with suppress(psutil.Error):
             runner = psutil.Process(self.process.pid)
             if role == "runner":

@@ -236,7 +236,7 @@ def test_an_input_that_changes_while_it_is_fused_is_refused_and_finished_rows_ar
     def on_line(line: str) -> None:
         if (
             "50/50 rows" in line and change == "is replaced"
-        ):  # by the same content; columns other than the captions could have changed
+        ):  # identify pairs by content, because columns other than the captions could have changed
             os.replace(shutil.copy(pairs_file, tmp_path / "copy"), pairs_file)
         elif "50/50 rows" in line:
             pairs_file.write_text("".join(after))

@@ -73,7 +73,7 @@ def test_weights_are_read_once_until_they_change(
     assert len(read) == 3
     weights = folder / "pytorch_model-00002-of-00003.bin"
     times = weights.stat()
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")  # of the same size, and with the old time
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")  # same size and same modification time
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert fusion_id(folder, home=tmp_path / "home") != before
     assert read[3:] == [weights.name]
@@ -100,7 +100,7 @@ def test_a_home_that_cannot_be_written_costs_the_cache_of_digests_only(
 
 def test_a_worker_takes_the_planned_model_or_its_own_copy_of_it_and_no_other(tiny_model: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_model, tmp_path / "planned")
-    settings = load_settings(home=tmp_path / "home")  # with the bundled model
+    settings = load_settings(home=tmp_path / "home")  # the digests of the bundled model
     decoding = decide(load_settings(model=str(folder), home=tmp_path / "home"))
     assert locate(decoding, settings) == str(folder)
     copy = shutil.move(folder, tmp_path / "copy")
@@ -127,7 +127,7 @@ def test_a_folder_without_weights_is_refused(tiny_model: Path, tmp_path: Path) -
 def test_ranks_get_the_commit_that_a_hub_id_meant_when_they_were_started(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, cache = "c" * 40, tmp_path / "models--team--model"  # the hub's cache, as a download leaves it
+    commit, cache = "c" * 40, tmp_path / "models--team--model"  # the layout of the hub's cache
     shutil.copytree(tiny_model, cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)

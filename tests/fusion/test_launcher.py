@@ -1,4 +1,4 @@
-"""Ranks end when torchrun ends, for whatever reason. With real processes."""
+"""Ranks end when torchrun ends, for any reason. The tests use real processes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def family_of(pid: int) -> list[psutil.Process]:
 
 
 def is_of_torchrun(process: psutil.Process) -> bool:
-    """Whether it is torchrun or a rank. Other tests have child processes too."""
+    """Whether the process is torchrun or a rank. Other tests have child processes too."""
     return bool(re.search(r"pt_elastic|fusion\.worker", " ".join(process.cmdline())))
 
 
@@ -112,7 +112,7 @@ def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, 
     family = [process for process in psutil.Process().children(recursive=True) if is_of_torchrun(process)]
     ranks = [process for process in family if process.environ().get("RANK") in ("0", "1")]
     assert len(ranks) == 2
-    for rank in ranks:  # both, because one of them may still be loading, for which the limit is minutes
+    for rank in ranks:  # stop both ranks, because a rank that still loads has a limit of minutes
         rank.suspend()
     with pytest.raises(NotReadyError, match=r"ha\w+ finished no row for .* CAPSFUSION_STALL_MINUTES"):
         torchrun.wait()
@@ -265,7 +265,7 @@ def test_compiled_kernels_lie_where_the_next_task_finds_them_unless_the_user_say
     monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
     run(argv, on_line=lines.append, defaults=environment_defaults(load_settings(home=tmp_path)))
     assert lines == [str(tmp_path / "triton"), "/elsewhere"]
-    (tmp_path / "file").touch()  # where the home cannot be written, Triton's own folder has to do
+    (tmp_path / "file").touch()  # if the home is not writable, Triton's default folder stays
     assert "TRITON_CACHE_DIR" not in environment_defaults(load_settings(home=tmp_path / "file"))
     assert "TRITON_CACHE_DIR" in environment_defaults(load_settings(home=tmp_path / "new" / "home"))
 
@@ -275,7 +275,7 @@ def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch) -> N
     assert gpu_count() == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     assert gpu_count() == 2
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,3")  # CUDA ends its list there
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,3")  # CUDA ignores all entries after an invalid one
     assert gpu_count() == 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     assert "--nproc-per-node 2 " in " ".join(torchrun_argv_of_nothing())

@@ -1,4 +1,4 @@
-"""How a rank's rows get from the engine into files."""
+"""How a rank writes the engine's completions to files."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from capsfusion_tasks.settings import load_settings
 
 
 class Listener:
-    """A watchdog whose clock the test moves, in minutes."""
+    """A watchdog with a clock that the test sets, in minutes."""
 
     def __init__(self) -> None:
         self.minutes = 0.0

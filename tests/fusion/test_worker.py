@@ -53,7 +53,7 @@ def finished(storage: Storage, rows: int = len(PAIRS)) -> list[int]:
 
 
 def fuse(job: FuseJob) -> str:
-    """The last line of progress."""
+    """Fuse the job. Returns the last line of progress."""
     lines: list[str] = []
     ranks = RankThreads(torchrun_argv(job, 1), on_line=lines.append)
     ranks.start()
@@ -114,7 +114,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     storage.write_table("many", pa.concat_tables([TABLE] * 40))
     rows = 40 * len(PAIRS)
     slow = {"batch_size": 4, "claim_rows": 8, "write_seconds": 0.2}
-    # No chunk gets full, so each rank writes the same file again and again.
+    # No chunk gets full, so each rank rewrites one file.
     first = with_limit(job, 40).model_copy(update={"pairs": "many", "piece_rows": None, "chunk_rows": 4096, **slow})
     torchrun = Torchrun(torchrun_argv(first, 2), on_line=lambda line: None)
     torchrun.start()
@@ -136,7 +136,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     kept = finished(storage, rows=rows)
     assert {*before} <= {*kept} < {*range(rows)}
 
-    # Another chunk size, and a limit that changes the captions of rows that are fused now.
+    # Another chunk size, and another limit: rows that are fused now get other captions than before.
     sizes = {"chunk_rows": 700, "claim_rows": 7, "batch_size": 32}
     assert f"{rows}/{rows} rows ({len(kept)} of an earlier try)" in fuse(with_limit(first, 1).model_copy(update=sizes))
     table, figures = chunks.figures(storage, "chunks", "f", rows)

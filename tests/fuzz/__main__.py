@@ -69,7 +69,7 @@ def watched(name: str, minutes: float, first_seed: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="for each target")
-    parser.add_argument("--target", choices=TARGETS, action="append", help="this one only; can be given several times")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="run only this target (repeatable)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the first inputs")
     parser.add_argument("--last", type=Path, help=argparse.SUPPRESS)
     given_ = parser.parse_args()

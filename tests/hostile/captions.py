@@ -1,4 +1,4 @@
-"""Hostile captions. The first words say what each of them tries."""
+"""Hostile captions. Each begins with words that name its attack."""
 
 from __future__ import annotations
 

@@ -33,6 +33,6 @@ def test_depth(tmp_path: Path, suffix: str, opening: str, closing: str, depth: i
     if depth == 40:
         assert pq.read_table(written(tmp_path, value, suffix, ".parquet")).num_rows == 1
     else:
-        with pytest.raises(InputError):  # and not as an unreadable file, or as an error after hours of fusing
+        with pytest.raises(InputError):  # the error must name the depth, before hours of fusing
             written(tmp_path, value, suffix, ".parquet")
         assert not (tmp_path / "out.parquet").exists()

@@ -44,7 +44,7 @@ def split(file: Path, folder: Path) -> Counts:
 
 @pytest.fixture(autouse=True)
 def low_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A smaller limit, which spares the memory of this machine."""
+    """A smaller limit, so that the tests need little memory."""
     monkeypatch.setattr(shard_reader, "_MOST", 256 * MIB)
     monkeypatch.setattr(buckets, "_HELD_BYTES", 16 * MIB)
 
@@ -70,7 +70,7 @@ def test_pages_that_inflate_a_thousandfold(tmp_path: Path) -> None:
         for _ in range(16):
             writer.write_table(pa.table({"URL": texts, "TEXT": texts}))
     assert file.stat().st_size < MIB, "320 MiB"
-    # It is read in pieces and split through scratch, because long captions are no reason to refuse a shard.
+    # Long captions are no reason to refuse a shard: it is read in pieces and split with scratch files.
     assert split(file, tmp_path).rows == 160
     assert pq.read_metadata(tmp_path / "staging" / layout.bucket_file("laion_2b", 0, "s")).num_rows == 160
 
@@ -129,7 +129,7 @@ def test_a_decoder_that_dies_is_an_error_of_its_shard(
         for child in psutil.Process().children():
             if child.status() != psutil.STATUS_ZOMBIE and any("shard_decoder" in part for part in child.cmdline()):
                 child.send_signal(number)
-                while child.status() != psutil.STATUS_ZOMBIE:  # the reader needs the exit code
+                while child.status() != psutil.STATUS_ZOMBIE:  # the exit code tells the reader that the process died
                     time.sleep(0.01)
         return list(schema.names)
 

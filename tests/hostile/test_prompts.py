@@ -45,7 +45,7 @@ def test_a_hostile_caption_stays_on_its_line_of_the_template(tokenizer: LlamaTok
 def test_of_a_very_long_caption_the_same_beginning_is_kept_as_of_all_of_it(
     tokenizer: LlamaTokenizer, text: str
 ) -> None:
-    """Characters that are removed before tokenizing do not change the tokens of the rest."""
+    """Only the beginning of a very long caption is tokenized. The result is the same as for the whole caption."""
     whole = text * (40_000 // len(text))
     kept = tokenizer.decode(prompt_tokens(tokenizer, whole, "A hat.")).split("Sentence 1: ")[1].split("\n")[0]
     ids = tokenizer.encode(build_prompt(whole, "A hat."))

@@ -1,4 +1,4 @@
-"""Hostile captions in shards with hostile names, through a whole run: stored unchanged, and shown as plain text."""
+"""A whole run with hostile captions in shards with hostile names: they are stored unchanged and shown as plain text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES = (
     "\u202eteuqrap.parquet",
 )
 REFUSED = (b"\x1b[2Jcleared.parquet", b"two\nlines.parquet", b"no utf8 \xe9.parquet")
-# Must not reach a terminal. Sequences that end in "m" are the colours of our own tables.
+# Escape sequences that must not reach a terminal. Those that end in "m" are the colours of our own tables.
 COMMANDS = re.compile(
     "\x1b(?!\\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]"
 )
@@ -47,7 +47,7 @@ TEXTS = [text for text in (*HOSTILE, *CONTROL_TOKENS, "long " * 400_000) if text
 @dataclass
 class Done:
     settings: Settings
-    folder: Path  # what the run was started in
+    folder: Path  # the run's working folder
     said: list[str]
     report: str
 
@@ -101,7 +101,10 @@ for argv in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def shown(done: Done) -> dict[str, str]:
-    """What commands print on a terminal. All run in one process, because imports take longer than the commands."""
+    """The output of the commands on a terminal.
+
+    All run in one process, because imports take longer than the commands.
+    """
     source = done.folder / "[bold]\x1b]0;owned\x07.parquet"
     texts = [text.replace("\x00", " ") for text in HOSTILE]
     pq.write_table(pa.table({"laion_2b": texts, "laion_coco": texts, "capsfusion": texts}), source)

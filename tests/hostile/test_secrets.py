@@ -33,16 +33,16 @@ from tests.warehouse.cutting_proxy import CuttingProxy
 
 pytestmark = pytest.mark.slow
 
-PLANTED = "pl4nted"  # part of every secret, and of nothing else
+PLANTED = "pl4nted"  # every secret contains this text, and nothing else does
 START = datetime(2026, 11, 10, tzinfo=UTC)
 
 
 @dataclass
 class Run:
-    """A run's output and arguments, and the places of its files."""
+    """A run's output, the arguments of its processes, and the folders of its files."""
 
     output: str
-    arguments: set[str]  # of all of its processes
+    arguments: set[str]  # arguments of all processes of the run
     folder: Path
     bucket: str
     warehouse: str
@@ -50,7 +50,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    """A server with LAION-2B's shards, one of them broken. All addresses are signed, the list's too."""
+    """A server with LAION-2B's shards, one of them broken. All URLs are signed, including that of the list."""
     folder = tmp_path_factory.mktemp("sources")
     write_sample_data(folder, rows_per_day=30, days=1)
     with WebServer().running() as server:
@@ -120,7 +120,7 @@ def watch(process: subprocess.Popen[str], arguments: set[str]) -> None:
             arguments.update(" ".join(each.cmdline()) for each in [mine, *mine.children(recursive=True)])
         except psutil.Error:
             pass
-        time.sleep(0.05)  # all of the processes live longer than that
+        time.sleep(0.05)  # every process lives longer than this pause
 
 
 @pytest.mark.timeout(300)

@@ -56,7 +56,7 @@ def brute_force(raw: list[Row], coco: list[Row]) -> set[tuple[str, str, str]]:
 def test_no_pair_is_lost_and_none_is_found_twice_by_a_run(
     order: tuple[int, ...], shards: list[tuple[list[Row], list[Row]]], how: str
 ) -> None:
-    """``order``: the order of the days' runs. An early day that comes last is the backfill of a missing interval."""
+    """``order``: the order of the days' runs. An early day that runs last is a backfill."""
     with tempfile.TemporaryDirectory() as folder:
         area = Area(Path(folder))
         found: set[tuple[str, str, str]] = set()

@@ -28,7 +28,7 @@ DAYS = [Interval(start=START + timedelta(days=n), end=START + timedelta(days=n +
 
 
 class Area:
-    """A staging area to put shards in and to join."""
+    """A staging area with methods that pull shards and join them."""
 
     def __init__(self, folder: Path, buckets: int = 3, **options: Any) -> None:
         self.settings: Settings = load_settings(buckets=buckets, **options)

@@ -30,7 +30,7 @@ Made = set[tuple[str, str, str]]
 
 @pytest.fixture(autouse=True)
 def lookups_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make lookups of what a few days bring, and use them whatever is new."""
+    """Lower the limits, so that lookups are made and used for a few days of few rows."""
     monkeypatch.setattr(compaction, "_FEW_FILES", 1)
     monkeypatch.setattr(compaction, "_FEW_BYTES", 0)
     monkeypatch.setattr(compaction, "_MERGED", 2)
@@ -38,7 +38,7 @@ def lookups_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arrivals(days: int, seed: int = 0) -> list[tuple[list[Row], list[Row]]]:
-    """Rows of each day: URLs and texts that repeat over days, with text that is hard to keep."""
+    """Rows of each day. URLs and texts repeat over days; some texts have unusual characters."""
     rng = random.Random(seed)
     texts = ["raw", "Raw", "raw ", "&amp;", "\x00", 'a "quote" \\', "日本\u2028", "\ufffd", " ", None]
     scores = [None, 0.1, 0.30000001, 0.49, 0.5]
@@ -95,7 +95,7 @@ def test_lookups_lose_no_pair_and_make_none_up(tmp_path: Path, order: str) -> No
         found |= join(area, day, pull(area, day, days[day]))
     assert found == all_of(days)
     assert files(area, ".json")
-    # A day that is run again finds its pairs with all days, although lookups have its rows.
+    # A rerun finds the pairs of its day with all days, although lookups already have the day's rows.
     again = join(area, numbers[2], pull(area, numbers[2], days[numbers[2]]))
     assert found >= again >= all_of([days[numbers[2]]])
 
@@ -143,7 +143,7 @@ def test_a_kill_while_a_lookup_is_made_loses_nothing(
 
 
 def compacted(area: Area, shards: list[Shard]) -> None:
-    """What a join does first in each bucket."""
+    """Compact each bucket, as a join does first."""
     ids = {shard.shard_id for shard in shards}
     for bucket in range(area.buckets):
         for side in ("laion_2b", "laion_coco"):

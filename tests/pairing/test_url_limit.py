@@ -1,4 +1,4 @@
-"""A URL in very many rows makes no more pairs than the limit, in any order of days."""
+"""A URL with very many rows makes no more pairs than the limit, in any order of days."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def area(tmp_path: Path) -> Area:
 
 
 def put(area: Area, day: int, raws: range, cocos: range) -> list[Shard]:
-    """A shard a side with rows of the placeholder, and a pair of another URL."""
+    """Add a shard on each side: rows with the placeholder's URL, and one pair of another URL."""
     a = [raw(PLACEHOLDER, f"text {n}") for n in raws]
     b = [coco(PLACEHOLDER, f"Caption {n}.", "") for n in cocos]
     return [
@@ -44,12 +44,12 @@ def test_a_url_over_the_limit_is_left_out_counted_and_named(area: Area) -> None:
 
 def test_rows_that_come_later_count_with_those_of_earlier_days(area: Area) -> None:
     assert len(area.join(DAYS[0], *put(area, 0, range(2), range(2)))) == 1 + 4
-    # Only raw rows are new: the limit counts the old ones with them.
+    # Only raw rows are new. The limit counts old and new rows together.
     new = area.put("laion_2b", "a1", [raw(PLACEHOLDER, f"text {n}") for n in range(1, 4)])
     assert area.join(DAYS[1], new) == []
     said = left_out(area, 1)
     assert (said.urls, said.laion_2b, said.laion_coco, said.pairs) == (1, 3, 0, 6)
-    assert area.join(DAYS[2], *put(area, 2, range(0), range(0)))  # nothing new of the placeholder
+    assert area.join(DAYS[2], *put(area, 2, range(0), range(0)))  # the placeholder gets no new pair
     assert left_out(area, 2) == LeftOut()
 
 

@@ -212,7 +212,7 @@ def test_a_run_over_its_budget_plans_nothing_and_one_within_it_is_planned(
     units = interval_tasks.plan(settings, DAYS[0], budget=Budget(max_gpu_hours=0.02))
     assert sum(unit.rows for unit in units) == 40
     assert storage.exists(layout.unit_pairs(units[0].unit_id))
-    # A budget also covers units that an earlier try left. Units that are fused cost nothing.
+    # A budget also counts planned units that an earlier try did not fuse. Fused units cost nothing.
     with pytest.raises(InputError, match=r"over budget: .* for 40 pairs"):
         interval_tasks.plan(settings, DAYS[0], budget=Budget(max_gpu_hours=0.001))
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:

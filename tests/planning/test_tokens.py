@@ -16,8 +16,8 @@ from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.planning.estimate import BENCHMARKS
 from capsfusion_tasks.planning.tokens import DEFAULT, TokenEstimate
 
-ROWS, UNIT = 1000, 100  # all rows, and those that are compared together
-MOST = 1.3  # times too many or too few in a unit
+ROWS, UNIT = 1000, 100  # number of rows, and rows per unit whose sums are compared
+MOST = 1.3  # largest factor between estimated and real tokens of a unit
 
 Rows = list[tuple[str, str, str]]
 
@@ -86,7 +86,7 @@ def test_no_row_has_more_tokens_than_the_model_reads_and_writes(template_tokens:
 
 
 def test_fused_units_give_the_length_of_captions() -> None:
-    rows = [("a" * 100, "b" * 82, "")] * 10  # 50 tokens of sources
+    rows = [("a" * 100, "b" * 82, "")] * 10  # the sources have 50 tokens
     estimate = TokenEstimate().with_measured(rows=10, prompt_tokens=1760, caption_tokens=600)
     assert estimate.of(table(rows)).tolist() == [126 + 50 + 60] * 10
     assert DEFAULT.with_measured(10, prompt_tokens=1260, caption_tokens=0) == DEFAULT

@@ -271,7 +271,7 @@ def test_a_server_that_does_not_answer_is_worth_another_try(bucket: Bucket, monk
 
 @pytest.fixture
 def shard_on(web: WebServer, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Shard:
-    """An object on a server that fails on demand. boto3 takes the server for S3."""
+    """An object on a server that fails on demand. The server speaks enough of S3's protocol for boto3."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
     file = web.files["/bucket/a.parquet"] = File(parquet(1000))

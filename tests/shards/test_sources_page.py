@@ -1,4 +1,4 @@
-"""Runs the commands of docs/sources.md unchanged, with local servers behind the names."""
+"""Runs the commands of docs/sources.md unchanged. The host names lead to local servers."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Hub(WebServer):
         self.gated: set[str] = set()
         self.names: dict[str, str] = {}  # branches and tags → commit; main is the last commit
         self.token = "hf_test"  # noqa: S105
-        self.storage = self.url.replace("127.0.0.1", "localhost")  # another host, like the storage of the real hub
+        self.storage = self.url.replace("127.0.0.1", "localhost")  # files are on another host, as with the real hub
 
     def commit(self, repo: str, when: datetime, files: dict[str, bytes]) -> str:
         """Add a commit with ``files`` and those of the commit before. Returns its id."""

@@ -1,4 +1,7 @@
-"""The float8 model: its loss of precision, and where it is refused. Products are computed on the CPU as on a GPU."""
+"""The float8 model: its loss of precision, and devices that cannot run it.
+
+The CPU computes the same products as a GPU.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ def test_a_row_of_small_numbers_keeps_its_precision_beside_a_row_of_large_ones()
     x = torch.tensor([[1e-4, -3e-4, 2e-4], [300.0, -500.0, 0.5], [0.0, 0.0, 0.0]])
     got = quantise(x)
     back = got.values.float() * got.scales
-    torch.testing.assert_close(back[:, :2], x[:, :2], rtol=0.07, atol=0)  # half of the last of 3 bits
+    # Rounding error: half of the last of 3 bits of mantissa.
+    torch.testing.assert_close(back[:, :2], x[:, :2], rtol=0.07, atol=0)
     assert got.values[1, 1].item() == -448.0
     assert back[2].eq(0).all()
 
@@ -56,7 +60,7 @@ def test_an_engine_over_it_gives_every_row_its_caption(checkpoint: Checkpoint) -
 def test_a_device_without_float8_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.model"):
         (tmp_path / name).write_bytes((BUNDLED_MODEL / name).read_bytes())
-    (tmp_path / "model.safetensors").write_bytes(b"no weights")  # reading this file would raise another error
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")  # a broken file: reading it would raise another error
     settings = load_settings(dtype="float8", home=tmp_path / "home")
     job = FuseJob.of(settings, decide(settings), staging="", pairs="", chunks="")
     job = job.model_copy(update={"model": str(tmp_path)})

@@ -138,7 +138,7 @@ def test_silu_times_up() -> None:
 def test_rows_are_quantised_with_a_scale_each() -> None:
     x, gate_up, weight = (sample(n, 48, dtype=COMPUTED) for n in (6, 5, 1))
     x[2] = 0.0
-    x[3] *= 1e4  # its own scale: the other rows lose nothing
+    x[3] *= 1e4  # each row has its own scale, so this row does not change the others
     pairs = [
         tuple(ops.quantise(x) for ops in (triton_ops, torch_ops)),
         tuple(ops.silu_mul(gate_up, quantise=True) for ops in (triton_ops, torch_ops)),
@@ -149,10 +149,11 @@ def test_rows_are_quantised_with_a_scale_each() -> None:
         assert isinstance(expected, Float8)
         torch.testing.assert_close(got.scales, expected.scales, rtol=1e-2, atol=0)
         ours, theirs = got.values.float(), expected.values.float()
-        if DEVICE.type == "cpu":  # the interpreter halves numbers that it rounds up to a power of two
+        if DEVICE.type == "cpu":  # the interpreter halves numbers when rounding takes them to the next power of two
             sound = theirs.frexp().mantissa.abs() != 0.5
             ours, theirs = ours[sound], theirs[sound]
-        # A scale's last bit may decide between neighbours: float8 has 3 bits of mantissa.
+        # The last bit of a scale may move a value to the next float8 number, because float8 has only 3 bits of
+        # mantissa.
         torch.testing.assert_close(ours, theirs, rtol=0.13, atol=2**-9)
     assert pairs[0][0].values[2].float().eq(0).all()
 
@@ -176,4 +177,4 @@ def test_products_of_quantised_rows_are_near_the_exact_ones() -> None:
     expected = (quantised.values.float() * quantised.scales) @ (weight.values.float() * weight.scales).T
     assert (got - expected).norm() / expected.norm() < 0.005  # bfloat16's rounding
     exact = x.float() @ w.float().T
-    assert (got - exact).norm() / exact.norm() < 0.07  # float8's: 3 bits of mantissa on either side
+    assert (got - exact).norm() / exact.norm() < 0.07  # precision of float8: both factors have 3 bits of mantissa

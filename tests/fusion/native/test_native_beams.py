@@ -16,12 +16,12 @@ from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load
 from tests.fusion.native.conftest import Checkpoint
 from tests.fusion.native.test_native_engine import CPU, LIMIT, NEVER, PREFIX, random_requests
 
-# The last one has a limit of its own.
+# The last request has its own limit.
 REQUESTS = [*random_requests(20, seed=3), Request(20, [*PREFIX, 40, 41], max_new_tokens=5)]
 
 
 def completed(engine: Engine) -> list[Completion]:
-    """By row, without scores: the reference computes none."""
+    """Completions by row, without scores, because the reference engine computes none."""
     found = sorted(engine.generate(StaticRequests(REQUESTS)), key=lambda completion: completion.row)
     return [replace(completion, score=None) for completion in found]
 
@@ -36,7 +36,7 @@ def test_both_engines_keep_the_same_beams_token_for_token(checkpoint: Checkpoint
         ends = {"eos_ids": [eos], "max_prompt_tokens": 40, "prefix": PREFIX}
         return completed(NativeEngine(model, **search, **ends, keep_beams=keep_beams, batch_size=slots))
 
-    # A token that some captions say serves as EOS, because random weights never end.
+    # A frequent token serves as EOS, because random weights never produce the real EOS.
     said = Counter(token for made in native(8, NEVER, keep_beams=False) for token in set(made.token_ids))
     eos = min(said, key=lambda token: (abs(said[token] - len(REQUESTS) / 2), token))
     expected = completed(

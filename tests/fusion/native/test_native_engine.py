@@ -42,7 +42,7 @@ def random_requests(rows: int, seed: int = 0) -> list[Request]:
 
 
 REQUESTS = random_requests(40)
-FEW = REQUESTS[:12]  # for references that take one request at a time
+FEW = REQUESTS[:12]  # batch size of a reference that takes one request at a time
 
 
 def native(
@@ -77,7 +77,10 @@ def model(model_folder: Path) -> Llama:
 
 @pytest.fixture
 def eos(model: Llama) -> int:
-    """A token of some captions, as EOS, so that rows end at different times. Random weights never give the real EOS."""
+    """A token of some captions serves as EOS, so that rows end at different times.
+
+    Random weights never produce the real EOS.
+    """
     said = [
         token for c in native(model, eos_ids=[NEVER]).generate(StaticRequests(REQUESTS)) for token in set(c.token_ids)
     ]
@@ -170,7 +173,7 @@ def test_a_slot_is_refilled_at_once_and_only_a_few_rows_are_read_ahead(model: Ll
 
 def test_rows_that_come_late_join_those_that_are_on_their_way(model: Llama, eos: int) -> None:
     class Slow(StaticRequests):
-        """Always has a row for a caller that waits, and every third time for one that does not."""
+        """A feed that is slow: without waiting, it returns a row only every third time."""
 
         asked = 0
 
@@ -186,7 +189,7 @@ def test_rows_that_come_late_join_those_that_are_on_their_way(model: Llama, eos:
 
 @pytest.mark.parametrize(("num_beams", "most"), [(1, 1), (3, 1), (3, 2), (1, 12), (3, 12)])
 def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: int) -> None:
-    """A CUDA graph computes idle slots too, as long as the engine runs."""
+    """A CUDA graph also computes idle slots in every step."""
 
     def slots() -> Slots:
         return Slots(
@@ -202,7 +205,7 @@ def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: 
     prompt = REQUESTS[0].prompt[len(PREFIX) :]
     with torch.inference_mode():
         idle, alone = slots(), slots()
-        for _ in range(200):  # more than the model has positions
+        for _ in range(200):  # more tokens than the model has positions
             idle.step(4)
         slot, same_slot = (some.prefill([prompt], [most])[0] for some in (idle, alone))
         for _ in range(most - 1):
@@ -248,7 +251,7 @@ def test_rows_that_find_no_page_begin_anew_and_their_captions_are_the_same(
 
 @pytest.mark.slow
 def test_with_triton_kernels_captions_are_the_same(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    if DEVICE.type == "cpu":  # Triton's interpreter takes 5 ms for a token, also for those that fill up a prefill
+    if DEVICE.type == "cpu":  # Triton's interpreter takes 5 ms per token, including the padding tokens of a prefill
         monkeypatch.setattr(triton_ops, "PREFILL_MULTIPLE", 16)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = load_llama(checkpoint(**sizes, num_key_value_heads=1), DEVICE, torch.float32)
@@ -262,7 +265,7 @@ def test_with_triton_kernels_captions_are_the_same(checkpoint: Checkpoint, monke
 
 
 class Scarce:
-    """A LLaMA on a device whose memory holds the logits of ``rows`` rows only."""
+    """A LLaMA that raises an out-of-memory error for the logits of more than ``rows`` rows."""
 
     def __init__(self, model: Llama, rows: int) -> None:
         self._model, self._rows = model, rows
@@ -318,7 +321,7 @@ def test_a_few_rows_are_not_admitted_alone_while_more_are_there(model: Llama, mo
     )
     requests = [Request(r.row, r.prompt, 2 + r.row % 9) for r in random_requests(120)]
     assert len(list(native(model, slots=16, eos_ids=[NEVER]).generate(StaticRequests(requests)))) == 120
-    assert min(sizes[:-2]) >= 4  # a quarter of the slots
+    assert min(sizes[:-2]) >= 4  # new rows start when a quarter of the slots is free
 
 
 def test_captions_that_do_not_fit_the_models_positions_are_refused(model: Llama) -> None:
@@ -327,7 +330,7 @@ def test_captions_that_do_not_fit_the_models_positions_are_refused(model: Llama)
 
 
 def generate(folder: Path, num_beams: int) -> dict[int, list[int]]:
-    """Captions of transformers' ``generate``, which reads the end of captions from the files in ``folder``."""
+    """Captions of transformers' ``generate``, which reads its EOS ids from the files in ``folder``."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ends, captions = model.generation_config.eos_token_id, {}
     for request in FEW:
@@ -359,7 +362,7 @@ def test_each_of_several_ends_ends_a_caption_as_in_generate(
     model_folder: Path, model: Llama, num_beams: int, number: int, engine: str
 ) -> None:
     said = Counter(token for c in native(model).generate(StaticRequests(REQUESTS)) for token in set(c.token_ids))
-    # With many EOS ids, nearly all of a beam's likeliest tokens end it. There must be enough candidates to continue.
+    # With many EOS ids, most of a beam's likeliest tokens end it. Beam search needs enough candidates that do not.
     ends = [token for token, _ in said.most_common(4)] if number == 4 else list(range(100, 100 + number))
     (model_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     expected = generate(model_folder, num_beams)
@@ -419,12 +422,13 @@ def test_a_row_whose_scores_are_not_finite_is_set_aside_and_spoils_no_other(
     of_transformers = TransformersEngine(reference, pad_id=0, batch_size=8, **settings)
     spoilt = by_row(complete_all(of_transformers, StaticRequests(REQUESTS)))
     failed = {row for row, completion in spoilt.items() if completion == ([], NOT_FINITE, 0)}
-    assert touched <= failed  # and rows in which only a discarded beam had it
+    assert touched <= failed  # and rows in which only a discarded beam had the token
     assert len(failed) < len(touched) + 3
     assert all(spoilt[row] == expected[row] for row in expected if row not in failed)
 
     monkeypatch.setattr(torch_ops, "PAGE_TOKENS", page_tokens)
-    engine = native(model, num_beams=num_beams, slots=2, eos_ids=[eos])  # each slot has many rows, one after the other
+    # Each slot holds many rows, one after the other.
+    engine = native(model, num_beams=num_beams, slots=2, eos_ids=[eos])
     if page_tokens:
-        engine._room = Room(2, -(-(36 + 11 * num_beams) // 4) + 3)  # rows start again because no page is free
+        engine._room = Room(2, -(-(36 + 11 * num_beams) // 4) + 3)  # some rows must start again because no page is free
     assert by_row(complete_all(engine, StaticRequests(REQUESTS))) == spoilt
