@@ -22,13 +22,13 @@ class Context:
     settings: Settings
     storage: Storage
     warehouse: Warehouse
-    fusion_id: str | None = None  # of units that are planned and gone on with; None: the settings decide
+    fusion_id: str | None = None  # fusion_id of planned units that this task continues; None: the settings decide
 
     @cached_property
     def decoding(self) -> Decoding:
-        """What the settings describe, under the fusion_id that the ledger knows it by. For planning only.
+        """The decoding that the settings describe, with its fusion_id in the ledger. For planning only.
 
-        Everything about a unit that is planned asks ``decoding_of``.
+        For a unit that is planned already, use ``decoding_of``.
         """
         if self.fusion_id is not None:
             return self.decoding_of(self.fusion_id)
@@ -37,7 +37,7 @@ class Context:
             return fusions.as_recorded(connection, decided)
 
     def decoding_of(self, fusion_id: str) -> Decoding:
-        """What was decided when the units of ``fusion_id`` were planned."""
+        """The decoding that was recorded when the units of ``fusion_id`` were planned."""
         with self.warehouse.engine.connect() as connection:
             return fusions.decoding_of(connection, fusion_id)
 

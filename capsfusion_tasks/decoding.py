@@ -1,4 +1,4 @@
-"""What decides a caption: the model, its numbers, the search, the prompt. Decided once, when units are planned."""
+"""A decoding: the model, its dtype, the beam search and the prompt. Chosen once, when units are planned."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-BUNDLED = "bundled"  # the location of the model that comes with the package, whatever folder that is in
+BUNDLED = "bundled"  # stands for the location of the demo model, which differs between installations
 
-# The fields that are settings of the same name, taken as they are. A new one needs its setting, its field here, a Param
-# in ``plugins/dag_parts.py`` and the code that uses it.
+# Fields that are copied from settings of the same name. A new field needs a setting, a field in ``Decoding``, a Param
+# in ``plugins/dag_parts.py``, and the code that uses it.
 KNOBS = ("engine", "num_beams", "max_new_tokens", "keep_beams")
-# The fields that shape captions. Where a model lies and what people call it are not among them.
+# The fields that shape captions. A model's location and name are not among them.
 _SHAPING = ("model_digest", "prompt_digest", "tokenizer_digest", "dtype", "eos_ids", *KNOBS)
-# Fields that came later, with the value that stands for what was done before. With this value they are not digested, so
-# that older captions keep their fusion_id.
+# Fields that were added later, each with the value that older captions were made with. A field with this value is left
+# out of the digest, so that older captions keep their fusion_id.
 _ADDED = {"keep_beams": False}
-# The fields that people know a decoding by, which are columns of the table ``fusions``, too.
+# The fields by which people recognise a decoding. They are also columns of the table ``fusions``.
 _DESCRIBING = ("fusion_id", "model", "engine", "dtype", "num_beams", "max_new_tokens")
 
 
@@ -50,7 +50,7 @@ class Decoding(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     fusion_id: str
-    model: str  # a name for people
+    model: str  # a name to show to people
     model_revision: str  # the commit of a hub model; "" for a folder
     location: str  # BUNDLED, a folder, or ``owner/name@commit``
     model_digest: str

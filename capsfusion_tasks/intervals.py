@@ -14,7 +14,7 @@ def _utc(value: datetime) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-UtcTime = Annotated[datetime, AfterValidator(_utc)]  # one without a time zone is meant as UTC
+UtcTime = Annotated[datetime, AfterValidator(_utc)]  # a time without a time zone is in UTC
 
 
 _KEY_TIME = "%Y%m%dT%H%M%SZ"
@@ -46,7 +46,7 @@ class Interval(BaseModel):
 
     @property
     def command(self) -> str:
-        """The command that does the interval's work; what is finished is not done twice."""
+        """The command that runs the interval. It does not repeat finished work."""
         return f"capsfusion run --start {self.start:%Y-%m-%dT%H:%M:%S} --end {self.end:%Y-%m-%dT%H:%M:%S}"
 
     def is_within(self, other: Interval) -> bool:

@@ -13,13 +13,13 @@ _LACKS_SLASHES = re.compile(r"(s3|gs|gcs|az|abfss?|hf|https?|file):(?!//)", re.I
 
 
 def absolute_path(path: str | Path) -> Path:
-    """The file or folder that ``path`` names. Raises ValueError where it is empty or ``~`` has no meaning."""
+    """The file or folder that ``path`` names. Raises ValueError if it is empty or ``~`` has no meaning."""
     if not str(path):
         raise ValueError("it is empty; give a path")
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:  # no HOME and no entry in /etc/passwd, or ~name of an unknown user
-        raise ValueError(f"this system knows no such home folder ({error}); write the path in full") from error
+        raise ValueError(f"this system has no such home folder ({error}); write the path in full") from error
 
 
 def absolute_location(location: str) -> str:
@@ -39,7 +39,7 @@ def absolute_location(location: str) -> str:
 
 
 def absolute_model(model: str) -> str:
-    """A model's folder as an absolute path; a hub id, which is no folder here, as it is."""
+    """A model's folder as an absolute path. A name that is no folder here counts as a hub id and stays unchanged."""
     if model.startswith(("~", ".", "/")) or os.path.isdir(model):
         return str(absolute_path(model))
     if not model:

@@ -9,8 +9,8 @@ from typing import Literal, Self
 
 from capsfusion_tasks.settings import Settings
 
-COLUMNS_VERSION = 2  # raise it when pairing/columns.py makes other rows of the same file
-_KEY = "capsfusion.pull_rules"  # in the footer of bucket files, pairs and units
+COLUMNS_VERSION = 2  # raise it when pairing/columns.py gets other rows from the same file
+_KEY = "capsfusion.pull_rules"  # key in the footers of bucket files, pairs and units
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PullRules:
             punsafe_max=settings.punsafe_max,
             pwatermark_max=settings.pwatermark_max,
             unscored=settings.unscored,
-            # LAION-COCO paired with itself needs the raw text of its rows, whatever is set.
+            # LAION-COCO paired with itself always needs the raw text of its rows.
             join_on="url_text" if settings.self_paired else settings.join_on,
         )
 
@@ -45,7 +45,10 @@ class PullRules:
         return {_KEY: json.dumps(asdict(self), sort_keys=True)}
 
     def variables(self, other: PullRules) -> str:
-        """The variables that set these rules, where they differ from ``other``: ``CAPSFUSION_PUNSAFE_MAX=0.5``."""
+        """The variables of the rules that differ from ``other``, with these rules' values:
+
+        ``CAPSFUSION_PUNSAFE_MAX=0.5``.
+        """
         mine, theirs = asdict(self), asdict(other)
         return " ".join(
             f"CAPSFUSION_{name.upper()}={value}"
@@ -64,7 +67,8 @@ class PullRules:
 class PairRules(PullRules):
     """The settings for which pairs and units are valid: the pull rules, and the most pairs of a URL."""
 
-    url_pairs_max: int | Literal["none"] = "none"  # also of pairs of older versions, which had no limit
+    # The default also stands for pairs of older versions, which had no limit.
+    url_pairs_max: int | Literal["none"] = "none"
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -75,5 +79,6 @@ class PairRules(PullRules):
 
     def variables(self, other: PullRules) -> str:
         if isinstance(other, PairRules) and self.join_on != other.join_on:
-            other = replace(other, url_pairs_max=self.url_pairs_max)  # a setting of one of the two joins only
+            # This setting concerns only one of the two kinds of join.
+            other = replace(other, url_pairs_max=self.url_pairs_max)
         return super().variables(other)

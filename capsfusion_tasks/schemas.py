@@ -1,6 +1,6 @@
-"""The Arrow schema of every hand-over between stages: the contract, in one place.
+"""The Arrow schemas of all files that stages hand over.
 
-Stages meet in files of these schemas and in nothing else. `docs/architecture.md` says where each file lies.
+Stages exchange only files with these schemas. `docs/architecture.md` says where each file is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.intervals import UtcTime
 
 Side = Literal["laion_2b", "laion_coco"]
-Existing = Literal["skip", "replace"]  # what becomes of pairs that are fused already
+Existing = Literal["skip", "replace"]  # what to do with pairs that are fused already
 
 
 class Shard(BaseModel):
@@ -31,8 +31,8 @@ class Shard(BaseModel):
     etag: str
     size_bytes: int
     arrived_at: datetime
-    revision: str = ""  # where a source keeps states: the one it was found in, and is read from
-    problem: str = ""  # why it cannot be read, where the listing shows that already; its etag is empty then
+    revision: str = ""  # for sources with commits: the commit that was listed, which is also read
+    problem: str = ""  # why the shard cannot be read, if the listing already shows that; the etag is then empty
 
     @property
     def label(self) -> str:
@@ -47,7 +47,7 @@ class Unit(BaseModel):
     unit_id: str
     fusion_id: str
     rows: int
-    tokens: int  # estimated: prompt and caption
+    tokens: int  # estimated tokens of prompts and captions
 
     @property
     def label(self) -> str:
@@ -55,16 +55,16 @@ class Unit(BaseModel):
 
 
 class Replay(BaseModel):
-    """Rejected captions whose pairs are fused again: those of one fusion that meet all that is given.
+    """Selects rejected captions of one fusion, by all conditions that are set. Their pairs are fused again.
 
-    ``name`` is what a later try resumes it by: units of a replay are found by it.
+    A later try finds the replay's units by ``name`` and continues them.
     """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     fusion_id: str  # whose rejections
-    reasons: tuple[str, ...] = ()  # one of these at least; none: whatever the reason
+    reasons: tuple[str, ...] = ()  # rejected for at least one of these reasons; empty: for any reason
     loaded_from: UtcTime | None = None
     loaded_before: UtcTime | None = None
     limit: int | None = None
@@ -80,7 +80,10 @@ class Replay(BaseModel):
 
     @classmethod
     def of_selection(cls, **selection: Any) -> Replay:
-        """Named by what it selects: the same selection again resumes it."""
+        """The replay of a selection.
+
+        Its name is derived from the selection, so the same selection resumes the same replay.
+        """
         unnamed = cls(name="", **selection)
         return unnamed.model_copy(update={"name": f"selection {_digest(unnamed.model_dump_json())}"})
 
@@ -94,11 +97,11 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-# pull → pair: `buckets/<side>/<bucket>/<shard_id>.parquet`. Text as it came.
+# pull → pair: `buckets/<side>/<bucket>/<shard_id>.parquet`. Texts are unchanged.
 BUCKET_ROWS = pa.schema(
     [
         pa.field("url", pa.string(), nullable=False),
-        pa.field("text", pa.string()),  # raw alt text; null where a LAION-COCO release carries none
+        pa.field("text", pa.string()),  # raw alt text; null if the LAION-COCO release has none
         pa.field("synthetic", pa.string()),  # LAION-COCO's top_caption; null on the LAION-2B side
         pa.field("similarity", pa.float64()),
         pa.field("punsafe", pa.float64()),
@@ -125,7 +128,7 @@ PAIRS = pa.schema(
     ]
 )
 
-# What fusing makes of a pair.
+# The columns that fusing adds to a pair.
 CAPTION = pa.schema(
     [
         pa.field("capsfusion", pa.string(), nullable=False),
@@ -139,13 +142,13 @@ CAPTION = pa.schema(
 FUSED = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),  # row number in the unit, from 0
-        pa.field("input", pa.binary(16), nullable=False),  # a digest of the two captions that it was made from
+        pa.field("input", pa.binary(16), nullable=False),  # digest of the row's two source captions
         *CAPTION,
     ]
 )
 
-# The other captions that the beam search finished, the best one first. A column of its own, so that files of fusions
-# that keep the best caption only stay as they are.
+# The other captions that the beam search finished, best first. A separate column, so that files of fusions that keep
+# only the best caption do not change.
 OTHER_BEAMS = pa.field(
     "other_beams",
     pa.list_(pa.struct([CAPTION.field(name) for name in ("capsfusion", "finish_reason", "caption_tokens")])),
@@ -157,10 +160,10 @@ SCORES = pa.schema(
     [
         pa.field("raw_recall", pa.float64()),  # share of the raw caption's words that the caption keeps
         pa.field("synthetic_recall", pa.float64()),  # the same for the synthetic caption
-        # Share of the raw caption's names and numbers that the caption keeps; null where it has none.
+        # Share of the raw caption's names and numbers that the caption keeps; null if the raw caption has none.
         pa.field("fact_recall", pa.float64()),
-        pa.field("novelty", pa.float64()),  # share of the caption's words that stand in neither source
-        # Share of the caption's names and numbers that stand in neither source; null where it has none.
+        pa.field("novelty", pa.float64()),  # share of the caption's words that are in neither source
+        # Share of the caption's names and numbers that are in neither source; null if the caption has none.
         pa.field("invention", pa.float64()),
         pa.field("repetition", pa.float64()),  # share of repeated trigrams
         pa.field("source_overlap", pa.float64()),  # Jaccard index of the two sources' words
@@ -175,11 +178,11 @@ VALIDATED = pa.schema(
         *CAPTION,
         *SCORES,
         pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why it is rejected; empty: accepted
-        pa.field("flags", pa.list_(pa.string()), nullable=False),  # what to look at; rejects nothing
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # doubts that reject nothing
     ]
 )
 
-# The same where the other beams are kept.
+# The same columns, if the other beams are kept.
 VALIDATED_WITH_BEAMS = pa.schema(
     [
         *VALIDATED,

@@ -49,7 +49,10 @@ def _split_at_commas(value: str) -> list[str]:
 
 
 def _stripped(value: Any) -> Any:
-    """Text without the spaces and line breaks around it: a secret that was read from a file ends with a line break."""
+    """Text without surrounding spaces and line breaks.
+
+    A secret that was read from a file often ends with a line break.
+    """
     return value.strip() if isinstance(value, str) else value
 
 
@@ -57,14 +60,14 @@ def _absolute_or_none(location: str) -> str:
     return location if location == "none" else absolute_location(location)
 
 
-# NoDecode: pydantic-settings would take nothing but JSON.
+# NoDecode: otherwise pydantic-settings would accept only JSON.
 Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_patterns)]
 Folder = Annotated[Path, BeforeValidator(absolute_path), BeforeValidator(_stripped)]
 Location = Annotated[str, AfterValidator(absolute_location), BeforeValidator(_stripped)]
 RawLocation = Annotated[str, AfterValidator(_absolute_or_none), BeforeValidator(_stripped)]
 ModelLocation = Annotated[str, AfterValidator(absolute_model), BeforeValidator(_stripped)]
 
-# Variables that something else than Settings reads.
+# Variables that other code reads, not Settings.
 OTHER_VARIABLES = {
     "CAPSFUSION_AWS_CONN_ID": "Airflow only: the Connection that has the keys and the endpoint of S3.",
     "CAPSFUSION_ALERT_CONN_ID": "Airflow only: the Connection whose password is the URL of a webhook (Slack,"
@@ -76,7 +79,10 @@ OTHER_VARIABLES = {
 
 
 class Settings(BaseSettings):
-    """All settings with their defaults. The environment variable ``CAPSFUSION_`` + upper-case name sets each."""
+    """All settings with their defaults.
+
+    Each is set by the environment variable ``CAPSFUSION_`` + its name in upper case.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="CAPSFUSION_",
@@ -260,7 +266,7 @@ class Settings(BaseSettings):
         return "cpu" if self.model == str(BUNDLED_MODEL) else "gpu"
 
     def dtype_on(self, device: Literal["cpu", "gpu"]) -> str:
-        """The dtype that is meant: never auto."""
+        """The dtype to use, with ``auto`` resolved."""
         if self.dtype != "auto":
             return self.dtype
         return "float32" if device == "cpu" else "bfloat16"
@@ -270,8 +276,10 @@ class Settings(BaseSettings):
         return self.scratch or Path(tempfile.gettempdir()) / f"capsfusion-{os.getuid()}"
 
     def environment(self) -> dict[str, str]:
-        """These settings as the variables that ``load_settings`` reads, the warehouse's password among them; an empty
-        one means the default."""
+        """These settings as the variables that ``load_settings`` reads, including the warehouse's password.
+
+        An empty value stands for the default.
+        """
         values = self.model_dump(mode="json")
         if self.warehouse_url is not None:
             values["warehouse_url"] = self.warehouse_url.get_secret_value()
@@ -288,7 +296,7 @@ class Settings(BaseSettings):
 def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment, with ``overrides`` on top where they are not None.
 
-    Raises one InputError with all that is wrong, also for a variable that is nearly the name of a setting.
+    Raises one InputError with all problems, including variables whose names look like misspelt settings.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     problems = variables.misspelt(os.environ, Settings, OTHER_VARIABLES)
@@ -296,7 +304,7 @@ def load_settings(**overrides: Any) -> Settings:
         settings = Settings(**given)
     except ValidationError as error:
         problems += variables.problems(error, Settings, given.keys())
-    except SettingsError as error:  # the variable of nested settings, which must be JSON and is not
+    except SettingsError as error:  # the variable of a group of settings is not JSON
         names = [name for name in variables.nested(Settings) if f'"{name}"' in str(error)]
         variable = variables.variable(*names[:1])
         problems.append(f"{variable} is not JSON: set its parts one by one ({variable}__…, docs/settings.md)")

@@ -24,7 +24,7 @@ from capsfusion_tasks.errors import InputError, printable
 if TYPE_CHECKING:
     from capsfusion_tasks.validation.tally import Tally
 
-_WIDEST = 1 << 20  # columns; more than any table needs
+_WIDEST = 1 << 20  # width in columns; more than any table needs
 Format = Literal["table", "csv", "json", "parquet"]
 
 
@@ -154,7 +154,7 @@ class RowCount:
 
 
 class Working:
-    """Prints lines of progress, and where none comes for seconds, that the work goes on.
+    """Prints lines of progress. If none comes for some seconds, it prints that the work continues.
 
     On a terminal that line is updated in place, and the next line of progress replaces it; a log gets one each minute.
     """

@@ -1,6 +1,6 @@
 """The thresholds of validation's rules and of its gate, which are a part of the settings.
 
-Not in settings.py, so that code which only validates captions can do without pydantic-settings.
+Not in settings.py, so that code that only validates captions does not need pydantic-settings.
 """
 
 from __future__ import annotations

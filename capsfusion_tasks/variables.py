@@ -13,7 +13,7 @@ PREFIX = "CAPSFUSION_"
 # Kubernetes adds these for each service in the namespace whose name starts with capsfusion.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _EXPECTED = "Input should be "  # how pydantic's messages begin
-_SECRET = ("warehouse_url",)  # settings whose values no message repeats
+_SECRET = ("warehouse_url",)  # settings whose values messages never show
 
 
 def variable(*parts: str) -> str:
@@ -55,9 +55,9 @@ def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: 
 
 
 def problems(error: ValidationError, settings: type[BaseModel], overridden: Collection[str]) -> list[str]:
-    """What is wrong with each setting, in one text a setting.
+    """The problems of the settings, one text for each setting.
 
-    ``overridden`` are the settings whose values come from options or Params: they are called by their own names.
+    ``overridden``: settings whose values come from options or Params. Messages use their own names, not the variables'.
     """
     reasons: dict[str, list[str]] = {}
     for each in error.errors():

@@ -45,7 +45,7 @@ def open_caption_file(
 
 
 def check_target(target: Path, source: CaptionFile) -> int:
-    """Raise InputError where a file with the name of ``target`` cannot hold ``source``'s rows. Returns their number.
+    """Raise InputError if a file with the name of ``target`` cannot hold ``source``'s rows. Returns their number.
 
     Reads and encodes all rows once, so that a caller knows before it works for hours.
     """
@@ -92,7 +92,7 @@ def _as_parquet(target: Path, source: CaptionFile) -> Iterator[None]:
 
 
 def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
-    """Raise InputError where the file ``target`` cannot be created or replaced, or is the file ``but``."""
+    """Raise InputError if the file ``target`` cannot be created or replaced, or is the file ``but``."""
     with _reachable(f"cannot write {target}"):
         if target.exists():
             if but.exists() and target.samefile(but):
@@ -105,7 +105,7 @@ def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
 
 
 def check_writable_folder(target: Path) -> None:
-    """Raise InputError where files cannot be created in the folder ``target``, or where it cannot be created."""
+    """Raise InputError if files cannot be created in the folder ``target``, or where it cannot be created."""
     with _reachable(f"cannot write {target}"):
         if target.is_dir():
             _check_folder(target.absolute(), target)
@@ -133,7 +133,7 @@ def _reachable(failed: str) -> Iterator[None]:
 def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str | None]) -> None:
     """Write ``source``'s rows to ``target``, whole or not at all, with ``values`` in a new column ``source.adds``.
 
-    Raises ValueError where there are not as many values as rows, InputError where ``source`` changed since it was
+    Raises ValueError if there are not as many values as rows, InputError where ``source`` changed since it was
     opened, or for what ``check_target`` finds.
     """
     if source.adds is None:

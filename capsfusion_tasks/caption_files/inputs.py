@@ -27,7 +27,7 @@ def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
     the paths that the files have below the source's folder. Files of a folder with other endings, and those whose
     names begin with a dot or an underscore, are no inputs. Nor are those of ``target``.
 
-    Raises InputError where no file is found, or two have the same place.
+    Raises InputError if no file is found, or two have the same place.
     """
     if len(sources) == 1 and _is_single(sources[0]) and not target.is_dir():
         return [InOut(sources[0], target)]

@@ -42,7 +42,7 @@ def encoded(source: CaptionFile, form: Format, rows: Iterable[dict[str, Any]]) -
 def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[pa.Table]:
     """The tables of a Parquet file with ``source``'s rows and ``values``.
 
-    Raises ValueError where there are not as many values as rows.
+    Raises ValueError if there are not as many values as rows.
     """
     field, left = pa.field(source.adds, pa.string()), iter(values)
     for table in source.tables():

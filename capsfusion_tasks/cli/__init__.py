@@ -33,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _AGAIN = "Run the same command again to go on."
-# Each command, and what it says after Ctrl-C: what is kept, and how to go on. The arguments can stand in it.
+# Each command with its message after Ctrl-C: what is kept, and how to continue. Placeholders stand for arguments.
 _COMMANDS: dict[Callable[..., None], str] = {
     fuse: "Finished rows are kept in {target}.parts. Run the same command again, without --no-resume, to go on.",
     validate: "Nothing was written.",
@@ -99,7 +99,7 @@ def main() -> None:
     """
     from capsfusion_tasks.fusion.launcher import TorchrunFailed
 
-    # An exception, so that what is open is closed: torchrun gets a signal, the embedded server stops.
+    # SIGTERM raises an exception, so that `with` blocks end: torchrun gets a signal, and the embedded server stops.
     signal.signal(signal.SIGTERM, _exit_on_signal)
     log_to_stderr(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -116,12 +116,12 @@ def main() -> None:
         PermissionError,
         NotADirectoryError,
         FileExistsError,
-    ) as error:  # of a path that the user gave, or of CAPSFUSION_HOME
+    ) as error:  # an OSError of a path that the user gave, or of CAPSFUSION_HOME
         report_error(f"error: {error.strerror}: {error.filename}; choose another path, or CAPSFUSION_HOME for state")
         sys.exit(2)
     except TorchrunFailed as error:
         report_error(str(error))
         sys.exit(1)
-    except BrokenPipeError:  # for example after | head
+    except BrokenPipeError:  # standard output was closed, for example by | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -67,11 +67,11 @@ def print_default_model(model: str | None, settings: Settings) -> None:
 
 
 def local_path(text: str) -> Path:
-    """An argument as a path; ``~`` is the home folder, also where the shell left it alone, as in ``--out=~/x``."""
+    """An argument as a path. Expands ``~``, which shells leave unchanged in ``--out=~/x``."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{text}: this system knows no such home folder; write the path in full") from error
+        raise InputError(f"{text}: this system has no such home folder; write the path in full") from error
 
 
 def progress_line(line: str) -> None:
@@ -97,7 +97,7 @@ def log_to_stderr(level: int) -> None:
 
 
 def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., None]:
-    """``command``, which after Ctrl-C says what is ``kept`` (with its arguments filled in) and exits with 130."""
+    """Wrap ``command``: after Ctrl-C it prints ``kept``, with its arguments filled in, and exits with 130."""
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
@@ -111,13 +111,13 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
 
 
 def settings_to_read(**overrides: Any) -> Settings:
-    """The settings of a command that only reads: says which home it looks at, and creates none.
+    """The settings of a command that only reads. Prints which home it uses, and creates none.
 
-    Raises InputError where the warehouse is the embedded one and is not there yet.
+    Raises InputError if the embedded warehouse is used and does not exist yet.
     """
     settings = load_settings(**overrides)
     if settings.warehouse_url is None:
-        if not os.path.isdir(settings.home / "postgres"):  # False, too, where the rights to look are missing
+        if not os.path.isdir(settings.home / "postgres"):  # also False if this user may not read the folder
             raise InputError(
                 f"there is no warehouse in {settings.home} yet: set CAPSFUSION_HOME or CAPSFUSION_WAREHOUSE_URL to look"
                 " elsewhere, or start with capsfusion demo or capsfusion run"

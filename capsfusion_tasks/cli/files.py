@@ -30,7 +30,8 @@ def fuse(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            default_factory=list,  # so that a missing OUT is told as such: a single argument would be taken for OUT
+            # Optional here, so that an error can say that OUT is missing; a single argument would count as OUT.
+            default_factory=list,
             parser=local_path,
             metavar="IN",
             show_default=False,
@@ -175,13 +176,13 @@ def validate(
     examples: Annotated[int, typer.Option(help="Number of examples of each reason in the --report.", min=1)] = 8,
     tried: Annotated[
         list[str] | None,
-        typer.Option("--try", metavar="NAME=VALUE", help="Tell how many verdicts another threshold would change."),
+        typer.Option("--try", metavar="NAME=VALUE", help="Show how many verdicts another threshold would change."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files of --out and --report if they exist.")
     ] = False,
 ) -> None:
-    """Tell which captions of a file would be rejected, and why. Flags say what to look at and reject nothing.
+    """Show which captions of a file would be rejected, and why. Flags mark doubtful captions and reject nothing.
 
     Example: capsfusion validate fused.jsonl --out verdicts.parquet --report verdicts.html
     """

@@ -1,4 +1,4 @@
-"""The command for fusions that an earlier version recorded in part."""
+"""The command `adopt`, for fusions that an earlier version recorded incompletely."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def adopt(
     max_new_tokens: MaxNewTokens = None,
     dtype: Dtype = None,
 ) -> None:
-    """Say that a fusion of an earlier version was made with these settings, so that its captions are not made again.
+    """Declare that a fusion of an earlier version used the current settings. Its captions are then not fused again.
 
     Earlier versions did not record which dtype `auto` meant, and digested only both ends of a model's files. Use this
     when you know that the model and the device were the same as now.

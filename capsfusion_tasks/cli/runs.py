@@ -1,4 +1,4 @@
-"""Commands that do the work of the DAGs without Airflow, and say what it will take: run, replay, plan."""
+"""Commands that do the work of the DAGs without Airflow, or estimate it: run, replay, plan."""
 
 from __future__ import annotations
 
@@ -99,7 +99,10 @@ def replay(
     ] = None,
     fusion: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Replay captions of this fusion_id. Default: that of the variables."),
+        typer.Option(
+            metavar="ID",
+            help="Replay captions of this fusion_id. Default: the fusion_id of the settings in the environment.",
+        ),
     ] = None,
     start: Annotated[datetime | None, typer.Option(help="Replay captions loaded at or after this time (UTC).")] = None,
     end: Annotated[datetime | None, typer.Option(help="Replay captions loaded before this time (UTC).")] = None,
@@ -182,7 +185,7 @@ def plan(
     num_beams: Beams = None,
     output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
-    """Estimate pairs, tokens, GPU hours, cost and time of everything that waits to be fused. Changes nothing.
+    """Estimate pairs, tokens, GPU hours, cost and time of all pairs that wait to be fused. Changes nothing.
 
     Counts planned units that are not fused, and pairs that are not planned. Shards that are not paired yet are listed
     and not estimated. One GPU hour is one hour of one GPU, or of one process on a CPU.

@@ -13,7 +13,7 @@ from capsfusion_tasks.errors import printable
 from capsfusion_tasks.settings import OTHER_VARIABLES, Settings, load_settings
 from capsfusion_tasks.variables import variables
 
-# Headings of the page, each above the first variable of its part.
+# Headings of the page: the first variable of each part, and the part's heading.
 _PARTS = {
     "CAPSFUSION_HOME": "State",
     "CAPSFUSION_LAION2B": "Sources",
@@ -38,7 +38,9 @@ start in the folder where the command runs, and `~` is your home folder.
 
 
 def settings(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print defaults and meanings, as a page.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print defaults and meanings as a Markdown page.")
+    ] = False,
 ) -> None:
     """Print all settings with their values. Passwords are hidden.
 
@@ -75,14 +77,14 @@ def _row(name: str, default: str, meaning: str) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    """The default in Markdown; empty where the description says what happens without a value."""
+    """The default in Markdown. Empty if the description says what happens without a value."""
     if field.default in (None, str(BUNDLED_MODEL), ()):
         return ""
     return f"`{_text(field.default)}`"
 
 
 def _text(value: Any) -> str:
-    """A value as the variable has it."""
+    """A value in the form that the environment variable has."""
     if isinstance(value, tuple):
         return ",".join(value)
     if isinstance(value, float):

@@ -25,7 +25,7 @@ def check(
         bool,
         typer.Option(
             "--pairs",
-            help="Join all buckets again and look up each pair. Takes as long as pairing all shards.",
+            help="Join all buckets again, and look up each pair. Takes as long as pairing all shards.",
         ),
     ] = False,
     sources: Annotated[
@@ -41,12 +41,12 @@ def check(
     ] = 6.0,
     output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
-    """Find lost, duplicated, incomplete and stuck work, and say how to mend it. Exit code 1 if anything is wrong.
+    """Find lost, duplicated, incomplete and stuck work, and print how to repair it. Exit code 1 if anything is wrong.
 
-    Reads the ledger, the staging area's listing, the lists of shards, the record of each pull, and the pair_ids and
-    footers of units that are not loaded; counts each unit's captions by an index. Reads bucket files only with
-    --footers or --pairs, and sources only with --sources. Changes nothing without --repair, and never what a task
-    works on.
+    Reads the ledger, lists the staging area, and reads the lists of shards, the record of each pull, and pair_ids and
+    footers of units that are not loaded. Counts each unit's captions by an index. Reads bucket files only with
+    --footers or --pairs, and sources only with --sources. Changes nothing without --repair, and never touches what a
+    running task works on.
 
     Example: capsfusion check --start 2026-11-10 --end 2026-11-13 --footers
     """
@@ -92,11 +92,11 @@ def gc(
     ] = False,
     output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
-    """List files that are no longer needed in the staging area and in this machine's scratch space, or --delete them.
+    """List files in the staging area and this machine's scratch space that are no longer needed. --delete deletes them.
 
     These are files of loaded units, pairs of finished replays, files of units that are not in the ledger, and files
-    left by killed processes. An interval with a unit that is not loaded keeps all of its files. Buckets, lists of
-    shards and pairs of intervals are always kept: rows that arrive later find their partners there.
+    left by killed processes. If an interval has a unit that is not loaded, all files of the interval are kept. Buckets,
+    lists of shards and pairs of intervals are always kept, because later runs need them.
 
     Example: capsfusion gc --keep-days 30 --delete
     """

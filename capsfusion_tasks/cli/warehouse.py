@@ -129,6 +129,6 @@ def db_upgrade() -> None:
     from capsfusion_tasks.warehouse.roles import grant_roles
 
     with open_warehouse(load_settings(), migrate=True) as warehouse:
-        with warehouse.engine.begin() as connection:  # also without a migration: restores missing rights
+        with warehouse.engine.begin() as connection:  # runs even without a migration, to restore missing rights
             grant_roles(connection)
         stderr.print(f"{warehouse.url.render_as_string()} is up to date", highlight=False, markup=False)

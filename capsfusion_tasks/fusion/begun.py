@@ -41,7 +41,7 @@ def write(parts: Path, decoding: Decoding, out: Path, files: list[InOut]) -> Non
 
 
 def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None:
-    """Raise InputError where the finished rows in ``parts`` were fused with other settings than ``decoding``."""
+    """Raise InputError if the finished rows in ``parts`` were fused with other settings than ``decoding``."""
     before, now = begun.decoding, decoding
     if before.fusion_id == now.fusion_id:
         return
@@ -58,7 +58,7 @@ def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None
 
 
 def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], list[InOut]]:
-    """The ``files`` of the earlier try in its order, and the others. Raises InputError where some are missing.
+    """The ``files`` of the earlier try in its order, and the others. Raises InputError if some are missing.
 
     Rows are numbered over all files, so that a file that comes or goes in between would move finished rows.
     """

@@ -119,7 +119,7 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
     not finite is set aside, too.
 
     A broken device ends the run, since every later row would fail as well. So do HOPELESS rows in a row that are set
-    aside (with the last one's error; InputError where scores are not finite), and an error of ``requests`` itself.
+    aside (with the last one's error; InputError if scores are not finite), and an error of ``requests`` itself.
     """
     set_aside: list[Completion] = []  # since the last fused row, and held back until the next one
     in_flight: dict[int, Request] = {}

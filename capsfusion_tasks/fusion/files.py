@@ -103,7 +103,7 @@ def fuse_files(
     cannot be fused, such as one with an empty caption, gets null. If the settings keep the other beams, ``take_beam``
     decides which caption to write; default: the best of the search. Everything that would make writing a target fail is
     found before the first row is fused. Raises InputError for files that cannot be read or written, for a source that
-    changes meanwhile, and for finished rows of other settings; NotReadyError where another call writes ``out``.
+    changes meanwhile, and for finished rows of other settings; NotReadyError if another call writes ``out``.
     """
     if columns.raw == columns.synthetic:
         raise InputError(f"the raw and the synthetic caption are both the column {columns.raw}: name two columns")
@@ -171,7 +171,7 @@ def _open(source: Path, columns: PairColumns) -> CaptionFile:
 
 
 def _check_new(files: Sequence[InOut], out: Path, existing: ExistingOutput) -> None:
-    """Raise InputError where a target cannot be written, or exists and is to be refused."""
+    """Raise InputError if a target cannot be written, or exists and is to be refused."""
     one = [each.target for each in files] == [out]
     for each in files:
         if one or each.target.parent.is_dir():
@@ -187,7 +187,7 @@ def _check_new(files: Sequence[InOut], out: Path, existing: ExistingOutput) -> N
 
 
 def _check_targets(files: Sequence[InOut], sources: Sequence[CaptionFile], on_line: Callable[[str], None]) -> int:
-    """Raise InputError where a target cannot hold its source's rows. Returns the number of all rows."""
+    """Raise InputError if a target cannot hold its source's rows. Returns the number of all rows."""
     if sum(each.source.stat().st_size for each in files) > _LONG_CHECK_BYTES:
         which = files[0].source.name if len(files) == 1 else f"{len(files)} files"
         on_line(f"{which}: checking that the output can hold all rows")

@@ -38,7 +38,7 @@ class FuseJob(BaseModel):
         chunks: str,
         piece_rows: int | None = None,
     ) -> FuseJob:
-        """The job on this machine. Raises InputError where the decoding's model is not here."""
+        """The job on this machine. Raises InputError if the decoding's model is not here."""
         return cls(
             staging=staging,
             pairs=pairs,

@@ -22,7 +22,7 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
     """The local folder of ``model``: the folder itself, or the hub's snapshot, downloaded where it is missing.
 
     ``model`` is a folder or a hub id, ``owner/name`` or ``owner/name@revision``. Without ``weights`` only the
-    configuration and the tokenizer are fetched. Raises InputError where a needed file is missing, NotReadyError where
+    configuration and the tokenizer are fetched. Raises InputError if a needed file is missing, NotReadyError where
     the hub does not answer.
     """
     folder = Path(model).expanduser()
@@ -43,7 +43,7 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
 
 
 def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:
-    """What ``ask`` says of ``path``. Raises InputError where the system does not let it ask: rights, a long name."""
+    """What ``ask`` says of ``path``. Raises InputError if the system does not let it ask: rights, a long name."""
     try:
         return ask(path)
     except OSError as error:
@@ -51,7 +51,7 @@ def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json. Raises InputError where it cannot be read, or asks for what no engine here does."""
+    """The model's config.json. Raises InputError if it cannot be read, or asks for what no engine here does."""
     config = read_object(folder / "config.json")
     if config.get("auto_map"):  # transformers would ask on the terminal, and a worker has none
         raise InputError(

@@ -49,7 +49,7 @@ def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, I
 
     GPU number ``local_rank`` (never the global rank: a second node has no GPU 8), after ranks of an earlier try that
     are still ending have left it. Without a GPU: the CPU, with OMP_NUM_THREADS threads or a fair share of its cores.
-    Raises InputError where this node has fewer GPUs than ranks.
+    Raises InputError if this node has fewer GPUs than ranks.
     """
     if not torch.cuda.is_available():
         if not os.environ.get("OMP_NUM_THREADS"):

@@ -26,7 +26,7 @@ def parts_path(target: Path) -> Path:
 def parts_folder(target: Path) -> Iterator[Path]:
     """The folder, held by this process alone. An error in the block leaves its files for the next try.
 
-    Raises NotReadyError where another process holds it.
+    Raises NotReadyError if another process holds it.
     """
     folder = parts_path(target)
     with _locked(folder, target):

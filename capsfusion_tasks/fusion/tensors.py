@@ -34,7 +34,7 @@ class TensorFile:
 
 
 def open_tensors(file: Path) -> TensorFile:
-    """Raises InputError where ``file`` is no weight file, or holds tensors that are quantised."""
+    """Raises InputError if ``file`` is no weight file, or holds tensors that are quantised."""
     check_start(file)
     try:
         return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
@@ -86,7 +86,7 @@ def is_finite(numbers: Tensor) -> Tensor:
 
 
 def refuse_not_finite(folder: Path, finite: Mapping[str, Tensor]) -> None:
-    """Raise InputError where some of the model's tensors have NaN or infinite numbers: ``finite`` says which have not.
+    """Raise InputError if some of the model's tensors have NaN or infinite numbers: ``finite`` says which have not.
 
     Each value is one boolean on any device. All are fetched at once: a device is waited for once, not for each tensor.
     """

@@ -37,7 +37,7 @@ _WINDOW = 4  # batches that are sorted together
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The checkpoint in ``folder``; never with code of its own.
 
-    Raises InputError where it cannot be loaded, or its tensors are not those of the model: transformers would give
+    Raises InputError if it cannot be loaded, or its tensors are not those of the model: transformers would give
     random numbers to the missing ones, and go on.
     """
     config = read_config(folder)

@@ -26,7 +26,7 @@ _SHOWN = 5
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of ``folder``. Raises InputError where there are none, or a file of the index is missing."""
+    """The weight files of ``folder``. Raises InputError if there are none, or a file of the index is missing."""
     for single, index in _LAYOUTS:
         if (folder / single).is_file():
             return [folder / single]
@@ -58,7 +58,7 @@ def unread_files(folder: Path, read: Iterable[Path]) -> list[str]:
 
 
 def check_start(file: Path) -> None:
-    """Raise InputError where ``file`` cannot be opened, is empty or is Git LFS's note of a file."""
+    """Raise InputError if ``file`` cannot be opened, is empty or is Git LFS's note of a file."""
     try:
         with file.open("rb") as stream:
             start = stream.read(64)
@@ -70,7 +70,7 @@ def check_start(file: Path) -> None:
 
 
 def refuse_misfit(folder: Path, *, missing: Iterable[str], unknown: Iterable[str], other: Iterable[str] = ()) -> None:
-    """Raise InputError where tensors are ``missing``, ``unknown`` to the model, or wrong in an ``other`` way."""
+    """Raise InputError if tensors are ``missing``, ``unknown`` to the model, or wrong in an ``other`` way."""
     missing, unknown = sorted(missing), sorted(unknown)
     problems = [*other, *(f"unknown tensor {name}" for name in unknown), *(f"{name} is missing" for name in missing)]
     if not problems:

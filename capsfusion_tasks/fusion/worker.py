@@ -93,7 +93,7 @@ class ClaimedRequests:
 def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Engine:
     """The engine that the job's decoding names, its weights on ``device``.
 
-    Raises InputError where the device cannot compute in the decoding's dtype.
+    Raises InputError if the device cannot compute in the decoding's dtype.
     """
     folder, decoding, dtype = model_folder(job.model), job.decoding, DTYPES[job.decoding.dtype]
     on_cuda = device.type == "cuda"

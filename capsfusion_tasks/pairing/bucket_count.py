@@ -18,8 +18,8 @@ _FEWEST, _MOST = 16, 2048
 def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[], int] | None = None) -> int:
     """The number of buckets. The first call stores it: the number in the settings, or one for ``source_bytes``.
 
-    Rows that are split into different numbers of buckets never meet. Raises InputError if the settings have another
-    number than the stored one, or if none is stored and none can be chosen.
+    If shards were split into different numbers of buckets, their rows could not be joined. Raises InputError if the
+    settings have another number than the stored one, or if none is stored and none can be chosen.
     """
     if storage.exists(layout.BUCKETS_CONFIG):
         fixed: int = storage.read_json(layout.BUCKETS_CONFIG)["buckets"]

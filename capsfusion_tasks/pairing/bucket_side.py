@@ -17,7 +17,8 @@ from capsfusion_tasks.schemas import BUCKET_ROWS, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-_SAVES_FROM = 1.0  # old rows in lookups for each new row: with fewer, reading all rows is as fast
+# Use lookups only if they have this many old rows for each new row; otherwise reading all rows is as fast.
+_SAVES_FROM = 1.0
 _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_new", pa.bool_()))
 
 
@@ -25,8 +26,8 @@ _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_ne
 class BucketSide:
     """The files of one side in a bucket, one for each shard. A run pairs the rows of the shards ``new``.
 
-    Old rows that are in ``lookups`` are read from there, and only if their URL has one of the ``keys``. Reading a file
-    that was pulled with other rules than ``rules`` raises InputError.
+    Old rows in ``lookups`` are read from the lookups, and only those whose URL has one of the ``keys``. Raises
+    InputError if a file was pulled with other rules than ``rules``.
     """
 
     storage: Storage
@@ -49,7 +50,7 @@ class BucketSide:
         return self.only(self.new)
 
     def with_lookups(self, found: list[Lookup]) -> BucketSide:
-        """With those of ``found`` that have old rows of these files."""
+        """This side with the lookups among ``found`` that have old rows of its files."""
         used = (lookup for lookup in lookups.needed(found) if lookup.shards.keys() - self.new)
         return replace(self, lookups=tuple(used))
 
@@ -79,7 +80,7 @@ class BucketSide:
     def rows(self) -> pa.RecordBatchReader:
         """All rows, with columns ``shard`` (an index into ``shards``) and ``is_new``. Reads files only as needed.
 
-        With lookups, leaves out old rows whose URL is that of no new row.
+        With lookups, old rows are left out if no new row has their URL.
         """
         return pa.RecordBatchReader.from_batches(_ROWS, self._batches())
 
@@ -118,7 +119,7 @@ class BucketSide:
 
     def _require_rules(self, file: ds.ParquetFileFragment) -> None:
         # Checked for each file: a run with other settings can replace files while this run reads.
-        footer = file.metadata.metadata or {}  # read with the rows
+        footer = file.metadata.metadata or {}  # reading the rows reads the footer too
         made_with = PullRules.recorded(
             {key.decode(): value.decode("utf-8", "replace") for key, value in footer.items()}
         )
@@ -132,7 +133,10 @@ def _shard(path: str) -> str:
 
 
 def with_keys(raw: BucketSide, coco: BucketSide) -> tuple[BucketSide, BucketSide]:
-    """Both sides with the keys of all new rows, or without their lookups if these have fewer rows than are new."""
+    """Both sides with the keys of all new rows.
+
+    If there are more new rows than rows in lookups, the sides use no lookups.
+    """
     copied = sum(lookup.rows for side in (raw, coco) for lookup in side.lookups)
     if not copied:
         return raw, coco

@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 _HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the size of the row groups that are written
 _HELD_BYTES = 256 << 20  # the same limit in bytes, for long rows
 _BATCH_ROWS = 1 << 16  # rows that are decoded while earlier ones are split
-_WRITERS = 4  # bucket files that are written at the same time: on S3 each takes a round trip or three
+_WRITERS = 4  # bucket files written at the same time, because on S3 each takes up to three round trips
 
 
 def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings: Settings) -> Counts:
     """Write the shard's usable rows to its bucket files.
 
-    A shard that is split already is only counted, unless it was split with other settings. A file that cannot be read
-    to its end leaves no bucket files. Raises InputError for a file that is not Parquet, cut short, or lacks a column.
+    A shard that was split already, with the same settings, is only counted. If a file cannot be read to its end, no
+    bucket file is left. Raises InputError for a file that is not Parquet, cut short, or lacks a column.
     """
     buckets = bucket_count(storage, settings)
     if (done := split_counts(shard, storage, settings)) is not None:
@@ -56,7 +56,7 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
             for _ in writers.map(write, spill.buckets()):
                 pass
     rows_of_buckets = {layout.bucket_name(bucket): rows for bucket, rows in sorted(spill.counts.items())}
-    # A bucket without a row under these rules may have had some under older ones: the join would read them.
+    # With these rules a bucket may have no row, although it had rows with older rules. A join would read those.
     pulled.delete_files(storage, shard.side, shard.shard_id, before - rows_of_buckets.keys())
     pulled.publish(storage, shard, rules, counts, rows_of_buckets)
     return counts

@@ -1,8 +1,8 @@
-"""Makes lookups of a bucket's old rows, and puts small lookups together as days pass.
+"""Makes lookups of a bucket's old rows, and merges small lookups.
 
-It can be killed at any moment, and can run beside joins and beside itself. A lookup counts when its ``.json`` is there,
-and each has a name of its own, so two tasks never write the same file. Joins leave out lookups that larger ones
-contain. A file that no join needs is deleted only when no join can be reading it.
+A compaction can be killed at any moment. Joins and other compactions may run at the same time. A lookup counts once its
+``.json`` exists. Each lookup has its own name, so two tasks never write the same file. Joins leave out lookups that
+larger ones contain. A file that no join needs is deleted only when no join can be reading it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from capsfusion_tasks.pairing.records import dictionary_name, read_records
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Old rows without a lookup are read whole by each join. A lookup is made when they are more than what is new in the
-# bucket, and more than a few files and bytes: the work for it is then at most in proportion to what days bring.
+# Each join reads all old rows that have no lookup. A lookup is made when these rows are more than the bucket's new
+# rows, and more than a few files and bytes. So the work for lookups grows only in proportion to the new rows.
 _FEW_FILES, _FEW_BYTES = 16, 1 << 20
-_MERGED = 4  # lookups of about the same size are put together when there are so many: each row is copied seldom
-_MOST_ROWS = 4 << 20  # of a lookup that is made of others: half a gigabyte in memory
+_MERGED = 4  # merge lookups of about the same size when there are this many, so that each row is copied rarely
+_MOST_ROWS = 4 << 20  # most rows of a merged lookup: half a gigabyte in memory
 _AT_ONCE_BYTES = 64 << 20  # bytes of bucket files that are copied at a time
 _ENCODED = 1 << 16  # rows
 _UNUSED = timedelta(hours=6)  # longer than any task takes
 
 
 def compact(old: BucketSide, new_bytes: int) -> list[Lookup]:
-    """Make a lookup of the old rows that have none, if they are worth it, and delete files that no join can need.
+    """Make a lookup of the old rows without one, if there are enough, and delete files that no join can need.
 
     Returns the lookups. Every row stays in its bucket file too.
     """
@@ -78,7 +78,7 @@ def _made(bare: BucketSide) -> Lookup:
 
 
 def _similar(lookups: list[Lookup]) -> list[Lookup]:
-    """Some lookups that are worth putting together; []: there are none."""
+    """Lookups that should be merged; [] if there are none."""
     levels: dict[tuple[str, int], list[Lookup]] = {}
     for lookup in lookups:
         level = int(np.log(max(1, lookup.rows)) / np.log(_MERGED))
@@ -88,7 +88,7 @@ def _similar(lookups: list[Lookup]) -> list[Lookup]:
 
 
 def _merged(side: BucketSide, lookups: list[Lookup]) -> Lookup:
-    """The lookups as one. Records are copied as they are."""
+    """Merge the lookups. Records are copied unchanged."""
     keys, shards, records = [], [], []
     done: dict[str, int] = {}
     for lookup in sorted(lookups, key=lambda one: one.name):
@@ -129,7 +129,7 @@ def _publish(
 def _delete_unused(storage: Storage, folder: str, lookups: list[Lookup]) -> None:
     """Delete files that are old and that no lookup needs. ``lookups`` are all that are valid.
 
-    What younger lookups contain stays: a join that began before them can be reading it.
+    Keeps what only young lookups contain, because a join that began before them can be reading it.
     """
     with storage.answering():
         infos = storage.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))

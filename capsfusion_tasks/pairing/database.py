@@ -1,4 +1,4 @@
-"""DuckDB for one join: with a share of the memory and the cores, and a folder for what does not fit."""
+"""DuckDB for one join, with a share of the memory and the cores, and a folder for data that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from capsfusion_tasks.pairing.machine import available_memory
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.scratch import ROOM, temporary_folder
 
-JOINS_AT_ONCE = 3  # in a pair task: while the rows of one are read, another joins and a third writes
+JOINS_AT_ONCE = 3  # joins at the same time in a pair task: one reads, one joins and one writes
 _MOST_MEMORY = 6 << 30
 
 
@@ -30,9 +30,9 @@ class DoesNotFit(NotReadyError):
 
 @contextmanager
 def database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB in memory, within ``join_memory``. What does not fit goes to scratch disk, not to the working folder.
+    """DuckDB in memory, limited to ``join_memory``. Data that do not fit go to scratch disk, not to the working folder.
 
-    Raises DoesNotFit if rows fit neither here nor there.
+    Raises DoesNotFit if rows fit neither in memory nor on scratch disk.
     """
     what = "rows that are joined"
     limits: dict[str, str | bool | int | float | list[str]] = {

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 def pair_ids(urls: pa.Array, raw: pa.Array, synthetic: pa.Array) -> pa.Array:
     """The identities of pairs, [rows] binary(16): digests of URL, raw and synthetic caption. A pair never changes.
 
-    The lengths of URL and raw caption come before the texts: moving text from one to the next changes the digest.
+    The digest begins with the lengths of URL and raw caption, so that moving text from one to the other changes it.
     """
     lengths = [pc.binary_length(texts).cast(pa.string()) for texts in (urls, raw)]
     said = pc.binary_join_element_wise(*lengths, urls, raw, synthetic, " ")

@@ -44,9 +44,10 @@ select
 from {side}_rows where hash(url) % {passes} = {number} {and_wanted}
 group by {columns}
 """
-# Three of four LAION-2B rows have no partner and need no memory. Comparing URLs only is faster than URLs and texts.
+# Drop rows without a partner first: three of four LAION-2B rows have none. Comparing only URLs is faster than comparing
+# URLs and texts.
 _HAS_PARTNER = "and exists (from coco where raw_rows.url = coco.url)"
-# Where both sides have a score: similarity comes from the raw side, and of the safety scores the worse one counts.
+# If both sides have a score, similarity comes from the raw side, and the worse of both safety scores counts.
 _PAIRS = """
 select
     raw.url as image_url, raw.text as laion_2b, coco.synthetic as laion_coco,
@@ -77,7 +78,7 @@ class Joined:
 
 
 def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage, settings: Settings) -> Joined:
-    """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``, and what is left out to its footer.
+    """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``. The footer says what is left out.
 
     ``new`` has the ids of the interval's shards. Rows match on unchanged URL and raw text, or with ``join_on = url`` on
     the URL alone. Without a LAION-2B source, the rows of LAION-COCO have both captions. Each row group has the pairs of
@@ -101,7 +102,7 @@ def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage
 
 
 def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
-    """What the joins of the interval's buckets left out, from the footers of its pairs."""
+    """The pairs that the interval's joins left out, from the footers of its files of pairs."""
     with ThreadPoolExecutor(_READERS) as readers:
         footers = readers.map(storage.footer, storage.files(layout.pairs_folder(interval)))
         return LeftOut.total(LeftOut.recorded(footer) for footer, _ in footers)
@@ -138,7 +139,10 @@ def _joined(raw: BucketSide, coco: BucketSide, settings: Settings) -> Iterator[t
 def _passes(
     raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings, most: int
 ) -> Iterator[tuple[pa.Table, LeftOut]]:
-    """Pass ``number`` (from 0) of ``passes``. If it does not fit in memory, its halves, up to ``most`` passes."""
+    """Run pass ``number`` (from 0) of ``passes``.
+
+    If it does not fit in memory, run its halves, up to ``most`` passes.
+    """
     try:
         with raw.storage.answering():
             joined, left_out = _join(raw, coco, number, passes, settings)
@@ -146,7 +150,7 @@ def _passes(
         if passes >= most:
             raise
         log.info("a pass of %d does not fit in CAPSFUSION_PAIR_MEMORY: it is joined in halves", passes)
-        for half in (number, number + passes):  # the remainders of twice as many passes
+        for half in (number, number + passes):  # both halves, as passes of a join with twice as many passes
             yield from _passes(raw, coco, half, 2 * passes, settings, most)
         return
     yield _with_identity(joined, raw.shards or coco.shards, coco.shards), left_out

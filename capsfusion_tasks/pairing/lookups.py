@@ -1,8 +1,9 @@
-"""Lookups: copies of a bucket's old rows from which a join reads only the rows whose URL is new.
+"""Lookups: copies of a bucket's old rows, from which a join reads only rows with the URL of a new row.
 
 A lookup has the rows of some shards, sorted by a key, which is a hash of the URL. It is three files: ``.rows``, each
 row as a record; ``.parquet``, the key, the shard and the place of each record; and ``.json``, which is written last and
-says which shards the lookup has. A copy counts as long as the shard's bucket file has the size that it was copied with.
+says which shards the lookup has. A copy is valid while the shard's bucket file has the size that it had when it was
+copied.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from capsfusion_tasks.staging.storage import Storage
 
 VERSION = 2  # raise it when records or keys change: lookups of other versions are not used
 
-# Of two URLs of a bucket of a million rows, one in a million shares a key with another URL. The join compares URLs.
+# In a bucket of a million rows, one URL in a million shares its key with another URL. The join then compares URLs.
 _KEY_MASK = (1 << 40) - 1
 _ROWS_AT_ONCE = 1 << 14
-# Records that are less than so many bytes apart are read together: on S3 a request costs as much as 64 KiB.
+# Records that are less than this many bytes apart are read together. On S3 a request costs as much as reading 64 KiB.
 _GAP, _REMOTE_GAP = 256, 64 << 10
 _REMOTE_READERS = 16
 
 KEYS = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
-        pa.field("end", pa.int64(), nullable=False),  # of the record in ``.rows``; it begins at the end of the last
+        # Where the record ends in ``.rows``; it begins where the record before it ends.
+        pa.field("end", pa.int64(), nullable=False),
         pa.field("shard", pa.dictionary(pa.int32(), pa.string()), nullable=False),
     ]
 )
@@ -71,7 +73,7 @@ def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int],
         if path.endswith(".json"):
             try:
                 said = storage.read_json(path)
-            except FileNotFoundError:  # deleted since it was listed: larger lookups contain it
+            except FileNotFoundError:  # it was deleted after it was listed, because a larger lookup contains it
                 continue
             if {name: said.pop(name) for name in ("version", "rules")} == _validity(rules):
                 lookup = Lookup(**said)
@@ -80,7 +82,7 @@ def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int],
 
 
 def needed(found: list[Lookup]) -> list[Lookup]:
-    """Without the lookups whose shards are all in larger ones; the largest first."""
+    """The lookups without those whose shards are all in larger ones. The largest comes first."""
     used: list[Lookup] = []
     for lookup in sorted(found, key=lambda one: (-one.rows, one.name)):
         if lookup.shards.keys() - {shard for one in used for shard in one.shards}:

@@ -15,11 +15,11 @@ from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-_READERS = 16  # marks read in parallel: on S3 each read takes a round trip
+_READERS = 16  # marks that are read in parallel, because on S3 each read takes a round trip
 
 
 def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:
-    """The shard's mark, whole or not. None: the shard was never pulled."""
+    """The shard's mark, even if the pull is incomplete. None: the shard was never pulled."""
     path = layout.pulled_mark(side, shard_id)
     if not storage.exists(path):
         return None
@@ -28,12 +28,12 @@ def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:
 
 
 def is_whole(mark: dict[str, Any]) -> bool:
-    """False: the shard must be pulled again, or is being pulled again."""
+    """Whether the shard is pulled completely. Otherwise it must be pulled again, or is being pulled again."""
     return bool(mark.get("whole", True))
 
 
 def rules_of(mark: dict[str, Any]) -> PullRules | None:
-    """None: an older version pulled the shard, or its files are being replaced and can be a mix of two pulls."""
+    """The rules of the pull. None: an older version pulled the shard, or its files are being replaced now."""
     return PullRules(**mark["rules"]) if mark.get("rules") else None
 
 
@@ -82,8 +82,8 @@ def remove(storage: Storage, shard: Shard) -> None:
 def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: str) -> None:
     """Raise InputError if a shard, other than those in ``but``, was pulled with other rules than ``rules``.
 
-    Raises NotReadyError if files of a shard are being replaced. ``mend`` says in both errors what to do. A join needs
-    this check before it, because it reads the bucket files of all shards.
+    Raises NotReadyError if files of a shard are being replaced. ``mend`` is the advice in both errors. Call this before
+    a join, because a join reads the bucket files of all shards.
     """
     others = []
     for side, shard_id, mark in _marks(storage):
@@ -94,7 +94,7 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
             others.append((f"{side}/{shard_id}", made_with))
     if not others:
         return
-    # Report other rules first: shards that are being pulled again can be whole soon.
+    # Report other rules first, because shards that are being pulled again may be complete soon.
     first, made_with = min(others, key=lambda other: other[1] is None)
     where = f"{len(others)} shards in the buckets of {storage.root} (first {first})"
     if made_with is None:

@@ -16,8 +16,8 @@ from capsfusion_tasks.staging.storage import Storage
 
 _DICTIONARY_BYTES = 32 << 10
 _SAMPLED_ROWS = 8192
-_TRAINED_ROWS = 1024  # fewer rows are too few to train with: they are the dictionary themselves
-_training = threading.Lock()  # so that joins of one process that find no dictionary make only one
+_TRAINED_ROWS = 1024  # with fewer rows, no dictionary can be trained; the rows themselves become the dictionary
+_training = threading.Lock()  # so that concurrent joins of one process make only one dictionary
 
 
 class Records:

@@ -1,4 +1,4 @@
-"""Pairs of a replay: already paired, to be fused again, written by bucket like new pairs."""
+"""Writes the pairs of a replay by bucket, like new pairs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Decodes Parquet files with a limit on memory. ``shard_reader`` starts this script as a process and talks to it.
 
-A Parquet file of five kilobytes can inflate to terabytes, and only decoding shows it. A limit on memory holds for a
-whole process, so decoding has its own process: other threads of the caller, such as uploads, must not run out of
-memory.
+A Parquet file of five kilobytes can inflate to terabytes, and only decoding shows this. A memory limit applies to a
+whole process. So decoding has its own process: otherwise other threads, such as uploads, would run out of memory too.
 
 The caller sends a job (JSON) for each file. This process answers with messages: a kind, then its content.
 """
@@ -24,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 # To the caller
-READ = b"R"  # offset and length of the bytes that it shall send
-SCHEMA = b"S"  # an Arrow schema; it answers with a JSON list of columns, or null to end the job
+READ = b"R"  # offset and length of bytes that the caller must send
+SCHEMA = b"S"  # an Arrow schema; the caller answers with a JSON list of columns, or null to end the job
 ROWS = b"B"  # an Arrow stream of one batch
 END = b"E"
 TOO_LARGE = b"M"
@@ -36,7 +35,7 @@ RANGE = struct.Struct("<QQ")
 
 def _send(caller: Connection, kind: bytes, content: bytes | pa.Buffer = b"") -> None:
     caller.send_bytes(kind)
-    caller.send_bytes(memoryview(content))  # by itself: together they would be copied
+    caller.send_bytes(memoryview(content))  # separate writes, because joining the parts would copy them
 
 
 class _RemoteFile:
@@ -95,7 +94,7 @@ def _decode(caller: Connection, size: int, batch_rows: int, batch_bytes: int) ->
 
 
 def _rows_at_once(metadata: pq.FileMetaData, most_rows: int, most_bytes: int) -> int:
-    """How many rows to read at a time: fewer, where captions are as long as books."""
+    """How many rows to read at a time. Fewer if captions are very long."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
     return max(1, min(most_rows, most_bytes // max(1, longest)))
@@ -116,7 +115,7 @@ def _parts(batch: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
 
 
 def _limit_memory(extra: int) -> None:
-    """Allow this process ``extra`` bytes more than it has now."""
+    """Limit this process to ``extra`` bytes more than it uses now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     allowed = pages * resource.getpagesize() + extra
@@ -124,7 +123,8 @@ def _limit_memory(extra: int) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller; when it ends, this process does
+    # Ctrl-C is handled by the caller, and this process ends with the caller.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     caller = Connection(int(sys.argv[1]))
     with suppress(EOFError, ConnectionError):
         while _serve(caller):
@@ -142,7 +142,8 @@ def _serve(caller: Connection) -> bool:
         return False
     except ConnectionError:
         raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for the name of a column
+    # UnicodeDecodeError: a column name that is not UTF-8.
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         _send(caller, BROKEN, (str(error).splitlines() or [type(error).__name__])[0].encode())
     else:
         _send(caller, END)

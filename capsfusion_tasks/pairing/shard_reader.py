@@ -1,4 +1,4 @@
-"""Reads a shard through a process that decodes it, so that no file can take the memory of this one."""
+"""Reads a shard. Another process decodes it, so that no file can exhaust the memory of this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import shard_decoder as decoder
 from capsfusion_tasks.pairing.machine import available_memory
 
-_MOST = 8 << 30  # bytes that decoding may take; a shard of usual captions takes a tenth of it
+_MOST = 8 << 30  # most bytes for decoding; a normal shard takes a tenth
 _REPLACE = "replace it; the new file is a new shard"
 
 
@@ -33,7 +33,7 @@ def read_batches(
     ``stream`` and ``choose`` raise.
     """
     extra = min(_MOST, available_memory() // 2)
-    refused: InputError | None = None  # raised when the decoder is free for another file
+    refused: InputError | None = None  # raised later, when the decoder is ready for another file
     with _decoder() as process:
         try:
             job = {"extra": extra, "size": stream.size(), "batch_rows": batch_rows, "batch_bytes": batch_bytes}
@@ -82,12 +82,12 @@ class _Decoder:
     def __init__(self) -> None:
         ours, its = socket.socketpair()
         with its:
-            # Without the folder of the script on its path, whose modules have common names.
+            # -P: keep the script's folder off the import path, because its modules have common names.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", decoder.__file__, str(its.fileno())],
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
-                # Arrow's own allocator reserves a gigabyte at once, which would count.
+                # Arrow's own allocator reserves a gigabyte at once, which would count towards the limit.
                 env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"},
             )
         self._connection = Connection(ours.detach())

@@ -1,4 +1,4 @@
-"""Keeps rows by bucket on the scratch disk, so that a shard of any size is split in little memory."""
+"""Stores rows by bucket on the scratch disk, so that splitting a shard of any size takes little memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from capsfusion_tasks.schemas import BUCKET_ROWS
 class BucketSpill:
     """Takes tables of rows and returns them by bucket. Rows of a bucket keep their order.
 
-    Each table becomes an Arrow file in ``folder`` with a record batch for each bucket: reading a bucket reads no other.
+    Each table becomes an Arrow file in ``folder`` with one record batch per bucket, so that each bucket can be read
+    alone.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema = BUCKET_ROWS) -> None:

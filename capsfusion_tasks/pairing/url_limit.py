@@ -1,8 +1,8 @@
-"""The most pairs of a URL: what a placeholder picture, the same URL in very many rows, may cost.
+"""Limits the pairs of one URL. A placeholder picture is in very many rows, and would make far too many pairs.
 
 A URL with more pairs than the limit gets no new ones. Buckets only grow, so a URL that is over the limit stays over it.
-All pairs of the URL that runs ever write were therefore there when the URL was last within the limit: at most the
-limit, in any order of days, and however often they run.
+So all pairs of the URL were written while it was within the limit. These are at most as many as the limit, for any
+order and number of runs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import duckdb
 
 from capsfusion_tasks.errors import printable
 
-_KEY = "capsfusion.left_out"  # in the footer of a file of pairs
-_SHOWN = 3  # URLs that messages name
+_KEY = "capsfusion.left_out"  # key in the footer of a file of pairs
+_SHOWN = 3  # number of URLs in messages
 _URL_SHOWN = 200  # characters
 
-# Of the tables ``raw`` and ``coco``, whose rows are distinct.
+# SQL for the tables ``raw`` and ``coco``, whose rows are distinct.
 _OVER = """
 create temp table over_limit as
 select
@@ -37,7 +37,7 @@ from over_limit where new_pairs > 0
 _LARGEST = """
 select url, raws, cocos, new_pairs from over_limit where new_pairs > 0 order by new_pairs desc, url limit ?
 """
-# Before the join: DuckDB may otherwise make all pairs and drop them afterwards.
+# Delete rows before the join. Otherwise DuckDB may make all pairs and drop them afterwards.
 _LEAVE_OUT = "delete from raw where url in (select url from over_limit)"
 
 
@@ -87,7 +87,7 @@ class LeftOut:
 
     @property
     def text(self) -> str:
-        """Empty: nothing was left out."""
+        """What was left out, in words. Empty if nothing was."""
         if not self.urls:
             return ""
         urls = ", ".join(

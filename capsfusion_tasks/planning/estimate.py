@@ -18,7 +18,7 @@ from capsfusion_tasks.warehouse.rates import Measured, Spread
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A measured rate of one device for published pairs, which have ``tokens_per_row`` with the model's tokenizer."""
+    """A measured rate of one device. ``tokens_per_row``: mean tokens of a published pair with the model's tokenizer."""
 
     rows_per_second: float
     tokens_per_row: float
@@ -85,14 +85,14 @@ def given_rate(rows_per_second: float, tokens_per_row: float, source: str) -> Ra
 class Estimate:
     """Work to fuse and what it takes. Hours and cost are None if no rate is known."""
 
-    work: Mapping[str, Work]  # stage, as "paired, not planned" → work in it
+    work: Mapping[str, Work]  # stage, such as "paired, not planned" → its work
     rate: Rate | None
     now: datetime
     gpus: int | None = None  # devices that work in parallel; None: no finish time is estimated
     price: float | None = None  # of a GPU hour
-    unpaired_shards: int = 0  # discovered, and not in ``work``
+    unpaired_shards: int = 0  # shards that were discovered and are not in ``work``
     unpaired_bytes: int = 0
-    earlier: Sequence[EarlierFusion] = ()  # of earlier versions, and perhaps of the same decoding
+    earlier: Sequence[EarlierFusion] = ()  # fusions of earlier versions that may have the same decoding
 
     @property
     def total(self) -> Work:
@@ -192,7 +192,7 @@ class Budget:
     def check(self, estimate: Estimate) -> None:
         """Raise InputError, with the estimate and what to do, if it exceeds the budget."""
         if self.max_cost is not None and estimate.price is None:
-            raise InputError("max_cost is set, and no price: set CAPSFUSION_GPU_HOUR_PRICE, or max_gpu_hours instead")
+            raise InputError("max_cost needs a price: set CAPSFUSION_GPU_HOUR_PRICE, or use max_gpu_hours instead")
         total = estimate.total
         if not total.rows:
             return

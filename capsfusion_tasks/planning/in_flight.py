@@ -14,9 +14,9 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-BUCKETS_KEY = "capsfusion.buckets"  # in the footer of a unit's pairs: the buckets that they are from
+BUCKETS_KEY = "capsfusion.buckets"  # key in the footer of a unit's pairs: the buckets of these pairs
 
-_BEGIN_BITS = 24  # four million ids have a quarter of all beginnings
+_BEGIN_BITS = 24  # bits; four million ids have a quarter of all possible beginnings
 
 
 class PairsInFlight:
@@ -25,15 +25,16 @@ class PairsInFlight:
     def __init__(self, storage: Storage, unit_ids: Iterable[str]) -> None:
         self._storage = storage
         self._units = sorted(unit_ids)
-        self._buckets: dict[str, set[str]] = {}  # of each unit whose footer was read
+        self._buckets: dict[str, set[str]] = {}  # the buckets of each unit whose footer was read
 
     def contain(self, pair_ids: pa.FixedSizeBinaryArray, buckets: Set[str]) -> np.ndarray:
         """For each of ``pair_ids``, which are from ``buckets``: whether it is in an unfinished unit: [rows] bool.
 
-        Reads each unit with pairs of these buckets once, so call it with many ids. Raises NotReadyError where the file
+        Reads each unit with pairs of these buckets once, so call it with many ids. Raises NotReadyError if the file
         of a unit is missing.
         """
-        # Beginnings rule out nearly all other pairs, without a hash table of all units. Whole ids decide.
+        # Compare the first bits of the ids first: this excludes most pairs without a hash table of all units. Then
+        # compare whole ids.
         begins = np.zeros(1 << _BEGIN_BITS, bool)
         begins[_beginnings(pair_ids)] = True
         found = [unit_ids.filter(pa.array(begins[_beginnings(unit_ids)])) for unit_ids in self._read(buckets)]

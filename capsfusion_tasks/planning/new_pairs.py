@@ -18,7 +18,7 @@ from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-_FEWEST_ROWS = 50_000  # of a batch, where a limit takes only a few pairs
+_FEWEST_ROWS = 50_000  # rows of the first batch if a limit takes only a few pairs
 
 
 @dataclass(frozen=True)

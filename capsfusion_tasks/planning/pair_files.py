@@ -18,7 +18,7 @@ from capsfusion_tasks.staging.storage import Storage
 # Pairs of a batch: each batch reads the ids of all unfinished units. A pair takes 20 bytes in memory.
 BATCH_ROWS = 4_000_000
 
-# Says for pair_ids, [rows] binary(16), which are in the warehouse. None: take them all.
+# A function of pair_ids, [rows] binary(16): whether each is in the warehouse. None: take all pairs.
 IsKnown = Callable[[pa.FixedSizeBinaryArray], pa.BooleanArray | None]
 
 
@@ -78,7 +78,7 @@ def _require_rules(where: str, schema: pa.Schema, rules: PairRules) -> None:
 def are_new(batch: list[PairFile], in_flight: PairsInFlight, is_known: IsKnown) -> list[np.ndarray]:
     """For each file of ``batch``: whether each of its pairs is neither in a unit in flight nor in the warehouse."""
     pair_ids = pa.concat_arrays([file.pair_ids for file in batch])
-    # Units before the warehouse: a unit that is loaded in between is then in both, not in neither.
+    # Read units before the warehouse. A unit that is loaded in between is then found twice, and not missed.
     is_new = ~in_flight.contain(pair_ids, {file.bucket for file in batch})
     known = is_known(pair_ids.filter(pa.array(is_new)))
     if known is not None:

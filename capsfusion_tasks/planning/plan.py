@@ -37,7 +37,7 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 log = logging.getLogger(__name__)
 
 OnEstimate = Callable[[Estimate], None]
-# Finds new pairs in the session of a planning. The ids are of unfinished units that the planning will drop.
+# A function that finds new pairs in a planning session. Its ids name unfinished units that this planning drops.
 FindPairs = Callable[[LockedSession, Set[str]], list[NewPairs]]
 
 
@@ -86,8 +86,8 @@ def plan_units(
     about = {"prompt_template": template_of(decoding).text, "max_prompt_tokens": MAX_PROMPT_TOKENS}
     with context.warehouse.engine.begin() as connection:
         fusions.register(connection, decoding, about)
-    # Two runs that found the same pair must not both plan it: the lock admits one at a time. No transaction is open
-    # while files are read and written. The last one makes all units visible together.
+    # The lock lets only one run plan at a time, so that two runs never plan the same pair. No transaction is open while
+    # files are read and written. The last transaction makes all units visible together.
     with ledger.planning_lock(context.warehouse.engine, decoding.fusion_id) as session:
         with session.transaction() as connection:
             planned = ledger.units_of(connection, decoding.fusion_id, work)
@@ -153,9 +153,11 @@ def outdated(
     unfinished = [(unit, state) for unit, state in planned if state != "loaded"]
     if not unfinished:
         return False
-    made_with = unit_files.rules_of(storage, unfinished[0][0].unit_id)  # one planning cut all of them
+    # All of these units come from one planning, so they have the same rules.
+    made_with = unit_files.rules_of(storage, unfinished[0][0].unit_id)
     if made_with is None:
-        for unit, _ in reversed(unfinished):  # the first unit last: a rerun after a crash decides by it
+        # The first unit last, because a rerun after a crash reads the rules of that unit.
+        for unit, _ in reversed(unfinished):
             unit_files.record_rules(storage, unit.unit_id, rules)
     if made_with is None or made_with == rules:
         return False
@@ -168,7 +170,7 @@ def outdated(
             " --replan (in Airflow: the Param replan)"
         )
     log.warning(
-        "plan: %d units are dropped and planned anew, they were planned with %s",
+        "plan: %d units are dropped and planned again, because they were planned with %s",
         len(unfinished),
         made_with.against(rules),
     )
@@ -230,7 +232,7 @@ def pair_paths(storage: Storage, works: Iterable[Interval | Replay]) -> Iterator
 
 
 def longest_row(decoding: Decoding) -> int:
-    """Most tokens that a row can have: prompts and captions end at a limit."""
+    """The most tokens that a row can have, because prompts and captions are limited."""
     return MAX_PROMPT_TOKENS + decoding.max_new_tokens
 
 

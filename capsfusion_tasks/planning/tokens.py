@@ -20,17 +20,17 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import rates
 from capsfusion_tasks.warehouse.known_pairs import Transactions
 
-_SAMPLE_ROWS = 500  # characters per token within 2%, in 0.1 s
+_SAMPLE_ROWS = 500  # rows of the sample: they give characters per token within 2%, in 0.1 s
 _SAMPLE_FILES = 16
-_SAMPLE_CHARACTERS = 1000  # of a caption in the sample; a prompt has no room for more
+_SAMPLE_CHARACTERS = 1000  # characters of a caption in the sample; a prompt has no room for more
 
 
 @dataclass(frozen=True)
 class TokenEstimate:
-    """The figures that an estimate is made of. The defaults are LLaMA's tokenizer on 5,000 published pairs."""
+    """The figures behind an estimate. The defaults were measured with LLaMA's tokenizer on 5,000 published pairs."""
 
-    template_tokens: int = 126  # of a prompt without captions
-    characters_per_token: float = 3.64  # of both source captions
+    template_tokens: int = 126  # tokens of a prompt without captions
+    characters_per_token: float = 3.64  # characters per token of both source captions
     caption_share: float = 1.16  # tokens of the fused caption for each token of both source captions
     max_new_tokens: int = 80
 
@@ -57,7 +57,10 @@ class TokenEstimate:
         return replace(known, characters_per_token=characters / tokens) if characters and tokens > 0 else known
 
     def with_measured(self, rows: int, prompt_tokens: int, caption_tokens: int) -> TokenEstimate:
-        """This estimate with the length of the captions of ``rows`` fused rows. The tokens are their sums."""
+        """This estimate with the caption length of ``rows`` fused rows.
+
+        The token arguments are sums over these rows.
+        """
         source = prompt_tokens - rows * self.template_tokens
         return replace(self, caption_share=caption_tokens / source) if source > 0 and caption_tokens > 0 else self
 
@@ -80,7 +83,7 @@ def estimate_for(context: Context, begin: Transactions, paths: Iterable[str]) ->
 
 
 def _sample(storage: Storage, paths: Iterable[str]) -> pa.Table:
-    """Captions of pairs of the first files that have some: some hundred rows if there are as many."""
+    """The captions of some hundred pairs, from the first files that have pairs."""
     names = ["laion_2b", "laion_coco"]
     found = [PAIRS.empty_table().select(names)]
     rows = 0

@@ -20,16 +20,16 @@ from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
 MAX_UNITS = 1024  # of a run; the default of Airflow's limit on the tasks of one mapped task (core.max_map_length)
-UNIT_SECONDS = 1800  # so that starting a rank, about a minute with a 13B, is little, and a lost unit not much
-LONGEST_UNIT_SECONDS = 3600  # half of what a fuse task may take
-UNIT_TOKENS_AT_FIRST = 400_000  # while no rate is measured
+UNIT_SECONDS = 1800  # a compromise: starting a rank takes a minute with a 13B, and a lost unit is done again
+LONGEST_UNIT_SECONDS = 3600  # half of a fuse task's time limit
+UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
 
 
 def choose_unit_tokens(total: int, tokens_per_second: float | None, max_units: int | None = None) -> int:
     """Estimated tokens of a unit: half an hour of work for a device that does ``tokens_per_second``.
 
-    More if there would be over ``max_units`` units, but at most an hour's. While no rate is known, units are small; the
-    next run knows the rate and plans what is left.
+    If this gives more than ``max_units`` units, they become larger, up to an hour of work. While no rate is known,
+    units are small; the next run knows the rate and plans the remaining pairs.
     """
     if tokens_per_second is None:
         return UNIT_TOKENS_AT_FIRST
@@ -50,8 +50,8 @@ def cut_units(
 ) -> list[Unit]:
     """Publish ``pairs`` as work units of about ``unit_tokens`` estimated tokens each, and return them.
 
-    Pairs beyond ``max_units`` units are left for another run. ``serial`` is the number of units that the work had
-    before under this fusion, so that a pair that is fused again is in a unit with another name. The units record
+    Pairs beyond ``max_units`` units are left for another run. ``serial``: number of units that the interval or replay
+    already had under this fusion. Names of units include it, so that new units never reuse a name. The units record
     ``rules``, the pull rules of their pairs.
     """
     footer = rules.as_footer() if rules else {}
@@ -72,7 +72,7 @@ def rules_of(storage: Storage, unit_id: str) -> PairRules | None:
     """The pull rules of the unit's pairs. None: not recorded, as for a replay's unit, or the file cannot be read."""
     try:
         return PairRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
-    except (pa.ArrowException, FileNotFoundError):  # fusing the unit reports it
+    except (pa.ArrowException, FileNotFoundError):  # the fuse task reports this error
         return None
 
 
@@ -96,8 +96,8 @@ def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[
 
     filled_parts = [part for part in pairs if len(part.rows)]
     for part, table in zip(filled_parts, read_ahead(read, filled_parts), strict=True):
-        ends = np.cumsum(part.tokens)  # tokens of the file's rows up to each
-        start, before = 0, 0  # the first row that is in no unit, and the tokens of those before it
+        ends = np.cumsum(part.tokens)  # cumulative tokens of the file's rows
+        start, before = 0, 0  # the first row that is in no unit yet, and the tokens of the rows before it
         while (last := int(np.searchsorted(ends, before + target - filled))) < len(ends):
             tokens = filled + int(ends[last]) - before
             rows = pa.concat_tables([*parts, table.slice(start, last + 1 - start)])

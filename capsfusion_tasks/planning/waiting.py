@@ -40,7 +40,7 @@ def paired_buckets(storage: Storage, interval: Interval) -> int:
 
 
 def paired_with_others(storage: Storage, within: Iterable[Interval], rules: PairRules) -> list[Interval]:
-    """The intervals whose pairs were made with other rules. The next run of each makes its pairs again."""
+    """The intervals whose pairs were made with other rules. The next run of such an interval makes its pairs again."""
     found = []
     for interval in within:
         if files := storage.files(layout.pairs_folder(interval)):

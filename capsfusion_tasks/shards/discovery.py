@@ -41,7 +41,7 @@ def discover(
     to a frozen list is late too, and is claimed, so that no other interval has taken it.
 
     A list of other sources or patterns is made anew, and ``remove`` gets the shards that leave it, as long as the
-    interval has no ``units``, planned or loaded. Raises InputError where it has some, unless ``relist`` adds the shards
+    interval has no ``units``, planned or loaded. Raises InputError if it has some, unless ``relist`` adds the shards
     of these sources.
 
     ``on_listing`` gets each side that is listed, and the bytes of all its shards.

@@ -47,7 +47,7 @@ class Expected:
 def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Path) -> Iterator[pa.NativeFile]:
     """The shard as a local file, for as long as the block lasts.
 
-    Raises InputError where a retry will not help. After any other error the finished parts stay in ``scratch``, and a
+    Raises InputError if a retry will not help. After any other error the finished parts stay in ``scratch``, and a
     retry on the same machine asks for the others only.
     """
     with full_disk.explained(scratch, address.where, ROOM):

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def fuse_argv(context: Context, unit: Unit) -> list[str]:
-    """The torchrun command that fuses the unit on this node. Raises InputError where its model is not here."""
+    """The torchrun command that fuses the unit on this node. Raises InputError if its model is not here."""
     job = FuseJob.of(
         context.settings,
         context.decoding_of(unit.fusion_id),

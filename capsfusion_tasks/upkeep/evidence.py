@@ -83,7 +83,7 @@ def gather(
     """Read the files and the ledger, in an order in which what a running task changes looks unfinished, not wrong.
 
     For a scope with an interval, reads only the files of its intervals, of their shards and of their unfinished units.
-    ``all_lists``: read the lists of the other intervals, too. Raises InputError where the staging area is not the one
+    ``all_lists``: read the lists of the other intervals, too. Raises InputError if the staging area is not the one
     of the ledger.
     """
     with warehouse.engine.connect() as connection:

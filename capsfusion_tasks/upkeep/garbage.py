@@ -31,7 +31,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file or folder that can be deleted. ``delete`` raises NotReadyError where a task needs it after all."""
+    """A file or folder that can be deleted. ``delete`` raises NotReadyError if a task needs it after all."""
 
     kind: str  # of KINDS
     where: str
@@ -92,7 +92,7 @@ def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collectio
 def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
     """Files of units loaded longer than ``keep`` ago, and files older than ``safe_age`` that no process is writing.
 
-    An interval or a replay with a unit that is not loaded keeps all of its files. Raises InputError where the ledger
+    An interval or a replay with a unit that is not loaded keeps all of its files. Raises InputError if the ledger
     does not belong to the staging area: it cannot tell which files are needed.
     """
     storage = context.storage

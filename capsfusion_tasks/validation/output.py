@@ -25,7 +25,7 @@ Verdict = tuple[Any, ...]  # a value for each column of ``JUDGED``
 
 
 def check_outputs(source: Path, out: Path | None, report: Path | None, *, overwrite: bool) -> None:
-    """Raise InputError where an output has a wrong ending, is ``source``, or exists and must not be replaced."""
+    """Raise InputError if an output has a wrong ending, is ``source``, or exists and must not be replaced."""
     if out:
         format_of(out, write=True)
         check_writable(out, overwrite=overwrite, but=source)
