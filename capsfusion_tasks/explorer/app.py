@@ -35,8 +35,8 @@ PAGE = Path(__file__).parent / "page"
 _PARTS = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in (".css", ".js")}
 _NAMES_OFFERED = 200
 _NO_CAPTION = "the warehouse does not have this caption, or no longer"
-# Captions come from the open web. Even if one of them were taken for HTML, the browser would run only the page's own
-# scripts and connect to this server only. Airflow shows the page in a frame.
+# Captions come from the open web. Even if the browser took a caption for HTML, it would run only the page's own scripts
+# and connect only to this server. Airflow shows the page in a frame.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",

@@ -21,12 +21,15 @@ _MEASURED = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rule says of a caption. ``threshold``: the one that is set now; the caption may have met another."""
+    """What one rule says about a caption.
+
+    ``threshold``: the current one; the caption may have been judged with another.
+    """
 
     code: str
     rejects: bool
     meaning: str
-    found: list[str]  # the words that it is about; empty for rules about the whole caption
+    found: list[str]  # the words that the rule is about; empty for rules about the whole caption
     score: str | None = None
     value: float | None = None
     threshold: float | None = None

@@ -15,7 +15,7 @@ from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
 
 @dataclass(frozen=True)
 class RunKey:
-    """A DAG run, a replay, or an interval that was run without Airflow; with nothing given, all runs.
+    """A DAG run, a replay, or an interval that was run without Airflow. With all fields None: all runs.
 
     A run that ran again with another model or other settings has captions of several fusions. Without ``fusion_id``,
     the figures of a run are those of the fusion that it planned last.
@@ -29,7 +29,7 @@ class RunKey:
 
 @dataclass(frozen=True)
 class RunFigures:
-    """What the page shows of a run. ``found``: what planning found, None before anything was planned."""
+    """What the page shows about a run. ``found``: what planning found; None before planning."""
 
     dag_run_id: str | None
     replay: str | None
@@ -48,7 +48,7 @@ class RunFigures:
 
 
 def figures(connection: Connection, key: RunKey) -> RunFigures | None:
-    """None: nothing was planned for this run."""
+    """The figures of the run. None if nothing was planned for it."""
     scope = Scope(interval=key.interval, dag_run_id=key.dag_run_id, replay=key.replay, fusion_id=key.fusion_id)
     if scope != queries.EVERYTHING and scope.fusion_id is None:
         scope = replace(scope, fusion_id=funnels.last_fusion(connection, scope))

@@ -1,4 +1,4 @@
-"""What ``<OUT>.parts`` was begun with: the decoding and the files, so that another try continues the same work."""
+"""Records the decoding and the files that ``<OUT>.parts`` was started with, so that a retry continues the same work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_begun(out: Path) -> bool:
 
 
 def read(parts: Path) -> Begun | None:
-    """None: nothing was begun, or by a version that recorded nothing."""
+    """The record. None: nothing was started, or an older version started it without a record."""
     file = parts / _NAME
     return Begun.model_validate_json(file.read_bytes()) if file.exists() else None
 
@@ -60,7 +60,7 @@ def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None
 def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], list[InOut]]:
     """The ``files`` of the earlier try in its order, and the others. Raises InputError if some are missing.
 
-    Rows are numbered over all files, so that a file that comes or goes in between would move finished rows.
+    Rows are numbered over all files, so adding or removing a file in between would shift the finished rows.
     """
     by_place = {_place(each, out): each for each in files}
     if missing := [place for place in begun.files if place not in by_place]:

@@ -18,11 +18,12 @@ from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.schemas import fused_schema
 from capsfusion_tasks.staging.storage import Storage
 
-CHUNK_SECONDS = 30.0  # age at which a chunk is closed. Larger chunks cost more per write; more files cost more per read
+# Seconds until a chunk is closed. Larger chunks cost more per write, more chunks cost more per read.
+CHUNK_SECONDS = 30.0
 
 
 class ChunkWriter:
-    """Takes rows and writes them. Never replaces files of another try, which may still be running."""
+    """Takes rows and writes them. Never replaces files of another try, because that try may still run."""
 
     def __init__(self, job: FuseJob, storage: Storage, store: Store, occupancy: Occupancy) -> None:
         self._job, self._storage, self._store, self._occupancy = job, storage, store, occupancy
@@ -77,7 +78,7 @@ class ChunkWriter:
         return f"{self._job.chunks}/{first + self._store.add('chunks', 1) - 1:05d}-{this_try}.parquet"
 
     def _agree(self) -> tuple[int, str]:
-        """The first number and the name of this try. The first rank that asks sets them for all ranks."""
+        """The first chunk number and the name of this try. The first rank that calls this sets both for all ranks."""
         names = (path.rpartition("/")[2] for path in self._storage.files(self._job.chunks))
         numbers = [int(name.partition("-")[0]) for name in names if re.match(r"\d+-", name)]
         first = self._store.compare_set("first chunk", "", str(max(numbers, default=-1) + 1))

@@ -20,7 +20,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_READERS = 16  # files read at a time: each takes a few round trips to S3
+_READERS = 16  # files read at the same time, because each takes a few round trips to S3
 _KNOWN = "00000-known.parquet"
 
 
@@ -35,7 +35,7 @@ class Chunk:
 
 
 class BrokenChunk(Exception):
-    """A damaged chunk file, cut short by a disk or a copy. Our own writes cannot leave one: they rename whole files."""
+    """A chunk file that a disk or a copy has damaged. Our own writes only rename complete files."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path}: {why}")
@@ -43,7 +43,7 @@ class BrokenChunk(Exception):
 
 
 def input_digest(raw: str | None, synthetic: str | None) -> bytes:
-    """Digest of the two captions of a row. Null and empty text differ, and so do other splits of one text."""
+    """Digest of a row's two captions. It tells null from empty text, and depends on where the first text ends."""
     digest = hashlib.blake2b(digest_size=16)
     for text in (raw, synthetic):
         data = b"" if text is None else text.encode()
@@ -95,7 +95,7 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
     except FileNotFoundError:  # deleted since the folder was listed
         return None
     except OSError as error:
-        if error.errno is not None:  # the disk failed, and the file may be sound
+        if error.errno is not None:  # the disk failed, but the file may be good
             raise
         return BrokenChunk(path, _short(error))
     except (pa.ArrowException, ValueError, TypeError) as error:
@@ -106,7 +106,7 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
 
 
 def collect(storage: Storage, folder: str, fusion_id: str, rows: int, columns: list[str] = FUSED.names) -> pa.Table:
-    """The finished ones of rows 0 to ``rows`` - 1, in row order, each once. ``columns`` must include ``row``.
+    """The finished rows among 0 to ``rows`` - 1, in row order, each once. ``columns`` must include ``row``.
 
     Does not compare input digests: only for pairs that cannot change, like those of a unit.
     """

@@ -1,4 +1,7 @@
-"""What an engine is: it turns prompts into captions. ``complete_all`` retries failed rows, and sets bad ones aside."""
+"""The interface of engines, which turn prompts into captions.
+
+``complete_all`` retries failed rows and sets bad ones aside.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,16 @@ class Request:
     max_new_tokens: int | None = None
 
     def limit(self, of_engine: int) -> int:
-        """How many new tokens the row may get, where the engine allows ``of_engine``."""
+        """The most new tokens of the row, if the engine allows ``of_engine``."""
         return of_engine if self.max_new_tokens is None else min(self.max_new_tokens, of_engine)
 
 
 @dataclass(frozen=True)
 class Beam:
-    """Another finished caption of a row's beam search: its token ids, without EOS. The rest as in ``Completion``."""
+    """Another finished caption of a row's beam search.
+
+    ``token_ids`` lack EOS; the other fields are as in ``Completion``.
+    """
 
     token_ids: list[int]
     finish_reason: str
@@ -39,7 +45,7 @@ class Beam:
 
     @classmethod
     def of(cls, token_ids: list[int], eos_ids: Collection[int]) -> Beam:
-        """Of all generated tokens, EOS included if it came."""
+        """The beam of all generated tokens, which may end with EOS."""
         if token_ids[-1] in eos_ids:
             return cls(token_ids[:-1], "stop", len(token_ids))
         return cls(token_ids, "length", len(token_ids))
@@ -47,10 +53,10 @@ class Beam:
 
 @dataclass(frozen=True)
 class Completion:
-    """A row's generated token ids. EOS counts in ``caption_tokens`` and is not among ``token_ids``.
+    """A row's generated token ids. ``caption_tokens`` counts EOS, but ``token_ids`` do not contain it.
 
     ``finish_reason`` is "stop" (EOS came), "length" (max_new_tokens came first) or "error: …" (no caption). ``score``
-    is the mean log-probability of the tokens, where the engine computes it. ``others`` are the other captions of the
+    is the mean log-probability of the tokens, if the engine computes it. ``others`` are the other captions of the
     row, the best one first, if the engine keeps them.
     """
 
@@ -107,23 +113,23 @@ class Engine(Protocol):
         ...
 
 
-HOPELESS = 16  # so many failed rows, one after the other, are no fault of the rows
+HOPELESS = 16  # if this many rows in a row fail, the rows are not the cause
 NOT_FINITE = "error: the model's scores are not finite numbers (NaN)"
 
 
 def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
-    """Completions of all ``requests``, even where the engine fails on some of them.
+    """Completions of all ``requests``, even if the engine fails on some of them.
 
-    Rows that were in flight when the engine raised are fused again: after out of memory with fewer rows at once, after
-    another error in halves, until the row that raises is alone and is set aside with its error. A row whose scores are
-    not finite is set aside, too.
+    If the engine raises, the rows in flight are fused again. After an out-of-memory error, fewer rows are fused at
+    once. After other errors, the rows are halved until the failing row is alone; it is set aside with its error. A row
+    whose scores are not finite is set aside, too.
 
-    A broken device ends the run, since every later row would fail as well. So do HOPELESS rows in a row that are set
-    aside (with the last one's error; InputError if scores are not finite), and an error of ``requests`` itself.
+    Three errors end the run: a broken device, because every later row would fail as well; HOPELESS rows in a row that
+    are set aside (raises the last row's error, or InputError if scores are not finite); an error of ``requests``.
     """
-    set_aside: list[Completion] = []  # since the last fused row, and held back until the next one
+    set_aside: list[Completion] = []  # set aside since the last fused row; yielded after the next fused row
     in_flight: dict[int, Request] = {}
-    parts: list[Requests] = [requests]  # the last is next
+    parts: list[Requests] = [requests]  # a stack: the last group is fused next
     while parts:
         part = parts.pop()
         try:
@@ -173,7 +179,7 @@ def _set_aside(completion: Completion, set_aside: list[Completion], error: Excep
 
 
 def _release_tensors(error: BaseException) -> None:
-    """Let go of what the frames of ``error`` hold: memory that fewer rows are to be allocated from."""
+    """Release the tensors in the frames of ``error``, so that the next try has their memory."""
     following: BaseException | None = error
     while following is not None:
         traceback.clear_frames(following.__traceback__)
@@ -181,14 +187,14 @@ def _release_tensors(error: BaseException) -> None:
 
 
 class _SourceError(Exception):
-    """Carries an error of the requests' source through the engine, past what handles the engine's own errors."""
+    """Wraps an error of the requests' source, so that it is not handled like an error of the engine."""
 
     def __init__(self, cause: Exception) -> None:
         self.cause = cause
 
 
 class _TrackedRequests:
-    """Requests that are entered in ``in_flight`` when they are taken."""
+    """Requests that are added to ``in_flight`` when the engine takes them."""
 
     def __init__(self, requests: Requests, in_flight: dict[int, Request]) -> None:
         self._requests, self._in_flight = requests, in_flight
@@ -206,5 +212,5 @@ def _shrink(engine: Engine) -> bool:
     if not engine.shrink():
         return False
     torch.cuda.empty_cache()
-    log.warning("out of memory: going on with fewer rows at once")
+    log.warning("out of memory: continuing with fewer rows at once")
     return True

@@ -19,12 +19,12 @@ from capsfusion_tasks.fusion.prompt import Prompt, is_empty_caption
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.staging.storage import Storage
 
-_AHEAD = 2  # claims that are prepared in advance. With more, other ranks would run out of rows earlier
+_AHEAD = 2  # claims that are prepared in advance. With more, other ranks would run out of rows earlier than this one
 
 
 @dataclass
 class Prepared:
-    """The unfinished rows of a claim: digests of all, requests for the model, and rows without a caption to fuse."""
+    """The unfinished rows of a claim: a digest for each row, requests for the engine, and rows that cannot be fused."""
 
     inputs: dict[int, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Feed:
                 self._ready.put(rows)
                 if rows is None:
                     return
-        except Exception as error:  # ``next`` raises it again
+        except Exception as error:  # ``next`` raises this error again
             self._ready.put(error)
 
     def _prepare(self) -> Iterator[Prepared]:

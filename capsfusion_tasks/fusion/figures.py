@@ -1,4 +1,4 @@
-"""What fusing takes: rows, tokens, seconds of a device. Kept in the footer of each chunk file."""
+"""Figures of fusing: rows, tokens, seconds of a device. Each chunk file has them in its footer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Figures:
-    """What fusing some rows took: tokens, seconds of one device, and how full the engine's batches were meanwhile.
+    """Figures of fusing some rows: tokens, seconds of one device, and how full the engine's batches were.
 
-    Those of a chunk stand in its footer, so that a unit's can be added up over ranks and tries.
+    A chunk's footer has its figures. A unit's figures are their sums over ranks and tries.
     """
 
     rows: int = 0
@@ -24,7 +24,7 @@ class Figures:
         return Figures(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def as_dict(self) -> dict[str, Any]:
-        """As they are kept with a unit; rates are those of one device."""
+        """The figures in the form that the ledger keeps for a unit. Rates are those of one device."""
         seconds = self.device_seconds
         return {
             "rows": self.rows,

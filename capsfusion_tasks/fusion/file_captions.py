@@ -19,13 +19,13 @@ from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairColumns
 from capsfusion_tasks.schemas import fused_schema
 from capsfusion_tasks.staging.storage import Storage
 
-# Of a table with both sources, the caption and its other beams: the same rows with the caption to take in each, and its
-# number in the column ``beam`` (1: the best of the search).
+# A function of a table with both sources, the caption and its other beams. It returns the same rows with the caption to
+# take, and the number of that caption in the column ``beam`` (1: the best of the search).
 TakeBeam = Callable[[pa.Table], pa.Table]
 
 
 class FailedRow(NamedTuple):
-    """A row without a caption: its number in its file from 0, the reason, and its id where there is a column for it."""
+    """A row without a caption: its number in its file from 0, the reason, and its id if the file has an id column."""
 
     row: int
     reason: str

@@ -15,14 +15,14 @@ from capsfusion_tasks.errors import NotReadyError
 
 log = logging.getLogger(__name__)
 
-_THREADS = 8  # hashing lets go of the interpreter's lock
+_THREADS = 8  # hashing releases the interpreter's lock, so threads run in parallel
 _TOLD_BYTES = 1 << 30
 
 
 def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
     """The BLAKE2b digest of each file's bytes, as hex.
 
-    ``cache`` is a JSON file. A digest in it counts while the file's path, size and times stay as they were. Logs where
+    ``cache`` is a JSON file. A digest in it is valid while the file's path, size and times are unchanged. Logs where
     it cannot be written: then files are read again at each start. Raises NotReadyError for a file that cannot be read.
     """
     known = _known(cache)
@@ -38,7 +38,7 @@ def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
 
 
 def _known(cache: Path) -> dict[str, list[Any]]:
-    """What ``cache`` holds; nothing where it is missing, damaged or not readable."""
+    """The digests in ``cache``. Empty if it is missing, damaged or not readable."""
     try:
         found = json.loads(cache.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -63,7 +63,7 @@ def _keep(cache: Path, entries: dict[str, list[Any]]) -> None:
 
 
 def _state(file: Path) -> list[int]:
-    """What changes when a file is written or replaced, even within a second and at the same size."""
+    """Values that change when a file is written or replaced, even within a second and with the same size."""
     found = file.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 

@@ -45,14 +45,14 @@ from capsfusion_tasks.staging.storage import Storage
 OUTPUT_COLUMN = "capsfusion"
 _PAIRS, _CHUNKS = "pairs", "chunks"
 _CLAIMS_OF_A_PIECE = 64  # a piece of 4,096 rows is read and written in less time than torchrun needs to start
-_LONG_CHECK_BYTES = 256 << 20  # of a file whose check takes seconds
+_LONG_CHECK_BYTES = 256 << 20  # size of a file whose check takes seconds
 
 ExistingOutput = Literal["refuse", "replace", "skip"]
 
 
 @dataclass(frozen=True)
 class FuseResult:
-    """Of so many ``files``. ``rescued`` counts the captions that are not the best of their search."""
+    """The result for ``files`` files. ``rescued`` counts captions that are not the best of their beam search."""
 
     files: int
     figures: Figures
@@ -99,7 +99,7 @@ def fuse_files(
 
     ``out`` is the target of a single file, or the folder of all targets. Finished rows lie in ``<out>.parts`` until the
     rows of all files are finished; with ``resume`` a second call takes over the rows that did not change. One torchrun
-    fuses all files, so that the model is loaded once. ``existing`` says what becomes of targets that exist. A row that
+    fuses all files, so that the model is loaded once. ``existing`` says what to do with existing targets. A row that
     cannot be fused, such as one with an empty caption, gets null. If the settings keep the other beams, ``take_beam``
     decides which caption to write; default: the best of the search. Everything that would make writing a target fail is
     found before the first row is fused. Raises InputError for files that cannot be read or written, for a source that
@@ -110,7 +110,7 @@ def fuse_files(
     opened = {each: _open(each.source, columns) for each in files}
     for each in files:
         format_of(each.target, write=True)
-    if not begun.is_begun(out):  # else some of the targets are from the earlier try
+    if not begun.is_begun(out):  # otherwise some targets are from the earlier try
         _check_new(files, out, existing)
     # This machine plans and fuses, so its device decides unless a setting does.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
@@ -136,7 +136,7 @@ def fuse_files(
         if not todo:
             return FuseResult(0, Figures(), [], rescued=0)
         rows = _check_targets(todo, sources, on_line)
-        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # of an earlier try: a file may have changed since
+        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # of an earlier try, after which a file may have changed
         begun.write(parts, decoding, out, todo)
         job = FuseJob.of(
             settings,
@@ -153,7 +153,7 @@ def fuse_files(
         else:
             on_line("the input has no rows: nothing is fused")
 
-        _check_new(new, out, existing)  # another program may have written them meanwhile
+        _check_new(new, out, existing)  # another program may have written targets meanwhile
         captions = FileCaptions(job, columns, storage, take_beam if decoding.keep_beams else None)
         for each in todo:
             each.target.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ def _check_targets(files: Sequence[InOut], sources: Sequence[CaptionFile], on_li
 def _fuse_while_reading(
     job: FuseJob, sources: Sequence[CaptionFile], columns: PairColumns, storage: Storage, torchrun: Torchrun
 ) -> None:
-    """Run torchrun, and write the files' pairs for it meanwhile: the first caption waits for one piece only."""
+    """Run torchrun while writing the files' pairs for it, so that fusing starts after the first piece."""
     stopped = threading.Event()
 
     def pieces() -> Iterator[pa.Table]:
@@ -218,7 +218,7 @@ def _fuse_while_reading(
             torchrun.wait()
         except TorchrunFailed:
             if reading.done():
-                reading.result()  # raises what ended both
+                reading.result()  # raises the error that ended both
             raise
         finally:
             stopped.set()

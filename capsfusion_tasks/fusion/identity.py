@@ -1,4 +1,4 @@
-"""Decides a decoding from settings, and finds the model of a decoded unit on this machine."""
+"""Makes a decoding from settings, and finds the model of a recorded decoding on this machine."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
 
 
 def locate(decoding: Decoding, settings: Settings) -> str:
-    """The decoding's model as this machine has it: a folder, or a hub id at its commit, which the ranks fetch.
+    """The decoding's model on this machine: a folder, or a hub id with its commit, which the ranks fetch.
 
-    A folder counts if it holds the very files that planning saw: where it was then, or where CAPSFUSION_MODEL is now.
-    Raises InputError otherwise.
+    A folder counts if it has the files that planning saw. Looks at the path that planning used, then at
+    CAPSFUSION_MODEL. Raises InputError otherwise.
     """
     if decoding.model_revision:
         return decoding.location
@@ -91,7 +91,10 @@ def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
 
 
 def _folder_digest(folder: Path, settings: Settings) -> str:
-    """Of the configuration and all weights: two fine-tunes may differ in the middle of one file only."""
+    """Digest of the configuration and all weights.
+
+    Whole files, because two fine-tunes may differ only in the middle of one file.
+    """
     digest = hashlib.blake2b((folder / "config.json").read_bytes(), digest_size=16)
     for file, content in content_digests(weight_files(folder), settings.home / "weights_digests.json").items():
         digest.update(f"{file.name} {content}".encode())

@@ -1,4 +1,4 @@
-"""What torchrun's ranks are told: which pairs to fuse, how, and where the chunks go."""
+"""A job for torchrun's ranks: which pairs to fuse, how, and where to write chunks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CLAIM_ROWS = 64
 
 
 class FuseJob(BaseModel):
-    """Travels as JSON in the argv of each rank."""
+    """The job. Passed as JSON in the arguments of each rank."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -21,11 +21,11 @@ class FuseJob(BaseModel):
     piece_rows: int | None  # rows of each of these files; the last may have fewer
     chunks: str  # folder of the chunk files
     decoding: Decoding
-    model: str  # the decoding's model as this machine has it
+    model: str  # location of the decoding's model on this machine
     batch_size: int | None  # None: the engine decides
     claim_rows: int  # a rank claims so many rows at a time; pieces have a multiple of them
     chunk_rows: int  # most rows of a chunk file
-    write_seconds: float = 5.0  # a kill loses what was finished since the last write
+    write_seconds: float = 5.0  # a kill loses the rows that were finished after the last write
 
     @classmethod
     def of(
@@ -57,5 +57,5 @@ class FuseJob(BaseModel):
 
 
 def claim_rows(settings: Settings) -> int:
-    """How many rows a rank claims at a time: few, so that all ranks end together, and no more than a chunk has."""
+    """How many rows a rank claims at a time: few, so that all ranks end together, and at most the rows of a chunk."""
     return min(_CLAIM_ROWS, settings.chunk_rows)

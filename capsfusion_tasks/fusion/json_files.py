@@ -23,7 +23,8 @@ def read_object(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} begins with a byte order mark: save it as UTF-8 without one")
     try:
         found = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5,000 digits, 5,000 brackets
+    # Invalid JSON or UTF-8, a number of 5,000 digits, 5,000 nested brackets.
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is no JSON: {error}. It may be cut off: download it again") from error
     if not isinstance(found, dict):
         raise InputError(f"{file} holds a JSON {type(found).__name__}, not an object: download it again")

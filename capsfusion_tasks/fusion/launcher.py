@@ -24,14 +24,14 @@ from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.watchdog import Timeouts, Watchdog
 from capsfusion_tasks.settings import Settings
 
-# A rank marks errors of its input or its surroundings; the process that started torchrun raises them as its own.
+# A rank prints its InputErrors and NotReadyErrors with this mark. The process that started torchrun raises them again.
 INPUT_ERROR_MARK = "capsfusion input error: "
 NOT_READY_MARK = "capsfusion not ready: "
-STARTED_BY = "TORCHRUN_STARTED_BY"  # variable of the ranks: process id of whoever started torchrun
+STARTED_BY = "TORCHRUN_STARTED_BY"  # variable of the ranks: id of the process that started torchrun
 _MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
 _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
-# The line in which torchrun names the rank that failed. After it come pages about torchrun's own functions.
+# The line in which torchrun names the failed rank. Pages about torchrun's own functions follow it.
 _RANK_FAILED = re.compile(r".*torch/distributed/elastic/.*failed \(exitcode: ")
 # OpenMP threads spin while they wait for each other. By default they spin for so long that two jobs on one CPU are
 # seven times slower. With this many turns, two jobs have half the speed each, and a single job is not slower.
@@ -43,7 +43,8 @@ _NOT_FOR_TORCHRUN = re.compile(
     r"PET_.*|TORCH_?ELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|PYTHON_EXEC"
     r"|LOGLEVEL"
 )
-_THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")  # what OpenMP takes; a comma starts the levels below the first
+# The number that OpenMP accepts; after a comma come the numbers for nested levels.
+_THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")
 
 
 def environment_defaults(settings: Settings) -> dict[str, str]:
@@ -51,17 +52,17 @@ def environment_defaults(settings: Settings) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0))
     environment = {
         **_DEFAULTS,
-        # Where it is not set, torchrun gives each of several ranks a single thread.
+        # Otherwise torchrun sets it to one thread for each of several ranks.
         "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node))),
     }
     if _is_writable(settings.home):
-        # Not in a home folder that is deleted with its container, so that the next task finds the compiled kernels.
+        # A folder that outlives the container, so that the next task finds the compiled kernels.
         environment["TRITON_CACHE_DIR"] = str(settings.home / "triton")
     return environment
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether files can be made in ``folder``, or the folder itself where it is missing."""
+    """Whether files can be created in ``folder``, or the folder itself if it is missing."""
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
 
@@ -79,7 +80,7 @@ def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[s
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
         *("--nnodes", "1", "--nproc-per-node", str(rank_count(nproc_per_node)), "--max-restarts", "0"),
-        # Ranks print their errors themselves. A log folder would be left behind where torchrun is killed.
+        # Ranks print their errors themselves. A killed torchrun would leave its log folder behind.
         *("--log-dir", os.devnull),
         *("-m", "capsfusion_tasks.fusion.worker", job.model_dump_json()),
     ]
@@ -126,7 +127,7 @@ class Torchrun:
         self._on_line = on_line or print
         self._timeouts = timeouts or Timeouts()
         self._process: subprocess.Popen[str] | None = None
-        self._lines: queue.Queue[str | None] = queue.Queue()  # None: there are no more
+        self._lines: queue.Queue[str | None] = queue.Queue()  # None: the output has ended
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -186,7 +187,10 @@ class Torchrun:
             raise TorchrunFailed(f"torchrun ended with exit code {code}; its last lines:\n" + "\n".join(last))
 
     def terminate(self) -> None:
-        """Send SIGTERM to torchrun and return, as Airflow kills the caller five seconds later. Ranks die with it."""
+        """Send SIGTERM to torchrun and return at once, because Airflow kills the caller five seconds later.
+
+        Ranks die with torchrun.
+        """
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
@@ -220,12 +224,12 @@ def run(
 def _die_with_parent() -> None:
     """Runs in the child between fork and exec: the kernel kills torchrun when its parent dies (Linux).
 
-    SIGTERM would not do: torchrun turns it into a Python exception, and an exception that is raised in a destructor or
-    a callback of C++ is only printed. Ranks die with torchrun in any case.
+    Not SIGTERM: torchrun turns it into a Python exception, which is lost if it is raised in a destructor or a C++
+    callback. Ranks die with torchrun in any case.
     """
     if sys.platform.startswith("linux"):
         _LIBC.prctl(1, signal.SIGKILL)
 
 
-# Looked up before the fork: loading a library between fork and exec can deadlock.
+# Loaded before the fork, because loading a library between fork and exec can deadlock.
 _LIBC = ctypes.CDLL(None)

@@ -1,6 +1,6 @@
-"""Where a model's files are (a folder, or a hub id's snapshot), and what its configuration says. No torch here.
+"""Finds a model's files (a folder, or a hub id's snapshot) and reads its configuration. Does not import torch.
 
-No settings either: benchmarks need none.
+It does not import settings either, because benchmarks need none.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
 
 
 def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:
-    """What ``ask`` says of ``path``. Raises InputError if the system does not let it ask: rights, a long name."""
+    """The result of ``ask`` for ``path``.
+
+    Raises InputError for errors of the system, such as missing rights or a long name.
+    """
     try:
         return ask(path)
     except OSError as error:
@@ -53,7 +56,7 @@ def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     """The model's config.json. Raises InputError if it cannot be read, or asks for what no engine here does."""
     config = read_object(folder / "config.json")
-    if config.get("auto_map"):  # transformers would ask on the terminal, and a worker has none
+    if config.get("auto_map"):  # transformers would ask for permission on the terminal, and a worker has no terminal
         raise InputError(
             f"{folder}/config.json wants to run code of its own (auto_map); only built-in models are loaded"
         )
@@ -74,7 +77,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def eos_token_ids(folder: Path) -> tuple[int, ...]:
     """The tokens that end a caption, as ``generate`` takes them: sorted, at least one.
 
-    Those of generation_config.json; where it names none, those of config.json; where that names none, the tokenizer's.
+    The ids are those of generation_config.json, otherwise those of config.json, otherwise the tokenizer's.
     Raises InputError for ids that are no tokens of the model.
     """
     vocab_size = read_object(folder / "config.json").get("vocab_size")
@@ -108,7 +111,7 @@ def _hub_snapshot(model: str, *, weights: bool) -> Path:
     patterns = ["*.json", "tokenizer.model", *(HUB_PATTERNS if weights else ())]
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    except LocalEntryNotFoundError as error:  # what it raises where the hub does not answer
+    except LocalEntryNotFoundError as error:  # the error for a hub that does not answer
         raise NotReadyError(
             f"the model {model} is not on this machine, and the hub does not answer ({error.__cause__ or error}): check"
             " the network, or give a folder"

@@ -1,4 +1,4 @@
-"""A rank on its node: it dies with torchrun, uses one GPU alone, or a share of the cores."""
+"""What a rank does on its node: it ends when torchrun dies, and takes one GPU for itself or a share of the cores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when torchrun dies, however it dies.
+    """Ask the kernel to send this rank SIGKILL when torchrun dies for any reason.
 
     torchrun starts each rank in a session of its own, so a signal to torchrun's process group misses the ranks, and a
     SIGKILL to torchrun would leave them running, holding the GPU.
@@ -45,7 +45,9 @@ def _is_orphan(parent: int) -> bool:
 
 
 def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, IO[bytes] | None]:
-    """The rank's device, and the lock of its GPU, to be held until the process ends: until then the memory is taken.
+    """The rank's device and the lock of its GPU.
+
+    Hold the lock until the process ends, because its memory is used until then.
 
     GPU number ``local_rank`` (never the global rank: a second node has no GPU 8), after ranks of an earlier try that
     are still ending have left it. Without a GPU: the CPU, with OMP_NUM_THREADS threads or a fair share of its cores.
@@ -62,7 +64,7 @@ def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, I
             " set CAPSFUSION_NPROC_PER_NODE to auto"
         )
     torch.cuda.set_device(local_rank)
-    # cuDNN plans its attention anew for each shape, and nearly every prefill has a shape of its own.
+    # cuDNN makes a new plan for each shape of attention, and nearly every prefill has another shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
     name = torch.cuda.get_device_properties(local_rank).uuid
     path = Path(tempfile.gettempdir()) / f"capsfusion-gpu-{name}-{os.geteuid()}.lock"

@@ -17,7 +17,7 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class PairColumns:
-    """The names that a file of the user has for the captions of a pair, and for what identifies a row."""
+    """The names of the columns of a user's file: both captions, and the id of a row."""
 
     raw: str = "laion_2b"
     synthetic: str = "laion_coco"
@@ -83,7 +83,7 @@ class PairsInput:
     def _wait_for(self, number: int, start: int) -> bool:
         """Wait for the piece with row ``start``; False: the rows end before it."""
         while self._piece_rows:
-            # Ask for the end first. In the other order, a last piece written between the two questions is missed.
+            # Check for the end first. Otherwise a last piece that is written between the two checks would be missed.
             total = self.total()
             if total is not None:
                 return start < total

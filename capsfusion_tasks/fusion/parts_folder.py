@@ -24,7 +24,7 @@ def parts_path(target: Path) -> Path:
 
 @contextmanager
 def parts_folder(target: Path) -> Iterator[Path]:
-    """The folder, held by this process alone. An error in the block leaves its files for the next try.
+    """The folder, locked by this process. An error in the block leaves its files for the next try.
 
     Raises NotReadyError if another process holds it.
     """
@@ -50,7 +50,7 @@ def empty(folder: Path) -> None:
 @contextmanager
 def _locked(folder: Path, target: Path) -> Iterator[None]:
     while True:
-        with suppress(FileNotFoundError), _open(folder) as lock:  # whoever held the folder has just deleted it
+        with suppress(FileNotFoundError), _open(folder) as lock:  # the process that held the folder has just deleted it
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -62,7 +62,7 @@ def _locked(folder: Path, target: Path) -> Iterator[None]:
                 if error.errno not in _NO_LOCKS:
                     raise
             if os.fstat(lock.fileno()).st_ino != (folder / _LOCK).stat().st_ino:
-                continue  # the lock of a file that was deleted holds nobody back
+                continue  # a lock on a deleted file protects nothing
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -75,7 +75,7 @@ def _open(folder: Path) -> TextIO:
         folder.mkdir(exist_ok=True)
     except FileExistsError:
         raise InputError(f"{folder} must be a folder for finished rows, and is a file: move it away") from None
-    except PermissionError as error:  # OUT is a folder with other rights than the one that it lies in
+    except PermissionError as error:  # OUT is a folder, and this user may not write to the folder that contains it
         raise InputError(f"cannot write finished rows to {folder}: {error.strerror}; choose another OUT") from error
     lock = (folder / _LOCK).open("a+")
     lock.seek(0)

@@ -23,10 +23,10 @@ _LONGEST_TOKEN = 64
 _HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+")
 
 
-# Unicode's categories of control and format characters, surrogates, separators, and marks on other characters. What is
-# not assigned may be an emoji that this Python does not know yet.
+# Unicode's categories of control and format characters, surrogates, separators, and marks on other characters.
+# Unassigned code points stay: they may be emoji that this Python does not know yet.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp", "Mn"}
-_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol that show nothing
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol without a visible shape
 
 
 def clean_caption(text: str) -> str:

@@ -31,7 +31,7 @@ class Results:
         self, job: FuseJob, storage: Storage, store: Store, tokenizer: Tokenizer, occupancy: Occupancy
     ) -> None:
         self._job, self._store, self._tokenizer, self._occupancy = job, store, tokenizer, occupancy
-        self._expected: dict[int, tuple[bytes, int]] = {}  # by row: digest of its input, number of prompt tokens
+        self._expected: dict[int, tuple[bytes, int]] = {}  # row → digest of its input, number of prompt tokens
         self._finished: deque[dict[str, Any]] = deque()
         self._chunks = ChunkWriter(job, storage, store, occupancy)
         self._counted = Occupancy()
@@ -97,7 +97,7 @@ class Results:
             while not ended:
                 self._wake.wait(max(0.0, min(_COUNT_SECONDS, due - time.monotonic())))
                 self._wake.clear()
-                ended = self._ended  # read before the rows, so that the last round gets all of them
+                ended = self._ended  # read before taking rows, so that the last round gets all rows
                 rows = [self._finished.popleft() for _ in range(len(self._finished))]
                 self._count(rows)
                 self._chunks.add(rows)

@@ -16,11 +16,11 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.weight_files import check_start, refuse_misfit
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_IGNORED = "rotary_emb.inv_freq"  # buffers that old checkpoints carry and every reader computes by itself
-# Of safetensors and torch. Integers, or floats of a byte, mean little without the scales of their quantisation.
+_IGNORED = "rotary_emb.inv_freq"  # buffers in old checkpoints; every reader computes them itself
+# Dtypes of safetensors and torch. Integers and one-byte floats are useless without the scales of their quantisation.
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 _TORCH_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-# Of a .bin file that is no pickle of tensors only: torch's own message says how to run it all the same.
+# Said of a .bin file that contains more than tensors. torch's own message would say how to run its code.
 NO_TENSORS = "it is damaged, or a pickle with more than tensors in it, which could run code"
 
 
@@ -40,7 +40,7 @@ def open_tensors(file: Path) -> TensorFile:
         return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
     except pickle.UnpicklingError as error:
         raise _unreadable(file, NO_TENSORS) from error
-    except LookupError as error:  # whose text is only what was looked up
+    except LookupError as error:  # the text of a KeyError is only the missing key
         raise _unreadable(file, NO_TENSORS) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError) as error:
         raise _unreadable(file, error) from error
@@ -81,7 +81,7 @@ def known_name(name: str, known: Container[str]) -> str | None:
 
 def is_finite(numbers: Tensor) -> Tensor:
     """Whether all ``numbers`` are finite, as one boolean on their device. One pass, and no copy of them."""
-    largest: Tensor = torch.linalg.vector_norm(numbers, float("inf"))  # NaN where one of them is
+    largest: Tensor = torch.linalg.vector_norm(numbers, float("inf"))  # NaN if a number is NaN
     return largest.isfinite()
 
 

@@ -1,4 +1,4 @@
-"""The reference engine: transformers' ``generate`` with the paper's settings. Slow, and right by definition."""
+"""The reference engine: transformers' ``generate`` with the paper's settings. Slow, and correct by definition."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from capsfusion_tasks.fusion.weight_files import refuse_misfit, unread_files, we
 
 log = logging.getLogger(__name__)
 
-_WINDOW = 4  # batches that are sorted together
+_WINDOW = 4  # number of batches whose rows are sorted together
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The checkpoint in ``folder``; never with code of its own.
 
-    Raises InputError if it cannot be loaded, or its tensors are not those of the model: transformers would give
-    random numbers to the missing ones, and go on.
+    Raises InputError if it cannot be loaded, or if its tensors are not those of the model. transformers would give
+    missing tensors random numbers and continue.
     """
     config = read_config(folder)
     files = weight_files(folder)
@@ -79,13 +79,14 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
 
 @contextmanager
 def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
-    """A folder of links to config.json and ``files``, with their index: what transformers is to read of ``folder``.
+    """A folder with links to what transformers may read of ``folder``: config.json, ``files`` and their index.
 
-    Where peft is installed, it would add an adapter that lies beside them. What it raises in the block is InputError.
+    If peft is installed, transformers would also load an adapter from ``folder``. Errors in the block become
+    InputError.
     """
     names = ["config.json", *(file.name for file in folder.glob("*.index.json")), *(file.name for file in files)]
     verbosity = get_verbosity()
-    set_verbosity_error()  # what it warns of here is refused, in one line
+    set_verbosity_error()  # what transformers warns about is refused here with one line
     disable_progress_bar()
     with TemporaryDirectory(prefix="capsfusion-model-") as links:
         try:
@@ -94,7 +95,7 @@ def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
             yield Path(links)
         except (InputError, MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # a config that makes no sense fails anywhere in transformers
+        except Exception as error:  # an invalid config raises arbitrary errors in transformers
             reason = f"{type(error).__name__}: {error}".replace("\n", " ").replace(links, str(folder))
             raise InputError(f"transformers cannot load {folder}: {reason[:500]}") from error
         finally:
@@ -125,7 +126,7 @@ class TransformersEngine:
     ) -> None:
         self.model, self.eos_ids, self.pad_id, self.batch_size = model, tuple(eos_ids), pad_id, batch_size
         self.occupancy = Occupancy()
-        # Not from the checkpoint's generation_config.json: a sampling default there must not leak in.
+        # Not from the checkpoint's generation_config.json, whose sampling settings must not apply here.
         self.generation = GenerationConfig(
             do_sample=False,
             num_beams=num_beams,

@@ -36,7 +36,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds that a rank may take for a row (``stall``), and for its first row, with the model loaded before it."""
+    """Seconds that a rank may take for a row (``stall``), and for its first row, including loading the model."""
 
     stall: float = 15 * 60
     loading: float = 60 * 60
@@ -52,7 +52,8 @@ class Watchdog:
 
     timeouts: Timeouts
     clock: Callable[[], float] = time.monotonic
-    _ranks: dict[int, tuple[str, float]] = field(default_factory=dict)  # rank → its last phase, and when it reported it
+    # Rank → its last phase, and the time of that report.
+    _ranks: dict[int, tuple[str, float]] = field(default_factory=dict)
     _last: float = field(init=False)  # time of the last heartbeat of any rank
 
     def __post_init__(self) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.json_files import read_object, refuse_pointer
 
-# The first that is there counts, as in transformers: one file, or an index of several. Safetensors come first, since
-# pickles can hold code.
+# The first existing name counts, as in transformers: one file, or an index of several. Safetensors come first, because
+# pickles can contain code.
 _LAYOUTS = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -34,7 +34,7 @@ def weight_files(folder: Path) -> list[Path]:
             return _files_of_index(folder / index)
     refuse_adapter(folder)
     for name in (name for layout in _LAYOUTS for name in layout):
-        if (folder / name).is_symlink():  # into the hub's cache, from which the file was deleted
+        if (folder / name).is_symlink():  # a link into the hub's cache, from which the file was deleted
             raise InputError(f"{folder / name} is a dead link: put back what it leads to, or download the model again")
     found = ", ".join(_other_files(folder, [])) or "no such file"
     raise InputError(
@@ -108,7 +108,7 @@ def _other_files(folder: Path, read: list[str]) -> list[str]:
 
 
 def _surplus_prefix(unknown: list[str], missing: list[str]) -> str:
-    """What the ``unknown`` names have in front of the ``missing`` ones: "module.", or "base_model.model." of peft."""
+    """The prefix by which ``unknown`` names differ from ``missing`` ones: "module.", or "base_model.model." of peft."""
     for name in missing:
         if unknown and unknown[0].endswith(f".{name}"):
             prefix = unknown[0].removesuffix(name)

@@ -40,7 +40,7 @@ _POLL_SECONDS = 0.1
 
 
 def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_world_size: int) -> None:
-    """Fuse what this rank can claim of the job's rows that are not finished yet."""
+    """Fuse the unfinished rows of the job that this rank claims."""
     heartbeat = Heartbeat(rank)
     heartbeat.beat("loading")
     storage = Storage(job.staging)
@@ -70,7 +70,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
 
 
 class ClaimedRequests:
-    """The requests of the rows that this rank claims; ``results`` learns of them first."""
+    """The requests of the rows that this rank claims. Registers each row with ``results`` first."""
 
     def __init__(self, first: Prepared, feed: Feed, results: Results) -> None:
         self._feed, self._results = feed, results
@@ -149,7 +149,7 @@ class Progress:
         self._started = self._reported = time.monotonic()
 
     def wait_for_all(self, on_progress: Callable[[], None]) -> None:
-        """Go on reporting until the rows of all ranks are in files; some may be on other nodes."""
+        """Keep reporting until the rows of all ranks, including those on other nodes, are in files."""
         before = -1
         while True:
             total, done = self._pairs.total(), self._written()
@@ -193,7 +193,7 @@ def main() -> int:
     job: FuseJob = parser.parse_args().job
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     logging.basicConfig(level=logging.INFO, format=f"rank {rank}: %(message)s", stream=sys.stdout)
-    # torchrun's own store: no second server, and it outlives any rank.
+    # torchrun's own store needs no second server, and outlives each rank.
     store, _, _ = next(iter(rendezvous("env://")))
     try:
         fuse_rows(job, store, rank, local_rank, int(os.environ["LOCAL_WORLD_SIZE"]))

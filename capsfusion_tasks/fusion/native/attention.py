@@ -1,8 +1,8 @@
 """The inputs of attention: which tokens, in which slots, and which other tokens each of them sees.
 
-There are two kinds. Tokens of new prompts see the prefix and, causally, their own prompt. Tokens that beams have just
-generated see the prefix, their prompt and their ancestors in the slot's tree of tokens. Both attend over the prefix and
-the pages of one slot, and over nothing else. ``torch_ops`` and ``triton_ops`` implement both.
+There are two kinds of tokens. Tokens of new prompts see the prefix and, causally, their own prompt. Newly generated
+tokens of beams see the prefix, their prompt and their ancestors in the slot's tree of tokens. Both kinds attend only to
+the prefix and the pages of one slot. ``torch_ops`` and ``triton_ops`` implement both.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The KV cache: one read-only prefix for all rows, and pages that slots fill as their rows grow.
 
-A slot holds the prompt of a row (without the prefix), and behind it every token that any of its B beams generated.
-The tokens are in pages, and a page table says in which: place t of slot n is place t % page_tokens of page
-``table[n, t // page_tokens]``. Nothing is ever moved. A mask says which places a beam sees (``slots.py``).
+A slot holds the prompt of a row (without the prefix), followed by every token that any of its B beams generated. The
+tokens are in pages, and a page table says in which page: place t of slot n is place t % page_tokens of page ``table[n,
+t // page_tokens]``. Nothing is ever moved. A mask says which places a beam sees (``slots.py``).
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class Pages:
 
     def __init__(self, *, pages: int, page_tokens: int, slots: int, capacity: int) -> None:
         self.page_tokens = page_tokens
-        self.per_slot = math.ceil(capacity / page_tokens)  # the most that one slot can need
+        self.per_slot = math.ceil(capacity / page_tokens)  # the most pages that one slot can need
         if pages < self.per_slot:
             raise ValueError(f"{pages} pages of {page_tokens} tokens do not hold one row of {capacity} tokens")
         # Steps may include idle slots. They write to the spare page behind all others, which is never read.
         self.spare = pages
         # [slots + 1, pages of a slot]; the last row is of no slot.
         self.table = torch.full((slots + 1, self.per_slot), self.spare, dtype=torch.int32)
-        self.changed = True  # since the table was copied to the device
-        self._free = list(range(pages - 1, -1, -1))  # the last one is taken next
+        self.changed = True  # whether the table changed since it was copied to the device
+        self._free = list(range(pages - 1, -1, -1))  # free pages; the last one is taken next
         self._held: list[list[int]] = [[] for _ in range(slots)]
 
     @property

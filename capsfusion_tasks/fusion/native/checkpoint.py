@@ -33,7 +33,7 @@ def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
     if unread := unread_files(folder, files):
         log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))
     tied = config.tie_word_embeddings and not _has_own_head(files)
-    # Before memory is taken: a wrong number in config.json can ask for any amount of it.
+    # Check before allocating memory, because a wrong number in config.json can ask for any amount.
     places = Llama(config, torch.device("meta"), dtype, tied=tied).parameters()
     check_names(folder, files, {name: list(place.shape) for name, place in places.items()}, tied=tied)
     model = Llama(config, device, dtype, tied=tied)
@@ -42,7 +42,10 @@ def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
 
 
 def _has_own_head(files: Sequence[Path]) -> bool:
-    """Whether head and embedding are stored, and differ. Then transformers 5 takes both, whatever config.json says."""
+    """Whether head and embedding are both stored and differ.
+
+    Then transformers 5 uses both, even if config.json ties them.
+    """
     stored = {}
     for file in files:
         tensors = open_tensors(file)

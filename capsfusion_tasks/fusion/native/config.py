@@ -1,6 +1,6 @@
 """A model's config.json: its sizes, and what this engine does not compute.
 
-Read without transformers where that can be: importing it takes longer than torch and all else that a rank starts with.
+Avoids importing transformers if possible, because that takes longer than all other imports of a rank.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_NEVER = -1.0e9  # transformers' score of what must not be chosen
+_NEVER = -1.0e9  # transformers' score for candidates that must not be chosen
 _BLOCK = 64
 
 

@@ -30,7 +30,7 @@ CPU_SLOTS = 32
 STEP_TOKENS = 1024
 MAX_SLOTS = 512
 ADMIT_SHARE = 4  # rows are admitted when one slot in four is free
-PREFILL_TOKENS = 8192  # the most of one prefill: enough to keep a GPU busy, and it fits beside the cache
+PREFILL_TOKENS = 8192  # most tokens of one prefill: enough to keep a GPU busy, and small enough to fit beside the cache
 
 
 class NativeEngine:
@@ -72,9 +72,9 @@ class NativeEngine:
         slots.clear()  # an earlier call that failed may have left rows
         waiting: deque[Request] = deque()
         active: dict[int, Request] = {}  # by slot
-        done: list[Completion] = []  # of the last step, yielded while the device computes the next one
+        done: list[Completion] = []  # completions of the last step; yielded while the device computes the next step
         while True:
-            if len(waiting) < self._admit_rows:  # before none are left: a few rows alone make a slow prefill
+            if len(waiting) < self._admit_rows:  # ask before no row is left, because a prefill of few rows is slow
                 idle = not active and not waiting
                 if idle:
                     yield from done

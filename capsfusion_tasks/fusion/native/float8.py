@@ -1,7 +1,7 @@
 """Matrices in float8: a byte per number, and a float32 scale for each row.
 
-The largest number of a row becomes 448, the largest of float8_e4m3fn, so a large weight or activation costs precision
-in its own row only. On a GPU, products use fast accumulation, which is less precise than float32.
+The largest number of a row is scaled to 448, the maximum of float8_e4m3fn. So a large weight or activation costs
+precision only in its own row. On a GPU, products use fast accumulation, which is less precise than float32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from capsfusion_tasks.errors import InputError
 DTYPE = torch.float8_e4m3fn
 LARGEST = 448.0
 SMALLEST_SCALE = 1e-12  # for rows of zeros: avoids a division by zero
-MULTIPLE = 16  # rows and columns of a weight that torch._scaled_mm takes
+MULTIPLE = 16  # torch._scaled_mm needs weights whose sides are multiples of this
 MIN_CAPABILITY = (8, 9)  # Ada: earlier cards have no float8 products
 
 

@@ -14,7 +14,7 @@ from capsfusion_tasks.fusion.native import float8
 
 LARGEST = tl.constexpr(float8.LARGEST)
 SMALLEST_SCALE = tl.constexpr(float8.SMALLEST_SCALE)
-NOTHING = tl.constexpr(-1.0e30)  # the maximum of no scores: finite, so that its difference to another is no NaN
+NOTHING = tl.constexpr(-1.0e30)  # the maximum of an empty set of scores; finite, so that differences are not NaN
 
 
 @triton.jit
@@ -63,7 +63,10 @@ def prefix_attention_kernel(
 
 @triton.jit
 def _after_prefix(MEAN, LSE, at, here, lse_at, rows_here, M: tl.constexpr, DP: tl.constexpr, PREFIX: tl.constexpr):
-    """How an online softmax goes on behind the prefix: its mean has the weight 1 relative to its log-sum-exp."""
+    """The state from which an online softmax continues after the prefix.
+
+    The prefix's mean has weight 1 relative to its log-sum-exp.
+    """
     if PREFIX:
         mean = tl.load(MEAN + at, mask=here, other=0.0)
         top = tl.load(LSE + lse_at, mask=rows_here, other=0.0)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # LLaMA's vocabulary with [PAD] has 32,001 rows, and GPUs multiply a matrix of such a size at half the speed.
 _HEAD_MULTIPLE = 64
-# Of the table of rotations, which would take gigabytes for models of ten million positions. Captions need a thousand.
+# Rows of the table of rotations. For models with ten million positions it would take gigabytes; captions need a
+# thousand.
 _MOST_POSITIONS = 1 << 16
 
 Matrix = Tensor | Float8

@@ -97,7 +97,7 @@ class Slots:
         self._busy: list[int] = []  # the oldest row's slot first
         self._free = list(range(slots - 1, -1, -1))
         self._order = torch.arange(slots, device=model.device)  # [N] slots, the busy ones first
-        self._reordered = False  # since the order was copied to the device
+        self._reordered = False  # whether the order changed since it was copied to the device
         self._seen = torch.ones((), device=model.device, dtype=torch.bool)
         self._graphs: DecodeGraphs | None = None
 

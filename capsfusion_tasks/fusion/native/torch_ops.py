@@ -34,8 +34,10 @@ def silu_mul(gate_up: Tensor, *, quantise: bool) -> Tensor | Float8:
 
 
 def rotate_and_store(qkv: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache, layer: int, tokens: Tokens) -> Tensor:
-    """Rotary position embedding of queries and keys in ``qkv`` [T, (heads + 2 * kv_heads) * D]; keys and values go to
-    their places in the cache. Returns the queries [T, heads, D]."""
+    """Apply the rotary position embedding to queries and keys in ``qkv`` [T, (heads + 2 * kv_heads) * D].
+
+    Stores keys and values in their places in the cache. Returns the queries [T, heads, D].
+    """
     _, _, kv_heads, page_tokens, d = cache.keys.shape
     q, k, v = torch.split(qkv.view(len(qkv), -1, d), [qkv.shape[1] // d - 2 * kv_heads, kv_heads, kv_heads], dim=1)
     cos, sin = (table[tokens.positions][:, None] for table in rotary)  # [T, 1, D]
@@ -48,8 +50,10 @@ def rotate_and_store(qkv: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache,
 def prompt_attention(queries: Tensor, cache: KVCache, layer: int, prompts: Prompts) -> Tensor:
     """Each prompt over the prefix, and causally over itself. ``queries`` [T, heads, D] → [T, heads * D]."""
     p, longest = cache.prefix_keys.shape[2], max(prompts.lengths)
-    mask = queries.new_ones(longest, p + longest, dtype=torch.bool).tril(p)  # token i sees the prefix and i + 1 more
-    grouped = queries.shape[1] != cache.keys.shape[2]  # if always set, torch would not use its fast kernels
+    # Token i sees the prefix and the first i + 1 tokens of its prompt.
+    mask = queries.new_ones(longest, p + longest, dtype=torch.bool).tril(p)
+    # enable_gqa only if needed, because with it torch does not use its fast kernels.
+    grouped = queries.shape[1] != cache.keys.shape[2]
     attended = []
     for q, slot, length in zip(torch.split(queries, prompts.lengths), prompts.slots, prompts.lengths, strict=True):
         keys, values = (_of_slots(x, slot[None], cache, length)[0] for x in (cache.keys[layer], cache.values[layer]))
@@ -69,8 +73,9 @@ def pack_seen(visible: Tensor, cache: KVCache) -> Tensor:  # noqa: ARG001
 
 
 def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) -> Tensor:
-    """Each beam's new token over the prefix and what it sees of its slot. ``queries`` [N * B, heads, D] → [N * B,
-    heads * D].
+    """Each beam's new token over the prefix and what it sees of its slot.
+
+    ``queries`` [N * B, heads, D] → [N * B, heads * D].
 
     The prefix is one product for all rows; a slot's keys are read once for all of its beams. Both parts share one
     softmax.
@@ -104,9 +109,9 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
 
 
 def _rows_with(cache: KVCache, layer: int, slots: Tensor, used: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values [M, kv_heads, used, D] among which those of ``slots`` [N] are, and where each is, [N].
+    """Keys and values [M, kv_heads, used, D] that include those of ``slots`` [N], and each slot's index in them, [N].
 
-    A view of the first M pages, where slots are one page each and most of these pages are asked for; else copies.
+    A view of the first M pages if each slot is one page and most of these pages are needed. Otherwise copies.
     """
     keys, values = cache.keys[layer], cache.values[layer]  # [pages, kv_heads, page_tokens, D]
     pages = cache.table[slots, 0].long()
@@ -118,8 +123,10 @@ def _rows_with(cache: KVCache, layer: int, slots: Tensor, used: int) -> tuple[Te
 
 
 def _of_slots(pages: Tensor, slots: Tensor, cache: KVCache, used: int) -> Tensor:
-    """The first ``used`` tokens of each of ``slots`` [N] in ``pages`` [pages, kv_heads, page_tokens, D], as a copy
-    [N, kv_heads, used, D]."""
+    """A copy [N, kv_heads, used, D] of the first ``used`` tokens of each of ``slots`` [N].
+
+    ``pages``: [pages, kv_heads, page_tokens, D].
+    """
     wanted = cache.table[slots, : -(-used // pages.shape[2])].long()  # [N, J]
     return pages[wanted].transpose(1, 2).flatten(2, 3)[:, :, :used]
 

@@ -163,8 +163,10 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
 
 
 def _prefix_attention(queries: Tensor, cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
-    """What all tokens get from the prefix, for a softmax that goes on: mean values [T, heads, D] and their log-sum-exp
-    [T, heads]. One product over all tokens: it reads the prefix once for many of them."""
+    """Attention of all tokens over the prefix: mean values [T, heads, D] and their log-sum-exp [T, heads].
+
+    The softmax over a token's slot continues from both. One product over all tokens: it reads the prefix once for many of them.
+    """
     t, heads, _ = queries.shape
     p = cache.prefix_keys.shape[2]
     mean, lse = (queries.new_empty(shape, dtype=torch.float32) for shape in (queries.shape, (t, heads)))
