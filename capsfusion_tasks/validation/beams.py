@@ -1,4 +1,4 @@
-"""The second chance: another caption of the beam search replaces one that is rejected."""
+"""Replaces a rejected caption with another caption of its beam search, if one passes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
 
 def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: RawsByCaption | None = None) -> pa.Table:
-    """``validate_table`` of a table with ``other_beams``: of each row, the best caption that passes.
+    """``validate_table`` for a table with ``other_beams``: takes the best caption of each row that passes.
 
-    A row of which no caption passes keeps the best one and its reasons. Adds ``beam`` and ``rescued_from``
+    If no caption of a row passes, the row keeps the best caption and its reasons. Adds ``beam`` and ``rescued_from``
     (``schemas.VALIDATED_WITH_BEAMS``).
     """
     judged = validate_table(table, settings=settings, loaded=loaded)
@@ -28,7 +28,8 @@ def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: R
     )
 
     passing = np.flatnonzero(pc.equal(pc.list_value_length(others["reasons"]), 0).to_numpy())
-    rescued, first = np.unique(rows[passing], return_index=True)  # others of a row stand in the order of their score
+    # A row's other captions are in the order of their scores.
+    rescued, first = np.unique(rows[passing], return_index=True)
     taken = passing[first]
     source, beam = np.arange(judged.num_rows), np.ones(judged.num_rows, np.int32)
     source[rescued], beam[rescued] = judged.num_rows + taken, beams[taken]
@@ -43,7 +44,7 @@ def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: R
 
 
 def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Table]:
-    """The other captions of all rejected rows: their rows in ``judged``, their beams (from 2), a table of both."""
+    """The other captions of all rejected rows: their rows in ``judged``, their beams (from 2), and a table of them."""
     rejected = np.flatnonzero(pc.greater(pc.list_value_length(judged["reasons"]), 0).to_numpy())
     lists = judged[OTHER_BEAMS.name].take(rejected).combine_chunks()
     parents = pc.list_parent_indices(lists).to_numpy()
@@ -56,7 +57,7 @@ def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Ta
 
 
 def _with_captions_of(judged: pa.Table, loaded: RawsByCaption | None) -> RawsByCaption:
-    """What is ``loaded``, and the best captions of this table."""
+    """``loaded``, with the best captions of this table added."""
     raws: defaultdict[str, set[str]] = defaultdict(set)
     for caption, raw in zip(judged["capsfusion"].to_pylist(), judged["laion_2b"].to_pylist(), strict=True):
         raws[caption or ""].add(raw or "")

@@ -15,19 +15,20 @@ _CLOSING = " \"'”’»›)]"
 # No English sentence ends in one of these.
 _NEVER_LAST = word_set("a an the and or but nor than because although its their his my your our very")
 _CUT_WORD_LENGTH = 3
-# What another form of a word has behind it ("dogs", "designed", "hopeful").
+# Endings of other forms of a word ("dogs", "designed", "hopeful").
 _FORM = re.compile(r"(?:es|ed|ings?|e?rs?|ly|al|y|ies|en|ness|ful|less|ments?|ions?|like|able)\Z")
 
 _INNER_END = re.compile(r"[.!?][\"'”’)]*\s")
 
-# Control characters, the line and paragraph separators, and the mark that stands for bytes that are no text.
+# Control characters, line and paragraph separators, and U+FFFD, which replaces bytes that are no text.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]")
 # Characters that a reader cannot see: soft hyphens, zero-width spaces, bidi overrides and isolates, fillers, tags.
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
-_FLAG = re.compile("\U0001f3f4[\U000e0061-\U000e007a\U000e0030-\U000e0039]{2,6}\U000e007f")  # of England, Scotland …
+# Emoji tags, as in the flags of England and Scotland.
+_FLAG = re.compile("\U0001f3f4[\U000e0061-\U000e007a\U000e0030-\U000e0039]{2,6}\U000e007f")
 
 
 def failed(fused: Fused, _: RuleSettings) -> bool:
@@ -44,7 +45,7 @@ def empty(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def visible(text: str) -> str:
-    """What a reader sees of ``text``; "" where it has only spaces, control and zero-width characters and marks."""
+    """The visible part of ``text``; "" if it has only spaces, control and zero-width characters and marks."""
     stripped = text.strip()
     if stripped.isascii() and stripped.isprintable():
         return stripped
@@ -72,8 +73,9 @@ def too_long(fused: Fused, settings: RuleSettings) -> bool:
 def truncated(fused: Fused, _: RuleSettings) -> bool:
     """``truncated``: decoding hit its token limit, or the caption ends inside a sentence, a clause or a word.
 
-    Such an end has no end of sentence, or is "…", or is a full stop behind "the" or "and" or behind the first letters
-    of a source's word ("a beaut."). A closing quotation mark or bracket ends a sentence too, and an emoji may follow.
+    The caption then lacks an end of sentence, or ends in "…", or in a full stop after "the" or "and" or after the first
+    letters of a source's word ("a beaut."). A closing quotation mark or bracket ends a sentence too, and an emoji may
+    follow.
     """
     if fused.finish_reason == "length":
         return True
@@ -127,7 +129,7 @@ def repetition(fused: Fused, settings: RuleSettings) -> bool:
 def restated(fused: Fused, settings: RuleSettings) -> bool:
     """``restated``: two sentences have nearly the same content words: the smaller set shares 70% with the other.
 
-    Sentences of fewer than three content words say too little to tell.
+    Sentences of fewer than three content words are too short to compare.
     """
     if len(fused.caption_words) - len(fused.caption_set) < 3 or not _INNER_END.search(fused.caption):
         return False

@@ -1,4 +1,4 @@
-"""Rules about what a caption claims and neither source says: numbers, names, colours, denials, general talk."""
+"""Rules about claims that neither source makes: numbers, names, colours, denials, general talk."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SOURCE_DENIAL = re.compile(
     r"|denies|denied|less|lack\w*|missing|\w+less)\b|n['’]t\b"
 )
 
-# Words without which the pattern behind them finds nothing. To look for words in a set is quick.
+# Each pattern needs one of its hint words. A set lookup is faster than the pattern.
 _LINK_HINTS = word_set(
     "depicted shown seen illustrated mentioned featured captured indicated evidenced suggested demonstrated exemplified"
     " implied stated represented specifically indicating suggesting additionally meanwhile furthermore"
@@ -68,9 +68,9 @@ GENERAL_TALK = re.compile(
 
 
 def invention(fused: Fused, settings: RuleSettings) -> bool:
-    """``invention``: more than two names and numbers that stand in neither source, written out or as an abbreviation.
+    """``invention``: more than two names and numbers that are in neither source, written out or as an abbreviation.
 
-    Published captions: 0.12%, what the model knows of a work or a person ("Bashar al-Assad" for "Assad").
+    Published captions: 0.12%, mostly knowledge of the model about a work or a person ("Bashar al-Assad" for "Assad").
     """
     return len(fused.invented_facts) > settings.invented_max
 
@@ -78,7 +78,7 @@ def invention(fused: Fused, settings: RuleSettings) -> bool:
 def invented_number(fused: Fused, _: RuleSettings) -> bool:
     """``invented_number``: a number, a year, a price or a count word that neither source has in any form.
 
-    "Two" may count what a source lists, unless the caption drops the source's own count.
+    "Two" may count items that a source lists, unless the caption drops the source's own count.
     """
     return bool(fused.invented_numbers)
 
@@ -86,18 +86,18 @@ def invented_number(fused: Fused, _: RuleSettings) -> bool:
 def invented_name(fused: Fused, settings: RuleSettings) -> bool:
     """``invented_name``: one or two names in neither source.
 
-    Half of them are what the model knows rightly ("South Korean" of a band, "TV show" of a series).
+    Half of them are correct knowledge of the model ("South Korean" for a band, "TV show" for a series).
     """
     return any(map(str.isalpha, fused.invented_facts)) and not invention(fused, settings)
 
 
 def changed_name(fused: Fused, _: RuleSettings) -> bool:
-    """``changed_name``: a name in neither source stands where the raw caption has another name.
+    """``changed_name``: a name that neither source has replaces a name of the raw caption.
 
-    "Zofia Naylor" for "Josh Naylor": the word beside it is the same, the raw caption's name no longer stands there, and
-    the two are not spelled alike. Beside a word of grammar or a number the raw caption's name must be lost altogether.
-    The raw caption's first word counts as a name, if the caption lacks it. Published captions: none. Raw captions in
-    another script than Latin are left out, for their names are translated.
+    "Zofia Naylor" for "Josh Naylor": the neighbouring word is the same, the raw caption's name is no longer next to it,
+    and both names are spelled differently. If the neighbour is a word of grammar or a number, the caption must lack the
+    raw caption's name altogether. The raw caption's first word counts as a name if the caption lacks it. Published
+    captions: none. Raw captions in other scripts than Latin are skipped, because their names are translated.
     """
     new = [fact for fact in fused.invented_facts if not fact.isdigit() and len(fact) > 2]
     if not new or words_not_latin(fused.raw):
@@ -106,7 +106,7 @@ def changed_name(fused: Fused, _: RuleSettings) -> bool:
     return any(_takes_a_place(name, caption, raw, fused) for name in new)
 
 
-Neighbours = dict[tuple[str, int], set[str]]  # (word, side) → the words on that side of it
+Neighbours = dict[tuple[str, int], set[str]]  # (word, side) → the words on that side of the word
 
 
 def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused) -> bool:
@@ -128,7 +128,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
 
 
 def _lost_first_word(fused: Fused) -> str | None:
-    """The raw caption's first word, if the caption lacks it. Its capital alone does not tell whether it is a name."""
+    """The raw caption's first word, if the caption lacks it. Its capital does not show whether it is a name."""
     first = base_form(fused.raw_words[0]) if fused.raw_words and fused.raw[0].isupper() else None
     return None if first in fused.caption_content else first
 
@@ -144,9 +144,9 @@ def _pairs_of_words(words: Sequence[str]) -> Neighbours:
 def changed_colour(fused: Fused, _: RuleSettings) -> bool:
     """``changed_colour``: a colour in neither source takes the place of a source's colour.
 
-    The caption lacks a colour of a source ("a brown car" for "a red car"), or has the new one before the word that a
-    source has another one before ("the red brand's brown car" for "the red brand's red car"). Shades and the colours'
-    names in other languages count as the colour.
+    Either the caption lacks a colour of a source ("a brown car" for "a red car"), or a word has the new colour where a
+    source has another one ("the red brand's brown car" for "the red brand's red car"). Shades, and names in other
+    languages, count as the colour.
     """
     plain = PLAIN_COLOURS & fused.caption_set
     if not plain:
@@ -157,13 +157,13 @@ def changed_colour(fused: Fused, _: RuleSettings) -> bool:
 
 
 def _on_the_same_word(new: set[str], fused: Fused) -> bool:
-    """Whether one of the ``new`` colours stands before a word that only has other colours before it in the sources."""
+    """Whether a ``new`` colour comes before a word that has only other colours before it in the sources."""
     caption, sources = _coloured(fused.caption_words), _coloured(fused.source_words)
     return any(found & new and word in sources and sources[word].isdisjoint(found) for word, found in caption.items())
 
 
 def _coloured(words: Sequence[str]) -> dict[str, set[str]]:
-    """Word → the colours that stand before it."""
+    """Word → the colours directly before it."""
     found: dict[str, set[str]] = {}
     for colour, word in pairwise(words):
         if colour in COLOUR_OF and word not in FUNCTION_WORDS:
@@ -176,10 +176,10 @@ def colours_of(words: Iterable[str]) -> set[str]:
 
 
 def unsupported(fused: Fused, settings: RuleSettings) -> bool:
-    """``unsupported``: the caption talks from memory, or is another picture's.
+    """``unsupported``: the caption talks from memory, or belongs to another picture.
 
-    65% or more of its content words, and at least five, stand in neither source, and it has at most a quarter of the
-    synthetic caption's content words; or 80% or more of its content words stand in neither source.
+    Either 65% or more of its content words, at least five, are in neither source, and it has at most a quarter of the
+    synthetic caption's content words. Or 80% or more of its content words are in neither source.
     """
     new, content = len(fused.unsupported), len(fused.caption_content)
     if new < settings.unsupported_min or new < settings.unsupported_max * content:
@@ -189,7 +189,7 @@ def unsupported(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def little_support(fused: Fused, settings: RuleSettings) -> bool:
-    """``little_support``: 55% of the caption's content words, or nine of them, stand in neither source."""
+    """``little_support``: 55% of the caption's content words, or nine of them, are in neither source."""
     new = len(fused.unsupported)
     return new >= 9 or (new >= settings.unsupported_min and new >= 0.55 * len(fused.caption_content))
 
@@ -197,8 +197,8 @@ def little_support(fused: Fused, settings: RuleSettings) -> bool:
 def denial(fused: Fused, _: RuleSettings) -> bool:
     """``denial``: the caption says what something is not, and no source denies anything.
 
-    The model weighs its sources against each other aloud ("is not a temple made out of paper", "not to be confused
-    with"). What the caption quotes does not count.
+    The model discusses its sources in the caption ("is not a temple made out of paper", "not to be confused with").
+    Quotations in the caption do not count.
     """
     if not any(hint in fused.caption_lower for hint in _DENIAL_HINTS):
         return False
@@ -207,13 +207,13 @@ def denial(fused: Fused, _: RuleSettings) -> bool:
 
 
 def loose_link(fused: Fused, _: RuleSettings) -> bool:
-    """``loose_link``: a joint that often hides that the sources do not fit ("as indicated by", ", while the")."""
+    """``loose_link``: a phrase that often joins sources that do not fit ("as indicated by", ", while the")."""
     hinted = ", while " in fused.caption_lower or not _LINK_HINTS.isdisjoint(fused.caption_set)
     return hinted and says_unlike_sources(LOOSE_LINK, fused)
 
 
 def general_talk(fused: Fused, _: RuleSettings) -> bool:
-    """``general_talk``: a predicate about the subject at large that neither source has ("is known for", "often")."""
+    """``general_talk``: a general statement about the subject that neither source makes ("is known for", "often")."""
     if any(word not in fused.sources_lower for word in TALK_WORDS & fused.caption_set):
         return True
     return not _TALK_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(GENERAL_TALK, fused)

@@ -1,4 +1,4 @@
-"""The words of a caption that a rule is about, for a reader to see at a glance."""
+"""Finds the words of a caption that a rule is about, to mark them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _END_LENGTH = 2  # words that show where a caption was cut
 
 
 def evidence(fused: Fused, code: str) -> list[Span]:
-    """Where the caption has what the rule ``code`` is about: spans of characters, in order, without overlaps.
+    """Spans of characters that the rule ``code`` is about, in order, without overlaps.
 
-    Empty for rules about the whole caption, or about what it lacks.
+    Empty for rules about the whole caption, or about words that it lacks.
     """
     find = _EVIDENCE.get(code)
     return list(_joined(sorted(find(fused)))) if find else []
@@ -42,7 +42,7 @@ def _joined(spans: Iterable[Span]) -> Iterator[Span]:
 
 
 def _found(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
-    """Matches that neither source has, in lower case or as they are written."""
+    """Matches in the caption that neither source has."""
 
     def find(fused: Fused) -> Iterator[Span]:
         for pattern in patterns:
@@ -54,7 +54,7 @@ def _found(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
 
 
 def _anywhere(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
-    """All matches, from a source or not."""
+    """All matches, even those that a source has."""
     return lambda fused: (m.span() for pattern in patterns for m in pattern.finditer(fused.caption_lower))
 
 
@@ -78,7 +78,7 @@ def _words(wanted: Callable[[Fused], Iterable[str]]) -> Callable[[Fused], Iterat
 
 
 def _texts(wanted: Callable[[Fused], Iterable[str]]) -> Callable[[Fused], Iterator[Span]]:
-    """The texts that ``wanted`` gives, wherever they stand as whole words."""
+    """All places of the texts that ``wanted`` gives, as whole words."""
 
     def find(fused: Fused) -> Iterator[Span]:
         for text in set(wanted(fused)):

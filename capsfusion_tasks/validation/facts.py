@@ -1,7 +1,7 @@
-"""Names and numbers: what a raw caption knows, what a caption must not lose, and must not make up.
+"""Facts of a caption: its names and numbers. A fused caption must keep those of the raw caption and invent none.
 
-Without a model of language, a name is a word with a capital letter and a number is a word with a digit. Where a raw
-caption is written in capitals or As A Title, each of its content words counts.
+A name is a word with a capital letter, a number is a word with a digit; no language model is used. If a raw caption is
+written in capitals or As A Title, each of its content words counts.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from capsfusion_tasks.validation.language import words_not_latin
 from capsfusion_tasks.validation.numbers import NUMBER_WORDS
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
 
-# What stands before a word, and the word.
-# With the end of the text for a word: signs that no word follows would be gone through once from each of them.
+# The characters before a word, and the word. The end of the text also counts as a word: otherwise trailing signs would
+# take quadratic time.
 _TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
-_STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")  # nothing stands before the first
-# Tags, addresses, names of files, and four or more words joined by hyphens: their parts are no names.
+_STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")  # the first word has nothing before it
+# Parts of tags, addresses, file names, and of four or more words joined by hyphens are no names.
 _PICTURE_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp)\b")
 _NO_PROSE = re.compile(
     r"<[^>]{0,500}>|(?:https?://|www\.)\S+|\S{1,200}\.(?:jpe?g|png|gif|webp)\b|[^\s_-]{1,50}(?:[_-][^\s_-]{1,50}){3,}"
 )
-# What stock agencies write under every picture.
+# Words that stock agencies add to every picture.
 _BOILERPLATE = "stock photo photos photograph photography picture pictures image images royalty free vector clipart"
 _NO_NAMES = FUNCTION_WORDS | frozenset(_BOILERPLATE.split())
 
@@ -41,7 +41,7 @@ _BETWEEN_INITIALS = r"\w{0,20}?\W?(?:(?:of|and|for|the|in) )?"
 def raw_facts(text: str) -> frozenset[str]:
     """The base forms of the names and numbers in a raw caption.
 
-    The capital that begins a sentence makes a name only where the next word has one too ("Neiman Marcus opens").
+    A capital at the start of a sentence makes a name only if the next word has one too ("Neiman Marcus opens").
     """
     if "_" in text or "/" in text or text.count("-") > 2 or _PICTURE_FILE.search(text):
         text = _NO_PROSE.sub(" ", text)
@@ -82,7 +82,10 @@ def _facts(words: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(1 << 16)
 def _base_forms_of_fact(word: str) -> tuple[str, ...]:
-    """One form if ``word`` is a name or a number, otherwise none. Several if normalisation splits a character."""
+    """The base form of ``word`` if it is a name or a number, otherwise none.
+
+    Several if normalisation splits a character.
+    """
     folded = unicodedata.normalize("NFKC", word).casefold().replace("’", "'")
     is_name = word != word.lower() and folded not in _NO_NAMES
     return tuple(map(base_form, folded.split())) if is_name or _DIGITS.search(word) else ()
@@ -90,7 +93,10 @@ def _base_forms_of_fact(word: str) -> tuple[str, ...]:
 
 @lru_cache(1 << 16)
 def base_form(word: str) -> str:
-    """A case-folded word as facts are compared: no plural or possessive, numbers as digits."""
+    """The form in which facts are compared: without plural or possessive, numbers as digits.
+
+    ``word`` is case-folded.
+    """
     if number := NUMBER_WORDS.get(word):
         return number
     if ordinal := _ORDINAL.fullmatch(word):
@@ -99,9 +105,9 @@ def base_form(word: str) -> str:
 
 
 def unsaid(facts: frozenset[str], words: Collection[str], forms: frozenset[str]) -> frozenset[str]:
-    """Those of ``facts`` that ``words`` do not say. ``forms``: the base forms of their content words.
+    """The ``facts`` that ``words`` lack. ``forms``: the base forms of the content words of ``words``.
 
-    What is written together or apart ("White Sox", "WhiteSox") or in another form ("Italy", "Italian") is said.
+    Facts written together or apart ("White Sox", "WhiteSox") or in another form ("Italy", "Italian") are not missing.
     """
     missing = facts - forms
     missing = missing and missing.difference(words)
@@ -121,9 +127,9 @@ def _is_said(fact: str, text: str, together: str) -> bool:
 def invented(
     facts: frozenset[str], caption: str, raw: str, source_words: Collection[str], source_forms: frozenset[str]
 ) -> frozenset[str]:
-    """Those of ``facts``, of ``caption``, that no source says, not even as an abbreviation ("NYC", "Oct. 08", "Sask.").
+    """The ``facts`` of ``caption`` that no source has, not even as an abbreviation ("NYC", "Oct. 08", "Sask.").
 
-    Where the raw caption has another script than Latin, one name may be a translation, and is left out.
+    If the raw caption has another script than Latin, one name is left out, because it may be a translation.
     """
     candidates = unsaid(facts, source_words, source_forms)
     if not candidates:

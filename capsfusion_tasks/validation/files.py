@@ -102,10 +102,10 @@ def validate_file(
     trials: Sequence[Trial] = (),
     on_rows: Callable[[int], None] | None = None,
 ) -> FileVerdicts:
-    """Judge all captions of ``source``; ``out`` gets all of its columns with reasons, flags and scores.
+    """Judge all captions of ``source``. Writes its columns with reasons, flags and scores to ``out``.
 
-    Keeps ``examples`` of each reason and flag, and counts what each of ``trials`` would change. ``on_rows`` is told how
-    many rows are judged. Raises InputError for a file that cannot be read.
+    Keeps ``examples`` of each reason and flag, and counts what each of ``trials`` would change. Calls ``on_rows`` with
+    the number of rows judged so far. Raises InputError for a file that cannot be read.
     """
     columns = [raw_column, synthetic_column, caption_column]
     try:

@@ -1,7 +1,7 @@
-"""The gate between validation and the warehouse: whether a unit's rejections are so many that something is wrong.
+"""The gate between validation and the warehouse. It holds units with so many rejections that something must be wrong.
 
-A wrong model, a broken prompt or a new kind of source shows as captions that are rejected. Loading the rest of such a
-unit would fill the table with captions that happen to pass.
+A wrong model, a broken prompt or a new kind of source makes many captions fail. Loading the rest of such a unit would
+fill the table with captions that pass by chance.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from capsfusion_tasks.thresholds import GateSettings
 from capsfusion_tasks.validation.tally import Tally
 
-UNITS_MIN = 3  # fewer recent units do not say how much units differ
-DIFFERENCE_MIN = 0.03  # in large units a small difference is certain, and no reason to stop
+UNITS_MIN = 3  # with fewer recent units, it is unknown how much units differ
+DIFFERENCE_MIN = 0.03  # smallest increase that counts; in large units even tiny differences are significant
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What became of a loaded unit's rows."""
+    """The numbers of accepted and rejected rows of a loaded unit."""
 
     accepted: int
     rejected: int
@@ -32,10 +32,10 @@ class Verdicts:
 def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings) -> str | None:
     """Why the unit of ``tally`` must not be loaded; None where it may. ``recent``: the last loaded units of its fusion.
 
-    Calibrated on the 5,000 published captions: 11.3% are rejected, of their parts of 500 rows 9.4% to 13.2%. The limit
-    of 25% is twice what a good model has. Six standard errors are twice what any part of 100 to 500 rows reaches
-    against the others (3.2 in 20 shuffles); a unit of 2,000 rows reaches them at 15.8% after units of 11.3%. Units of
-    fewer than 100 rows pass, and so does one that rejects less than the units before it.
+    Calibrated on the 5,000 published captions: 11.3% are rejected; in parts of 500 rows, 9.4% to 13.2%. The limit of
+    25% is twice the rate of a good model. The limit of six standard errors is twice the largest difference between one
+    part of 100 to 500 rows and the others (3.2 in 20 shuffles). After units with 11.3%, a unit of 2,000 rows reaches it
+    at 15.8%. Units of fewer than 100 rows pass, and so do units that reject less than the units before them.
     """
     if tally.rows < settings.min_rows:
         return None
@@ -54,14 +54,15 @@ def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings)
 
 
 def drift(tally: Tally, recent: Sequence[Verdicts]) -> tuple[float, float]:
-    """The share that ``recent`` units reject, and how many standard errors ``tally``'s lies above it.
+    """The share of rejected rows in ``recent`` units, and how many standard errors the share of ``tally`` is above it.
 
     A z-test of two proportions, whose variance is the binomial one times the dispersion of the recent units: Pearson's
-    chi-squared over its degrees of freedom, at least 1 (McCullagh and Nelder, 1989, 4.5). Units are not samples of one
-    population: a shard of book covers has other faults than one of recipes.
+    chi-squared over its degrees of freedom, at least 1 (McCullagh and Nelder, 1989, 4.5). The dispersion accounts for
+    differences between units: a shard of book covers has other faults than one of recipes.
     """
     rows = sum(unit.rows for unit in recent)
-    # Half a rejection more, and half an acceptance: a share of 0 would make any rejection infinitely unlikely.
+    # Add half a rejection and half an acceptance. Otherwise, after a share of 0, any rejection would be infinitely
+    # unlikely.
     share = (sum(unit.rejected for unit in recent) + 0.5) / (rows + 1)
     variance = share * (1 - share)
     chi_squared = sum((unit.rejected - unit.rows * share) ** 2 / (unit.rows * variance) for unit in recent)

@@ -12,8 +12,8 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
-# Blocks of letters: Greek, Cyrillic, Armenian, Hebrew, Arabic, those of India, Thai, Georgian, Hangul, and what Chinese
-# and Japanese share.
+# Blocks of letters: Greek, Cyrillic, Armenian, Hebrew, Arabic, Indian scripts, Thai, Georgian, Hangul, Chinese and
+# Japanese.
 _SCRIPTS = (
     "\u0370-\u03ff\u1f00-\u1fff",
     "\u0400-\u052f",
@@ -36,7 +36,7 @@ _PORTUGUESE = "o os uma com para em não do da dos das é no na ao"
 _DUTCH = "het een van met op en voor bij zijn niet aan naar"
 _FOREIGN = frozenset(f"{_GERMAN} {_FRENCH} {_SPANISH} {_ITALIAN} {_PORTUGUESE} {_DUTCH}".split()) - FUNCTION_WORDS
 
-# Words that nearly every English caption has several of, and that other languages with Latin letters hardly have.
+# Words that are in nearly every English caption, and rarely in other languages with Latin letters.
 _ENGLISH_WORDS = "the an is are of and with was has that which from this it be by on"
 _ENGLISH = frozenset(_ENGLISH_WORDS.split())
 _CONFIDENCE_MIN = 0.5
@@ -44,16 +44,17 @@ _WORDS_MIN = 4
 
 
 def words_not_latin(text: str) -> list[str]:
-    """The runs of two letters or more of one script other than Latin; one letter is mostly a sign ("5 µm")."""
+    """Runs of two or more letters of one script other than Latin. A single letter is mostly a symbol ("5 µm")."""
     return [] if text.isascii() else _RUNS.findall(text)
 
 
 def is_foreign(words: Sequence[str], names: Collection[str]) -> bool:
-    """Whether a text of the words ``words`` is in another language than English, leaving out ``names``.
+    """Whether a text with the words ``words``, without ``names``, is in another language than English.
 
-    A text with words of English grammar is foreign by three or more words of grammar of six other languages, more than
-    one for each two English ones. A text without any is asked of py3langid, which knows 97 languages: 2.6% of the
-    published captions, at 110 µs each. It calls all of them English but the one in French.
+    A text with English grammar words is foreign if it has three or more grammar words of six other languages, and more
+    than one for every two English ones. For a text without English grammar words, py3langid decides, which knows 97
+    languages. These are 2.6% of the published captions, at 110 µs each; py3langid calls all of them English except one
+    in French.
     """
     if not _FOREIGN.isdisjoint(words):
         foreign = sum(word in _FOREIGN and word not in names for word in words)

@@ -1,4 +1,4 @@
-"""Rules about the language of a caption, which is English whatever its sources are."""
+"""Rules about the language of a caption. Captions are in English, in whatever language the sources are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from capsfusion_tasks.validation.scores import Fused
 
 
 def wrong_script(fused: Fused, _: RuleSettings) -> bool:
-    """``wrong_script``: letters of another script than Latin that stand in neither source so. Published captions: none.
+    """``wrong_script``: words in another script than Latin that neither source has. Published captions: none.
 
-    A name may be copied from a source as it is written there.
+    A name may be copied from a source in its own script.
     """
     return any(word not in fused.sources_lower for word in words_not_latin(fused.caption_lower))
 

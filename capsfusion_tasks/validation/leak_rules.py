@@ -1,4 +1,4 @@
-"""Rules about text of the model's training and of its instruction: leaks, refusals, an assistant's talk, tokens."""
+"""Rules about text from the model's training or instruction: leaks, refusals, an assistant's talk, tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# What the instruction says of the sentences and of the task: phrases that a caption has no reason to use by itself.
+# Phrases of the instruction about the sentences and the task. A caption has no reason to use them.
 INSTRUCTION_PHRASES = (
     "real-world",
     "in the real world, there",
@@ -40,11 +40,11 @@ INSTRUCTION_PHRASES = (
     "grammatical flaws",
     "grammatical errors",
 )
-# Words without which the phrases and patterns behind them find nothing. To look for words in a set is quick.
+# Each phrase or pattern needs one of its hint words. A set lookup is faster than the pattern.
 _PHRASE_HINTS = word_set(
     "real sentence sentences structured information details depth concatenating grammar grammatical"
 )
-# "real-world" as English has it, not as the instruction.
+# Normal uses of "real-world", which do not come from the instruction.
 _HONEST_REAL_WORLD = re.compile(
     r"real-world (?:scenarios|problems|applications|issues?|challenges|experiences|engineering)"
 )
@@ -73,7 +73,7 @@ PARAPHRASE = re.compile(
 
 SOURCE_MARKER = re.compile(r"\bsentences? (?:1|2|one|two)\b|\b(?:first|second) sentence\b")
 
-# How chat models decline and present themselves. "I'm sorry" alone is what shirts and songs say.
+# How chat models decline and present themselves. "I'm sorry" alone may be text on a shirt or a song's title.
 _REFUSAL_HINTS = word_set("ai model sorry apologize apologise apologies unfortunately unable able i i'm artificial")
 REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
@@ -115,7 +115,7 @@ TOKEN = re.compile(
 
 
 def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
-    """``prompt_leakage``: a phrase of the instruction, or one that paraphrases it, that stands in neither source.
+    """``prompt_leakage``: a phrase of the instruction, or a paraphrase of one, that neither source has.
 
     BLIP3-KALE (Awadalla et al., 2024) removes such sentences. "Real-world problems" and the like are English. Nine in
     ten of the published captions that this rejects say "real-world" ("provides detailed real-world knowledge about …").
@@ -150,7 +150,7 @@ def refusal(fused: Fused, _: RuleSettings) -> bool:
 def assistant_talk(fused: Fused, _: RuleSettings) -> bool:
     """``assistant_talk``: an assistant's words around the caption ("Sure! Here is", "Caption:", "I hope this helps").
 
-    Where a source begins with the same label, or has the phrase, it is the caption's text.
+    If a source begins with the same label, or has the phrase, it is normal text.
     """
     caption = fused.caption_lower.replace("’", "'")
     for start in (LABEL.match(caption), ASSISTANT_OPENING.match(caption)):
@@ -168,7 +168,7 @@ def special_token(fused: Fused, _: RuleSettings) -> bool:
 
 
 def says_unlike_sources(pattern: re.Pattern[str], fused: Fused) -> bool:
-    """Whether ``pattern`` finds something in the lower-case caption that neither source says."""
+    """Whether ``pattern`` matches a part of the lower-case caption that neither source has."""
     caption, sources = fused.caption_lower, fused.sources_lower
     if "’" in caption or "’" in sources:
         caption, sources = caption.replace("’", "'"), sources.replace("’", "'")

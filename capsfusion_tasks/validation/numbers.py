@@ -1,4 +1,4 @@
-"""Numbers of a caption, and which of them its sources do not have, however they write them."""
+"""Finds the numbers of a caption that its sources lack in every notation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ORDINALS = "zeroth first second third fourth fifth sixth seventh eighth ninth t
 _ROMAN = "i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx"
 
 NUMBER_WORDS = {word: str(number) for names in (_CARDINALS, _ORDINALS) for number, word in enumerate(names.split())}
-# Without words that are grammar more often than numbers ("one of the photos", "second-hand").
+# Left out: words that are mostly grammar, not numbers ("one of the photos", "second-hand").
 _COUNTS = {word: number for word, number in NUMBER_WORDS.items() if number > "1" and word != "second"}
-# What sources may write for a number that the caption counts.
+# Words that a source may use for a number in the caption.
 _TWO = dict.fromkeys(["pair", "both", "double", "dual", "twin", "couple", "duo", "twice", "half"], "2")
 _MORE = {"triple": "3", "trio": "3", "quad": "4", "quarter": "4", "quartet": "4", "dozen": "12", "hundred": "100"}
 _NUMERALS = {numeral: str(number) for number, numeral in enumerate(_ROMAN.split(), 1)}
@@ -31,7 +31,7 @@ _CENTURY = re.compile(r"(\d+)(?:st|nd|rd|th)[ -]century")
 
 
 def invented_numbers(caption: str, words: Set[str], sources: str, source_words: Collection[str]) -> list[str]:
-    """The numbers of ``caption``, as it writes them, that ``sources`` do not have in any form.
+    """The numbers of ``caption``, as written, that ``sources`` do not have in any form.
 
     ``sources``: both texts; ``words`` and ``source_words``: the words of each side. "3rd Jan. 2014" has the numbers of
     "January 3, 2014"; "three" is "3" and "III"; "2008" may be "'08", "5,000" "5k", and "18:00" "6 pm".
@@ -59,7 +59,7 @@ def _invented_counts(
 ) -> list[str]:
     """Count words that are not ``known``.
 
-    A caption may count what a source lists ("two smartphones"), unless it drops the count that the source gives.
+    A caption may count items that a source lists ("two smartphones"), unless it drops the source's own count.
     """
     new = [word for word in counted if _COUNTS[word] not in known]
     if not new:
@@ -101,7 +101,7 @@ def _is_known(number: str, known: set[str], runs: list[str]) -> bool:
 
 
 def _without_centuries(found: list[str], caption: str, known: set[str]) -> list[str]:
-    """``found`` without the century of a year that a source gives: "1850" is of the "19th century"."""
+    """``found`` without centuries to which a year of a source belongs: "1850" is in the "19th century"."""
     years = {int(year) for year in known if len(year) == 4 and year.isdecimal()}
     centuries = {century[1] for century in _CENTURY.finditer(caption)}
     return [

@@ -1,4 +1,4 @@
-"""Verdicts beside all other columns of the judged file, in any format of caption files, by the ending of the name."""
+"""Writes verdicts beside all other columns of the judged file. The ending of the file's name decides the format."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ def check_outputs(source: Path, out: Path | None, report: Path | None, *, overwr
 
 
 def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict]) -> None:
-    """Write all columns of ``source`` in their order, then those of ``JUDGED``, whole or not at all.
+    """Write all columns of ``source`` in their order, then those of ``JUDGED``.
 
-    Columns of the source with a name of ``JUDGED`` are left out: they are verdicts of an earlier time. ``verdicts`` has
+    The file appears complete or not at all.
+
+    Columns of the source with a name in ``JUDGED`` are left out, because they are older verdicts. ``verdicts`` has
     one for each row.
     """
     storage, form = Storage(str(target.absolute().parent)), format_of(target, write=True)
@@ -51,7 +53,7 @@ def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict
         return
     with storage.publish(target.name) as stream:
         pieces = _text(source, form, verdicts)
-        if form.compressed:  # without a name and a time, so that the same rows give the same bytes
+        if form.compressed:  # no file name and time in the gzip header, so that the same rows give the same bytes
             with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
                 packed.writelines(pieces)
         else:

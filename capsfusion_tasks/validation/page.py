@@ -1,4 +1,4 @@
-"""The calibration report of ``capsfusion validate --report``: one page of HTML that asks no other host for anything."""
+"""The calibration report of ``capsfusion validate --report``: one page of HTML that loads nothing from other hosts."""
 
 from __future__ import annotations
 

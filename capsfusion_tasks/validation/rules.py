@@ -1,4 +1,4 @@
-"""Verdicts: the reasons for which a caption is rejected, and the flags that ask for a look at it.
+"""Verdicts: the reasons for which a caption is rejected, and the flags that mark doubtful captions.
 
 A rule is a small function whose name is its code; its docstring has its source and its calibration. Shares in them are
 of the 5,000 published captions that CapsFusion's own model wrote (a half of the 10,000 published pairs).
@@ -117,7 +117,7 @@ FLAGS: tuple[Rule, ...] = (
     product_code,
 )
 
-# What each rule looks for, from its docstring.
+# What each rule looks for: the first line of its docstring.
 MEANINGS = {
     rule.__name__: " ".join((rule.__doc__ or "").split(": ", 1)[-1].split("\n\n")[0].split()).replace("``", "")
     for rule in (*RULES, *FLAGS)
@@ -132,5 +132,5 @@ def reasons(fused: Fused, settings: RuleSettings = DEFAULTS) -> list[str]:
 
 
 def flags(fused: Fused, settings: RuleSettings = DEFAULTS) -> list[str]:
-    """The codes of all rules that ask for a look at the caption, in the order of ``FLAGS``."""
+    """The codes of all flags that apply to the caption, in the order of ``FLAGS``."""
     return [rule.__name__ for rule in FLAGS if rule(fused, settings)]

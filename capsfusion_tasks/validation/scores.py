@@ -1,4 +1,4 @@
-"""What is computed once for each caption, and the scores that the warehouse keeps (``schemas.SCORES``)."""
+"""Values that are computed once for each caption, and the scores that the warehouse keeps (``schemas.SCORES``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INNER_DOT = re.compile(r"[\w)-]\.[a-z]{2}")
 
 @dataclass
 class Fused:
-    """A fused caption with its two sources, and what scores and rules need of them.
+    """A fused caption with its two sources, and the values that scores and rules need.
 
     ``lost_facts``: names and numbers of the raw caption that the caption lacks. ``invented_facts``: those of the
     caption that neither source has. ``…_content``: the base forms of the words that are not words of grammar.
@@ -26,7 +26,7 @@ class Fused:
     raw: str
     synthetic: str
     caption: str
-    finish_reason: str | None = None  # None where it is not known (a file from elsewhere)
+    finish_reason: str | None = None  # None if unknown, for example in a user's file
     raws_with_caption: int = 1  # different raw captions that got this caption, its own included
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class Fused:
         )
         self.repetition = repeated_share(self.caption_words)
         self.digits = len(_DIGIT.findall(self.caption))
-        self.has_inner_dot = _INNER_DOT.search(self.caption_lower) is not None  # as an address or a file's name has
+        self.has_inner_dot = _INNER_DOT.search(self.caption_lower) is not None  # signs of an address or a file name
 
     @cached_property
     def invented_numbers(self) -> list[str]:
@@ -62,7 +62,7 @@ class Fused:
 
     @cached_property
     def own_words(self) -> str:
-        """The caption without what it quotes."""
+        """The caption without its quotations."""
         return without_quotations(self.caption)
 
 
@@ -72,7 +72,7 @@ def content(found: AbstractSet[str]) -> frozenset[str]:
 
 
 def scores(fused: Fused) -> dict[str, float | None]:
-    """The columns of ``schemas.SCORES``: shares from 0 to 1 of distinct words, None where there is nothing to count.
+    """The columns of ``schemas.SCORES``: shares from 0 to 1 of distinct words, None if there is nothing to count.
 
     On the 5,000 published pairs, median and 5th percentile: raw_recall 1.00 and 0.50, synthetic_recall 0.83 and 0.29;
     median and 95th percentile: novelty 0.31 and 0.62, source_overlap 0.08 and 0.40; repetition is 0.07 at the 99th.

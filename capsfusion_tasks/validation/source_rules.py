@@ -15,7 +15,7 @@ _SIDE_BY_SIDE_HINTS = (", while ", "Additionally,", "Meanwhile,", "In addition,"
 SIDE_BY_SIDE = re.compile(r", while (?!also\b|\w+ing\b)|(?:^|[.!?] )(?:Additionally|Meanwhile|In addition),")
 
 _ARTICLES = frozenset(("a", "an", "the"))
-# Words that put one thing beside another without saying how they belong together.
+# Words that join two statements without saying how they are related.
 _JOINTS = _ARTICLES | {
     "and",
     "or",
@@ -34,10 +34,10 @@ _ONE_SOURCE_WORDS = 3
 
 
 def continuation(fused: Fused, _: RuleSettings) -> bool:
-    """``continuation``: the caption goes on where a cut-off synthetic caption stops, and cannot stand by itself.
+    """``continuation``: the caption only continues a synthetic caption that was cut off.
 
-    It begins with a lower-case word, and the synthetic caption has no end. Published captions: 0.42% ("Glenfiddich 18
-    year old single malt Scotch" gives "whisky is available for purchase at the LCBO.").
+    The caption begins with a lower-case word, and the synthetic caption has no end of sentence. Published captions:
+    0.42% ("Glenfiddich 18 year old single malt Scotch" gives "whisky is available for purchase at the LCBO.").
     """
     first = fused.caption.split(maxsplit=1)[:1]
     if not first or not first[0].rstrip(",").isalpha() or not first[0].islower():
@@ -48,8 +48,8 @@ def continuation(fused: Fused, _: RuleSettings) -> bool:
 def concatenation(fused: Fused, _: RuleSettings) -> bool:
     """``concatenation``: both sources word for word, with nothing between them but "and", "while" or a full stop.
 
-    The instruction forbids it. Sources of fewer than four words say nothing, and neither does one source that contains
-    the other. Published captions: 0.04%; for those that make a sentence of both, see the flag ``verbatim``.
+    The instruction forbids it. Sources of fewer than four words do not count, and neither do sources of which one
+    contains the other. Published captions: 0.04%; for those that make a sentence of both, see the flag ``verbatim``.
     """
     return (
         min(len(fused.raw_words), len(fused.synthetic_words)) >= 4
@@ -59,7 +59,7 @@ def concatenation(fused: Fused, _: RuleSettings) -> bool:
 
 
 def verbatim(fused: Fused, settings: RuleSettings) -> bool:
-    """``verbatim``: the caption has both sources word for word, joined to a sentence ("is", "features")."""
+    """``verbatim``: the caption has both sources word for word, joined into one sentence ("is", "features")."""
     return _has_both_sources(fused) and not concatenation(fused, settings)
 
 
@@ -85,10 +85,10 @@ def _rest(fused: Fused) -> list[str]:
 
 
 def copy(fused: Fused, _: RuleSettings) -> bool:
-    """``copy``: the caption is one of its sources but for articles, and words of the other source are lost.
+    """``copy``: the caption equals one of its sources, except for articles, and words of the other source are lost.
 
-    Where the other source adds no word, its copy is the right answer: in 1.8% of the published pairs the raw caption
-    adds no word, in 0.8% the synthetic one. Published captions: none is a copy.
+    If the other source adds no word, a copy is correct. In 1.8% of the published pairs the raw caption adds no word, in
+    0.8% the synthetic one. Published captions: none.
     """
     if fused.unsupported:
         return False
@@ -105,7 +105,7 @@ def _without_articles(words: Sequence[str]) -> list[str]:
 def one_source(fused: Fused, _: RuleSettings) -> bool:
     """``one_source``: a source has three or more content words that the other lacks, and the caption has none of them.
 
-    Many of these captions are right to leave out a wrong or a garbled source.
+    Many of these captions rightly leave out a wrong or garbled source.
     """
     for own in (fused.synthetic_content - fused.raw_content, fused.raw_content - fused.synthetic_content):
         if len(own) >= _ONE_SOURCE_WORDS and own.isdisjoint(fused.caption_content):
@@ -116,18 +116,19 @@ def one_source(fused: Fused, _: RuleSettings) -> bool:
 def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
     """``knowledge_lost``: of three or more names and numbers of the raw caption, the caption keeps less than a quarter.
 
-    And no more than two of them: of a long raw caption the model sees only the beginning. Published captions: 0.28%.
+    It also keeps at most two of them, because the model sees only the beginning of a long raw caption. Published
+    captions: 0.28%.
     """
     facts = len(fused.raw_facts)
     kept = facts - len(fused.lost_facts)
-    said = bool(fused.caption_words)  # else it is empty, which has a reason of its own
+    said = bool(fused.caption_words)  # an empty caption has its own reason
     return said and facts >= settings.facts_min and kept <= 2 and kept < settings.fact_recall_min * facts
 
 
 def same_caption(fused: Fused, settings: RuleSettings) -> bool:
-    """``same_caption``: more than five different raw captions got this very caption, here or in the warehouse.
+    """``same_caption``: more than five different raw captions got this caption, here or in the warehouse.
 
-    LVD-2M (Xiong et al., 2024) met refined captions that repeat over thousands of rows. Published captions: none; no
+    LVD-2M (Xiong et al., 2024) found refined captions that repeat over thousands of rows. Published captions: none; no
     two of the 5,000 are the same.
     """
     return fused.raws_with_caption > settings.same_caption_max
@@ -136,8 +137,8 @@ def same_caption(fused: Fused, settings: RuleSettings) -> bool:
 def unrelated_sources(fused: Fused, _: RuleSettings) -> bool:
     """``unrelated_sources``: the two sources have no content word in common, and the caption sets them side by side.
 
-    It does so by ", while the …", "Additionally, …" or "Meanwhile, …". A mismatched pair fuses into fluent nonsense,
-    but now and then a pair that fits does so too.
+    It uses ", while the …", "Additionally, …" or "Meanwhile, …". A mismatched pair gives fluent nonsense; but some
+    captions of fitting pairs are flagged too.
     """
     return (
         any(hint in fused.caption for hint in _SIDE_BY_SIDE_HINTS)

@@ -1,4 +1,4 @@
-"""What verdicts add up to: counts and examples of each reason and flag, as text for a terminal or a log."""
+"""Sums of verdicts: counts and examples of each reason and flag, as text for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tally:
     accepted: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
-    rescued: int = 0  # accepted captions of another beam
+    rescued: int = 0  # accepted captions that another beam rescued
     examples: dict[str, list[Example]] = field(default_factory=dict)  # of each reason and flag
     examples_max: int = 1
 
@@ -38,7 +38,7 @@ class Tally:
 
     @property
     def share(self) -> float:
-        """Rejected rows per row; 0 of none."""
+        """The share of rejected rows; 0 if there are no rows."""
         return self.rejected / self.rows if self.rows else 0.0
 
     def add(self, judged: pa.Table, caption_column: str = "capsfusion") -> Tally:

@@ -32,7 +32,7 @@ FUNCTION_WORDS = frozenset(
     f"{_ARTICLES} {_CONJUNCTIONS} {_PREPOSITIONS} {_PRONOUNS} {_VERBS} {_SHORT_FORMS} {_ADVERBS}".split()
 )
 
-# A unit of up to four letters five times in a row, in a word of at least ten letters; a sign ten times in a row.
+# Up to four letters repeated five times, in a word of at least ten letters; or a sign ten times in a row.
 _LETTER_LOOP = re.compile(r"([^\W\d]{1,4}?)\1{4,}")
 _LOOPING_WORD_LENGTH = 10
 _SIGN_LOOP = re.compile(r"([^\w\s])(?:\s?\1){9,}")
@@ -69,13 +69,13 @@ def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def repeated_share(tokens: Sequence[str], n: int = 3) -> float:
-    """Share of n-grams that repeat an earlier one: 0 where all differ, and 0 for a text shorter than ``n``."""
+    """Share of n-grams that repeat an earlier one; 0 for a text of fewer than ``n`` words."""
     grams = ngrams(tokens, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def loop(text: str, tokens: Sequence[str]) -> str | None:
-    """What ``text``, of the words ``tokens``, repeats without a pause; None where nothing repeats.
+    """The part of ``text`` that repeats immediately; None if nothing does. ``tokens``: the words of ``text``.
 
     Up to four words three times in a row, with all of their repetitions; or a word or a row of signs that repeats its
     letters ("hahahahaha", "- - - - - - - - - -").
@@ -106,5 +106,5 @@ def _word_loop(tokens: Sequence[str]) -> str | None:
 
 
 def contains(tokens: Sequence[str], part: Sequence[str]) -> bool:
-    """Whether ``part`` stands in ``tokens`` as consecutive words."""
+    """Whether ``tokens`` contain ``part`` as consecutive words."""
     return f" {' '.join(part)} " in f" {' '.join(tokens)} "

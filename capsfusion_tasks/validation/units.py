@@ -14,7 +14,7 @@ from capsfusion_tasks.validation.beams import best_that_pass
 from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
-_RULES = "capsfusion.rules"  # in the footer of the verdicts: what they were judged with
+_RULES = "capsfusion.rules"  # key in the footer of the verdicts: the thresholds they were judged with
 
 
 def validate_unit(
@@ -26,8 +26,8 @@ def validate_unit(
 ) -> pa.Table:
     """Judge all captions of ``unit`` and publish ``units/<unit_id>/validated.parquet``, in the order of its pairs.
 
-    ``fused`` has all of its rows, in order (``schemas.fused_schema``). Where it has the other beams, the best caption
-    that passes is taken. ``loaded`` tells what the warehouse has. Returns what it published
+    ``fused`` has all of its rows, in order (``schemas.fused_schema``). If it has the other beams, the best caption that
+    passes is taken. ``loaded`` finds equal captions in the warehouse. Returns what it published
     (``schemas.validated_schema``).
     """
     with_beams = has_beams(fused)
@@ -41,9 +41,10 @@ def validate_unit(
 
 
 def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
-    """What differs between the rules that ``validated`` was judged with, as it is stored, and ``settings``."""
+    """The differences between the stored thresholds of ``validated`` and those of ``settings``."""
     noted = (validated.schema.metadata or {}).get(_RULES.encode())
-    then = json.loads(noted) if noted else {}  # an older version noted nothing: it counts as judged with those of now
+    # Files of older versions have no record, and count as judged with the current thresholds.
+    then = json.loads(noted) if noted else {}
     now = settings.model_dump(mode="json")
     return ", ".join(
         f"CAPSFUSION_RULES__{name.upper()}={then[name]}, now {now[name]}"

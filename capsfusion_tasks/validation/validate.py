@@ -12,10 +12,11 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.rules import DEFAULTS, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
 
-# For captions: the raw captions that each was loaded for; captions without any may be left out.
+# A function of captions: for each, the raw captions for which it was loaded. Captions without any may be left out.
 RawsByCaption = Callable[[Set[str]], Mapping[str, Set[str]]]
 
-JUDGED = pa.schema([*SCORES, *(VALIDATED.field(name) for name in ("reasons", "flags"))])  # the columns that are added
+# The columns that validation adds.
+JUDGED = pa.schema([*SCORES, *(VALIDATED.field(name) for name in ("reasons", "flags"))])
 
 
 def validate_table(
@@ -24,10 +25,10 @@ def validate_table(
     settings: RuleSettings = DEFAULTS,
     loaded: RawsByCaption | None = None,
 ) -> pa.Table:
-    """``table`` with the columns of ``schemas.SCORES``, ``reasons`` and ``flags``; what has these names is replaced.
+    """``table`` with the columns of ``schemas.SCORES``, ``reasons`` and ``flags``. Replaces columns with these names.
 
     It needs ``laion_2b``, ``laion_coco`` and ``caption_column``, and uses ``finish_reason`` where there is one. A null
-    is an empty text. The same caption for many pairs is looked for in the table and in what is ``loaded``. Raises
+    is an empty text. Captions that repeat for many pairs are counted in the table and in ``loaded``. Raises
     InputError for a column that is missing or holds no text.
     """
     raws, synthetics, captions = (_texts(table, name) for name in ("laion_2b", "laion_coco", caption_column))

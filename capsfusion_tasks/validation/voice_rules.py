@@ -1,4 +1,4 @@
-"""Rules about who speaks in a caption, and to whom: captions describe a picture and address nobody."""
+"""Rules about who speaks in a caption, and to whom. Captions must describe a picture and address nobody."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# Words without which the patterns behind them find nothing. To look for words in a set is quick.
+# Each pattern needs one of its hint words. A set lookup is faster than the pattern.
 _FIRST_PERSON_HINTS = word_set("i i'm i've i'd i'll we we're we've we'd we'll")
 _READER_HINTS = word_set("please you you're our my click more")
 FIRST_PERSON = re.compile(

@@ -1,4 +1,4 @@
-"""Rules about what a web page leaves in a caption: markup, addresses, shop talk, personal data, broken text."""
+"""Rules about remains of web pages in captions: markup, addresses, shop talk, personal data, broken text."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _YEARS = re.compile(r"(?:19|20)\d\d(?:[-/](?:19|20)?\d\d)?")
 def markup(fused: Fused, _: RuleSettings) -> bool:
     """``markup``: HTML, Markdown, a web address, a file's name or a chat template's tag that neither source has.
 
-    An address counts as the sources' where they have its host without dots ("Galleryhip Com").
+    An address counts as part of a source if the source has its host without dots ("Galleryhip Com").
     """
     caption = fused.caption_lower
     if fused.has_inner_dot and any(not _is_of_sources(name, fused) for name in _names_with_dots(caption)):
@@ -98,12 +98,12 @@ def _is_of_sources(name: str, fused: Fused) -> bool:
 
 
 def file_name(fused: Fused, _: RuleSettings) -> bool:
-    """``file_name``: the name of a file stands in the caption ("links-martens-logo.jpg")."""
+    """``file_name``: the caption has the name of a file ("links-martens-logo.jpg")."""
     return fused.has_inner_dot and FILE_NAME.search(fused.caption_lower) is not None
 
 
 def personal_data(fused: Fused, _: RuleSettings) -> bool:
-    """``personal_data``: an e-mail address or a telephone number, wherever it is from."""
+    """``personal_data``: an e-mail address or a telephone number, even if a source has it."""
     caption = fused.caption
     if "@" in caption and EMAIL.search(caption):
         return True
@@ -130,14 +130,14 @@ def _is_mojibake(text: str) -> bool:
 
 
 def shop_talk(fused: Fused, _: RuleSettings) -> bool:
-    """``shop_talk``: a shop's words: a price, "for sale", "is available", "offers the"."""
+    """``shop_talk``: words of a shop, such as a price, "for sale", "is available", "offers the"."""
     if not _SHOP_HINTS.isdisjoint(fused.caption_set) and SHOP_TALK.search(fused.caption_lower):
         return True
     return fused.digits > 0 and AMOUNT.search(fused.caption) is not None
 
 
 def web_residue(fused: Fused, _: RuleSettings) -> bool:
-    """``web_residue``: what a page says around a picture: an address, a hashtag, a photo credit, "stock image"."""
+    """``web_residue``: text around a picture on a web page: an address, a hashtag, a photo credit, "stock image"."""
     caption, words = fused.caption_lower, fused.caption_set
     pictured = not _PICTURES.isdisjoint(words)
     return (
@@ -159,7 +159,7 @@ def _has_name_of_a_page(fused: Fused) -> bool:
 
 
 def product_code(fused: Fused, _: RuleSettings) -> bool:
-    """``product_code``: an article number of the raw caption's end or of its brackets ("(DSTF210)", "#09676")."""
+    """``product_code``: an article number from the end or the brackets of the raw caption ("(DSTF210)", "#09676")."""
     return fused.digits >= 3 and bool(product_codes(fused))
 
 

@@ -165,7 +165,8 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
 def _prefix_attention(queries: Tensor, cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
     """Attention of all tokens over the prefix: mean values [T, heads, D] and their log-sum-exp [T, heads].
 
-    The softmax over a token's slot continues from both. One product over all tokens: it reads the prefix once for many of them.
+    The softmax over a token's slot continues from both. One product over all tokens
+    reads the prefix once for many of them.
     """
     t, heads, _ = queries.shape
     p = cache.prefix_keys.shape[2]
