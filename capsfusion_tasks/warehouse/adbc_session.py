@@ -28,7 +28,7 @@ def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[A
         connection = adbc.connect(warehouse.adbc_uri, autocommit=False)
     except adbc.Error as error:
         problem = unreachable(warehouse.url, message(error))
-        if isinstance(problem, NotReadyError):  # the warehouse was open a moment ago
+        if isinstance(problem, NotReadyError):  # the warehouse was just open, so a failure is temporary
             problem = user_error(warehouse.url, message(error), None)
         raise problem from error
     with connection:
@@ -72,7 +72,7 @@ def _execute(connection: Any, statement: str) -> None:
 
 
 def message(error: Exception) -> str:
-    """PostgreSQL's message with its detail and its hint, in one line."""
+    """PostgreSQL's message with its detail and hint, in one line."""
     parts = details(error)
     said = [parts.get(f"MESSAGE_{part}") for part in ("PRIMARY", "DETAIL", "HINT")]
     words = str(error).partition("Query was:")[0].split()

@@ -31,7 +31,7 @@ from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.conditions import Conditions, bitmaps_only, conditions
 
 _SHOWN = ("image_url", "laion_2b", "laion_coco", "capsfusion", "flags", "loaded_at", "pair_id", "fusion_id")
-_NEWEST = 1000  # captions to search one by one, which takes about 25 ms
+_NEWEST = 1000  # number of captions to scan, which takes about 25 ms
 _ORDER = ("loaded_at", "pair_id", "fusion_id")
 
 
@@ -102,7 +102,7 @@ def _find_by_index(connection: Connection, conditions: Conditions, after: Positi
 def _find_rare(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
     """Searches the newest captions first, where frequent matches are; for rare ones it uses an index."""
     found = _find(connection, conditions, after, limit, among=_NEWEST)
-    if limit / 4 <= len(found) < limit:  # frequent enough to be found a little further on
+    if limit / 4 <= len(found) < limit:  # frequent: a scan finds enough matches soon
         found = _find(connection, conditions, after, limit, among=8 * _NEWEST)
     return found if len(found) == limit else _find_by_index(connection, conditions, after, limit)
 

@@ -110,8 +110,8 @@ fused_captions = _captions(
     "fused_captions",
     [
         *_caption_columns(),
-        # Where the fusion keeps beams: which of the search's captions it is (1: the best), and why the best one was
-        # rejected, if another one replaced it.
+        # If the fusion keeps beams: the caption's number in the search (1: the best), and the reasons of the best one
+        # if this caption replaced it.
         Column("beam", Integer),
         Column("rescued_from", ARRAY(Text)),
     ],
@@ -137,7 +137,7 @@ replayed_captions = Table(
     Index(None, "replayed_by"),
 )
 
-# What people say of captions. ``capsfusion``: the caption that was judged; a replay may have replaced it since.
+# People's judgements of captions. ``capsfusion``: the judged caption, which a replay may have replaced since.
 judgements = Table(
     "judgements",
     metadata,

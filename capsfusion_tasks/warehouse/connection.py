@@ -27,13 +27,13 @@ class Warehouse:
 
     @property
     def adbc_uri(self) -> str:
-        """For ``adbc_driver_postgresql.dbapi.connect``; holds the password."""
+        """The URI for ``adbc_driver_postgresql.dbapi.connect``. Contains the password."""
         return libpq_uri(self.url)
 
 
 @contextmanager
 def open_warehouse(settings: Settings, *, migrate: bool | None = None) -> Iterator[Warehouse]:
-    """The warehouse of ``settings`` with an up-to-date schema. The embedded server runs as long as the block.
+    """The warehouse of ``settings`` with an up-to-date schema. The embedded server runs until the block ends.
 
     ``migrate``: bring the schema up to date (True), or check that it is (False). By default the embedded warehouse is
     brought up to date and any other is checked. Raises InputError for a URL, an encoding or a schema that cannot be
@@ -49,7 +49,7 @@ def open_warehouse(settings: Settings, *, migrate: bool | None = None) -> Iterat
 
 @contextmanager
 def _open(url: URL, migrate: bool) -> Iterator[Warehouse]:
-    # Whatever PGCLIENTENCODING says, and in a database without an encoding: text, not bytes.
+    # Get text, not bytes, even if PGCLIENTENCODING is set or the database has no encoding.
     url = url.update_query_dict({"client_encoding": "UTF8"})
     # hide_parameters: an error shows its statement without the values, which are captions and names from outside.
     engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)

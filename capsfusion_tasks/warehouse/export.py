@@ -24,16 +24,16 @@ from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.schema import SCHEMA
 
 PUBLISHED_COLUMNS = ("image_url", "laion_2b", "laion_coco", "capsfusion")  # CapsFusion-120M's, in its order
-KEY, FUSION = "_pair_id", "_fusion_id"  # further columns of every stream
+KEY, FUSION = "_pair_id", "_fusion_id"  # columns that every stream has besides
 
-# With these, each attempt would export other captions.
+# With these functions, each attempt would export other captions.
 _CHANGING = re.compile(
     r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random|gen_random_uuid|uuidv[47])\s*\("
     r"|\b(current_(date|time|timestamp)|localtime|localtimestamp)\b",
     re.IGNORECASE,
 )
 _STRING = re.compile(r"'(?:[^']|'')*'")
-_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # in a query for people to read
+_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # placeholder in a query that is shown to people
 
 
 class Selection(BaseModel):
@@ -74,8 +74,8 @@ class Snapshot(BaseModel):
 
     at: datetime
     units: tuple[str, ...]
-    accepted: int  # captions of the units
-    superseded: int  # rows of the units that later units have replaced
+    accepted: int  # number of captions in the units
+    superseded: int  # rows of the units that later units replaced
     fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
 
     def is_same_as(self, other: Snapshot) -> bool:
@@ -112,7 +112,7 @@ class ExportSession:
             "select fusion_id, model, model_revision, engine, dtype, num_beams, max_new_tokens from fusions order by 1"
         )
         is_known = selection.fusion_id in (None, *(fusion["fusion_id"] for fusion in known))
-        if not is_known and selection.interval is None:  # an interval without new pairs enters no fusion
+        if not is_known and selection.interval is None:  # an interval without new pairs registers no fusion
             names = ", ".join(f"{fusion['fusion_id']} ({fusion['model']})" for fusion in known) or "none"
             raise InputError(f"the warehouse has no fusion {selection.fusion_id}; it has {names}")
         used = {unit["fusion_id"] for unit in units}
@@ -201,7 +201,7 @@ def export_session(warehouse: Warehouse, target: str) -> Iterator[ExportSession]
     with adbc_session(warehouse, read_only=True) as connection:
         with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
             cursor.execute(f"set local search_path = {SCHEMA}, public")
-            cursor.execute("set local timezone = 'UTC'")  # a condition may compare times
+            cursor.execute("set local timezone = 'UTC'")  # because a condition may compare times
             cursor.execute(f"select pg_try_advisory_xact_lock({lock_sql('export')})", (target,))
             [locked] = cursor.fetchone()
         if not locked:

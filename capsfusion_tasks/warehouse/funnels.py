@@ -34,7 +34,7 @@ HISTOGRAMS = {
     "novelty": 1,
     "invention": 1,
 }
-_BINS = 60  # at most, in a chart of throughput
+_BINS = 60  # most bins of a throughput chart
 _BIN_SECONDS = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
 
 _units = work_units.c
@@ -61,7 +61,7 @@ class Run:
 
 
 def recent_runs(connection: Connection, before: datetime | None = None, limit: int = 30) -> list[Run]:
-    """Runs that were planned before a time, the latest first."""
+    """Runs that were planned before a given time, the latest first."""
     planned = func.max(_units.created_at)
     statement = (
         select(
@@ -136,9 +136,11 @@ class Progress:
 
 
 def progress(connection: Connection, scope: Scope) -> Progress:
-    """Speed of the units in ``scope`` while any was planned and not yet loaded; None before the first load.
+    """Speed of the units in ``scope``, over the time in which some unit was planned and not loaded.
 
-    A run that ran again days later has not worked in between.
+    None before the first load.
+
+    So the days between a run and its rerun do not count.
     """
     loaded, waiting = connection.execute(
         select(
@@ -159,7 +161,7 @@ def progress(connection: Connection, scope: Scope) -> Progress:
 
 @dataclass(frozen=True)
 class ThroughputBin:
-    """Units that were loaded from ``start`` on, for the width of a bin."""
+    """Units that were loaded within one bin of the chart, which begins at ``start``."""
 
     start: datetime
     units: int

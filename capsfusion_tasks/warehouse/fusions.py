@@ -1,7 +1,8 @@
-"""The table ``fusions``: what each fusion_id stands for, and under which id a decoding is known.
+"""The table ``fusions``: the decoding of each fusion_id.
 
-Rows of earlier versions lack a part of the decoding: they digested both ends of a local model's weight files only, and
-left open which dtype ``auto`` meant. ``adopt`` completes such a row, so that its captions are not made again.
+Rows of earlier versions lack a part of the decoding. These versions digested only both ends of a local model's weight
+files, and did not record which dtype ``auto`` meant. ``adopt`` completes such a row, so that its captions are not fused
+again.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from capsfusion_tasks.warehouse.ledger_tables import fusions, work_units
 from capsfusion_tasks.warehouse.queries import Scope
 
 _DECODING = "decoding"  # the key of ``spec`` that holds the whole Decoding
-# What earlier versions recorded for certain.
+# Fields that earlier versions recorded reliably.
 _CERTAIN = ("prompt_digest", "tokenizer_digest", "engine", "num_beams", "max_new_tokens")
 
 
 @dataclass(frozen=True)
 class EarlierFusion:
-    """A fusion of an earlier version that may be the one in question. ``rows`` are loaded under it."""
+    """A fusion of an earlier version that may have the same decoding. ``rows``: number of rows loaded under it."""
 
     fusion_id: str
     rows: int
 
 
 def register(connection: Connection, decoding: Decoding, about: Mapping[str, Any]) -> None:
-    """Enter a decoding with what else is worth knowing ``about`` it. A fusion_id that is there stays as it is."""
+    """Record a decoding with further facts ``about`` it. An existing fusion_id stays unchanged."""
     row = {name: value for name, value in decoding.model_dump().items() if name in fusions.columns}
     connection.execute(insert(fusions).on_conflict_do_nothing(), {**row, "spec": _spec(decoding, about)})
 
@@ -42,7 +43,7 @@ def _spec(decoding: Decoding, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def descriptions(connection: Connection, scope: Scope) -> list[str]:
-    """A line for each fusion that the units of ``scope`` are fused under: model and settings. The newest comes last."""
+    """A line with model and settings for each fusion of the units in ``scope``. The newest comes last."""
     units = select(work_units.c.fusion_id).where(scope.clause())
     statement = select(fusions).where(fusions.c.fusion_id.in_(units)).order_by(fusions.c.created_at)
     return [
@@ -99,7 +100,7 @@ def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
 
 
 def earlier(connection: Connection, decoding: Decoding) -> list[EarlierFusion]:
-    """Fusions of earlier versions that may equal ``decoding``, with their loaded rows. The ledger cannot tell."""
+    """Fusions of earlier versions that may equal ``decoding``, with their loaded rows. Their records are incomplete."""
     rows = func.coalesce(func.sum(work_units.c.rows_in).filter(work_units.c.state == "loaded"), 0).label("rows")
     statement = (
         select(fusions, rows)
@@ -116,7 +117,7 @@ def earlier(connection: Connection, decoding: Decoding) -> list[EarlierFusion]:
 
 
 def adopt(connection: Connection, fusion_id: str, decoding: Decoding) -> None:
-    """Complete an earlier version's row: its captions were made by ``decoding``. Raises InputError if they were not."""
+    """Complete an earlier version's row with ``decoding``. Raises InputError if the row contradicts it."""
     row = connection.execute(select(fusions).where(fusions.c.fusion_id == fusion_id)).one_or_none()
     if row is None:
         raise InputError(f"the ledger has no fusion {fusion_id}: see the table fusions")

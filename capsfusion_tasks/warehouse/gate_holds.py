@@ -1,4 +1,4 @@
-"""The table ``gate_holds``: units that the gate kept out of the warehouse, and who decided what becomes of them.
+"""The table ``gate_holds``: units that the gate held back, and the answers of people about them.
 
 A unit's newest row counts. Rows are never changed after they have an answer. The caller commits.
 """
@@ -29,7 +29,7 @@ class Hold:
     rejected: int
     problem: str
     details: str
-    answer: Answer | None  # None: nobody has answered
+    answer: Answer | None  # None: nobody has answered yet
     answered_by: str | None
     answered_at: datetime | None
 
@@ -48,7 +48,7 @@ def enter(
     details: str = "",
     let_in_by: str | None = None,
 ) -> None:
-    """Enter a unit that the gate keeps out; or, with ``let_in_by``, one that is loaded without a question.
+    """Record a unit that the gate holds. With ``let_in_by``: record that it may be loaded without a question.
 
     ``counts``: its rows, and its rejected rows. Replaces an earlier row of the unit that nobody has answered.
     """
@@ -67,13 +67,13 @@ def newest(connection: Connection, unit_id: str) -> Hold | None:
 
 
 def unanswered(connection: Connection, unit_ids: Sequence[str]) -> list[Hold]:
-    """Those of the units that wait for an answer."""
+    """The holds of these units that wait for an answer."""
     statement = select(gate_holds).where(_columns.unit_id.in_(unit_ids), _columns.answer.is_(None))
     return [_hold(row) for row in connection.execute(statement.order_by(_columns.unit_id))]
 
 
 def of(connection: Connection, hold_ids: Sequence[int]) -> list[Hold]:
-    """The rows with these ids."""
+    """The holds with these ids."""
     statement = select(gate_holds).where(_columns.hold_id.in_(hold_ids)).order_by(_columns.unit_id)
     return [_hold(row) for row in connection.execute(statement)]
 
@@ -81,7 +81,7 @@ def of(connection: Connection, hold_ids: Sequence[int]) -> list[Hold]:
 def answer(
     connection: Connection, hold_ids: Sequence[int], given: Answer, answered_by: str, answered_at: datetime
 ) -> None:
-    """Answer for those of the rows that have no answer yet."""
+    """Record the answer in those rows that have no answer yet."""
     statement = update(gate_holds).where(_columns.hold_id.in_(hold_ids), _columns.answer.is_(None))
     connection.execute(statement.values(answer=given, answered_by=answered_by, answered_at=answered_at))
 

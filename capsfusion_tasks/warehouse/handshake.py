@@ -1,4 +1,4 @@
-"""Why a server accepts no connection, independent of the language of its messages.
+"""Finds out why a server accepts no connection, in any language of its messages.
 
 A failed connection attempt of libpq has a message and no SQLSTATE. libpq can trace the protocol's messages, though, and
 an ErrorResponse has the SQLSTATE in its field C.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from psycopg import pq
 
-_SECONDS = 10.0  # for the whole attempt
+_SECONDS = 10.0  # seconds for the whole attempt
 # One traced message: its direction (F: to the server, B: from it), its length, its name and its fields.
 _MESSAGE = re.compile(r"^\S+ \S+\t[FB]\t\d+\t(\w+)(.*)$", re.MULTILINE)
 _SQLSTATE = re.compile(r' C "([0-9A-Z]{5})"')
@@ -23,7 +23,7 @@ _SQLSTATE = re.compile(r' C "([0-9A-Z]{5})"')
 
 @dataclass(frozen=True)
 class FailedHandshake:
-    """``sqlstate``: the server's reason, None where it gave none. ``lasts``: another attempt fails the same way."""
+    """``sqlstate``: the server's reason, or None. ``lasts``: another attempt would fail in the same way."""
 
     sqlstate: str | None = None
     lasts: bool = False
@@ -40,7 +40,7 @@ def failed_handshake(conninfo: str) -> FailedHandshake:
         errors = [fields for name, fields in messages if name == "ErrorResponse"]
         if errors and (code := _SQLSTATE.search(errors[-1])):
             return FailedHandshake(code[1])
-        # libpq ends the attempt itself, without a word to the server, where TLS is refused or the certificate is wrong.
+        # If TLS is refused or the certificate is wrong, libpq ends the attempt without telling the server.
         without_tls = bool(messages) and messages[-1][0] == "SSLResponse"
         return FailedHandshake(lasts=without_tls or connection.needs_password)
     finally:
@@ -49,10 +49,10 @@ def failed_handshake(conninfo: str) -> FailedHandshake:
 
 def _messages(connection: pq.abc.PGconn) -> list[tuple[str, str]]:
     """Bring the connection attempt to its end: (name, fields) of each message."""
-    if sys.platform != "linux":  # psycopg cannot trace elsewhere
+    if sys.platform != "linux":  # psycopg can trace only to files
         _poll(connection)
         return []
-    trace = os.memfd_create("libpq")  # in memory: a password may be in it
+    trace = os.memfd_create("libpq")  # in memory, because the trace may contain a password
     try:
         connection.trace(trace)
         _poll(connection)

@@ -1,4 +1,4 @@
-"""What `capsfusion check` and `gc` read from the ledger and change in it: shards, units, plans."""
+"""Reads and changes the ledger for `capsfusion check` and `gc`: shards, units, plans."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, text
 
-Transactions = Callable[[], AbstractContextManager[Connection]]  # each call begins a transaction of its own
+Transactions = Callable[[], AbstractContextManager[Connection]]  # each call begins its own transaction
 
-# A long transaction keeps vacuum from removing old rows of all tables. How many pairs a warehouse finds in a second
-# depends on its disks and on what it has in memory, so each transaction takes as many as the one before suggests.
+# A long transaction keeps vacuum from removing old rows of all tables. The speed depends on the server's disks and
+# cache, so the size of each transaction follows from the speed of the one before.
 _TRANSACTION_SECONDS = 0.5
 _FIRST_ROWS, _MOST_ROWS = 20_000, 200_000
 
@@ -26,7 +26,7 @@ _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _ROW = np.dtype([("fields", ">i2"), ("length", ">i4"), ("pair_id", "V16")])
 _END = b"\xff\xff"
 
-# The range of ids lets the planner read a part of an index; a join alone gives it none.
+# The range of ids lets the planner read a part of an index. A join alone would not.
 _KNOWN = " union all ".join(
     f"select uuid_send(pair_id) from candidates join capsfusion.{table} using (pair_id)"  # noqa: S608
     " where fusion_id = %(fusion_id)s and pair_id between %(first)s and %(last)s"

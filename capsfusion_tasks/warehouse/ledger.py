@@ -21,7 +21,7 @@ from capsfusion_tasks.warehouse.sessions import LockedSession, locked_session
 from capsfusion_tasks.warehouse.writable import require_writable
 
 _RECENT_UNITS = 20  # whose rejections count
-_NUL = "\x00"  # what PostgreSQL cannot store in text
+_NUL = "\x00"  # PostgreSQL cannot store this character in text
 
 
 def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
@@ -49,8 +49,8 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
 def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> list[dict[str, str]]:
     """Insert the shards that have no row yet, with ``values``. Returns the ids of all of them, as parameters.
 
-    Another run may insert the same rows now. DO NOTHING without columns is right for both unique indexes; with the
-    columns of one index, the other index would fail. Sorted, so that two runs wait for each other in one direction.
+    Another run may insert the same rows now. DO NOTHING without columns covers both unique indexes; with the columns of
+    one, the other would raise an error. Rows are sorted, so that two runs cannot deadlock.
     """
     rows = [{**shard.model_dump(exclude={"revision", "problem"}), **values} for shard in found]
     rows.sort(key=lambda row: str(row["shard_id"]))
@@ -178,7 +178,7 @@ def unit_states(connection: Connection, unit_ids: Sequence[str]) -> dict[str, st
 
 @dataclass(frozen=True)
 class FusedUnit:
-    """What fusing a unit took, as ``unit_fused`` got it. None: not measured. Rates are those of one device."""
+    """The figures of a fused unit, as recorded by ``unit_fused``. None: not measured. Rates are those of one device."""
 
     rows: int | None = None
     prompt_tokens: int | None = None
@@ -208,12 +208,12 @@ def loaded_unit(connection: Connection, unit_id: str) -> LoadedUnit | None:
 
 
 def unit_started(connection: Connection, unit_id: str) -> None:
-    """Mark the start of a try. Like the next two functions, does not change a loaded unit."""
+    """Mark the start of a try. This and the next two functions do not change a loaded unit."""
     _update_unit(connection, unit_id, state="fusing", tries=work_units.c.tries + 1, error=None)
 
 
 def unit_fused(connection: Connection, unit_id: str, stats: Mapping[str, Any]) -> None:
-    """The unit's captions are made. Keys of ``stats`` that name a measure fill its column; all are kept as JSON."""
+    """Mark the unit as fused. Keys of ``stats`` that name a column also fill that column; all are kept as JSON."""
     measures = ("gpu_seconds", "rows_per_second", "prompt_tokens", "caption_tokens")
     columns = {name: stats[name] for name in measures if name in stats}
     _update_unit(connection, unit_id, state="fused", error=None, stats=dict(stats), **columns)
@@ -235,9 +235,9 @@ def _clean(message: str) -> str:
 
 
 def units_of(connection: Connection, fusion_id: str | None, work: Interval | Replay) -> list[tuple[Unit, str]]:
-    """The units that the interval or the replay has, with their states, in the order they were cut.
+    """The units of the interval or the replay, with their states, in the order in which they were cut.
 
-    Those of one fusion, or of all where ``fusion_id`` is None.
+    Only units of ``fusion_id``, or of all fusions if it is None.
     """
     units = work_units.c
     is_its: tuple[ColumnElement[bool], ...]

@@ -61,7 +61,7 @@ shards = Table(
     text_column("error", nullable=True),
     time_column("seen_at", server_default=func.now()),
     time_column("updated_at", server_default=func.now()),
-    # The interval that took the shard, as its key, where the list of the shard's own interval was frozen before.
+    # The key of the interval that took a late shard, because the list of the shard's own interval was frozen.
     text_column("adopted_by", nullable=True),
     PrimaryKeyConstraint("source", "path", "etag"),
     UniqueConstraint("shard_id"),
@@ -98,7 +98,7 @@ work_units = Table(
     # Of a replay's unit: the replay's name, and the fusion whose rejected captions it fuses again.
     text_column("replay", nullable=True),
     Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
-    # What to do with captions that its pairs have under its fusion.
+    # What to do with captions that the unit's pairs already have under its fusion.
     text_column("existing", server_default="skip"),
     one_of("state", UNIT_STATES),
     one_of("existing", EXISTING),
@@ -136,8 +136,8 @@ plans = Table(
     Index(None, "dag_run_id"),
 )
 
-# Units that the gate kept out, and who decided what becomes of them. A unit's newest row counts. Without a foreign key:
-# the answers stay if the unit is planned anew.
+# Units that the gate held back, and the answers of people. A unit's newest row counts. There is no foreign key, so that
+# answers stay if the unit is planned again.
 gate_holds = Table(
     "gate_holds",
     metadata,

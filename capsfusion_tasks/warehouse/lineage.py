@@ -21,7 +21,7 @@ class Lineage:
     laion_coco_file: RowMapping | None
     unit: RowMapping | None  # of work_units
     fusion: RowMapping | None  # of fusions
-    others: list[RowMapping]  # other captions of the pair, newest first, with those that a replay has replaced
+    others: list[RowMapping]  # other captions of the pair, newest first, including those that a replay replaced
 
     def as_dict(self) -> dict[str, Any]:
         """The caption's columns, and the other rows under their names, as the page of a caption gets them."""

@@ -28,12 +28,12 @@ SESSION = {
     # PostgreSQL adds new words to their index in batches of this size, and each batch rewrites all common words. With
     # the default of 4 MB, a row at two million rows costs the server more than twice as much.
     "work_mem": "64MB",
-    # Each row looks up its foreign keys and its pair. With about a hundred units, the planner prefers to scan the whole
+    # Each row looks up its foreign keys and its pair. With about a hundred units, the planner would scan the whole
     # table for each row, and its statistics of the large tables can be hours old.
     "enable_seqscan": "off",
     "jit": "off",  # PostgreSQL 17 and older would compile the scan of the incoming rows
-    # When the server ends a load whose client has silently gone, and releases its locks. In a healthy load the server
-    # waits for milliseconds.
+    # After this time the server ends a load whose client has disappeared, and releases its locks. In a healthy load the
+    # server waits only for milliseconds.
     "idle_in_transaction_session_timeout": "5min",
     **KEEPALIVE,
 }
@@ -188,7 +188,7 @@ def _supersede(cursor: Any, fusion_id: str, tables: tuple[str, ...]) -> None:
 
 
 def _insert(cursor: Any, table: str, columns: list[str], condition: str, origin: tuple[str, str, str | None]) -> None:
-    """Insert those of the incoming ``columns`` that the table has."""
+    """Insert the incoming ``columns`` that the table has."""
     names = [name for name in columns if name in rejected_captions.metadata.tables[f"{SCHEMA}.{table}"].columns]
     values = [f"{name}::jsonb" if name == OTHER_BEAMS.name else name for name in names]
     cursor.execute(

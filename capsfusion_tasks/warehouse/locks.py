@@ -1,9 +1,10 @@
-"""Advisory locks of the warehouse: which there are, and the numbers that PostgreSQL knows them by.
+"""The advisory locks of the warehouse, and their numbers in PostgreSQL.
 
 PostgreSQL names an advisory lock by 64 bits, so a name is hashed: `hashtextextended` of "capsfusion.<kind> <name>". Two
-names with one number would share a lock: a process then waits for, or is refused because of, work that is not its own.
-Only locks that are held at the same time matter. Among 10,000 of them (one for each unit that is being fused, and a few
-for each fusion) any two collide with a probability of 10,000² / 2⁶⁵, which is 3 in 10¹². No data are lost by it.
+names with the same number would share a lock: a process would then wait for unrelated work, or be refused because of
+it. This matters only for locks that are held at the same time. Among 10,000 of them (one for each unit that is being
+fused, and a few for each fusion) any two collide with a probability of 10,000² / 2⁶⁵, which is 3 in 10¹². No data are
+lost by it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which units are being fused: a lock that PostgreSQL releases when the worker ends, also when it crashes.
 
-The state `fusing` alone does not tell a running worker from one that lost its power. The lock is shared: a task that
-Airflow gave up may still run beside its retry. Both may continue, because each row counts once.
+The state `fusing` alone does not show whether the worker still runs. The lock is shared, because a task that Airflow
+gave up may still run beside its retry. Both may continue, because each row counts once.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         before = connection.execute(fusing).all()
         held = set(connection.scalars(_HELD))
-        # Again: a unit may have ended before the locks were read.
+        # Check again, because a unit may have ended before the locks were read.
         after = {tuple(row) for row in connection.execute(fusing)}
     return sorted(row[0] for row in before if tuple(row) in after and row[2] not in held)
 

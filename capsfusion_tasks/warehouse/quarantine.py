@@ -44,7 +44,7 @@ def require_fusion(connection: Connection, fusion_id: str) -> None:
 
 
 def matching(connection: Connection, replay: Replay) -> int:
-    """Number of rejected captions that the replay selects, without its limit, taken by another replay or not."""
+    """Number of rejected captions that the replay selects, without its limit, even if other replays took them."""
     query = sql.SQL("select count(*) from capsfusion.rejected_captions where {}").format(_asked(replay))
     return int(_value(connection, query))
 
@@ -120,7 +120,7 @@ def rejected_pairs(
 
 
 def _asked(replay: Replay) -> sql.Composed:
-    """The replay's conditions on a row of ``rejected_captions``."""
+    """The conditions of the replay, in SQL on ``rejected_captions``."""
     conditions = [sql.SQL("fusion_id = {}").format(sql.Literal(replay.fusion_id))]
     if replay.reasons:
         conditions.append(sql.SQL("reasons && {}::text[]").format(sql.Literal(list(replay.reasons))))

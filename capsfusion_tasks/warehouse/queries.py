@@ -228,7 +228,7 @@ class Violation:
 
 
 def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True) -> list[Violation]:
-    """What breaks the rules of the tables among the units in ``scope``; empty where all is right.
+    """Violations of the tables' rules among the units in ``scope``; empty if there are none.
 
     Without ``pairs`` it only counts rows by unit, by the indexes on unit_id.
     """

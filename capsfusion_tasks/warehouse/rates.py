@@ -1,4 +1,4 @@
-"""The ledger's measurements of speed, and the planned work that waits."""
+"""Measured speeds, and planned work that is not done, from the ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 
-RECENT_UNITS = 20  # units that a measurement covers
+RECENT_UNITS = 20  # number of last units that a measurement covers
 
 
 class Spread(NamedTuple):
@@ -32,7 +32,7 @@ class Tokens(NamedTuple):
 class Measured(NamedTuple):
     """The last units of a fusion: their number, tokens per second of a device, and real over estimated tokens.
 
-    ``fused`` sums up the units whose tokens were counted. A unit without counted tokens goes by its estimate.
+    ``fused``: sums over units whose tokens were counted. For other units, the estimate counts.
     """
 
     units: int
@@ -47,7 +47,8 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
     real = func.nullif(units.prompt_tokens + units.caption_tokens, 0)
     recent = (
         select(
-            # Not the estimated tokens: a wrong estimate would make the rate wrong, and with it all later budgets.
+            # Use counted tokens. With estimated tokens, a wrong estimate would make the rate and all later budgets
+            # wrong.
             (func.coalesce(real, units.tokens_estimated) / units.gpu_seconds).label("rate"),
             (real / func.nullif(units.tokens_estimated, 0)).label("real"),
             case((real.is_not(None), units.rows_in)).label("rows"),
@@ -75,7 +76,7 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
 def unfused(
     connection: Connection, fusion_id: str, within: Interval | None = None, *, longest_row: int
 ) -> tuple[int, int]:
-    """Rows and estimated tokens of units that are not fused; a unit that was begun counts in full.
+    """Rows and estimated tokens of units that are not fused. A started unit counts in full.
 
     A row counts as at most ``longest_row`` tokens: earlier versions estimated very long alt texts in full.
     """

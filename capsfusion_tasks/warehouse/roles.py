@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def grant_roles(connection: Connection) -> None:
     """Create the missing roles and grant them their rights, in the transaction of ``connection``.
 
-    What this login may not do is left out; a warning in the log says what an administrator can run.
+    Skips statements that this login may not run. A warning in the log says what an administrator can run.
     """
     driver = cast(psycopg.Connection[Any], connection.connection.driver_connection)
     driver.add_notice_handler(_log_warning)

@@ -34,7 +34,7 @@ class LockedSession:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._locks: dict[int, str] = {}  # number → what it locks
+        self._locks: dict[int, str] = {}  # number of a lock → what it locks
 
     def lock(self, kind: Kind, name: str) -> None:
         """Wait for the lock and hold it until the session ends. Several locks must be taken in the same order."""
@@ -73,7 +73,7 @@ class LockedSession:
 
 @contextmanager
 def locked_session(engine: Engine) -> Iterator[LockedSession]:
-    """A session of its own. Its locks end with the block, or with this process."""
+    """A new session. Its locks end with the block, or when this process ends."""
     with engine.connect() as connection:
         try:
             with connection.begin():

@@ -1,4 +1,4 @@
-"""The folder of the embedded server's socket: a short path without characters that mean something in a URL."""
+"""The folder of the embedded server's socket: a short path without characters that are special in URLs."""
 
 from __future__ import annotations
 

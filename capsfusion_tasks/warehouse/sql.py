@@ -53,7 +53,10 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
 
 
 def _connection_is_at_fault(connection: Any, error: adbc.Error) -> bool:
-    """Whether the error is not about the statement. (A write in this read-only transaction is.)"""
+    """Whether the error concerns the connection and not the statement.
+
+    A write in a read-only transaction concerns the statement.
+    """
     if error.sqlstate is None:
         return not is_alive(connection)
     return may_pass(error.sqlstate) and error.sqlstate != READ_ONLY
@@ -121,5 +124,5 @@ def _decimals(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _longest(texts: pa.ChunkedArray, left_out: str) -> int:
-    """The most characters that a value has without what the pattern ``left_out`` matches."""
+    """The length of the longest value, without characters that the pattern ``left_out`` matches."""
     return pc.max(pc.utf8_length(pc.replace_substring_regex(texts, left_out, ""))).as_py() or 0

@@ -1,4 +1,4 @@
-"""What a failure of PostgreSQL means to a user: try again later, or change something.
+"""Classifies PostgreSQL's errors: try again later, or change something.
 
 The SQLSTATE decides. PostgreSQL translates its messages, but not these five characters:
 https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -32,7 +32,7 @@ _PASSING = (
     "55P03",  # lock not available
 )
 _LASTING = ("57P04",)  # database dropped
-# What a user or an administrator can mend. Any other SQLSTATE is an error of this program.
+# Errors that a user or an administrator can fix. Any other SQLSTATE is an error of this program.
 _USERS_CLASSES = (
     "28",  # invalid authorization
     "3D",  # database does not exist
@@ -82,7 +82,7 @@ def from_psycopg(url: URL, error: DBAPIError | psycopg.Error) -> InputError | No
 
 
 def unreachable(url: URL, said: str) -> InputError | NotReadyError:
-    """The error to raise where no connection could be opened; ``said``: the message of the attempt."""
+    """The error to raise if no connection could be opened. ``said``: the message of the attempt."""
     message = f"the warehouse, {describe(url)}, does not answer: {said}"
     failure = failed_handshake(libpq_uri(url))
     if failure.lasts or (failure.sqlstate is not None and not may_pass(failure.sqlstate)):

@@ -10,8 +10,8 @@ from sqlalchemy.exc import ArgumentError
 from capsfusion_tasks.errors import InputError
 
 _EXPECTED = "expected postgresql://user:password@host:5432/database"
-# Defaults for what the URL leaves open: how long to wait for a connection, and how soon to give up a server that has
-# silently gone. The operating system waits for hours.
+# Defaults for options that the URL lacks: how long to wait for a connection, and when to give up a server that has
+# disappeared. The operating system would wait for hours.
 _PARAMETERS = {
     "connect_timeout": "10",  # seconds
     "keepalives_idle": "60",  # seconds

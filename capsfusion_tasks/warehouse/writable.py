@@ -9,7 +9,7 @@ from capsfusion_tasks.warehouse.schema import SCHEMA
 from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, user_error
 from capsfusion_tasks.warehouse.url import describe
 
-# What planning, fusing and loading do with each table; the role capsfusion_loader may do it.
+# The rights that planning, fusing and loading need on each table. The role capsfusion_loader has them.
 _NEEDED = {
     **dict.fromkeys(("shards", "work_units", "fusions", "plans"), ("select", "insert", "update")),
     "gate_holds": ("select", "insert", "update", "delete"),
