@@ -1,4 +1,4 @@
-"""Exports captions as Parquet files with a manifest. An interrupted export, repeated, writes the same files.
+"""Exports captions as Parquet files with a manifest. Repeating an interrupted export writes the same files.
 
 ``_export.json`` is written first. It holds the selection, the state of the warehouse, and the files that are finished.
 When all files are finished, ``_manifest.json``, in the same format, replaces it. The Parquet files have a folder of
@@ -158,7 +158,7 @@ def _find(target: Target, overwrite: Overwrite) -> Manifest | None:
     """The export in the folder. Raises InputError where other files lie there."""
     files = [*target.files(""), *target.files(DATA)]
     others = [name for name in files if name not in (BEGUN, MANIFEST) and not _PART.fullmatch(name)]
-    ours = [name for name in (BEGUN, MANIFEST) if name in files]  # with both there, an interrupted one
+    ours = [name for name in (BEGUN, MANIFEST) if name in files]  # if both exist, the export was interrupted
     if others or (files and not ours and overwrite != "always"):
         names = ", ".join((others or files)[:3])
         raise InputError(f"{target.path('')} has files that belong to no export ({names}): give an empty folder")
@@ -246,7 +246,7 @@ def _write_card(session: ExportSession, target: HubFolder, manifest: Manifest, s
 
 
 class _Rows:
-    """Takes rows off a stream by number, so that what is written does not depend on the sizes of its batches."""
+    """Takes rows from a stream by number, so that files do not depend on the sizes of its batches."""
 
     def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches = batches
@@ -255,7 +255,7 @@ class _Rows:
         self.schema = pa.schema([(field.name, plain_type(field.type)) for field in asked])
 
     def take(self, rows: int) -> pa.Table | None:
-        """The next ``rows`` rows, fewer at the end, None behind it."""
+        """The next ``rows`` rows. Fewer at the end; None after the end."""
         tables = [self._held]
         missing = rows - self._held.num_rows
         while missing > 0 and (batch := next(self._batches, None)) is not None:
@@ -263,12 +263,12 @@ class _Rows:
             missing -= batch.num_rows
         table = pa.concat_tables(tables)
         self._held = table.slice(rows)
-        # One chunk: where pages end must not depend on where batches ended.
+        # Make one chunk, because pages must not depend on where batches ended.
         return table.slice(0, rows).combine_chunks() if table.num_rows and rows else None
 
 
 class _Digesting(io.RawIOBase):
-    """Passes on what is written, and digests it."""
+    """A file that passes on what is written, and computes its digest."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

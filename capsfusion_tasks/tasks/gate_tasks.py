@@ -1,4 +1,4 @@
-"""What becomes of units that the gate holds: the question about them, and the answer. Airflow's DAGs call these."""
+"""The question about units that the gate holds, and its answer. Airflow's DAGs call these functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def to_ask(context: Context, unit_ids: Sequence[str], dag_run_id: str | None) -> list[Hold]:
-    """Those of the units that the gate holds, with no answer yet. One that was kept out before is asked about again."""
+    """The units that the gate holds and that have no answer yet. Asks again about units that were kept out before."""
     with context.warehouse.engine.begin() as connection:
         states = ledger.unit_states(connection, unit_ids)
         for unit_id in (unit_id for unit_id, state in states.items() if state != "loaded"):
@@ -29,14 +29,14 @@ def to_ask(context: Context, unit_ids: Sequence[str], dag_run_id: str | None) ->
 
 
 def verdicts_file(context: Context, unit_id: str) -> str:
-    """Where all verdicts of the unit are."""
+    """The path of the file with all verdicts of the unit."""
     return f"{context.settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit_id)}"
 
 
 def answer(context: Context, hold_ids: Sequence[int], given: Answer, answered_by: str, at: datetime) -> list[Unit]:
-    """Enter an answer in the ledger; returns the units to load.
+    """Record an answer in the ledger. Returns the units to load.
 
-    An answer that a hold has already stays. So a task that is tried again returns the same units.
+    A hold that has an answer keeps it, so that a retry of the task returns the same units.
     """
     with context.warehouse.engine.begin() as connection:
         gate_holds.answer(connection, hold_ids, given, answered_by, at)

@@ -47,7 +47,7 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 
 log = logging.getLogger(__name__)
 
-# One pair task per so many bytes of shards: a new row is joined with all rows that were pulled before it.
+# Bytes of pulled shards for each pair task. The work grows with these, because new rows are joined with all old rows.
 _PAIR_TASK_BYTES = 4 << 30
 _PAIR_TASKS_MAX = 64
 _PROGRESS_SECONDS = 30.0
@@ -57,7 +57,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     """List the shards of the interval, and late ones of other intervals, and register them in the ledger.
 
     Raises InputError, before anything is pulled, if there is state from other settings that this run may not replace.
-    ``relist`` adds the shards that the sources have now to a frozen list. ``replan`` as for ``plan``.
+    ``relist`` lists the sources again and adds new shards to a frozen list. ``replan`` as for ``plan``.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     if context.fusion_id is None:
@@ -98,12 +98,12 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
 
 
 def source_dates(context: Context) -> list[str]:
-    """What each source has now, and when it arrived, in words: for a run whose interval has no shard."""
+    """The shards that each source has now, and their dates, in words. For a run whose interval has no shard."""
     return [dates(side, place) for side, place in configured_sources(context.settings).items()]
 
 
 def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> None:
-    """Take shards that leave the interval's list out of the buckets, unless another interval lists them."""
+    """Remove shards that leave the interval's list from the buckets, unless another interval lists them."""
     storage = context.storage
     others = (one for one in waiting.intervals(storage) if one != interval)
     kept = {shard.shard_id for one in others for shard in discovery.discovered(one, storage)}
@@ -128,7 +128,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     try:
         counts = split_counts(shard, storage, settings)
-        if counts is None:  # otherwise the shard is pulled already, and may be gone from its source
+        if counts is None:  # otherwise the shard was pulled before, and its source may not have it any more
             with opened(shard, settings) as stream:
                 counts = split_shard(stream, shard, storage, settings)
     except (InputError, NotReadyError) as error:
@@ -229,10 +229,10 @@ def export(context: Context, interval: Interval, fusion_id: str, export_to: str)
 
 
 def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[str, Any]:
-    """Look for rows and files of the interval that are lost, doubled, incomplete or stuck.
+    """Look for lost, duplicated, incomplete and stuck rows and files of the interval.
 
-    Returns the ``findings``, also as ``text``, and what was examined as ``account``. Checks one fusion, or all if
-    ``fusion_id`` is None. Leaves out failed shards and units, which the report has.
+    Returns the ``findings``, the same as ``text``, and a summary of what was examined as ``account``. Checks one
+    fusion, or all if ``fusion_id`` is None. Leaves out failed shards and units, which the report has.
     """
     found = run_checks(context, Scope(interval=interval, fusion_id=fusion_id), footers=True)
     found.findings = [one for one in found.findings if one.rule not in ("shard-failed", "unit-failed")]
@@ -243,7 +243,7 @@ def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[s
 def report(
     context: Context, interval: Interval, fusion_id: str | None, unit_ids: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Counts of what came in and what came out, and ``failures``, also as ``text``.
+    """Counts of shards, pairs and captions, and the ``failures``. ``text`` has all of it.
 
     Covers the units of one run, which ``plan`` returned; or, if ``unit_ids`` is None, all units of the interval. Covers
     one fusion, or all if ``fusion_id`` is None because nothing was planned.

@@ -1,4 +1,4 @@
-"""All stages in one process, without Airflow: what `capsfusion run` and `capsfusion replay` do."""
+"""Runs all stages in one process, without Airflow, for `capsfusion run` and `capsfusion replay`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def run_pipeline(
     replan: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Fuse and load what arrived in ``interval``; returns the report.
+    """Fuse and load the shards that arrived in ``interval``. Returns the report.
 
-    A shard or a unit that fails is recorded in the ledger and in the report, and the others go on. ``may_pass`` in the
-    report: all failures of this run were of something that is not available now.
+    If a shard or a unit fails, the ledger and the report record it, and the others continue. ``may_pass`` in the report
+    is true if all failures of this run are temporary.
     """
     errors: list[Exception] = []
     if settings.lake_table is not None:

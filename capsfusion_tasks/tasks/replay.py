@@ -1,7 +1,7 @@
-"""A replay: rejected captions leave quarantine, their pairs are fused again. The stage functions that only it has.
+"""The stage functions of replays, which fuse the pairs of rejected captions again.
 
-Its units are fused, validated and loaded as all others are (``unit_tasks``); `capsfusion replay` and the DAG
-``capsfusion_replay`` call both.
+Units of a replay are fused, validated and loaded like all others (``unit_tasks``). `capsfusion replay` and the DAG
+``capsfusion_replay`` call both modules.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def plan(
     on_estimate: OnEstimate | None = None,
     max_units: int | None = None,
 ) -> list[Unit]:
-    """The units of the replay: those that an earlier try left unfinished, else of what it selects now.
+    """The units of the replay: the unfinished ones of an earlier try, or else new ones for the captions it selects now.
 
-    What the fusion of the settings has tried is not fused again, unless ``existing`` is replace. Where that is the very
-    fusion whose captions were rejected, they are judged again as they are, for the rules may have changed; only rows
-    that could not be fused are fused. Raises InputError for a fusion_id that the warehouse does not have, and where it
-    would take more than ``budget``. Rows beyond ``max_units`` units are left for another run.
+    Pairs that were fused with these settings before are not fused again, unless ``existing`` is replace. If these are
+    the settings of the rejected captions themselves, the captions are validated again, because rules may have changed;
+    only rows without a caption are fused. Raises InputError for a fusion_id that the warehouse does not have, and if
+    the estimate exceeds ``budget``. Rows beyond ``max_units`` units are left for another run.
     """
     engine = context.warehouse.engine
     as_they_are = replay.fusion_id == context.decoding.fusion_id and existing == "skip"
@@ -72,9 +72,10 @@ def plan(
 
 
 def _select(context: Context, session: LockedSession, replay: Replay, existing: Existing) -> list[NewPairs]:
-    """The pairs of the rejected captions that nobody else has taken, laid out in the staging area."""
+    """Select rejected captions that no other replay has taken, and write their pairs to the staging area."""
     settings, storage, fusion_id = context.settings, context.storage, context.decoding.fusion_id
-    # Replays under other fusions do not wait for the planning lock of this one; rows are taken by one of them only.
+    # A lock for replays, because replays under other fusions do not wait for this fusion's planning lock. Only one
+    # replay may take a row.
     session.lock("replay", replay.fusion_id)
     with session.transaction() as connection:
         others = quarantine.units_in_flight(connection, replay.fusion_id)
@@ -104,7 +105,7 @@ def _select(context: Context, session: LockedSession, replay: Replay, existing: 
 
 
 def _take_over_captions(engine: Engine, storage: Storage, unit: Unit) -> None:
-    """Give the unit the captions that its pairs have in quarantine, as a chunk of rows that are finished already."""
+    """Write the quarantined captions of the unit's pairs as a chunk, so that they count as fused."""
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id), columns=["pair_id", *CAPTION_COLUMNS])
     with engine.connect() as connection:
         known = quarantine.stored_captions(connection, unit.fusion_id, pairs["pair_id"])
@@ -118,6 +119,9 @@ def moved(context: Context, name: str) -> int:
 
 
 def report(context: Context, replay: Replay, fusion_id: str) -> dict[str, Any]:
-    """What the replay selected, moved and left under ``fusion_id``: counts, ``failures``, and all of it as ``text``."""
+    """Counts of captions that the replay selected, moved and left under ``fusion_id``, and ``failures``.
+
+    ``text`` has all of it.
+    """
     with context.warehouse.engine.connect() as connection:
         return report_replay(connection, replay, fusion_id).as_dict()

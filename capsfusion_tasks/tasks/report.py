@@ -1,4 +1,4 @@
-"""Reports: how many shards, rows and pairs came in, how many captions came out, and why the others did not."""
+"""Reports: numbers of shards, rows and pairs, of accepted captions, and why others were rejected."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Report:
     failures: list[str]
     unplanned: int = 0  # pairs that are in no unit
     replayed: int = 0  # of the rejected
-    found: PlannedPairs | None = None  # what planning found; None: nothing was planned
+    found: PlannedPairs | None = None  # the sums of planning; None: nothing was planned
     in_quarantine: int = 0  # rejected captions that ``reasons`` counts
-    models: tuple[str, ...] = ()  # what fused these units, in words
-    whole: RunSummary | None = None  # of the interval, if other runs loaded units of it, too
+    models: tuple[str, ...] = ()  # models and settings of these units, in words
+    whole: RunSummary | None = None  # captions of the whole interval, if other runs loaded units of it
     left_out: str = ""  # pairs of URLs over the limit, in words
 
     def as_dict(self) -> dict[str, Any]:

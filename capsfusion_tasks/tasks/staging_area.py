@@ -14,10 +14,10 @@ from capsfusion_tasks.warehouse import ledger
 
 
 def fix_buckets(context: Context, listed: Mapping[Side, int] | None = None) -> None:
-    """Choose the number of buckets where the staging area has none yet.
+    """Choose the number of buckets if the staging area has none yet.
 
-    ``listed``: bytes of the sources that the caller has listed. The others are listed here, before the lock is taken,
-    because it may take minutes.
+    ``listed``: bytes of the sources that the caller has listed. Other sources are listed here. This may take minutes,
+    so it happens before the lock is taken.
     """
     settings, storage = context.settings, context.storage
     size = 0

@@ -1,7 +1,7 @@
 """One function for each task of a unit: fuse, validate, load. ``capsfusion run`` and the DAGs call these.
 
-How a unit is fused stands in the ledger, under the unit's fusion_id: no settings of a model are asked here. Of
-arguments, results and errors the same holds as in ``interval_tasks``.
+The ledger has the unit's decoding under its fusion_id, so these functions need no model settings. Arguments, results
+and errors are as in ``interval_tasks``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def fuse_argv(context: Context, unit: Unit) -> list[str]:
-    """The torchrun command that fuses the unit on this node. Raises InputError if its model is not here."""
+    """The torchrun command that fuses the unit on this node. Raises InputError if this node does not have the model."""
     job = FuseJob.of(
         context.settings,
         context.decoding_of(unit.fusion_id),
@@ -49,7 +49,7 @@ def fuse_argv(context: Context, unit: Unit) -> list[str]:
 
 @contextmanager
 def at_work(context: Context, unit: Unit) -> Iterator[None]:
-    """Hold the unit's lock in the warehouse, which tells a unit that is being fused from one whose task died."""
+    """Hold the unit's lock in the warehouse, which shows that a task is fusing the unit now."""
     with ownership.at_work(context.warehouse.engine, unit.unit_id):
         yield
 
@@ -72,7 +72,10 @@ def fuse_started(context: Context, unit: Unit) -> None:
 
 
 def _require_pull_rules(context: Context, unit: Unit) -> None:
-    """Raise InputError if the unit has rows that the current settings would leave out, for a task that is run alone."""
+    """Raise InputError if the unit has rows that the current settings would drop.
+
+    For a task that runs without planning.
+    """
     made_with, rules = unit_files.rules_of(context.storage, unit.unit_id), PairRules.of(context.settings)
     if made_with is not None and made_with != rules:
         raise InputError(
@@ -83,7 +86,7 @@ def _require_pull_rules(context: Context, unit: Unit) -> None:
 
 
 def is_fused(context: Context, unit: Unit) -> bool:
-    """Whether the unit's chunks have all of its rows: torchrun need not be started."""
+    """Whether the unit's chunks have all of its rows. torchrun is then not needed."""
     return chunk_files.what_is_missing(_fused(context, unit, ["row"]), unit.rows) is None
 
 
@@ -92,7 +95,7 @@ def fuse_finished(context: Context, unit: Unit) -> dict[str, Any]:
     folder = layout.chunks_folder(unit.unit_id)
     fused, total = chunk_files.figures(context.storage, folder, unit.fusion_id, unit.rows)
     if problem := chunk_files.what_is_missing(fused, unit.rows):
-        raise NotReadyError(f"unit {unit.unit_id}: {problem}. Chunks of it are gone; the next try fuses these rows")
+        raise NotReadyError(f"unit {unit.unit_id}: {problem}. Chunks are missing; the next try fuses these rows")
     figures = total.as_dict()
     with context.warehouse.engine.begin() as connection:
         ledger.unit_fused(connection, unit.unit_id, figures)
@@ -112,14 +115,14 @@ def validate(
     hold: bool = False,
     dag_run_id: str | None = None,
 ) -> dict[str, Any]:
-    """Give each of the unit's captions a verdict and its reasons. A unit that is loaded already only has its counts.
+    """Judge each of the unit's captions. For a loaded unit, only returns its counts.
 
-    Where the other beams are kept, one that passes replaces a rejected caption, and counts as accepted and ``rescued``.
+    If the other beams are kept, one that passes replaces a rejected caption, and counts as accepted and ``rescued``.
 
-    Raises InputError if a row is not fused. Raises it with the table of reasons if the gate closes on the unit's
-    rejections, unless they are accepted: by ``accept_rejections``, or by somebody who was asked about the same counts.
-    With ``hold`` it raises nothing then, and the unit is held until somebody answers. The verdicts are published in
-    any case, and the ledger gets the error.
+    Raises InputError if a row is not fused. If the unit has too many rejections, the gate closes: this raises
+    InputError with the table of reasons, or with ``hold`` the unit is held until somebody answers. The gate stays open
+    if rejections are accepted, by ``accept_rejections`` or by an earlier answer about the same counts. In all cases the
+    verdicts are published, and the ledger records the error.
     """
     if loaded := _loaded(context, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
@@ -128,7 +131,7 @@ def validate(
         raise InputError(f"unit {unit.unit_id}: {missing}. Run its fuse task again: it fuses only what is missing")
 
     def loaded_before(captions: Set[str]) -> dict[str, set[str]]:
-        with engine.begin() as connection:  # not longer: judging the captions takes minutes
+        with engine.begin() as connection:  # a short transaction, because judging the captions takes minutes
             return raws_by_caption(connection, captions)
 
     validated = validate_unit(context.storage, unit, fused, context.settings.rules, loaded=loaded_before)
@@ -159,7 +162,7 @@ def _pass_gate(
     accept_rejections: bool,
     dag_run_id: str | None,
 ) -> str | None:
-    """Enter in the ledger whether the unit may be loaded. Returns why not, or None if it may."""
+    """Record in the ledger whether the unit may be loaded. Returns the reason against it, or None."""
     before = gate_holds.newest(connection, unit.unit_id)
     counts = (tally.rows, tally.rejected)
     if problem is None:
@@ -177,7 +180,7 @@ def _pass_gate(
         gate_holds.enter(connection, unit.unit_id, dag_run_id, counts, problem, let_in_by="accept_rejections")
         return None
     error = _gate_error(context, unit, tally, problem)
-    if same is None or same.answer is not None:  # a question that is open stays: another run may wait for its answer
+    if same is None or same.answer is not None:  # keep an open question, because another run may wait for its answer
         gate_holds.enter(connection, unit.unit_id, dag_run_id, counts, problem, details="\n".join(tally.lines()))
     ledger.unit_failed(connection, unit.unit_id, error)
     return error
@@ -216,8 +219,8 @@ def held_by_gate(context: Context, unit: Unit) -> bool:
 def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_id: str | None = None) -> dict[str, Any]:
     """Load the unit's rows and mark it as loaded, in one transaction. Does nothing if it is loaded already.
 
-    If ``existing`` is replace, now or when the unit was planned, its rows replace pairs that are loaded already.
-    Otherwise such pairs raise InputError, which the ledger gets too.
+    If ``existing`` is replace, now or when the unit was planned, the unit's rows replace captions of the same pairs.
+    Otherwise such pairs raise InputError, which the ledger records.
     """
     if loaded := _loaded(context, unit):  # first, because the files of a loaded unit may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
@@ -237,7 +240,7 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
 
 
 def loaded_counts(context: Context, unit_ids: Sequence[str]) -> dict[str, int]:
-    """``rows_in``, ``accepted`` and ``rejected`` of those of the units that are loaded."""
+    """Sums of ``rows_in``, ``accepted`` and ``rejected`` over the units that are loaded."""
     scope = Scope(unit_ids=unit_ids)
     with context.warehouse.engine.connect() as connection:
         loaded = queries.run_summary(connection, scope)

@@ -23,8 +23,8 @@ class Result:
     """What was checked, and what is wrong.
 
     ``rows``: for each side, how many rows of its pulled shards are in buckets, and how many were dropped, by reason.
-    With ``pairs``, also ``paired``: for each side, its rows that have a partner; and ``pairs``: for each fusion_id,
-    what became of its pairs.
+    Only if pairs were checked: ``paired``, for each side the rows that have a partner; and ``pairs``, for each
+    fusion_id the numbers of loaded, planned and lost pairs.
     """
 
     looked_at: dict[str, int]
@@ -137,5 +137,5 @@ def _repair(result: Result) -> None:
             continue
         try:
             result.repaired[number] = finding.repair()
-        except (NotReadyError, FileNotFoundError):  # a task works on it, or has repaired it meanwhile
+        except (NotReadyError, FileNotFoundError):  # a task works on it, or repaired it meanwhile
             continue

@@ -1,4 +1,4 @@
-"""What the checks compare, read once: the staging area's files, the lists of shards, the ledger."""
+"""Reads once what the checks compare: the staging area's files, the lists of shards, the ledger."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PullMark:
 class Evidence:
     """Everything that the checks read.
 
-    A file is ``old`` if no running task can still write it, or still has to enter it in the ledger.
+    A file is ``old`` if no running task can still be writing it or be about to register it in the ledger.
     """
 
     settings: Settings
@@ -80,11 +80,11 @@ def gather(
     *,
     all_lists: bool = True,
 ) -> Evidence:
-    """Read the files and the ledger, in an order in which what a running task changes looks unfinished, not wrong.
+    """Read the files and the ledger. The order ensures that changes of a running task look unfinished, not wrong.
 
     For a scope with an interval, reads only the files of its intervals, of their shards and of their unfinished units.
-    ``all_lists``: read the lists of the other intervals, too. Raises InputError if the staging area is not the one
-    of the ledger.
+    ``all_lists``: read the lists of the other intervals, too. Raises InputError if the ledger belongs to another
+    staging area.
     """
     with warehouse.engine.connect() as connection:
         ledger_shards = invariants.ledger_shards(connection)
@@ -120,7 +120,7 @@ def gather(
         units = invariants.ledger_units(connection, scope)
         known = invariants.unit_ids(connection)
         left = last_left(connection)
-    if not whole:  # after the ledger: a unit that is fused there has all of its chunks
+    if not whole:  # read after the ledger, so that a unit in state fused has all of its chunks
         unfinished = (f"units/{unit.unit_id}" for unit in units if unit.state != "loaded")
         listing += chain.from_iterable(read_ahead(storage.tree, unfinished))
     return Evidence(

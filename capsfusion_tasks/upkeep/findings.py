@@ -1,4 +1,4 @@
-"""A finding: what is wrong, where, and how to mend it."""
+"""A finding: what is wrong, where, and how to repair it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ REPAIR = "capsfusion check --repair"
 
 @dataclass(frozen=True)
 class Finding:
-    """``where`` breaks ``rule``: ``what`` was found there, and ``mend`` is what a person does about it.
+    """``where`` breaks ``rule``. ``what`` was found there; ``mend`` says what a person should do.
 
-    ``repair`` mends it and returns what it did; None where no repair is safe. It raises NotReadyError while a task
-    works on the same unit or shard.
+    ``repair`` repairs it and returns what it did. None if no repair is safe. Raises NotReadyError while a task works on
+    the same unit or shard.
     """
 
     rule: str

@@ -1,4 +1,4 @@
-"""What `capsfusion gc` deletes: files that no task needs any more, by age and state. Never bucket files."""
+"""Finds and deletes files that no task needs any more, for `capsfusion gc`. Never deletes bucket files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from capsfusion_tasks.warehouse import invariants, ledger, ownership
 from capsfusion_tasks.warehouse.invariants import LedgerUnit
 from capsfusion_tasks.warehouse.queries import EVERYTHING
 
-_SHOWN = 10  # of each kind, on a terminal
+_SHOWN = 10  # items of each kind that a terminal shows
 
 KINDS = {
     "units": "files of units that are loaded",
@@ -41,7 +41,7 @@ class Garbage:
 
 @dataclass
 class Collection:
-    """``kept``: what could not be deleted → why: a task needs it after all, or S3 does not answer."""
+    """``kept``: path that could not be deleted → reason: a task needs it after all, or S3 does not answer."""
 
     found: list[Garbage]
     deleted: bool
@@ -102,7 +102,7 @@ def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list
         units = invariants.ledger_units(connection, EVERYTHING)
         _require_same(storage, files, set(invariants.ledger_shards(connection)))
     found = [
-        # A unit that is missing in the ledger may be one that a plan is about to enter.
+        # A unit that is not in the ledger may be about to be registered by a plan.
         *_units(context, files, units, now - keep, unknown_before=now - max(keep, safe_age)),
         *_replays(storage, files, units, now - max(keep, safe_age)),
     ]

@@ -39,9 +39,9 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interval]]]:
-    """What to list, and for which intervals: the sources that are set, else those that the lists were made from.
+    """The sources to list, and their intervals: the configured sources, or those from which the lists were made.
 
-    `capsfusion run` takes sources as options, too. Then none is set here, and the default is not where shards arrive.
+    If `capsfusion run` got its sources as options, none is configured here, and the default source is the wrong one.
     """
     is_set = {side for side, name in _SETTING.items() if name in evidence.settings.model_fields_set}
     for side, place in configured_sources(evidence.settings).items():

@@ -28,7 +28,7 @@ _SHARDS = ["laion_2b_shard", "laion_coco_shard"]
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """From the listing alone: an interval is paired in all buckets or in none, and a paired interval was planned."""
+    """Problems that the listing shows: an interval is paired in all buckets or in none, and planned after that."""
     for interval in evidence.lists:
         folder = layout.pairs_folder(interval)
         there = evidence.listing.under(folder)
@@ -49,7 +49,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 @dataclass
 class Account:
-    """What became of the pairs under one fusion."""
+    """Counts of the pairs under one fusion: loaded, in units, left out, lost."""
 
     fusion_id: str
     done: set[str]  # shards of the intervals that were planned under the fusion
@@ -63,7 +63,7 @@ class Account:
 
 
 def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
-    """Join all buckets again, one after the other: for each fusion, what became of its pairs.
+    """Join all buckets again, one after the other. Returns an account of the pairs of each fusion.
 
     If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. Otherwise a
     limit of one of the two plans left it out, or it is lost. Pairs of shards that were not planned yet wait for a run.
@@ -121,7 +121,7 @@ def _count(
     home: dict[str, Interval],
     limited: set[tuple[Interval, str]],
 ) -> None:
-    # Units before the warehouse: a unit that is loaded in between is then found twice, not missed.
+    # Read units before the warehouse. A unit that is loaded in between is then found twice, not missed.
     ids = batch.pairs["pair_id"].combine_chunks()
     in_units = account.in_flight.contain(ids, batch.buckets)
     known = known_pairs(engine.begin, account.fusion_id, ids).to_numpy(zero_copy_only=False)

@@ -16,7 +16,7 @@ from capsfusion_tasks.upkeep.evidence import Evidence, PullMark
 from capsfusion_tasks.upkeep.findings import REPAIR, Finding, run_again
 from capsfusion_tasks.warehouse.invariants import LedgerShard, pull_again
 
-_READERS = 16  # footers read at the same time: on S3 each takes one or two round trips
+_READERS = 16  # footers read at the same time, because on S3 each takes one or two round trips
 
 Buckets = dict[str, StoredFile]  # bucket → a shard's file
 
@@ -106,7 +106,8 @@ def _buckets(
         yield found("shard-rows", shard.label, what)
     for bucket in noted.keys() - files.keys():
         path = layout.bucket_file(shard.side, int(bucket), shard.shard_id)
-        if not evidence.storage.exists(path):  # the listing may be older than the file
+        # Ask the storage again, because the listing may be older than the file.
+        if not evidence.storage.exists(path):
             yield found("bucket-file-missing", path, f"{shard.label} has {noted[bucket]} rows in it")
     for bucket in files.keys() - noted.keys():
         yield found("bucket-file-unexpected", files[bucket].path, f"{shard.label} has no rows in this bucket")
