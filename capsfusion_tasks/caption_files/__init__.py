@@ -29,7 +29,7 @@ from capsfusion_tasks.staging.storage import Storage
 def open_caption_file(
     source: Path, columns: Iterable[str], *, adds: str | None = None, key: str | None = None
 ) -> CaptionFile:
-    """Check the format, a header or the columns of a Parquet file, and the first row; each pass checks every row."""
+    """Open a file and check its format, its header or columns, and its first row. Reading it checks every row."""
     with _reachable(f"cannot read {source}"):
         if not source.exists():
             raise InputError(f"no file {source}")
@@ -47,7 +47,7 @@ def open_caption_file(
 def check_target(target: Path, source: CaptionFile) -> int:
     """Raise InputError if a file with the name of ``target`` cannot hold ``source``'s rows. Returns their number.
 
-    Reads and encodes all rows once, so that a caller knows before it works for hours.
+    Reads and encodes all rows once, so that problems are found before hours of work.
     """
     form, adds = format_of(target, write=True), str(source.adds)
     with source.unchanged():
@@ -117,7 +117,7 @@ def _check_folder(folder: Path, target: Path) -> None:
     with _reachable(f"cannot write {target}"):
         if not folder.is_dir():
             raise InputError(f"cannot write {target}: there is no folder {folder}")
-        # As Storage.publish does: another program's right to write here says nothing about ours.
+        # Create a file, as Storage.publish does, because only that shows whether this process may.
         tempfile.NamedTemporaryFile(dir=folder, prefix=f".{target.name}.", suffix=".unpublished").close()
 
 
@@ -131,7 +131,9 @@ def _reachable(failed: str) -> Iterator[None]:
 
 
 def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str | None]) -> None:
-    """Write ``source``'s rows to ``target``, whole or not at all, with ``values`` in a new column ``source.adds``.
+    """Write ``source``'s rows to ``target``, with ``values`` in a new column ``source.adds``.
+
+    The file appears complete or not at all.
 
     Raises ValueError if there are not as many values as rows, InputError where ``source`` changed since it was
     opened, or for what ``check_target`` finds.
@@ -148,7 +150,7 @@ def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str |
     rows = ({**row, adds: value} for row, value in zip(source.rows(), values, strict=True))
     pieces = _until_changed(source, encoded(source, form, rows))
     with storage.publish(target.name) as stream:
-        if form.compressed:  # without a name and a time, so that the same rows give the same bytes
+        if form.compressed:  # no name and time in the gzip header, so that the same rows give the same bytes
             with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
                 packed.writelines(pieces)
         else:
@@ -159,6 +161,6 @@ _Piece = TypeVar("_Piece")
 
 
 def _until_changed(source: CaptionFile, pieces: Iterable[_Piece]) -> Iterator[_Piece]:
-    """``pieces``, and InputError in place of their end where ``source`` changed: then nothing is published."""
+    """Yield ``pieces``. Raises InputError at their end if ``source`` changed, so that nothing is published."""
     with source.unchanged():
         yield from pieces

@@ -1,4 +1,4 @@
-"""What a caption file can do, whatever its format."""
+"""The interface of caption files of all formats."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FileVersion:
 
     @classmethod
     def of(cls, path: Path) -> FileVersion | None:
-        """None: there is no such file."""
+        """The file's version. None if there is no such file."""
         try:
             found = path.stat()
         except OSError:
@@ -95,7 +95,7 @@ class CaptionFile(ABC):
         """Raise InputError if the file changed between ``open_caption_file`` and the end of the block."""
         try:
             yield
-        except Exception as error:  # what is read of a file that changes may be wrong in any way
+        except Exception as error:  # reading a file that changes can raise any error
             self._require_unchanged(error)
             raise
         self._require_unchanged(None)

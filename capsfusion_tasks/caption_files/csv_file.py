@@ -16,7 +16,7 @@ from capsfusion_tasks.caption_files.row_file import RowFile
 from capsfusion_tasks.errors import InputError
 
 DELIMITERS: dict[Kind, str] = {"csv": ",", "tsv": "\t"}
-csv.field_size_limit(sys.maxsize)  # the module's own limit, 128 KB, is shorter than some captions
+csv.field_size_limit(sys.maxsize)  # the csv module's default limit, 128 KB, is shorter than some captions
 
 
 class CsvFile(RowFile):

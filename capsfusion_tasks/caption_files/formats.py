@@ -1,4 +1,4 @@
-"""Formats of caption files: told by the name, and for JSON and gzip by the content."""
+"""Finds the format of caption files by their names; JSON and gzip by their contents."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def has_format(path: Path) -> bool:
 
 @contextmanager
 def reading(source: Path) -> Iterator[BinaryIO]:
-    """The bytes of a text file, decompressed where they are gzip, whatever the file's name.
+    """The bytes of a text file. Decompresses gzip, even if the file's name does not say so.
 
     Raises InputError for a file that may not be read or cannot be decompressed, NotReadyError for a disk that fails.
     """

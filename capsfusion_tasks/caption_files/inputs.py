@@ -13,14 +13,14 @@ from capsfusion_tasks.errors import InputError
 
 @dataclass(frozen=True)
 class InOut:
-    """A file, and the file that its rows go to."""
+    """An input file, and the output file for its rows."""
 
     source: Path
     target: Path
 
 
 def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
-    """The files that ``sources`` name, each with its place in ``target``, in the order of these places.
+    """The files that ``sources`` name, each with its output in ``target``, sorted by output.
 
     A source is a file, a folder, whose files are found at any depth, or a pattern with ``*``, ``?`` or ``[…]``. If it
     is a single file, ``target`` is the output or a folder for it; otherwise ``target`` is a folder, and outputs have
@@ -50,13 +50,13 @@ def _is_single(source: Path) -> bool:
 
 
 def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
-    """Each file that ``source`` names, and its path below the folder that ``source`` is or begins with."""
+    """Each file that ``source`` names, with its path relative to the folder of ``source``."""
     if _is_single(source):
         yield source, Path(source.name)
     elif source.is_dir():
         if target.exists() and target.samefile(source):
             raise InputError(f"{target} is the folder of the input: choose another folder for the output")
-        # OUT can lie in IN: its files, and finished rows beside it, are no inputs.
+        # OUT can be inside IN. Its files, and the finished rows beside it, are no inputs.
         beside = (target.absolute(), target.absolute().with_name(f"{target.name}.parts"))
         ours = [each for each in beside if each.is_relative_to(source.absolute())]
         files = [

@@ -13,7 +13,7 @@ from capsfusion_tasks.caption_files.row_file import RowFile
 
 
 class JsonFile(RowFile):
-    """Rows stay the parsed objects from JSON to JSON: Arrow would change values that only pass through."""
+    """From JSON to JSON, rows stay parsed objects. Arrow would change values that are only copied."""
 
     def check(self) -> None:
         next(self.rows(), None)

@@ -1,4 +1,4 @@
-"""The values of a JSON file, one at a time: the file may be larger than the memory."""
+"""Reads the values of a JSON file one at a time, because the file may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from capsfusion_tasks.errors import InputError
 _PIECE = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
-# The parser may fail this many characters before the end of a piece only because the rest is missing: -Infinity and
-# \ud83d are the longest words that can be cut.
+# An error this close to the end of a piece may only mean that the rest is missing. -Infinity and \ud83d are the longest
+# words that can be cut off.
 _LONGEST_WORD = 16
 _EXPECTED = "expected a list of objects, or an object on each line"
-_LONGEST_ROW = 1 << 30  # characters; gzip can hide more in a small file than the memory holds
+_LONGEST_ROW = 1 << 30  # most characters of a row; a small gzip file can inflate to more than the memory holds
 
 
 def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
@@ -47,7 +47,7 @@ class _Values:
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self._text = ""
         self._at = 0
-        self._line = 1  # of the text's first character
+        self._line = 1  # place of the text's first character in the file
         self._row = 0
 
     def all(self) -> Iterator[tuple[Any, int]]:
@@ -70,12 +70,12 @@ class _Values:
             yield self._value()
             closed = self._take(",]") == "]"
         if self._peek():
-            raise self._invalid("expected nothing behind the list", self._at)
+            raise self._invalid("expected nothing after the list", self._at)
 
     def _objects(self, *, refuse_one: bool) -> Iterator[tuple[Any, int]]:
         while self._peek():
             value = self._value()
-            # One object in a .json file has its rows somewhere inside it: a row of all of them would be nonsense.
+            # If a .json file is one object, its rows are somewhere inside, and one row of everything would be wrong.
             if refuse_one and self._row == 1 and not self._peek():
                 raise InputError(f"{self._source} holds one object; {_EXPECTED}")
             yield value
@@ -97,7 +97,7 @@ class _Values:
                 raise self._invalid(str(error), self._at) from error
 
     def _peek(self) -> str:
-        """The next character that is no space, "" at the end; ``at`` points to it."""
+        """The next character that is no space, or "" at the end. Moves ``at`` to it."""
         while True:
             match = _SPACE.match(self._text, self._at)
             self._at = match.end() if match else self._at
@@ -110,7 +110,7 @@ class _Values:
         """Step over the next character, which must be one of ``expected``."""
         character = self._peek()
         if not character or character not in expected:
-            raise self._invalid(f"expected {' or '.join(expected)} behind it", self._at)
+            raise self._invalid(f"expected {' or '.join(expected)} after it", self._at)
         self._at += 1
         return character
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
 
-_OUT_OF_RANGE = "<value out of range"  # how Arrow's cast to text renders a time that its calendar does not reach
+_OUT_OF_RANGE = "<value out of range"  # Arrow's cast to text shows this for a time outside its calendar
 
 
 def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozenset[str]) -> list[Any]:
@@ -24,7 +24,7 @@ def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozense
         column.validate(full=True)  # Parquet does not check that a column of text holds UTF-8
         for chunk in column.chunks:
             _require_calendar(chunk, name)
-        # In two steps: the cast from a zone to text must know the zone, the cast to UTC need not.
+        # Two steps, because the cast from a zone to text must know the zone, and the cast to UTC need not.
         column = column.cast(_mapped(column.type, name, binary, only_zones=True))
         values: list[Any] = column.cast(_mapped(column.type, name, binary)).to_pylist()
     except (pa.ArrowException, ValueError) as error:  # ValueError: a struct has two fields with one name

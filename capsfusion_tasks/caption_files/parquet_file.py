@@ -61,7 +61,7 @@ class ParquetFile(CaptionFile):
 
     @cached_property
     def _binary(self) -> frozenset[str]:
-        """The leaves of bytes that are not UTF-8 in some row. One form for all rows, so that readers can tell it."""
+        """The leaves of bytes that are not UTF-8 in some row. All rows of such a leaf get the same form."""
         columns = [field.name for field in self.schema if any(map(is_bytes, leaf_types(field.type)))]
         if not columns:
             return frozenset()
@@ -99,14 +99,15 @@ class ParquetFile(CaptionFile):
                 self.source, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us"
             ) as file:
                 yield file
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for the name of a column
+        # UnicodeDecodeError: a column name that is not UTF-8.
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{self.source} cannot be read as Parquet: {error}") from error
 
     @staticmethod
     def _strings(where: Path | str, array: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:
         try:
             texts = array.cast(pa.string())
-            texts.validate(full=True)  # that it is UTF-8
+            texts.validate(full=True)  # checks that the text is UTF-8
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InputError(f"{where}: column {name} must be text, it is {array.type}: {error}") from error
         return texts
@@ -120,7 +121,10 @@ def _skipping(rows: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
 
 
 def _rows_at_once(metadata: pq.FileMetaData, most_rows: int) -> int:
-    """Fewer rows where they are long: Arrow cannot read more than 2 GB of a nested column, such as images, at once."""
+    """How many rows to read at a time.
+
+    Fewer if they are long, because Arrow cannot read more than 2 GB of a nested column.
+    """
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
     return max(1, min(most_rows, GROUP_BYTES // max(1, longest)))

@@ -53,7 +53,7 @@ class RowFile(CaptionFile):
                 raise InputError(f"{where}: {name} must be text, it is {row[name]!r:.60}")
 
     def _batches(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """The number of a first row (from 1), and rows: ``GROUP_ROWS`` or about ``GROUP_BYTES`` of them at most."""
+        """Batches of at most ``GROUP_ROWS`` rows or about ``GROUP_BYTES`` bytes, each after its first row's number."""
         first, held = 1, 0
         rows: list[dict[str, Any]] = []
         for row, length in self._checked():

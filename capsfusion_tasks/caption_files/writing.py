@@ -67,7 +67,10 @@ class _Lines:
 
 
 def field_text(value: Any) -> str:
-    """A value of JSON, or bytes, as a field of CSV: text as it is, all else as JSON; null, NaN and infinity are ""."""
+    """A value of JSON, or bytes, as a field of CSV.
+
+    Text stays unchanged; null, NaN and infinity become ""; all else is JSON.
+    """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     if isinstance(value, str):
@@ -83,7 +86,7 @@ def json_bytes(row: Any) -> bytes:
         text = _AS_IS.encode(_finite(row))
     try:
         return text.encode()
-    except UnicodeEncodeError:  # a lone surrogate: only its escape can carry it
+    except UnicodeEncodeError:  # a lone surrogate can only be written as an escape
         return _ESCAPED.encode(_finite(row)).encode()
 
 

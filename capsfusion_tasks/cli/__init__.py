@@ -116,7 +116,7 @@ def main() -> None:
         PermissionError,
         NotADirectoryError,
         FileExistsError,
-    ) as error:  # an OSError of a path that the user gave, or of CAPSFUSION_HOME
+    ) as error:  # the path is an argument or CAPSFUSION_HOME
         report_error(f"error: {error.strerror}: {error.filename}; choose another path, or CAPSFUSION_HOME for state")
         sys.exit(2)
     except TorchrunFailed as error:

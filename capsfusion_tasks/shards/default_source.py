@@ -1,4 +1,4 @@
-"""A source that nobody has set: its errors say that it is the default, and which variable sets another."""
+"""The default source, used if none is configured. Its errors say so, and name the variable that sets another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from capsfusion_tasks.shards.source import Source, SourceFile, Unreadable
 
 
 class DefaultSource:
-    """``source``, which is used because ``variable`` is not set."""
+    """Wraps ``source``, which is used because ``variable`` is not set."""
 
     def __init__(self, source: Source, variable: str) -> None:
         self._source, self._variable = source, variable

@@ -29,22 +29,23 @@ def discover(
     claim: Callable[[list[Shard]], set[str]] = lambda _: set(),
     on_listing: Callable[[Side, int], None] = lambda *_: None,
 ) -> list[Shard]:
-    """The interval's shards, by side and path, for the stages after this one to find with ``discovered``.
+    """List the interval's shards, by side and path. Later stages read the list with ``discovered``.
 
-    The list is frozen at the first call after the interval's end that finds any, so that a rerun or a backfill does the
-    same work; ``relist`` adds what has come since. Before its end, a call adds what has arrived since the last. Not
-    frozen are an empty list, a side whose source had no shard at all (shards may be copied in later with their old
-    times), and a side with files that could not be read: these are in the list as shards with a ``problem``.
+    The first call after the interval's end that finds a shard freezes the list, so that a rerun or a backfill does the
+    same work. ``relist`` adds new shards to a frozen list. Before the interval's end, each call adds the shards that
+    arrived since the last call. Three things are never frozen: an empty list; a side whose source had no shard at all,
+    because shards may be copied there later with old times; and a side with unreadable files, which are in the list as
+    shards with a ``problem``.
 
-    A shard whose own interval's list was frozen before it came is late. The next interval that is listed takes it:
-    ``claim`` gets the late shards that were found, and returns the ids of those that this interval has. What is added
-    to a frozen list is late too, and is claimed, so that no other interval has taken it.
+    A shard is late if it came after its own interval's list was frozen. The next interval that is listed takes it:
+    ``claim`` gets the late shards that were found, and returns the ids of those that this interval may take. Shards
+    that are added to a frozen list are late too, and must be claimed, so that no other interval takes them.
 
-    A list of other sources or patterns is made anew, and ``remove`` gets the shards that leave it, as long as the
-    interval has no ``units``, planned or loaded. Raises InputError if it has some, unless ``relist`` adds the shards
-    of these sources.
+    If the sources or patterns changed, the list is made again, and ``remove`` gets the shards that leave it. If the
+    interval already has ``units``, planned or loaded, this raises InputError instead, unless ``relist`` adds the shards
+    of the new sources.
 
-    ``on_listing`` gets each side that is listed, and the bytes of all its shards.
+    Calls ``on_listing`` with each listed side and the bytes of all its shards.
     """
     now = {side: place.origin for side, place in sources.items()}
     listed = shard_list.read(interval, storage) or ShardList(frozen=False, shards=[], sources=now)
@@ -52,7 +53,8 @@ def discover(
     if known and (before := listed.made_from(now)) != now and not relist:
         _require_no_units(interval, before, now, units)
         known, frozen, leaving = [], False, listed.shards
-    over = datetime.now(UTC) >= interval.end  # read before the listing, which may miss files that arrive during it
+    # Take the time before listing, because the listing may miss files that arrive during it.
+    over = datetime.now(UTC) >= interval.end
     to_list = {side: place for side, place in sources.items() if not frozen or side in listed.incomplete}
     there = {side: listed_shards(side, place, interval) for side, place in to_list.items()}
     for side, shards in there.items():
@@ -67,10 +69,11 @@ def discover(
         late = _late(arrived, interval, storage, now)
     claimed = claim(late)
     found = {shard.shard_id: shard for shard in [*own, *(shard for shard in late if shard.shard_id in claimed)]}
-    found |= {shard.shard_id: shard for shard in known}  # unchanged: their rows may be pulled and paired
+    # Keep listed shards unchanged, because their rows may be pulled and paired.
+    found |= {shard.shard_id: shard for shard in known}
     shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
     if gone := [shard for shard in leaving if shard.shard_id not in found]:
-        remove(gone)  # before the list drops them: every join reads all bucket files
+        remove(gone)  # remove them from the buckets first, because every join reads all bucket files
     made = ShardList(
         frozen=frozen or over, shards=shards, sources=now, empty=tuple(side for side in there if not there[side])
     )
@@ -80,9 +83,9 @@ def discover(
 
 
 def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: dict[Side, Origin]) -> list[Shard]:
-    """The shards of ``arrived`` that no list has, though the interval in which they arrived has a frozen one.
+    """The shards among ``arrived`` that are in no list, although their own interval's list is frozen.
 
-    Only lists of the same source and patterns count: what another source has was not there to be listed.
+    Only lists of the same source and patterns count, because other lists could not contain these shards.
     """
     frozen: dict[Side, list[Interval]] = {side: [] for side in now}
     listed_ids: set[str] = set()

@@ -1,4 +1,4 @@
-"""What the system's errors mean for a source: whether another try may help, and what to do."""
+"""Classifies the system's errors for a source: whether a retry may help, and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 
-# A disk or a network file system that fails now, or a process that has too many files open.
+# Errors that may pass: of a disk or network file system, or of a process with too many open files.
 _MAY_PASS = frozenset(
     {
         errno.EAGAIN,
@@ -38,9 +38,10 @@ _ADVICE = {
 
 
 def system_error(what: str, error: OSError | ValueError) -> InputError | NotReadyError:
-    """The error for ``what`` failed, as in "cannot read /a/b.parquet"."""
+    """The error for a failed action. ``what`` names the action, as in "cannot read /a/b.parquet"."""
     code = error.errno if isinstance(error, OSError) else None
-    reason = os.strerror(code) if code is not None else str(error).strip()  # Arrow's own text repeats the path
+    # Without Arrow's own text, which repeats the path.
+    reason = os.strerror(code) if code is not None else str(error).strip()
     if isinstance(error, OSError) and error.filename and str(error.filename) not in what:
         reason += f" ({error.filename})"
     if code in _MAY_PASS or isinstance(error, (ConnectionError, TimeoutError)):
@@ -51,7 +52,7 @@ def system_error(what: str, error: OSError | ValueError) -> InputError | NotRead
 
 @contextmanager
 def system_errors(what: str) -> Iterator[None]:
-    """In the block an OSError or a ValueError, of the system or of a client, becomes an InputError or NotReadyError."""
+    """Within the block, OSErrors and ValueErrors of the system or of a client become InputError or NotReadyError."""
     try:
         yield
     except (OSError, ValueError) as error:

@@ -23,15 +23,15 @@ from capsfusion_tasks.shards.web_list import Entry, read_list
 
 _SHA256 = "sha256:"
 _CONNECTIONS = 8
-_MOST_FAILURES = 3  # members for which the server fails: with more the server itself is down
+_MOST_FAILURES = 3  # most files for which the server may fail; with more, the server itself counts as down
 
 
 class HttpSource:
     """The files that a list at ``https://…/list.txt`` or ``….json`` names.
 
-    A file arrives at its Last-Modified, or at the ``arrived_at`` of a JSON list. Credentials come from ~/.netrc, or are
-    the query of a signed address. A shard's name is stored, so it leaves the query out and ends in "?". When the shard
-    is read, its address is taken from the list again, which may have been signed anew by then.
+    A file's arrival time is its Last-Modified, or the ``arrived_at`` of a JSON list. Credentials are in ~/.netrc, or in
+    the query of a signed address. The stored name of such a shard ends in "?", without the query. To read the shard,
+    its address is looked up in the list again, because the address may have been signed again meanwhile.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:
@@ -71,7 +71,7 @@ class HttpSource:
             yield stream
 
     def _named(self, path: str) -> str:
-        """The address, relative to the list's, of the file that is stored as ``path``."""
+        """The address of the file that is stored as ``path``, relative to the list's address."""
         if not path.endswith("?"):
             return path
         with web.client() as client:
@@ -101,7 +101,10 @@ class HttpSource:
         )
 
     def _entries(self, client: httpx2.Client) -> dict[str, Entry]:
-        """The list's files by the path that they are stored as: relative to the list, where they lie below it."""
+        """The list's files by the path under which they are stored.
+
+        It is relative to the list if the file is below the list.
+        """
         address = self._address(str(self._list))
         entries = read_list(client, address, is_json=self._list.path.endswith(".json"))
         folder, found = str(httpx2.URL(self.uri).join(".")), dict[str, Entry]()
@@ -129,7 +132,7 @@ class HttpSource:
 
         try:
             return retrying(ask, address.where, on=web.BROKEN)
-        except InputError as error:  # of this file alone
+        except InputError as error:  # this file alone fails
             return Unreadable(path, str(error), entry.arrived_at)
         except NotReadyError as error:
             return error
@@ -169,12 +172,12 @@ def _described(response: httpx2.Response, path: str, entry: Entry, where: str) -
         )
     _, size = web.content_range(response)
     if size is None:
-        raise InputError(f"{where}: the server does not tell its length")
+        raise InputError(f"{where}: the server does not send its length (Content-Length)")
     return SourceFile(path, etag, size, arrived)
 
 
 def _etag(response: httpx2.Response) -> str | None:
-    """The server's ETag; without one, what its Last-Modified and length say."""
+    """The server's ETag. Without one, a value made of Last-Modified and length."""
     if etag := response.headers.get("ETag"):
         return str(etag).replace('"', "")
     modified = web.http_date(response.headers.get("Last-Modified"))

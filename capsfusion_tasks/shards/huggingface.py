@@ -18,7 +18,9 @@ from capsfusion_tasks.shards.transfer import Expected, fetched, sha256
 
 
 class HubSource:
-    """``hf://datasets/owner/name[@revision][/folder]``. A file arrives with the last commit that changed it.
+    """``hf://datasets/owner/name[@revision][/folder]``.
+
+    A file's arrival time is that of the last commit that changed it.
 
     Each listing resolves the revision to a commit, and shards are read from that commit: later commits change neither.
     """
@@ -44,7 +46,7 @@ class HubSource:
                     repo_type="dataset",
                 )
             ),
-            tries=1,  # huggingface_hub retries only this call itself, page by page
+            tries=1,  # huggingface_hub itself retries only this call, page by page
         )
         start = f"{hub.folder}/" if hub.folder else ""
         for entry in sorted(tree, key=lambda entry: entry.path):

@@ -20,21 +20,23 @@ from capsfusion_tasks.shards.sources import SideSource
 
 log = logging.getLogger(__name__)
 
-# Control characters, line breaks, bytes that are no UTF-8: logs, databases and URLs do not take all of them.
+# Control characters, line breaks and bytes that are no UTF-8. Some logs, databases or URLs cannot hold them.
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _DAYS_TOLD = 7
-_LONGEST_NAME = 2000  # bytes of source, path and etag together: they are a key, and PostgreSQL takes 2,704 in one
+# Bytes of source, path and etag together; they are one key, and PostgreSQL's limit for a key is 2,704.
+_LONGEST_NAME = 2000
 
 
 def source_bytes(sources: Mapping[Side, SideSource]) -> int:
-    """The bytes of all shards in ``sources``, whenever they arrived."""
+    """The bytes of all shards in ``sources``, of any arrival time."""
     listed = (file for place in sources.values() for file in _files(place, place.wanted))
     return sum(file.size_bytes for file in listed if isinstance(file, SourceFile))
 
 
 def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
-    """The readable shards of the source, whenever they arrived."""
-    # Always the whole listing: a watermark by name or time would skip files that sort before it or are copied in later.
+    """The readable shards of the source, of any arrival time."""
+    # List the whole source each time. A watermark by name or time would skip files that sort before it or are copied in
+    # later.
     for file in _nameable(place, place.wanted):
         if isinstance(file, SourceFile):
             yield _shard(side, place, file)

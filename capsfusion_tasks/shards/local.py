@@ -19,7 +19,10 @@ from capsfusion_tasks.shards.source import SourceFile, Unreadable
 
 
 class LocalSource:
-    """Files at any depth below a folder; links to folders are followed. A file arrives when it was last modified."""
+    """Files at any depth below a folder; links to folders are followed.
+
+    A file's arrival time is its modification time.
+    """
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(os.path.expanduser(folder)).absolute()
@@ -45,13 +48,14 @@ class LocalSource:
                 with os.scandir(self._folder / path) as found:
                     entries = sorted(found, key=lambda entry: entry.name)
             except OSError as error:
-                removed = isinstance(error, FileNotFoundError)  # since its own folder was listed
-                if not removed and os.path.basename(path.rstrip("/")) != "lost+found":  # which root alone may read
+                removed = isinstance(error, FileNotFoundError)  # it was deleted after its folder was listed
+                if not removed and os.path.basename(path.rstrip("/")) != "lost+found":  # only root may read this folder
                     yield self._unreadable(path, error)
                 continue
             for entry in entries:
                 below = path + entry.name
-                if is_hidden(entry.name):  # a folder is not entered: a link from elsewhere may still lead there
+                # A hidden folder is not listed here, but a link from elsewhere may still lead to it.
+                if is_hidden(entry.name):
                     wanted(below)  # which counts it
                     continue
                 try:
@@ -59,7 +63,7 @@ class LocalSource:
                 except OSError as error:
                     dead_link = isinstance(error, FileNotFoundError) and entry.is_symlink()
                     gone = isinstance(error, FileNotFoundError) and not dead_link
-                    # What a link leads to may be a folder of shards, whatever its name.
+                    # A link may lead to a folder of shards, whatever the link's name.
                     if not gone and (wanted(below) or entry.is_symlink() or entry.is_dir(follow_symlinks=False)):
                         yield self._unreadable(below, error, dead_link)
                     continue

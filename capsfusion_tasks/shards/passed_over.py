@@ -1,4 +1,4 @@
-"""What a source has besides its shards, to say why it has none."""
+"""Counts a source's other files, to explain why it has no shards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NO_MATCH = "do not match the side's include and exclude patterns"
 
 
 class PassedOver:
-    """Counts the files that ``wanted`` refuses, with an example of each kind. As text: the reasons."""
+    """Counts the files that ``wanted`` refuses, with an example of each kind. ``str()`` gives the reasons."""
 
     def __init__(self, wanted: Callable[[str], bool]) -> None:
         self._wanted = wanted

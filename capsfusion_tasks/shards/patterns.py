@@ -10,12 +10,12 @@ import bracex
 
 from capsfusion_tasks.errors import InputError
 
-_MOST_ALTERNATIVES = 10_000  # of a pattern's braces: {00000..09999}
+_MOST_ALTERNATIVES = 10_000  # most alternatives of a pattern with braces, as {00000..09999}
 _NOTHING = r"(?!)"  # an expression that matches nothing
 
 
 def path_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
-    """Tells whether a path matches a pattern of ``include`` and none of ``exclude``, and is not hidden.
+    """A function that tells whether a path matches a pattern of ``include`` and none of ``exclude``, and is not hidden.
 
     Raises InputError for a pattern with too many alternatives.
     """
@@ -24,20 +24,23 @@ def path_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str
 
 
 def path_matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Tells whether a path matches one of ``patterns``.
+    """A function that tells whether a path matches one of ``patterns``.
 
     A pattern without "/" is compared with the file's name, one with "/" with the whole relative path, where ``*`` also
     matches "/". ``**/`` matches any number of folders, or none. ``{a,b}`` and ``{00..31}`` are alternatives.
     """
     globs = [glob for pattern in patterns for glob in _globs(pattern)]
-    # One expression of all: with thousands of alternatives a glob at a time is slow.
+    # One expression for all alternatives, because matching thousands of globs one by one is slow.
     names = re.compile("|".join(translate(glob) for glob in globs if "/" not in glob) or _NOTHING)
     paths = re.compile("|".join(translate(glob) for glob in globs if "/" in glob) or _NOTHING)
     return lambda path: bool(names.match(path.rpartition("/")[2]) or paths.match(path))
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a name in ``path`` begins with "." or "_": Hadoop and many copying tools still write such a file."""
+    """Whether a name in ``path`` begins with "." or "_":
+
+    Hadoop and many copying tools use such names for unfinished files.
+    """
     return any(part.startswith((".", "_")) for part in path.split("/"))
 
 

@@ -24,16 +24,17 @@ from capsfusion_tasks.shards.source import SourceFile
 
 log = logging.getLogger(__name__)
 
-_PIECE_BYTES = 8 << 20  # large reads are split into pieces, in parallel: one S3 connection does not fill a network card
+# Large reads are split into parallel pieces, because one S3 connection cannot use a whole network card.
+_PIECE_BYTES = 8 << 20
 _CONNECTIONS = 8
-_TRIES = 8  # of a request, with growing waits
+_TRIES = 8  # tries of a request, with growing waits
 # boto3 retries requests up to the response's headers, but not a body that breaks off.
 _BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
 _PAYER = {"RequestPayer": "requester"}
 
 
 class S3Source:
-    """Objects below ``s3://bucket/prefix``. An object arrives at its LastModified.
+    """Objects below ``s3://bucket/prefix``. An object's arrival time is its LastModified.
 
     Region, endpoint and credentials are those of AWS's own tools: AWS_* variables, profiles, a machine's role. Without
     any credentials, requests are not signed, which is enough for public buckets. ``requester_pays`` is needed for
@@ -62,7 +63,8 @@ class S3Source:
                 for entry in page.get("Contents", ()):
                     exists = True
                     path = entry["Key"].removeprefix(self._prefix)
-                    if not path.endswith("/") and wanted(path):  # consoles make a "folder" an object of that name
+                    # Web consoles store a "folder" as an empty object of that name.
+                    if not path.endswith("/") and wanted(path):
                         yield SourceFile(path, entry["ETag"].strip('"'), entry["Size"], entry["LastModified"])
             if not exists and self._prefix:
                 raise self._nothing_there(client)
@@ -149,14 +151,14 @@ def _client() -> Any:
     session = boto3.session.Session()
     if session.get_credentials() is None:
         config = config.merge(Config(signature_version=UNSIGNED))
-    # Without a region, S3 names the bucket's in its first response, which is enough to list and read.
+    # Without a region, S3's first response names the bucket's region, which is enough to list and read.
     client = session.client("s3", region_name=session.region_name or "us-east-1", config=config)
     client.meta.events.register("needs-retry.s3", _log_retry)
     return client
 
 
 def _log_retry(attempts: int, response: tuple[Any, Any] | None, caught_exception: Exception | None, **_: Any) -> None:
-    """Log that boto3 is about to retry a request: its growing waits take up to minutes."""
+    """Log that boto3 is about to retry a request, because its growing waits can take minutes."""
     status = response[0].status_code if response else None
     if attempts < _TRIES and (caught_exception is not None or (status is not None and status >= 500)):
         reason = caught_exception or f"the answer is {status}"

@@ -1,4 +1,4 @@
-"""The list of an interval's shards: what is in it, and which sources and patterns it was made from."""
+"""The list of an interval's shards, with the sources and patterns it was made from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 
 class Origin(BaseModel):
-    """Where a side's shards were looked for."""
+    """The source and the patterns from which a side's shards were listed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,11 +46,14 @@ class ShardList(BaseModel):
 
     @property
     def incomplete(self) -> set[Side]:
-        """The sides that a later call lists again: without any shard, or with some that could not be read."""
+        """The sides that a later call lists again, because they have no shard, or shards that could not be read."""
         return {*self.empty, *(shard.side for shard in self.unreadable)}
 
     def made_from(self, now: dict[Side, Origin]) -> dict[Side, Origin]:
-        """The sources of the list. An older version noted the URI only, with each shard: the rest counts as now."""
+        """The sources of the list.
+
+        Older versions recorded only the URI, in each shard; the patterns then count as unchanged.
+        """
         if self.sources is not None:
             return self.sources
         return now | {

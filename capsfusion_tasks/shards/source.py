@@ -21,12 +21,12 @@ class SourceFile:
     etag: str
     size_bytes: int
     arrived_at: datetime
-    revision: str = ""  # the state of the source in which the content lies, where a source keeps states
+    revision: str = ""  # the commit that has the content, for sources with commits
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that a source names and cannot describe, or a folder that it cannot list: ``reason`` says why."""
+    """A file that a source cannot describe, or a folder that it cannot list. ``reason`` says why."""
 
     path: str
     reason: str

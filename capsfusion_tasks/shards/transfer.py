@@ -25,7 +25,7 @@ from capsfusion_tasks.staging.scratch import ROOM, abandoned, held, remove
 
 _PART_BYTES = 32 << 20
 _CONNECTIONS = 4
-_STALE = timedelta(days=7)  # a failed download that no retry has resumed since
+_STALE = timedelta(days=7)  # age of a failed download that no retry has resumed
 
 
 def sha256(file: Path) -> str:
@@ -86,7 +86,7 @@ def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
 
         def mark(part: _Part) -> None:
             if part.number is not None:
-                os.fdatasync(data)  # else a crash could leave a mark without its bytes
+                os.fdatasync(data)  # otherwise a crash could leave a mark without its bytes
                 os.pwrite(marks, b"\1", part.number)
 
         try:
@@ -118,7 +118,7 @@ def _fetch(
 ) -> None:
     """Write ``parts`` into the file ``data``, several at a time; call ``mark`` for each finished part."""
     stop = threading.Event()
-    causes: list[Exception] = []  # the first is the cause; the others stopped because of it
+    causes: list[Exception] = []  # the first error is the cause; the other parts stopped because of it
     with web.client() as client, ThreadPoolExecutor(_CONNECTIONS) as pool:
 
         def fetch(part: _Part) -> None:
@@ -135,13 +135,13 @@ def _fetch(
                 mark(part)
             except Exception as error:
                 causes.append(error)
-                stop.set()  # in this thread, which would begin the next part otherwise
+                stop.set()  # set here, because otherwise this thread would begin the next part
 
         try:
             wait([pool.submit(fetch, part) for part in parts])
-        finally:  # also on a timeout of the task: the other parts are of no use then
+        finally:  # also after a timeout of the task, when the other parts are useless
             stop.set()
-            pool.shutdown(cancel_futures=True)  # waits: threads may still write, so the file must stay open
+            pool.shutdown(cancel_futures=True)  # waits for the threads, which may still write to the open file
     if causes:
         raise causes[0]
 
@@ -181,7 +181,7 @@ def _verify(file: Path, address: web.Address, expected: Expected) -> None:
         return
     found = expected.digest(file)
     if found != expected.checksum:
-        shutil.rmtree(file.parent)  # which part is wrong is not known
+        shutil.rmtree(file.parent)  # it is unknown which part is wrong
         raise NotReadyError(
             f"{address.where} arrived with checksum {found} instead of {expected.checksum}: the copy is deleted; "
             "try again. If it happens again, the file at the source is damaged"

@@ -1,4 +1,4 @@
-"""HTTP for all sources: one client, and whether a response has content, is worth a retry, or is a refusal."""
+"""HTTP for all sources: a client, and a check whether a response has content, deserves a retry, or is a refusal."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from capsfusion_tasks.shards.retries import MayPass
 # Connections that break, are refused, or time out.
 BROKEN = (httpx2.TransportError,)
 _BUSY = (408, 425, 429)
-VARIABLES = "HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"  # that a client reads
-# At INFO it logs every address, also the targets of redirects: a signed address is a secret.
+VARIABLES = "HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"  # environment variables that a client reads
+# At INFO it would log every address, including targets of redirects, and a signed address is a secret.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file is. Messages show ``where``; ``url`` and ``headers`` may hold secrets."""
+    """The address of a file. Messages show ``where``; ``url`` and ``headers`` may contain secrets."""
 
     url: str = field(repr=False)
     where: str
-    credentials: str  # what to do where access is refused
+    credentials: str  # advice if access is refused
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     auth: httpx2.Auth | None = field(default=None, repr=False)
-    gone: str = "check the address, or put the file back"  # what to do where it is not there
+    gone: str = "check the address, or put the file back"  # advice if the file does not exist
 
 
 def client() -> httpx2.Client:
-    """A client for any number of threads. It follows redirects, and takes credentials along to the same host only."""
+    """A client for any number of threads. It follows redirects, and sends credentials only to the same host."""
     try:
         return httpx2.Client(
             follow_redirects=True,
             timeout=httpx2.Timeout(60, connect=10),
-            # Compressed on the way, a file would have neither the length nor the ranges that it has in the listing.
+            # Accept no compression: a compressed body would not have the length and the ranges of the listing.
             headers={"Accept-Encoding": "identity", "User-Agent": "capsfusion-pipeline"},
         )
     except (OSError, ValueError, httpx2.InvalidURL) as error:

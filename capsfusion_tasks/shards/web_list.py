@@ -27,7 +27,7 @@ def _utc(time: datetime) -> datetime:
 
 
 class Entry(BaseModel):
-    """A file of a list. What the list says about it comes before what the server says."""
+    """A file of a list. Facts in the list override those from the server."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,7 +66,8 @@ def _json_entries(body: bytes, where: str) -> list[Entry]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = f"entry {first['loc'][0]}: " if first["loc"] else ""
-        raise _no_list(where, place + first["msg"]) from None  # its cause would show signed addresses
+        # No `from error`, because the cause would show signed addresses.
+        raise _no_list(where, place + first["msg"]) from None
     return [Entry(url=entry) if isinstance(entry, str) else entry for entry in named]
 
 
@@ -79,7 +80,7 @@ def _text_entries(body: bytes, where: str) -> list[Entry]:
         raise _no_list(where, "it is not UTF-8") from error
     for number, line in enumerate(lines, start=1):
         if len(line.split()) > 1 and not line.startswith("#"):
-            shown = line.partition("?")[0][:200]  # behind it may be a signature
+            shown = line.partition("?")[0][:200]  # a signature may follow the ?
             raise _no_list(where, f"line {number} has more than an address, {shown!r}; write %20 for a space in it")
     return [Entry(url=line) for line in lines if line and not line.startswith("#")]
 
