@@ -27,8 +27,8 @@ class Cost:
             2 * layers * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * config.intermediate_size)
         )
         self._head = 2 * hidden * int(config.vocab_size)
-        self._attention = 4 * layers * hidden  # of one token to another token
-        self._cached = 2 * layers * kv  # numbers in the cache per token
+        self._attention = 4 * layers * hidden  # operations of one token attending to another
+        self._cached = 2 * layers * kv  # cached numbers per token
 
     def needed(self, requests: Sequence[Request]) -> float:
         """The minimum: each row's own prompt tokens once, and all tokens of its beams once, except the last."""
@@ -41,7 +41,8 @@ class Cost:
         total = 0.0
         for start in range(0, len(requests), PaperLoop.BATCH):
             batch = requests[start : start + PaperLoop.BATCH]
-            copies = len(batch) * self._beams  # transformers repeats rows for the beams before it computes the prompt
+            # Transformers repeats each row for its beams before it computes the prompt.
+            copies = len(batch) * self._beams
             total += self._prefill(copies, MAX_PROMPT_TOKENS, 0) + self._decode(
                 copies, MAX_PROMPT_TOKENS, _steps(batch)
             )
@@ -85,7 +86,7 @@ class Cost:
         return copies * (tokens * self._matrices + attended * self._attention + self._head)
 
     def _prefill_rest(self, tokens: int) -> float:
-        """Prefill of a prompt behind the prefix, without the layers' matrix products."""
+        """FLOPs of the prefill of a prompt after the prefix, without the layers' matrix products."""
         return self._prefill(1, tokens, self._prefix) - tokens * self._matrices
 
     def _decode(self, copies: int, prompt: int, steps: int) -> float:
@@ -124,7 +125,8 @@ def print_limit(
 ) -> None:
     """Print the device's limit for ``requests`` and the share of it that each method reached.
 
-    ``methods``: by name, the rows decoded together and the measured rows/s. The limit depends on the rows together.
+    ``methods``: by name, the rows decoded together and the measured rows/s. The limit depends on the number of rows
+    that are decoded together.
     """
     table = Table(title=f"limits by arithmetic; {rates.text()}")
     for heading in ("method", "prefill", "products", "weights", "keys, values", "limit rows/s", "reached", "share"):

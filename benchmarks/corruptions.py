@@ -16,7 +16,7 @@ from benchmarks import planted_form as form
 from benchmarks.pair import Pair
 from capsfusion_tasks.validation.validate import validate_table
 
-# Kind of fault → the reasons that are right.
+# Kind of fault → the correct reasons.
 CORRUPTIONS: dict[Callable[[Pair, random.Random], str | None], tuple[str, ...]] = {
     form.truncation: ("truncated",),
     form.cut_in_a_word: ("truncated",),
@@ -69,7 +69,7 @@ CORRUPTIONS: dict[Callable[[Pair, random.Random], str | None], tuple[str, ...]] 
 
 
 class Planted(NamedTuple):
-    """Pairs with one kind of fault, and the reasons that are right for it."""
+    """Pairs with one kind of fault, and the correct reasons for it."""
 
     kind: str
     reasons: tuple[str, ...]
@@ -85,7 +85,7 @@ def good_pairs(pairs: list[tuple[str, ...]]) -> list[Pair]:
 
 
 def corrupted(pairs: list[Pair], rows: int, seed: int = 0) -> Iterator[Planted]:
-    """For each kind of fault, up to ``rows`` pairs that have it."""
+    """For each kind of fault, up to ``rows`` pairs with that fault."""
     for make, reasons in CORRUPTIONS.items():
         draw = random.Random(f"{seed} {make.__name__}")
         made: list[tuple[str, ...]] = []
@@ -106,7 +106,7 @@ def as_table(pairs: list[tuple[str, ...]]) -> pa.Table:
 
 
 def missed(planted: Planted) -> pa.Table:
-    """The rows that are not rejected for one of the right reasons."""
+    """The rows that are not rejected for any of the correct reasons."""
     judged = validate_table(planted.rows)
     right = set(planted.reasons)
     return judged.filter(pa.array([right.isdisjoint(found) for found in judged["reasons"].to_pylist()], pa.bool_()))

@@ -1,4 +1,4 @@
-"""What a day costs after many days: shards of the same size arrive each day, and a run pulls and pairs them.
+"""Measures how the cost of a day grows: shards of the same size arrive each day, and a run pulls and pairs them.
 
     python -m benchmarks.days [--days 30] [--rows 200000] [--shards 2] [--without-lookups] [--folder DIR]
 
@@ -39,7 +39,7 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.local_run import PULLS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-PAIRED = 4  # one row in so many has a partner
+PAIRED = 4  # one in this many rows has a partner
 WORDS = 20_000
 HOSTS = 3_000
 
@@ -75,12 +75,13 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--rows", type=int, default=200_000, help="rows of a side that arrive each day")
     parser.add_argument("--shards", type=int, default=2, help="shards of a side that arrive each day")
-    parser.add_argument("--without-lookups", action="store_true", help="read all old rows, as before lookups")
+    parser.add_argument("--without-lookups", action="store_true", help="read all old rows, as older versions did")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     args = parser.parse_args()
     if args.without_lookups:
         compaction._FEW_FILES = compaction._FEW_BYTES = 1 << 60
-    compaction._UNUSED = timedelta(0)  # days pass quickly here, and nothing runs beside them
+    # Days take seconds here and nothing else runs, so unused lookups can be deleted at once.
+    compaction._UNUSED = timedelta(0)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         days = run_days(Path(folder), args.days, args.rows, args.shards)
     expected = args.days * args.rows // PAIRED
@@ -121,7 +122,7 @@ def one_day(folder: Path, day: int, days: int, rows: int, shards: int, storage: 
 
 
 def written(folder: Path, side: Side, day: int, days: int, rows: int, shards: int) -> list[Shard]:
-    """The day's shards of a side. Rows are of images with numbers; images with the same number are partners."""
+    """The day's shards of a side. Each row is of a numbered image; rows with the same number are partners."""
     total = days * rows
     images = np.arange(day * rows, (day + 1) * rows)
     if side == "laion_coco":

@@ -13,8 +13,8 @@ The same for a tiny random model of each family that the native engine computes:
 
     python -m benchmarks.exactness --pairs FILE --dtype bfloat16 --dtype float8 [--rows 500] [--model DIR]
 
-How many captions of the native engine are those of float32, for the demo model and for --model. float8 also runs on a
-CPU.
+Counts how many captions of the native engine equal those of float32, for the demo model and for --model. float8 also
+runs on a CPU.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main() -> int:
 
 
 class Subject:
-    """A checkpoint in both engines, with the rows to compare. ``name`` is its name in tables."""
+    """A checkpoint in both engines, with the rows to compare. ``name``: shown in tables."""
 
     def __init__(
         self, folder: Path, pairs: Sequence[tuple[str, ...]], device: torch.device, *, random_weights: bool

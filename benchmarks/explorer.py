@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--home", type=Path, help="folder that keeps the table; an existing table is reused")
     parser.add_argument("--repeat", type=int, default=15)
-    parser.add_argument("--before", action="store_true", help="before that, measure with the indexes of 0003 only")
+    parser.add_argument("--before", action="store_true", help="first measure with the indexes of migration 0003")
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="capsfusion-bench-") as scratch,
@@ -117,7 +117,7 @@ def analyze(warehouse: Warehouse) -> None:
 
 @contextmanager
 def without_indexes(warehouse: Warehouse) -> Iterator[None]:
-    """Drop all indexes of the caption tables but their keys, and rebuild them after the block."""
+    """Drop all indexes of the caption tables except the keys. Rebuild them after the block."""
     indexes = [index for table in (fused_captions, rejected_captions) for index in table.indexes]
     with warehouse.engine.begin() as connection:
         for index in indexes:

@@ -1,8 +1,8 @@
 """Judged captions: how often each rule is right, and what the rules miss.
 
-A judgement is a line of JSON with ``verdict`` (good, minor or bad) and ``faults``. Its caption stands beside it
-(laion_2b, laion_coco, capsfusion), or is found in a file of pairs by ``key``. The project's own judgements hold keys
-only. A large language model made them, not people.
+A judgement is a line of JSON with ``verdict`` (good, minor or bad) and ``faults``. Its texts are in the same line
+(laion_2b, laion_coco, capsfusion), or are found by ``key`` in a file of pairs. The project's own judgements contain
+only keys. A large language model made them, not people.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ VERDICTS = ("good", "minor", "bad")
 
 @dataclass(frozen=True)
 class Judged:
-    """A caption with what its judge says of it and what the rules say."""
+    """A caption with its judgement and the verdict of the rules."""
 
     fused: Fused
     verdict: str
     faults: list[str]
-    sample: str  # how the caption was chosen; "" where the file does not say
+    sample: str  # how the caption was chosen; "" if unknown
     reasons: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Right:
-    """How many captions of each verdict a rule names."""
+    """How many captions of each verdict a rule rejects or flags."""
 
     counts: Counter[str]
 
@@ -46,7 +46,7 @@ class Right:
 
     @property
     def precision(self) -> float:
-        """Share of bad captions, a blemish (minor) counted as half; 0 of none."""
+        """Share of bad captions, where a minor fault counts as half. 0 without captions."""
         return (self.counts["bad"] + self.counts["minor"] / 2) / self.rows if self.rows else 0.0
 
     @property
@@ -55,12 +55,14 @@ class Right:
 
 
 def key(raw: str, synthetic: str, caption: str) -> str:
-    """What names a caption with its sources without holding their text."""
+    """A digest that identifies a caption and its sources without containing their text."""
     return hashlib.blake2b("\n".join((raw, synthetic, caption)).encode(), digest_size=16).hexdigest()
 
 
 def read_judged(path: Path, pairs: Iterable[tuple[str, ...]] = ()) -> list[Judged]:
-    """The judgements of ``path`` whose captions stand in it or among ``pairs`` (raw, synthetic, caption), judged anew.
+    """The judgements of ``path``, with new verdicts of the rules.
+
+    Texts come from ``path`` or from ``pairs`` (raw, synthetic, caption); judgements without texts are left out.
 
     Raises InputError for a line that is no judgement.
     """
@@ -89,6 +91,6 @@ def right(rows: Iterable[Judged]) -> Right:
 
 
 def by_code(rows: list[Judged]) -> dict[str, Right]:
-    """For each reason and flag that ``rows`` have: the verdicts of the captions that it names."""
+    """For each reason and flag of ``rows``: the judgements of the captions that have it."""
     codes = dict.fromkeys(code for row in rows for code in [*row.reasons, *row.flags])
     return {code: right(row for row in rows if code in row.reasons or code in row.flags) for code in codes}

@@ -48,11 +48,11 @@ from capsfusion_tasks.tasks.local_run import PULLS
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 PAIRS_A_COPY = 20_000
-RAW_ROWS_A_COPY = 97_000  # three in four have no partner
+RAW_ROWS_A_COPY = 97_000  # three in four rows have no partner
 UNMATCHED = 3
 SHARDS = 4
 
-# Finds the same pairs as the pipeline, and of equal rows names the same one.
+# Finds the same pairs as the pipeline, and chooses the same one of equal rows.
 STATEMENT = """
 copy (
     with raw as (

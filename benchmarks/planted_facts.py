@@ -1,7 +1,7 @@
-"""Faults that a model makes in what a caption claims, and text that does not belong in a caption.
+"""Plants faults of models: wrong claims, and text that does not belong in a caption.
 
-Each function makes its fault from the texts alone and knows no threshold or pattern of a rule. It returns None where
-the pair lacks what the fault needs.
+Each function makes its fault from the texts alone and knows no threshold or pattern of a rule. It returns None if the
+pair has nothing that the fault needs.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ QUESTIONS = ("Is it true that {}?", "Did you know that {}?", "Why is it that {}?
 
 
 def _sub_one(pattern: str, caption: str, draw: random.Random, replace: dict[str, str] | list[str]) -> str | None:
-    """``caption`` with one match of ``pattern`` replaced: by its entry, or by another of the list."""
+    """``caption`` with one match of ``pattern`` replaced by its entry in a dict, or by another item of a list."""
     found = list(re.finditer(pattern, caption))
     if not found:
         return None
@@ -97,7 +97,7 @@ def changed_year(pair: Pair, draw: random.Random) -> str | None:
 
 
 def swapped_name(pair: Pair, draw: random.Random) -> str | None:
-    """A capitalised word of the raw caption that stands inside the caption, replaced by a name from elsewhere."""
+    """Replaces a capitalised word that caption and raw caption share with another name."""
     inside = re.findall(r"(?<=[a-z,] )[A-Z][a-z]{3,}\b", pair.caption)
     names = [name for name in inside if re.search(rf"\b{name}\b", pair.raw) and pair.caption.count(name) == 1]
     if not names or pair.raw.istitle():
@@ -107,7 +107,7 @@ def swapped_name(pair: Pair, draw: random.Random) -> str | None:
 
 
 def other_colour(pair: Pair, draw: random.Random) -> str | None:
-    """One of the sources' colours replaced by a colour that they do not have."""
+    """Replaces one of the sources' colours with a colour that they do not have."""
     sources = f"{pair.raw} {pair.synthetic}".lower()
     said = [colour for colour in COLOURS if re.search(rf"\b{colour}\b", sources)]
     others = [colour for colour in COLOURS if colour not in sources]
@@ -118,7 +118,7 @@ def other_colour(pair: Pair, draw: random.Random) -> str | None:
 
 
 def other_count(pair: Pair, draw: random.Random) -> str | None:
-    """One of the sources' count words replaced by another count."""
+    """Replaces one of the sources' count words with another count."""
     sources = f"{pair.raw} {pair.synthetic}".lower()
     found = [
         count for count in COUNTS if re.search(rf"\b{count}\b", pair.caption) and re.search(rf"\b{count}\b", sources)
@@ -154,7 +154,7 @@ def paraphrased_leak(pair: Pair, draw: random.Random) -> str:
 
 
 def said_again(pair: Pair, draw: random.Random) -> str | None:
-    """A second sentence of the same content: its halves swapped, other verbs, other words of grammar."""
+    """Adds a second sentence of the same content, with swapped halves, other verbs and other grammar words."""
     words = pair.caption.rstrip(".").split()
     if len(words) < 8 or ". " in pair.caption:
         return None
@@ -165,7 +165,7 @@ def said_again(pair: Pair, draw: random.Random) -> str | None:
 
 
 def other_synthetic(pair: Pair, draw: random.Random) -> str:
-    """The synthetic caption of another pair in the caption's place."""
+    """Replaces the caption with the synthetic caption of another pair."""
     other = draw.choice(
         [synthetic for synthetic in draw.sample(pair.other_synthetics, 20) if synthetic != pair.synthetic]
     )
@@ -173,7 +173,7 @@ def other_synthetic(pair: Pair, draw: random.Random) -> str:
 
 
 def denial(pair: Pair, draw: random.Random) -> str:
-    """A sentence that denies another pair's synthetic caption."""
+    """Adds a sentence that denies another pair's synthetic caption."""
     other = draw.choice(pair.other_synthetics).strip().rstrip(".").lower()
     return f"{pair.caption} {draw.choice(DENIALS).format(other)}"
 
@@ -210,7 +210,7 @@ def invisible_character(pair: Pair, draw: random.Random) -> str:
 
 
 def broken_character(pair: Pair, draw: random.Random) -> str | None:
-    """One character as a hexadecimal entity, an entity without its semicolon, or an escape."""
+    """Writes one character as a hexadecimal entity, an entity without its semicolon, or an escape."""
     return _sub_one("['\" eoa-]", pair.caption, draw, SPECIAL)
 
 
@@ -221,6 +221,6 @@ def mojibake(pair: Pair, draw: random.Random) -> str | None:
 
 
 def sixth_language(pair: Pair, draw: random.Random) -> str | None:
-    """A sentence in one of six languages, with the beginning of the raw caption as the name in it."""
+    """A sentence in one of six languages, with the beginning of the raw caption as a name."""
     name = " ".join(re.findall(r"[A-Za-z]+", pair.raw)[:3])
     return draw.choice(ELSEWHERE[draw.choice(list(ELSEWHERE))]).format(name) if name else None

@@ -1,7 +1,7 @@
-"""Faults that a model makes in the form of a caption: it stops, leaks, loops, copies, or writes another script.
+"""Plants faults of models in a caption's form: truncation, leaks, loops, copies, other scripts.
 
-Each function makes its fault from the texts alone and knows no threshold or pattern of a rule. It returns None where
-the pair lacks what the fault needs.
+Each function makes its fault from the texts alone and knows no threshold or pattern of a rule. It returns None if the
+pair has nothing that the fault needs.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def truncation(pair: Pair, draw: random.Random) -> str | None:
 
 
 def cut_in_a_word(pair: Pair, draw: random.Random) -> str | None:
-    """As the limit of tokens cuts: inside a word."""
+    """Cut inside a word, as the token limit does."""
     long = [m for m in re.finditer(r"[a-z]{6,}", pair.caption) if m.start() > 20]
     match = draw.choice(long) if long else None
     return pair.caption[: match.start() + 3] if match else None
@@ -79,7 +79,7 @@ def refusal(_: Pair, draw: random.Random) -> str:
 
 
 def phrase_loop(pair: Pair, draw: random.Random) -> str:
-    """A phrase of 1 to 4 words said again and again, until it is long."""
+    """Repeats a phrase of 1 to 4 words many times."""
     words = pair.caption.rstrip(".").split()
     size = draw.randint(1, 4)
     start = draw.randrange(max(1, len(words) - size))
@@ -92,7 +92,7 @@ def sentence_loop(pair: Pair, draw: random.Random) -> str:
 
 
 def letter_loop(pair: Pair, draw: random.Random) -> str:
-    """A word that does not end."""
+    """Repeats the letters of a word many times."""
     words = pair.caption.split()
     at = draw.randrange(1, max(2, len(words) - 1))
     return " ".join([*words[:at], draw.choice(("a", "ha", "lo", "ing", "na")) * draw.randint(12, 30), *words[at:]])
@@ -120,33 +120,33 @@ def _adds_words(text: str, to: str) -> bool:
 
 
 def continuation(pair: Pair, draw: random.Random) -> str | None:
-    """The end of the caption, where the synthetic caption was cut off."""
+    """Keeps only the end of the caption, after the point where the synthetic caption is cut off."""
     words = pair.caption.split()
     starts = [n for n in range(2, len(words) - 4) if words[n].isalpha() and words[n].islower()]
     return " ".join(words[draw.choice(starts) :]) if starts and pair.synthetic.strip()[-1].isalnum() else None
 
 
 def lost_facts(pair: Pair, _: random.Random) -> str | None:
-    """Every name and number of the raw caption replaced by a generic word, where it has several of them."""
+    """Replaces every name and number of the raw caption with a generic word, if it has several."""
     raw = re.sub(r"Royalty.Free|Stock (?:Photo|Image|Picture)\w*|https?:\S+|\S+[-_]\S+[-_]\S+", "", pair.raw)
     names = set(re.findall(r"(?<=[a-z,] )[A-Z]\w+|\b\w*\d\w*", raw))
     if len(names) < 4:
         return None
     caption = re.sub(r"\b\w*\d\w*\b", "some", pair.caption)
-    for word in set(re.findall(r"\w+", raw)):  # whatever begins alike, in capitals or not
+    for word in set(re.findall(r"\w+", raw)):  # also words with the same beginning, in any case
         if word[0].isupper() or any(map(str.isdigit, word)):
             caption = re.sub(rf"\b{re.escape(word[:5])}\w*", "something", caption, flags=re.IGNORECASE)
     return caption[0].upper() + caption[1:]
 
 
 def invented_facts(pair: Pair, draw: random.Random) -> str:
-    """A sentence of names, a place and a year from nowhere."""
+    """Adds a sentence with invented names, a place and a year."""
     who = f"{draw.choice(FIRST_NAMES)} {draw.choice(LAST_NAMES)}"
     return f"{pair.caption} It was made by {who} of {draw.choice(TOWNS)} in {draw.randint(1301, 1799)}."
 
 
 def cyrillic(pair: Pair, draw: random.Random) -> str:
-    """Words of the caption in other letters, from somewhere to its end."""
+    """Writes the caption's end in Cyrillic letters."""
     words = pair.caption.lower().split()
     at = draw.randrange(max(1, len(words) - 3))
     return " ".join([*words[:at], *("".join(CYRILLIC.get(c, c) for c in word) for word in words[at:])])
@@ -157,7 +157,7 @@ def chinese(pair: Pair, draw: random.Random) -> str:
 
 
 def other_language(pair: Pair, draw: random.Random) -> str | None:
-    """Every word of grammar in another language, in captions that have several kinds of them."""
+    """Replaces every grammar word with one of another language, in captions with several different ones."""
     words = dict(zip(ENGLISH.split(), FOREIGN[draw.choice(list(FOREIGN))].split(), strict=True))
     tokens = re.findall(r"\w+|\W+", pair.caption)
     if sum(token.lower() in words for token in tokens) < 5:
@@ -195,7 +195,7 @@ def a_word_or_two(pair: Pair, draw: random.Random) -> str:
 
 
 def essay(pair: Pair, draw: random.Random) -> str:
-    """The captions of other pairs after it, up to two hundred words."""
+    """Appends captions of other pairs, up to two hundred words."""
     others = iter(draw.sample(pair.others, 60))
     text = pair.caption
     while len(text.split()) < 200:
@@ -204,5 +204,5 @@ def essay(pair: Pair, draw: random.Random) -> str:
 
 
 def same_caption(pair: Pair, draw: random.Random) -> str:
-    """One of a few captions, whatever the pair."""
+    """One of a few captions, independent of the pair."""
     return pair.others[draw.randrange(5)]

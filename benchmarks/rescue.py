@@ -136,7 +136,7 @@ def print_examples(console: Console, alone: pa.Table, rescued: pa.Table, most: i
 
 
 def other_changes(alone: pa.Table, rescued: pa.Table) -> int:
-    """Rows that are not rescued and whose caption or verdict is another one than without the other beams."""
+    """Rows that are not rescued, but whose caption or verdict differs from the run without other beams."""
     columns = alone.column_names
     kept = rescued["rescued_from"].is_null().to_pylist()
     both = zip(kept, alone.to_pylist(), rescued.select(columns).to_pylist(), strict=True)

@@ -1,9 +1,9 @@
-"""What it costs that files of the staging area outlast a power failure.
+"""Measures the cost of syncing files of the staging area to the disk.
 
     python -m benchmarks.staging [--files 400] [--kilobytes 100] [--folder FOLDER]
 
-Writes files through ``Storage.publish``, each in a folder of its own as bucket files are, in three ways: with no sync,
-with the file synced, and as the pipeline does it, with the file and its folders synced. The ways take turns.
+Writes files through ``Storage.publish``, each in its own folder like bucket files, in three ways: without sync, with
+the file synced, and with the file and its folders synced, as the pipeline does. The ways take turns.
 """
 
 from __future__ import annotations

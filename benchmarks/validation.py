@@ -1,9 +1,9 @@
-"""How well validation judges: planted faults, judged captions, and its rate.
+"""Measures validation: with planted faults, with judged captions, and its speed.
 
     python -m benchmarks.validation [--pairs FILE] [--judged FILE …] [--rows 500] [--missed 10]
 
-Planted faults: good captions with one fault each, and the share that is rejected for the right reason; beside it the
-share that is rejected or flagged at all. Judged captions: precision and recall of all rules together and of each. The
+Planted faults: good captions with one fault each, and the share that is rejected for the right reason; and the share
+that is rejected or flagged for any reason. Judged captions: precision and recall of all rules together and of each. The
 project's own judgements (benchmarks/data/judged.jsonl) need the published pairs (--pairs); --judged adds a file of your
 own, with laion_2b, laion_coco, capsfusion and verdict (good, minor or bad) in each line.
 """
@@ -45,7 +45,7 @@ def print_planted(console: Console, pairs: list[tuple[str, ...]], rows: int) -> 
 
 
 def print_judged(console: Console, name: str, rows: list[Judged], examples: int) -> None:
-    """Precision counts a blemish (minor) as half right; recall is of the bad captions."""
+    """Precision counts a minor fault as half right. Recall counts bad captions only."""
     of = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("good", "minor", "bad")}
     console.print(f"{name}: {len(rows)} captions, {of['good']} good, {of['minor']} minor, {of['bad']} bad")
     table = Table("", "rows", "good", "minor", "bad", "precision", "bad only", "recall of bad", "of good")
@@ -73,7 +73,7 @@ def print_judged(console: Console, name: str, rows: list[Judged], examples: int)
 
 
 def print_rate(console: Console, workload: pa.Table) -> None:
-    validate_table(workload)  # the language model and the word caches are loaded
+    validate_table(workload)  # a first pass loads the language model and fills the word caches
     rates = []
     for _ in range(5):
         started = time.process_time()

@@ -7,10 +7,10 @@
   "loaded" mark.
 
 At each size of ``--rows``, units are loaded with each method in turn and, in the same turn, into another table of the
-first size, so that other load on the machine slows all of them equally. Medians are printed. Growth is also printed
-for means, because only every few units the text index sorts in new words. The server is the embedded PostgreSQL with
-its default settings and fsync on. With ``--indexes``, all indexes but the keys are then dropped and created one at a
-time, to measure what each costs. ``validate`` is the validation of the same captions on one core.
+first size, so that other load on the machine slows all of them equally. Medians are printed. Growth is also printed for
+means, because the text index adds new words only every few units. The server is the embedded PostgreSQL with its
+default settings and fsync on. With ``--indexes``, all indexes except the keys are dropped, then created one at a time
+to measure the cost of each. ``validate`` is the validation of the same captions on one core.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Training pairs of any words: raw captions of any shape, and simple frames that copy both sources.
+"""Training pairs of random words: raw captions of any shape, and fused captions that copy both sources.
 
-Made scenes have few shapes and a small vocabulary. Real captions have any, and a model that has seen only scenes forces
-real captions into them. These pairs mean nothing; they teach to copy both sources, each of their words once.
+Made-up scenes have few shapes and a small vocabulary. A model that was trained only on scenes distorts real captions,
+which have any shape and words. These pairs have no meaning; they teach the model to copy each word of both sources
+once.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class FreePairs:
         return MadePair(repaired(raw), synthetic, fused, (), "free")
 
     def _raw_words(self) -> list[str]:
-        """A title, a list, a headline or a sentence of 1 to 36 words, at times with words that it repeats."""
+        """A title, a list, a headline or a sentence of 1 to 36 words, sometimes with repeated words."""
         rng = self.rng
         count = rng.choice((rng.randint(1, 5), rng.randint(3, 9), rng.randint(5, 14), rng.randint(10, 26)))
         capitals, names, repeats = rng.choice((0.0, 0.9, 0.9, 0.5)), rng.choice((0.05, 0.2, 0.4)), rng.random() < 0.3

@@ -65,10 +65,10 @@ def train_tokenizer(work: Path, vocab_size: int, texts: int, seed: int) -> None:
 
 
 class OtherWords:
-    """Puts other words into pairs, the same ones into all three captions.
+    """Replaces words of pairs, with the same replacement in all three captions.
 
-    The generator's vocabulary is small. Pairs with words that mean nothing there teach to copy any word, from both
-    sources: without them a model writes words of the generator instead of words that it has not seen.
+    The generator's vocabulary is small. Pairs with replaced words teach the model to copy any word from both sources.
+    Without them, a model writes words of the generator in place of unknown words.
     """
 
     def __init__(self, rng: random.Random, tokenizer_file: Path) -> None:
@@ -91,7 +91,7 @@ class OtherWords:
         ).lower()
 
     def replace(self, pair: MadePair) -> MadePair:
-        """`pair` with other words for a part of those that the fused caption takes from its sources."""
+        """`pair` with a part of the words replaced that the fused caption takes from its sources."""
         shared = set(_WORD.findall(pair.fused.lower())) & set(_WORD.findall(f"{pair.raw} {pair.synthetic}".lower()))
         part = self.rng.choice((0.2, 0.5, 0.9))
         other = {word: self.word() for word in sorted(shared - FUNCTION_WORDS) if self.rng.random() < part}

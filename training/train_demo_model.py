@@ -7,9 +7,9 @@ Four steps, each writing its file to the work folder:
     python training/train_demo_model.py train     --work /tmp/demo_model     # checkpoint.pt; --resume continues from it
     python training/train_demo_model.py export    --work /tmp/demo_model --out capsfusion_tasks/demo/model
 
-On a machine that other programs use as well, --minutes ends the training in time: the learning rate then follows the
-larger one of the shares of steps and of minutes that have passed. Set GOMP_SPINCOUNT=2000 there, so that a thread does
-not spin while it waits for one that the system has paused.
+On a machine that other programs use too, --minutes ends the training in time. The learning rate then follows the larger
+of two shares: steps done, and minutes passed. Set GOMP_SPINCOUNT=2000 there, so that a thread does not spin while it
+waits for one that the system has paused.
 
 On a CPU with AMX, bfloat16 matrix products are several times as fast as float32; on others pass --dtype float32.
 glibc returns large buffers to the system after each step, and allocating them again costs more than the arithmetic. Set

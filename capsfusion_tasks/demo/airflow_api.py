@@ -25,7 +25,7 @@ class AirflowApiError(Exception):
 
 
 class AirflowApi:
-    """Airflow at ``url``, for a user of its simple auth manager. Raises NotReadyError if nothing answers."""
+    """Airflow at ``url``, for a user of its simple auth manager. Raises NotReadyError if Airflow does not answer."""
 
     def __init__(self, url: str, username: str, password: str) -> None:
         self.url = url

@@ -25,8 +25,8 @@ from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import embedded_postgres
 
 WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases of the embedded server
-ROWS_PER_DAY = 100  # the whole demo then takes under three minutes on two CPU cores
-RANKS_MAX = 4  # each takes half a gigabyte
+ROWS_PER_DAY = 100  # with this size, the demo takes less than three minutes on two CPU cores
+RANKS_MAX = 4  # each worker takes half a gigabyte
 POLL_SECONDS = 1.0
 
 

@@ -49,7 +49,7 @@ class LocalAirflow:
         return self.folder / "standalone.log"
 
     def check(self) -> None:
-        """Raise ``NotReadyError`` if it has ended."""
+        """Raise ``NotReadyError`` if Airflow has ended."""
         if self.process.poll() is not None:
             raise NotReadyError(f"Airflow has ended, exit code {self.process.returncode}; its log is {self.log}")
 
@@ -93,7 +93,7 @@ def local_airflow(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that Ctrl-C reaches this process only, which ends Airflow in order
+                start_new_session=True,  # so that Ctrl-C reaches only this process, which then stops Airflow properly
                 preexec_fn=_end_on_sigint,
             )
         stack.callback(_end, process.pid)

@@ -188,7 +188,7 @@ def unsafe_and_watermarked(make: RowMaker, day: int) -> Case:
 
 
 def _dropped(make: RowMaker, day: int, drop: Callable[[Row], Row]) -> Case:
-    """Usually both rows have the score; sometimes only one release has it."""
+    """Usually both rows have the score. Sometimes only one of them has it."""
     raw, coco = make.halves(day)
     dropped = (drop(raw), drop(coco))
     return Case(make.rng.choice((dropped, dropped, (drop(raw), coco), (raw, drop(coco)))))

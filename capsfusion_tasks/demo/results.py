@@ -1,4 +1,4 @@
-"""The end of the demo: some captions, counts that add up, and the commands to go on with."""
+"""Prints the end of the demo: some captions, counts, and the next commands."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from capsfusion_tasks.warehouse.queries import AcceptedCaption, RunSummary
 from capsfusion_tasks.warehouse.rejections import reasons_line, rejected_count
 
 CAPTIONS_SHOWN = 6
-CAPTIONS_READ = 100  # of which the shown ones are chosen
+CAPTIONS_READ = 100  # number of captions from which the shown ones are chosen
 CAPTION_WIDTH = 200
 EXAMPLE = Path("examples") / "pairs.jsonl"
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the warehouse has for some days and the settings' fusion_id. ``reasons``: rejected captions by reason."""
+    """The warehouse's contents for some days and one fusion_id. ``reasons``: rejected captions by reason."""
 
     summary: RunSummary
     rejected: int
@@ -63,10 +63,10 @@ def _is_plain(caption: AcceptedCaption) -> bool:
 def show_results(
     before: Results, after: Results, announced: int, runs: list[DayRun], seconds: float, logs: str, console: Console
 ) -> int:
-    """Print captions and counts, and say whose they are. Returns the exit code: 1 if a run failed or a pair is missing.
+    """Print captions and counts. Returns the exit code: 1 if a run failed or a pair is missing.
 
-    ``before``: what the warehouse had when the demo began. ``announced``: pairs in the sample. ``logs``: where a failed
-    run's error can be read.
+    ``before``: the warehouse's contents when the demo began. ``announced``: pairs in the sample. ``logs``: where a
+    failed run's error can be read.
     """
     _show_captions(after, console)
     _show_counts(before, after, announced, seconds, console)
@@ -135,5 +135,5 @@ def show_next_steps(settings: Settings, console: Console) -> None:
 
 
 def _from_here(path: Path) -> Path:
-    """``path`` as one types it in the working folder."""
+    """``path`` as a user types it in the working folder."""
     return path.relative_to(Path.cwd()) if Path.cwd() in path.parents else path

@@ -1,6 +1,6 @@
 """LAION-shaped sample shards that arrive over several days, and what a run over them must find.
 
-The expectations follow from how the rows are made (``edge_cases.py``); no stage of the pipeline is asked.
+The expected results come from the code that makes the rows (``edge_cases.py``), not from the pipeline.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def write_sample_data(
     """Write ``folder``/laion-2b, ``folder``/laion-coco and ``folder``/EXPECTED.json, the report.
 
     A run finds ``rows_per_day`` pairs on each day. About a third more rows make no pair. ``copies`` repeats everything
-    with different URLs. ``unmatched`` adds so many extra LAION-2B rows for each row, of images that LAION-COCO lacks
-    (in the real data set, three in four).
+    with different URLs. ``unmatched`` adds this many LAION-2B rows for each row, of images that LAION-COCO lacks. In
+    the real data set, three in four images are missing there.
 
     A shard's arrival time is its file's modification time, within its day (UTC). If ``folder`` holds the same sample,
     nothing is written; if writing was interrupted, it is completed. Raises InputError for any other folder that is not
@@ -199,7 +199,7 @@ def make_sample(parameters: SampleParameters) -> Sample:
 
 
 def _make_cases(rng: random.Random, parameters: SampleParameters) -> tuple[list[Row], list[Pair], Counter[str]]:
-    """All rows and their pairs: for each day its share of every edge case, then plain pairs until it has enough."""
+    """All rows and their pairs. Each day has a share of every edge case, then plain pairs until it has enough pairs."""
     make = RowMaker(rng, last_day=parameters.days - 1)
     rows: list[Row] = []
     pairs: list[Pair] = []

@@ -1,4 +1,4 @@
-"""The rows of sample shards, with what a run must make of them: a pair, or a drop reason."""
+"""The rows of sample shards, with the result that a run must have for each: a pair, or a reason to drop it."""
 
 from __future__ import annotations
 

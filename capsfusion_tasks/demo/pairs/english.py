@@ -43,7 +43,7 @@ def plural(noun: str) -> str:
 
 
 def title_case(phrase: str) -> str:
-    """`phrase` as in a title: without its article, and with capitals but in small words."""
+    """`phrase` as in a title: without its article, and with capitals except in small words."""
     words = phrase.removeprefix("a ").removeprefix("an ").split(" ")
     return " ".join(word if place and word in _SMALL else capital(word) for place, word in enumerate(words))
 
@@ -58,7 +58,7 @@ WRITING: dict[str, Callable[[str], str]] = {
     "s": plural,
     "q": lambda text: text if '"' in text else f'"{text}"',
 }
-# What agrees with a slot and stands for it (`{thing.is}`): in the singular and in the plural.
+# Words that agree with a slot, such as `{thing.is}`: singular and plural.
 AGREEMENT = {"is": ("is", "are"), "has": ("has", "have"), "v": ("s", ""), "It": ("It", "They"), "it": ("it", "they")}
 AGREEMENT["A"] = ("a ", "")
 

@@ -17,15 +17,15 @@ from capsfusion_tasks.validation.scores import Fused
 # The fused caption must fit into 80 tokens.
 MAX_FUSED_CHARACTERS = 280
 MAX_RAW_WORDS = 80
-MORE_SHARE = 0.17  # of raw captions with more sentences
+MORE_SHARE = 0.17  # share of raw captions with more sentences
 # Weights of the kinds of kinds.ini.
 KIND_SHARES = {
     "product": 34, "person": 8, "event": 8, "place": 10, "media": 8, "art": 6, "food": 6, "animal": 7, "graphic": 9,
     "stock": 8, "home": 6, "howto": 4, "headline": 6,
 }  # fmt: skip
 _DOMAINS_OF = {kind: [name for name in KIND_OF if KIND_OF[name] == kind] for kind in KIND_SHARES}
-TELLINGS = 12  # templates tried for one scene
-# Slots with names and numbers, and those made of them.
+TELLINGS = 12  # templates to try for one scene
+# Slots that contain names and numbers.
 _ENTITIES = frozenset(GENERATORS) - {"word"} | frozenset(("person", "group", "happening", "size", "park", "museum"))
 _NAMED = _ENTITIES | frozenset(("owner", "title", "headline"))
 
