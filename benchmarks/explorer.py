@@ -4,7 +4,8 @@
 
 The table has generated captions: runs of 100,000 rows with their own interval and shards, in units of 10,000, a tenth
 of them rejected. Half of the requests are for old or rare values, which cost most. Each line is the median of
-``--repeat`` calls of all queries of a request, with different values where the view takes a value. The server is the
+``--repeat`` calls of all queries of a request, with different values where the view takes a value. CPU is the mean, in
+this process and the server's, without parallel workers: it tells a busy machine from a slow query. The server is the
 embedded PostgreSQL with its default settings. ``--home`` keeps the table for later runs. ``--before`` also measures
 the baseline: the indexes of migration 0003, which 0005 replaced.
 """
@@ -21,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, text
@@ -42,6 +44,7 @@ from capsfusion_tasks.warehouse.facets import facets
 from capsfusion_tasks.warehouse.lineage import lineage
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.reading import reading
+from capsfusion_tasks.warehouse.trends import trends
 
 RUN_ROWS, UNIT_ROWS = 100_000, 10_000
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -179,19 +182,26 @@ def run_id(run: int) -> str:
 
 def show(warehouse: Warehouse, repeat: int, what: str) -> None:
     table = Table(title=f"the explorer's queries, {loaded_rows(warehouse):,} rows, {what}: median of {repeat}")
-    for heading in ("view", "ms", "slowest ms"):
+    for heading in ("view", "ms", "slowest ms", "CPU ms"):
         table.add_column(heading, justify="left" if heading == "view" else "right")
     for name, calls in views(warehouse, repeat).items():
-        times = [timed(warehouse, call) for call in calls]
-        table.add_row(name, f"{statistics.median(times):.1f}", f"{max(times):.1f}")
+        times, cpu = zip(*(timed(warehouse, call) for call in calls), strict=True)
+        table.add_row(name, f"{statistics.median(times):.1f}", f"{max(times):.1f}", f"{statistics.mean(cpu):.1f}")
     console.print(table)
 
 
-def timed(warehouse: Warehouse, view: View) -> float:
+def timed(warehouse: Warehouse, view: View) -> tuple[float, float]:
+    """Milliseconds of wall time, and of CPU time in this process and in the server's."""
     with reading(warehouse, 10 * SECONDS) as connection:
-        started = time.perf_counter()
+        server = psutil.Process(int(connection.scalar(text("select pg_backend_pid()")) or 0))
+
+        def cpu() -> float:
+            times = server.cpu_times()
+            return float(times.user + times.system) + time.process_time()
+
+        started, used = time.perf_counter(), cpu()
         view(connection)
-        return 1000 * (time.perf_counter() - started)
+        return 1000 * (time.perf_counter() - started), 1000 * (cpu() - used)
 
 
 def views(warehouse: Warehouse, repeat: int) -> dict[str, list[View]]:
@@ -247,6 +257,7 @@ def views(warehouse: Warehouse, repeat: int) -> dict[str, list[View]]:
         "facets of a rare range of a score": counts(CaptionFilter(score="novelty", score_min=0.999)),
         "one caption with its lineage": [lambda c: lineage(c, middle.pair_id, middle.fusion_id)] * repeat,
         "choices of the form": [lambda c: (choices.known_fusions(c), choices.newest_shards(c, 200))] * repeat,
+        "trends": [trends] * repeat,
         "list of runs": [funnels.recent_runs] * repeat,
         "figures of a run": [lambda c: figures(c, RunKey(dag_run_id=old_run))] * repeat,
         "figures of everything": [lambda c: figures(c, RunKey())] * repeat,

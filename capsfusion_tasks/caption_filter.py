@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from capsfusion_tasks.errors import InputError
 
 Verdict = Literal["any", "accepted", "rejected"]
 Within = Literal["fused", "raw", "synthetic"]  # the text that is searched
@@ -74,3 +76,13 @@ class CaptionFilter(BaseModel):
     def by_unit(self) -> bool:
         """Whether it asks for units of a day or a run."""
         return self.day is not None or self.dag_run_id is not None
+
+    @classmethod
+    def of_param(cls, value: dict[str, Any] | None) -> CaptionFilter | None:
+        """The filter as a Param of Airflow has it. Raises InputError."""
+        try:
+            return None if value is None else cls.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"the Param filter has a wrong {name}: {first['msg']}; it has {value}") from error

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.intervals import UtcTime
 
@@ -68,6 +69,13 @@ class Replay(BaseModel):
     loaded_from: UtcTime | None = None
     loaded_before: UtcTime | None = None
     limit: int | None = None
+    filter: CaptionFilter | None = None
+
+    @model_validator(mode="after")
+    def _rejected(self) -> Replay:
+        if self.filter is not None and not self.filter.of_rejected:
+            raise InputError("the filter is for accepted captions, and a replay takes rejected ones: drop its verdict")
+        return self
 
     @model_validator(mode="after")
     def _ordered(self) -> Replay:

@@ -13,6 +13,7 @@ from dag_parts import (
     BUDGET_PARAMS,
     CAPTIONS,
     DEFAULT_ARGS,
+    FILTER_PARAM,
     MAX_ACTIVE_TASKS,
     MODEL_PARAMS,
     Json,
@@ -63,6 +64,7 @@ PARAMS = {
         format="date-time",
         description="Replay captions that were loaded before this time. Empty: up to now.",
     ),
+    **FILTER_PARAM,
     **MODEL_PARAMS,
     "max_new_tokens": Param(
         None,

@@ -81,6 +81,15 @@ MODEL_PARAMS = {
     ),
 }
 
+FILTER_PARAM = {
+    "filter": Param(
+        None,
+        title="Filter",
+        type=["null", "object"],
+        description="Captions that meet this filter of the captions view, which fills it in. Empty: all.",
+    ),
+}
+
 BUDGET_PARAMS = {
     "limit": Param(
         None,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.context import Context as PipelineContext
 from capsfusion_tasks.context import open_context
 from capsfusion_tasks.decoding import KNOBS
@@ -147,6 +148,7 @@ def replay_of(context: Context, fusion_id: str) -> Replay:
         loaded_from=params["start"],
         loaded_before=params["end"],
         limit=params["limit"],
+        filter=CaptionFilter.of_param(params["filter"]),
     )
 
 

@@ -19,7 +19,15 @@ from capsfusion_tasks.explorer.access import WarehouseAccess
 from capsfusion_tasks.explorer.explain import explain
 from capsfusion_tasks.explorer.figures import figures
 from capsfusion_tasks.explorer.origins import differences, origins
-from capsfusion_tasks.explorer.parameters import CaptionQuery, FacetQuery, ImageQuery, JudgementBody, RunQuery, as_text
+from capsfusion_tasks.explorer.parameters import (
+    CaptionQuery,
+    FacetQuery,
+    ImageQuery,
+    JudgementBody,
+    RunQuery,
+    TrendQuery,
+    as_text,
+)
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.validation.rules import FLAGS, RULES
 from capsfusion_tasks.warehouse import browse, choices, funnels, judgements
@@ -28,6 +36,7 @@ from capsfusion_tasks.warehouse.facets import facets
 from capsfusion_tasks.warehouse.hints import hint
 from capsfusion_tasks.warehouse.judgements import judgements_of
 from capsfusion_tasks.warehouse.lineage import lineage
+from capsfusion_tasks.warehouse.trends import trends
 
 Json = dict[str, Any]
 
@@ -198,6 +207,11 @@ def _add_runs(app: FastAPI, access: WarehouseAccess) -> None:
     def runs() -> list[Json]:
         with access.connection() as connection:
             return [asdict(run) for run in funnels.recent_runs(connection)]
+
+    @app.get("/api/trends")
+    def by_day(query: Annotated[TrendQuery, Query()]) -> Json:
+        with access.connection() as connection:
+            return asdict(trends(connection, query.fusion_id))
 
     @app.get("/api/figures")
     def run(query: Annotated[RunQuery, Query()]) -> Json:

@@ -68,6 +68,14 @@ def as_text(position: Position | None) -> str | None:
     return None if position is None else f"{position.loaded_at.isoformat()} {position.pair_id} {position.fusion_id}"
 
 
+class TrendQuery(BaseModel):
+    """One fusion, or all of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fusion_id: Text | None = None
+
+
 class RunQuery(BaseModel):
     """A DAG run by its id, a replay by its name, or an interval; without any of them, all runs. One fusion of it."""
 

@@ -24,14 +24,17 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, computed_field
 
 from capsfusion_tasks import __version__
+from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.dataset_card import MARK, dataset_card
 from capsfusion_tasks.tasks.hub_folder import CARD, HubFolder
 from capsfusion_tasks.warehouse import export as captions
 from capsfusion_tasks.warehouse.adbc_session import plain_type
+from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.export import FUSION, KEY, ExportSession, Selection, Snapshot
+from capsfusion_tasks.warehouse.export import FUSION, KEY, ExportSession, Selection, Snapshot, named_columns
+from capsfusion_tasks.warehouse.readable import condition_sql
 
 # pyarrow, Spark and others skip names that start with an underscore.
 BEGUN, MANIFEST = "_export.json", "_manifest.json"
@@ -127,6 +130,26 @@ def export_captions(
             f"cannot write the export to {target.path('')}: {error}; once that is mended, the same command goes on"
         ) from error
     return manifest
+
+
+def export_filtered(
+    warehouse: Warehouse,
+    wanted: CaptionFilter,
+    export_to: str,
+    *,
+    columns: str | None = None,
+    limit: int | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Export the accepted captions that meet ``wanted`` to the folder ``export_to``. Raises as ``export_captions``."""
+    if not wanted.of_accepted:
+        raise InputError("the filter is for rejected captions; an export has accepted ones: drop verdict and reason")
+    with warehouse.engine.connect() as connection:
+        where = condition_sql(connection, wanted, fused_captions.alias("captions"))
+    selection = Selection(columns=named_columns(columns), fusion_id=wanted.fusion_id, where=where, limit=limit)
+    storage = Storage(export_to)
+    manifest = export_captions(warehouse, storage, selection, say=say)
+    return {"target": storage.path(""), "rows": manifest.rows, "files": len(manifest.files)}
 
 
 def _begin(

@@ -24,11 +24,11 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
-from sqlalchemy.dialects import postgresql
 
 from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.conditions import Conditions, bitmaps_only, conditions
+from capsfusion_tasks.warehouse.readable import readable_sql
 
 _SHOWN = ("image_url", "laion_2b", "laion_coco", "capsfusion", "flags", "loaded_at", "pair_id", "fusion_id")
 _NEWEST = 1000  # number of captions to scan, which takes about 25 ms
@@ -141,10 +141,3 @@ def _of_table(
 
 def _newest(statement: Select[Any], captions: FromClause, limit: int) -> Select[Any]:
     return statement.order_by(*(captions.c[name].desc() for name in _ORDER)).limit(limit)
-
-
-def readable_sql(statement: Select[Any] | CompoundSelect[Any]) -> str:
-    """The statement with its values, quoted for psql."""
-    dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-    dialect._backslash_escapes = False  # PostgreSQL's default, standard_conforming_strings
-    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))

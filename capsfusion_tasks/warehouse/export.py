@@ -159,7 +159,7 @@ class ExportSession:
                 f"--where has {found[0].rstrip('( ')}, whose value changes with each attempt: write the value itself"
             )
         # Wrapped in [] and (): closing one of them to inject SQL breaks the other.
-        checked = sql.SQL("explain select array[{0}\n] from fused_captions where ({0}\n)")
+        checked = sql.SQL("explain select array[{0}\n] from fused_captions captions where ({0}\n)")
         try:
             self._rows(checked.format(_raw(condition)))
         except adbc.Error as error:

@@ -34,9 +34,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import OperationalError
 
-from capsfusion_tasks.warehouse.browse import readable_sql
 from capsfusion_tasks.warehouse.conditions import Conditions, bitmaps_only
 from capsfusion_tasks.warehouse.ledger_tables import work_units
+from capsfusion_tasks.warehouse.readable import readable_sql
 
 MOST = 10_000  # captions that are counted one by one
 MILLISECONDS = 200  # for counting one by one, in a large table

@@ -20,6 +20,7 @@ from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.fusions import keeps_beams
 from capsfusion_tasks.warehouse.ledger_tables import fusions, work_units
 from capsfusion_tasks.warehouse.locks import lock_key
+from capsfusion_tasks.warehouse.readable import condition_sql
 
 
 @contextmanager
@@ -44,16 +45,17 @@ def require_fusion(connection: Connection, fusion_id: str) -> None:
 
 
 def matching(connection: Connection, replay: Replay) -> int:
-    """Number of rejected captions that the replay selects, without its limit, even if other replays took them."""
-    query = sql.SQL("select count(*) from capsfusion.rejected_captions where {}").format(_asked(replay))
+    """Number of rejected captions that the replay selects, without its limit, taken by another replay or not."""
+    rejected = sql.SQL("select count(*) from capsfusion.rejected_captions rejected where {}")
+    query = rejected.format(_asked(connection, replay))
     return int(_value(connection, query))
 
 
 def has_failed(connection: Connection, replay: Replay) -> bool:
     """Whether any of these rows failed to fuse, so that it has no caption."""
     query = sql.SQL(
-        "select exists (select from capsfusion.rejected_captions where {} and finish_reason like 'error%')"
-    ).format(_asked(replay))
+        "select exists (select from capsfusion.rejected_captions rejected where {} and finish_reason like 'error%')"
+    ).format(_asked(connection, replay))
     return bool(_value(connection, query))
 
 
@@ -104,11 +106,13 @@ def rejected_pairs(
         " where tried.pair_id = rejected.pair_id and tried.fusion_id = {})"
     )
     tables = ("fused_captions", "rejected_captions", "replayed_captions") if untried_under is not None else ()
+    with warehouse.engine.connect() as opened:
+        asked = _asked(opened, replay)
     query = sql.SQL(
         "select {} from capsfusion.rejected_captions rejected where {}{} order by rejected.pair_id{}"
     ).format(
         sql.SQL(", ").join(columns),
-        _asked(replay),
+        asked,
         sql.SQL("").join(tried.format(sql.Identifier(table), sql.Literal(untried_under)) for table in tables),
         sql.SQL("") if most is None else sql.SQL(" limit {}").format(sql.Literal(most)),
     )
@@ -119,8 +123,8 @@ def rejected_pairs(
             yield pa.Table.from_batches([batch]).cast(PAIRS)
 
 
-def _asked(replay: Replay) -> sql.Composed:
-    """The conditions of the replay, in SQL on ``rejected_captions``."""
+def _asked(connection: Connection, replay: Replay) -> sql.Composed:
+    """The replay's conditions on a row of ``rejected_captions``, which the query calls rejected."""
     conditions = [sql.SQL("fusion_id = {}").format(sql.Literal(replay.fusion_id))]
     if replay.reasons:
         conditions.append(sql.SQL("reasons && {}::text[]").format(sql.Literal(list(replay.reasons))))
@@ -128,6 +132,9 @@ def _asked(replay: Replay) -> sql.Composed:
         conditions.append(sql.SQL("loaded_at >= {}").format(sql.Literal(replay.loaded_from)))
     if replay.loaded_before is not None:
         conditions.append(sql.SQL("loaded_at < {}").format(sql.Literal(replay.loaded_before)))
+    if replay.filter is not None:
+        found = condition_sql(connection, replay.filter, rejected_captions.alias("rejected"))
+        conditions.append(sql.SQL("({})").format(sql.SQL(found)))
     return sql.SQL(" and ").join(conditions)
 
 

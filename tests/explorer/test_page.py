@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from urllib.parse import quote, urlsplit
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, Route, expect
@@ -41,7 +42,13 @@ def focused(page: Page) -> int:
     return int(page.evaluate("[...document.querySelectorAll('tbody tr')].indexOf(document.activeElement)"))
 
 
+def view(page: Page, **parameters: str) -> None:
+    page.goto(f"{page.url.partition('?')[0]}?{urlencode(parameters)}")
+
+
 def test_the_keyboard_does_everything(page: Page) -> None:
+    view(page, view="captions", verdict="any")
+    expect(page.locator("#captions-status")).to_have_text("1 to 25 of 60 captions, newest first")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     assert focused(page) == 1
@@ -101,7 +108,7 @@ def test_an_image_is_loaded_only_when_asked_for(chromium: Browser, site: str, se
     with chromium.new_context() as context:
         page = context.new_page()
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(site)
+        page.goto(f"{site}?view=captions&verdict=any")
         page.locator("tbody tr").filter(has_text=str(pair_id)).first.click()
         dialog = page.get_by_role("dialog")
         expect(dialog.get_by_role("link", name="http://127.0.0.1:9/a.jpg")).to_have_attribute(
@@ -114,6 +121,8 @@ def test_an_image_is_loaded_only_when_asked_for(chromium: Browser, site: str, se
 
 
 def test_hostile_captions_are_text_and_nothing_else(page: Page) -> None:
+    view(page, view="captions", verdict="any")
+    expect(page.locator("#captions-status")).to_contain_text("of 60 captions")
     shown = ""
     for _ in range(3):  # pages
         shown += page.locator("tbody").inner_text()
@@ -155,6 +164,118 @@ def test_a_filter_without_a_match_and_one_without_sense_say_so(page: Page) -> No
     expect(page.locator("tbody tr")).to_have_count(25)
     page.goto(f"{page.url.partition('?')[0]}?view=captions&day=yesterday")
     expect(page.get_by_role("status")).to_contain_text("day: ")
+
+
+def test_accepted_captions_come_first_and_facets_count_and_filter(page: Page) -> None:
+    facets = page.get_by_role("group", name="Facets")
+    expect(page.locator("#captions-status")).to_have_text("1 to 25 of 40 captions, newest first")
+    expect(page.locator("tbody tr.rejected")).to_have_count(0)
+    facets.get_by_role("button", name="rejected 20").click()
+    expect(page.locator("#captions-status")).to_have_text("1 to 20 of 20 captions, newest first")
+    facets.get_by_role("button", name="2026-11-10").click()
+    expect(page.get_by_label("Day of the interval")).to_have_value("2026-11-10")
+    facets.get_by_label("Histogram of").select_option("novelty")
+    facets.get_by_role("button", name="0.5 to 0.55: 20").click()
+    expect(page.locator("tbody tr")).to_have_count(20)
+    expect(facets.get_by_role("button", name="0.5 to 0.55: 20")).to_have_attribute("aria-pressed", "true")
+    assert "score=novelty&score_min=0.5&score_below=0.55" in page.url
+    facets.get_by_role("button", name="any ✕").click()
+    facets.get_by_role("button", name="2026-11-10").click()
+    facets.get_by_role("button", name="rejected").click()
+    expect(page.locator("#captions-status")).to_contain_text("of 60 captions")
+
+
+def test_back_and_reload_keep_filter_and_caption(page: Page) -> None:
+    view(page, view="captions", verdict="rejected")
+    expect(page.locator("tbody tr")).to_have_count(20)
+    page.locator("tbody tr").nth(2).click()
+    dialog = page.locator("dialog#caption")
+    expect(dialog).to_be_visible()
+    shown = dialog.locator(".fused").inner_text()
+    page.reload()
+    expect(dialog.locator(".fused")).to_have_text(shown)
+    page.keyboard.press("ArrowRight")
+    expect(dialog.locator(".fused")).not_to_have_text(shown)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Runs").click()
+    expect(page.locator("#figures")).to_contain_text("40 of 60")
+    page.go_back()
+    expect(page.locator("tbody tr")).to_have_count(20)
+    expect(page.get_by_label("Verdict")).to_have_value("rejected")
+
+
+def test_words_are_searched_where_they_are_wanted_and_parts_of_words_hinted(page: Page) -> None:
+    page.get_by_label("Search in").select_option("raw")
+    page.get_by_role("searchbox").fill("bicyc")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("These begin with bicyc:")
+    page.get_by_role("button", name="bicycle", exact=True).click()
+    expect(page.locator("#captions-status")).to_contain_text("captions, newest first")
+    assert "words=bicycle&within=raw" in page.url
+    pair_id = "b52340b4de4566b804c9880aa0b4af5f"
+    page.get_by_role("searchbox").fill(pair_id)
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Search in")).to_have_value("pair_id")
+    assert f"pair_id={pair_id}" in page.url
+
+
+def test_a_replay_of_the_filter_is_shown_then_started_in_airflow(page: Page) -> None:
+    """Airflow is not here: tests/airflow/test_captions_view.py starts a real run."""
+    asked: list[Any] = []
+
+    def answer(route: Route) -> None:
+        asked.append((route.request.method, route.request.url.partition("/api/v2/")[2], route.request.post_data_json))
+        route.fulfill(json={"is_paused": len(asked) == 1, "dag_run_id": "manual__7"})
+
+    page.route("**/api/v2/**", answer)
+    view(page, view="captions", verdict="rejected", reason="truncated", words="bicycle")
+    page.get_by_role("button", name="Replay these…").click()
+    dialog = page.locator("dialog#start")
+    expect(dialog).to_contain_text("17 rejected captions match.")
+    dialog.get_by_label("Beams").fill("5")
+    dialog.get_by_text("What will run").click()
+    expect(dialog.get_by_label("Params of the run")).to_contain_text('"num_beams": 5')
+    dialog.get_by_role("button", name="Replay these").click()
+    link = dialog.get_by_role("link", name="manual__7")
+    assert str(link.get_attribute("href")).endswith("/dags/capsfusion_replay/runs/manual__7")
+    params = {"filter": {"words": "bicycle", "reason": "truncated"}, "fusion_id": "f1", "num_beams": 5}
+    assert asked == [
+        ("GET", "dags/capsfusion_replay", None),
+        ("PATCH", "dags/capsfusion_replay?update_mask=is_paused", {"is_paused": False}),
+        ("POST", "dags/capsfusion_replay/dagRuns", {"logical_date": None, "conf": params}),
+    ]
+
+
+def test_an_export_that_airflow_refuses_says_why(page: Page) -> None:
+    page.route("**/api/v2/dags/capsfusion_export", lambda route: route.fulfill(json={"is_paused": False}))
+    page.route("**/api/v2/**/dagRuns", lambda route: route.fulfill(status=403, json={"detail": "Forbidden"}))
+    page.get_by_role("button", name="Export these…").click()
+    dialog = page.locator("dialog#start")
+    expect(dialog).to_contain_text("40 accepted captions match.")
+    dialog.get_by_label("Folder").fill("/shared/kept")
+    dialog.get_by_role("button", name="Export these").click()
+    expect(dialog.get_by_role("alert")).to_have_text("Airflow gives you no right to do this.")
+
+
+def test_trends_are_shown_by_day_and_lead_to_its_captions(page: Page) -> None:
+    page.get_by_role("button", name="Trends").click()
+    accepted = page.get_by_role("img", name=re.compile("^Accepted: 2026-11-10 demo f1 66.67%"))
+    expect(accepted).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("^Reasons .*truncated 33.33%"))).to_be_visible()
+    accepted.locator("rect.reach").click()
+    expect(page.locator("#captions-status")).to_contain_text("of 60 captions")
+    expect(page.get_by_label("Day of the interval")).to_have_value("2026-11-10")
+
+
+def test_a_narrow_window_shows_everything(page: Page) -> None:
+    page.set_viewport_size({"width": 400, "height": 800})
+    for name in ("captions", "runs", "trends"):
+        view(page, view=name)
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400, name
+    view(page, view="captions")
+    expect(page.locator("tbody tr").first).to_be_visible()
+    assert page.locator("#facets").get_attribute("open") is None
 
 
 def test_a_server_that_fails_or_refuses_is_told_and_can_be_asked_again(page: Page) -> None:

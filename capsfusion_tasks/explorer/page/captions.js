@@ -1,32 +1,52 @@
-// The list of captions: filter, pages, keyboard.
+// The list of captions: filter, facets, pages, keyboard.
+import { bulk } from "./bulk.js";
 import { badges, fused, openCaption } from "./caption.js";
-import { Problem, ask, copy, el, textOf } from "./dom.js";
+import { Problem, ask, copy, el, number, textOf } from "./dom.js";
+import { counted, facets } from "./facets.js";
+import { hinted } from "./hints.js";
 
 const form = document.getElementById("filter");
 const body = document.querySelector("#rows tbody");
 const status = document.getElementById("captions-status");
+const beside = document.querySelector("#facets > div");
 const dialog = document.getElementById("caption");
 const [previous, next, sql] = ["previous", "next", "sql"].map((id) => document.getElementById(id));
+const PAGE = 25;
+const EMPTY = { rows: [], following: null, sql: "", hint: null };
 
 let go; // switches to another view or filter
-let filter = {}; // the current filter
+let note; // notes the opened caption in the address
+let filter = {}; // the current filter, as the app's parameters
 let trail = []; // start of each page up to the current one
-let page = { rows: [], following: null, sql: "" };
-let opened = 0; // the row whose caption is open
+let page = EMPTY;
+let total = null; // captions that match, when they are counted
+let opened = -1; // the row whose caption is open
 let request = new AbortController();
+if (innerWidth <= 900) document.getElementById("facets").open = false; // there it stands above the list
 let offered = null; // a promise that ends when the form has its choices
+let histogram = "caption_words";
+const known = { models: new Map(), scores: [], show: (score) => count((histogram = score)) };
 
-export async function showCaptions(parameters, goTo) {
-  go = goTo;
-  filter = parameters;
+export async function showCaptions({ caption, ...parameters }, address, _, tab) {
+  ({ go, note } = address);
+  // Where nothing is asked, accepted captions; in the tab of a run, its own.
+  const asked = Object.keys(parameters).some((name) => !(name in tab));
+  filter = { ...parameters, verdict: parameters.verdict ?? (asked ? "any" : "accepted") };
   trail = [null];
   offered ??= offerChoices();
   await offered;
-  for (const field of form.elements)
-    if (field.name) field.value = filter[field.name] ?? (field.name === "verdict" ? "any" : "");
-  const unusual = ["flag", "shard", "dag_run_id", "score"].some((name) => filter[name]);
+  for (const field of form.elements) if (field.name) field.value = filter[field.name] ?? "";
+  form.elements.words.value = filter.words ?? filter.url ?? filter.pair_id ?? "";
+  form.elements.within.value = filter.url ? "url" : filter.pair_id ? "pair_id" : (filter.within ?? "fused");
+  const unusual = ["shard", "dag_run_id"].some((name) => filter[name]);
   if (unusual) form.querySelector("details").open = true;
+  total = null;
+  count();
   await load();
+  if (!caption) return dialog.open && dialog.close();
+  const [pair_id, fusion_id] = caption.split(" ");
+  opened = page.rows.findIndex((row) => row.pair_id === pair_id && row.fusion_id === fusion_id);
+  open(page.rows[opened] ?? { pair_id, fusion_id });
 }
 
 async function offerChoices() {
@@ -39,14 +59,13 @@ async function offerChoices() {
         name,
         choices[`${name}s`].map((value) => [value, value]),
       );
-    fill(
-      "fusion_id",
-      choices.fusions.map((each) => [
-        each.fusion_id,
-        `${shortModel(each.model)}, ${each.num_beams} beams, ${each.fusion_id}`,
-      ]),
-    );
-    document.getElementById("shards").append(...choices.shards.map((path) => el("option", { value: path })));
+    known.scores = choices.scores;
+    for (const { fusion_id: id, model, num_beams: beams } of choices.fusions)
+      known.models.set(id, `${shortModel(model)}, ${beams} beams, ${id}`);
+    fill("fusion_id", [...known.models]);
+    const options = (names) => names.map((value) => el("option", { value }));
+    document.getElementById("shards").append(...options(choices.shards));
+    document.getElementById("run-ids").append(...options(choices.runs));
   } catch (error) {
     offered = null; // the list shows the problem; the next view tries again
     if (!(error instanceof Problem)) throw error;
@@ -54,31 +73,59 @@ async function offerChoices() {
 }
 
 const shortModel = (model) => model.split("/").slice(-2).join("/");
+const change = (parts) => go("captions", { ...filter, ...parts });
 
 async function load() {
   request.abort();
   request = new AbortController();
   document.getElementById("rows").setAttribute("aria-busy", "true");
   try {
-    page = await ask("api/captions", { ...filter, after: trail.at(-1) }, request.signal);
+    page = await ask("api/captions", { ...filter, limit: PAGE, after: trail.at(-1) }, request.signal);
     say();
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!(error instanceof Problem)) throw error;
-    page = { rows: [], following: null, sql: "" };
+    page = EMPTY;
     say(error);
   }
   draw();
 }
 
+let counting = new AbortController();
+
+async function count() {
+  counting.abort();
+  counting = new AbortController();
+  beside.setAttribute("aria-busy", "true");
+  if (!beside.hasChildNodes()) beside.append(el("p", { class: "status" }, "Counting…"));
+  try {
+    const found = await ask("api/facets", { ...filter, histogram }, counting.signal);
+    total = found.total;
+    beside.replaceChildren(...facets(found, filter, change, known));
+    document.getElementById("bulk").replaceChildren(...(await bulk(found, filter)));
+    if (page.rows.length) say();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof Problem)) throw error;
+    beside.replaceChildren(el("p", { class: "problem" }, error.message));
+  }
+  beside.setAttribute("aria-busy", "false");
+}
+
 function say(problem = null) {
-  const filtered = Object.entries(filter).some(([name, value]) => value && !(name === "verdict" && value === "any"));
+  const filtered = Object.entries(filter).some(([name, value]) => value && name !== "verdict");
   status.classList.toggle("problem", problem !== null);
   status.replaceChildren();
+  const first = PAGE * (trail.length - 1) + 1;
   if (problem) status.append(problem.message, " ", el("button", { type: "button", onclick: load }, "Try again"));
   else if (page.rows.length)
-    status.append(`${page.rows.length} captions${trail.length > 1 ? `, page ${trail.length}` : ""}, newest first`);
-  else if (filtered) status.append("No caption matches this filter.");
+    status.append(
+      `${number(first)} to ${number(first + page.rows.length - 1)}`,
+      total ? ` of ${counted(total)} captions` : " of …",
+      `${trail.length > 1 ? `, page ${trail.length}` : ""}, newest first`,
+    );
+  else if (filtered || filter.verdict === "rejected")
+    status.append("No caption matches this filter.", ...hinted(page.hint, filter, change));
   else status.append("No captions yet. They appear when a run loads its first unit.");
 }
 
@@ -86,16 +133,22 @@ function draw() {
   document.getElementById("rows").setAttribute("aria-busy", "false");
   document.getElementById("rows").hidden = page.rows.length === 0;
   body.replaceChildren(...page.rows.map(drawRow));
+  document.getElementById("legend").hidden = page.rows.length === 0;
   previous.disabled = trail.length < 2;
   next.disabled = page.following === null;
   sql.hidden = page.sql === "";
   sql.querySelector("pre").textContent = page.sql;
 }
 
+function open(row) {
+  note(row);
+  openCaption(row, { go, step, changed });
+}
+
 function drawRow(row, index) {
-  const open = () => {
+  const show = () => {
     opened = index;
-    openCaption(row, { go, step, changed });
+    open(row);
   };
   return el(
     "tr",
@@ -103,9 +156,9 @@ function drawRow(row, index) {
       tabindex: index === 0 ? 0 : -1,
       class: row.reasons ? "rejected" : "accepted",
       "aria-label": `${row.reasons ? `Rejected: ${row.reasons.join(", ")}` : "Accepted"}. ${row.capsfusion}`,
-      onclick: open,
+      onclick: show,
       onkeydown: (event) => {
-        if (event.key === "Enter") open();
+        if (event.key === "Enter") show();
       },
       onfocus: (event) => {
         for (const each of body.rows) each.tabIndex = each === event.currentTarget ? 0 : -1;
@@ -127,6 +180,7 @@ async function step(places) {
   }
   body.rows[at]?.focus();
   opened = at;
+  if (page.rows[at]) note(page.rows[at]);
   return page.rows[at] ?? null;
 }
 
@@ -135,17 +189,30 @@ function changed(row) {
   if (at >= 0) body.rows[at].querySelector(".badges").replaceWith(badges(row));
 }
 
-dialog.addEventListener("close", () => body.rows[opened]?.focus());
+dialog.addEventListener("close", () => {
+  note(null);
+  body.rows[opened]?.focus();
+});
 
 // ---- the form, the pager, the keyboard ----
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  go("captions", Object.fromEntries(new FormData(form)));
+  go("captions", asked(Object.fromEntries(new FormData(form))));
 });
 form.addEventListener("change", (event) => {
+  if (event.target.name.startsWith("score")) form.elements.score_below.value = "";
   if (event.target.name !== "words") form.requestSubmit();
 });
+
+// The form's fields as the app's parameters. A URL or a pair_id is one whatever is chosen.
+function asked({ words, within, ...others }) {
+  const text = words.trim();
+  if (/^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i.test(text) || within === "pair_id") return { ...others, pair_id: text };
+  if (/^https?:\/\//i.test(text) || within === "url") return { ...others, url: text };
+  return { ...others, words: text, within: text && within !== "fused" ? within : "" };
+}
+
 document.getElementById("clear").addEventListener("click", () => go("captions"));
 document.getElementById("copy-sql").addEventListener("click", (event) => copy(page.sql, event.target));
 next.addEventListener("click", () => turn(1));

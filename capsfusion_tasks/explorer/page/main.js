@@ -1,19 +1,31 @@
 // The page: the current view, its state in the address, and Airflow's colours.
 import { showCaptions, captionKeys } from "./captions.js";
 import { showRuns } from "./runs.js";
+import { showTrends } from "./trends.js";
 
-const VIEWS = { captions: showCaptions, runs: showRuns };
+const VIEWS = { captions: showCaptions, runs: showRuns, trends: showTrends };
+const MARK = "#captions?"; // before the view's state in the address of Airflow's page
 
 // In the tab of a run, all views show this run only.
 const { dag, dag_run_id } = Object.fromEntries(new URLSearchParams(location.search));
 const tab = dag === undefined ? {} : { dag, dag_run_id };
 
 function go(view, parameters = {}) {
-  const given = Object.entries({ ...parameters, ...tab }).filter(
-    ([, value]) => value !== "" && value !== null && value !== undefined,
-  );
-  history.replaceState(null, "", `?${new URLSearchParams([["view", view], ...given])}`);
+  history.pushState(null, "", query({ view, ...parameters, ...tab }));
   show();
+}
+
+// Notes in the address which caption is open; null: none.
+function note(row) {
+  const { caption: _, ...others } = Object.fromEntries(new URLSearchParams(location.search));
+  const caption = row && `${row.pair_id} ${row.fusion_id}`;
+  history.replaceState(null, "", query({ ...others, caption }));
+  tell();
+}
+
+function query(parameters) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  return `?${new URLSearchParams(given)}`;
 }
 
 function show() {
@@ -23,33 +35,58 @@ function show() {
   for (const button of document.querySelectorAll("nav button")) {
     button.setAttribute("aria-current", button.dataset.view === view ? "page" : "false");
   }
+  tell();
   const { view: _, dag: ofTab, ...asked } = parameters;
-  VIEWS[view](asked, go, ofTab);
+  VIEWS[view](asked, { go, note }, ofTab, tab);
+}
+
+// The window of Airflow's page, if the view is in a frame of it; null outside of Airflow.
+function around() {
+  try {
+    return window.parent === window || !window.parent.document ? null : window.parent;
+  } catch {
+    return null; // the page around the frame has another origin
+  }
+}
+
+// Airflow's own address carries the state of the frame, so that it can be shared and loaded again.
+function tell() {
+  const outer = around();
+  if (!outer) return;
+  const { pathname, search } = outer.location;
+  outer.history.replaceState(outer.history.state, "", `${pathname}${search}${MARK}${location.search.slice(1)}`);
+}
+
+function recall() {
+  const state = around()?.location.hash ?? "";
+  if (!state.startsWith(MARK)) return;
+  const asked = Object.fromEntries(new URLSearchParams(state.slice(MARK.length)));
+  // The tab of another run may have been opened with this address.
+  if (asked.dag === dag && asked.dag_run_id === dag_run_id || dag === undefined && !asked.dag)
+    history.replaceState(null, "", query({ ...asked, ...tab }));
 }
 
 // Airflow's class on its root element tells its colours; outside Airflow, use the system's.
 function follow_colours() {
-  let around = null;
-  try {
-    around = window.parent === window ? null : window.parent.document.documentElement;
-  } catch {
-    // The page around the frame has another origin.
-  }
+  const outer = around()?.document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");
   const apply = () => {
-    const said = around && ["dark", "light"].find((name) => around.classList.contains(name));
+    const said = outer && ["dark", "light"].find((name) => outer.classList.contains(name));
     document.documentElement.dataset.theme = said ?? (system.matches ? "dark" : "light");
   };
   apply();
   system.addEventListener("change", apply);
-  if (around) new MutationObserver(apply).observe(around, { attributes: true, attributeFilter: ["class"] });
+  if (outer) new MutationObserver(apply).observe(outer, { attributes: true, attributeFilter: ["class"] });
 }
 
 follow_colours();
+recall();
 for (const button of document.querySelectorAll("nav button")) {
   button.addEventListener("click", () => go(button.dataset.view));
 }
 document.addEventListener("keydown", (event) => {
   if (!document.getElementById("captions").hidden) captionKeys(event);
 });
+addEventListener("popstate", show);
+window.focus(); // in a frame, keys would go to the page around it
 show();

@@ -9,7 +9,8 @@ const DAGS = ["capsfusion", "capsfusion_replay"];
 let request = new AbortController();
 
 // key: dag_run_id, replay, or start and end of an interval, and a fusion_id; empty for all runs. dag: in the tab of a run, its DAG.
-export async function showRuns(key, go, dag) {
+export async function showRuns(key, address, dag) {
+  const { go } = address;
   const alone = dag !== undefined; // in Airflow's tab of one run
   list.hidden = alone;
   request.abort();
@@ -21,7 +22,7 @@ export async function showRuns(key, go, dag) {
     return;
   }
   place.replaceChildren(el("p", { class: "status", role: "status" }, "Loading…"));
-  const again = () => showRuns(key, go, dag);
+  const again = () => showRuns(key, address, dag);
   await Promise.all([
     shown(place, again, async () => figures(await ask("api/figures", key, request.signal), go)),
     alone || shown(list, again, async () => runs(await ask("api/runs", {}, request.signal), key, go)),

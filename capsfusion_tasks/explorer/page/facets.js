@@ -1,0 +1,81 @@
+// Counts beside the list: values that a click chooses or takes back, and the histogram of a score.
+import { el, number } from "./dom.js";
+
+// A count in words. Estimates say so.
+export function counted({ captions, exact }) {
+  if (captions === null) return "few, not counted";
+  return exact ? number(captions) : `about ${number(captions)}`;
+}
+
+// found: the facets of filter. change(parts): sets or, with "", removes parts of the filter. of: names of models, scores,
+// and show(score), which asks for another histogram.
+export function facets(found, filter, change, of) {
+  const values = (name, title, all, label = (value) => value) =>
+    facet(title, all.map(({ value, captions }) => [label(value), captions, filter[name] === value, () =>
+      change(filter[name] === value ? { [name]: "" } : { [name]: value })]), found.exact);
+  const verdicts = Object.entries(found.verdicts).map(([verdict, count]) => [
+    verdict,
+    count.captions,
+    filter.verdict === verdict,
+    () => change({ verdict: filter.verdict === verdict ? "any" : verdict, reason: "" }),
+    count.exact,
+  ]);
+  const reasons = found.reasons.map(({ value, captions }) => [
+    value,
+    captions,
+    filter.reason === value,
+    () => change(filter.reason === value ? { reason: "" } : { reason: value, verdict: "rejected" }),
+  ]);
+  return [
+    facet("Verdict", verdicts, true),
+    facet("Reasons for rejection", reasons, found.exact),
+    values("flag", "Flags", found.flags),
+    values("fusion_id", "Models", found.fusions, (id) => of.models.get(id) ?? id),
+    values("day", "Days", found.days),
+    found.bins.some((bin) => bin.captions) || filter.score ? histogram(found, filter, change, of) : null,
+    found.exact ? null : el("p", { class: "note" }, "~ estimates, from the ledger and a sample"),
+  ].filter(Boolean);
+}
+
+function facet(title, values, exact) {
+  if (!values.length) return null;
+  const most = Math.max(1, ...values.map(([, captions]) => captions ?? 0));
+  const items = values.map(([label, captions, chosen, onclick, isExact = exact]) => {
+    const shown = captions === null ? "few" : `${isExact ? "" : "~"}${number(captions)}`;
+    const bar = el("meter", { min: 0, max: most, value: captions ?? 0, "aria-hidden": "true" });
+    const parts = [el("span", { class: "name" }, label), el("span", { class: "count" }, chosen ? `${shown} ✕` : shown), bar];
+    return el("li", {}, el("button", { type: "button", "aria-pressed": `${chosen}`, title: label, onclick }, parts));
+  });
+  return el("section", {}, el("h3", {}, title), el("ul", {}, items));
+}
+
+function histogram({ score, bins, exact }, filter, change, of) {
+  const most = Math.max(1, ...bins.map((bin) => bin.captions));
+  const chosen = filter.score === score;
+  const inside = (bin) =>
+    chosen && (filter.score_min ?? 0) <= bin.start && bin.start < (filter.score_below ?? filter.score_max ?? Infinity);
+  const choose = el("select", { "aria-label": "Histogram of", onchange: (event) => of.show(event.target.value) });
+  choose.append(...of.scores.map((each) => el("option", { value: each, selected: each === score }, each)));
+  const drawn = bins.map((bin) => {
+    const range = bin.end === null ? `${number(bin.start)} and more` : `${number(bin.start)} to ${number(bin.end)}`;
+    const label = `${range}: ${exact ? "" : "about "}${number(bin.captions)}`;
+    const column = el("button", { type: "button", title: label, "aria-label": label, "aria-pressed": `${inside(bin)}` });
+    column.style.setProperty("--tall", `${(100 * bin.captions) / most}%`);
+    column.addEventListener("click", (event) => change(range_of(bin, event.shiftKey && chosen ? filter : null)));
+    return column;
+  });
+  const none = { score: "", score_min: "", score_max: "", score_below: "" };
+  return el(
+    "section",
+    { class: "histogram" },
+    el("h3", {}, choose, chosen && el("button", { type: "button", onclick: () => change(none) }, "any ✕")),
+    el("div", { class: "columns", title: "Shift and click: up to here" }, drawn),
+    el("p", { class: "ends" }, el("span", {}, number(bins[0].start)), el("span", {}, `${number(bins.at(-1).start)}+`)),
+  );
+
+  // The range of a bin; with a filter of before, from its start to this bin.
+  function range_of(bin, before) {
+    const start = Math.min(before?.score_min ?? bin.start, bin.start);
+    return { score, score_min: start, score_max: "", score_below: bin.end ?? "" };
+  }
+}

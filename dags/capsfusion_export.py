@@ -1,0 +1,68 @@
+"""The DAG ``capsfusion_export``: wiring only. The captions view starts it: *Export these*."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import webhook_alert
+from airflow.sdk import Param, dag, get_current_context, task
+from dag_parts import DEFAULT_ARGS, FILTER_PARAM, Json
+from run_context import working
+
+from capsfusion_tasks.caption_filter import CaptionFilter
+from capsfusion_tasks.tasks.export import export_filtered
+
+PARAMS = {
+    "export_to": Param(
+        "",
+        title="Export to",
+        type="string",
+        pattern=r"^(/|\w+://).",
+        description="A folder that every worker reaches (absolute), or s3://bucket/prefix. A new one for each export.",
+    ),
+    **FILTER_PARAM,
+    "columns": Param(
+        None,
+        title="More columns",
+        type=["null", "string"],
+        description="Columns of fused_captions beside the published four, as names with commas, or all.",
+    ),
+    "limit": Param(
+        None,
+        title="Limit",
+        type=["null", "integer"],
+        minimum=1,
+        description="Export at most this many captions, a random sample. Empty: all.",
+    ),
+}
+
+
+@dag(
+    dag_id="capsfusion_export",
+    description="Exports accepted captions that meet a filter as Parquet.",
+    schedule=None,
+    catchup=False,
+    default_args=DEFAULT_ARGS,
+    params=PARAMS,
+    tags=["capsfusion"],
+    doc_md=str(Path(__file__).with_suffix(".md")),
+    on_failure_callback=webhook_alert.on_failure(),
+)
+def capsfusion_export() -> None:
+    @task(execution_timeout=timedelta(hours=4))
+    def export() -> Json:
+        """Writes the captions and a manifest. Cleared, it goes on after the last finished file."""
+        params = get_current_context()["params"]
+        with working() as work:
+            wanted = CaptionFilter.of_param(params["filter"]) or CaptionFilter()
+            done = export_filtered(
+                work.warehouse, wanted, params["export_to"], columns=params["columns"], limit=params["limit"]
+            )
+        print(f"{done['rows']} captions in {done['files']} files in {done['target']}")
+        return done
+
+    export()
+
+
+capsfusion_export()
