@@ -15,7 +15,6 @@ from capsfusion_tasks.tasks.export import export_filtered
 
 PARAMS = {
     "export_to": Param(
-        "",
         title="Export to",
         type="string",
         pattern=r"^(/|\w+://).",

@@ -6,11 +6,14 @@ The pictures of docs/images are taken here.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import httpx
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fastapi.routing import APIRoute
 from playwright.sync_api import Browser, expect
@@ -27,7 +30,7 @@ from capsfusion_tasks.warehouse import ledger, plans
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
 from tests.airflow.browser import captions_view, find_a_rejected_caption, follow_to_run, logged_in, picture
-from tests.airflow.conftest import NOBODY, WAREHOUSE, Service
+from tests.airflow.conftest import NOBODY, WAREHOUSE, Service, wait_until
 from tests.warehouse.conftest import plan, rows
 
 pytestmark = pytest.mark.timeout(600)
@@ -139,6 +142,32 @@ def test_a_user_finds_a_rejected_caption_and_follows_it_to_its_run(
         expect(tab.locator("#figures")).to_contain_text(f"already fused: {ALREADY}")
         page.set_viewport_size({"width": 1280, "height": 1040})  # scroll so that the whole funnel is in the picture
         picture(page, "run-light.png")
+
+
+def test_a_filter_stays_in_airflow_s_address_and_its_captions_are_exported(
+    service: Service, chromium: Browser, run_id: str
+) -> None:
+    target = service.folder / "exported"
+    [unit] = service.query("select accepted from work_units where unit_id = 'shown'")
+    accepted = unit["accepted"]
+    with logged_in(service, chromium, "light") as page:
+        page.get_by_role("link", name="Captions", exact=True).click()
+        facets = captions_view(page).get_by_role("group", name="Facets")
+        facets.get_by_role("button", name=f"{DAY.start:%Y-%m-%d}").click()
+        expect(page).to_have_url(re.compile(f"#captions.*day={DAY.start:%Y-%m-%d}"))
+        page.reload()
+        view = captions_view(page)
+        expect(view.get_by_label("Day of the interval")).to_have_value(f"{DAY.start:%Y-%m-%d}")
+        expect(view.locator("#captions-status")).to_have_text(f"1 to 25 of {accepted} captions, newest first")
+        view.get_by_role("button", name="Export these…").click()
+        dialog = view.locator("dialog#start")
+        expect(dialog).to_contain_text(f"{accepted} accepted captions match.")
+        dialog.get_by_label("Folder").fill(str(target))
+        dialog.get_by_role("button", name="Export these").click()
+        export = dialog.get_by_role("alert").get_by_role("link").inner_text()
+    path = f"/dags/capsfusion_export/dagRuns/{quote(export)}"
+    wait_until("the export ends", lambda: service.api.request("GET", path)["state"] in ("success", "failed"), 120)
+    assert pq.read_table(target / "part-00000.parquet").num_rows == accepted
 
 
 def test_the_view_is_dark_where_airflow_is(service: Service, chromium: Browser, run_id: str) -> None:

@@ -93,7 +93,13 @@ REPLAY_GOOD = [
     {"reason": ["truncated", "repetition"], "fusion_id": "81d0e4c2a95b", "limit": 9, "accept_rejections": False},
     {"start": "2026-11-10T00:00:00Z", "end": "2026-11-11T00:00:00+01:00", "existing": "replace"},
     {"max_new_tokens": 120, "dtype": "float32", "num_beams": 5, "model": "x/y", "prompt": "/p", "max_cost": 3},
+    {"filter": {"words": "bicycle", "score": "novelty", "score_min": 0.5}},
 ]
+EXPORT_GOOD: list[dict[str, Any]] = [
+    {"export_to": "s3://bucket/kept"},
+    {"export_to": "/shared/kept", "filter": {"words": "bicycle"}, "columns": "all", "limit": 9},
+]
+EXPORT_BAD: list[dict[str, Any]] = [{}, {"export_to": "kept"}, {"export_to": "/kept", "filter": "words"}]
 REPLAY_BAD = [{"reason": ["ugly"]}, {"reason": "truncated"}, {"start": "yesterday"}, {"max_new_tokens": 0}]
 REPLAY_BAD += [{"dtype": "int8"}, {"fusion_id": ""}, {"limit": 0}, {"existing": "drop"}, {"max_gpu_hours": -1}]
 
@@ -106,6 +112,11 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def replay(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return read_dag("capsfusion_replay", REPLAY_GOOD + REPLAY_BAD, tmp_path_factory.mktemp("airflow"))
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return read_dag("capsfusion_export", EXPORT_GOOD + EXPORT_BAD, tmp_path_factory.mktemp("airflow"))
 
 
 @pytest.fixture(params=["facts", "replay"])
@@ -221,3 +232,12 @@ def test_params_are_checked(facts: dict[str, Any]) -> None:
 
 def test_params_of_a_replay_are_checked(replay: dict[str, Any]) -> None:
     assert replay["accepts"] == [True] * len(REPLAY_GOOD) + [False] * len(REPLAY_BAD)
+
+
+def test_an_export_of_a_filter_is_one_task_that_goes_on_when_it_is_tried_again(export: dict[str, Any]) -> None:
+    assert {name: task["upstream"] for name, task in export["tasks"].items()} == {"export": []}
+    assert export["tasks"]["export"]["has_timeout"]
+    assert export["tasks"]["export"]["retries"] >= 1
+    assert export["accepts"] == [True] * len(EXPORT_GOOD) + [False] * len(EXPORT_BAD)
+    assert all(f"`{name}" in export["doc"] for name in [*export["tasks"], *export["params"]])
+    assert not {"torch", "transformers"} & set(export["modules"])

@@ -169,6 +169,13 @@ def test_facets_count_what_a_filter_finds(client: TestClient) -> None:
     assert get(client, "/api/facets", verdict="accepted", **bounds)["total"]["captions"] == 40
 
 
+def test_trends_have_a_row_for_each_day_and_fusion(client: TestClient) -> None:
+    found = get(client, "/api/trends")
+    day = {"day": "2026-11-10", "fusion_id": "f1", "accepted": 40, "rejected": 20, "gpu_seconds": None}
+    assert found == {"days": [day], "reasons": {"2026-11-10": {"truncated": 1.0}}}
+    assert get(client, "/api/trends", fusion_id="f2") == {"days": [], "reasons": {}}
+
+
 def test_a_search_that_finds_nothing_says_why(client: TestClient) -> None:
     assert get(client, "/api/captions", words="the")["hint"] == {"ignored": ["the"], "longer": {}}
     assert get(client, "/api/captions", words="bicyc")["hint"]["longer"] == {"bicyc": ["bicycle"]}
