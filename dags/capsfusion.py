@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import fusion_metrics
+import openlineage_events
 import run_note
 import webhook_alert
 from airflow.sdk import (
@@ -142,6 +143,7 @@ def capsfusion() -> None:
         set_label(context, Shard(**shard).label)
         with working() as work:
             counts = interval_tasks.pull(work, Shard(**shard))
+            openlineage_events.pulled(work, Shard(**shard), counts)
         fusion_metrics.send(metrics.pulled(counts))
         return counts
 
@@ -199,7 +201,9 @@ def capsfusion() -> None:
                 "there is no plan of this run, so nothing says which fusion to export: clear its task plan"
             )
         with working() as work:
-            return interval_tasks.export(work, interval_of(context), fusion_id, export_to)
+            result = interval_tasks.export(work, interval_of(context), fusion_id, export_to)
+            openlineage_events.exported(work, result)
+        return result
 
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=30))
     def check() -> Json:

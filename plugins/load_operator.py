@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import fusion_metrics
+import openlineage_events
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 from run_context import set_label, working
@@ -37,6 +38,7 @@ class LoadOperator(BaseOperator):
             existing = context["params"]["existing"]
             with fusion_metrics.timed("load"):
                 counts = unit_tasks.load(work, unit, existing=existing, dag_run_id=context["run_id"])
+            openlineage_events.loaded(work, unit, counts)
             fusion_metrics.send(metrics.loaded(counts))
             fusion_metrics.send_queue(work)
         return counts

@@ -1,4 +1,4 @@
-"""The lineage of a caption: its source files and rows, its unit and run, its model."""
+"""The lineage of a caption: its source files and rows, its unit and run, its model. The source files of a unit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, Select, Table, cast, null, select
+from sqlalchemy import Connection, RowMapping, Select, Table, cast, null, select, union
 
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions, replayed_captions
 from capsfusion_tasks.warehouse.ledger_tables import fusions, shards, work_units
@@ -58,3 +58,28 @@ def _versions(connection: Connection, captions: Table, pair_id: UUID) -> list[Ro
 
 def _one(connection: Connection, statement: Select[Any]) -> RowMapping | None:
     return connection.execute(statement).mappings().first()
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A source file that rows of a unit came from."""
+
+    source: str
+    path: str
+    etag: str
+
+
+def shards_of_unit(connection: Connection, unit_id: str) -> list[ShardFile]:
+    """The source files of the unit's captions that are loaded and not replaced, by source and path."""
+    mine = [
+        select(column).where(captions.c.unit_id == unit_id)
+        for captions in (fused_captions, rejected_captions)
+        for column in (captions.c.laion_2b_shard, captions.c.laion_coco_shard)
+    ]
+    found = select(shards.c.source, shards.c.path, shards.c.etag).where(shards.c.shard_id.in_(union(*mine)))
+    return [ShardFile(*row) for row in connection.execute(found.order_by(shards.c.source, shards.c.path))]
+
+
+def is_replay(connection: Connection, unit_id: str) -> bool:
+    """Whether the unit fuses rejected captions again."""
+    return bool(connection.scalar(select(work_units.c.replay.is_not(None)).where(work_units.c.unit_id == unit_id)))

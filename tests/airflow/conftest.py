@@ -24,6 +24,7 @@ from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.migrate import upgrade
 from tests import object_store
+from tests.airflow.monitoring import StatsdListener, monitored, statsd_listener
 
 WAREHOUSE = "warehouse"
 NOBODY = "nobody"  # a user who may log in and nothing else
@@ -51,6 +52,7 @@ class Service:
     folder: Path  # of Airflow and of the PostgreSQL server
     bucket: str
     alerts: list[str]  # texts that its webhook received
+    statsd: StatsdListener  # what it sends metrics to
 
     @property
     def sources(self) -> Path:
@@ -60,6 +62,11 @@ class Service:
     @property
     def staging(self) -> str:
         return f"{self.bucket}/airflow/staging"
+
+    @property
+    def lineage(self) -> Path:
+        """OpenLineage's events, a file each."""
+        return self.folder / "openlineage"
 
     def upload_sources(self) -> None:
         object_store.upload(self.sources, f"{self.bucket}/airflow/sources")
@@ -212,8 +219,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: W
 
 @contextmanager
 def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[Service]:
-    with embedded_postgres(folder, [WAREHOUSE, "airflow"]) as server:
+    with embedded_postgres(folder, [WAREHOUSE, "airflow"]) as server, statsd_listener() as statsd:
         environment = {
+            **monitored(folder / "openlineage", statsd.port),
             "CAPSFUSION_HOME": str(folder),
             "CAPSFUSION_STAGING": f"{s3_bucket}/airflow/staging",
             "CAPSFUSION_SCRATCH": str(folder / "scratch"),
@@ -240,7 +248,7 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
         }
         database = server.url("airflow", driver="psycopg2").render_as_string(hide_password=False)
         with local_airflow(folder, database, environment, say=print, users=f"{USER}:admin,{NOBODY}:") as airflow:
-            service = Service(airflow.api, server, folder, s3_bucket, webhook.texts)
+            service = Service(airflow.api, server, folder, s3_bucket, webhook.texts, statsd)
             service.migrate()
             yield service
             airflow_server.STOP_SECONDS = 2  # kill it soon, because its data are not needed any more

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from urllib.parse import quote
 import psycopg
 import pyarrow.parquet as pq
 import pytest
+from openlineage.client.event_v2 import RunState
 from playwright.sync_api import Browser, expect
 from psycopg import sql
 
 from capsfusion_tasks.demo.airflow_api import AirflowApiError
 from capsfusion_tasks.demo.sample_data import FOLDER, SampleReport, write_sample_data
 from capsfusion_tasks.staging import layout
+from capsfusion_tasks.tasks.dataset_names import file_name, table_name
+from capsfusion_tasks.tasks.metrics import METRICS, REASON, kind_of
 from capsfusion_tasks.warehouse.export import PUBLISHED_COLUMNS
 from tests import object_store
 from tests.airflow.browser import (
@@ -34,6 +38,7 @@ from tests.airflow.browser import (
     watch_run,
 )
 from tests.airflow.conftest import PLANTED, RUN_SECONDS, WAREHOUSE, Service, wait_until
+from tests.airflow.monitoring import read_events
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -148,6 +153,63 @@ def test_fuse_links_to_its_throughput_and_load_to_its_captions(
         "validate": {},
     }.items():
         assert service.api.request("GET", f"{tasks}/{task}/links", map_index=0)["extra_links"] == links
+
+
+def test_openlineage_events_name_every_shard_and_table_with_rows_and_columns(
+    service: Service, sample: SampleReport, in_order: list[dict[str, Any]]
+) -> None:
+    events = read_events(service.lineage, "capsfusion")
+    told = [event for event in events if event.inputs]
+    bucket, staging = service.bucket, service.staging.removeprefix(f"{service.bucket}/")
+    buckets = {(bucket, f"{staging}/buckets/{side}") for side in ("laion_2b", "laion_coco")}
+    shards = {
+        file_name(row["source"], row["path"]) for row in service.query("select source, path from shards") if row["path"]
+    }
+    tables = {table_name(service.server.url(WAREHOUSE), f"{kind}_captions") for kind in ("fused", "rejected")}
+    assert len(shards) == 4
+    for task, read, written in (("pull", shards, buckets), ("load", shards | buckets, tables)):
+        of_task = [event for event in told if event.job.name == f"capsfusion.{task}"]
+        assert {(each.namespace, each.name) for event in of_task for each in event.inputs} == read, task
+        assert {(each.namespace, each.name) for event in of_task for each in event.outputs} == written, task
+
+    loads = [event for event in told if event.job.name == "capsfusion.load"]
+    rows = [each.outputFacets["outputStatistics"]["rowCount"] for event in loads for each in event.outputs]
+    assert sum(rows) == sample.pairs
+    fused = next(each for each in loads[0].outputs if each.name.endswith("fused_captions"))
+    from_columns = fused.facets["columnLineage"]["fields"]
+    assert {field["field"] for field in from_columns["capsfusion"]["inputFields"]} == {"text", "synthetic"}
+    assert {each["name"] for each in fused.facets["schema"]["fields"]} >= set(from_columns)
+    known = {each["key"]: each["value"] for each in loads[0].run.facets["executionParameters"]["parameters"]}
+    assert known["fusion_id"] == in_order[0]["fusion_id"]
+    rejected = Counter(reason for row in in_order for reason in row["reasons"])
+    tests = [test for event in loads for test in event.run.facets.get("test", {"tests": []})["tests"]]
+    assert sum(int(test["actual"]) for test in tests) == rejected.total() > 0
+    assert {test["name"] for test in tests} == set(rejected)
+
+    # Events of a task are one run to OpenLineage, which merges them.
+    ended = {event.run.runId for event in events if event.eventType is RunState.COMPLETE}
+    assert {event.run.runId for event in told} <= ended
+
+
+def test_statsd_gets_the_figures_that_the_ledger_has(
+    service: Service, sample: SampleReport, in_order: list[dict[str, Any]]
+) -> None:
+    got = service.statsd.named("airflow.capsfusion.")
+    kinds = {"c": "counter", "g": "gauge", "ms": "timer"}
+    sent = {name.removeprefix("airflow."): values for name, values in got.items()}
+    assert {name: {kinds[kind] for _, kind in values} for name, values in sent.items()} == {
+        name: {kind_of(name)} for name in sent
+    }
+    named = {f"{name.rpartition('.')[0]}.{REASON}" if name not in METRICS else name for name in sent}
+    assert named == set(METRICS)
+    total = {name: sum(value for value, _ in values) for name, values in sent.items()}
+    assert total["capsfusion.fuse.rows"] == total["capsfusion.load.rows"] == sample.pairs
+    accepted = [row for row in in_order if not row["reasons"]]
+    assert total["capsfusion.validate.accepted"] == len(accepted)
+    assert total["capsfusion.validate.rejected"] == sample.pairs - len(accepted)
+    reasons = Counter(reason for row in in_order for reason in row["reasons"])
+    assert all(total[f"capsfusion.validate.rejected.{reason}"] == rows for reason, rows in reasons.items())
+    assert sent["capsfusion.queue.rows"][-1][0] == 0
 
 
 def test_nothing_stays_on_the_disk_where_sources_and_staging_are_on_s3(

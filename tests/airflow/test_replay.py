@@ -14,10 +14,12 @@ from playwright.sync_api import Browser, expect
 
 from capsfusion_tasks.demo.pairs.grammar import make_pair
 from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.tasks.dataset_names import table_name
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
 from tests.airflow.browser import captions_of_run, field_of, logged_in, open_dag, pick_day, trigger_dialog
 from tests.airflow.conftest import WAREHOUSE, Service, wait_until
+from tests.airflow.monitoring import read_events
 from tests.warehouse.conftest import plan, rows
 
 pytestmark = pytest.mark.timeout(600)
@@ -97,6 +99,12 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
     assert f"moved: {len(moved)} pass under fusion {unit['fusion_id']}" in str(report)
     assert f"rejected again: {len(kept)}, " in str(report)
     assert f"{len(moved)} of 6 (" in shown
+    [lineage] = [each for each in read_events(service.lineage, "capsfusion_replay") if each.inputs]
+    accepted, rejected, replayed_to = (
+        table_name(service.server.url(WAREHOUSE), f"{kind}_captions") for kind in ("fused", "rejected", "replayed")
+    )
+    assert rejected in {(each.namespace, each.name) for each in lineage.inputs}
+    assert {(each.namespace, each.name) for each in lineage.outputs} == {accepted, rejected, replayed_to}
 
 
 def ended(service: Service, path: str) -> Any:

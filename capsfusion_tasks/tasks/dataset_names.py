@@ -1,0 +1,42 @@
+"""Names of shards, folders and tables as OpenLineage's naming rules want them: a namespace, and a name in it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import URL
+
+from capsfusion_tasks.warehouse.tables import SCHEMA
+
+_POSTGRES_PORT = "5432"
+
+
+class DatasetName(NamedTuple):
+    namespace: str
+    name: str
+
+
+def file_name(location: str, path: str = "") -> DatasetName:
+    """Of ``path`` below a folder or an address: ``s3://bucket`` and the key, ``file`` and the absolute path."""
+    whole = f"{location.rstrip('/')}/{path}" if path else location.rstrip("/")
+    scheme, separator, rest = whole.partition("://")
+    if not separator or scheme == "file":
+        return DatasetName("file", rest if separator else whole)
+    authority, _, key = rest.partition("/")
+    return DatasetName(f"{scheme}://{authority}", key)
+
+
+def table_name(url: URL, table: str) -> DatasetName:
+    """Of a table of the warehouse: ``postgres://host:port`` and ``database.schema.table``.
+
+    A server that is reached by a socket of this machine has the host ``localhost``.
+    """
+    host = url.host or _one(url.query.get("host", ""))
+    if not host or host.startswith("/"):
+        host = "localhost"
+    port = url.port or _one(url.query.get("port", "")) or _POSTGRES_PORT
+    return DatasetName(f"postgres://{host}:{port}", f"{url.database}.{SCHEMA}.{table}")
+
+
+def _one(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else value[0]

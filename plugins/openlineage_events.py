@@ -1,0 +1,72 @@
+"""Tells OpenLineage what a task read and wrote, if its provider is installed and switched on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import wraps
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+if TYPE_CHECKING:
+    from capsfusion_tasks.context import Context
+    from capsfusion_tasks.schemas import Shard, Unit
+    from capsfusion_tasks.tasks.task_lineage import TaskLineage
+
+log = logging.getLogger(__name__)
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def is_on() -> bool:
+    """Whether Airflow sends events. Where it does not, OpenLineage's client is not imported."""
+    if find_spec("airflow.providers.openlineage") is None:
+        return False
+    from airflow.providers.openlineage import conf
+
+    return not conf.is_disabled()
+
+
+def _sent(describe: Callable[_Arguments, TaskLineage | None]) -> Callable[_Arguments, None]:
+    """Send what ``describe`` returns as an event of the running task."""
+
+    @wraps(describe)
+    def send(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        if not is_on():
+            return
+        try:
+            from airflow.providers.openlineage.api import emit_dataset_lineage
+
+            if lineage := describe(*args, **kwargs):
+                emit_dataset_lineage(
+                    inputs=lineage.inputs,
+                    outputs=lineage.outputs,
+                    additional_run_facets=lineage.run_facets,
+                    raise_on_error=True,
+                )
+        except Exception:  # the task's work is done, and would be done again
+            log.exception("OpenLineage was not told what this task read and wrote; the task itself is done")
+
+    return send
+
+
+@_sent
+def pulled(work: Context, shard: Shard, counts: Mapping[str, Any]) -> TaskLineage:
+    from capsfusion_tasks.tasks.task_lineage import of_pull
+
+    return of_pull(work, shard, counts)
+
+
+@_sent
+def loaded(work: Context, unit: Unit, counts: Mapping[str, Any]) -> TaskLineage | None:
+    """Sends nothing of a unit that was loaded before, because this task has written nothing."""
+    from capsfusion_tasks.tasks.task_lineage import of_load
+
+    return None if counts["already_loaded"] else of_load(work, unit, counts)
+
+
+@_sent
+def exported(work: Context, result: Mapping[str, Any]) -> TaskLineage:
+    from capsfusion_tasks.tasks.task_lineage import of_export
+
+    return of_export(work, result)
