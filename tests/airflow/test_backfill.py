@@ -403,10 +403,13 @@ def test_a_backfill_with_bad_params_is_refused(service: Service, conf: dict[str,
 
 
 def test_nothing_that_airflow_and_the_runs_leave_behind_has_a_secret(service: Service, sample: SampleReport) -> None:
-    """Searches logs, XComs, rendered fields, notes, asset events, the ledger and the staging area."""
+    """Searches logs, XComs, rendered fields, notes, events, metrics, the ledger and the staging area."""
     if not service.runs(FIRST, FIRST):  # creates a run if this test runs alone
         service.backfill(FIRST, FIRST)
-    logs = [file for file in (service.folder / "airflow").rglob("*") if file.is_file() and not file.is_symlink()]
+    assert [line for line in service.statsd.lines if PLANTED in line] == []
+    assert [*service.lineage.iterdir()]
+    found = [*(service.folder / "airflow").rglob("*"), *service.lineage.iterdir()]
+    logs = [file for file in found if file.is_file() and not file.is_symlink()]
     assert any("task_id=fuse" in str(file) for file in logs)
     assert [str(file) for file in logs if PLANTED.encode() in file.read_bytes()] == []
     for database in ("airflow", WAREHOUSE):

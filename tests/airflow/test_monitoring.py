@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from tests.airflow.monitoring import statsd_listener
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+TRANSPORT = json.dumps({"type": "console"})
 # Sends figures as a task does: Airflow's task runner calls stats.initialize with these arguments.
 CODE = """
 import json, sys
@@ -34,7 +35,7 @@ with TracerProvider().get_tracer("task").start_as_current_span("task") as span:
         fusion_metrics.send({"capsfusion.load.rows": 5, "capsfusion.fuse.occupancy": 0.5})
     fusion_metrics.send({"capsfusion.validate.rejected.truncated": 2})
 fusion_metrics.send_queue(None) if len(sys.argv) > 1 else None  # without a warehouse: nothing is counted
-openlineage_events.pulled(None, None, {})
+openlineage_events.pulled(None, None, {})  # no event can be made of nothing, and the task goes on
 loaded = [name for name in sys.modules if name.partition(".")[0] in ("openlineage", "statsd")]
 print(json.dumps({"span": dict(span.attributes), "loaded": loaded}))
 """
@@ -82,6 +83,7 @@ def test_opentelemetry_gets_the_figures_as_metrics_and_in_the_span_of_the_task(t
             AIRFLOW__METRICS__OTEL_ON="True",
             OTEL_EXPORTER_OTLP_ENDPOINT=address,
             OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+            AIRFLOW__OPENLINEAGE__TRANSPORT=TRANSPORT,
         )
     [rows] = received["airflow.capsfusion.load.rows"].sum.data_points
     assert rows.as_int == 5
@@ -94,10 +96,17 @@ def test_opentelemetry_gets_the_figures_as_metrics_and_in_the_span_of_the_task(t
         "capsfusion.fuse.occupancy": 0.5,
         "capsfusion.validate.rejected.truncated": 2,
     }
+    assert any(name.startswith("openlineage.client") for name in found["loaded"])
 
 
 def test_nothing_is_sent_imported_or_counted_where_airflow_sends_nothing(tmp_path: Path) -> None:
     with statsd_listener() as statsd:
-        found = send(tmp_path, "off", AIRFLOW__METRICS__STATSD_PORT=str(statsd.port))
+        found = send(
+            tmp_path,
+            "off",
+            AIRFLOW__METRICS__STATSD_PORT=str(statsd.port),
+            AIRFLOW__OPENLINEAGE__TRANSPORT=TRANSPORT,
+            AIRFLOW__OPENLINEAGE__DISABLED="True",
+        )
         assert statsd.lines == []
     assert found["loaded"] == []
