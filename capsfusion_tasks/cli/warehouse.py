@@ -105,7 +105,12 @@ def export(
         where=where,
         limit=limit,
     )
-    with export_target(target) as place, open_warehouse(settings_to_read()) as warehouse, Working(stderr) as working:
+    settings = settings_to_read()
+    with (
+        export_target(target, settings.scratch_folder) as place,
+        open_warehouse(settings) as warehouse,
+        Working(stderr) as working,
+    ):
         manifest = export_captions(
             warehouse,
             place,

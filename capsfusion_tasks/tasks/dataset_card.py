@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+
 from capsfusion_tasks.warehouse.export import Outcome, Selection, Snapshot
 
-MARK = "<!-- written by capsfusion export -->"  # a card without it was written by a person and is kept
+_MARK = "<!-- written by capsfusion export, {} -->"  # with a digest of the rest
+_MARKED = re.compile(_MARK.format("([0-9a-f]{16})"))
 
 _COLUMNS = {
     "image_url": "address of the image",
@@ -31,7 +35,7 @@ def dataset_card(
     judged = outcome.accepted + outcome.rejected
     text = [
         *header,
-        MARK,
+        _MARK.format(""),
         "# Fused image captions",
         "",
         f"{total:,} captions of web images. Each was fused from the image's alt text and a synthetic caption of the"
@@ -55,8 +59,20 @@ def dataset_card(
     if conditions := _conditions(selection):
         text += ["Only a part of the accepted captions is here:", "", *(f"- {line}" for line in conditions), ""]
     text += ["## Columns", "", "| column | type | |", "| --- | --- | --- |"]
-    text += [f"| {name} | {kind} | {_COLUMNS.get(name, '')} |" for name, kind in columns]
-    return "\n".join([*text, "", *_LICENCES, ""])
+    # In backticks: Markdown takes the <string> of list<string> for HTML.
+    text += [f"| `{name}` | `{kind}` | {_COLUMNS.get(name, '')} |" for name, kind in columns]
+    card = "\n".join([*text, "", *_LICENCES, ""])
+    return card.replace(_MARK.format(""), _MARK.format(_digest(card)), 1)
+
+
+def is_generated(card: str) -> bool:
+    """Whether ``card`` is as ``dataset_card`` made it, without a change by a person."""
+    found = _MARKED.search(card)
+    return found is not None and _digest(card.replace(found[0], _MARK.format(""), 1)) == found[1]
+
+
+def _digest(card: str) -> str:
+    return hashlib.sha256(card.encode()).hexdigest()[:16]
 
 
 _LICENCES = (

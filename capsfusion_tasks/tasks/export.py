@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,8 +25,9 @@ from pydantic import BaseModel, computed_field
 from capsfusion_tasks import __version__
 from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.staging.scratch import temporary_folder
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks.dataset_card import MARK, dataset_card
+from capsfusion_tasks.tasks.dataset_card import dataset_card, is_generated
 from capsfusion_tasks.tasks.hub_folder import CARD, HubFolder
 from capsfusion_tasks.warehouse import export as captions
 from capsfusion_tasks.warehouse.adbc_session import plain_type
@@ -48,13 +48,16 @@ Target = Storage | HubFolder
 
 
 @contextmanager
-def export_target(address: str) -> Iterator[Target]:
-    """The folder, ``s3://bucket/prefix`` or ``hf://datasets/owner/name[@branch][/folder]`` to export to."""
+def export_target(address: str, scratch: Path) -> Iterator[Target]:
+    """The folder, ``s3://bucket/prefix`` or ``hf://datasets/owner/name[@branch][/folder]`` to export to.
+
+    ``scratch`` gets a folder for the file that is being uploaded to the hub.
+    """
     if not address.lower().startswith("hf://"):
         yield Storage(address)
         return
-    with tempfile.TemporaryDirectory(prefix="capsfusion-upload-") as uploads:
-        yield HubFolder(address, Path(uploads))
+    with temporary_folder(scratch, "upload-", f"the files of {address}") as uploads:
+        yield HubFolder(address, uploads)
 
 
 class Part(BaseModel):
@@ -120,7 +123,7 @@ def export_captions(
             if not target.exists(MANIFEST):
                 for part in _write_parts(session, target, manifest):
                     say(f"{part.file}: {part.rows} rows, {part.bytes} bytes; {manifest.rows} rows so far")
-                if isinstance(target, HubFolder):
+                if isinstance(target, HubFolder) and target.is_whole_repository:
                     _write_card(session, target, manifest, say)
                 target.write_json(MANIFEST, manifest.model_dump(mode="json"))
             if target.exists(BEGUN):
@@ -256,16 +259,19 @@ def _write_part(target: Target, name: str, group: pa.Table | None, rows: _Rows, 
 
 
 def _write_card(session: ExportSession, target: HubFolder, manifest: Manifest, say: Callable[[str], None]) -> None:
+    card = target.read_card()
+    if card is not None and not is_generated(card):
+        say(f"{target.path(CARD)} was written or changed by somebody: left as it is")
+        return
     card = dataset_card(
-        files=f"{manifest.folder}/*.parquet",
+        files=f"{manifest.folder}/*.parquet".lstrip("/"),
         rows=manifest.rows_by_fusion,
         columns=manifest.columns,
         selection=manifest.selection,
         snapshot=manifest.snapshot,
         outcome=session.outcome(manifest.snapshot),
     )
-    if not target.write_card(card, MARK):
-        say(f"{target.path(CARD)} is left as it is")
+    target.write_card(card)
 
 
 class _Rows:

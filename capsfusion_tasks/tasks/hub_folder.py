@@ -2,8 +2,8 @@
 export needs.
 
 A file is uploaded when it is published. It becomes visible with the next JSON file: one commit has both, so the list of
-finished files and the files themselves never differ. Each commit names its parent. If somebody else has committed in
-between, the hub refuses it, and the export must be started again.
+finished files and the files themselves never differ. Each commit names its parent, so the hub refuses it if somebody
+else has committed in between. If that left the folder as it was, the commit is made again; else the export ends.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, RepoFile
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, RepoFile
+from huggingface_hub.constants import DEFAULT_REVISION
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.shards.hub_repository import HubRepository
-from capsfusion_tasks.shards.retries import TRIES, MayPass
+from capsfusion_tasks.shards.retries import MayPass
 from capsfusion_tasks.staging import full_disk
+from capsfusion_tasks.staging.scratch import ROOM
 
 T = TypeVar("T")
 
 CARD = "README.md"
-_CREATED_BY_THE_HUB = (CARD, ".gitattributes")
+_COLLISIONS = 10  # tries of a commit while others commit to the same branch
 
 
 class HubFolder:
@@ -47,10 +49,10 @@ class HubFolder:
         return f"{self._hub.uri}/{path}" if path else self._hub.uri
 
     def files(self, folder: str) -> list[str]:
-        """Paths of the export's files in ``folder``, sorted. Leaves out the card and what the hub itself adds."""
+        """Paths of the files in ``folder``, sorted. Leaves out the card and, as a Storage does, .gitattributes."""
         start = f"{folder}/" if folder else ""
-        found = (path for path in self._files if path.startswith(start) and "/" not in path.removeprefix(start))
-        return sorted(path for path in found if path not in _CREATED_BY_THE_HUB)
+        names = (path.removeprefix(start) for path in self._files if path.startswith(start))
+        return sorted(start + name for name in names if "/" not in name and name[0] != "." and start + name != CARD)
 
     def exists(self, path: str) -> bool:
         return path in self._files
@@ -72,15 +74,14 @@ class HubFolder:
     def publish(self, path: str) -> Iterator[Any]:
         """A binary file to write. It is uploaded when the block ends, and visible after the next ``write_json``."""
         local = self._uploads / path.replace("/", "_")
-        with full_disk.explained(local.parent, self.path(path), "make room there, or set TMPDIR"):
-            with local.open("wb") as stream:
-                yield stream
-            operation = CommitOperationAdd(self._root + path, local)
-            self._ask(
-                lambda: self._hub.api.preupload_lfs_files(
-                    self._hub.name, [operation], repo_type="dataset", revision=self._hub.revision, free_memory=False
-                )
+        with full_disk.explained(local.parent, self.path(path), ROOM), local.open("wb") as stream:
+            yield stream
+        operation = CommitOperationAdd(self._root + path, local)
+        self._ask(
+            lambda: self._hub.api.preupload_lfs_files(
+                self._hub.name, [operation], repo_type="dataset", revision=self._hub.revision, free_memory=False
             )
+        )
         self._waiting.append(operation)
 
     def delete(self, *paths: str) -> None:
@@ -91,14 +92,18 @@ class HubFolder:
     def delete_unpublished(self, folder: str) -> None:
         """Do nothing: the hub shows no file of a killed writer."""
 
-    def write_card(self, text: str, mark: str) -> bool:
-        """Publish ``text`` as the repository's card, unless it has a card without ``mark``. Says whether it did."""
-        if self._root:
-            return False  # the card describes the whole repository
-        if self.exists(CARD) and mark not in self._read(CARD).decode():
-            return False
+    @property
+    def is_whole_repository(self) -> bool:
+        """Whether the export has the repository for itself, so that the card can describe it."""
+        return not self._root
+
+    def read_card(self) -> str | None:
+        """The repository's card; None if it has none."""
+        return self._read(CARD).decode(errors="replace") if self.exists(CARD) else None
+
+    def write_card(self, text: str) -> None:
+        """Publish ``text`` as the repository's card, with the next ``write_json``."""
         self._waiting.append(CommitOperationAdd(CARD, text.encode()))
-        return True
 
     def _open(self) -> tuple[str | None, dict[str, int]]:
         """The branch's last commit, and the files of this folder with their sizes. None and {} without a repository."""
@@ -117,6 +122,8 @@ class HubFolder:
     def _create(self) -> str | None:
         hub = self._hub
         hub.api.create_repo(hub.name, repo_type="dataset", private=True, exist_ok=True)
+        if hub.revision != DEFAULT_REVISION:
+            hub.api.create_branch(hub.name, branch=hub.revision, repo_type="dataset", exist_ok=True)
         return hub.api.dataset_info(hub.name, revision=hub.revision, timeout=60).sha
 
     def _read(self, path: str) -> bytes:
@@ -135,24 +142,7 @@ class HubFolder:
     def _commit(self, operations: Iterable[CommitOperationAdd | CommitOperationDelete], message: str) -> None:
         hub, changes = self._hub, list(operations)
         self._head = self._head or self._ask(self._create)
-        try:
-            # Tried once: if the hub made the commit and its answer was lost, a second try would be refused.
-            made = self._ask(
-                lambda: hub.api.create_commit(
-                    hub.name,
-                    changes,
-                    commit_message=message,
-                    repo_type="dataset",
-                    revision=hub.revision,
-                    parent_commit=self._head,
-                ),
-                tries=1,
-            )
-        except InputError as error:
-            cause = error.__cause__
-            if isinstance(cause, HfHubHTTPError) and cause.response.status_code == 412:
-                raise NotReadyError(f"somebody else changed {hub.page} during the export: run it again") from cause
-            raise
+        made = self._commit_on_head(changes, message)
         self._head = made.oid
         added = [change for change in changes if isinstance(change, CommitOperationAdd)]
         for change in changes:
@@ -167,6 +157,33 @@ class HubFolder:
             if isinstance(change.path_or_fileobj, str):
                 Path(change.path_or_fileobj).unlink()
 
+    def _commit_on_head(self, changes: list[CommitOperationAdd | CommitOperationDelete], message: str) -> CommitInfo:
+        """Make the commit. Exports to other folders of the repository may commit in between."""
+        hub = self._hub
+        for _ in range(_COLLISIONS):
+            try:
+                return self._ask(
+                    lambda: hub.api.create_commit(
+                        hub.name,
+                        changes,
+                        commit_message=message,
+                        repo_type="dataset",
+                        revision=hub.revision,
+                        parent_commit=self._head,
+                    )
+                )
+            except InputError as error:
+                cause = error.__cause__
+                if not (isinstance(cause, HfHubHTTPError) and cause.response.status_code == 412):
+                    raise
+            self._head, files = self._ask(self._open)
+            if files != self._files:  # also if the hub made the commit, its answer was lost, and it was tried again
+                raise NotReadyError(
+                    f"{self.path('')} has other files than this export has seen: somebody else committed, or an answer"
+                    " of the hub was lost; run it again"
+                )
+        raise NotReadyError(f"{hub.page} gets so many commits of others that this export finds no gap; try again later")
+
     def _sizes(self, paths: list[str]) -> dict[str, int]:
         """Those of ``paths`` (in the repository) that the last commit has, with their sizes."""
         hub = self._hub
@@ -175,7 +192,7 @@ class HubFolder:
         )
         return {entry.path.removeprefix(self._root): entry.size for entry in found if isinstance(entry, RepoFile)}
 
-    def _ask(self, call: Callable[[], T], tries: int = TRIES) -> T:
+    def _ask(self, call: Callable[[], T]) -> T:
         def unwrapped() -> T:
             try:
                 return call()
@@ -186,4 +203,4 @@ class HubFolder:
                     raise MayPass(str(error)) from error
                 raise error.__cause__ from None
 
-        return self._hub.ask(unwrapped, tries)
+        return self._hub.ask(unwrapped)

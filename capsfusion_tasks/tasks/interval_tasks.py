@@ -223,7 +223,8 @@ def plan(
 def export(context: Context, interval: Interval, fusion_id: str, export_to: str) -> dict[str, Any]:
     """Write the interval's captions to ``export_to/<fusion_id>/<interval>``, again if captions were added since."""
     selection = Selection(fusion_id=fusion_id, interval=interval)
-    with export_target(f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}") as target:
+    folder = f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}"
+    with export_target(folder, context.settings.scratch_folder) as target:
         manifest = export_captions(context.warehouse, target, selection, overwrite="outdated", say=log.info)
         return {"target": target.path(""), "rows": manifest.rows, "files": len(manifest.files)}
 

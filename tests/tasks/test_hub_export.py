@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,7 +56,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub]:
 def run(warehouse: Warehouse, uri: str = URI, said: list[str] | None = None, **options: Any) -> Manifest:
     overwrite, say = options.pop("overwrite", "never"), (said if said is not None else []).append
     selection = Selection(**options)
-    with export_target(uri) as target:
+    with export_target(uri, Path(tempfile.gettempdir())) as target:
         return export_captions(warehouse, target, selection, rows_per_file=100, overwrite=overwrite, say=say)
 
 
@@ -91,18 +92,23 @@ def test_the_card_says_what_the_data_set_has(filled: Warehouse, hub: WritableHub
         "| f1 | 320 | demo |",
         "| f2 | 100 | demo |",
         "| loop | 100 |",
-        "| pair_id | string |",
+        "| `pair_id` | `string` |",
     ):
         assert line in card.text
 
 
 def test_a_persons_card_is_kept(filled: Warehouse, hub: WritableHub) -> None:
     run(filled)
-    hub.commit(REPO, datetime.now(UTC), {"README.md": b"# My captions\n"})
-    said: list[str] = []
-    run(filled, said=said, overwrite="always")
-    assert hub.files_of(REPO)["README.md"] == b"# My captions\n"
-    assert said[-1] == f"{URI}/README.md is left as it is"
+    ours = hub.files_of(REPO)["README.md"]
+    for card in (b"# My captions\n", ours.replace(b"---\n", b"---\nlicense: cc-by-4.0\n", 1)):
+        hub.commit(REPO, datetime.now(UTC), {"README.md": card})
+        said: list[str] = []
+        run(filled, said=said, overwrite="always")
+        assert hub.files_of(REPO)["README.md"] == card
+        assert said[-1] == f"{URI}/README.md was written or changed by somebody: left as it is"
+    hub.commit(REPO, datetime.now(UTC), {"README.md": ours})
+    run(filled, limit=7, overwrite="always")
+    assert b"7 captions of web images" in hub.files_of(REPO)["README.md"]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -147,10 +153,52 @@ def test_a_commit_of_somebody_else_ends_the_export(filled: Warehouse, hub: Writa
             hub.commit(REPO, hub.repos[REPO][-1][1], {"notes.txt": b"mine"})
 
     hub.before_commit = interfere
-    with pytest.raises(NotReadyError, match=r"somebody else changed .*/datasets/me/captions during the export"):
+    with pytest.raises(NotReadyError, match=r"hf://datasets/me/captions has other files than this export has seen"):
         run(filled)
     with pytest.raises(InputError, match=r"has files that belong to no export \(notes.txt\)"):
         run(filled)
+
+
+def test_exports_to_other_folders_of_the_repository_may_run_beside(filled: Warehouse, hub: WritableHub) -> None:
+    def interfere() -> None:
+        if len(hub.repos[REPO]) % 2 == 0:
+            hub.commit(REPO, hub.repos[REPO][-1][1], {"day/2/data/part-00000.parquet": bytes(len(hub.repos[REPO]))})
+
+    hub.before_commit = interfere
+    assert run(filled, f"{URI}/day/1").rows == 420
+    assert {f"day/1/{name}" for name in ("_manifest.json", *parts(0, 1, 2, 3, 4))} <= hub.files_of(REPO).keys()
+
+
+def test_what_fails_for_a_moment_is_tried_again(
+    filled: Warehouse, hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    kinds = ("/api/repos/create", "/preupload/", "/objects/batch", "/upload/", "/commit/", "/paths-info/")
+    hub.failures = {kind: [429, 503, "cut"] for kind in kinds}
+    run(filled)
+    assert not any(hub.failures.values())
+    assert data_of(hub.files_of(REPO)) == of_a_folder(filled, tmp_path)
+
+
+def test_a_commit_whose_answer_is_lost_is_found_by_the_next_run(
+    filled: Warehouse, hub: WritableHub, tmp_path: Path
+) -> None:
+    run(filled, limit=1, overwrite="always")
+    hub.failures = {"/commit/": ["lost"]}
+    with pytest.raises(NotReadyError, match="an answer of the hub was lost; run it again"):
+        run(filled, overwrite="always")
+    run(filled)
+    assert data_of(hub.files_of(REPO)) == of_a_folder(filled, tmp_path)
+
+
+def test_a_new_repository_gets_the_branch(filled: Warehouse, hub: WritableHub) -> None:
+    run(filled, f"{URI}@next")
+    assert hub.files_of(REPO).keys() >= {"README.md", *parts(0)}
+
+
+def test_files_that_a_storage_hides_are_no_files_of_somebody_else(filled: Warehouse, hub: WritableHub) -> None:
+    hub.commit(REPO, datetime.now(UTC), {".gitignore": b"*.tmp\n", ".gitattributes": b""})
+    assert run(filled).rows == 420
 
 
 def test_a_file_that_the_repository_ignores_is_not_lost_in_silence(filled: Warehouse, hub: WritableHub) -> None:
@@ -173,13 +221,15 @@ def test_a_selection_that_is_refused_makes_no_repository(filled: Warehouse, hub:
 
 def test_an_address_that_names_no_repository_is_refused() -> None:
     said = r"hf://spaces/x names no data set of the hub: give hf://datasets/owner/name"
-    with pytest.raises(InputError, match=said), export_target("hf://spaces/x"):
+    with pytest.raises(InputError, match=said), export_target("hf://spaces/x", Path()):
         pass
 
 
 def test_a_folder_of_a_repository_has_no_card(filled: Warehouse, hub: WritableHub, tmp_path: Path) -> None:
-    run(filled, f"{URI}/day/1")
+    said: list[str] = []
+    run(filled, f"{URI}/day/1", said)
     files = hub.files_of(REPO)
     assert "README.md" not in files
+    assert "README.md" not in said[-1]
     found = {path.removeprefix("day/1/"): content for path, content in data_of(files).items()}
     assert found == of_a_folder(filled, tmp_path)

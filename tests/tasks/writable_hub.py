@@ -15,7 +15,11 @@ ATTRIBUTES = b"*.parquet filter=lfs diff=lfs merge=lfs -text\n"
 
 
 class WritableHub(Hub):
-    """``ignored``: paths that the repository's .gitignore excludes. ``before_commit`` is called before each commit."""
+    """``ignored``: paths that the repository's .gitignore excludes. ``before_commit`` is called before each commit.
+
+    ``failures``: part of a path → what the next POSTs or PUTs get: a status, "cut" (nothing is done, no answer) or
+    "lost" (it is done, no answer).
+    """
 
     page = 1000
 
@@ -24,6 +28,7 @@ class WritableHub(Hub):
         self.ignored: set[str] = set()
         self.before_commit = lambda: None
         self.may_write = True
+        self.failures: dict[str, list[int | str]] = {}
 
     def files_of(self, repo: str) -> dict[str, bytes]:
         return self.repos[repo][-1][2]
@@ -31,6 +36,14 @@ class WritableHub(Hub):
     def accept(self, handler: Any, path: str, body: bytes) -> None:
         if not self.may_write:
             return handler.send(403, headers={"X-Error-Message": "no write access"})
+        failure = next((left.pop(0) for part, left in self.failures.items() if part in path and left), None)
+        if isinstance(failure, int):
+            return handler.send(failure)
+        if failure is not None:
+            handler.close_connection, handler.send = True, lambda *_, **__: None
+        return None if failure == "cut" else self._do(handler, path, body)
+
+    def _do(self, handler: Any, path: str, body: bytes) -> None:
         if path.startswith("/upload/"):
             self.files[f"/storage/{path.removeprefix('/upload/')}"] = File(body)
             return handler.send(200)
@@ -40,6 +53,10 @@ class WritableHub(Hub):
             repo = f"{asked['organization']}/{asked['name']}"
             self.commit(repo, datetime.now(UTC), {".gitattributes": ATTRIBUTES})
             return handler.send_json({"url": f"{self.url}/datasets/{repo}"})
+        if "/branch/" in path:
+            repo, branch = path.removeprefix("/api/datasets/").split("/branch/")
+            self.names[branch] = self.repos[repo][-1][0]
+            return handler.send_json({})
         if path == "/api/validate-yaml":
             return handler.send_json({"errors": [], "warnings": []})
         if path.endswith("/info/lfs/objects/batch"):
