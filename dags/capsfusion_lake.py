@@ -18,6 +18,7 @@ PARAMS = {
         title="Keep snapshots (days)",
         type="number",
         minimum=0,
+        maximum=36500,
         description="Remove snapshots that are older. Readers of a removed snapshot fail.",
     )
 }

@@ -29,8 +29,12 @@ def lake_sync() -> None:
 
 
 def lake_maintain(
-    keep_days: Annotated[float, typer.Option(help="Keep snapshots of so many days for time travel.", min=0)] = 7,
-    min_files: Annotated[int, typer.Option(help="Rewrite partitions with at least so many files.", min=2)] = 8,
+    keep_days: Annotated[
+        float, typer.Option(help="Keep snapshots of so many days for time travel.", min=0, max=36500)
+    ] = 7,
+    min_files: Annotated[
+        int, typer.Option(help="Rewrite partitions with at least so many files below 32 MB.", min=2)
+    ] = 8,
 ) -> None:
     """Put small files of the Iceberg table together, and remove old snapshots with their files.
 

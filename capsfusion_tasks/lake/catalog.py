@@ -6,6 +6,7 @@ The catalog is ``capsfusion`` in PyIceberg's own configuration: ``.pyiceberg.yam
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,21 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.lake_units import make_catalog_schema
+from capsfusion_tasks.warehouse.sqlstates import may_pass, one_line
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
 CATALOG = "capsfusion"
+
+_KEYS = {"pair_id", "fusion_id", "unit_id", "loaded_at"}  # columns that a sync and maintenance need
+_PROPERTIES = {
+    # Each commit writes all snapshots to a new metadata file, and adds a manifest. Without these, a first sync of
+    # thousands of units leaves thousands of both.
+    "write.metadata.delete-after-commit.enabled": "true",
+    "commit.manifest-merge.enabled": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -35,8 +45,19 @@ class Lake:
     name: str
 
     def table(self) -> Table | None:
-        """The table; None if it does not exist."""
-        return self.catalog.load_table(self.name) if self.catalog.table_exists(self.name) else None
+        """The table; None if it does not exist. Raises InputError for a table that has no captions of a warehouse."""
+        from pyiceberg.exceptions import NoSuchTableError
+
+        try:
+            table = self.catalog.load_table(self.name)
+        except NoSuchTableError:
+            return None
+        if missing := _KEYS.difference(table.schema().column_names):
+            raise InputError(
+                f"the Iceberg table {self.name} has no column {', '.join(sorted(missing))}, so it is another table: set"
+                " CAPSFUSION_LAKE_TABLE to a table of its own"
+            )
+        return table
 
     def create(self, columns: pa.Schema) -> Table:
         """Create the table with ``columns``, partitioned by fusion and day of loading."""
@@ -44,7 +65,7 @@ class Lake:
 
         self.catalog.create_namespace_if_not_exists(self.name.rpartition(".")[0])
         with (
-            self.catalog.create_table_transaction(self.name, schema=columns) as transaction,
+            self.catalog.create_table_transaction(self.name, columns, properties=_PROPERTIES) as transaction,
             transaction.update_spec() as partitions,
         ):
             partitions.add_identity("fusion_id")
@@ -68,42 +89,73 @@ def open_lake(settings: Settings, warehouse: Warehouse) -> Iterator[Lake]:
     if settings.lake_table is None:
         raise InputError("CAPSFUSION_LAKE_TABLE is not set: name an Iceberg table in it, as in captions.fused")
     require_pyiceberg()
-    from pyiceberg import exceptions
     from pyiceberg.catalog import load_catalog
     from pyiceberg.utils.config import Config
+
+    with _errors_of(settings.lake_table):
+        configured = Config().get_catalog_config(CATALOG) or {}
+        is_elsewhere = {"uri", "type", "py-catalog-impl"} & configured.keys()
+        default = {} if is_elsewhere else _in_the_warehouse(settings, warehouse)
+        catalog = load_catalog(CATALOG, **{**_s3_of_environment(), **default, **configured})
+        try:
+            yield Lake(catalog, settings.lake_table)
+        finally:
+            catalog.close()
+
+
+@contextmanager
+def _errors_of(name: str) -> Iterator[None]:
+    from pyiceberg import exceptions
 
     passing = (
         exceptions.CommitFailedException,
         exceptions.CommitStateUnknownException,
         exceptions.ServiceUnavailableError,
         exceptions.ServerError,
-        DBAPIError,
+        exceptions.TooManyRequestsError,
+        exceptions.ValidationException,  # another engine changed the same files
+        exceptions.TableAlreadyExistsError,  # another one made or dropped the table
+        exceptions.NoSuchTableError,
         OSError,  # of the files, and of a REST catalog's connection
     )
-    try:
-        configured = Config().get_catalog_config(CATALOG) or {}
-        default = (
-            {} if {"uri", "type", "py-catalog-impl"} & configured.keys() else _in_the_warehouse(settings, warehouse)
-        )
-        catalog = load_catalog(CATALOG, **{**default, **configured})
-        try:
-            yield Lake(catalog, settings.lake_table)
-        finally:
-            catalog.close()
-    except passing as error:
-        raise NotReadyError(
-            f"the Iceberg table {settings.lake_table} cannot be used now: {error}; try again"
-        ) from error
-    except (
+    lasting = (
         exceptions.RESTError,
         exceptions.NoSuchPropertyException,
         exceptions.NotInstalledError,
+        exceptions.ValidationError,
         ValueError,
-    ) as error:
+    )
+    check = "check PYICEBERG_CATALOG__CAPSFUSION__…, .pyiceberg.yaml"
+    try:
+        yield
+    except (FileNotFoundError, PermissionError) as error:
         raise InputError(
-            f"the Iceberg catalog {CATALOG!r} refuses: {error}; check PYICEBERG_CATALOG__CAPSFUSION__…, .pyiceberg.yaml"
+            f"a file of the Iceberg table {name} is gone or closed to this login: {one_line(error)}; restore it, or set"
+            " CAPSFUSION_LAKE_TABLE to another table, which then gets everything"
         ) from error
+    except DBAPIError as error:
+        code = getattr(error.orig, "sqlstate", None)
+        said = f"the database of the Iceberg catalog {CATALOG!r}, or the warehouse, refuses: {one_line(error.orig)}"
+        if code is None or may_pass(code):
+            raise NotReadyError(f"{said}; try again") from error
+        raise InputError(f"{said}; grant that, or {check}") from error
+    except passing as error:
+        raise NotReadyError(
+            f"the Iceberg table {name} cannot be used now: {one_line(error)}; try again. If it stays so, {check}"
+        ) from error
+    except lasting as error:
+        raise InputError(f"the Iceberg catalog {CATALOG!r} refuses: {one_line(error)}; {check}") from error
 
 
 def _in_the_warehouse(settings: Settings, warehouse: Warehouse) -> dict[str, str]:
     return {"type": "sql", "uri": make_catalog_schema(warehouse), "warehouse": (settings.home / "lake").as_uri()}
+
+
+def _s3_of_environment() -> dict[str, str]:
+    """PyIceberg's properties for the variables of AWS's tools that it does not read."""
+    variables = {
+        "s3.endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        "s3.region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    }
+    found = {key: next(filter(None, map(os.environ.get, names)), None) for key, names in variables.items()}
+    return {key: value for key, value in found.items() if value}

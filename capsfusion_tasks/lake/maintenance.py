@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from capsfusion_tasks.errors import InputError
 
 if TYPE_CHECKING:
-    from pyiceberg.table import Table
+    from pyiceberg.manifest import ManifestFile
+    from pyiceberg.table import FileScanTask, Table
+    from pyiceberg.table.snapshots import Snapshot
 
-MIN_FILES = 8  # of a partition, to be rewritten
+MIN_FILES = 8  # small ones of a partition, to be rewritten
+SMALL = 32 << 20  # bytes; PyIceberg writes files of about 100 MB, so a rewritten partition is not rewritten again
 
 
 @dataclass
@@ -25,32 +29,38 @@ class Maintained:
 
 
 def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], None] = print) -> int:
-    """Rewrite each partition of at least ``min_files`` files, sorted by pair_id. Returns how many.
+    """Rewrite each partition of at least ``min_files`` small files, sorted by pair_id. Returns how many.
 
     A partition, one day of one fusion, is held in memory. Its rows stay the same; old snapshots keep the old files.
+    Partitions that another engine deleted rows from, and those of another partitioning, are left as they are.
     """
     from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan
 
+    if [field.name for field in table.spec().fields] != ["fusion_id", "loaded_day"]:
+        say("lake: the table's partitioning was changed, so its files are not put together here")
+        return 0
     done = 0
-    for partition in table.inspect.partitions().to_pylist():
-        key, files = partition["partition"], partition["file_count"]
-        if files < min_files:
+    for (fusion_id, day), tasks in _partitions(table).items():
+        small = sum(task.file.file_size_in_bytes < SMALL for task in tasks)
+        if small < min_files or any(task.delete_files for task in tasks):
             continue
-        start = datetime.combine(key["loaded_day"], time(), UTC)
+        start = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)
         of_day = And(
-            EqualTo("fusion_id", key["fusion_id"]),
+            EqualTo("fusion_id", fusion_id),
             GreaterThanOrEqual("loaded_at", start.isoformat()),
             LessThan("loaded_at", (start + timedelta(days=1)).isoformat()),
         )
         rows = table.scan(row_filter=of_day).to_arrow()
-        if rows.num_rows != partition["record_count"]:
+        expected = sum(task.file.record_count for task in tasks)
+        if rows.num_rows != expected:
             raise InputError(
-                f"partition {key} has {rows.num_rows} rows, its files have {partition['record_count']}: left as it is"
+                f"partition {fusion_id} of {start:%Y-%m-%d} has {rows.num_rows} rows, its files have {expected}: left"
+                " as it is"
             )
         table.overwrite(
             rows.sort_by("pair_id"), overwrite_filter=of_day, snapshot_properties={"capsfusion.compacted": "1"}
         )
-        say(f"lake: {key['fusion_id']} of {key['loaded_day']}: {files} files put together, {rows.num_rows} captions")
+        say(f"lake: {fusion_id} of {start:%Y-%m-%d}: {len(tasks)} files put together, {rows.num_rows} captions")
         done += 1
     return done
 
@@ -58,25 +68,40 @@ def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], No
 def expire(table: Table, *, before: datetime) -> tuple[int, int]:
     """Remove snapshots from before that time, and files that only they have. Returns the numbers of both.
 
-    The current snapshot stays. If the process dies while it deletes files, the rest stays on the disk, unused.
+    The current snapshot and those that a branch or a tag names stay. If the process dies while it deletes files, the
+    rest stays on the disk, unused.
     """
-    old = {snapshot.snapshot_id for snapshot in table.snapshots() if snapshot.timestamp_ms < before.timestamp() * 1000}
-    current = table.current_snapshot()
-    if not old - {current.snapshot_id if current else None}:
+    named = {reference.snapshot_id for reference in table.refs().values()}
+    oldest = before.timestamp() * 1000
+    if all(one.timestamp_ms >= oldest or one.snapshot_id in named for one in table.snapshots()):
         return 0, 0
-    had, snapshots = _files(table), len(table.snapshots())
+    had = {snapshot.snapshot_id: snapshot for snapshot in table.snapshots()}
     table.maintenance.expire_snapshots().older_than(before).commit()
     table.refresh()
-    unused = had - _files(table)
+    kept = table.snapshots()
+    removed = [had[number] for number in had.keys() - {snapshot.snapshot_id for snapshot in kept}]
+    unused = _files(table, removed) - _files(table, kept)
     for file in sorted(unused):
         table.io.delete(file)
-    return snapshots - len(table.snapshots()), len(unused)
+    return len(removed), len(unused)
 
 
-def _files(table: Table) -> set[str]:
-    """Data files, manifests and manifest lists of all snapshots."""
-    return {
-        *table.inspect.all_files()["file_path"].to_pylist(),
-        *table.inspect.all_manifests()["path"].to_pylist(),
-        *(snapshot.manifest_list for snapshot in table.snapshots()),
-    }
+def _partitions(table: Table) -> dict[tuple[str, int], list[FileScanTask]]:
+    """Files of each partition: of a fusion, and a day in days since 1970. Leaves out files of an older partitioning."""
+    found: dict[tuple[str, int], list[FileScanTask]] = defaultdict(list)
+    for task in table.scan().plan_files():
+        if task.file.spec_id == table.spec().spec_id:
+            found[task.file.partition[0], task.file.partition[1]].append(task)
+    return found
+
+
+def _files(table: Table, snapshots: Sequence[Snapshot]) -> set[str]:
+    """Data files, manifests and manifest lists of ``snapshots``."""
+    manifests: dict[str, ManifestFile] = {}  # snapshots share most of them
+    for snapshot in snapshots:
+        manifests |= {manifest.manifest_path: manifest for manifest in snapshot.manifests(table.io)}
+    files = {snapshot.manifest_list for snapshot in snapshots} | manifests.keys()
+    for manifest in manifests.values():
+        entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+        files |= {entry.data_file.file_path for entry in entries}
+    return files

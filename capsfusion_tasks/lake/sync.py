@@ -64,6 +64,8 @@ def sync(
             done.found += 1
         else:
             rows = lake_units.captions_of(warehouse, unit)
+            with session.transaction():  # raises if the lock was lost while the captions were read
+                pass
             if table is None and rows.num_rows:
                 table = lake.create(rows.schema)
                 uuid = str(table.metadata.table_uuid)
@@ -95,6 +97,9 @@ def _write(table: Table | None, unit: LakeUnit, rows: pa.Table, *, again: bool) 
 
     if table is None or not (again or rows.num_rows):
         return None
+    if not set(rows.schema.names) <= set(table.schema().column_names):  # the warehouse's schema has grown since
+        with table.update_schema() as update:
+            update.union_by_name(rows.schema)
     marks = {UNIT: unit.unit_id, SUPERSEDED: str(unit.superseded), "capsfusion.version": __version__}
     if not again:
         table.append(rows, snapshot_properties=marks)

@@ -84,6 +84,8 @@ def run_replay(
     Raises NotReadyError if another process runs the same replay.
     """
     errors: list[Exception] = []
+    if settings.lake_table is not None:
+        require_pyiceberg()
     with open_context(settings) as context, quarantine.sole_run(context.warehouse.engine, selection.name):
         units = replay.plan(
             context,
@@ -95,7 +97,10 @@ def run_replay(
         say(f"plan: {len(units)} units, {sum(unit.rows for unit in units)} rejected captions to replay")
         for unit in units:
             _run_unit(context, unit, existing, accept_rejections, say, errors)
-        return replay.report(context, selection, context.decoding.fusion_id) | {"may_pass": _may_pass(errors)}
+        missed = _sync_lake(context, say, errors)
+        report = replay.report(context, selection, context.decoding.fusion_id)
+        report["failures"] += missed
+        return report | {"may_pass": _may_pass(errors)}
 
 
 def _may_pass(errors: list[Exception]) -> bool:

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
-from sqlalchemy import Connection, and_, select, text
+from sqlalchemy import Connection, and_, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.warehouse.adbc_session import plain_type
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.export import FUSION, KEY, Selection, Snapshot, export_session, named_columns
 from capsfusion_tasks.warehouse.ledger_tables import lake_units, work_units
+from capsfusion_tasks.warehouse.url import describe
 
 CATALOG_SCHEMA = "capsfusion_lake"
 
@@ -62,8 +64,20 @@ def captions_of(warehouse: Warehouse, unit: LakeUnit) -> pa.Table:
 
 
 def make_catalog_schema(warehouse: Warehouse) -> str:
-    """Create ``CATALOG_SCHEMA``, and return a URL of the warehouse for a catalog's tables in it, with the password."""
+    """Create ``CATALOG_SCHEMA`` if it is missing. Returns a URL for a catalog in it, with the warehouse's password.
+
+    Raises InputError if this login may not create it.
+    """
     with warehouse.engine.begin() as connection:
-        connection.execute(text(f"create schema if not exists {CATALOG_SCHEMA}"))
-    url = warehouse.url.update_query_dict({"options": f"-csearch_path={CATALOG_SCHEMA}"})
-    return url.render_as_string(hide_password=False)
+        exists = connection.scalar(select(func.to_regnamespace(CATALOG_SCHEMA))) is not None
+        if not exists:
+            if not connection.scalar(select(func.has_database_privilege(func.current_database(), "create"))):
+                login = connection.scalar(select(func.quote_ident(func.current_user())))
+                raise InputError(
+                    f"the default Iceberg catalog needs the schema {CATALOG_SCHEMA} in {describe(warehouse.url)}, which"
+                    f" this login may not create; the database's owner runs: create schema {CATALOG_SCHEMA}"
+                    f" authorization {login}"
+                )
+            connection.execute(text(f"create schema if not exists {CATALOG_SCHEMA}"))
+    options = f"{warehouse.url.query.get('options', '')} -csearch_path={CATALOG_SCHEMA}".strip()
+    return warehouse.url.update_query_dict({"options": options}).render_as_string(hide_password=False)
