@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 from capsfusion_tasks.staging import full_disk
 
-# Prefixes of our folders, for shards and replays that are split, buckets that are joined, files on their way to the hub,
-# and shards that are fetched. Other programs may use the scratch folder too.
+# Prefixes of our folders, for shards and replays that are split, buckets that are joined, files that are uploaded, and
+# shards that are fetched. Other programs may use the scratch folder too.
 _OURS = re.compile(r"(split|join|replay|upload)-\w+|[0-9a-f]{16}")
 
 ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"

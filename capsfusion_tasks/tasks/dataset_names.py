@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import URL
 
-from capsfusion_tasks.warehouse.tables import SCHEMA
+from capsfusion_tasks.warehouse.schema import SCHEMA
 
 _POSTGRES_PORT = "5432"
 
