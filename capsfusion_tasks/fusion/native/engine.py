@@ -69,7 +69,8 @@ class NativeEngine:
     def generate(self, requests: Requests) -> Iterator[Completion]:
         """Yield completions as rows finish. Takes requests as slots become free, and half as many in advance."""
         slots = self._slots = self._slots or self._allocate()
-        slots.clear()  # an earlier call that failed may have left rows
+        with torch.inference_mode():
+            slots.clear()  # an earlier call that failed may have left rows
         waiting: deque[Request] = deque()
         active: dict[int, Request] = {}  # by slot
         done: list[Completion] = []  # completions of the last step; yielded while the device computes the next step

@@ -432,3 +432,25 @@ def test_a_row_whose_scores_are_not_finite_is_set_aside_and_spoils_no_other(
     if page_tokens:
         engine._room = Room(2, -(-(36 + 11 * num_beams) // 4) + 3)  # some rows must start again because no page is free
     assert by_row(complete_all(engine, StaticRequests(REQUESTS))) == spoilt
+
+
+def test_a_row_on_which_the_engine_raises_is_set_aside_and_the_others_are_fused(
+    model: Llama, eos: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = by_row(native(model, eos_ids=[eos]).generate(StaticRequests(REQUESTS)))
+    engine = native(model, slots=4, eos_ids=[eos])
+    engine._slots = engine._allocate()
+    prefill, poison = engine._slots.prefill, engine._own_part(REQUESTS[3])
+
+    def fail_after_admission(prompts: list[list[int]], limits: list[int]) -> object:
+        done = prefill(prompts, limits)
+        if poison in prompts:
+            raise RuntimeError("no such kernel")
+        return done
+
+    monkeypatch.setattr(engine._slots, "prefill", fail_after_admission)
+    found = by_row(complete_all(engine, StaticRequests(REQUESTS)))
+    poisoned = {request.row for request in REQUESTS if engine._own_part(request) == poison}
+    assert REQUESTS[3].row in poisoned
+    for row, completion in found.items():
+        assert completion == (([], "error: RuntimeError: no such kernel", 0) if row in poisoned else expected[row])
