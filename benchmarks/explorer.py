@@ -13,7 +13,9 @@ the baseline: the indexes of migration 0003, which 0005 replaced.
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -77,6 +79,7 @@ console = Console(width=120, highlight=False)
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception: folders are removed
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--home", type=Path, help="folder that keeps the table; an existing table is reused")

@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -90,6 +92,7 @@ class Cost:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception: folders are removed
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw-rows", type=float, nargs="+", default=[1, 4, 16], help="millions of LAION-2B rows")
     parser.add_argument("--repeat", type=int, default=3, help="turns; medians are printed")

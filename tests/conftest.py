@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from capsfusion_tasks import BUNDLED_MODEL
@@ -43,7 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
     pytest's default folder, /tmp/pytest-of-root: each new session of root closes that folder to other accounts.
     """
     if os.geteuid() == 0 and "PYTEST_DEBUG_TEMPROOT" not in os.environ:
-        root = os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix="capsfusion-tests-")
+        prefix = "capsfusion-tests-"
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):  # by sessions that were killed
+            owner = left.name.removeprefix(prefix).split("-")[0]
+            if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+                shutil.rmtree(left, ignore_errors=True)
+        root = os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-")
         config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
 
 

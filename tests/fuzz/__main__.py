@@ -7,7 +7,9 @@ Reports the input of a failure, a crash or a hang. To test such an input from no
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from tests.fuzz.targets import TARGETS
 
 HANG_SECONDS = 120  # limit for one input
+START_SECONDS = 600  # limit for the imports before the first input, on a machine with much other work
 LONG = settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
@@ -49,18 +52,25 @@ def fuzz(name: str, minutes: float, first_seed: int, last: Path) -> None:
 
 
 def watched(name: str, minutes: float, first_seed: int) -> bool:
-    """Whether the target's process ended without a failure."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Whether the target's process ended without a failure. Whatever it leaves in its TMPDIR is removed."""
+    with tempfile.TemporaryDirectory(prefix="capsfusion-fuzz-", ignore_cleanup_errors=True) as folder:
         last = Path(folder) / "last"
         last.touch()
         options = ["--target", name, "--minutes", str(minutes), "--seed", str(first_seed), "--last", str(last)]
-        process = subprocess.Popen([sys.executable, "-m", "tests.fuzz", *options])
-        while process.poll() is None:
-            time.sleep(0.5)
-            if time.time() - last.stat().st_mtime > HANG_SECONDS:
-                process.kill()
-                print(f"{name}: hangs", flush=True)
-        if process.wait():
+        environment = {**os.environ, "TMPDIR": folder}
+        process = subprocess.Popen([sys.executable, "-m", "tests.fuzz", *options], env=environment)
+        try:
+            while process.poll() is None:
+                time.sleep(0.5)
+                state = last.stat()
+                if time.time() - state.st_mtime > (HANG_SECONDS if state.st_size else START_SECONDS):
+                    process.kill()
+                    process.wait()
+                    print(f"{name}: hangs", flush=True)
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode:
             found = last.read_text()[:20_000]
             print(f"{name}: exit code {process.returncode}, seed {first_seed}, at the input:\n{found}", flush=True)
         return process.returncode == 0
@@ -76,6 +86,7 @@ def main() -> int:
     if given_.last:
         fuzz(given_.target[0], given_.minutes, given_.seed, given_.last)
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception: folders are removed
     through = [watched(name, given_.minutes, given_.seed) for name in given_.target or TARGETS]
     return 0 if all(through) else 1
 
