@@ -27,8 +27,10 @@ from psycopg import sql
 from sqlalchemy import URL
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.warehouse import libpq_variables
 from capsfusion_tasks.warehouse.handshake import failed_handshake
 from capsfusion_tasks.warehouse.socket_folder import PORT, link_to, socket_folder
+from capsfusion_tasks.warehouse.sqlstates import lasts, one_line
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # hides its warning about XDG_RUNTIME_DIR, which is not needed here
@@ -219,10 +221,15 @@ def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> Non
             break
         except psycopg.OperationalError as error:
             # Another process started the server, and it has not finished its recovery.
-            starting = failed_handshake(url).sqlstate == CANNOT_CONNECT_NOW
-            if not starting or time.monotonic() > deadline:
-                raise NotReadyError(f"the embedded database in {server.data} does not answer: {error}") from error
-            time.sleep(0.2)
+            failure = failed_handshake(url)
+            if failure.sqlstate == CANNOT_CONNECT_NOW and time.monotonic() < deadline:
+                time.sleep(0.2)
+                continue
+            message = f"the embedded database in {server.data} does not answer: {one_line(error)}"
+            variables = libpq_variables.to_check(server.url("postgres"), failure)
+            if variables and lasts(failure):
+                raise InputError(f"{message}; correct or unset {' and '.join(variables)}") from error
+            raise NotReadyError(message) from error
     with connection:
         present = {name for (name,) in connection.execute("select datname from pg_database")}
         for name in databases:

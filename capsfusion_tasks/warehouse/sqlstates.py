@@ -11,7 +11,8 @@ from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.warehouse.handshake import failed_handshake
+from capsfusion_tasks.warehouse import libpq_variables
+from capsfusion_tasks.warehouse.handshake import FailedHandshake, failed_handshake
 from capsfusion_tasks.warehouse.url import describe, libpq_uri
 
 READ_ONLY = "25006"
@@ -85,9 +86,16 @@ def unreachable(url: URL, said: str) -> InputError | NotReadyError:
     """The error to raise if no connection could be opened. ``said``: the message of the attempt."""
     message = f"the warehouse, {describe(url)}, does not answer: {said}"
     failure = failed_handshake(libpq_uri(url))
-    if failure.lasts or (failure.sqlstate is not None and not may_pass(failure.sqlstate)):
-        return InputError(f"{message}; check CAPSFUSION_WAREHOUSE_URL")
-    return NotReadyError(f"{message}; start it, check CAPSFUSION_WAREHOUSE_URL, or unset it for the embedded one")
+    variables = libpq_variables.to_check(url, failure)
+    check = f"check {' and '.join(['CAPSFUSION_WAREHOUSE_URL', *variables])}"
+    if lasts(failure):
+        return InputError(f"{message}; {check}")
+    return NotReadyError(f"{message}; start it, {check}, or unset the URL for the embedded one")
+
+
+def lasts(failure: FailedHandshake) -> bool:
+    """Whether another attempt to connect fails in the same way."""
+    return failure.lasts or (failure.sqlstate is not None and not may_pass(failure.sqlstate))
 
 
 def one_line(error: object) -> str:

@@ -19,7 +19,7 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse import ledger, ownership
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
-from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.handshake import failed_handshake
 from capsfusion_tasks.warehouse.locks import Kind, lock_key, lock_sql
 from capsfusion_tasks.warehouse.roles import LOADER, READER
@@ -95,6 +95,48 @@ def test_a_connection_that_libpq_itself_gives_up(parameters: str, expected: type
         server(b"") as port,
         pytest.raises(expected),
         open_warehouse(Settings(warehouse_url=f"postgresql://me@127.0.0.1:{port}/captions?{parameters}")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "embedded"),
+    [
+        ("PGOPTIONS", "-c no_such=1", True),
+        ("PGTZ", "No/Where", True),
+        ("PGDATESTYLE", "x", True),
+        ("PGSERVICE", "nowhere", True),
+        ("PGSSLMODE", "x", False),
+        ("PGTARGETSESSIONATTRS", "x", False),
+    ],
+)
+def test_a_variable_of_libpq_that_cannot_work_is_named(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, name: str, value: str, embedded: bool
+) -> None:
+    folder = postgres.socket_folder
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")  # set, and no reason
+    monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(InputError, match=f"; check CAPSFUSION_WAREHOUSE_URL and {name}"),
+        open_warehouse(Settings(warehouse_url=f"postgresql://postgres@/empty?host={folder}&port=5432")),
+    ):
+        pass
+    if embedded:
+        with (
+            pytest.raises(InputError, match=f"; correct or unset {name}"),
+            embedded_postgres(postgres.data.parent),
+        ):
+            pass
+
+
+def test_a_variable_of_libpq_that_a_server_may_satisfy_later_is_named_too(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "standby")
+    url = f"postgresql://postgres@/empty?host={postgres.socket_folder}&port=5432"
+    with (
+        pytest.raises(NotReadyError, match="check CAPSFUSION_WAREHOUSE_URL and PGTARGETSESSIONATTRS, or unset the URL"),
+        open_warehouse(Settings(warehouse_url=url)),
     ):
         pass
 

@@ -1,0 +1,30 @@
+"""The environment variables of libpq, which say what a URL leaves open: PGOPTIONS, PGSSLMODE, PGSERVICE, …"""
+
+from __future__ import annotations
+
+import os
+
+from psycopg import pq
+from sqlalchemy import URL
+
+from capsfusion_tasks.warehouse.handshake import FailedHandshake
+
+# Settings of a session: the server refuses wrong ones, with the SQLSTATE of a wrong value or an unknown name.
+_OF_SESSIONS = {"PGOPTIONS": "options", "PGTZ": "", "PGDATESTYLE": "", "PGGEQO": ""}
+_REFUSED_CLASSES = ("22", "42")
+# libpq reads these itself, and no parameter of a URL replaces them.
+_OF_FILES = {"PGSERVICEFILE": "", "PGSYSCONFDIR": ""}
+
+
+def to_check(url: URL, failure: FailedHandshake) -> list[str]:
+    """The variables that are set, that ``url`` does not override, and that can be the reason for ``failure``."""
+    if failure.sqlstate is not None and failure.sqlstate.startswith(_REFUSED_CLASSES):
+        names = _OF_SESSIONS
+    else:
+        parameters = {
+            option.envvar.decode(): option.keyword.decode() for option in pq.Conninfo.parse(b"") if option.envvar
+        }
+        names = {name: parameter for name, parameter in parameters.items() if name not in _OF_SESSIONS} | _OF_FILES
+    parts = {"user": url.username, "password": url.password, "host": url.host, "port": url.port, "dbname": url.database}
+    given = {*url.query, *(name for name, value in parts.items() if value is not None)}
+    return sorted(name for name, parameter in names.items() if os.environ.get(name) and parameter not in given)
