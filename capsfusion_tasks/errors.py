@@ -22,3 +22,7 @@ class InputError(_Told):
 
 class NotReadyError(_Told):
     """Something outside is not available now (a database, a lock): a retry may help. Exit code 75."""
+
+
+class TorchrunFailed(Exception):
+    """torchrun or one of its ranks failed; the message has the last lines of output. Exit code 1."""

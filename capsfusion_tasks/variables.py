@@ -1,4 +1,4 @@
-"""Environment variables of settings: names, misspelt names and invalid values."""
+"""Environment variables of settings, with misspelt names and invalid values, and what libraries do not survive."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ PREFIX = "CAPSFUSION_"
 # Kubernetes adds these for each service in the namespace whose name starts with capsfusion.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _EXPECTED = "Input should be "  # how pydantic's messages begin
+# Variables that libraries read while they are imported, where a wrong value hangs the process (libgomp) or ends it with
+# a traceback (NumPy): what is accepted, and in words. torch's are not here: fusion/torchrun.py explains its failures.
+_OF_LIBRARIES = {
+    "GOMP_CPU_AFFINITY": (re.compile(r"[\s,]*(\d+(-\d+(:\d+)?)?([\s,]+|$))*"), "numbers of cores, such as 0-3 or 0,2"),
+    "NUMPY_MADVISE_HUGEPAGE": (re.compile(r"\s*[+-]?\d{1,9}\s*"), "0 or 1"),
+}
 _SECRET = ("warehouse_url",)  # settings whose values messages never show
 
 
@@ -51,6 +57,15 @@ def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: 
         and not name.startswith(tuple(f"{group}__" for group in groups))  # reading the settings refuses these
         and not _OF_KUBERNETES.fullmatch(name)
         and (nearest := _nearest(name, known))
+    ]
+
+
+def unusable(environment: Mapping[str, str]) -> list[str]:
+    """A problem for each variable of a library that the library would not survive."""
+    return [
+        f"{name} is {environment[name]!r:.100}: expected {words}; correct or unset it"
+        for name, (accepted, words) in _OF_LIBRARIES.items()
+        if name in environment and not accepted.fullmatch(environment[name])
     ]
 
 

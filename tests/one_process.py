@@ -19,10 +19,9 @@ from typing import Any
 
 import pytest
 
-from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 from capsfusion_tasks.fusion import files, launcher
 from capsfusion_tasks.fusion.job import FuseJob
-from capsfusion_tasks.fusion.launcher import TorchrunFailed
 from capsfusion_tasks.fusion.pairs_input import write_pieces
 from capsfusion_tasks.staging.storage import Storage
 

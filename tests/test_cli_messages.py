@@ -15,6 +15,7 @@ from capsfusion_tasks.cli import main
 from capsfusion_tasks.cli.settings import settings_page
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.terminal import print_rows
+from capsfusion_tasks.variables import unusable
 from tests.command import main_undone
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,25 @@ def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
 def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"capsfusion {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("GOMP_CPU_AFFINITY", "all", "expected numbers of cores"),  # libgomp would hang
+        ("GOMP_CPU_AFFINITY", "1:3", "expected numbers of cores"),
+        ("NUMPY_MADVISE_HUGEPAGE", "always", "expected 0 or 1"),
+    ],
+)
+def test_a_variable_that_a_library_does_not_survive_is_refused_before_the_import(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, expected: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert exit_code(monkeypatch, "status") == 2
+    assert f"{name} is {value!r}: {expected}" in capsys.readouterr().err
+    assert exit_code(monkeypatch, "--version") == 0
+    for accepted in ("", "0", "0-3", "0,2", "0 3 1-2 4-15:2"):
+        assert not unusable({"GOMP_CPU_AFFINITY": accepted})
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from capsfusion_tasks.cli.settings import settings
 from capsfusion_tasks.cli.show import demo, sample_data, up
 from capsfusion_tasks.cli.upkeep import check, gc
 from capsfusion_tasks.cli.warehouse import db_upgrade, export, sql, status
-from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 
 app = typer.Typer(
     help="Fuse raw and synthetic web image captions into good training captions.",
@@ -97,8 +97,6 @@ def main() -> None:
     Exit codes: 0 done; 2 wrong input or settings; 75 (EX_TEMPFAIL) something outside is not available now, so the same
     command may succeed later; 130 Ctrl-C; 1 any other failure.
     """
-    from capsfusion_tasks.fusion.launcher import TorchrunFailed
-
     # SIGTERM raises an exception, so that `with` blocks end: torchrun gets a signal, and the embedded server stops.
     signal.signal(signal.SIGTERM, _exit_on_signal)
     log_to_stderr(logging.WARNING)

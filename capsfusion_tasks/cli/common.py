@@ -16,6 +16,7 @@ from rich.console import Console
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.settings import Settings, load_settings
+from capsfusion_tasks.variables import unusable
 
 stderr = Console(stderr=True, soft_wrap=True)
 
@@ -101,6 +102,8 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
+        if problems := unusable(os.environ):  # before the command imports the libraries
+            raise InputError("the environment cannot be used: " + "; ".join(problems))
         try:
             command(**arguments)
         except KeyboardInterrupt:

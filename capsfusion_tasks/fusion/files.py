@@ -22,7 +22,7 @@ from capsfusion_tasks.caption_files import (
 from capsfusion_tasks.caption_files.base import CaptionFile, MissingColumns
 from capsfusion_tasks.caption_files.formats import format_of
 from capsfusion_tasks.caption_files.inputs import InOut
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, TorchrunFailed
 from capsfusion_tasks.fusion import begun
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.file_captions import FailedRow, FileCaptions, TakeBeam
@@ -30,7 +30,6 @@ from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.job import FuseJob, claim_rows
 from capsfusion_tasks.fusion.launcher import (
     Torchrun,
-    TorchrunFailed,
     environment_defaults,
     gpu_count,
     torchrun_argv,

@@ -19,7 +19,7 @@ from typing import IO, Literal
 
 import psutil
 
-from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.watchdog import Timeouts, Watchdog
 from capsfusion_tasks.settings import Settings
@@ -39,9 +39,14 @@ _DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
 # Variables of other launchers (a pod of Kubeflow has them, and whatever another torchrun started). torchrun would take
 # PET_* for its own arguments and PYTHON_EXEC for the program of its ranks. LOGLEVEL=info, which many images set, ends
 # it with a traceback: Python's levels are upper-case.
+# The last two lines are of torch's compilers, which fuse tasks never use, of its sanitizer, which fails on the engine,
+# and of the thresholds below which a CPU multiplies matrices with another library. Most of them must be numbers; other
+# values end torch with a traceback, or fail every row.
 _NOT_FOR_TORCHRUN = re.compile(
     r"PET_.*|TORCH_?ELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|PYTHON_EXEC"
     r"|LOGLEVEL"
+    r"|TORCH_?(INDUCTOR|DYNAMO|COMPILE|COMPILER)_.*|(AOT_?INDUCTOR|AOT|COMPILE_STROBELIGHT|PYTORCH_JIT)_.*|PYTORCH_JIT"
+    r"|PYTORCH_MATCHER_LOGLEVEL|TORCH_CUDA_SANITIZER|TORCH_MKLDNN_MATMUL_MIN_(DIM|SIZE)|TORCH_PYTHON_NATIVE_.*"
 )
 # The number that OpenMP accepts; after a comma come the numbers for nested levels.
 _THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")
@@ -78,7 +83,7 @@ def torchrun_environment(defaults: Mapping[str, str], environment: Mapping[str, 
 def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[str]:
     """The command that fuses ``job`` on this node."""
     return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
+        *(sys.executable, "-m", "capsfusion_tasks.fusion.torchrun", "--standalone", "--local-addr", "127.0.0.1"),
         *("--nnodes", "1", "--nproc-per-node", str(rank_count(nproc_per_node)), "--max-restarts", "0"),
         # Ranks print their errors themselves. A killed torchrun would leave its log folder behind.
         *("--log-dir", os.devnull),
@@ -102,10 +107,6 @@ def gpu_count() -> int:
     except (OSError, subprocess.SubprocessError):
         return 0
     return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
-
-
-class TorchrunFailed(Exception):
-    """torchrun or one of its ranks failed; the message has the last lines of output."""
 
 
 class Torchrun:

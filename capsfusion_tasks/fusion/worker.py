@@ -1,4 +1,4 @@
-"""What torchrun starts, a process per GPU: ``python -m torch.distributed.run … -m capsfusion_tasks.fusion.worker``."""
+"""What torchrun (fusion/torchrun.py) starts, a process per GPU: ``python -m capsfusion_tasks.fusion.worker``."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from capsfusion_tasks.context import Context, open_context
-from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 from capsfusion_tasks.fusion import launcher
 from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.intervals import Interval
@@ -145,7 +145,7 @@ def _run_unit(
                 argv, timeouts = unit_tasks.fuse_argv(context, unit), Timeouts.of(settings)
                 launcher.run(argv, on_line=say, timeouts=timeouts, defaults=launcher.environment_defaults(settings))
             unit_tasks.fuse_finished(context, unit)
-        except (InputError, NotReadyError, launcher.TorchrunFailed) as error:
+        except (InputError, NotReadyError, TorchrunFailed) as error:
             errors.append(error)
             unit_tasks.fuse_failed(context, unit, str(error))
             say(f"fuse: {unit.label} failed: {error}")

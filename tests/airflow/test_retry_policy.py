@@ -15,7 +15,7 @@ sys.path.insert(0, "plugins")
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from dag_parts import DEFAULT_ARGS
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.fusion.launcher import TorchrunFailed
+from capsfusion_tasks.errors import TorchrunFailed
 
 kinds = [InputError, NotReadyError, TorchrunFailed, AirflowTaskTimeout, OSError, MemoryError]
 policy = DEFAULT_ARGS["retry_policy"]

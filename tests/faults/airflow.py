@@ -203,7 +203,7 @@ STRIKES: dict[str, Strike] = {
     "kill -9 a task": lambda service: service.kill(service.with_title("airflow worker -- 0")),
     "kill a task": lambda service: service.kill(service.with_title("airflow worker -- 0"), signal.SIGTERM),
     "kill -9 a task's supervisor": lambda service: service.kill(service.with_title("airflow supervisor")),
-    "kill -9 torchrun": lambda service: service.kill(service.with_title("torch.distributed.run")),
+    "kill -9 torchrun": lambda service: service.kill(service.with_title("capsfusion_tasks.fusion.torchrun")),
     "kill -9 a rank": lambda service: service.kill(service.with_title("-u -m capsfusion_tasks.fusion.worker")),
     "kill -9 the run beside": _kill_beside,
     **{f"kill -9 the {name}": lambda service, name=name: service.kill_component(name) for name in COMPONENTS},

@@ -261,7 +261,7 @@ class Run:
 def _role(process: psutil.Process) -> str:
     with suppress(psutil.Error):
         arguments = process.cmdline()
-        if "torch.distributed.run" in arguments:
+        if "capsfusion_tasks.fusion.torchrun" in arguments:
             return "torchrun"
         if "capsfusion_tasks.fusion.worker" in arguments:
             return "rank"

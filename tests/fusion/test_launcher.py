@@ -14,12 +14,11 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import (
     Torchrun,
-    TorchrunFailed,
     environment_defaults,
     gpu_count,
     run,
@@ -182,6 +181,12 @@ OF_OTHER_LAUNCHERS = {
     "TORCHELASTIC_USE_AGENT_STORE": "False",
     "TORCHELASTIC_ERROR_FILE": "/nowhere/error.json",
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon",
+    # Of torch's compilers, which no fuse task uses.
+    "TORCHINDUCTOR_MIN_NUM_SPLIT": "many",
+    "TORCHDYNAMO_REPRO_LEVEL": "high",
+    "COMPILE_STROBELIGHT_SAMPLE_RATE": "often",
+    "PYTORCH_JIT": "off",
+    "TORCH_MKLDNN_MATMUL_MIN_DIM": "x",
 }
 
 
@@ -198,6 +203,15 @@ def test_a_rank_that_crashes_shows_its_last_lines_also_inside_another_launcher(
         run(torchrun_argv(missing, 1), on_line=lambda line: None)
     assert "launch_agent" not in str(caught.value), "torchrun's own functions are nobody's business"
     assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize(("name", "value"), [("TORCH_DISTRIBUTED_DEBUG", "yes"), ("TORCH_LOGS_FORMAT", "short")])
+def test_a_variable_that_torch_does_not_accept_is_one_line_that_names_it(
+    job: FuseJob, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"^torch cannot be loaded: ValueError: .*; torch reads {name}='{value}' from"):
+        run(torchrun_argv(job, 1), on_line=lambda line: None)
 
 
 def test_variables_of_other_launchers_do_not_reach_torchrun_and_all_others_do() -> None:

@@ -128,7 +128,7 @@ def test_a_run_shows_no_secret_and_leaves_none_behind(run: Run) -> None:
     assert "broken.parquet? cannot be read as Parquet" in run.output, "it got as far as errors with addresses in them"
     assert "accepted" in run.output
     assert PLANTED not in run.output
-    assert any("torch.distributed.run" in each for each in run.arguments)
+    assert any("capsfusion_tasks.fusion.torchrun" in each for each in run.arguments)
     assert not [each for each in run.arguments if PLANTED in each]
     left = [file for file in run.folder.rglob("*") if file.is_file()]
     assert any(file.name == "_manifest.json" for file in left)

@@ -1,0 +1,72 @@
+"""torchrun, with one line in place of a traceback where a library cannot be loaded.
+
+``python -m capsfusion_tasks.fusion.torchrun`` takes the arguments of ``python -m torch.distributed.run``.
+
+torch and the libraries below it read hundreds of environment variables while they are imported, and raise where they do
+not accept a value: TORCH_DISTRIBUTED_DEBUG=yes, TORCH_LOGS=loud. The next try fails in the same way.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from traceback import walk_tb
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK
+
+_MESSAGE_MAX = 400  # characters: TORCH_LOGS=x is answered with a page of names
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """The block imports or starts the library ``what``.
+
+    Raises InputError for its failure, with the environment variables that the library took badly.
+    """
+    try:
+        yield
+    except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        if len(said) > _MESSAGE_MAX:
+            said = f"{said[:_MESSAGE_MAX]}…"
+        message = f"{what} cannot be loaded: {type(error).__name__}: {said.rstrip('.')}"
+        if found := variables_of(error, os.environ):
+            given = " and ".join(f"{name}={os.environ[name]!r:.100}" for name in found)
+            message += f"; {what} reads {given} from the environment: correct or unset it"
+        else:
+            message += f"; correct the installation, or unset what the environment sets for {what}"
+        raise InputError(message) from error
+
+
+def variables_of(error: BaseException, environment: Mapping[str, str]) -> list[str]:
+    """The variables of ``environment`` that ``error`` is about: its message names them, or the code that raised it."""
+    texts = [str(error)]
+    for frame, _ in reversed([*walk_tb(error.__traceback__)]):
+        try:
+            texts.append(inspect.getsource(frame.f_code))
+        except (OSError, TypeError):  # code without a source file
+            continue
+    for text in texts:
+        words = set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", text))
+        if found := sorted(words & environment.keys()):
+            return found
+    return []
+
+
+def main() -> None:
+    try:
+        with loading("torch"):
+            from torch.distributed.run import main as torchrun
+    except InputError as error:
+        print(f"{INPUT_ERROR_MARK}{error}", flush=True)
+        sys.exit(2)
+    torchrun()
+
+
+if __name__ == "__main__":
+    main()
