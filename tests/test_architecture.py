@@ -15,7 +15,17 @@ PACKAGE = ROOT / "capsfusion_tasks"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # The parts of the package that each part may import. A part never imports one that is below it in this list.
-BASE = {"__init__", "errors", "locations", "decoding", "thresholds", "settings", "intervals", "schemas"}
+BASE = {
+    "__init__",
+    "errors",
+    "locations",
+    "decoding",
+    "thresholds",
+    "settings",
+    "intervals",
+    "caption_filter",
+    "schemas",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
@@ -25,7 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "variables": set(),
     "settings": {"__init__", "errors", "locations", "thresholds", "variables"},
     "intervals": {"errors"},
-    "schemas": {"errors", "intervals"},
+    "caption_filter": {"errors"},
+    "schemas": {"errors", "intervals", "caption_filter"},
     "pull_rules": {"settings"},
     "staging": BASE,
     "caption_files": BASE | {"staging"},

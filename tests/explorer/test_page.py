@@ -27,6 +27,7 @@ def page(chromium: Browser, site: str) -> Iterator[Page]:
         if not request.url.startswith(("data:", f"http://{urlsplit(site).netloc}/")):
             problems.append(f"asked {request.url}")
 
+    expect.set_options(timeout=20_000)  # on a busy machine, an answer takes seconds
     with chromium.new_context(color_scheme="light") as context:
         page = context.new_page()
         page.on("request", note)

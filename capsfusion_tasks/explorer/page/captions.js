@@ -202,7 +202,8 @@ form.addEventListener("submit", (event) => {
 });
 form.addEventListener("change", (event) => {
   if (event.target.name.startsWith("score")) form.elements.score_below.value = "";
-  if (event.target.name !== "words") form.requestSubmit();
+  const { name } = event.target;
+  if (name !== "words" && (name !== "within" || form.elements.words.value.trim())) form.requestSubmit();
 });
 
 // The form's fields as the app's parameters. A URL or a pair_id is one whatever is chosen.
