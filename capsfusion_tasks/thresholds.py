@@ -5,6 +5,8 @@ Not in settings.py, so that code that only validates captions does not need pyda
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -49,6 +51,12 @@ class RuleSettings(BaseModel):
     unsupported_min: int = Field(default=5, ge=1, description="See `unsupported_max`.")
     same_caption_max: int = Field(
         default=5, ge=1, description="Reject a caption that the model gave to more different raw captions than this."
+    )
+    english: Literal["always", "latin", "never"] = Field(
+        default="always",
+        description="Which captions are to be in English: all, those of pairs whose synthetic caption is in Latin"
+        " letters, or none. Rules that presume English are asked of these only"
+        " ([validation.md](validation.md#other-languages)).",
     )
 
 

@@ -184,6 +184,8 @@ def validate(
 ) -> None:
     """Show which captions of a file would be rejected, and why. Flags mark doubtful captions and reject nothing.
 
+    The rules expect English captions; CAPSFUSION_RULES__ENGLISH=latin or =never allows other languages.
+
     Example: capsfusion validate fused.jsonl --out verdicts.parquet --report verdicts.html
     """
     from capsfusion_tasks.staging.storage import Storage

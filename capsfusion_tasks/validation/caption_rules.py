@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 from capsfusion_tasks.thresholds import RuleSettings
+from capsfusion_tasks.validation.english import is_to_be_english
 from capsfusion_tasks.validation.scores import Fused, content
 from capsfusion_tasks.validation.text import FUNCTION_WORDS, loop, sentences, word_set, words
 
@@ -70,12 +71,12 @@ def too_long(fused: Fused, settings: RuleSettings) -> bool:
     return len(fused.caption_words) > settings.max_words
 
 
-def truncated(fused: Fused, _: RuleSettings) -> bool:
+def truncated(fused: Fused, settings: RuleSettings) -> bool:
     """``truncated``: decoding hit its token limit, or the caption ends inside a sentence, a clause or a word.
 
     The caption then lacks an end of sentence, or ends in "…", or in a full stop after "the" or "and" or after the first
     letters of a source's word ("a beaut."). A closing quotation mark or bracket ends a sentence too, and an emoji may
-    follow.
+    follow. Only English captions are tested for such words.
     """
     if fused.finish_reason == "length":
         return True
@@ -84,17 +85,17 @@ def truncated(fused: Fused, _: RuleSettings) -> bool:
     while last and unicodedata.category(text[last - 1])[0] in "SZCM":  # symbols, separators, control characters, marks
         last -= 1
     if text[last - 1 : last] in END_OF_SENTENCE:
-        return _ends_in_a_clause(fused, text[:last])
+        return _ends_in_a_clause(fused, text[:last], english=is_to_be_english(fused, settings))
     return bool(visible(text))
 
 
-def _ends_in_a_clause(fused: Fused, text: str) -> bool:
+def _ends_in_a_clause(fused: Fused, text: str, *, english: bool) -> bool:
     if text[-1] != ".":
         return text.rstrip(_CLOSING).endswith(_ELLIPSIS)
     if text.endswith("..") or not fused.caption_words:
         return text.endswith("...")
     word = fused.caption_words[-1]
-    return (word in _NEVER_LAST and text.endswith(f" {word}.")) or _is_cut(word, fused)
+    return english and ((word in _NEVER_LAST and text.endswith(f" {word}.")) or _is_cut(word, fused))
 
 
 def _is_cut(word: str, fused: Fused) -> bool:

@@ -32,6 +32,7 @@ from capsfusion_tasks.validation.claim_rules import (
     loose_link,
     unsupported,
 )
+from capsfusion_tasks.validation.english import is_to_be_english
 from capsfusion_tasks.validation.language_rules import wrong_language, wrong_script
 from capsfusion_tasks.validation.leak_rules import (
     assistant_talk,
@@ -117,6 +118,19 @@ FLAGS: tuple[Rule, ...] = (
     product_code,
 )
 
+# Rules that go by English words, by capitals as English has them or by words with spaces between them, and that would
+# reject or flag good captions in other languages. The others know no language, or find nothing in another one.
+PRESUME_ENGLISH: frozenset[Rule] = frozenset(
+    (
+        *(too_short, restated, knowledge_lost, invention, changed_name, changed_colour, unsupported, denial),
+        *(first_person, addresses_reader, wrong_script, wrong_language),
+        *(one_source, little_support, invented_name),
+    )
+)
+_RULES_FOR_ANY, _FLAGS_FOR_ANY = (
+    tuple(rule for rule in rules if rule not in PRESUME_ENGLISH) for rules in (RULES, FLAGS)
+)
+
 # What each rule looks for: the first line of its docstring.
 MEANINGS = {
     rule.__name__: " ".join((rule.__doc__ or "").split(": ", 1)[-1].split("\n\n")[0].split()).replace("``", "")
@@ -128,9 +142,11 @@ DEFAULTS = RuleSettings()
 
 def reasons(fused: Fused, settings: RuleSettings = DEFAULTS) -> list[str]:
     """The codes of all rules that reject the caption, in the order of ``RULES``; empty: accepted."""
-    return [rule.__name__ for rule in RULES if rule(fused, settings)]
+    rules = RULES if is_to_be_english(fused, settings) else _RULES_FOR_ANY
+    return [rule.__name__ for rule in rules if rule(fused, settings)]
 
 
 def flags(fused: Fused, settings: RuleSettings = DEFAULTS) -> list[str]:
     """The codes of all flags that apply to the caption, in the order of ``FLAGS``."""
-    return [rule.__name__ for rule in FLAGS if rule(fused, settings)]
+    rules = FLAGS if is_to_be_english(fused, settings) else _FLAGS_FOR_ANY
+    return [rule.__name__ for rule in rules if rule(fused, settings)]
