@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=400)
     parser.add_argument("--kilobytes", type=int, default=100, help="size of each file")
-    parser.add_argument("--repeat", type=int, default=5, help="turns of each way")
+    parser.add_argument("--repeat", type=int, default=5, help="how many times to measure each way")
     parser.add_argument("--folder", type=Path, help="where to write (default: the temporary folder)")
     args = parser.parse_args()
 

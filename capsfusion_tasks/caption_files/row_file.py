@@ -53,7 +53,9 @@ class RowFile(CaptionFile):
                 raise InputError(f"{where}: {name} must be text, it is {row[name]!r:.60}")
 
     def _batches(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Batches of at most ``GROUP_ROWS`` rows or about ``GROUP_BYTES`` bytes, each after its first row's number."""
+        """Yields (number of the first row, rows): at most ``GROUP_ROWS`` rows or about ``GROUP_BYTES`` bytes at a
+        time.
+        """
         first, held = 1, 0
         rows: list[dict[str, Any]] = []
         for row, length in self._checked():

@@ -9,7 +9,7 @@ from typing import Literal
 from capsfusion_tasks.validation.text import words
 
 Origin = Literal["raw", "synthetic", "both", "novel", ""]
-Piece = tuple[str, Origin, bool]  # text, where it comes from, whether a rule is about it
+Piece = tuple[str, Origin, bool]  # a piece: its text, its origin, and whether a rule is about it
 _TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w]+|_+")
 
 

@@ -32,7 +32,7 @@ _MERGED = 4  # merge lookups of about the same size when there are this many, so
 _MOST_ROWS = 4 << 20  # most rows of a merged lookup: half a gigabyte in memory
 _AT_ONCE_BYTES = 64 << 20  # bytes of bucket files that are copied at a time
 _ENCODED = 1 << 16  # rows
-_UNUSED = timedelta(hours=6)  # longer than any task takes
+_UNUSED = timedelta(hours=6)  # age from which a file can be deleted; no task takes this long
 
 
 def compact(old: BucketSide, new_bytes: int) -> list[Lookup]:

@@ -45,5 +45,5 @@ def answer(context: Context, hold_ids: Sequence[int], given: Answer, answered_by
             if hold.is_held:
                 why = f"{hold.rejected} of {hold.rows} captions are rejected, {hold.problem}"
                 ledger.unit_failed(connection, hold.unit_id, f"kept out by {hold.answered_by}: {why}")
-            log.info("unit %s: %s, says %s", hold.unit_id, hold.answer, hold.answered_by)
+            log.info("unit %s: the answer is %s, from %s", hold.unit_id, hold.answer, hold.answered_by)
         return ledger.units(connection, [hold.unit_id for hold in holds if not hold.is_held])

@@ -116,8 +116,8 @@ def one_source(fused: Fused, _: RuleSettings) -> bool:
 def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
     """``knowledge_lost``: of three or more names and numbers of the raw caption, the caption keeps less than a quarter.
 
-    It also keeps at most two of them, because the model sees only the beginning of a long raw caption. Published
-    captions: 0.28%.
+    Captions that keep more than two of them pass, because the model sees only the beginning of a long raw caption.
+    Published captions: 0.28%.
     """
     facts = len(fused.raw_facts)
     kept = facts - len(fused.lost_facts)

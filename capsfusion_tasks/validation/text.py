@@ -97,7 +97,7 @@ def _word_loop(tokens: Sequence[str]) -> str | None:
     ):  # three repetitions have the same pair of words twice
         return None
     for size in range(1, 5):
-        same = 0  # words in a row that equal the word ``size`` places before
+        same = 0  # consecutive words that equal the word ``size`` positions before them
         for i in range(size, len(tokens)):
             same = same + 1 if tokens[i] == tokens[i - size] else 0
             if same == 2 * size:

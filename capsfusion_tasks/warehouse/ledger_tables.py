@@ -124,7 +124,7 @@ plans = Table(
     time_column("interval_end"),
     text_column("dag_run_id", nullable=True),
     Column("pairs", BigInteger, nullable=False),
-    # Loaded under this fusion_id, or in another unit of it.
+    # Pairs that are loaded under this fusion_id, or that another unit of it has.
     Column("already_fused", BigInteger, nullable=False),
     Column("planned", BigInteger, nullable=False),
     time_column("planned_at", server_default=func.now()),

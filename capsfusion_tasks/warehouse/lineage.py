@@ -24,7 +24,7 @@ class Lineage:
     others: list[RowMapping]  # other captions of the pair, newest first, including those that a replay replaced
 
     def as_dict(self) -> dict[str, Any]:
-        """The caption's columns, and the other rows under their names, as the page of a caption gets them."""
+        """The caption's columns, and each other row under the name of its field. For the page of a caption."""
         rows = {name: getattr(self, name) for name in ("laion_2b_file", "laion_coco_file", "unit", "fusion")}
         found = {name: None if row is None else dict(row) for name, row in rows.items()}
         return {**self.caption, **found, "others": [dict(other) for other in self.others]}

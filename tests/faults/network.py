@@ -109,5 +109,5 @@ class Network:
 def _cut(connection: socket.socket) -> None:
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        connection.shutdown(socket.SHUT_RDWR)  # wakes threads that read from it
+        connection.shutdown(socket.SHUT_RDWR)  # wakes threads that read from this socket
     connection.close()

@@ -24,7 +24,7 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Table:
-    rows: list[Row]  # pair_id first; texts, verdicts and reasons
+    rows: list[Row]  # columns to compare: pair_id, then texts, verdicts and reasons
     units: list[Row]
     problems: tuple[str, ...] = ()  # ways in which the warehouse contradicts itself
 

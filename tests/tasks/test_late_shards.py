@@ -1,4 +1,4 @@
-"""Late shards, which come after their interval's list was frozen: the next run that lists them takes them, once."""
+"""Late shards come after their interval's list was frozen. The next run that lists them takes them, exactly once."""
 
 from __future__ import annotations
 

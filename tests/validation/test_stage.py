@@ -114,7 +114,7 @@ def test_a_caption_that_the_warehouse_has_for_many_others_is_rejected(settings: 
         unit = fused_unit(settings, f"u{number}", [same] * times + [GOOD] * 9, first=20 * number)
         unit_tasks.validate(settings, unit)
         unit_tasks.load(settings, unit)
-    # Any text can be looked up, with NUL too.
+    # The look-up accepts any text, even with a NUL character.
     unit = fused_unit(settings, "u2", [same, *[GOOD] * 9, "A red Mustang\tis \\N a \x00 car in a street."], first=40)
     assert unit_tasks.validate(settings, unit)["reasons"]["same_caption"] == 1
     validated = Storage(settings.staging_uri).read_table(layout.unit_validated("u2"))

@@ -79,7 +79,7 @@ class Scene:
         return parts
 
     def _value(self, node: Slot) -> str:
-        """The slot's value, drawn now if it is new, and unlike those of slots with the same list."""
+        """The slot's value. Draws it if it was not drawn yet; slots with the same list never get the same value."""
         if node.name in self.values:
             return self.values[node.name]
         before, self.drawn = self.drawn, set()

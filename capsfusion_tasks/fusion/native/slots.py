@@ -56,7 +56,10 @@ class SlotSizes(TypedDict):
 
 
 class Slots:
-    """N slots of B beams. A row stays in its slot. A step over n rows is a step over the first n slots of the order.
+    """N slots of B beams.
+
+    A row stays in its slot. The order of slots lists busy slots first, so a step over n rows handles the first n slots
+    of the order.
 
     ``prompt_tokens`` is the longest prompt without the prefix, ``max_new_tokens`` the longest caption. All slots share
     ``pages`` of keys and values; None: enough for the longest rows in all slots.
