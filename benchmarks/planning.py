@@ -87,7 +87,7 @@ def main() -> None:
 @dataclass
 class Cost:
     seconds: float = 0.0
-    cpu_seconds: float = 0.0  # of this process, not of PostgreSQL
+    cpu_seconds: float = 0.0  # CPU time of this process, without PostgreSQL's
     longest_transaction: float = 0.0
 
 

@@ -167,7 +167,7 @@ FUSED_WITH_BEAMS = pa.schema([*FUSED, OTHER_BEAMS])
 SCORES = pa.schema(
     [
         pa.field("raw_recall", pa.float64()),  # share of the raw caption's words that the caption keeps
-        pa.field("synthetic_recall", pa.float64()),  # the same for the synthetic caption
+        pa.field("synthetic_recall", pa.float64()),  # share of the synthetic caption's words that the caption keeps
         # Share of the raw caption's names and numbers that the caption keeps; null if the raw caption has none.
         pa.field("fact_recall", pa.float64()),
         pa.field("novelty", pa.float64()),  # share of the caption's words that are in neither source
@@ -194,7 +194,7 @@ VALIDATED = pa.schema(
 VALIDATED_WITH_BEAMS = pa.schema(
     [
         *VALIDATED,
-        pa.field("beam", pa.int32(), nullable=False),  # which of the search's captions it is; 1: the best
+        pa.field("beam", pa.int32(), nullable=False),  # the caption's number in the beam search; 1: the best
         pa.field("rescued_from", pa.list_(pa.string())),  # why the best one would be rejected; null where beam is 1
         OTHER_BEAMS,
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote, urlsplit
 
-RUN_TAB = "captions-of-run"  # of the captions view
+RUN_TAB = "captions-of-run"  # path of the tab with the captions view
 
 
 def base_path() -> str:

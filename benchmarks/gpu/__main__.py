@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint", type=Path, help="model to fuse with (default: a random one on a GPU, else the demo's)"
     )
-    usual = [part for part in PARTS if part != "memory"]  # it would exceed the five minutes
+    usual = [part for part in PARTS if part != "memory"]  # the part memory would exceed the five minutes
     parser.add_argument(
         "--parts", type=_parts, default=usual, help=f"some of {','.join(PARTS)} (default: all but memory)"
     )

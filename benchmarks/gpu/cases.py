@@ -23,7 +23,7 @@ from benchmarks.gpu.card import has_float8
 
 # They import torch and transformers, which takes seconds. Forking from a process with these imports saves them.
 _PRELOADED = ["benchmarks.gpu.exactness", "benchmarks.gpu.rates"]
-_DYING_SECONDS = 2.0  # until killed processes have released the GPU's memory
+_DYING_SECONDS = 2.0  # seconds until killed processes have released the GPU's memory
 _LAST_LINES = 40
 
 console = Console(width=120, highlight=False)
@@ -41,7 +41,7 @@ class Options:
     exact_rows: int
     rows: int
     fuse_rows: int
-    model: Path  # for the part fuse
+    model: Path  # the model of the part fuse
     scratch: Path
 
     def dtypes(self) -> list[torch.dtype]:

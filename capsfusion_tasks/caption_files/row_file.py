@@ -53,9 +53,7 @@ class RowFile(CaptionFile):
                 raise InputError(f"{where}: {name} must be text, it is {row[name]!r:.60}")
 
     def _batches(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Yields (number of the first row, rows): at most ``GROUP_ROWS`` rows or about ``GROUP_BYTES`` bytes at a
-        time.
-        """
+        """Yield (number of the first row, rows), with at most ``GROUP_ROWS`` rows or about ``GROUP_BYTES`` bytes."""
         first, held = 1, 0
         rows: list[dict[str, Any]] = []
         for row, length in self._checked():

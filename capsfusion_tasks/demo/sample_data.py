@@ -67,7 +67,7 @@ class DayCounts(BaseModel):
     day: date
     laion_2b: SideCounts
     laion_coco: SideCounts
-    pairs: int  # that a run finds on this day, if days run in order
+    pairs: int  # pairs that a run finds on this day, if days run in order
 
 
 class SampleReport(BaseModel):
@@ -105,7 +105,7 @@ class SampleReport(BaseModel):
 
 @dataclass(frozen=True)
 class SampleShard:
-    path: str  # in the sample's folder
+    path: str  # relative to the sample's folder
     side: Side
     day: int
     arrives: datetime

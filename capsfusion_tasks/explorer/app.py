@@ -171,7 +171,7 @@ def _add_captions(app: FastAPI, access: WarehouseAccess) -> None:
         findings, pieces = explain(texts, codes, shown, access.rules)
         return {
             **shown,
-            "laion_hash": str(shown["laion_hash"]),  # as text: JavaScript's numbers do not hold 64 bits
+            "laion_hash": str(shown["laion_hash"]),  # as text, because JavaScript's numbers do not hold 64 bits
             "findings": findings,
             "pieces": pieces,
             "others": [

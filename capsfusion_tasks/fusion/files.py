@@ -135,7 +135,7 @@ def fuse_files(
         if not todo:
             return FuseResult(0, Figures(), [], rescued=0)
         rows = _check_targets(todo, sources, on_line)
-        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # of an earlier try, after which a file may have changed
+        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # pairs of an earlier try; files may have changed since
         begun.write(parts, decoding, out, todo)
         job = FuseJob.of(
             settings,

@@ -34,7 +34,7 @@ def parts_folder(target: Path) -> Iterator[Path]:
             yield folder
         finally:
             (folder / _LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # it has finished rows
+            with suppress(OSError):  # a folder with finished rows is not empty, and stays
                 folder.rmdir()
 
 

@@ -57,7 +57,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
             trust_remote_code=False,
             weights_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in what is returned
+            ignore_mismatched_sizes=True,  # report them in the result instead of raising
         )
     refuse_misfit(
         folder,

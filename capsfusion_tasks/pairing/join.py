@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # Bytes of bucket files that are joined at a time. In memory they take four to eight times as much.
 _PASS_BYTES = 192 << 20
 _IN_MEMORY = 8
-_HALVINGS = 5  # of a pass that does not fit
+_HALVINGS = 5  # how often a pass that does not fit in memory is halved
 _READERS = 16  # footers read in parallel: on S3 each takes a round trip
 
 # Equal rows count once, so shards that repeat rows or share rows add no pairs. Origin and scores come from the row with

@@ -89,7 +89,7 @@ class Estimate:
     rate: Rate | None
     now: datetime
     gpus: int | None = None  # devices that work in parallel; None: no finish time is estimated
-    price: float | None = None  # of a GPU hour
+    price: float | None = None  # price of a GPU hour
     unpaired_shards: int = 0  # shards that were discovered and are not in ``work``
     unpaired_bytes: int = 0
     earlier: Sequence[EarlierFusion] = ()  # fusions of earlier versions that may have the same decoding

@@ -19,7 +19,7 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-MAX_UNITS = 1024  # of a run; the default of Airflow's limit on the tasks of one mapped task (core.max_map_length)
+MAX_UNITS = 1024  # units of a run: Airflow's default limit for the tasks of one mapped task (core.max_map_length)
 UNIT_SECONDS = 1800  # a compromise: starting a rank takes a minute with a 13B, and a lost unit is done again
 LONGEST_UNIT_SECONDS = 3600  # half of a fuse task's time limit
 UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured

@@ -56,7 +56,7 @@ class LocalSource:
                 below = path + entry.name
                 # A hidden folder is not listed here, but a link from elsewhere may still lead to it.
                 if is_hidden(entry.name):
-                    wanted(below)  # which counts it
+                    wanted(below)  # called only to count the hidden file
                     continue
                 try:
                     status = entry.stat()

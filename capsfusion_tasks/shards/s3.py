@@ -58,7 +58,7 @@ class S3Source:
             )
             exists = False
             for page in pages:
-                if "Name" not in page:  # of the bucket
+                if "Name" not in page:  # S3's answer to a list request names the bucket
                     raise not_s3(self.uri)
                 for entry in page.get("Contents", ()):
                     exists = True

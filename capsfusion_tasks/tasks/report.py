@@ -28,7 +28,7 @@ class Report:
     rescued: Rescued  # of the accepted
     failures: list[str]
     unplanned: int = 0  # pairs that are in no unit
-    replayed: int = 0  # of the rejected
+    replayed: int = 0  # rejected captions that a replay moved
     found: PlannedPairs | None = None  # the sums of planning; None: nothing was planned
     in_quarantine: int = 0  # rejected captions that ``reasons`` counts
     models: tuple[str, ...] = ()  # models and settings of these units, in words
@@ -98,7 +98,7 @@ class ReplayReport:
     units: dict[str, int]
     summary: RunSummary
     moved: int
-    reasons: dict[str, int]  # of captions that were rejected again
+    reasons: dict[str, int]  # reasons of captions that were rejected again
     rescued: Rescued  # of the accepted
     failures: list[str]
 

@@ -29,7 +29,7 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     rescued: int = 0  # accepted captions that another beam rescued
-    examples: dict[str, list[Example]] = field(default_factory=dict)  # of each reason and flag
+    examples: dict[str, list[Example]] = field(default_factory=dict)  # reason or flag → examples
     examples_max: int = 1
 
     @property

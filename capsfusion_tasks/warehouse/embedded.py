@@ -140,7 +140,8 @@ def _stop(data: Path) -> None:
         except NotReadyError:
             if _is_running(data) and mode == "immediate":
                 raise
-        if not _is_running(data):  # also if pg_ctl failed because the server was killed meanwhile
+        # The server has stopped; pg_ctl may still have failed, if the server was killed meanwhile.
+        if not _is_running(data):
             return
 
 

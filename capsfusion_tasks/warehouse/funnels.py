@@ -23,7 +23,7 @@ from capsfusion_tasks.warehouse.ledger_tables import plans, shards, work_units
 from capsfusion_tasks.warehouse.queries import Scope
 
 SAMPLED_UNITS = 20
-SAMPLED_ROWS = 100  # from each unit
+SAMPLED_ROWS = 100  # rows to sample from each unit
 HISTOGRAM_BINS = 20
 # Score → upper end of its histogram; the lower end is 0.
 HISTOGRAMS = {

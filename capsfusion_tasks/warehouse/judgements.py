@@ -18,7 +18,7 @@ class Judgement:
     """``outdated``: the caption under this key has changed since, in a replay."""
 
     judged_by: str
-    verdict: str  # one of tables.JUDGEMENTS
+    verdict: str  # one of JUDGEMENTS
     note: str
     judged_at: datetime
     outdated: bool = False

@@ -16,11 +16,11 @@ from capsfusion_tasks.warehouse.ledger_tables import fusions, shards, work_units
 class Lineage:
     """A caption and what it was made from, each as a row of its table. None: the ledger does not have that row."""
 
-    caption: RowMapping  # of fused_captions or rejected_captions; ``reasons`` is None for an accepted caption
-    laion_2b_file: RowMapping | None  # of shards
+    caption: RowMapping  # a row of fused_captions or rejected_captions; ``reasons`` is None for an accepted caption
+    laion_2b_file: RowMapping | None  # a row of shards
     laion_coco_file: RowMapping | None
-    unit: RowMapping | None  # of work_units
-    fusion: RowMapping | None  # of fusions
+    unit: RowMapping | None  # a row of work_units
+    fusion: RowMapping | None  # a row of fusions
     others: list[RowMapping]  # other captions of the pair, newest first, including those that a replay replaced
 
     def as_dict(self) -> dict[str, Any]:

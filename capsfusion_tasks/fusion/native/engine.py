@@ -72,7 +72,7 @@ class NativeEngine:
         with torch.inference_mode():
             slots.clear()  # an earlier call that failed may have left rows
         waiting: deque[Request] = deque()
-        active: dict[int, Request] = {}  # by slot
+        active: dict[int, Request] = {}  # slot → request
         done: list[Completion] = []  # completions of the last step; yielded while the device computes the next step
         while True:
             if len(waiting) < self._admit_rows:  # ask before no row is left, because a prefill of few rows is slow
