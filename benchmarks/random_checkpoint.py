@@ -2,9 +2,9 @@
 
     python -m benchmarks.random_checkpoint FOLDER [--size 13B] [--tokenizer FILE] [--pairs FILE] [--device cuda]
 
-It has six .bin shards with an index, config.json, added_tokens.json and tokenizer.model. Random weights never end a
-caption. So the vocabulary head's row for EOS is scaled up until captions have as many tokens on average as published
-ones. A 13B takes 26 GB of disk.
+The folder gets six .bin shards with an index, config.json, added_tokens.json and tokenizer.model. Random weights never
+end a caption. So the vocabulary head's row for EOS is scaled up until captions have as many tokens as published ones
+on average. A 13B takes 26 GB of disk.
 """
 
 from __future__ import annotations

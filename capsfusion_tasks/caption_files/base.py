@@ -23,7 +23,7 @@ class MissingColumns(InputError):
 
 @dataclass(frozen=True)
 class FileVersion:
-    """Changes when somebody writes to the file or replaces it."""
+    """The version of a file. It changes when somebody writes to the file or replaces it."""
 
     device: int
     inode: int

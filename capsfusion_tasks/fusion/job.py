@@ -12,7 +12,7 @@ _CLAIM_ROWS = 64
 
 
 class FuseJob(BaseModel):
-    """The job. Passed as JSON in the arguments of each rank."""
+    """The work of torchrun's ranks. Each rank gets it as JSON in its arguments."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -32,6 +32,6 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def refuse_pointer(file: Path, start: bytes) -> None:
-    """Raise InputError if ``file``, which begins with the bytes ``start``, is Git LFS's note of a file."""
+    """Raise InputError if ``file``, which begins with the bytes ``start``, is a Git LFS pointer."""
     if start.startswith(_LFS_POINTER):
         raise InputError(f"{file} is a Git LFS pointer, not the file itself: run git lfs pull in its folder")

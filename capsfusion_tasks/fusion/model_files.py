@@ -1,6 +1,6 @@
 """Finds a model's files (a folder, or a hub id's snapshot) and reads its configuration. Does not import torch.
 
-It does not import settings either, because benchmarks need none.
+This module imports no settings either, because benchmarks do without them.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def die_with_parent() -> None:
 
 
 def _is_orphan(parent: int) -> bool:
-    """Whether the parent of this rank is not torchrun: init, or a service manager that adopts orphans."""
+    """Whether torchrun has died, so that init or a service manager is now the parent of this rank."""
     started_by = os.environ.get(STARTED_BY)
     return parent == 1 or (started_by is not None and psutil.Process(parent).ppid() != int(started_by))
 

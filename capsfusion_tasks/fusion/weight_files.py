@@ -58,7 +58,7 @@ def unread_files(folder: Path, read: Iterable[Path]) -> list[str]:
 
 
 def check_start(file: Path) -> None:
-    """Raise InputError if ``file`` cannot be opened, is empty or is Git LFS's note of a file."""
+    """Raise InputError if ``file`` cannot be opened, is empty, or is a Git LFS pointer."""
     try:
         with file.open("rb") as stream:
             start = stream.read(64)

@@ -101,10 +101,7 @@ class HttpSource:
         )
 
     def _entries(self, client: httpx2.Client) -> dict[str, Entry]:
-        """The list's files by the path under which they are stored.
-
-        It is relative to the list if the file is below the list.
-        """
+        """The list's files by stored path. A file below the list has a path relative to the list."""
         address = self._address(str(self._list))
         entries = read_list(client, address, is_json=self._list.path.endswith(".json"))
         folder, found = str(httpx2.URL(self.uri).join(".")), dict[str, Entry]()

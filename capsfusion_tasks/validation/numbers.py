@@ -101,7 +101,7 @@ def _is_known(number: str, known: set[str], runs: list[str]) -> bool:
 
 
 def _without_centuries(found: list[str], caption: str, known: set[str]) -> list[str]:
-    """``found`` without centuries to which a year of a source belongs: "1850" is in the "19th century"."""
+    """``found`` without centuries that match a year of a source: "19th century" matches "1850"."""
     years = {int(year) for year in known if len(year) == 4 and year.isdecimal()}
     centuries = {century[1] for century in _CENTURY.finditer(caption)}
     return [

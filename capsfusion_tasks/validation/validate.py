@@ -27,7 +27,7 @@ def validate_table(
 ) -> pa.Table:
     """``table`` with the columns of ``schemas.SCORES``, ``reasons`` and ``flags``. Replaces columns with these names.
 
-    It needs ``laion_2b``, ``laion_coco`` and ``caption_column``, and uses ``finish_reason`` where there is one. A null
+    ``table`` must have ``laion_2b``, ``laion_coco`` and ``caption_column``, and may have ``finish_reason``. A null
     is an empty text. Captions that repeat for many pairs are counted in the table and in ``loaded``. Raises
     InputError for a column that is missing or holds no text.
     """

@@ -140,7 +140,7 @@ def progress(connection: Connection, scope: Scope) -> Progress:
 
     None before the first load.
 
-    So the days between a run and its rerun do not count.
+    The days between a run and its rerun therefore do not count.
     """
     loaded, waiting = connection.execute(
         select(

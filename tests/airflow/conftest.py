@@ -29,7 +29,7 @@ from tests.airflow.monitoring import StatsdListener, monitored, statsd_listener
 WAREHOUSE = "warehouse"
 NOBODY = "nobody"  # a user who may log in and nothing else
 RUN_SECONDS = 400
-GATE_ROWS = 26  # rows from which the gate judges a unit; units of the sample's days are smaller
+GATE_ROWS = 26  # the gate judges only units with at least this many rows, more than the sample's units have
 PLANTED = "pl4nted"  # every secret of the service contains this text, and nothing else does
 
 

@@ -95,7 +95,8 @@ class Slots:
         )
         self._last_step = max(0, max_new_tokens - 2)
         self._visible = torch.zeros(slots, beams, capacity, device=model.device, dtype=torch.bool)
-        self._prompt_length = torch.zeros(slots, device=model.device, dtype=torch.long)  # [N], without the prefix
+        # [N] prompt lengths, without the prefix.
+        self._prompt_length = torch.zeros(slots, device=model.device, dtype=torch.long)
         self._used = [0] * slots  # tokens in each busy slot, on the host
         self._busy: list[int] = []  # the oldest row's slot first
         self._free = list(range(slots - 1, -1, -1))
