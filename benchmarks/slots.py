@@ -30,7 +30,7 @@ from capsfusion_tasks.fusion.native.slots import slot_capacity
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 
 GB = 10**9
-CONTEXT = 6 * GB // 10  # taken by CUDA's context
+CONTEXT = 6 * GB // 10  # bytes of CUDA's context
 PAGE_TOKENS = 32  # triton_ops.PAGE_TOKENS, which cannot be imported without Triton
 PREFIX_TOKENS = 112  # the template, with LLaMA's tokenizer
 MAX_NEW_TOKENS = 80

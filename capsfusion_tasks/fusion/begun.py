@@ -53,7 +53,7 @@ def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None
     raise InputError(
         f"{parts} has rows of an earlier try with other settings"
         f" ({'; '.join(differing) or f'another version of {now.model} or of the prompt'}):"
-        " use those settings again to go on, or discard the rows with --no-resume"
+        " use those settings again to continue, or discard the rows with --no-resume"
     )
 
 
@@ -66,7 +66,7 @@ def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], 
     if missing := [place for place in begun.files if place not in by_place]:
         raise InputError(
             f"the earlier try fused {missing[0]}{f' and {len(missing) - 1} more files' * (len(missing) > 1)}, which IN"
-            " does not name now: name the same files again to go on, or discard its rows with --no-resume"
+            " does not name now: name the same files again to continue, or discard its rows with --no-resume"
         )
     kept = [by_place.pop(place) for place in begun.files]
     return kept, list(by_place.values())

@@ -163,7 +163,7 @@ class NativeEngine:
         if request.prompt[:p] != self._prefix.ids or not p < len(request.prompt) <= self.max_prompt_tokens:
             raise ValueError(
                 f"the prompt of row {request.row} ({len(request.prompt)} tokens) must begin with the {p} tokens that"
-                f" all prompts share, go on, and end within {self.max_prompt_tokens}"
+                f" all prompts share, contain more, and end within {self.max_prompt_tokens}"
             )
         return request.prompt[p:]
 
