@@ -132,8 +132,10 @@ class Settings(BaseSettings):
     laion_coco: Location = Field(
         "hf://datasets/laion/relaion-coco", description="Where LAION-COCO shards arrive, as for `CAPSFUSION_LAION2B`."
     )
-    laion_coco_include: Patterns = Field(("*.parquet",), description="The same for the LAION-COCO source.")
-    laion_coco_exclude: Patterns = Field((), description="The same for the LAION-COCO source.")
+    laion_coco_include: Patterns = Field(
+        ("*.parquet",), description="As `CAPSFUSION_LAION2B_INCLUDE`, for the LAION-COCO source."
+    )
+    laion_coco_exclude: Patterns = Field((), description="As `CAPSFUSION_LAION2B_EXCLUDE`, for the LAION-COCO source.")
     s3_requester_pays: bool = Field(
         False, description="Read S3 buckets whose owners let the reader pay. Your AWS account pays for the requests."
     )

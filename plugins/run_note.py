@@ -23,7 +23,8 @@ CHECKED = "checked"  # key of the XCom of the task "check", with its findings
 UNCHECKED = {"findings": None, "text": "check: it could not be done"}
 AUTHOR = "capsfusion"  # the note's user, which marks it as not written by a person
 _EARLIER_HEAD = "Report:"  # notes of earlier versions begin with this text and have no user
-_LONGEST = 1000  # characters, the size of the column: a longer note would break the scheduler's transaction
+# Most characters of a note, the size of its column; a longer note would break the scheduler's transaction.
+_LONGEST = 1000
 _LONGEST_LINE = 400
 _REST = "- … the log of the task report has the rest"
 # The UI renders a note as Markdown. Lines with other characters, such as names of files, are shown as code.

@@ -21,7 +21,8 @@ from rich.console import Console
 from benchmarks.device_rates import FLOAT8
 from benchmarks.gpu.card import has_float8
 
-# They import torch and transformers, which takes seconds. Forking from a process with these imports saves them.
+# These modules import torch and transformers, which takes seconds. Cases are forked from a process that has imported
+# them.
 _PRELOADED = ["benchmarks.gpu.exactness", "benchmarks.gpu.rates"]
 _DYING_SECONDS = 2.0  # seconds until killed processes have released the GPU's memory
 _LAST_LINES = 40

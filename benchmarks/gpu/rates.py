@@ -53,7 +53,7 @@ def measure(options: Options, dtype: torch.dtype, beams: int, _: Mapping[str, Fi
     for _completion in engine.generate(StaticRequests(requests)):
         times.append(time.perf_counter() - started)
     if len(times) != len(requests):
-        raise RuntimeError(f"{len(times)} captions of {len(requests)} rows")
+        raise RuntimeError(f"the engine returned {len(times)} captions for {len(requests)} rows")
 
     busy, slots = engine.occupancy.busy - busy, engine.occupancy.slots - slots
     limit = cost.limit(requests, device_rates, slots=engine.batch_size).rows_per_second
@@ -102,7 +102,7 @@ def start_engine(
         num_beams=beams,
         max_new_tokens=MAX_NEW_TOKENS,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        eos_ids=[config.vocab_size],  # never produced, so that a row ends at its own limit
+        eos_ids=[config.vocab_size],  # an id that the model never produces, so that each row ends at its own limit
         prefix=shared_prefix(tokenizer),
     )
     list(engine.generate(StaticRequests([replace(requests[0], max_new_tokens=2)])))

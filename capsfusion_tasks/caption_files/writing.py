@@ -1,4 +1,4 @@
-"""Writes a caption file's rows, with one column more, in any format."""
+"""Writes the rows of a caption file with an additional column, in any format."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[p
 def _csv(source: CaptionFile, rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[bytes]:
     names = [*source.names, str(source.adds)]
     lines: list[str] = []
-    # The csv module quotes a lone \r only where \r is in its own line end; lines end with \n, as pandas writes them.
+    # The csv module quotes a lone \r only if its line end contains \r. Lines end with \n, as pandas writes them.
     writer = csv.writer(_Lines(lines.append), delimiter=delimiter, lineterminator="\r\n")
     for fields in chain([names], ([field_text(row.get(name)) for name in names] for row in rows)):
         writer.writerow(fields)

@@ -32,10 +32,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_AGAIN = "Run the same command again to go on."
+_AGAIN = "Run the same command again to continue."
 # Each command with its message after Ctrl-C: what is kept, and how to continue. Placeholders stand for arguments.
 _COMMANDS: dict[Callable[..., None], str] = {
-    fuse: "Finished rows are kept in {target}.parts. Run the same command again, without --no-resume, to go on.",
+    fuse: "Finished rows are kept in {target}.parts. Run the same command again, without --no-resume, to continue.",
     validate: "Nothing was written.",
     run: f"Pulled shards, finished rows and loaded units are kept. {_AGAIN}",
     replay: f"Finished rows and loaded units are kept. {_AGAIN}",
@@ -101,7 +101,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _exit_on_signal)
     log_to_stderr(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that cannot show every character
+        sys.stdout.reconfigure(errors="backslashreplace")  # because some terminals cannot show every character
     try:
         app()
     except InputError as error:

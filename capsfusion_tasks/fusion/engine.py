@@ -113,7 +113,7 @@ class Engine(Protocol):
         ...
 
 
-HOPELESS = 16  # if this many rows in a row fail, the rows are not the cause
+HOPELESS = 16  # if this many consecutive rows fail, the rows are not the cause
 NOT_FINITE = "error: the model's scores are not finite numbers (NaN)"
 
 

@@ -17,7 +17,7 @@ from sentencepiece import SentencePieceProcessor
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.json_files import refuse_pointer
 
-_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a token in base64, and its rank
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a line of a tiktoken file: a token in base64, and its rank
 
 
 class Tokenizer(Protocol):

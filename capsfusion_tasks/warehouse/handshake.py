@@ -48,7 +48,7 @@ def failed_handshake(conninfo: str) -> FailedHandshake:
 
 
 def _messages(connection: pq.abc.PGconn) -> list[tuple[str, str]]:
-    """Bring the connection attempt to its end: (name, fields) of each message."""
+    """Run the connection attempt to its end. Returns (name, fields) of each message."""
     if sys.platform != "linux":  # psycopg can trace only to files
         _poll(connection)
         return []

@@ -70,7 +70,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
 
 @pytest.fixture
 def own(warehouse_url: str) -> Iterator[Warehouse]:
-    """The same for one test, which may change it."""
+    """A filled warehouse for one test, which may change it."""
     with open_warehouse(Settings(warehouse_url=warehouse_url)) as warehouse:
         fill(warehouse)
         yield warehouse

@@ -1,4 +1,4 @@
-"""Sums of what plans found. An interval that is planned again does not count its own units as other intervals'."""
+"""Sums over plans. If an interval is planned again, its own units do not count as units of other intervals."""
 
 from __future__ import annotations
 
