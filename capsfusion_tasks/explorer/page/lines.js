@@ -1,8 +1,9 @@
 // Charts over days as inline SVG: lines and stacked columns, with a legend. A click opens a day.
 import { el, svg } from "./dom.js";
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [640, 180, 56, 22, 10];
+const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [640, 180, 64, 24, 12];
 const COLOURS = 7;
+const SHORT = new Intl.NumberFormat("en", { notation: "compact" });
 
 // series: [name, value of each day]; a null is a gap. end: the upper end of the axis, or the greatest value.
 export function lines(title, days, series, show, open, end = undefined) {
@@ -39,11 +40,12 @@ const colour = (index) => `series-${index % COLOURS}`;
 
 function chart(title, days, series, show, open, most, drawn) {
   const step = (WIDTH - LEFT) / days.length;
+  const axis = (value) => (value >= 1000 ? SHORT.format(value) : show(value));
   const grid = [0, 0.5, 1].flatMap((part) => {
     const y = HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * part;
     return [
       svg("line", { x1: LEFT, x2: WIDTH, y1: y, y2: y, class: "axis" }),
-      svg("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, show(most * part)),
+      svg("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, axis(most * part)),
     ];
   });
   const every = Math.ceil(days.length / 7);
