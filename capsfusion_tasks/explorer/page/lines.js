@@ -1,7 +1,7 @@
 // Charts over days as inline SVG: lines and stacked columns, with a legend. A click opens a day.
 import { el, svg } from "./dom.js";
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [640, 180, 64, 24, 12];
+const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [640, 180, 76, 24, 12];
 const COLOURS = 7;
 const SHORT = new Intl.NumberFormat("en", { notation: "compact" });
 
