@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, get_args
@@ -14,8 +13,7 @@ from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-
-_READERS = 16  # marks that are read in parallel, because on S3 each read takes a round trip
+from capsfusion_tasks.staging.summaries import Summaries
 
 
 def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:
@@ -43,18 +41,27 @@ def _is_replaced(mark: dict[str, Any]) -> bool:
 
 def publish(storage: Storage, shard: Shard, rules: PullRules, counts: Counts, buckets: dict[str, int]) -> None:
     mark = {**asdict(counts), "buckets": buckets, "rules": asdict(rules)}
-    storage.write_json(layout.pulled_mark(shard.side, shard.shard_id), mark)
+    _write(storage, shard.side, shard.shard_id, mark)
+
+
+def _write(storage: Storage, side: Side, shard_id: str, mark: dict[str, Any]) -> None:
+    _summaries(storage, side).note_change(shard_id)
+    storage.write_json(layout.pulled_mark(side, shard_id), mark)
+
+
+def _summaries(storage: Storage, side: Side) -> Summaries:
+    return Summaries(storage, layout.pulled_summary(side))
 
 
 def record(storage: Storage, side: Side, shard_id: str, mark: dict[str, Any], rules: PullRules) -> None:
     """Add ``rules`` to the mark of an older version."""
-    storage.write_json(layout.pulled_mark(side, shard_id), {**mark, "rules": asdict(rules)})
+    _write(storage, side, shard_id, {**mark, "rules": asdict(rules)})
 
 
 def invalidate(storage: Storage, side: Side, shard_id: str) -> None:
     """Mark the shard as not pulled. Its files stay, and can be joined, until it is pulled again."""
     if mark := read(storage, side, shard_id):
-        storage.write_json(layout.pulled_mark(side, shard_id), {**mark, "whole": False})
+        _write(storage, side, shard_id, {**mark, "whole": False})
 
 
 def begin_replacing(storage: Storage, side: Side, shard_id: str) -> set[str]:
@@ -62,7 +69,7 @@ def begin_replacing(storage: Storage, side: Side, shard_id: str) -> set[str]:
     mark = read(storage, side, shard_id)
     if mark is None:
         return set()
-    storage.write_json(layout.pulled_mark(side, shard_id), {**mark, "whole": False, "rules": None})
+    _write(storage, side, shard_id, {**mark, "whole": False, "rules": None})
     return set(mark["buckets"])
 
 
@@ -83,13 +90,14 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
     """Raise InputError if a shard, other than those in ``but``, was pulled with other rules than ``rules``.
 
     Raises NotReadyError if files of a shard are being replaced. ``mend`` is the advice in both errors. Call this before
-    a join, because a join reads the bucket files of all shards.
+    a join, because a join reads the bucket files of all shards. Opens only marks that are
+    new or changed since the last summary.
     """
     others = []
     for side, shard_id, mark in _marks(storage):
         made_with = rules_of(mark)
         if made_with is None and not _is_replaced(mark):
-            record(storage, side, shard_id, mark, rules)
+            record(storage, side, shard_id, storage.read_json(layout.pulled_mark(side, shard_id)), rules)
         elif made_with != rules and shard_id not in but:
             others.append((f"{side}/{shard_id}", made_with))
     if not others:
@@ -104,7 +112,15 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
 
 
 def _marks(storage: Storage) -> Iterator[tuple[Side, str, dict[str, Any]]]:
-    paths = [(side, path) for side in get_args(Side) for path in storage.files(layout.pulled_folder(side))]
-    with ThreadPoolExecutor(_READERS) as readers:
-        for (side, path), mark in zip(paths, readers.map(lambda one: storage.read_json(one[1]), paths), strict=True):
-            yield side, path.rpartition("/")[2].removesuffix(".json"), mark
+    """What the marks of all shards say of their rules."""
+    for side in get_args(Side):
+        shard_ids = [
+            path.rpartition("/")[2].removesuffix(".json") for path in storage.files(layout.pulled_folder(side))
+        ]
+
+        def rules(shard_id: str, side: Side = side) -> dict[str, Any]:
+            mark = storage.read_json(layout.pulled_mark(side, shard_id))
+            return {key: mark[key] for key in ("rules",) if key in mark}
+
+        for shard_id, mark in _summaries(storage, side).facts(shard_ids, rules).items():
+            yield side, shard_id, mark

@@ -89,12 +89,10 @@ def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: d
     """
     frozen: dict[Side, list[Interval]] = {side: [] for side in now}
     listed_ids: set[str] = set()
-    for other in shard_list.intervals(storage):
-        if other == interval or (listed := shard_list.read(other, storage)) is None:
-            continue
-        listed_ids |= {shard.shard_id for shard in listed.shards}
+    for other, listed in shard_list.every_other(interval, storage).items():
+        listed_ids.update(listed.shard_ids)
         for side, origin in listed.made_from(now).items():
-            if listed.is_frozen and origin == now.get(side) and side not in listed.empty:
+            if listed.frozen and origin == now.get(side) and side not in listed.empty:
                 frozen[side].append(other)
     return [
         shard

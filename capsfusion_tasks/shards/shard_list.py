@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 from pydantic import BaseModel, ConfigDict
 
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.staging.summaries import Summaries
 
 
 class Origin(BaseModel):
@@ -50,6 +53,29 @@ class ShardList(BaseModel):
         return {*self.empty, *(shard.side for shard in self.unreadable)}
 
     def made_from(self, now: dict[Side, Origin]) -> dict[Side, Origin]:
+        return ListSummary.of(self).made_from(now)
+
+
+class ListSummary(BaseModel):
+    """What other intervals need to know of a list. ``frozen`` as ``ShardList.is_frozen``; ``uris`` by side."""
+
+    frozen: bool
+    shard_ids: list[str]
+    uris: dict[Side, str]
+    sources: dict[Side, Origin] | None
+    empty: tuple[Side, ...]
+
+    @classmethod
+    def of(cls, listed: ShardList) -> Self:
+        return cls(
+            frozen=listed.is_frozen,
+            shard_ids=[shard.shard_id for shard in listed.shards],
+            uris={shard.side: shard.source for shard in listed.shards},
+            sources=listed.sources,
+            empty=listed.empty,
+        )
+
+    def made_from(self, now: dict[Side, Origin]) -> dict[Side, Origin]:
         """The sources of the list.
 
         Older versions recorded only the URI, in each shard; the patterns then count as unchanged.
@@ -57,8 +83,7 @@ class ShardList(BaseModel):
         if self.sources is not None:
             return self.sources
         return now | {
-            shard.side: now.get(shard.side, Origin(uri="")).model_copy(update={"uri": shard.source})
-            for shard in self.shards
+            side: now.get(side, Origin(uri="")).model_copy(update={"uri": uri}) for side, uri in self.uris.items()
         }
 
 
@@ -72,7 +97,24 @@ def read(interval: Interval, storage: Storage) -> ShardList | None:
     return ShardList.model_validate(storage.read_json(path)) if storage.exists(path) else None
 
 
+def every_other(interval: Interval, storage: Storage) -> dict[Interval, ListSummary]:
+    """What the lists of all intervals but this one say. Opens only lists that are new or changed."""
+
+    def summary(key: str) -> Any:
+        listed = read(Interval.from_key(key), storage)
+        return ListSummary.of(listed).model_dump(mode="json") if listed else None  # None: nothing is listed yet
+
+    keys = [one.key for one in intervals(storage) if one != interval]
+    facts = _summaries(storage).facts(keys, summary)
+    return {Interval.from_key(key): ListSummary.model_validate(fact) for key, fact in facts.items() if fact}
+
+
+def _summaries(storage: Storage) -> Summaries:
+    return Summaries(storage, layout.LISTS_SUMMARY)
+
+
 def write(interval: Interval, storage: Storage, listed: ShardList) -> None:
+    _summaries(storage).note_change(interval.key)
     storage.write_json(layout.discovered(interval), listed.model_dump(mode="json"))
 
 

@@ -50,6 +50,14 @@ def dictionary_file(side: Side, name: str) -> str:
 BUCKETS_CONFIG = "buckets/config.json"
 
 
+def pulled_summary(side: Side) -> str:
+    """What the marks of the side's shards say, in one file (``staging/summaries.py``)."""
+    return f"summaries/pulled/{side}"
+
+
+LISTS_SUMMARY = "summaries/lists"  # … and the lists of shards of all intervals
+
+
 RUNS = "runs"  # a folder for each interval, named by its key
 REPLAYS = "replays"  # … and for each replay
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -9,6 +10,9 @@ import pytest
 
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.shards import shard_list
+from capsfusion_tasks.staging import summaries
+from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.opened import check, interval_tasks
@@ -95,3 +99,28 @@ def test_shards_of_a_day_that_was_never_run_wait_for_its_run(place: Place) -> No
 def test_shards_of_a_source_that_was_not_listed_then_are_not_late(place: Place) -> None:
     listed(place.settings(), DAY)
     assert listed(place.settings(laion2b="other"), DAYS[1]) == []
+
+
+def test_a_day_opens_the_lists_that_changed_since_the_last_summary(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summaries, "_WORTH_WRITING", 1)
+    settings = place.settings()
+    storage = Storage(settings.staging_uri)
+    first = listed(settings, DAY)
+    add_late_shards(place)
+    listed(settings, DAYS[1])
+    for change in (settings.home / "staging/summaries/lists/changes").iterdir():
+        os.utime(change, times=(0, 0))
+    opened: list[Interval] = []
+    read = shard_list.read
+    monkeypatch.setattr(shard_list, "read", lambda day, storage: opened.append(day) or read(day, storage))
+    for _ in range(2):
+        others = shard_list.every_other(DAYS[2], storage)
+        assert [len(others[day].shard_ids) for day in DAYS[:2]] == [len(first), 2]
+        assert sorted(day.key for day in opened) == [DAY.key, DAYS[1].key]
+    write(place.folder / "raw/later.parquet", range(-4, 0))
+    interval_tasks.discover(settings, DAY, relist=True)
+    opened.clear()
+    assert len(shard_list.every_other(DAYS[2], storage)[DAY].shard_ids) == len(first) + 1
+    assert opened == [DAY]

@@ -1,0 +1,87 @@
+"""Facts about many small files in one file, so that a reader does not open each of them.
+
+A writer notes a change before it changes a file. A summary lists the noted changes that it has seen: a file with a
+change that it has not seen is read itself. So a summary may be deleted, outdated or written by two readers at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from capsfusion_tasks.staging.read_ahead import read_ahead
+from capsfusion_tasks.staging.storage import Storage, StoredFile
+
+_READERS = 16  # files read in parallel: on S3 each read takes a round trip
+_WORTH_WRITING = 16  # files that were read themselves; fewer are read as fast as the summary is written
+# The file of a younger change may not be written yet. An older change is deleted after the summary has it for a day,
+# when no reader can be running that began before the change.
+_SETTLED = timedelta(hours=1)
+_FORGOTTEN = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """The summary of files that have names, in ``folder``."""
+
+    storage: Storage
+    folder: str
+
+    def note_change(self, name: str) -> None:
+        """Call it before the file is written or deleted. A file that never existed before needs no note."""
+        self.storage.write_json(f"{self._changes}/{name}.{uuid4().hex}", {})
+
+    def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
+        """What ``read`` returns for each of ``names``, a JSON value. Calls ``read`` for new and changed files only."""
+        changes = self.storage.tree(self._changes)  # before any file is read
+        seen, known = self._read()
+        changed = {_file(change) for change in changes if change.path not in seen}
+        wanted = set(names)
+        facts = {name: fact for name, fact in known.items() if name in wanted - changed}
+        missing = sorted(wanted - facts.keys())
+        facts |= zip(missing, read_ahead(read, missing, _READERS), strict=True)
+        now = datetime.now(UTC)
+        young = {_file(change) for change in changes if change.modified > now - _SETTLED}
+        if len(set(missing) - young) >= _WORTH_WRITING:
+            settled = [change for change in changes if change.modified <= now - _SETTLED]
+            self._write({name: fact for name, fact in facts.items() if name not in young}, settled)
+            for change in settled:
+                if change.modified <= now - _FORGOTTEN:
+                    with suppress(FileNotFoundError):  # another reader was faster
+                        self.storage.delete(change.path)
+        return facts
+
+    @property
+    def _changes(self) -> str:
+        return f"{self.folder}/changes"
+
+    @property
+    def _path(self) -> str:
+        return f"{self.folder}/summary.json"
+
+    def _read(self) -> tuple[set[str], dict[str, Any]]:
+        """The changes that the summary has seen, and its facts by name."""
+        try:
+            summary = self.storage.read_json(self._path)
+        except FileNotFoundError:
+            return set(), {}
+        return set(summary["seen"]), {name: summary["facts"][number] for name, number in summary["names"].items()}
+
+    def _write(self, facts: dict[str, Any], seen: list[StoredFile]) -> None:
+        different: list[Any] = []  # of many files they are the same: the rules of pulled shards are
+        names = {}
+        for name, fact in facts.items():
+            if not different or fact != different[-1]:
+                different.append(fact)
+            names[name] = len(different) - 1
+        summary = {"seen": [change.path for change in seen], "names": names, "facts": different}
+        self.storage.write_json(self._path, summary)
+
+
+def _file(change: StoredFile) -> str:
+    """The name of the file that the change is of."""
+    return change.path.rpartition("/")[2].rpartition(".")[0]
