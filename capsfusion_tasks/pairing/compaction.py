@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from capsfusion_tasks.pairing.bucket_side import BucketSide
 from capsfusion_tasks.pairing.lookups import KEYS, Lookup, lookups_of, needed, url_keys
-from capsfusion_tasks.pairing.records import dictionary_name, read_records
+from capsfusion_tasks.pairing.records import dictionary_name, ends_and_data, from_ends_and_data, read_records
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
@@ -71,9 +71,8 @@ def _made(bare: BucketSide) -> Lookup:
     shards = pa.array(bare.shards, pa.string()).take(batches["shard"].combine_chunks())
     order = np.argsort(keys := url_keys(batches["url"]), kind="stable")
     rows = batches.take(pa.array(order))
-    encoded = [
-        record for at in range(0, rows.num_rows, _ENCODED) for record in records.encode(rows.slice(at, _ENCODED))
-    ]
+    parts = [records.encode(rows.slice(at, _ENCODED)) for at in range(0, rows.num_rows, _ENCODED)]
+    encoded = pa.concat_arrays([pa.array([], pa.large_binary()), *parts])
     return _publish(bare, dictionary, bare.sizes, keys[order], shards.take(pa.array(order)), encoded)
 
 
@@ -93,32 +92,35 @@ def _merged(side: BucketSide, lookups: list[Lookup]) -> Lookup:
     done: dict[str, int] = {}
     for lookup in sorted(lookups, key=lambda one: one.name):
         table = side.storage.read_table(f"{lookup.path}.parquet")
-        ends = table["end"].to_pylist()
         with side.storage.answering(), side.storage.filesystem.open_input_stream(f"{lookup.path}.rows") as file:
-            data = memoryview(file.read())
+            its_records = from_ends_and_data(table["end"].to_numpy(), file.read_buffer())
         its = table["shard"].combine_chunks().cast(pa.string())
         # Two tasks that ran at the same time may have made lookups that share shards.
         wanted = pa.array(sorted(lookup.shards.keys() - done.keys()), pa.string())
-        kept = np.flatnonzero(pc.is_in(its, value_set=wanted).to_numpy(zero_copy_only=False))
-        places = list(zip([0, *ends[:-1]], ends, strict=True))
-        records += [bytes(data[slice(*places[row])]) for row in kept.tolist()]
-        keys.append(table["key"].to_numpy()[kept])
-        shards.append(its.take(pa.array(kept)))
+        kept = pc.is_in(its, value_set=wanted)
+        records.append(its_records.filter(kept))
+        keys.append(table["key"].to_numpy()[kept.to_numpy(zero_copy_only=False)])
+        shards.append(its.filter(kept))
         done |= lookup.shards
     key, shard = np.concatenate(keys), pa.concat_arrays(shards)
     order = np.argsort(key, kind="stable")
-    taken = [records[row] for row in order.tolist()]
+    taken = pa.concat_arrays(records).take(pa.array(order))
     return _publish(side, lookups[0].dictionary, done, key[order], shard.take(pa.array(order)), taken)
 
 
 def _publish(
-    side: BucketSide, dictionary: str, shards: dict[str, int], keys: np.ndarray, origin: pa.Array, records: list[bytes]
+    side: BucketSide,
+    dictionary: str,
+    shards: dict[str, int],
+    keys: np.ndarray,
+    origin: pa.Array,
+    records: pa.LargeBinaryArray,
 ) -> Lookup:
     lookup = Lookup(uuid4().hex, side.side, side.bucket, shards, len(records), dictionary)
-    ends = np.cumsum([len(record) for record in records], dtype=np.int64)
+    ends, data = ends_and_data(records)
     table = pa.table([pa.array(keys), pa.array(ends), origin.dictionary_encode()], schema=KEYS)
     with side.storage.publish(f"{lookup.path}.rows") as file:
-        file.write(b"".join(records))
+        file.write(data)
     packed = dict.fromkeys(("key", "end"), "DELTA_BINARY_PACKED")
     with side.storage.publish(f"{lookup.path}.parquet") as file:
         pq.write_table(table, file, compression="zstd", use_dictionary=["shard"], column_encoding=packed)

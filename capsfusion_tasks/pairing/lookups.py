@@ -92,8 +92,8 @@ def needed(found: list[Lookup]) -> list[Lookup]:
 
 def url_keys(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """The key of each URL, [rows] int64: the same on every machine and in every version."""
-    keys = (mmh3.hash64(url, signed=False)[0] & _KEY_MASK for url in urls.to_pylist())
-    return np.fromiter(keys, dtype=np.int64, count=len(urls))
+    hashes = b"".join(map(mmh3.hash_bytes, urls.cast(pa.binary()).to_pylist()))
+    return np.frombuffer(hashes, "<i8")[::2] & _KEY_MASK  # the first half of 16 bytes
 
 
 def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -> Iterator[tuple[pa.Table, pa.Array]]:
@@ -120,12 +120,13 @@ def _read(storage: Storage, path: str, starts: np.ndarray, ends: np.ndarray) -> 
     """The bytes between each of ``starts`` and ``ends``, which are sorted."""
     apart = np.flatnonzero(starts[1:] - ends[:-1] >= (_GAP if storage.is_local else _REMOTE_GAP)) + 1
     groups = list(zip([0, *apart.tolist()], [*apart.tolist(), len(starts)], strict=True))
-    with storage.answering(), storage.filesystem.open_input_file(path) as file:
+    first_of, end_of = starts.tolist(), ends.tolist()
+    with storage.answering(), storage.random_access(path) as read_at:
 
         def read(group: tuple[int, int]) -> list[bytes]:
-            first, end = int(starts[group[0]]), int(ends[group[1] - 1])
-            data = file.read_at(end - first, first)
-            places = zip(starts[slice(*group)].tolist(), ends[slice(*group)].tolist(), strict=True)
+            first, end = first_of[group[0]], end_of[group[1] - 1]
+            data = read_at(end - first, first)
+            places = zip(first_of[slice(*group)], end_of[slice(*group)], strict=True)
             return [data[start - first : stop - first] for start, stop in places]
 
         if storage.is_local:

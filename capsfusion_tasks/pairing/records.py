@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from functools import cache
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import zstandard
 
@@ -28,13 +30,16 @@ class Records:
         self._compressor = zstandard.ZstdCompressor(level=1, dict_data=shared, write_dict_id=False)
         self._decompressor = zstandard.ZstdDecompressor(dict_data=shared)
 
-    def encode(self, rows: pa.Table) -> list[bytes]:
+    def encode(self, rows: pa.Table) -> pa.LargeBinaryArray:
         """A record for each row of ``rows`` (``schemas.BUCKET_ROWS``)."""
         lines = _lines(rows)
-        compressed = self._compressor.multi_compress_to_buffer([*lines])
-        return [compressed[row].tobytes() for row in range(len(lines))]
+        ends, data = ends_and_data(lines)
+        places = np.stack([np.concatenate([[0], ends[:-1]]), np.diff(ends, prepend=0)], axis=1).astype(np.uint64)
+        compressed = self._compressor.multi_compress_to_buffer(zstandard.BufferWithSegments(data, places.tobytes()))
+        return pa.array([compressed[row].tobytes() for row in range(len(lines))], pa.large_binary())
 
     def decode(self, records: list[bytes]) -> pa.Table:
+        """The rows of ``records`` (``schemas.BUCKET_ROWS``)."""
         lines = map(self._decompressor.decompress, records)
         values = json.loads(b"[" + b",".join(lines) + b"]")
         columns = zip(*values, strict=True) if values else [[] for _ in BUCKET_ROWS]
@@ -44,14 +49,32 @@ class Records:
         )
 
 
-def _lines(rows: pa.Table) -> list[bytes]:
+def ends_and_data(records: pa.LargeBinaryArray) -> tuple[np.ndarray, pa.Buffer]:
+    """Where each record ends, [records] int64, and all records one behind the other. The first begins at 0."""
+    _, offsets, data = records.buffers()
+    places = np.frombuffer(offsets, np.int64)[records.offset : records.offset + len(records) + 1]
+    first, end = (int(places[0]), int(places[-1])) if len(records) else (0, 0)
+    return places[1:] - first, data.slice(first, end - first) if data else pa.py_buffer(b"")
+
+
+def from_ends_and_data(ends: np.ndarray, data: pa.Buffer) -> pa.LargeBinaryArray:
+    offsets = np.concatenate([[0], ends]).astype(np.int64)
+    return pa.Array.from_buffers(pa.large_binary(), len(ends), [None, pa.py_buffer(offsets), data])
+
+
+@cache
+def _json_writer() -> duckdb.DuckDBPyConnection:
+    """One database for all records: to open one takes as long as to write a thousand rows."""
+    return duckdb.connect(config={"threads": 1})
+
+
+def _lines(rows: pa.Table) -> pa.LargeBinaryArray:
     """Each row as JSON. DuckDB writes numbers so that they are read back exactly."""
-    with duckdb.connect(config={"threads": 1}) as connection:
+    with _json_writer().cursor() as connection:
         connection.register("bucket_rows", rows.select(BUCKET_ROWS.names))
         columns = ", ".join(f'"{name}"' for name in BUCKET_ROWS.names)
         made = connection.sql(f"select json_array({columns})::varchar as line from bucket_rows")  # noqa: S608
-        lines: list[bytes] = made.to_arrow_table()["line"].cast(pa.binary()).to_pylist()
-        return lines
+        return made.to_arrow_table()["line"].cast(pa.large_binary()).combine_chunks()
 
 
 def dictionary_name(storage: Storage, side: Side, rows: pa.Table) -> str:
@@ -60,7 +83,7 @@ def dictionary_name(storage: Storage, side: Side, rows: pa.Table) -> str:
         # Two processes may each make one. Both stay, because records need the one they were written with.
         for path in storage.files(layout.dictionaries_folder(side)):
             return path.rpartition("/")[2]
-        content = _train(_lines(rows.slice(0, _SAMPLED_ROWS)))
+        content = _train(_lines(rows.slice(0, _SAMPLED_ROWS)).to_pylist())
         name = hashlib.blake2b(content, digest_size=8).hexdigest()
         with storage.publish(layout.dictionary_file(side, name)) as file:
             file.write(content)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import random
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ from capsfusion_tasks.pairing.join import pair_bucket
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.staging.storage import Storage
+from tests.pairing.killed_compaction import compact_and_die
 from tests.pairing.test_brute_force import brute_force
 from tests.pairing.test_join import Area
 
@@ -140,6 +143,22 @@ def test_a_kill_while_a_lookup_is_made_loses_nothing(
         found |= join(area, day, shards)
     assert kills
     assert found == all_of(days)
+
+
+@pytest.mark.parametrize(("point", "call"), [("the rows", 2), ("the mark", 1), ("merging", 1), ("deleting", 2)])
+def test_a_process_that_is_killed_while_it_compacts_loses_nothing(tmp_path: Path, point: str, call: int) -> None:
+    area, days = Area(tmp_path, buckets=1), arrivals(6)
+    found: Made = set()
+    for day, rows in enumerate(days[:-1]):
+        found |= join(area, day, pull(area, day, rows))
+    last = pull(area, 5, days[5])
+    process = multiprocessing.get_context("spawn").Process(target=compact_and_die, args=(tmp_path, 1, point, call))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert found | join(area, 5, last) == all_of(days)
+    compacted(area, [])
+    assert join(area, 6, last) == join_again(days[5], days)
 
 
 def compacted(area: Area, shards: list[Shard]) -> None:
