@@ -6,7 +6,7 @@ COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
 .PHONY: help docs install demo up compose-demo test test-fast test-faults fuzz audit lint bench bench-fusion bench-exactness bench-gpu \
-	bench-pairing bench-days bench-planning bench-staging bench-validation bench-rescue bench-warehouse bench-explorer screenshots
+	bench-pairing bench-days bench-planning bench-staging bench-validation bench-rescue bench-warehouse bench-growth bench-explorer screenshots
 .DEFAULT_GOAL := help
 
 help:
@@ -129,6 +129,9 @@ bench-rescue: install
 
 bench-warehouse: install
 	@$(BIN)/python -m benchmarks.warehouse $(ARGS)
+
+bench-growth: install
+	@$(BIN)/python -m benchmarks.growth $(ARGS)
 
 bench-explorer: install
 	@$(BIN)/python -m benchmarks.explorer $(ARGS)

@@ -13,6 +13,7 @@ from capsfusion_tasks.schemas import VALIDATED
 
 SHARDS = 32  # per side and run
 REJECTED = 0.1
+RARE_REASON, RARE_FLAG = 1000, 5000  # one in so many rejected rows has the reason "failed", and so on
 RARE_WORDS = 300_000  # so that the vocabulary grows with the table, as with real captions
 
 
@@ -52,12 +53,13 @@ class UnitMaker:
             "prompt_tokens": pa.array(rng.integers(130, 200, rows, np.int32)),
             "caption_tokens": pa.array(rng.integers(15, 81, rows, np.int32)),
             "caption_words": pa.array(rng.integers(8, 50, rows, np.int32)),
-            "reasons": _lists(rejected, "truncated"),
-            "flags": _lists(rng.random(rows) < 0.2, "mismatch"),
         }
         for side, shards in self._shards.items():
             columns[f"{side}_shard"] = some(shards)
             columns[f"{side}_row"] = pa.array(rng.integers(0, 18_000_000, rows))
+        reason, flag = (rng.integers(0, one_in, rows) == 0 for one_in in (RARE_REASON, RARE_FLAG))
+        columns["reasons"] = _lists(rejected, np.where(reason, "failed", "truncated"))
+        columns["flags"] = _lists(flag | (rng.random(rows) < 0.2), np.where(flag, "unrelated_sources", "mismatch"))
         for field in VALIDATED:
             if field.name not in columns:
                 columns[field.name] = pa.array(rng.random(rows))
@@ -78,7 +80,7 @@ def _text(numbers: np.ndarray) -> pa.Array:
     return pa.array(numbers).cast(pa.string())
 
 
-def _lists(filled: np.ndarray, value: str) -> pa.Array:
-    """Lists: [``value``] where ``filled`` is true, otherwise empty."""
+def _lists(filled: np.ndarray, values: np.ndarray) -> pa.Array:
+    """Lists, [rows]: the row's one of ``values`` where ``filled`` is true, otherwise empty."""
     offsets = np.concatenate([[0], np.cumsum(filled)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.repeat(value, int(offsets[-1])))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[filled].tolist(), pa.string()))
