@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -232,18 +233,18 @@ class Storage:
         with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
             return file.read(columns)
 
-    @_asks
     @contextmanager
     def random_access(self, path: str) -> Iterator[Callable[[int, int], bytes]]:
         """A function that reads so many bytes from an offset. Threads may share it."""
         if not self._local:
-            with self.filesystem.open_input_file(path) as file:
+            with self.answering(), self.filesystem.open_input_file(path) as file:
                 yield file.read_at
             return
         # A third of the time that Arrow takes for a hundred bytes.
         with open(Path(self._base) / path, "rb", buffering=0) as local:
             yield lambda size, offset: os.pread(local.fileno(), size, offset)
 
+    @_asks
     def footer(self, path: str) -> tuple[dict[str, str], int]:
         """The metadata that this class wrote, and the number of rows. Reads only the footer."""
         with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
