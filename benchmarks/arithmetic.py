@@ -31,9 +31,7 @@ class Cost:
         self._cached = 2 * layers * kv  # cached numbers per token
 
     def needed(self, requests: Sequence[Request]) -> float:
-        """The fewest operations: each row's own prompt tokens once, and all tokens of its beams once, except the
-        last.
-        """
+        """The fewest operations: each row's own prompt once, and all tokens of its beams once except the last."""
         return sum(
             self._prefill(1, self._own(r), self._prefix) + self._decode(self._beams, len(r.prompt), _steps([r]))
             for r in requests

@@ -13,7 +13,9 @@ from capsfusion_tasks.caption_files.row_file import RowFile
 
 
 class JsonFile(RowFile):
-    """From JSON to JSON, rows stay parsed objects. Arrow would change values that are only copied."""
+    """If input and output are JSON, rows stay parsed objects, because Arrow would change values that are only
+    copied.
+    """
 
     def check(self) -> None:
         next(self.rows(), None)

@@ -217,7 +217,7 @@ def _fuse_while_reading(
             torchrun.wait()
         except TorchrunFailed:
             if reading.done():
-                reading.result()  # raises the error that ended both
+                reading.result()  # raises the error that ended torchrun and this thread
             raise
         finally:
             stopped.set()

@@ -21,7 +21,7 @@ _PARAMETERS = {
 }
 # Parameters that hold a secret. SQLAlchemy hides the password only, so messages would show these.
 _SECRETS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
-# user:password@ as SQLAlchemy finds it: the first @ after the password's colon ends the password.
+# Matches user:password@ like SQLAlchemy: the first @ after the colon ends the password.
 _LOGIN = re.compile(r"[^:]+://(?:[^:/]*(:[^@]*)?@)?(.*)", re.DOTALL)
 
 

@@ -87,7 +87,7 @@ def other(settings: Settings, **changes: Any) -> Settings:
 
 
 def fused_day(settings: Settings, pairs: pa.Table, captions: Captions) -> None:
-    """Plan, fuse (by hand) and load the pairs as those of DAY."""
+    """Plan the pairs as a run of DAY would, fuse them by hand, and load them."""
     storage = Storage(settings.staging_uri)
     storage.write_table(f"{layout.pairs_folder(DAY)}/00000.parquet", pairs)
     for unit in interval_tasks.plan(settings, DAY):
