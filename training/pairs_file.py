@@ -17,19 +17,25 @@ from torch import Tensor
 
 from capsfusion_tasks.demo.pairs import MadePair, make_pair
 from capsfusion_tasks.demo.pairs.words import VOCABULARY
-from capsfusion_tasks.fusion.prompt import build_prompt
-from capsfusion_tasks.fusion.template import PROMPT_TEMPLATE
+from capsfusion_tasks.fusion.prompt import PROMPT_TEMPLATE, build_prompt
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from capsfusion_tasks.thresholds import RuleSettings
+from capsfusion_tasks.validation.caption_rules import control_characters, repetition, restated, truncated
+from capsfusion_tasks.validation.scores import Fused
+from capsfusion_tasks.validation.source_rules import concatenation, copy
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
 from training.free_pairs import FreePairs
 
+# Rules that a target keeps, so that the model learns no caption that validation rejects for its form.
+_RULES = (repetition, restated, truncated, control_characters, concatenation, copy)
+_TARGET_TOKENS = 78  # decoding stops at 80
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def template_symbols() -> list[str]:
     """The three fixed parts of the prompt template, each as one token. Otherwise they would take 130 tokens."""
-    start, rest = PROMPT_TEMPLATE.split(" {raw}")
-    middle, end = rest.split(" {synthetic}")
+    start, rest = PROMPT_TEMPLATE.split(" {laion_2b}")
+    middle, end = rest.split(" {laion_coco}")
     return [("\u2581" + start).replace(" ", "\u2581"), middle.replace(" ", "\u2581"), end.replace(" ", "\u2581")]
 
 
@@ -65,10 +71,10 @@ def train_tokenizer(work: Path, vocab_size: int, texts: int, seed: int) -> None:
 
 
 class OtherWords:
-    """Replaces words of pairs, with the same replacement in all three captions.
+    """Puts other words into pairs, the same ones into all three captions.
 
-    The generator's vocabulary is small. Pairs with replaced words teach the model to copy any word from both sources.
-    Without them, a model writes words of the generator in place of unknown words.
+    The generator's vocabulary is small. Pairs with words that mean nothing there teach to copy any word, from both
+    sources: without them a model writes words of the generator instead of words that it has not seen.
     """
 
     def __init__(self, rng: random.Random, tokenizer_file: Path) -> None:
@@ -91,7 +97,7 @@ class OtherWords:
         ).lower()
 
     def replace(self, pair: MadePair) -> MadePair:
-        """`pair` with a part of the words replaced that the fused caption takes from its sources."""
+        """`pair` with other words for a part of those that the fused caption takes from its sources."""
         shared = set(_WORD.findall(pair.fused.lower())) & set(_WORD.findall(f"{pair.raw} {pair.synthetic}".lower()))
         part = self.rng.choice((0.2, 0.5, 0.9))
         other = {word: self.word() for word in sorted(shared - FUNCTION_WORDS) if self.rng.random() < part}
@@ -112,18 +118,24 @@ def _encode_share(job: tuple[Path, int, int, float, float]) -> tuple[np.ndarray,
     tokenizer_file, seed, count, other_share, free_share = job
     tokenizer, rng = LlamaTokenizer(tokenizer_file), random.Random(seed)
     other_words = OtherWords(rng, tokenizer_file)
-    free_pairs = FreePairs(rng, other_words.word)
+    free_pairs, settings = FreePairs(rng, other_words.word), RuleSettings()
     ids: list[np.ndarray] = []
     lengths = np.zeros((count, 2), np.int32)
-    for row in range(count):
-        kind = rng.random()
-        pair = free_pairs.pair() if kind < free_share else make_pair(rng, "train")
-        if kind >= free_share and rng.random() < other_share:
-            pair = other_words.replace(pair)
-        prompt = tokenizer.encode(build_prompt(pair.raw, pair.synthetic))
+    row = 0
+    while row < count:
+        if rng.random() < free_share:
+            pair = free_pairs.pair()
+        else:
+            pair = make_pair(rng, "train")
+            pair = other_words.replace(pair) if rng.random() < other_share else pair
+        fused = Fused(pair.raw, pair.synthetic, pair.fused)
         target = [*tokenizer.encode(pair.fused, bos=False), tokenizer.eos_id]
+        if len(target) > _TARGET_TOKENS or any(rule(fused, settings) for rule in _RULES):
+            continue
+        prompt = tokenizer.encode(build_prompt(pair.raw, pair.synthetic))
         ids.append(np.array(prompt + target, np.uint16))
         lengths[row] = len(prompt), len(target)
+        row += 1
     return np.concatenate(ids), lengths
 
 
@@ -141,13 +153,9 @@ def make_pairs_file(work: Path, pairs: int, seed: int, workers: int, other_share
         parts = pool.map(_encode_share, jobs, chunksize=1)
     ids, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
     np.savez(work / "pairs.npz", ids=ids, lengths=lengths)
-    whole, over = lengths.sum(1), (lengths[:, 1] > 80).mean()
+    whole = lengths.sum(1)
     print(f"{len(lengths):,} pairs, {whole.sum():,} tokens; tokens a pair: mean {whole.mean():.1f}", end=", ")
-    print(
-        f"p99 {np.percentile(whole, 99):.0f}, prompt {lengths[:, 0].mean():.1f}, target {lengths[:, 1].mean():.1f}",
-        end=", ",
-    )
-    print(f"targets over 80 tokens {over:.2%}")
+    print(f"p99 {np.percentile(whole, 99):.0f}, prompt {lengths[:, 0].mean():.1f}, target {lengths[:, 1].mean():.1f}")
 
 
 # Sequences are padded to one of these lengths, so that torch.compile sees few shapes.

@@ -7,11 +7,12 @@ Four steps, each writing its file to the work folder:
     python training/train_demo_model.py train     --work /tmp/demo_model     # checkpoint.pt; --resume continues from it
     python training/train_demo_model.py export    --work /tmp/demo_model --out capsfusion_tasks/demo/model
 
-On a machine that other programs use too, --minutes ends the training in time. The learning rate then follows the larger
-of two shares: steps done, and minutes passed. Set GOMP_SPINCOUNT=2000 there, so that a thread does not spin while it
-waits for one that the system has paused.
+On a machine that other programs use as well, --minutes ends the training in time: the learning rate then follows the
+larger one of the shares of steps and of minutes that have passed. Set GOMP_SPINCOUNT=2000 there, so that a thread does
+not spin while it waits for one that the system has paused.
 
-On a CPU with AMX, bfloat16 matrix products are several times as fast as float32; on others pass --dtype float32.
+On a CPU with AMX or AVX-512 BF16, bfloat16 matrix products are several times as fast as float32; on others pass --dtype
+float32. --start begins a new training with the weights of a checkpoint, for example with other pairs.
 glibc returns large buffers to the system after each step, and allocating them again costs more than the arithmetic. Set
 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1.
 """
@@ -125,12 +126,18 @@ def train(args: argparse.Namespace) -> None:
     weights = list(model.parameters())
     updates = optimizers(model, args.lr, args.muon_lr)
     step, tokens, minutes_before = 0, 0, 0.0
-    if args.resume and (work / "checkpoint.pt").exists():
-        state = torch.load(work / "checkpoint.pt", map_location=args.device)
+    resumed = args.resume and (work / "checkpoint.pt").exists()
+    if resumed or args.start:
+        state = torch.load(work / "checkpoint.pt" if resumed else args.start, map_location=args.device)
         model.load_state_dict(state["model"])
         for update, update_state in zip(updates, state["optimizers"], strict=True):
             update.load_state_dict(update_state)
         step, tokens, minutes_before = state["step"], state["tokens"], state["minutes"]
+    if args.start and not resumed:  # the schedule begins anew
+        step, minutes_before = 0, 0.0
+        for update, peak in zip(updates, (args.muon_lr, args.lr), strict=True):
+            for group in update.param_groups:
+                group["peak"] = peak
     print(f"{sum(weight.numel() for weight in weights):,} parameters; steps {step:,} to {args.steps:,}", flush=True)
     forward: Callable[..., Tensor] = model
     head_loss: Callable[..., Tensor] = target_loss
@@ -212,7 +219,7 @@ def main() -> None:
     parser.add_argument("--tokenizer-pairs", type=int, default=100_000)
     parser.add_argument("--pairs", type=int, default=700_000)
     parser.add_argument("--other-words", type=float, default=0.6, help="share of training pairs with other words")
-    parser.add_argument("--free", type=float, default=0.3, help="share of training pairs of any words")
+    parser.add_argument("--free", type=float, default=0.5, help="share of training pairs of any words")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=Shape.hidden_size, help="a multiple of 64, the size of a head")
     parser.add_argument("--ffn", type=int, default=Shape.intermediate_size)
@@ -236,7 +243,8 @@ def main() -> None:
     parser.add_argument(
         "--look-seconds", type=float, default=300.0, help="seconds between evaluations on held-out pairs"
     )
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--resume", action="store_true", help="continue with the checkpoint of --work")
+    parser.add_argument("--start", type=Path, help="checkpoint with whose weights a new training starts")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.step == "tokenizer":

@@ -10,7 +10,7 @@ from capsfusion_tasks.demo.pairs.words import words_of
 _SMALL = frozenset(words_of("small_word"))  # words that a title writes without a capital
 MASS = frozenset(words_of("mass_noun"))  # nouns that take no article
 _COUNTED = re.compile(r"(?:two|three|four|five|six|several|some|many|people|men|women|children|friends)\b")
-_PLURAL = re.compile(r"(?<!s)(?<!u)(?<!i)s$(?<!canvas)(?<!lens)(?<!gas)(?<!news)|(?:people|men|children)$")
+_PLURAL = re.compile(r"(?<!s)(?<!u)(?<!i)s$(?<!canvas)(?<!lens)(?<!gas)(?<!news)(?<!series)|(?:people|men|children)$")
 _AFTER_HEAD = re.compile(r" (?:of|with|in|on|at|from|for|that|holding|wearing|carrying|playing) ")
 
 
@@ -43,7 +43,7 @@ def plural(noun: str) -> str:
 
 
 def title_case(phrase: str) -> str:
-    """`phrase` as in a title: without its article, and with capitals except in small words."""
+    """`phrase` as in a title: without its article, and with capitals but in small words."""
     words = phrase.removeprefix("a ").removeprefix("an ").split(" ")
     return " ".join(word if place and word in _SMALL else capital(word) for place, word in enumerate(words))
 
@@ -58,12 +58,13 @@ WRITING: dict[str, Callable[[str], str]] = {
     "s": plural,
     "q": lambda text: text if '"' in text else f'"{text}"',
 }
-# Words that agree with a slot, such as `{thing.is}`: singular and plural.
+# What agrees with a slot and stands for it (`{thing.is}`): in the singular and in the plural.
 AGREEMENT = {"is": ("is", "are"), "has": ("has", "have"), "v": ("s", ""), "It": ("It", "They"), "it": ("it", "they")}
 AGREEMENT["A"] = ("a ", "")
 
 _SMALL_REPAIRS = (
     (re.compile(r"\b([Aa]) (?=(?!uni|use|one|eu|ur|U\b|UK|US)[aeiouAEIOU8])"), r"\1n "),
+    (re.compile(r"\b([Ii]n|[Ff]rom) (?=\d{3}0s\b)"), r"\1 the "),
     (re.compile(r" +"), " "),
     (re.compile(r" ([,.:;])(?=\s|$)"), r"\1"),
     (re.compile(r",(?=[,.])"), ""),

@@ -13,9 +13,9 @@ from capsfusion_tasks.demo.pairs.english import AGREEMENT, MASS, WRITING, capita
 from capsfusion_tasks.demo.pairs.template import Choice, Optional, Sequence, Slot, parse
 from capsfusion_tasks.demo.pairs.words import DOMAINS
 
-# The person's sex determines these words, and any caption may use them.
+# The person's sex decides these, and any caption may say them.
 _PRONOUNS = frozenset(("man", "he", "his", "him"))
-# A fused caption may leave these out: advertising, and the photographer.
+# A fused caption may leave these out: what sells, and who took the picture.
 _DROPPED = frozenset(("credit", "price")) | _PRONOUNS
 # A fused caption may say these twice.
 _REPEATED = frozenset(("thing", "medium", "people"))
@@ -27,27 +27,27 @@ class Untold(Exception):
 
 
 class Scene:
-    """Facts by slot. `draw` draws the facts that a template needs; `tell` only writes facts that were drawn."""
+    """Facts by slot. `draw` draws those that a template asks for; `tell` only writes those that were drawn."""
 
     def __init__(self, rng: random.Random, split: str, domain: str) -> None:
         self.rng, self.split, self.tables = rng, split, DOMAINS[domain]
         self.values: dict[str, str] = {}
-        self.inside: dict[str, set[str]] = {}  # the keys from which a value is made
+        self.inside: dict[str, set[str]] = {}  # keys of which a value is made
         self.drawn: set[str] = set()  # keys that a source says
         self.told: set[str] = set()  # keys that the fused caption says
         self.sex = rng.choice("mf")
-        self.skip = frozenset(self.tables[0].get("skip", ()))  # facts that scenes of this domain lack
+        self.skip = frozenset(self.tables[0].get("skip", ()))  # facts that the domain's scenes do not have
 
     def entries(self, root: str) -> list[str]:
         """The domain's list, or its kind's, or the common one."""
         return next(tables[root] for tables in self.tables if root in tables)
 
     def draw(self, template: str) -> str:
-        """Write `template`, and draw the facts that it needs. Raises Untold if the domain has no such fact."""
+        """Write `template`, drawing what it asks for. Raises Untold if the domain has no such fact."""
         return "".join(self._draw(parse(template)))
 
     def tell(self, template: str) -> str:
-        """Write `template` with the drawn facts. Raises Untold if it needs others, or if drawn facts remain."""
+        """Write `template` with what was drawn. Raises Untold if it says more, or drawn facts remain."""
         self.told = set()
         text = "".join(self._tell(parse(template)))
         if self._missing():
@@ -79,7 +79,7 @@ class Scene:
         return parts
 
     def _value(self, node: Slot) -> str:
-        """The slot's value. Draws it if it was not drawn yet; slots with the same list never get the same value."""
+        """The slot's value, drawn now if it is new, and unlike those of slots with the same list."""
         if node.name in self.values:
             return self.values[node.name]
         before, self.drawn = self.drawn, set()
@@ -179,7 +179,7 @@ class Scene:
         return parts
 
     def _chosen(self, choice: Choice) -> Sequence:
-        """An option whose facts are known, preferably with a new fact."""
+        """An option that can be told, one with a new fact where there is one."""
         options = [option for option in choice.options if self._fits(option)]
         new = [o for o in options if self._fits(o, new=True) and any(isinstance(node, Slot) for node in o)]
         if not options:
@@ -203,7 +203,7 @@ class Scene:
         return node.name in _PRONOUNS or (key is not None and not repeated)
 
     def _known(self, node: Slot) -> str | None:
-        """The key under which a fused caption may say the slot, or None. `hue` is the colour that a source says."""
+        """The key under which a fused caption may say the slot, if it may. `hue` is the colour that a source says."""
         if node.name == "hue":
             return next((key for key in ("colour", "colour.g") if key in self.drawn), None)
         if node.key in self.drawn:

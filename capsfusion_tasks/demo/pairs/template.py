@@ -22,7 +22,7 @@ class Slot:
 
     @functools.cached_property
     def is_macro(self) -> bool:
-        """Whether the slot is not a fact but a template that is drawn again each time."""
+        """Whether the slot is a template that is drawn anew each time, and no fact."""
         return self.name.startswith("_")
 
     @functools.cached_property
@@ -36,7 +36,7 @@ class Slot:
 
     @functools.cached_property
     def agreement(self) -> str:
-        """The modifier that writes, in place of the slot, a verb, a pronoun or an article that agrees with the slot."""
+        """The modifier that writes a verb, a pronoun or an article that agrees with the slot, and not the slot."""
         return next((modifier for modifier in self.modifiers if modifier in AGREEMENT), "")
 
 
@@ -49,7 +49,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Optional:
-    """A sequence that a source may leave out. A fused caption says it if it is known and was not said yet."""
+    """A sequence that a source may leave out, and that a fused caption says if it is known and not yet said."""
 
     sequence: Sequence
 
