@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from huggingface_hub import DatasetCard, constants
+from huggingface_hub import DatasetCard, HfApi, constants
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
@@ -178,6 +178,21 @@ def test_what_fails_for_a_moment_is_tried_again(
     run(filled)
     assert not any(hub.failures.values())
     assert data_of(hub.files_of(REPO)) == of_a_folder(filled, tmp_path)
+
+
+def test_an_upload_that_xet_could_not_finish_is_tried_again(
+    filled: Warehouse, hub: WritableHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preupload, failures = HfApi.preupload_lfs_files, [ConnectionError("Network error"), TimeoutError("too slow")]
+
+    def uploading(*arguments: Any, **options: Any) -> None:
+        if failures:
+            raise failures.pop()
+        preupload(*arguments, **options)
+
+    monkeypatch.setattr(HfApi, "preupload_lfs_files", uploading)
+    assert run(filled).rows == 420
+    assert failures == []
 
 
 def test_a_commit_whose_answer_is_lost_is_found_by_the_next_run(
