@@ -17,7 +17,8 @@ from torch import Tensor
 
 from capsfusion_tasks.demo.pairs import MadePair, make_pair
 from capsfusion_tasks.demo.pairs.words import VOCABULARY
-from capsfusion_tasks.fusion.prompt import PROMPT_TEMPLATE, build_prompt
+from capsfusion_tasks.fusion.prompt import build_prompt
+from capsfusion_tasks.fusion.template import PROMPT_TEMPLATE
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.caption_rules import control_characters, repetition, restated, truncated
