@@ -7,7 +7,7 @@ from sqlalchemy import Connection, func, select, update
 
 from capsfusion_tasks.decoding import Decoding
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.warehouse import fusions, tables
+from capsfusion_tasks.warehouse import fusions, ledger_tables
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.fusions import EarlierFusion
 from tests.warehouse.conftest import FUSION, plan
@@ -20,15 +20,15 @@ def recorded_by_an_earlier_version(warehouse: Warehouse, **columns: Any) -> None
     plan(warehouse, ("u1", 5))
     counts = {"state": "loaded", "accepted": 4, "rejected": 1, "loaded_at": func.now()}
     with warehouse.engine.begin() as connection:
-        connection.execute(update(tables.work_units).values(**counts))
-        connection.execute(update(tables.fusions).values(spec={"model": "demo"}, **columns))
+        connection.execute(update(ledger_tables.work_units).values(**counts))
+        connection.execute(update(ledger_tables.fusions).values(spec={"model": "demo"}, **columns))
 
 
 def test_a_decoding_comes_back_as_it_was_decided(connection: Connection) -> None:
     fusions.register(connection, FUSION, {"prompt_template": "merge"})
     fusions.register(connection, FUSION.model_copy(update={"model": "another"}), {})
     assert fusions.decoding_of(connection, "f1") == FUSION
-    spec = connection.scalars(select(tables.fusions.c.spec)).one()
+    spec = connection.scalars(select(ledger_tables.fusions.c.spec)).one()
     assert spec["prompt_template"] == "merge"
 
 
