@@ -30,7 +30,7 @@ def loading(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())
         if len(said) > _MESSAGE_MAX:
             said = f"{said[:_MESSAGE_MAX]}…"

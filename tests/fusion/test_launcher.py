@@ -182,6 +182,7 @@ OF_OTHER_LAUNCHERS = {
     "TORCHELASTIC_ERROR_FILE": "/nowhere/error.json",
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon",
     # Of torch's compilers, which no fuse task uses.
+    "TORCH_LOGS": "",  # torch does not take an empty one for unset
     "TORCHINDUCTOR_MIN_NUM_SPLIT": "many",
     "TORCHDYNAMO_REPRO_LEVEL": "high",
     "COMPILE_STROBELIGHT_SAMPLE_RATE": "often",
