@@ -86,7 +86,7 @@ def _shown(value: Any) -> Text:
 
 
 def _print_records(console: Console, names: list[Text], values: list[list[Text]]) -> None:
-    """Each row as a block of its own, with a line for each column, as psql's expanded display."""
+    """Print each row as a block with a line for each column, like psql's expanded display."""
     for number, row in enumerate(values, start=1):
         console.print(f"-- row {number} --", highlight=False)
         record = Table.grid(padding=(0, 2, 0, 0))

@@ -56,7 +56,7 @@ def _percentiles(values: list[int]) -> str:
 
 
 def figures(pairs: list[tuple[str, str, str]], tokenizer: LlamaTokenizer) -> dict[str, str]:
-    """The figures to compare, as texts: percentiles 5, 25, 50, 75, 95 and 99, or shares."""
+    """The figures to compare, formatted: percentiles 5, 25, 50, 75, 95 and 99, or shares."""
     table: dict[str, str] = {}
     for place, side in enumerate(("raw", "synthetic", "fused")):
         texts = [pair[place] for pair in pairs]

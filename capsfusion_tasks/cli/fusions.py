@@ -17,10 +17,10 @@ def adopt(
     max_new_tokens: MaxNewTokens = None,
     dtype: Dtype = None,
 ) -> None:
-    """Declare that a fusion of an earlier version used the current settings. Its captions are then not fused again.
+    """Declare that a fusion recorded by an earlier release used the current settings, so its captions are kept.
 
-    Earlier versions did not record which dtype `auto` meant, and digested only both ends of a model's files. Use this
-    when you know that the model and the device were the same as now.
+    Earlier releases did not record which dtype `auto` meant, and digested only the beginning and the end of each model
+    file. So `capsfusion plan` would fuse such captions again. Use this if model and device were the same as now.
 
     Example: capsfusion adopt 3f9a1c20b7de --dtype bfloat16
     """

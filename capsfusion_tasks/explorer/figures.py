@@ -29,7 +29,7 @@ class RunKey:
 
 @dataclass(frozen=True)
 class RunFigures:
-    """What the page shows about a run. ``found``: what planning found; None before planning."""
+    """What the page shows about a run. ``found``: the pairs that planning counted; None before planning."""
 
     dag_run_id: str | None
     replay: str | None

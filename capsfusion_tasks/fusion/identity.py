@@ -72,7 +72,7 @@ def locate(decoding: Decoding, settings: Settings) -> str:
 
 
 def configured_template(settings: Settings) -> Template:
-    """The template that the settings name. Raises InputError for a file that is none."""
+    """The template that the settings name. Raises InputError if the file is not a template."""
     return PAPER if settings.prompt is None else Template.read(settings.prompt)
 
 

@@ -226,7 +226,8 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
     if held_by_gate(context, unit):
         raise InputError(
-            f"unit {unit.unit_id} is held by the gate: accept its rejections, or answer the run's question"
+            f"unit {unit.unit_id} is held by the gate, because too many of its captions were rejected: accept them with"
+            " --accept-rejections (Param accept_rejections), or answer the task ask in Airflow"
         )
     _require_pull_rules(context, unit)
     rows = _validated(context, unit)

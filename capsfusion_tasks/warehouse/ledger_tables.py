@@ -98,7 +98,7 @@ work_units = Table(
     # Of a replay's unit: the replay's name, and the fusion whose rejected captions it fuses again.
     text_column("replay", nullable=True),
     Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
-    # What to do with captions that the unit's pairs already have under its fusion.
+    # If a pair of the unit has a caption of the same fusion already: leave it out (skip), or replace the caption.
     text_column("existing", server_default="skip"),
     one_of("state", UNIT_STATES),
     one_of("existing", EXISTING),

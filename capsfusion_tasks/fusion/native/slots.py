@@ -1,7 +1,7 @@
 """The slots of the native engine on the device. A row enters with its prompt, gains a token a step, and leaves.
 
-A slot holds a tree of tokens: behind the prompt, the B tokens of step g are at places prompt + g * B to
-prompt + g * B + B - 1. The mask ``visible`` says which places each beam sees: the prompt, and its own ancestor of each
+A slot holds a tree of tokens. With a prompt of p tokens and B beams, the tokens of step g are at places p + g * B to
+p + g * B + B - 1. The mask ``visible`` says which places each beam sees: the prompt, and its own ancestor of each
 step. When beam search replaces one beam by a copy of another, it copies a row of the mask. Keys and values never move.
 """
 

@@ -42,7 +42,7 @@ def random_requests(rows: int, seed: int = 0) -> list[Request]:
 
 
 REQUESTS = random_requests(40)
-FEW = REQUESTS[:12]  # batch size of a reference that takes one request at a time
+FEW = REQUESTS[:12]  # for a reference that takes one request at a time, which is slow
 
 
 def native(
