@@ -242,8 +242,8 @@ def test_the_same_day_again_changes_no_row_and_exports_what_is_there(
     head = r"nothing new to fuse, 0 findings\n\n- interval: 2026-11-10, the whole day \(UTC\)\n- `?Params: export_to /"
     assert re.match(head, note)
     assert re.search(r"\n- interval: \d+ accepted \+ \d+ rejected in all, with those of other runs\n", note)
-    [file] = (service.folder / "captions").glob("*/*/part-*.parquet")
-    assert file.parent.name.startswith("20261110T")
+    [file] = (service.folder / "captions").glob("*/*/data/part-*.parquet")
+    assert file.parents[1].name.startswith("20261110T")
     of_day = f"select {', '.join(PUBLISHED_COLUMNS)} from fused_captions join work_units using (unit_id)"
     accepted = service.query(f"{of_day} where interval_start = '{FIRST}T00:00:00Z'")
     assert sorted(pq.read_table(file, partitioning=None).to_pylist(), key=str) == sorted(accepted, key=str)

@@ -167,7 +167,7 @@ def test_a_filter_stays_in_airflow_s_address_and_its_captions_are_exported(
         export = dialog.get_by_role("alert").get_by_role("link").inner_text()
     path = f"/dags/capsfusion_export/dagRuns/{quote(export)}"
     wait_until("the export ends", lambda: service.api.request("GET", path)["state"] in ("success", "failed"), 120)
-    assert pq.read_table(target / "part-00000.parquet").num_rows == accepted
+    assert pq.read_table(target / "data" / "part-00000.parquet").num_rows == accepted
 
 
 def test_the_view_is_dark_where_airflow_is(service: Service, chromium: Browser, run_id: str) -> None:

@@ -69,7 +69,7 @@ def run_code(code: str, settings: Settings, tmp_path: Path, **variables: str) ->
 def test_params_go_before_the_settings_and_only_where_units_are_planned(tmp_path: Path, warehouse_url: str) -> None:
     code = """
 from run_context import planning, replay_of, working
-params = {"reason": ["copy"], "start": None, "end": "2026-11-10T01:00:00+01:00", "limit": 3}
+params = {"reason": ["copy"], "start": None, "end": "2026-11-10T01:00:00+01:00", "limit": 3, "filter": None}
 context = {"run_id": "manual", "params": {**params, "num_beams": 5, "max_new_tokens": 7, "prompt": "prompt.txt"}}
 beams = []
 for opened in (planning(context), working()):
