@@ -15,7 +15,6 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 
 from capsfusion_tasks import BUNDLED_MODEL
@@ -47,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
         prefix = "capsfusion-tests-"
         for left in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):  # by sessions that were killed
             owner = left.name.removeprefix(prefix).split("-")[0]
-            if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
                 shutil.rmtree(left, ignore_errors=True)
         root = os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-")
         config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))

@@ -49,7 +49,7 @@ def test_an_export_has_the_accepted_captions_of_a_filter(
     wanted = wanted.model_copy(update={"fusion_id": wanted.fusion_id or "f2"})
     shown = [row.capsfusion for page in pages(filled, wanted, 100) for row in page if row.reasons is None]
     done = export_filtered(filled, wanted, str(tmp_path / "out"), columns="pair_id", say=lambda _: None)
-    files = sorted((tmp_path / "out").glob("*.parquet"))
+    files = sorted((tmp_path / "out" / "data").glob("*.parquet"))
     assert sorted(text for file in files for text in pq.read_table(file)["capsfusion"].to_pylist()) == sorted(shown)
     assert done == {"target": Storage(str(tmp_path / "out")).path(""), "rows": len(shown), "files": len(files)}
 
