@@ -81,7 +81,7 @@ def test_a_user_reads_the_question_and_lets_the_unit_in(service: Service, asked:
         expect(page.get_by_role("link", name="Captions of this run that are loaded")).to_be_visible()
         page.get_by_role("button", name="Load", exact=True).click()
         [run] = service.wait_for_runs(LET_IN, LET_IN)
-    assert run["state"] == "success"
+    assert run["state"] == "success", run["note"]
     [loaded] = units(service, LET_IN)
     assert (loaded["state"], loaded["error"], loaded["rows_in"]) == ("loaded", None, GATE_ROWS)
     assert (loaded["answer"], loaded["answered_by"], loaded["dag_run_id"]) == ("load", USER, run_id)

@@ -89,6 +89,7 @@ print(json.dumps({"beams": beams, "replay": replay_of(context, "abc").model_dump
         "loaded_from": None,
         "loaded_before": "2026-11-10T00:00:00Z",
         "limit": 3,
+        "filter": None,
     }
 
 
