@@ -140,8 +140,20 @@ def test_a_backfill_that_accepts_rejections_asks_nobody(service: Service, asked:
 
 
 def wait_for_question(service: Service, day: date) -> None:
+    """Wait until the run asks and the scheduler knows that the asking process has ended.
+
+    Airflow takes a task for crashed that runs again, after an answer, before the scheduler has handled that end.
+    """
+
     def is_asked() -> bool:
-        return bool(service.runs(day, day)) and service.states(day, "ask") == ["awaiting_input"]
+        if not service.runs(day, day):
+            return False
+        [task] = [each for each in service.instances(day) if each["task_id"] == "ask"]
+        if task["state"] != "awaiting_input":
+            return False
+        event = f"task_id='ask', run_id='{task['dag_run_id']}', try_number={task['try_number']}, map_index=-1)"
+        log = (service.folder / "airflow" / "standalone.log").read_text(errors="replace")
+        return any(event in line for line in log.splitlines() if "Received executor event with state success" in line)
 
     wait_until(f"the run of {day} asks", is_asked, RUN_SECONDS)
 
