@@ -13,9 +13,7 @@ from capsfusion_tasks.caption_files.row_file import RowFile
 
 
 class JsonFile(RowFile):
-    """If input and output are JSON, rows stay parsed objects, because Arrow would change values that are only
-    copied.
-    """
+    """JSON rows stay parsed objects, because Arrow would change values that are only copied."""
 
     def check(self) -> None:
         next(self.rows(), None)
