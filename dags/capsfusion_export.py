@@ -18,7 +18,7 @@ PARAMS = {
         title="Export to",
         type="string",
         pattern=r"^(/|\w+://).",
-        description="A folder that every worker reaches (absolute), or s3://bucket/prefix. A new one for each export.",
+        description="An absolute folder that every worker reaches, s3://… or hf://…. A new one for each export.",
     ),
     **FILTER_PARAM,
     "columns": Param(
@@ -51,7 +51,7 @@ PARAMS = {
 def capsfusion_export() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def export() -> Json:
-        """Writes the captions and a manifest. Cleared, it goes on after the last finished file."""
+        """Writes the captions and a manifest. If it is cleared, it continues after the last finished file."""
         params = get_current_context()["params"]
         with working() as work:
             wanted = CaptionFilter.of_param(params["filter"]) or CaptionFilter()
