@@ -1,4 +1,4 @@
-"""docs/operations.md: commands exist, queries run, quoted messages are in the code, sums are right."""
+"""docs/operations.md, sizing.md, troubleshooting.md: commands exist, queries run, quoted messages are in the code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 from capsfusion_tasks.cli import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGE = (REPOSITORY / "docs" / "operations.md").read_text()
-RUNBOOK = PAGE.split("## Runbook")[1]
-SPANS = re.findall(r"`([^`\n]+)`", PAGE)
-COMMANDS = [line.strip() for line in PAGE.splitlines() if line.startswith("    ")] + SPANS
+OPERATIONS, SIZING, TROUBLESHOOTING = (
+    (REPOSITORY / "docs" / name).read_text() for name in ("operations.md", "sizing.md", "troubleshooting.md")
+)
+PAGES = "\n".join((OPERATIONS, SIZING, TROUBLESHOOTING))
+SPANS = re.findall(r"`([^`\n]+)`", PAGES)
+COMMANDS = [line.strip() for line in PAGES.splitlines() if line.startswith("    ")] + SPANS
 
 # Messages of Airflow, PostgreSQL, CUDA, S3 and the kernel.
 FOREIGN = {
@@ -56,17 +58,21 @@ def test_its_services_and_volumes_are_those_of_the_compose_file() -> None:
     named = {name for each in COMMANDS for found in re.findall(verbs, each) for name in found.split()[:1]}
     assert {"airflow-scheduler", "cpu-worker", "demo", "gpu-worker", "postgres"} <= named
     assert named <= set(compose["services"])
-    table = PAGE.split("| service | does |")[1].split("\n\n")[0]
+    table = OPERATIONS.split("| service | does |")[1].split("\n\n")[0]
     assert set(re.findall(r"`([a-z]+(?:-[a-z]+)*)`", "".join(row.split("|")[1] for row in table.splitlines()[2:]))) == (
         set(compose["services"]) - {"demo"}
     )
-    listed = PAGE.split("Everything written lies in named volumes: ")[1].split(".\n")[0]
+    listed = OPERATIONS.split("Everything written lies in named volumes: ")[1].split(".\n")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == set(compose["volumes"]) - {"auth"}
 
 
-def test_each_message_of_the_runbook_is_one_of_the_code() -> None:
+def test_each_message_of_the_troubleshooting_page_is_one_of_the_code() -> None:
     said = _messages()
-    rows = [row.split("|")[1] for row in RUNBOOK.splitlines() if row.startswith("| ") and not row.startswith("| ---")]
+    rows = [
+        row.split("|")[1]
+        for row in TROUBLESHOOTING.splitlines()
+        if row.startswith("| ") and not row.startswith("| ---")
+    ]
     asked = [part.strip() for row in rows for span in re.findall(r"`([^`]+)`", row) for part in span.split("…")]
     asked = [re.sub(r"\d+", "…", part) for part in asked if len(part) > 9 and part not in FOREIGN]
     assert len(asked) > 15
@@ -91,7 +97,7 @@ def _messages() -> list[str]:
 
 def test_its_table_of_sizes_is_its_formula() -> None:
     rows = re.findall(
-        r"^\| ([\d.]+), [^|]+\| ([\d,.]+) days \| ([\d,.]+) days \| ([\d,.]+) days \| ([\d,]+) \|", PAGE, re.M
+        r"^\| ([\d.]+), [^|]+\| ([\d,.]+) days \| ([\d,.]+) days \| ([\d,.]+) days \| ([\d,]+) \|", SIZING, re.M
     )
     assert [row[0] for row in rows] == ["1.04", "40", "122", "180"]
     for rate, *found, hours in rows:
