@@ -54,9 +54,9 @@ class RuleSettings(BaseModel):
     )
     english: Literal["always", "latin", "never"] = Field(
         default="always",
-        description="Which captions are to be in English: all, those of pairs whose synthetic caption is in Latin"
-        " letters, or none. Rules that presume English are asked of these only"
-        " ([validation.md](validation.md#other-languages)).",
+        description="Which captions must be in English: all, those of pairs whose synthetic caption is in Latin"
+        " letters, or none. Rules that depend on English apply only to these"
+        " ([validation.md](validation.md#what-if-my-captions-are-not-in-english)).",
     )
 
 
