@@ -13,7 +13,7 @@ from capsfusion_tasks.schemas import VALIDATED
 
 SHARDS = 32  # per side and run
 REJECTED = 0.1
-RARE_REASON, RARE_FLAG = 1000, 5000  # one in so many rejected rows has the reason "failed", and so on
+RARE_REASON, RARE_FLAG = 1000, 5000  # one in this many rows has a rare reason, or a rare flag
 RARE_WORDS = 300_000  # so that the vocabulary grows with the table, as with real captions
 
 
@@ -81,6 +81,6 @@ def _text(numbers: np.ndarray) -> pa.Array:
 
 
 def _lists(filled: np.ndarray, values: np.ndarray) -> pa.Array:
-    """Lists, [rows]: the row's one of ``values`` where ``filled`` is true, otherwise empty."""
+    """A list for each row: its value of ``values`` if ``filled`` is true, otherwise empty."""
     offsets = np.concatenate([[0], np.cumsum(filled)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[filled].tolist(), pa.string()))

@@ -5,8 +5,8 @@
 Loads runs of 100,000 generated captions with the pipeline's ``load_unit``, one after the other, with all indexes. At
 each size of ``--rows``, it prints what the last half a million rows cost, the bytes of each table and index, and the
 milliseconds of the captions view's queries. The server is the embedded PostgreSQL with fsync on; ``--set`` changes its
-settings. 20 million rows need about an hour on one core and 40 GB of disk. An interrupted run with ``--home`` goes on
-where it ended.
+settings. 20 million rows need about an hour on one core and 40 GB of disk. With ``--home``, an interrupted run
+continues.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ progress = Console(stderr=True, highlight=False)
 
 @dataclass(frozen=True)
 class Counters:
-    """What the loads of one run took, or what was taken since the server started."""
+    """Resources that the loads of one run used, or that were used since the server started."""
 
     seconds: float
     server_cpu: float

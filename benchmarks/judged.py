@@ -64,7 +64,7 @@ def read_judged(path: Path, pairs: Iterable[tuple[str, ...]] = ()) -> list[Judge
 
     Texts come from ``path`` or from ``pairs`` (raw, synthetic, caption); judgements without texts are left out.
 
-    Raises InputError for a line that is no judgement.
+    Raises InputError for a line that is not a judgement.
     """
     by_key = {key(*pair): pair for pair in pairs}
     found = []
@@ -74,7 +74,7 @@ def read_judged(path: Path, pairs: Iterable[tuple[str, ...]] = ()) -> list[Judge
             verdict, faults = str(row["verdict"]), list(row.get("faults", []))
             pair = by_key.get(row["key"]) if "key" in row else (row["laion_2b"], row["laion_coco"], row["capsfusion"])
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number} is no judgement: {error!r}") from error
+            raise InputError(f"{path}, line {number} is not a judgement: {error!r}") from error
         if verdict not in VERDICTS:
             raise InputError(f"{path}, line {number}: verdict {verdict!r}; expected one of {', '.join(VERDICTS)}")
         if pair is None:

@@ -52,7 +52,7 @@ POLL_SECONDS = 0.005
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception: folders are removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # exit cleanly: remove folders
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=500_000, help="pairs of the interval")
     parser.add_argument("--units", type=int, default=64, help="unfinished units of other intervals")

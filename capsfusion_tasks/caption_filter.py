@@ -1,4 +1,4 @@
-"""A filter of captions: what the captions view is asked for, and what its replays and exports take."""
+"""A filter of captions. The captions view shows the captions that match it, and replays and exports take them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def storable(value: str) -> str:
 
 
 def known_score(value: str) -> str:
-    """Raises ValueError for a name that is no score."""
+    """Raises ValueError for a name that is not a score."""
     if value not in SCORES:
         raise ValueError(f"there is no score {value}; choose one of {', '.join(SCORES)}")
     return value
@@ -52,11 +52,11 @@ class CaptionFilter(BaseModel):
     flag: Text | None = None
     shard: Text | None = None  # shard_id or path, or a part of a path
     day: date | None = None  # the start of the data interval (UTC)
-    dag_run_id: Text | None = None  # or a part of it
+    dag_run_id: Text | None = None  # a DAG run's id, or a part of it
     score: Score | None = None
     score_min: Number | None = None
     score_max: Number | None = None
-    score_below: Number | None = None  # as score_max, without the number itself
+    score_below: Number | None = None  # as score_max, but exclusive
 
     @field_validator("words")
     @classmethod
@@ -79,7 +79,7 @@ class CaptionFilter(BaseModel):
 
     @classmethod
     def of_param(cls, value: dict[str, Any] | None) -> CaptionFilter | None:
-        """The filter as a Param of Airflow has it. Raises InputError."""
+        """The filter from a Param of Airflow. Raises InputError."""
         try:
             return None if value is None else cls.model_validate(value)
         except ValidationError as error:

@@ -35,7 +35,7 @@ def _split_patterns(value: Any) -> Any:
     try:
         return json.loads(value)
     except ValueError as error:
-        raise ValueError(f"it starts with [ and is no JSON list ({error}); separate patterns by commas") from error
+        raise ValueError(f"it starts with [ and is not a JSON list ({error}); separate patterns by commas") from error
 
 
 def _split_at_commas(value: str) -> list[str]:
@@ -128,7 +128,9 @@ class Settings(BaseSettings):
     laion2b_include: Patterns = Field(
         ("*.parquet",), description="Files of the LAION-2B source that are shards: glob patterns, separated by commas."
     )
-    laion2b_exclude: Patterns = Field((), description="Glob patterns of files that are no shards, although included.")
+    laion2b_exclude: Patterns = Field(
+        (), description="Glob patterns of files to leave out, although they are included."
+    )
     laion_coco: Location = Field(
         "hf://datasets/laion/relaion-coco", description="Where LAION-COCO shards arrive, as for `CAPSFUSION_LAION2B`."
     )
@@ -228,7 +230,9 @@ class Settings(BaseSettings):
         4096, ge=1, description="Most rows of a chunk file. After 30 seconds of work the next chunk file begins anyway."
     )
     stall_minutes: float = Field(
-        15, gt=0, description="End a fuse task whose process finishes no row for so many minutes. A retry continues it."
+        15,
+        gt=0,
+        description="End a fuse task whose process finishes no row for this many minutes. A retry continues it.",
     )
     loading_minutes: float = Field(
         60, gt=0, description="The same until the first row is finished: the model is downloaded and loaded before it."

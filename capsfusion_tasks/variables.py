@@ -1,4 +1,4 @@
-"""Environment variables of settings, with misspelt names and invalid values, and what libraries do not survive."""
+"""Finds misspelt and invalid environment variables: of settings, and of libraries that would crash or hang."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: 
     groups = [variable(name) for name in nested(settings)]  # one variable can set a whole group as JSON
     known = {*variables(settings), *others, *groups}
     return [
-        f"{name} is no setting: did you mean {nearest}?"
+        f"{name} is not a setting: did you mean {nearest}?"
         for name in sorted(name.upper() for name, value in environment.items() if value)
         if name.startswith(PREFIX)
         and name not in known
@@ -61,7 +61,7 @@ def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: 
 
 
 def unusable(environment: Mapping[str, str]) -> list[str]:
-    """A problem for each variable of a library that the library would not survive."""
+    """A problem for each library variable whose value would crash or hang the library."""
     return [
         f"{name} is {environment[name]!r:.100}: expected {words}; correct or unset it"
         for name, (accepted, words) in _OF_LIBRARIES.items()
@@ -82,7 +82,7 @@ def problems(error: ValidationError, settings: type[BaseModel], overridden: Coll
         name = named[0] if named[0] in overridden else variable(*named)
         if each["type"] == "extra_forbidden":
             nearest = _nearest(name, variables(settings))
-            reasons[f"{name} is no setting"] = [f"did you mean {nearest}?" if nearest else "see docs/settings.md"]
+            reasons[f"{name} is not a setting"] = [f"did you mean {nearest}?" if nearest else "see docs/settings.md"]
         else:
             value = "not valid" if parts[0] in _SECRET else f"{each['input']!r:.100}"
             reasons.setdefault(f"{name} is {value}", []).append(each["msg"].removeprefix("Value error, "))

@@ -35,7 +35,7 @@ PARAMS = {
 def capsfusion_lake() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def sync() -> Json:
-        """Brings loaded units to the Iceberg table; skipped where CAPSFUSION_LAKE_TABLE is not set."""
+        """Writes loaded units to the Iceberg table. Skipped if CAPSFUSION_LAKE_TABLE is not set."""
         with working() as work:
             if work.settings.lake_table is None:
                 raise AirflowSkipException("CAPSFUSION_LAKE_TABLE is not set")
@@ -44,7 +44,7 @@ def capsfusion_lake() -> None:
 
     @task(execution_timeout=timedelta(hours=4))
     def maintain() -> Json:
-        """Puts small files together, and removes snapshots that are older than the Param keep_days."""
+        """Merges small files, and removes snapshots that are older than the Param keep_days."""
         before = datetime.now(UTC) - timedelta(days=get_current_context()["params"]["keep_days"])
         with working() as work:
             done = lake_tasks.maintain_lake(work, before=before)

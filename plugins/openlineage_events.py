@@ -19,7 +19,7 @@ _Arguments = ParamSpec("_Arguments")
 
 
 def is_on() -> bool:
-    """Whether Airflow sends events. Where it does not, OpenLineage's client is not imported."""
+    """Whether Airflow sends events. If it sends none, OpenLineage's client is not imported."""
     if find_spec("airflow.providers.openlineage") is None:
         return False
     from airflow.providers.openlineage import conf
@@ -59,7 +59,7 @@ def pulled(work: Context, shard: Shard, counts: Mapping[str, Any]) -> TaskLineag
 
 @_sent
 def loaded(work: Context, unit: Unit, counts: Mapping[str, Any]) -> TaskLineage | None:
-    """Sends nothing of a unit that was loaded before, because this task has written nothing."""
+    """Sends nothing for a unit that was loaded before, because this task has written nothing."""
     from capsfusion_tasks.tasks.task_lineage import of_load
 
     return None if counts["already_loaded"] else of_load(work, unit, counts)

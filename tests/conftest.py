@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if os.geteuid() == 0 and "PYTEST_DEBUG_TEMPROOT" not in os.environ:
         prefix = "capsfusion-tests-"
-        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):  # by sessions that were killed
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):  # left by sessions that were killed
             owner = left.name.removeprefix(prefix).split("-")[0]
             if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
                 shutil.rmtree(left, ignore_errors=True)

@@ -75,14 +75,22 @@ def test_what_is_no_path_stays(monkeypatch: pytest.MonkeyPatch, name: str, given
         ("RULES__REPETITION_MAX", "nan", "CAPSFUSION_RULES__REPETITION_MAX is 'nan': expected a finite number"),
         ("KEEP_UNITS_DAYS", "1e300", "CAPSFUSION_KEEP_UNITS_DAYS is '1e300': expected a number less than"),
         ("RULES", "{", "CAPSFUSION_RULES is not JSON"),
-        ("GATE__XYZ", "1", "CAPSFUSION_GATE__XYZ is no setting: see docs/settings.md"),
-        ("RULES__MIN_WORD", "1", "CAPSFUSION_RULES__MIN_WORD is no setting: did you mean CAPSFUSION_RULES__MIN_WORDS?"),
-        ("LAION2B_INCLUDE", '["a"', """CAPSFUSION_LAION2B_INCLUDE is '["a"': it starts with [ and is no JSON list"""),
+        ("GATE__XYZ", "1", "CAPSFUSION_GATE__XYZ is not a setting: see docs/settings.md"),
+        (
+            "RULES__MIN_WORD",
+            "1",
+            "CAPSFUSION_RULES__MIN_WORD is not a setting: did you mean CAPSFUSION_RULES__MIN_WORDS?",
+        ),
+        (
+            "LAION2B_INCLUDE",
+            '["a"',
+            """CAPSFUSION_LAION2B_INCLUDE is '["a"': it starts with [ and is not a JSON list""",
+        ),
         ("STAGING", "s3:/b/p", "CAPSFUSION_STAGING is 's3:/b/p': there is no // after s3:; write s3://b/p"),
         ("HOME", " ", "CAPSFUSION_HOME is '': it is empty; give a path"),
         ("HOME", "~nobody-of-this-name/x", "this system has no such home folder"),
         ("MODEL", "~nobody-of-this-name/x", "this system has no such home folder"),
-        ("NUM_BEAM", "3", "CAPSFUSION_NUM_BEAM is no setting: did you mean CAPSFUSION_NUM_BEAMS?"),
+        ("NUM_BEAM", "3", "CAPSFUSION_NUM_BEAM is not a setting: did you mean CAPSFUSION_NUM_BEAMS?"),
         ("RULES_MIN_WORDS", "3", "did you mean CAPSFUSION_RULES__MIN_WORDS?"),
         ("AWS_CONNECTION_ID", "x", "did you mean CAPSFUSION_AWS_CONN_ID?"),
         ("LAION_2B", "x", "did you mean CAPSFUSION_LAION2B?"),
@@ -104,7 +112,7 @@ def test_all_errors_are_told_at_once_and_those_of_options_by_their_names(monkeyp
     monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", "postgresql://me:secret@host/db")
     with pytest.raises(InputError) as caught:
         load_settings(num_beams=99)
-    for part in ("CAPSFUSION_DTYPE is 'half'", "CAPSFUSION_MODELS is no setting", "; num_beams is 99: "):
+    for part in ("CAPSFUSION_DTYPE is 'half'", "CAPSFUSION_MODELS is not a setting", "; num_beams is 99: "):
         assert part in str(caught.value)
     assert "secret" not in str(caught.value)
 

@@ -2,10 +2,10 @@
 
 The command runs with torchrun, as users run it, so it also needs pydantic-settings, psutil and typer.
 
-Its rate is compared with the engine alone, on the same checkpoint, rows and EOS. (The rates of the part ``rates``
-differ: random weights end few beams with EOS, so here a row takes more steps than its caption has tokens.) Both rates
-cover about the same number of rows, from the loaded weights to the last row, including the start of slots and graphs,
-the first turnover, and the end with empty slots. The command's rate is that of its second start. On a CPU the
+The command's rate, measured after its second start, is compared with that of the engine alone, on the same checkpoint,
+rows and EOS. Both are measured over about the same number of rows, from the loaded weights to the last row. So both
+include starting slots and graphs, and the end, when slots are empty. The rates of the part ``rates`` are other ones:
+here a row takes more steps than its caption has tokens, because random weights end few beams with EOS. On a CPU the
 comparison is meaningless: the command uses all cores, the engine one.
 """
 

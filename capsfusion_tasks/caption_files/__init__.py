@@ -71,7 +71,7 @@ def _check_schema(target: Path, source: CaptionFile) -> None:
     with _as_parquet(target, source):
         empty = pa.BufferOutputStream()
         pq.ParquetWriter(empty, source.schema).close()
-        pq.ParquetFile(pa.BufferReader(empty.getvalue())).close()  # a writer accepts deeper nesting than any reader
+        pq.ParquetFile(pa.BufferReader(empty.getvalue())).close()  # writing accepts deeper nesting than reading
 
 
 def _write_nowhere(target: Path, source: CaptionFile) -> int:
@@ -92,7 +92,7 @@ def _as_parquet(target: Path, source: CaptionFile) -> Iterator[None]:
 
 
 def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
-    """Raise InputError if the file ``target`` cannot be created or replaced, or is the file ``but``."""
+    """Raise InputError if the file ``target`` cannot be created or replaced, or is the same file as ``but``."""
     with _reachable(f"cannot write {target}"):
         if target.exists():
             if but.exists() and target.samefile(but):
@@ -105,7 +105,7 @@ def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
 
 
 def check_writable_folder(target: Path) -> None:
-    """Raise InputError if files cannot be created in the folder ``target``, or where it cannot be created."""
+    """Raise InputError if the folder ``target`` cannot be created, or files cannot be created in it."""
     with _reachable(f"cannot write {target}"):
         if target.is_dir():
             _check_folder(target.absolute(), target)
@@ -117,13 +117,13 @@ def _check_folder(folder: Path, target: Path) -> None:
     with _reachable(f"cannot write {target}"):
         if not folder.is_dir():
             raise InputError(f"cannot write {target}: there is no folder {folder}")
-        # Create a file, as Storage.publish does, because only that shows whether this process may.
+        # Try to create a file, as Storage.publish does: only that shows whether this process has the right.
         tempfile.NamedTemporaryFile(dir=folder, prefix=f".{target.name}.", suffix=".unpublished").close()
 
 
 @contextmanager
 def _reachable(failed: str) -> Iterator[None]:
-    """In the block, OSErrors of the system become InputError: no rights to a folder, a name that is too long."""
+    """In the block, OSErrors become InputErrors, for example for missing rights or a name that is too long."""
     try:
         yield
     except OSError as error:
@@ -135,8 +135,8 @@ def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str |
 
     The file appears complete or not at all.
 
-    Raises ValueError if there are not as many values as rows, InputError where ``source`` changed since it was
-    opened, or for what ``check_target`` finds.
+    Raises ValueError if there are not as many values as rows, InputError if ``source`` changed since it was opened, or
+    for a problem that ``check_target`` finds.
     """
     if source.adds is None:
         raise ValueError(f"{source.source} was opened without a column to add")

@@ -65,16 +65,16 @@ class CaptionFile(ABC):
 
     @abstractmethod
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All rows with all columns, as values of JSON; bytes that are no text stay bytes."""
+        """All rows with all columns, as JSON values. Bytes that are not UTF-8 stay bytes."""
 
     @abstractmethod
     def tables(self) -> Iterator[pa.Table]:
-        """All rows with all columns, in tables of ``schema`` of at most ``GROUP_ROWS`` rows."""
+        """All rows with all columns, in tables with ``schema`` and at most ``GROUP_ROWS`` rows each."""
 
     @property
     @abstractmethod
     def schema(self) -> pa.Schema:
-        """The Arrow schema of all rows. For other files than Parquet, this reads the whole file."""
+        """The Arrow schema of all rows. Reads the whole file, unless it is Parquet."""
 
     @property
     @abstractmethod

@@ -34,7 +34,7 @@ class CsvFile(RowFile):
             raise InputError(f"{self.source} is empty; expected a header with the names of the columns")
         if len(names) == 1 and (found := [mark for mark in ";\t|," if mark in names[0]]):
             raise InputError(
-                f"{self.source} separates its columns with {found[0]!r}, and its name says {self._delimiter!r}: name a"
+                f"{self.source} separates its columns with {found[0]!r}, but its name says {self._delimiter!r}: name a"
                 " file with tabs .tsv, and write others again with commas, as .csv"
             )
         if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -25,9 +25,9 @@ def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
     A source is a file, a folder, whose files are found at any depth, or a pattern with ``*``, ``?`` or ``[…]``. If it
     is a single file, ``target`` is the output or a folder for it; otherwise ``target`` is a folder, and outputs have
     the paths that the files have below the source's folder. Files of a folder with other endings, and those whose
-    names begin with a dot or an underscore, are no inputs. Nor are those of ``target``.
+    names begin with a dot or an underscore, are not inputs. Files in ``target`` are not inputs, either.
 
-    Raises InputError if no file is found, or two have the same place.
+    Raises InputError if no file is found, or if two outputs would have the same path.
     """
     if len(sources) == 1 and _is_single(sources[0]) and not target.is_dir():
         return [InOut(sources[0], target)]
@@ -56,7 +56,7 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     elif source.is_dir():
         if target.exists() and target.samefile(source):
             raise InputError(f"{target} is the folder of the input: choose another folder for the output")
-        # OUT can be inside IN. Its files, and the finished rows beside it, are no inputs.
+        # OUT can be inside IN. Its files, and the finished rows beside it, are not inputs.
         beside = (target.absolute(), target.absolute().with_name(f"{target.name}.parts"))
         ours = [each for each in beside if each.is_relative_to(source.absolute())]
         files = [

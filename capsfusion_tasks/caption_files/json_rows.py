@@ -15,8 +15,7 @@ from capsfusion_tasks.errors import InputError
 _PIECE = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
-# An error this close to the end of a piece may only mean that the rest is missing. -Infinity and \ud83d are the longest
-# words that can be cut off.
+# An error this close to the end of a piece may only mean that the rest is missing: -Infinity or \ud83d may be cut off.
 _LONGEST_WORD = 16
 _EXPECTED = "expected a list of objects, or an object on each line"
 _LONGEST_ROW = 1 << 30  # most characters of a row; a small gzip file can inflate to more than the memory holds
@@ -75,7 +74,7 @@ class _Values:
     def _objects(self, *, refuse_one: bool) -> Iterator[tuple[Any, int]]:
         while self._peek():
             value = self._value()
-            # If a .json file is one object, its rows are somewhere inside, and one row of everything would be wrong.
+            # If a .json file is one object, its rows are somewhere inside. The object itself must not become a row.
             if refuse_one and self._row == 1 and not self._peek():
                 raise InputError(f"{self._source} holds one object; {_EXPECTED}")
             yield value
@@ -86,7 +85,7 @@ class _Values:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
-                if end <= len(self._text) - _LONGEST_WORD or not self._read():  # else 0. may be read as 0
+                if end <= len(self._text) - _LONGEST_WORD or not self._read():  # 0. may be the start of 0.5
                     length, self._at = end - self._at, end
                     return value, length
             except json.JSONDecodeError as error:
@@ -97,7 +96,7 @@ class _Values:
                 raise self._invalid(str(error), self._at) from error
 
     def _peek(self) -> str:
-        """The next character that is no space, or "" at the end. Moves ``at`` to it."""
+        """The next character that is not a space, or "" at the end. Moves ``at`` to it."""
         while True:
             match = _SPACE.match(self._text, self._at)
             self._at = match.end() if match else self._at

@@ -24,7 +24,7 @@ def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozense
         column.validate(full=True)  # Parquet does not check that a column of text holds UTF-8
         for chunk in column.chunks:
             _require_calendar(chunk, name)
-        # Two steps, because the cast from a zone to text must know the zone, and the cast to UTC need not.
+        # Cast to UTC first: that works for zones that this machine does not know, and the cast to text does not.
         column = column.cast(_mapped(column.type, name, binary, only_zones=True))
         values: list[Any] = column.cast(_mapped(column.type, name, binary)).to_pylist()
     except (pa.ArrowException, ValueError) as error:  # ValueError: a struct has two fields with one name
@@ -36,7 +36,7 @@ def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozense
 def _require_calendar(array: pa.Array, name: str) -> None:
     for _, leaf in leaves(array, name):
         if pa.types.is_timestamp(leaf.type):
-            leaf = leaf.cast(pa.int64()).cast(pa.timestamp(leaf.type.unit))  # with a zone, Arrow wraps around instead
+            leaf = leaf.cast(pa.int64()).cast(pa.timestamp(leaf.type.unit))  # with a zone, the cast wraps around
         elif not pa.types.is_date(leaf.type):
             continue
         if pc.any(pc.starts_with(leaf.cast(pa.string()), _OUT_OF_RANGE)).as_py():
@@ -44,7 +44,7 @@ def _require_calendar(array: pa.Array, name: str) -> None:
 
 
 def _mapped(kind: pa.DataType, path: str, binary: frozenset[str], *, only_zones: bool = False) -> pa.DataType:
-    """``kind`` with the types of its leaves replaced: by those for JSON, or with ``only_zones`` by UTC for a zone."""
+    """``kind`` with its leaves in types for JSON; with ``only_zones``, only with UTC in place of other time zones."""
 
     def inner(child: pa.DataType, name: str) -> pa.DataType:
         return _mapped(child, f"{path}.{name}", binary, only_zones=only_zones)
@@ -85,7 +85,7 @@ def is_bytes(kind: pa.DataType) -> bool:
 
 
 def leaves(array: pa.Array, path: str) -> Iterator[tuple[str, pa.Array]]:
-    """The arrays without nesting in ``array``, each with its path: ``image.bytes``, ``tags.element``."""
+    """The innermost arrays of ``array``, each with its path: ``image.bytes``, ``tags.element``."""
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         yield from leaves(array.storage, path)
@@ -123,5 +123,5 @@ def _is_utf8(array: pa.Array) -> bool:
 
 
 def leaf_types(kind: pa.DataType) -> list[pa.DataType]:
-    """The types without nesting in ``kind``."""
+    """The innermost types of ``kind``."""
     return [leaf.type for _, leaf in leaves(pa.array([], kind), "")]

@@ -93,8 +93,9 @@ class ParquetFile(CaptionFile):
     @contextmanager
     def _reading(self) -> Iterator[pq.ParquetFile]:
         try:
-            # Without these arguments it reads whole row groups, ahead: 200 MB for a file of that size, instead of 12.
-            # INT96 as nanoseconds would wrap the years after 2262 around, such as the 9999 that Spark's users write.
+            # By default Arrow reads whole row groups in advance: 200 MB of memory for a file of 200 MB, instead of 12
+            # MB. It reads INT96 as nanoseconds, which cannot hold years after 2262, such as the 9999 that Spark users
+            # write.
             with pq.ParquetFile(
                 self.source, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us"
             ) as file:

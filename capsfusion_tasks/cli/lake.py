@@ -12,9 +12,9 @@ from capsfusion_tasks.settings import load_settings
 
 
 def lake_sync() -> None:
-    """Bring the captions of loaded units to the Iceberg table of CAPSFUSION_LAKE_TABLE.
+    """Write the captions of loaded units to the Iceberg table of CAPSFUSION_LAKE_TABLE.
 
-    Each unit is one snapshot. Units that the table has are left out, so it can be run at any time, also after a kill.
+    Each unit is one snapshot. Skips units that the table has already, so it can be run at any time, also after a kill.
 
     Example: CAPSFUSION_LAKE_TABLE=captions.fused capsfusion lake sync
     """
@@ -30,15 +30,16 @@ def lake_sync() -> None:
 
 def lake_maintain(
     keep_days: Annotated[
-        float, typer.Option(help="Keep snapshots of so many days for time travel.", min=0, max=36500)
+        float, typer.Option(help="Keep the snapshots of this many days, for time travel.", min=0, max=36500)
     ] = 7,
     min_files: Annotated[
-        int, typer.Option(help="Rewrite partitions with at least so many files below 32 MB.", min=2)
+        int, typer.Option(help="Rewrite partitions with at least this many files below 32 MB.", min=2)
     ] = 8,
 ) -> None:
-    """Put small files of the Iceberg table together, and remove old snapshots with their files.
+    """Merge small files of the Iceberg table, and remove old snapshots with their files.
 
-    Brings missing units first. Readers of a snapshot that is removed fail, so keep more days than they run.
+    Writes missing units first. Removing a snapshot makes its readers fail, so keep snapshots longer than any reader
+    runs.
 
     Example: capsfusion lake maintain --keep-days 30
     """

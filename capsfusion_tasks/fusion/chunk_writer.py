@@ -63,7 +63,8 @@ class ChunkWriter:
             rows=self._rows.num_rows,
             prompt_tokens=pc.sum(self._rows["prompt_tokens"]).as_py(),
             caption_tokens=pc.sum(self._rows["caption_tokens"]).as_py(),
-            # Rows overlap in the engine, so the time since the last chunk counts. Only the sum over chunks is exact.
+            # The engine works on many rows at once, so a chunk gets the time since the last chunk. Only the sum is
+            # exact.
             device_seconds=now - self._since,
             busy=occupancy.busy - self._counted.busy,
             slots=occupancy.slots - self._counted.slots,

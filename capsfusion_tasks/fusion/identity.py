@@ -25,7 +25,7 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
 
     ``device`` is where it will run, for a dtype of auto; by default the settings say. A model in a folder is known by
     its content, a hub model by its commit, whose configuration and tokenizer are fetched. Raises InputError for a model
-    that is not there or lacks a file, and for a prompt's file that is no template.
+    that is not there or lacks a file, and for a prompt's file that is not a template.
     """
     template = configured_template(settings)  # before a model is downloaded
     local = Path(settings.model).is_dir()

@@ -1,7 +1,7 @@
 """A tokenizer.json, as LLaMA 3, Mistral and Qwen have it, by the library ``tokenizers``.
 
-Encodes as transformers' AutoTokenizer does, but for control tokens that are written out in a caption ("<|im_end|>"):
-these are text.
+Encodes as transformers' AutoTokenizer does, with one exception: control tokens that are written out in a caption
+("<|im_end|>") stay text.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class JsonTokenizer:
         return str(self._backend.decode([i for i in ids if 0 <= i < self.vocab_size]))
 
     def _start_of_texts(self) -> list[int]:
-        """The ids that the post-processor puts in front of every text. What it adds behind one is left out.
+        """The ids that the post-processor puts in front of every text. Ids that it adds after a text are left out.
 
-        transformers 5 goes by the post-processor, too, and not by ``add_bos_token`` of tokenizer_config.json.
+        transformers 5 also uses the post-processor, and ignores ``add_bos_token`` of tokenizer_config.json.
         """
         text = "a"
         plain = self._backend.encode(text, add_special_tokens=False).ids
@@ -59,10 +59,12 @@ class JsonTokenizer:
         for place in range(len(whole) - len(plain) + 1):
             if whole[place : place + len(plain)] == plain:
                 return list(whole[:place])
-        raise InputError(f"{self._file} changes a text's tokens when it adds special ones (post_processor)")
+        raise InputError(
+            f"{self._file} changes a text's tokens when it adds special tokens (post_processor), which is not supported"
+        )
 
     def _named(self, name: str, *, otherwise: int) -> int:
-        """The id of a special token by its name in tokenizer_config.json. ``otherwise``: there is none of that name."""
+        """The id of a special token by its name in tokenizer_config.json. Without an entry: ``otherwise``."""
         token = self._config.get(name)
         if isinstance(token, dict):
             token = token.get("content")
@@ -84,11 +86,11 @@ def _load(file: Path) -> Backend:
         return Backend.from_str(content.decode())
     except Exception as error:  # tokenizers raises nothing more precise
         reason = str(error).replace("\n", " ")[:200]
-        raise InputError(f"{file} is no tokenizer of the library tokenizers: {reason}. Download it again") from error
+        raise InputError(f"{file} is not a tokenizer of the library tokenizers: {reason}. Download it again") from error
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, over the older special_tokens_map.json."""
+    """The entries of tokenizer_config.json, and those that only the older special_tokens_map.json has."""
     files = (folder / name for name in ("special_tokens_map.json", "tokenizer_config.json"))
     found: dict[str, Any] = {}
     for file in files:

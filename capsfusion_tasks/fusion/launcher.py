@@ -31,17 +31,17 @@ STARTED_BY = "TORCHRUN_STARTED_BY"  # variable of the ranks: id of the process t
 _MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
 _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
-# The line in which torchrun names the failed rank. Pages about torchrun's own functions follow it.
+# The line in which torchrun names the failed rank. Pages of torchrun's own traceback follow it.
 _RANK_FAILED = re.compile(r".*torch/distributed/elastic/.*failed \(exitcode: ")
 # OpenMP threads spin while they wait for each other. By default they spin for so long that two jobs on one CPU are
 # seven times slower. With this many turns, two jobs have half the speed each, and a single job is not slower.
 _DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
-# Variables of other launchers (a pod of Kubeflow has them, and whatever another torchrun started). torchrun would take
-# PET_* for its own arguments and PYTHON_EXEC for the program of its ranks. LOGLEVEL=info, which many images set, ends
-# it with a traceback: Python's levels are upper-case.
-# The last two lines are of torch's compilers, which fuse tasks never use, of its sanitizer, which fails on the engine,
-# and of the thresholds below which a CPU multiplies matrices with another library. Most of them must be numbers; other
-# values end torch with a traceback, or fail every row.
+# Variables of other launchers, which are set in Kubeflow's pods and in processes that another torchrun started.
+# torchrun would take PET_* as its own arguments, and PYTHON_EXEC as the program of its ranks. LOGLEVEL=info, which many
+# images set, ends torchrun with a traceback, because Python's levels are upper-case. The last two lines are variables
+# of torch's compilers, which fuse tasks never use; of its sanitizer, which fails on the engine; and of the thresholds
+# below which a CPU multiplies matrices with another library. Most must be numbers. With other values torch ends with a
+# traceback, or every row fails.
 _NOT_FOR_TORCHRUN = re.compile(
     r"PET_.*|TORCH_?ELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|PYTHON_EXEC"
     r"|LOGLEVEL"
@@ -75,7 +75,7 @@ def _is_writable(folder: Path) -> bool:
 def torchrun_environment(defaults: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
     """``environment`` without the variables of other launchers, with ``defaults`` for what it does not set."""
     kept = {name: value for name, value in environment.items() if not _NOT_FOR_TORCHRUN.fullmatch(name)}
-    if not kept.get("TORCH_LOGS"):  # torch fails on an empty one, which a compose file sets for what is left open
+    if not kept.get("TORCH_LOGS"):  # torch fails on an empty value, as compose files set
         kept.pop("TORCH_LOGS", None)
     if not _THREADS.fullmatch(kept.get("OMP_NUM_THREADS", "")):
         kept.pop("OMP_NUM_THREADS", None)
@@ -99,7 +99,7 @@ def rank_count(nproc_per_node: Literal["auto"] | int) -> int:
 
 
 def gpu_count() -> int:
-    """Number of GPUs that this process may use. Does not import torch: CUDA would hold the GPU."""
+    """Number of GPUs that this process may use. Does not import torch, because CUDA would occupy the GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         # CUDA ends its list at the first -1.

@@ -42,4 +42,4 @@ def check_model(
     empty = len(Prompt(tokenizer, template).encode("", ""))
     if empty >= MAX_PROMPT_TOKENS:
         todo = "take the tokenizer that the model was trained with" if template == PAPER else "write a shorter prompt"
-        raise InputError(f"{file} makes {empty} tokens of the empty prompt, which may have {MAX_PROMPT_TOKENS}: {todo}")
+        raise InputError(f"the prompt alone has {empty} tokens in {file}, and the limit is {MAX_PROMPT_TOKENS}: {todo}")

@@ -19,11 +19,11 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
 
 def model_folder(model: str, *, weights: bool = True) -> Path:
-    """The local folder of ``model``: the folder itself, or the hub's snapshot, downloaded where it is missing.
+    """The local folder of ``model``: the folder itself, or the hub's snapshot, downloaded if it is missing.
 
     ``model`` is a folder or a hub id, ``owner/name`` or ``owner/name@revision``. Without ``weights`` only the
-    configuration and the tokenizer are fetched. Raises InputError if a needed file is missing, NotReadyError where
-    the hub does not answer.
+    configuration and the tokenizer are fetched. Raises InputError if a needed file is missing, NotReadyError if the hub
+    does not answer.
     """
     folder = Path(model).expanduser()
     if not _reached(folder, Path.is_dir):
@@ -36,7 +36,7 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
     for names in (("config.json",), FILES):
         if not any(_reached(folder / name, Path.is_file) for name in names):
             refuse_adapter(folder)
-            raise InputError(f"{folder} has no {' or '.join(names)}: it is no checkpoint in Hugging Face's layout")
+            raise InputError(f"{folder} has no {' or '.join(names)}: it is not a checkpoint in Hugging Face's layout")
     for file in weight_files(folder) if weights else ():
         check_start(file)
     return folder
@@ -78,7 +78,7 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
     """The tokens that end a caption, as ``generate`` takes them: sorted, at least one.
 
     The ids are those of generation_config.json, otherwise those of config.json, otherwise the tokenizer's.
-    Raises InputError for ids that are no tokens of the model.
+    Raises InputError for ids that are not tokens of the model.
     """
     vocab_size = read_object(folder / "config.json").get("vocab_size")
     for file in (folder / "generation_config.json", folder / "config.json"):

@@ -13,7 +13,7 @@ _START = 4096  # bytes that tell what a tokenizer.model is
 
 
 def tokenizer_file(folder: Path) -> Path:
-    """The file that the tokenizer is read from. Raises InputError where there is none.
+    """The file that the tokenizer is read from. Raises InputError if there is none.
 
     sentencepiece itself comes first: transformers 5 makes other ids of the same tokenizer.model (``tokenizer.py``).
     """
@@ -22,21 +22,21 @@ def tokenizer_file(folder: Path) -> Path:
         return model
     if as_json.is_file():
         return as_json
-    raise InputError(f"{folder} has no {' or '.join(FILES)}: it is no checkpoint in Hugging Face's layout")
+    raise InputError(f"{folder} has no {' or '.join(FILES)}: it is not a checkpoint in Hugging Face's layout")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Raises InputError where the folder has no tokenizer, or one that cannot be read."""
+    """The tokenizer of ``folder``. Raises InputError if there is none, or if it cannot be read."""
     file = tokenizer_file(folder)
     if file.name == FILES[0]:
         return LlamaTokenizer(file)
-    from capsfusion_tasks.fusion.json_tokenizer import JsonTokenizer  # most runs need no tokenizers
+    from capsfusion_tasks.fusion.json_tokenizer import JsonTokenizer  # most models do not need it
 
     return JsonTokenizer(folder)
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """Of the file that alone decides a text's tokens."""
+    """A digest of the tokenizer's file, which alone decides a text's tokens."""
     return hashlib.blake2b(tokenizer_file(folder).read_bytes(), digest_size=16).hexdigest()
 
 

@@ -54,7 +54,7 @@ class Prompt:
         self._pieces = _pieces(template, tokenizer.control_tokens)
 
     def encode(self, raw: str, synthetic: str) -> list[int]:
-        """Token ids of the whole prompt, BOS first where the tokenizer has one."""
+        """Token ids of the whole prompt. BOS is first, if the tokenizer has one."""
         if len(self._pieces) == 1:
             return self._tokenizer.encode(self._template.fill(raw, synthetic))
         captions = {"raw": raw, "synthetic": synthetic, None: ""}

@@ -21,26 +21,28 @@ PROMPT_TEMPLATE = (
     "Sentence 1: {raw}\nSentence 2: {synthetic}\nNew Sentence:"
 )
 
-# The fields, with the names that digests have known them by since before there were other templates.
+# The fields, with their names in digests. These names are older than other templates, so they cannot change.
 _FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
-_MOST_BYTES = 1 << 16  # of a file; a prompt of 256 tokens takes a few thousand
+_MOST_BYTES = 1 << 16  # bytes of a prompt's file; 256 tokens take a few thousand
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
 class Template:
-    """``parts`` are the pieces of text, each with the field behind it; None behind the last one."""
+    """``parts`` are the pieces of text, each with the field that follows it; None after the last one."""
 
     text: str
     parts: tuple[tuple[str, str | None], ...]
 
     @classmethod
     def of(cls, text: str, name: str = "the prompt") -> Template:
-        """Raises InputError, which calls the template ``name``, where its fields are not {raw} and {synthetic}."""
+        """Raises InputError, which calls the template ``name``, unless its fields are {raw} and {synthetic}."""
         try:
             found = list(Formatter().parse(text))
         except ValueError as error:
-            raise InputError(f"{name} is no template: {error}. Write {{{{ and }}}} for braces that are text") from error
+            raise InputError(
+                f"{name} is not a template: {error}. Write {{{{ and }}}} for braces that are text"
+            ) from error
         for _, field, spec, conversion in found:
             if field is not None and (field not in _FIELDS or spec or conversion):
                 written = field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
@@ -61,14 +63,14 @@ class Template:
 
     @classmethod
     def read(cls, file: Path) -> Template:
-        """The template in ``file``, without the line break at its end. Raises InputError where it is none."""
+        """The template in ``file``, without the line break at its end. Raises InputError if it is not a template."""
         try:
             with file.open("rb") as stream:
                 content = stream.read(_MOST_BYTES + 1)
         except OSError as error:
             raise InputError(f"cannot read the prompt {file}: {error.strerror or error}") from error
         if len(content) > _MOST_BYTES:
-            raise InputError(f"{file} has more than {_MOST_BYTES} bytes: it is no prompt")
+            raise InputError(f"{file} has more than {_MOST_BYTES} bytes: it is not a prompt")
         try:
             text = content.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
         except UnicodeDecodeError as error:
@@ -83,7 +85,7 @@ class Template:
         return "".join(literal + captions[field] for literal, field in self.parts)
 
     def digest(self, most_tokens: int) -> str:
-        """Of the template, and of how many tokens a prompt may have."""
+        """A digest of the template and of the longest prompt in tokens."""
         fields = {name: f"{{{known}}}" for name, known in _FIELDS.items()}
         text = "".join(
             literal.replace("{", "{{").replace("}", "}}") + (fields[field] if field else "")

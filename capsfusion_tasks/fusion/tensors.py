@@ -26,7 +26,7 @@ NO_TENSORS = "it is damaged, or a pickle with more than tensors in it, which cou
 
 @dataclass(frozen=True)
 class TensorFile:
-    """An open weight file. ``read`` gives a tensor on the host, mapped from the file where that can be."""
+    """An open weight file. ``read`` gives a tensor on the host, mapped from the file if possible."""
 
     path: Path
     shapes: dict[str, list[int]]
@@ -34,7 +34,7 @@ class TensorFile:
 
 
 def open_tensors(file: Path) -> TensorFile:
-    """Raises InputError if ``file`` is no weight file, or holds tensors that are quantised."""
+    """Raises InputError if ``file`` is not a weight file, or holds tensors that are quantised."""
     check_start(file)
     try:
         return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
@@ -47,9 +47,9 @@ def open_tensors(file: Path) -> TensorFile:
 
 
 def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[int]], *, tied: bool) -> None:
-    """Raise InputError naming the tensors of ``files`` that are missing, unknown, there twice, or of another shape.
+    """Raise InputError naming the tensors of ``files`` that are missing, unknown, duplicated, or of another shape.
 
-    ``shapes`` are those of a LLaMA's tensors; where head and embedding are ``tied``, either of the two is enough.
+    ``shapes``: those of the model's tensors. If head and embedding are ``tied``, one of the two is enough.
     """
     found: set[str] = set()
     unknown, other = [], []
@@ -72,7 +72,7 @@ def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[i
 
 
 def known_name(name: str, known: Container[str]) -> str | None:
-    """The one of the ``known`` names that ``name`` stands for: ``model.`` may be missing, or be there twice."""
+    """The name among ``known`` that ``name`` stands for: the prefix ``model.`` may be missing or doubled."""
     for other in (name, name.removeprefix("model."), f"model.{name}"):
         if other in known:
             return other
@@ -86,9 +86,10 @@ def is_finite(numbers: Tensor) -> Tensor:
 
 
 def refuse_not_finite(folder: Path, finite: Mapping[str, Tensor]) -> None:
-    """Raise InputError if some of the model's tensors have NaN or infinite numbers: ``finite`` says which have not.
+    """Raise InputError if some of the model's tensors have NaN or infinite numbers.
 
-    Each value is one boolean on any device. All are fetched at once: a device is waited for once, not for each tensor.
+    ``finite``: name → whether all numbers are finite, one boolean on any device. All are fetched at once, so that the
+    device is waited for only once.
     """
     if not finite:
         return

@@ -1,7 +1,7 @@
-"""What a tokenizer is, and LLaMA's: sentencepiece on the model's own ``tokenizer.model``.
+"""The interface of tokenizers, and LLaMA's tokenizer: sentencepiece with the model's own ``tokenizer.model``.
 
-Not transformers 5: given only ``tokenizer.model``, it makes wrong ids of text with double spaces (3.7% of real prompts)
-and reads ``</s>`` inside a web caption as the control token.
+transformers 5 is not used: from ``tokenizer.model`` alone, it makes wrong ids of text with double spaces (3.7% of real
+prompts) and reads ``</s>`` inside a web caption as the control token.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class LlamaTokenizer:
     """Text to token ids and back, as LLaMA was trained.
 
     ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills batches and is masked everywhere. Raises
-    InputError for a file that is no sentencepiece model, or has no token for the start of a text (BOS) or unknown text.
+    InputError for a file that is not a sentencepiece model, or has no token for the start of a text (BOS) or for
+    unknown text.
     """
 
     def __init__(self, model_file: Path | str) -> None:
@@ -102,4 +103,4 @@ def _load(file: Path) -> SentencePieceProcessor:
     try:
         return SentencePieceProcessor(model_proto=content)
     except (RuntimeError, OSError, ValueError) as error:
-        raise InputError(f"{file} is no sentencepiece model, or is cut off: download it again") from error
+        raise InputError(f"{file} is not a sentencepiece model, or is cut off: download it again") from error

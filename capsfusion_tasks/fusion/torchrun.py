@@ -19,14 +19,14 @@ from traceback import walk_tb
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK
 
-_MESSAGE_MAX = 400  # characters: TORCH_LOGS=x is answered with a page of names
+_MESSAGE_MAX = 400  # most characters; torch answers TORCH_LOGS=x with a page of names
 
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """The block imports or starts the library ``what``.
+    """For a block that imports or starts the library ``what``.
 
-    Raises InputError for its failure, with the environment variables that the library took badly.
+    If it fails, raises InputError with the environment variables that the library did not accept.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def loading(what: str) -> Iterator[None]:
 
 
 def variables_of(error: BaseException, environment: Mapping[str, str]) -> list[str]:
-    """The variables of ``environment`` that ``error`` is about: its message names them, or the code that raised it."""
+    """The variables of ``environment`` that ``error`` is about: its message, or the code that raised it, names them."""
     texts = [str(error)]
     for frame, _ in reversed([*walk_tb(error.__traceback__)]):
         try:

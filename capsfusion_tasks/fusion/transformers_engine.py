@@ -35,7 +35,7 @@ _WINDOW = 4  # number of batches whose rows are sorted together
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """The checkpoint in ``folder``; never with code of its own.
+    """Load the checkpoint in ``folder``. Never runs code of the checkpoint.
 
     Raises InputError if it cannot be loaded, or if its tensors are not those of the model. transformers would give
     missing tensors random numbers and continue.
@@ -45,7 +45,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     if unread := unread_files(folder, files):
         log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))
     with _loading(folder, files) as links:
-        if config.get("model_type") in FAMILIES:  # others may be stored under other names than they are loaded under
+        if config.get("model_type") in FAMILIES:  # others may rename tensors at loading
             check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
         else:
             for file in files:
@@ -69,7 +69,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
         ],
     )
     if model.config.is_encoder_decoder:
-        raise InputError(f"{folder}/config.json says is_encoder_decoder: captions come from models without an encoder")
+        raise InputError(f"{folder}/config.json says is_encoder_decoder: give a model without an encoder")
     model = model.to(device).eval()
     refuse_not_finite(folder, {name: is_finite(weight.data) for name, weight in model.named_parameters()})
     # Without this, ``generate`` also applies decoding settings that the checkpoint stores, such as repetition_penalty.
@@ -184,7 +184,7 @@ class TransformersEngine:
         return Completion(row, best.token_ids, best.finish_reason, best.caption_tokens, others=(*others,))
 
     def _beam(self, tokens: list[int]) -> Beam:
-        """A caption that may have padding behind it."""
+        """A caption that may end with padding."""
         ends = (place for place, token in enumerate(tokens, start=1) if token in self.eos_ids)
         return Beam.of(tokens[: next(ends, len(tokens))], self.eos_ids)
 
@@ -201,7 +201,7 @@ class RowLimits(StoppingCriteria):  # type: ignore[misc]
 
 
 class NaNWatch(LogitsProcessor):  # type: ignore[misc]
-    """Leaves scores as they are, and notes for which of a batch's ``size`` rows some were NaN."""
+    """Changes no score. Records which of a batch's ``size`` rows had NaN scores."""
 
     def __init__(self, size: int) -> None:
         self._size = size

@@ -35,7 +35,7 @@ def weight_files(folder: Path) -> list[Path]:
     refuse_adapter(folder)
     for name in (name for layout in _LAYOUTS for name in layout):
         if (folder / name).is_symlink():  # a link into the hub's cache, from which the file was deleted
-            raise InputError(f"{folder / name} is a dead link: put back what it leads to, or download the model again")
+            raise InputError(f"{folder / name} is a dead link: restore its target, or download the model again")
     found = ", ".join(_other_files(folder, [])) or "no such file"
     raise InputError(
         f"{folder} has no weights: expected model.safetensors or pytorch_model.bin, or an index (…index.json) beside"
@@ -90,7 +90,9 @@ def _files_of_index(index: Path) -> list[Path]:
         raise InputError(f"{index} has no weight_map of tensors and files: download it again")
     files = [index.with_name(name) for name in sorted(set(names.values())) if _is_plain(name)]
     if strange := sorted(name for name in set(names.values()) if not _is_plain(name)):
-        raise InputError(f"{index} names {strange[0]!r}, which is no weight file of its own folder")
+        raise InputError(
+            f"{index} names {strange[0]!r}, which is not a weight file in its folder: download the model again"
+        )
     if missing := [file.name for file in files if not file.is_file()]:
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise InputError(

@@ -54,8 +54,8 @@ class Lake:
             return None
         if missing := _KEYS.difference(table.schema().column_names):
             raise InputError(
-                f"the Iceberg table {self.name} has no column {', '.join(sorted(missing))}, so it is another table: set"
-                " CAPSFUSION_LAKE_TABLE to a table of its own"
+                f"the Iceberg table {self.name} has no column {', '.join(sorted(missing))}, so it has no captions:"
+                " set CAPSFUSION_LAKE_TABLE to another table"
             )
         return table
 
@@ -74,7 +74,7 @@ class Lake:
 
 
 def require_pyiceberg() -> None:
-    """Raise InputError if PyIceberg is not installed: a run finds that before it fuses."""
+    """Raise InputError if PyIceberg is not installed. A run calls this before it fuses."""
     if missing := [name for name in ("pyiceberg", "pyiceberg_core") if find_spec(name) is None]:
         raise InputError(f"CAPSFUSION_LAKE_TABLE needs {missing[0]}: pip install 'capsfusion-pipeline[lake]'")
 
@@ -84,7 +84,7 @@ def open_lake(settings: Settings, warehouse: Warehouse) -> Iterator[Lake]:
     """The lake of ``settings``.
 
     Raises InputError without ``CAPSFUSION_LAKE_TABLE``, without PyIceberg, and for a configuration that PyIceberg
-    refuses; NotReadyError where the catalog or the files cannot be reached, also in the block.
+    refuses; NotReadyError if the catalog or the files cannot be reached, also in the block.
     """
     if settings.lake_table is None:
         raise InputError("CAPSFUSION_LAKE_TABLE is not set: name an Iceberg table in it, as in captions.fused")
@@ -114,7 +114,7 @@ def _errors_of(name: str) -> Iterator[None]:
         exceptions.ServerError,
         exceptions.TooManyRequestsError,
         exceptions.ValidationException,  # another engine changed the same files
-        exceptions.TableAlreadyExistsError,  # another one made or dropped the table
+        exceptions.TableAlreadyExistsError,  # another engine made or dropped it
         exceptions.NoSuchTableError,
         OSError,  # of the files, and of a REST catalog's connection
     )
@@ -130,8 +130,8 @@ def _errors_of(name: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, PermissionError) as error:
         raise InputError(
-            f"a file of the Iceberg table {name} is gone or closed to this login: {one_line(error)}; restore it, or set"
-            " CAPSFUSION_LAKE_TABLE to another table, which then gets everything"
+            f"a file of the Iceberg table {name} is missing, or this login may not read it: {one_line(error)}; restore"
+            " the file, or set CAPSFUSION_LAKE_TABLE to another table, which then gets all captions"
         ) from error
     except DBAPIError as error:
         code = getattr(error.orig, "sqlstate", None)

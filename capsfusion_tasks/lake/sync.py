@@ -1,4 +1,4 @@
-"""Brings loaded units from the warehouse to an Iceberg table, each in one commit.
+"""Writes loaded units from the warehouse to an Iceberg table, each in one commit.
 
 The commit's snapshot names its unit. The warehouse's table ``lake_units`` records the unit after that. If a process
 dies in between, the next one finds the snapshot and only records the unit. So no caption is in the table twice.
@@ -48,7 +48,7 @@ def sole_writer(warehouse: Warehouse, lake: Lake) -> Iterator[LockedSession]:
 def sync(
     warehouse: Warehouse, lake: Lake, session: LockedSession, say: Callable[[str], None] = print
 ) -> tuple[Table | None, Synced]:
-    """Write to the table what it lacks. Returns the table (None: no unit has a caption yet) and what was done.
+    """Write the units that the table lacks. Returns the table (None: no unit has a caption yet) and what was done.
 
     Units whose captions were replaced in the warehouse since come first: their rows are written again without these
     captions. So a caption that was replaced is missing for a moment, and never there twice.
@@ -92,7 +92,7 @@ def _written_units(table: Table) -> dict[str, tuple[int, int]]:
 
 
 def _write(table: Table | None, unit: LakeUnit, rows: pa.Table, *, again: bool) -> int | None:
-    """Write the unit's rows in place of those that the table has of it. Returns the snapshot."""
+    """Replace the unit's rows in the table by its current rows. Returns the snapshot."""
     from pyiceberg.expressions import And, EqualTo
 
     if table is None or not (again or rows.num_rows):

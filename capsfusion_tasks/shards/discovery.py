@@ -109,7 +109,7 @@ def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[
     if units:
         raise InputError(
             f"the shards of this interval were listed from {then}, and {units} units of them are planned or loaded. Set"
-            f" these sources, set CAPSFUSION_STAGING to an empty folder, or add those of now: {interval.command}"
+            f" these sources, set CAPSFUSION_STAGING to an empty folder, or add the current shards: {interval.command}"
             " --relist (in Airflow: the Param relist)"
         )
     log.warning("discover: listing the interval again: its list was made from %s", then)

@@ -25,7 +25,7 @@ from capsfusion_tasks.shards.retries import TRIES, MayPass, retrying
 
 T = TypeVar("T")
 
-# Of the revisions with a slash, only the hub's own stand as they are: refs/convert/parquet, refs/pr/3.
+# Only the hub's own revisions may contain a slash: refs/convert/parquet, refs/pr/3. Others have %2F.
 _REVISION = r"refs/convert/\w+|refs/pr/\d+|[^/]+"
 _URI = re.compile(rf"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>{_REVISION}))?(/(?P<folder>.+?))?/*")
 
@@ -53,7 +53,7 @@ class HubRepository:
 
     @property
     def access(self) -> str:
-        """What to do where the hub refuses access."""
+        """What to do if the hub refuses access."""
         token = "the token in use has no access" if get_token() else "no token is set"
         return (
             f"{token}; if the data set is gated, accept its terms on {self.page}, "

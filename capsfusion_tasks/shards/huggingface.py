@@ -22,7 +22,8 @@ class HubSource:
 
     A file's arrival time is that of the last commit that changed it.
 
-    Each listing resolves the revision to a commit, and shards are read from that commit: later commits change neither.
+    Each listing resolves the revision to a commit, and shards are read from that commit. So later commits change
+    neither the list nor the shards.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:

@@ -20,7 +20,7 @@ from capsfusion_tasks.shards.sources import SideSource
 
 log = logging.getLogger(__name__)
 
-# Control characters, line breaks and bytes that are no UTF-8. Some logs, databases or URLs cannot hold them.
+# Control characters, line breaks and bytes that are not UTF-8. Some logs, databases or URLs cannot hold them.
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _DAYS_TOLD = 7
 # Bytes of source, path and etag together; they are one key, and PostgreSQL's limit for a key is 2,704.
@@ -113,7 +113,7 @@ def _nameable(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[Sour
     for file in _files(place, wanted):
         name = f"{place.source.uri}{file.path}{file.etag if isinstance(file, SourceFile) else ''}"
         if _NO_NAME.search(name):
-            problem = "control characters, or bytes that are no UTF-8"
+            problem = "control characters, or bytes that are not UTF-8"
         elif len(name.encode()) > _LONGEST_NAME:
             problem = f"more than {_LONGEST_NAME} bytes with its source and its etag"
         else:

@@ -35,7 +35,8 @@ class LocalSource:
             if not self._folder.is_dir():
                 raise InputError(f"no folder {self.uri}: create it, or name the folder in which shards arrive")
             os.listdir(self._folder)
-        # Each folder is listed once, and links come last: a link back never ends, and latest → v3 would double shards.
+        # List each folder once, and follow links last: a link to a parent would never end, and latest → v3 would double
+        # v3.
         folders, links, visited = [""], list[str](), set[tuple[int, int]]()
         while folders or links:
             path = folders.pop() if folders else links.pop(0)
@@ -98,5 +99,5 @@ class LocalSource:
     def _unreadable(self, path: str, error: OSError, dead_link: bool = False) -> Unreadable:
         file = self._folder / path
         if dead_link:
-            return Unreadable(path, f"{file} is a dead link: put back what it leads to, or remove the link")
+            return Unreadable(path, f"{file} is a dead link: restore its target, or remove the link")
         return Unreadable(path, str(system_error(f"cannot read {file}", error)))

@@ -39,7 +39,7 @@ class Source(Protocol):
     uri: str
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
-        """All files there now whose path is ``wanted``, and what cannot be read or listed.
+        """All current files whose path is ``wanted``, and files and folders that cannot be read.
 
         Raises InputError if the source itself cannot be listed, NotReadyError if it does not answer.
         """

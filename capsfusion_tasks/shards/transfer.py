@@ -106,7 +106,7 @@ class _RangesIgnored(Exception):
 
 
 class _Part:
-    """Bytes ``start`` to ``end`` of a file; those before ``position`` are written. No number: the whole file."""
+    """Bytes ``start`` to ``end`` of a file; those before ``position`` are written. ``number`` None: the whole file."""
 
     def __init__(self, number: int | None, start: int, end: int) -> None:
         self.number, self.end = number, end

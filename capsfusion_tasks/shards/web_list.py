@@ -40,7 +40,7 @@ _JSON_LIST = TypeAdapter(Annotated[list[str | Entry], Field(max_length=_MOST_FIL
 
 
 def read_list(client: httpx2.Client, address: web.Address, *, is_json: bool) -> list[Entry]:
-    """The list's entries. Raises InputError if the file is no list, without reading all of a large one."""
+    """The list's entries. Raises InputError if the file is not a list, without reading all of a large one."""
     where = address.where
     body = retrying(lambda: _read(client, address), where, on=web.BROKEN).removeprefix(_BOM)
     return _json_entries(body, where) if is_json else _text_entries(body, where)
@@ -87,6 +87,6 @@ def _text_entries(body: bytes, where: str) -> list[Entry]:
 
 def _no_list(where: str, problem: str) -> InputError:
     return InputError(
-        f"{where} is no list of files: {problem}; expected an address or relative path per line, or in a .json file"
+        f"{where} is not a list of files: {problem}; expected an address or relative path per line, or in a .json file"
         ' ["a.parquet", {"url": "b.parquet", "arrived_at": "2026-11-10T00:00:00Z", "sha256": "…"}]'
     )

@@ -15,12 +15,12 @@ _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 def sync_file(handle: int) -> None:
-    """Return when the content of the open file is on the disk. Its name may not be."""
+    """Sync the open file: its content is then on the disk. Its name may not be."""
     os.fsync(handle)
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the names in ``folder`` are on the disk: those of new, renamed and deleted files."""
+    """Sync ``folder``: the names of new, renamed and deleted files are then on the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -32,7 +32,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create ``folder`` and its parents where they are missing, and sync the folders that name the new ones."""
+    """Create ``folder`` and its missing parents, and sync the folders that contain the new ones."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for one in reversed(missing):

@@ -15,7 +15,8 @@ _FULL = {errno.ENOSPC: "no space", errno.EDQUOT: "the quota is used up"}
 
 @contextmanager
 def explained(folder: Path, what: str, mend: str = "make room there") -> Iterator[None]:
-    """For a block that writes ``what`` to ``folder``: raises NotReadyError if the disk is full. ``mend`` is its advice.
+    """For a block that writes ``what`` to ``folder``: raises NotReadyError, with the advice ``mend``, if the disk is
+    full.
 
     Not InputError, so that Airflow retries the task: somebody may free space meanwhile.
     """

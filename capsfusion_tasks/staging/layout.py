@@ -25,8 +25,9 @@ def pulled_folder(side: Side) -> str:
 def pulled_mark(side: Side, shard_id: str) -> str:
     """This file is written after the shard's last bucket file. It marks the shard as complete.
 
-    It has the shard's ``rows``, those that were ``dropped`` by reason, those in each of its ``buckets``, the shard's
-    names of its ``columns``, and the ``rules`` that it was pulled with. Until it is pulled again, ``whole`` is false.
+    It has the shard's number of ``rows``, the ``dropped`` rows by reason, the rows in each of its ``buckets``, the
+    shard's own names for ``columns``, and the ``rules`` that it was pulled with. ``whole`` is false while it must be
+    pulled again.
     """
     return f"{pulled_folder(side)}/{shard_id}.json"
 
@@ -51,15 +52,15 @@ BUCKETS_CONFIG = "buckets/config.json"
 
 
 def pulled_summary(side: Side) -> str:
-    """What the marks of the side's shards say, in one file (``staging/summaries.py``)."""
+    """A summary of the marks of the side's shards (``staging/summaries.py``)."""
     return f"summaries/pulled/{side}"
 
 
-LISTS_SUMMARY = "summaries/lists"  # … and the lists of shards of all intervals
+LISTS_SUMMARY = "summaries/lists"  # a summary of the lists of shards of all intervals
 
 
 RUNS = "runs"  # a folder for each interval, named by its key
-REPLAYS = "replays"  # … and for each replay
+REPLAYS = "replays"  # a folder for each replay, named by its key
 
 
 def discovered(interval: Interval) -> str:

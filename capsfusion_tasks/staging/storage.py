@@ -229,13 +229,13 @@ class Storage:
     @_asks
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
         """The rows of a Parquet file. The schema has the metadata of its footer."""
-        # Three requests to S3 where pq.read_table needs five.
+        # Takes three requests to S3; pq.read_table takes five.
         with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
             return file.read(columns)
 
     @contextmanager
     def random_access(self, path: str) -> Iterator[Callable[[int, int], bytes]]:
-        """A function that reads so many bytes from an offset. Threads may share it."""
+        """A function that reads a number of bytes from an offset. Threads may share it."""
         if not self._local:
             with self.answering(), self.filesystem.open_input_file(path) as file:
                 yield file.read_at

@@ -1,7 +1,8 @@
 """Facts about many small files in one file, so that a reader does not open each of them.
 
-A writer notes a change before it changes a file. A summary lists the noted changes that it has seen: a file with a
-change that it has not seen is read itself. So a summary may be deleted, outdated or written by two readers at a time.
+A writer notes each change before it changes a file. A summary lists the noted changes that it includes. If a file has a
+change that the summary does not include, the file itself is read. So a summary may be deleted, outdated, or written by
+two readers at the same time.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage, StoredFile
 
 _READERS = 16  # files read in parallel: on S3 each read takes a round trip
-_WORTH_WRITING = 16  # files that were read themselves; fewer are read as fast as the summary is written
-# The file of a younger change may not be written yet. An older change is deleted after the summary has it for a day,
+_WORTH_WRITING = 16  # fewer files are read as fast as a summary is written
+# A summary includes a change after an hour, because the file may not be written yet. The note is deleted after a day,
 # when no reader can be running that began before the change.
 _SETTLED = timedelta(hours=1)
 _FORGOTTEN = timedelta(days=1)
@@ -26,7 +27,7 @@ _FORGOTTEN = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Summaries:
-    """The summary of files that have names, in ``folder``."""
+    """The summary, stored in ``folder``, of files that are known by name."""
 
     storage: Storage
     folder: str
@@ -64,7 +65,7 @@ class Summaries:
         return f"{self.folder}/summary.json"
 
     def _read(self) -> tuple[set[str], dict[str, Any]]:
-        """The changes that the summary has seen, and its facts by name."""
+        """The changes that the summary includes, and its facts by name."""
         try:
             summary = self.storage.read_json(self._path)
         except FileNotFoundError:
@@ -72,7 +73,7 @@ class Summaries:
         return set(summary["seen"]), {name: summary["facts"][number] for name, number in summary["names"].items()}
 
     def _write(self, facts: dict[str, Any], seen: list[StoredFile]) -> None:
-        different: list[Any] = []  # of many files they are the same: the rules of pulled shards are
+        different: list[Any] = []  # stored once: many shards have the same rules
         names = {}
         for name, fact in facts.items():
             if not different or fact != different[-1]:
@@ -83,5 +84,5 @@ class Summaries:
 
 
 def _file(change: StoredFile) -> str:
-    """The name of the file that the change is of."""
+    """The name of the changed file."""
     return change.path.rpartition("/")[2].rpartition(".")[0]

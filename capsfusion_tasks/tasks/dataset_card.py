@@ -7,7 +7,7 @@ import re
 
 from capsfusion_tasks.warehouse.export import Outcome, Selection, Snapshot
 
-_MARK = "<!-- written by capsfusion export, {} -->"  # with a digest of the rest
+_MARK = "<!-- written by capsfusion export, {} -->"  # {} is a digest of the rest of the card
 _MARKED = re.compile(_MARK.format("([0-9a-f]{16})"))
 
 _COLUMNS = {

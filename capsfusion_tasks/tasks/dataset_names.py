@@ -1,4 +1,4 @@
-"""Names of shards, folders and tables as OpenLineage's naming rules want them: a namespace, and a name in it."""
+"""Names of shards, folders and tables as OpenLineage's naming rules require them: a namespace, and a name in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DatasetName(NamedTuple):
 
 
 def file_name(location: str, path: str = "") -> DatasetName:
-    """Of ``path`` below a folder or an address: ``s3://bucket`` and the key, ``file`` and the absolute path."""
+    """The name of a file in a folder or at an address: ``s3://bucket`` and key, or ``file`` and the absolute path."""
     whole = f"{location.rstrip('/')}/{path}" if path else location.rstrip("/")
     scheme, separator, rest = whole.partition("://")
     if not separator or scheme == "file":
@@ -27,7 +27,7 @@ def file_name(location: str, path: str = "") -> DatasetName:
 
 
 def table_name(url: URL, table: str) -> DatasetName:
-    """Of a table of the warehouse: ``postgres://host:port`` and ``database.schema.table``.
+    """The name of a table of the warehouse: ``postgres://host:port`` and ``database.schema.table``.
 
     A server that is reached by a socket of this machine has the host ``localhost``.
     """

@@ -130,7 +130,8 @@ def export_captions(
                 target.delete(BEGUN)
     except OSError as error:
         raise NotReadyError(
-            f"cannot write the export to {target.path('')}: {error}; once that is mended, the same command goes on"
+            f"cannot write the export to {target.path('')}: {error}; solve this,"
+            " then run the same command again: it continues"
         ) from error
     return manifest
 
@@ -158,7 +159,7 @@ def export_filtered(
 def _begin(
     session: ExportSession, target: Target, selection: Selection, rows_per_file: int, overwrite: Overwrite
 ) -> Manifest:
-    """The export that is there, with the files that are whole, or a new one."""
+    """The export in the folder, with its complete files, or a new one."""
     found = _find(target, overwrite)
     if found is not None and overwrite != "always":
         _require_same(target, found, selection, rows_per_file)
@@ -170,8 +171,8 @@ def _begin(
             if not session.is_unchanged(found.snapshot):
                 raise InputError(
                     f"captions of the export in {target.path('')} were replaced in the warehouse since it began, at"
-                    f" {found.snapshot.at:%Y-%m-%d %H:%M:%S} UTC, so the rest of it is gone: begin anew with"
-                    " --overwrite, or in another folder"
+                    f" {found.snapshot.at:%Y-%m-%d %H:%M:%S} UTC, so it cannot be completed: start again"
+                    " with --overwrite, or in another folder"
                 )
             return _start(target, found.model_copy(update={"files": whole}))
     snapshot = session.freeze(selection)
@@ -181,7 +182,7 @@ def _begin(
 
 
 def _find(target: Target, overwrite: Overwrite) -> Manifest | None:
-    """The export in the folder. Raises InputError where other files lie there."""
+    """The export in the folder. Raises InputError if other files are there."""
     files = [*target.files(""), *target.files(DATA)]
     others = [name for name in files if name not in (BEGUN, MANIFEST) and not _PART.fullmatch(name)]
     ours = [name for name in (BEGUN, MANIFEST) if name in files]  # if both exist, the export was interrupted
@@ -217,7 +218,7 @@ def _start(target: Target, manifest: Manifest) -> Manifest:
 
 
 def _write_parts(session: ExportSession, target: Target, manifest: Manifest) -> Iterator[Part]:
-    """Write and enter the files that are missing, one after the other."""
+    """Write the missing files, one after the other, and enter each in the manifest."""
     last = manifest.files[-1] if manifest.files else None
     left = None if manifest.selection.limit is None else manifest.selection.limit - manifest.rows
     if left == 0:
@@ -235,7 +236,7 @@ def _write_parts(session: ExportSession, target: Target, manifest: Manifest) -> 
 
 
 def _write_part(target: Target, name: str, group: pa.Table | None, rows: _Rows, most: int) -> Part:
-    """A file of ``group`` and what follows it, ``most`` rows at most."""
+    """Write a file with ``group`` and the rows that follow it, at most ``most`` rows."""
     count, first, last, fusions = 0, "", "", Counter[str]()
     with target.publish(name) as stream:
         digesting = _Digesting(stream)

@@ -34,7 +34,7 @@ _COLLISIONS = 10  # tries of a commit while others commit to the same branch
 class HubFolder:
     """``hf://datasets/owner/name[@branch][/folder]``. The first commit creates a missing repository, private.
 
-    ``uploads`` is a folder for files that are being written. Raises InputError where the token may not write,
+    ``uploads`` is a folder for files that are being written. Raises InputError if the token may not write,
     NotReadyError if the hub does not answer.
     """
 
@@ -110,7 +110,7 @@ class HubFolder:
         hub = self._hub
         try:
             info = hub.api.dataset_info(hub.name, revision=hub.revision, timeout=60)
-        except RepositoryNotFoundError:  # or one that this token may not see
+        except RepositoryNotFoundError:  # there is none, or this token may not see it
             return None, {}
         tree = hub.api.list_repo_tree(hub.name, recursive=True, revision=info.sha, repo_type="dataset")
         return info.sha, {
@@ -151,8 +151,8 @@ class HubFolder:
         for change in added:
             if change.path_in_repo.removeprefix(self._root) not in self._files:
                 raise InputError(
-                    f"{hub.page} left {change.path_in_repo} out of a commit, because of its .gitignore: mend that, and"
-                    " run the export again"
+                    f"{hub.page} left {change.path_in_repo} out of a commit, because of its .gitignore: change that"
+                    " file, and run the export again"
                 )
             if isinstance(change.path_or_fileobj, str):
                 Path(change.path_or_fileobj).unlink()
@@ -182,7 +182,7 @@ class HubFolder:
                     f"{self.path('')} has other files than this export has seen: somebody else committed, or an answer"
                     " of the hub was lost; run it again"
                 )
-        raise NotReadyError(f"{hub.page} gets so many commits of others that this export finds no gap; try again later")
+        raise NotReadyError(f"{hub.page} has too many commits by others for this export to commit; try again later")
 
     def _sizes(self, paths: list[str]) -> dict[str, int]:
         """Those of ``paths`` (in the repository) that the last commit has, with their sizes."""

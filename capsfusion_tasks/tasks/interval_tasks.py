@@ -61,7 +61,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     if context.fusion_id is None:
-        configured_template(settings)  # a prompt that is none should not wait for the shards
+        configured_template(settings)  # an invalid prompt is found before listing
     sources = configured_sources(settings)
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)
@@ -128,7 +128,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     try:
         counts = split_counts(shard, storage, settings)
-        if counts is None:  # otherwise the shard was pulled before, and its source may not have it any more
+        if counts is None:  # a pulled shard may be gone at its source
             with opened(shard, settings) as stream:
                 counts = split_shard(stream, shard, storage, settings)
     except (InputError, NotReadyError) as error:

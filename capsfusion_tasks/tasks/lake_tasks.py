@@ -1,4 +1,4 @@
-"""Tasks of the Iceberg table: bring loaded units to it, and maintain it."""
+"""Tasks of the Iceberg table: write loaded units to it, and maintain it."""
 
 from __future__ import annotations
 

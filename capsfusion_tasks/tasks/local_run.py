@@ -108,7 +108,7 @@ def _may_pass(errors: list[Exception]) -> bool:
 
 
 def _sync_lake(context: Context, say: Callable[[str], None], errors: list[Exception]) -> list[str]:
-    """Bring the loaded units to the Iceberg table, if there is one. Returns what failed."""
+    """Write the loaded units to the Iceberg table, if there is one. Returns what failed."""
     if context.settings.lake_table is None:
         return []
     try:

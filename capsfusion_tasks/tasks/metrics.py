@@ -16,7 +16,7 @@ from capsfusion_tasks.warehouse import queries
 Kind = Literal["counter", "gauge", "timer"]
 Samples = dict[str, float]  # name → value; a timer's in milliseconds
 
-REASON = "<reason>"  # stands in a name for one of several reasons
+REASON = "<reason>"  # placeholder in a name for one of several reasons
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ def kind_of(name: str) -> Kind:
 
 
 def pulled(counts: Mapping[str, Any]) -> Samples:
-    """Of a shard, from what ``interval_tasks.pull`` returns."""
+    """The metrics of a pulled shard, from the result of ``interval_tasks.pull``."""
     return {"capsfusion.pull.rows": counts["rows"], **_by_reason("capsfusion.pull.dropped", counts["dropped"])}
 
 
 def paired(counts: Mapping[str, Any]) -> Samples:
-    """Of a group of buckets, from what ``interval_tasks.pair`` returns."""
+    """The metrics of joined buckets, from the result of ``interval_tasks.pair``."""
     return {"capsfusion.pair.pairs": counts["pairs"]}
 
 
@@ -74,7 +74,8 @@ def planned(units: Sequence[Unit]) -> Samples:
 
 
 def queue(context: Context) -> Samples:
-    """What waits in the ledger now. Counts rows of the table ``work_units``, so call it only if metrics are sent."""
+    """The work that waits in the ledger now. Counts rows of the table ``work_units``, so call it only if metrics are
+    sent."""
     with context.warehouse.engine.connect() as connection:
         states = queries.unit_counts(connection)
         rows = queries.run_summary(connection).waiting
@@ -87,7 +88,7 @@ def queue(context: Context) -> Samples:
 
 
 def fused(figures: Mapping[str, Any]) -> Samples:
-    """Of a unit, from what ``unit_tasks.fuse_finished`` returns. Leaves out rates that were not measured."""
+    """The metrics of a fused unit, from the result of ``unit_tasks.fuse_finished``. Leaves out unmeasured rates."""
     samples = {f"capsfusion.fuse.{name}": figures[name] for name in ("rows", "prompt_tokens", "caption_tokens")}
     samples["capsfusion.fuse.device_time"] = 1000 * figures["gpu_seconds"]
     rates = {f"capsfusion.fuse.{name}": figures[name] for name in ("rows_per_second", "occupancy")}
@@ -95,7 +96,7 @@ def fused(figures: Mapping[str, Any]) -> Samples:
 
 
 def validated(counts: Mapping[str, Any]) -> Samples:
-    """Of a unit, from what ``unit_tasks.validate`` returns. Nothing for a unit that was loaded before."""
+    """The metrics of a validated unit, from the result of ``unit_tasks.validate``. None if it was loaded before."""
     if counts["already_loaded"]:
         return {}
     samples = {f"capsfusion.validate.{name}": counts[name] for name in ("accepted", "rescued", "rejected")}
@@ -104,7 +105,7 @@ def validated(counts: Mapping[str, Any]) -> Samples:
 
 
 def loaded(counts: Mapping[str, Any]) -> Samples:
-    """Of a unit, from what ``unit_tasks.load`` returns. Nothing for a unit that was loaded before."""
+    """The metrics of a loaded unit, from the result of ``unit_tasks.load``. None if it was loaded before."""
     if counts["already_loaded"]:
         return {}
     return {"capsfusion.load.rows": counts["accepted"] + counts["rejected"]}

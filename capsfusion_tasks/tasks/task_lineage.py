@@ -145,7 +145,7 @@ def _made(subtype: str, how: str | None, *columns: Column) -> Any:
 
 
 def _columns(made: dict[str, Any], joined_on: Iterable[Column] = ()) -> dict[str, Any]:
-    """The facet of column lineage; none where no column is known, as of shards that an earlier version pulled."""
+    """The facet of column lineage. Empty if no column is known, as for shards that an earlier version pulled."""
     if not made:
         return {}
     join = column_lineage_dataset.Transformation(type="INDIRECT", subtype="JOIN", masking=False)

@@ -53,7 +53,7 @@ class Evidence:
     lists: dict[Interval, list[Shard]]  # the shards of each interval in the scope
     broken_lists: dict[str, str]  # path of an unreadable list or mark → error
     marks: dict[str, PullMark]  # shard_id → what its pull recorded; pulled shards of ``lists`` only
-    others: set[str]  # shards of intervals outside the scope, where all lists were read
+    others: set[str]  # shards of intervals outside the scope; empty unless all lists were read
     shards: dict[str, LedgerShard]
     units: list[LedgerUnit]
     known_units: set[str]

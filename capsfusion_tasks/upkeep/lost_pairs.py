@@ -28,7 +28,7 @@ _SHARDS = ["laion_2b_shard", "laion_coco_shard"]
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Problems that the listing shows: an interval is paired in all buckets or in none, and planned after that."""
+    """Intervals that are paired in some buckets only, or were never planned; and empty files of pairs."""
     for interval in evidence.lists:
         folder = layout.pairs_folder(interval)
         there = evidence.listing.under(folder)

@@ -21,7 +21,7 @@ _FORM = re.compile(r"(?:es|ed|ings?|e?rs?|ly|al|y|ies|en|ness|ful|less|ments?|io
 
 _INNER_END = re.compile(r"[.!?][\"'”’)]*\s")
 
-# Control characters, line and paragraph separators, and U+FFFD, which replaces bytes that are no text.
+# Control characters, line and paragraph separators, and U+FFFD, which replaces bytes that are not text.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]")
 # Characters that a reader cannot see: soft hyphens, zero-width spaces, bidi overrides and isolates, fillers, tags.
 INVISIBLE = re.compile(

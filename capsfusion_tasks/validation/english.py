@@ -1,4 +1,4 @@
-"""Whether a pair's caption is to be in English. Rules that presume English are asked of such captions only."""
+"""Whether a pair's caption must be in English. Rules that depend on English apply only to such captions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from capsfusion_tasks.validation.scores import Fused
 
 
 def is_to_be_english(fused: Fused, settings: RuleSettings) -> bool:
-    """By the setting ``english``. With ``latin``, the script of the synthetic caption decides: at most half of its
-    letters are of another script than Latin. The raw caption does not: a model writes English of any of them."""
+    """Whether the setting ``english`` requires an English caption for this pair.
+
+    With ``latin`` it does if at most half of the synthetic caption's letters are not Latin. The script of the raw
+    caption does not count, because a model writes English whatever the raw caption is.
+    """
     if settings.english != "latin":
         return settings.english == "always"
     if fused.synthetic.isascii():

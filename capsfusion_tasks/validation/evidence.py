@@ -47,7 +47,7 @@ def _found(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
     def find(fused: Fused) -> Iterator[Span]:
         for pattern in patterns:
             for text in dict.fromkeys((fused.caption_lower, fused.caption)):
-                if len(text) == len(fused.caption):  # lower case may be longer, in Turkish
+                if len(text) == len(fused.caption):  # a text can be longer in lower case, as in Turkish
                     yield from (m.span() for m in pattern.finditer(text) if m[0].lower() not in fused.sources_lower)
 
     return find

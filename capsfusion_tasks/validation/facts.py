@@ -20,7 +20,7 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS
 # take quadratic time.
 _TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
 _STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")  # the first word has nothing before it
-# Parts of tags, addresses, file names, and of four or more words joined by hyphens are no names.
+# Parts of tags, addresses, file names, and of four or more words joined by hyphens are not names.
 _PICTURE_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp)\b")
 _NO_PROSE = re.compile(
     r"<[^>]{0,500}>|(?:https?://|www\.)\S+|\S{1,200}\.(?:jpe?g|png|gif|webp)\b|[^\s_-]{1,50}(?:[_-][^\s_-]{1,50}){3,}"

@@ -30,7 +30,7 @@ class Verdicts:
 
 
 def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings) -> str | None:
-    """Why the unit of ``tally`` must not be loaded; None where it may. ``recent``: the last loaded units of its fusion.
+    """Why the unit of ``tally`` must not be loaded; None if it may. ``recent``: the last loaded units of its fusion.
 
     Calibrated on the 5,000 published captions: 11.3% are rejected; in parts of 500 rows, 9.4% to 13.2%. The limit of
     25% is twice the rate of a good model. The limit of six standard errors is twice the largest difference between one

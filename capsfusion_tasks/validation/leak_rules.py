@@ -141,8 +141,8 @@ def source_marker(fused: Fused, _: RuleSettings) -> bool:
 def refusal(fused: Fused, _: RuleSettings) -> bool:
     """``refusal``: the model speaks of itself ("As an AI") or declines the task, in words that no source has.
 
-    Published captions: none. Patterns are whole phrases: "I'm Sorry" on a shirt and "I can't believe it" of a comic are
-    honest text.
+    Published captions: none. Patterns are whole phrases: "I'm Sorry" on a shirt and "I can't believe it" in a comic are
+    normal text.
     """
     return not _REFUSAL_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(REFUSAL, fused)
 

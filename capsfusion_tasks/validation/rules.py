@@ -118,8 +118,8 @@ FLAGS: tuple[Rule, ...] = (
     product_code,
 )
 
-# Rules that go by English words, by capitals as English has them or by words with spaces between them, and that would
-# reject or flag good captions in other languages. The others know no language, or find nothing in another one.
+# Rules that depend on English words, on capitals as English uses them, or on spaces between words. They would reject or
+# flag good captions in other languages. The other rules need no language, or find nothing in other languages.
 PRESUME_ENGLISH: frozenset[Rule] = frozenset(
     (
         *(too_short, restated, knowledge_lost, invention, changed_name, changed_colour, unsupported, denial),

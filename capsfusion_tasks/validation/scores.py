@@ -27,7 +27,7 @@ class Fused:
     synthetic: str
     caption: str
     finish_reason: str | None = None  # None if unknown, for example in a user's file
-    raws_with_caption: int = 1  # different raw captions that got this caption, its own included
+    raws_with_caption: int = 1  # number of raw captions that have this caption, its own included
 
     def __post_init__(self) -> None:
         self.sources = f"{self.raw}\n{self.synthetic}"

@@ -22,7 +22,7 @@ WITHOUT_COPY = {"adbc.postgresql.use_copy": "false"}
 def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[Any]:
     """A connection for as long as the block runs; ``read_only``: its transaction may change nothing.
 
-    Raises NotReadyError if the connection is lost, InputError where the server refuses a statement.
+    Raises NotReadyError if the connection is lost, InputError if the server refuses a statement.
     """
     try:
         connection = adbc.connect(warehouse.adbc_uri, autocommit=False)

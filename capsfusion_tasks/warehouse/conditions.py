@@ -124,7 +124,7 @@ def conditions(connection: Connection, wanted: CaptionFilter) -> Conditions:
 
 
 def _shard_ids(connection: Connection, shard: str | None) -> list[str]:
-    """The shard with this id, or the shards with this path (a replaced file is a new shard), or with it in theirs."""
+    """The shard with this id, or those with this path (a replaced file is a new shard), or whose paths contain it."""
     if shard is None:
         return []
     known = select(shards.c.shard_id).limit(_MOST_NAMED + 1)
@@ -147,7 +147,7 @@ def _contains(column: ColumnElement[str], part: str) -> ColumnElement[bool]:
 
 def _few(found: Sequence[str], what: str, part: str) -> list[str]:
     if len(found) > _MOST_NAMED:
-        raise UnclearFilter(f"more than {_MOST_NAMED} {what} have {part!r} in their name: give more of it")
+        raise UnclearFilter(f"more than {_MOST_NAMED} {what} have {part!r} in their name: enter a longer part")
     return list(found)
 
 

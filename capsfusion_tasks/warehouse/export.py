@@ -163,7 +163,7 @@ class ExportSession:
         try:
             self._rows(checked.format(_raw(condition)))
         except adbc.Error as error:
-            raise InputError(f"--where is no condition on a caption: {message(error)}") from error
+            raise InputError(f"--where is not a condition on a caption: {message(error)}") from error
 
     @contextmanager
     def captions(

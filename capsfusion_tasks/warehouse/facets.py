@@ -21,7 +21,7 @@ _VALUES = 14  # of each facet, at most
 
 @dataclass(frozen=True)
 class Count:
-    """``captions``: None where they are so rare that counting took too long. Estimates are rounded."""
+    """``captions``: None if they are so rare that counting took too long. Estimates are rounded."""
 
     captions: int | None
     exact: bool

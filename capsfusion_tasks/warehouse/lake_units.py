@@ -27,7 +27,7 @@ class LakeUnit:
     fusion_id: str
     accepted: int
     superseded: int
-    in_lake: bool  # with other superseded rows than now
+    in_lake: bool  # the table has it, with an older number of superseded rows
 
 
 def missing_units(connection: Connection, table_uuid: str) -> list[LakeUnit]:

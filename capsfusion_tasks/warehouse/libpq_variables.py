@@ -1,4 +1,4 @@
-"""The environment variables of libpq, which say what a URL leaves open: PGOPTIONS, PGSSLMODE, PGSERVICE, …"""
+"""The environment variables of libpq, which set what a URL does not set: PGOPTIONS, PGSSLMODE, PGSERVICE, …"""
 
 from __future__ import annotations
 

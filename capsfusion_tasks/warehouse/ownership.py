@@ -39,8 +39,8 @@ _HELD = text(
 def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
     """Hold the unit's lock while the block runs.
 
-    Raises NotReadyError if the warehouse does not answer or is read-only, and InputError where this login cannot
-    load captions. If the connection is lost later, the work continues and the lock is taken again.
+    Raises NotReadyError if the warehouse does not answer or is read-only, and InputError if this login cannot load
+    captions. If the connection is lost later, the work continues and the lock is taken again.
     """
     with engine.connect() as connection:
         require_writable(connection)

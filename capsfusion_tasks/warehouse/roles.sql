@@ -73,7 +73,7 @@ begin
         alter default privileges for role capsfusion_owner in schema capsfusion
             grant select on tables to capsfusion_reader;
     exception when insufficient_privilege then
-        raise warning 'the rights of capsfusion_loader and capsfusion_reader are not set: this login is no member of'
+        raise warning 'the rights of capsfusion_loader and capsfusion_reader are not set: this login is not a member of'
             ' capsfusion_owner, or does not own the tables; an administrator runs: grant capsfusion_owner to'
             ' <this login>; then run `capsfusion db upgrade` again';
         return;

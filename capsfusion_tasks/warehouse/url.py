@@ -45,13 +45,13 @@ def parse_url(url: str) -> URL:
             " can read, name that file in PGSERVICEFILE, and put service=NAME into the URL"
         )
     password = parsed.query.get("password")
-    if isinstance(password, str):  # messages hide the password of the login part only
+    if isinstance(password, str):  # messages hide only the password of the login part
         parsed = parsed.difference_update_query(["password"]).set(password=password)
     return parsed.set(drivername="postgresql+psycopg", query={**_PARAMETERS, **parsed.query})
 
 
 def _require_escaped_login(url: str) -> None:
-    """An unescaped @ in a password makes the password's tail part of the host, which messages show."""
+    """Refuse an unescaped @ in a password: the end of the password would be in the host, which messages show."""
     found = _LOGIN.fullmatch(url)
     if found is None:
         return

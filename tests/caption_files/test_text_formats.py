@@ -77,7 +77,7 @@ def test_a_table_without_rows_keeps_its_header(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "is empty; expected a header"),
-        (b"laion_2b;laion_coco\na;b\n", "separates its columns with ';', and its name says ','"),
+        (b"laion_2b;laion_coco\na;b\n", "separates its columns with ';', but its name says ','"),
         (b"laion_2b,laion_coco,x,x\n", "has more than one column x"),
         (b"laion_2b,laion_coco\na,b\na,b,c\n", "row 2 has 3 fields, the header has 2: quote fields"),
         (b"laion_2b,laion_coco\n\na,b\na\n", "row 2 has 1 fields, the header has 2"),

@@ -45,7 +45,7 @@ def typed(tmp_path: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.Monkey
     for name in [name for name in os.environ if name.startswith("CAPSFUSION_") and name != "CAPSFUSION_DEVICE"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("CAPSFUSION_NUM_BEAMS", "1")  # takes a third of the time
+    monkeypatch.setenv("CAPSFUSION_NUM_BEAMS", "1")  # one beam takes a third of the time
     with new_warehouse(postgres) as demo, new_warehouse(postgres) as trial:
         monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", demo)
         sample = write_sample_data(Path("demo"), rows_per_day=10, days=1)

@@ -85,7 +85,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("fuse pairs.jsonl pairs.jsonl", "pairs.jsonl is the input: choose another name"),
         ("fuse columns.csv out.csv", "it has url, alt, blip: name the captions with --raw-column"),
         ("fuse columns.csv out.csv --raw-column altt --synthetic-column blip", "columns.csv has no altt; it has url"),
-        ("fuse semicolons.csv out.csv", "separates its columns with ';', and its name says ','"),
+        ("fuse semicolons.csv out.csv", "separates its columns with ';', but its name says ','"),
         ("fuse latin.csv out.csv", "is not UTF-8: invalid continuation byte; save it as UTF-8"),
         ("fuse empty.csv out.csv", "empty.csv is empty; expected a header"),
         ("fuse cut.jsonl out.jsonl", "cut.jsonl, row 5 (line 5) is not valid JSON"),
@@ -127,7 +127,7 @@ def test_a_mistake_is_answered_with_what_to_do(
 @pytest.mark.parametrize(
     ("variable", "value", "answer"),
     [
-        ("CAPSFUSION_NUM_BEAM", "3", "CAPSFUSION_NUM_BEAM is no setting: did you mean CAPSFUSION_NUM_BEAMS?"),
+        ("CAPSFUSION_NUM_BEAM", "3", "CAPSFUSION_NUM_BEAM is not a setting: did you mean CAPSFUSION_NUM_BEAMS?"),
         ("CAPSFUSION_NUM_BEAMS", "many", "CAPSFUSION_NUM_BEAMS is 'many': expected a valid integer"),
         ("CAPSFUSION_LAION2B", "s3:bucket", "there is no // after s3:; write s3://bucket"),
     ],

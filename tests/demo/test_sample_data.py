@@ -203,10 +203,10 @@ def test_an_interrupted_sample_is_completed(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     first, second, *_ = report.files
     (tmp_path / first).unlink()
-    os.utime(tmp_path / second)  # written, but its time is not set yet
+    os.utime(tmp_path / second)  # a file that is written, but has not got its time yet
     assert write_sample_data(tmp_path, rows_per_day=30) == report
     after = snapshot(tmp_path)
-    del before["EXPECTED.json"], after["EXPECTED.json"]  # rewritten with the same contents
+    del before["EXPECTED.json"], after["EXPECTED.json"]  # it is rewritten, with the same content
     assert after == before
 
 

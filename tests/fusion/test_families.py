@@ -125,9 +125,9 @@ def test_sentencepiece_comes_first_unless_tokenizer_model_is_tiktokens(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"{}", "is no tokenizer of the library tokenizers"),
-        (b"", "is no tokenizer"),
-        (b"\xff", "is no tokenizer"),
+        (b"{}", "is not a tokenizer of the library tokenizers"),
+        (b"", "is not a tokenizer"),
+        (b"\xff", "is not a tokenizer"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
     ],
 )

@@ -47,7 +47,7 @@ def fuse(source: Path, target: Path, settings: Settings) -> list[str]:
 
 
 def command(source: Path, target: Path, settings: Settings, **environment: str) -> subprocess.Popen[bytes]:
-    """`capsfusion fuse` in a process of its own, with the same settings and a real torchrun."""
+    """`capsfusion fuse` in a new process, with the same settings and a real torchrun."""
     options = {"MODEL": settings.model, "MAX_NEW_TOKENS": "6", "CHUNK_ROWS": "4", "BATCH_SIZE": "2"}
     options |= {"NPROC_PER_NODE": str(settings.nproc_per_node)}
     return subprocess.Popen(

@@ -182,7 +182,7 @@ OF_OTHER_LAUNCHERS = {
     "TORCHELASTIC_ERROR_FILE": "/nowhere/error.json",
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon",
     # Of torch's compilers, which no fuse task uses.
-    "TORCH_LOGS": "",  # torch does not take an empty one for unset
+    "TORCH_LOGS": "",  # torch does not treat an empty variable as unset
     "TORCHINDUCTOR_MIN_NUM_SPLIT": "many",
     "TORCHDYNAMO_REPRO_LEVEL": "high",
     "COMPILE_STROBELIGHT_SAMPLE_RATE": "often",

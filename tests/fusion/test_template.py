@@ -46,8 +46,8 @@ PAIRS = read_pairs(None, 30)
         (SHORT + " {raw!r}", r"has the field \{raw!r\}"),
         (SHORT + " {raw:>80}", r"has the field \{raw:>80\}"),
         (SHORT + " {raw.real}", r"has the field \{raw.real\}"),
-        (SHORT + " {", "is no template: .* Write {{ and }} for braces"),
-        (SHORT + " }", "is no template: .* Write {{ and }} for braces"),
+        (SHORT + " {", "is not a template: .* Write {{ and }} for braces"),
+        (SHORT + " }", "is not a template: .* Write {{ and }} for braces"),
         (SHORT + "\x00", "has the control character"),
         (SHORT.encode("utf-16"), "is not in UTF-8"),
         (SHORT + "x" * 70_000, "has more than 65536 bytes"),
@@ -201,7 +201,7 @@ def test_another_prompt_is_another_fusion_wherever_its_file_is(
 
 def test_a_prompt_without_room_for_captions_is_refused(tiny_model: Path, tmp_path: Path, prompt_file: Path) -> None:
     prompt_file.write_text("very " * 300 + SHORT)
-    with pytest.raises(InputError, match=r"tokens of the empty prompt, which may have 256: write a shorter prompt"):
+    with pytest.raises(InputError, match=r"and the limit is 256: write a shorter prompt"):
         decide(load_settings(model=str(tiny_model), prompt=prompt_file, home=tmp_path))
 
 

@@ -80,13 +80,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="for each target")
     parser.add_argument("--target", choices=TARGETS, action="append", help="run only this target (repeatable)")
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the first inputs")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=random.randrange(1 << 32),
+        help="random seed of the first inputs (default: a new one)",
+    )
     parser.add_argument("--last", type=Path, help=argparse.SUPPRESS)
     given_ = parser.parse_args()
     if given_.last:
         fuzz(given_.target[0], given_.minutes, given_.seed, given_.last)
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception: folders are removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # exit cleanly: remove folders
     through = [watched(name, given_.minutes, given_.seed) for name in given_.target or TARGETS]
     return 0 if all(through) else 1
 

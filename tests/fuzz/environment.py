@@ -205,7 +205,7 @@ def run_command(run: tuple[tuple[str, ...], dict[str, str]]) -> None:
     """A command ends in time, with a documented exit code and without a traceback.
 
     Only a variable of a library can be a reason not to fuse, and only one of libpq a reason not to reach the embedded
-    server. The message then names the variable, and a retry is not advised: these do not pass.
+    server. The message then names the variable, and does not advise a retry, which would fail again.
     """
     command, given = run
     with tempfile.TemporaryDirectory() as folder:

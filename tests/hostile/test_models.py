@@ -39,7 +39,7 @@ def load(request: pytest.FixtureRequest) -> Callable[[Path], object]:
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> Path:
-    """A copy without weights."""
+    """A copy of the tiny model, without its weights."""
     no_weights = shutil.ignore_patterns("*.safetensors", "*.bin")
     return Path(shutil.copytree(tiny_model, tmp_path / "model", ignore=no_weights))
 

@@ -214,10 +214,10 @@ def test_what_cannot_be_read_is_in_the_list_until_it_can(
     found = discover(both, DAY, storage)
     assert {shard.path: shard.problem for shard in found} == {
         "a.parquet": "",
-        "dead.parquet": f"{raw}/dead.parquet is a dead link: put back what it leads to, or remove the link",
+        "dead.parquet": f"{raw}/dead.parquet is a dead link: restore its target, or remove the link",
         "loop.parquet": f"cannot read {raw}/loop.parquet: Too many levels of symbolic links:"
         " a link leads back to itself: replace it",
-        "unmounted": f"{raw}/unmounted is a dead link: put back what it leads to, or remove the link",
+        "unmounted": f"{raw}/unmounted is a dead link: restore its target, or remove the link",
     }
     with pytest.raises(InputError, match=r"dead\.parquet is a dead link"), opened(found[1], load_settings()):
         pass

@@ -387,7 +387,7 @@ def test_what_is_no_list_is_refused(
 ) -> None:
     monkeypatch.setattr(web_list, "_LONGEST", 3 << 20)
     web.files = {f"/{name}": File(text)}
-    with pytest.raises(InputError, match=rf"/{name} is no list of files: {problem}.*; expected") as caught:
+    with pytest.raises(InputError, match=rf"/{name} is not a list of files: {problem}.*; expected") as caught:
         discovered(web, scratch, name)
     assert "secret" not in str(caught.value)
 

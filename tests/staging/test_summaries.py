@@ -1,4 +1,4 @@
-"""A summary of many small files: what it has is not read again, and what changed is."""
+"""A summary of many small files: files in the summary are read again only if they changed."""
 
 from __future__ import annotations
 

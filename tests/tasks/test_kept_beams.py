@@ -46,7 +46,7 @@ def short(number: int) -> str:
 
 
 def captions(number: int) -> list[str]:
-    """Of one search: the best first. A NUL is no character that PostgreSQL stores."""
+    """The captions of one search, the best first. Some have a NUL, which PostgreSQL cannot store."""
     if number == 0:
         return [good(0), cut_off(0), short(0)]
     if number < 3:

@@ -1,4 +1,4 @@
-"""Planning beside other processes: its lock, its transactions, and what it does when it loses either."""
+"""Planning beside other processes: its lock, its transactions, and what happens when the session is lost."""
 
 from __future__ import annotations
 

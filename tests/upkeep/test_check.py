@@ -220,7 +220,7 @@ def test_lost_pairs_are_found_and_a_limit_explains_those_that_it_left(area: Area
     area.execute("delete from work_units where state <> 'loaded'")
     plan_day(area.settings, DAYS[2], limit=3)
     result = area.check(pairs=True)
-    assert {finding.rule for finding in result.findings} == {"unit-unknown"}  # pairs of the removed units
+    assert {finding.rule for finding in result.findings} == {"unit-unknown"}  # files of the units that were removed
     [counts] = result.pairs.values()
     assert counts["in units"] == 3
     assert counts["left for a limit"] > 0

@@ -13,8 +13,8 @@ from capsfusion_tasks.validation.rules import RULES
 pytestmark = pytest.mark.slow
 
 ROWS = 200
-# The share that must be caught, for kinds below 99%: some of their captions cannot be told from honest captions by
-# words alone. docs/validation-quality.md says which.
+# The share that must be caught, for kinds below 99%: some of their captions cannot be told from good captions by words
+# alone. docs/validation-quality.md says which.
 LEAST = {
     "changed_year": 0.97,
     "swapped_name": 0.80,

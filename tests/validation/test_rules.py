@@ -1,4 +1,4 @@
-"""Each rule with captions it must reject and honest ones it must not."""
+"""Each rule with captions that it must reject, and good ones that it must not."""
 
 from __future__ import annotations
 
@@ -285,10 +285,10 @@ def test_a_fault_is_rejected_with_its_reason(reason: str, caption: str) -> None:
             "a flag",
             "The flag of Scotland \U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f is for a win.",
         ),
-        ("accents are no mojibake", "Café Zoë à Paris", "a café", "The Café Zoë à Paris is a café with a façade."),
-        ("an ampersand is no entity", "AT&T and R&D; Q&A", "a logo", "The logo of AT&T is for R&D and Q&A."),
+        ("accents are not mojibake", "Café Zoë à Paris", "a café", "The Café Zoë à Paris is a café with a façade."),
+        ("an ampersand is not an entity", "AT&T and R&D; Q&A", "a logo", "The logo of AT&T is for R&D and Q&A."),
         (
-            "an ISBN and a date are no telephone numbers",
+            "an ISBN and a date are not telephone numbers",
             "Book 978-0-7385-5734-2 of 12-04-2015",
             "a book cover",
             "The book cover shows the ISBN 978-0-7385-5734-2 and 12-04-2015.",

@@ -90,7 +90,7 @@ def test_a_run_that_ran_again_with_another_model_is_two_runs_and_its_last_is_the
 def test_days_between_two_tries_of_a_run_do_not_slow_it_down(warehouse: Warehouse) -> None:
     enter_run(warehouse, "run 1", DAY, "a", "b", "c")
     for days, unit in enumerate("abc"):
-        planned = NOON + timedelta(days=min(days, 1))  # the last two together
+        planned = NOON + timedelta(days=min(days, 1))  # the last two units are planned together
         set_times(warehouse, unit, planned, planned + timedelta(seconds=50))
     with warehouse.engine.connect() as connection:
         found = funnels.progress(connection, Scope(dag_run_id="run 1"))

@@ -114,7 +114,7 @@ def test_a_variable_of_libpq_that_cannot_work_is_named(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, name: str, value: str, embedded: bool
 ) -> None:
     folder = postgres.socket_folder
-    monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")  # set, and no reason
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")  # is set, but is not the reason
     monkeypatch.setenv(name, value)
     with (
         pytest.raises(InputError, match=f"; check CAPSFUSION_WAREHOUSE_URL and {name}"),

@@ -29,7 +29,7 @@ const known = { models: new Map(), scores: [], show: (score) => count((histogram
 
 export async function showCaptions({ caption, ...parameters }, address, _, tab) {
   ({ go, note } = address);
-  // Where nothing is asked, accepted captions; in the tab of a run, its own.
+  // Without a filter: accepted captions, in the tab of a run those of the run.
   const asked = Object.keys(parameters).some((name) => !(name in tab));
   filter = { ...parameters, verdict: parameters.verdict ?? (asked ? "any" : "accepted") };
   trail = [null];
@@ -206,7 +206,7 @@ form.addEventListener("change", (event) => {
   if (name !== "words" && (name !== "within" || form.elements.words.value.trim())) form.requestSubmit();
 });
 
-// The form's fields as the app's parameters. A URL or a pair_id is one whatever is chosen.
+// The form's fields as the app's parameters. A text that is a URL or a pair_id is searched as such.
 function asked({ words, within, ...others }) {
   const text = words.trim();
   if (/^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i.test(text) || within === "pair_id") return { ...others, pair_id: text };

@@ -8,7 +8,7 @@ export function counted({ captions, exact }) {
 }
 
 // found: the facets of filter. change(parts): sets or, with "", removes parts of the filter. of: names of models, scores,
-// and show(score), which asks for another histogram.
+// and show(score), which requests another histogram.
 export function facets(found, filter, change, of) {
   const values = (name, title, all, label = (value) => value) =>
     facet(title, all.map(({ value, captions }) => [label(value), captions, filter[name] === value, () =>

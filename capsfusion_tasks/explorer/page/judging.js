@@ -25,7 +25,7 @@ async function whoJudges() {
 // Whether the user may edit the DAG: judge captions, replay and export them.
 export const mayEdit = async () => (await whoJudges()) !== null;
 
-// A section with what others say of the caption, and the buttons; ``changed`` learns of the caption's judgements.
+// A section with what others say of the caption, and the buttons; ``changed`` gets the caption's judgements.
 export function judging(row, changed) {
   const place = el("section", { class: "judging", "aria-label": "Judgements" });
   const draw = async (problem = null) => {

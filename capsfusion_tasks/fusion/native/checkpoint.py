@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
-    """The checkpoint in ``folder``. Raises InputError where it is of no family that is computed, or not whole."""
+    """Load the checkpoint in ``folder``. Raises InputError if its family is not supported or tensors are missing."""
     config, files = model_sizes(folder), weight_files(folder)
     if unread := unread_files(folder, files):
         log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))

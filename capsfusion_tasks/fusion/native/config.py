@@ -1,4 +1,4 @@
-"""A model's config.json: its sizes, and what this engine does not compute.
+"""A model's config.json: its sizes, and checks for features that this engine does not support.
 
 Avoids importing transformers if possible, because that takes longer than all other imports of a rank.
 """
@@ -20,7 +20,7 @@ _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def sizes_of(folder: Path, config: dict[str, Any]) -> Sizes | None:
-    """The sizes in ``config``, the config.json of ``folder``. None: it is of no family that this engine computes.
+    """The sizes in ``config``, the config.json of ``folder``. None: its family is not supported.
 
     Raises InputError for values that no model of its family has.
     """
@@ -38,7 +38,7 @@ def sizes_of(folder: Path, config: dict[str, Any]) -> Sizes | None:
 
 
 def model_sizes(folder: Path) -> Sizes:
-    """The checkpoint's sizes. Raises InputError for what this engine does not compute."""
+    """The checkpoint's sizes. Raises InputError for features that this engine does not support."""
     config = read_config(folder)
     sizes = sizes_of(folder, config)
     if sizes is None:
@@ -59,7 +59,7 @@ def model_sizes(folder: Path) -> Sizes:
 
 
 def check_positions(sizes: Sizes, prompt_tokens: int, new_tokens: int) -> None:
-    """Raise InputError if prompts and captions of so many tokens do not fit the model's positions or its window."""
+    """Raise InputError if a prompt and a caption of these lengths do not fit the model's positions or its window."""
     for most, what in (
         (sizes.max_position_embeddings, "positions"),
         (sizes.window, "tokens of sliding window, and the native engine computes no smaller one"),
@@ -72,7 +72,7 @@ def check_positions(sizes: Sizes, prompt_tokens: int, new_tokens: int) -> None:
 
 
 def _computes_layers(types: object, sizes: Sizes) -> bool:
-    """Whether ``types``, the config's layer_types, say no more than the family's sizes do."""
+    """Whether ``types``, the config's layer_types, agree with the window in ``sizes``."""
     if not isinstance(types, list) or len(types) != sizes.num_hidden_layers:
         return False
     return all(kind == _LAYER_TYPES[0] or (kind == _LAYER_TYPES[1] and sizes.window is not None) for kind in types)
@@ -94,5 +94,5 @@ def _scaled(folder: Path) -> Any:
         ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config)
     except Exception as error:  # transformers checks few of these parameters, and fails anywhere for the others
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
-        raise InputError(f"{folder}/config.json has no sound rope_parameters or rope_scaling: {reason}") from error
+        raise InputError(f"{folder}/config.json has invalid rope_parameters or rope_scaling: {reason}") from error
     return config

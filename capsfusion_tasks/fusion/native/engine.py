@@ -75,7 +75,7 @@ class NativeEngine:
         active: dict[int, Request] = {}  # slot → request
         done: list[Completion] = []  # completions of the last step; yielded while the device computes the next step
         while True:
-            if len(waiting) < self._admit_rows:  # ask before no row is left, because a prefill of few rows is slow
+            if len(waiting) < self._admit_rows:  # ask while rows are left: a prefill of few rows is slow
                 idle = not active and not waiting
                 if idle:
                     yield from done
@@ -158,7 +158,7 @@ class NativeEngine:
         return [waiting.popleft() for _ in range(max(1, bisect_right(ends, most)) if ends else 0)]
 
     def _own_part(self, request: Request) -> list[int]:
-        """The part of the prompt behind the prefix. Raises ValueError for a prompt that does not fit this engine."""
+        """The part of the prompt after the prefix. Raises ValueError for a prompt that does not fit this engine."""
         p = len(self._prefix.ids)
         if request.prompt[:p] != self._prefix.ids or not p < len(request.prompt) <= self.max_prompt_tokens:
             raise ValueError(

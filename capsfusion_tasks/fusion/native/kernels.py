@@ -87,8 +87,8 @@ def beam_attention_kernel(
     """The new tokens of a slot's beams over what each sees of the slot: its keys are read once for all of them.
 
     A program per slot and key head; its M rows are the beams times the query heads that share the key head. SEEN
-    [N, B, per_slot] has a bit for each token of a page. All page numbers and bits are read at once: read a page at a
-    time, they would make the keys wait.
+    [N, B, per_slot] has a bit for each token of a page. All page numbers and bits are read at once: reading them page
+    by page would delay reading the keys.
     """
     n, kv_head = tl.program_id(0), tl.program_id(1)
     GROUP: tl.constexpr = H // KVH

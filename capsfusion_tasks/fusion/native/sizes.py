@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-# Of one size. Far above any model, and low enough that products of sizes stay below 2^63.
+# The largest value of one size: far above any model's, and low enough that products of sizes stay below 2^63.
 _MOST = 1 << 24
 _MOST_HEADS = 1 << 12
 _MOST_LAYERS = 1 << 10
@@ -15,7 +15,7 @@ Positive = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
 
 
 class RopeParameters(BaseModel):
-    """How positions are scaled. Only checks values: transformers takes any of them, and fails or computes NaN later."""
+    """How positions are scaled. Only checks values: transformers accepts any, and later fails or computes NaN."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -31,17 +31,17 @@ class RopeParameters(BaseModel):
     beta_slow: Positive = None
     mscale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     mscale_all_dim: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
-    partial_rotary_factor: Annotated[float | None, Field(ge=1, le=1)] = None  # whole heads are rotated
+    partial_rotary_factor: Annotated[float | None, Field(ge=1, le=1)] = None  # only whole heads can be rotated
 
 
 class Sizes(BaseModel):
-    """What all families have. Names and defaults are those of transformers' LlamaConfig."""
+    """The sizes that all families have. Names and defaults are those of transformers' LlamaConfig."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
     NAME: ClassVar[str] = "LLaMA"
     QK_NORM: ClassVar[bool] = False  # whether queries and keys are normalised, each head by itself
-    # What a config means that does not name them. None: as many as query heads; their share of the hidden size.
+    # Defaults for a config without these sizes. None: as many as query heads; hidden size / query heads.
     KEY_VALUE_HEADS: ClassVar[int | None] = None
     HEAD_DIM: ClassVar[int | None] = None
 
@@ -70,12 +70,12 @@ class Sizes(BaseModel):
 
     @property
     def out_bias(self) -> bool:
-        """Whether the projection of what attention gives adds a bias."""
+        """Whether attention's output projection adds a bias."""
         return self.attention_bias
 
     @property
     def window(self) -> int | None:
-        """How many tokens a token of some layer sees, itself included. None: all before it."""
+        """The sliding window: how many tokens a token sees, itself included, in layers that have one. None: none."""
         return None
 
     @property
@@ -97,7 +97,7 @@ class Sizes(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _derived(cls, given: dict[str, Any]) -> dict[str, Any]:
-        # null means the default. A sliding window of null is none.
+        # null means the default, except for sliding_window: there it means no window.
         found = {name: value for name, value in given.items() if value is not None or name == "sliding_window"}
         heads, hidden = (
             found.get(name, cls.model_fields[name].default) for name in ("num_attention_heads", "hidden_size")
@@ -116,7 +116,7 @@ class Sizes(BaseModel):
     def _heads_share_keys_evenly(self) -> Sizes:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"num_attention_heads ({self.num_attention_heads}) is no multiple of num_key_value_heads"
+                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of num_key_value_heads"
                 f" ({self.num_key_value_heads})"
             )
         return self
@@ -192,7 +192,7 @@ class Qwen3Sizes(Qwen2Sizes):
         return self.attention_bias
 
 
-# The families that the native engine computes, by ``model_type`` in config.json.
+# The families that the native engine supports, by ``model_type`` in config.json.
 FAMILIES: dict[str, type[Sizes]] = {
     "llama": Sizes,
     "mistral": MistralSizes,
@@ -202,11 +202,11 @@ FAMILIES: dict[str, type[Sizes]] = {
 
 
 def rope_of(config: dict[str, Any]) -> dict[str, Any]:
-    """How positions are scaled. Where both names are there, transformers takes the older, rope_scaling.
+    """How positions are scaled. If the config has both names, transformers takes the older one, rope_scaling.
 
-    Raises ValueError where they are no JSON object.
+    Raises ValueError if the value is not a JSON object.
     """
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(rope, dict):
-        raise ValueError(f"rope_scaling or rope_parameters is no JSON object: {str(rope)[:50]!r}")
+        raise ValueError(f"rope_scaling or rope_parameters is not a JSON object: {str(rope)[:50]!r}")
     return rope

@@ -209,7 +209,7 @@ class Slots:
         self._release(slot, clean=not self._search.is_finite(slot))
 
     def _release(self, slot: int, *, clean: bool) -> None:
-        """Return the pages of a slot. ``clean`` them if the row has numbers that are not finite.
+        """Return the pages of a slot. ``clean``: zero them first, because the row has numbers that are not finite.
 
         Attention gives hidden tokens of a page the weight 0, and 0 times NaN is NaN: the next row would be NaN, too.
         """

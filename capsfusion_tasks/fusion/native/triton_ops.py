@@ -221,5 +221,5 @@ def _output(x: Tensor, columns: int, quantise: bool) -> Tensor | Float8:
 
 
 def _parts(out: Tensor | Float8) -> tuple[Tensor, Tensor]:
-    """Where a kernel writes values and scales. Without float8 it does not touch the second one."""
+    """The tensors to which a kernel writes values and scales. Without float8 it writes no scales."""
     return (out.values, out.scales) if isinstance(out, Float8) else (out, out)

@@ -33,7 +33,7 @@ def upgrade() -> None:
         postgresql_with={"gin_pending_list_limit": 16384},
     )
     # An anti-join and no `distinct on`: a condition or a limit on the view reaches the table's indexes. The columns are
-    # those of now; a migration that adds one must make the view again.
+    # fixed here, so a migration that adds one must make the view again.
     op.execute(
         """
         create view capsfusion.captions as

@@ -1,4 +1,4 @@
-"""Whether a unit was planned to replace what is there: whoever loads it later, with whatever settings, has to know."""
+"""Whether a unit was planned to replace existing captions. Its load needs this, whatever the settings are then."""
 
 from __future__ import annotations
 

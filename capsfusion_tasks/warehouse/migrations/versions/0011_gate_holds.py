@@ -1,4 +1,4 @@
-"""Units that the gate kept out, and who decided what becomes of them."""
+"""Units that the gate held, and who decided whether they are loaded."""
 
 from __future__ import annotations
 
