@@ -96,7 +96,7 @@ PARAMS = {
     ),
     "replan": Param(
         False,
-        title="Plan anew",
+        title="Plan again",
         type="boolean",
         description="If units were started with other settings, discard their work and plan them again.",
     ),

@@ -27,8 +27,8 @@ _EARLIER_HEAD = "Report:"  # notes of earlier versions begin with this text and 
 _LONGEST = 1000
 _LONGEST_LINE = 400
 _REST = "- … the log of the task report has the rest"
-# The UI renders a note as Markdown. Lines with other characters, such as names of files, are shown as code.
 DAGS = ("capsfusion", "capsfusion_replay")
+# The UI renders a note as Markdown. Lines with other characters, such as names of files, are shown as code.
 _PLAIN = re.compile(r"[\w ,.:;=+()/%…-]*")
 
 
