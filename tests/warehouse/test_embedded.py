@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.warehouse import embedded
+from capsfusion_tasks.warehouse import server_process
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ def test_runs_while_it_is_used_and_keeps_its_data(tmp_path: Path) -> None:
 def test_a_server_that_hangs_while_it_stops_is_ended_and_keeps_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "STOP_TIMEOUT", 1)
+    monkeypatch.setattr(server_process, "STOP_TIMEOUT", 1)
     with embedded_postgres(tmp_path) as server:
         ask(server, "capsfusion", "create table kept as select 7 as n")
         hanging = postmaster(tmp_path)
