@@ -7,7 +7,7 @@ from pathlib import Path
 
 import webhook_alert
 from airflow.sdk import Param, dag, get_current_context, task
-from dag_parts import DEFAULT_ARGS, FILTER_PARAM, Json
+from dag_parts import DEFAULT_ARGS, FILTER_PARAM, Json, limit_param
 from run_context import working
 
 from capsfusion_tasks.caption_filter import CaptionFilter
@@ -27,13 +27,7 @@ PARAMS = {
         type=["null", "string"],
         description="Columns of fused_captions beside the published four, as names with commas, or all.",
     ),
-    "limit": Param(
-        None,
-        title="Limit",
-        type=["null", "integer"],
-        minimum=1,
-        description="Export at most this many captions, a random sample. Empty: all.",
-    ),
+    "limit": limit_param("Export at most this many captions, a random sample. Empty: all."),
 }
 
 

@@ -90,14 +90,14 @@ FILTER_PARAM = {
     ),
 }
 
+
+def limit_param(description: str) -> Param:
+    """The Param ``limit``: a number of pairs or captions, or empty for all of them."""
+    return Param(None, title="Limit", type=["null", "integer"], minimum=1, description=description)
+
+
 BUDGET_PARAMS = {
-    "limit": Param(
-        None,
-        title="Limit",
-        type=["null", "integer"],
-        minimum=1,
-        description="Fuse at most this many pairs, for example for a trial run. Empty: all pairs.",
-    ),
+    "limit": limit_param("Fuse at most this many pairs, for example for a trial run. Empty: all pairs."),
     "max_gpu_hours": Param(
         None,
         title="Most GPU hours",

@@ -35,6 +35,10 @@ PromptFile = Annotated[
 Beams = Annotated[
     int | None, typer.Option(help="Number of beams of the beam search; 1 is greedy. Default: 3.", min=1, max=16)
 ]
+Existing = Annotated[
+    Literal["skip", "replace"],
+    typer.Option(help="Skip pairs that these settings have fused already, or replace them."),
+]
 Limit = Annotated[int | None, typer.Option(help="Fuse at most this many pairs.", min=1)]
 MaxGpuHours = Annotated[
     float | None, typer.Option(help="Stop before fusing if the estimate is more GPU hours than this.", min=0)

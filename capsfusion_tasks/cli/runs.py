@@ -11,6 +11,7 @@ from rich.console import Console
 from capsfusion_tasks.cli.common import (
     Beams,
     Dtype,
+    Existing,
     Limit,
     MaxCost,
     MaxGpuHours,
@@ -40,17 +41,15 @@ def run(
     prompt: PromptFile = None,
     num_beams: Beams = None,
     limit: Limit = None,
-    existing: Annotated[
-        Literal["skip", "replace"],
-        typer.Option(help="Skip pairs that these settings have fused already, or replace them."),
-    ] = "skip",
+    existing: Existing = "skip",
     max_gpu_hours: MaxGpuHours = None,
     max_cost: MaxCost = None,
     accept_rejections: Annotated[
         bool, typer.Option("--accept-rejections", help="Load units even if too many of their captions are rejected.")
     ] = False,
     relist: Annotated[
-        bool, typer.Option("--relist", help="Add shards that arrived late to the list of this time range.")
+        bool,
+        typer.Option("--relist", help="List the sources again, and add new shards to this time range's frozen list."),
     ] = False,
     replan: Annotated[
         bool,
@@ -112,10 +111,7 @@ def replay(
     max_new_tokens: MaxNewTokens = None,
     dtype: Dtype = None,
     limit: Limit = None,
-    existing: Annotated[
-        Literal["skip", "replace"],
-        typer.Option(help="Skip pairs that these settings have fused already, or replace them."),
-    ] = "skip",
+    existing: Existing = "skip",
     max_gpu_hours: MaxGpuHours = None,
     max_cost: MaxCost = None,
     accept_rejections: Annotated[
@@ -125,7 +121,7 @@ def replay(
     """Fuse rejected captions again, and accept those that pass. Repeat the command to resume.
 
     With another model, beams, length or dtype, the pairs are fused again under another fusion_id. With the same
-    settings nothing is fused: the captions are only validated again, with the present thresholds.
+    settings nothing is fused: the captions are only validated again, with the current thresholds.
 
     Example: capsfusion replay --reason truncated --reason repetition --max-new-tokens 120
     """

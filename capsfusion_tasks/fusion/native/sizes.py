@@ -44,6 +44,9 @@ class Sizes(BaseModel):
     # Defaults for a config without these sizes. None: as many as query heads; hidden size / query heads.
     KEY_VALUE_HEADS: ClassVar[int | None] = None
     HEAD_DIM: ClassVar[int | None] = None
+    # Whether these projections add a bias. None: as ``attention_bias`` in the config says.
+    QKV_BIAS: ClassVar[bool | None] = None
+    OUT_BIAS: ClassVar[bool | None] = None
 
     vocab_size: int = Field(32_000, gt=0, le=_MOST)
     hidden_size: int = Field(4096, gt=0, le=_MOST)
@@ -66,12 +69,12 @@ class Sizes(BaseModel):
     @property
     def qkv_bias(self) -> bool:
         """Whether the projections to queries, keys and values add a bias."""
-        return self.attention_bias
+        return self.attention_bias if self.QKV_BIAS is None else self.QKV_BIAS
 
     @property
     def out_bias(self) -> bool:
         """Whether attention's output projection adds a bias."""
-        return self.attention_bias
+        return self.attention_bias if self.OUT_BIAS is None else self.OUT_BIAS
 
     @property
     def window(self) -> int | None:
@@ -127,18 +130,11 @@ class MistralSizes(Sizes):
 
     NAME = "Mistral"
     KEY_VALUE_HEADS = 8
+    QKV_BIAS = OUT_BIAS = False
 
     intermediate_size: int = Field(14_336, gt=0, le=_MOST)
     max_position_embeddings: int = Field(131_072, gt=0)
     sliding_window: int | None = Field(4096, gt=0)
-
-    @property
-    def qkv_bias(self) -> bool:
-        return False
-
-    @property
-    def out_bias(self) -> bool:
-        return False
 
     @property
     def window(self) -> int | None:
@@ -150,6 +146,8 @@ class Qwen2Sizes(Sizes):
 
     NAME = "Qwen2"
     KEY_VALUE_HEADS = 32
+    QKV_BIAS: ClassVar[bool | None] = True
+    OUT_BIAS: ClassVar[bool | None] = False
 
     vocab_size: int = Field(151_936, gt=0, le=_MOST)
     intermediate_size: int = Field(22_016, gt=0, le=_MOST)
@@ -158,14 +156,6 @@ class Qwen2Sizes(Sizes):
     sliding_window: int | None = Field(4096, gt=0)
     max_window_layers: int = 28
     layer_types: list[str] | None = None
-
-    @property
-    def qkv_bias(self) -> bool:
-        return True
-
-    @property
-    def out_bias(self) -> bool:
-        return False
 
     @property
     def window(self) -> int | None:
@@ -182,14 +172,7 @@ class Qwen3Sizes(Qwen2Sizes):
     NAME = "Qwen3"
     QK_NORM = True
     HEAD_DIM = 128
-
-    @property
-    def qkv_bias(self) -> bool:
-        return self.attention_bias
-
-    @property
-    def out_bias(self) -> bool:
-        return self.attention_bias
+    QKV_BIAS = OUT_BIAS = None
 
 
 # The families that the native engine supports, by ``model_type`` in config.json.
