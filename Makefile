@@ -93,7 +93,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	rm -f $(VENV)/failed; \
 	{ $(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[fusion,airflow,dev]' \
 		|| touch $(VENV)/failed; } | sed -unE '$(PIP_PROGRESS)'; \
-	if test -e $(VENV)/failed; then echo "pip has failed, for the reason above: run make again when it is mended." >&2; exit 2; fi; \
+	if test -e $(VENV)/failed; then echo "pip has failed, for the reason above: solve it, then run make again." >&2; exit 2; fi; \
 	echo "Installed in $$(( $$(date +%s) - started )) s."; \
 	touch $@
 

@@ -59,12 +59,12 @@ def main() -> int:
     parser.add_argument(
         "--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer.model of random models"
     )
-    parser.add_argument("--families", action="store_true", help="a random model of each family instead")
+    parser.add_argument("--families", action="store_true", help="compare a random model of each family instead")
     parser.add_argument("--slots", type=int, nargs="+", default=[5, 32])
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="compare with float32 instead (repeatable)")
     args = parser.parse_args()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as in a rank: fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as ranks do (fusion/node.py)
     if args.dtype:
         folders = [BUNDLED_MODEL, *(args.model or [])]
         Console().print(

@@ -88,8 +88,8 @@ def question(text: str) -> list[BaseNotifier]:
 def deadline() -> DeadlineAlert | None:
     """The deadline of a DAG: a day more than the last ten runs took on average. None if no Connection is named.
 
-    Before the first run has succeeded there is no deadline. Not DAGRUN_QUEUED_AT: with such a deadline, Airflow 3.3.2
-    answers 500 when a task is cleared.
+    Before the first run has succeeded there is no deadline. DAGRUN_QUEUED_AT is not used: with such a deadline, Airflow
+    3.3.2 answers 500 when a task is cleared.
     """
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
     if not conn_id:

@@ -36,7 +36,7 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, sha
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 ENGINE_ALONE = "fuse, the engine alone"
-ENGINE_ROWS = 1500  # about as many rows as the second start fuses of 3,000
+ENGINE_ROWS = 1500  # about as many rows as are left of 3,000 at the second start
 _POLL_SECONDS = 0.05
 _DYING_SECONDS = 2.0  # seconds until the ranks of a killed command have ended
 # For time limits. An H200 starts in 20 s and fuses 85 rows/s.

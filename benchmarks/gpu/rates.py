@@ -112,7 +112,7 @@ def start_engine(
 def show(options: Options, dtype: torch.dtype, _: Mapping[str, Figures]) -> Sequence[Line]:
     """Print time by kernel of a decode step with all slots busy, and of the prefill.
 
-    Rows with one token end after their prefill. The extra time of rows with more tokens is their decode steps.
+    Rows of one token end after their prefill, so the additional time of longer rows is that of decode steps.
     """
     tokenizer = LlamaTokenizer(options.tokenizer)
     requests = read_workload(options.pairs, MAX_NEW_TOKENS * 8, tokenizer, MAX_NEW_TOKENS)

@@ -124,8 +124,8 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
     once. After other errors, the rows are halved until the failing row is alone; it is set aside with its error. A row
     whose scores are not finite is set aside, too.
 
-    Three errors end the run: a broken device, because every later row would fail as well; HOPELESS rows in a row that
-    are set aside (raises the last row's error, or InputError if scores are not finite); an error of ``requests``.
+    Three errors end the run: a broken device, because every later row would fail as well; HOPELESS consecutive rows
+    that are set aside (raises the last row's error, or InputError if scores are not finite); an error of ``requests``.
     """
     set_aside: list[Completion] = []  # set aside since the last fused row; yielded after the next fused row
     in_flight: dict[int, Request] = {}

@@ -19,7 +19,7 @@ def read_object(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
     refuse_pointer(file, content)
-    if content.startswith(codecs.BOM_UTF8):  # transformers reads no such file either
+    if content.startswith(codecs.BOM_UTF8):  # transformers does not read such a file, either
         raise InputError(f"{file} begins with a byte order mark: save it as UTF-8 without one")
     try:
         found = json.loads(content.decode())

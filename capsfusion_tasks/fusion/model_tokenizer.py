@@ -15,7 +15,8 @@ _START = 4096  # bytes that tell what a tokenizer.model is
 def tokenizer_file(folder: Path) -> Path:
     """The file that the tokenizer is read from. Raises InputError if there is none.
 
-    sentencepiece itself comes first: transformers 5 makes other ids of the same tokenizer.model (``tokenizer.py``).
+    Prefers tokenizer.model, which sentencepiece reads: transformers 5 makes other ids from this file
+    (``tokenizer.py``).
     """
     model, as_json = (folder / name for name in FILES)
     if model.is_file() and not (as_json.is_file() and _has_tiktoken(model)):

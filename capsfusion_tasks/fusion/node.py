@@ -47,11 +47,11 @@ def _is_orphan(parent: int) -> bool:
 def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, IO[bytes] | None]:
     """The rank's device and the lock of its GPU.
 
-    Hold the lock until the process ends, because its memory is used until then.
+    Hold the lock until the process ends, because the process uses the GPU's memory until then.
 
-    GPU number ``local_rank`` (never the global rank: a second node has no GPU 8), after ranks of an earlier try that
-    are still ending have left it. Without a GPU: the CPU, with OMP_NUM_THREADS threads or a fair share of its cores.
-    Raises InputError if this node has fewer GPUs than ranks.
+    Takes GPU number ``local_rank``. (Not the global rank: a second node has no GPU 8.) First waits until ranks of an
+    earlier try have left the GPU. Without a GPU, takes the CPU, with OMP_NUM_THREADS threads or a fair share of its
+    cores. Raises InputError if this node has fewer GPUs than ranks.
     """
     if not torch.cuda.is_available():
         if not os.environ.get("OMP_NUM_THREADS"):

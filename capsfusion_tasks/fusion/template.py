@@ -21,7 +21,7 @@ PROMPT_TEMPLATE = (
     "Sentence 1: {raw}\nSentence 2: {synthetic}\nNew Sentence:"
 )
 
-# The fields, with their names in digests. These names are older than other templates, so they cannot change.
+# The fields, with the names that digests use for them. These names must not change.
 _FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
 _MOST_BYTES = 1 << 16  # bytes of a prompt's file; 256 tokens take a few thousand
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

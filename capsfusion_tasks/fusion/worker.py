@@ -1,4 +1,4 @@
-"""What torchrun (fusion/torchrun.py) starts, a process per GPU: ``python -m capsfusion_tasks.fusion.worker``."""
+"""The program of a rank. torchrun starts one process per GPU: ``python -m capsfusion_tasks.fusion.worker``."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ UNIT, SUPERSEDED = "capsfusion.unit", "capsfusion.superseded"  # properties of a
 
 @dataclass
 class Synced:
-    """What a sync did. ``found``: units that a process had written before it died."""
+    """What a sync did. ``found``: units that an earlier process had written, but not recorded before it died."""
 
     units: int = 0
     rows: int = 0

@@ -1,4 +1,4 @@
-"""Counts a source's other files, to explain why it has no shards."""
+"""Counts a source's files that are not shards, to explain why it has no shards."""
 
 from __future__ import annotations
 

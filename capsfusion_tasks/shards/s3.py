@@ -111,7 +111,7 @@ class S3Source:
 
 
 class _Ranges(io.RawIOBase):
-    """A seekable file over ranged reads. A large read is split into pieces, in parallel."""
+    """A seekable file that reads ranges of an object. Reads the pieces of a large range in parallel."""
 
     def __init__(self, piece: Callable[[int, int], bytes], size: int, pool: ThreadPoolExecutor) -> None:
         self._piece, self._size, self._pool, self._position = piece, size, pool, 0

@@ -57,7 +57,7 @@ class ShardList(BaseModel):
 
 
 class ListSummary(BaseModel):
-    """What other intervals need to know of a list. ``frozen`` as ``ShardList.is_frozen``; ``uris`` by side."""
+    """The facts of a list that other intervals need. ``frozen`` as ``ShardList.is_frozen``; ``uris`` by side."""
 
     frozen: bool
     shard_ids: list[str]
@@ -98,7 +98,7 @@ def read(interval: Interval, storage: Storage) -> ShardList | None:
 
 
 def every_other(interval: Interval, storage: Storage) -> dict[Interval, ListSummary]:
-    """What the lists of all intervals but this one say. Opens only lists that are new or changed."""
+    """A summary of each other interval's list. Opens only lists that are new or changed."""
 
     def summary(key: str) -> Any:
         listed = read(Interval.from_key(key), storage)

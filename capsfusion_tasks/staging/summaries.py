@@ -52,7 +52,7 @@ class Summaries:
             self._write({name: fact for name, fact in facts.items() if name not in young}, settled)
             for change in settled:
                 if change.modified <= now - _FORGOTTEN:
-                    with suppress(FileNotFoundError):  # another reader was faster
+                    with suppress(FileNotFoundError):  # another reader has deleted it
                         self.storage.delete(change.path)
         return facts
 

@@ -200,7 +200,7 @@ class HubFolder:
                 raise MayPass(str(error.__cause__ or error)) from error
             except (ConnectionError, TimeoutError) as error:  # how hf_xet reports an upload without an answer
                 raise MayPass(str(error)) from error
-            except RuntimeError as error:  # how it reports a failed upload
+            except RuntimeError as error:  # how hf_xet reports a failed upload
                 if error.__cause__ is None:
                     raise MayPass(str(error)) from error
                 raise error.__cause__ from None

@@ -73,7 +73,7 @@ class Result:
         for number, finding in enumerate(self.findings):
             yield f"{finding.rule}: {finding.where}: {finding.what}"
             done = self.repaired.get(number)
-            yield f"    repaired: {done}" if done else f"    to mend it: {finding.mend}"
+            yield f"    repaired: {done}" if done else f"    to repair it: {finding.mend}"
         yield f"{len(self.findings)} findings, {len(self.repaired)} repaired" if self.findings else "nothing is wrong"
 
 

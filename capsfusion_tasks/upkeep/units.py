@@ -30,7 +30,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         whole.append(unit)
         if unit.state == "failed":
             what = f"it failed {unit.tries} times, the last time with: {unit.error}"
-            yield Finding("unit-failed", unit.unit_id, what, f"mend the cause, then {finish(unit)}")
+            yield Finding("unit-failed", unit.unit_id, what, f"solve the problem, then {finish(unit)}")
         if unit.unit_id in abandoned:
             what = "it is in state fusing, but no process holds its lock in the warehouse"
             repair = partial(_put_back, evidence, unit)

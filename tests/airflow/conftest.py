@@ -52,7 +52,7 @@ class Service:
     folder: Path  # of Airflow and of the PostgreSQL server
     bucket: str
     alerts: list[str]  # texts that its webhook received
-    statsd: StatsdListener  # what it sends metrics to
+    statsd: StatsdListener  # the server that receives its metrics
 
     @property
     def sources(self) -> Path:

@@ -61,7 +61,7 @@ UNITS = "select unit_id, state, rows_in, accepted, rejected, tries from work_uni
 
 @pytest.fixture(scope="module")
 def sample(service: Service) -> SampleReport:
-    # Each group is a task.
+    # Few shards, because each shard is a task.
     report = write_sample_data(service.sources, rows_per_day=16, days=2, shards_per_side_per_day=1)
     service.upload_sources()
     return report

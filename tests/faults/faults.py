@@ -211,7 +211,7 @@ def _no_clock() -> str | None:
 
 @contextmanager
 def _beside_its_server(workload: Workload, trial: str) -> Iterator[Site]:
-    """The server runs on its own, with the right time."""
+    """A site whose server is started outside of the run, so that the server has the right time."""
     with workload.site(trial) as site, embedded_postgres(site.home):
         yield site
 

@@ -146,7 +146,7 @@ def trained(tmp_path: Path, vocab_size: int, **options: Any) -> bytes:
 
 def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(folder: Path) -> None:
     change(folder / "config.json", vocab_size=8191)
-    with pytest.raises(InputError, match=r"tokenizer\.model has 8192 tokens and the model embeddings for 8191"):
+    with pytest.raises(InputError, match=r"tokenizer\.model has 8192 tokens, the model has embeddings for 8191"):
         check_model(folder)
     change(folder / "config.json", vocab_size=8193)  # an added [PAD]
     check_model(folder)

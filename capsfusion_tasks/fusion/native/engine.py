@@ -67,7 +67,8 @@ class NativeEngine:
         return self._room.slots
 
     def generate(self, requests: Requests) -> Iterator[Completion]:
-        """Yield completions as rows finish. Takes requests as slots become free, and half as many in advance."""
+        """Yield completions as rows finish. Takes requests as slots become free, and up to half as many more in
+        advance."""
         slots = self._slots = self._slots or self._allocate()
         with torch.inference_mode():
             slots.clear()  # an earlier call that failed may have left rows

@@ -71,7 +71,8 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     needed = state + step + max(step, prefill)
     found = room(free=free, total=total, needed=needed, page=page, per_slot=per_slot, most_slots=most_slots)
     log.info(
-        "%.1f of %.1f GB of GPU memory are free; a batch takes %.1f besides keys and values: %d slots, %d pages of %d",
+        "%.1f of %.1f GB of GPU memory are free; a batch takes %.1f GB besides keys and values: %d slots, %d pages of"
+        " %d tokens",
         *(free / 1e9, total / 1e9, needed / 1e9, found.slots, found.pages, page_tokens),
     )
     return found
