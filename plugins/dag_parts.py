@@ -160,6 +160,8 @@ def asked(loaded: Any) -> Any:
         task_id="ask",
         trigger_rule=TriggerRule.ALL_DONE,
         execution_timeout=timedelta(minutes=15),  # limits asking; the wait for the answer has its own limit
+        # If Airflow takes the task for crashed after an answer (plugins/kept_answer.py), go on soon.
+        retry_delay=timedelta(seconds=5),
         doc_md="Asks whether to load the units that the gate holds. Skipped if it holds none.",
     )
     load_held = LoadOperator.partial(

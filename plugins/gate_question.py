@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import kept_answer
 import webhook_alert
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from run_context import planned_units, working
 from run_note import as_code, as_text
 from run_pages import absolute, captions_of_run, run_page
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 LOAD, KEEP_OUT = "Load", "Keep out"
 ANSWERS: dict[str, Answer] = {LOAD: "load", KEEP_OUT: "keep out"}
-_ASKED = "asked"  # key of the XCom with the ids of the holds that the question is about
+_ASKED = "asked"  # key in the task's state store: the ids of the holds that the question is about
 _UNITS_SHOWN = 10
 _WHAT_NEXT = (
     f"**{LOAD}**: load these units, accepted and rejected captions. **{KEEP_OUT}**: load nothing of them, and the run"
@@ -36,6 +38,9 @@ class GateQuestion(HITLOperator):
 
     Writes the answer, its author and its time to the ledger. The task fails, and nothing is loaded, if nobody answers
     within ``CAPSFUSION_GATE__ANSWER_HOURS`` or if that setting is 0.
+
+    Keeps an answer in the task's state store until the ledger has it, because a further try of the task deletes
+    Airflow's own record of the answer. So nobody is asked twice if the warehouse or a worker fails after the answer.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -43,17 +48,20 @@ class GateQuestion(HITLOperator):
         super().__init__(subject="Load what the gate holds?", options=[*ANSWERS], response_timeout=default, **kwargs)
 
     def execute(self, context: Context) -> Any:
+        store, planned = context["task_state_store"], planned_units(context)
+        kept: Any = store.get(kept_answer.KEY)  # an earlier try had this answer, and may have written it to the ledger
+        let_in = self._settle(context, store.get(_ASKED), kept) if kept else []
         with working() as work:
-            holds, hours = (
-                gate_tasks.to_ask(work, planned_units(context), context["run_id"]),
-                work.settings.gate.answer_hours,
-            )
+            holds, hours = gate_tasks.to_ask(work, planned, context["run_id"]), work.settings.gate.answer_hours
             files = [gate_tasks.verdicts_file(work, hold.unit_id) for hold in holds]
         if not holds:
+            if units := [unit for unit in let_in if unit["unit_id"] in planned]:
+                return units
             raise AirflowSkipException("the gate holds no unit of this run")
         if not hours:
             raise InputError(f"{_told(holds)}, and CAPSFUSION_GATE__ANSWER_HOURS is 0, so nobody is asked")
-        context["ti"].xcom_push(_ASKED, [hold.hold_id for hold in holds])
+        store.delete(kept_answer.KEY)
+        store.set(_ASKED, [hold.hold_id for hold in holds], retention=NEVER_EXPIRE)
         self.subject = f"{_told(holds)}. Load them?"
         captions = captions_of_run(context["ti"].dag_id, context["run_id"])
         self.body = _body(holds, files, captions)
@@ -63,15 +71,24 @@ class GateQuestion(HITLOperator):
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> list[dict[str, Any]]:
-        answer = super().execute_complete(context, event)
-        [chosen] = answer["chosen_options"]
-        user = answer["responded_by_user"]
-        asked = context["ti"].xcom_pull(key=_ASKED)
+        answer, store = super().execute_complete(context, event), context["task_state_store"]
+        if (asked := store.get(_ASKED)) is None:
+            raise InputError("Airflow does not know any more which units the question was about: clear this task")
+        kept = kept_answer.as_json(answer["chosen_options"], answer["responded_by_user"], answer["responded_at"])
+        store.set(kept_answer.KEY, kept, retention=NEVER_EXPIRE)
+        return self._settle(context, asked, kept)
+
+    def _settle(self, context: Context, asked: Any, answer: Any) -> list[dict[str, Any]]:
+        """Write the answer to the ledger. Returns the units to load. Raises InputError if any is kept out."""
+        chosen, user, at = answer["chosen"], answer["user"], datetime.fromisoformat(answer["at"])
         with working() as work:
-            units = gate_tasks.answer(work, asked, ANSWERS[chosen], user["name"], answer["responded_at"])
+            units = gate_tasks.answer(work, asked, ANSWERS[chosen], user, at)
         if kept_out := len(asked) - len(units):
+            context["task_state_store"].delete(
+                kept_answer.KEY
+            )  # the ledger has it; if the task is cleared, it asks again
             raise InputError(
-                f"{kept_out} of {len(asked)} units are kept out; {user['name']} has answered {chosen}."
+                f"{kept_out} of {len(asked)} units are kept out; {user} has answered {chosen}."
                 " Clear this task to be asked again"
             )
         return [unit.model_dump(mode="json") for unit in units]

@@ -1,0 +1,56 @@
+"""Keeps the answer to the gate's question if Airflow takes the task that asks for crashed.
+
+Airflow does so if the task runs again, after a quick answer, before the scheduler has handled the end of the process
+that asked. The next try finds the answer here. Airflow's own record of it is deleted when a task asks again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.listeners import hookimpl
+from airflow.plugins_manager import AirflowPlugin
+from sqlalchemy import inspect, select
+from sqlalchemy.orm import object_session
+
+if TYPE_CHECKING:
+    from airflow.models.taskinstance import TaskInstance
+
+KEY = "answer"  # in the state store of the task
+OPERATOR = "GateQuestion"
+
+
+def as_json(chosen: Sequence[str], user: Any, at: datetime) -> dict[str, Any]:
+    """An answer as the state store keeps it. ``user``: Airflow's dict of who has answered."""
+    [option] = chosen
+    return {"chosen": option, "user": user["name"], "at": at.isoformat()}
+
+
+class KeptAnswer:
+    """Copies the answer into the task's state store when the scheduler, not a worker, fails the task."""
+
+    @hookimpl
+    def on_task_instance_failed(self, task_instance: TaskInstance) -> None:
+        if inspect(task_instance, raiseerr=False) is None or task_instance.operator != OPERATOR:
+            return  # called in a worker, or for another task
+        # Imported here, because tasks load plugins too and have no access to Airflow's database.
+        from airflow.models.hitl import HITLDetail
+        from airflow.state import TaskScope, get_state_backend
+
+        session = object_session(task_instance)
+        if session is None:
+            return
+        detail = session.scalar(select(HITLDetail).where(HITLDetail.ti_id == task_instance.id))
+        if detail is None or not detail.response_received:
+            return
+        scope = TaskScope(task_instance.dag_id, task_instance.run_id, task_instance.task_id, task_instance.map_index)
+        answer = as_json(detail.chosen_options, detail.responded_by, detail.responded_at)
+        get_state_backend().set(scope, KEY, json.dumps(answer), session=session)
+
+
+class KeptAnswerPlugin(AirflowPlugin):
+    name = "capsfusion_kept_answer"
+    listeners = [KeptAnswer()]  # noqa: RUF012
