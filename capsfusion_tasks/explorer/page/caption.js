@@ -1,5 +1,5 @@
 // One caption: its words, coloured by origin, and its details.
-import { Problem, ask, copy, duration, el, number, outsideLink, runLink, textOf, time, visible } from "./dom.js";
+import { Problem, ask, copy, counted, duration, el, number, outsideLink, runLink, textOf, time, visible } from "./dom.js";
 import { LABELS, judgeByKey, judging } from "./judging.js";
 
 const dialog = document.getElementById("caption");
@@ -100,7 +100,7 @@ function details(row, listed) {
       term("LAION-COCO", file(row.laion_coco_file, row.laion_coco_row)),
       term(
         "Unit",
-        `${row.unit_id}: ${number(unit.rows_in)} rows, ${unit.tries} tries, ${duration(unit.gpu_seconds)} of GPU`,
+        `${row.unit_id}: ${counted(unit.rows_in, "row", "rows")}, ${counted(unit.tries, "try", "tries")}, ${duration(unit.gpu_seconds)} of GPU`,
       ),
       term("DAG run", row.dag_run_id ? runLink(row.dag_run_id, unit.replay) : "none (command line)"),
       unit.replay
@@ -186,13 +186,13 @@ function findings(row) {
 // The address of the image. The image itself is loaded only when asked for: its server learns of the reader.
 function image(url) {
   const parts = [el("button", { type: "button", onclick: (event) => copy(url, event.target) }, "Copy")];
-  if (!/^https?:/i.test(url)) return [textOf(url), " ", parts];
+  if (!/^https?:/i.test(url)) return [textOf(url), el("span", { class: "buttons" }, parts)];
   const show = (event) => {
     const frame = el("iframe", { class: "image", title: "The image", src: `image?${new URLSearchParams({ url })}` });
     event.target.replaceWith(frame);
   };
   parts.push(el("button", { type: "button", onclick: show }, "Show image"));
-  return [outsideLink(url, textOf(url), true), " ", parts];
+  return [outsideLink(url, textOf(url), true), el("span", { class: "buttons" }, parts)];
 }
 
 // Other captions of the pair, under each other, so that the words that differ can be compared.

@@ -1,7 +1,7 @@
 // The list of captions: filter, facets, pages, keyboard.
 import { bulk } from "./bulk.js";
 import { badges, fused, openCaption } from "./caption.js";
-import { Problem, ask, copy, el, number, textOf } from "./dom.js";
+import { Problem, ask, copy, el, number, shortModel, textOf } from "./dom.js";
 import { counted, facets } from "./facets.js";
 import { hinted } from "./hints.js";
 
@@ -72,7 +72,6 @@ async function offerChoices() {
   }
 }
 
-const shortModel = (model) => model.split("/").slice(-2).join("/");
 const change = (parts) => go("captions", { ...filter, ...parts });
 
 async function load() {
@@ -97,6 +96,7 @@ async function count() {
   counting.abort();
   counting = new AbortController();
   beside.setAttribute("aria-busy", "true");
+  for (const button of document.querySelectorAll("#bulk button")) button.disabled = true; // of the filter before
   if (!beside.hasChildNodes()) beside.append(el("p", { class: "status" }, "Counting…"));
   try {
     const found = await ask("api/facets", { ...filter, histogram }, counting.signal);
@@ -126,7 +126,7 @@ function say(problem = null) {
     );
   else if (filtered || filter.verdict === "rejected")
     status.append("No caption matches this filter.", ...hinted(page.hint, filter, change));
-  else status.append("No captions yet. They appear when a run loads its first unit.");
+  else status.append(`No ${filter.verdict === "any" ? "" : "accepted "}captions yet. They appear when a run loads its first unit.`);
 }
 
 function draw() {
@@ -134,9 +134,10 @@ function draw() {
   document.getElementById("rows").hidden = page.rows.length === 0;
   body.replaceChildren(...page.rows.map(drawRow));
   document.getElementById("legend").hidden = page.rows.length === 0;
+  document.querySelector(".pager").hidden = page.sql === "";
+  previous.hidden = next.hidden = page.rows.length === 0 && trail.length < 2;
   previous.disabled = trail.length < 2;
   next.disabled = page.following === null;
-  sql.hidden = page.sql === "";
   sql.querySelector("pre").textContent = page.sql;
 }
 

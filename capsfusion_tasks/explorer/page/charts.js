@@ -1,37 +1,30 @@
-// Charts as inline SVG. Each has its numbers as text, too, for screen readers.
+// Bars as a list, and columns as inline SVG, which has its numbers as text, too, for screen readers.
 import { el, number, svg } from "./dom.js";
 
-const WIDTH = 640;
+const WIDTH = 360;
 
-// rows: [label, value, class]. All bars have one scale.
+// rows: [label, value, class, whether it is a part of the row above]. All bars have one scale.
 export function bars(title, rows) {
-  const [height, left, right] = [22, 190, 90];
   const most = Math.max(1, ...rows.map(([, value]) => value ?? 0));
-  const drawn = rows.map(([label, value, kind], index) => {
-    const y = index * height;
-    const width = value ? Math.max(2, ((WIDTH - left - right) * value) / most) : 0;
-    return svg(
-      "g",
-      {},
-      svg("title", {}, `${label}: ${number(value)}`),
-      svg("text", { x: left - 8, y: y + 15, "text-anchor": "end" }, label),
-      svg("rect", { x: left, y: y + 4, width, height: height - 8, class: kind ?? "bar" }),
-      svg("text", { x: left + width + 6, y: y + 15 }, number(value)),
+  const drawn = rows.map(([label, value, kind, isPart]) => {
+    const bar = el("span", { class: `length ${kind ?? "bar"}` });
+    bar.style.setProperty("--share", (value ?? 0) / most);
+    return el(
+      "li",
+      { class: isPart && "part" },
+      el("span", { class: "name" }, label),
+      " ",
+      el("span", { class: "reaching" }, value ? bar : null, el("span", { class: "count" }, number(value))),
     );
   });
-  return figure(
-    title,
-    [WIDTH, rows.length * height],
-    drawn,
-    rows.map(([label, value]) => `${label} ${number(value)}`),
-  );
+  return el("figure", {}, el("figcaption", {}, title), el("ul", { class: "bars" }, drawn));
 }
 
 // values: [label, value] of each column; marks: labels under the axis, as [position from 0 to 1, text].
-export function columns(title, values, marks, across = WIDTH) {
+export function columns(title, values, marks) {
   const [height, bottom, top] = [150, 20, 16];
   const most = Math.max(...values.map(([, value]) => value), 0);
-  const width = Math.min(across / Math.max(values.length, 1), 60);
+  const width = Math.min(WIDTH / Math.max(values.length, 1), 60);
   const drawn = values.map(([label, value], index) => {
     const tall = most ? ((height - bottom - top) * value) / most : 0;
     const place = { x: index * width + 1, width: Math.max(1, width - 2) };
@@ -43,15 +36,15 @@ export function columns(title, values, marks, across = WIDTH) {
       svg("rect", { ...place, y: height - bottom - tall, height: tall, class: "bar" }),
     );
   });
-  drawn.push(svg("line", { x1: 0, x2: across, y1: height - bottom, y2: height - bottom, class: "axis" }));
+  drawn.push(svg("line", { x1: 0, x2: WIDTH, y1: height - bottom, y2: height - bottom, class: "axis" }));
   drawn.push(svg("text", { x: 0, y: 11 }, `most: ${number(most)}`));
   for (const [at, text] of marks) {
     const anchor = at === 0 ? "start" : at === 1 ? "end" : "middle";
-    drawn.push(svg("text", { x: at * across, y: height - 5, "text-anchor": anchor }, text));
+    drawn.push(svg("text", { x: at * WIDTH, y: height - 5, "text-anchor": anchor }, text));
   }
   return figure(
     title,
-    [across, height],
+    [WIDTH, height],
     drawn,
     values.map(([label, value]) => `${label} ${number(value)}`),
   );

@@ -126,7 +126,9 @@ export async function copy(text, button) {
 
 const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 export const number = (value) => (value === null || value === undefined ? "–" : NUMBER.format(value));
+export const counted = (count, one, more) => `${number(count)} ${count === 1 ? one : more}`;
 export const percent = (part, whole) => (whole ? `${NUMBER.format((100 * part) / whole)}%` : "–");
+export const shortModel = (model) => model.split("/").slice(-2).join("/");
 export const time = (value) => (value ? `${value.slice(0, 16).replace("T", " ")} UTC` : "–");
 
 export function duration(seconds) {

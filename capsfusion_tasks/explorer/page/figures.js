@@ -1,6 +1,6 @@
 // The figures of a run, or of all runs: funnel, speed, scores.
 import { bars, columns } from "./charts.js";
-import { duration, el, number, percent, runLink, time } from "./dom.js";
+import { counted, duration, el, number, percent, runLink, time } from "./dom.js";
 
 export function figures(found, go) {
   const { summary, distributions } = found;
@@ -76,13 +76,13 @@ function funnel(all) {
   ]) {
     const arrived = sides[side];
     if (!arrived) continue;
-    rows.push([`${label} rows (${number(arrived.shards)} ${arrived.shards === 1 ? "shard" : "shards"})`, arrived.rows]);
+    rows.push([`${label} rows (${counted(arrived.shards, "shard", "shards")})`, arrived.rows]);
     for (const [reason, count] of Object.entries(arrived.dropped))
-      rows.push([`${label} dropped: ${reason}`, count, "lost"]);
+      rows.push([`dropped: ${reason}`, count, "lost", true]);
   }
   if (found) {
-    rows.push(["pairs", found.pairs], ["already fused", found.already_fused, "lost"]);
-    if (found.left) rows.push(["left for a later run", found.left, "waiting"]);
+    rows.push(["pairs", found.pairs], ["already fused", found.already_fused, "lost", true]);
+    if (found.left) rows.push(["left for a later run", found.left, "waiting", true]);
   }
   const done = summary.accepted + summary.rejected;
   rows.push(
@@ -98,6 +98,7 @@ function funnel(all) {
       `for ${reason}`,
       whole ? count : Math.round((count * summary.rejected) / distributions.rejected),
       "rejected",
+      true,
     ]);
   }
   const notes = [
@@ -110,7 +111,7 @@ function funnel(all) {
 
 function speed({ bin_seconds: width, bins }) {
   if (!bins.length) return [];
-  const label = (bin) => `${time(bin.start)}, ${number(bin.units)} units`;
+  const label = (bin) => `${time(bin.start)}, ${counted(bin.units, "unit", "units")}`;
   bins = withGaps(bins, 1000 * width);
   const marks =
     bins.length > 10
@@ -119,19 +120,19 @@ function speed({ bin_seconds: width, bins }) {
           [1, time(bins.at(-1).start)],
         ]
       : [[0, `from ${time(bins[0].start)}`]];
-  const by = `by ${duration(width)} of loading`;
-  return [
+  const charts = [
     columns(
-      `Captions loaded, ${by}`,
+      `Captions loaded per ${duration(width)}`,
       bins.map((bin) => [label(bin), bin.rows]),
       marks,
     ),
     columns(
-      `GPU hours, ${by}`,
+      `GPU hours per ${duration(width)}`,
       bins.map((bin) => [label(bin), (bin.gpu_seconds ?? 0) / 3600]),
       marks,
     ),
   ];
+  return [el("div", { class: "charts" }, charts)];
 }
 
 // Adds a column for each time in which nothing was loaded.
@@ -171,7 +172,6 @@ function outcome({ accepted, flags, scores }, ends) {
         [0.5, unit(end / 2)],
         [1, end > 1 ? `${unit(end)} and more` : unit(end)],
       ],
-      360,
     );
   });
   return [
@@ -188,7 +188,7 @@ function outcome({ accepted, flags, scores }, ends) {
 function failures({ failed_shards: shards, failed_units: units }) {
   const lines = [
     ...shards.map(([side, path, error]) => `Shard ${side}/${path}: ${error}`),
-    ...units.map(([unit, tries, error]) => `Unit ${unit}, ${tries} tries: ${error}`),
+    ...units.map(([unit, tries, error]) => `Unit ${unit}, ${counted(tries, "try", "tries")}: ${error}`),
   ];
   return lines.length
     ? el(

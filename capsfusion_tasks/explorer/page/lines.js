@@ -7,7 +7,7 @@ const SHORT = new Intl.NumberFormat("en", { notation: "compact" });
 
 // series: [name, value of each day]; a null is a gap. end: the upper end of the axis, or the greatest value.
 export function lines(title, days, series, show, open, end = undefined) {
-  const most = end ?? (Math.max(0, ...series.flatMap(([, values]) => values)) || 1);
+  const most = end ?? rounded(Math.max(0, ...series.flatMap(([, values]) => values)));
   const x = (at) => LEFT + ((at + 0.5) * (WIDTH - LEFT)) / days.length;
   const y = (value) => HEIGHT - BOTTOM - ((HEIGHT - BOTTOM - TOP) * value) / most;
   const drawn = series.map(([, values], index) => {
@@ -21,7 +21,7 @@ export function lines(title, days, series, show, open, end = undefined) {
 
 export function stacks(title, days, series, show, open) {
   const whole = days.map((_, at) => series.reduce((sum, [, values]) => sum + values[at], 0));
-  const most = Math.max(...whole) || 1;
+  const most = rounded(Math.max(...whole));
   const step = (WIDTH - LEFT) / days.length;
   const drawn = days.map((_, at) => {
     let top = HEIGHT - BOTTOM;
@@ -34,6 +34,13 @@ export function stacks(title, days, series, show, open) {
     });
   });
   return chart(title, days, series, show, open, most, drawn.flat());
+}
+
+// The upper end of an axis for values up to most: this number and its half are short.
+function rounded(most) {
+  if (!most) return 1;
+  const unit = 10 ** Math.floor(Math.log10(most));
+  return unit * [1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10].find((step) => step * unit >= most * 0.9999);
 }
 
 const colour = (index) => `series-${index % COLOURS}`;

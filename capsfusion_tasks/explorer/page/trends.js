@@ -1,5 +1,5 @@
 // Trends: acceptance, reasons and speed by day and model.
-import { Problem, ask, el, number, percent } from "./dom.js";
+import { Problem, ask, el, number, percent, shortModel } from "./dom.js";
 import { lines, stacks } from "./lines.js";
 
 const place = document.getElementById("trends");
@@ -29,13 +29,13 @@ function drawn({ days: rows, reasons }, fusions, chosen, go) {
   const choose = el("select", { onchange: (event) => go("trends", { fusion_id: event.target.value }) });
   choose.append(
     el("option", { value: "" }, "all"),
-    ...fusions.map(({ fusion_id: id, model }) => el("option", { value: id, selected: id === chosen }, `${model.split("/").pop()}, ${id}`)),
+    ...fusions.map(({ fusion_id: id, model }) => el("option", { value: id, selected: id === chosen }, `${shortModel(model)}, ${id}`)),
   );
   const head = el("p", { class: "actions" }, el("label", { class: "beside-label" }, "Model ", choose));
   if (!rows.length) return [head, el("p", { class: "status" }, "No day is loaded yet.")];
   const days = [...new Set(rows.map((row) => row.day))];
   const models = [...new Set(rows.map((row) => row.fusion_id))];
-  const name = (id) => `${(fusions.find((each) => each.fusion_id === id)?.model ?? "").split("/").pop()} ${id}`;
+  const name = (id) => `${shortModel(fusions.find((each) => each.fusion_id === id)?.model ?? "")} ${id}`;
   const at = new Map(rows.map((row) => [`${row.day} ${row.fusion_id}`, row]));
   const by = (value) =>
     models.map((id) => [name(id), days.map((day) => (at.has(`${day} ${id}`) ? value(at.get(`${day} ${id}`)) : null))]);
