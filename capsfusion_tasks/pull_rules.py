@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from capsfusion_tasks.settings import Settings
 
-COLUMNS_VERSION = 2  # raise it when pairing/columns.py gets other rows from the same file
+COLUMNS_VERSION = 3  # raise it when pairing/columns.py gets other rows or columns from the same file
 _KEY = "capsfusion.pull_rules"  # key in the footers of bucket files, pairs and units
 
 

@@ -115,10 +115,12 @@ BUCKET_ROWS = pa.schema(
         pa.field("punsafe", pa.float64()),
         pa.field("pwatermark", pa.float64()),
         pa.field("row", pa.int64(), nullable=False),  # row number in the shard, from 0
+        pa.field("license", pa.string()),  # LAION's LICENSE; null if it is unknown
+        pa.field("gone", pa.bool_()),  # whether the release says that the image is gone; null if it does not say
     ]
 )
 
-# pair → plan → fuse: `runs/<interval>/pairs/<bucket>.parquet`, then `units/<unit_id>/pairs.parquet`.
+# plan → fuse: `units/<unit_id>/pairs.parquet`.
 PAIRS = pa.schema(
     [
         pa.field("pair_id", pa.binary(16), nullable=False),
@@ -133,8 +135,12 @@ PAIRS = pa.schema(
         pa.field("laion_2b_row", pa.int64(), nullable=False),
         pa.field("laion_coco_shard", pa.string(), nullable=False),
         pa.field("laion_coco_row", pa.int64(), nullable=False),
+        pa.field("license", pa.string()),
     ]
 )
+
+# pair → plan: `runs/<interval>/pairs/<bucket>.parquet`.
+FOUND_PAIRS = PAIRS.append(BUCKET_ROWS.field("gone"))
 
 # The columns that fusing adds to a pair.
 CAPTION = pa.schema(
@@ -199,6 +205,14 @@ VALIDATED_WITH_BEAMS = pa.schema(
         OTHER_BEAMS,
     ]
 )
+
+
+def with_columns_of(schema: pa.Schema, table: pa.Table) -> pa.Table:
+    """``table`` with nulls for the nullable columns of ``schema`` that an earlier version did not write."""
+    for field in schema:
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def fused_schema(*, with_beams: bool) -> pa.Schema:

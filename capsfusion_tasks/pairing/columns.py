@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.pairing.image_status import is_gone
 from capsfusion_tasks.schemas import BUCKET_ROWS, Side
 from capsfusion_tasks.settings import Settings
 
@@ -21,9 +22,15 @@ _NAMES = {
     "similarity": ("similarity",),
     "punsafe": ("punsafe",),
     "pwatermark": ("pwatermark",),
+    "license": ("license",),
+    "gone": ("status",),
 }
 
 _TEXTS = ("url", "text", "synthetic")
+# The types in which columns are read: ``gone`` follows from a text.
+_READ = BUCKET_ROWS.set(BUCKET_ROWS.get_field_index("gone"), pa.field("gone", pa.string()))
+_EXTRAS = ("license", "gone")  # text columns that are not read where a file has numbers or lists in them
+_NO_LICENSE = ("", "?")  # LAION writes a question mark where it found no licence
 
 
 @dataclass
@@ -58,8 +65,9 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
         optional = missing == ["text"] and side == "laion_coco" and not settings.self_paired
         hint = "; CAPSFUSION_JOIN_ON=url pairs without it" if optional else ""
         raise InputError(f"{where} lacks a column for {wanted}; it has {', '.join(schema.names)}{hint}")
-    if side == "laion_2b":
-        found.pop("synthetic", None)
+    unread = [name for name in _EXTRAS if name in found and not _is_text(schema.field(found[name]).type)]
+    for name in [*unread, *(["synthetic"] if side == "laion_2b" else [])]:
+        found.pop(name, None)
     # Names are compared without case: nothing says which of "url" and "URL" is the right one.
     if twice := [same for name in found.values() if len(same := spellings[name.lower()]) > 1]:
         raise InputError(
@@ -68,7 +76,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
         )
     wrong = []
     for canonical, name in found.items():
-        kind, is_kind = ("text", _is_text) if canonical in _TEXTS else ("a number", _is_number)
+        kind, is_kind = ("text", _is_text) if canonical in _TEXTS + _EXTRAS else ("a number", _is_number)
         if not is_kind(schema.field(name).type):
             wrong.append(f"{name} is {schema.field(name).type}, expected {kind}")
     if wrong:
@@ -103,7 +111,12 @@ def canonical_rows(
 
     Unusable rows stay in the table, because filtering would copy all rows. ``counts`` counts them by reason.
     """
-    columns = {name: _as_type(batch[names[name]], BUCKET_ROWS.field(name).type) for name in names}
+    columns = {name: as_type(batch[names[name]], _READ.field(name).type) for name in names}
+    if "license" in columns:
+        named = pc.utf8_trim_whitespace(columns["license"])
+        columns["license"] = pc.if_else(pc.is_in(named, value_set=pa.array(_NO_LICENSE)), None, named)
+    if "gone" in columns:
+        columns["gone"] = is_gone(columns["gone"])
     columns["row"] = pa.array(np.arange(first_row, first_row + batch.num_rows))
     absent = {f.name: pa.nulls(batch.num_rows, f.type) for f in BUCKET_ROWS if f.name not in columns}
     table = pa.table({**columns, **absent}).select(BUCKET_ROWS.names)
@@ -124,7 +137,7 @@ def canonical_rows(
     return table.append_column("usable", usable)
 
 
-def _as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
     """The column as type ``wanted``: releases store numbers as int or float, and text in several types."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()

@@ -18,7 +18,7 @@ from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pairing.lookups import lookups_of
 from capsfusion_tasks.pairing.url_limit import LeftOut, leave_out
 from capsfusion_tasks.pull_rules import PairRules, PullRules
-from capsfusion_tasks.schemas import PAIRS, Side
+from capsfusion_tasks.schemas import FOUND_PAIRS, Side
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -32,13 +32,14 @@ _HALVINGS = 5  # how often a pass that does not fit in memory is halved
 _READERS = 16  # footers read in parallel: on S3 each takes a round trip
 
 # Equal rows count once, so shards that repeat rows or share rows add no pairs. Origin and scores come from the row with
-# the highest similarity, and among equals from the lowest shard and row.
+# the highest similarity, and among equals from the lowest shard and row. An image is gone if no row says that it is
+# there, and one says that it is gone.
 _DISTINCT = """
 create temp table {side} as
 select
-    {columns}, bool_or(is_new) as is_new,
+    {columns}, bool_or(is_new) as is_new, bool_and(gone) as gone,
     arg_min(
-        struct_pack(similarity, punsafe, pwatermark, shard, row),
+        struct_pack(similarity, punsafe, pwatermark, license, shard, row),
         row(coalesce(-similarity, 'infinity'::double), shard, row)
     ) as best
 from {side}_rows where hash(url) % {passes} = {number} {and_wanted}
@@ -54,6 +55,8 @@ select
     coalesce(raw.best.similarity, coco.best.similarity) as similarity,
     greatest(raw.best.punsafe, coco.best.punsafe) as punsafe,
     greatest(raw.best.pwatermark, coco.best.pwatermark) as pwatermark,
+    coalesce(raw.best.license, coco.best.license) as license,
+    coalesce(raw.gone and coco.gone, raw.gone, coco.gone) as gone,
     raw.best.shard as laion_2b_shard, raw.best.row as laion_2b_row,
     coco.best.shard as laion_coco_shard, coco.best.row as laion_coco_row
 from raw join coco on {match}
@@ -62,7 +65,7 @@ where raw.is_new or coco.is_new
 _SELF_PAIRS = """
 select
     url as image_url, text as laion_2b, synthetic as laion_coco,
-    best.similarity, best.punsafe, best.pwatermark,
+    best.similarity, best.punsafe, best.pwatermark, best.license, gone,
     best.shard as laion_2b_shard, best.row as laion_2b_row, best.shard as laion_coco_shard, best.row as laion_coco_row
 from coco
 where is_new
@@ -97,7 +100,7 @@ def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage
 
     path = f"{layout.pairs_folder(interval)}/{layout.bucket_name(bucket)}.parquet"
     rules = PairRules.of(settings).as_footer()
-    storage.write_tables(path, PAIRS, pairs(), rules, summary=lambda: left_out.as_footer())
+    storage.write_tables(path, FOUND_PAIRS, pairs(), rules, summary=lambda: left_out.as_footer())
     return Joined(count, left_out)
 
 
@@ -109,7 +112,7 @@ def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
 
 
 def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
-    """The bucket's pairs (``schemas.PAIRS``) with at least one row of a shard in ``new``, a table for each pass."""
+    """The bucket's pairs (``schemas.FOUND_PAIRS``) with a row of a shard in ``new``, a table for each pass."""
     sides = _sides(bucket, new, storage, settings)
     raw, coco = (side.with_lookups(lookups_of(storage, side.side, bucket, side.sizes, side.rules)) for side in sides)
     return (table for table, _ in _joined(raw, coco, settings))
@@ -176,11 +179,11 @@ def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings:
 
 
 def _with_identity(joined: pa.Table, raw_shards: list[str], coco_shards: list[str]) -> pa.Table:
-    """``joined`` in schema PAIRS: with identities and the ids of shards, sorted by ``pair_id``."""
+    """``joined`` in schema FOUND_PAIRS: with identities and the ids of shards, sorted by ``pair_id``."""
     for name, shards in {"laion_2b_shard": raw_shards, "laion_coco_shard": coco_shards}.items():
         ids = pa.array(shards, pa.string()).take(joined[name].combine_chunks())
         joined = joined.set_column(joined.column_names.index(name), name, ids)
     url, raw, synthetic = (joined[name] for name in ("image_url", "laion_2b", "laion_coco"))
     joined = joined.append_column("pair_id", pair_ids(url, raw, synthetic))
     joined = joined.append_column("laion_hash", laion_hashes(url, raw))
-    return joined.select(PAIRS.names).cast(PAIRS).sort_by("pair_id")
+    return joined.select(FOUND_PAIRS.names).cast(FOUND_PAIRS).sort_by("pair_id")

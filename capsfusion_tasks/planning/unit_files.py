@@ -14,7 +14,7 @@ from capsfusion_tasks.planning.in_flight import BUCKETS_KEY
 from capsfusion_tasks.planning.new_pairs import NewPairs
 from capsfusion_tasks.planning.pair_files import bucket_of
 from capsfusion_tasks.pull_rules import PairRules
-from capsfusion_tasks.schemas import Replay, Unit
+from capsfusion_tasks.schemas import PAIRS, Replay, Unit, with_columns_of
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
@@ -92,7 +92,8 @@ def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[
     filled = 0  # tokens of ``parts``
 
     def read(part: NewPairs) -> pa.Table:
-        return storage.read_table(part.path).replace_schema_metadata(None).take(pa.array(part.rows))
+        table = with_columns_of(PAIRS, storage.read_table(part.path)).select(PAIRS.names)
+        return table.replace_schema_metadata(None).take(pa.array(part.rows))
 
     filled_parts = [part for part in pairs if len(part.rows)]
     for part, table in zip(filled_parts, read_ahead(read, filled_parts), strict=True):

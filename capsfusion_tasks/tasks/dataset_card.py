@@ -6,6 +6,7 @@ import hashlib
 import re
 
 from capsfusion_tasks.warehouse.export import Outcome, Selection, Snapshot
+from capsfusion_tasks.warehouse.provenance import Origin
 
 _MARK = "<!-- written by capsfusion export, {} -->"  # {} is a digest of the rest of the card
 _MARKED = re.compile(_MARK.format("([0-9a-f]{16})"))
@@ -15,12 +16,17 @@ _COLUMNS = {
     "laion_2b": "raw caption: the image's alt text on the web, as it came",
     "laion_coco": "synthetic caption: made from the image alone by a captioning model",
     "capsfusion": "fused caption: made from the two by a language model",
+    "license": "licence that LAION found for the image; null: none was found",
+    "laion_2b_source": "release that the raw caption is from",
+    "laion_coco_source": "release that the synthetic caption is from",
+    "capsfusion_model": "model that fused the caption",
 }
+_MOST_ORIGINS = 20  # rows of the table of origins
 
 
 def dataset_card(
     *, files: str, rows: dict[str, int], columns: list[tuple[str, str]], selection: Selection, snapshot: Snapshot,
-    outcome: Outcome,
+    outcome: Outcome, origins: list[Origin],
 ) -> str:  # fmt: skip
     """The card in Markdown, with the hub's YAML header.
 
@@ -28,6 +34,7 @@ def dataset_card(
         files: pattern of the Parquet files, relative to the card.
         rows: captions by fusion_id.
         columns: name and Arrow type, in the order of the files.
+        origins: releases and licences of the captions, the most frequent first.
     """
     header = ["---", "task_categories:", "- image-to-text", "tags:", "- image-captions", "- capsfusion", "configs:"]
     header += ["- config_name: default", "  data_files:", "  - split: train", f"    path: {files}", "---"]
@@ -46,6 +53,15 @@ def dataset_card(
         "| fusion_id | captions | model | revision | engine | dtype | beams | longest caption (tokens) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(_fusion_row(fusion_id, count, snapshot) for fusion_id, count in rows.items()),
+        "",
+        "## Where the pairs come from",
+        "",
+        "Licences are those that LAION found for the images.",
+        "",
+        "| raw captions | synthetic captions | licence | captions |",
+        "| --- | --- | --- | --- |",
+        *(_origin_row(origin) for origin in origins[:_MOST_ORIGINS]),
+        *_rest(origins[_MOST_ORIGINS:]),
         "",
         "## What was left out",
         "",
@@ -87,8 +103,22 @@ _LICENCES = (
 def _fusion_row(fusion_id: str, count: int, snapshot: Snapshot) -> str:
     made = snapshot.fusions[fusion_id]
     names = ("model", "model_revision", "engine", "dtype", "num_beams", "max_new_tokens")
-    cells = [fusion_id, f"{count:,}", *(str(made[name]) for name in names)]
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return _row(fusion_id, f"{count:,}", *(str(made[name]) for name in names))
+
+
+def _origin_row(origin: Origin) -> str:
+    return _row(origin.laion_2b, origin.laion_coco, origin.license or "none found", f"{origin.captions:,}")
+
+
+def _rest(origins: list[Origin]) -> list[str]:
+    """A row for the origins that the table has no room for."""
+    if not origins:
+        return []
+    return [_row("others", "", f"{len(origins)} more", f"{sum(origin.captions for origin in origins):,}")]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _share(part: int, whole: int) -> str:

@@ -34,6 +34,7 @@ from capsfusion_tasks.warehouse.adbc_session import plain_type
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.export import FUSION, KEY, ExportSession, Selection, Snapshot, named_columns
+from capsfusion_tasks.warehouse.provenance import Origin
 from capsfusion_tasks.warehouse.readable import condition_sql
 
 # pyarrow, Spark and others skip names that start with an underscore.
@@ -83,6 +84,7 @@ class Manifest(BaseModel):
     snapshot: Snapshot
     columns: list[tuple[str, str]] = []  # name and Arrow type, in order
     files: list[Part] = []
+    origins: list[Origin] = []  # releases and licences of the captions, counted when all files are finished
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -123,6 +125,7 @@ def export_captions(
             if not target.exists(MANIFEST):
                 for part in _write_parts(session, target, manifest):
                     say(f"{part.file}: {part.rows} rows, {part.bytes} bytes; {manifest.rows} rows so far")
+                manifest.origins = session.origins(manifest.selection, manifest.snapshot)
                 if isinstance(target, HubFolder) and target.is_whole_repository:
                     _write_card(session, target, manifest, say)
                 target.write_json(MANIFEST, manifest.model_dump(mode="json"))
@@ -271,6 +274,7 @@ def _write_card(session: ExportSession, target: HubFolder, manifest: Manifest, s
         selection=manifest.selection,
         snapshot=manifest.snapshot,
         outcome=session.outcome(manifest.snapshot),
+        origins=manifest.origins,
     )
     target.write_card(card)
 

@@ -115,6 +115,9 @@ def _caption_columns(context: Context, unit: Unit, sides: list[Side]) -> dict[st
         name: _made("TRANSFORMATION", "of the two sides' scores", *dict.fromkeys([(raw, name), (coco, name)]))
         for name in ("similarity", "punsafe", "pwatermark")
     }
+    licensed = _made(
+        "TRANSFORMATION", "of the raw row, or else of the synthetic one", (raw, "license"), (coco, "license")
+    )
     return {
         "image_url": _copied(url),
         "laion_2b": _copied(both[0]),
@@ -124,6 +127,7 @@ def _caption_columns(context: Context, unit: Unit, sides: list[Side]) -> dict[st
         "laion_hash": _made("TRANSFORMATION", "LAION's own hash", url, both[0]),
         "laion_2b_row": _copied((raw, "row")),
         "laion_coco_row": _copied((coco, "row")),
+        "license": licensed,
         **scores,
     }
 

@@ -22,7 +22,7 @@ from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import torchrun_argv
 from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.pull_rules import PairRules
-from capsfusion_tasks.schemas import Existing, Unit, fused_schema, has_beams, validated_schema
+from capsfusion_tasks.schemas import Existing, Unit, fused_schema, has_beams, validated_schema, with_columns_of
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.validation import gate
 from capsfusion_tasks.validation.tally import Tally
@@ -252,7 +252,8 @@ def _validated(context: Context, unit: Unit) -> pa.Table:
     rows = context.storage.read_table(layout.unit_validated(unit.unit_id))
     if differing := different_rules(rows, context.settings.rules):
         raise InputError(f"unit {unit.unit_id} was judged with {differing}: run its validate task again")
-    return rows.cast(validated_schema(with_beams=has_beams(rows)))
+    schema = validated_schema(with_beams=has_beams(rows))
+    return with_columns_of(schema, rows).select(schema.names).cast(schema)
 
 
 def _fused(context: Context, unit: Unit, columns: list[str] | None = None) -> pa.Table:

@@ -6,7 +6,7 @@ import json
 
 import pyarrow as pa
 
-from capsfusion_tasks.schemas import CAPTION, OTHER_BEAMS, Unit, has_beams, validated_schema
+from capsfusion_tasks.schemas import CAPTION, OTHER_BEAMS, PAIRS, Unit, has_beams, validated_schema, with_columns_of
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.thresholds import RuleSettings
@@ -31,7 +31,7 @@ def validate_unit(
     (``schemas.validated_schema``).
     """
     with_beams = has_beams(fused)
-    rows = storage.read_table(layout.unit_pairs(unit.unit_id))
+    rows = with_columns_of(PAIRS, storage.read_table(layout.unit_pairs(unit.unit_id)))
     for name in [*CAPTION.names, *[OTHER_BEAMS.name] * with_beams]:
         rows = rows.append_column(name, fused[name])
     judge, schema = best_that_pass if with_beams else validate_table, validated_schema(with_beams=with_beams)

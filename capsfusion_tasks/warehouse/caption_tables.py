@@ -75,6 +75,11 @@ def _caption_columns(*behind_caption: Column[Any]) -> list[Column[Any]]:
     ]
 
 
+def _license() -> Column[Any]:
+    """LAION's LICENSE of the image. Null where LAION has a question mark, so it takes no space in most rows."""
+    return text_column("license", nullable=True)
+
+
 def _reasons() -> Column[Any]:
     return Column("reasons", ARRAY(Text), nullable=False)
 
@@ -114,13 +119,14 @@ fused_captions = _captions(
         # if this caption replaced it.
         Column("beam", Integer),
         Column("rescued_from", ARRAY(Text)),
+        _license(),
     ],
     Index("fused_captions_rescued_idx", "unit_id", postgresql_where=literal_column("rescued_from is not null")),
     Index(None, "capsfusion", postgresql_using="hash"),
 )
 rejected_captions = _captions(
     "rejected_captions",
-    [*_caption_columns(_reasons()), _other_beams()],
+    [*_caption_columns(_reasons()), _other_beams(), _license()],
     Index(None, "reasons", postgresql_using="gin"),
 )
 
@@ -132,6 +138,7 @@ replayed_captions = Table(
     Column("replayed_by", Text, ForeignKey(work_units.c.unit_id), nullable=False),
     time_column("replayed_at", server_default=func.now()),
     _other_beams(),
+    _license(),
     PrimaryKeyConstraint("pair_id", "unit_id"),
     Index(None, "unit_id"),
     Index(None, "replayed_by"),

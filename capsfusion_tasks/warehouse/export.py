@@ -21,9 +21,11 @@ from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, 
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.locks import lock_sql
+from capsfusion_tasks.warehouse.provenance import PROVENANCE, Origin, by_origin
 from capsfusion_tasks.warehouse.schema import SCHEMA
 
 PUBLISHED_COLUMNS = ("image_url", "laion_2b", "laion_coco", "capsfusion")  # CapsFusion-120M's, in its order
+ALL_COLUMNS = (*fused_captions.columns.keys(), *PROVENANCE)
 KEY, FUSION = "_pair_id", "_fusion_id"  # columns that every stream has besides
 
 # With these functions, each attempt would export other captions.
@@ -51,16 +53,14 @@ class Selection(BaseModel):
 
     @model_validator(mode="after")
     def _known_columns(self) -> Selection:
-        if unknown := [name for name in self.columns if name not in fused_captions.columns]:
-            raise InputError(
-                f"captions have no column {', '.join(unknown)}; they have {', '.join(fused_captions.columns.keys())}"
-            )
+        if unknown := [name for name in self.columns if name not in ALL_COLUMNS]:
+            raise InputError(f"captions have no column {', '.join(unknown)}; they have {', '.join(ALL_COLUMNS)}")
         return self
 
 
 def named_columns(names: str | None) -> tuple[str, ...]:
     """The published columns and those in ``names``: comma-separated, or "all"."""
-    found = fused_captions.columns.keys() if names == "all" else (names or "").replace(" ", "").split(",")
+    found = ALL_COLUMNS if names == "all" else (names or "").replace(" ", "").split(",")
     return tuple(dict.fromkeys((*PUBLISHED_COLUMNS, *filter(None, found))))
 
 
@@ -151,6 +151,23 @@ class ExportSession:
             ).format(_units(snapshot))
         )
         return Outcome(**counts, reasons={row["reason"]: row["captions"] for row in reasons})
+
+    def origins(self, selection: Selection, snapshot: Snapshot) -> list[Origin]:
+        """Releases and licences of the captions that ``captions`` streams, the most frequent first."""
+        origin = ("laion_2b_shard", "laion_coco_shard", "license")
+        chosen = captions_query(
+            selection.model_copy(update={"columns": origin}),
+            several=len(snapshot.fusions) > 1,
+            units=_units(snapshot),
+            limit=selection.limit,
+        )
+        # Count by shard first: then the sources are looked up once for each group, not for each caption.
+        counted = sql.SQL(
+            "select laion_2b_shard, laion_coco_shard, license, count(*) as captions from ({}) chosen group by 1, 2, 3"
+        ).format(chosen)
+        sources = sql.SQL(", ").join(_column(name) for name in ("laion_2b_source", "laion_coco_source"))
+        named = sql.SQL("select {}, license, captions from ({}) counted order by 1, 2, 3").format(sources, counted)
+        return by_origin(self._rows(named))
 
     def check_where(self, condition: str) -> None:
         """Raise InputError unless ``condition`` is one boolean expression on the columns of a caption."""
@@ -245,6 +262,8 @@ def captions_query(
 
 def _column(name: str) -> sql.Composable:
     """The column, a uuid as text for Parquet."""
+    if name in PROVENANCE:
+        return sql.SQL("{} as {}").format(sql.SQL(PROVENANCE[name]), sql.Identifier(name))
     is_uuid = isinstance(fused_captions.columns[name].type, UUID)
     return sql.SQL("{0}::text as {0}" if is_uuid else "{0}").format(sql.Identifier(name))
 

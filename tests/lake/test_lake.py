@@ -86,7 +86,11 @@ def captions(settings: Settings) -> pa.Table:
 
 
 def expected(warehouse: Warehouse) -> pa.Table:
-    found = execute_sql(warehouse, "select * from fused_captions order by pair_id, fusion_id")
+    found = execute_sql(
+        warehouse,
+        "select fused.*, null as laion_2b_source, null as laion_coco_source, model as capsfusion_model"
+        " from fused_captions fused join fusions using (fusion_id) order by pair_id, fusion_id",
+    )
     return found.set_column(0, "pair_id", found["pair_id"].cast(pa.string()))
 
 

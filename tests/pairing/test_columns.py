@@ -48,6 +48,23 @@ def test_text_of_any_arrow_type_is_read(column: pa.Array, kind: str) -> None:
     assert (rows[0]["url"], rows[0]["punsafe"]) == ("u", 0.25)
 
 
+def test_a_licence_that_laion_did_not_find_is_null() -> None:
+    table = pa.table({"URL": ["u"] * 5, "TEXT": ["t"] * 5, "LICENSE": ["?", "", None, " ? ", " cc-by-2.0 "]})
+    assert [row["license"] for row in canonical(table)[0]] == [None, None, None, None, "cc-by-2.0"]
+
+
+def test_the_status_of_a_release_says_whether_an_image_is_gone() -> None:
+    said = ["success", "failed_to_download", "failed_to_resize", "Success", "", None]
+    table = pa.table({"URL": ["u"] * 6, "TEXT": ["t"] * 6, "status": said})
+    assert [row["gone"] for row in canonical(table)[0]] == [False, True, False, None, None, None]
+
+
+def test_a_licence_or_a_status_that_is_no_text_is_not_read() -> None:
+    table = pa.table({"URL": ["u"], "TEXT": ["t"], "LICENSE": [4], "status": [200]})
+    [row], counts = canonical(table)
+    assert (row["license"], row["gone"], counts.dropped) == (None, None, {})
+
+
 def test_bytes_that_are_no_utf8_cost_no_row() -> None:
     text = pa.array([b"caf\xe9", b"fine"], pa.binary()).view(pa.string())
     rows, _ = canonical(pa.table({"URL": ["a", "b"], "TEXT": text}))

@@ -18,7 +18,7 @@ from capsfusion_tasks.pairing.buckets import split_shard
 from capsfusion_tasks.pairing.database import DoesNotFit
 from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pairing.join import pair_bucket
-from capsfusion_tasks.schemas import PAIRS, Shard, Side
+from capsfusion_tasks.schemas import FOUND_PAIRS, Shard, Side
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -51,7 +51,7 @@ class Area:
             pair_bucket(bucket, {shard.shard_id for shard in new}, day, self.storage, self.settings)
         tables = [self.storage.read_table(path) for path in self.storage.files(layout.pairs_folder(day))]
         pairs = pa.concat_tables(tables)
-        assert pairs.schema == PAIRS
+        assert pairs.schema == FOUND_PAIRS
         return list(pairs.to_pylist())
 
 
@@ -66,6 +66,50 @@ def raw(url: str, text: str = "raw", **more: Any) -> dict[str, Any]:
 
 def coco(url: str, synthetic: str = "A synthetic caption.", text: str = "raw", **more: Any) -> dict[str, Any]:
     return {"URL": url, "TEXT": text, "top_caption": synthetic, **more}
+
+
+@pytest.mark.parametrize(
+    ("raws", "cocos", "expected"),
+    [
+        (["a"], ["b"], "a"),
+        ([None], ["b"], "b"),
+        ([None], [None], None),
+        ([None, "c"], [None], None),  # the row with the highest similarity says where the pair comes from
+    ],
+)
+def test_a_pair_has_the_licence_of_its_raw_row_or_else_of_its_synthetic_row(
+    area: Area, raws: list[str | None], cocos: list[str | None], expected: str | None
+) -> None:
+    a = area.put("laion_2b", "a", [raw("u", LICENSE=one, similarity=0.5 - n / 10) for n, one in enumerate(raws)])
+    b = area.put("laion_coco", "b", [coco("u", LICENSE=one) for one in cocos])
+    [pair] = area.join(DAYS[0], a, b)
+    assert pair["license"] == expected
+
+
+GONE, THERE = "failed_to_download", "success"
+
+
+@pytest.mark.parametrize(
+    ("raws", "cocos", "expected"),
+    [
+        ([GONE], [None], True),
+        ([None], [GONE], True),
+        ([GONE], [THERE], False),
+        ([THERE, GONE], [GONE], False),
+        ([GONE, None], [None], True),
+        ([None], [None], None),
+    ],
+)
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_image_is_gone_if_a_row_says_so_and_none_says_that_it_is_there(
+    tmp_path: Path, raws: list[str | None], cocos: list[str | None], expected: bool | None, alone: bool
+) -> None:
+    area = Area(tmp_path, laion2b="none") if alone else Area(tmp_path)
+    shards = [] if alone else [area.put("laion_2b", "a", [raw("u", status=status) for status in raws])]
+    cocos = [*cocos, *raws] if alone else cocos
+    shards.append(area.put("laion_coco", "b", [coco("u", status=status) for status in cocos]))
+    [pair] = area.join(DAYS[0], *shards)
+    assert pair["gone"] is expected
 
 
 def test_rows_meet_on_url_and_raw_text(area: Area) -> None:

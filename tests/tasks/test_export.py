@@ -27,14 +27,17 @@ from capsfusion_tasks.cli import app
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import export as export_module
 from capsfusion_tasks.tasks.export import Manifest, export_captions
+from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.export import PUBLISHED_COLUMNS, Selection, export_session, named_columns
 from capsfusion_tasks.warehouse.load import load_unit
+from capsfusion_tasks.warehouse.provenance import Origin
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.conftest import new_warehouse
 from tests.opened import interval_tasks
@@ -50,14 +53,26 @@ def quiet(line: str) -> None:
     """Say nothing."""
 
 
+RELEASES: dict[Side, str] = {"laion_2b": "/data/my-laion2B", "laion_coco": "hf://datasets/laion/laion-coco"}
+
+
 def fill(warehouse: Warehouse) -> None:
+    now = datetime.now(UTC)
+    shards = [
+        Shard(shard_id=f"{side} 0", side=side, source=uri, path="0", etag="", size_bytes=1, arrived_at=now)
+        for side, uri in RELEASES.items()
+    ]
+    with warehouse.engine.begin() as connection:
+        ledger.record_shards(connection, shards)
     plan(warehouse, ("u1", 300))
     plan(warehouse, ("u2", ROWS - 300), interval=NEXT_DAY)
     refused = {number: ["loop"] for number in range(0, ROWS, 5)}
-    load_unit(warehouse, "u1", rows(*range(300), rejected=refused))
-    load_unit(warehouse, "u2", rows(*range(300, ROWS), rejected=refused, raw_recall=0.9))
+    coco: dict[str, Any] = {"laion_coco_shard": "laion_coco 0", "license": None}
+    load_unit(warehouse, "u1", rows(*range(300), rejected=refused, **coco))
+    load_unit(warehouse, "u2", rows(*range(300, ROWS), rejected=refused, raw_recall=0.9, **coco))
     plan(warehouse, ("v1", 100), fusion_id="f2")
-    load_unit(warehouse, "v1", rows(*range(50, 150), capsfusion="newer"))
+    both = coco | {"laion_2b_shard": "laion_2b 0", "license": "cc-by-2.0"}
+    load_unit(warehouse, "v1", rows(*range(50, 150), capsfusion="newer", **both))
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +150,24 @@ def test_the_manifest_tells_what_is_in_the_files(filled: Warehouse, target: Stor
         assert {groups.row_group(number).num_rows for number in range(groups.num_row_groups - 1)} == {64}
 
 
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [({}, [320, 100]), ({"fusion_id": "f1"}, [400]), ({"where": "capsfusion = 'newer'", "limit": 7}, [0, 7])],
+    ids=["all", "fusion", "limit"],
+)
+def test_the_manifest_counts_releases_and_licences(
+    filled: Warehouse, tmp_path: Path, options: dict[str, Any], counts: list[int]
+) -> None:
+    manifest = run(filled, Storage(str(tmp_path)), **options)
+    hub = RELEASES["laion_coco"]
+    origins = [
+        Origin("unknown", hub, None, counts[0]),
+        *(Origin("my-laion2B", hub, "cc-by-2.0", n) for n in counts[1:]),
+    ]
+    assert manifest.origins == [origin for origin in origins if origin.captions]
+    assert Manifest(**json.loads((tmp_path / "_manifest.json").read_text())) == manifest
+
+
 def test_of_each_pair_the_newest_caption_is_taken(filled: Warehouse, target: Storage) -> None:
     run(filled, target)
     query = "select distinct on (pair_id) capsfusion from fused_captions order by pair_id, loaded_at desc"
@@ -175,6 +208,12 @@ def test_every_column_can_be_had_and_other_readers_read_them(filled: Warehouse, 
     assert [name for name, _ in manifest.columns][:4] == list(PUBLISHED_COLUMNS)
     assert {("pair_id", "string"), ("similarity", "double"), ("loaded_at", "timestamp[us, tz=UTC]")} <= {
         *manifest.columns
+    }
+    origin = ["laion_2b_source", "laion_coco_source", "license", "capsfusion_model"]
+    hub, counted = RELEASES["laion_coco"], read(Storage(str(tmp_path))).group_by(origin).aggregate([([], "count_all")])
+    assert {tuple(row.values()) for row in counted.to_pylist()} == {
+        (None, hub, None, "demo", 320),  # the ledger has no shard of that id
+        ("/data/my-laion2B", hub, "cc-by-2.0", "demo", 100),
     }
     assert pyarrow.dataset.dataset(tmp_path).count_rows() == 420  # beside the manifest
     # Polars reads every file of a folder.

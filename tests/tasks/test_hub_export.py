@@ -93,6 +93,8 @@ def test_the_card_says_what_the_data_set_has(filled: Warehouse, hub: WritableHub
         "| f2 | 100 | demo |",
         "| loop | 100 |",
         "| `pair_id` | `string` |",
+        "| unknown | hf://datasets/laion/laion-coco | none found | 320 |",
+        "| my-laion2B | hf://datasets/laion/laion-coco | cc-by-2.0 | 100 |",
     ):
         assert line in card.text
 

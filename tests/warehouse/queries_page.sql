@@ -49,5 +49,6 @@ select md5(n::text)::uuid as pair_id, fusion as fusion_id, 'https://example.com/
     'b' || case n % 199 when 0 then '1b2c3d4e5f6a7b8' else (n % 199)::text end as laion_coco_shard, n as laion_coco_row,
     unit as unit_id, 'run 1' as dag_run_id, loaded as loaded_at, 0.95 as fact_recall, null::float as invention,
     n % 40 + 3 as caption_words, case n % 997 when 3 then array['unrelated_sources'] when 4 then array['verbatim'] else '{}' end as flags,
-    case n % 500 when 6 then 2 else 1 end as beam, case n % 500 when 6 then array['truncated'] end as rescued_from, why
+    case n % 500 when 6 then 2 else 1 end as beam, case n % 500 when 6 then array['truncated'] end as rescued_from, why,
+    case n % 500 when 7 then 'cc-by-2.0' end as license
 from made;

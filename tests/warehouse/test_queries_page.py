@@ -96,6 +96,16 @@ def test_a_part_of_the_view_is_read_without_the_whole_table(filled: Warehouse, q
     assert max(rows_read(plan["Plan"])) < 2000
 
 
+def test_what_a_query_does_not_ask_of_the_view_is_not_looked_up(filled: Warehouse) -> None:
+    asked = "explain select {} from captions where pair_id = md5('4711')::uuid"
+    plain, with_model = (
+        str(execute_sql(filled, asked.format(what)).to_pydict()) for what in ("license", "capsfusion_model")
+    )
+    assert "shards" not in plain + with_model
+    assert "fusions" not in plain
+    assert "fusions" in with_model
+
+
 def rows_read(node: dict[str, Any]) -> Iterator[int]:
     """Number of rows that the plan's scans read, including rows that a filter removed."""
     if "Scan" in node["Node Type"]:

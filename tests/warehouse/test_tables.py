@@ -9,14 +9,14 @@ from sqlalchemy.exc import IntegrityError
 from capsfusion_tasks.schemas import VALIDATED
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.provenance import PROVENANCE
 from capsfusion_tasks.warehouse.schema import SCHEMA
 from tests.warehouse.conftest import plan
 
 
 def test_the_view_has_every_column_of_accepted_captions(connection: Connection) -> None:
-    assert [column["name"] for column in inspect(connection).get_columns("captions", SCHEMA)] == list(
-        fused_captions.columns.keys()
-    )
+    found = [column["name"] for column in inspect(connection).get_columns("captions", SCHEMA)]
+    assert found == [*fused_captions.columns.keys(), *PROVENANCE]
 
 
 def test_the_caption_tables_hold_every_validated_column() -> None:

@@ -1,0 +1,17 @@
+"""What img2dataset's ``status`` says of an image. Re-LAION's releases have this column too."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_GONE = ("failed_to_download",)
+# An image that could not be resized was downloaded, so it is there.
+_THERE = ("success", "failed_to_resize")
+
+
+def is_gone(status: pa.Array) -> pa.Array:
+    """Whether each image is gone, [rows] bool: its download failed. Null for a status that does not say."""
+    gone = pc.is_in(status, value_set=pa.array(_GONE))
+    known = pc.is_in(status, value_set=pa.array(_GONE + _THERE))
+    return pc.if_else(known, gone, None)
