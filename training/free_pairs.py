@@ -86,7 +86,7 @@ class FreePairs:
                 more, told = f"{more} {new}", f"{told} {new}"
         elif kind >= 0.8:  # several sentences or keywords
             mark = rng.choice((". ", ". ", " | ", ", "))
-            parts = [" ".join(self.free_words.draw(rng.randint(3, 12))) for _ in range(rng.randint(1, 3))]
+            parts = [" ".join(self.free_words.draw(rng.randint(3, 14))) for _ in range(rng.choice((1, 1, 2, 3, 5)))]
             more = mark + mark.join(parts)
             said = [part for number, part in enumerate(parts) if sum(map(len, parts[: number + 1])) < 170 - len(told)]
             if mark == ", ":

@@ -9,9 +9,10 @@ from capsfusion_tasks.demo.pairs.words import words_of
 
 _SMALL = frozenset(words_of("small_word"))  # words that a title writes without a capital
 MASS = frozenset(words_of("mass_noun"))  # nouns that take no article
-_COUNTED = re.compile(r"(?:two|three|four|five|six|several|some|many|people|men|women|children|friends)\b")
+_MASS_ENDINGS = tuple(f" {noun}" for noun in sorted(MASS))
+_COUNTED = re.compile(r"(?:two|three|four|five|six|several|some|many|people|men|women|children|friends)\b(?!-)")
 _PLURAL = re.compile(r"(?<!s)(?<!u)(?<!i)s$(?<!canvas)(?<!lens)(?<!gas)(?<!news)(?<!series)|(?:people|men|children)$")
-_AFTER_HEAD = re.compile(r" (?:of|with|in|on|at|from|for|that|holding|wearing|carrying|playing) ")
+_AFTER_HEAD = re.compile(r" (?:of|with|in|on|at|by|from|for|that|called|holding|wearing|carrying|playing) | \(")
 
 
 def capital(text: str) -> str:
@@ -23,7 +24,7 @@ def is_plural(phrase: str) -> bool:
     """Whether a noun phrase such as `black boots with a zipper` needs a verb in the plural."""
     if _COUNTED.match(phrase):
         return True
-    if phrase.startswith(("a ", "an ", "the ", "its ")):
+    if phrase.startswith(("a ", "an ", "its ")):
         return " and " in phrase.split(" with ")[0]
     head = _AFTER_HEAD.split(phrase)[0]
     return " and " in head or _PLURAL.search(head) is not None
@@ -31,7 +32,12 @@ def is_plural(phrase: str) -> bool:
 
 def with_article(phrase: str) -> str:
     """`phrase` with "a" before it, where it needs one."""
-    if is_plural(phrase) or phrase in MASS or phrase.startswith(("a ", "an ", "the ", "some ")):
+    if (
+        is_plural(phrase)
+        or phrase.endswith(_MASS_ENDINGS)
+        or phrase in MASS
+        or phrase.startswith(("a ", "an ", "the ", "some "))
+    ):
         return phrase
     return f"a {phrase}"
 
@@ -59,12 +65,22 @@ WRITING: dict[str, Callable[[str], str]] = {
     "q": lambda text: text if '"' in text else f'"{text}"',
 }
 # What agrees with a slot and stands for it (`{thing.is}`): in the singular and in the plural.
-AGREEMENT = {"is": ("is", "are"), "has": ("has", "have"), "v": ("s", ""), "It": ("It", "They"), "it": ("it", "they")}
-AGREEMENT["A"] = ("a ", "")
+AGREEMENT = {
+    "is": ("is", "are"),
+    "was": ("was", "were"),
+    "has": ("has", "have"),
+    "v": ("s", ""),
+    "ies": ("ies", "y"),
+    "It": ("It", "They"),
+    "it": ("it", "they"),
+    "them": ("it", "them"),
+    "This": ("This", "These"),
+    "A": ("a ", ""),
+}
 
 _SMALL_REPAIRS = (
     (re.compile(r"\b([Aa]) (?=(?!uni|use|one|eu|ur|U\b|UK|US)[aeiouAEIOU8])"), r"\1n "),
-    (re.compile(r"\b([Ii]n|[Ff]rom) (?=\d{3}0s\b)"), r"\1 the "),
+    (re.compile(r"\b([Ii]n|[Ff]rom|to|of) (?=\d{3}0s\b)"), r"\1 the "),
     (re.compile(r" +"), " "),
     (re.compile(r" ([,.:;])(?=\s|$)"), r"\1"),
     (re.compile(r",(?=[,.])"), ""),

@@ -19,6 +19,8 @@ _PRONOUNS = frozenset(("man", "he", "his", "him"))
 _DROPPED = frozenset(("credit", "price")) | _PRONOUNS
 # A fused caption may say these twice.
 _REPEATED = frozenset(("thing", "medium", "people"))
+# Of these a fused caption says the generic word beside the specific one, if that is another word.
+_NAMED_BY = frozenset(("thing", "medium"))
 _HAVE_ARTICLE = frozenset(("the", "a", "an", "my", "our", "st.", "this"))
 
 
@@ -106,7 +108,10 @@ class Scene:
 
     def _side(self, key: str) -> str:
         specific, _, generic = self.values[key.removesuffix(".g")].partition("=")
-        return generic or specific if key.endswith(".g") else specific
+        said = generic or specific if key.endswith(".g") else specific
+        if said.endswith(" it") and is_plural(self.values.get("thing", "").partition("=")[0]):
+            said = said.removesuffix("it") + "them"
+        return said
 
     def _agreement(self, node: Slot) -> str:
         specific, _, generic = self._value(node).partition("=")
@@ -164,7 +169,10 @@ class Scene:
             elif isinstance(node, Choice):
                 parts += self._tell(self._chosen(node))
             elif node.is_macro:
-                said = self._tell(parse(self.rng.choice(self.entries(node.name))))
+                entries = [entry for entry in self.entries(node.name) if self._fits(parse(entry))]
+                if not entries:
+                    raise Untold
+                said = self._tell(parse(self.rng.choice(entries)))
                 parts.append(self._written("".join(said), node))
             elif not self._can_say(node):
                 raise Untold
@@ -198,9 +206,18 @@ class Scene:
     def _can_say(self, node: Slot, new: bool = False) -> bool:
         if node.agreement:
             return node.name in self.values
+        if node.is_generic and node.root in _NAMED_BY and node.name in self.values and self._says_itself(node.name):
+            return False
         key = self._known(node)
         repeated = key in self.told and (new or node.root not in _REPEATED)
         return node.name in _PRONOUNS or (key is not None and not repeated)
+
+    def _says_itself(self, name: str) -> bool:
+        """Whether the specific word is told, and has the generic one in it ("a tea cup is a cup") or another number."""
+        specific, _, generic = self.values[name].partition("=")
+        words = {word.rstrip("s") for word in specific.lower().replace("-", " ").split()}
+        said = {word.rstrip("s") for word in (generic or specific).lower().split()}
+        return name in self.drawn and (bool(words & said) or is_plural(specific) != is_plural(generic))
 
     def _known(self, node: Slot) -> str | None:
         """The key under which a fused caption may say the slot, if it may. `hue` is the colour that a source says."""
