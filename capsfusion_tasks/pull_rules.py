@@ -65,7 +65,7 @@ class PullRules:
 
 @dataclass(frozen=True)
 class PairRules(PullRules):
-    """The settings for which pairs and units are valid: the pull rules, and the most pairs of a URL."""
+    """The settings for which pairs are valid: the pull rules, and the most pairs of a URL."""
 
     # The default also stands for pairs of older versions, which had no limit.
     url_pairs_max: int | Literal["none"] = "none"
@@ -82,3 +82,14 @@ class PairRules(PullRules):
             # This setting concerns only one of the two kinds of join.
             other = replace(other, url_pairs_max=self.url_pairs_max)
         return super().variables(other)
+
+
+@dataclass(frozen=True)
+class UnitRules(PairRules):
+    """The settings for which units are valid: the pair rules, and what planning does with gone images."""
+
+    gone_images: Literal["skip", "keep"] = "keep"  # the default also stands for units of older versions
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(**asdict(PairRules.of(settings)), gone_images="skip" if settings.skips_gone_images else "keep")

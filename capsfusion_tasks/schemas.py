@@ -16,7 +16,8 @@ from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.intervals import UtcTime
 
-Side = Literal["laion_2b", "laion_coco"]
+Side = Literal["laion_2b", "laion_coco", "image_results"]
+PAIRED: tuple[Side, Side] = ("laion_2b", "laion_coco")  # the sides whose rows make pairs
 Existing = Literal["skip", "replace"]  # what to do with pairs that are fused already
 
 
@@ -141,6 +142,14 @@ PAIRS = pa.schema(
 
 # pair → plan: `runs/<interval>/pairs/<bucket>.parquet`.
 FOUND_PAIRS = PAIRS.append(BUCKET_ROWS.field("gone"))
+
+# `image_results/<bucket>/<batch>.parquet`, sorted by hash, each hash once.
+IMAGE_RESULTS = pa.schema(
+    [
+        pa.field("hash", pa.int64(), nullable=False),  # of the URL
+        pa.field("gone", pa.bool_(), nullable=False),
+    ]
+)
 
 # The columns that fusing adds to a pair.
 CAPTION = pa.schema(

@@ -138,6 +138,20 @@ class Settings(BaseSettings):
         ("*.parquet",), description="As `CAPSFUSION_LAION2B_INCLUDE`, for the LAION-COCO source."
     )
     laion_coco_exclude: Patterns = Field((), description="As `CAPSFUSION_LAION2B_EXCLUDE`, for the LAION-COCO source.")
+    image_results: Location | None = Field(
+        None,
+        description="Results of img2dataset, which say whether an image is gone: Parquet files with `url` and `status`,"
+        " as for `CAPSFUSION_LAION2B` ([sources.md](sources.md)). Default: none.",
+    )
+    image_results_include: Patterns = Field(
+        ("*.parquet",), description="As `CAPSFUSION_LAION2B_INCLUDE`, for the image results."
+    )
+    image_results_exclude: Patterns = Field((), description="As `CAPSFUSION_LAION2B_EXCLUDE`, for the image results.")
+    gone_images: Literal["auto", "skip", "keep"] = Field(
+        "auto",
+        description="What to do with pairs whose image is known to be gone: `skip` or `keep` them. `auto`: `skip` if"
+        " there are `CAPSFUSION_IMAGE_RESULTS`, else `keep`.",
+    )
     s3_requester_pays: bool = Field(
         False, description="Read S3 buckets whose owners let the reader pay. Your AWS account pays for the requests."
     )
@@ -263,6 +277,10 @@ class Settings(BaseSettings):
     def self_paired(self) -> bool:
         """Whether LAION-COCO, which has URL and alt text, is paired with itself."""
         return self.laion2b == "none"
+
+    @property
+    def skips_gone_images(self) -> bool:
+        return self.gone_images == "skip" or (self.gone_images == "auto" and self.image_results is not None)
 
     @property
     def fusing_device(self) -> Literal["cpu", "gpu"]:

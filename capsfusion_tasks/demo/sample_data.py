@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,13 +23,13 @@ from capsfusion_tasks.demo.edge_cases import CASES, plain
 from capsfusion_tasks.demo.releases import FILE_NAME, RELEASES, shard_table
 from capsfusion_tasks.demo.sample_rows import Pair, Row, RowMaker
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.schemas import PAIRED, Side
 from capsfusion_tasks.staging.storage import Storage
 
 EXPECTED = "EXPECTED.json"
 FOLDER: dict[Side, str] = {"laion_2b": "laion-2b", "laion_coco": "laion-coco"}
 REASONS = ("null_url", "null_caption", "unsafe", "watermarked")
-SIDES: tuple[Side, ...] = get_args(Side)
+SIDES: tuple[Side, ...] = PAIRED
 
 
 class SampleParameters(BaseModel):

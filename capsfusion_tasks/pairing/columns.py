@@ -65,7 +65,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
         optional = missing == ["text"] and side == "laion_coco" and not settings.self_paired
         hint = "; CAPSFUSION_JOIN_ON=url pairs without it" if optional else ""
         raise InputError(f"{where} lacks a column for {wanted}; it has {', '.join(schema.names)}{hint}")
-    unread = [name for name in _EXTRAS if name in found and not _is_text(schema.field(found[name]).type)]
+    unread = [name for name in _EXTRAS if name in found and not is_text(schema.field(found[name]).type)]
     for name in [*unread, *(["synthetic"] if side == "laion_2b" else [])]:
         found.pop(name, None)
     # Names are compared without case: nothing says which of "url" and "URL" is the right one.
@@ -76,7 +76,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
         )
     wrong = []
     for canonical, name in found.items():
-        kind, is_kind = ("text", _is_text) if canonical in _TEXTS + _EXTRAS else ("a number", _is_number)
+        kind, is_kind = ("text", is_text) if canonical in _TEXTS + _EXTRAS else ("a number", _is_number)
         if not is_kind(schema.field(name).type):
             wrong.append(f"{name} is {schema.field(name).type}, expected {kind}")
     if wrong:
@@ -91,7 +91,7 @@ def _captions(side: Side, settings: Settings) -> list[str]:
     return ["synthetic", "text"] if settings.join_on == "url_text" or settings.self_paired else ["synthetic"]
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
@@ -123,8 +123,8 @@ def canonical_rows(
 
     counts.rows += table.num_rows
     refused = {
-        "null_url": _is_blank(table["url"]),
-        "null_caption": reduce(pc.or_, (_is_blank(table[name]) for name in _captions(side, settings))),
+        "null_url": is_blank(table["url"]),
+        "null_caption": reduce(pc.or_, (is_blank(table[name]) for name in _captions(side, settings))),
         "unsafe": _at_least(table["punsafe"], settings.punsafe_max),
         "watermarked": _at_least(table["pwatermark"], settings.pwatermark_max),
     }
@@ -157,7 +157,7 @@ def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
     return text
 
 
-def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.fill_null(pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column)), True)
 
 

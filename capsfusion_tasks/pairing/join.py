@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import pyarrow as pa
 
@@ -18,7 +17,7 @@ from capsfusion_tasks.pairing.identity import laion_hashes, pair_ids
 from capsfusion_tasks.pairing.lookups import lookups_of
 from capsfusion_tasks.pairing.url_limit import LeftOut, leave_out
 from capsfusion_tasks.pull_rules import PairRules, PullRules
-from capsfusion_tasks.schemas import FOUND_PAIRS, Side
+from capsfusion_tasks.schemas import FOUND_PAIRS, PAIRED
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -121,7 +120,7 @@ def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Setting
 def _sides(bucket: int, new: set[str], storage: Storage, settings: Settings) -> tuple[BucketSide, BucketSide]:
     """LAION-2B's and LAION-COCO's files that new pairs can come from."""
     rules = PullRules.of(settings)
-    raw, coco = (BucketSide.of(storage, side, bucket, new, rules) for side in get_args(Side))
+    raw, coco = (BucketSide.of(storage, side, bucket, new, rules) for side in PAIRED)
     if settings.self_paired:
         raw = replace(raw, files={})
     if PairRules.of(settings).url_pairs_max != "none" and (raw.has_new or coco.has_new):

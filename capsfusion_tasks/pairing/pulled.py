@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing.columns import Counts
 from capsfusion_tasks.pull_rules import PullRules
-from capsfusion_tasks.schemas import Shard, Side
+from capsfusion_tasks.schemas import PAIRED, Shard, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.staging.summaries import Summaries
@@ -113,7 +113,7 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
 
 def _marks(storage: Storage) -> Iterator[tuple[Side, str, dict[str, Any]]]:
     """What the marks of all shards say of their rules."""
-    for side in get_args(Side):
+    for side in PAIRED:
         shard_ids = [
             path.rpartition("/")[2].removesuffix(".json") for path in storage.files(layout.pulled_folder(side))
         ]

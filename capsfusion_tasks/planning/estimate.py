@@ -57,6 +57,9 @@ class Work:
         return sum((cls(unit.rows, min(unit.tokens, unit.rows * longest_row)) for unit in units), start=cls())
 
 
+NOTHING = Work()
+
+
 @dataclass(frozen=True)
 class Rate:
     """Tokens, prompt and caption, that one device fuses in a second. ``source`` says where the figure is from."""
@@ -92,6 +95,7 @@ class Estimate:
     price: float | None = None  # price of a GPU hour
     unpaired_shards: int = 0  # shards that were discovered and are not in ``work``
     unpaired_bytes: int = 0
+    gone: Work = NOTHING  # pairs that are left out because their images are gone
     earlier: Sequence[EarlierFusion] = ()  # fusions of earlier versions that may have the same decoding
 
     @property
@@ -100,10 +104,18 @@ class Estimate:
 
     @property
     def gpu_hours(self) -> Spread | None:
+        return self._hours_for(self.total)
+
+    @property
+    def gpu_hours_saved(self) -> Spread | None:
+        """What fusing the pairs would take whose images are gone."""
+        return self._hours_for(self.gone)
+
+    def _hours_for(self, work: Work) -> Spread | None:
         if self.rate is None:
             return None
         fast = self.rate.tokens_per_second
-        return Spread(*(self.total.tokens / rate / 3600 for rate in (fast.high, fast.median, fast.low)))
+        return Spread(*(work.tokens / rate / 3600 for rate in (fast.high, fast.median, fast.low)))
 
     @property
     def cost(self) -> float | None:
@@ -122,7 +134,7 @@ class Estimate:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        rate, hours = self.rate, self.gpu_hours
+        rate, hours, saved = self.rate, self.gpu_hours, self.gpu_hours_saved
         return {
             "work": {name: {"rows": work.rows, "tokens": work.tokens} for name, work in self.work.items()},
             "rows": self.total.rows,
@@ -134,6 +146,7 @@ class Estimate:
             "cost": self.cost,
             "gpus": self.gpus,
             "finish": self.finish and self.finish.isoformat(timespec="seconds"),
+            "gone": {"rows": self.gone.rows, "tokens": self.gone.tokens, "gpu_hours": saved and saved._asdict()},
             "unpaired_shards": self.unpaired_shards,
             "unpaired_bytes": self.unpaired_bytes,
             "perhaps_fused_before": {fusion.fusion_id: fusion.rows for fusion in self.earlier},
@@ -142,6 +155,10 @@ class Estimate:
     @property
     def text(self) -> str:
         lines = [f"{name}: {_of(work)}" for name, work in self.work.items()]
+        if self.gone.rows:
+            saved = self.gpu_hours_saved
+            hours = f", {_number(saved.median)} GPU hours saved" if saved else ""
+            lines.append(f"left out, because their images are gone: {_of(self.gone)}{hours}")
         if self.unpaired_shards:
             lines.append(
                 f"not counted: {self.unpaired_shards} shards ({self.unpaired_bytes / 1e6:.0f} MB) that are discovered,"

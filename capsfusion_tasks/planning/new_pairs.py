@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.pairing.image_results import ImageResults
+from capsfusion_tasks.planning.estimate import NOTHING, Work
 from capsfusion_tasks.planning.in_flight import PairsInFlight
 from capsfusion_tasks.planning.pair_files import BATCH_ROWS, IsKnown, are_new, read_batches
 from capsfusion_tasks.planning.tokens import DEFAULT, TokenEstimate
@@ -25,7 +27,8 @@ _FEWEST_ROWS = 50_000  # rows of the first batch if a limit takes only a few pai
 class NewPairs:
     """Rows of a file of pairs that are new: row numbers and estimated tokens, [rows] int32 each.
 
-    ``taken``: number of the file's other rows, which are fused already or in an unfinished unit.
+    ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: the other rows
+    whose images are gone.
     """
 
     path: str
@@ -33,6 +36,7 @@ class NewPairs:
     tokens: np.ndarray
     taken: int = 0
     rows_in_file: int = 0
+    gone: Work = NOTHING
 
 
 def new_pairs(
@@ -43,21 +47,23 @@ def new_pairs(
     limit: int | None,
     rules: PairRules | None = None,
     estimate: TokenEstimate = DEFAULT,
+    images: ImageResults | None = None,
 ) -> list[NewPairs]:
     """The work's new pairs, at most ``limit``, ordered by bucket and pair_id. Files after the limit are left out.
 
-    ``in_flight`` are the unfinished units. Raises InputError if pairs were made with other rules than ``rules``.
+    With ``images``, pairs whose image is gone are counted and left out. ``in_flight`` are the unfinished units. Raises
+    InputError if pairs were made with other rules than ``rules``.
     """
     flying = PairsInFlight(storage, in_flight)
     groups = [[path] for path in storage.files(layout.pairs_folder(work))]
     found, left = [], limit
     first_rows = BATCH_ROWS if limit is None else max(2 * limit, _FEWEST_ROWS)
-    for batch in read_batches(storage, groups, estimate, rules, first_rows):
+    for batch in read_batches(storage, groups, estimate, rules, first_rows, images):
         for file, is_new in zip(batch, are_new(batch, flying, is_known), strict=True):
-            new = np.flatnonzero(is_new).astype(np.int32)
-            rows = new[:left]
-            taken = len(is_new) - len(new)
-            found.append(NewPairs(file.path, rows, file.tokens[rows], taken, rows_in_file=len(is_new)))
+            rows = np.flatnonzero(is_new & ~file.gone).astype(np.int32)[:left]
+            taken, gone = int((~is_new).sum()), is_new & file.gone
+            left_out = Work(int(gone.sum()), int(file.tokens[gone].sum()))
+            found.append(NewPairs(file.path, rows, file.tokens[rows], taken, len(is_new), left_out))
             if left is not None:
                 left -= len(rows)
                 if not left:
@@ -71,22 +77,30 @@ def count_new_pairs(
     is_known: IsKnown,
     in_flight: Iterable[str],
     estimate: TokenEstimate = DEFAULT,
-) -> tuple[int, int]:
-    """Rows and estimated tokens of the intervals' new pairs. A pair that is in several intervals counts once."""
+    images: ImageResults | None = None,
+) -> tuple[Work, Work]:
+    """The intervals' new pairs: those to fuse, and those whose images are gone, as ``images`` says.
+
+    A pair that is in several intervals counts once. It is to be fused if one of them has it with a living image.
+    """
     by_bucket: dict[str, list[str]] = defaultdict(list)
     for interval in within:
         for path in storage.files(layout.pairs_folder(interval)):
             by_bucket[path.rpartition("/")[2]].append(path)
     flying = PairsInFlight(storage, in_flight)
-    rows = tokens = 0
-    for batch in read_batches(storage, by_bucket.values(), estimate):
+    to_fuse = left_out = NOTHING
+    for batch in read_batches(storage, by_bucket.values(), estimate, images=images):
         is_new = np.concatenate(are_new(batch, flying, is_known))
+        gone, tokens = (np.concatenate([getattr(file, name) for file in batch]) for name in ("gone", "tokens"))
         new = np.flatnonzero(is_new)
         if len({file.bucket for file in batch}) < len(batch):
-            # All files of a bucket are in one batch, and equal pairs are in the same bucket.
-            ids = pa.concat_arrays([file.pair_ids for file in batch]).filter(pa.array(is_new))
-            numbered = pa.table({"pair_id": ids, "row": new})
-            new = numbered.group_by("pair_id").aggregate([("row", "min")])["row_min"].to_numpy()
-        rows += len(new)
-        tokens += int(np.concatenate([file.tokens for file in batch])[new].sum())
-    return rows, tokens
+            # All files of a bucket are in one batch, and equal pairs are in the same bucket. Living images come first.
+            new = new[np.argsort(gone[new], kind="stable")]
+            ids = pa.concat_arrays([file.pair_ids for file in batch]).take(pa.array(new))
+            numbered = pa.table({"pair_id": ids, "place": np.arange(len(new))})
+            first = numbered.group_by("pair_id").aggregate([("place", "min")])["place_min"].to_numpy()
+            new = new[first]
+        living, dead = new[~gone[new]], new[gone[new]]
+        to_fuse += Work(len(living), int(tokens[living].sum()))
+        left_out += Work(len(dead), int(tokens[dead].sum()))
+    return to_fuse, left_out

@@ -9,14 +9,18 @@ import numpy as np
 import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.pairing.image_results import BucketResults, ImageResults
 from capsfusion_tasks.planning.in_flight import PairsInFlight
 from capsfusion_tasks.planning.tokens import TokenEstimate
 from capsfusion_tasks.pull_rules import PairRules
+from capsfusion_tasks.schemas import FOUND_PAIRS, with_columns_of
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
 # Pairs of a batch: each batch reads the ids of all unfinished units. A pair takes 20 bytes in memory.
 BATCH_ROWS = 4_000_000
+
+_GONE = pa.schema([FOUND_PAIRS.field("gone")])
 
 # A function of pair_ids, [rows] binary(16): whether each is in the warehouse. None: take all pairs.
 IsKnown = Callable[[pa.FixedSizeBinaryArray], pa.BooleanArray | None]
@@ -24,11 +28,12 @@ IsKnown = Callable[[pa.FixedSizeBinaryArray], pa.BooleanArray | None]
 
 @dataclass(frozen=True)
 class PairFile:
-    """The ids of a file's pairs, and their estimated tokens, [rows] int32."""
+    """The ids of a file's pairs, their estimated tokens, [rows] int32, and which images are gone, [rows] bool."""
 
     path: str
     pair_ids: pa.FixedSizeBinaryArray
     tokens: np.ndarray
+    gone: np.ndarray
 
     @property
     def bucket(self) -> str:
@@ -41,14 +46,17 @@ def read_batches(
     estimate: TokenEstimate,
     rules: PairRules | None = None,
     first_rows: int = BATCH_ROWS,
+    images: ImageResults | None = None,
 ) -> Iterator[list[PairFile]]:
     """Read files of pairs in batches of about ``BATCH_ROWS`` rows, the first of about ``first_rows``.
 
-    A group of paths is in one batch. Raises InputError if pairs were made with other rules than ``rules``.
+    A group of paths, all of the same bucket, is in one batch. Without ``images`` no image is gone. Raises InputError if
+    pairs were made with other rules than ``rules``.
     """
 
     def read(paths: list[str]) -> list[PairFile]:
-        return [_read(storage, path, estimate, rules) for path in paths]
+        results = images.of_bucket(bucket_of(paths[0])) if images else None
+        return [_read(storage, path, estimate, rules, results) for path in paths]
 
     batch: list[PairFile] = []
     rows, most = 0, min(first_rows, BATCH_ROWS)
@@ -62,11 +70,16 @@ def read_batches(
         yield batch
 
 
-def _read(storage: Storage, path: str, estimate: TokenEstimate, rules: PairRules | None) -> PairFile:
-    pairs = storage.read_table(path, columns=["pair_id", "laion_2b", "laion_coco"])
+def _read(
+    storage: Storage, path: str, estimate: TokenEstimate, rules: PairRules | None, results: BucketResults | None
+) -> PairFile:
+    columns = ["pair_id", "laion_2b", "laion_coco", *(["image_url", "gone"] if results else [])]
+    pairs = storage.read_table(path, columns=columns)
     if rules is not None:
         _require_rules(storage.path(path), pairs.schema, rules)
-    return PairFile(path, pairs["pair_id"].combine_chunks(), estimate.of(pairs))
+    pairs = with_columns_of(_GONE, pairs)  # an earlier version did not write it
+    gone = results.are_gone(pairs) if results else np.zeros(pairs.num_rows, bool)
+    return PairFile(path, pairs["pair_id"].combine_chunks(), estimate.of(pairs), gone)
 
 
 def _require_rules(where: str, schema: pa.Schema, rules: PairRules) -> None:

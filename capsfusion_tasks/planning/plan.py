@@ -19,14 +19,25 @@ from capsfusion_tasks.fusion.identity import template_of
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.pairing.image_results import ImageResults, batches_of
 from capsfusion_tasks.planning import unit_files, waiting
-from capsfusion_tasks.planning.estimate import Budget, Estimate, Rate, Work, benchmark_rate, given_rate, measured_rate
+from capsfusion_tasks.planning.estimate import (
+    NOTHING,
+    Budget,
+    Estimate,
+    Rate,
+    Work,
+    benchmark_rate,
+    given_rate,
+    measured_rate,
+)
 from capsfusion_tasks.planning.new_pairs import NewPairs, count_new_pairs
 from capsfusion_tasks.planning.tokens import DEFAULT, TokenEstimate, estimate_for
-from capsfusion_tasks.pull_rules import PairRules
+from capsfusion_tasks.pull_rules import PairRules, UnitRules
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.shards.sources import image_results_source
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import fusions, ledger, plans, rates
@@ -59,23 +70,24 @@ def plan_units(
     Raises InputError and plans nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate first.
     Without ``needs_gpu`` the captions exist already, and the estimate is zero.
 
-    Units whose pairs were made with other pull rules are dropped and planned again. If one of them was started, this
-    raises InputError instead, unless ``replan`` is set.
+    Units that were planned with other rules (``pull_rules.UnitRules``) are dropped and planned again. If one of them
+    was started, this raises InputError instead, unless ``replan`` is set.
 
     At most ``max_units`` new units are planned; pairs beyond them are left for another run. Raises NotReadyError where
     the session of the planning is lost, or a task works on a unit that would be dropped. An error registers nothing.
     """
     most = min(unit_files.MAX_UNITS, max_units or unit_files.MAX_UNITS)
     settings, storage, decoding = context.settings, context.storage, context.decoding
-    rules = PairRules.of(settings)
+    rules = UnitRules.of(settings)
 
-    def check(session: LockedSession, where: str, to_fuse: Work) -> None:
+    def check(session: LockedSession, where: str, to_fuse: Work, gone: Work = NOTHING) -> None:
         with session.transaction() as connection:
             estimate = Estimate(
                 {where: to_fuse if needs_gpu else Work()},
                 rate_of(connection, decoding),
                 datetime.now(UTC),
                 price=settings.gpu_hour_price,
+                gone=gone,
                 earlier=fusions.earlier(connection, decoding),
             )
         log.info("%s", estimate.text)
@@ -102,7 +114,8 @@ def plan_units(
             return unfinished
         pairs = find_pairs(session, dropped)
         total = Work(sum(len(part.rows) for part in pairs), sum(int(part.tokens.sum()) for part in pairs))
-        check(session, "to fuse", total)
+        gone = sum((part.gone for part in pairs), start=NOTHING)
+        check(session, "to fuse", total, gone)
         size = settings.unit_tokens
         if size == "auto":
             with session.transaction() as connection:
@@ -138,6 +151,7 @@ def plan_units(
                     pairs=paired,
                     already_fused=sum(part.taken for part in pairs),
                     planned=rows,
+                    gone=gone.rows,
                 )
     return units
 
@@ -145,11 +159,11 @@ def plan_units(
 def outdated(
     planned: list[tuple[Unit, str]], storage: Storage, settings: Settings, interval: Interval, replan: bool = False
 ) -> bool:
-    """Whether unfinished units of ``planned`` have pairs that were made with other pull rules than the current ones.
+    """Whether unfinished units of ``planned`` were planned with other rules than the current ones.
 
     Raises InputError if one of these units was started, unless ``replan`` is set.
     """
-    rules = PairRules.of(settings)
+    rules = UnitRules.of(settings)
     unfinished = [(unit, state) for unit, state in planned if state != "loaded"]
     if not unfinished:
         return False
@@ -198,7 +212,8 @@ def estimate(
         )
     engine = context.warehouse.engine
     tokens = estimate_for(context, engine.begin, pair_paths(storage, reversed(seen)))
-    unplanned = unplanned_work(engine, storage, decoding.fusion_id, seen, tokens)
+    images = known_images(settings, storage)
+    unplanned, gone = unplanned_work(engine, storage, decoding.fusion_id, seen, images, tokens)
     with engine.begin() as connection:
         planned = rates.unfused(connection, decoding.fusion_id, within, longest_row=longest_row(decoding))
         work = {"planned, not fused": Work(*planned), "paired, not planned": unplanned}
@@ -222,6 +237,7 @@ def estimate(
         price=settings.gpu_hour_price,
         unpaired_shards=len(unpaired),
         unpaired_bytes=sum(shard.size_bytes for shard in unpaired),
+        gone=gone,
         earlier=earlier,
     )
 
@@ -236,10 +252,27 @@ def longest_row(decoding: Decoding) -> int:
     return MAX_PROMPT_TOKENS + decoding.max_new_tokens
 
 
+def known_images(settings: Settings, storage: Storage) -> ImageResults | None:
+    """The image results that runs have read from the configured source. None: pairs with gone images are kept."""
+    if not settings.skips_gone_images:
+        return None
+    place = image_results_source(settings)
+    batches = batches_of(storage, place.origin.model_dump(mode="json")) if place else []
+    return ImageResults(storage, tuple(batches))
+
+
 def unplanned_work(
-    engine: Engine, storage: Storage, fusion_id: str, intervals: list[Interval], tokens: TokenEstimate = DEFAULT
-) -> Work:
-    """The pairs of the intervals that are neither in a unit nor in the warehouse."""
+    engine: Engine,
+    storage: Storage,
+    fusion_id: str,
+    intervals: list[Interval],
+    images: ImageResults | None,
+    tokens: TokenEstimate = DEFAULT,
+) -> tuple[Work, Work]:
+    """The pairs of the intervals that are neither in a unit nor in the warehouse.
+
+    First those to fuse, then those whose images are gone, as ``images`` says.
+    """
     with engine.connect() as connection:
         in_units = [rates.pairs_in_units(connection, fusion_id, interval) for interval in intervals]
         open_units = ledger.open_units(connection, fusion_id)
@@ -249,9 +282,9 @@ def unplanned_work(
         if waiting.paired_rows(storage, interval) > rows
     ]
     if not unfinished:
-        return Work()
+        return NOTHING, NOTHING
     is_known = partial(known_pairs, engine.begin, fusion_id)
-    return Work(*count_new_pairs(storage, unfinished, is_known, open_units, tokens))
+    return count_new_pairs(storage, unfinished, is_known, open_units, tokens, images)
 
 
 def rate_of(connection: Connection, decoding: Decoding) -> Rate | None:

@@ -13,7 +13,7 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.in_flight import BUCKETS_KEY
 from capsfusion_tasks.planning.new_pairs import NewPairs
 from capsfusion_tasks.planning.pair_files import bucket_of
-from capsfusion_tasks.pull_rules import PairRules
+from capsfusion_tasks.pull_rules import UnitRules
 from capsfusion_tasks.schemas import PAIRS, Replay, Unit, with_columns_of
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
@@ -45,14 +45,14 @@ def cut_units(
     fusion_id: str,
     unit_tokens: int,
     serial: int,
-    rules: PairRules | None = None,
+    rules: UnitRules | None = None,
     max_units: int | None = None,
 ) -> list[Unit]:
     """Publish ``pairs`` as work units of about ``unit_tokens`` estimated tokens each, and return them.
 
     Pairs beyond ``max_units`` units are left for another run. ``serial``: number of units that the interval or replay
     already had under this fusion. Names of units include it, so that new units never reuse a name. The units record
-    ``rules``, the pull rules of their pairs.
+    ``rules``.
     """
     footer = rules.as_footer() if rules else {}
     units: list[Unit] = []
@@ -68,15 +68,15 @@ def cut_units(
     return units
 
 
-def rules_of(storage: Storage, unit_id: str) -> PairRules | None:
-    """The pull rules of the unit's pairs. None: not recorded, as for a replay's unit, or the file cannot be read."""
+def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
+    """The rules of the unit. None: not recorded, as for a replay's unit, or the file cannot be read."""
     try:
-        return PairRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
+        return UnitRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
     except (pa.ArrowException, FileNotFoundError):  # the fuse task reports this error
         return None
 
 
-def record_rules(storage: Storage, unit_id: str, rules: PairRules) -> None:
+def record_rules(storage: Storage, unit_id: str, rules: UnitRules) -> None:
     """Record ``rules`` with the pairs of a unit that an earlier version planned."""
     path = layout.unit_pairs(unit_id)
     with suppress(pa.ArrowException, FileNotFoundError):

@@ -7,7 +7,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 
 from capsfusion_tasks.errors import printable
 from capsfusion_tasks.intervals import Interval
@@ -42,6 +42,15 @@ def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
             yield _shard(side, place, file)
 
 
+def every_shard(side: Side, place: SideSource) -> list[Shard]:
+    """All shards of the source, of any arrival time, with unreadable ones. Those of unknown time arrived now."""
+    now = datetime.now(UTC)
+    return [
+        _shard(side, place, file) if isinstance(file, SourceFile) else _unreadable(side, place, file, now)
+        for file in _nameable(place, place.wanted)
+    ]
+
+
 def dates(side: Side, place: SideSource) -> str:
     """How many shards the source has, and on which days (UTC) they arrived."""
     by_day = Counter(f"{shard.arrived_at.astimezone(UTC):%Y-%m-%d}" for shard in all_shards(side, place))
@@ -60,7 +69,7 @@ def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Sha
     """
     passed_over = PassedOver(place.wanted)
     shards = [
-        _shard(side, place, file) if isinstance(file, SourceFile) else _unreadable(side, place, file, interval)
+        _shard(side, place, file) if isinstance(file, SourceFile) else _unreadable(side, place, file, interval.start)
         for file in _nameable(place, passed_over.wanted)
     ]
     times = [shard.arrived_at for shard in shards if not shard.problem]
@@ -86,7 +95,7 @@ def _shard(side: Side, place: SideSource, file: SourceFile) -> Shard:
     )
 
 
-def _unreadable(side: Side, place: SideSource, file: Unreadable, interval: Interval) -> Shard:
+def _unreadable(side: Side, place: SideSource, file: Unreadable, arrived_at: datetime) -> Shard:
     return Shard(
         shard_id=shard_id(place.source.uri, file.path, ""),
         side=side,
@@ -94,7 +103,7 @@ def _unreadable(side: Side, place: SideSource, file: Unreadable, interval: Inter
         path=file.path,
         etag="",
         size_bytes=0,
-        arrived_at=file.arrived_at or interval.start,
+        arrived_at=file.arrived_at or arrived_at,
         problem=file.reason,
     )
 

@@ -66,7 +66,12 @@ def source_of(shard: Shard, settings: Settings) -> Source:
     Opens the address from the settings if it names the same source: it can have the query of a signed address, which
     the shard does not record.
     """
-    current = open_source(settings.laion2b if shard.side == "laion_2b" else settings.laion_coco, settings)
+    configured = {
+        "laion_2b": settings.laion2b,
+        "laion_coco": settings.laion_coco,
+        "image_results": settings.image_results or shard.source,
+    }
+    current = open_source(configured[shard.side], settings)
     return current if current.uri == shard.source else open_source(shard.source, settings)
 
 
@@ -99,6 +104,14 @@ def configured_sources(settings: Settings) -> dict[Side, SideSource]:
         return {"laion_coco": coco_source}
     raw = Origin(uri=settings.laion2b, include=settings.laion2b_include, exclude=settings.laion2b_exclude)
     return {"laion_2b": _configured(raw, settings, "laion2b"), "laion_coco": coco_source}
+
+
+def image_results_source(settings: Settings) -> SideSource | None:
+    """Where results of img2dataset are, with the patterns. None: planning needs none."""
+    if settings.image_results is None or not settings.skips_gone_images:
+        return None
+    patterns = {"include": settings.image_results_include, "exclude": settings.image_results_exclude}
+    return side_source(Origin(uri=settings.image_results, **patterns), settings)
 
 
 def _configured(origin: Origin, settings: Settings, setting: str) -> SideSource:

@@ -48,6 +48,19 @@ def dictionary_file(side: Side, name: str) -> str:
     return f"{dictionaries_folder(side)}/{name}"
 
 
+IMAGE_RESULTS = "image_results"
+
+
+def image_results_batch(name: str) -> str:
+    """What a batch of image results has (``pairing/image_results.py``)."""
+    return f"{IMAGE_RESULTS}/{name}.json"
+
+
+def image_results_file(bucket: str, name: str) -> str:
+    """The results of one batch for the URLs of one bucket."""
+    return f"{IMAGE_RESULTS}/{bucket}/{name}.parquet"
+
+
 BUCKETS_CONFIG = "buckets/config.json"
 
 

@@ -27,14 +27,15 @@ from capsfusion_tasks.pairing.url_limit import LeftOut
 from capsfusion_tasks.planning import waiting
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
-from capsfusion_tasks.planning.plan import OnEstimate, outdated, pair_paths, plan_units, unplanned_work
+from capsfusion_tasks.planning.plan import OnEstimate, known_images, outdated, pair_paths, plan_units, unplanned_work
 from capsfusion_tasks.planning.tokens import estimate_for
 from capsfusion_tasks.pull_rules import PairRules, PullRules
 from capsfusion_tasks.schemas import Existing, Shard, Side, Unit
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.shards.listing import dates
-from capsfusion_tasks.shards.sources import configured_sources, opened
+from capsfusion_tasks.shards.sources import configured_sources, image_results_source, opened
 from capsfusion_tasks.tasks.export import export_captions, export_target
+from capsfusion_tasks.tasks.image_results import read_image_results, result_files
 from capsfusion_tasks.tasks.report import report_interval
 from capsfusion_tasks.tasks.staging_area import fix_buckets
 from capsfusion_tasks.upkeep.check import check as run_checks
@@ -63,6 +64,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     if context.fusion_id is None:
         configured_template(settings)  # an invalid prompt is found before listing
     sources = configured_sources(settings)
+    result_files(settings)  # planning reads them; a wrong address should not wait for it
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)
     if planned:
@@ -185,14 +187,19 @@ def plan(
 ) -> list[Unit]:
     """The units to fuse: the unfinished ones of an earlier try of this interval, or else new ones.
 
-    Units that were planned with other settings for pulling and pairing are planned again. If one of them was started,
-    this raises InputError instead; ``replan`` drops their work.
+    First reads new image results. Pairs whose image is gone are left out, as far as it is known now: a unit keeps its
+    pairs, and a caption stays, when a later result says that the image is gone.
+
+    Units that were planned with other settings for pulling, pairing and gone images are planned again. If one of them
+    was started, this raises InputError instead; ``replan`` drops their work.
 
     ``existing`` says what to do with pairs that are fused already: skip them, or fuse and replace them. Raises
     InputError and plans nothing if the estimate exceeds ``budget``; ``on_estimate`` gets the estimate first. Pairs
     beyond ``max_units`` units are left for another run.
     """
     fusion_id = context.decoding.fusion_id
+    read_image_results(context)
+    images = known_images(context.settings, context.storage)
 
     def find(session: LockedSession, dropped: Set[str]) -> list[NewPairs]:
         with session.transaction() as connection:
@@ -205,6 +212,7 @@ def plan(
             limit=limit,
             rules=PairRules.of(context.settings),
             estimate=estimate_for(context, session.transaction, pair_paths(context.storage, [interval])),
+            images=images,
         )
 
     return plan_units(
@@ -253,8 +261,15 @@ def report(
     has_limit = PairRules.of(context.settings).url_pairs_max != "none"
     left_out = left_out_of(interval, context.storage).text if has_limit else ""
     engine = context.warehouse.engine
-    left = unplanned_work(engine, context.storage, fusion_id, [interval]).rows if fusion_id else 0
+    left = 0
+    if fusion_id:
+        to_fuse, _ = unplanned_work(
+            engine, context.storage, fusion_id, [interval], known_images(context.settings, context.storage)
+        )
+        left = to_fuse.rows
     with engine.begin() as connection:
+        shard_ids = [shard.shard_id for shard in shards]
+        shard_ids += list(ledger.image_results(connection)) if image_results_source(context.settings) else []
         return report_interval(
-            connection, interval, fusion_id, shards, unplanned=left, left_out=left_out, unit_ids=unit_ids
+            connection, interval, fusion_id, shard_ids, unplanned=left, left_out=left_out, unit_ids=unit_ids
         ).as_dict()

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from capsfusion_tasks.errors import printable
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.schemas import Replay, Shard
+from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.warehouse import fusions, plans, quarantine, queries
 from capsfusion_tasks.warehouse.plans import PlannedPairs
 from capsfusion_tasks.warehouse.queries import Rescued, RunSummary, Scope, SideSummary
@@ -56,7 +56,8 @@ class Report:
         total = self.summary
         if self.found:
             found, known = self.found.pairs, self.found.already_fused
-            lines.append(f"found: {found} pairs, {known} of them fused already or in other units")
+            gone = f", {self.found.gone} left out because their images are gone" if self.found.gone else ""
+            lines.append(f"found: {found} pairs, {known} of them fused already or in other units{gone}")
         if self.left_out:
             lines.append(self.left_out)
         units = _counts({state: count for state, count in self.units.items() if count})
@@ -159,24 +160,24 @@ def report_interval(
     connection: Connection,
     interval: Interval,
     fusion_id: str | None,
-    shards: list[Shard],
+    shard_ids: list[str],
     unplanned: int,
     left_out: str = "",
     unit_ids: Sequence[str] | None = None,
 ) -> Report:
-    """The report of one interval under one fusion, with its ``shards`` and its ``unplanned`` pairs.
+    """The report of one interval under one fusion, with its shards and its ``unplanned`` pairs.
 
     ``left_out``: a line on the pairs of URLs over the limit. ``unit_ids``: the units of one run. Captions are then
     counted in these units only, and pairs of the interval's other units count as fused already.
     """
     scope = Scope(interval=interval, fusion_id=fusion_id)
-    shard_ids = [shard.shard_id for shard in shards]
     if unit_ids is None:
         return replace(_report(connection, scope, shard_ids), unplanned=unplanned, left_out=left_out)
     report = _report(connection, replace(scope, unit_ids=unit_ids), shard_ids)
     whole, found = queries.run_summary(connection, scope), plans.planned_pairs(connection, scope)
     if found:
-        found = replace(found, already_fused=max(0, found.pairs - found.left - report.summary.rows_in))
+        fused_before = found.pairs - found.left - found.gone - report.summary.rows_in
+        found = replace(found, already_fused=max(0, fused_before))
     others = whole.units > report.summary.units
     whole_if_more = whole if others else None
     return replace(report, unplanned=unplanned, left_out=left_out, found=found, whole=whole_if_more)

@@ -21,7 +21,7 @@ from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import torchrun_argv
 from capsfusion_tasks.planning import unit_files
-from capsfusion_tasks.pull_rules import PairRules
+from capsfusion_tasks.pull_rules import UnitRules
 from capsfusion_tasks.schemas import Existing, Unit, fused_schema, has_beams, validated_schema, with_columns_of
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.validation import gate
@@ -76,7 +76,7 @@ def _require_pull_rules(context: Context, unit: Unit) -> None:
 
     For a task that runs without planning.
     """
-    made_with, rules = unit_files.rules_of(context.storage, unit.unit_id), PairRules.of(context.settings)
+    made_with, rules = unit_files.rules_of(context.storage, unit.unit_id), UnitRules.of(context.settings)
     if made_with is not None and made_with != rules:
         raise InputError(
             f"unit {unit.unit_id} was planned with {made_with.against(rules)}: finish it with"

@@ -11,7 +11,9 @@ from typing import Any
 
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.pairing.image_results import batches_of
 from capsfusion_tasks.schemas import Replay
+from capsfusion_tasks.shards.sources import image_results_source
 from capsfusion_tasks.staging import layout, scratch
 from capsfusion_tasks.staging.storage import Storage, StoredFile
 from capsfusion_tasks.warehouse import invariants, ledger, ownership
@@ -24,6 +26,7 @@ KINDS = {
     "units": "files of units that are loaded",
     "replays": "pairs of replays whose units are loaded",
     "unknown units": "files of units that are not in the ledger",
+    "image results": "results of another source, and files of a run that was killed while it read results",
     "temporary files": "files that a killed process left unfinished",
     "scratch": "folders in this machine's scratch space whose process has ended",
 }
@@ -106,6 +109,7 @@ def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list
         *_units(context, files, units, now - keep, unknown_before=now - max(keep, safe_age)),
         *_replays(storage, files, units, now - max(keep, safe_age)),
     ]
+    found += _image_results(context, files, now - safe_age)
     for file in files:
         if file.unpublished and file.modified < now - safe_age:
             found.append(Garbage("temporary files", file.path, file.size, partial(storage.delete, file.path)))
@@ -170,3 +174,20 @@ def _replays(storage: Storage, files: list[StoredFile], units: list[LedgerUnit],
         if key not in open_ones and all(file.modified < before for file in its):
             where = f"{layout.REPLAYS}/{key}"
             yield Garbage("replays", where, sum(file.size for file in its), partial(storage.delete_folder, where))
+
+
+def _image_results(context: Context, files: list[StoredFile], before: datetime) -> Iterator[Garbage]:
+    """Files of batches that no plan reads: those without a ``.json``, and those of another source than the one set."""
+    storage, place = context.storage, image_results_source(context.settings)
+    batches: dict[str, list[StoredFile]] = defaultdict(list)
+    for file in files:
+        if file.path.startswith(f"{layout.IMAGE_RESULTS}/") and not file.unpublished:
+            batches[file.path.rpartition("/")[2].partition(".")[0]].append(file)
+    listed = {name for name, its in batches.items() if any(file.path.endswith(".json") for file in its)}
+    used = listed
+    if place is not None:
+        used = {batch.name for batch in batches_of(storage, place.origin.model_dump(mode="json"))}
+    for name, its in batches.items():
+        if name not in used and all(file.modified < before for file in its):
+            for file in sorted(its, key=lambda file: not file.path.endswith(".json")):
+                yield Garbage("image results", file.path, file.size, partial(storage.delete, file.path))

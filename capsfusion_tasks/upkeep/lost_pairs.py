@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,8 @@ from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.join import bucket_pairs
 from capsfusion_tasks.planning.in_flight import PairsInFlight
 from capsfusion_tasks.planning.pair_files import BATCH_ROWS
-from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.planning.plan import known_images
+from capsfusion_tasks.schemas import PAIRED
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import Finding, run_again
@@ -58,15 +58,16 @@ class Account:
     lost: Counter[Interval] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, int]:
-        names = ("in the warehouse", "in units", "left for a limit", "waiting for a run", "lost")
+        names = ("in the warehouse", "in units", "image gone", "left for a limit", "waiting for a run", "lost")
         return {name: self.found[name] for name in names}
 
 
 def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
     """Join all buckets again, one after the other. Returns an account of the pairs of each fusion.
 
-    If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. Otherwise a
-    limit of one of the two plans left it out, or it is lost. Pairs of shards that were not planned yet wait for a run.
+    If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. Otherwise
+    its image is gone, a limit of one of the two plans left it out, or it is lost. Pairs of shards that were not planned
+    yet wait for a run.
 
     The second value is, for each side, the number of rows that have a partner. Rows with equal texts count once.
     """
@@ -89,7 +90,7 @@ def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
 
 @dataclass
 class Batch:
-    """Pairs of some buckets: their ids and the shards of their rows."""
+    """Pairs of some buckets: their ids, the shards of their rows, and whether their images are ``gone``."""
 
     buckets: set[str]
     pairs: pa.Table
@@ -99,13 +100,15 @@ def _batches(evidence: Evidence, shards: set[str], paired: Counter[str]) -> Iter
     """Join all buckets, and add to ``paired`` the number of rows of each side that have a partner."""
     buckets: set[str] = set()
     tables: list[pa.Table] = []
-    rows = 0
+    rows, images = 0, known_images(evidence.settings, evidence.storage)
     for bucket in range(bucket_count(evidence.storage, evidence.settings) if shards else 0):
-        buckets.add(layout.bucket_name(bucket))
+        buckets.add(name := layout.bucket_name(bucket))
+        results = images.of_bucket(name) if images else None
         for pairs in bucket_pairs(bucket, shards, evidence.storage, evidence.settings):
-            for side in get_args(Side):
+            for side in PAIRED:
                 paired[side] += pairs.group_by([f"{side}_shard", f"{side}_row"]).aggregate([]).num_rows
-            tables.append(pairs.select(["pair_id", *_SHARDS]))
+            gone = results.are_gone(pairs) if results else np.zeros(pairs.num_rows, bool)
+            tables.append(pairs.select(["pair_id", *_SHARDS]).append_column("gone", pa.array(gone)))
             rows += pairs.num_rows
         if rows >= BATCH_ROWS:
             yield Batch(buckets, pa.concat_tables(tables))
@@ -131,6 +134,9 @@ def _count(
     nowhere = ~known & ~in_units
     account.found["in the warehouse"] += int(known.sum())
     account.found["in units"] += int(in_units.sum())
+    gone = nowhere & batch.pairs["gone"].to_numpy()
+    nowhere &= ~gone
+    account.found["image gone"] += int(gone.sum())
     account.found["waiting for a run"] += int((nowhere & ~expected).sum())
     for pair in batch.pairs.select(_SHARDS).take(pa.array(np.flatnonzero(nowhere & expected))).to_pylist():
         intervals = sorted((home[pair[side]] for side in _SHARDS), key=lambda interval: interval.end)

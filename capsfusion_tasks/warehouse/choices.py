@@ -7,6 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
+from capsfusion_tasks.schemas import PAIRED
 from capsfusion_tasks.warehouse.ledger_tables import fusions, shards, work_units
 
 
@@ -28,8 +29,9 @@ def known_fusions(connection: Connection) -> list[KnownFusion]:
 
 def newest_shards(connection: Connection, limit: int) -> list[str]:
     """Paths of the shards that arrived last, the newest first."""
-    statement = select(shards.c.path).order_by(shards.c.arrived_at.desc(), shards.c.path).limit(limit)
-    return list(dict.fromkeys(connection.scalars(statement)))
+    statement = select(shards.c.path).where(shards.c.side.in_(PAIRED))
+    newest = statement.order_by(shards.c.arrived_at.desc(), shards.c.path).limit(limit)
+    return list(dict.fromkeys(connection.scalars(newest)))
 
 
 def newest_runs(connection: Connection, limit: int) -> list[str]:

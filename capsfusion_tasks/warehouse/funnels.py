@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, Select, Table, and_, cast, func, lateral
 from sqlalchemy.dialects.postgresql import TIMESTAMP, TSTZRANGE
 
 from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.schemas import PAIRED
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
 from capsfusion_tasks.warehouse.ledger_tables import plans, shards, work_units
 from capsfusion_tasks.warehouse.queries import Scope
@@ -124,7 +125,8 @@ def interval_shards(connection: Connection, interval: Interval) -> list[str]:
     """Ids of the interval's shards: those that arrived in it, except late ones, and late ones that it took."""
     arrived, adopted = shards.c.arrived_at, shards.c.adopted_by
     in_time = and_(arrived >= interval.start, arrived < interval.end, adopted.is_(None))
-    return list(connection.scalars(select(shards.c.shard_id).where(or_(in_time, adopted == interval.key))))
+    mine = shards.c.side.in_(PAIRED), or_(in_time, adopted == interval.key)
+    return list(connection.scalars(select(shards.c.shard_id).where(*mine)))
 
 
 @dataclass(frozen=True)

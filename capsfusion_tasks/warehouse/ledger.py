@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.schemas import Existing, Replay, Shard, Unit
+from capsfusion_tasks.schemas import PAIRED, Existing, Replay, Shard, Unit
 from capsfusion_tasks.warehouse.ledger_tables import shards, work_units
 from capsfusion_tasks.warehouse.sessions import LockedSession, locked_session
 from capsfusion_tasks.warehouse.writable import require_writable
@@ -74,9 +74,22 @@ def _update_shard(connection: Connection, shard_id: str, **values: Any) -> None:
 
 
 def pulled_bytes(connection: Connection) -> int:
-    """Size of all pulled shards in bytes, as listed at their sources."""
-    statement = select(func.coalesce(func.sum(shards.c.size_bytes), 0)).where(shards.c.state == "pulled")
-    return int(connection.execute(statement).scalar_one())
+    """Size of all pulled shards of both sides in bytes, as listed at their sources."""
+    mine = shards.c.state == "pulled", shards.c.side.in_(PAIRED)
+    return int(connection.scalar(select(func.coalesce(func.sum(shards.c.size_bytes), 0)).where(*mine)) or 0)
+
+
+def image_results(connection: Connection) -> dict[str, str]:
+    """Id → state of the files of image results."""
+    mine = select(shards.c.shard_id, shards.c.state).where(shards.c.side == "image_results")
+    return {row.shard_id: row.state for row in connection.execute(mine)}
+
+
+def forget_image_results(connection: Connection, shard_ids: Sequence[str]) -> None:
+    """Drop files of image results that their source does not have any more."""
+    mine = shards.c.side == "image_results", shards.c.shard_id == bindparam("id")
+    if shard_ids:
+        connection.execute(delete(shards).where(*mine), [{"id": shard_id} for shard_id in shard_ids])
 
 
 @contextmanager

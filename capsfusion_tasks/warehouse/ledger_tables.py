@@ -65,7 +65,7 @@ shards = Table(
     text_column("adopted_by", nullable=True),
     PrimaryKeyConstraint("source", "path", "etag"),
     UniqueConstraint("shard_id"),
-    one_of("side", ("laion_2b", "laion_coco")),
+    one_of("side", ("laion_2b", "laion_coco", "image_results")),
     one_of("state", SHARD_STATES),
 )
 
@@ -114,7 +114,8 @@ work_units = Table(
     Index(None, "replay"),
 )
 
-# The result of planning an interval. Pairs that were neither fused already nor planned are left for a later run.
+# The result of planning an interval. Pairs that were neither fused already nor planned nor gone are left
+# for a later run.
 plans = Table(
     "plans",
     metadata,
@@ -128,8 +129,10 @@ plans = Table(
     Column("already_fused", BigInteger, nullable=False),
     Column("planned", BigInteger, nullable=False),
     time_column("planned_at", server_default=func.now()),
+    # Other pairs that are left out because their images are gone.
+    Column("gone", BigInteger, nullable=False, server_default="0"),
     CheckConstraint(
-        "least(already_fused, planned) >= 0 and already_fused + planned <= pairs",
+        "least(already_fused, planned, gone) >= 0 and already_fused + planned + gone <= pairs",
         name="pairs_add_up",
     ),
     Index(None, "interval_start", "interval_end"),

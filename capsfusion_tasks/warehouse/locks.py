@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, func
 Kind = Literal[
     "migrate",  # the schema is being migrated
     "staging",  # a staging area is being laid out
+    "image_results",  # image results are being read into a staging area
     "plan",  # units of a fusion are being planned
     "load",  # rows of a fusion are being merged into the tables of captions
     "replay",  # a replay of a fusion's rejected captions is being planned

@@ -14,11 +14,15 @@ from capsfusion_tasks.warehouse.queries import Scope
 
 @dataclass(frozen=True)
 class PlannedPairs:
-    """Sums over plans. ``already_fused``: in units of other plans. ``left``: left for a later run."""
+    """Sums over plans. ``already_fused``: in units of other plans. ``left``: left for a later run.
+
+    ``gone``: left out because their images are gone.
+    """
 
     pairs: int
     already_fused: int
     left: int
+    gone: int = 0
 
 
 def record(
@@ -30,8 +34,9 @@ def record(
     pairs: int,
     already_fused: int,
     planned: int,
+    gone: int = 0,
 ) -> None:
-    """Enter a plan. ``pairs`` = ``already_fused`` + ``planned`` + pairs that a limit left for a later run."""
+    """Enter a plan. ``pairs`` = ``already_fused`` + ``planned`` + ``gone`` + pairs that are left for a later run."""
     connection.execute(
         insert(plans).values(
             fusion_id=fusion_id,
@@ -41,6 +46,7 @@ def record(
             pairs=pairs,
             already_fused=already_fused,
             planned=planned,
+            gone=gone,
         )
     )
 
@@ -49,7 +55,7 @@ def last_left(connection: Connection) -> dict[tuple[Interval, str], int]:
     """(interval, fusion_id) → pairs that its last plan left for a later run."""
     columns = plans.c
     last = select(func.max(columns.plan_id)).group_by(columns.interval_start, columns.interval_end, columns.fusion_id)
-    left = (columns.pairs - columns.already_fused - columns.planned).label("left")
+    left = (columns.pairs - columns.already_fused - columns.planned - columns.gone).label("left")
     statement = select(plans, left).where(columns.plan_id.in_(last))
     return {
         (Interval(start=row.interval_start, end=row.interval_end), row.fusion_id): row.left
@@ -72,13 +78,14 @@ def planned_pairs(connection: Connection, scope: Scope) -> PlannedPairs | None:
         select(
             columns.pairs,
             func.greatest(columns.already_fused - planned_before, 0).label("already_fused"),
-            (columns.pairs - columns.already_fused - columns.planned).label("left"),
+            (columns.pairs - columns.already_fused - columns.planned - columns.gone).label("left"),
+            columns.gone,
             func.row_number().over(partition_by=work, order_by=columns.plan_id.desc()).label("nth"),
         )
         .where(scope.clause(plans))
         .subquery()
     )
-    names = ("pairs", "already_fused", "left")
+    names = ("pairs", "already_fused", "left", "gone")
     sums = [cast(func.sum(each.c[name]), plans.c.pairs.type) for name in names]
     row = connection.execute(select(*sums).where(each.c.nth == 1)).one()
     return None if row[0] is None else PlannedPairs(*row)

@@ -198,7 +198,7 @@ def test_the_figures_of_a_run_and_of_everything(client: TestClient) -> None:
     assert run["sides"]["laion_2b"]["dropped"] == {"unsafe": 7, HOSTILE[0]: 1}
     assert run["distributions"]["reasons"] == {"truncated": 20}
     assert run["progress"]["seconds_left"] > 0
-    assert run["found"] == {"pairs": 100, "already_fused": 25, "left": 5}
+    assert run["found"] == {"pairs": 100, "already_fused": 25, "left": 5, "gone": 0}
     assert get(client, "/api/figures")["summary"] == run["summary"]
     interval = run["interval"]
     assert get(client, "/api/figures", **interval)["summary"] == run["summary"]
@@ -208,7 +208,7 @@ def test_the_figures_of_a_run_and_of_everything(client: TestClient) -> None:
 
 def test_a_run_that_planned_nothing_says_what_it_found(client: TestClient) -> None:
     run = get(client, "/api/figures", dag_run_id=AGAIN)
-    assert run["found"] == {"pairs": 100, "already_fused": 100, "left": 0}
+    assert run["found"] == {"pairs": 100, "already_fused": 100, "left": 0, "gone": 0}
     assert run["summary"]["units"] == 0
     assert run["interval"] == get(client, "/api/figures", dag_run_id=RUN)["interval"]
 

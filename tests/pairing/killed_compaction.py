@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from capsfusion_tasks.pairing import bucket_side, compaction, lookups
 from capsfusion_tasks.pull_rules import PullRules
-from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.schemas import PAIRED
 from capsfusion_tasks.staging.storage import Storage
 from tests.pairing.test_join import Area
 
@@ -39,5 +39,5 @@ def compact_and_die(folder: Path, buckets: int, point: str, call: int) -> None:
     area = Area(folder, buckets)
     rules = PullRules.of(area.settings)
     for bucket in range(buckets):
-        for side in get_args(Side):
+        for side in PAIRED:
             compaction.compact(bucket_side.BucketSide.of(area.storage, side, bucket, set(), rules), 1)

@@ -1,4 +1,4 @@
-"""Random shards in random order: the join finds the same pairs as two nested loops."""
+"""Random shards in random order: the join, with image results as its third side, finds the same as nested loops."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from capsfusion_tasks.pairing.columns import Counts
+from capsfusion_tasks.pairing.image_results import ImageResults, batches_of, publish_batch, read_results
+from capsfusion_tasks.planning.new_pairs import count_new_pairs, new_pairs
 from tests.pairing.test_join import DAYS, Area
 
 pytestmark = pytest.mark.slow
@@ -78,3 +83,114 @@ def test_no_pair_is_lost_and_none_is_found_twice_by_a_run(
                 join(day, pull(day))
         everything = [[row for shard in shards for row in shard[side]] for side in range(2)]
         assert found == brute_force(*everything)
+
+
+STATUSES = st.sampled_from([None, "success", "failed_to_download", "failed_to_resize", "?"])
+IMAGES = st.sampled_from(["u1", "u2", "u3", "u4"])
+# Rows of a day: raw and synthetic captions of some images, with the status that the release has.
+DATED = st.lists(st.tuples(IMAGES, st.sampled_from(["raw", "Raw"]), STATUSES), min_size=1, max_size=5)
+# A file of results: URL and status.
+RESULTS = st.lists(st.tuples(IMAGES, STATUSES), min_size=1, max_size=4)
+# Days and files of results in the order in which they come.
+ORDERS = st.permutations(["day 0", "day 1", "day 2", "results 0", "results 1"])
+
+Image = tuple[str, str, str | None]
+Key = tuple[str, str]  # URL and raw caption: there is one synthetic caption of each
+
+
+def is_gone(*said: str | None) -> bool | None:
+    """Whether an image with these statuses is gone; None: none of them says."""
+    if {"success", "failed_to_resize"} & {*said}:
+        return False
+    return True if "failed_to_download" in said else None
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(DATED, DATED), min_size=3, max_size=3), st.lists(RESULTS, min_size=2, max_size=2), ORDERS)
+def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
+    days: list[tuple[list[Image], list[Image]]], results: list[list[tuple[str, str | None]]], order: list[str]
+) -> None:
+    """A day is pulled, joined and planned when it comes, with the results that came before. At the end all days are."""
+    with tempfile.TemporaryDirectory() as folder:
+        area = Area(Path(folder), gone_images="skip")
+        raws: list[Image] = []
+        cocos: list[Image] = []
+        known: list[tuple[str, str | None]] = []
+        joined: dict[int, dict[Key, bool | None]] = {}  # day → its pairs, and what the releases say then
+        planned: set[Key] = set()
+        names: dict[bytes, Key] = {}
+
+        def gone_of(day: int) -> dict[Key, bool]:
+            """The pairs of the day that are not planned yet, by nested loops over all results that came."""
+            found = {}
+            for key, of_release in joined[day].items():
+                of_results = is_gone(*(status for url, status in known if url == key[0]))
+                if key not in planned:
+                    found[key] = bool(of_release if of_results is None else of_results)
+            return found
+
+        def known_ids(ids: pa.Array) -> pa.Array:
+            return pa.array([names[pair_id] in planned for pair_id in ids.to_pylist()], pa.bool_())
+
+        def plan(day: int) -> None:
+            expected = gone_of(day)
+            found = new_pairs(area.storage, DAYS[day], known_ids, [], None, images=images())
+            new = {
+                names[area.storage.read_table(part.path)["pair_id"][row].as_py()] for part in found for row in part.rows
+            }
+            assert new == {key for key, gone in expected.items() if not gone}
+            assert sum(part.gone.rows for part in found) == sum(expected.values())
+            planned.update(new)
+
+        def images() -> ImageResults:
+            return ImageResults(area.storage, tuple(batches_of(area.storage, {})))
+
+        for what, number in ((name, int(digit)) for name, digit in map(str.split, order)):
+            if what == "results":
+                put_results(area, f"results{number}", results[number])
+                known += results[number]
+                continue
+            raw, coco = days[number]
+            raws += raw
+            cocos += coco
+            new = [
+                area.put("laion_2b", f"raw{number}", [{"URL": u, "TEXT": t, "status": s} for u, t, s in raw]),
+                area.put(
+                    "laion_coco",
+                    f"coco{number}",
+                    [{"URL": u, "TEXT": t, "top_caption": "A car.", "status": s} for u, t, s in coco],
+                ),
+            ]
+            for pair in area.join(DAYS[number], *new):
+                names[pair["pair_id"]] = pair["image_url"], pair["laion_2b"]
+            joined[number] = {
+                (url, text): is_gone(*(said for a, b, said in [*raws, *cocos] if (a, b) == (url, text)))
+                for url, text in {row[:2] for row in raws} & {row[:2] for row in cocos}
+                if (url, text) in {row[:2] for row in [*raw, *coco]}
+            }
+            plan(number)
+        to_fuse, left_out = count_new_pairs(area.storage, DAYS, known_ids, [], images=images())
+        waiting: dict[Key, bool] = {}
+        for day in range(3):
+            for key, gone in gone_of(day).items():
+                waiting[key] = waiting.get(key, True) and gone
+        assert (to_fuse.rows, left_out.rows) == (
+            list(waiting.values()).count(False),
+            list(waiting.values()).count(True),
+        )
+        for day in range(3):
+            plan(day)
+        # With all results, whatever was planned before: no living pair is left, and no other one was added.
+        final = {key: gone for day in range(3) for key, gone in gone_of(day).items()}
+        assert all(final.values())
+
+
+def put_results(area: Area, name: str, rows: list[tuple[str, str | None]]) -> None:
+    file = area.folder / f"{name}.parquet"
+    pq.write_table(
+        pa.table({"url": [url for url, _ in rows], "status": pa.array([s for _, s in rows], pa.string())}), file
+    )
+    counts = Counts()
+    with pa.memory_map(str(file)) as stream, tempfile.TemporaryDirectory() as scratch:
+        tables = read_results(stream, name, area.buckets, 0, counts)
+        publish_batch(area.storage, Path(scratch), {}, tables, {0: (name, counts)})

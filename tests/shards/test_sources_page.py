@@ -68,6 +68,8 @@ def test_the_commands_of_the_page_do_what_it_says(
     alone = tmp_path / "laion-coco-alone" / "a.parquet"
     pq.write_table(pa.table({name: pa.array([], pa.string()) for name in ("URL", "TEXT", "top_caption")}), alone)
     os.utime(alone, (ARRIVED.timestamp(), ARRIVED.timestamp()))
+    (tmp_path / "images").mkdir()
+    pq.write_table(pa.table({"url": ["u"], "status": ["success"]}), tmp_path / "images" / "00000.parquet")
     if "s3://" in block:  # an uploaded object has the time of the upload
         today = datetime.now(UTC).date()
         block = block.replace("2026-11-01", str(today)).replace("2026-11-02", str(today.replace(year=today.year + 1)))
@@ -85,3 +87,5 @@ def test_the_commands_of_the_page_do_what_it_says(
     assert done.returncode == 0, done.stderr
     side = "laion_coco" if "alone" in block else "laion_2b"
     assert f"{side}: 1 shards (1 pulled, 0 failed)" in done.stdout
+    if "IMAGE_RESULTS" in block:
+        assert "image_results: 1 shards (1 pulled, 0 failed), 1 rows" in done.stdout

@@ -221,19 +221,19 @@ def test_a_unit_that_cannot_be_loaded_fails_alone(settings: Settings) -> None:
 def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
     report = run_pipeline(settings, DAYS[0], limit=5, say=lambda line: None)
     assert report["unplanned"] == 35
-    assert report["found"] == {"pairs": 40, "already_fused": 0, "left": 35}
+    assert report["found"] == {"pairs": 40, "already_fused": 0, "left": 35, "gone": 0}
     assert "left: 35 pairs that are in no unit" in report["text"]
     assert len(pairs_in(settings)) == 5
     assert report["whole"] is None
     report = run_pipeline(settings, DAYS[0], limit=20, say=lambda line: None)
     assert report["summary"]["rows_in"] == 20
-    assert report["found"] == {"pairs": 40, "already_fused": 5, "left": 15}
+    assert report["found"] == {"pairs": 40, "already_fused": 5, "left": 15, "gone": 0}
     assert report["whole"]["rows_in"] == 25
     assert "pairs: 20 = " in report["text"]
     assert "rejected in all, with those of other runs" in report["text"]
     report = run_pipeline(settings, DAYS[0], say=lambda line: None)
     assert report["summary"]["rows_in"] == 15
-    assert report["found"] == {"pairs": 40, "already_fused": 25, "left": 0}
+    assert report["found"] == {"pairs": 40, "already_fused": 25, "left": 0, "gone": 0}
     assert len(pairs_in(settings)) == 40
 
 

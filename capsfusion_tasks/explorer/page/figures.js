@@ -82,6 +82,7 @@ function funnel(all) {
   }
   if (found) {
     rows.push(["pairs", found.pairs], ["already fused", found.already_fused, "lost", true]);
+    if (found.gone) rows.push(["left out: the image is gone", found.gone, "lost", true]);
     if (found.left) rows.push(["left for a later run", found.left, "waiting", true]);
   }
   const done = summary.accepted + summary.rejected;

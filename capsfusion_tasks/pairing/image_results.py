@@ -1,0 +1,200 @@
+"""Results of img2dataset: for each URL, whether its image is gone. The third side of a pair, which planning reads.
+
+Files of results are read in batches. A batch has a file for each bucket, with a hash of each URL instead of the URL,
+and a ``.json``, which is written last and says which files the batch has. A batch is valid for one source and its
+patterns. If a URL has several results, its image is there if one of them says so, in whatever order they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import mmh3
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.pairing.buckets import bucket_numbers, together
+from capsfusion_tasks.pairing.columns import Counts, as_type, is_blank, is_text
+from capsfusion_tasks.pairing.image_status import is_gone
+from capsfusion_tasks.pairing.shard_reader import read_batches
+from capsfusion_tasks.pairing.spill import BucketSpill
+from capsfusion_tasks.schemas import IMAGE_RESULTS
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.read_ahead import read_ahead
+from capsfusion_tasks.staging.storage import Storage
+
+VERSION = 1  # raise it when other results are read from the same file
+
+_READ_ROWS, _READ_BYTES = 1 << 16, 64 << 20
+_SPILLED_ROWS = 1 << 18
+_WRITERS = 4  # on S3 each file takes up to three round trips
+_SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  # number of the file in the batch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a ``.json`` says. ``source``: address and patterns of the files; ``files``: id → counts of its rows."""
+
+    name: str
+    source: dict[str, Any]
+    files: dict[str, Counts]
+    buckets: list[str]
+    version: int = VERSION
+
+    @classmethod
+    def read(cls, storage: Storage, path: str) -> Batch:
+        said = storage.read_json(path)
+        return cls(**{**said, "files": {name: Counts(**counts) for name, counts in said["files"].items()}})
+
+    def publish(self, storage: Storage) -> None:
+        storage.write_json(layout.image_results_batch(self.name), asdict(self))
+
+    def delete(self, storage: Storage) -> None:
+        # The ``.json`` goes first, so that no batch is listed without its files.
+        paths = (layout.image_results_file(bucket, self.name) for bucket in self.buckets)
+        for path in [layout.image_results_batch(self.name), *paths]:
+            with suppress(FileNotFoundError):
+                storage.delete(path)
+
+
+def batches_of(storage: Storage, source: Mapping[str, Any]) -> list[Batch]:
+    """The batches that are valid for ``source``."""
+    paths = [path for path in storage.files(layout.IMAGE_RESULTS) if path.endswith(".json")]
+    found = read_ahead(lambda path: Batch.read(storage, path), paths)
+    return [batch for batch in found if (batch.source, batch.version) == (source, VERSION)]
+
+
+def read_results(stream: pa.NativeFile, where: str, buckets: int, number: int, counts: Counts) -> Iterator[pa.Table]:
+    """The results of a file as ``publish_batch`` takes them. ``counts`` counts all rows, and those that say nothing.
+
+    ``number``: of the file in its batch. Raises InputError for a file that is not Parquet, or lacks a column.
+    """
+    names: dict[str, str] = {}
+
+    def choose(schema: pa.Schema) -> list[str]:
+        names.update(_columns(schema, where))
+        return list(names.values())
+
+    for batch in read_batches(stream, where, choose, _READ_ROWS, _READ_BYTES):
+        url, status = (as_type(batch[names[name]], pa.string()) for name in ("url", "status"))
+        rows = pa.table({"url": url, "gone": is_gone(status)})
+        named = rows.filter(pc.invert(is_blank(rows["url"])))
+        known = named.filter(pc.is_valid(named["gone"]))
+        counts.rows += rows.num_rows
+        counts.drop("null_url", rows.num_rows - named.num_rows)
+        counts.drop("no_status", named.num_rows - known.num_rows)
+        columns = {
+            "hash": url_hashes(known["url"]),
+            "gone": known["gone"],
+            "file": pa.repeat(pa.scalar(number, pa.int32()), known.num_rows),
+            "bucket": bucket_numbers(known["url"], buckets),
+        }
+        yield pa.table(columns)
+
+
+def _columns(schema: pa.Schema, where: str) -> dict[str, str]:
+    """``url`` and ``status`` → the file's own name, in any case."""
+    found = {}
+    for wanted in ("url", "status"):
+        match [name for name in schema.names if name.lower() == wanted]:
+            case [name] if is_text(schema.field(name).type):
+                found[wanted] = name
+            case [name]:
+                raise InputError(f"{where}: {name} is {schema.field(name).type}, expected text: replace the file")
+            case []:
+                raise InputError(
+                    f"{where} has no column {wanted}, as results of img2dataset have; it has {', '.join(schema.names)}."
+                    " Replace it, or exclude it with CAPSFUSION_IMAGE_RESULTS_EXCLUDE"
+                )
+            case several:
+                raise InputError(f"{where} has the same column more than once ({' and '.join(several)}): replace it")
+    return found
+
+
+def url_hashes(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A hash of each URL, [rows] int64: the first 64 bits of MurmurHash3, the same on every machine.
+
+    Of all 600 million pairs of LAION-COCO with results for all of them, 0.02 would get the result of another URL.
+    """
+    hashes = b"".join(map(mmh3.hash_bytes, urls.cast(pa.binary()).to_pylist()))
+    return np.frombuffer(hashes, "<i8")[::2]
+
+
+def publish_batch(
+    storage: Storage,
+    folder: Path,
+    source: dict[str, Any],
+    tables: Iterable[pa.Table],
+    files: Mapping[int, tuple[str, Counts]],
+) -> None:
+    """Publish the results of several files as a batch. ``folder`` is scratch space.
+
+    ``tables`` are those of ``read_results``. ``files``: number → id and counts, of the files that count. It is read
+    after the last table, so that a file whose reading failed in its middle can be left out.
+    """
+    spill = BucketSpill(folder, _SPILLED)
+    for table in together(tables, _SPILLED_ROWS):
+        spill.add(table.select(_SPILLED.names), table["bucket"].to_numpy())
+    name, numbers = uuid4().hex, pa.array(sorted(files), pa.int32())
+
+    def write(bucket: int) -> str | None:
+        spilled = pa.concat_tables(spill.rows(bucket))
+        rows = spilled.filter(pc.is_in(spilled["file"], value_set=numbers)).select(IMAGE_RESULTS.names)
+        one_each = rows.group_by("hash").aggregate([("gone", "all")]).rename_columns(IMAGE_RESULTS.names)
+        if not one_each.num_rows:
+            return None
+        storage.write_table(
+            layout.image_results_file(layout.bucket_name(bucket), name), one_each.sort_by("hash").cast(IMAGE_RESULTS)
+        )
+        return layout.bucket_name(bucket)
+
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        buckets = [bucket for bucket in writers.map(write, spill.buckets()) if bucket]
+    if files:
+        Batch(name, source, dict(files.values()), buckets).publish(storage)
+
+
+@dataclass(frozen=True)
+class BucketResults:
+    """The results for the URLs of one bucket, as hashes: [n] int64 each."""
+
+    gone: np.ndarray
+    there: np.ndarray
+
+    def are_gone(self, pairs: pa.Table) -> np.ndarray:
+        """Whether the image of each of ``pairs`` (``schemas.FOUND_PAIRS``) is gone, [rows] bool.
+
+        Where no result has the image's URL, the status in the release counts, which is as old as the release.
+        """
+        gone: np.ndarray = pairs["gone"].fill_null(False).to_numpy().astype(bool)
+        if not len(self.gone) and not len(self.there):
+            return gone
+        asked = url_hashes(pairs["image_url"])
+        return (gone | np.isin(asked, self.gone)) & ~np.isin(asked, self.there)
+
+
+@dataclass(frozen=True)
+class ImageResults:
+    """The results of valid batches."""
+
+    storage: Storage
+    batches: tuple[Batch, ...] = ()
+
+    def of_bucket(self, bucket: str) -> BucketResults:
+        """The results of a bucket. Raises NotReadyError if a batch was replaced meanwhile."""
+        paths = [layout.image_results_file(bucket, batch.name) for batch in self.batches if bucket in batch.buckets]
+        try:
+            tables = [IMAGE_RESULTS.empty_table(), *(self.storage.read_table(path) for path in paths)]
+        except FileNotFoundError as error:
+            raise NotReadyError("another run is reading the image results again: try again") from error
+        results = pa.concat_tables(tables)
+        hashes, gone = results["hash"].to_numpy(), results["gone"].to_numpy().astype(bool)
+        return BucketResults(hashes[gone], hashes[~gone])

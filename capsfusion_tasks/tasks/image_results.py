@@ -1,0 +1,126 @@
+"""Reads results of img2dataset that no run has read yet, before an interval is planned.
+
+They belong to no interval: each run reads all files that the source has, and each plan uses what is known then.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from capsfusion_tasks.context import Context
+from capsfusion_tasks.errors import InputError, NotReadyError, printable
+from capsfusion_tasks.pairing.bucket_count import bucket_count
+from capsfusion_tasks.pairing.columns import Counts
+from capsfusion_tasks.pairing.image_results import batches_of, publish_batch, read_results
+from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.shards.listing import every_shard
+from capsfusion_tasks.shards.sources import image_results_source, opened
+from capsfusion_tasks.staging import scratch
+from capsfusion_tasks.warehouse import ledger
+from capsfusion_tasks.warehouse.sessions import locked_session
+
+log = logging.getLogger(__name__)
+
+BATCH_ROWS = 8 << 20  # rows from which a batch takes no further file: all of LAION-COCO's results are 75 batches
+
+
+def result_files(settings: Settings) -> list[Shard]:
+    """All files that the source of image results has now. Raises as listing any source does."""
+    place = image_results_source(settings)
+    return every_shard("image_results", place) if place else []
+
+
+def read_image_results(context: Context) -> None:
+    """Read the files of image results that no run has read, and forget those that the source has no more.
+
+    A file that cannot be used fails alone, in the ledger; the next run tries it again. Raises NotReadyError for a file
+    that cannot be read at the moment, after all others were read: a retry may read it.
+    """
+    settings, storage, engine = context.settings, context.storage, context.warehouse.engine
+    place = image_results_source(settings)
+    if place is None:
+        return
+    source = place.origin.model_dump(mode="json")
+    with locked_session(engine) as session:
+        session.lock("image_results", storage.root)  # other runs wait, and then find everything read
+        shards = result_files(settings)
+        listed = {shard.shard_id for shard in shards}
+        batches = batches_of(storage, source)
+        outdated = [batch for batch in batches if not batch.files.keys() <= listed]
+        read = {name: counts for batch in batches if batch not in outdated for name, counts in batch.files.items()}
+        _record(context, shards, read)
+        unread = iter([shard for shard in shards if shard.shard_id not in read])
+        passing: list[NotReadyError] = []
+        while (first := next(unread, None)) is not None:
+            batch = _Batch(context, first, unread)
+            with scratch.temporary_folder(settings.scratch_folder, "split-", "the image results") as folder:
+                publish_batch(storage, folder, source, batch.tables(), batch.files)
+            _finish(context, batch)
+            passing += batch.passing
+        # After the new batches are there, because planning must not miss the results that both have.
+        for old in outdated:
+            old.delete(storage)
+    if passing:
+        raise passing[0]
+
+
+def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> None:
+    """Enter the files in the ledger, those that were read before as pulled."""
+    with context.warehouse.engine.begin() as connection:
+        known = ledger.image_results(connection)
+        ledger.record_shards(connection, [shard for shard in shards if shard.shard_id not in known])
+        ledger.forget_image_results(connection, sorted(known.keys() - {shard.shard_id for shard in shards}))
+        for shard_id, counts in read.items():
+            if known.get(shard_id) != "pulled":
+                ledger.shard_pulled(connection, shard_id, counts.rows, counts.dropped)
+
+
+@dataclass
+class _Batch:
+    """Files that are read together: ``first`` and more of ``others``, until there are enough rows."""
+
+    context: Context
+    first: Shard
+    others: Iterator[Shard]
+    files: dict[int, tuple[str, Counts]] = field(default_factory=dict)  # number → id and counts of files that were read
+    failed: dict[str, str] = field(default_factory=dict)  # id → error
+    passing: list[NotReadyError] = field(default_factory=list)
+
+    def tables(self) -> Iterator[pa.Table]:
+        rows, number, shard = 0, 0, self.first
+        while True:
+            counts = Counts()
+            try:
+                yield from self._read(shard, number, counts)
+                self.files[number] = shard.shard_id, counts
+            except (InputError, NotReadyError) as error:
+                self.failed[shard.shard_id] = str(error)
+                if isinstance(error, NotReadyError):
+                    self.passing.append(error)
+                log.warning("plan: image results are left out: %s", error)
+            rows, number = rows + counts.rows, number + 1
+            if rows >= BATCH_ROWS or (following := next(self.others, None)) is None:
+                return
+            shard = following
+
+    def _read(self, shard: Shard, number: int, counts: Counts) -> Iterator[pa.Table]:
+        settings = self.context.settings
+        buckets = bucket_count(self.context.storage, settings)
+        with opened(shard, settings) as stream:
+            where = printable(f"{shard.source}/{shard.path}")
+            yield from read_results(stream, where, buckets, number, counts)
+
+
+def _finish(context: Context, batch: _Batch) -> None:
+    rows = sum(counts.rows for _, counts in batch.files.values())
+    log.info("plan: %d files of image results are read, %d rows", len(batch.files), rows)
+    with context.warehouse.engine.begin() as connection:
+        for shard_id, counts in batch.files.values():
+            ledger.shard_pulled(connection, shard_id, counts.rows, counts.dropped)
+        for shard_id, error in batch.failed.items():
+            ledger.shard_failed(connection, shard_id, error)

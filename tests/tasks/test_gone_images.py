@@ -1,0 +1,343 @@
+"""Runs with results of img2dataset: pairs whose image is gone are counted and left out, and what is loaded stays."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from capsfusion_tasks.cli import app
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.planning.plan import known_images
+from capsfusion_tasks.schemas import Shard, Unit
+from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.tasks import image_results
+from capsfusion_tasks.tasks.local_run import run_pipeline
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.sql import execute_sql
+from tests.opened import check, collect, interval_tasks, plan, unit_tasks
+from tests.tasks.place import DAY, Place, pair
+from tests.upkeep.conftest import fuse_by_hand, plan_day, run_day
+
+
+def url(number: int) -> str:
+    return f"http://img.example.org/{number}.jpg"
+
+
+def put(place: Place, name: str, said: dict[int, str | None], folder: str = "results") -> Path:
+    file = place.folder / folder / f"{name}.parquet"
+    file.parent.mkdir(exist_ok=True)
+    statuses = pa.array(list(said.values()), pa.string())
+    pq.write_table(pa.table({"url": [url(n) for n in said], "key": ["k"] * len(said), "status": statuses}), file)
+    return file
+
+
+GONE, THERE = "failed_to_download", "success"
+
+
+def with_results(place: Place, folder: str = "results", **more: Any) -> Settings:
+    return place.settings(image_results=str(place.folder / folder), **more)
+
+
+def images(settings: Settings, units: list[Unit]) -> set[int]:
+    storage = Storage(settings.staging_uri)
+    tables = [storage.read_table(layout.unit_pairs(unit.unit_id), ["image_url"]) for unit in units]
+    urls = [address for table in tables for address in table["image_url"].to_pylist()]
+    assert len(urls) == len({*urls})
+    return {*map(number_of, urls)}
+
+
+def number_of(address: str) -> int:
+    return int(address.rpartition("/")[2].removesuffix(".jpg"))
+
+
+def joined(settings: Settings) -> set[int]:
+    """The images of all pairs that the join finds, gone or not."""
+    pair(settings)
+    storage = Storage(settings.staging_uri)
+    tables = [storage.read_table(path, ["image_url"]) for path in storage.files(layout.pairs_folder(DAY))]
+    return {number_of(address) for table in tables for address in table["image_url"].to_pylist()}
+
+
+def rows(settings: Settings, query: str) -> list[dict[str, Any]]:
+    with open_warehouse(settings) as warehouse:
+        return list(execute_sql(warehouse, query).to_pylist())
+
+
+def test_what_is_gone_is_counted_and_left_out(place: Place) -> None:
+    put(place, "0", {})
+    settings = with_results(place)
+    everything = joined(settings)
+    gone = sorted(everything)[:2]
+    put(place, "0", {gone[0]: GONE, 77: GONE, gone[1]: None})
+    put(place, "1", {gone[1]: GONE, sorted(everything)[2]: THERE, sorted(everything)[3]: "failed_to_resize"})
+    before = plan.estimate(settings)
+    assert (before.gone.rows, before.total.rows) == (0, len(everything)), "no run has read the results"
+    estimates: list[Any] = []
+    units = plan_day(settings, DAY, on_estimate=estimates.append)
+    assert images(settings, units) == everything - {*gone}
+    [planned] = rows(settings, "select pairs, planned, gone from plans order by plan_id desc limit 1")
+    assert planned == {"pairs": len(everything), "planned": len(everything) - 2, "gone": 2}
+    [estimate], now = estimates, plan.estimate(settings)
+    assert estimate.gone == now.gone
+    assert (now.gone.rows, now.work["paired, not planned"].rows) == (2, 0)
+    assert now.as_dict()["gone"]["rows"] == 2
+    assert now.as_dict()["gone"]["gpu_hours"]["median"] == pytest.approx(
+        now.gone.tokens / now.rate.tokens_per_second.median / 3600
+    )
+    assert "left out, because their images are gone: 2 pairs, about" in now.text
+    report = interval_tasks.report(settings, DAY)
+    assert (
+        f"found: {len(everything)} pairs, 0 of them fused already or in other units, 2 left out because"
+        in report["text"]
+    )
+    assert report["sides"]["image_results"] == {
+        "shards": 2,
+        "pulled": 2,
+        "failed": 0,
+        "rows": 6,
+        "dropped": {"no_status": 1},
+    }
+    assert report["unplanned"] == 0
+    checked = check(settings, pairs=True)
+    assert [*checked.pairs.values()] == [
+        {"in the warehouse": 0, "in units": len(everything) - 2, "image gone": 2}
+        | dict.fromkeys(("left for a limit", "waiting for a run", "lost"), 0)
+    ]
+    assert checked.findings == []
+
+
+def test_a_later_result_changes_nothing_that_is_planned_or_loaded(place: Place) -> None:
+    put(place, "0", {1: THERE})
+    settings = with_results(place, unit_tokens=1)
+    first, *others = plan_day(settings, DAY)
+    fuse_by_hand(settings, first)
+    unit_tasks.validate(settings, first)
+    unit_tasks.load(settings, first)
+    loaded = "select * from (select pair_id, loaded_at from fused_captions union select pair_id, loaded_at from"
+    loaded += " rejected_captions) stored"
+    stored = rows(settings, loaded)
+    put(place, "1", dict.fromkeys(range(9), GONE))
+    assert plan_day(settings, DAY) == others
+    for unit in others:
+        fuse_by_hand(settings, unit)
+        unit_tasks.validate(settings, unit)
+        unit_tasks.load(settings, unit)
+    assert plan_day(settings, DAY) == []
+    assert plan_day(settings, DAY, existing="replace") == []
+    assert [row for row in rows(settings, loaded) if row in stored] == stored
+    assert plan.estimate(settings).gone.rows == 0, "all pairs were fused before it was known"
+
+
+def test_a_success_that_comes_later_gives_the_pair_to_the_next_run(place: Place) -> None:
+    put(place, "0", {4: GONE, 2: GONE})
+    settings = with_results(place)
+    run_day(settings, DAY)
+    put(place, "1", {4: THERE})
+    assert images(settings, plan_day(settings, DAY)) == {4}
+
+
+def test_results_that_the_source_has_no_more_do_not_count(place: Place) -> None:
+    file = put(place, "0", {4: GONE})
+    put(place, "1", {2: GONE})
+    settings = with_results(place)
+    run_day(settings, DAY)
+    file.unlink()
+    assert images(settings, plan_day(settings, DAY)) == {4}
+    assert [row["path"] for row in rows(settings, "select path from shards where side = 'image_results'")] == [
+        "1.parquet"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (
+            pa.table({"URL": ["u"], "state": ["success"]}),
+            "has no column status, as results of img2dataset have; it has URL",
+        ),
+        (pa.table({"status": ["success"]}), "has no column url"),
+        (pa.table({"url": ["u"], "status": [200]}), "status is int64, expected text"),
+        (pa.table({"url": ["u"], "status": ["x"], "STATUS": ["y"]}), "the same column more than once"),
+        (b"PAR1 no file", "cannot be read as Parquet"),
+    ],
+    ids=["status", "url", "type", "twice", "bytes"],
+)
+def test_a_bad_file_of_results_fails_alone_until_it_is_replaced(place: Place, bad: Any, said: str) -> None:
+    put(place, "0", {4: GONE})
+    put(place, "2", {2: GONE})
+    file = place.folder / "results" / "1.parquet"
+    file.write_bytes(bad) if isinstance(bad, bytes) else pq.write_table(bad, file)
+    settings = with_results(place)
+    assert not {2, 4} & images(settings, plan_day(settings, DAY))
+    report = interval_tasks.report(settings, DAY)
+    [failure] = report["failures"]
+    assert failure.startswith("shard image_results/1.parquet failed: ")
+    assert said in failure
+    assert report["sides"]["image_results"]["pulled"] == 2
+    put(place, "1", {8: GONE})
+    plan_day(settings, DAY)
+    assert interval_tasks.report(settings, DAY)["failures"] == []
+
+
+def test_what_cannot_be_read_at_the_moment_is_read_by_a_retry(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(place, "0", {4: GONE})
+    put(place, "1", {2: GONE})
+    settings = with_results(place)
+    pair(settings)
+    real, read = image_results.opened, []
+
+    @contextmanager
+    def opened(shard: Shard, settings: Settings) -> Iterator[pa.NativeFile]:
+        read.append(shard.path)
+        if shard.path == "0.parquet" and len(read) == 1:
+            raise NotReadyError("no answer")
+        with real(shard, settings) as stream:
+            yield stream
+
+    monkeypatch.setattr(image_results, "opened", opened)
+    with pytest.raises(NotReadyError, match="no answer"):
+        interval_tasks.plan(settings, DAY)
+    assert not {2, 4} & images(settings, interval_tasks.plan(settings, DAY))
+    assert read == ["0.parquet", "1.parquet", "0.parquet"], "what was read stays read"
+
+
+def test_several_batches_are_read_as_one_would_be(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_results, "BATCH_ROWS", 2)
+    for name, said in enumerate([{4: GONE}, {2: GONE, 8: GONE}, {4: THERE}, {6: GONE}]):
+        put(place, str(name), said)
+    settings = with_results(place)
+    units = plan_day(settings, DAY)
+    assert images(settings, units) & {2, 4, 6, 8} == {4}
+    assert len([path for path in Storage(settings.staging_uri).files("image_results") if path.endswith(".json")]) == 2
+
+
+def test_a_wrong_address_is_told_before_anything_is_pulled(place: Place) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        interval_tasks.discover(with_results(place, "nowhere"), DAY)
+
+
+# Setting → values for two runs, and the pairs that the second run leaves out.
+CHANGES: list[tuple[dict[str, tuple[Any, Any]], set[int]]] = [
+    ({"image_results": (None, "results")}, {4}),
+    ({"image_results": ("results", None)}, set()),
+    ({"gone_images": ("keep", "skip")}, {4}),
+    ({"gone_images": ("skip", "keep")}, set()),
+]
+
+
+def changed(place: Place, case: dict[str, tuple[Any, Any]]) -> tuple[Settings, Settings]:
+    [(name, values)] = case.items()
+    made = []
+    for value in values:
+        options = {"image_results": "results", name: value}
+        if options["image_results"]:
+            options["image_results"] = str(place.folder / options["image_results"])
+        made.append(place.settings(**options))
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize(("case", "gone"), CHANGES, ids=str)
+def test_with_another_setting_units_are_planned_anew_or_finished(
+    place: Place, case: dict[str, tuple[Any, Any]], gone: set[int]
+) -> None:
+    put(place, "0", {4: GONE})
+    before, after = changed(place, case)
+    everything = images(before, plan_day(before, DAY)) | {4}
+    units = plan_day(after, DAY)
+    assert images(after, units) == everything - gone
+    fuse_by_hand(after, units[0])
+    now = "skip" if gone else "keep"
+    with pytest.raises(InputError, match=f"CAPSFUSION_GONE_IMAGES={now}, now .* --replan"):
+        interval_tasks.plan(before, DAY)
+    with pytest.raises(InputError, match=f"CAPSFUSION_GONE_IMAGES={now}"):
+        unit_tasks.fuse_started(before, units[0])
+    assert images(before, interval_tasks.plan(before, DAY, replan=True)) == everything - ({4} - gone)
+
+
+def test_results_of_another_source_do_not_count(place: Place) -> None:
+    put(place, "0", {4: GONE})
+    put(place, "0", {2: GONE}, "others")
+    first, second = with_results(place), with_results(place, "others")
+    run_day(first, DAY)
+    assert images(second, plan_day(second, DAY)) == {4}
+
+
+def test_gc_deletes_results_of_another_source_and_unfinished_ones(place: Place) -> None:
+    put(place, "0", {4: GONE})
+    put(place, "0", {2: GONE}, "others")
+    first, second = with_results(place), with_results(place, "others")
+    for settings in (first, second):
+        plan_day(settings, DAY)
+    storage = Storage(second.staging_uri)
+    storage.write_table("image_results/00000/killed.parquet", pa.table({"hash": [1]}))
+    collect(place.settings(), safe_age=timedelta(0), delete=True)
+    assert len([path for path in storage.files("image_results") if path.endswith(".json")]) == 2, "no source is set"
+    assert not storage.exists("image_results/00000/killed.parquet")
+    collect(second, safe_age=timedelta(0), delete=True)
+    assert len([path for path in storage.files("image_results") if path.endswith(".json")]) == 1
+    assert known_images(second, storage).batches[0].source["uri"] == second.image_results
+
+
+def test_a_file_that_is_excluded_does_not_count(place: Place) -> None:
+    put(place, "0", {4: GONE})
+    put(place, "1", {2: GONE})
+    settings = with_results(place, image_results_exclude=("0.*",))
+    assert images(settings, plan_day(settings, DAY)) & {2, 4} == {4}
+
+
+def test_the_status_of_a_release_counts_where_no_result_says_otherwise(place: Place) -> None:
+    for file in (place.folder / "raw").iterdir():
+        table = pq.read_table(file)
+        pq.write_table(table.append_column("status", pa.array([GONE] * table.num_rows)), file)
+        os.utime(file, (DAY.start.timestamp(), DAY.start.timestamp()))
+    put(place, "0", {4: THERE})
+    skipping = place.settings(gone_images="skip")
+    everything = joined(skipping)
+    assert plan_day(skipping, DAY) == []
+    assert plan.estimate(skipping).gone.rows == len(everything)
+    assert images(with_results(place), plan_day(with_results(place), DAY)) == {4}
+
+
+def test_a_limit_leaves_living_pairs_for_later(place: Place) -> None:
+    put(place, "0", {4: GONE})
+    settings = with_results(place)
+    [unit] = plan_day(settings, DAY, limit=1)
+    assert unit.rows == 1
+    report = interval_tasks.report(settings, DAY)
+    [planned] = rows(settings, "select pairs, gone, planned, pairs - gone - planned as left from plans")
+    everything = planned["pairs"]
+    assert report["unplanned"] == everything - 2
+    run_day(settings, DAY)
+    run_day(settings, DAY)
+    report = interval_tasks.report(settings, DAY)
+    assert report["found"] == {"pairs": everything, "already_fused": 0, "left": 0, "gone": 1}
+    assert report["summary"]["rows_in"] == everything - 1
+
+
+def test_the_commands_show_what_is_left_out(
+    place: Place, one_process: None, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    put(place, "0", {4: GONE})
+    settings = with_results(place, model=str(tiny_model), max_new_tokens=2)
+    said: list[str] = []
+    report = run_pipeline(settings, DAY, accept_rejections=True, say=said.append)
+    assert report["failures"] == []
+    assert "1 left out because their images are gone" in report["text"]
+    assert any(line.startswith("plan: to fuse") and "images are gone: 1 pairs" in line for line in said)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    shown = CliRunner().invoke(app, ["plan", "--format", "json"])
+    assert json.loads(shown.stdout)["gone"]["rows"] == 1
+    assert "1 left out because their images are gone" in CliRunner().invoke(app, ["status"]).stdout
