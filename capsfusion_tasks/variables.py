@@ -54,7 +54,7 @@ def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: 
         for name in sorted(name.upper() for name, value in environment.items() if value)
         if name.startswith(PREFIX)
         and name not in known
-        and not name.startswith(tuple(f"{group}__" for group in groups))  # reading the settings refuses these
+        and not name.startswith(tuple(f"{group}__" for group in groups))  # pydantic refuses unknown names of a group
         and not _OF_KUBERNETES.fullmatch(name)
         and (nearest := _nearest(name, known))
     ]

@@ -80,7 +80,7 @@ class RankThreads:
         try:
             # As on a node with one rank per core, so that each rank computes with one thread.
             fuse_rows(self._job, store, rank, rank, len(os.sched_getaffinity(0)))
-        except Exception as error:  # raised again by ``wait``
+        except Exception as error:  # ``wait`` raises it again
             self._said.put(error)
         self._said.put(None)
 

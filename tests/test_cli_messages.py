@@ -78,7 +78,7 @@ def test_a_command_that_only_reads_says_which_home_it_looks_at(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "home" / "postgres").mkdir(parents=True)
-    (tmp_path / "home" / "postgres" / "PG_VERSION").write_text("9\n")  # so that it ends here
+    (tmp_path / "home" / "postgres" / "PG_VERSION").write_text("9\n")  # an old version, so that the command ends here
     monkeypatch.setenv("CAPSFUSION_HOME", "home")
     assert exit_code(monkeypatch, "status") == 2
     assert f"warehouse: {tmp_path}/home\n" in capsys.readouterr().err

@@ -38,7 +38,9 @@ def test_a_case_that_fails_or_dies_becomes_a_line_that_says_so(
 
 
 def hangs(folder: Path, _: Mapping[str, Figures]) -> list[Line]:
-    child = subprocess.Popen(["sleep", "60"], start_new_session=True)  # as torchrun starts ranks
+    child = subprocess.Popen(
+        ["sleep", "60"], start_new_session=True
+    )  # in a session of its own, as torchrun starts ranks
     (folder / "log").write_text("loading\nstuck\n")
     (folder / "child").write_text(str(child.pid))
     time.sleep(60)

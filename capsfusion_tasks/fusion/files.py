@@ -109,7 +109,7 @@ def fuse_files(
     opened = {each: _open(each.source, columns) for each in files}
     for each in files:
         format_of(each.target, write=True)
-    if not begun.is_begun(out):  # otherwise some targets are from the earlier try
+    if not begun.is_begun(out):  # an earlier try may have written some targets
         _check_new(files, out, existing)
     # This machine plans and fuses, so its device decides unless a setting does.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
@@ -117,7 +117,7 @@ def fuse_files(
 
     with parts_folder(out) as parts:
         storage = Storage(str(parts))
-        if not resume or not storage.files(_CHUNKS):  # an earlier try has finished no row
+        if not resume or not storage.files(_CHUNKS):  # start over: no row of an earlier try is used
             empty(parts)
         kept: list[InOut] = []
         new = list(files)

@@ -27,7 +27,7 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
     its content, a hub model by its commit, whose configuration and tokenizer are fetched. Raises InputError for a model
     that is not there or lacks a file, and for a prompt's file that is not a template.
     """
-    template = configured_template(settings)  # before a model is downloaded
+    template = configured_template(settings)  # finds a wrong prompt before a model is downloaded
     local = Path(settings.model).is_dir()
     folder = model_folder(settings.model, weights=local)
     check_model(folder, engine=settings.engine, max_new_tokens=settings.max_new_tokens, template=template)

@@ -14,7 +14,7 @@ from typing import TextIO
 from capsfusion_tasks.errors import InputError, NotReadyError
 
 _LOCK = "lock"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of network file systems that have no locks
 
 
 def parts_path(target: Path) -> Path:

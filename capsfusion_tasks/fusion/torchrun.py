@@ -49,7 +49,7 @@ def variables_of(error: BaseException, environment: Mapping[str, str]) -> list[s
     for frame, _ in reversed([*walk_tb(error.__traceback__)]):
         try:
             texts.append(inspect.getsource(frame.f_code))
-        except (OSError, TypeError):  # code without a source file
+        except (OSError, TypeError):  # the code has no source file
             continue
     for text in texts:
         words = set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", text))

@@ -114,9 +114,9 @@ def _errors_of(name: str) -> Iterator[None]:
         exceptions.ServerError,
         exceptions.TooManyRequestsError,
         exceptions.ValidationException,  # another engine changed the same files
-        exceptions.TableAlreadyExistsError,  # another engine made or dropped it
+        exceptions.TableAlreadyExistsError,  # another engine created or dropped the table
         exceptions.NoSuchTableError,
-        OSError,  # of the files, and of a REST catalog's connection
+        OSError,  # errors of files, or of the connection to a REST catalog
     )
     lasting = (
         exceptions.RESTError,

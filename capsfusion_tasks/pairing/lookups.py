@@ -93,7 +93,7 @@ def needed(found: list[Lookup]) -> list[Lookup]:
 def url_keys(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """The key of each URL, [rows] int64: the same on every machine and in every version."""
     hashes = b"".join(map(mmh3.hash_bytes, urls.cast(pa.binary()).to_pylist()))
-    return np.frombuffer(hashes, "<i8")[::2] & _KEY_MASK  # the first half of 16 bytes
+    return np.frombuffer(hashes, "<i8")[::2] & _KEY_MASK  # the first 8 bytes of each hash of 16 bytes
 
 
 def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -> Iterator[tuple[pa.Table, pa.Array]]:

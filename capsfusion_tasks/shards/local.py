@@ -57,7 +57,7 @@ class LocalSource:
                 below = path + entry.name
                 # A hidden folder is not listed here, but a link from elsewhere may still lead to it.
                 if is_hidden(entry.name):
-                    wanted(below)  # called only to count the hidden file
+                    wanted(below)  # counts the hidden file as passed over
                     continue
                 try:
                     status = entry.stat()

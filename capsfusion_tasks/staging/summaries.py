@@ -38,7 +38,7 @@ class Summaries:
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
         """What ``read`` returns for each of ``names``, a JSON value. Calls ``read`` for new and changed files only."""
-        changes = self.storage.tree(self._changes)  # before any file is read
+        changes = self.storage.tree(self._changes)  # listed before files are read
         seen, known = self._read()
         changed = {_file(change) for change in changes if change.path not in seen}
         wanted = set(names)

@@ -116,7 +116,9 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
             continue
         is_word = beside.isalpha() and beside not in FUNCTION_WORDS
         for other in raw.get((beside, side), set()) - found:
-            if not other.isalpha() or other in caption.get((name, side), set()):  # "Valentine's Day card" inserts
+            if not other.isalpha() or other in caption.get(
+                (name, side), set()
+            ):  # inserted, as in "Valentine's Day card"
                 continue
             if name[0] in other and other.upper() in fused.raw:  # written out: "Real Estate" for "REIT"
                 continue

@@ -100,7 +100,7 @@ def _find_by_index(connection: Connection, conditions: Conditions, after: Positi
 
 
 def _find_rare(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
-    """Searches the newest captions first, where frequent matches are; for rare ones it uses an index."""
+    """Searches the newest captions, which is enough for frequent matches. Otherwise uses an index."""
     found = _find(connection, conditions, after, limit, among=_NEWEST)
     if limit / 4 <= len(found) < limit:  # frequent: a scan finds enough matches soon
         found = _find(connection, conditions, after, limit, among=8 * _NEWEST)

@@ -24,9 +24,14 @@ from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.provenance import PROVENANCE, Origin, by_origin
 from capsfusion_tasks.warehouse.schema import SCHEMA
 
-PUBLISHED_COLUMNS = ("image_url", "laion_2b", "laion_coco", "capsfusion")  # CapsFusion-120M's, in its order
+PUBLISHED_COLUMNS = (
+    "image_url",
+    "laion_2b",
+    "laion_coco",
+    "capsfusion",
+)  # the columns of CapsFusion-120M, in its order
 ALL_COLUMNS = (*fused_captions.columns.keys(), *PROVENANCE)
-KEY, FUSION = "_pair_id", "_fusion_id"  # columns that every stream has besides
+KEY, FUSION = "_pair_id", "_fusion_id"  # two more columns of every stream
 
 # With these functions, each attempt would export other captions.
 _CHANGING = re.compile(

@@ -15,8 +15,8 @@ from capsfusion_tasks.warehouse.conditions import Conditions, conditions
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 from capsfusion_tasks.warehouse.matches import BINS, Bins, Matches, Stock, matches
 
-ENDS = {"caption_words": 60.0}  # upper ends of histograms; of other scores it is 1
-_VALUES = 14  # of each facet, at most
+ENDS = {"caption_words": 60.0}  # score → upper end of its histogram; of other scores: 1
+_VALUES = 14  # most values of a facet
 
 
 @dataclass(frozen=True)

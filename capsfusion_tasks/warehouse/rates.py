@@ -42,7 +42,7 @@ class Measured(NamedTuple):
 
 
 def measured(connection: Connection, fusion_id: str) -> Measured | None:
-    """None before the first unit is fused."""
+    """The measured speed of the last units of a fusion. None before its first unit is fused."""
     units = work_units.c
     real = func.nullif(units.prompt_tokens + units.caption_tokens, 0)
     recent = (

@@ -49,7 +49,7 @@ class Service:
 
     api: AirflowApi
     server: EmbeddedPostgres
-    folder: Path  # of Airflow and of the PostgreSQL server
+    folder: Path  # has the files of Airflow and of the PostgreSQL server
     bucket: str
     alerts: list[str]  # texts that its webhook received
     statsd: StatsdListener  # the server that receives its metrics
@@ -240,7 +240,7 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             "CAPSFUSION_CHUNK_ROWS": "4",
             "CAPSFUSION_UNIT_TOKENS": "10000",  # one unit per day, because each unit starts torchrun
             "CAPSFUSION_GATE__MIN_ROWS": str(GATE_ROWS),
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # no DAG changes here
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # seconds; the DAGs' files do not change here
             # Seconds between checks for questions that nobody has answered in time.
             "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
             "CAPSFUSION_ALERT_CONN_ID": "alerts",

@@ -59,7 +59,7 @@ def monitored(folder: Path, statsd_port: int) -> dict[str, str]:
         "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
         "AIRFLOW__METRICS__STATSD_PORT": str(statsd_port),
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
-        "AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD": "True",  # otherwise each task forks two or three times
+        "AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD": "True",  # by default each task would fork two or three times
     }
 
 

@@ -204,7 +204,7 @@ def test_a_fused_caption_says_no_more_than_its_sources() -> None:
     with pytest.raises(Untold):
         scene.tell("{thing.the} by {brand} in {colour}")
     with pytest.raises(Untold):
-        scene.tell("{thing.the}")  # the brand is lost
+        scene.tell("{thing.the}")  # the template does not tell the brand
 
 
 @pytest.mark.parametrize("template", ["{slot", "<a|b", "a]", "[a"])

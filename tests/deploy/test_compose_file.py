@@ -201,7 +201,7 @@ def test_every_package_of_the_images_is_pinned() -> None:
     names = {re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", line)[0]).lower() for line in listed.splitlines()}  # type: ignore[index]
     assert {"torch", "apache-airflow", "apache-airflow-providers-celery", "pyarrow"} <= names
     assert names <= pins
-    # With 5.7 the Celery executor cannot be imported.
+    # With Celery 5.7, Airflow's Celery executor cannot be imported.
     assert re.search(r"^celery==5\.6\.", (REPOSITORY / "constraints.txt").read_text(), flags=re.MULTILINE)
 
 

@@ -56,7 +56,7 @@ class Fault:
     name: str
     strike: Callable[[Strike], None]  # causes the fault; ``lift`` ends a fault that lasts
     lift: Callable[[Site], None] = lambda site: None
-    stages: tuple[str, ...] = STAGES  # stages that it can hit
+    stages: tuple[str, ...] = STAGES  # stages of a run that the fault can hit
     place: Place = _usual
     first: Callable[[Random], dict[str, str]] = lambda random: {}  # environment of the run that is broken
     days: tuple[Days, ...] = (ALL_DAYS,)  # days of the runs; the first run is broken
@@ -123,7 +123,7 @@ def _disk(folder: str, megabytes: int) -> Place:
             with workload.site(trial, home) as site:
                 if home is None:
                     site.changes[f"CAPSFUSION_{folder.upper()}"] = str(mounted / folder)
-                else:  # a disk for the server alone
+                else:  # a disk for the PostgreSQL server alone
                     elsewhere = workload.folder / f"{trial}-files"
                     site.changes |= {
                         f"CAPSFUSION_{name}": str(elsewhere / name.lower()) for name in ("STAGING", "SCRATCH")
@@ -235,7 +235,7 @@ def _another_and_kill_one(days: Days) -> Callable[[Strike], None]:
 
 
 TWICE = (ALL_DAYS, ALL_DAYS)
-EARLY = STAGES[:6]  # so that both runs have work to share
+EARLY = STAGES[:6]  # early stages, so that both runs still have work to share
 OVERLAPPING = ((DAYS[0], DAYS[2]), (DAYS[1], DAYS[3]))
 FAULTS = (
     Fault("kill -9 the command", _one("runner", signal.SIGKILL)),

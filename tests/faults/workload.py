@@ -52,7 +52,7 @@ class Workload:
 
     folder: Path
     expected: Table
-    stage_seconds: Mapping[str, float]  # of the undisturbed run
+    stage_seconds: Mapping[str, float]  # stage → seconds in the undisturbed run
     bucket: str | None = None  # URI of an S3 bucket that has the same shards
     unbroken: str = COMMAND  # module of the command for the undisturbed run and for retries
 
@@ -276,7 +276,7 @@ def _empty_home(home: Path) -> None:
             connection.execute(text("alter system set fsync = off"))
             connection.execute(text("alter system set shared_buffers = '32MB'"))
             connection.execute(text("alter system set max_wal_size = '64MB'"))
-    # Lock files that no process holds.
+    # Delete the lock files, which no process holds now.
     for name in (".postgres.gate", ".postgres.users"):
         (home / name).unlink(missing_ok=True)
 

@@ -75,7 +75,7 @@ def test_rows_of_another_fusion_and_of_files_that_are_cut_short_are_not_taken(
     publish(storage, "00000-aa", made([0]))
     publish(storage, "00001-aa", made([1]), fusion_id="g")
     publish(storage, "00002-aa", made([2]))
-    storage.write_table("chunks/00003-aa.parquet", made([3]))  # its footer lacks our metadata
+    storage.write_table("chunks/00003-aa.parquet", made([3]))  # a file whose footer lacks our metadata
     (tmp_path / "chunks" / "00004-aa.parquet").write_bytes(b"PAR1")
     whole = (tmp_path / "chunks" / "00002-aa.parquet").read_bytes()
     (tmp_path / "chunks" / "00002-aa.parquet").write_bytes(whole[: len(whole) // 2])

@@ -158,7 +158,7 @@ def test_errors_that_a_rank_reports_are_raised_where_torchrun_was_started(
     monkeypatch.setattr(sys, "argv", ["worker", job.model_dump_json()])
     for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "0")
-    assert worker.main.__wrapped__() != 0  # without torchrun's record of failures
+    assert worker.main.__wrapped__() != 0  # called without torchrun, which would record the failure
     reported = capsys.readouterr().out
     with pytest.raises(type(error), match=f"^{error}$"):
         run([sys.executable, "-c", f"print({reported!r}); raise SystemExit(1)"], on_line=lambda line: None)
@@ -181,7 +181,7 @@ OF_OTHER_LAUNCHERS = {
     "TORCHELASTIC_USE_AGENT_STORE": "False",
     "TORCHELASTIC_ERROR_FILE": "/nowhere/error.json",
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon",
-    # Of torch's compilers, which no fuse task uses.
+    # Variables of torch's compilers, which no fuse task uses.
     "TORCH_LOGS": "",  # torch does not treat an empty variable as unset
     "TORCHINDUCTOR_MIN_NUM_SPLIT": "many",
     "TORCHDYNAMO_REPRO_LEVEL": "high",

@@ -161,7 +161,9 @@ def read_captions(content: bytes, suffix: str) -> None:
                 check_target(folder / f"out{target}", source)
             except InputError:
                 continue
-            write_caption_file(folder / f"out{target}", source, ["c"] * rows)  # rows that the check accepts
+            write_caption_file(
+                folder / f"out{target}", source, ["c"] * rows
+            )  # the check accepted these rows, so they can be written
             again = open_caption_file(folder / f"out{target}", ["capsfusion"])
             assert sum(1 for _ in again.rows()) == rows
 

@@ -135,7 +135,7 @@ def test_a_shard_that_can_be_read_again_is_taken_in_by_the_next_run(settings: Se
     with open_warehouse(settings) as warehouse:
         left = execute_sql(warehouse, "select path from shards where state <> 'pulled' order by path").to_pylist()
         failed = execute_sql(warehouse, "select count(*) as n from shards where state = 'failed'").to_pylist()
-    assert left == [{"path": "dead.parquet"}, {"path": "unmounted"}]  # no interval's list has this shard any more
+    assert left == [{"path": "dead.parquet"}, {"path": "unmounted"}]  # this shard is in no interval's list any more
     assert failed == [{"n": 0}]
     assert check(settings, sources=True, safe_age=timedelta(0)).findings == []
 

@@ -403,7 +403,7 @@ def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.Mo
 def test_a_source_of_another_kind_is_refused() -> None:
     with pytest.raises(InputError, match="cannot read shards from gopher://x"):
         open_source("gopher://x", load_settings())
-    # The default is the working folder.
+    # An empty address must not mean the working folder.
     with pytest.raises(InputError, match="cannot read shards from an empty address"):
         open_source("", load_settings())
     with pytest.raises(InputError, match=r"cannot read shards from http:.*: it names no host"):

@@ -22,7 +22,7 @@ class File:
     arrived: datetime | None = None  # Last-Modified
     etag: str | None = ""  # "": computed from the content; None: no header
     ranges: bool = True
-    head_status: int = 200  # status of the answer to HEAD
+    head_status: int = 200  # HTTP status of the answer to HEAD
     claims: int | None = None  # a wrong Content-Length
 
     @property
@@ -37,7 +37,7 @@ class Fault:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
-    body: bytes = b""  # headers of the error
+    body: bytes = b""
 
 
 @dataclass

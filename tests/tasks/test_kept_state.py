@@ -66,7 +66,7 @@ def test_with_other_rules_shards_are_pulled_paired_and_planned_anew(
     units = plan_day(after, DAY)
     assert paired(after) == expected
     assert in_units(after, units) == expected
-    with pytest.raises(InputError, match="has no work unit"):  # a task of the earlier plan
+    with pytest.raises(InputError, match="has no work unit"):  # a task of the earlier plan, whose unit was dropped
         unit_tasks.fuse_started(before, old)
 
 
@@ -208,7 +208,7 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     ("next_run", "refusal"),
     [
         ("before", pytest.raises(NotReadyError, match=r"1 shards .* are being pulled again, or were when a run ended")),
-        ("after", pytest.raises(InputError, match=r"4 shards .* were pulled with")),  # pulled for the other interval
+        ("after", pytest.raises(InputError, match=r"4 shards .* were pulled with")),  # the shards of the other interval
     ],
     ids=["before", "after"],
 )

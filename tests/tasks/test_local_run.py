@@ -185,7 +185,7 @@ def unit_pairs(settings: Settings, unit_id: str) -> list[bytes]:
 def test_fusing_again_replaces_whoever_loads_it_and_the_counts_still_add_up(settings: Settings) -> None:
     run_days(settings, DAYS[:1])
     before = pairs_in(settings)
-    interval_tasks.plan(settings, DAYS[0], existing="replace")  # and then the run was interrupted
+    interval_tasks.plan(settings, DAYS[0], existing="replace")  # as if the run was interrupted after planning
     run_days(settings, DAYS[:1])
     assert pairs_in(settings) == before
     units = rows(settings, "select rows_in, superseded, existing from work_units order by unit_id")

@@ -406,7 +406,7 @@ def test_a_lost_connection_does_not_end_the_work_and_the_lock_comes_back(
     unit_tasks.fuse_started(area.settings, unit)
     with unit_tasks.at_work(area.settings, unit), open_warehouse(area.settings) as warehouse:
         holder = area.one("select pid from pg_locks where locktype = 'advisory'")
-        area.execute(f"select pg_terminate_backend({holder})")  # returns before the backend has ended
+        area.execute(f"select pg_terminate_backend({holder})")  # returns before the session has ended
         while area.one(f"select count(*) from pg_locks where locktype = 'advisory' and pid <> {holder}") == 0:
             pass
         assert ownership.abandoned_units(warehouse.engine) == []

@@ -18,7 +18,7 @@ class CuttingProxy:
     """Forwards TCP connections to the server's Unix socket, and cuts both ends at ``after`` or ``at``."""
 
     server: Path
-    after: int | None = None  # bytes from the client
+    after: int | None = None  # cut after this many bytes from the client
     at: Literal["commit", "answer to commit"] | None = None
     stall: bool = False  # instead of cutting, keep the connection and forward nothing more
     from_client: int = 0
@@ -60,7 +60,7 @@ class CuttingProxy:
                 server.sendall(data[:room] if self.at is None else b"")
                 return self._break_off()
             if self.at == "answer to commit" and b"COMMIT" in data:
-                self.reached.set()  # before the server can answer
+                self.reached.set()  # set before the server can answer
             server.sendall(data)
             self.from_client += len(data)
         return _end(server)

@@ -55,7 +55,7 @@ def test_a_replay_under_its_own_fusion_says_nothing_about_the_rate(
         ledger.register_units(connection, [unit], Replay(name=name, fusion_id=replayed))
     fuse(connection, "again", 0.1)  # only one row in ten was fused; the other captions existed already
     assert rates.measured(connection, "f1") == rates.Measured(1, rates.Spread(100, 100, 100), None)
-    fuse(connection, "other", 10.0)  # with other settings, all rows were fused
+    fuse(connection, "other", 10.0)  # in a replay with other settings, all rows are fused
     found = rates.measured(connection, "f1")
     assert found is not None
     assert found.units == 2

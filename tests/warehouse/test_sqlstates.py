@@ -195,7 +195,9 @@ def test_a_login_without_a_right_gets_one_line(postgres: EmbeddedPostgres, wareh
 
 
 def test_a_path_that_is_too_long_for_its_index_is_an_input_error(settings: Settings) -> None:
-    path = "".join(sha256(str(number).encode()).hexdigest() for number in range(100))  # too large even when compressed
+    path = "".join(
+        sha256(str(number).encode()).hexdigest() for number in range(100)
+    )  # too large for the index, even when compressed
     found = Shard.model_validate(
         {
             "source": "/data",

@@ -80,8 +80,8 @@ class BeamSearch:
         if self.beams == 1:
             return self._greedy_step(slots, length, log_probs)
         b = self.beams
-        own = min(self.candidates, log_probs.shape[-1])  # O, candidates of one beam
-        c = min(self.candidates, b * own)  # C, of all beams
+        own = min(self.candidates, log_probs.shape[-1])  # O: number of candidates of one beam
+        c = min(self.candidates, b * own)  # C: number of candidates of all beams
         top, token = _top_k(log_probs, own)  # [K, B, O]
         scores, choice = (top + self.scores[slots, :, None]).flatten(1).topk(c)  # [K, C]
         parent, token = choice // own, token.flatten(1).gather(1, choice)  # [K, C]
