@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="repetitions; medians are printed")
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument("--slots", type=int, nargs="+", default=[None], help="slot counts (default: the engine's own)")
-    parser.add_argument("--size", choices=SIZES, help="(default: 13B on a GPU, else small)")
+    parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else small)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     args = parser.parse_args()
     if args.threads:

@@ -31,7 +31,9 @@ class Interval(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> Interval:
         if self.start >= self.end:
-            raise InputError(f"the interval is empty: it starts {self.start} and ends {self.end}; give an end after it")
+            raise InputError(
+                f"the interval is empty: it starts {self.start} and ends {self.end}; give an end after the start"
+            )
         return self
 
     @property

@@ -37,7 +37,7 @@ def open_caption_file(
     with _reachable(f"cannot read {source}"):
         if not source.is_file():
             what = "a folder" if source.is_dir() else "a pipe or a device"
-            raise InputError(f"{source} is {what}: give a file, which is read several times")
+            raise InputError(f"{source} is {what}: give a regular file, because it is read several times")
     of_kind = {"parquet": ParquetFile, **dict.fromkeys(DELIMITERS, CsvFile)}.get(kind, JsonFile)
     file = of_kind(source, list(dict.fromkeys(columns)), adds, key)
     file.check()

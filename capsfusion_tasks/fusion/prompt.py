@@ -39,7 +39,7 @@ def is_empty_caption(text: str | None) -> bool:
     return all(c in _FILLERS or unicodedata.category(c) in _INVISIBLE for c in text or "")
 
 
-Piece = int | list[tuple[str, str | None]]  # a control token, or text with the fields in it
+Piece = int | list[tuple[str, str | None]]  # a control token, or pieces of text, each with the field that follows
 
 
 class Prompt:

@@ -76,7 +76,8 @@ class HubRepository:
                 ) from error
             except EntryNotFoundError as error:
                 raise InputError(
-                    f"{self.page} has no folder {self.folder} at {self.revision}: check it; patterns go into INCLUDE"
+                    f"{self.page} has no folder {self.folder} at {self.revision}: check the name; patterns go into"
+                    " CAPSFUSION_…_INCLUDE"
                 ) from error
             except OfflineModeIsEnabled as error:
                 raise InputError(f"cannot list {self.page}: {error}") from error

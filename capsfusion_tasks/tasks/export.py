@@ -41,7 +41,7 @@ from capsfusion_tasks.warehouse.readable import condition_sql
 BEGUN, MANIFEST = "_export.json", "_manifest.json"
 DATA = "data"
 ROWS_PER_FILE = 1_000_000
-ROW_GROUP_ROWS = 50_000  # about 15 MB of the published columns, which the writer and a reader hold in memory
+ROW_GROUP_ROWS = 50_000  # about 15 MB of the published columns; writers and readers hold a row group in memory
 _PART = re.compile(rf"({DATA}/)?part-\d{{5,}}\.parquet")
 
 Overwrite = Literal["never", "outdated", "always"]

@@ -48,12 +48,12 @@ class Conditions:
 
     @property
     def few(self) -> bool:
-        """Whether it names few captions, which an index finds."""
+        """Whether the filter names few captions, which an index finds."""
         return any(each is not None for each in (self.wanted.shard, self.wanted.url, self.wanted.pair_id))
 
     @property
     def by_row(self) -> bool:
-        """Whether it asks for more than the ledger knows of a unit and its verdicts."""
+        """Whether the filter needs more than what the ledger knows of a unit and its verdicts."""
         return self.rare_with_index or self.wanted.score is not None
 
     def rare(self, captions: FromClause) -> list[ColumnElement[bool]]:

@@ -33,7 +33,7 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
         raise InputError("the SQL statement is empty")
     with (
         adbc_session(warehouse, read_only=True) as connection,
-        # COPY accepts no SHOW, no EXPLAIN and no comment at the end.
+        # COPY does not accept SHOW, EXPLAIN, or a comment at the end.
         connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor,
     ):
         cursor.execute(f"set local search_path = {SCHEMA}, public")

@@ -83,7 +83,7 @@ class Sizes(BaseModel):
 
     @property
     def scaled(self) -> Any:
-        """transformers' config, where positions are scaled; else None."""
+        """transformers' config if positions are scaled, otherwise None."""
         return self._scaled
 
     @property
