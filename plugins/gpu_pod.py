@@ -32,7 +32,9 @@ def gpu_executor_config() -> dict[str, Any]:
         raise InputError(f"CAPSFUSION_GPU_POD: {path} is not a pod: expected apiVersion, kind and spec")
     pod = PodGenerator.deserialize_model_dict(wanted)
     if unknown := _missing(wanted, ApiClient().sanitize_for_serialization(pod)):
-        raise InputError(f"CAPSFUSION_GPU_POD: {path} has fields that a pod does not have: {', '.join(unknown)}")
+        raise InputError(
+            f"CAPSFUSION_GPU_POD: {path} has fields that a pod does not have: correct {', '.join(unknown)}"
+        )
     return {"pod_override": pod}
 
 

@@ -94,7 +94,8 @@ def use_aws_connection() -> None:
     }
     if unknown := sorted(extra.keys() - known):
         raise InputError(
-            f"Connection {conn_id} has {', '.join(unknown)} in its extra: only {', '.join(known)} are used"
+            f"Connection {conn_id} has {', '.join(unknown)} in its extra, which is not used: remove it. Allowed are"
+            f" {', '.join(known)}"
         )
     values = {"AWS_ACCESS_KEY_ID": connection.login, "AWS_SECRET_ACCESS_KEY": connection.password}
     values |= {variable: extra.get(name) for name, variable in known.items()}

@@ -60,7 +60,8 @@ class JsonTokenizer:
             if whole[place : place + len(plain)] == plain:
                 return list(whole[:place])
         raise InputError(
-            f"{self._file} changes a text's tokens when it adds special tokens (post_processor), which is not supported"
+            f"{self._file} changes a text's tokens when it adds special tokens (post_processor), which is not"
+            " supported: choose another model"
         )
 
     def _named(self, name: str, *, otherwise: int) -> int:
@@ -72,7 +73,10 @@ class JsonTokenizer:
             return otherwise
         found = self._backend.token_to_id(str(token))
         if found is None:
-            raise InputError(f"{self._file} has no token {str(token)[:50]!r}, which is the {name} of its model")
+            raise InputError(
+                f"{self._file} has no token {str(token)[:50]!r}, which is the {name} of its model: download the"
+                " model again"
+            )
         return int(found)
 
 

@@ -58,7 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_object(folder / "config.json")
     if config.get("auto_map"):  # transformers would ask for permission on the terminal, and a worker has no terminal
         raise InputError(
-            f"{folder}/config.json wants to run code of its own (auto_map); only built-in models are loaded"
+            f"{folder}/config.json needs its own code (auto_map), which is not run: give a model without auto_map"
         )
     if quantisation := config.get("quantization_config"):
         method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation

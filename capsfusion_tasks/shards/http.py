@@ -143,7 +143,7 @@ def _login() -> httpx2.Auth | None:
     try:
         return httpx2.NetRCAuth(_netrc()) if os.path.isfile(_netrc()) else None
     except (OSError, UnicodeDecodeError, netrc.NetrcParseError) as error:
-        raise InputError(f"cannot read the logins in {_netrc()}: {error}") from error
+        raise InputError(f"cannot read the logins in {_netrc()}: {error}; correct this file") from error
 
 
 def _refuse_login(url: httpx2.URL) -> None:
@@ -169,7 +169,7 @@ def _described(response: httpx2.Response, path: str, entry: Entry, where: str) -
         )
     _, size = web.content_range(response)
     if size is None:
-        raise InputError(f"{where}: the server does not send its length (Content-Length)")
+        raise InputError(f"{where}: the server does not send its length (Content-Length): use another server")
     return SourceFile(path, etag, size, arrived)
 
 

@@ -109,7 +109,9 @@ def content_range(response: httpx2.Response) -> tuple[int, int | None]:
     if response.status_code == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not match:
-            raise InputError(f"{response.url.host} answers a ranged request with no usable Content-Range")
+            raise InputError(
+                f"{response.url.host} answers a ranged request without a usable Content-Range: tell its administrator"
+            )
         return int(match[1]), int(match[2])
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdigit() else None

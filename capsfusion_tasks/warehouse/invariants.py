@@ -95,7 +95,7 @@ def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
     """Keep tasks from starting on the units until the session ends. Raises NotReadyError if a task works on one."""
     for unit_id in sorted(unit_ids):
         if not session.try_lock("unit", unit_id):
-            raise NotReadyError(f"another process is fusing unit {unit_id}")
+            raise NotReadyError(f"another process is fusing unit {unit_id}; try again when it has ended")
 
 
 def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_ids: Set[str]) -> None:

@@ -101,7 +101,7 @@ def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
 def keep_others_off(connection: Connection, unit_id: str) -> None:
     """As ``alone_with``, until the transaction of ``connection`` ends."""
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(lock_key("unit", unit_id)))):
-        raise NotReadyError(f"another process is fusing unit {unit_id}")
+        raise NotReadyError(f"another process is fusing unit {unit_id}; try again when it has ended")
 
 
 def put_back(engine: Engine, unit_id: str) -> None:

@@ -127,7 +127,8 @@ def test_a_unit_that_somebody_is_at_work_on_is_kept(area: Area) -> None:
     unit = area.unit(loaded_units(area)[0])
     with unit_tasks.at_work(area.settings, unit):
         collection = collect_all(area.settings)
-    assert collection.kept == {f"units/{unit.unit_id}": f"another process is fusing unit {unit.unit_id}"}
+    why = f"another process is fusing unit {unit.unit_id}; try again when it has ended"
+    assert collection.kept == {f"units/{unit.unit_id}": why}
     assert unit.unit_id in area.storage.folders("units")
 
 
