@@ -5,9 +5,8 @@ Files are streamed: each pass reads the file again, and ten million rows need no
 
 from __future__ import annotations
 
-import gzip
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +20,7 @@ from capsfusion_tasks.caption_files.formats import format_of
 from capsfusion_tasks.caption_files.json_file import JsonFile
 from capsfusion_tasks.caption_files.parquet_file import ParquetFile
 from capsfusion_tasks.caption_files.row_file import USE_JSONL
-from capsfusion_tasks.caption_files.writing import encoded, with_column
+from capsfusion_tasks.caption_files.writing import encoded, publish_text, with_column
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.staging.storage import Storage
 
@@ -62,7 +61,7 @@ def check_target(target: Path, source: CaptionFile) -> int:
                 rows += 1
                 yield {**row, adds: None}
 
-        for _ in encoded(source, form, counted()):
+        for _ in encoded(source, form, counted(), _names(source)):
             pass
         return rows
 
@@ -141,20 +140,18 @@ def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str |
     if source.adds is None:
         raise ValueError(f"{source.source} was opened without a column to add")
     form, adds = format_of(target, write=True), source.adds
-    storage = Storage(str(target.absolute().parent))
     if form.kind == "parquet":
         _check_schema(target, source)
+        storage = Storage(str(target.absolute().parent))
         schema = source.schema.append(pa.field(adds, pa.string()))
         storage.write_tables(target.name, schema, _until_changed(source, with_column(source, values)))
         return
     rows = ({**row, adds: value} for row, value in zip(source.rows(), values, strict=True))
-    pieces = _until_changed(source, encoded(source, form, rows))
-    with storage.publish(target.name) as stream:
-        if form.compressed:  # no name and time in the gzip header, so that the same rows give the same bytes
-            with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
-                packed.writelines(pieces)
-        else:
-            stream.writelines(pieces)
+    publish_text(target, form, _until_changed(source, encoded(source, form, rows, _names(source))))
+
+
+def _names(source: CaptionFile) -> Callable[[], list[str]]:
+    return lambda: [*source.names, str(source.adds)]
 
 
 _Piece = TypeVar("_Piece")

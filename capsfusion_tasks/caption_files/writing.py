@@ -1,15 +1,17 @@
-"""Writes the rows of a caption file with an additional column, in any format."""
+"""Writes the rows of a caption file with additional columns, in any format."""
 
 from __future__ import annotations
 
 import base64
 import csv
+import gzip
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,16 +21,30 @@ from capsfusion_tasks.caption_files.base import CaptionFile
 from capsfusion_tasks.caption_files.csv_file import DELIMITERS
 from capsfusion_tasks.caption_files.formats import Format
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.staging.storage import Storage
 
 
-def encoded(source: CaptionFile, form: Format, rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    """``rows`` (those of ``source``, with the column that it ``adds``) as pieces of a text file of ``form``.
+def publish_text(target: Path, form: Format, pieces: Iterable[bytes]) -> None:
+    """Write ``pieces`` to ``target``, compressed if ``form`` is. The file appears complete or not at all."""
+    with Storage(str(target.absolute().parent)).publish(target.name) as stream:
+        if form.compressed:  # no name and time in the gzip header, so that the same rows give the same bytes
+            with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
+                packed.writelines(pieces)
+        else:
+            stream.writelines(pieces)
 
+
+def encoded(
+    source: CaptionFile, form: Format, rows: Iterable[dict[str, Any]], names: Callable[[], Sequence[str]]
+) -> Iterator[bytes]:
+    """``rows``, which are those of ``source``, as pieces of a text file of ``form``.
+
+    ``names`` gives the columns of a CSV file. It is not called for JSON, where ``source.names`` reads the whole file.
     Raises InputError for a row that ``form`` cannot hold.
     """
     try:
         if form.kind in DELIMITERS:
-            yield from _csv(source, rows, DELIMITERS[form.kind])
+            yield from _csv(names(), rows, DELIMITERS[form.kind])
         elif form.kind == "jsonl":
             yield from (json_bytes(row) + b"\n" for row in rows)
         else:
@@ -51,12 +67,11 @@ def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[p
         raise ValueError(f"there are more values of {field.name} than rows")
 
 
-def _csv(source: CaptionFile, rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[bytes]:
-    names = [*source.names, str(source.adds)]
+def _csv(names: Sequence[str], rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[bytes]:
     lines: list[str] = []
     # The csv module quotes a lone \r only if its line end contains \r. Lines end with \n, as pandas writes them.
     writer = csv.writer(_Lines(lines.append), delimiter=delimiter, lineterminator="\r\n")
-    for fields in chain([names], ([field_text(row.get(name)) for name in names] for row in rows)):
+    for fields in chain([list(names)], ([field_text(row.get(name)) for name in names] for row in rows)):
         writer.writerow(fields)
         yield lines.pop().removesuffix("\r\n").encode("utf-8", "replace") + b"\n"
 

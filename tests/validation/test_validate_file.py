@@ -46,7 +46,7 @@ def test_the_caption_may_stand_in_any_column_and_that_of_a_source_too(tmp_path: 
 
 
 ROWS: list[dict[str, Any]] = [
-    {"url": "http://a/1", **GOOD, "similarity": 0.25, "tags": ["a", "b"], "flags": "of an earlier time"},
+    {"url": "http://a/1\rb", **GOOD, "similarity": 0.25, "tags": ["a", "b"], "flags": "of an earlier time"},
     {"url": "http://a/2", **CUT, "similarity": None, "tags": [], "flags": None},
 ]
 KEPT = ["url", "laion_2b", "laion_coco", "capsfusion", "similarity", "tags"]
@@ -82,9 +82,9 @@ def test_all_columns_are_kept_in_their_order_with_the_verdicts_behind_them(
     rows = read(out)
     assert [list(row) for row in rows] == [[*KEPT, *JUDGED.names]] * 2
     if target == ".csv":
-        assert [(row["tags"], row["similarity"], row["reasons"]) for row in rows] == [
-            ('["a", "b"]', "0.25", "[]"),
-            ("[]", "", '["truncated"]'),
+        assert [(row["url"], row["tags"], row["similarity"], row["reasons"]) for row in rows] == [
+            ("http://a/1\rb", '["a", "b"]', "0.25", "[]"),
+            ("http://a/2", "[]", "", '["truncated"]'),
         ]
     else:
         assert [{name: row[name] for name in KEPT} for row in rows] == [
