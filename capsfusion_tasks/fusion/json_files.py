@@ -1,4 +1,4 @@
-"""Reads the small JSON files of a model folder. If a file cannot be read, the error says why in one line."""
+"""Reads the small files of a model folder, most of them JSON. If one cannot be read, a one-line error says why."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ _LFS_POINTER = b"version https://git-lfs"
 
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in ``file``. Raises InputError that names the file and the reason."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    refuse_pointer(file, content)
+    content = read_bytes(file)
     if content.startswith(codecs.BOM_UTF8):  # transformers does not read such a file, either
         raise InputError(f"{file} begins with a byte order mark: save it as UTF-8 without one")
     try:
@@ -29,6 +25,16 @@ def read_object(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{file} holds a JSON {type(found).__name__}, not an object: download it again")
     return found
+
+
+def read_bytes(file: Path) -> bytes:
+    """The content of a small file. Raises InputError if it cannot be read, or is a Git LFS pointer."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    refuse_pointer(file, content)
+    return content
 
 
 def refuse_pointer(file: Path, start: bytes) -> None:

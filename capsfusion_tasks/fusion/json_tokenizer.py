@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.json_files import read_object, refuse_pointer
+from capsfusion_tasks.fusion.json_files import read_bytes, read_object
 
 
 class JsonTokenizer:
@@ -81,11 +81,7 @@ class JsonTokenizer:
 
 
 def _load(file: Path) -> Backend:
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    refuse_pointer(file, content)
+    content = read_bytes(file)
     try:
         return Backend.from_str(content.decode())
     except Exception as error:  # tokenizers raises nothing more precise

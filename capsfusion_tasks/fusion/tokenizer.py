@@ -15,7 +15,7 @@ from typing import Protocol
 from sentencepiece import SentencePieceProcessor
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.json_files import refuse_pointer
+from capsfusion_tasks.fusion.json_files import read_bytes
 
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a line of a tiktoken file: a token in base64, and its rank
 
@@ -89,11 +89,7 @@ def is_tiktoken(start: bytes) -> bool:
 
 
 def _load(file: Path) -> SentencePieceProcessor:
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    refuse_pointer(file, content)
+    content = read_bytes(file)
     if not content:
         raise InputError(f"{file} is empty: download it again")
     if is_tiktoken(content):

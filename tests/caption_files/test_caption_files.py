@@ -185,10 +185,10 @@ def test_a_file_that_is_not_there_or_of_another_format_is_refused(tmp_path: Path
     with pytest.raises(InputError, match=r"no file .*in\.json"):
         open_caption_file(tmp_path / "in.json", COLUMNS)
     (tmp_path / "in.json").mkdir()
-    with pytest.raises(InputError, match=r"in\.json is a folder: give a file"):
+    with pytest.raises(InputError, match=r"in\.json is a folder: give a regular file"):
         open_caption_file(tmp_path / "in.json", COLUMNS)
     os.mkfifo(tmp_path / "in.csv")
-    with pytest.raises(InputError, match=r"in\.csv is a pipe or a device: give a file"):
+    with pytest.raises(InputError, match=r"in\.csv is a pipe or a device: give a regular file"):
         open_caption_file(tmp_path / "in.csv", COLUMNS)
     (tmp_path / "in.csv.zip").touch()
     with pytest.raises(
