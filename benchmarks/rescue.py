@@ -43,7 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, help="file with laion_2b and laion_coco (default: made-up pairs)")
     parser.add_argument("--rows", type=int, default=500)
-    parser.add_argument("--examples", type=int, default=5, help="rescued captions to print")
+    parser.add_argument("--examples", type=int, default=5, help="how many rescued captions to print")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="checkpoint (default: the demo model)")
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")

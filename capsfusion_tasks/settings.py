@@ -266,7 +266,9 @@ class Settings(BaseSettings):
     @classmethod
     def _has_other_beams(cls, keep_beams: bool, info: ValidationInfo) -> bool:
         if keep_beams and info.data.get("num_beams") == 1:
-            raise ValueError("with one beam there are no other captions to keep: set num_beams to 2 or more")
+            raise ValueError(
+                "keep_beams keeps the other captions of a beam search, and one beam has none: set num_beams to 2 or more"
+            )
         return keep_beams
 
     @property

@@ -181,7 +181,7 @@ def skip_without_captions(counts: Json) -> None:
 
 
 def tell_followers(context: Context, counts: Json, **about: Any) -> None:
-    """Attach ``counts`` and the facts ``about`` the run to the asset's event."""
+    """Attach ``counts`` and ``about``, more facts about the run, to the asset's event."""
     context["outlet_events"][CAPTIONS].extra = {**about, **counts}
 
 

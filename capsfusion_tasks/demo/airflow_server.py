@@ -25,7 +25,7 @@ from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.errors import InputError, NotReadyError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HOST = "127.0.0.1"  # not reachable from other machines: it uses the simple auth manager
+HOST = "127.0.0.1"  # no other machine can reach it, because the simple auth manager does not protect it
 USER = "admin"
 PARALLELISM = 4  # task processes; each imports pyarrow, which costs memory
 START_SECONDS = 600

@@ -1,4 +1,4 @@
-"""Starts torchrun for a job, and ends it with all its ranks. No torch here, because Airflow tasks import this."""
+"""Starts torchrun for a job, and stops it and all its ranks. Imports no torch, because Airflow tasks import this module."""
 
 from __future__ import annotations
 

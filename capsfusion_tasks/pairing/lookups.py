@@ -97,7 +97,10 @@ def url_keys(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -> Iterator[tuple[pa.Table, pa.Array]]:
-    """The rows of ``shards`` with one of ``keys``, [n] int64, sorted and unique, and the shard of each row."""
+    """The rows of ``shards`` whose key is in ``keys``, and the shard of each row.
+
+    ``keys`` is sorted, without duplicates, [n] int64.
+    """
     table = storage.read_table(f"{lookup.path}.parquet")
     mine, ends = table["key"].to_numpy(), table["end"].to_numpy()
     first, last = (np.searchsorted(mine, keys, side=side) for side in ("left", "right"))
