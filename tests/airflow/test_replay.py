@@ -1,12 +1,12 @@
-"""A replay through a real Airflow, started from the form in the UI in a real browser."""
+"""A replay through a real Airflow, started in a real browser: from the captions view, and from the DAG's form."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pytest
@@ -17,7 +17,15 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.tasks.dataset_names import table_name
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
-from tests.airflow.browser import captions_of_run, field_of, logged_in, open_dag, pick_day, trigger_dialog
+from tests.airflow.browser import (
+    captions_of_run,
+    captions_view,
+    field_of,
+    logged_in,
+    open_dag,
+    pick_day,
+    trigger_dialog,
+)
 from tests.airflow.conftest import WAREHOUSE, Service, wait_until
 from tests.airflow.monitoring import read_events
 from tests.warehouse.conftest import plan, rows
@@ -51,20 +59,42 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
     service: Service, quarantine: dict[int, str], chromium: Browser
 ) -> None:
     with logged_in(service, chromium, "light") as page:
-        open_dag(page, "capsfusion_replay")
+        open_dag(page, "capsfusion_replay")  # this run finds nothing to replay
         dialog = trigger_dialog(page)
         field_of(dialog, "Reasons").get_by_role("combobox").click()
         page.get_by_role("option", name="truncated", exact=True).click()
-        field_of(dialog, "Fusion").get_by_role("textbox").fill(OLD)
+        field_of(dialog, "Fusion").get_by_role("textbox").fill("unknown")
         pick_day(page, field_of(dialog, "Loaded from"), date(2026, 1, 1))
         field_of(dialog, "Longest caption").get_by_role("spinbutton").fill("60")
         expect(field_of(dialog, "Number format")).to_contain_text("as CAPSFUSION_DTYPE says")
         dialog.get_by_role("button", name="Trigger", exact=True).click()
         expect(dialog).to_be_hidden()
-        [run] = wait_until("there is a run", lambda: service.api.request("GET", f"{DAG}/dagRuns")["dag_runs"], 60)
+        [idle] = wait_until("there is a run", lambda: service.api.request("GET", f"{DAG}/dagRuns")["dag_runs"], 60)
+        given = {name: idle["conf"][name] for name in ("reason", "fusion_id", "max_new_tokens", "dtype")}
+        assert given == {"reason": ["truncated"], "fusion_id": "unknown", "max_new_tokens": 60, "dtype": None}
+        assert idle["conf"]["start"].startswith("2026-01-01T00:00")
+
+        page.get_by_role("link", name="Captions", exact=True).click()
+        view = captions_view(page)
+        facets = view.get_by_role("group", name="Facets")
+        facets.get_by_role("button", name=f"rejected {len(quarantine)}").click()
+        facets.get_by_role("button", name="truncated 6").click()
+        view.get_by_role("button", name="Replay these…").click()
+        start = view.locator("dialog#start")
+        expect(start).to_contain_text("6 rejected captions match.")
+        expect(start.get_by_label("Captions of")).to_have_value(OLD)
+        start.get_by_role("button", name="Replay these").click()
+        start.get_by_role("alert").get_by_role("link").click()
+        page.wait_for_url(re.compile("/dags/capsfusion_replay/runs/"))
+        [run] = [
+            each
+            for each in service.api.request("GET", f"{DAG}/dagRuns")["dag_runs"]
+            if each["dag_run_id"] != idle["dag_run_id"]
+        ]
         path = f"{DAG}/dagRuns/{run['dag_run_id']}"
         assert wait_until("the replay ends", lambda: ended(service, path), 400) == "success"
-        page.goto(f"{service.api.url}/dags/capsfusion_replay/runs/{quote(run['dag_run_id'])}")
+        assert ended(service, f"{DAG}/dagRuns/{idle['dag_run_id']}")
+        page.reload()
         figures = captions_of_run(page).locator("#figures")
         expect(figures).to_contain_text("A replay of rejected captions")
         shown = figures.inner_text()
