@@ -267,7 +267,7 @@ class Settings(BaseSettings):
     def _has_other_beams(cls, keep_beams: bool, info: ValidationInfo) -> bool:
         if keep_beams and info.data.get("num_beams") == 1:
             raise ValueError(
-                "keep_beams keeps the other captions of a beam search, and one beam has none: set num_beams to 2 or more"
+                "keep_beams keeps the other captions of a beam search; one beam has none, so set num_beams to 2 or more"
             )
         return keep_beams
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -99,7 +100,11 @@ class AirflowApi:
         if active and self.runs(state=["queued", "running"], run_type="backfill"):
             return True
         for backfill in active:
-            self.request("PUT", f"/backfills/{backfill['id']}/cancel")
+            try:
+                self.request("PUT", f"/backfills/{backfill['id']}/cancel")
+            except AirflowApiError as error:
+                if error.status != HTTPStatus.CONFLICT:  # Airflow has closed it meanwhile
+                    raise
         return False
 
     def runs(self, **query: Any) -> list[Json]:

@@ -1,4 +1,4 @@
-"""Starts torchrun for a job, and stops it and all its ranks. Imports no torch, because Airflow tasks import this module."""
+"""Starts torchrun for a job, and stops it with all its ranks. Airflow tasks import this module; it imports no torch."""
 
 from __future__ import annotations
 

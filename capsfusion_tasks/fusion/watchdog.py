@@ -25,7 +25,7 @@ class Heartbeat:
         self._last: tuple[Phase, float] | None = None
 
     def beat(self, phase: Phase) -> None:
-        """Report the phase. May be called often: a new phase is written at once, the same phase at most once a second."""
+        """Report the phase. May be called often: a new phase is written at once, the same one at most once a second."""
         now = time.monotonic()
         if self._last is not None and self._last[0] == phase and now < self._last[1] + _BEAT_SECONDS:
             return
