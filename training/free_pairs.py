@@ -1,8 +1,8 @@
 """Training pairs of any words: raw captions of any shape, and simple frames that copy both sources.
 
-Made scenes have few shapes and a small vocabulary. Real captions have any, and a model that has seen only scenes forces
-real captions into them. These pairs mean nothing. They teach to copy both sources, to say once what the sources share
-or repeat, and to end when all is said.
+Made scenes have few shapes and a small vocabulary. Real captions have any shape and any words, and a model that has
+seen only scenes forces real captions into them. These pairs mean nothing. They teach to copy both sources, to say once
+what the sources share or repeat, and to end when all is said.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def _require_calendar(array: pa.Array, name: str) -> None:
 
 
 def _mapped(kind: pa.DataType, path: str, binary: frozenset[str], *, only_zones: bool = False) -> pa.DataType:
-    """``kind`` with its leaves in types for JSON; with ``only_zones``, only with UTC in place of other time zones."""
+    """``kind`` with types for JSON at its leaves. With ``only_zones``, only time zones change: they become UTC."""
 
     def inner(child: pa.DataType, name: str) -> pa.DataType:
         return _mapped(child, f"{path}.{name}", binary, only_zones=only_zones)

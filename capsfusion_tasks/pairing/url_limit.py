@@ -101,7 +101,7 @@ class LeftOut:
 
 
 def leave_out(connection: duckdb.DuckDBPyConnection, most: int) -> LeftOut:
-    """Delete URLs with more than ``most`` pairs in the tables ``raw`` and ``coco`` from ``raw``."""
+    """Delete from ``raw`` the URLs that have more than ``most`` pairs in the tables ``raw`` and ``coco``."""
     connection.execute(_OVER.format(most=most))
     connection.execute(_LEAVE_OUT)
     [(urls, raws, cocos, pairs)] = connection.execute(_COUNTED).fetchall()

@@ -73,8 +73,8 @@ def plan_units(
     Units that were planned with other rules (``pull_rules.UnitRules``) are dropped and planned again. If one of them
     was started, this raises InputError instead, unless ``replan`` is set.
 
-    At most ``max_units`` new units are planned; pairs beyond them are left for another run. Raises NotReadyError where
-    the session of the planning is lost, or a task works on a unit that would be dropped. An error registers nothing.
+    At most ``max_units`` new units are planned; pairs beyond them are left for another run. Raises NotReadyError if the
+    session of the planning is lost, or a task works on a unit that would be dropped. An error registers nothing.
     """
     most = min(unit_files.MAX_UNITS, max_units or unit_files.MAX_UNITS)
     settings, storage, decoding = context.settings, context.storage, context.decoding

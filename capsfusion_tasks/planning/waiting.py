@@ -18,7 +18,7 @@ def intervals(storage: Storage, within: Interval | None = None) -> list[Interval
 
 
 def whole_range(storage: Storage, *more: Interval) -> Interval:
-    """From the start of the first to the end of the last interval that was listed, or of ``more``."""
+    """From the start of the first to the end of the last of all listed intervals and those in ``more``."""
     seen = [*more, *intervals(storage)]
     return Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
 

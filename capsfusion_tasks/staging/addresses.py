@@ -26,8 +26,8 @@ def refuse_credentials(uri: str) -> None:
 def remote_filesystem(root: str) -> tuple[fs.FileSystem, str]:
     """The file system of an ``s3://`` address, and the path in it. Raises ValueError for other schemes.
 
-    Reads ``AWS_ENDPOINT_URL``, an S3-compatible store, and ``AWS_CA_BUNDLE``, the certificates to trust, as AWS's own
-    tools do. Arrow reads neither by itself.
+    As AWS's own tools do, reads ``AWS_ENDPOINT_URL`` (an S3-compatible store) and ``AWS_CA_BUNDLE`` (the certificates
+    to trust). Arrow reads neither by itself.
     """
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
     authority = os.environ.get("AWS_CA_BUNDLE") or None

@@ -32,8 +32,8 @@ def upgrade() -> None:
         postgresql_using="gin",
         postgresql_with={"gin_pending_list_limit": 16384},
     )
-    # An anti-join and no `distinct on`: a condition or a limit on the view reaches the table's indexes. The columns are
-    # fixed here, so a migration that adds one must make the view again.
+    # An anti-join instead of `distinct on`, so that a condition or a limit on the view can use the table's indexes. The
+    # columns are fixed here, so a migration that adds one must make the view again.
     op.execute(
         """
         create view capsfusion.captions as
