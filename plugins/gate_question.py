@@ -73,7 +73,7 @@ class GateQuestion(HITLOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> list[dict[str, Any]]:
         answer, store = super().execute_complete(context, event), context["task_state_store"]
         if (asked := store.get(_ASKED)) is None:
-            raise InputError("Airflow does not know any more which units the question was about: clear this task")
+            raise InputError("Airflow has lost the list of units that the question was about: clear this task")
         kept = kept_answer.as_json(answer["chosen_options"], answer["responded_by_user"], answer["responded_at"])
         store.set(kept_answer.KEY, kept, retention=NEVER_EXPIRE)
         return self._settle(context, asked, kept)

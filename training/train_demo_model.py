@@ -7,9 +7,9 @@ Four steps, each writing its file to the work folder:
     python training/train_demo_model.py train     --work /tmp/demo_model     # checkpoint.pt; --resume continues from it
     python training/train_demo_model.py export    --work /tmp/demo_model --out capsfusion_tasks/demo/model
 
-On a machine that other programs use as well, --minutes ends the training in time: the learning rate then follows the
-larger one of the shares of steps and of minutes that have passed. Set GOMP_SPINCOUNT=2000 there, so that a thread does
-not spin while it waits for one that the system has paused.
+On a machine that other programs use as well, --minutes limits the time of the training. The learning rate then
+follows the steps or the minutes, whichever are nearer to their end. Set GOMP_SPINCOUNT=2000 there, so that a thread
+does not spin while it waits for one that the system has paused.
 
 On a CPU with AMX or AVX-512 BF16, bfloat16 matrix products are several times as fast as float32; on others pass --dtype
 float32. --start begins a new training with the weights of a checkpoint, for example with other pairs.

@@ -1,6 +1,6 @@
 """The interface of tokenizers, and LLaMA's tokenizer: sentencepiece with the model's own ``tokenizer.model``.
 
-transformers 5 is not used: from ``tokenizer.model`` alone, it makes wrong ids of text with double spaces (3.7% of real
+transformers 5 is not used: from ``tokenizer.model`` alone, it gives wrong ids for double spaces (3.7% of real
 prompts) and reads ``</s>`` inside a web caption as the control token.
 """
 

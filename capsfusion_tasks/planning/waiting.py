@@ -24,9 +24,9 @@ def whole_range(storage: Storage, *more: Interval) -> Interval:
 
 
 def paired_rows(storage: Storage, interval: Interval, known: Mapping[str, int] | None = None) -> int:
-    """Number of pairs of the interval, planned or not, from the footers of its files.
+    """Number of pairs of the interval, planned or not. Reads the footers of its files.
 
-    ``known``: path → rows of files that were read already.
+    ``known``: path → rows, of files whose footer was read before.
     """
     known = known or {}
     paths = storage.files(layout.pairs_folder(interval))

@@ -79,7 +79,7 @@ def _bytes(garbage: Iterable[Garbage]) -> str:
 
 
 def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collection:
-    """Find what can be deleted, by the setting ``keep_units_days``, and with ``delete`` delete it."""
+    """Find what is older than ``keep_units_days`` and no longer needed. With ``delete``, also delete it."""
     keep = timedelta(days=context.settings.keep_units_days)
     collection = Collection(find_garbage(context, keep, safe_age), delete)
     for one in collection.found if delete else ():

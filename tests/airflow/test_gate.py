@@ -148,7 +148,7 @@ def test_a_backfill_that_accepts_rejections_asks_nobody(service: Service, asked:
 def wait_for_question(service: Service, day: date) -> None:
     """Wait until the run asks and the scheduler knows that the asking process has ended.
 
-    Airflow takes a task for crashed that runs again, after an answer, before the scheduler has handled that end.
+    If the task ran again before the scheduler has handled that end, Airflow would count it as crashed.
     """
 
     def is_asked() -> bool:

@@ -73,7 +73,8 @@ def test_loading_again_changes_nothing(warehouse: Warehouse, connection: Connect
 
 def test_no_table_is_read_whole_for_each_row(warehouse: Warehouse, connection: Connection) -> None:
     plan(warehouse, *((f"u{number}", 500) for number in range(60)))
-    connection.execute(text("analyze capsfusion.work_units"))  # the table is so small that the planner would scan it
+    # Now the planner knows that the table is small, and prefers to scan it.
+    connection.execute(text("analyze capsfusion.work_units"))
 
     def scans() -> tuple[int, int]:
         found = connection.execute(
