@@ -213,6 +213,11 @@ def estimate(
     engine = context.warehouse.engine
     tokens = estimate_for(context, engine.begin, pair_paths(storage, reversed(seen)))
     images = known_images(settings, storage)
+    if images is not None and settings.image_results is not None and not images.batches:
+        log.warning(
+            "no run has read the image results of %s yet: pairs are counted as if no image of them were gone",
+            settings.image_results,
+        )
     unplanned, gone = unplanned_work(engine, storage, decoding.fusion_id, seen, images, tokens)
     with engine.begin() as connection:
         planned = rates.unfused(connection, decoding.fusion_id, within, longest_row=longest_row(decoding))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
+from capsfusion_tasks.context import open_context
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.planning.plan import known_images
 from capsfusion_tasks.schemas import Shard, Unit
@@ -29,6 +31,7 @@ from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.opened import check, collect, interval_tasks, plan, unit_tasks
 from tests.tasks.place import DAY, Place, pair
 from tests.upkeep.conftest import fuse_by_hand, plan_day, run_day
+from tests.warehouse.conftest import in_threads
 
 
 def url(number: int) -> str:
@@ -75,7 +78,7 @@ def rows(settings: Settings, query: str) -> list[dict[str, Any]]:
         return list(execute_sql(warehouse, query).to_pylist())
 
 
-def test_what_is_gone_is_counted_and_left_out(place: Place) -> None:
+def test_what_is_gone_is_counted_and_left_out(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     put(place, "0", {})
     settings = with_results(place)
     everything = joined(settings)
@@ -83,7 +86,9 @@ def test_what_is_gone_is_counted_and_left_out(place: Place) -> None:
     put(place, "0", {gone[0]: GONE, 77: GONE, gone[1]: None})
     put(place, "1", {gone[1]: GONE, sorted(everything)[2]: THERE, sorted(everything)[3]: "failed_to_resize"})
     before = plan.estimate(settings)
-    assert (before.gone.rows, before.total.rows) == (0, len(everything)), "no run has read the results"
+    assert (before.gone.rows, before.total.rows) == (0, len(everything))
+    assert "no run has read the image results of" in caplog.text
+    caplog.clear()
     estimates: list[Any] = []
     units = plan_day(settings, DAY, on_estimate=estimates.append)
     assert images(settings, units) == everything - {*gone}
@@ -97,6 +102,7 @@ def test_what_is_gone_is_counted_and_left_out(place: Place) -> None:
         now.gone.tokens / now.rate.tokens_per_second.median / 3600
     )
     assert "left out, because their images are gone: 2 pairs, about" in now.text
+    assert "no run has read" not in caplog.text
     report = interval_tasks.report(settings, DAY)
     assert (
         f"found: {len(everything)} pairs, 0 of them fused already or in other units, 2 left out because"
@@ -341,3 +347,26 @@ def test_the_commands_show_what_is_left_out(
     shown = CliRunner().invoke(app, ["plan", "--format", "json"])
     assert json.loads(shown.stdout)["gone"]["rows"] == 1
     assert "1 left out because their images are gone" in CliRunner().invoke(app, ["status"]).stdout
+
+
+def test_two_runs_at_the_same_time_read_a_file_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(place, "0", {4: GONE})
+    settings = with_results(place)
+    joined(settings)
+    real, read = image_results.opened, []
+
+    @contextmanager
+    def opened(shard: Shard, settings: Settings) -> Iterator[pa.NativeFile]:
+        read.append(shard.path)
+        time.sleep(0.3)
+        with real(shard, settings) as stream:
+            yield stream
+
+    monkeypatch.setattr(image_results, "opened", opened)
+
+    def reading() -> None:
+        with open_context(settings) as context:
+            image_results.read_image_results(context)
+
+    assert in_threads(reading, reading) == [None, None]
+    assert read == ["0.parquet"]
