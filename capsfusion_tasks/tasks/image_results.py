@@ -20,7 +20,7 @@ from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards.listing import every_shard
 from capsfusion_tasks.shards.sources import image_results_source, opened
-from capsfusion_tasks.staging import scratch
+from capsfusion_tasks.staging import layout, scratch
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.sessions import locked_session
 
@@ -43,8 +43,9 @@ def read_image_results(context: Context) -> None:
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     place = image_results_source(settings)
-    if place is None:
+    if place is None or not storage.exists(layout.BUCKETS_CONFIG):  # without buckets there are no pairs
         return
+    buckets = bucket_count(storage, settings)
     source = place.origin.model_dump(mode="json")
     with locked_session(engine) as session:
         session.lock("image_results", storage.root)  # other runs wait, and then find everything read
@@ -57,7 +58,7 @@ def read_image_results(context: Context) -> None:
         unread = iter([shard for shard in shards if shard.shard_id not in read])
         passing: list[NotReadyError] = []
         while (first := next(unread, None)) is not None:
-            batch = _Batch(context, first, unread)
+            batch = _Batch(settings, buckets, first, unread)
             with scratch.temporary_folder(settings.scratch_folder, "split-", "the image results") as folder:
                 publish_batch(storage, folder, source, batch.tables(), batch.files)
             _finish(context, batch)
@@ -84,7 +85,8 @@ def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> N
 class _Batch:
     """Files that are read together: ``first`` and more of ``others``, until there are enough rows."""
 
-    context: Context
+    settings: Settings
+    buckets: int
     first: Shard
     others: Iterator[Shard]
     files: dict[int, tuple[str, Counts]] = field(default_factory=dict)  # number → id and counts of files that were read
@@ -109,11 +111,9 @@ class _Batch:
             shard = following
 
     def _read(self, shard: Shard, number: int, counts: Counts) -> Iterator[pa.Table]:
-        settings = self.context.settings
-        buckets = bucket_count(self.context.storage, settings)
-        with opened(shard, settings) as stream:
+        with opened(shard, self.settings) as stream:
             where = printable(f"{shard.source}/{shard.path}")
-            yield from read_results(stream, where, buckets, number, counts)
+            yield from read_results(stream, where, self.buckets, number, counts)
 
 
 def _finish(context: Context, batch: _Batch) -> None:

@@ -29,7 +29,7 @@ from capsfusion_tasks.tasks.local_run import run_pipeline
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.opened import check, collect, interval_tasks, plan, unit_tasks
-from tests.tasks.place import DAY, Place, pair
+from tests.tasks.place import DAY, DAYS, Place, pair
 from tests.upkeep.conftest import fuse_by_hand, plan_day, run_day
 from tests.warehouse.conftest import in_threads
 
@@ -227,6 +227,14 @@ def test_several_batches_are_read_as_one_would_be(place: Place, monkeypatch: pyt
     units = plan_day(settings, DAY)
     assert images(settings, units) & {2, 4, 6, 8} == {4}
     assert len([path for path in Storage(settings.staging_uri).files("image_results") if path.endswith(".json")]) == 2
+
+
+def test_an_interval_without_shards_reads_no_results(place: Place) -> None:
+    put(place, "0", {4: GONE})
+    settings = with_results(place)
+    assert plan_day(settings, DAYS[1]) == []
+    assert interval_tasks.report(settings, DAYS[1])["failures"] == []
+    assert not {4} & images(settings, plan_day(settings, DAY))
 
 
 def test_a_wrong_address_is_told_before_anything_is_pulled(place: Place) -> None:
