@@ -6,7 +6,7 @@ They belong to no interval: each run reads all files that the source has, and ea
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -21,11 +21,15 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards.listing import every_shard
 from capsfusion_tasks.shards.sources import image_results_source, opened
 from capsfusion_tasks.staging import layout, scratch
+from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.sessions import locked_session
 
 log = logging.getLogger(__name__)
 
+# On S3 each file takes several round trips, and there can be tens of thousands. Each reader has a process that decodes.
+_READERS = 4
+_SMALL_BYTES = 32 << 20
 BATCH_ROWS = 8 << 20  # rows from which a batch takes no further file: all of LAION-COCO's results are 75 batches
 
 
@@ -55,14 +59,16 @@ def read_image_results(context: Context) -> None:
         outdated = [batch for batch in batches if not batch.files.keys() <= listed]
         read = {name: counts for batch in batches if batch not in outdated for name, counts in batch.files.items()}
         _record(context, shards, read)
-        unread = iter([shard for shard in shards if shard.shard_id not in read])
+        unread = [shard for shard in shards if shard.shard_id not in read]
         passing: list[NotReadyError] = []
-        while (first := next(unread, None)) is not None:
-            batch = _Batch(settings, buckets, first, unread)
+        while unread:
+            batch = _Batch(settings, buckets, iter(unread))
             with scratch.temporary_folder(settings.scratch_folder, "split-", "the image results") as folder:
                 publish_batch(storage, folder, source, batch.tables(), batch.files)
             _finish(context, batch)
             passing += batch.passing
+            done = {shard_id for shard_id, _ in batch.files.values()} | batch.failed.keys()
+            unread = [shard for shard in unread if shard.shard_id not in done]
         # After the new batches are there, because planning must not miss the results that both have.
         for old in outdated:
             old.delete(storage)
@@ -82,38 +88,62 @@ def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> N
 
 
 @dataclass
+class _File:
+    """A file of a batch. ``tables``: all of its results; None: they are read when they are needed."""
+
+    shard: Shard
+    number: int
+    counts: Counts = field(default_factory=Counts)
+    tables: Iterable[pa.Table] | None = None
+    error: InputError | NotReadyError | None = None
+
+
+@dataclass
 class _Batch:
-    """Files that are read together: ``first`` and more of ``others``, until there are enough rows."""
+    """Files that are read together: the next of ``unread``, until there are enough rows."""
 
     settings: Settings
     buckets: int
-    first: Shard
-    others: Iterator[Shard]
+    unread: Iterator[Shard]
+    rows: int = 0
     files: dict[int, tuple[str, Counts]] = field(default_factory=dict)  # number → id and counts of files that were read
     failed: dict[str, str] = field(default_factory=dict)  # id → error
     passing: list[NotReadyError] = field(default_factory=list)
 
     def tables(self) -> Iterator[pa.Table]:
-        rows, number, shard = 0, 0, self.first
-        while True:
-            counts = Counts()
+        """The results of the files, for ``publish_batch``. Fills ``files``, ``failed`` and ``passing``."""
+        for file in read_ahead(self._read_small, enumerate(self._next()), _READERS):
             try:
-                yield from self._read(shard, number, counts)
-                self.files[number] = shard.shard_id, counts
+                if file.error:
+                    raise file.error
+                yield from self._results(file) if file.tables is None else file.tables
+                self.files[file.number] = file.shard.shard_id, file.counts
             except (InputError, NotReadyError) as error:
-                self.failed[shard.shard_id] = str(error)
+                self.failed[file.shard.shard_id] = str(error)
                 if isinstance(error, NotReadyError):
                     self.passing.append(error)
                 log.warning("plan: image results are left out: %s", error)
-            rows, number = rows + counts.rows, number + 1
-            if rows >= BATCH_ROWS or (following := next(self.others, None)) is None:
-                return
-            shard = following
+            self.rows += file.counts.rows
 
-    def _read(self, shard: Shard, number: int, counts: Counts) -> Iterator[pa.Table]:
-        with opened(shard, self.settings) as stream:
-            where = printable(f"{shard.source}/{shard.path}")
-            yield from read_results(stream, where, self.buckets, number, counts)
+    def _next(self) -> Iterator[Shard]:
+        while self.rows < BATCH_ROWS and (shard := next(self.unread, None)) is not None:
+            yield shard
+
+    def _read_small(self, numbered: tuple[int, Shard]) -> _File:
+        """Read a small file whole, in a thread. A large one would take too much memory beside others."""
+        number, shard = numbered
+        file = _File(shard, number)
+        if shard.size_bytes <= _SMALL_BYTES:
+            try:
+                file.tables = list(self._results(file))
+            except (InputError, NotReadyError) as error:
+                file.error = error
+        return file
+
+    def _results(self, file: _File) -> Iterator[pa.Table]:
+        with opened(file.shard, self.settings) as stream:
+            where = printable(f"{file.shard.source}/{file.shard.path}")
+            yield from read_results(stream, where, self.buckets, file.number, file.counts)
 
 
 def _finish(context: Context, batch: _Batch) -> None:
