@@ -20,6 +20,7 @@ _FOREIGN = [(0x410, 0x44F), (0x3B1, 0x3C9), (0x4E00, 0x9FA0), (0x3041, 0x3096), 
 _EMOJI = [(0x1F300, 0x1F64F), (0x1F680, 0x1F6C0), (0x2600, 0x26FF)]
 _UNTOLD = re.compile("[\u0370-\u1fff\u2600-\u27bf\u3000-\uffff\U00010000-\U0001ffff]|<")
 _ACCENTS = "éèêëáàâäãåçíìîïñóòôöõøúùûüýßæœšžčćđłğışőűățÉÖÜÅÁÇØŠŽ"
+_UNITS = ("MP", "cm", "mm", "kg", "ml", "K", "Ft", "W", "V", "GB", "x", "pcs", "Pack", '"', "%")
 _SIGNS = ("!", "?", "%", "*", ";", "+", "=", "~", ">", "…", "™", "®", "°", "½", "¼", "’", "”", "&", "$", "€", "£", "/")
 
 
@@ -40,6 +41,7 @@ class FreeWords:
         capitals, names, repeats = rng.choice((0.0, 0.9, 0.9, 0.5)), rng.choice((0.05, 0.2, 0.4)), rng.random() < 0.25
         small, comma = rng.choice((0.0, 0.15, 0.35)), rng.choice((0.0, 0.0, 0.05, 0.3))
         odd = rng.choice((0.0, 0.0, 0.05, 0.2))
+        unit = rng.choice((*_UNITS, self.word()[:2].upper())) if rng.random() < 0.12 else ""  # of several numbers
         words: list[str] = [rng.choice(("A", "The", "a", "The"))] if rng.random() < 0.1 else []
         while len(words) < count:
             kind = rng.random()
@@ -49,6 +51,8 @@ class FreeWords:
                 words.append(rng.choice(words))
             elif rng.random() < odd:
                 words.append(self._odd())
+            elif unit and kind > 0.65:
+                words.append(f"{rng.randint(1, rng.choice((9, 200)))}{unit}")
             elif kind > 1.0 - names:
                 root = rng.choice(_NAMES)
                 words += (person(rng, "train") if rng.random() < 0.25 else GENERATORS[root](rng, "train")).split(" ")
