@@ -32,6 +32,7 @@ DAGS = ("capsfusion", "capsfusion_replay")
 _PLAIN = re.compile(r"[\w ,.:;=+()/%…-]*")
 
 
+_RUNNING = "running"
 # If the box is not ticked, Airflow's UI sends no Params of a backfill, even if the form has values.
 _NO_PARAMS = "To apply the Params of a backfill, tick Override parameters on existing runs in its form"
 
@@ -41,30 +42,36 @@ class RunNote:
 
     @hookimpl
     def on_dag_run_running(self, dag_run: DagRun) -> None:
-        self._write(dag_run, ended=False)
+        self._write(dag_run, _RUNNING)
 
     @hookimpl
     def on_dag_run_success(self, dag_run: DagRun) -> None:
-        self._write(dag_run, ended=True)
+        self._write(dag_run, "marked as successful, without a report")
 
     @hookimpl
     def on_dag_run_failed(self, dag_run: DagRun) -> None:
-        self._write(dag_run, ended=True)
+        self._write(dag_run, "failed without a report: see the log of its last task")
 
-    def _write(self, dag_run: DagRun, *, ended: bool) -> None:
+    def _write(self, dag_run: DagRun, state: str) -> None:
+        """``state``: the headline of a run that has no report."""
         if dag_run.dag_id not in DAGS:
             return
         # Imported here, because tasks load plugins too and have no access to Airflow's database.
-        from airflow.models.dagrun import DagRunNote
+        from airflow.models.dagrun import DagRun, DagRunNote
         from airflow.models.xcom import XComModel
+        from sqlalchemy import select
         from sqlalchemy.orm import object_session
 
         session = object_session(dag_run)
         if session is None:
             return
+        # The scheduler starts a run while a user marks it as failed: both write its first note. The second waits here.
+        session.flush()
+        session.execute(select(DagRun.id).where(DagRun.id == dag_run.id).with_for_update())
+        session.expire(dag_run, ["dag_run_note"])
         query = XComModel.get_many(key=KEY, run_id=dag_run.run_id, task_ids="report", dag_ids=dag_run.dag_id, limit=1)
-        found = session.scalars(query).first() if ended else None
-        report = _unreported(dag_run, ended) if found is None else XComModel.deserialize_value(found)
+        found = session.scalars(query).first() if state != _RUNNING else None
+        report = _unreported(dag_run, state) if found is None else XComModel.deserialize_value(found)
         if dag_run.backfill is not None and dag_run.backfill.dag_run_conf is None:
             headline, _, rest = report.partition("\n")
             report = f"{headline} (the backfill gave no Params)\n{_NO_PARAMS}\n{rest}"
@@ -100,7 +107,7 @@ def as_note(report: str, end: str = "") -> str:
     return note + end
 
 
-def _unreported(dag_run: DagRun, ended: bool) -> str:
+def _unreported(dag_run: DagRun, state: str) -> str:
     """The note of a run without a report: the run has just started, or its last task has not run."""
     start, stop = dag_run.data_interval_start, dag_run.data_interval_end
     if day := (dag_run.conf or {}).get("day"):
@@ -109,7 +116,6 @@ def _unreported(dag_run: DagRun, ended: bool) -> str:
         interval = "interval: none"
     else:
         interval = told(Interval(start=start, end=stop))
-    state = "failed without a report: see the log of its last task" if ended else "running"
     return f"{state}, {interval}" if dag_run.dag_id == DAGS[0] else state
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,24 @@ def test_a_run_has_its_report_as_a_note_and_others_can_follow_it(
     assert [row["data_interval"][0][:10] for row in rows] == [run["logical_date"][:10] for run in runs]
     assert sum(row["rows_in"] for row in rows) == sample.pairs
     assert all(row["rows_in"] == row["accepted"] + row["rejected"] for row in rows)
+
+
+def test_a_user_can_mark_a_run_while_the_scheduler_writes_its_first_note(
+    service: Service, in_order: list[dict[str, Any]]
+) -> None:
+    [run] = service.runs(FIRST, FIRST)
+    path = f"/dags/capsfusion/dagRuns/{run['dag_run_id']}"
+    url = service.server.url("airflow").set(drivername="postgresql").render_as_string(hide_password=False)
+    with ThreadPoolExecutor() as pool, psycopg.connect(url, autocommit=True) as scheduler:
+        note = "delete from dag_run_note using dag_run where id = dag_run_id and run_id = %s returning dag_run_note.*"
+        [values] = scheduler.execute(note, [run["dag_run_id"]]).fetchall()
+        with scheduler.transaction():
+            scheduler.execute("select 1 from dag_run where run_id = %s for update", [run["dag_run_id"]])
+            scheduler.execute(f"insert into dag_run_note values ({', '.join(['%s'] * len(values))})", values)
+            marked = pool.submit(service.api.request, "PATCH", path, {"state": "success"})
+            waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = 'airflow'"
+            wait_until("the API server waits", lambda: scheduler.execute(waiting).fetchall(), 60)
+        assert marked.result()["note"] == run["note"]
 
 
 def test_fuse_links_to_its_throughput_and_load_to_its_captions(
