@@ -9,7 +9,6 @@ import random
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from urllib.parse import quote
 
 import httpx
 import pyarrow as pa
@@ -25,6 +24,7 @@ from capsfusion_tasks.explorer.app import create_app
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import VALIDATED, Shard
 from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.tasks.export import MANIFEST
 from capsfusion_tasks.validation.validate import validate_table
 from capsfusion_tasks.warehouse import ledger, plans
 from capsfusion_tasks.warehouse.connection import open_warehouse
@@ -39,18 +39,27 @@ PREFIX = "/capsfusion"
 DAY = Interval(start=datetime(2026, 12, 1, tzinfo=UTC), end=datetime(2026, 12, 2, tzinfo=UTC))
 SIDES = ("laion_2b", "laion_coco")
 PAIRS, ALREADY = 400, 60
+LIMIT = 12  # of the run's first plan, for another fusion
 GOOD = {"verdict": "good"}
 
 
 @pytest.fixture(scope="module")
 def run_id(service: Service) -> Iterator[str]:
-    """A run that Airflow knows, with made-up captions in the warehouse. Some captions have faults."""
+    """A run that Airflow knows, with made-up captions in the warehouse. Some captions have faults.
+
+    The run ran twice: with a limit for the fusion f0, whose captions are all rejected, then for the fusion f1.
+    """
     run = service.api.request(
         "POST", "/dags/capsfusion/dagRuns", {"logical_date": (DAY.end + timedelta(hours=1)).isoformat()}
     )["dag_run_id"]
     service.api.request("PATCH", f"/dags/capsfusion/dagRuns/{run}", {"state": "success"})
     url = service.server.url(WAREHOUSE).render_as_string(hide_password=False)
     with open_warehouse(Settings(warehouse_url=url)) as warehouse:
+        plan(warehouse, ("shown-0", LIMIT), fusion_id="f0", interval=DAY, dag_run_id=run)
+        with warehouse.engine.begin() as connection:
+            plans.record(connection, DAY, "f0", run, pairs=PAIRS + ALREADY, already_fused=0, planned=LIMIT)
+        first = range(PAIRS, PAIRS + LIMIT)
+        load_unit(warehouse, "shown-0", rows(*first, rejected={number: ["truncated"] for number in first}), run)
         plan(warehouse, ("shown", PAIRS), interval=DAY, dag_run_id=run)
         with warehouse.engine.begin() as connection:
             plans.record(connection, DAY, "f1", run, pairs=PAIRS + ALREADY, already_fused=ALREADY, planned=PAIRS)
@@ -64,10 +73,10 @@ def run_id(service: Service) -> Iterator[str]:
         yield str(run)
         with warehouse.engine.begin() as connection:  # other tests count the rows of the warehouse
             for table in ("fused_captions", "rejected_captions", "work_units"):
-                connection.execute(text(f"delete from capsfusion.{table} where unit_id = 'shown'"))
+                connection.execute(text(f"delete from capsfusion.{table} where unit_id like 'shown%'"))
             connection.execute(text("delete from capsfusion.shards where etag = 'shown'"))
-            connection.execute(text("delete from capsfusion.plans where fusion_id = 'f1'"))
-            connection.execute(text("delete from capsfusion.fusions where fusion_id = 'f1'"))
+            for table in ("plans", "fusions"):
+                connection.execute(text(f"delete from capsfusion.{table} where fusion_id in ('f0', 'f1')"))
 
 
 def made_captions() -> pa.Table:
@@ -76,7 +85,8 @@ def made_captions() -> pa.Table:
     captions = [pair.fused for pair in pairs]
     captions[::11] = [caption[: len(caption) * 2 // 3] for caption in captions[::11]]  # cut off
     captions[::13] = [pair.synthetic for pair in pairs[::13]]  # this caption has no word of the raw caption
-    texts = {"laion_2b": [pair.raw for pair in pairs], "laion_coco": [pair.synthetic for pair in pairs]}
+    texts = {"image_url": [f"https://images.example.com/{number:06}.jpg" for number in range(PAIRS)]}
+    texts |= {"laion_2b": [pair.raw for pair in pairs], "laion_coco": [pair.synthetic for pair in pairs]}
     table = rows(*range(PAIRS), finish_reason="stop", laion_2b_shard="laion_2b-0", laion_coco_shard="laion_coco-0")
     for name, column in {**texts, "capsfusion": captions}.items():
         table = table.set_column(table.schema.get_field_index(name), name, [column])
@@ -137,9 +147,13 @@ def test_a_user_finds_a_rejected_caption_and_follows_it_to_its_run(
         caption = find_a_rejected_caption(page)
         expect(caption).to_contain_text("part-00000.parquet")
         picture(page, "caption-light.png")
+        page.keyboard.press("3")
+        expect(caption.get_by_role("button", name="Bad")).to_have_attribute("aria-pressed", "true")
+        caption.get_by_role("button", name="Withdraw").click()
         tab = follow_to_run(page, caption, run_id)
+        expect(page.locator("body")).to_contain_text("marked as successful, without a report")
         expect(tab.locator("#figures")).to_contain_text(f"of {PAIRS} (")
-        expect(tab.locator("#figures")).to_contain_text(f"already fused: {ALREADY}")
+        expect(tab.locator("#figures")).to_contain_text(f"already fused {ALREADY}")
         page.set_viewport_size({"width": 1280, "height": 1040})  # scroll so that the whole funnel is in the picture
         picture(page, "run-light.png")
 
@@ -164,13 +178,14 @@ def test_a_filter_stays_in_airflow_s_address_and_its_captions_are_exported(
         expect(dialog).to_contain_text(f"{accepted} accepted captions match.")
         dialog.get_by_label("Folder").fill(str(target))
         dialog.get_by_role("button", name="Export these").click()
-        export = dialog.get_by_role("alert").get_by_role("link").inner_text()
-    path = f"/dags/capsfusion_export/dagRuns/{quote(export)}"
-    wait_until("the export ends", lambda: service.api.request("GET", path)["state"] in ("success", "failed"), 120)
+        expect(dialog.get_by_role("alert").get_by_role("link")).to_be_visible()
+    wait_until("the export is complete", (target / MANIFEST).exists, 120)
     assert pq.read_table(target / "data" / "part-00000.parquet").num_rows == accepted
 
 
-def test_the_view_is_dark_where_airflow_is(service: Service, chromium: Browser, run_id: str) -> None:
+def test_the_view_is_dark_where_airflow_is_and_mixes_no_fusions_of_a_run(
+    service: Service, chromium: Browser, run_id: str
+) -> None:
     with logged_in(service, chromium, "dark") as page:
         page.get_by_role("link", name="Captions", exact=True).click()
         view = captions_view(page)
@@ -178,5 +193,15 @@ def test_the_view_is_dark_where_airflow_is(service: Service, chromium: Browser, 
         expect(view.locator("html")).to_have_attribute("data-theme", "dark")
         picture(page, "captions-dark.png")
         view.get_by_role("button", name="Runs").click()
-        expect(view.locator("#figures figure")).not_to_have_count(0)
+        figures = view.locator("#figures")
+        expect(figures).to_contain_text("Of all fusions together")
+        view.get_by_role("button", name="fusion f0").click()
+        expect(figures).to_contain_text(f"0 of {LIMIT} (")
+        expect(figures).to_contain_text(f"left for a later run {PAIRS + ALREADY - LIMIT}")
+        view.get_by_role("button", name="fusion f1").click()
+        expect(figures).to_contain_text(f"of {PAIRS} (")
+        expect(figures).not_to_contain_text("left for a later run")
+        expect(figures).not_to_contain_text("Of all fusions together")
         picture(page, "runs-dark.png")
+        view.get_by_role("button", name="Trends").click()
+        expect(view.get_by_role("img", name=re.compile(f"^Captions: {DAY.start:%Y-%m-%d} accepted"))).to_be_visible()

@@ -105,6 +105,7 @@ function funnel(all) {
   const notes = [
     found && "Pairs: rows of this run's shards with rows that were pulled before or now; a row may be in several.",
     found && "Already fused: pairs in other units, loaded or not.",
+    found && !all.fusion_id && "Of all fusions together: a pair counts once for each.",
     !whole && `Reasons are estimates from ${number(distributions.rejected)} rejected captions of the newest units.`,
   ].filter(Boolean);
   return el("div", {}, bars("From shards to captions", rows), el("p", { class: "note" }, notes.join(" ")));
