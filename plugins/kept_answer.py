@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -38,16 +39,23 @@ class KeptAnswer:
             return  # called in a worker, or for another task
         # Imported here, because tasks load plugins too and have no access to Airflow's database.
         from airflow.models.hitl import HITLDetail
+        from airflow.models.taskinstance import TaskInstance
         from airflow.state import TaskScope, get_state_backend
 
         session = object_session(task_instance)
         if session is None:
             return
-        detail = session.scalar(select(HITLDetail).where(HITLDetail.ti_id == task_instance.id))
-        if detail is None or not detail.response_received:
-            return
         scope = TaskScope(task_instance.dag_id, task_instance.run_id, task_instance.task_id, task_instance.map_index)
-        answer = as_json(detail.chosen_options, detail.responded_by, detail.responded_at)
+        # By its names, because Airflow has given the next try another id, which is not in the database yet.
+        found = session.execute(
+            select(HITLDetail.chosen_options, HITLDetail.responded_by, HITLDetail.responded_at)
+            .join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)
+            .filter_by(**asdict(scope))
+            .where(HITLDetail.responded_at.is_not(None))
+        ).one_or_none()
+        if found is None:
+            return
+        answer = as_json(*found)
         get_state_backend().set(scope, KEY, json.dumps(answer), session=session)
 
 

@@ -143,6 +143,20 @@ class Service:
         )
         assert self._in_airflow(statement, run_id=run_id)
 
+    def lose_worker_after_answer(self, run_id: str, option: str) -> None:
+        """Answer the run's question, and make Airflow believe that the worker died which took the answer."""
+        statement = """
+            with answered as (
+                update hitl_detail
+                set responded_at = now(), responded_by = cast(:user as json), chosen_options = cast(:chosen as json)
+                from task_instance ti where ti.id = ti_id and run_id = :run_id and task_id = 'ask' returning ti_id
+            )
+            update task_instance set state = 'running', last_heartbeat_at = now() - interval '1 day'
+            where id in (select ti_id from answered) returning id
+        """
+        user = json.dumps({"id": USER, "name": USER})
+        assert self._in_airflow(statement, run_id=run_id, user=user, chosen=json.dumps([option]))
+
     def _in_airflow(self, statement: str, **values: Any) -> list[Any]:
         engine = create_engine(self.server.url("airflow"))
         with engine.begin() as connection:
@@ -241,8 +255,9 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             "CAPSFUSION_UNIT_TOKENS": "10000",  # one unit per day, because each unit starts torchrun
             "CAPSFUSION_GATE__MIN_ROWS": str(GATE_ROWS),
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # seconds; the DAGs' files do not change here
-            # Seconds between checks for questions that nobody has answered in time.
+            # Seconds between checks for questions that nobody has answered in time, and for workers that died.
             "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
             "CAPSFUSION_ALERT_CONN_ID": "alerts",
             "AIRFLOW_CONN_ALERTS": json.dumps({"conn_type": "http", "password": webhook.url}),
         }
