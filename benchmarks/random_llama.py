@@ -43,7 +43,6 @@ def as_transformers(model: Llama, config: LlamaConfig) -> LlamaForCausalLM:
         name: torch.nn.Parameter(cast(Tensor, view), requires_grad=False) for name, view in model.parameters().items()
     }
     reference.load_state_dict(weights, assign=True)
-    reference.model.rotary_emb = LlamaRotaryEmbedding(config).to(
-        model.device
-    )  # load_state_dict does not restore its buffer
+    # load_state_dict does not restore the buffer of the rotary embedding.
+    reference.model.rotary_emb = LlamaRotaryEmbedding(config).to(model.device)
     return reference.eval()

@@ -77,7 +77,7 @@ class TrendQuery(BaseModel):
 
 
 class RunQuery(BaseModel):
-    """A DAG run by its id, a replay by its name, or an interval; without any of them, all runs. One fusion of it."""
+    """Selects a DAG run by its id, a replay by its name, or an interval. Default: all runs, of all fusions."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -67,7 +67,7 @@ class FileCaptions:
                 yield None if failed else caption
 
     def _taken(self, piece: pa.Table, fused: list[dict[str, Any]]) -> list[str]:
-        """The caption to take of each row."""
+        """The chosen caption of each row, which may be one of the other beams."""
         if self._take_beam is None:
             return [made["capsfusion"] for made in fused]
         pairs, made = self._columns.pairs(piece), pa.Table.from_pylist(fused, self._schema)

@@ -23,9 +23,9 @@ from capsfusion_tasks.settings import Settings
 def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> Decoding:
     """The decoding that ``settings`` describe.
 
-    ``device`` is where it will run, for a dtype of auto; by default the settings say. A model in a folder is known by
-    its content, a hub model by its commit, whose configuration and tokenizer are fetched. Raises InputError for a model
-    that is not there or lacks a file, and for a prompt's file that is not a template.
+    A dtype of auto depends on the ``device`` that will run the model. Default: the device in the settings. A local
+    model is identified by its content. A hub model is identified by its commit, and its configuration and tokenizer are
+    downloaded. Raises InputError if the model is missing or lacks a file, or if the prompt file is not a template.
     """
     template = configured_template(settings)  # finds a wrong prompt before a model is downloaded
     local = Path(settings.model).is_dir()

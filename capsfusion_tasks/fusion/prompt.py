@@ -45,8 +45,8 @@ Piece = int | list[tuple[str, str | None]]  # a control token, or pieces of text
 class Prompt:
     """Makes the prompts of a template for a tokenizer.
 
-    Control tokens of the tokenizer that the *template* has, such as <|im_start|>, become these tokens; in a caption
-    they are text.
+    A control token in the *template*, such as <|im_start|>, becomes that token. In a caption, the same characters stay
+    plain text.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template = PAPER) -> None:
@@ -91,11 +91,11 @@ class Prompt:
         return ids
 
     def shared_prefix(self) -> list[int]:
-        """The token ids that every prompt begins with: the template up to the first caption (the paper's: 112 of
-        LLaMA's tokens, BOS counted).
+        """The token ids that every prompt begins with: the template up to its first caption.
 
-        It ends before the last space in front of the caption. No caption can change it if tokens never reach across a
-        space, which holds for sentencepiece and for the words that LLaMA 3 and Qwen cut texts into.
+        In the paper's template these are 112 LLaMA tokens, including BOS. The prefix ends before the last space in
+        front of the caption. No caption can change it if tokens never reach across a space, which holds for
+        sentencepiece and for the words that LLaMA 3 and Qwen cut texts into.
         """
         # Captions that begin with different kinds of characters. A token that depends on the caption is not shared.
         prompts = [self.encode(start, start) for start in ("A", "b", "7", ":", '"', "é", "図", "😀")]

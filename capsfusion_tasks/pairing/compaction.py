@@ -36,7 +36,7 @@ _UNUSED = timedelta(hours=6)  # age from which a file can be deleted; no task ta
 
 
 def compact(old: BucketSide, new_bytes: int) -> list[Lookup]:
-    """Make a lookup of the old rows without one, if there are enough, and delete files that no join can need.
+    """Make a lookup for old rows that have none, if there are enough, and delete files that no join can need.
 
     Returns the lookups. Every row stays in its bucket file too.
     """

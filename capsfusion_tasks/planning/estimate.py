@@ -124,7 +124,7 @@ class Estimate:
 
     @property
     def hours(self) -> float | None:
-        """From now to the end, with all devices busy."""
+        """Hours until all work is done, if every device is busy."""
         hours = self.gpu_hours
         return None if hours is None or self.gpus is None else hours.median / self.gpus
 

@@ -69,7 +69,7 @@ def discover(
         late = _late(arrived, interval, storage, now)
     claimed = claim(late)
     found = {shard.shard_id: shard for shard in [*own, *(shard for shard in late if shard.shard_id in claimed)]}
-    # Keep listed shards unchanged, because their rows may be pulled and paired.
+    # Keep listed shards unchanged, because their rows may already be pulled and paired.
     found |= {shard.shard_id: shard for shard in known}
     shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
     if gone := [shard for shard in leaving if shard.shard_id not in found]:

@@ -65,7 +65,7 @@ def dates(side: Side, place: SideSource) -> str:
 def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
     """All shards of the source. Unreadable ones of unknown time count as arrived in ``interval``.
 
-    Logs why the source has no readable shard, or when its shards arrived if none did in ``interval``.
+    If the source has no readable shard, logs why. If none arrived in ``interval``, logs when the others arrived.
     """
     passed_over = PassedOver(place.wanted)
     shards = [

@@ -20,7 +20,7 @@ from capsfusion_tasks.shards.retries import MayPass
 BROKEN = (httpx2.TransportError,)
 _BUSY = (408, 425, 429)
 VARIABLES = "HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"  # environment variables that a client reads
-# At INFO it would log every address, including targets of redirects, and a signed address is a secret.
+# At INFO, httpx2 would log every address, including targets of redirects. A signed address is a secret.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 

@@ -228,7 +228,7 @@ class Storage:
 
     @_asks
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """The rows of a Parquet file. The schema has the metadata of its footer."""
+        """The rows of a Parquet file. Their schema has the metadata of the file's footer."""
         # Takes three requests to S3; pq.read_table takes five.
         with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
             return file.read(columns)

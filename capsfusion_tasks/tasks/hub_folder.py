@@ -94,7 +94,7 @@ class HubFolder:
 
     @property
     def is_whole_repository(self) -> bool:
-        """Whether the export has the repository for itself, so that the card can describe it."""
+        """Whether the export is the whole repository, not a folder of it. Then the card can describe the export."""
         return not self._root
 
     def read_card(self) -> str | None:
@@ -106,7 +106,8 @@ class HubFolder:
         self._waiting.append(CommitOperationAdd(CARD, text.encode()))
 
     def _open(self) -> tuple[str | None, dict[str, int]]:
-        """The branch's last commit, and the files of this folder with their sizes. None and {} without a repository."""
+        """The branch's last commit, and the files of this folder with their sizes. None and {} if there is no
+        repository."""
         hub = self._hub
         try:
             info = hub.api.dataset_info(hub.name, revision=hub.revision, timeout=60)

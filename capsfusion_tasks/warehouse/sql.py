@@ -71,7 +71,7 @@ def _place(sql: str, error: adbc.Error) -> str:
 
 
 def _advice(error: adbc.Error) -> str:
-    """What to do about the mistakes of a first query."""
+    """Advice on the mistakes that users make in their first queries."""
     if error.sqlstate == UNDEFINED_TABLE:
         names = sorted(table.name for table in judgements.metadata.sorted_tables)
         return f"; the tables are captions, {', '.join(names)}"

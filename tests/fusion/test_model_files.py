@@ -89,7 +89,7 @@ def test_json_that_cannot_be_read_is_refused_in_one_line(folder: Path, name: str
 @pytest.mark.parametrize("engine", ["native", "transformers"])
 def test_numbers_that_no_llama_has_are_named(folder: Path, engine: str, changes: dict[str, Any], reason: str) -> None:
     change(folder / "config.json", **changes)
-    with pytest.raises(InputError, match=rf"/config\.json is not that of a LLaMA: .*{reason}"):
+    with pytest.raises(InputError, match=rf"/config\.json has values that no LLaMA has: .*{reason}"):
         check_model(folder, engine=engine)
 
 

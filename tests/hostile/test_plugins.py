@@ -1,4 +1,4 @@
-"""Texts for Airflow's UI and for alerts, made in a process of its own, as in Airflow."""
+"""Texts for Airflow's UI and for alerts. A separate process makes them, as in Airflow."""
 
 from __future__ import annotations
 

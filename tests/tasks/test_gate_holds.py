@@ -50,7 +50,7 @@ def planned_unit(settings: Settings) -> Unit:
 
 
 def judge(settings: Settings, unit: Unit, **options: Any) -> bool:
-    """Validate as a run of Airflow does; whether the unit is held."""
+    """Validate ``unit`` as an Airflow run does. Returns whether the gate holds the unit."""
     held: bool = unit_tasks.validate(settings, unit, hold=True, dag_run_id="run 1", **options)["held"]
     return held
 

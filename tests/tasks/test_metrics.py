@@ -55,7 +55,7 @@ def test_the_page_lists_each_metric_with_its_kind() -> None:
 
 
 def prometheus_names() -> set[str]:
-    """The names under which statsd_exporter gives Prometheus what the tasks send."""
+    """The names that statsd_exporter gives the metrics of tasks, for Prometheus."""
     names = {
         name.replace(REASON, reason): metric
         for name, metric in METRICS.items()

@@ -102,7 +102,7 @@ def _root(slot: str) -> str:
 
 
 def _with_more(scene: Scene, raw: str, fused: str) -> tuple[str, str]:
-    """Sometimes add sentences to the raw caption. The fused one tells the first, and the second if it is short."""
+    """Sometimes add sentences to the raw caption. The fused one has the first, and the second if it is short."""
     if scene.rng.random() > MORE_SHARE:
         return raw, fused
     extra = scene.entries("extra")

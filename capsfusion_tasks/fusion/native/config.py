@@ -34,7 +34,7 @@ def sizes_of(folder: Path, config: dict[str, Any]) -> Sizes | None:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         reason = f"{place}: {first['msg']}, not {str(first['input'])[:50]!r}" if place else first["msg"]
-        raise InputError(f"{folder}/config.json is not that of a {family.NAME}: {reason}") from error
+        raise InputError(f"{folder}/config.json has values that no {family.NAME} has: {reason}") from error
 
 
 def model_sizes(folder: Path) -> Sizes:

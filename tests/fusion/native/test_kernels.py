@@ -1,4 +1,4 @@
-"""The Triton kernels against plain torch: on CUDA where there is one, else in Triton's interpreter."""
+"""The Triton kernels against plain torch: on a GPU if there is one, else in Triton's interpreter."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_a_config_means_what_transformers_reads_in_it(tmp_path: Path, family: st
 
 def test_a_config_that_makes_no_sense_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "num_attention_heads": "many"}))
-    with pytest.raises(InputError, match="is not that of a LLaMA"):
+    with pytest.raises(InputError, match="has values that no LLaMA has"):
         model_sizes(tmp_path)
 
 
