@@ -9,7 +9,8 @@ from airflow.sdk import BaseOperator
 from run_context import set_label, working
 
 from capsfusion_tasks.context import Context as PipelineContext
-from capsfusion_tasks.fusion.launcher import Torchrun, environment_defaults
+from capsfusion_tasks.fusion.launcher import Torchrun
+from capsfusion_tasks.fusion.torchrun_command import environment_defaults
 from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.tasks import metrics, unit_tasks

@@ -19,7 +19,7 @@ from capsfusion_tasks.demo.phases import Phases, introduction
 from capsfusion_tasks.demo.progress import LEGEND
 from capsfusion_tasks.demo.results import read_results, show_next_steps, show_results
 from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
-from capsfusion_tasks.fusion.launcher import gpu_count
+from capsfusion_tasks.fusion.torchrun_command import gpu_count
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import embedded_postgres

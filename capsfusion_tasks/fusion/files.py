@@ -28,14 +28,10 @@ from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.file_captions import FailedRow, FileCaptions, TakeBeam
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.job import FuseJob, claim_rows
-from capsfusion_tasks.fusion.launcher import (
-    Torchrun,
-    environment_defaults,
-    gpu_count,
-    torchrun_argv,
-)
+from capsfusion_tasks.fusion.launcher import Torchrun
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairColumns, write_pieces
 from capsfusion_tasks.fusion.parts_folder import empty, parts_folder
+from capsfusion_tasks.fusion.torchrun_command import environment_defaults, gpu_count, torchrun_argv
 from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import full_disk

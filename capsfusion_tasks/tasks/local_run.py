@@ -9,6 +9,7 @@ from typing import Any
 from capsfusion_tasks.context import Context, open_context
 from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 from capsfusion_tasks.fusion import launcher
+from capsfusion_tasks.fusion.torchrun_command import environment_defaults
 from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.lake.catalog import require_pyiceberg
@@ -143,7 +144,7 @@ def _run_unit(
         try:
             if not unit_tasks.is_fused(context, unit):
                 argv, timeouts = unit_tasks.fuse_argv(context, unit), Timeouts.of(settings)
-                launcher.run(argv, on_line=say, timeouts=timeouts, defaults=launcher.environment_defaults(settings))
+                launcher.run(argv, on_line=say, timeouts=timeouts, defaults=environment_defaults(settings))
             unit_tasks.fuse_finished(context, unit)
         except (InputError, NotReadyError, TorchrunFailed) as error:
             errors.append(error)

@@ -19,7 +19,7 @@ from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.job import FuseJob
-from capsfusion_tasks.fusion.launcher import torchrun_argv
+from capsfusion_tasks.fusion.torchrun_command import torchrun_argv
 from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.pull_rules import UnitRules
 from capsfusion_tasks.schemas import Existing, Unit, fused_schema, has_beams, validated_schema, with_columns_of

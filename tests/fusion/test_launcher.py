@@ -17,11 +17,10 @@ import pytest
 from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.job import FuseJob
-from capsfusion_tasks.fusion.launcher import (
-    Torchrun,
+from capsfusion_tasks.fusion.launcher import Torchrun, run
+from capsfusion_tasks.fusion.torchrun_command import (
     environment_defaults,
     gpu_count,
-    run,
     torchrun_argv,
     torchrun_environment,
 )

@@ -18,8 +18,9 @@ from capsfusion_tasks.errors import TorchrunFailed
 from capsfusion_tasks.fusion import chunks
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.job import FuseJob
-from capsfusion_tasks.fusion.launcher import Torchrun, torchrun_argv
+from capsfusion_tasks.fusion.launcher import Torchrun
 from capsfusion_tasks.fusion.pairs_input import write_pieces
+from capsfusion_tasks.fusion.torchrun_command import torchrun_argv
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.staging.storage import Storage
 from tests.fusion.conftest import PAIRS
