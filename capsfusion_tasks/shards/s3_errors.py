@@ -40,11 +40,11 @@ def explained(where: str, *, is_listing: bool = False, requester_pays: bool = Fa
     except boto.ClientError as error:
         raise _refusal(error, where, is_listing, requester_pays) from error
     except _NO_ANSWER as error:
-        raise NotReadyError(f"cannot read {where} now: {error}; see AWS_ENDPOINT_URL, or try again later") from error
+        raise NotReadyError(f"cannot read {where} now: {error}; check AWS_ENDPOINT_URL, or try again later") from error
     except ResponseParserError as error:
         raise not_s3(where) from error
     except (boto.BotoCoreError, ValueError) as error:
-        raise InputError(f"cannot read {where}: {error}; see the AWS_* variables") from error
+        raise InputError(f"cannot read {where}: {error}; check the AWS_* variables") from error
 
 
 def _refusal(error: boto.ClientError, where: str, is_listing: bool, requester_pays: bool) -> Exception:
@@ -80,7 +80,7 @@ def _refusal(error: boto.ClientError, where: str, is_listing: bool, requester_pa
 
 
 def not_s3(where: str) -> InputError:
-    return InputError(f"cannot read {where}: the answer is not S3's; see AWS_ENDPOINT_URL")
+    return InputError(f"cannot read {where}: the answer is not S3's; check AWS_ENDPOINT_URL")
 
 
 def archived(where: str, storage_class: str) -> InputError:

@@ -117,8 +117,9 @@ TOKEN = re.compile(
 def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
     """``prompt_leakage``: a phrase of the instruction, or a paraphrase of one, that neither source has.
 
-    BLIP3-KALE (Awadalla et al., 2024) removes such sentences. "Real-world problems" and the like are English. Nine in
-    ten of the published captions that this rejects say "real-world" ("provides detailed real-world knowledge about …").
+    BLIP3-KALE (Awadalla et al., 2024) removes such sentences. Usual phrases such as "real-world problems" are allowed.
+    Nine in ten of the published captions that this rule rejects say "real-world" ("provides detailed real-world
+    knowledge about …").
     """
     caption = fused.caption_lower
     hinted = not _PHRASE_HINTS.isdisjoint(fused.caption_set)

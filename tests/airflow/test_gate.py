@@ -149,7 +149,7 @@ def test_a_backfill_that_accepts_rejections_asks_nobody(service: Service, asked:
 def wait_for_question(service: Service, day: date) -> None:
     """Wait until the run asks and the scheduler knows that the asking process has ended.
 
-    If the task ran again before the scheduler has handled that end, Airflow would count it as crashed.
+    If the task runs again before the scheduler has handled that end, Airflow believes that the task has crashed.
     """
 
     def is_asked() -> bool:

@@ -214,16 +214,16 @@ def test_a_public_bucket_is_read_without_credentials(bucket: Bucket, no_credenti
 
 def test_a_profile_that_is_not_there_is_named(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    with pytest.raises(InputError, match=r"nobody.*see the AWS_"):
+    with pytest.raises(InputError, match=r"nobody.*check the AWS_"):
         list(S3Source(bucket.uri).files(lambda path: True))
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("AWS_ENDPOINT_URL", "localhost:9000", "Invalid endpoint: localhost:9000; see the AWS_"),
-        ("AWS_CONFIG_FILE", "{file}", "Unable to parse config file.*see the AWS_"),
-        ("AWS_ENDPOINT_URL", "{web}", "the answer is not S3's; see AWS_ENDPOINT_URL"),
+        ("AWS_ENDPOINT_URL", "localhost:9000", "Invalid endpoint: localhost:9000; check the AWS_"),
+        ("AWS_CONFIG_FILE", "{file}", "Unable to parse config file.*check the AWS_"),
+        ("AWS_ENDPOINT_URL", "{web}", "the answer is not S3's; check AWS_ENDPOINT_URL"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_named(

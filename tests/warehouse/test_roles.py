@@ -39,7 +39,7 @@ SCHEMA_CHANGES = (
 
 
 def may(warehouse: Warehouse, statement: str) -> bool:
-    """Whether the statement is allowed. It is rolled back."""
+    """Whether the login may run the statement, which is then rolled back."""
     with psycopg.connect(warehouse.adbc_uri) as connection:
         try:
             connection.execute(statement)

@@ -36,7 +36,7 @@ export function stacks(title, days, series, show, open) {
   return chart(title, days, series, show, open, most, drawn.flat());
 }
 
-// The upper end of an axis for values up to most: this number and its half are short.
+// The upper end of an axis for values up to most. This number and its half have few digits.
 function rounded(most) {
   if (!most) return 1;
   const unit = 10 ** Math.floor(Math.log10(most));

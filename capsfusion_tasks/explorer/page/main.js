@@ -15,7 +15,7 @@ function go(view, parameters = {}) {
   show();
 }
 
-// Notes in the address which caption is open; null: none.
+// Writes into the address which caption is open. null: no caption.
 function note(row) {
   const { caption: _, ...others } = Object.fromEntries(new URLSearchParams(location.search));
   const caption = row && `${row.pair_id} ${row.fusion_id}`;
