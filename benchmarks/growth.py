@@ -81,8 +81,8 @@ def main() -> None:
         with warehouse.engine.begin() as connection:
             fusions.register(connection, FUSION, {})
         for rows in args.rows:
-            costs = grow(server, warehouse, captions, rows)
-            print_costs(costs, rows)
+            if costs := grow(server, warehouse, captions, rows):  # empty if an interrupted run got further
+                print_costs(costs, rows)
             print_sizes(warehouse)
             analyze(warehouse)
             show(warehouse, args.repeat, "after loads")
