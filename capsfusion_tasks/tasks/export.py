@@ -7,8 +7,6 @@ their own, ``data``, because some readers of folders read every file.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,9 +15,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import BaseModel, computed_field
 
 from capsfusion_tasks import __version__
@@ -28,12 +23,12 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.staging.scratch import temporary_folder
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.dataset_card import dataset_card, is_generated
+from capsfusion_tasks.tasks.export_parts import Part, Rows, Target, write_part
 from capsfusion_tasks.tasks.hub_folder import CARD, HubFolder
 from capsfusion_tasks.warehouse import export as captions
-from capsfusion_tasks.warehouse.adbc_session import plain_type
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.export import FUSION, KEY, ExportSession, Selection, Snapshot, named_columns
+from capsfusion_tasks.warehouse.export import ExportSession, Selection, Snapshot, named_columns
 from capsfusion_tasks.warehouse.provenance import Origin
 from capsfusion_tasks.warehouse.readable import condition_sql
 
@@ -41,11 +36,9 @@ from capsfusion_tasks.warehouse.readable import condition_sql
 BEGUN, MANIFEST = "_export.json", "_manifest.json"
 DATA = "data"
 ROWS_PER_FILE = 1_000_000
-ROW_GROUP_ROWS = 50_000  # about 15 MB of the published columns; writers and readers hold a row group in memory
 _PART = re.compile(rf"({DATA}/)?part-\d{{5,}}\.parquet")
 
 Overwrite = Literal["never", "outdated", "always"]
-Target = Storage | HubFolder
 
 
 @contextmanager
@@ -61,25 +54,13 @@ def export_target(address: str, scratch: Path) -> Iterator[Target]:
         yield HubFolder(address, uploads)
 
 
-class Part(BaseModel):
-    """A finished file."""
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
-    first_pair_id: str
-    last_pair_id: str
-    fusions: dict[str, int]  # fusion_id → rows
-
-
 class Manifest(BaseModel):
     """What is exported, and the files that are finished."""
 
     version: str = __version__
     selection: Selection
     rows_per_file: int
-    folder: str = ""  # of the Parquet files; exports of earlier versions have them beside the manifest
+    folder: str = ""  # where the Parquet files are; exports of earlier versions have them beside the manifest
     query: str
     snapshot: Snapshot
     columns: list[tuple[str, str]] = []  # name and Arrow type, in order
@@ -228,38 +209,16 @@ def _write_parts(session: ExportSession, target: Target, manifest: Manifest) -> 
         return
     after = last.last_pair_id if last else None
     with session.captions(manifest.selection, manifest.snapshot, after=after, limit=left) as stream:
-        rows = _Rows(*stream)
+        rows = Rows(*stream)
         manifest.columns = [(field.name, str(field.type)) for field in rows.schema]
-        while group := rows.take(min(ROW_GROUP_ROWS, manifest.rows_per_file)):
-            name = f"{manifest.folder}/part-{len(manifest.files):05d}.parquet".lstrip("/")
-            part = _write_part(target, name, group, rows, manifest.rows_per_file)
+        while (part := write_part(target, _next_name(manifest), rows, manifest.rows_per_file)) is not None:
             manifest.files.append(part)
             target.write_json(BEGUN, manifest.model_dump(mode="json"))
             yield part
 
 
-def _write_part(target: Target, name: str, group: pa.Table | None, rows: _Rows, most: int) -> Part:
-    """Write a file with ``group`` and the rows that follow it, at most ``most`` rows."""
-    count, first, last, fusions = 0, "", "", Counter[str]()
-    with target.publish(name) as stream:
-        digesting = _Digesting(stream)
-        with pq.ParquetWriter(digesting, rows.schema, compression="zstd") as writer:
-            while group:
-                writer.write_table(group.select(rows.schema.names).cast(rows.schema))
-                first, last = first or group[KEY][0].as_py(), group[KEY][-1].as_py()
-                for value in pc.value_counts(group[FUSION]).to_pylist():
-                    fusions[value["values"]] += value["counts"]
-                count += group.num_rows
-                group = rows.take(min(ROW_GROUP_ROWS, most - count))
-    return Part(
-        file=name,
-        rows=count,
-        bytes=digesting.bytes,
-        sha256=digesting.sha256.hexdigest(),
-        first_pair_id=first,
-        last_pair_id=last,
-        fusions=dict(sorted(fusions.items())),
-    )
+def _next_name(manifest: Manifest) -> str:
+    return f"{manifest.folder}/part-{len(manifest.files):05d}.parquet".lstrip("/")
 
 
 def _write_card(session: ExportSession, target: HubFolder, manifest: Manifest, say: Callable[[str], None]) -> None:
@@ -277,43 +236,3 @@ def _write_card(session: ExportSession, target: HubFolder, manifest: Manifest, s
         origins=manifest.origins,
     )
     target.write_card(card)
-
-
-class _Rows:
-    """Takes rows from a stream by number, so that files do not depend on the sizes of its batches."""
-
-    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches = batches
-        self._held = schema.empty_table()
-        asked = [field for field in schema if field.name not in (KEY, FUSION)]
-        self.schema = pa.schema([(field.name, plain_type(field.type)) for field in asked])
-
-    def take(self, rows: int) -> pa.Table | None:
-        """The next ``rows`` rows. Fewer at the end; None after the end."""
-        tables = [self._held]
-        missing = rows - self._held.num_rows
-        while missing > 0 and (batch := next(self._batches, None)) is not None:
-            tables.append(pa.Table.from_batches([batch]))
-            missing -= batch.num_rows
-        table = pa.concat_tables(tables)
-        self._held = table.slice(rows)
-        # Make one chunk, because pages must not depend on where batches ended.
-        return table.slice(0, rows).combine_chunks() if table.num_rows and rows else None
-
-
-class _Digesting(io.RawIOBase):
-    """A file that passes on what is written, and computes its digest."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.sha256 = hashlib.sha256()
-        self.bytes = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._stream.write(data)
-        self.sha256.update(data)
-        self.bytes += len(data)
-        return len(data)

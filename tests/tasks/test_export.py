@@ -30,7 +30,7 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import export as export_module
+from capsfusion_tasks.tasks import export_parts
 from capsfusion_tasks.tasks.export import Manifest, export_captions
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
@@ -101,7 +101,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_module, "ROW_GROUP_ROWS", 64)
+    monkeypatch.setattr(export_parts, "ROW_GROUP_ROWS", 64)
 
 
 def run(warehouse: Warehouse, storage: Storage, *, rows_per_file: int = 150, **options: Any) -> Manifest:
@@ -430,22 +430,22 @@ def test_the_commands_of_the_page_are_good(filled: Warehouse, tmp_path: Path, mo
 
 KILLED = """
 import os, signal, sys
-from capsfusion_tasks.tasks import export
+from capsfusion_tasks.tasks import export, export_parts
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.export import Selection
 
-publish, export.ROW_GROUP_ROWS = Storage.publish, 64
+publish, export_parts.ROW_GROUP_ROWS = Storage.publish, 64
 
 class Dying(Storage):
     def publish(self, path):
         if path == "data/part-00002.parquet":  # in the middle of this file
-            writer = export.pq.ParquetWriter.write_table
+            writer = export_parts.pq.ParquetWriter.write_table
             def write(*arguments, **options):
                 writer(*arguments, **options)
                 os.kill(os.getpid(), signal.SIGKILL)
-            export.pq.ParquetWriter.write_table = write
+            export_parts.pq.ParquetWriter.write_table = write
         return publish(self, path)
 
 with open_warehouse(Settings(warehouse_url=sys.argv[1])) as warehouse:

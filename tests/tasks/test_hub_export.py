@@ -20,7 +20,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards import retries
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.tasks import export as export_module
+from capsfusion_tasks.tasks import export_parts
 from capsfusion_tasks.tasks.export import Manifest, export_captions, export_target
 from capsfusion_tasks.tasks.hub_folder import HubFolder
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
@@ -48,7 +48,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub]:
     monkeypatch.setenv("HF_TOKEN", server.token)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(retries, "_wait", lambda stop, seconds: False)
-    monkeypatch.setattr(export_module, "ROW_GROUP_ROWS", 64)
+    monkeypatch.setattr(export_parts, "ROW_GROUP_ROWS", 64)
     with server.running():
         yield server
 

@@ -1,0 +1,102 @@
+"""Writes the Parquet files of an export. The same rows give the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.tasks.hub_folder import HubFolder
+from capsfusion_tasks.warehouse.adbc_session import plain_type
+from capsfusion_tasks.warehouse.export import FUSION, KEY
+
+ROW_GROUP_ROWS = 50_000  # about 15 MB of the published columns; writers and readers hold a row group in memory
+
+Target = Storage | HubFolder
+
+
+class Part(BaseModel):
+    """A finished file."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+    first_pair_id: str
+    last_pair_id: str
+    fusions: dict[str, int]  # fusion_id → rows
+
+
+def write_part(target: Target, name: str, rows: Rows, most: int) -> Part | None:
+    """Write a file with the next ``most`` of ``rows``, or fewer at their end. None, and no file: no row is left."""
+    group = rows.take(min(ROW_GROUP_ROWS, most))
+    if group is None:
+        return None
+    count, first, last, fusions = 0, "", "", Counter[str]()
+    with target.publish(name) as stream:
+        digesting = Digesting(stream)
+        with pq.ParquetWriter(digesting, rows.schema, compression="zstd") as writer:
+            while group:
+                writer.write_table(group.select(rows.schema.names).cast(rows.schema))
+                first, last = first or group[KEY][0].as_py(), group[KEY][-1].as_py()
+                for value in pc.value_counts(group[FUSION]).to_pylist():
+                    fusions[value["values"]] += value["counts"]
+                count += group.num_rows
+                group = rows.take(min(ROW_GROUP_ROWS, most - count))
+    return Part(
+        file=name,
+        rows=count,
+        bytes=digesting.bytes,
+        sha256=digesting.sha256.hexdigest(),
+        first_pair_id=first,
+        last_pair_id=last,
+        fusions=dict(sorted(fusions.items())),
+    )
+
+
+class Rows:
+    """Takes rows from a stream by number, so that files do not depend on the sizes of its batches."""
+
+    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._held = schema.empty_table()
+        asked = [field for field in schema if field.name not in (KEY, FUSION)]
+        self.schema = pa.schema([(field.name, plain_type(field.type)) for field in asked])
+
+    def take(self, rows: int) -> pa.Table | None:
+        """The next ``rows`` rows. Fewer at the end; None after the end."""
+        tables = [self._held]
+        missing = rows - self._held.num_rows
+        while missing > 0 and (batch := next(self._batches, None)) is not None:
+            tables.append(pa.Table.from_batches([batch]))
+            missing -= batch.num_rows
+        table = pa.concat_tables(tables)
+        self._held = table.slice(rows)
+        # Make one chunk, because pages must not depend on where batches ended.
+        return table.slice(0, rows).combine_chunks() if table.num_rows and rows else None
+
+
+class Digesting(io.RawIOBase):
+    """A file that passes on what is written, and computes its digest."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._stream.write(data)
+        self.sha256.update(data)
+        self.bytes += len(data)
+        return len(data)
