@@ -4,68 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from capsfusion_tasks import BUNDLED_MODEL, variables
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.locations import absolute_location, absolute_model, absolute_path
+from capsfusion_tasks.setting_types import Folder, Location, ModelLocation, Patterns, RawLocation, Secret, TableName
 from capsfusion_tasks.thresholds import GateSettings, RuleSettings
-
-
-def _split_patterns(value: Any) -> Any:
-    """A comma-separated or JSON list as a list. Commas inside braces, as in ``{a,b}``, belong to a pattern."""
-    if not isinstance(value, str):
-        return value
-    if not re.match(r'\s*\[\s*["\]]', value):  # a pattern may begin with a range, as [0-9]*.parquet
-        return _split_at_commas(value)
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"it starts with [ and is not a JSON list ({error}); separate patterns by commas") from error
-
-
-def _split_at_commas(value: str) -> list[str]:
-    patterns: list[str] = []
-    for part in value.split(","):
-        if patterns and patterns[-1].count("{") > patterns[-1].count("}"):
-            patterns[-1] += f",{part}"
-        else:
-            patterns.append(part)
-    return [pattern.strip() for pattern in patterns if pattern.strip()]
-
-
-def _stripped(value: Any) -> Any:
-    """Text without surrounding spaces and line breaks.
-
-    A secret that was read from a file often ends with a line break.
-    """
-    return value.strip() if isinstance(value, str) else value
-
-
-def _absolute_or_none(location: str) -> str:
-    return location if location == "none" else absolute_location(location)
-
-
-# NoDecode: otherwise pydantic-settings would accept only JSON.
-Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_patterns)]
-Folder = Annotated[Path, BeforeValidator(absolute_path), BeforeValidator(_stripped)]
-Location = Annotated[str, AfterValidator(absolute_location), BeforeValidator(_stripped)]
-RawLocation = Annotated[str, AfterValidator(_absolute_or_none), BeforeValidator(_stripped)]
-ModelLocation = Annotated[str, AfterValidator(absolute_model), BeforeValidator(_stripped)]
 
 # Variables that other code reads, not Settings.
 OTHER_VARIABLES = {
@@ -96,7 +45,7 @@ class Settings(BaseSettings):
     home: Folder = Field(
         Path(".capsfusion"), description="Folder of the embedded database and, by default, of the staging area."
     )
-    warehouse_url: Annotated[SecretStr, BeforeValidator(_stripped)] | None = Field(
+    warehouse_url: Secret | None = Field(
         None,
         description="The warehouse: `postgresql://user:password@host:5432/database`. Run `capsfusion db upgrade` once"
         " before the first use. Default: an embedded PostgreSQL in `CAPSFUSION_HOME`.",
@@ -111,7 +60,7 @@ class Settings(BaseSettings):
         description="Folder for shards while they are downloaded and split. Needs room for twice a shard for each"
         " running `pull`. Default: `capsfusion-<user id>` in the system's temporary folder.",
     )
-    lake_table: Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)+$"), BeforeValidator(_stripped)] | None = Field(
+    lake_table: TableName | None = Field(
         None,
         description="An Iceberg table that gets each loaded unit too, as `namespace.table`, in PyIceberg's catalog"
         " `capsfusion` ([sinks.md](sinks.md)). Default: none.",

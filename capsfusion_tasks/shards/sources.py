@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.schemas import Shard, Side
-from capsfusion_tasks.settings import Patterns, Settings
+from capsfusion_tasks.setting_types import Patterns
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards.default_source import DefaultSource
 from capsfusion_tasks.shards.failures import system_errors
 from capsfusion_tasks.shards.local import LocalSource

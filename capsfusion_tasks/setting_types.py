@@ -1,0 +1,57 @@
+"""The types of settings that are more than a number or a word: lists of patterns, folders, addresses, models."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
+
+from capsfusion_tasks.locations import absolute_location, absolute_model, absolute_path
+
+
+def _split_patterns(value: Any) -> Any:
+    """A comma-separated or JSON list as a list. Commas inside braces, as in ``{a,b}``, belong to a pattern."""
+    if not isinstance(value, str):
+        return value
+    if not re.match(r'\s*\[\s*["\]]', value):  # a pattern may begin with a range, as [0-9]*.parquet
+        return _split_at_commas(value)
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"it starts with [ and is not a JSON list ({error}); separate patterns by commas") from error
+
+
+def _split_at_commas(value: str) -> list[str]:
+    patterns: list[str] = []
+    for part in value.split(","):
+        if patterns and patterns[-1].count("{") > patterns[-1].count("}"):
+            patterns[-1] += f",{part}"
+        else:
+            patterns.append(part)
+    return [pattern.strip() for pattern in patterns if pattern.strip()]
+
+
+def _stripped(value: Any) -> Any:
+    """Text without surrounding spaces and line breaks.
+
+    A secret that was read from a file often ends with a line break.
+    """
+    return value.strip() if isinstance(value, str) else value
+
+
+def _absolute_or_none(location: str) -> str:
+    return location if location == "none" else absolute_location(location)
+
+
+Secret = Annotated[SecretStr, BeforeValidator(_stripped)]
+TableName = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)+$"), BeforeValidator(_stripped)]
+# NoDecode: otherwise pydantic-settings would accept only JSON.
+Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_patterns)]
+Folder = Annotated[Path, BeforeValidator(absolute_path), BeforeValidator(_stripped)]
+Location = Annotated[str, AfterValidator(absolute_location), BeforeValidator(_stripped)]
+RawLocation = Annotated[str, AfterValidator(_absolute_or_none), BeforeValidator(_stripped)]
+ModelLocation = Annotated[str, AfterValidator(absolute_model), BeforeValidator(_stripped)]
