@@ -49,6 +49,10 @@ class Batch:
     buckets: list[str]
     version: int = VERSION
 
+    @property
+    def rows(self) -> int:
+        return sum(counts.rows for counts in self.files.values())
+
     @classmethod
     def read(cls, storage: Storage, path: str) -> Batch:
         said = storage.read_json(path)

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _READERS = 4
 _SMALL_BYTES = 32 << 20
 BATCH_ROWS = 8 << 20  # rows from which a batch takes no further file: all of LAION-COCO's results are 75 batches
+SMALL_BATCHES = 8  # so many batches of less than half as many rows are read again, as one
 
 
 def result_files(settings: Settings) -> list[Shard]:
@@ -56,7 +57,10 @@ def read_image_results(context: Context) -> None:
         shards = result_files(settings)
         listed = {shard.shard_id for shard in shards}
         batches = batches_of(storage, source)
-        outdated = [batch for batch in batches if not batch.files.keys() <= listed]
+        # Each run with new results adds a batch, and planning reads all of them. So small ones are replaced by one.
+        small = [batch for batch in batches if batch.rows < BATCH_ROWS // 2]
+        merged = small if len(small) >= SMALL_BATCHES else []
+        outdated = [batch for batch in batches if batch in merged or not batch.files.keys() <= listed]
         read = {name: counts for batch in batches if batch not in outdated for name, counts in batch.files.items()}
         _record(context, shards, read)
         unread = [shard for shard in shards if shard.shard_id not in read]
@@ -69,11 +73,11 @@ def read_image_results(context: Context) -> None:
             passing += batch.passing
             done = {shard_id for shard_id, _ in batch.files.values()} | batch.failed.keys()
             unread = [shard for shard in unread if shard.shard_id not in done]
+        if passing:
+            raise passing[0]
         # After the new batches are there, because planning must not miss the results that both have.
         for old in outdated:
             old.delete(storage)
-    if passing:
-        raise passing[0]
 
 
 def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> None:

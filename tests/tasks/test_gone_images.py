@@ -219,6 +219,20 @@ def test_several_batches_are_read_as_one_would_be(
     assert len([path for path in Storage(settings.staging_uri).files("image_results") if path.endswith(".json")]) == 2
 
 
+def test_results_that_come_day_by_day_stay_in_few_batches(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_results, "SMALL_BATCHES", 3)
+    pairs = joined(place.settings())
+    settings, batches = with_results(place), []
+    for day in range(7):
+        put(place, str(day), {day: GONE})
+        with open_context(settings) as context:
+            image_results.read_image_results(context)
+        paths = Storage(settings.staging_uri).files("image_results")
+        batches.append(len([path for path in paths if path.endswith(".json")]))
+    assert batches == [1, 2, 3, 1, 2, 3, 1]
+    assert images(settings, interval_tasks.plan(settings, DAY)) == pairs - set(range(7))
+
+
 def test_an_interval_without_shards_reads_no_results(place: Place) -> None:
     put(place, "0", {4: GONE})
     settings = with_results(place)
