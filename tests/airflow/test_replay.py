@@ -90,7 +90,7 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
         expect(start.get_by_label("Captions of")).to_have_value(OLD)
         start.get_by_role("button", name="Replay these").click()
         start.get_by_role("alert").get_by_role("link").click()
-        page.wait_for_url(re.compile("/dags/capsfusion_replay/runs/"))
+        page.wait_for_url(re.compile("/dags/capsfusion_replay/runs/"), wait_until="commit")
         [run] = service.api.request("GET", f"{DAG}/dagRuns")["dag_runs"]
         path = f"{DAG}/dagRuns/{run['dag_run_id']}"
         assert wait_until("the replay ends", lambda: ended(service, path), 400) == "success"
