@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,8 @@ def now(server: EmbeddedPostgres, warehouse: Warehouse) -> Counters:
     times = postmaster.cpu_times()
     cpu = times.user + times.system + times.children_user + times.children_system  # of sessions that have ended
     for child in postmaster.children():
-        cpu += sum(child.cpu_times()[:2])
+        with suppress(psutil.NoSuchProcess):  # ended meanwhile: the next call counts it with the postmaster's children
+            cpu += sum(child.cpu_times()[:2])
     with warehouse.engine.connect() as connection:
         log = connection.scalar(text("select wal_bytes from pg_stat_wal"))
         read, written = connection.execute(text(_IO)).one()
