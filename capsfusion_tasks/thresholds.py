@@ -45,8 +45,8 @@ class RuleSettings(BaseModel):
         default=0.65,
         gt=0,
         le=1,
-        description="Reject captions that mostly talk from memory: at least this share of their content words, and at"
-        " least `unsupported_min` of them, are in neither source.",
+        description="Reject captions that mostly say what no source says: at least this share of their content words,"
+        " and at least `unsupported_min` of them, are in neither source.",
     )
     unsupported_min: int = Field(default=5, ge=1, description="See `unsupported_max`.")
     same_caption_max: int = Field(

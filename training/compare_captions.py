@@ -25,7 +25,7 @@ from capsfusion_tasks.demo.pairs import MadePair, make_pair
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.validation.text import ngrams, sentences, words
 
-# Phrases that join any two sources, whatever they say.
+# Phrases that can join any two captions, whatever the captions say.
 FIXED_PHRASE = re.compile(
     r"\b(?:(?:the|this|an) (?:image|photo|picture)\b|titled\b|(?:is|are) (?:shown|seen|displayed|depicted|featured)\b|"
     r"can be seen\b|as (?:shown|seen)\b|(?:shows|showing) (?:a|an|the|two)\b)",

@@ -23,11 +23,11 @@ def pulled_folder(side: Side) -> str:
 
 
 def pulled_mark(side: Side, shard_id: str) -> str:
-    """This file is written after the shard's last bucket file. It marks the shard as complete.
+    """A file that says that the shard is pulled. It is written after the shard's last bucket file.
 
-    It has the shard's number of ``rows``, the ``dropped`` rows by reason, the rows in each of its ``buckets``, the
-    shard's own names for ``columns``, and the ``rules`` that it was pulled with. ``whole`` is false while it must be
-    pulled again.
+    Keys: ``rows``, the number of rows in the shard; ``dropped``, rows by reason; ``buckets``, rows by bucket;
+    ``columns``, the names that the shard gives to its columns; ``rules``, those of the pull; ``whole``, false if bucket
+    files are broken or being replaced, so that the shard must be pulled again.
     """
     return f"{pulled_folder(side)}/{shard_id}.json"
 

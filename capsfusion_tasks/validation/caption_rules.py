@@ -38,7 +38,7 @@ def failed(fused: Fused, _: RuleSettings) -> bool:
 
 
 def empty(fused: Fused, settings: RuleSettings) -> bool:
-    """``empty``: no visible character although the model finished. Published captions: none.
+    """``empty``: no visible character although the model finished. Rejects no published caption.
 
     A caption of spaces, control characters or zero-width characters only is empty.
     """
@@ -56,7 +56,7 @@ def visible(text: str) -> str:
 def too_short(fused: Fused, settings: RuleSettings) -> bool:
     """``too_short``: at most 2 words or at most 5 characters.
 
-    DataComp's basic filter (Gadre et al., 2023). Published captions: none; the shortest has 3 words ("be with
+    DataComp's basic filter (Gadre et al., 2023). Rejects no published caption; the shortest has 3 words ("be with
     him.", the end of a cut-off source).
     """
     short = len(fused.caption_words) < settings.min_words or len(fused.caption.strip()) < settings.min_characters
@@ -66,7 +66,7 @@ def too_short(fused: Fused, settings: RuleSettings) -> bool:
 def too_long(fused: Fused, settings: RuleSettings) -> bool:
     """``too_long``: more than 80 words.
 
-    The paper's limit of 80 tokens cannot give as many. Published captions: none; the longest has 65 words.
+    The paper's limit of 80 tokens cannot give as many. Rejects no published caption; the longest has 65 words.
     """
     return len(fused.caption_words) > settings.max_words
 
@@ -119,7 +119,7 @@ def repetition(fused: Fused, settings: RuleSettings) -> bool:
     """``repetition``: more than 15% of the trigrams repeat an earlier one, or the caption loops and its sources do not.
 
     Gopher (Rae et al., 2021) takes 0.18 for the most frequent n-grams of a page; in a caption of 22 words 0.15 is three
-    trigrams said twice. Published captions: 0.18%, mostly a title that is said twice.
+    trigrams said twice. Rejects 0.18% of published captions, mostly a title that is said twice.
     """
     if fused.repetition > settings.repetition_max:
         return True
@@ -148,8 +148,9 @@ def restated(fused: Fused, settings: RuleSettings) -> bool:
 def control_characters(fused: Fused, _: RuleSettings) -> bool:
     """``control_characters``: a control character, a line break, an invisible character or a replacement character.
 
-    Invisible are soft hyphens, zero-width spaces, bidi overrides and tags. Joiners and direction marks are text: emoji
-    and right-to-left scripts need them. Published captions: one (0.02%), a line break.
+    Invisible characters are soft hyphens, zero-width spaces, bidi overrides and Unicode's tag characters. Joiners and
+    direction marks are allowed, because emoji and right-to-left scripts need them. Rejects one published caption
+    (0.02%), for a line break.
     """
     caption = fused.caption
     if caption.isascii():

@@ -70,7 +70,8 @@ GENERAL_TALK = re.compile(
 def invention(fused: Fused, settings: RuleSettings) -> bool:
     """``invention``: more than two names and numbers that are in neither source, written out or as an abbreviation.
 
-    Published captions: 0.12%, mostly knowledge of the model about a work or a person ("Bashar al-Assad" for "Assad").
+    Rejects 0.12% of published captions, mostly for what the model knows about a work or a person ("Bashar al-Assad"
+    for "Assad").
     """
     return len(fused.invented_facts) > settings.invented_max
 

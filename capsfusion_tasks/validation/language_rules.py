@@ -8,7 +8,7 @@ from capsfusion_tasks.validation.scores import Fused
 
 
 def wrong_script(fused: Fused, _: RuleSettings) -> bool:
-    """``wrong_script``: words in another script than Latin that neither source has. Published captions: none.
+    """``wrong_script``: words in another script than Latin that neither source has. Rejects no published caption.
 
     A name may be copied from a source in its own script.
     """
@@ -18,6 +18,6 @@ def wrong_script(fused: Fused, _: RuleSettings) -> bool:
 def wrong_language(fused: Fused, _: RuleSettings) -> bool:
     """``wrong_language``: the caption is not in English, names of its raw caption left out.
 
-    CapsFusion's captions are English whatever the raw caption is. Published captions: one (0.02%), in French.
+    CapsFusion's captions are English whatever the raw caption is. Rejects one published caption (0.02%), in French.
     """
     return is_foreign(fused.caption_words, names=fused.raw_words)

@@ -36,8 +36,9 @@ _ONE_SOURCE_WORDS = 3
 def continuation(fused: Fused, _: RuleSettings) -> bool:
     """``continuation``: the caption only continues a synthetic caption that was cut off.
 
-    The caption begins with a lower-case word, and the synthetic caption has no end of sentence. Published captions:
-    0.42% ("Glenfiddich 18 year old single malt Scotch" gives "whisky is available for purchase at the LCBO.").
+    The caption begins with a lower-case word, and the synthetic caption has no end of sentence. Rejects 0.42% of
+    published captions ("Glenfiddich 18 year old single malt Scotch" gives "whisky is available for purchase at the
+    LCBO.").
     """
     first = fused.caption.split(maxsplit=1)[:1]
     if not first or not first[0].rstrip(",").isalpha() or not first[0].islower():
@@ -49,7 +50,8 @@ def concatenation(fused: Fused, _: RuleSettings) -> bool:
     """``concatenation``: both sources word for word, with nothing between them but "and", "while" or a full stop.
 
     The instruction forbids it. Sources of fewer than four words do not count, and neither do sources of which one
-    contains the other. Published captions: 0.04%; for those that make a sentence of both, see the flag ``verbatim``.
+    contains the other. Rejects 0.04% of published captions. The flag ``verbatim`` marks those that make a sentence of
+    both sources.
     """
     return (
         min(len(fused.raw_words), len(fused.synthetic_words)) >= 4
@@ -88,7 +90,7 @@ def copy(fused: Fused, _: RuleSettings) -> bool:
     """``copy``: the caption equals one of its sources, except for articles, and words of the other source are lost.
 
     If the other source adds no word, a copy is correct. In 1.8% of the published pairs the raw caption adds no word, in
-    0.8% the synthetic one. Published captions: none.
+    0.8% the synthetic one. Rejects no published caption.
     """
     if fused.unsupported:
         return False
@@ -117,7 +119,7 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
     """``knowledge_lost``: of three or more names and numbers of the raw caption, the caption keeps less than a quarter.
 
     Captions that keep more than two of them pass, because the model sees only the beginning of a long raw caption.
-    Published captions: 0.28%.
+    Rejects 0.28% of published captions.
     """
     facts = len(fused.raw_facts)
     kept = facts - len(fused.lost_facts)
@@ -128,8 +130,8 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
 def same_caption(fused: Fused, settings: RuleSettings) -> bool:
     """``same_caption``: more than five different raw captions got this caption, here or in the warehouse.
 
-    LVD-2M (Xiong et al., 2024) found refined captions that repeat over thousands of rows. Published captions: none; no
-    two of the 5,000 are the same.
+    LVD-2M (Xiong et al., 2024) found refined captions that repeat over thousands of rows. Rejects no published caption;
+    no two of the 5,000 are the same.
     """
     return fused.raws_with_caption > settings.same_caption_max
 

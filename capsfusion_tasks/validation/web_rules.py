@@ -113,7 +113,7 @@ def personal_data(fused: Fused, _: RuleSettings) -> bool:
 def broken_text(fused: Fused, _: RuleSettings) -> bool:
     """``broken_text``: mojibake ("cafÃ©"), an entity ("&#x27;", "&nbsp") or an escape ("\\u00e9") in place of a letter.
 
-    Published captions: none.
+    Rejects no published caption.
     """
     caption = fused.caption
     if "&" in caption and any(html.unescape(found) != found for found in ENTITY.findall(caption)):

@@ -1,4 +1,4 @@
-"""Connections of ADBC, PostgreSQL's driver for Arrow tables, with errors that a user can act on."""
+"""ADBC connections to PostgreSQL, which take and give Arrow tables, with errors that a user can act on."""
 
 from __future__ import annotations
 

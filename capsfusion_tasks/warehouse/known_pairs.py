@@ -54,7 +54,7 @@ def known_pairs(begin: Transactions, fusion_id: str, pair_ids: pa.Array | pa.Chu
 
 
 def _look_up(connection: Connection, fusion_id: str, ids: np.ndarray) -> list[bytes]:
-    """Those of ``ids``, sorted by their first half, that are in the warehouse; a pair may come twice."""
+    """The ``ids`` that are in the warehouse; a pair may come twice. ``ids`` are sorted by their first 8 bytes."""
     # Dropped when the transaction ends, which may be one that the caller began for several calls.
     connection.execute(text("create temp table if not exists candidates (pair_id uuid) on commit drop"))
     connection.execute(text("truncate candidates"))

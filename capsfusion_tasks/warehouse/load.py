@@ -28,8 +28,8 @@ SESSION = {
     # PostgreSQL adds new words to their index in batches of this size, and each batch rewrites all common words. With
     # the default of 4 MB, a row at two million rows costs the server more than twice as much.
     "work_mem": "64MB",
-    # Each row looks up its foreign keys and its pair. With about a hundred units, the planner would scan the whole
-    # table for each row, and its statistics of the large tables can be hours old.
+    # Each row looks up its foreign keys and its pair. While work_units has only about a hundred rows, the planner would
+    # scan all of it for each row. For large tables its statistics can be hours old. So it must use indexes.
     "enable_seqscan": "off",
     "jit": "off",  # PostgreSQL 17 and older would compile the scan of the incoming rows
     # After this time the server ends a load whose client has disappeared, and releases its locks. In a healthy load the

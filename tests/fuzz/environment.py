@@ -162,7 +162,7 @@ def clean() -> dict[str, str]:
 
 
 def read_environment(given: dict[str, str]) -> None:
-    """Settings are read or refused, and keep their values when passed on. torchrun's arguments stay the same."""
+    """Variables are read as settings or refused. A child process gets the same settings and torchrun arguments."""
     with patch.dict(os.environ, {**clean(), **given}, clear=True):
         settings, refused = None, ""
         try:

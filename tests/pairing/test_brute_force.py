@@ -99,7 +99,7 @@ Key = tuple[str, str]  # URL and raw caption: there is one synthetic caption of 
 
 
 def is_gone(*said: str | None) -> bool | None:
-    """Whether an image with these statuses is gone; None: none of them says."""
+    """Whether an image with these statuses is gone. None if the statuses do not tell."""
     if {"success", "failed_to_resize"} & {*said}:
         return False
     return True if "failed_to_download" in said else None

@@ -152,7 +152,7 @@ def test_what_is_loaded_stays_and_the_rest_follows_the_new_settings(place: Place
     first = urls(before)
     for unit in plan_day(after, DAY):
         loaded(after, unit)
-    kept = {f"http://img.example.org/{n}.jpg" for n in (0, 2)}  # texts of 1 and 3 differ between the sides
+    kept = {f"http://img.example.org/{n}.jpg" for n in (0, 2)}  # rows 1 and 3 have different texts on the two sides
     assert set(urls(after)) == {*first, *kept}
     assert check(after, pairs=True, footers=True, sources=True, safe_age=timedelta(0)).findings == []
 

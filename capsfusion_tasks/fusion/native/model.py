@@ -116,9 +116,9 @@ class Llama:
         self.rotary = self._rotary_table(config)  # cosines and sines, [positions, D] each
 
     def parameters(self) -> dict[str, Place]:
-        """The place of each tensor of a Hugging Face checkpoint, by its name there.
+        """Name of each tensor in a Hugging Face checkpoint → where its values go in this model.
 
-        If head and embedding are tied, both names have the same place, and a checkpoint needs only one of them.
+        If head and embedding are tied, both names lead to the same place, and a checkpoint needs only one of them.
         """
         query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         places: dict[str, Place] = {
