@@ -39,7 +39,7 @@ from capsfusion_tasks.warehouse.ledger_tables import work_units
 from capsfusion_tasks.warehouse.readable import readable_sql
 
 MOST = 10_000  # captions that are counted one by one
-MILLISECONDS = 150  # limit for counting the captions of a table one by one
+MILLISECONDS = 120  # limit for counting the captions of a table one by one
 BINS = 20
 _SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000  # rows; to take a caption apart into words takes 25 µs
 _SAMPLED_UNITS = 40
