@@ -220,6 +220,11 @@ class Settings(BaseSettings):
             )
         return keep_beams
 
+    @field_validator("image_results", mode="before")
+    @classmethod
+    def _none(cls, uri: Any) -> Any:
+        return None if uri == "none" else uri
+
     @property
     def staging_uri(self) -> str:
         return self.staging or str(self.home / "staging")

@@ -115,8 +115,8 @@ def _columns(schema: pa.Schema, where: str) -> dict[str, str]:
                 raise InputError(f"{where}: {name} is {schema.field(name).type}, expected text: replace the file")
             case []:
                 raise InputError(
-                    f"{where} has no column {wanted}, as results of img2dataset have; it has {', '.join(schema.names)}."
-                    " Replace it, or exclude it with CAPSFUSION_IMAGE_RESULTS_EXCLUDE"
+                    f"{where} has no column {wanted}, as results of img2dataset have; it has {', '.join(schema.names)}:"
+                    " replace the file"
                 )
             case several:
                 raise InputError(f"{where} has the same column more than once ({' and '.join(several)}): replace it")

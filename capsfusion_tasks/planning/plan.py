@@ -37,6 +37,7 @@ from capsfusion_tasks.pull_rules import PairRules, UnitRules
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards import discovery
+from capsfusion_tasks.shards.listing import image_result_files
 from capsfusion_tasks.shards.sources import image_results_source
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -213,11 +214,8 @@ def estimate(
     engine = context.warehouse.engine
     tokens = estimate_for(context, engine.begin, pair_paths(storage, reversed(seen)))
     images = known_images(settings, storage)
-    if images is not None and settings.image_results is not None and not images.batches:
-        log.warning(
-            "no run has read the image results of %s yet: pairs are counted as if no image of them were gone",
-            settings.image_results,
-        )
+    if images is not None:
+        _warn_of_other_files(settings, images)
     unplanned, gone = unplanned_work(engine, storage, decoding.fusion_id, seen, images, tokens)
     with engine.begin() as connection:
         planned = rates.unfused(connection, decoding.fusion_id, within, longest_row=longest_row(decoding))
@@ -264,6 +262,18 @@ def known_images(settings: Settings, storage: Storage) -> ImageResults | None:
     place = image_results_source(settings)
     batches = batches_of(storage, place.origin.model_dump(mode="json")) if place else []
     return ImageResults(storage, tuple(batches))
+
+
+def _warn_of_other_files(settings: Settings, images: ImageResults) -> None:
+    """Say if the source of image results has other files than those that ``images`` are from."""
+    listed = {shard.shard_id for shard in image_result_files(settings)}
+    read = {shard_id for batch in images.batches for shard_id in batch.files}
+    if unread := len(listed - read):
+        log.warning("%d files of image results are not read yet and do not count here; the next run reads them", unread)
+    if removed := len(read - listed):
+        log.warning(
+            "%d files of image results have left the source, and still count here, but not in the next run", removed
+        )
 
 
 def unplanned_work(

@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
-from capsfusion_tasks.errors import printable
+from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Side
+from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards.failures import system_errors
 from capsfusion_tasks.shards.passed_over import PassedOver
 from capsfusion_tasks.shards.patterns import is_hidden, path_matcher
 from capsfusion_tasks.shards.source import SourceFile, Unreadable
-from capsfusion_tasks.shards.sources import SideSource
+from capsfusion_tasks.shards.sources import SideSource, image_results_source
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +43,29 @@ def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
             yield _shard(side, place, file)
 
 
-def every_shard(side: Side, place: SideSource) -> list[Shard]:
-    """All shards of the source, of any arrival time, with unreadable ones. Those of unknown time arrived now."""
-    now = datetime.now(UTC)
+def image_result_files(settings: Settings) -> list[Shard]:
+    """All files of image results, with unreadable ones. Those of unknown time arrived now. Empty without a source.
+
+    Raises InputError if the source has no such file: it may be a disk that is not mounted, and pairs that were left out
+    because their images are gone would be fused.
+    """
+    if (place := image_results_source(settings)) is None:
+        return []
+    now, passed_over = datetime.now(UTC), PassedOver(place.wanted)
+    try:
+        found = list(_nameable(place, passed_over.wanted))
+    except InputError as error:
+        raise InputError(f"CAPSFUSION_IMAGE_RESULTS: {error}") from error
+    if not found:
+        raise InputError(
+            f"CAPSFUSION_IMAGE_RESULTS: no file of image results in {place.origin}: {passed_over}. Correct it, or unset"
+            " it to fuse pairs whatever their images"
+        )
     return [
-        _shard(side, place, file) if isinstance(file, SourceFile) else _unreadable(side, place, file, now)
-        for file in _nameable(place, place.wanted)
+        _shard("image_results", place, file)
+        if isinstance(file, SourceFile)
+        else _unreadable("image_results", place, file, now)
+        for file in found
     ]
 
 

@@ -33,7 +33,7 @@ class LocalSource:
             if self._folder.is_file():
                 raise InputError(f"{self.uri} is a file: name its folder, and the file as a pattern to include")
             if not self._folder.is_dir():
-                raise InputError(f"no folder {self.uri}: create it, or name the folder in which shards arrive")
+                raise InputError(f"no folder {self.uri}: name the folder that has the files")
             os.listdir(self._folder)
         # List each folder once, and follow links last: a link to a parent would never end, and latest → v3 would double
         # v3.

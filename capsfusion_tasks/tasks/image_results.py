@@ -18,7 +18,7 @@ from capsfusion_tasks.pairing.columns import Counts
 from capsfusion_tasks.pairing.image_results import batches_of, publish_batch, read_results
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.shards.listing import every_shard
+from capsfusion_tasks.shards.listing import image_result_files
 from capsfusion_tasks.shards.sources import image_results_source, opened
 from capsfusion_tasks.staging import layout, scratch
 from capsfusion_tasks.staging.read_ahead import read_ahead
@@ -32,12 +32,6 @@ _READERS = 4
 _SMALL_BYTES = 32 << 20
 BATCH_ROWS = 8 << 20  # rows from which a batch takes no further file: all of LAION-COCO's results are 75 batches
 SMALL_BATCHES = 8  # so many batches of less than half as many rows are read again, as one
-
-
-def result_files(settings: Settings) -> list[Shard]:
-    """All files that the source of image results has now. Raises as listing any source does."""
-    place = image_results_source(settings)
-    return every_shard("image_results", place) if place else []
 
 
 def read_image_results(context: Context) -> None:
@@ -54,7 +48,7 @@ def read_image_results(context: Context) -> None:
     source = place.origin.model_dump(mode="json")
     with locked_session(engine) as session:
         session.lock("image_results", storage.root)  # other runs wait, and then find everything read
-        shards = result_files(settings)
+        shards = image_result_files(settings)
         listed = {shard.shard_id for shard in shards}
         batches = batches_of(storage, source)
         # Each run with new results adds a batch, and planning reads all of them. So small ones are replaced by one.
@@ -123,10 +117,13 @@ class _Batch:
                 yield from self._results(file) if file.tables is None else file.tables
                 self.files[file.number] = file.shard.shard_id, file.counts
             except (InputError, NotReadyError) as error:
-                self.failed[file.shard.shard_id] = str(error)
+                problem = str(error)
                 if isinstance(error, NotReadyError):
                     self.passing.append(error)
-                log.warning("plan: image results are left out: %s", error)
+                else:
+                    problem += ", or exclude it with CAPSFUSION_IMAGE_RESULTS_EXCLUDE"
+                self.failed[file.shard.shard_id] = problem
+                log.warning("plan: image results are left out: %s", problem)
             self.rows += file.counts.rows
 
     def _next(self) -> Iterator[Shard]:

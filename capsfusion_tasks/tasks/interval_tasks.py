@@ -32,10 +32,10 @@ from capsfusion_tasks.planning.tokens import estimate_for
 from capsfusion_tasks.pull_rules import PairRules, PullRules
 from capsfusion_tasks.schemas import Existing, Shard, Side, Unit
 from capsfusion_tasks.shards import discovery
-from capsfusion_tasks.shards.listing import dates
+from capsfusion_tasks.shards.listing import dates, image_result_files
 from capsfusion_tasks.shards.sources import configured_sources, image_results_source, opened
 from capsfusion_tasks.tasks.export import export_captions, export_target
-from capsfusion_tasks.tasks.image_results import read_image_results, result_files
+from capsfusion_tasks.tasks.image_results import read_image_results
 from capsfusion_tasks.tasks.report import report_interval
 from capsfusion_tasks.tasks.staging_area import fix_buckets
 from capsfusion_tasks.upkeep.check import check as run_checks
@@ -64,7 +64,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     if context.fusion_id is None:
         configured_template(settings)  # an invalid prompt is found before listing
     sources = configured_sources(settings)
-    result_files(settings)  # planning reads them; a wrong address should not wait for it
+    image_result_files(settings)  # planning reads them; a wrong address should not wait for it
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)
     if planned:

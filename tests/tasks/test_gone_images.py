@@ -87,7 +87,7 @@ def test_what_is_gone_is_counted_and_left_out(place: Place, caplog: pytest.LogCa
     put(place, "1", {gone[1]: GONE, sorted(everything)[2]: THERE, sorted(everything)[3]: "failed_to_resize"})
     before = plan.estimate(settings)
     assert (before.gone.rows, before.total.rows) == (0, len(everything))
-    assert "no run has read the image results of" in caplog.text
+    assert "2 files of image results are not read yet" in caplog.text
     caplog.clear()
     estimates: list[Any] = []
     units = plan_day(settings, DAY, on_estimate=estimates.append)
@@ -102,7 +102,7 @@ def test_what_is_gone_is_counted_and_left_out(place: Place, caplog: pytest.LogCa
         now.gone.tokens / now.rate.tokens_per_second.median / 3600
     )
     assert "left out, because their images are gone: 2 pairs, about" in now.text
-    assert "no run has read" not in caplog.text
+    assert not [one for one in caplog.messages if "not read yet" in one or "left the source" in one]
     report = interval_tasks.report(settings, DAY)
     assert (
         f"found: {len(everything)} pairs, 0 of them fused already or in other units, 2 left out because"
@@ -176,6 +176,7 @@ def test_a_bad_file_of_results_fails_alone_until_it_is_replaced(place: Place) ->
     [failure] = report["failures"]
     assert failure.startswith("shard image_results/1.parquet failed: ")
     assert "has no column status" in failure
+    assert failure.endswith("replace the file, or exclude it with CAPSFUSION_IMAGE_RESULTS_EXCLUDE")
     assert report["sides"]["image_results"]["pulled"] == 2
     put(place, "1", {8: GONE})
     plan_day(settings, DAY)
@@ -242,8 +243,27 @@ def test_an_interval_without_shards_reads_no_results(place: Place) -> None:
 
 
 def test_a_wrong_address_is_told_before_anything_is_pulled(place: Place) -> None:
-    with pytest.raises(InputError, match="nowhere"):
+    with pytest.raises(InputError, match=r"CAPSFUSION_IMAGE_RESULTS: no folder .*nowhere"):
         interval_tasks.discover(with_results(place, "nowhere"), DAY)
+
+
+def test_a_source_that_is_empty_now_does_not_give_back_what_was_left_out(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = put(place, "0", {4: GONE}), put(place, "1", {2: GONE})
+    settings = with_results(place)
+    plan_day(settings, DAY)
+    put(place, "2", {6: GONE})
+    second.unlink()
+    estimate = plan.estimate(settings)
+    assert estimate.gone.rows == 2
+    assert "1 files of image results are not read yet" in caplog.text
+    assert "1 files of image results have left the source, and still count here" in caplog.text
+    for file in (first, place.folder / "results" / "2.parquet"):
+        file.rename(file.with_suffix(".csv"))  # as an empty mount point, or a typo in a pattern
+    for stage in (interval_tasks.discover, interval_tasks.plan):
+        with pytest.raises(InputError, match=r"no file of image results in .*results.*2 files do not match"):
+            stage(settings, DAY)
 
 
 # Setting → values for two runs, and the pairs that the second run leaves out.
