@@ -39,6 +39,13 @@ _CHANGING = re.compile(
     r"|\b(current_(date|time|timestamp)|localtime|localtimestamp)\b",
     re.IGNORECASE,
 )
+_SOURCE = "instead of {0}_source, write {0}_shard in (select shard_id from shards where source = '…')"
+_INSTEAD = {  # column that --where does not know → what to write
+    "laion_2b_source": _SOURCE.format("laion_2b"),
+    "laion_coco_source": _SOURCE.format("laion_coco"),
+    "capsfusion_model": "instead of capsfusion_model, write fusion_id in (select fusion_id from fusions"
+    " where model = '…')",
+}
 _STRING = re.compile(r"'(?:[^']|'')*'")
 _ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # placeholder in a query that is shown to people
 
@@ -185,7 +192,10 @@ class ExportSession:
         try:
             self._rows(checked.format(_raw(condition)))
         except adbc.Error as error:
-            raise InputError(f"--where is not a condition on a caption: {message(error)}") from error
+            said = message(error)
+            if found := re.search(rf'column "?(captions\.)?({"|".join(_INSTEAD)})"? does not exist', said):
+                raise InputError(f"--where knows only the columns of fused_captions: {_INSTEAD[found[2]]}") from error
+            raise InputError(f"--where is not a condition on a caption: {said}") from error
 
     @contextmanager
     def captions(

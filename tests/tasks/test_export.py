@@ -181,12 +181,15 @@ def test_of_each_pair_the_newest_caption_is_taken(filled: Warehouse, target: Sto
     [
         ({"where": "raw_recall > 0.8 -- good ones"}, "raw_recall > 0.8"),
         ({"where": "laion_2b like '%7%' or laion_2b ~ '1{2}'"}, "laion_2b like '%7%' or laion_2b ~ '1{2}'"),
+        ({"where": "laion_2b_shard in (select shard_id from shards where source like '%B')"}, "false"),
+        ({"where": "laion_coco_shard in (select shard_id from shards where source like 'hf:%')"}, "true"),
+        ({"where": "fusion_id in (select fusion_id from fusions where model = 'demo')"}, "true"),
         ({"interval": NEXT_DAY}, "unit_id = 'u2'"),
         ({"loaded_before": datetime(2020, 1, 1, tzinfo=UTC)}, "false"),
         ({"loaded_from": datetime(2020, 1, 1, tzinfo=UTC)}, "true"),
         ({"limit": 190}, "pair_id in (select pair_id from fused_captions where fusion_id = 'f1' order by 1 limit 190)"),
     ],
-    ids=["where", "braces", "interval", "before", "from", "limit"],
+    ids=["where", "braces", "no source", "source", "model", "interval", "before", "from", "limit"],
 )
 def test_filters_are_those_of_the_query(
     filled: Warehouse, tmp_path: Path, options: dict[str, Any], condition: str
@@ -342,6 +345,12 @@ def test_nothing_to_export_is_an_export_without_files(filled: Warehouse, tmp_pat
         ("true; delete from shards", 'syntax error at or near ";"'),
         ("true /*", "unterminated"),
         ("nope = 1", 'column "nope" does not exist'),
+        (
+            "laion_2b_source like '%raw'",
+            r"only the columns of fused_captions: instead .* write laion_2b_shard in \(select",
+        ),
+        ("captions.laion_coco_source = 'x'", r"only .* write laion_coco_shard in \(select shard_id from shards"),
+        ("capsfusion_model = 'demo'", r"only .* write fusion_id in \(select fusion_id from fusions where model"),
         ("novelty", "must be type boolean"),
         ("count(*) > 1", "aggregate functions are not allowed"),
         ("loaded_at > now() - interval '1 day'", "has now, whose value changes with each attempt"),
@@ -418,14 +427,14 @@ def test_the_commands_of_the_page_are_good(filled: Warehouse, tmp_path: Path, mo
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     hub = WritableHub()
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    commands = re.findall(r"^ {4}capsfusion (export .*)$", PAGE.read_text(), flags=re.MULTILINE)
+    commands = re.findall(r"^ {4,6}capsfusion (export .*)$", PAGE.read_text(), flags=re.MULTILINE)
     with hub.running():
         for command in commands:
             done = CliRunner().invoke(app, shlex.split(command))
             assert done.exit_code == 0, (command, done.exception)
     assert hub.files_of("owner/name").keys() >= {"README.md", *parts(0)}
     folders = sorted(manifest.parent.name for manifest in tmp_path.glob("*/_manifest.json"))
-    assert folders == ["captions", "everything", "kept", "november", "small"]
+    assert folders == ["captions", "everything", "kept", "november", "one-model", "one-release", "small"]
 
 
 KILLED = """
