@@ -158,11 +158,25 @@ def _begin(
                     f" {found.snapshot.at:%Y-%m-%d %H:%M:%S} UTC, so it cannot be completed: start again"
                     " with --overwrite, or in another folder"
                 )
-            return _start(target, found.model_copy(update={"files": whole}))
+            return _start(target, found.model_copy(update={"files": whole, "snapshot": _named(session, target, found)}))
     snapshot = session.freeze(selection)
-    query = captions.captions_query(selection, several=len(snapshot.fusions) > 1, limit=selection.limit).as_string()
+    query = captions.captions_query(
+        selection, several=len(snapshot.fusions) > 1, releases=snapshot.releases, limit=selection.limit
+    ).as_string()
     manifest = Manifest(selection=selection, rows_per_file=rows_per_file, folder=DATA, query=query, snapshot=snapshot)
     return _start(target, manifest)
+
+
+def _named(session: ExportSession, target: Target, found: Manifest) -> Snapshot:
+    """The snapshot of an interrupted export, with names of releases if an earlier version began it without them."""
+    if found.snapshot.releases:
+        return found.snapshot
+    if {"laion_2b_source", "laion_coco_source"} & {*found.selection.columns}:
+        raise InputError(
+            f"an earlier version began the export in {target.path('')}, with addresses of sources instead of names"
+            " of releases: start again with --overwrite, or in another folder"
+        )
+    return found.snapshot.model_copy(update={"releases": session.releases()})
 
 
 def _find(target: Target, overwrite: Overwrite) -> Manifest | None:

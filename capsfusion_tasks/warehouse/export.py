@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +22,7 @@ from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, 
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.locks import lock_sql
-from capsfusion_tasks.warehouse.provenance import PROVENANCE, Origin, by_origin
+from capsfusion_tasks.warehouse.provenance import PROVENANCE, Origin, by_origin, release_names
 from capsfusion_tasks.warehouse.schema import SCHEMA
 
 PUBLISHED_COLUMNS = (
@@ -89,9 +90,11 @@ class Snapshot(BaseModel):
     accepted: int  # number of captions in the units
     superseded: int  # rows of the units that later units replaced
     fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
+    # MD5 of a source's address → name of its release. Fixed, because a source that is added later can lengthen names.
+    releases: dict[str, str] = {}
 
     def is_same_as(self, other: Snapshot) -> bool:
-        return self.model_copy(update={"at": other.at}) == other
+        return self.model_copy(update={"at": other.at, "releases": other.releases}) == other
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,17 @@ class ExportSession:
             accepted=sum(unit["accepted"] for unit in units),
             superseded=sum(unit["superseded"] for unit in units),
             fusions={fusion.pop("fusion_id"): fusion for fusion in known if fusion["fusion_id"] in used},
+            releases=self.releases(),
         )
+
+    def releases(self) -> dict[str, str]:
+        """MD5 of each source's address → name of its release."""
+        found = self._rows(
+            "select distinct md5(source) as digest, source from shards where side in ('laion_2b', 'laion_coco')"
+            " order by source"
+        )
+        names = release_names(row["source"] for row in found)
+        return {row["digest"]: names[row["source"]] for row in found}
 
     def is_unchanged(self, snapshot: Snapshot) -> bool:
         """Whether the warehouse still has all captions of ``snapshot``."""
@@ -170,6 +183,7 @@ class ExportSession:
         chosen = captions_query(
             selection.model_copy(update={"columns": origin}),
             several=len(snapshot.fusions) > 1,
+            releases=snapshot.releases,
             units=_units(snapshot),
             limit=selection.limit,
         )
@@ -177,7 +191,9 @@ class ExportSession:
         counted = sql.SQL(
             "select laion_2b_shard, laion_coco_shard, license, count(*) as captions from ({}) chosen group by 1, 2, 3"
         ).format(chosen)
-        sources = sql.SQL(", ").join(_column(name) for name in ("laion_2b_source", "laion_coco_source"))
+        sources = sql.SQL(", ").join(
+            _column(name, snapshot.releases) for name in ("laion_2b_source", "laion_coco_source")
+        )
         named = sql.SQL("select {}, license, captions from ({}) counted order by 1, 2, 3").format(sources, counted)
         return by_origin(self._rows(named))
 
@@ -208,6 +224,7 @@ class ExportSession:
         statement = captions_query(
             selection,
             several=len(snapshot.fusions) > 1,
+            releases=snapshot.releases,
             units=_units(snapshot),
             after=after,
             limit=limit,
@@ -245,6 +262,7 @@ def captions_query(
     selection: Selection,
     *,
     several: bool,
+    releases: Mapping[str, str],
     units: sql.Composable = _ITS_UNITS,
     after: str | None = None,
     limit: int | None = None,
@@ -252,11 +270,12 @@ def captions_query(
 ) -> sql.Composed:
     """The query of an export. The defaults give the query for people to read.
 
-    ``several``: a pair may have captions of several fusions. ``with_key``: add the columns KEY and FUSION.
+    ``several``: a pair may have captions of several fusions. ``releases``: as in the snapshot.
+    ``with_key``: add the columns KEY and FUSION.
     """
     newest = several and ("distinct on (pair_id) ", " order by pair_id, loaded_at desc, fusion_id desc")
     distinct, order = newest or ("", "")
-    columns = [_column(name) for name in selection.columns]
+    columns = [_column(name, releases) for name in selection.columns]
     if with_key:
         columns += [sql.SQL("pair_id::text as {}").format(sql.Identifier(KEY)), _as("fusion_id", FUSION)]
     seen = [sql.SQL("unit_id in {}").format(units), *_if(after, "pair_id > {}::uuid")]
@@ -275,10 +294,11 @@ def captions_query(
     )
 
 
-def _column(name: str) -> sql.Composable:
+def _column(name: str, releases: Mapping[str, str]) -> sql.Composable:
     """The column, a uuid as text for Parquet."""
     if name in PROVENANCE:
-        return sql.SQL("{} as {}").format(sql.SQL(PROVENANCE[name]), sql.Identifier(name))
+        names = sql.Literal(json.dumps(releases, ensure_ascii=False))
+        return sql.SQL("{} as {}").format(sql.SQL(PROVENANCE[name]).format(releases=names), sql.Identifier(name))
     is_uuid = isinstance(fused_captions.columns[name].type, UUID)
     return sql.SQL("{0}::text as {0}" if is_uuid else "{0}").format(sql.Identifier(name))
 

@@ -6,14 +6,15 @@ No row of a caption repeats these texts. The ledger has them: the tables ``shard
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-# Column of the view ``captions`` and of exports → its value for a row of ``fused_captions``.
+# Column of the view ``captions`` and of exports → its value in an export, for a row of ``fused_captions``. The view has
+# the source itself; an export, which may be published, has only the release's name. {releases}: digest → name, as JSON.
 PROVENANCE: dict[str, LiteralString] = {
-    "laion_2b_source": "(select source from shards where shard_id = laion_2b_shard)",
-    "laion_coco_source": "(select source from shards where shard_id = laion_coco_shard)",
+    "laion_2b_source": "(select {releases}::jsonb ->> md5(source) from shards where shard_id = laion_2b_shard)",
+    "laion_coco_source": "(select {releases}::jsonb ->> md5(source) from shards where shard_id = laion_coco_shard)",
     "capsfusion_model": "(select model || coalesce('@' || nullif(model_revision, ''), '') from fusions fusion"
     " where fusion.fusion_id = captions.fusion_id)",
 }
@@ -29,18 +30,37 @@ class Origin:
     captions: int
 
 
-def release_name(source: str | None) -> str:
-    """The name of a release, for people outside: without the folder or bucket that this copy of it lies in."""
-    if not source:
-        return "unknown"
-    is_on_hub = source.startswith("hf://")
-    return source if is_on_hub else source.rstrip("/").rpartition("/")[2]
+def release_names(sources: Iterable[str]) -> dict[str, str]:
+    """Source → name of its release, for people outside: without the folder or bucket that this copy of it lies in.
+
+    The name is the last part of the address; for a list of files, the folder that it lies in; for a data set of the
+    hub, its address. Sources whose names would be equal get as many parts as tell them apart.
+    """
+    left = {source: _names(source) for source in sources}
+    names = {source: next(candidates) for source, candidates in left.items()}
+    while equal := {name for name, count in Counter(names.values()).items() if count > 1}:
+        # The last candidate is the source itself, so each round has longer names, and they differ at the end.
+        names = {source: next(left[source], source) if name in equal else name for source, name in names.items()}
+    return names
+
+
+def _names(source: str) -> Iterator[str]:
+    """Names for the release at ``source``, the shortest first."""
+    scheme, _, address = source.rpartition("://")
+    if scheme != "hf":
+        parts = [part for part in address.split("/") if part]
+        is_list = scheme in ("http", "https")
+        folders = parts[:-1] if is_list else parts
+        yield from ("/".join(folders[-length:]) for length in range(1, len(folders) + 1))
+        if is_list:  # two lists can lie in one folder
+            yield from ("/".join(parts[-length:]) for length in range(2, len(parts) + 1))
+    yield source
 
 
 def by_origin(rows: Iterable[dict[str, Any]]) -> list[Origin]:
-    """The origins of counted captions, the most frequent first."""
+    """The origins of counted captions, the most frequent first. A release without a name is 'unknown'."""
     found: Counter[tuple[str, str, str | None]] = Counter()
     for row in rows:
-        raw, synthetic = (release_name(row[column]) for column in ("laion_2b_source", "laion_coco_source"))
+        raw, synthetic = (row[column] or "unknown" for column in ("laion_2b_source", "laion_coco_source"))
         found[raw, synthetic, row["license"]] += row["captions"]
     return [Origin(*origin, captions) for origin, captions in found.most_common()]

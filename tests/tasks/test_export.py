@@ -56,14 +56,16 @@ def quiet(line: str) -> None:
 RELEASES: dict[Side, str] = {"laion_2b": "/data/my-laion2B", "laion_coco": "hf://datasets/laion/laion-coco"}
 
 
-def fill(warehouse: Warehouse) -> None:
+def record_source(warehouse: Warehouse, source: str, shard_id: str, side: Side = "laion_2b") -> None:
     now = datetime.now(UTC)
-    shards = [
-        Shard(shard_id=f"{side} 0", side=side, source=uri, path="0", etag="", size_bytes=1, arrived_at=now)
-        for side, uri in RELEASES.items()
-    ]
+    shard = Shard(shard_id=shard_id, side=side, source=source, path="0", etag="", size_bytes=1, arrived_at=now)
     with warehouse.engine.begin() as connection:
-        ledger.record_shards(connection, shards)
+        ledger.record_shards(connection, [shard])
+
+
+def fill(warehouse: Warehouse) -> None:
+    for side, source in RELEASES.items():
+        record_source(warehouse, source, f"{side} 0", side)
     plan(warehouse, ("u1", 300))
     plan(warehouse, ("u2", ROWS - 300), interval=NEXT_DAY)
     refused = {number: ["loop"] for number in range(0, ROWS, 5)}
@@ -216,7 +218,7 @@ def test_every_column_can_be_had_and_other_readers_read_them(filled: Warehouse, 
     hub, counted = RELEASES["laion_coco"], read(Storage(str(tmp_path))).group_by(origin).aggregate([([], "count_all")])
     assert {tuple(row.values()) for row in counted.to_pylist()} == {
         (None, hub, None, "demo", 320),  # the ledger has no shard of that id
-        ("/data/my-laion2B", hub, "cc-by-2.0", "demo", 100),
+        ("my-laion2B", hub, "cc-by-2.0", "demo", 100),
     }
     assert pyarrow.dataset.dataset(tmp_path).count_rows() == 420  # beside the manifest
     # Polars reads every file of a folder.
@@ -224,6 +226,45 @@ def test_every_column_can_be_had_and_other_readers_read_them(filled: Warehouse, 
     assert duckdb.sql(f"select count(distinct pair_id) from '{tmp_path}/data/*.parquet'").fetchall() == [(420,)]
     for file in sorted((tmp_path / "data").iterdir()):  # as img2dataset reads them
         assert pq.read_table(file, columns=["image_url", "capsfusion"]).num_rows
+
+
+def test_an_export_has_names_of_releases_and_no_address_of_a_source(own: Warehouse, tmp_path: Path) -> None:
+    columns = named_columns("laion_2b_source,laion_coco_source,license")
+    break_off(own, Storage(str(tmp_path / "before")), after=2, columns=columns)
+    record_source(own, "s3://private-bucket/new/my-laion2B", "other")
+    plan(own, ("w1", 5))
+    of_other: dict[str, Any] = {"laion_2b_shard": "other", "laion_coco_shard": "laion_coco 0", "license": "by-nc"}
+    load_unit(own, "w1", rows(*range(ROWS, ROWS + 5), **of_other))
+    hub = RELEASES["laion_coco"]
+    for folder, expected in (
+        ("before", {(None, hub, None, 320), ("my-laion2B", hub, "cc-by-2.0", 100)}),
+        (
+            "after",
+            {
+                (None, hub, None, 320),
+                ("data/my-laion2B", hub, "cc-by-2.0", 100),
+                ("new/my-laion2B", hub, "by-nc", 5),
+            },
+        ),
+    ):
+        manifest = run(own, Storage(str(tmp_path / folder)), rows_per_file=100, columns=columns)
+        table = read(Storage(str(tmp_path / folder))).group_by(columns[-3:]).aggregate([([], "count_all")])
+        assert {tuple(row.values()) for row in table.to_pylist()} == expected
+        counted = {(each.laion_2b, each.laion_coco, each.license, each.captions) for each in manifest.origins}
+        assert counted == {(raw or "unknown", *others) for raw, *others in expected}
+        published = (tmp_path / folder / "_manifest.json").read_text()
+        assert "private-bucket" not in published
+        assert "/data/" not in published
+
+
+def test_addresses_and_names_of_releases_are_not_mixed_in_an_export(filled: Warehouse, tmp_path: Path) -> None:
+    storage, columns = Storage(str(tmp_path)), named_columns("laion_2b_source")
+    break_off(filled, storage, after=1, columns=columns)
+    begun = storage.read_json("_export.json")
+    del begun["snapshot"]["releases"]  # as an earlier version
+    storage.write_json("_export.json", begun)
+    with pytest.raises(InputError, match=r"earlier version .* addresses of sources instead of names .* --overwrite"):
+        run(filled, storage, rows_per_file=100, columns=columns)
 
 
 def break_off(warehouse: Warehouse, storage: Storage, after: int, **options: Any) -> None:

@@ -82,8 +82,11 @@ def test_a_repository_is_made_with_the_files_of_a_folder(filled: Warehouse, hub:
 
 
 def test_the_card_says_what_the_data_set_has(filled: Warehouse, hub: WritableHub) -> None:
-    run(filled, columns=("image_url", "capsfusion", "pair_id"))
-    card = DatasetCard(hub.files_of(REPO)["README.md"].decode())
+    run(filled, columns=("image_url", "capsfusion", "pair_id", "laion_2b_source"))
+    files = hub.files_of(REPO)
+    sources = [pq.read_table(pa.BufferReader(data))["laion_2b_source"] for data in data_of(files).values()]
+    assert {name for each in sources for name in each.to_pylist()} == {None, "my-laion2B"}, "no address of a source"
+    card = DatasetCard(files["README.md"].decode())
     [config] = yaml.safe_load(card.data.to_yaml())["configs"]
     assert config["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
     for line in (
