@@ -63,7 +63,7 @@ def export(
         str | None,
         typer.Option(
             metavar="all|NAME,…",
-            help="More columns of fused_captions than image_url, laion_2b, laion_coco, capsfusion.",
+            help="More columns of the view captions than image_url, laion_2b, laion_coco, capsfusion.",
         ),
     ] = None,
     fusion: Annotated[
