@@ -24,7 +24,7 @@ class Result:
 
     ``rows``: for each side, how many rows of its pulled shards are in buckets, and how many were dropped, by reason.
     Only if pairs were checked: ``paired``, for each side the rows that have a partner; and ``pairs``, for each
-    fusion_id the numbers of loaded, planned and lost pairs.
+    fusion_id the numbers of loaded, planned and lost pairs; and ``advice``, how to fuse pairs that were left out.
     """
 
     looked_at: dict[str, int]
@@ -32,6 +32,7 @@ class Result:
     findings: list[Finding]
     paired: dict[str, int] = field(default_factory=dict)
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)
+    advice: list[str] = field(default_factory=list)
     repaired: dict[int, str] = field(default_factory=dict)  # index of the finding → what was done
 
     @property
@@ -49,6 +50,7 @@ class Result:
             "rows": self.rows,
             "paired": self.paired,
             "pairs": self.pairs,
+            "advice": self.advice,
             "findings": findings,
         }
 
@@ -67,6 +69,7 @@ class Result:
                 yield f"{side}: {self.paired[side]} rows are paired, {alone} have no partner yet or repeat another row"
         for fusion_id, counts in self.pairs.items():
             yield f"pairs under fusion {fusion_id}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+        yield from self.advice
 
     def verdict(self) -> Iterator[str]:
         """The findings, each with its repair."""
@@ -108,6 +111,7 @@ def check(
         result.paired = dict(paired)
         for account in accounts:
             result.pairs[account.fusion_id] = account.as_dict()
+            result.advice += account.advice
             result.findings += lost_pairs.lost(account)
     if repair:
         _repair(result)

@@ -22,7 +22,7 @@ from capsfusion_tasks.upkeep.listing import Listing
 from capsfusion_tasks.warehouse import invariants
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.invariants import LedgerShard, LedgerUnit
-from capsfusion_tasks.warehouse.plans import last_left
+from capsfusion_tasks.warehouse.plans import PlannedPairs, last_plans
 from capsfusion_tasks.warehouse.queries import Scope
 
 
@@ -57,7 +57,7 @@ class Evidence:
     shards: dict[str, LedgerShard]
     units: list[LedgerUnit]
     known_units: set[str]
-    left: dict[tuple[Interval, str], int]  # planned (interval, fusion_id) → pairs left out by a limit
+    plans: dict[tuple[Interval, str], PlannedPairs]  # planned (interval, fusion_id) → pairs of its last plan
     written_before: datetime
 
     def old(self, file: StoredFile) -> bool:
@@ -119,7 +119,7 @@ def gather(
     with warehouse.engine.connect() as connection:
         units = invariants.ledger_units(connection, scope)
         known = invariants.unit_ids(connection)
-        left = last_left(connection)
+        last = last_plans(connection)
     if not whole:  # read after the ledger, so that a unit in state fused has all of its chunks
         unfinished = (f"units/{unit.unit_id}" for unit in units if unit.state != "loaded")
         listing += chain.from_iterable(read_ahead(storage.tree, unfinished))
@@ -136,7 +136,7 @@ def gather(
         shards=ledger_shards,
         units=units,
         known_units=known,
-        left=left,
+        plans=last,
         written_before=datetime.now(UTC) - safe_age,
     )
 

@@ -23,6 +23,7 @@ from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import Finding, run_again
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.known_pairs import known_pairs
+from capsfusion_tasks.warehouse.plans import PlannedPairs
 
 _SHARDS = ["laion_2b_shard", "laion_coco_shard"]
 
@@ -38,7 +39,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         if missing:
             what = f"{missing} buckets have no file of pairs, {len(there)} have one"
             yield Finding("pairs-incomplete", folder, what, run_again(interval))
-        elif not any(planned == interval for planned, _ in evidence.left):
+        elif not any(planned == interval for planned, _ in evidence.plans):
             what = "it is paired but was never planned: its run ended too early, or its budget was too small"
             yield Finding("never-planned", folder, what, run_again(interval))
     for file in evidence.listing.under(layout.RUNS):
@@ -49,42 +50,69 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 @dataclass
 class Account:
-    """Counts of the pairs under one fusion: loaded, in units, left out, lost."""
+    """Counts of the pairs under one fusion: loaded, in units, left out, lost.
+
+    ``gone`` and ``missing`` count pairs by the interval or the two intervals of their shards, all of them planned. The
+    pairs are neither loaded nor in a unit. The images of ``gone`` are gone.
+    """
 
     fusion_id: str
-    done: set[str]  # shards of the intervals that were planned under the fusion
+    plans: dict[Interval, PlannedPairs]  # the last plans under the fusion
+    home: dict[str, Interval]  # shard_id → its interval, of these intervals
     in_flight: PairsInFlight
     found: Counter[str] = field(default_factory=Counter)
+    gone: Counter[frozenset[Interval]] = field(default_factory=Counter)
+    missing: Counter[frozenset[Interval]] = field(default_factory=Counter)
+    gone_before: Counter[Interval] = field(default_factory=Counter)
     lost: Counter[Interval] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, int]:
-        names = ("in the warehouse", "in units", "image gone", "left for a limit", "waiting for a run", "lost")
+        names = (
+            "in the warehouse",
+            "in units",
+            "image gone",
+            "image gone when planned",
+            "left for a limit",
+            "waiting for a run",
+            "lost",
+        )
         return {name: self.found[name] for name in names}
+
+    @property
+    def advice(self) -> list[str]:
+        """How to fuse the pairs of ``gone_before``, a line for each interval."""
+        return [
+            f"{interval.key}, fusion {self.fusion_id}: {pairs} pairs left out because their images were gone when the"
+            f" interval was planned; to fuse those whose image is there: {run_again(interval)}"
+            for interval, pairs in sorted(self.gone_before.items(), key=lambda item: item[0].start)
+        ]
 
 
 def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
     """Join all buckets again, one after the other. Returns an account of the pairs of each fusion.
 
     If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. Otherwise
-    its image is gone, a limit of one of the two plans left it out, or it is lost. Pairs of shards that were not planned
-    yet wait for a run.
+    its image is gone, or one of the two plans left it out, for a limit or because its image was gone then, or it is
+    lost. Pairs of shards that were not planned yet wait for a run.
 
     The second value is, for each side, the number of rows that have a partner. Rows with equal texts count once.
     """
-    home = {shard.shard_id: interval for interval, shards in evidence.lists.items() for shard in shards}
-    limited = {work for work, left in evidence.left.items() if left}
-    shards_of: dict[str, set[str]] = defaultdict(set)
-    for interval, fusion_id in evidence.left:
-        shards_of[fusion_id] |= {shard.shard_id for shard in evidence.lists.get(interval, ())}
+    listed = {shard.shard_id for shards in evidence.lists.values() for shard in shards}
+    plans_of: dict[str, dict[Interval, PlannedPairs]] = defaultdict(dict)
+    for (interval, fusion_id), plan in evidence.plans.items():
+        plans_of[fusion_id][interval] = plan
+    made = []
     with evidence.warehouse.engine.connect() as connection:
-        made = [
-            Account(fusion_id, done, PairsInFlight(evidence.storage, ledger.open_units(connection, fusion_id)))
-            for fusion_id, done in sorted(shards_of.items())
-        ]
+        for fusion_id, plans in sorted(plans_of.items()):
+            home = {shard.shard_id: interval for interval in plans for shard in evidence.lists.get(interval, ())}
+            in_flight = PairsInFlight(evidence.storage, ledger.open_units(connection, fusion_id))
+            made.append(Account(fusion_id, plans, home, in_flight))
     paired: Counter[str] = Counter()
-    for batch in _batches(evidence, set(home), paired):
+    for batch in _batches(evidence, listed, paired):
         for account in made:
-            _count(account, evidence.warehouse.engine, batch, home, limited)
+            _count(account, evidence.warehouse.engine, batch)
+    for account in made:
+        explain_missing(account)
     return made, paired
 
 
@@ -117,38 +145,60 @@ def _batches(evidence: Evidence, shards: set[str], paired: Counter[str]) -> Iter
         yield Batch(buckets, pa.concat_tables(tables))
 
 
-def _count(
-    account: Account,
-    engine: Engine,
-    batch: Batch,
-    home: dict[str, Interval],
-    limited: set[tuple[Interval, str]],
-) -> None:
+def _count(account: Account, engine: Engine, batch: Batch) -> None:
     # Read units before the warehouse. A unit that is loaded in between is then found twice, not missed.
     ids = batch.pairs["pair_id"].combine_chunks()
     in_units = account.in_flight.contain(ids, batch.buckets)
     known = known_pairs(engine.begin, account.fusion_id, ids).to_numpy(zero_copy_only=False)
-    done = pa.array(sorted(account.done), pa.string())
+    done = pa.array(sorted(account.home), pa.string())
     expected = np.logical_and(*(pc.is_in(batch.pairs[side], value_set=done).to_numpy() for side in _SHARDS))
     in_units = in_units & ~known
     nowhere = ~known & ~in_units
+    gone = batch.pairs["gone"].to_numpy()
     account.found["in the warehouse"] += int(known.sum())
     account.found["in units"] += int(in_units.sum())
-    gone = nowhere & batch.pairs["gone"].to_numpy()
-    nowhere &= ~gone
-    account.found["image gone"] += int(gone.sum())
-    account.found["waiting for a run"] += int((nowhere & ~expected).sum())
-    for pair in batch.pairs.select(_SHARDS).take(pa.array(np.flatnonzero(nowhere & expected))).to_pylist():
-        intervals = sorted((home[pair[side]] for side in _SHARDS), key=lambda interval: interval.end)
-        if any((interval, account.fusion_id) in limited for interval in intervals):
-            account.found["left for a limit"] += 1
-        else:
-            account.found["lost"] += 1
-            account.lost[intervals[-1]] += 1
+    account.found["image gone"] += int((nowhere & gone).sum())
+    account.found["waiting for a run"] += int((nowhere & ~gone & ~expected).sum())
+    for counts, which in ((account.gone, gone), (account.missing, ~gone)):
+        shards = batch.pairs.select(_SHARDS).filter(pa.array(nowhere & expected & which))
+        for row in shards.group_by(_SHARDS).aggregate([([], "count_all")]).to_pylist():
+            counts[frozenset(account.home[row[side]] for side in _SHARDS)] += row["count_all"]
+
+
+def explain_missing(account: Account) -> None:
+    """Say of each missing pair whether a limit left it out, its image was gone when it was planned, or it is lost.
+
+    A plan records only how many images were gone. Pairs that are still gone use up this number first.
+    """
+    unused = Counter({interval: plan.gone for interval, plan in account.plans.items()})
+
+    def left_out(intervals: list[Interval], pairs: int) -> Iterator[tuple[Interval, int]]:
+        for interval in intervals:
+            part = min(pairs, unused[interval])
+            unused[interval] -= part
+            pairs -= part
+            if part:
+                yield interval, part
+
+    for counts in (account.gone, account.missing):
+        # Pairs of two intervals come last, because either plan may have left them out. Usually it was the later one.
+        for both, pairs in sorted(counts.items(), key=lambda item: len(item[0])):
+            intervals = sorted(both, key=lambda interval: interval.end, reverse=True)
+            limited = any(account.plans[interval].left for interval in intervals)
+            if counts is account.missing and limited:
+                account.found["left for a limit"] += pairs
+                continue
+            explained = dict(left_out(intervals, pairs))
+            if counts is account.missing:
+                account.gone_before.update(explained)
+                account.found["image gone when planned"] += sum(explained.values())
+                if lost := pairs - sum(explained.values()):
+                    account.found["lost"] += lost
+                    account.lost[intervals[0]] += lost
 
 
 def lost(account: Account) -> Iterator[Finding]:
     """A finding for each interval with lost pairs."""
     for interval, pairs in account.lost.items():
-        what = f"{pairs} pairs of its buckets are neither in a unit nor in the warehouse, and no limit left them out"
+        what = f"{pairs} pairs of its buckets are neither in a unit nor in the warehouse, and no plan left them out"
         yield Finding("pairs-lost", f"{interval.key}, fusion {account.fusion_id}", what, run_again(interval))

@@ -51,15 +51,15 @@ def record(
     )
 
 
-def last_left(connection: Connection) -> dict[tuple[Interval, str], int]:
-    """(interval, fusion_id) → pairs that its last plan left for a later run."""
+def last_plans(connection: Connection) -> dict[tuple[Interval, str], PlannedPairs]:
+    """(interval, fusion_id) → the pairs of its last plan. Its own earlier units count as ``already_fused``."""
     columns = plans.c
     last = select(func.max(columns.plan_id)).group_by(columns.interval_start, columns.interval_end, columns.fusion_id)
-    left = (columns.pairs - columns.already_fused - columns.planned - columns.gone).label("left")
-    statement = select(plans, left).where(columns.plan_id.in_(last))
     return {
-        (Interval(start=row.interval_start, end=row.interval_end), row.fusion_id): row.left
-        for row in connection.execute(statement)
+        (Interval(start=row.interval_start, end=row.interval_end), row.fusion_id): PlannedPairs(
+            row.pairs, row.already_fused, row.pairs - row.already_fused - row.planned - row.gone, row.gone
+        )
+        for row in connection.execute(select(plans).where(columns.plan_id.in_(last)))
     }
 
 

@@ -119,7 +119,7 @@ def test_what_is_gone_is_counted_and_left_out(place: Place, caplog: pytest.LogCa
     checked = check(settings, pairs=True)
     assert [*checked.pairs.values()] == [
         {"in the warehouse": 0, "in units": len(everything) - 2, "image gone": 2}
-        | dict.fromkeys(("left for a limit", "waiting for a run", "lost"), 0)
+        | dict.fromkeys(("image gone when planned", "left for a limit", "waiting for a run", "lost"), 0)
     ]
     assert checked.findings == []
 
@@ -152,6 +152,41 @@ def test_a_success_that_comes_later_gives_the_pair_to_the_next_run(place: Place)
     run_day(settings, DAY)
     put(place, "1", {4: THERE})
     assert images(settings, plan_day(settings, DAY)) == {4}
+
+
+@pytest.mark.parametrize("shell", ["no results", "results of another source", "keep", "a success came later"])
+def test_a_check_knows_from_the_plan_that_pairs_were_left_out(place: Place, shell: str) -> None:
+    put(place, "0", {4: GONE, 2: GONE})
+    (place.folder / "others").mkdir()
+    settings = with_results(place)
+    run_day(settings, DAY)
+    if shell == "a success came later":
+        put(place, "1", {4: THERE})
+        with open_context(settings) as context:
+            image_results.read_image_results(context)
+    other = {
+        "no results": place.settings(),
+        "results of another source": with_results(place, "others"),
+        "keep": with_results(place, gone_images="keep"),
+        "a success came later": settings,
+    }[shell]
+    left = 1 if other is settings else 2
+    checked = check(other, pairs=True)
+    assert checked.findings == []
+    [counts] = checked.pairs.values()
+    assert (counts["image gone when planned"], counts["image gone"], counts["lost"]) == (left, 2 - left, 0)
+    assert f"{left} pairs left out because their images were gone when" in checked.advice[0]
+    assert DAY.command in checked.advice[0]
+
+    # A pair that is lost is still found, because the plan left out two pairs only.
+    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+        one = "(select pair_id from capsfusion.rejected_captions limit 1)"
+        connection.exec_driver_sql(f"delete from capsfusion.rejected_captions where pair_id = {one}")
+    checked = check(other, pairs=True)
+    [lost] = [finding for finding in checked.findings if finding.rule == "pairs-lost"]
+    assert lost.what.startswith("1 pairs of its buckets are neither")
+    [counts] = checked.pairs.values()
+    assert (counts["image gone when planned"], counts["lost"]) == (left, 1)
 
 
 def test_results_that_the_source_has_no_more_do_not_count(place: Place) -> None:
