@@ -39,9 +39,9 @@ class Opened:
 class IntervalTasks(Opened):
     """Report, check and export take the fusion that the settings describe."""
 
-    def report(self, settings: Settings, interval: Interval) -> dict[str, Any]:
+    def report(self, settings: Settings, interval: Interval, unit_ids: list[str] | None = None) -> dict[str, Any]:
         with open_context(settings) as context:
-            return _interval_tasks.report(context, interval, context.decoding.fusion_id)
+            return _interval_tasks.report(context, interval, context.decoding.fusion_id, unit_ids)
 
     def check(self, settings: Settings, interval: Interval) -> dict[str, Any]:
         with open_context(settings) as context:

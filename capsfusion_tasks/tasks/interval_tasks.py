@@ -261,15 +261,15 @@ def report(
     has_limit = PairRules.of(context.settings).url_pairs_max != "none"
     left_out = left_out_of(interval, context.storage).text if has_limit else ""
     engine = context.warehouse.engine
-    left = 0
+    left, gone = 0, None
     if fusion_id:
-        to_fuse, _ = unplanned_work(
+        unplanned = unplanned_work(
             engine, context.storage, fusion_id, [interval], known_images(context.settings, context.storage)
         )
-        left = to_fuse.rows
+        left, gone = (work.rows for work in unplanned)
     with engine.begin() as connection:
         shard_ids = [shard.shard_id for shard in shards]
         shard_ids += list(ledger.image_results(connection)) if image_results_source(context.settings) else []
         return report_interval(
-            connection, interval, fusion_id, shard_ids, unplanned=left, left_out=left_out, unit_ids=unit_ids
+            connection, interval, fusion_id, shard_ids, unplanned=left, gone=gone, left_out=left_out, unit_ids=unit_ids
         ).as_dict()

@@ -56,7 +56,9 @@ class Report:
         total = self.summary
         if self.found:
             found, known = self.found.pairs, self.found.already_fused
-            gone = f", {self.found.gone} left out because their images are gone" if self.found.gone else ""
+            # A plan with a limit stops reading there, so it does not know how many of the other pairs are gone.
+            least = "at least " if self.found.left > self.unplanned else ""
+            gone = f", {least}{self.found.gone} left out because their images are gone" if self.found.gone else ""
             lines.append(f"found: {found} pairs, {known} of them fused already or in other units{gone}")
         if self.left_out:
             lines.append(self.left_out)
@@ -162,24 +164,27 @@ def report_interval(
     fusion_id: str | None,
     shard_ids: list[str],
     unplanned: int,
+    gone: int | None = None,
     left_out: str = "",
     unit_ids: Sequence[str] | None = None,
 ) -> Report:
     """The report of one interval under one fusion, with its shards and its ``unplanned`` pairs.
 
-    ``left_out``: a line on the pairs of URLs over the limit. ``unit_ids``: the units of one run. Captions are then
-    counted in these units only, and pairs of the interval's other units count as fused already.
+    ``gone``: other pairs that are in no unit, because their images are gone; None: not known. ``left_out``: a line on
+    the pairs of URLs over the limit. ``unit_ids``: the units of one run. Captions are then counted in these units only,
+    and pairs of the interval's other units count as fused already.
     """
     scope = Scope(interval=interval, fusion_id=fusion_id)
-    if unit_ids is None:
-        return replace(_report(connection, scope, shard_ids), unplanned=unplanned, left_out=left_out)
-    report = _report(connection, replace(scope, unit_ids=unit_ids), shard_ids)
+    report = _report(connection, scope if unit_ids is None else replace(scope, unit_ids=unit_ids), shard_ids)
     whole, found = queries.run_summary(connection, scope), plans.planned_pairs(connection, scope)
-    if found:
+    # A plan with a limit counts all pairs as left that it did not read, even if they are gone or fused.
+    recounted = False
+    if found and gone is not None and (found.left or unplanned):
+        found, recounted = replace(found, left=unplanned, gone=gone), True
+    if found and (recounted or unit_ids is not None):
         fused_before = found.pairs - found.left - found.gone - report.summary.rows_in
         found = replace(found, already_fused=max(0, fused_before))
-    others = whole.units > report.summary.units
-    whole_if_more = whole if others else None
+    whole_if_more = whole if whole.units > report.summary.units else None
     return replace(report, unplanned=unplanned, left_out=left_out, found=found, whole=whole_if_more)
 
 

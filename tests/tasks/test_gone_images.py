@@ -26,6 +26,7 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import image_results
 from capsfusion_tasks.tasks.local_run import run_pipeline
+from capsfusion_tasks.tasks.report import report_all
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests.opened import check, collect, interval_tasks, plan, unit_tasks
@@ -390,11 +391,38 @@ def test_a_limit_leaves_living_pairs_for_later(place: Place) -> None:
     [planned] = rows(settings, "select pairs, gone, planned, pairs - gone - planned as left from plans")
     everything = planned["pairs"]
     assert report["unplanned"] == everything - 2
+    with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+        assert "units, at least 1 left out because" in report_all(connection).text
     run_day(settings, DAY)
     run_day(settings, DAY)
     report = interval_tasks.report(settings, DAY)
     assert report["found"] == {"pairs": everything, "already_fused": 0, "left": 0, "gone": 1}
     assert report["summary"]["rows_in"] == everything - 1
+
+
+def test_the_figures_add_up_if_a_limit_stops_planning_before_it_has_read_all_pairs(place: Place) -> None:
+    settings = with_results(place, buckets=4)
+    put(place, "0", {})
+    everything = joined(settings)
+    storage = Storage(settings.staging_uri)
+    buckets = [storage.read_table(path, ["image_url"]) for path in storage.files(layout.pairs_folder(DAY))]
+    *_, last = [[number_of(address) for address in one["image_url"].to_pylist()] for one in buckets if one.num_rows]
+    put(place, "0", dict.fromkeys(last, GONE))
+    [unit] = plan_day(settings, DAY, limit=1)
+    assert unit.rows == 1
+    [planned] = rows(settings, "select pairs, gone, pairs - already_fused - gone - planned as left from plans")
+    assert planned == {"pairs": len(everything), "gone": 0, "left": len(everything) - 1}, "the limit came first"
+    left = len(everything) - len(last) - 1
+    for unit_ids in (None, [unit.unit_id]):
+        report = interval_tasks.report(settings, DAY, unit_ids)
+        assert report["found"] == {
+            "pairs": len(everything),
+            "already_fused": 0,
+            "left": left,
+            "gone": len(last),
+        }
+        assert report["unplanned"] == left > 0
+        assert f"units, {len(last)} left out because their images are gone" in report["text"]
 
 
 def test_the_commands_show_what_is_left_out(
