@@ -112,7 +112,7 @@ def test_a_shard_that_is_gone_is_named(tmp_path: Path, both: dict[Side, SideSour
 
 
 def test_a_source_folder_that_does_not_exist_is_named(tmp_path: Path, storage: Storage) -> None:
-    with pytest.raises(InputError, match=r"no folder .*/nowhere: create it"):
+    with pytest.raises(InputError, match=r"no folder .*/nowhere: name the folder that has the files"):
         discover({"laion_2b": side(tmp_path / "nowhere")}, DAY, storage)
 
 
