@@ -37,7 +37,7 @@ from benchmarks.warehouse import load_raw
 from benchmarks.workload import CAPTION, read_pairs
 from capsfusion_tasks.context import Context, open_context
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.planning import plan as planning
+from capsfusion_tasks.planning import forecast
 from capsfusion_tasks.planning.in_flight import BUCKETS_KEY
 from capsfusion_tasks.schemas import PAIRS, Unit
 from capsfusion_tasks.settings import load_settings
@@ -70,7 +70,7 @@ def main() -> None:
             for heading in ("method", "s", "CPU s", "longest transaction, s", "new pairs"):
                 table.add_column(heading, justify="left" if heading == "method" else "right")
             with polled(context.warehouse.engine) as estimated:
-                work = planning.estimate(context).work["paired, not planned"]
+                work = forecast.estimate(context).work["paired, not planned"]
             with polled(context.warehouse.engine) as planned:
                 units = interval_tasks.plan(context, DAY)
             found = sum(unit.rows for unit in units)

@@ -9,7 +9,7 @@ from typing import Any
 
 from capsfusion_tasks.context import open_context
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.planning import plan as _plan
+from capsfusion_tasks.planning import forecast as _forecast
 from capsfusion_tasks.schemas import Replay, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.tasks import interval_tasks as _interval_tasks
@@ -78,4 +78,4 @@ def collect(settings: Settings, **options: Any) -> _garbage.Collection:
 interval_tasks = IntervalTasks(_interval_tasks)
 unit_tasks = UnitTasks(_unit_tasks)
 replay = ReplayTasks(_replay)
-plan = Opened(_plan)
+forecast = Opened(_forecast)

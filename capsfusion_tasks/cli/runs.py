@@ -191,7 +191,7 @@ def plan(
     import json
 
     from capsfusion_tasks.context import open_context
-    from capsfusion_tasks.planning.plan import estimate
+    from capsfusion_tasks.planning.forecast import estimate
 
     settings = settings_to_read(model=model, prompt=prompt, num_beams=num_beams, gpu_hour_price=price_per_gpu_hour)
     if rows_per_second is not None and rows_per_second <= 0:

@@ -95,7 +95,7 @@ def export(
     from capsfusion_tasks.tasks.export import export_captions, export_target
     from capsfusion_tasks.terminal import Working
     from capsfusion_tasks.warehouse.connection import open_warehouse
-    from capsfusion_tasks.warehouse.export import Selection, named_columns
+    from capsfusion_tasks.warehouse.export_selection import Selection, named_columns
 
     selection = Selection(
         columns=named_columns(columns),

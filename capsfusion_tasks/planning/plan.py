@@ -1,49 +1,31 @@
-"""Plans the work units of an interval or a replay, and estimates what all waiting work takes.
-
-Planning holds a lock, keeps to a budget, and registers the units in the ledger.
-"""
+"""Plans the work units of an interval or a replay: holds a lock, keeps to a budget, registers them in the ledger."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Set
 from datetime import UTC, datetime
-from functools import partial
-
-from sqlalchemy import Connection, Engine
 
 from capsfusion_tasks.context import Context
-from capsfusion_tasks.decoding import Decoding
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.identity import template_of
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.pairing.bucket_count import bucket_count
-from capsfusion_tasks.pairing.image_results import ImageResults, batches_of
 from capsfusion_tasks.planning import unit_files, waiting
 from capsfusion_tasks.planning.estimate import (
     NOTHING,
     Budget,
     Estimate,
-    Rate,
     Work,
-    benchmark_rate,
-    given_rate,
-    measured_rate,
 )
-from capsfusion_tasks.planning.new_pairs import NewPairs, count_new_pairs
-from capsfusion_tasks.planning.tokens import DEFAULT, TokenEstimate, estimate_for
-from capsfusion_tasks.pull_rules import PairRules, UnitRules
+from capsfusion_tasks.planning.forecast import longest_row, rate_of
+from capsfusion_tasks.planning.new_pairs import NewPairs
+from capsfusion_tasks.pull_rules import UnitRules
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.shards import discovery
-from capsfusion_tasks.shards.listing import image_result_files
-from capsfusion_tasks.shards.sources import image_results_source
-from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import fusions, ledger, plans, rates
 from capsfusion_tasks.warehouse.invariants import drop_plan, hold_units
-from capsfusion_tasks.warehouse.known_pairs import known_pairs
 from capsfusion_tasks.warehouse.sessions import LockedSession
 
 log = logging.getLogger(__name__)
@@ -190,119 +172,3 @@ def outdated(
         made_with.against(rules),
     )
     return True
-
-
-def estimate(
-    context: Context,
-    within: Interval | None = None,
-    *,
-    gpus: int | None = None,
-    rows_per_second: float | None = None,
-) -> Estimate:
-    """Estimate all waiting work, or that of the intervals inside ``within``. Plans nothing.
-
-    ``gpus`` devices work in parallel. ``rows_per_second``, of one device, overrides the measured rate.
-    """
-    settings, storage, decoding = context.settings, context.storage, context.decoding
-    seen = waiting.intervals(storage, within)
-    if outdated_pairs := waiting.paired_with_others(storage, seen, PairRules.of(settings)):
-        log.warning(
-            "the pairs of %d intervals were made with other settings. Make them again with: %s",
-            len(outdated_pairs),
-            waiting.whole_range(storage).command,  # a join reads all shards, so all must be pulled again
-        )
-    engine = context.warehouse.engine
-    tokens = estimate_for(context, engine.begin, pair_paths(storage, reversed(seen)))
-    images = known_images(settings, storage)
-    if images is not None:
-        _warn_of_other_files(settings, images)
-    unplanned, gone = unplanned_work(engine, storage, decoding.fusion_id, seen, images, tokens)
-    with engine.begin() as connection:
-        planned = rates.unfused(connection, decoding.fusion_id, within, longest_row=longest_row(decoding))
-        work = {"planned, not fused": Work(*planned), "paired, not planned": unplanned}
-        rate = rate_of(connection, decoding)
-        earlier = fusions.earlier(connection, decoding)
-    waits = sum(work.values(), start=Work())
-    if rows_per_second is not None and waits.rows:
-        rate = given_rate(rows_per_second, waits.tokens / waits.rows, "as given")
-    listed = ((interval, discovery.discovered(interval, storage)) for interval in seen)
-    unpaired = [
-        shard
-        for interval, shards in listed
-        if shards and waiting.paired_buckets(storage, interval) < bucket_count(storage, settings)
-        for shard in shards
-    ]
-    return Estimate(
-        work,
-        rate,
-        now=datetime.now(UTC),
-        gpus=gpus,
-        price=settings.gpu_hour_price,
-        unpaired_shards=len(unpaired),
-        unpaired_bytes=sum(shard.size_bytes for shard in unpaired),
-        gone=gone,
-        earlier=earlier,
-    )
-
-
-def pair_paths(storage: Storage, works: Iterable[Interval | Replay]) -> Iterator[str]:
-    """The files of pairs of intervals or replays."""
-    return (path for work in works for path in storage.files(layout.pairs_folder(work)))
-
-
-def longest_row(decoding: Decoding) -> int:
-    """The most tokens that a row can have, because prompts and captions are limited."""
-    return MAX_PROMPT_TOKENS + decoding.max_new_tokens
-
-
-def known_images(settings: Settings, storage: Storage) -> ImageResults | None:
-    """The image results that runs have read from the configured source. None: pairs with gone images are kept."""
-    if not settings.skips_gone_images:
-        return None
-    place = image_results_source(settings)
-    batches = batches_of(storage, place.origin.model_dump(mode="json")) if place else []
-    return ImageResults(storage, tuple(batches))
-
-
-def _warn_of_other_files(settings: Settings, images: ImageResults) -> None:
-    """Say if the source of image results has other files than those that ``images`` are from."""
-    listed = {shard.shard_id for shard in image_result_files(settings)}
-    read = {shard_id for batch in images.batches for shard_id in batch.files}
-    if unread := len(listed - read):
-        log.warning("%d files of image results are not read yet and do not count here; the next run reads them", unread)
-    if removed := len(read - listed):
-        log.warning(
-            "%d files of image results have left the source, and still count here, but not in the next run", removed
-        )
-
-
-def unplanned_work(
-    engine: Engine,
-    storage: Storage,
-    fusion_id: str,
-    intervals: list[Interval],
-    images: ImageResults | None,
-    tokens: TokenEstimate = DEFAULT,
-) -> tuple[Work, Work]:
-    """The pairs of the intervals that are neither in a unit nor in the warehouse.
-
-    First those to fuse, then those whose images are gone, as ``images`` says.
-    """
-    with engine.connect() as connection:
-        in_units = [rates.pairs_in_units(connection, fusion_id, interval) for interval in intervals]
-        open_units = ledger.open_units(connection, fusion_id)
-    unfinished = [
-        interval
-        for interval, rows in zip(intervals, in_units, strict=True)
-        if waiting.paired_rows(storage, interval) > rows
-    ]
-    if not unfinished:
-        return NOTHING, NOTHING
-    is_known = partial(known_pairs, engine.begin, fusion_id)
-    return count_new_pairs(storage, unfinished, is_known, open_units, tokens, images)
-
-
-def rate_of(connection: Connection, decoding: Decoding) -> Rate | None:
-    """The rate of one device for this fusion: the measured one, or a benchmark's. None: unknown."""
-    measured = rates.measured(connection, decoding.fusion_id)
-    return measured_rate(measured) if measured else benchmark_rate(decoding.model, decoding.engine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from capsfusion_tasks.warehouse.export import Outcome, Selection, Snapshot
+from capsfusion_tasks.warehouse.export_selection import Outcome, Selection, Snapshot
 from capsfusion_tasks.warehouse.provenance import Origin
 
 _MARK = "<!-- written by capsfusion export, {} -->"  # {} is a digest of the rest of the card

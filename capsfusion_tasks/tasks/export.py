@@ -28,7 +28,8 @@ from capsfusion_tasks.tasks.hub_folder import CARD, HubFolder
 from capsfusion_tasks.warehouse import export as captions
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.export import ExportSession, Selection, Snapshot, named_columns
+from capsfusion_tasks.warehouse.export import ExportSession
+from capsfusion_tasks.warehouse.export_selection import Selection, Snapshot, named_columns
 from capsfusion_tasks.warehouse.provenance import Origin
 from capsfusion_tasks.warehouse.readable import condition_sql
 

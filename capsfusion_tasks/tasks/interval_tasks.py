@@ -26,8 +26,9 @@ from capsfusion_tasks.pairing.join import left_out_of, pair_bucket
 from capsfusion_tasks.pairing.url_limit import LeftOut
 from capsfusion_tasks.planning import waiting
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
+from capsfusion_tasks.planning.forecast import known_images, pair_paths, unplanned_work
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
-from capsfusion_tasks.planning.plan import OnEstimate, known_images, outdated, pair_paths, plan_units, unplanned_work
+from capsfusion_tasks.planning.plan import OnEstimate, outdated, plan_units
 from capsfusion_tasks.planning.tokens import estimate_for
 from capsfusion_tasks.pull_rules import PairRules, PullRules
 from capsfusion_tasks.schemas import Existing, Shard, Side, Unit
@@ -40,7 +41,7 @@ from capsfusion_tasks.tasks.report import report_interval
 from capsfusion_tasks.tasks.staging_area import fix_buckets
 from capsfusion_tasks.upkeep.check import check as run_checks
 from capsfusion_tasks.warehouse import ledger
-from capsfusion_tasks.warehouse.export import Selection
+from capsfusion_tasks.warehouse.export_selection import Selection
 from capsfusion_tasks.warehouse.invariants import pull_again
 from capsfusion_tasks.warehouse.known_pairs import known_pairs
 from capsfusion_tasks.warehouse.queries import Scope

@@ -17,8 +17,9 @@ from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.replay_pairs import split_pairs
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
+from capsfusion_tasks.planning.forecast import pair_paths
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
-from capsfusion_tasks.planning.plan import OnEstimate, pair_paths, plan_units
+from capsfusion_tasks.planning.plan import OnEstimate, plan_units
 from capsfusion_tasks.planning.tokens import estimate_for
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.staging import layout

@@ -27,7 +27,7 @@ from capsfusion_tasks.schemas import BUCKET_ROWS, Shard, Side, Unit
 from capsfusion_tasks.tasks.dataset_names import DatasetName, file_name, table_name
 from capsfusion_tasks.warehouse import queries
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions, replayed_captions
-from capsfusion_tasks.warehouse.export import PUBLISHED_COLUMNS
+from capsfusion_tasks.warehouse.export_selection import PUBLISHED_COLUMNS
 from capsfusion_tasks.warehouse.lineage import is_replay, shards_of_unit
 from capsfusion_tasks.warehouse.schema import metadata
 

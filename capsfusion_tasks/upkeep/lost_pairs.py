@@ -14,9 +14,9 @@ from sqlalchemy import Engine
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.join import bucket_pairs
+from capsfusion_tasks.planning.forecast import known_images
 from capsfusion_tasks.planning.in_flight import PairsInFlight
 from capsfusion_tasks.planning.pair_files import BATCH_ROWS
-from capsfusion_tasks.planning.plan import known_images
 from capsfusion_tasks.schemas import PAIRED
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.upkeep.evidence import Evidence

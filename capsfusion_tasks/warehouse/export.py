@@ -6,32 +6,22 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, LiteralString
 
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 from psycopg import sql
-from pydantic import BaseModel, ConfigDict, model_validator
 from sqlalchemy.dialects.postgresql import UUID
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.intervals import Interval, UtcTime
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, batches, message
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.export_selection import Outcome, Selection, Snapshot
 from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.provenance import PROVENANCE, Origin, by_origin, release_names
 from capsfusion_tasks.warehouse.schema import SCHEMA
 
-PUBLISHED_COLUMNS = (
-    "image_url",
-    "laion_2b",
-    "laion_coco",
-    "capsfusion",
-)  # the columns of CapsFusion-120M, in its order
-ALL_COLUMNS = (*fused_captions.columns.keys(), *PROVENANCE)
 KEY, FUSION = "_pair_id", "_fusion_id"  # two more columns of every stream
 
 # With these functions, each attempt would export other captions.
@@ -49,61 +39,6 @@ _INSTEAD = {  # column that --where does not know → what to write
 }
 _STRING = re.compile(r"'(?:[^']|'')*'")
 _ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # placeholder in a query that is shown to people
-
-
-class Selection(BaseModel):
-    """Which captions to export: of each pair the newest accepted one, if it meets all conditions."""
-
-    model_config = ConfigDict(frozen=True)
-
-    columns: tuple[str, ...] = PUBLISHED_COLUMNS
-    fusion_id: str | None = None  # None: the newest caption of each pair, of any fusion
-    interval: Interval | None = None  # captions of this interval's units only
-    loaded_from: UtcTime | None = None
-    loaded_before: UtcTime | None = None
-    where: str | None = None  # a condition on the columns of fused_captions, in SQL
-    limit: int | None = None
-
-    @model_validator(mode="after")
-    def _known_columns(self) -> Selection:
-        if unknown := [name for name in self.columns if name not in ALL_COLUMNS]:
-            raise InputError(f"captions have no column {', '.join(unknown)}; they have {', '.join(ALL_COLUMNS)}")
-        return self
-
-
-def named_columns(names: str | None) -> tuple[str, ...]:
-    """The published columns and those in ``names``: comma-separated, or "all"."""
-    found = ALL_COLUMNS if names == "all" else (names or "").replace(" ", "").split(",")
-    return tuple(dict.fromkeys((*PUBLISHED_COLUMNS, *filter(None, found))))
-
-
-class Snapshot(BaseModel):
-    """The state of the warehouse that an export shows: the units that were loaded ``at`` a time.
-
-    A time alone would be ambiguous: a load with an earlier ``loaded_at`` may commit later.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    at: datetime
-    units: tuple[str, ...]
-    accepted: int  # number of captions in the units
-    superseded: int  # rows of the units that later units replaced
-    fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
-    # MD5 of a source's address → name of its release. Fixed, because a source that is added later can lengthen names.
-    releases: dict[str, str] = {}
-
-    def is_same_as(self, other: Snapshot) -> bool:
-        return self.model_copy(update={"at": other.at, "releases": other.releases}) == other
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What validation made of the captions of a snapshot's units."""
-
-    accepted: int
-    rejected: int
-    reasons: dict[str, int]  # reason → rejected captions, most frequent first; one with two reasons counts under both
 
 
 class ExportSession:

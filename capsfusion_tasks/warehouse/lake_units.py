@@ -12,7 +12,8 @@ from sqlalchemy.dialects.postgresql import insert
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.warehouse.adbc_session import plain_type
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.export import FUSION, KEY, Selection, Snapshot, export_session, named_columns
+from capsfusion_tasks.warehouse.export import FUSION, KEY, export_session
+from capsfusion_tasks.warehouse.export_selection import Selection, Snapshot, named_columns
 from capsfusion_tasks.warehouse.ledger_tables import lake_units, work_units
 from capsfusion_tasks.warehouse.url import describe
 

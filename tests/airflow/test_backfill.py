@@ -25,7 +25,7 @@ from capsfusion_tasks.demo.sample_data import FOLDER, SampleReport, write_sample
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.tasks.dataset_names import file_name, table_name
 from capsfusion_tasks.tasks.metrics import METRICS, REASON, kind_of
-from capsfusion_tasks.warehouse.export import PUBLISHED_COLUMNS
+from capsfusion_tasks.warehouse.export_selection import PUBLISHED_COLUMNS
 from tests import object_store
 from tests.airflow.browser import (
     field_of,

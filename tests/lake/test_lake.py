@@ -33,7 +33,7 @@ from capsfusion_tasks.tasks import lake_tasks
 from capsfusion_tasks.tasks.local_run import run_pipeline, run_replay
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
-from capsfusion_tasks.warehouse.export import named_columns
+from capsfusion_tasks.warehouse.export_selection import named_columns
 from capsfusion_tasks.warehouse.lake_units import captions_of, missing_units
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.roles import LOADER

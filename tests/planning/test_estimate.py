@@ -25,7 +25,7 @@ from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.rates import Spread
 from tests.command import capsfusion
-from tests.opened import interval_tasks, plan
+from tests.opened import forecast, interval_tasks
 
 pytestmark = pytest.mark.slow
 
@@ -135,21 +135,21 @@ def pair(settings: Settings, interval: Interval) -> None:
 
 def waiting(settings: Settings, within: Interval | None = None) -> list[int]:
     """Pairs that are planned and not fused, and pairs that are not planned."""
-    return [work.rows for work in plan.estimate(settings, within).work.values()]
+    return [work.rows for work in forecast.estimate(settings, within).work.values()]
 
 
 def test_what_is_waiting_is_told_at_each_stage(settings: Settings) -> None:
     shards = interval_tasks.discover(settings, DAYS[0])
-    before = plan.estimate(settings)
+    before = forecast.estimate(settings)
     assert (before.total.rows, before.unpaired_shards) == (0, len(shards))
     assert before.unpaired_bytes == sum(shard.size_bytes for shard in shards)
     assert f"not counted: {len(shards)} shards" in before.text
     pair(settings, DAYS[0])
     assert waiting(settings) == [0, 40]
-    assert plan.estimate(settings).unpaired_shards == 0
+    assert forecast.estimate(settings).unpaired_shards == 0
     [unit] = interval_tasks.plan(settings, DAYS[0], limit=5)
     assert waiting(settings) == [5, 35]
-    assert plan.estimate(settings).work["planned, not fused"].tokens == unit.tokens
+    assert forecast.estimate(settings).work["planned, not fused"].tokens == unit.tokens
     pair(settings, DAYS[1])
     assert waiting(settings)[1] > 40
     assert waiting(settings, DAYS[0]) == [5, 35]
@@ -180,13 +180,13 @@ def test_after_a_run_the_rest_waits_and_goes_by_its_rate(settings: Settings) -> 
     pair(settings, DAYS[0])
     [unit] = interval_tasks.plan(settings, DAYS[0], limit=5)
     fuse_and_load(settings, unit, seconds=7200.0)
-    rest = plan.estimate(settings)
+    rest = forecast.estimate(settings)
     assert [work.rows for work in rest.work.values()] == [0, 35]
     assert rest.rate is not None
     assert rest.rate.source == "the only unit that was measured of this fusion"
     assert rest.gpu_hours is not None
     assert rest.gpu_hours.median == pytest.approx(2 * rest.total.tokens / unit.tokens)
-    assert plan.estimate(settings, rows_per_second=0.01).gpu_hours != rest.gpu_hours
+    assert forecast.estimate(settings, rows_per_second=0.01).gpu_hours != rest.gpu_hours
     for unit in interval_tasks.plan(settings, DAYS[0]):
         fuse_and_load(settings, unit, seconds=7200.0)
     assert waiting(settings) == [0, 0]

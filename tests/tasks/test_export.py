@@ -35,7 +35,8 @@ from capsfusion_tasks.tasks.export import Manifest, export_captions
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
-from capsfusion_tasks.warehouse.export import PUBLISHED_COLUMNS, Selection, export_session, named_columns
+from capsfusion_tasks.warehouse.export import export_session
+from capsfusion_tasks.warehouse.export_selection import PUBLISHED_COLUMNS, Selection, named_columns
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.provenance import Origin
 from capsfusion_tasks.warehouse.sql import execute_sql
@@ -484,7 +485,7 @@ from capsfusion_tasks.tasks import export, export_parts
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse.connection import open_warehouse
-from capsfusion_tasks.warehouse.export import Selection
+from capsfusion_tasks.warehouse.export_selection import Selection
 
 publish, export_parts.ROW_GROUP_ROWS = Storage.publish, 64
 

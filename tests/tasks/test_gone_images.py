@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.context import open_context
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.planning.plan import known_images
+from capsfusion_tasks.planning.forecast import known_images
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
@@ -29,7 +29,7 @@ from capsfusion_tasks.tasks.local_run import run_pipeline
 from capsfusion_tasks.tasks.report import report_all
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
-from tests.opened import check, collect, interval_tasks, plan, unit_tasks
+from tests.opened import check, collect, forecast, interval_tasks, unit_tasks
 from tests.tasks.place import DAY, DAYS, Place, pair
 from tests.upkeep.conftest import fuse_by_hand, plan_day, run_day
 from tests.warehouse.conftest import in_threads
@@ -86,7 +86,7 @@ def test_what_is_gone_is_counted_and_left_out(place: Place, caplog: pytest.LogCa
     gone = sorted(everything)[:2]
     put(place, "0", {gone[0]: GONE, 77: GONE, gone[1]: None})
     put(place, "1", {gone[1]: GONE, sorted(everything)[2]: THERE, sorted(everything)[3]: "failed_to_resize"})
-    before = plan.estimate(settings)
+    before = forecast.estimate(settings)
     assert (before.gone.rows, before.total.rows) == (0, len(everything))
     assert "2 files of image results are not read yet" in caplog.text
     caplog.clear()
@@ -95,7 +95,7 @@ def test_what_is_gone_is_counted_and_left_out(place: Place, caplog: pytest.LogCa
     assert images(settings, units) == everything - {*gone}
     [planned] = rows(settings, "select pairs, planned, gone from plans order by plan_id desc limit 1")
     assert planned == {"pairs": len(everything), "planned": len(everything) - 2, "gone": 2}
-    [estimate], now = estimates, plan.estimate(settings)
+    [estimate], now = estimates, forecast.estimate(settings)
     assert estimate.gone == now.gone
     assert (now.gone.rows, now.work["paired, not planned"].rows) == (2, 0)
     assert now.as_dict()["gone"]["rows"] == 2
@@ -144,7 +144,7 @@ def test_a_later_result_changes_nothing_that_is_planned_or_loaded(place: Place) 
     assert plan_day(settings, DAY) == []
     assert plan_day(settings, DAY, existing="replace") == []
     assert [row for row in rows(settings, loaded) if row in stored] == stored
-    assert plan.estimate(settings).gone.rows == 0, "all pairs were fused before it was known"
+    assert forecast.estimate(settings).gone.rows == 0, "all pairs were fused before it was known"
 
 
 def test_a_success_that_comes_later_gives_the_pair_to_the_next_run(place: Place) -> None:
@@ -291,7 +291,7 @@ def test_a_source_that_is_empty_now_does_not_give_back_what_was_left_out(
     plan_day(settings, DAY)
     put(place, "2", {6: GONE})
     second.unlink()
-    estimate = plan.estimate(settings)
+    estimate = forecast.estimate(settings)
     assert estimate.gone.rows == 2
     assert "1 files of image results are not read yet" in caplog.text
     assert "1 files of image results have left the source, and still count here" in caplog.text
@@ -378,7 +378,7 @@ def test_the_status_of_a_release_counts_where_no_result_says_otherwise(place: Pl
     skipping = place.settings(gone_images="skip")
     everything = joined(skipping)
     assert plan_day(skipping, DAY) == []
-    assert plan.estimate(skipping).gone.rows == len(everything)
+    assert forecast.estimate(skipping).gone.rows == len(everything)
     assert images(with_results(place), plan_day(with_results(place), DAY)) == {4}
 
 

@@ -25,7 +25,7 @@ from capsfusion_tasks.tasks.export import Manifest, export_captions, export_targ
 from capsfusion_tasks.tasks.hub_folder import HubFolder
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
-from capsfusion_tasks.warehouse.export import Selection
+from capsfusion_tasks.warehouse.export_selection import Selection
 from tests.conftest import new_warehouse
 from tests.tasks.test_export import fill, parts
 from tests.tasks.writable_hub import WritableHub

@@ -16,7 +16,7 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
-from tests.opened import check, interval_tasks, plan, unit_tasks
+from tests.opened import check, forecast, interval_tasks, unit_tasks
 from tests.tasks.place import BOTH, DAY, DAYS, Place, in_units, pair, paired, write
 from tests.upkeep.conftest import fuse_by_hand, plan_day
 
@@ -178,12 +178,12 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
 ) -> None:
     before, after = place.two(PULL_RULES[0])
     pair(before)
-    plan.estimate(before)
+    forecast.estimate(before)
     assert "the pairs of 1 intervals were made with other settings" not in caplog.text
-    plan.estimate(after)
+    forecast.estimate(after)
     assert f"the pairs of 1 intervals were made with other settings. Make them again with: {DAY.command}" in caplog.text
     pair(before, DAYS[1])
-    plan.estimate(after)
+    forecast.estimate(after)
     assert BOTH.command in caplog.text  # a run of only one of the days would be refused
     with pytest.raises(InputError, match="were pulled with"):
         interval_tasks.pair(after, DAY, [0])

@@ -15,7 +15,7 @@ from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
-from tests.opened import interval_tasks, plan, replay, unit_tasks
+from tests.opened import forecast, interval_tasks, replay, unit_tasks
 from tests.tasks.place import BOTH, DAY, Place, in_units, pair, paired
 from tests.tasks.test_replay import fuse, good, rejections_of
 from tests.warehouse.conftest import in_threads
@@ -67,7 +67,7 @@ def test_no_transaction_is_open_while_files_are_listed_read_or_written(
     watch(LocalSource, "files")
     settings = place.settings(buckets="auto")
     pair(settings)
-    plan.estimate(settings)
+    forecast.estimate(settings)
     [unit] = interval_tasks.plan(settings, DAY)
     fuse(settings, unit, good)
     unit_tasks.validate(settings, unit, accept_rejections=True)

@@ -15,7 +15,8 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse import browse, ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
-from capsfusion_tasks.warehouse.export import Selection, export_session
+from capsfusion_tasks.warehouse.export import export_session
+from capsfusion_tasks.warehouse.export_selection import Selection
 from capsfusion_tasks.warehouse.known_pairs import known_pairs
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.migrate import upgrade

@@ -1,0 +1,73 @@
+"""Which captions an export has: its selection, and the state of the warehouse that its first attempt fixes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.intervals import Interval, UtcTime
+from capsfusion_tasks.warehouse.caption_tables import fused_captions
+from capsfusion_tasks.warehouse.provenance import PROVENANCE
+
+# Those of CapsFusion-120M, in its order.
+PUBLISHED_COLUMNS = ("image_url", "laion_2b", "laion_coco", "capsfusion")
+ALL_COLUMNS = (*fused_captions.columns.keys(), *PROVENANCE)
+
+
+class Selection(BaseModel):
+    """Which captions to export: of each pair the newest accepted one, if it meets all conditions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    columns: tuple[str, ...] = PUBLISHED_COLUMNS
+    fusion_id: str | None = None  # None: the newest caption of each pair, of any fusion
+    interval: Interval | None = None  # captions of this interval's units only
+    loaded_from: UtcTime | None = None
+    loaded_before: UtcTime | None = None
+    where: str | None = None  # a condition on the columns of fused_captions, in SQL
+    limit: int | None = None
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> Selection:
+        if unknown := [name for name in self.columns if name not in ALL_COLUMNS]:
+            raise InputError(f"captions have no column {', '.join(unknown)}; they have {', '.join(ALL_COLUMNS)}")
+        return self
+
+
+def named_columns(names: str | None) -> tuple[str, ...]:
+    """The published columns and those in ``names``: comma-separated, or "all"."""
+    found = ALL_COLUMNS if names == "all" else (names or "").replace(" ", "").split(",")
+    return tuple(dict.fromkeys((*PUBLISHED_COLUMNS, *filter(None, found))))
+
+
+class Snapshot(BaseModel):
+    """The state of the warehouse that an export shows: the units that were loaded ``at`` a time.
+
+    A time alone would be ambiguous: a load with an earlier ``loaded_at`` may commit later.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime
+    units: tuple[str, ...]
+    accepted: int  # number of captions in the units
+    superseded: int  # rows of the units that later units replaced
+    fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
+    # MD5 of a source's address → name of its release. Fixed, because a source that is added later can lengthen names.
+    releases: dict[str, str] = {}
+
+    def is_same_as(self, other: Snapshot) -> bool:
+        return self.model_copy(update={"at": other.at, "releases": other.releases}) == other
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What validation made of the captions of a snapshot's units."""
+
+    accepted: int
+    rejected: int
+    reasons: dict[str, int]  # reason → rejected captions, most frequent first; one with two reasons counts under both
