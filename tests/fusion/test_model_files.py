@@ -79,6 +79,7 @@ def test_json_that_cannot_be_read_is_refused_in_one_line(folder: Path, name: str
         ({"num_key_value_heads": 3}, "num_attention_heads .4. is not a multiple of num_key_value_heads .3."),
         ({"head_dim": 63}, "head_dim: Input should be a multiple of 2"),
         ({"rope_theta": "1e4"}, "rope_theta: Input should be a valid number"),
+        ({"rms_norm_eps": 1e308}, "rms_norm_eps: Input should be less than or equal to 1"),
         ({"rope_scaling": {"type": "linear", "factor": False}}, "rope.factor: Input should be a valid number"),
         ({"rope_parameters": {"rope_type": "yarn", "attention_factor": [1]}}, "rope.attention_factor: Input should be"),
         ({"rope_scaling": {"type": "yarn", "partial_rotary_factor": 0.5}}, "rope.partial_rotary_factor: Input should"),

@@ -180,6 +180,7 @@ PAST: tuple[tuple[str, list[Damage]], ...] = (
     ("one file", [(*CONFIG, ("rope_scaling", {"rope_type": "yarn", "factor": None, "partial_rotary_factor": False}))]),
     ("one file", [(*CONFIG, ("rope_scaling", {"rope_type": "yarn", "factor": 2.0, "attention_factor": [1, 2]}))]),
     ("one file", [(*CONFIG, ("is_encoder_decoder", True))]),
+    ("one file", [(*CONFIG, ("rms_norm_eps", 1e308))]),
 )
 
 # ---- checks ----
