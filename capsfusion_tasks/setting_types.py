@@ -47,7 +47,13 @@ def _absolute_or_none(location: str) -> str:
     return location if location == "none" else absolute_location(location)
 
 
-Secret = Annotated[SecretStr, BeforeValidator(_stripped)]
+def _not_empty(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value():
+        raise ValueError("it is empty; give a value, or unset the variable for the default")
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_not_empty), BeforeValidator(_stripped)]
 TableName = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)+$"), BeforeValidator(_stripped)]
 # NoDecode: otherwise pydantic-settings would accept only JSON.
 Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_patterns)]

@@ -88,6 +88,7 @@ def test_what_is_no_path_stays(monkeypatch: pytest.MonkeyPatch, name: str, given
         ),
         ("STAGING", "s3:/b/p", "CAPSFUSION_STAGING is 's3:/b/p': there is no // after s3:; write s3://b/p"),
         ("HOME", " ", "CAPSFUSION_HOME is '': it is empty; give a path"),
+        ("WAREHOUSE_URL", " ", "CAPSFUSION_WAREHOUSE_URL is not valid: it is empty; give a value"),
         ("HOME", "~nobody-of-this-name/x", "this system has no such home folder"),
         ("MODEL", "~nobody-of-this-name/x", "this system has no such home folder"),
         ("NUM_BEAM", "3", "CAPSFUSION_NUM_BEAM is not a setting: did you mean CAPSFUSION_NUM_BEAMS?"),
