@@ -6,7 +6,7 @@ COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
 .PHONY: help docs install demo up compose-demo test test-fast test-faults fuzz audit lint bench bench-fusion bench-exactness bench-gpu \
-	bench-pairing bench-days bench-planning bench-staging bench-validation bench-rescue bench-warehouse bench-growth bench-explorer screenshots
+	bench-pairing bench-days bench-planning bench-staging bench-validation bench-rescue bench-warehouse bench-growth bench-explorer bench-airflow screenshots
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make lint             ruff and mypy"
 	@echo "make bench            all benchmarks: bench-fusion, -exactness, -pairing, -days, -planning, -staging, -validation,"
 	@echo "                      -rescue, -warehouse, -explorer; ARGS='--help' lists options"
+	@echo "make bench-airflow    one run of 1,024 units in Airflow, without a model, a quarter of an hour: docs/benchmarks.md"
 	@echo "make bench-gpu        the engine on one GPU, five minutes: docs/benchmarks.md"
 	@echo "make compose-demo     the demo in containers with Celery workers: docs/operations.md"
 	@echo "make docs             write docs/settings.md from the descriptions of the settings"
@@ -105,6 +106,9 @@ bench-fusion: install
 
 bench-exactness: install
 	@$(BIN)/python -m benchmarks.exactness $(ARGS)
+
+bench-airflow: install
+	@$(BIN)/python -m benchmarks.airflow_units $(ARGS)
 
 bench-gpu: install
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)

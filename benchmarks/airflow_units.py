@@ -1,0 +1,189 @@
+"""What a run of many units costs Airflow: tasks a minute, CPU time, and milliseconds of its pages' requests.
+
+    python -m benchmarks.airflow_units [--units 1024] [--minutes 15] [--home DIR]
+
+Plans units of one pair each and writes their captions without a model: a ``fuse`` task then finds its unit fused and
+starts no torchrun. One run of the DAG in a local Airflow (LocalExecutor, 4 task processes) validates and loads them.
+A line every minute says how many tasks have ended, the CPU seconds so far, and how long the requests of the grid and
+of the list of a mapped task take. The last table has the median seconds of each task. A run that takes longer than
+``--minutes`` is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Column, Table
+
+from capsfusion_tasks.context import Context, open_context
+from capsfusion_tasks.demo.airflow_api import DAG
+from capsfusion_tasks.demo.airflow_server import USER, LocalAirflow, local_airflow
+from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
+from capsfusion_tasks.fusion import chunks
+from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.schemas import CAPTION, FUSED, Unit
+from capsfusion_tasks.settings import load_settings
+from capsfusion_tasks.staging import layout
+from capsfusion_tasks.tasks import interval_tasks, unit_tasks
+from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.embedded import embedded_postgres
+
+DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
+ENDED = ("success", "failed", "skipped", "upstream_failed")
+HEADINGS = (
+    *("minute", "tasks", "ended", "scheduler CPU s", "API CPU s", "all CPU s"),
+    *("grid ms", "grid kB", "list of 100 ms"),
+)
+console = Console(width=120)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception: folders are removed
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--units", type=int, default=1024)
+    parser.add_argument("--minutes", type=float, default=15, help="after so many minutes, the run is left")
+    parser.add_argument("--every", type=float, default=60, help="seconds between two lines (default: 60)")
+    parser.add_argument("--home", type=Path, help="folder of Airflow and PostgreSQL (default: a temporary folder)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="capsfusion-bench-") as scratch:
+        home = args.home or Path(scratch)
+        write_sample_data(home / "sample", rows_per_day=args.units, days=1)
+        with embedded_postgres(home, ["warehouse", "airflow"]) as server:
+            settings = load_settings(
+                laion2b=str(home / "sample" / FOLDER["laion_2b"]),
+                laion_coco=str(home / "sample" / FOLDER["laion_coco"]),
+                warehouse_url=server.url("warehouse").render_as_string(hide_password=False),
+                home=home,
+                unit_tokens=1,
+                keep_units_days=0,
+            )
+            began = time.perf_counter()
+            with open_warehouse(settings, migrate=True):
+                pass
+            with open_context(settings) as context:
+                units = plan_units(context, args.units)
+                for unit in units:
+                    fuse_without_model(context, unit)
+            console.print(f"{len(units)} units planned and fused in {time.perf_counter() - began:.0f} s")
+            airflow_database = server.url("airflow", driver="psycopg2").render_as_string(hide_password=False)
+            with local_airflow(home, airflow_database, settings.environment(), say=console.print) as airflow:
+                follow_run(airflow, 60 * args.minutes, args.every)
+
+
+def plan_units(context: Context, most: int) -> list[Unit]:
+    for shard in interval_tasks.discover(context, DAY):
+        interval_tasks.pull(context, shard)
+    for group in interval_tasks.bucket_groups(context):
+        interval_tasks.pair(context, DAY, group)
+    return interval_tasks.plan(context, DAY, max_units=most)
+
+
+def fuse_without_model(context: Context, unit: Unit) -> None:
+    """Write chunks as torchrun would. The caption of each pair is its synthetic one."""
+    pairs = context.storage.read_table(layout.unit_pairs(unit.unit_id))
+    captions = [
+        {"row": n, "capsfusion": text, "finish_reason": "stop", "prompt_tokens": 9, "caption_tokens": 9}
+        for n, text in enumerate(pairs["laion_coco"].to_pylist())
+    ]
+    unit_tasks.fuse_started(context, unit)
+    known = pa.Table.from_pylist(captions, pa.schema([FUSED.field("row"), *CAPTION]))
+    chunks.publish_known(context.storage, layout.chunks_folder(unit.unit_id), unit.fusion_id, pairs, known)
+    unit_tasks.fuse_finished(context, unit)
+
+
+def follow_run(airflow: LocalAirflow, seconds: float, every: float) -> None:
+    """Start the run and print its figures until it ends, or until ``seconds`` have passed."""
+    table = Table(title="one run, totals so far")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right")
+    api, standalone = airflow.api, psutil.Process(airflow.process.pid)
+    http = pages_client(airflow)
+    api.unpause()
+    api.backfill(DAY.start, DAY.start, reprocess="completed", max_active_runs=1)
+    began, before = time.monotonic(), cpu_seconds(standalone)
+    state, tasks = "", []
+    while state not in ENDED and time.monotonic() < began + seconds:
+        time.sleep(every)
+        run = api.runs()[0]
+        state, run_id = run["state"], run["dag_run_id"]
+        used = cpu_seconds(standalone)
+        grid = timed(http, f"/ui/grid/ti_summaries/{DAG}", run_ids=run_id)
+        listed = timed(http, f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances", limit=100, task_id="each_unit.fuse")
+        tasks = api.task_instances(run_id)
+        figures = [
+            (time.monotonic() - began) / 60,
+            len(tasks),
+            sum(task["state"] in ENDED for task in tasks),
+            *(used[name] - before[name] for name in ("scheduler", "api", "all")),
+            grid[0],
+            grid[1] / 1e3,
+            listed[0],
+        ]
+        row = [f"{figures[0]:.1f}", *(f"{figure:,.0f}" for figure in figures[1:])]
+        table.add_row(*row)
+        console.print(", ".join(f"{name} {figure}" for name, figure in zip(HEADINGS, row, strict=True)))
+    console.print(table)
+    console.print(f"The run is {state}.")
+    console.print(by_task(tasks))
+
+
+def pages_client(airflow: LocalAirflow) -> httpx2.Client:
+    """A client that is logged in, as a browser with Airflow's pages is."""
+    url = airflow.api.url
+    login = httpx2.post(f"{url}/auth/token", json={"username": USER, "password": airflow.password}, timeout=60)
+    token = login.raise_for_status().json()["access_token"]
+    return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=120)
+
+
+def by_task(tasks: list[dict[str, Any]]) -> Table:
+    """Count and seconds of the tasks that have ended, longest in sum first."""
+    seconds = defaultdict(list)
+    for task in tasks:
+        if task["state"] == "success" and task["duration"] is not None:
+            seconds[task["task_id"]].append(task["duration"])
+    table = Table("task", *(Column(name, justify="right") for name in ("ended", "median s", "longest s", "sum s")))
+    for name, each in sorted(seconds.items(), key=lambda item: -sum(item[1])):
+        figures = statistics.median(each), max(each), sum(each)
+        table.add_row(name, f"{len(each):,}", *(f"{figure:,.1f}" for figure in figures))
+    return table
+
+
+def cpu_seconds(standalone: psutil.Process) -> Counter[str]:
+    """CPU seconds so far of the scheduler and the API server themselves, and of all processes with their tasks."""
+    found: Counter[str] = Counter({"scheduler": 0, "api": 0, "all": 0})
+    for process in [standalone, *standalone.children(recursive=True)]:
+        try:
+            times, command = process.cpu_times(), " ".join(process.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+        own = times.user + times.system
+        found["all"] += own + times.children_user + times.children_system  # of children that have ended
+        if "airflow scheduler" in command:
+            found["scheduler"] += own
+        elif "api_server" in command or "api-server" in command:
+            found["api"] += own
+    return found
+
+
+def timed(http: httpx2.Client, path: str, **query: Any) -> tuple[float, int]:
+    """Milliseconds and bytes of the answer to a request of Airflow's pages."""
+    began = time.perf_counter()
+    answer = http.get(path, params=query).raise_for_status()
+    return 1e3 * (time.perf_counter() - began), len(answer.content)
+
+
+if __name__ == "__main__":
+    main()
