@@ -70,9 +70,10 @@ class Report:
                 f" + {total.waiting} waiting"
             )
         if self.whole:
+            replaced = f"; {self.whole.superseded} of them were replaced later" if self.whole.superseded else ""
             lines.append(
                 f"interval: {self.whole.accepted} accepted + {self.whole.rejected} rejected in all, with those of"
-                " other runs"
+                f" other runs{replaced}"
             )
         if self.unplanned:
             lines.append(

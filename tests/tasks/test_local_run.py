@@ -235,6 +235,10 @@ def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
     assert report["summary"]["rows_in"] == 15
     assert report["found"] == {"pairs": 40, "already_fused": 25, "left": 0, "gone": 0}
     assert len(pairs_in(settings)) == 40
+    report = run_pipeline(settings, DAYS[0], limit=5, existing="replace", say=lambda line: None)
+    assert report["whole"]["rows_in"] == 45
+    assert "in all, with those of other runs; 5 of them were replaced later\n" in report["text"]
+    assert len(pairs_in(settings)) == 40
 
 
 def test_another_prompt_gives_other_captions_beside_the_first_and_needs_its_file_at_planning_only(
