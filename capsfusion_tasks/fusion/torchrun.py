@@ -19,6 +19,7 @@ from traceback import walk_tb
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK
 
+_NAME = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b")  # of a variable or a constant
 _MESSAGE_MAX = 400  # most characters; torch answers TORCH_LOGS=x with a page of names
 
 
@@ -44,17 +45,20 @@ def loading(what: str) -> Iterator[None]:
 
 
 def variables_of(error: BaseException, environment: Mapping[str, str]) -> list[str]:
-    """The variables of ``environment`` that ``error`` is about: its message, or the code that raised it, names them."""
-    texts = [str(error)]
+    """The variables of ``environment`` that ``error`` is about: its message, or the code that raised it, names them.
+
+    The code names a variable itself, or a constant of its module with the variable's name.
+    """
+    if found := set(_NAME.findall(str(error))) & environment.keys():
+        return sorted(found)
     for frame, _ in reversed([*walk_tb(error.__traceback__)]):
         try:
-            texts.append(inspect.getsource(frame.f_code))
+            words = _NAME.findall(inspect.getsource(frame.f_code))
         except (OSError, TypeError):  # the code has no source file
             continue
-    for text in texts:
-        words = set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", text))
-        if found := sorted(words & environment.keys()):
-            return found
+        constants = [value for word in words if isinstance(value := frame.f_globals.get(word), str)]
+        if found := {*words, *constants} & environment.keys():
+            return sorted(found)
     return []
 
 

@@ -59,8 +59,9 @@ def _is_writable(folder: Path) -> bool:
 def torchrun_environment(defaults: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
     """``environment`` without the variables of other launchers, with ``defaults`` for what it does not set."""
     kept = {name: value for name, value in environment.items() if not _NOT_FOR_TORCHRUN.fullmatch(name)}
-    if not kept.get("TORCH_LOGS"):  # torch fails on an empty value, as compose files set
-        kept.pop("TORCH_LOGS", None)
+    for name in ("TORCH_LOGS", "TORCH_LOGS_OUT"):  # torch fails on an empty value, as compose files set
+        if not kept.get(name):
+            kept.pop(name, None)
     if not _THREADS.fullmatch(kept.get("OMP_NUM_THREADS", "")):
         kept.pop("OMP_NUM_THREADS", None)
     return {**defaults, **kept, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
