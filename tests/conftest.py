@@ -7,6 +7,7 @@ import tests.triton_interpreter  # noqa: F401
 # isort: split
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -33,23 +34,36 @@ os.environ["CAPSFUSION_DEVICE"] = "cpu"  # makes dtype `auto` float32 in tests
 # Tests and their ranks share the cores. With two threads per process, a thread would spin while it waits for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+TEMPORARY_BYTES = 4 << 30  # more than the files of a session take
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """As root, give the session a temporary folder of its own.
+    """Give the session a temporary folder of its own, in memory if there is room.
 
-    As root, the embedded server runs under another account, which must be able to reach its data. It cannot reach
-    pytest's default folder, /tmp/pytest-of-root: each new session of root closes that folder to other accounts.
+    In memory, because tests sync thousands of files, and each waits for the disk. Its own, because as root, the
+    embedded server runs under another account, which cannot reach pytest's default folder: each new session of root
+    closes that folder to other accounts.
     """
-    if os.geteuid() == 0 and "PYTEST_DEBUG_TEMPROOT" not in os.environ:
+    if "PYTEST_DEBUG_TEMPROOT" not in os.environ:
+        parent = _temporary_parent()
         prefix = "capsfusion-tests-"
-        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):  # left by sessions that were killed
+        for left in Path(parent).glob(f"{prefix}*-*"):  # left by sessions that were killed
             owner = left.name.removeprefix(prefix).split("-")[0]
             if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
                 shutil.rmtree(left, ignore_errors=True)
-        root = os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-")
+        root = os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent)
         config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
+
+
+def _temporary_parent() -> str:
+    memory = Path("/dev/shm")  # noqa: S108 - a unique folder is made in it
+    if memory.is_dir() and os.access(memory, os.W_OK):
+        available = re.search(r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(), re.M)
+        unused = int(available[1]) << 10 if available else 0
+        if min(shutil.disk_usage(memory).free, unused // 2) >= TEMPORARY_BYTES:
+            return str(memory)
+    return tempfile.gettempdir()
 
 
 SLOW_FOLDERS = ("tests/airflow/", "tests/faults/", "tests/tasks/", "tests/upkeep/")
