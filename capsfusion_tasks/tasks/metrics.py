@@ -1,6 +1,6 @@
-"""The metrics of the tasks: their names, and the figures that they carry. ``plugins/fusion_metrics.py`` sends them.
+"""The metrics of the tasks: their names and values. ``plugins/fusion_metrics.py`` sends them.
 
-The figures are those that the tasks return, and those of the run's report.
+The values are those that the tasks return and that the run's report shows.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Metric:
 
 METRICS = {
     "capsfusion.pull.rows": Metric("counter", "rows of pulled shards"),
-    "capsfusion.pull.dropped": Metric("counter", "rows of them that can make no pair"),
-    f"capsfusion.pull.dropped.{REASON}": Metric("counter", "the same for one reason: `unsafe`, `null_caption`, …"),
+    "capsfusion.pull.dropped": Metric("counter", "rows of pulled shards that were dropped"),
+    f"capsfusion.pull.dropped.{REASON}": Metric("counter", "rows dropped for one reason: `unsafe`, `null_caption`, …"),
     "capsfusion.pair.pairs": Metric("counter", "pairs that joins found"),
     "capsfusion.plan.units": Metric("counter", "units that a run has to fuse"),
     "capsfusion.plan.rows": Metric("counter", "pairs in these units"),
@@ -36,16 +36,16 @@ METRICS = {
     "capsfusion.queue.rows": Metric("gauge", "pairs in these units"),
     "capsfusion.queue.failed_units": Metric("gauge", "units whose last try failed"),
     "capsfusion.fuse.rows": Metric("counter", "rows of fused units"),
-    "capsfusion.fuse.prompt_tokens": Metric("counter", "tokens of their prompts"),
-    "capsfusion.fuse.caption_tokens": Metric("counter", "tokens that were generated"),
-    "capsfusion.fuse.device_time": Metric("timer", "device time of a unit, summed over its devices"),
-    "capsfusion.fuse.duration": Metric("timer", "wall time of fusing a unit, with loading the model"),
-    "capsfusion.fuse.rows_per_second": Metric("gauge", "rows/s of one device, of the unit fused last"),
-    "capsfusion.fuse.occupancy": Metric("gauge", "share of the engine's slots that held a row, of the same unit"),
-    "capsfusion.validate.accepted": Metric("counter", "captions that passed validation"),
-    "capsfusion.validate.rejected": Metric("counter", "captions that did not"),
-    f"capsfusion.validate.rejected.{REASON}": Metric("counter", "the same for one reason; a caption may have several"),
-    "capsfusion.validate.rescued": Metric("counter", "accepted captions of another beam than the best"),
+    "capsfusion.fuse.prompt_tokens": Metric("counter", "tokens of the prompts of fused units"),
+    "capsfusion.fuse.caption_tokens": Metric("counter", "tokens that the model generated"),
+    "capsfusion.fuse.device_time": Metric("timer", "time of fusing a unit, summed over its devices"),
+    "capsfusion.fuse.duration": Metric("timer", "wall time of fusing a unit, including the loading of the model"),
+    "capsfusion.fuse.rows_per_second": Metric("gauge", "rows per second and device of the last fused unit"),
+    "capsfusion.fuse.occupancy": Metric("gauge", "share of the engine's slots that held a row, for the last fused unit"),
+    "capsfusion.validate.accepted": Metric("counter", "captions that validation accepted"),
+    "capsfusion.validate.rejected": Metric("counter", "captions that validation rejected"),
+    f"capsfusion.validate.rejected.{REASON}": Metric("counter", "captions rejected for one reason; a caption may have several"),
+    "capsfusion.validate.rescued": Metric("counter", "accepted captions that are not from the best beam"),
     "capsfusion.validate.held": Metric("counter", "units that the gate holds"),
     "capsfusion.validate.duration": Metric("timer", "wall time of validating a unit"),
     "capsfusion.load.rows": Metric("counter", "rows that were loaded, accepted and rejected"),
