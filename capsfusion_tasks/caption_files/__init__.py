@@ -28,7 +28,7 @@ from capsfusion_tasks.staging.storage import Storage
 def open_caption_file(
     source: Path, columns: Iterable[str], *, adds: str | None = None, key: str | None = None
 ) -> CaptionFile:
-    """Open a file and check its format, its header or columns, and its first row. Reading it checks every row."""
+    """Open a file, and check its format, its header or columns, and its first row. Reading checks the other rows."""
     with _reachable(f"cannot read {source}"):
         if not source.exists():
             raise InputError(f"no file {source}")
@@ -44,7 +44,7 @@ def open_caption_file(
 
 
 def check_target(target: Path, source: CaptionFile) -> int:
-    """Raise InputError if a file with the name of ``target`` cannot hold ``source``'s rows. Returns their number.
+    """Raise InputError if the format of ``target`` cannot hold the rows of ``source``. Returns the number of rows.
 
     Reads and encodes all rows once, so that problems are found before hours of work.
     """
@@ -70,7 +70,8 @@ def _check_schema(target: Path, source: CaptionFile) -> None:
     with _as_parquet(target, source):
         empty = pa.BufferOutputStream()
         pq.ParquetWriter(empty, source.schema).close()
-        pq.ParquetFile(pa.BufferReader(empty.getvalue())).close()  # writing accepts deeper nesting than reading
+        # Read the schema back, because the writer accepts deeper nesting than the reader.
+        pq.ParquetFile(pa.BufferReader(empty.getvalue())).close()
 
 
 def _write_nowhere(target: Path, source: CaptionFile) -> int:
@@ -91,7 +92,7 @@ def _as_parquet(target: Path, source: CaptionFile) -> Iterator[None]:
 
 
 def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
-    """Raise InputError if the file ``target`` cannot be created or replaced, or is the same file as ``but``."""
+    """Raise InputError if the file ``target`` cannot be created or replaced, or if it is the file ``but``."""
     with _reachable(f"cannot write {target}"):
         if target.exists():
             if but.exists() and target.samefile(but):
@@ -116,13 +117,13 @@ def _check_folder(folder: Path, target: Path) -> None:
     with _reachable(f"cannot write {target}"):
         if not folder.is_dir():
             raise InputError(f"cannot write {target}: there is no folder {folder}")
-        # Try to create a file, as Storage.publish does: only that shows whether this process has the right.
+        # Try to create a file, as Storage.publish does. Nothing else shows whether this process has the right.
         tempfile.NamedTemporaryFile(dir=folder, prefix=f".{target.name}.", suffix=".unpublished").close()
 
 
 @contextmanager
 def _reachable(failed: str) -> Iterator[None]:
-    """In the block, OSErrors become InputErrors, for example for missing rights or a name that is too long."""
+    """Turns OSErrors of the block into InputErrors, for example for missing rights or a name that is too long."""
     try:
         yield
     except OSError as error:
@@ -134,8 +135,8 @@ def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str |
 
     The file appears complete or not at all.
 
-    Raises ValueError if there are not as many values as rows, InputError if ``source`` changed since it was opened, or
-    for a problem that ``check_target`` finds.
+    Raises ValueError if the numbers of values and rows differ, and InputError if ``source`` changed since it was opened
+    or for a problem that ``check_target`` finds.
     """
     if source.adds is None:
         raise ValueError(f"{source.source} was opened without a column to add")

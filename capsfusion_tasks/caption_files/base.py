@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError
 
-GROUP_ROWS = 16_384  # most rows that are in memory at a time, and most rows of a row group that is written
+GROUP_ROWS = 16_384  # most rows in memory at a time, and most rows of a written row group
 GROUP_BYTES = 256 << 20  # the same limit in bytes, for files with images in them
 
 
 class MissingColumns(InputError):
-    """A file, or a row of it, lacks columns."""
+    """A file or one of its rows lacks columns."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class FileVersion:
 class CaptionFile(ABC):
     """A file of rows that can be read several times.
 
-    ``columns`` must exist and hold text or null. ``adds`` must not exist: ``write_caption_file`` adds it. ``key``, if
-    given, must exist; its values name rows in messages.
+    ``columns`` must exist and hold text or null. The column ``adds`` must not exist, because ``write_caption_file``
+    adds it. ``key``, if given, must exist; its values name rows in messages.
 
-    All methods raise InputError that names the file, the rows, and what was expected.
+    All methods can raise InputError. It names the file, the rows, and what was expected.
     """
 
     source: Path
@@ -61,11 +61,11 @@ class CaptionFile(ABC):
 
     @abstractmethod
     def captions(self, batch_rows: int) -> Iterator[pa.Table]:
-        """``text_columns`` as strings, in tables of ``batch_rows`` rows; the last may be shorter."""
+        """``text_columns`` as strings, in tables of ``batch_rows`` rows. The last table may be shorter."""
 
     @abstractmethod
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All rows with all columns, as JSON values. Bytes that are not UTF-8 stay bytes."""
+        """All rows with all columns as JSON values. Bytes that are not UTF-8 stay bytes."""
 
     @abstractmethod
     def tables(self) -> Iterator[pa.Table]:
@@ -83,11 +83,11 @@ class CaptionFile(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise InputError for errors that the start of the file or its footer shows."""
+        """Raise InputError for errors in the start of the file or in its footer."""
 
     @property
     def text_columns(self) -> list[str]:
-        """``columns`` and ``key``, each once."""
+        """``columns`` and ``key``, without duplicates."""
         return list(dict.fromkeys([*self.columns, *([] if self.key is None else [self.key])]))
 
     @contextmanager

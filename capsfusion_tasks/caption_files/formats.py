@@ -1,4 +1,4 @@
-"""Finds the format of caption files by their names; JSON and gzip by their contents."""
+"""Finds the format of a caption file by its name. Recognises kinds of JSON and gzip by content."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Format:
 
 
 def format_of(path: Path, *, write: bool = False) -> Format:
-    """The format that the name of ``path`` says. Raises InputError for other names."""
+    """The format that belongs to the name of ``path``. Raises InputError for an unknown name."""
     name = path.name.lower()
     plain = name.removesuffix(".gz")
     kind = _KINDS.get(Path(plain).suffix)
@@ -64,7 +64,7 @@ def reading(source: Path) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
-            f"{source} cannot be decompressed ({error}): it is damaged or cut short, replace it"
+            f"{source} cannot be decompressed ({error}): the file is damaged or cut short, replace it"
         ) from error
     except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"cannot read {source}: {error.strerror}") from error

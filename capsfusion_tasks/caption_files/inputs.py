@@ -1,4 +1,4 @@
-"""Which files the arguments IN and OUT of a command mean: one file, or the files of folders and patterns."""
+"""Finds the files for the arguments IN and OUT of a command: one file, or the files of folders and patterns."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class InOut:
 def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
     """The files that ``sources`` name, each with its output in ``target``, sorted by output.
 
-    A source is a file, a folder, whose files are found at any depth, or a pattern with ``*``, ``?`` or ``[…]``. If it
-    is a single file, ``target`` is the output or a folder for it; otherwise ``target`` is a folder, and outputs have
-    the paths that the files have below the source's folder. Files of a folder with other endings, and those whose
-    names begin with a dot or an underscore, are not inputs. Files in ``target`` are not inputs, either.
+    A source is a file, a folder with files at any depth, or a pattern with ``*``, ``?`` or ``[…]``. For a single file,
+    ``target`` is the output or a folder for it. Otherwise ``target`` is a folder, and each output has the path that its
+    input has below the source's folder. Files with other endings, files whose names begin with a dot or an underscore,
+    and files in ``target`` are not inputs.
 
     Raises InputError if no file is found, or if two outputs would have the same path.
     """
     if len(sources) == 1 and _is_single(sources[0]) and not target.is_dir():
         return [InOut(sources[0], target)]
     if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is a file, and OUT must be a folder: IN is more than one file")
+        raise InputError(f"{target} is a file, but OUT must be a folder, because IN is more than one file")
     if not target.is_dir() and has_format(target):
-        raise InputError(f"OUT must be a folder, as IN is more than one file: {target} has the name of a file")
+        raise InputError(f"OUT must be a folder, because IN is more than one file; {target} has the name of a file")
     found: dict[Path, Path] = {}
     for source in sources:
         for file, place in _files(source, target):
@@ -56,7 +56,7 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     elif source.is_dir():
         if target.exists() and target.samefile(source):
             raise InputError(f"{target} is the folder of the input: choose another folder for the output")
-        # OUT can be inside IN. Its files, and the finished rows beside it, are not inputs.
+        # OUT can be inside IN. Files in OUT, and files with finished rows beside OUT, are not inputs.
         beside = (target.absolute(), target.absolute().with_name(f"{target.name}.parts"))
         ours = [each for each in beside if each.is_relative_to(source.absolute())]
         files = [
@@ -79,7 +79,7 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _before_magic(pattern: Path) -> Path:
-    """The longest folder that ``pattern`` begins with."""
+    """The folder that ``pattern`` begins with, up to the first part with a special character."""
     base = pattern
     while glob.has_magic(str(base)):
         base = base.parent

@@ -15,26 +15,27 @@ from capsfusion_tasks.errors import InputError
 _PIECE = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
-# An error this close to the end of a piece may only mean that the rest is missing: -Infinity or \ud83d may be cut off.
+# An error this close to the end of a piece may only mean that a value such as -Infinity or \ud83d is cut off there.
 _LONGEST_WORD = 16
 _EXPECTED = "expected a list of objects, or an object on each line"
-_LONGEST_ROW = 1 << 30  # most characters of a row; a small gzip file can inflate to more than the memory holds
+_LONGEST_ROW = 1 << 30  # most characters of a row, because a small gzip file can inflate to more than the memory holds
 
 
 def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
-    """Every value of ``source`` with its length in characters.
+    """All values in ``source``, each with its length in characters.
 
     The file is a list of values, or holds objects one after another, usually one a line. The first character tells
-    which. Raises InputError for any other content.
+    The first character tells whether the file is a list of values, or has objects one after another, usually one per
+    line.
     """
     with reading(source) as stream:
         yield from _Values(source, stream).all()
 
 
 class _Values:
-    """Reads a file in pieces: ``text[at:]`` is read and not parsed yet. A file may be one line of gigabytes.
+    """Reads a file in pieces, because it may be one line of gigabytes. ``text[at:]`` is read and not parsed yet.
 
-    Three libraries do the same, and each breaks a promise. DuckDB's read_json_objects refuses lone surrogates and reads
+    No library fits. DuckDB's read_json_objects refuses lone surrogates and reads
     an empty file as a list. ijson replaces lone surrogates, refuses numbers beyond 64 bits (or reads all fractions as
     Decimal, at the speed of this class), and needs memory in the square of the depth of nested values. orjson and
     msgspec do not stream.
@@ -46,7 +47,7 @@ class _Values:
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self._text = ""
         self._at = 0
-        self._line = 1  # place of the text's first character in the file
+        self._line = 1  # position in the file of the first character of ``text``
         self._row = 0
 
     def all(self) -> Iterator[tuple[Any, int]]:
@@ -69,12 +70,12 @@ class _Values:
             yield self._value()
             closed = self._take(",]") == "]"
         if self._peek():
-            raise self._invalid("expected nothing after the list", self._at)
+            raise self._invalid("expected the end of the file after the list", self._at)
 
     def _objects(self, *, refuse_one: bool) -> Iterator[tuple[Any, int]]:
         while self._peek():
             value = self._value()
-            # If a .json file is one object, its rows are somewhere inside. The object itself must not become a row.
+            # If a .json file is one object, its rows are somewhere inside it. The object itself must not become a row.
             if refuse_one and self._row == 1 and not self._peek():
                 raise InputError(f"{self._source} holds one object; {_EXPECTED}")
             yield value

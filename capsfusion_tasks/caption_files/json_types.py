@@ -1,4 +1,4 @@
-"""Columns of Arrow as values that JSON can hold."""
+"""Converts Arrow columns to values that JSON can hold."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
 
-_OUT_OF_RANGE = "<value out of range"  # Arrow's cast to text shows this for a time outside its calendar
+_OUT_OF_RANGE = "<value out of range"  # Arrow's cast to text returns this for a time outside its calendar
 
 
 def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozenset[str]) -> list[Any]:
-    """The values of ``column`` as JSON values. Leaves in ``binary`` stay bytes.
+    """The values of ``column`` as JSON values. Values of the leaves in ``binary`` stay bytes.
 
     Times become ISO 8601 text; times with a zone are converted to UTC. Durations become integers in the unit of the
     column. Bytes become text. Raises InputError, which starts with ``where``, for text that is not UTF-8 and for times
@@ -24,7 +24,7 @@ def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozense
         column.validate(full=True)  # Parquet does not check that a column of text holds UTF-8
         for chunk in column.chunks:
             _require_calendar(chunk, name)
-        # Cast to UTC first: that works for zones that this machine does not know, and the cast to text does not.
+        # Cast to UTC first. This works for zones that this machine does not know; a direct cast to text would fail.
         column = column.cast(_mapped(column.type, name, binary, only_zones=True))
         values: list[Any] = column.cast(_mapped(column.type, name, binary)).to_pylist()
     except (pa.ArrowException, ValueError) as error:  # ValueError: a struct has two fields with one name
@@ -36,7 +36,8 @@ def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozense
 def _require_calendar(array: pa.Array, name: str) -> None:
     for _, leaf in leaves(array, name):
         if pa.types.is_timestamp(leaf.type):
-            leaf = leaf.cast(pa.int64()).cast(pa.timestamp(leaf.type.unit))  # with a zone, the cast wraps around
+            # Without the time zone, because a cast with one wraps around.
+            leaf = leaf.cast(pa.int64()).cast(pa.timestamp(leaf.type.unit))
         elif not pa.types.is_date(leaf.type):
             continue
         if pc.any(pc.starts_with(leaf.cast(pa.string()), _OUT_OF_RANGE)).as_py():
@@ -44,7 +45,7 @@ def _require_calendar(array: pa.Array, name: str) -> None:
 
 
 def _mapped(kind: pa.DataType, path: str, binary: frozenset[str], *, only_zones: bool = False) -> pa.DataType:
-    """``kind`` with types for JSON at its leaves. With ``only_zones``, only time zones change: they become UTC."""
+    """``kind`` with types for JSON at its leaves. With ``only_zones``, only times with a zone change, to UTC."""
 
     def inner(child: pa.DataType, name: str) -> pa.DataType:
         return _mapped(child, f"{path}.{name}", binary, only_zones=only_zones)
@@ -104,7 +105,7 @@ def leaves(array: pa.Array, path: str) -> Iterator[tuple[str, pa.Array]]:
 
 
 def binary_leaves(table: pa.Table) -> frozenset[str]:
-    """The leaves of bytes that hold values that are not UTF-8."""
+    """The leaves of type bytes with values that are not UTF-8."""
     found = set()
     for number, name in enumerate(table.column_names):
         for chunk in table[number].chunks:

@@ -17,7 +17,7 @@ from capsfusion_tasks.errors import InputError
 
 
 class ParquetFile(CaptionFile):
-    """``schema`` is the file's own, with its types and metadata."""
+    """A Parquet file. ``schema`` is the file's own schema with its metadata."""
 
     def check(self) -> None:
         names = self.schema.names
@@ -28,7 +28,7 @@ class ParquetFile(CaptionFile):
             self._strings(self.source, pa.array([], self.schema.field(name).type), name)
 
     def captions(self, batch_rows: int) -> Iterator[pa.Table]:
-        # A dictionary that changes between row groups ends a batch early, so batches are joined and cut again.
+        # If a dictionary changes between row groups, Arrow ends a batch early. So batches are joined and cut again.
         names = self.text_columns
         held = pa.schema([(name, pa.string()) for name in names]).empty_table()
         for where, table in self._read(batch_rows, names):
@@ -61,7 +61,7 @@ class ParquetFile(CaptionFile):
 
     @cached_property
     def _binary(self) -> frozenset[str]:
-        """The leaves of bytes that are not UTF-8 in some row. All rows of such a leaf get the same form."""
+        """The leaves of type bytes that are not UTF-8 in some row. All rows of such a leaf get the same form."""
         columns = [field.name for field in self.schema if any(map(is_bytes, leaf_types(field.type)))]
         if not columns:
             return frozenset()
@@ -69,7 +69,7 @@ class ParquetFile(CaptionFile):
 
     def _checked(self) -> Iterator[tuple[str, pa.Table]]:
         for where, table in self._read(GROUP_ROWS):
-            for name in self.text_columns:  # a caption in Latin-1 is found before the first row is fused
+            for name in self.text_columns:  # finds a caption in Latin-1 before the first row is fused
                 self._strings(where, table[name], name)
             yield where, table
 
@@ -85,7 +85,7 @@ class ParquetFile(CaptionFile):
                         read += batch.num_rows
                         yield where, pa.Table.from_batches([batch])
                     return
-                except pa.ArrowNotImplementedError:  # rows that are far longer than the footer's average
+                except pa.ArrowNotImplementedError:  # rows that are far longer than the average in the footer
                     if at_once == 1:
                         raise
                     at_once = max(1, at_once // 8)
@@ -124,7 +124,7 @@ def _skipping(rows: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
 def _rows_at_once(metadata: pq.FileMetaData, most_rows: int) -> int:
     """How many rows to read at a time.
 
-    Fewer if they are long, because Arrow cannot read more than 2 GB of a nested column.
+    Fewer if rows are long, because Arrow cannot read more than 2 GB of a nested column.
     """
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)

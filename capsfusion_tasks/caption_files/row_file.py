@@ -21,7 +21,7 @@ class RowFile(CaptionFile):
 
     @abstractmethod
     def _read(self) -> Iterator[tuple[Any, int]]:
-        """All rows, unchecked, each with its length in characters."""
+        """All rows without any check, each with its length in characters."""
 
     def captions(self, batch_rows: int) -> Iterator[pa.Table]:
         names = self.text_columns
@@ -84,7 +84,7 @@ def _text(value: Any) -> str | None:
 
 
 def _valid(value: Any) -> Any:
-    """``value`` without lone surrogates, which JSON can carry and UTF-8 cannot."""
+    """``value`` without lone surrogates. JSON can contain these, but UTF-8 cannot."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, list):

@@ -27,7 +27,7 @@ from capsfusion_tasks.staging.storage import Storage
 def publish_text(target: Path, form: Format, pieces: Iterable[bytes]) -> None:
     """Write ``pieces`` to ``target``, compressed if ``form`` is. The file appears complete or not at all."""
     with Storage(str(target.absolute().parent)).publish(target.name) as stream:
-        if form.compressed:  # no name and time in the gzip header, so that the same rows give the same bytes
+        if form.compressed:  # no name and no time in the gzip header, so that the same rows give the same bytes
             with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
                 packed.writelines(pieces)
         else:
@@ -37,10 +37,10 @@ def publish_text(target: Path, form: Format, pieces: Iterable[bytes]) -> None:
 def encoded(
     source: CaptionFile, form: Format, rows: Iterable[dict[str, Any]], names: Callable[[], Sequence[str]]
 ) -> Iterator[bytes]:
-    """``rows``, which are those of ``source``, as pieces of a text file of ``form``.
+    """``rows`` of ``source`` as pieces of a text file in the format ``form``.
 
-    ``names`` gives the columns of a CSV file. It is not called for JSON, where ``source.names`` reads the whole file.
-    Raises InputError for a row that ``form`` cannot hold.
+    ``names`` returns the columns of a CSV file. It is not called for JSON, because ``source.names`` would read the
+    whole file. Raises InputError for a row that ``form`` cannot hold.
     """
     try:
         if form.kind in DELIMITERS:
@@ -58,7 +58,7 @@ def encoded(
 def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[pa.Table]:
     """The tables of a Parquet file with ``source``'s rows and ``values``.
 
-    Raises ValueError if there are not as many values as rows.
+    Raises ValueError if the numbers of values and rows differ.
     """
     field, left = pa.field(source.adds, pa.string()), iter(values)
     for table in source.tables():
@@ -84,7 +84,7 @@ class _Lines:
 def field_text(value: Any) -> str:
     """A value of JSON, or bytes, as a field of CSV.
 
-    Text stays unchanged; null, NaN and infinity become ""; all else is JSON.
+    Text stays unchanged. Null, NaN and infinity become "". All other values become JSON.
     """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
@@ -94,14 +94,14 @@ def field_text(value: Any) -> str:
 
 
 def json_bytes(row: Any) -> bytes:
-    """``row`` as JSON in UTF-8: NaN and infinite numbers as null, bytes in base64."""
+    """``row`` as JSON in UTF-8. NaN and infinite numbers become null; bytes become base64."""
     try:
         text = _AS_IS.encode(row)
     except ValueError:
         text = _AS_IS.encode(_finite(row))
     try:
         return text.encode()
-    except UnicodeEncodeError:  # a lone surrogate can only be written as an escape
+    except UnicodeEncodeError:  # UTF-8 cannot hold a lone surrogate, so write it as an escape
         return _ESCAPED.encode(_finite(row)).encode()
 
 
@@ -118,7 +118,7 @@ def _other(value: Any) -> str:
         return base64.b64encode(value).decode()
     if isinstance(value, Decimal | UUID):
         return str(value)
-    raise TypeError(f"no JSON for {type(value)}")
+    raise TypeError(f"cannot write {type(value)} as JSON")
 
 
 _AS_IS = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_other)

@@ -33,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _AGAIN = "Run the same command again to continue."
-# Each command with its message after Ctrl-C: what is kept, and how to continue. Placeholders stand for arguments.
+# Each command with the message that it prints after Ctrl-C: what is kept, and how to continue. {…} is an argument.
 _COMMANDS: dict[Callable[..., None], str] = {
     fuse: "Finished rows are kept in {target}.parts. Run the same command again, without --no-resume, to continue.",
     validate: "Nothing was written.",

@@ -1,4 +1,4 @@
-"""What the commands share: options, progress lines, errors, and what a command says after Ctrl-C."""
+"""Shared by the commands: options, progress lines, errors, and messages after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ Beams = Annotated[
 ]
 Existing = Annotated[
     Literal["skip", "replace"],
-    typer.Option(help="Skip pairs that these settings have fused already, or replace them."),
+    typer.Option(
+        help="What to do with pairs that these settings have fused before: skip them, or fuse and replace them."
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Fuse at most this many pairs.", min=1)]
 MaxGpuHours = Annotated[
@@ -57,14 +59,14 @@ KeepBeams = Annotated[
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float8"] | None,
     typer.Option(
-        help="Number format of the model. auto: bfloat16 on a GPU, float32 on a CPU. Only float32 gives the same"
-        " captions each time."
+        help="Number format of the model. auto: bfloat16 on a GPU, float32 on a CPU. Only float32 always gives the"
+        " same captions."
     ),
 ]
 
 
 def print_default_model(model: str | None, settings: Settings) -> None:
-    """Without ``--model``, say in one line which model fuses, and that the bundled one is a toy."""
+    """If ``--model`` is missing, print one line that names the model, and that the bundled model is a toy."""
     if model is None and settings.model == str(BUNDLED_MODEL):
         progress_line("model: the bundled demo model, a toy. For real captions: --model BAAI/CapsFus-LLaMA")
     elif model is None:
@@ -72,7 +74,7 @@ def print_default_model(model: str | None, settings: Settings) -> None:
 
 
 def local_path(text: str) -> Path:
-    """An argument as a path. Expands ``~``, which shells leave unchanged in ``--out=~/x``."""
+    """An argument as a path. Expands ``~``, because shells do not expand it in ``--out=~/x``."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -118,7 +120,7 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
 
 
 def settings_to_read(**overrides: Any) -> Settings:
-    """The settings of a command that only reads. Prints which home it uses, and creates none.
+    """The settings of a command that only reads. Prints which home folder it uses, and never creates one.
 
     Raises InputError if the embedded warehouse is used and does not exist yet.
     """

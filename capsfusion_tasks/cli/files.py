@@ -30,7 +30,8 @@ def fuse(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            # Optional here, so that an error can say that OUT is missing; a single argument would count as OUT.
+            # Optional here, so that our own error can say that OUT is missing. Typer would take a single argument for
+            # OUT.
             default_factory=list,
             parser=local_path,
             metavar="IN",
@@ -51,7 +52,7 @@ def fuse(
     raw_column: RawColumn = "laion_2b",
     synthetic_column: SyntheticColumn = "laion_coco",
     id_column: Annotated[
-        str | None, typer.Option(help="A column whose values name the rows in messages.", metavar="NAME")
+        str | None, typer.Option(help="A column whose values identify rows in messages.", metavar="NAME")
     ] = None,
     model: Model = None,
     prompt: PromptFile = None,

@@ -14,7 +14,8 @@ from capsfusion_tasks.settings import load_settings
 def lake_sync() -> None:
     """Write the captions of loaded units to the Iceberg table of CAPSFUSION_LAKE_TABLE.
 
-    Each unit is one snapshot. Skips units that the table has already, so it can be run at any time, also after a kill.
+    Each unit becomes one snapshot. Skips units that the table has already, so you can run it at any time, also after a
+    kill.
 
     Example: CAPSFUSION_LAKE_TABLE=captions.fused capsfusion lake sync
     """
@@ -38,7 +39,7 @@ def lake_maintain(
 ) -> None:
     """Merge small files of the Iceberg table, and remove old snapshots with their files.
 
-    Writes missing units first. Removing a snapshot makes its readers fail, so keep snapshots longer than any reader
+    Writes missing units first. Queries that read a removed snapshot fail, so keep snapshots longer than any query
     runs.
 
     Example: capsfusion lake maintain --keep-days 30

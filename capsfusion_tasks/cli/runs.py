@@ -53,7 +53,9 @@ def run(
     ] = False,
     replan: Annotated[
         bool,
-        typer.Option("--replan", help="Discard started units of other settings, and plan again."),
+        typer.Option(
+            "--replan", help="Discard started units that were planned with other settings, and plan them again."
+        ),
     ] = False,
 ) -> None:
     """Run all stages over the shards of a time range, without Airflow. Repeat the command to resume.
@@ -88,7 +90,7 @@ def run(
         )
     if failures := report["failures"]:
         failed = NotReadyError if report["may_pass"] else InputError
-        raise failed(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
+        raise failed(f"{len(failures)} shards or units failed, all others are done. The first error: {failures[0]}")
 
 
 def replay(
@@ -159,7 +161,7 @@ def replay(
     print_text(report["text"])
     if failures := report["failures"]:
         failed = NotReadyError if report["may_pass"] else InputError
-        raise failed(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")
+        raise failed(f"{len(failures)} units failed, all others are done. The first error: {failures[0]}")
 
 
 def plan(

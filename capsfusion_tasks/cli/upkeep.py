@@ -43,10 +43,10 @@ def check(
 ) -> None:
     """Find lost, duplicated, incomplete and stuck work, and print how to repair it. Exit code 1 if anything is wrong.
 
-    Reads the ledger, lists the staging area, and reads the lists of shards, the record of each pull, and pair_ids and
-    footers of units that are not loaded. Counts each unit's captions by an index. Reads bucket files only with
-    --footers or --pairs, and sources only with --sources. Changes nothing without --repair, and never touches what a
-    running task works on.
+    Reads the ledger, lists the files of the staging area, and reads shard lists, the record of each pull, and the pairs
+    of units that are not loaded. Counts each unit's captions in the warehouse. Reads bucket files only with --footers
+    or --pairs, and sources only with --sources. Changes nothing without --repair. Never changes files of a running
+    task.
 
     Example: capsfusion check --start 2026-11-10 --end 2026-11-13 --footers
     """

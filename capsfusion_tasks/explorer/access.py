@@ -13,11 +13,11 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.reading import reading, writing
 
-SECONDS = 10  # time limit of a query: a longer one would keep other users waiting
+SECONDS = 10  # time limit of a query: a longer query would make other users wait
 
 
 class WarehouseAccess:
-    """Opens the warehouse of ``settings`` at the first request, so that the page can show what is wrong with them."""
+    """Opens the warehouse of ``settings`` at the first request, so that the page can show an error in the settings."""
 
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings
@@ -37,13 +37,13 @@ class WarehouseAccess:
 
     @contextmanager
     def writable(self, what: str) -> Iterator[Connection]:
-        """A transaction that writes ``what``, in words. Raises as ``connection`` does."""
+        """A transaction that may write. Errors name ``what`` it writes. Raises what ``connection`` raises."""
         with writing(self._warehouse(), SECONDS, what) as connection:
             yield connection
 
     @property
     def rules(self) -> RuleSettings:
-        """The thresholds that are set, as read when the warehouse was opened."""
+        """The thresholds of the settings. They are read when the warehouse is opened."""
         return self._rules
 
     def close(self) -> None:

@@ -61,8 +61,8 @@ def create_app(
     """The web app for the warehouse of ``settings``.
 
     ``guard`` is a FastAPI dependency that raises for users who may not read captions. It runs before every route, also
-    before those of the page's own files. FastAPI's pages about the API are off: dependencies do not run before them.
-    ``judge`` is one that raises for users who may not judge captions, and gives the user's name.
+    before routes of the page's own files. FastAPI's own API pages are switched off, because no guard runs before them.
+    ``judge`` is a FastAPI dependency that raises for users who may not judge captions, and returns the user's name.
     """
     access = WarehouseAccess(settings)
 
@@ -111,12 +111,12 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/static/{name}")
     def part(name: str) -> FileResponse:
         if name not in _PARTS:
-            raise HTTPException(404, "the page has no such file")
+            raise HTTPException(404, f"this page has no file {name}")
         return FileResponse(_PARTS[name])
 
     @app.get("/image")
     def image(query: Annotated[ImageQuery, Query()]) -> HTMLResponse:
-        """A page that shows an image of the web, for a frame: the policy of the view itself allows no other host."""
+        """A page for a frame, with one image of the web. The view's security policy allows no images of other hosts."""
         shown = f'<img src="{escape(query.url)}" alt="The image could not be loaded." referrerpolicy="no-referrer">'
         style = '<link rel="stylesheet" href="static/style.css">'
         policy = "default-src 'none'; img-src http: https:; style-src 'self'; frame-ancestors 'self'"

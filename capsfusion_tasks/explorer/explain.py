@@ -1,4 +1,4 @@
-"""Why a caption has its reasons and flags: what each rule looks for, the measured value, the words it found."""
+"""Explains the reasons and flags of a caption: what each rule looks for, the measured value, the words it found."""
 
 from __future__ import annotations
 

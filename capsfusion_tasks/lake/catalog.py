@@ -39,13 +39,13 @@ _PROPERTIES = {
 
 @dataclass(frozen=True)
 class Lake:
-    """A table of an Iceberg catalog. ``name``: namespace and table, with a dot between."""
+    """A table of an Iceberg catalog. ``name``: namespace and table, separated by a dot."""
 
     catalog: Catalog
     name: str
 
     def table(self) -> Table | None:
-        """The table; None if it does not exist. Raises InputError for a table that has no captions of a warehouse."""
+        """The table. None if it does not exist. Raises InputError if its columns are not those of captions."""
         from pyiceberg.exceptions import NoSuchTableError
 
         try:

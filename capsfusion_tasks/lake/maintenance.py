@@ -1,4 +1,4 @@
-"""Maintenance of the Iceberg table: puts small files together, and removes old snapshots with their files."""
+"""Maintenance of the Iceberg table: merges small files, and removes old snapshots with their files."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Maintained:
 
 
 def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], None] = print) -> int:
-    """Rewrite each partition of at least ``min_files`` small files, sorted by pair_id. Returns how many.
+    """Rewrite each partition with at least ``min_files`` small files, sorted by pair_id. Returns their number.
 
     A partition, one day of one fusion, is held in memory. Its rows stay the same; old snapshots keep the old files.
-    Partitions that another engine deleted rows from, and those of another partitioning, are left as they are.
+    Does not change partitions from which another engine deleted rows, or files of another partitioning.
     """
     from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan
 
@@ -66,10 +66,10 @@ def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], No
 
 
 def expire(table: Table, *, before: datetime) -> tuple[int, int]:
-    """Remove snapshots from before that time, and files that only they have. Returns the numbers of both.
+    """Remove snapshots from before the time ``before``, and files that only they have. Returns the numbers of both.
 
-    The current snapshot and those that a branch or a tag names stay. If the process dies while it deletes files, the
-    rest stays on the disk, unused.
+    Keeps the current snapshot and snapshots that a branch or a tag names. If the process dies while it deletes files,
+    the rest stays on the disk, unused.
     """
     named = {reference.snapshot_id for reference in table.refs().values()}
     oldest = before.timestamp() * 1000
@@ -97,7 +97,7 @@ def _partitions(table: Table) -> dict[tuple[str, int], list[FileScanTask]]:
 
 def _files(table: Table, snapshots: Sequence[Snapshot]) -> set[str]:
     """Data files, manifests and manifest lists of ``snapshots``."""
-    manifests: dict[str, ManifestFile] = {}  # snapshots share most of them
+    manifests: dict[str, ManifestFile] = {}  # read once, because snapshots share most manifests
     for snapshot in snapshots:
         manifests |= {manifest.manifest_path: manifest for manifest in snapshot.manifests(table.io)}
     files = {snapshot.manifest_list for snapshot in snapshots} | manifests.keys()

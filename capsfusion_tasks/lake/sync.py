@@ -29,7 +29,7 @@ UNIT, SUPERSEDED = "capsfusion.unit", "capsfusion.superseded"  # properties of a
 
 @dataclass
 class Synced:
-    """What a sync did. ``found``: units that an earlier process had written, but not recorded before it died."""
+    """The result of a sync. ``found``: units that an earlier process wrote, but did not record before it died."""
 
     units: int = 0
     rows: int = 0
@@ -38,7 +38,7 @@ class Synced:
 
 @contextmanager
 def sole_writer(warehouse: Warehouse, lake: Lake) -> Iterator[LockedSession]:
-    """A session that no other sync or maintenance of the table runs beside. Raises NotReadyError if one does."""
+    """A session for the only sync or maintenance of the table. Raises NotReadyError if another one runs."""
     with locked_session(warehouse.engine) as session:
         if not session.try_lock("lake", lake.name):
             raise NotReadyError(f"another process writes to the Iceberg table {lake.name}; try again later")
@@ -50,8 +50,8 @@ def sync(
 ) -> tuple[Table | None, Synced]:
     """Write the units that the table lacks. Returns the table (None: no unit has a caption yet) and what was done.
 
-    Units whose captions were replaced in the warehouse since come first: their rows are written again without these
-    captions. So a caption that was replaced is missing for a moment, and never there twice.
+    First come units whose captions were replaced in the warehouse since the last sync. Their rows are written again
+    without these captions. So a replaced caption is missing for a moment, and never in the table twice.
     """
     table, done = lake.table(), Synced()
     uuid = str(table.metadata.table_uuid) if table else ""
@@ -73,14 +73,14 @@ def sync(
             if snapshot_id is not None:
                 done.units, done.rows = done.units + 1, done.rows + rows.num_rows
                 say(f"lake: {unit.unit_id}: {rows.num_rows} captions")
-        if table is not None:  # without a table there is nothing to record the unit for
+        if table is not None:  # without a table, there is no snapshot to record
             with session.transaction() as connection:
                 lake_units.enter(connection, uuid, unit, snapshot_id)
     return table, done
 
 
 def _written_units(table: Table) -> dict[str, tuple[int, int]]:
-    """Unit → its superseded rows when it was written last, and the snapshot, from the table's own history."""
+    """Unit → its number of superseded rows at its last write, and the snapshot. Read from the table's history."""
     from pyiceberg.table.snapshots import ancestors_of
 
     found: dict[str, tuple[int, int]] = {}

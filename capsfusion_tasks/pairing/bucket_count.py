@@ -1,4 +1,4 @@
-"""The number of hash buckets of a staging area: chosen once, for the size of the sources, and never changed."""
+"""The number of hash buckets of a staging area. It is chosen once, by the size of the sources, and never changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FEWEST, _MOST = 16, 2048
 
 
 def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[], int] | None = None) -> int:
-    """The number of buckets. The first call stores it: the number in the settings, or one for ``source_bytes``.
+    """The number of buckets. The first call chooses and stores it, from the settings or from ``source_bytes``.
 
     If shards were split into different numbers of buckets, their rows could not be joined. Raises InputError if the
     settings have another number than the stored one, or if none is stored and none can be chosen.
@@ -40,6 +40,6 @@ def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[]
 
 
 def choose_bucket_count(source_bytes: int) -> int:
-    """A power of two, for sources of ``source_bytes`` bytes."""
+    """The number of buckets for sources of ``source_bytes`` bytes: a power of two."""
     wanted = -(-source_bytes // _BUCKET_BYTES)
     return min(max(_FEWEST, 1 << (max(1, wanted) - 1).bit_length()), _MOST)

@@ -1,4 +1,4 @@
-"""Reads the rows that one bucket has of one side."""
+"""Reads the rows of one side in one bucket."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from capsfusion_tasks.schemas import BUCKET_ROWS, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Use lookups only if they have this many old rows for each new row; otherwise reading all rows is as fast.
+# Use lookups only if they have at least this many old rows per new row. With fewer, reading all rows is as fast.
 _SAVES_FROM = 1.0
 _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_new", pa.bool_()))
 
 
 @dataclass(frozen=True)
 class BucketSide:
-    """The files of one side in a bucket, one for each shard. A run pairs the rows of the shards ``new``.
+    """The files of one side in a bucket, one file per shard. A run pairs the rows of the shards in ``new``.
 
-    Old rows in ``lookups`` are read from the lookups, and only those whose URL has one of the ``keys``. Raises
+    Old rows that are in ``lookups`` are read from there, but only rows whose URL has one of the ``keys``. Raises
     InputError if a file was pulled with other rules than ``rules``.
     """
 
@@ -50,7 +50,7 @@ class BucketSide:
         return self.only(self.new)
 
     def with_lookups(self, found: list[Lookup]) -> BucketSide:
-        """This side with the lookups among ``found`` that have old rows of its files."""
+        """This side with those lookups of ``found`` that have old rows of its files."""
         used = (lookup for lookup in lookups.needed(found) if lookup.shards.keys() - self.new)
         return replace(self, lookups=tuple(used))
 
@@ -74,13 +74,13 @@ class BucketSide:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the files that are read whole. Rows of lookups are at most a few for each new row."""
+        """Bytes of the files that are read completely. From lookups, only a few rows per new row are read."""
         return sum(self.files[path] for path in self._read_whole())
 
     def rows(self) -> pa.RecordBatchReader:
         """All rows, with columns ``shard`` (an index into ``shards``) and ``is_new``. Reads files only as needed.
 
-        With lookups, old rows are left out if no new row has their URL.
+        With lookups, this leaves out old rows whose URL no new row has.
         """
         return pa.RecordBatchReader.from_batches(_ROWS, self._batches())
 
@@ -119,7 +119,7 @@ class BucketSide:
 
     def _require_rules(self, file: ds.ParquetFileFragment) -> None:
         # Checked for each file: a run with other settings can replace files while this run reads.
-        footer = file.metadata.metadata or {}  # reading the rows reads the footer too
+        footer = file.metadata.metadata or {}  # no extra request, because reading the rows needs the footer anyway
         made_with = PullRules.recorded(
             {key.decode(): value.decode("utf-8", "replace") for key, value in footer.items()}
         )

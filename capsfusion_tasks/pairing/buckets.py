@@ -1,4 +1,4 @@
-"""Hash buckets: splits each shard once, by a stable hash of the URL. Rows with the same URL meet in one bucket."""
+"""Hash buckets: splits each shard once, by a stable hash of the URL. Rows with the same URL are in the same bucket."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 _HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the size of the row groups that are written
 _HELD_BYTES = 256 << 20  # the same limit in bytes, for long rows
-_BATCH_ROWS = 1 << 16  # rows that are decoded while earlier ones are split
+_BATCH_ROWS = 1 << 16  # rows that are decoded while earlier rows are split
 _WRITERS = 4  # bucket files written at the same time, because on S3 each takes up to three round trips
 
 
 def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings: Settings) -> Counts:
     """Write the shard's usable rows to its bucket files.
 
-    A shard that was split already, with the same settings, is only counted. If a file cannot be read to its end, no
-    bucket file is left. Raises InputError for a file that is not Parquet, cut short, or lacks a column.
+    If the shard was split before with the same settings, this only returns its counts. If a file cannot be read to its
+    end, no bucket file is left. Raises InputError for a file that is not Parquet, cut short, or lacks a column.
     """
     buckets = bucket_count(storage, settings)
     if (done := split_counts(shard, storage, settings)) is not None:
@@ -56,14 +56,15 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
             for _ in writers.map(write, spill.buckets()):
                 pass
     rows_of_buckets = {layout.bucket_name(bucket): rows for bucket, rows in sorted(spill.counts.items())}
-    # With these rules a bucket may have no row, although it had rows with older rules. A join would read those.
+    # Under the new rules, a bucket may have no row although it has a file of the old rules. A join would read that
+    # file.
     pulled.delete_files(storage, shard.side, shard.shard_id, before - rows_of_buckets.keys())
     pulled.publish(storage, shard, rules, counts, rows_of_buckets)
     return counts
 
 
 def split_counts(shard: Shard, storage: Storage, settings: Settings) -> Counts | None:
-    """The counts of a shard that is split already with these settings, else None."""
+    """The counts of a shard that was split before with these settings. None if it was not."""
     mark, rules = pulled.read(storage, shard.side, shard.shard_id), PullRules.of(settings)
     if mark is None or not pulled.is_whole(mark):
         return None
@@ -71,7 +72,7 @@ def split_counts(shard: Shard, storage: Storage, settings: Settings) -> Counts |
     if made_with is None:
         pulled.record(storage, shard.side, shard.shard_id, mark, rules)
     elif made_with != rules:
-        log.info("%s is pulled again, it was pulled with %s", shard.label, made_with.against(rules))
+        log.info("%s is pulled again, because it was pulled with %s", shard.label, made_with.against(rules))
         return None
     return Counts(mark["rows"], mark["dropped"], mark.get("columns", {}))
 
@@ -96,7 +97,7 @@ def _where(shard: Shard) -> str:
 
 
 def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of at least ``rows`` rows or ``_HELD_BYTES`` bytes; the last may be smaller."""
+    """``tables`` combined into tables of at least ``rows`` rows or ``_HELD_BYTES`` bytes. The last may be smaller."""
     held: list[pa.Table] = []
     held_rows = held_bytes = 0
     for table in tables:
@@ -110,7 +111,7 @@ def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 
 def _numbers(table: pa.Table, buckets: int) -> np.ndarray:
-    """The bucket of each row, [rows] int32; negative for a row that is not usable."""
+    """The bucket of each row, [rows] int32. Negative if the row cannot make a pair."""
     return np.where(table["usable"].to_numpy(), bucket_numbers(table["url"], buckets), -1)
 
 

@@ -27,15 +27,15 @@ _NAMES = {
 }
 
 _TEXTS = ("url", "text", "synthetic")
-# The types in which columns are read: ``gone`` follows from a text.
+# The types in which columns are read. ``gone`` is computed from a text column, the status.
 _READ = BUCKET_ROWS.set(BUCKET_ROWS.get_field_index("gone"), pa.field("gone", pa.string()))
-_EXTRAS = ("license", "gone")  # text columns that are not read where a file has numbers or lists in them
+_EXTRAS = ("license", "gone")  # optional text columns: not read if a file has numbers or lists in them
 _NO_LICENSE = ("", "?")  # LAION writes a question mark where it found no licence
 
 
 @dataclass
 class Counts:
-    """Number of rows of a shard, and of rows that make no pair, by reason. The first reason that applies counts."""
+    """Number of rows of a shard, and of dropped rows by reason. For each row, the first reason that applies counts."""
 
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -68,7 +68,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
     unread = [name for name in _EXTRAS if name in found and not is_text(schema.field(found[name]).type)]
     for name in [*unread, *(["synthetic"] if side == "laion_2b" else [])]:
         found.pop(name, None)
-    # Names are compared without case: nothing says which of "url" and "URL" is the right one.
+    # Names are compared without case, so a file with "url" and "URL" is ambiguous.
     if twice := [same for name in found.values() if len(same := spellings[name.lower()]) > 1]:
         raise InputError(
             f"{where} has the same column more than once ({'; '.join(' and '.join(same) for same in twice)}): replace"
@@ -107,7 +107,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def canonical_rows(
     batch: pa.RecordBatch, names: dict[str, str], first_row: int, side: Side, settings: Settings, counts: Counts
 ) -> pa.Table:
-    """The batch in the columns of BUCKET_ROWS, with unchanged text, and a column ``usable``: the row can make a pair.
+    """The batch with the columns of BUCKET_ROWS, unchanged texts, and a column ``usable``: a row can make a pair.
 
     Unusable rows stay in the table, because filtering would copy all rows. ``counts`` counts them by reason.
     """
@@ -142,16 +142,18 @@ def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_floating(wanted):
-        # Six decimals: the same score is 0.46 in one release's float64 and 0.46000000834 in another's float32.
+        # Round to six decimals: the same score is 0.46 as float64 in one release and 0.46000000834 as float32 in
+        # another.
         scores = pc.round(column.cast(wanted), 6)
-        # pandas writes NaN for a missing score. NaN compares as safe, and would win over the other side's score.
+        # pandas writes NaN for a missing score. Comparisons would treat NaN as safe, and prefer it to the other side's
+        # score.
         return pc.if_else(pc.is_finite(scores), scores, None)
     if not pa.types.is_string(wanted):
         return column.cast(wanted)
     try:
         text = column.cast(pa.string())
         text.validate(full=True)
-    except pa.ArrowInvalid:  # invalid UTF-8, which Parquet does not forbid: keep the row, mark the bytes
+    except pa.ArrowInvalid:  # invalid UTF-8, which Parquet does not forbid: keep the row and replace the bytes
         raw = column.cast(pa.binary()).to_pylist()
         text = pa.array([None if value is None else value.decode("utf-8", "replace") for value in raw], pa.string())
     return text

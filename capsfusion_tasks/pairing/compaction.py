@@ -25,7 +25,7 @@ from capsfusion_tasks.pairing.records import dictionary_name, ends_and_data, fro
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Each join reads all old rows that have no lookup. A lookup is made when these rows are more than the bucket's new
+# Each join reads all old rows that have no lookup. A lookup is made once these rows are more than the bucket's new
 # rows, and more than a few files and bytes. So the work for lookups grows only in proportion to the new rows.
 _FEW_FILES, _FEW_BYTES = 16, 1 << 20
 _MERGED = 4  # merge lookups of about the same size when there are this many, so that each row is copied rarely
@@ -36,9 +36,9 @@ _UNUSED = timedelta(hours=6)  # age from which a file can be deleted; no task ta
 
 
 def compact(old: BucketSide, new_bytes: int) -> list[Lookup]:
-    """Make a lookup for old rows that have none, if there are enough, and delete files that no join can need.
+    """Make a lookup for old rows that have none, if they are many, and delete files that no join can need.
 
-    Returns the lookups. Every row stays in its bucket file too.
+    Returns all lookups. Every row also stays in its bucket file.
     """
     there = lookups_of(old.storage, old.side, old.bucket, old.sizes, old.rules)
     _delete_unused(old.storage, layout.lookups_folder(old.side, old.bucket), there)
@@ -54,7 +54,7 @@ def compact(old: BucketSide, new_bytes: int) -> list[Lookup]:
 
 
 def _parts(bare: BucketSide) -> Iterator[BucketSide]:
-    """The files in parts that fit in memory."""
+    """Split the files of ``bare`` into parts that fit in memory."""
     part: dict[str, int] = {}
     for path, size in bare.files.items():
         if part and sum(part.values()) + size > _AT_ONCE_BYTES:
@@ -129,9 +129,10 @@ def _publish(
 
 
 def _delete_unused(storage: Storage, folder: str, lookups: list[Lookup]) -> None:
-    """Delete files that are old and that no lookup needs. ``lookups`` are all that are valid.
+    """Delete old files that no lookup needs. ``lookups``: all valid lookups.
 
-    Keeps what only young lookups contain, because a join that began before them can be reading it.
+    Keeps files whose rows are only in young lookups, because a join that began before these lookups can be reading
+    them.
     """
     with storage.answering():
         infos = storage.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))

@@ -1,4 +1,4 @@
-"""DuckDB for one join, with a share of the memory and the cores, and a folder for data that do not fit in memory."""
+"""DuckDB for one join, with limited memory and cores, and a scratch folder for data that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from capsfusion_tasks.pairing.machine import available_memory
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.scratch import ROOM, temporary_folder
 
-JOINS_AT_ONCE = 3  # joins at the same time in a pair task: one reads, one joins and one writes
+JOINS_AT_ONCE = 3  # joins that a pair task runs at the same time: one reads, one joins and one writes
 _MOST_MEMORY = 6 << 30
 
 
 def join_memory(settings: Settings) -> int:
-    """Bytes for each of the joins of a pair task that run at the same time."""
+    """Bytes of memory for each of the joins that a pair task runs at the same time."""
     if settings.pair_memory == "auto":
         return min(_MOST_MEMORY, available_memory() // 4) // JOINS_AT_ONCE
     return settings.pair_memory * 1_000_000 // JOINS_AT_ONCE

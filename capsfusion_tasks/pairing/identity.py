@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 
 
 def pair_ids(urls: pa.Array, raw: pa.Array, synthetic: pa.Array) -> pa.Array:
-    """The identities of pairs, [rows] binary(16): digests of URL, raw and synthetic caption. A pair never changes.
+    """The ids of pairs, [rows] binary(16): digests of URL, raw and synthetic caption.
 
-    The digest begins with the lengths of URL and raw caption, so that moving text from one to the other changes it.
+    The digested bytes begin with the lengths of URL and raw caption. So moving text from one to the other changes the
+    id.
     """
     lengths = [pc.binary_length(texts).cast(pa.string()) for texts in (urls, raw)]
     said = pc.binary_join_element_wise(*lengths, urls, raw, synthetic, " ")

@@ -1,8 +1,8 @@
-"""Results of img2dataset: for each URL, whether its image is gone. The third side of a pair, which planning reads.
+"""Results of img2dataset, which planning reads: for each URL, whether its image is gone.
 
 Files of results are read in batches. A batch has a file for each bucket, with a hash of each URL instead of the URL,
 and a ``.json``, which is written last and says which files the batch has. A batch is valid for one source and its
-patterns. If a URL has several results, its image is there if one of them says so, in whatever order they come.
+patterns. If a URL has several results, its image exists if any of them says so, in any order.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  #
 
 @dataclass(frozen=True)
 class Batch:
-    """What a ``.json`` says. ``source``: address and patterns of the files; ``files``: id → counts of its rows."""
+    """The content of a ``.json``. ``source``: address and patterns of the files; ``files``: id → counts of its rows."""
 
     name: str
     source: dict[str, Any]
@@ -77,9 +77,9 @@ def batches_of(storage: Storage, source: Mapping[str, Any]) -> list[Batch]:
 
 
 def read_results(stream: pa.NativeFile, where: str, buckets: int, number: int, counts: Counts) -> Iterator[pa.Table]:
-    """The results of a file as ``publish_batch`` takes them. ``counts`` counts all rows, and those that say nothing.
+    """The results of a file in the form that ``publish_batch`` takes. ``counts`` counts all rows and dropped rows.
 
-    ``number``: of the file in its batch. Raises InputError for a file that is not Parquet, or lacks a column.
+    ``number``: the file's number in its batch. Raises InputError for a file that is not Parquet, or lacks a column.
     """
     names: dict[str, str] = {}
 
@@ -105,7 +105,7 @@ def read_results(stream: pa.NativeFile, where: str, buckets: int, number: int, c
 
 
 def _columns(schema: pa.Schema, where: str) -> dict[str, str]:
-    """``url`` and ``status`` → the file's own name, in any case."""
+    """``url`` and ``status`` → the file's own name of this column, in upper or lower case."""
     found = {}
     for wanted in ("url", "status"):
         match [name for name in schema.names if name.lower() == wanted]:
@@ -126,7 +126,8 @@ def _columns(schema: pa.Schema, where: str) -> dict[str, str]:
 def url_hashes(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A hash of each URL, [rows] int64: the first 64 bits of MurmurHash3, the same on every machine.
 
-    Of all 600 million pairs of LAION-COCO with results for all of them, 0.02 would get the result of another URL.
+    For all 600 million pairs of LAION-COCO, with a result for each, the expected number of pairs that get the result of
+    another URL is 0.02.
     """
     hashes = b"".join(map(mmh3.hash_bytes, urls.cast(pa.binary()).to_pylist()))
     return np.frombuffer(hashes, "<i8")[::2]
@@ -141,8 +142,8 @@ def publish_batch(
 ) -> None:
     """Publish the results of several files as a batch. ``folder`` is scratch space.
 
-    ``tables`` are those of ``read_results``. ``files``: number → id and counts, of the files that count. It is read
-    after the last table, so that a file whose reading failed in its middle can be left out.
+    ``tables`` come from ``read_results``. ``files``: number → id and counts, for the files that are complete. It is
+    read after the last table, so that a file whose reading failed in its middle can be left out.
     """
     spill = BucketSpill(folder, _SPILLED)
     for table in together(tables, _SPILLED_ROWS):
@@ -176,7 +177,7 @@ class BucketResults:
     def are_gone(self, pairs: pa.Table) -> np.ndarray:
         """Whether the image of each of ``pairs`` (``schemas.FOUND_PAIRS``) is gone, [rows] bool.
 
-        Where no result has the image's URL, the status in the release counts, which is as old as the release.
+        If no result has the image's URL, the status in the release counts, although it is as old as the release.
         """
         gone: np.ndarray = pairs["gone"].fill_null(False).to_numpy().astype(bool)
         if not len(self.gone) and not len(self.there):
@@ -187,7 +188,7 @@ class BucketResults:
 
 @dataclass(frozen=True)
 class ImageResults:
-    """The results of valid batches."""
+    """The results in all valid batches."""
 
     storage: Storage
     batches: tuple[Batch, ...] = ()

@@ -1,4 +1,4 @@
-"""What img2dataset's ``status`` says of an image. Re-LAION's releases have this column too."""
+"""Whether an image is gone, by img2dataset's column ``status``. Re-LAION's releases have this column, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _THERE = ("success", "failed_to_resize")
 
 
 def is_gone(status: pa.Array) -> pa.Array:
-    """Whether each image is gone, [rows] bool: its download failed. Null for a status that does not say."""
+    """Whether each image is gone, [rows] bool: whether its download failed. Null for an unknown status."""
     gone = pc.is_in(status, value_set=pa.array(_GONE))
     known = pc.is_in(status, value_set=pa.array(_GONE + _THERE))
     return pc.if_else(known, gone, None)

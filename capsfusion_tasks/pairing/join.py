@@ -1,4 +1,4 @@
-"""The join: in each bucket, new rows of one side with all rows of the other side."""
+"""The join: in each bucket, joins new rows of each side with all rows of the other side."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-# Bytes of bucket files that are joined at a time. In memory they take four to eight times as much.
+# Bytes of bucket files that are joined at a time. They take four to eight times as much memory.
 _PASS_BYTES = 192 << 20
 _IN_MEMORY = 8
 _HALVINGS = 5  # how often a pass that does not fit in memory is halved
@@ -73,7 +73,7 @@ where is_new
 
 @dataclass(frozen=True)
 class Joined:
-    """What joining a bucket found."""
+    """The result of joining a bucket."""
 
     pairs: int
     left_out: LeftOut
@@ -111,20 +111,20 @@ def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
 
 
 def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
-    """The bucket's pairs (``schemas.FOUND_PAIRS``) with a row of a shard in ``new``, a table for each pass."""
+    """The bucket's pairs (``schemas.FOUND_PAIRS``) that have a row of a shard in ``new``: a table for each pass."""
     sides = _sides(bucket, new, storage, settings)
     raw, coco = (side.with_lookups(lookups_of(storage, side.side, bucket, side.sizes, side.rules)) for side in sides)
     return (table for table, _ in _joined(raw, coco, settings))
 
 
 def _sides(bucket: int, new: set[str], storage: Storage, settings: Settings) -> tuple[BucketSide, BucketSide]:
-    """LAION-2B's and LAION-COCO's files that new pairs can come from."""
+    """The files of LAION-2B and of LAION-COCO that can have new pairs."""
     rules = PullRules.of(settings)
     raw, coco = (BucketSide.of(storage, side, bucket, new, rules) for side in PAIRED)
     if settings.self_paired:
         raw = replace(raw, files={})
     if PairRules.of(settings).url_pairs_max != "none" and (raw.has_new or coco.has_new):
-        return raw, coco  # the limit of a URL counts the pairs of two old rows too
+        return raw, coco  # the limit per URL also counts pairs of two old rows
     # Pairs of two old rows were found by an earlier run.
     return raw if coco.has_new else raw.only_new(), coco if raw.has_new else coco.only_new()
 
@@ -151,7 +151,7 @@ def _passes(
     except DoesNotFit:
         if passes >= most:
             raise
-        log.info("a pass of %d does not fit in CAPSFUSION_PAIR_MEMORY: it is joined in halves", passes)
+        log.info("one of %d passes does not fit in CAPSFUSION_PAIR_MEMORY, so it is joined in two halves", passes)
         for half in (number, number + passes):  # both halves, as passes of a join with twice as many passes
             yield from _passes(raw, coco, half, 2 * passes, settings, most)
         return
@@ -159,7 +159,7 @@ def _passes(
 
 
 def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings) -> tuple[pa.Table, LeftOut]:
-    """The new pairs of pass ``number`` (from 0) of ``passes``, and what the limit of a URL leaves out."""
+    """The new pairs of pass ``number`` (from 0) of ``passes``, and the pairs that the limit per URL leaves out."""
     by_text = settings.join_on == "url_text" or settings.self_paired
     match = "raw.url = coco.url" + (" and raw.text = coco.text" if by_text else "")
     part = {"passes": passes, "number": number}
@@ -178,7 +178,7 @@ def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings:
 
 
 def _with_identity(joined: pa.Table, raw_shards: list[str], coco_shards: list[str]) -> pa.Table:
-    """``joined`` in schema FOUND_PAIRS: with identities and the ids of shards, sorted by ``pair_id``."""
+    """``joined`` in the schema FOUND_PAIRS: with pair ids and shard ids, sorted by ``pair_id``."""
     for name, shards in {"laion_2b_shard": raw_shards, "laion_coco_shard": coco_shards}.items():
         ids = pa.array(shards, pa.string()).take(joined[name].combine_chunks())
         joined = joined.set_column(joined.column_names.index(name), name, ids)

@@ -1,9 +1,9 @@
-"""Lookups: copies of a bucket's old rows, from which a join reads only rows with the URL of a new row.
+"""Lookups: copies of a bucket's old rows. A join reads from them only rows that have the URL of a new row.
 
-A lookup has the rows of some shards, sorted by a key, which is a hash of the URL. It is three files: ``.rows``, each
-row as a record; ``.parquet``, the key, the shard and the place of each record; and ``.json``, which is written last and
-says which shards the lookup has. A copy is valid while the shard's bucket file has the size that it had when it was
-copied.
+A lookup has the rows of some shards, sorted by a key, which is a hash of the URL. It consists of three files:
+``.rows``, each row as a record; ``.parquet``, the key, the shard and the place of each record; and ``.json``, which is
+written last and says which shards the lookup has. A copy is valid while the shard's bucket file has the size that it
+had when it was copied.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KEYS = pa.schema(
 
 @dataclass(frozen=True)
 class Lookup:
-    """What ``.json`` says, without the shards whose bucket file was replaced or removed."""
+    """The content of a ``.json``, without shards whose bucket file was replaced or removed."""
 
     name: str
     side: Side
@@ -67,7 +67,7 @@ def _validity(rules: PullRules) -> dict[str, object]:
 
 
 def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int], rules: PullRules) -> list[Lookup]:
-    """All lookups of a bucket that are valid for ``rules``, with their shards that are in ``files``: shard → bytes."""
+    """All lookups of a bucket that are valid for ``rules``, limited to shards in ``files`` (shard → bytes)."""
     found = []
     for path in storage.files(layout.lookups_folder(side, bucket)):
         if path.endswith(".json"):
@@ -82,7 +82,7 @@ def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int],
 
 
 def needed(found: list[Lookup]) -> list[Lookup]:
-    """The lookups without those whose shards are all in larger ones. The largest comes first."""
+    """The lookups, largest first, without those whose shards are all in larger lookups."""
     used: list[Lookup] = []
     for lookup in sorted(found, key=lambda one: (-one.rows, one.name)):
         if lookup.shards.keys() - {shard for one in used for shard in one.shards}:

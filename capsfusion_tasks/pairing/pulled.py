@@ -26,7 +26,7 @@ def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:
 
 
 def is_whole(mark: dict[str, Any]) -> bool:
-    """Whether the shard is pulled completely. Otherwise it must be pulled again, or is being pulled again."""
+    """Whether the shard is pulled completely. If not, it must be pulled again, or is being pulled again now."""
     return bool(mark.get("whole", True))
 
 
@@ -87,7 +87,7 @@ def remove(storage: Storage, shard: Shard) -> None:
 
 
 def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: str) -> None:
-    """Raise InputError if a shard, other than those in ``but``, was pulled with other rules than ``rules``.
+    """Raise InputError if a shard was pulled with other rules than ``rules``. Ignores the shards in ``but``.
 
     Raises NotReadyError if files of a shard are being replaced. ``mend`` is the advice in both errors. Call this before
     a join, because a join reads the bucket files of all shards. Opens only marks that are
@@ -106,13 +106,13 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
     first, made_with = min(others, key=lambda other: other[1] is None)
     where = f"{len(others)} shards in the buckets of {storage.root} (first {first})"
     if made_with is None:
-        raise NotReadyError(f"{where} are being pulled again, or were when a run ended. {mend}")
+        raise NotReadyError(f"{where} are being pulled again, or were being pulled when a run was killed. {mend}")
     back = f", or set {made_with.variables(rules)}" if made_with.variables(rules) else ""
     raise InputError(f"{where} were pulled with {made_with.against(rules)}. {mend}{back}")
 
 
 def _marks(storage: Storage) -> Iterator[tuple[Side, str, dict[str, Any]]]:
-    """What the marks of all shards say of their rules."""
+    """The rules in the marks of all shards."""
     for side in PAIRED:
         shard_ids = [
             path.rpartition("/")[2].removesuffix(".json") for path in storage.files(layout.pulled_folder(side))

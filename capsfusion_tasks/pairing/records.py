@@ -1,4 +1,4 @@
-"""Rows as records that can be read one by one: a JSON list each, compressed with a dictionary that records share."""
+"""Rows as records that can be read one by one. A record is a JSON list, compressed with a shared dictionary."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from capsfusion_tasks.staging.storage import Storage
 
 _DICTIONARY_BYTES = 32 << 10
 _SAMPLED_ROWS = 8192
-_TRAINED_ROWS = 1024  # with fewer rows, no dictionary can be trained; the rows themselves become the dictionary
+_TRAINED_ROWS = 1024  # with fewer rows, no dictionary can be trained, so the rows themselves become the dictionary
 _training = threading.Lock()  # so that concurrent joins of one process make only one dictionary
 
 
 class Records:
-    """Writes rows as records and reads them, with one dictionary."""
+    """Encodes and decodes records with one dictionary."""
 
     def __init__(self, dictionary: bytes) -> None:
         shared = zstandard.ZstdCompressionDict(dictionary)
@@ -50,7 +50,7 @@ class Records:
 
 
 def ends_and_data(records: pa.LargeBinaryArray) -> tuple[np.ndarray, pa.Buffer]:
-    """Where each record ends, [records] int64, and all records one behind the other. The first begins at 0."""
+    """The end of each record, [records] int64, and all records concatenated. The first record begins at 0."""
     _, offsets, data = records.buffers()
     places = np.frombuffer(offsets, np.int64)[records.offset : records.offset + len(records) + 1]
     first, end = (int(places[0]), int(places[-1])) if len(records) else (0, 0)
@@ -64,7 +64,7 @@ def from_ends_and_data(ends: np.ndarray, data: pa.Buffer) -> pa.LargeBinaryArray
 
 @cache
 def _json_writer() -> duckdb.DuckDBPyConnection:
-    """One database for all records: to open one takes as long as to write a thousand rows."""
+    """A database that all calls share, because opening one takes as long as writing a thousand rows."""
     return duckdb.connect(config={"threads": 1})
 
 
@@ -80,7 +80,8 @@ def _lines(rows: pa.Table) -> pa.LargeBinaryArray:
 def dictionary_name(storage: Storage, side: Side, rows: pa.Table) -> str:
     """The name of the side's dictionary. The first call makes it from ``rows``."""
     with _training:
-        # Two processes may each make one. Both stay, because records need the one they were written with.
+        # Two processes may each make a dictionary. Both stay, because records need the dictionary they were written
+        # with.
         for path in storage.files(layout.dictionaries_folder(side)):
             return path.rpartition("/")[2]
         content = _train(_lines(rows.slice(0, _SAMPLED_ROWS)).to_pylist())
@@ -97,6 +98,6 @@ def _train(samples: list[bytes]) -> bytes:
 
 
 def read_records(storage: Storage, side: Side, name: str) -> Records:
-    """Records with the dictionary ``name``."""
+    """The reader and writer of records with the dictionary ``name``."""
     with storage.answering(), storage.filesystem.open_input_stream(layout.dictionary_file(side, name)) as stream:
         return Records(stream.read())

@@ -17,7 +17,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 
 def split_pairs(tables: Iterable[pa.Table], replay: Replay, storage: Storage, settings: Settings, buckets: int) -> int:
-    """Write ``tables`` (``schemas.PAIRS``) to ``replays/<replay>/pairs/<bucket>.parquet``; returns the number of rows.
+    """Write ``tables`` (``schemas.PAIRS``) to ``replays/<replay>/pairs/<bucket>.parquet``. Returns the number of rows.
 
     Deletes the files of an earlier try. Rows of a bucket keep their order. The warehouse stores NUL in a URL as U+FFFD,
     so the bucket of a URL with U+FFFD is unknown: such pairs go to the file ``any.parquet``.

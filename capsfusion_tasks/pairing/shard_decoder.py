@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 # To the caller
-READ = b"R"  # offset and length of bytes that the caller must send
+READ = b"R"  # the offset and the length of bytes that the caller must send
 SCHEMA = b"S"  # an Arrow schema; the caller answers with a JSON list of columns, or null to end the job
 ROWS = b"B"  # an Arrow stream of one batch
 END = b"E"
@@ -108,7 +108,7 @@ def _without_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _parts(batch: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
-    """``batch`` in parts, so that the caller never holds more than about ``most_bytes``, whatever the footer says."""
+    """``batch`` in parts of about ``most_bytes``. Sizes in the footer may be wrong, so they cannot limit a batch."""
     rows = max(1, batch.num_rows * most_bytes // max(1, batch.nbytes))
     for start in range(0, batch.num_rows, rows):
         yield batch.slice(start, rows)
@@ -123,7 +123,7 @@ def _limit_memory(extra: int) -> None:
 
 
 def main() -> None:
-    # Ctrl-C is handled by the caller, and this process ends with the caller.
+    # The caller handles Ctrl-C. This process ends when the caller ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     caller = Connection(int(sys.argv[1]))
     with suppress(EOFError, ConnectionError):
@@ -132,7 +132,7 @@ def main() -> None:
 
 
 def _serve(caller: Connection) -> bool:
-    """Decode one file; False: this process has no memory left for another."""
+    """Decode one file. Returns False if this process has no memory left for another file."""
     job = json.loads(caller.recv_bytes())
     try:
         _limit_memory(job["extra"])

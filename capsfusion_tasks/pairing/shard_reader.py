@@ -19,7 +19,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import shard_decoder as decoder
 from capsfusion_tasks.pairing.machine import available_memory
 
-_MOST = 8 << 30  # most bytes for decoding; a normal shard takes a tenth
+_MOST = 8 << 30  # most bytes of memory for decoding; a normal shard takes a tenth of it
 _REPLACE = "replace it; the new file is a new shard"
 
 
@@ -28,9 +28,9 @@ def read_batches(
 ) -> Iterator[pa.RecordBatch]:
     """The columns that ``choose`` names of a Parquet file, without dictionary types.
 
-    A batch has at most ``batch_rows`` rows and about ``batch_bytes`` bytes. Raises InputError, which names ``where``,
-    for a file that cannot be read or that takes more than 8 GiB (or half of this machine's memory) to decode, and what
-    ``stream`` and ``choose`` raise.
+    A batch has at most ``batch_rows`` rows and about ``batch_bytes`` bytes. Raises InputError for a file that cannot be
+    read, or that takes more than 8 GiB (or half of this machine's memory) to decode; ``where`` names the file in the
+    message. Also raises what ``stream`` and ``choose`` raise.
     """
     extra = min(_MOST, available_memory() // 2)
     refused: InputError | None = None  # raised later, when the decoder is ready for another file

@@ -1,7 +1,7 @@
 """Limits the pairs of one URL. A placeholder picture is in very many rows, and would make far too many pairs.
 
-A URL with more pairs than the limit gets no new ones. Buckets only grow, so a URL that is over the limit stays over it.
-So all pairs of the URL were written while it was within the limit. These are at most as many as the limit, for any
+A URL with more pairs than the limit gets no new pairs. Buckets only grow, so a URL that is over the limit stays over
+it. So all pairs of such a URL were written while it was within the limit. Their number is at most the limit, for any
 order and number of runs.
 """
 
@@ -53,7 +53,7 @@ class Crowd:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What a run leaves out: URLs over the limit, the new rows and new pairs of these URLs, the largest URLs.
+    """The pairs that a run leaves out: number of URLs over the limit, their new rows and new pairs, the largest URLs.
 
     Rows with equal texts count once.
     """
@@ -87,7 +87,7 @@ class LeftOut:
 
     @property
     def text(self) -> str:
-        """What was left out, in words. Empty if nothing was."""
+        """A text about the pairs that were left out. Empty if none were."""
         if not self.urls:
             return ""
         urls = ", ".join(

@@ -1,1 +1,1 @@
-"""From pairs to work units: what is new, how units are cut, and what the work will take."""
+"""From pairs to work units: finds new pairs, divides them into units, and estimates the work."""

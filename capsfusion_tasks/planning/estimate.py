@@ -1,4 +1,4 @@
-"""Estimates what fusing takes (GPU hours, cost, time) from measured rates, and checks it against a budget.
+"""Estimates GPU hours, cost and time of fusing from measured rates, and checks them against a budget.
 
 A GPU hour is an hour of one GPU, or of one rank on a CPU: four GPUs use four GPU hours in an hour.
 """
@@ -43,7 +43,7 @@ BENCHMARKS = {
 
 @dataclass(frozen=True)
 class Work:
-    """Pairs to fuse, and their tokens as planning estimates them: prompt and caption."""
+    """Pairs to fuse, and the estimated tokens of their prompts and captions."""
 
     rows: int = 0
     tokens: int = 0
@@ -62,11 +62,11 @@ NOTHING = Work()
 
 @dataclass(frozen=True)
 class Rate:
-    """Tokens, prompt and caption, that one device fuses in a second. ``source`` says where the figure is from."""
+    """Tokens (prompt and caption) that one device processes per second. ``source`` says where the figure is from."""
 
     tokens_per_second: Spread
     source: str
-    tokens_real: Spread | None = None  # real over estimated tokens of the measured units
+    tokens_real: Spread | None = None  # real tokens divided by estimated tokens, for the measured units
 
 
 def measured_rate(found: Measured) -> Rate:
@@ -86,7 +86,7 @@ def given_rate(rows_per_second: float, tokens_per_row: float, source: str) -> Ra
 
 @dataclass(frozen=True)
 class Estimate:
-    """Work to fuse and what it takes. Hours and cost are None if no rate is known."""
+    """Work to fuse, with its estimated hours and cost. These are None if no rate is known."""
 
     work: Mapping[str, Work]  # stage, such as "paired, not planned" → its work
     rate: Rate | None
@@ -95,7 +95,7 @@ class Estimate:
     price: float | None = None  # price of a GPU hour
     unpaired_shards: int = 0  # shards that were discovered and are not in ``work``
     unpaired_bytes: int = 0
-    gone: Work = NOTHING  # pairs that are left out because their images are gone
+    gone: Work = NOTHING  # pairs that are not in ``work`` because their images are gone
     earlier: Sequence[EarlierFusion] = ()  # fusions of earlier versions that may have the same decoding
 
     @property
@@ -108,7 +108,7 @@ class Estimate:
 
     @property
     def gpu_hours_saved(self) -> Spread | None:
-        """What fusing the pairs would take whose images are gone."""
+        """GPU hours that are saved because pairs whose images are gone are not fused."""
         return self._hours_for(self.gone)
 
     def _hours_for(self, work: Work) -> Spread | None:

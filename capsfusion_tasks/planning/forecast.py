@@ -1,4 +1,4 @@
-"""Estimates what all waiting work takes: the pairs in planned units, and pairs that no unit has yet."""
+"""Estimates GPU hours and cost of all waiting work: pairs in planned units, and pairs that are in no unit yet."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def estimate(
     gpus: int | None = None,
     rows_per_second: float | None = None,
 ) -> Estimate:
-    """Estimate all waiting work, or that of the intervals inside ``within``. Plans nothing.
+    """Estimate all waiting work, or only the work of the intervals inside ``within``. Plans nothing.
 
-    ``gpus`` devices work in parallel. ``rows_per_second``, of one device, overrides the measured rate.
+    ``gpus``: devices that work in parallel. ``rows_per_second`` of one device replaces the measured rate.
     """
     settings, storage, decoding = context.settings, context.storage, context.decoding
     seen = waiting.intervals(storage, within)
@@ -97,7 +97,7 @@ def longest_row(decoding: Decoding) -> int:
 
 
 def known_images(settings: Settings, storage: Storage) -> ImageResults | None:
-    """The image results that runs have read from the configured source. None: pairs with gone images are kept."""
+    """The image results that runs have read from the configured source. None if images may be gone."""
     if not settings.skips_gone_images:
         return None
     place = image_results_source(settings)
@@ -106,14 +106,17 @@ def known_images(settings: Settings, storage: Storage) -> ImageResults | None:
 
 
 def _warn_of_other_files(settings: Settings, images: ImageResults) -> None:
-    """Say if the source of image results has other files than those that ``images`` are from."""
+    """Log a warning if the source of image results has new files, or lacks files that ``images`` was read from."""
     listed = {shard.shard_id for shard in image_result_files(settings)}
     read = {shard_id for batch in images.batches for shard_id in batch.files}
     if unread := len(listed - read):
-        log.warning("%d files of image results are not read yet and do not count here; the next run reads them", unread)
+        log.warning(
+            "the estimate ignores %d files of image results that are not read yet; the next run reads them", unread
+        )
     if removed := len(read - listed):
         log.warning(
-            "%d files of image results have left the source, and still count here, but not in the next run", removed
+            "the estimate uses %d files of image results that are no longer in the source; the next run ignores them",
+            removed,
         )
 
 
@@ -127,7 +130,7 @@ def unplanned_work(
 ) -> tuple[Work, Work]:
     """The pairs of the intervals that are neither in a unit nor in the warehouse.
 
-    First those to fuse, then those whose images are gone, as ``images`` says.
+    Returns the work of pairs to fuse, then the work of pairs whose images are gone according to ``images``.
     """
     with engine.connect() as connection:
         in_units = [rates.pairs_in_units(connection, fusion_id, interval) for interval in intervals]
@@ -144,6 +147,6 @@ def unplanned_work(
 
 
 def rate_of(connection: Connection, decoding: Decoding) -> Rate | None:
-    """The rate of one device for this fusion: the measured one, or a benchmark's. None: unknown."""
+    """The rate of one device for this fusion: measured in earlier units, or else a benchmark's. None: unknown."""
     measured = rates.measured(connection, decoding.fusion_id)
     return measured_rate(measured) if measured else benchmark_rate(decoding.model, decoding.engine)

@@ -16,7 +16,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 BUCKETS_KEY = "capsfusion.buckets"  # key in the footer of a unit's pairs: the buckets of these pairs
 
-_BEGIN_BITS = 24  # bits; four million ids have a quarter of all possible beginnings
+_BEGIN_BITS = 24  # bits: four million ids then have a quarter of all possible values of their first bits
 
 
 class PairsInFlight:
@@ -28,7 +28,7 @@ class PairsInFlight:
         self._buckets: dict[str, set[str]] = {}  # the buckets of each unit whose footer was read
 
     def contain(self, pair_ids: pa.FixedSizeBinaryArray, buckets: Set[str]) -> np.ndarray:
-        """For each of ``pair_ids``, which are from ``buckets``: whether it is in an unfinished unit: [rows] bool.
+        """Whether each of ``pair_ids`` is in an unfinished unit, [rows] bool. ``buckets``: the buckets of these pairs.
 
         Reads each unit with pairs of these buckets once, so call it with many ids. Raises NotReadyError if the file
         of a unit is missing.

@@ -27,7 +27,7 @@ _FEWEST_ROWS = 50_000  # rows of the first batch if a limit takes only a few pai
 class NewPairs:
     """Rows of a file of pairs that are new: row numbers and estimated tokens, [rows] int32 each.
 
-    ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: the other rows
+    ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: number of other rows
     whose images are gone.
     """
 
@@ -49,7 +49,7 @@ def new_pairs(
     estimate: TokenEstimate = DEFAULT,
     images: ImageResults | None = None,
 ) -> list[NewPairs]:
-    """The work's new pairs, at most ``limit``, ordered by bucket and pair_id. Files after the limit are left out.
+    """The new pairs of the work, at most ``limit``, ordered by bucket and pair_id. Files after the limit are not read.
 
     With ``images``, pairs whose image is gone are counted and left out. ``in_flight`` are the unfinished units. Raises
     InputError if pairs were made with other rules than ``rules``.
@@ -79,9 +79,9 @@ def count_new_pairs(
     estimate: TokenEstimate = DEFAULT,
     images: ImageResults | None = None,
 ) -> tuple[Work, Work]:
-    """The intervals' new pairs: those to fuse, and those whose images are gone, as ``images`` says.
+    """Counts of the intervals' new pairs: pairs to fuse, and pairs whose images are gone according to ``images``.
 
-    A pair that is in several intervals counts once. It is to be fused if one of them has it with a living image.
+    A pair that is in several intervals counts once. It counts as a pair to fuse if its image exists in any of them.
     """
     by_bucket: dict[str, list[str]] = defaultdict(list)
     for interval in within:
@@ -94,7 +94,8 @@ def count_new_pairs(
         gone, tokens = (np.concatenate([getattr(file, name) for file in batch]) for name in ("gone", "tokens"))
         new = np.flatnonzero(is_new)
         if len({file.bucket for file in batch}) < len(batch):
-            # All files of a bucket are in one batch, and equal pairs are in the same bucket. Living images come first.
+            # All files of a bucket are in one batch, and equal pairs are in the same bucket. Pairs whose image exists
+            # come first.
             new = new[np.argsort(gone[new], kind="stable")]
             ids = pa.concat_arrays([file.pair_ids for file in batch]).take(pa.array(new))
             numbered = pa.table({"pair_id": ids, "place": np.arange(len(new))})

@@ -17,12 +17,12 @@ from capsfusion_tasks.schemas import FOUND_PAIRS, with_columns_of
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-# Pairs of a batch: each batch reads the ids of all unfinished units. A pair takes 20 bytes in memory.
+# Pairs per batch. Large, because each batch reads the ids of all unfinished units. A pair takes 20 bytes in memory.
 BATCH_ROWS = 4_000_000
 
 _GONE = pa.schema([FOUND_PAIRS.field("gone")])
 
-# A function of pair_ids, [rows] binary(16): whether each is in the warehouse. None: take all pairs.
+# A function that gets pair_ids, [rows] binary(16), and says for each whether it is in the warehouse. None: take all.
 IsKnown = Callable[[pa.FixedSizeBinaryArray], pa.BooleanArray | None]
 
 
@@ -50,8 +50,8 @@ def read_batches(
 ) -> Iterator[list[PairFile]]:
     """Read files of pairs in batches of about ``BATCH_ROWS`` rows, the first of about ``first_rows``.
 
-    A group of paths, all of the same bucket, is in one batch. Without ``images`` no image is gone. Raises InputError if
-    pairs were made with other rules than ``rules``.
+    Each group of paths has files of one bucket, and is in one batch. Without ``images``, all images count as present.
+    Raises InputError if pairs were made with other rules than ``rules``.
     """
 
     def read(paths: list[str]) -> list[PairFile]:
@@ -77,7 +77,7 @@ def _read(
     pairs = storage.read_table(path, columns=columns)
     if rules is not None:
         _require_rules(storage.path(path), pairs.schema, rules)
-    pairs = with_columns_of(_GONE, pairs)  # an earlier version did not write it
+    pairs = with_columns_of(_GONE, pairs)  # files of an earlier version lack ``gone``
     gone = results.are_gone(pairs) if results else np.zeros(pairs.num_rows, bool)
     return PairFile(path, pairs["pair_id"].combine_chunks(), estimate.of(pairs), gone)
 
@@ -89,9 +89,9 @@ def _require_rules(where: str, schema: pa.Schema, rules: PairRules) -> None:
 
 
 def are_new(batch: list[PairFile], in_flight: PairsInFlight, is_known: IsKnown) -> list[np.ndarray]:
-    """For each file of ``batch``: whether each of its pairs is neither in a unit in flight nor in the warehouse."""
+    """For each file of ``batch``: which pairs are new, so neither in an unfinished unit nor in the warehouse."""
     pair_ids = pa.concat_arrays([file.pair_ids for file in batch])
-    # Read units before the warehouse. A unit that is loaded in between is then found twice, and not missed.
+    # Read units before the warehouse. A unit that is loaded in between is then found in both places, and never missed.
     is_new = ~in_flight.contain(pair_ids, {file.bucket for file in batch})
     known = is_known(pair_ids.filter(pa.array(is_new)))
     if known is not None:

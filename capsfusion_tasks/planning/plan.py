@@ -1,4 +1,4 @@
-"""Plans the work units of an interval or a replay: holds a lock, keeps to a budget, registers them in the ledger."""
+"""Plans the work units of an interval or a replay: takes a lock, checks the budget, registers units in the ledger."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def plan_units(
     replan: bool = False,
     max_units: int | None = None,
 ) -> list[Unit]:
-    """The units to fuse: the unfinished ones of an earlier try, or else new ones with the pairs of ``find_pairs``.
+    """The units to fuse: the unfinished units of an earlier try, or else new units with the pairs of ``find_pairs``.
 
     Raises InputError and plans nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate first.
-    Without ``needs_gpu`` the captions exist already, and the estimate is zero.
+    Without ``needs_gpu`` the captions exist already, so the estimate is zero.
 
     Units that were planned with other rules (``pull_rules.UnitRules``) are dropped and planned again. If one of them
     was started, this raises InputError instead, unless ``replan`` is set.

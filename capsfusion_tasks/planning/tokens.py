@@ -1,4 +1,4 @@
-"""Estimates the tokens of a row, prompt and caption, from the lengths of its two captions."""
+"""Estimates the tokens of a row's prompt and fused caption from the lengths of its two source captions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SAMPLE_CHARACTERS = 1000  # characters of a caption in the sample; a prompt has
 
 @dataclass(frozen=True)
 class TokenEstimate:
-    """The figures behind an estimate. The defaults were measured with LLaMA's tokenizer on 5,000 published pairs."""
+    """The figures of an estimate. The defaults were measured with LLaMA's tokenizer on 5,000 published pairs."""
 
     template_tokens: int = 126  # tokens of a prompt without captions
     characters_per_token: float = 3.64  # characters per token of both source captions
@@ -35,7 +35,7 @@ class TokenEstimate:
     max_new_tokens: int = 80
 
     def of(self, pairs: pa.Table) -> np.ndarray:
-        """Estimated tokens of each row, prompt and caption: [rows] int32."""
+        """Estimated tokens of each row's prompt and caption together, [rows] int32."""
         characters = pc.add(pc.utf8_length(pairs["laion_2b"]), pc.utf8_length(pairs["laion_coco"])).to_numpy()
         room = max(0, MAX_PROMPT_TOKENS - self.template_tokens)  # longer sources are cut
         source = np.minimum(characters / self.characters_per_token, room)
@@ -44,7 +44,7 @@ class TokenEstimate:
         return tokens
 
     def with_tokenizer(self, tokenizer: Tokenizer, sample: pa.Table, template: Template = PAPER) -> TokenEstimate:
-        """This estimate with the template's tokens and the characters per token of the pairs ``sample``."""
+        """This estimate with the tokens of the prompt template, and the characters per token measured in ``sample``."""
         prompt = Prompt(tokenizer, template)
         empty = len(prompt.encode("", ""))
         known = replace(self, template_tokens=min(empty, MAX_PROMPT_TOKENS))
@@ -57,7 +57,7 @@ class TokenEstimate:
         return replace(known, characters_per_token=characters / tokens) if characters and tokens > 0 else known
 
     def with_measured(self, rows: int, prompt_tokens: int, caption_tokens: int) -> TokenEstimate:
-        """This estimate with the caption length of ``rows`` fused rows.
+        """This estimate with the caption length measured in ``rows`` fused rows.
 
         The token arguments are sums over these rows.
         """
@@ -83,7 +83,7 @@ def estimate_for(context: Context, begin: Transactions, paths: Iterable[str]) ->
 
 
 def _sample(storage: Storage, paths: Iterable[str]) -> pa.Table:
-    """The captions of some hundred pairs, from the first files that have pairs."""
+    """The captions of a few hundred pairs, from the first files that have pairs."""
     names = ["laion_2b", "laion_coco"]
     found = [PAIRS.empty_table().select(names)]
     rows = 0

@@ -20,7 +20,7 @@ from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
 MAX_UNITS = 1024  # units of a run: Airflow's default limit for the tasks of one mapped task (core.max_map_length)
-UNIT_SECONDS = 1800  # a compromise: starting a rank takes a minute with a 13B, and a lost unit is done again
+UNIT_SECONDS = 1800  # a compromise: starting a rank with a 13B takes a minute, and a lost unit must be fused again
 LONGEST_UNIT_SECONDS = 3600  # half of a fuse task's time limit
 UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
 
@@ -28,7 +28,7 @@ UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
 def choose_unit_tokens(total: int, tokens_per_second: float | None, max_units: int | None = None) -> int:
     """Estimated tokens of a unit: half an hour of work for a device that does ``tokens_per_second``.
 
-    If this gives more than ``max_units`` units, they become larger, up to an hour of work. While no rate is known,
+    If this gives more than ``max_units`` units, units become larger, up to an hour of work. While no rate is known,
     units are small; the next run knows the rate and plans the remaining pairs.
     """
     if tokens_per_second is None:

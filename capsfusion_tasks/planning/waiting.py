@@ -13,18 +13,18 @@ from capsfusion_tasks.staging.storage import Storage
 
 
 def intervals(storage: Storage, within: Interval | None = None) -> list[Interval]:
-    """All intervals that were listed, or those inside ``within``."""
+    """All intervals that have a list of shards, or only the intervals inside ``within``."""
     return [interval for interval in shard_list.intervals(storage) if within is None or interval.is_within(within)]
 
 
 def whole_range(storage: Storage, *more: Interval) -> Interval:
-    """From the start of the first to the end of the last of all listed intervals and those in ``more``."""
+    """The range from the start of the first to the end of the last interval. ``more``: further intervals to cover."""
     seen = [*more, *intervals(storage)]
     return Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
 
 
 def paired_rows(storage: Storage, interval: Interval, known: Mapping[str, int] | None = None) -> int:
-    """Number of pairs of the interval, planned or not. Reads the footers of its files.
+    """Number of pairs of the interval, planned or not. Reads the footers of its pair files.
 
     ``known``: path → rows, of files whose footer was read before.
     """

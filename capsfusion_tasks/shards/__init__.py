@@ -1,1 +1,1 @@
-"""The discover and pull stages: where shards come from, and which belong to an interval."""
+"""Sources of shards: lists the shards of an interval, and opens them for reading."""

@@ -1,4 +1,4 @@
-"""The default source, used if none is configured. Its errors say so, and name the variable that sets another."""
+"""The source that is used if none is configured. Its errors say this, and name the variable that sets a source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which shards belong to an interval: those that arrived in it. The list is frozen after the interval's end."""
+"""Lists the shards of an interval: those that arrived in it. The list is frozen after the interval's end."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def discover(
     The first call after the interval's end that finds a shard freezes the list, so that a rerun or a backfill does the
     same work. ``relist`` adds new shards to a frozen list. Before the interval's end, each call adds the shards that
     arrived since the last call. Three things are never frozen: an empty list; a side whose source had no shard at all,
-    because shards may be copied there later with old times; and a side with unreadable files, which are in the list as
-    shards with a ``problem``.
+    because shards with old times may be copied there later; and a side with unreadable files. The list has unreadable
+    files as shards with a ``problem``.
 
     A shard is late if it came after its own interval's list was frozen. The next interval that is listed takes it:
     ``claim`` gets the late shards that were found, and returns the ids of those that this interval may take. Shards
     that are added to a frozen list are late too, and must be claimed, so that no other interval takes them.
 
-    If the sources or patterns changed, the list is made again, and ``remove`` gets the shards that leave it. If the
-    interval already has ``units``, planned or loaded, this raises InputError instead, unless ``relist`` adds the shards
-    of the new sources.
+    If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
+    longer in it. If the interval already has ``units``, planned or loaded, this raises InputError instead, unless
+    ``relist`` adds the shards of the new sources.
 
     Calls ``on_listing`` with each listed side and the bytes of all its shards.
     """
@@ -83,7 +83,7 @@ def discover(
 
 
 def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: dict[Side, Origin]) -> list[Shard]:
-    """The shards among ``arrived`` that are in no list, although their own interval's list is frozen.
+    """The shards of ``arrived`` that are in no list, although the list of their interval is frozen.
 
     Only lists of the same source and patterns count, because other lists could not contain these shards.
     """
@@ -108,8 +108,9 @@ def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[
     then = told(before, now)
     if units:
         raise InputError(
-            f"the shards of this interval were listed from {then}, and {units} units of them are planned or loaded. Set"
-            f" these sources, set CAPSFUSION_STAGING to an empty folder, or add the current shards: {interval.command}"
+            f"the shards of this interval were listed from {then}, and {units} units of these shards are planned or"
+            f" loaded. Set these sources, set CAPSFUSION_STAGING to an empty folder, or add the current shards:"
+            f" {interval.command}"
             " --relist (in Airflow: the Param relist)"
         )
     log.warning("discover: listing the interval again: its list was made from %s", then)

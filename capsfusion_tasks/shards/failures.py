@@ -1,4 +1,4 @@
-"""Classifies the system's errors for a source: whether a retry may help, and what to do."""
+"""Classifies errors of the operating system for a source: whether a retry may help, and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 
-# Errors that may pass: of a disk or network file system, or of a process with too many open files.
+# Temporary errors: of a disk, a network file system, or a process with too many open files.
 _MAY_PASS = frozenset(
     {
         errno.EAGAIN,
@@ -40,7 +40,7 @@ _ADVICE = {
 def system_error(what: str, error: OSError | ValueError) -> InputError | NotReadyError:
     """The error for a failed action. ``what`` names the action, as in "cannot read /a/b.parquet"."""
     code = error.errno if isinstance(error, OSError) else None
-    # Without Arrow's own text, which repeats the path.
+    # Leave out Arrow's own text, because it repeats the path.
     reason = os.strerror(code) if code is not None else str(error).strip()
     if isinstance(error, OSError) and error.filename and str(error.filename) not in what:
         reason += f" ({error.filename})"

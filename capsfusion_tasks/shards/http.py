@@ -1,4 +1,4 @@
-"""Shards on a web server, named by a list of files."""
+"""Shards on a web server. A list of files names them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from capsfusion_tasks.shards.web_list import Entry, read_list
 
 _SHA256 = "sha256:"
 _CONNECTIONS = 8
-_MOST_FAILURES = 3  # most files for which the server may fail; with more, the server itself counts as down
+_MOST_FAILURES = 3  # if the server fails for more files than this, the server itself counts as down
 
 
 class HttpSource:
-    """The files that a list at ``https://…/list.txt`` or ``….json`` names.
+    """The files that are named in a list at ``https://…/list.txt`` or ``….json``.
 
     A file's arrival time is its Last-Modified, or the ``arrived_at`` of a JSON list. Credentials are in ~/.netrc, or in
     the query of a signed address. The stored name of such a shard ends in "?", without the query. To read the shard,
@@ -129,7 +129,7 @@ class HttpSource:
 
         try:
             return retrying(ask, address.where, on=web.BROKEN)
-        except InputError as error:  # this file alone fails
+        except InputError as error:  # only this file fails
             return Unreadable(path, str(error), entry.arrived_at)
         except NotReadyError as error:
             return error
@@ -148,7 +148,7 @@ def _login() -> httpx2.Auth | None:
 
 def _refuse_login(url: httpx2.URL) -> None:
     if url.userinfo:
-        raise InputError(f"an address at {url.host} is given with a password: put it into ~/.netrc instead")
+        raise InputError(f"an address at {url.host} contains a password: put the password into ~/.netrc instead")
 
 
 def _without_query(url: httpx2.URL) -> str:

@@ -25,7 +25,8 @@ from capsfusion_tasks.shards.retries import TRIES, MayPass, retrying
 
 T = TypeVar("T")
 
-# Only the hub's own revisions may contain a slash: refs/convert/parquet, refs/pr/3. Others have %2F.
+# Only the hub's own revisions may contain a slash: refs/convert/parquet, refs/pr/3. Other revisions must have %2F
+# instead.
 _REVISION = r"refs/convert/\w+|refs/pr/\d+|[^/]+"
 _URI = re.compile(rf"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>{_REVISION}))?(/(?P<folder>.+?))?/*")
 
@@ -43,7 +44,7 @@ class HubRepository:
             raise InputError(f"{uri} names no data set of the hub: give hf://datasets/owner/name[@revision][/folder]")
         self.uri = uri.rstrip("/")
         self.name: str = match["repo"]
-        self.revision = unquote(match["revision"] or constants.DEFAULT_REVISION)  # a branch may be my%2Fbranch
+        self.revision = unquote(match["revision"] or constants.DEFAULT_REVISION)  # a branch can be given as my%2Fbranch
         self.folder = (match["folder"] or "").strip("/")
         # huggingface_hub reads HF_ENDPOINT when it is imported, which may be before the variable is set.
         self.endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
@@ -61,7 +62,7 @@ class HubRepository:
         )
 
     def ask(self, call: Callable[[], T], tries: int = TRIES) -> T:
-        """The hub's answer. Raises InputError for a refusal, NotReadyError if the hub does not answer."""
+        """The hub's answer to a request. Raises InputError if it refuses, NotReadyError if it does not answer."""
 
         def step() -> T:
             try:

@@ -20,7 +20,7 @@ from capsfusion_tasks.shards.transfer import Expected, fetched, sha256
 class HubSource:
     """``hf://datasets/owner/name[@revision][/folder]``.
 
-    A file's arrival time is that of the last commit that changed it.
+    A file's arrival time is the time of the last commit that changed the file.
 
     Each listing resolves the revision to a commit, and shards are read from that commit. So later commits change
     neither the list nor the shards.
@@ -34,7 +34,7 @@ class HubSource:
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
         hub = self._repository
         info = hub.ask(lambda: hub.api.dataset_info(hub.name, revision=hub.revision, timeout=60))
-        if info.gated:  # everybody may list its files, but not read them
+        if info.gated:  # a gated repository: everybody may list its files, but not read them
             hub.ask(lambda: hub.api.auth_check(hub.name, repo_type="dataset"))
         tree = hub.ask(
             lambda: list(
@@ -82,7 +82,7 @@ class HubSource:
 
 
 def _digest_like(shard: Shard) -> Callable[[Path], str]:
-    """How the hub computed the shard's etag: SHA-256 for files in LFS, git's blob id for the others."""
+    """A digest like the shard's etag: SHA-256 for files in LFS, Git's blob id for other files."""
     return sha256 if len(shard.etag) == 64 else _blob_id
 
 

@@ -21,21 +21,21 @@ from capsfusion_tasks.shards.sources import SideSource, image_results_source
 
 log = logging.getLogger(__name__)
 
-# Control characters, line breaks and bytes that are not UTF-8. Some logs, databases or URLs cannot hold them.
+# Control characters, line breaks and bytes that are not UTF-8. Some logs, databases and URLs cannot contain them.
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _DAYS_TOLD = 7
-# Bytes of source, path and etag together; they are one key, and PostgreSQL's limit for a key is 2,704.
+# Most bytes of source, path and etag together. They are one key in PostgreSQL, whose limit for a key is 2,704 bytes.
 _LONGEST_NAME = 2000
 
 
 def source_bytes(sources: Mapping[Side, SideSource]) -> int:
-    """The bytes of all shards in ``sources``, of any arrival time."""
+    """The total bytes of all shards in ``sources``, for all arrival times."""
     listed = (file for place in sources.values() for file in _files(place, place.wanted))
     return sum(file.size_bytes for file in listed if isinstance(file, SourceFile))
 
 
 def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
-    """The readable shards of the source, of any arrival time."""
+    """The readable shards of the source, for all arrival times."""
     # List the whole source each time. A watermark by name or time would skip files that sort before it or are copied in
     # later.
     for file in _nameable(place, place.wanted):
@@ -44,10 +44,10 @@ def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
 
 
 def image_result_files(settings: Settings) -> list[Shard]:
-    """All files of image results, with unreadable ones. Those of unknown time arrived now. Empty without a source.
+    """All files of image results, also unreadable ones. A file with an unknown time counts as arrived now.
 
-    Raises InputError if the source has no such file: it may be a disk that is not mounted, and pairs that were left out
-    because their images are gone would be fused.
+    Empty if no source is configured. Raises InputError if the source has no such file, because its disk may not be
+    mounted: pairs whose images are gone would then be fused.
     """
     if (place := image_results_source(settings)) is None:
         return []
@@ -58,8 +58,8 @@ def image_result_files(settings: Settings) -> list[Shard]:
         raise InputError(f"CAPSFUSION_IMAGE_RESULTS: {error}") from error
     if not found:
         raise InputError(
-            f"CAPSFUSION_IMAGE_RESULTS: no file of image results in {place.origin}: {passed_over}. Correct it, or unset"
-            " it to fuse pairs whatever their images"
+            f"CAPSFUSION_IMAGE_RESULTS: no file of image results in {place.origin}: {passed_over}. Correct the"
+            " variable, or unset it to fuse all pairs, also those whose images are gone"
         )
     return [
         _shard("image_results", place, file)
@@ -70,7 +70,7 @@ def image_result_files(settings: Settings) -> list[Shard]:
 
 
 def dates(side: Side, place: SideSource) -> str:
-    """How many shards the source has, and on which days (UTC) they arrived."""
+    """Text with the number of the source's shards, and the days (UTC) on which they arrived."""
     by_day = Counter(f"{shard.arrived_at.astimezone(UTC):%Y-%m-%d}" for shard in all_shards(side, place))
     if not by_day:
         return f"{side}: no shard in {place.origin}"
@@ -81,7 +81,7 @@ def dates(side: Side, place: SideSource) -> str:
 
 
 def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
-    """All shards of the source. Unreadable ones of unknown time count as arrived in ``interval``.
+    """All shards of the source. Unreadable shards with an unknown time count as arrived in ``interval``.
 
     If the source has no readable shard, logs why. If none arrived in ``interval``, logs when the others arrived.
     """
@@ -127,7 +127,7 @@ def _unreadable(side: Side, place: SideSource, file: Unreadable, arrived_at: dat
 
 
 def _files(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
-    """The source's files, without unreadable ones that are hidden or excluded."""
+    """The source's files. Leaves out unreadable files that are hidden or excluded."""
     excluded = path_matcher(place.patterns.get("exclude", ()))
     with system_errors(f"cannot list {place.source.uri}"):
         for file in place.source.files(wanted):
@@ -136,7 +136,7 @@ def _files(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[SourceF
 
 
 def _nameable(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
-    """The source's files. Skips names that cannot be stored, and logs them."""
+    """The source's files. Skips and logs files whose names cannot be stored."""
     for file in _files(place, wanted):
         name = f"{place.source.uri}{file.path}{file.etag if isinstance(file, SourceFile) else ''}"
         if _NO_NAME.search(name):
@@ -146,7 +146,7 @@ def _nameable(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[Sour
         else:
             yield file
             continue
-        log.warning("skipped, its name has %s: %s; rename it", problem, printable(f"{file.path:.200}"))
+        log.warning("skipped a file whose name has %s: %s; rename the file", problem, printable(f"{file.path:.200}"))
 
 
 def shard_id(source: str, path: str, etag: str) -> str:

@@ -1,4 +1,4 @@
-"""Shards in a folder: on a disk, or on a file system that the workers share."""
+"""Shards in a folder, on a disk or on a file system that the workers share."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class LocalSource:
             if not self._folder.is_dir():
                 raise InputError(f"no folder {self.uri}: name the folder that has the files")
             os.listdir(self._folder)
-        # List each folder once, and follow links last: a link to a parent would never end, and latest → v3 would double
-        # v3.
+        # List each folder only once, and follow links last. Otherwise a link to a parent would never end, and with a
+        # link latest → v3 all files of v3 would be listed twice.
         folders, links, visited = [""], list[str](), set[tuple[int, int]]()
         while folders or links:
             path = folders.pop() if folders else links.pop(0)
@@ -50,12 +50,12 @@ class LocalSource:
                     entries = sorted(found, key=lambda entry: entry.name)
             except OSError as error:
                 removed = isinstance(error, FileNotFoundError)  # it was deleted after its folder was listed
-                if not removed and os.path.basename(path.rstrip("/")) != "lost+found":  # only root may read this folder
+                if not removed and os.path.basename(path.rstrip("/")) != "lost+found":  # only root can read this folder
                     yield self._unreadable(path, error)
                 continue
             for entry in entries:
                 below = path + entry.name
-                # A hidden folder is not listed here, but a link from elsewhere may still lead to it.
+                # Do not list a hidden folder here. A link from elsewhere may still lead to it.
                 if is_hidden(entry.name):
                     wanted(below)  # counts the hidden file as passed over
                     continue
@@ -64,7 +64,7 @@ class LocalSource:
                 except OSError as error:
                     dead_link = isinstance(error, FileNotFoundError) and entry.is_symlink()
                     gone = isinstance(error, FileNotFoundError) and not dead_link
-                    # A link may lead to a folder of shards, whatever the link's name.
+                    # A link with any name may lead to a folder of shards.
                     if not gone and (wanted(below) or entry.is_symlink() or entry.is_dir(follow_symlinks=False)):
                         yield self._unreadable(below, error, dead_link)
                     continue
@@ -85,7 +85,8 @@ class LocalSource:
             raise InputError(
                 f"{file} has changed since it was discovered: the new version is a new shard, of the day of the change"
             )
-        with pa.OSFile(str(file)) as stream:  # not mapped: a file cut short while it is read would kill the process
+        # Not memory-mapped, because truncating the file while it is read would kill the process.
+        with pa.OSFile(str(file)) as stream:
             yield stream
 
     def _describe(self, path: str, status: os.stat_result) -> SourceFile | Unreadable:

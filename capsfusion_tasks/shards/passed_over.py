@@ -1,4 +1,4 @@
-"""Counts a source's files that are not shards, to explain why it has no shards."""
+"""Counts a source's files that are not shards, to explain why a source has no shards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NO_MATCH = "do not match the side's include and exclude patterns"
 
 
 class PassedOver:
-    """Counts the files that ``wanted`` refuses, with an example of each kind. ``str()`` gives the reasons."""
+    """Counts the files that ``wanted`` rejects, with an example of each kind. ``str()`` gives the reasons."""
 
     def __init__(self, wanted: Callable[[str], bool]) -> None:
         self._wanted = wanted

@@ -1,4 +1,4 @@
-"""Which files of a source are shards: glob patterns over relative paths, the same for every kind of source."""
+"""Glob patterns that say which files of a source are shards. All kinds of sources use them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import bracex
 
 from capsfusion_tasks.errors import InputError
 
-_MOST_ALTERNATIVES = 10_000  # most alternatives of a pattern with braces, as {00000..09999}
-_NOTHING = r"(?!)"  # an expression that matches nothing
+_MOST_ALTERNATIVES = 10_000  # most alternatives of a pattern with braces, such as {00000..09999}
+_NOTHING = r"(?!)"  # a regular expression that matches nothing
 
 
 def path_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
@@ -26,8 +26,9 @@ def path_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str
 def path_matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     """A function that tells whether a path matches one of ``patterns``.
 
-    A pattern without "/" is compared with the file's name, one with "/" with the whole relative path, where ``*`` also
-    matches "/". ``**/`` matches any number of folders, or none. ``{a,b}`` and ``{00..31}`` are alternatives.
+    A pattern without "/" is compared with the file's name. A pattern with "/" is compared with the whole relative path;
+    its ``*`` also matches "/". ``**/`` matches any number of folders, or none. ``{a,b}`` and ``{00..31}`` are
+    alternatives.
     """
     globs = [glob for pattern in patterns for glob in _globs(pattern)]
     # One expression for all alternatives, because matching thousands of globs one by one is slow.

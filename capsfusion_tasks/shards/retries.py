@@ -16,7 +16,9 @@ T = TypeVar("T")
 
 TRIES = 6  # consecutive failures without progress between them
 _FIRST_WAIT = 1.0  # seconds; doubles with each failure
-_LONGEST_WAIT = 300.0  # seconds that a server may ask for; a longer wait is left to the task's own retry
+# Longest wait, in seconds, that a server may ask for. If it asks for a longer wait, the task fails, and is retried
+# later.
+_LONGEST_WAIT = 300.0
 
 
 class MayPass(Exception):
@@ -36,9 +38,9 @@ def retrying(
     stop: threading.Event | None = None,
     tries: int = TRIES,
 ) -> T:
-    """The result of ``step``, retried with growing waits when it raises MayPass or one of ``on``.
+    """The result of ``step``. Retries it with growing waits if it raises MayPass or one of ``on``.
 
-    A failure after ``progress()`` has grown counts as the first. Raises NotReadyError after ``tries`` consecutive
+    After ``progress()`` has grown, counting of failures starts again. Raises NotReadyError after ``tries`` consecutive
     failures, or when ``stop`` is set.
     """
     passing: tuple[type[Exception], ...] = (MayPass, *on)

@@ -1,4 +1,4 @@
-"""Shards in a bucket of S3, or of a store with its protocol. They are read in place, by ranges, without a copy."""
+"""Shards on S3 or an S3-compatible store. They are read by ranges, without a local copy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from capsfusion_tasks.shards.source import SourceFile
 
 log = logging.getLogger(__name__)
 
-# Large reads are split into parallel pieces, because one S3 connection cannot use a whole network card.
+# Large reads are split into parallel requests, because one S3 connection cannot use the whole network bandwidth.
 _PIECE_BYTES = 8 << 20
 _CONNECTIONS = 8
 _TRIES = 8  # tries of a request, with growing waits
@@ -70,7 +70,7 @@ class S3Source:
                 raise self._nothing_there(client)
 
     def _nothing_there(self, client: Any) -> InputError:
-        """Why there is no object below the prefix: for S3, a misspelt prefix and an empty one are the same."""
+        """The error if there is no object below the prefix. On S3, a misspelt prefix looks like an empty one."""
         key = self._prefix.rstrip("/")
         if any(sign in key for sign in "*?["):
             return InputError(f"{self.uri} is a pattern: name the prefix, and put the pattern into INCLUDE")
@@ -88,7 +88,8 @@ class S3Source:
         explain = partial(explained, where, requester_pays=bool(self._payer))
         with explain():
             client = _client()
-        # Each request names the ETag, so an object replaced while it is read never gives a mixture of both.
+        # Each request names the ETag. So if an object is replaced while it is read, the read fails instead of mixing
+        # both.
         this = {"Bucket": self._bucket, "Key": self._prefix + shard.path, "IfMatch": f'"{shard.etag}"', **self._payer}
 
         def piece(start: int, end: int) -> bytes:

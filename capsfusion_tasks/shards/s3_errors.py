@@ -1,4 +1,4 @@
-"""boto3's errors as InputError (a wrong setting, an unreadable object) or NotReadyError (S3 does not answer)."""
+"""Turns boto3's errors into InputError (wrong setting, unreadable object) or NotReadyError (S3 does not answer)."""
 
 from __future__ import annotations
 

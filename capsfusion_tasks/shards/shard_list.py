@@ -28,7 +28,7 @@ class Origin(BaseModel):
 
 
 class ShardList(BaseModel):
-    """``frozen``: the interval was over when it was listed. ``empty``: sides without any shard, whenever it arrived."""
+    """``frozen``: the interval was over when it was listed. ``empty``: sides whose source had no shard of any time."""
 
     frozen: bool
     shards: list[Shard]
@@ -57,7 +57,7 @@ class ShardList(BaseModel):
 
 
 class ListSummary(BaseModel):
-    """The facts of a list that other intervals need. ``frozen`` as ``ShardList.is_frozen``; ``uris`` by side."""
+    """The facts of a list that other intervals need. ``frozen``: ``ShardList.is_frozen``. ``uris``: by side."""
 
     frozen: bool
     shard_ids: list[str]
@@ -76,9 +76,9 @@ class ListSummary(BaseModel):
         )
 
     def made_from(self, now: dict[Side, Origin]) -> dict[Side, Origin]:
-        """The sources of the list.
+        """The sources and patterns from which the list was made.
 
-        Older versions recorded only the URI, in each shard; the patterns then count as unchanged.
+        Older versions recorded only the URI of each shard. Their patterns count as unchanged.
         """
         if self.sources is not None:
             return self.sources
@@ -88,7 +88,7 @@ class ListSummary(BaseModel):
 
 
 def intervals(storage: Storage) -> list[Interval]:
-    """The intervals that have a folder in the staging area: those that discovery has seen."""
+    """The intervals that have a folder in the staging area, because discovery has listed them."""
     return [Interval.from_key(key) for key in storage.folders(layout.RUNS)]
 
 
@@ -119,6 +119,6 @@ def write(interval: Interval, storage: Storage, listed: ShardList) -> None:
 
 
 def told(these: dict[Side, Origin], others: dict[Side, Origin]) -> str:
-    """The sides of ``these`` that differ from ``others``, for messages."""
+    """Text for messages: the sides of ``these`` that differ from ``others``."""
     differing = [f"{side} {origin}" for side, origin in these.items() if origin != others.get(side)]
     return " and ".join([*differing, *(f"no {side}" for side in others if side not in these)])

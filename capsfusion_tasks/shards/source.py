@@ -15,13 +15,13 @@ from capsfusion_tasks.schemas import Shard
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file in a source. ``path`` is relative to it; ``etag`` changes whenever the content does."""
+    """A file in a source. ``path`` is relative to the source. ``etag`` changes when the content changes."""
 
     path: str
     etag: str
     size_bytes: int
     arrived_at: datetime
-    revision: str = ""  # the commit that has the content, for sources with commits
+    revision: str = ""  # for sources with commits: the commit that has this content
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Unreadable:
 
     path: str
     reason: str
-    arrived_at: datetime | None = None  # None: not known, so it may belong to any interval
+    arrived_at: datetime | None = None  # None: unknown, so the file may belong to any interval
 
 
 class Source(Protocol):
@@ -39,7 +39,7 @@ class Source(Protocol):
     uri: str
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
-        """All current files whose path is ``wanted``, and files and folders that cannot be read.
+        """All current files whose path is ``wanted``, and all files and folders that cannot be read.
 
         Raises InputError if the source itself cannot be listed, NotReadyError if it does not answer.
         """
@@ -48,6 +48,6 @@ class Source(Protocol):
     def open(self, shard: Shard) -> AbstractContextManager[pa.NativeFile]:
         """The shard's bytes, seekable.
 
-        Raises InputError if it is gone or no longer what its etag says, NotReadyError if the source does not answer.
+        Raises InputError if the shard is gone or its etag has changed, NotReadyError if the source does not answer.
         """
         ...

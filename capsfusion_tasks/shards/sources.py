@@ -1,4 +1,4 @@
-"""Which sources the settings name, and how a shard is opened."""
+"""Opens the sources that the settings name, and their shards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LFS_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 10
 
 @dataclass(frozen=True)
 class SideSource:
-    """Where a side's shards arrive. Files whose path is ``wanted``, by the ``patterns``, are shards."""
+    """The source of a side's shards. A file is a shard if its path is ``wanted``, which follows from ``patterns``."""
 
     source: Source
     wanted: Callable[[str], bool]
@@ -40,7 +40,8 @@ def open_source(uri: str, settings: Settings) -> Source:
     """The source at ``uri``. Raises InputError for an unknown kind of URI."""
     refuse_credentials(uri)  # the URI is stored with each shard
     scheme, separator, path = uri.partition("://")
-    # Each kind is imported where it is used: boto3 and huggingface_hub take longer to load than the whole command line.
+    # Imported only where they are used, because boto3 and huggingface_hub take longer to load than the whole command
+    # line.
     if (uri and not separator) or scheme == "file":
         return LocalSource(path if separator else uri)
     if scheme == "s3":
@@ -65,7 +66,8 @@ def source_of(shard: Shard, settings: Settings) -> Source:
     """The source in which the shard was found.
 
     Opens the address from the settings if it names the same source: it can have the query of a signed address, which
-    the shard does not record.
+    Opens the address from the settings if it names the same source. That address can have the query of a signed URL,
+    which
     """
     configured = {
         "laion_2b": settings.laion2b,
@@ -78,9 +80,9 @@ def source_of(shard: Shard, settings: Settings) -> Source:
 
 @contextmanager
 def opened(shard: Shard, settings: Settings) -> Iterator[pa.NativeFile]:
-    """The shard's bytes, seekable, wherever it is.
+    """The shard's bytes as a seekable file, for every kind of source.
 
-    Raises InputError if it cannot be read, is gone or has changed, NotReadyError if the source does not answer.
+    Raises InputError if the shard cannot be read, is gone or has changed, NotReadyError if the source does not answer.
     """
     if shard.problem:
         raise InputError(shard.problem)
@@ -108,7 +110,7 @@ def configured_sources(settings: Settings) -> dict[Side, SideSource]:
 
 
 def image_results_source(settings: Settings) -> SideSource | None:
-    """Where results of img2dataset are, with the patterns. None: planning needs none."""
+    """The source of img2dataset's results, with its patterns. None if planning needs no results."""
     if settings.image_results is None or not settings.skips_gone_images:
         return None
     patterns = {"include": settings.image_results_include, "exclude": settings.image_results_exclude}

@@ -1,4 +1,4 @@
-"""Downloads by HTTP: parallel, resumable, verified. A retry resumes the finished parts of a failed download."""
+"""Downloads by HTTP: parallel, resumable, verified. A retry keeps the finished parts of a failed download."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from capsfusion_tasks.staging.scratch import ROOM, abandoned, held, remove
 
 _PART_BYTES = 32 << 20
 _CONNECTIONS = 4
-_STALE = timedelta(days=7)  # age of a failed download that no retry has resumed
+_STALE = timedelta(days=7)  # age at which a failed download that no retry has resumed is deleted
 
 
 def sha256(file: Path) -> str:
@@ -35,7 +35,7 @@ def sha256(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Expected:
-    """Proves that a download is the discovered shard: by its length, and by its headers or its checksum."""
+    """Checks that a download is the discovered shard, by length, and by headers or checksum."""
 
     size_bytes: int
     unchanged: Callable[[httpx2.Response], bool] | None = None
@@ -47,8 +47,8 @@ class Expected:
 def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Path) -> Iterator[pa.NativeFile]:
     """The shard as a local file, for as long as the block lasts.
 
-    Raises InputError if a retry will not help. After any other error the finished parts stay in ``scratch``, and a
-    retry on the same machine asks for the others only.
+    Raises InputError if a retry will not help. After any other error, the finished parts stay in ``scratch``, and a
+    retry on the same machine requests only the missing parts.
     """
     with full_disk.explained(scratch, address.where, ROOM):
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -86,7 +86,7 @@ def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
 
         def mark(part: _Part) -> None:
             if part.number is not None:
-                os.fdatasync(data)  # otherwise a crash could leave a mark without its bytes
+                os.fdatasync(data)  # otherwise a crash could leave the mark of a part whose bytes are not on disk
                 os.pwrite(marks, b"\1", part.number)
 
         try:
@@ -102,11 +102,11 @@ def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
 
 
 class _RangesIgnored(Exception):
-    """The server sends whole files only."""
+    """The server ignores ranges and sends only whole files."""
 
 
 class _Part:
-    """Bytes ``start`` to ``end`` of a file; those before ``position`` are written. ``number`` None: the whole file."""
+    """Bytes ``start`` to ``end`` of a file, written up to ``position``. ``number`` is None for a whole file."""
 
     def __init__(self, number: int | None, start: int, end: int) -> None:
         self.number, self.end = number, end
@@ -116,7 +116,7 @@ class _Part:
 def _fetch(
     parts: list[_Part], address: web.Address, expected: Expected, data: int, mark: Callable[[_Part], None]
 ) -> None:
-    """Write ``parts`` into the file ``data``, several at a time; call ``mark`` for each finished part."""
+    """Write ``parts`` into the file ``data``, several at a time. Calls ``mark`` for each finished part."""
     stop = threading.Event()
     causes: list[Exception] = []  # the first error is the cause; the other parts stopped because of it
     with web.client() as client, ThreadPoolExecutor(_CONNECTIONS) as pool:
@@ -139,7 +139,7 @@ def _fetch(
 
         try:
             wait([pool.submit(fetch, part) for part in parts])
-        finally:  # also after a timeout of the task, when the other parts are useless
+        finally:  # also after a timeout of the task, because the other parts are then useless
             stop.set()
             pool.shutdown(cancel_futures=True)  # waits for the threads, which may still write to the open file
     if causes:
@@ -160,13 +160,17 @@ def _read(
                 "the new version is a new shard, of the day of the change"
             )
         if response.status_code == 206 and first != part.position:
-            raise InputError(f"{address.where}: the server sent another range than requested; tell its administrator")
+            raise InputError(
+                f"{address.where}: the server sent another range than requested; tell the server's administrator"
+            )
         part.position = first
         for chunk in response.iter_raw():
             if stop.is_set():
                 raise NotReadyError(f"{address.where}: stopped, because another part failed")
             if part.position + len(chunk) > part.end:
-                raise InputError(f"{address.where}: the server sent more bytes than requested; tell its administrator")
+                raise InputError(
+                    f"{address.where}: the server sent more bytes than requested; tell the server's administrator"
+                )
             rest = memoryview(chunk)
             while rest:
                 written = os.pwrite(data, rest, part.position)
@@ -181,7 +185,7 @@ def _verify(file: Path, address: web.Address, expected: Expected) -> None:
         return
     found = expected.digest(file)
     if found != expected.checksum:
-        shutil.rmtree(file.parent)  # it is unknown which part is wrong
+        shutil.rmtree(file.parent)  # delete all parts, because nobody knows which one is wrong
         raise NotReadyError(
             f"{address.where} arrived with checksum {found} instead of {expected.checksum}: the copy is deleted; "
             "try again. If it happens again, the file at the source is damaged"
@@ -199,7 +203,7 @@ def _check_space(needed: int, folder: Path, where: str) -> None:
 
 @contextmanager
 def _owned(folder: Path, where: str) -> Iterator[None]:
-    """Lock ``folder`` for this process: a task that Airflow has given up may still run beside its retry."""
+    """Lock ``folder`` for this process, because a task that Airflow has given up may still run during its retry."""
     folder.mkdir(exist_ok=True)
     with ExitStack() as stack:
         try:

@@ -1,4 +1,4 @@
-"""HTTP for all sources: a client, and a check whether a response has content, deserves a retry, or is a refusal."""
+"""HTTP for all sources: a client, and a check of responses: content, temporary failure or refusal."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import httpx2
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.shards.retries import MayPass
 
-# Connections that break, are refused, or time out.
+# Errors of connections that break, are refused or time out.
 BROKEN = (httpx2.TransportError,)
 _BUSY = (408, 425, 429)
 VARIABLES = "HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"  # environment variables that a client reads
-# At INFO, httpx2 would log every address, including targets of redirects. A signed address is a secret.
+# At level INFO, httpx2 would log every address, also targets of redirects. A signed address is a secret.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
@@ -38,12 +38,13 @@ class Address:
 
 
 def client() -> httpx2.Client:
-    """A client for any number of threads. It follows redirects, and sends credentials only to the same host."""
+    """A client that threads can share. It follows redirects, and sends credentials only to the same host."""
     try:
         return httpx2.Client(
             follow_redirects=True,
             timeout=httpx2.Timeout(60, connect=10),
-            # Accept no compression: a compressed body would not have the length and the ranges of the listing.
+            # Accept no compression, because a compressed body would not have the listed length and the requested
+            # ranges.
             headers={"Accept-Encoding": "identity", "User-Agent": "capsfusion-pipeline"},
         )
     except (OSError, ValueError, httpx2.InvalidURL) as error:
@@ -59,7 +60,7 @@ def answer(
     accept: Collection[int] = (200, 206),
     **headers: str,
 ) -> Iterator[httpx2.Response]:
-    """The response with its status checked and its body unread.
+    """The response to a request. Its status is checked, its body not read yet.
 
     Raises MayPass for a temporary failure, InputError for a lasting one.
     """
@@ -87,7 +88,7 @@ def _refusal(response: httpx2.Response, address: Address) -> Exception:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds that the server asks to wait; the header has seconds or a date."""
+    """Seconds that the server asks to wait. Its header has seconds or a date."""
     value = response.headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)
@@ -96,7 +97,7 @@ def _retry_after(response: httpx2.Response) -> float | None:
 
 
 def http_date(value: str | None) -> datetime | None:
-    """A header's date, in UTC; None if it is missing or not a date."""
+    """A header's date in UTC. None if it is missing or not a date."""
     try:
         when = parsedate_to_datetime(value or "")
         return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
@@ -105,12 +106,13 @@ def http_date(value: str | None) -> datetime | None:
 
 
 def content_range(response: httpx2.Response) -> tuple[int, int | None]:
-    """The offset of the body in the file, and the file's length if the response has it."""
+    """The offset of the response's body in the file, and the file's length if the response has it."""
     if response.status_code == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not match:
             raise InputError(
-                f"{response.url.host} answers a ranged request without a usable Content-Range: tell its administrator"
+                f"{response.url.host} answers a ranged request without a usable Content-Range: tell the server's"
+                " administrator"
             )
         return int(match[1]), int(match[2])
     length = response.headers.get("Content-Length", "")

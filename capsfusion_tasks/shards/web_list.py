@@ -23,7 +23,7 @@ def _utc(time: datetime) -> datetime:
     try:
         return time.astimezone(UTC)
     except OverflowError as error:
-        raise ValueError("it is not in years 1 to 9999 in UTC") from error
+        raise ValueError("the time is outside the years 1 to 9999 (UTC)") from error
 
 
 class Entry(BaseModel):
@@ -66,7 +66,7 @@ def _json_entries(body: bytes, where: str) -> list[Entry]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = f"entry {first['loc'][0]}: " if first["loc"] else ""
-        # No `from error`, because the cause would show signed addresses.
+        # No `from error`, because the original error would show signed addresses.
         raise _no_list(where, place + first["msg"]) from None
     return [Entry(url=entry) if isinstance(entry, str) else entry for entry in named]
 

@@ -1,1 +1,1 @@
-"""Where runs keep their files: a folder or a bucket, and what lies where in it."""
+"""The staging area, where runs keep their files: a folder or an S3 bucket, and the paths in it."""

@@ -13,7 +13,7 @@ _GOOGLE = ("gs", "gcs")
 
 
 def refuse_credentials(uri: str) -> None:
-    """Raise InputError for a URI with a password, such as ``s3://key:secret@bucket``. The message leaves it out."""
+    """Raise InputError for a URI with a password, as ``s3://key:secret@bucket``. The message omits the password."""
     scheme, separator, rest = uri.partition("://")
     # An unescaped S3 secret may contain a slash. A bucket's name contains no colon, and a port no letters.
     if separator and "@" in rest and re.match(r"[^/@]*:(?!\d+/)", rest):
@@ -32,11 +32,11 @@ def remote_filesystem(root: str) -> tuple[fs.FileSystem, str]:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
     authority = os.environ.get("AWS_CA_BUNDLE") or None
     scheme, _, path = root.partition("://")
-    if scheme != "s3":  # Arrow supports others, which are not tested here. Without keys, gs:// waits for minutes.
+    if scheme != "s3":  # Arrow supports other schemes, but no test covers them. Without keys, gs:// waits for minutes.
         instead = "; set AWS_ENDPOINT_URL=https://storage.googleapis.com and use s3://" if scheme in _GOOGLE else ""
         raise ValueError(f"{scheme}:// is not supported{instead}")
     if not path.partition("/")[0]:
-        raise ValueError("it names no bucket")
+        raise ValueError("the address names no bucket")
     if endpoint or authority:
         return fs.S3FileSystem(endpoint_override=endpoint, tls_ca_file_path=authority), path
     filesystem, base = fs.FileSystem.from_uri(root)

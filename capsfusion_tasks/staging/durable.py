@@ -1,4 +1,4 @@
-"""Makes files and folders outlast a power failure, before the next stage relies on them."""
+"""Syncs files and folders to disk, so that they survive a power failure before the next stage relies on them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 def sync_file(handle: int) -> None:
-    """Sync the open file: its content is then on the disk. Its name may not be."""
+    """Sync the content of the open file to disk. Its name is on disk only after ``sync_folder``."""
     os.fsync(handle)
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync ``folder``: the names of new, renamed and deleted files are then on the disk."""
+    """Sync ``folder`` to disk: the names of new files, and the effect of renames and deletions."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -43,7 +43,7 @@ def make_folder(folder: Path) -> None:
 def replacing(target: Path, suffix: str) -> Iterator[BinaryIO]:
     """A file that replaces ``target`` when the block ends. It is deleted if the block raises.
 
-    Until the end its name is ``.<name of target>.<random><suffix>``. Creates missing folders.
+    Until the block ends, the file's name is ``.<name of target>.<random><suffix>``. Creates missing folders.
     """
     make_folder(target.parent)
     # Listings leave out names that start with a dot, so the file of a killed writer is never read as data.

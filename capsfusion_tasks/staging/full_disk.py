@@ -1,4 +1,4 @@
-"""Errors for full and read-only disks. They name the disk, and a retry continues once it has space."""
+"""Errors for full and read-only disks. The message names the disk. A retry continues once the disk has space."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ IMAGE_RESULTS = "image_results"
 
 
 def image_results_batch(name: str) -> str:
-    """What a batch of image results has (``pairing/image_results.py``)."""
+    """The description of a batch of image results (``pairing/image_results.py``)."""
     return f"{IMAGE_RESULTS}/{name}.json"
 
 
@@ -80,11 +80,11 @@ def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-ANY_BUCKET = "any"  # instead of a bucket's number, for pairs whose bucket is unknown
+ANY_BUCKET = "any"  # stands for the bucket's number if the bucket of the pairs is unknown
 
 
 def pairs_folder(work: Interval | Replay) -> str:
-    """The pairs of an interval or of a replay, a file per bucket."""
+    """The folder with the pairs of an interval or of a replay: one file per bucket."""
     return f"{RUNS if isinstance(work, Interval) else REPLAYS}/{work.key}/pairs"
 
 

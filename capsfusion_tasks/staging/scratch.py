@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 from capsfusion_tasks.staging import full_disk
 
-# Prefixes of our folders, for shards and replays that are split, buckets that are joined, files that are uploaded, and
-# shards that are fetched. Other programs may use the scratch folder too.
+# Names of our folders: for splitting shards and replays, for joining buckets, for uploads and for downloads. Other
+# programs may use the scratch folder too.
 _OURS = re.compile(r"(split|join|replay|upload)-\w+|[0-9a-f]{16}")
 
 ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
@@ -24,7 +24,7 @@ ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
 
 @contextmanager
 def temporary_folder(scratch: Path, prefix: str, what: str) -> Iterator[Path]:
-    """A folder in ``scratch``, deleted when the block ends. After a SIGKILL it stays, and ``abandoned`` finds it.
+    """A folder in ``scratch``, which is deleted when the block ends. ``abandoned`` finds it after a SIGKILL.
 
     Raises NotReadyError if the disk is full. The error says ``what`` the folder was for.
     """
@@ -49,7 +49,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def abandoned(scratch: Path, older_than: timedelta) -> list[Path]:
-    """Our folders in ``scratch`` that no process holds and that are ``older_than`` this."""
+    """Our folders in ``scratch`` that no process has locked and that are older than ``older_than``."""
     return [folder for folder in sorted(scratch.glob("*")) if _is_abandoned(folder, older_than)]
 
 
@@ -64,7 +64,7 @@ def _is_abandoned(folder: Path, older_than: timedelta) -> bool:
 
 
 def size(folder: Path) -> int:
-    """Disk space of the folder's files, in bytes. Files that are being fetched take less than their length."""
+    """Disk space of the folder's files, in bytes. Unfinished downloads take less space than their length."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 

@@ -1,4 +1,4 @@
-"""Facts about many small files in one file, so that a reader does not open each of them.
+"""Summaries: one file with facts about many small files, so that a reader need not open each small file.
 
 A writer notes each change before it changes a file. A summary lists the noted changes that it includes. If a file has a
 change that the summary does not include, the file itself is read. So a summary may be deleted, outdated, or written by
@@ -18,22 +18,22 @@ from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage, StoredFile
 
 _READERS = 16  # files read in parallel: on S3 each read takes a round trip
-_WORTH_WRITING = 16  # fewer files are read as fast as a summary is written
-# A summary includes a change after an hour, because the file may not be written yet. The note is deleted after a day,
-# when no reader can be running that began before the change.
+_WORTH_WRITING = 16  # files: reading fewer takes no longer than writing a summary
+# A summary includes a change only after an hour, because the file may not be written yet. The note is deleted after a
+# day, when no reader can be running that began before the change.
 _SETTLED = timedelta(hours=1)
 _FORGOTTEN = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Summaries:
-    """The summary, stored in ``folder``, of files that are known by name."""
+    """A summary of files, each with a name. The summary is stored in ``folder``."""
 
     storage: Storage
     folder: str
 
     def note_change(self, name: str) -> None:
-        """Call it before the file is written or deleted. A file that never existed before needs no note."""
+        """Note that a file changes. Call this before the file is written or deleted. A new file needs no note."""
         self.storage.write_json(f"{self._changes}/{name}.{uuid4().hex}", {})
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The card of an exported data set, README.md: what it has, what made it, how much was rejected, and licences."""
+"""The card (README.md) of an exported data set: its contents, models, rejection rates and licences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from capsfusion_tasks.warehouse.export_selection import Outcome, Selection, Snapshot
 from capsfusion_tasks.warehouse.provenance import Origin
 
-_MARK = "<!-- written by capsfusion export, {} -->"  # {} is a digest of the rest of the card
+_MARK = "<!-- written by capsfusion export, {} -->"  # {} stands for a digest of the rest of the card
 _MARKED = re.compile(_MARK.format("([0-9a-f]{16})"))
 
 _COLUMNS = {
@@ -75,14 +75,14 @@ def dataset_card(
     if conditions := _conditions(selection):
         text += ["Only a part of the accepted captions is here:", "", *(f"- {line}" for line in conditions), ""]
     text += ["## Columns", "", "| column | type | |", "| --- | --- | --- |"]
-    # In backticks: Markdown takes the <string> of list<string> for HTML.
+    # In backticks, because Markdown would read the <string> of list<string> as HTML.
     text += [f"| `{name}` | `{kind}` | {_COLUMNS.get(name, '')} |" for name, kind in columns]
     card = "\n".join([*text, "", *_LICENCES, ""])
     return card.replace(_MARK.format(""), _MARK.format(_digest(card)), 1)
 
 
 def is_generated(card: str) -> bool:
-    """Whether ``card`` is as ``dataset_card`` made it, without a change by a person."""
+    """Whether ``card`` was made by ``dataset_card`` and not changed since."""
     found = _MARKED.search(card)
     return found is not None and _digest(card.replace(found[0], _MARK.format(""), 1)) == found[1]
 
@@ -111,7 +111,7 @@ def _origin_row(origin: Origin) -> str:
 
 
 def _rest(origins: list[Origin]) -> list[str]:
-    """A row for the origins that the table has no room for."""
+    """A table row that sums up the origins that the table has no room for."""
     if not origins:
         return []
     return [_row("others", "", f"{len(origins)} more", f"{sum(origin.captions for origin in origins):,}")]

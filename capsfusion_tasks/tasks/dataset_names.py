@@ -29,7 +29,7 @@ def file_name(location: str, path: str = "") -> DatasetName:
 def table_name(url: URL, table: str) -> DatasetName:
     """The name of a table of the warehouse: ``postgres://host:port`` and ``database.schema.table``.
 
-    A server that is reached by a socket of this machine has the host ``localhost``.
+    A server that is reached through a local socket has the host ``localhost``.
     """
     host = url.host or _one(url.query.get("host", ""))
     if not host or host.startswith("/"):

@@ -1,7 +1,7 @@
 """Exports captions as Parquet files with a manifest. Repeating an interrupted export writes the same files.
 
 ``_export.json`` is written first. It holds the selection, the state of the warehouse, and the files that are finished.
-When all files are finished, ``_manifest.json``, in the same format, replaces it. The Parquet files have a folder of
+When all files are finished, ``_manifest.json`` replaces it, in the same format. The Parquet files have a folder of
 their own, ``data``, because some readers of folders read every file.
 """
 
@@ -56,12 +56,12 @@ def export_target(address: str, scratch: Path) -> Iterator[Target]:
 
 
 class Manifest(BaseModel):
-    """What is exported, and the files that are finished."""
+    """The description of an export: its selection, and the files that are finished."""
 
     version: str = __version__
     selection: Selection
     rows_per_file: int
-    folder: str = ""  # where the Parquet files are; exports of earlier versions have them beside the manifest
+    folder: str = ""  # folder of the Parquet files; in exports of earlier versions, the folder of the manifest
     query: str
     snapshot: Snapshot
     columns: list[tuple[str, str]] = []  # name and Arrow type, in order
@@ -93,8 +93,8 @@ def export_captions(
     They are sorted by pair_id. On the hub, a data set card comes with the manifest.
 
     A second call continues an interrupted export, with the captions that the warehouse had when it began. It does
-    nothing if the export is complete. ``overwrite`` says when to start again: never, if the warehouse has other
-    captions now (outdated), or always.
+    nothing if the export is complete. ``overwrite`` says when to start the export again: never, always, or if the
+    warehouse has other captions now (outdated).
 
     Raises InputError for a folder with another export or other files, and if captions of an interrupted export were
     replaced since. Raises NotReadyError if the warehouse or ``target`` does not answer.
@@ -115,7 +115,7 @@ def export_captions(
                 target.delete(BEGUN)
     except OSError as error:
         raise NotReadyError(
-            f"cannot write the export to {target.path('')}: {error}; solve this,"
+            f"cannot write the export to {target.path('')}: {error}; fix this,"
             " then run the same command again: it continues"
         ) from error
     return manifest
@@ -144,7 +144,7 @@ def export_filtered(
 def _begin(
     session: ExportSession, target: Target, selection: Selection, rows_per_file: int, overwrite: Overwrite
 ) -> Manifest:
-    """The export in the folder, with its complete files, or a new one."""
+    """The export in the folder, with its complete files, or a new export."""
     found = _find(target, overwrite)
     if found is not None and overwrite != "always":
         _require_same(target, found, selection, rows_per_file)
@@ -217,7 +217,7 @@ def _start(target: Target, manifest: Manifest) -> Manifest:
 
 
 def _write_parts(session: ExportSession, target: Target, manifest: Manifest) -> Iterator[Part]:
-    """Write the missing files, one after the other, and enter each in the manifest."""
+    """Write the missing files one after the other, and add each to the manifest."""
     last = manifest.files[-1] if manifest.files else None
     left = None if manifest.selection.limit is None else manifest.selection.limit - manifest.rows
     if left == 0:

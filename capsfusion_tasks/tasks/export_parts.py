@@ -36,7 +36,7 @@ class Part(BaseModel):
 
 
 def write_part(target: Target, name: str, rows: Rows, most: int) -> Part | None:
-    """Write a file with the next ``most`` of ``rows``, or fewer at their end. None, and no file: no row is left."""
+    """Write a file with the next ``most`` of ``rows``, or fewer at the end. Without rows, write nothing: None."""
     group = rows.take(min(ROW_GROUP_ROWS, most))
     if group is None:
         return None
@@ -80,12 +80,12 @@ class Rows:
             missing -= batch.num_rows
         table = pa.concat_tables(tables)
         self._held = table.slice(rows)
-        # Make one chunk, because pages must not depend on where batches ended.
+        # Combine chunks, because the pages of the file must not depend on where batches ended.
         return table.slice(0, rows).combine_chunks() if table.num_rows and rows else None
 
 
 class Digesting(io.RawIOBase):
-    """A file that passes on what is written, and computes its digest."""
+    """A file that writes to another file, and computes the digest of everything written."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

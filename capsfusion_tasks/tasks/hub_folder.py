@@ -1,9 +1,10 @@
 """The folder of an export in a data set repository of the Hugging Face hub. It has the methods of a Storage that an
 export needs.
 
-A file is uploaded when it is published. It becomes visible with the next JSON file: one commit has both, so the list of
-finished files and the files themselves never differ. Each commit names its parent, so the hub refuses it if somebody
-else has committed in between. If that left the folder as it was, the commit is made again; else the export ends.
+A file is uploaded when it is published. It becomes visible with the next JSON file, because one commit has both. So the
+list of finished files and the files themselves never differ. Each commit names its parent, so the hub refuses it if
+somebody else has committed in between. If that left the folder as it was, the commit is made again; else the export
+ends.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from capsfusion_tasks.staging.scratch import ROOM
 T = TypeVar("T")
 
 CARD = "README.md"
-_COLLISIONS = 10  # tries of a commit while others commit to the same branch
+_COLLISIONS = 10  # how often a commit is tried while others commit to the same branch
 
 
 class HubFolder:
-    """``hf://datasets/owner/name[@branch][/folder]``. The first commit creates a missing repository, private.
+    """``hf://datasets/owner/name[@branch][/folder]``. The first commit creates a missing repository as a private one.
 
     ``uploads`` is a folder for files that are being written. Raises InputError if the token may not write,
     NotReadyError if the hub does not answer.
@@ -58,7 +59,7 @@ class HubFolder:
         return path in self._files
 
     def size(self, path: str) -> int | None:
-        """In bytes; None if the file does not exist."""
+        """The file's size in bytes. None if it does not exist."""
         return self._files.get(path)
 
     def read_json(self, path: str) -> Any:
@@ -90,7 +91,7 @@ class HubFolder:
             self._commit([CommitOperationDelete(self._root + path) for path in paths], f"Delete {', '.join(paths[:3])}")
 
     def delete_unpublished(self, folder: str) -> None:
-        """Do nothing: the hub shows no file of a killed writer."""
+        """Do nothing, because the hub never shows files of a killed writer."""
 
     @property
     def is_whole_repository(self) -> bool:
@@ -111,7 +112,7 @@ class HubFolder:
         hub = self._hub
         try:
             info = hub.api.dataset_info(hub.name, revision=hub.revision, timeout=60)
-        except RepositoryNotFoundError:  # there is none, or this token may not see it
+        except RepositoryNotFoundError:  # the repository does not exist, or this token may not see it
             return None, {}
         tree = hub.api.list_repo_tree(hub.name, recursive=True, revision=info.sha, repo_type="dataset")
         return info.sha, {
@@ -178,7 +179,8 @@ class HubFolder:
                 if not (isinstance(cause, HfHubHTTPError) and cause.response.status_code == 412):
                     raise
             self._head, files = self._ask(self._open)
-            if files != self._files:  # also if the hub made the commit, its answer was lost, and it was tried again
+            # The files also differ if the hub made the commit and its answer was lost, so that it was tried again.
+            if files != self._files:
                 raise NotReadyError(
                     f"{self.path('')} has other files than this export has seen: somebody else committed, or an answer"
                     " of the hub was lost; run it again"
@@ -186,7 +188,7 @@ class HubFolder:
         raise NotReadyError(f"{hub.page} has too many commits by others for this export to commit; try again later")
 
     def _sizes(self, paths: list[str]) -> dict[str, int]:
-        """Those of ``paths`` (in the repository) that the last commit has, with their sizes."""
+        """Sizes of the files of ``paths`` that the last commit has, by path in the repository."""
         hub = self._hub
         found = self._ask(
             lambda: hub.api.get_paths_info(hub.name, paths, revision=self._head, repo_type="dataset") if paths else []

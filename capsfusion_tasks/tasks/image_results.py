@@ -1,6 +1,6 @@
 """Reads results of img2dataset that no run has read yet, before an interval is planned.
 
-They belong to no interval: each run reads all files that the source has, and each plan uses what is known then.
+Results belong to no interval. Each run reads all new files of the source, and each plan uses all results read so far.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 # On S3 each file takes several round trips, and there can be tens of thousands. Each reader has a process that decodes.
 _READERS = 4
 _SMALL_BYTES = 32 << 20
-BATCH_ROWS = 8 << 20  # rows from which a batch takes no further file: all of LAION-COCO's results are 75 batches
-SMALL_BATCHES = 8  # so many batches of less than half as many rows are read again, as one
+BATCH_ROWS = 8 << 20  # a batch with this many rows takes no further file: all of LAION-COCO's results are 75 batches
+SMALL_BATCHES = 8  # this many batches of less than half of BATCH_ROWS are read again as one batch
 
 
 def read_image_results(context: Context) -> None:
-    """Read the files of image results that no run has read, and forget those that the source has no more.
+    """Read the files of image results that no run has read, and remove results of files that left the source.
 
-    A file that cannot be used fails alone, in the ledger; the next run tries it again. Raises NotReadyError for a file
-    that cannot be read at the moment, after all others were read: a retry may read it.
+    A file that cannot be used is marked as failed in the ledger, and the next run tries it again. If a file cannot be
+    read at the moment, this reads all others and then raises NotReadyError, because a retry may read the file.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     place = image_results_source(settings)
@@ -47,7 +47,7 @@ def read_image_results(context: Context) -> None:
     buckets = bucket_count(storage, settings)
     source = place.origin.model_dump(mode="json")
     with locked_session(engine) as session:
-        session.lock("image_results", storage.root)  # other runs wait, and then find everything read
+        session.lock("image_results", storage.root)  # other runs wait here, and then find that everything is read
         shards = image_result_files(settings)
         listed = {shard.shard_id for shard in shards}
         batches = batches_of(storage, source)
@@ -69,13 +69,13 @@ def read_image_results(context: Context) -> None:
             unread = [shard for shard in unread if shard.shard_id not in done]
         if passing:
             raise passing[0]
-        # After the new batches are there, because planning must not miss the results that both have.
+        # Delete old batches only after the new ones exist, because planning must not miss results that both have.
         for old in outdated:
             old.delete(storage)
 
 
 def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> None:
-    """Enter the files in the ledger, those that were read before as pulled."""
+    """Add the files to the ledger. Files that were read before are added as pulled."""
     with context.warehouse.engine.begin() as connection:
         known = ledger.image_results(connection)
         ledger.record_shards(connection, [shard for shard in shards if shard.shard_id not in known])
@@ -87,7 +87,7 @@ def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> N
 
 @dataclass
 class _File:
-    """A file of a batch. ``tables``: all of its results; None: they are read when they are needed."""
+    """A file of a batch. ``tables`` has all of its results; None if they are read only when they are needed."""
 
     shard: Shard
     number: int
@@ -98,7 +98,7 @@ class _File:
 
 @dataclass
 class _Batch:
-    """Files that are read together: the next of ``unread``, until there are enough rows."""
+    """Files that are read into one batch: the next files of ``unread``, until the batch has enough rows."""
 
     settings: Settings
     buckets: int
@@ -123,7 +123,7 @@ class _Batch:
                 else:
                     problem += ", or exclude it with CAPSFUSION_IMAGE_RESULTS_EXCLUDE"
                 self.failed[file.shard.shard_id] = problem
-                log.warning("plan: image results are left out: %s", problem)
+                log.warning("plan: skipping a file of image results: %s", problem)
             self.rows += file.counts.rows
 
     def _next(self) -> Iterator[Shard]:
@@ -131,7 +131,7 @@ class _Batch:
             yield shard
 
     def _read_small(self, numbered: tuple[int, Shard]) -> _File:
-        """Read a small file whole, in a thread. A large one would take too much memory beside others."""
+        """Read a small file completely, in a thread. Several large files at once would take too much memory."""
         number, shard = numbered
         file = _File(shard, number)
         if shard.size_bytes <= _SMALL_BYTES:
@@ -149,7 +149,7 @@ class _Batch:
 
 def _finish(context: Context, batch: _Batch) -> None:
     rows = sum(counts.rows for _, counts in batch.files.values())
-    log.info("plan: %d files of image results are read, %d rows", len(batch.files), rows)
+    log.info("plan: read %d files of image results, %d rows", len(batch.files), rows)
     with context.warehouse.engine.begin() as connection:
         for shard_id, counts in batch.files.values():
             ledger.shard_pulled(connection, shard_id, counts.rows, counts.dropped)

@@ -1,4 +1,4 @@
-"""One function for each task of an interval: it calls the stage and keeps the ledger.
+"""One function for each task of an interval. It runs the stage and updates the ledger.
 
 ``capsfusion run`` and the DAG call these. Arguments and results are small (shards, units, counts); rows travel in
 files. An ``InputError`` means that a retry will not help.
@@ -56,7 +56,7 @@ _PROGRESS_SECONDS = 30.0
 
 
 def discover(context: Context, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
-    """List the shards of the interval, and late ones of other intervals, and register them in the ledger.
+    """List the shards of the interval and late shards of other intervals, and register them in the ledger.
 
     Raises InputError, before anything is pulled, if there is state from other settings that this run may not replace.
     ``relist`` lists the sources again and adds new shards to a frozen list. ``replan`` as for ``plan``.
@@ -65,7 +65,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     if context.fusion_id is None:
         configured_template(settings)  # an invalid prompt is found before listing
     sources = configured_sources(settings)
-    image_result_files(settings)  # planning reads them; a wrong address should not wait for it
+    image_result_files(settings)  # planning reads these files; report a wrong address now, and not only then
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)
     if planned:
@@ -77,7 +77,11 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
             claimed = ledger.claim_late(connection, late, interval)
         for shard in late:
             if shard.shard_id in claimed:
-                log.info("discover: %s arrived %s and came late: this run takes it", shard.label, shard.arrived_at)
+                log.info(
+                    "discover: %s arrived %s but was not listed then; this run takes the late shard",
+                    shard.label,
+                    shard.arrived_at,
+                )
         return claimed
 
     listed: dict[Side, int] = {}
@@ -101,7 +105,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
 
 
 def source_dates(context: Context) -> list[str]:
-    """The shards that each source has now, and their dates, in words. For a run whose interval has no shard."""
+    """Text with the number and the dates of each source's shards now. For a run whose interval has no shard."""
     return [dates(side, place) for side, place in configured_sources(context.settings).items()]
 
 
@@ -117,7 +121,7 @@ def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> N
 
 
 def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> None:
-    """Raise InputError if the buckets have shards that were pulled with other settings, except ``but``."""
+    """Raise InputError if the buckets have shards that were pulled with other settings. Ignores the shards ``but``."""
     everything = waiting.whole_range(context.storage, interval)
     if everything == interval and but:
         mend = "They are not in the current sources: set CAPSFUSION_STAGING to an empty folder"
@@ -131,7 +135,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     try:
         counts = split_counts(shard, storage, settings)
-        if counts is None:  # a pulled shard may be gone at its source
+        if counts is None:  # a pulled shard may have been deleted at its source
             with opened(shard, settings) as stream:
                 counts = split_shard(stream, shard, storage, settings)
     except (InputError, NotReadyError) as error:
@@ -186,7 +190,7 @@ def plan(
     replan: bool = False,
     max_units: int | None = None,
 ) -> list[Unit]:
-    """The units to fuse: the unfinished ones of an earlier try of this interval, or else new ones.
+    """The units to fuse: the unfinished units of an earlier try of this interval, or else new units.
 
     First reads new image results. Pairs whose image is gone are left out, as far as it is known now: a unit keeps its
     pairs, and a caption stays, when a later result says that the image is gone.
@@ -230,7 +234,7 @@ def plan(
 
 
 def export(context: Context, interval: Interval, fusion_id: str, export_to: str) -> dict[str, Any]:
-    """Write the interval's captions to ``export_to/<fusion_id>/<interval>``, again if captions were added since."""
+    """Write the interval's captions to ``export_to/<fusion_id>/<interval>``. Writes again if captions were added."""
     selection = Selection(fusion_id=fusion_id, interval=interval)
     folder = f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}"
     with export_target(folder, context.settings.scratch_folder) as target:
@@ -242,7 +246,7 @@ def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[s
     """Look for lost, duplicated, incomplete and stuck rows and files of the interval.
 
     Returns the ``findings``, the same as ``text``, and a summary of what was examined as ``account``. Checks one
-    fusion, or all if ``fusion_id`` is None. Leaves out failed shards and units, which the report has.
+    fusion, or all if ``fusion_id`` is None. Leaves out failed shards and units, because the report lists them.
     """
     found = run_checks(context, Scope(interval=interval, fusion_id=fusion_id), footers=True)
     found.findings = [one for one in found.findings if one.rule not in ("shard-failed", "unit-failed")]
@@ -253,10 +257,10 @@ def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[s
 def report(
     context: Context, interval: Interval, fusion_id: str | None, unit_ids: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Counts of shards, pairs and captions, and the ``failures``. ``text`` has all of it.
+    """Counts of shards, pairs and captions, and the ``failures``. ``text`` is the whole report.
 
-    Covers the units of one run, which ``plan`` returned; or, if ``unit_ids`` is None, all units of the interval. Covers
-    one fusion, or all if ``fusion_id`` is None because nothing was planned.
+    Covers the units of one run, which ``plan`` returned. If ``unit_ids`` is None, it covers all units of the interval.
+    Covers one fusion, or all if ``fusion_id`` is None because nothing was planned.
     """
     shards = discovery.discovered(interval, context.storage)
     has_limit = PairRules.of(context.settings).url_pairs_max != "none"

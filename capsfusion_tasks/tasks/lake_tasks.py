@@ -12,7 +12,7 @@ from capsfusion_tasks.lake.sync import Synced, sole_writer, sync
 
 
 def sync_lake(context: Context, *, say: Callable[[str], None] = print) -> Synced:
-    """Write to the Iceberg table the loaded units that it lacks. Raises as ``open_lake`` and ``sole_writer`` do."""
+    """Write loaded units that the Iceberg table lacks. Raises what ``open_lake`` and ``sole_writer`` raise."""
     warehouse = context.warehouse
     with open_lake(context.settings, warehouse) as lake, sole_writer(warehouse, lake) as session:
         return sync(warehouse, lake, session, say)[1]
@@ -21,9 +21,9 @@ def sync_lake(context: Context, *, say: Callable[[str], None] = print) -> Synced
 def maintain_lake(
     context: Context, *, before: datetime, min_files: int = MIN_FILES, say: Callable[[str], None] = print
 ) -> Maintained:
-    """Compact the table, and remove snapshots from before that time.
+    """Merge small files of the table, and remove old snapshots.
 
-    Missing units are written first: a sync recognises a unit that was not recorded by its snapshot.
+    Writes missing units first, because a sync recognises an unrecorded unit only by its snapshot.
     """
     warehouse = context.warehouse
     with open_lake(context.settings, warehouse) as lake, sole_writer(warehouse, lake) as session:

@@ -20,7 +20,7 @@ from capsfusion_tasks.tasks import interval_tasks, replay, unit_tasks
 from capsfusion_tasks.tasks.lake_tasks import sync_lake
 from capsfusion_tasks.warehouse import quarantine
 
-PULLS = 2  # shards that are pulled at the same time: one is decoded while the other is fetched or written
+PULLS = 2  # shards that are pulled at the same time: one is decoded while the other is downloaded or written
 
 
 def run_pipeline(
@@ -38,7 +38,7 @@ def run_pipeline(
     """Fuse and load the shards that arrived in ``interval``. Returns the report.
 
     If a shard or a unit fails, the ledger and the report record it, and the others continue. ``may_pass`` in the report
-    is true if all failures of this run are temporary.
+    is true if all failures of this run are temporary, so that a retry may help.
     """
     errors: list[Exception] = []
     if settings.lake_table is not None:
@@ -80,7 +80,7 @@ def run_replay(
     accept_rejections: bool = True,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Fuse rejected captions again and load them; returns the report, as ``run_pipeline`` does.
+    """Fuse rejected captions again and load the results. Returns the report, as ``run_pipeline`` does.
 
     Raises NotReadyError if another process runs the same replay.
     """
@@ -109,7 +109,7 @@ def _may_pass(errors: list[Exception]) -> bool:
 
 
 def _sync_lake(context: Context, say: Callable[[str], None], errors: list[Exception]) -> list[str]:
-    """Write the loaded units to the Iceberg table, if there is one. Returns what failed."""
+    """Write the loaded units to the Iceberg table, if one is configured. Returns the errors."""
     if context.settings.lake_table is None:
         return []
     try:
@@ -163,5 +163,5 @@ def _run_unit(
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    """Counts in words: ``3 no_url, 1 unsafe``."""
+    """Counts as text: ``3 no_url, 1 unsafe``."""
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"

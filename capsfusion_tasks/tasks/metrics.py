@@ -16,7 +16,7 @@ from capsfusion_tasks.warehouse import queries
 Kind = Literal["counter", "gauge", "timer"]
 Samples = dict[str, float]  # name → value; a timer's in milliseconds
 
-REASON = "<reason>"  # placeholder in a name for one of several reasons
+REASON = "<reason>"  # placeholder for a reason in a metric's name
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,14 @@ METRICS = {
     "capsfusion.fuse.device_time": Metric("timer", "time of fusing a unit, summed over its devices"),
     "capsfusion.fuse.duration": Metric("timer", "wall time of fusing a unit, including the loading of the model"),
     "capsfusion.fuse.rows_per_second": Metric("gauge", "rows per second and device of the last fused unit"),
-    "capsfusion.fuse.occupancy": Metric("gauge", "share of the engine's slots that held a row, for the last fused unit"),
+    "capsfusion.fuse.occupancy": Metric(
+        "gauge", "share of the engine's slots that held a row, for the last fused unit"
+    ),
     "capsfusion.validate.accepted": Metric("counter", "captions that validation accepted"),
     "capsfusion.validate.rejected": Metric("counter", "captions that validation rejected"),
-    f"capsfusion.validate.rejected.{REASON}": Metric("counter", "captions rejected for one reason; a caption may have several"),
+    f"capsfusion.validate.rejected.{REASON}": Metric(
+        "counter", "captions rejected for one reason; a caption may have several"
+    ),
     "capsfusion.validate.rescued": Metric("counter", "accepted captions that are not from the best beam"),
     "capsfusion.validate.held": Metric("counter", "units that the gate holds"),
     "capsfusion.validate.duration": Metric("timer", "wall time of validating a unit"),
@@ -54,7 +58,7 @@ METRICS = {
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of a metric, with a reason in its name or without."""
+    """The kind of the metric ``name``, which may end with a reason."""
     known = METRICS.get(name) or METRICS[f"{name.rpartition('.')[0]}.{REASON}"]
     return known.kind
 

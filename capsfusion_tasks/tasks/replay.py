@@ -1,4 +1,4 @@
-"""The stage functions of replays, which fuse the pairs of rejected captions again.
+"""One function for each task of a replay, which fuses the pairs of rejected captions again.
 
 Units of a replay are fused, validated and loaded like all others (``unit_tasks``). `capsfusion replay` and the DAG
 ``capsfusion_replay`` call both modules.
@@ -42,12 +42,12 @@ def plan(
     on_estimate: OnEstimate | None = None,
     max_units: int | None = None,
 ) -> list[Unit]:
-    """The units of the replay: the unfinished ones of an earlier try, or else new ones for the captions it selects now.
+    """The units of the replay: the unfinished units of an earlier try, or else new units for the selected captions.
 
-    Pairs that were fused with these settings before are not fused again, unless ``existing`` is replace. If these are
-    the settings of the rejected captions themselves, the captions are validated again, because rules may have changed;
-    only rows without a caption are fused. Raises InputError for a fusion_id that the warehouse does not have, and if
-    the estimate exceeds ``budget``. Rows beyond ``max_units`` units are left for another run.
+    Pairs that were fused with these settings before are not fused again, unless ``existing`` is replace. If the
+    rejected captions were made with these settings, they are only validated again, because rules may have changed; rows
+    without a caption are fused. Raises InputError for a fusion_id that the warehouse does not have, and if the estimate
+    exceeds ``budget``. Rows beyond ``max_units`` units are left for another run.
     """
     engine = context.warehouse.engine
     as_they_are = replay.fusion_id == context.decoding.fusion_id and existing == "skip"
@@ -75,8 +75,8 @@ def plan(
 def _select(context: Context, session: LockedSession, replay: Replay, existing: Existing) -> list[NewPairs]:
     """Select rejected captions that no other replay has taken, and write their pairs to the staging area."""
     settings, storage, fusion_id = context.settings, context.storage, context.decoding.fusion_id
-    # A lock for replays, because replays under other fusions do not wait for this fusion's planning lock. Only one
-    # replay may take a row.
+    # Only one replay may take a row. The planning lock does not ensure this, because replays under other fusions do
+    # not wait for it.
     session.lock("replay", replay.fusion_id)
     with session.transaction() as connection:
         others = quarantine.units_in_flight(connection, replay.fusion_id)
@@ -106,7 +106,7 @@ def _select(context: Context, session: LockedSession, replay: Replay, existing: 
 
 
 def _take_over_captions(engine: Engine, storage: Storage, unit: Unit) -> None:
-    """Write the quarantined captions of the unit's pairs as a chunk, so that they count as fused."""
+    """Write the rejected captions of the unit's pairs as a chunk, so that the pairs count as fused."""
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id), columns=["pair_id", *CAPTION_COLUMNS])
     with engine.connect() as connection:
         known = quarantine.stored_captions(connection, unit.fusion_id, pairs["pair_id"])
@@ -114,7 +114,7 @@ def _take_over_captions(engine: Engine, storage: Storage, unit: Unit) -> None:
 
 
 def moved(context: Context, name: str) -> int:
-    """Number of captions that the replay ``name`` moved from quarantine to ``fused_captions``."""
+    """Number of rejected captions that the replay ``name`` moved to ``fused_captions``."""
     with context.warehouse.engine.connect() as connection:
         return quarantine.moved(connection, name)
 
@@ -122,7 +122,7 @@ def moved(context: Context, name: str) -> int:
 def report(context: Context, replay: Replay, fusion_id: str) -> dict[str, Any]:
     """Counts of captions that the replay selected, moved and left under ``fusion_id``, and ``failures``.
 
-    ``text`` has all of it.
+    ``text`` is the whole report.
     """
     with context.warehouse.engine.connect() as connection:
         return report_replay(connection, replay, fusion_id).as_dict()

@@ -1,4 +1,4 @@
-"""Reports: numbers of shards, rows and pairs, of accepted captions, and why others were rejected."""
+"""Reports: numbers of shards, rows, pairs and captions, and the reasons of rejected captions."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Report:
     failures: list[str]
     unplanned: int = 0  # pairs that are in no unit
     replayed: int = 0  # rejected captions that a replay moved
-    found: PlannedPairs | None = None  # the sums of planning; None: nothing was planned
-    in_quarantine: int = 0  # rejected captions that ``reasons`` counts
-    models: tuple[str, ...] = ()  # models and settings of these units, in words
+    found: PlannedPairs | None = None  # sums over the plans; None: nothing was planned
+    in_quarantine: int = 0  # number of rejected captions that ``reasons`` was counted from
+    models: tuple[str, ...] = ()  # models and settings of these units, as text
     whole: RunSummary | None = None  # captions of the whole interval, if other runs loaded units of it
-    left_out: str = ""  # pairs of URLs over the limit, in words
+    left_out: str = ""  # text about pairs of URLs over the limit
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), **_texts(self)}
@@ -56,7 +56,7 @@ class Report:
         total = self.summary
         if self.found:
             found, known = self.found.pairs, self.found.already_fused
-            # A plan with a limit stops reading there, so it does not know how many of the other pairs are gone.
+            # A plan with a limit stops reading at the limit, so it does not know how many of the other pairs are gone.
             least = "at least " if self.found.left > self.unplanned else ""
             gone = f", {least}{self.found.gone} left out because their images are gone" if self.found.gone else ""
             lines.append(f"found: {found} pairs, {known} of them fused already or in other units{gone}")
@@ -95,10 +95,10 @@ class Report:
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """Counts of a replay. ``moved`` captions passed and left quarantine."""
+    """Counts of a replay. ``moved``: captions that passed and are no longer among the rejected ones."""
 
     replay_of: str  # fusion_id of the rejected captions
-    fusion_id: str  # under which they were fused again
+    fusion_id: str  # fusion_id of the captions that the replay made
     units: dict[str, int]
     summary: RunSummary
     moved: int
@@ -171,14 +171,14 @@ def report_interval(
 ) -> Report:
     """The report of one interval under one fusion, with its shards and its ``unplanned`` pairs.
 
-    ``gone``: other pairs that are in no unit, because their images are gone; None: not known. ``left_out``: a line on
-    the pairs of URLs over the limit. ``unit_ids``: the units of one run. Captions are then counted in these units only,
-    and pairs of the interval's other units count as fused already.
+    ``gone``: other pairs that are in no unit, because their images are gone; None: not known. ``left_out``: a line
+    about the pairs of URLs over the limit. ``unit_ids``: the units of one run. Captions are then counted in these units
+    only, and pairs of the interval's other units count as fused already.
     """
     scope = Scope(interval=interval, fusion_id=fusion_id)
     report = _report(connection, scope if unit_ids is None else replace(scope, unit_ids=unit_ids), shard_ids)
     whole, found = queries.run_summary(connection, scope), plans.planned_pairs(connection, scope)
-    # A plan with a limit counts all pairs as left that it did not read, even if they are gone or fused.
+    # A plan with a limit counts all pairs that it did not read as left, even if they are gone or fused.
     recounted = False
     if found and gone is not None and (found.left or unplanned):
         found, recounted = replace(found, left=unplanned, gone=gone), True

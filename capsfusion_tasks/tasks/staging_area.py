@@ -16,8 +16,8 @@ from capsfusion_tasks.warehouse import ledger
 def fix_buckets(context: Context, listed: Mapping[Side, int] | None = None) -> None:
     """Choose the number of buckets if the staging area has none yet.
 
-    ``listed``: bytes of the sources that the caller has listed. Other sources are listed here. This may take minutes,
-    so it happens before the lock is taken.
+    ``listed``: bytes of the sources that the caller has listed. This function lists the other sources. That may take
+    minutes, so it happens before the lock is taken.
     """
     settings, storage = context.settings, context.storage
     size = 0

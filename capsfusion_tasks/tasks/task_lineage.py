@@ -1,7 +1,7 @@
-"""What a task read and wrote, in OpenLineage's datasets and facets. Needs its client, so only such tasks import it.
+"""What a task read and wrote, as OpenLineage datasets and facets. Imported only if OpenLineage is switched on.
 
-Columns are told in two steps: those of a shard → those of its side's buckets (``of_pull``) → those of the tables
-(``of_load``). In one step, the event of a unit would repeat each column for each of its shards.
+The lineage of columns has two steps: from a shard to the buckets of its side (``of_pull``), and from there to the
+tables (``of_load``). In one step, the event of a unit would repeat each column for each of its shards.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TaskLineage:
 
 
 def of_pull(context: Context, shard: Shard, counts: Mapping[str, Any]) -> TaskLineage:
-    """A shard, its rows and the rows that were dropped → the buckets of its side. ``counts``: of the task ``pull``."""
+    """Lineage from a shard to the buckets of its side, with dropped rows. ``counts``: result of the task ``pull``."""
     source, buckets = file_name(shard.source, shard.path), _buckets(context, shard.side)
     quality = data_quality_metrics_input_dataset.DataQualityMetricsInputDatasetFacet(
         columnMetrics={}, rowCount=counts["rows"], bytes=shard.size_bytes
@@ -60,9 +60,10 @@ def of_pull(context: Context, shard: Shard, counts: Mapping[str, Any]) -> TaskLi
 
 
 def of_load(context: Context, unit: Unit, counts: Mapping[str, Any]) -> TaskLineage:
-    """A unit's shards and the buckets → the caption tables, with its model and its rejections by reason.
+    """Lineage from a unit's shards and the buckets to the caption tables, with model and rejections by reason.
 
-    ``counts``: of the task ``load``. A replay's unit also reads ``rejected_captions`` and writes ``replayed_captions``.
+    ``counts``: the result of the task ``load``. A replay's unit also reads ``rejected_captions`` and writes
+    ``replayed_captions``.
     """
     with context.warehouse.engine.connect() as connection:
         shards = shards_of_unit(connection, unit.unit_id)
@@ -83,7 +84,7 @@ def of_load(context: Context, unit: Unit, counts: Mapping[str, Any]) -> TaskLine
 
 
 def of_export(context: Context, exported: Mapping[str, Any]) -> TaskLineage:
-    """The table of accepted captions → the folder of an export. ``exported``: what the task ``export`` returns."""
+    """Lineage from the table of accepted captions to an export. ``exported``: the result of the task ``export``."""
     captions, target = table_name(context.warehouse.url, fused_captions.name), file_name(exported["target"])
     columns = {column: _copied((captions, column)) for column in PUBLISHED_COLUMNS}
     statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
@@ -172,7 +173,7 @@ def _rows(rows: int) -> dict[str, Any]:
 
 
 def _tests(failed: Mapping[str, int]) -> dict[str, RunFacet]:
-    """Reasons why rows were dropped or captions rejected, as tests that did not stop the run, with their rows."""
+    """A failed test, with its number of rows, for each reason for which rows were dropped or captions rejected."""
     tests = [
         test_run.TestExecution(name=reason, status="fail", severity="warn", type="row_rule", actual=str(rows))
         for reason, rows in failed.items()

@@ -49,13 +49,13 @@ def fuse_argv(context: Context, unit: Unit) -> list[str]:
 
 @contextmanager
 def at_work(context: Context, unit: Unit) -> Iterator[None]:
-    """Hold the unit's lock in the warehouse, which shows that a task is fusing the unit now."""
+    """Hold the unit's lock in the warehouse during the block. The lock shows that a task is fusing the unit."""
     with ownership.at_work(context.warehouse.engine, unit.unit_id):
         yield
 
 
 def fused_and_loaded(context: Context, unit: Unit) -> dict[str, Any] | None:
-    """The figures of a loaded unit, whose files may be gone. None: the unit is not loaded."""
+    """The figures of a loaded unit, from the ledger, because its files may be deleted. None: the unit is not loaded."""
     loaded = _loaded(context, unit)
     return None if loaded is None else asdict(loaded.fused)
 
@@ -74,7 +74,7 @@ def fuse_started(context: Context, unit: Unit) -> None:
 def _require_pull_rules(context: Context, unit: Unit) -> None:
     """Raise InputError if the unit has rows that the current settings would drop.
 
-    For a task that runs without planning.
+    Planning checks this too, but a task can run without planning.
     """
     made_with, rules = unit_files.rules_of(context.storage, unit.unit_id), UnitRules.of(context.settings)
     if made_with is not None and made_with != rules:
@@ -86,7 +86,7 @@ def _require_pull_rules(context: Context, unit: Unit) -> None:
 
 
 def is_fused(context: Context, unit: Unit) -> bool:
-    """Whether the unit's chunks have all of its rows. torchrun is then not needed."""
+    """Whether the unit's chunks have all of its rows, so that torchrun need not run."""
     return chunk_files.what_is_missing(_fused(context, unit, ["row"]), unit.rows) is None
 
 
@@ -115,7 +115,7 @@ def validate(
     hold: bool = False,
     dag_run_id: str | None = None,
 ) -> dict[str, Any]:
-    """Judge each of the unit's captions. For a loaded unit, only returns its counts.
+    """Validate the unit's captions. For a loaded unit, only return its counts.
 
     If the other beams are kept, one that passes replaces a rejected caption, and counts as accepted and ``rescued``.
 
@@ -162,7 +162,7 @@ def _pass_gate(
     accept_rejections: bool,
     dag_run_id: str | None,
 ) -> str | None:
-    """Record in the ledger whether the unit may be loaded. Returns the reason against it, or None."""
+    """Record in the ledger whether the unit may be loaded. Returns the reason why not, or None."""
     before = gate_holds.newest(connection, unit.unit_id)
     counts = (tally.rows, tally.rejected)
     if problem is None:
@@ -210,7 +210,7 @@ def _gate_error(context: Context, unit: Unit, tally: Tally, problem: str) -> str
 
 
 def held_by_gate(context: Context, unit: Unit) -> bool:
-    """Whether the gate closed for the unit and nobody has let it in. False for a loaded unit."""
+    """Whether the gate holds the unit and nobody has accepted it. False for a loaded unit."""
     with context.warehouse.engine.connect() as connection:
         found = gate_holds.newest(connection, unit.unit_id)
         return found is not None and found.is_held and ledger.loaded_unit(connection, unit.unit_id) is None
@@ -257,7 +257,7 @@ def _validated(context: Context, unit: Unit) -> pa.Table:
 
 
 def _fused(context: Context, unit: Unit, columns: list[str] | None = None) -> pa.Table:
-    """Columns of the unit's finished rows; by default all that its fusion keeps."""
+    """The unit's finished rows, with ``columns``. Default: all columns that its fusion keeps."""
     folder = layout.chunks_folder(unit.unit_id)
     if columns is None:
         with context.warehouse.engine.connect() as connection:

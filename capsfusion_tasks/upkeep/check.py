@@ -14,17 +14,18 @@ from capsfusion_tasks.upkeep.evidence import Evidence, gather
 from capsfusion_tasks.upkeep.findings import Finding
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 
-# Longer than any task takes: no running task owns an untracked file of this age.
+# Longer than any task takes, so no running task owns an untracked file of this age.
 SAFE_AGE = timedelta(hours=6)
 
 
 @dataclass
 class Result:
-    """What was checked, and what is wrong.
+    """The result of a check: what was checked, and what is wrong.
 
-    ``rows``: for each side, how many rows of its pulled shards are in buckets, and how many were dropped, by reason.
-    Only if pairs were checked: ``paired``, for each side the rows that have a partner; and ``pairs``, for each
-    fusion_id the numbers of loaded, planned and lost pairs; and ``advice``, how to fuse pairs that were left out.
+    ``rows``: for each side, the number of rows of pulled shards that are in buckets, and the dropped rows by reason.
+    Three fields are filled only if pairs were checked. ``paired``: for each side, the number of rows that have a
+    partner. ``pairs``: for each fusion_id, the numbers of loaded, planned and lost pairs. ``advice``: how to fuse pairs
+    that were left out.
     """
 
     looked_at: dict[str, int]
@@ -55,7 +56,7 @@ class Result:
         }
 
     def lines(self) -> Iterator[str]:
-        """For a terminal: what was checked, then the findings."""
+        """Lines for a terminal: what was checked, then the findings."""
         yield from self._counts()
         yield from self.verdict()
 
@@ -72,7 +73,7 @@ class Result:
         yield from self.advice
 
     def verdict(self) -> Iterator[str]:
-        """The findings, each with its repair."""
+        """Lines with the findings, each with its repair."""
         for number, finding in enumerate(self.findings):
             yield f"{finding.rule}: {finding.where}: {finding.what}"
             done = self.repaired.get(number)
@@ -141,5 +142,5 @@ def _repair(result: Result) -> None:
             continue
         try:
             result.repaired[number] = finding.repair()
-        except (NotReadyError, FileNotFoundError):  # a task works on it, or repaired it meanwhile
+        except (NotReadyError, FileNotFoundError):  # a task works on this unit or shard, or has repaired it meanwhile
             continue

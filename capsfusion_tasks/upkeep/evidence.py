@@ -1,4 +1,4 @@
-"""Reads once what the checks compare: the staging area's files, the lists of shards, the ledger."""
+"""Reads everything that the checks compare, once: the staging area's files, the lists of shards, the ledger."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PullMark:
 class Evidence:
     """Everything that the checks read.
 
-    A file is ``old`` if no running task can still be writing it or be about to register it in the ledger.
+    A file is ``old`` if it is so old that no running task can still write it or register it in the ledger.
     """
 
     settings: Settings
@@ -80,7 +80,7 @@ def gather(
     *,
     all_lists: bool = True,
 ) -> Evidence:
-    """Read the files and the ledger. The order ensures that changes of a running task look unfinished, not wrong.
+    """Read the files and the ledger, in an order in which the work of a running task looks unfinished, and not wrong.
 
     For a scope with an interval, reads only the files of its intervals, of their shards and of their unfinished units.
     ``all_lists``: read the lists of the other intervals, too. Raises InputError if the ledger belongs to another

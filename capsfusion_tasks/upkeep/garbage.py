@@ -34,7 +34,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file or folder that can be deleted. ``delete`` raises NotReadyError if a task needs it after all."""
+    """A file or folder that can be deleted. ``delete`` raises NotReadyError if a task needs it meanwhile."""
 
     kind: str  # of KINDS
     where: str
@@ -44,7 +44,7 @@ class Garbage:
 
 @dataclass
 class Collection:
-    """``kept``: path that could not be deleted → reason: a task needs it after all, or S3 does not answer."""
+    """What `gc` found and deleted. ``kept``: path that could not be deleted → reason (a task needs it, or S3 fails)."""
 
     found: list[Garbage]
     deleted: bool
@@ -79,7 +79,7 @@ def _bytes(garbage: Iterable[Garbage]) -> str:
 
 
 def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collection:
-    """Find what is older than ``keep_units_days`` and no longer needed. With ``delete``, also delete it."""
+    """Find files that are older than ``keep_units_days`` and no longer needed. With ``delete``, also delete them."""
     keep = timedelta(days=context.settings.keep_units_days)
     collection = Collection(find_garbage(context, keep, safe_age), delete)
     for one in collection.found if delete else ():
@@ -87,7 +87,7 @@ def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collectio
             one.delete()
         except NotReadyError as error:
             collection.kept[one.where] = str(error)
-        except FileNotFoundError:  # deleted with its folder
+        except FileNotFoundError:  # already deleted together with its folder
             continue
     return collection
 
@@ -96,7 +96,7 @@ def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list
     """Files of units loaded longer than ``keep`` ago, and files older than ``safe_age`` that no process is writing.
 
     An interval or a replay with a unit that is not loaded keeps all of its files. Raises InputError if the ledger
-    does not belong to the staging area: it cannot tell which files are needed.
+    does not belong to the staging area, because it does not know which of its files are needed.
     """
     storage = context.storage
     files = storage.tree()
@@ -168,7 +168,7 @@ def _delete_unit(context: Context, unit_id: str) -> None:
 
 
 def _replays(storage: Storage, files: list[StoredFile], units: list[LedgerUnit], before: datetime) -> Iterator[Garbage]:
-    """Pairs of replays. Only planning needs them, and a repeated replay reads them from the tables again."""
+    """Pairs of replays. Only planning needs these files. A repeated replay reads the pairs from the tables again."""
     open_ones = {Replay(name=unit.replay, fusion_id="").key for unit in units if unit.replay and unit.state != "loaded"}
     for key, its in _by_folder(files, layout.REPLAYS).items():
         if key not in open_ones and all(file.modified < before for file in its):
@@ -177,7 +177,7 @@ def _replays(storage: Storage, files: list[StoredFile], units: list[LedgerUnit],
 
 
 def _image_results(context: Context, files: list[StoredFile], before: datetime) -> Iterator[Garbage]:
-    """Files of batches that no plan reads: those without a ``.json``, and those of another source than the one set."""
+    """Files of batches that no plan reads: batches without a ``.json``, and batches of an earlier source."""
     storage, place = context.storage, image_results_source(context.settings)
     batches: dict[str, list[StoredFile]] = defaultdict(list)
     for file in files:

@@ -1,4 +1,4 @@
-"""Sources ↔ lists of shards: no shard arrived in an interval after the interval's list was made."""
+"""Checks sources against lists of shards: no shard arrived in an interval after the interval's list was made."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interval]]]:
     """The sources to list, and their intervals: the configured sources, or those from which the lists were made.
 
-    If `capsfusion run` got its sources as options, none is configured here, and the default source is the wrong one.
+    If `capsfusion run` got its sources as options, no source is configured here, and the default source would be wrong.
     """
     is_set = {side for side, name in _SETTING.items() if name in evidence.settings.model_fields_set}
     for side, place in configured_sources(evidence.settings).items():

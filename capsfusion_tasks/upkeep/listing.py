@@ -1,4 +1,4 @@
-"""The staging area's files that a check looks at: all of them, or those of some intervals, shards and units."""
+"""The files of the staging area that a check examines: all files, or those of some intervals, shards and units."""
 
 from __future__ import annotations
 

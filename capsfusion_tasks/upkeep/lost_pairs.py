@@ -1,4 +1,4 @@
-"""Buckets ↔ pairs ↔ units: rows that match are paired, and each pair is in a unit or in the warehouse."""
+"""Checks buckets against pairs and units: matching rows are paired, each pair is in a unit or in the warehouse."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHARDS = ["laion_2b_shard", "laion_coco_shard"]
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Intervals that are paired in some buckets only, or were never planned; and empty files of pairs."""
+    """Intervals that are paired only in some buckets or were never planned, and empty files of pairs."""
     for interval in evidence.lists:
         folder = layout.pairs_folder(interval)
         there = evidence.listing.under(folder)
@@ -52,13 +52,13 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 class Account:
     """Counts of the pairs under one fusion: loaded, in units, left out, lost.
 
-    ``gone`` and ``missing`` count pairs by the interval or the two intervals of their shards, all of them planned. The
-    pairs are neither loaded nor in a unit. The images of ``gone`` are gone.
+    ``gone`` and ``missing`` count pairs that are neither loaded nor in a unit, although all intervals of their shards
+    were planned. They count by the interval, or the two intervals, of these shards. The images of ``gone`` are gone.
     """
 
     fusion_id: str
     plans: dict[Interval, PlannedPairs]  # the last plans under the fusion
-    home: dict[str, Interval]  # shard_id → its interval, of these intervals
+    home: dict[str, Interval]  # shard_id → its interval, for the shards of these intervals
     in_flight: PairsInFlight
     found: Counter[str] = field(default_factory=Counter)
     gone: Counter[frozenset[Interval]] = field(default_factory=Counter)
@@ -91,9 +91,9 @@ class Account:
 def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
     """Join all buckets again, one after the other. Returns an account of the pairs of each fusion.
 
-    If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. Otherwise
-    its image is gone, or one of the two plans left it out, for a limit or because its image was gone then, or it is
-    lost. Pairs of shards that were not planned yet wait for a run.
+    If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. If it is
+    not, there are three explanations: its image is gone; one of the two plans left it out, because of a limit or
+    because its image was gone then; or it is lost. Pairs of shards that were not planned yet wait for a run.
 
     The second value is, for each side, the number of rows that have a partner. Rows with equal texts count once.
     """
@@ -146,7 +146,7 @@ def _batches(evidence: Evidence, shards: set[str], paired: Counter[str]) -> Iter
 
 
 def _count(account: Account, engine: Engine, batch: Batch) -> None:
-    # Read units before the warehouse. A unit that is loaded in between is then found twice, not missed.
+    # Read units before the warehouse. A unit that is loaded in between is then found in both places, and never missed.
     ids = batch.pairs["pair_id"].combine_chunks()
     in_units = account.in_flight.contain(ids, batch.buckets)
     known = known_pairs(engine.begin, account.fusion_id, ids).to_numpy(zero_copy_only=False)
@@ -166,9 +166,10 @@ def _count(account: Account, engine: Engine, batch: Batch) -> None:
 
 
 def explain_missing(account: Account) -> None:
-    """Say of each missing pair whether a limit left it out, its image was gone when it was planned, or it is lost.
+    """Explain each missing pair: a limit left it out, its image was gone when it was planned, or it is lost.
 
-    A plan records only how many images were gone. Pairs that are still gone use up this number first.
+    A plan records only the number of pairs whose images were gone. Pairs whose images are still gone use up this number
+    first.
     """
     unused = Counter({interval: plan.gone for interval, plan in account.plans.items()})
 

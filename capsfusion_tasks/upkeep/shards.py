@@ -1,4 +1,4 @@
-"""Lists of shards ↔ ledger ↔ bucket files: every row of a pulled shard is in a bucket, or was dropped for a reason."""
+"""Checks lists of shards, ledger and bucket files: each row of a pulled shard is in a bucket, or was dropped."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _bucket_files(evidence: Evidence) -> dict[str, Buckets]:
 
 
 def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Finding]:
-    """The shard's state in the ledger agrees with its files."""
+    """Contradictions between the shard's state in the ledger and its files."""
     entry = evidence.shards.get(shard.shard_id)
     mark = evidence.listing.get(layout.pulled_mark(shard.side, shard.shard_id))
     found = partial(Finding, where=shard.label, mend=run_again(interval))
@@ -96,7 +96,7 @@ def _passed_over(evidence: Evidence, interval: Interval) -> bool:
 def _buckets(
     evidence: Evidence, interval: Interval, shard: Shard, mark: PullMark, files: Buckets, footers: bool
 ) -> Iterator[Finding]:
-    """The shard's bucket files have the rows that its pull recorded."""
+    """Differences between the shard's bucket files and the rows that its pull recorded."""
     repair = partial(_pull_again, evidence, shard)
     found = partial(Finding, mend=f"{REPAIR}, then {run_again(interval)}", repair=repair)
     noted = mark.buckets

@@ -1,4 +1,4 @@
-"""Units ↔ tables: each row of a loaded unit is accepted, rejected, replayed or superseded, and is stored once."""
+"""Checks units against tables: each row of a loaded unit is stored once: accepted, rejected, replayed or superseded."""
 
 from __future__ import annotations
 

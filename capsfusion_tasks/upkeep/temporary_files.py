@@ -1,4 +1,4 @@
-"""Files under temporary names, which a process left when it was killed while writing."""
+"""Finds files with temporary names, which a killed process has left."""
 
 from __future__ import annotations
 

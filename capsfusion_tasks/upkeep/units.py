@@ -1,4 +1,4 @@
-"""Ledger ↔ files of units: a unit has its pairs and complete chunks, and a process fuses it in state fusing."""
+"""Checks the ledger against files: a unit has its pairs and complete chunks; in state fusing, a process fuses it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _pairs(evidence: Evidence, unit: LedgerUnit) -> Finding | None:
 
 
 def _chunks(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
-    """Chunks are readable; those of a fused unit have all of its rows."""
+    """Unreadable chunks, and fused units whose chunks lack rows."""
     files = {file.path: file for file in evidence.listing.under(layout.chunks_folder(unit.unit_id))}
     rows: set[int] = set()
     for found in chunk_files.read_each(evidence.storage, files, ["row"]):
@@ -85,7 +85,7 @@ def _validated(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
 
 
 def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Finding]:
-    """No pair is in two unloaded units of one fusion."""
+    """Pairs that are in two unloaded units of the same fusion."""
     by_fusion: dict[str, list[LedgerUnit]] = defaultdict(list)
     for unit in units:
         by_fusion[unit.fusion_id].append(unit)

@@ -255,7 +255,7 @@ def test_an_export_that_airflow_refuses_says_why(page: Page) -> None:
     expect(dialog).to_contain_text("40 accepted captions match.")
     dialog.get_by_label("Folder").fill("/shared/kept")
     dialog.get_by_role("button", name="Export these").click()
-    expect(dialog.get_by_role("alert")).to_have_text("Airflow gives you no right to do this.")
+    expect(dialog.get_by_role("alert")).to_have_text("You have no permission in Airflow to do this.")
 
 
 def test_trends_are_shown_by_day_and_lead_to_its_captions(page: Page) -> None:

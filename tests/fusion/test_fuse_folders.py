@@ -107,7 +107,7 @@ def test_a_folder_inside_the_input_is_no_input(fuse: Fuse) -> None:
             ["shards", "out.jsonl"],
             "as IN is more than one file: out.jsonl has the name of a file",
         ),
-        (["shards", "shards/README.md"], "shards/README.md is a file, and OUT must be a folder"),
+        (["shards", "shards/README.md"], "shards/README.md is a file, but OUT must be a folder"),
         (["shards", "shards"], "shards is the folder of the input"),
         (["shards/_temporary", "shards/late", "shards"], "shards has 2.json already"),
         (["shards/late/2.json", "shards/late"], "is the input: choose another name"),

@@ -294,7 +294,7 @@ def test_a_source_that_is_empty_now_does_not_give_back_what_was_left_out(
     estimate = forecast.estimate(settings)
     assert estimate.gone.rows == 2
     assert "1 files of image results are not read yet" in caplog.text
-    assert "1 files of image results have left the source, and still count here" in caplog.text
+    assert "the estimate uses 1 files of image results that are no longer in the source" in caplog.text
     for file in (first, place.folder / "results" / "2.parquet"):
         file.rename(file.with_suffix(".csv"))  # as an empty mount point, or a typo in a pattern
     for stage in (interval_tasks.discover, interval_tasks.plan):

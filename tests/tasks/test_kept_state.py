@@ -207,7 +207,12 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
 @pytest.mark.parametrize(
     ("next_run", "refusal"),
     [
-        ("before", pytest.raises(NotReadyError, match=r"1 shards .* are being pulled again, or were when a run ended")),
+        (
+            "before",
+            pytest.raises(
+                NotReadyError, match=r"1 shards .* are being pulled again, or were being pulled when a run was killed"
+            ),
+        ),
         ("after", pytest.raises(InputError, match=r"4 shards .* were pulled with")),  # the shards of the other interval
     ],
     ids=["before", "after"],

@@ -310,7 +310,7 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
     assert command.returncode == 2, command.messages
     error = command.messages.strip().splitlines()[-1]
     assert error.startswith(
-        "capsfusion: error: 3 shards or units failed, all others are done; the first: shard laion_2b/"
+        "capsfusion: error: 3 shards or units failed, all others are done. The first error: shard laion_2b/"
     )
     failed = rows(settings, "select path, error from shards where state = 'failed' order by path")
     assert [row["path"] for row in failed] == ["cut.parquet", "empty.parquet", "junk.parquet"]

@@ -14,7 +14,7 @@ export async function airflow(method, path, object = undefined) {
   if (answer.ok) return body;
   const known = {
     401: "Your session has ended: log in to Airflow again.",
-    403: "Airflow gives you no right to do this.",
+    403: "You have no permission in Airflow to do this.",
     404: "Airflow has no such DAG. Is it in the DAGs folder?",
   };
   const said = typeof body.detail === "string" ? body.detail : JSON.stringify(body.detail ?? answer.status);

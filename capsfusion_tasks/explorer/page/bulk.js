@@ -1,11 +1,11 @@
-// Replay these, Export these: runs of two DAGs for the captions of the present filter.
+// The buttons "Replay these" and "Export these": they start runs of two DAGs for the captions of the current filter.
 import { airflow } from "./airflow.js";
 import { Problem, airflowLink, ask, el } from "./dom.js";
 import { counted } from "./facets.js";
 import { mayEdit } from "./judging.js";
 
 const dialog = document.getElementById("start");
-// What the DAGs take as their Param filter.
+// The parts of a filter that the DAGs accept in their Param filter.
 const TAKEN = ["words", "within", "url", "pair_id", "reason", "flag", "shard", "day", "dag_run_id", "score"];
 TAKEN.push("score_min", "score_max", "score_below");
 const NUMBERS = ["score_min", "score_max", "score_below"];
@@ -14,10 +14,10 @@ const REPLAY = {
   dag: "capsfusion_replay",
   title: "Replay these",
   verdict: "rejected",
-  about: "Fuses the pairs of these rejected captions again and moves those that pass. With the same model and beams, it judges them again by the rules of now.",
+  about: "Fuses the pairs of these rejected captions again, and accepts the new captions that pass. With the same model and beams, it only validates the old captions again, with the current rules.",
   fields: [
-    { name: "model", label: "Model", placeholder: "as set" },
-    { name: "num_beams", label: "Beams", type: "number", min: 1, max: 16, placeholder: "as set" },
+    { name: "model", label: "Model", placeholder: "from the settings" },
+    { name: "num_beams", label: "Beams", type: "number", min: 1, max: 16, placeholder: "from the settings" },
     { name: "limit", label: "At most", type: "number", min: 1, placeholder: "all" },
   ],
 };
@@ -25,15 +25,15 @@ const EXPORT = {
   dag: "capsfusion_export",
   title: "Export these",
   verdict: "accepted",
-  about: "Writes these accepted captions as Parquet files with a manifest. Of a pair with captions of several models, the newest counts.",
+  about: "Writes these accepted captions as Parquet files with a manifest. If a pair has captions of several models, only the newest is exported.",
   fields: [
     { name: "export_to", label: "Folder", placeholder: "s3://bucket/prefix, or /a/shared/folder", required: true },
-    { name: "columns", label: "More columns", placeholder: "none; names with commas, or all" },
+    { name: "columns", label: "More columns", placeholder: "names with commas, or all" },
     { name: "limit", label: "At most", type: "number", min: 1, placeholder: "all" },
   ],
 };
 
-// The buttons for what the facets have found; none for users who may only read.
+// The buttons for the captions that the facets counted; no buttons for users who may only read.
 export async function bulk(found, filter) {
   if (!(await mayEdit())) return [];
   return [REPLAY, EXPORT]
@@ -72,11 +72,11 @@ async function prepare(kind, found, filter) {
     el("p", {}, kind.about),
     el("p", {}, rows, ` ${kind.verdict} captions match.`),
     el("div", { class: "fields" },
-      el("label", {}, "Captions of", model),
+      el("label", {}, "Captions of fusion", model),
       kind.fields.map(({ name, label, ...attributes }) => el("label", {}, label, el("input", { name, ...attributes })))),
     state.is_paused && el("label", { class: "tick" },
-      el("input", { type: "checkbox", name: "unpause", checked: true }), `The DAG ${kind.dag} is paused: switch it on`),
-    el("details", {}, el("summary", {}, `What will run: the DAG ${kind.dag} with these Params`), params),
+      el("input", { type: "checkbox", name: "unpause", checked: true }), `The DAG ${kind.dag} is paused: unpause it`),
+    el("details", {}, el("summary", {}, `What will run: the DAG ${kind.dag}, with these Params`), params),
     said,
     el("p", { class: "actions" },
       el("button", { type: "submit", class: "main", disabled: Boolean(state.problem) }, kind.title),

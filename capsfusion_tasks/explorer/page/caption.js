@@ -28,7 +28,7 @@ export function badges(row) {
   );
 }
 
-// around: go(view, parameters), step(number) → the row so many places on, or null; changed(row) after a judgement
+// around, functions of the list: go(view, parameters) shows a view; step(n) returns the row n places after the open
 export async function openCaption(row, around) {
   context = around;
   try {
@@ -84,7 +84,7 @@ function details(row, listed) {
       term("Raw", textOf(row.laion_2b)),
       term("Synthetic", textOf(row.laion_coco)),
       term("Fused", fused(row)),
-      row.beam > 1 ? term("Rescued", `beam ${row.beam}; the best one: ${row.rescued_from.join(", ")}`) : null,
+      row.beam > 1 ? term("Rescued", `caption of beam ${row.beam}, because the best beam was rejected: ${row.rescued_from.join(", ")}`) : null,
     ),
     findings(row),
     judging(row, (judgements) => {
@@ -100,7 +100,7 @@ function details(row, listed) {
       term("LAION-COCO", file(row.laion_coco_file, row.laion_coco_row)),
       term(
         "Unit",
-        `${row.unit_id}: ${counted(unit.rows_in, "row", "rows")}, ${counted(unit.tries, "try", "tries")}, ${duration(unit.gpu_seconds)} of GPU`,
+        `${row.unit_id}: ${counted(unit.rows_in, "row", "rows")}, ${counted(unit.tries, "try", "tries")}, GPU time ${duration(unit.gpu_seconds)}`,
       ),
       term("DAG run", row.dag_run_id ? runLink(row.dag_run_id, unit.replay) : "none (command line)"),
       unit.replay
@@ -164,7 +164,7 @@ function scores(row) {
   );
 }
 
-// What each rule found, and the value that it compared with its threshold.
+// What each rule found, and the score that it compared with its threshold.
 function findings(row) {
   if (!row.findings.length) return null;
   return el(
@@ -176,14 +176,14 @@ function findings(row) {
         {},
         el("span", { class: `badge ${each.rejects ? "reason" : ""}` }, each.code),
         ` ${each.meaning}`,
-        each.score && ` Here ${each.score} is ${number(each.value)}, the threshold now ${number(each.threshold)}.`,
+        each.score && ` This caption's ${each.score} is ${number(each.value)}; the current threshold is ${number(each.threshold)}.`,
         each.found.length > 0 && [" Found: ", each.found.map((text, at) => [at ? ", " : "", el("mark", {}, textOf(text))])],
       ),
     ),
   );
 }
 
-// The address of the image. The image itself is loaded only when asked for: its server learns of the reader.
+// The image's address. The image itself is loaded only on request, because its server then sees the user's address.
 function image(url) {
   const parts = [el("button", { type: "button", onclick: (event) => copy(url, event.target) }, "Copy")];
   if (!/^https?:/i.test(url)) return [textOf(url), el("span", { class: "buttons" }, parts)];
@@ -195,7 +195,7 @@ function image(url) {
   return [outsideLink(url, textOf(url), true), el("span", { class: "buttons" }, parts)];
 }
 
-// Other captions of the pair, under each other, so that the words that differ can be compared.
+// Other captions of the pair, one below the other, with different words marked.
 function others(rows) {
   return el(
     "ul",

@@ -29,7 +29,7 @@ const known = { models: new Map(), scores: [], show: (score) => count((histogram
 
 export async function showCaptions({ caption, ...parameters }, address, _, tab) {
   ({ go, note } = address);
-  // Without a filter: accepted captions, in the tab of a run those of the run.
+  // Without a filter, show accepted captions. In the tab of a run, show only the run's captions.
   const asked = Object.keys(parameters).some((name) => !(name in tab));
   filter = { ...parameters, verdict: parameters.verdict ?? (asked ? "any" : "accepted") };
   trail = [null];
@@ -171,7 +171,7 @@ function drawRow(row, index) {
   );
 }
 
-// The row so many places after the opened one, on the next or previous page if need be; null at either end.
+// The row `places` after the opened row, from the next or previous page if necessary; null at either end of the list.
 async function step(places) {
   let at = opened + places;
   if (at < 0 || at >= page.rows.length) {
@@ -207,7 +207,7 @@ form.addEventListener("change", (event) => {
   if (name !== "words" && (name !== "within" || form.elements.words.value.trim())) form.requestSubmit();
 });
 
-// The form's fields as the app's parameters. A text that is a URL or a pair_id is searched as such.
+// The form's fields as the app's parameters. If the text is a URL or a pair_id, search for this URL or pair_id.
 function asked({ words, within, ...others }) {
   const text = words.trim();
   if (/^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i.test(text) || within === "pair_id") return { ...others, pair_id: text };

@@ -30,7 +30,7 @@ export function ask(path, parameters = {}, signal = undefined) {
   return send("GET", query ? `${path}?${query}` : path, undefined, signal);
 }
 
-// The same for any method, with an object as the request's JSON.
+// Like ask, for any HTTP method and with an object as the request's JSON.
 export async function send(method, path, object = undefined, signal = undefined) {
   const headers = { Accept: "application/json" };
   if (object !== undefined) headers["Content-Type"] = "application/json";
@@ -58,10 +58,10 @@ function said(detail) {
   return detail.map((each) => `${each.loc.slice(1).join(".")}: ${each.msg}`).join("; ");
 }
 
-// Invisible characters, and those that change the direction of the text around them. They are shown by code point.
+// Characters that are invisible or change the direction of the text around them. They are shown as code points.
 const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffd]/g;
 
-// A text with its own direction, isolated from the text around it.
+// A text whose direction is independent of the text around it.
 export const textOf = (value) => el("bdi", { dir: "auto" }, visible(value));
 
 export function visible(value) {

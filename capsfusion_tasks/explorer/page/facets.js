@@ -1,14 +1,14 @@
-// Counts beside the list: values that a click chooses or takes back, and the histogram of a score.
+// Counts beside the list: values that a click adds to the filter or removes from it, and the histogram of a score.
 import { el, number } from "./dom.js";
 
-// A count in words. Estimates say so.
+// A count as text. An estimate begins with "about".
 export function counted({ captions, exact }) {
-  if (captions === null) return "few, not counted";
+  if (captions === null) return "a few (not counted)";
   return exact ? number(captions) : `about ${number(captions)}`;
 }
 
-// found: the facets of filter. change(parts): sets or, with "", removes parts of the filter. of: names of models, scores,
-// and show(score), which requests another histogram.
+// found: the facets of filter. change(parts): sets parts of the filter; a part that is "" is removed. of: names of models,
+// scores, and show(score), which requests another histogram.
 export function facets(found, filter, change, of) {
   const values = (name, title, all, label = (value) => value) =>
     facet(title, all.map(({ value, captions }) => [label(value), captions, filter[name] === value, () =>
@@ -33,7 +33,7 @@ export function facets(found, filter, change, of) {
     values("fusion_id", "Models", found.fusions, (id) => of.models.get(id) ?? id),
     values("day", "Days", found.days),
     found.bins.some((bin) => bin.captions) || filter.score ? histogram(found, filter, change, of) : null,
-    found.exact ? null : el("p", { class: "note" }, "~ estimates, from the ledger and a sample"),
+    found.exact ? null : el("p", { class: "note" }, "~ estimated from the ledger and a sample"),
   ].filter(Boolean);
 }
 
@@ -69,11 +69,11 @@ function histogram({ score, bins, exact }, filter, change, of) {
     "section",
     { class: "histogram" },
     el("h3", {}, choose, chosen && el("button", { type: "button", onclick: () => change(none) }, "any ✕")),
-    el("div", { class: "columns", title: "Shift and click: up to here" }, drawn),
+    el("div", { class: "columns", title: "Shift-click extends the range to here" }, drawn),
     el("p", { class: "ends" }, el("span", {}, number(bins[0].start)), el("span", {}, `${number(bins.at(-1).start)}+`)),
   );
 
-  // The range of a bin; with a filter of before, from its start to this bin.
+  // The range of a bin. With an earlier filter (before), the range from its start to the end of this bin.
   function range_of(bin, before) {
     const start = Math.min(before?.score_min ?? bin.start, bin.start);
     return { score, score_min: start, score_max: "", score_below: bin.end ?? "" };

@@ -55,7 +55,7 @@ function facts({ summary, units, progress }) {
     ["GPU time", duration(summary.gpu_seconds)],
     [
       "Speed",
-      `${number(summary.rows_per_second)} captions a second of GPU, ${number(progress.rows_per_second)} a second of wall time`,
+      `${number(summary.rows_per_second)} captions per GPU second, ${number(progress.rows_per_second)} per second of wall time`,
     ],
     ["Time left", left],
     ["Tokens", `${number(summary.prompt_tokens)} of prompts, ${number(summary.caption_tokens)} of captions`],
@@ -103,9 +103,9 @@ function funnel(all) {
     ]);
   }
   const notes = [
-    found && "Pairs: rows of this run's shards with rows that were pulled before or now; a row may be in several.",
-    found && "Already fused: pairs in other units, loaded or not.",
-    found && !all.fusion_id && "Of all fusions together: a pair counts once for each.",
+    found && "Pairs: rows of this run's shards, joined with all rows that were pulled until then. A row may be in several pairs.",
+    found && "Already fused: pairs that are in other units, loaded or not.",
+    found && !all.fusion_id && "Of all fusions together: a pair counts once for each fusion.",
     !whole && `Reasons are estimates from ${number(distributions.rejected)} rejected captions of the newest units.`,
   ].filter(Boolean);
   return el("div", {}, bars("From shards to captions", rows), el("p", { class: "note" }, notes.join(" ")));

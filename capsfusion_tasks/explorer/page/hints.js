@@ -5,11 +5,11 @@ export function hinted(hint, filter, change) {
   if (!hint) return [];
   const lines = [];
   if (hint.ignored.length)
-    lines.push(el("p", {}, `Too common to be searched: ${hint.ignored.join(", ")}. Search for other words.`));
+    lines.push(el("p", {}, `The search ignores common words: ${hint.ignored.join(", ")}. Search for other words.`));
   for (const [part, words] of Object.entries(hint.longer)) {
     const instead = (word) => change({ words: filter.words.replace(new RegExp(`(?<![\\p{L}\\p{N}])${part}(?![\\p{L}\\p{N}])`, "iu"), word) });
     const buttons = words.map((word) => el("button", { type: "button", onclick: () => instead(word) }, word));
-    lines.push(el("p", { class: "actions" }, `Words are found whole. These begin with ${part}:`, buttons));
+    lines.push(el("p", { class: "actions" }, `The search finds whole words only. These begin with ${part}:`, buttons));
   }
   return lines;
 }

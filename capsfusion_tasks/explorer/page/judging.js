@@ -25,7 +25,7 @@ async function whoJudges() {
 // Whether the user may edit the DAG: judge captions, replay and export them.
 export const mayEdit = async () => (await whoJudges()) !== null;
 
-// A section with what others say of the caption, and the buttons; ``changed`` gets the caption's judgements.
+// A section with all judgements of the caption and the buttons to judge it. Calls changed(judgements) after a change.
 export function judging(row, changed) {
   const place = el("section", { class: "judging", "aria-label": "Judgements" });
   const draw = async (problem = null) => {
@@ -63,7 +63,7 @@ export function judging(row, changed) {
   return place;
 }
 
-// Press the button of a key: 1, 2 or 3.
+// Presses the button that belongs to a key: 1, 2 or 3.
 export function judgeByKey(place, key) {
   place.querySelector(`.judging button[data-key="${key}"]`)?.click();
 }
@@ -113,7 +113,7 @@ function said(all, name) {
         el("span", { class: `badge ${each.verdict}` }, LABELS[each.verdict]),
         ` ${each.judged_by === name ? "you" : each.judged_by}, ${time(each.judged_at)}`,
         each.note && [": ", el("bdi", { dir: "auto" }, each.note)],
-        each.outdated && " (of an earlier caption of this pair)",
+        each.outdated && " (judged an earlier caption of this pair)",
       ),
     ),
   );

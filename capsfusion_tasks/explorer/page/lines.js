@@ -5,7 +5,7 @@ const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [640, 180, 76, 24, 12];
 const COLOURS = 7;
 const SHORT = new Intl.NumberFormat("en", { notation: "compact" });
 
-// series: [name, value of each day]; a null is a gap. end: the upper end of the axis, or the greatest value.
+// series: [name, value of each day]; null is a gap. end: the upper end of the axis. Default: chosen from the values.
 export function lines(title, days, series, show, open, end = undefined) {
   const most = end ?? rounded(Math.max(0, ...series.flatMap(([, values]) => values)));
   const x = (at) => LEFT + ((at + 0.5) * (WIDTH - LEFT)) / days.length;

@@ -15,7 +15,7 @@ function go(view, parameters = {}) {
   show();
 }
 
-// Writes into the address which caption is open. null: no caption.
+// Writes the open caption into the address. null: no caption is open.
 function note(row) {
   const { caption: _, ...others } = Object.fromEntries(new URLSearchParams(location.search));
   const caption = row && `${row.pair_id} ${row.fusion_id}`;
@@ -40,7 +40,7 @@ function show() {
   VIEWS[view](asked, { go, note }, ofTab, tab);
 }
 
-// The window of Airflow's page, if the view is in a frame of it; null outside of Airflow.
+// The window of Airflow's page that shows the view in a frame; null outside Airflow.
 function around() {
   try {
     return window.parent === window || !window.parent.document ? null : window.parent;
@@ -61,12 +61,12 @@ function recall() {
   const state = around()?.location.hash ?? "";
   if (!state.startsWith(MARK)) return;
   const asked = Object.fromEntries(new URLSearchParams(state.slice(MARK.length)));
-  // The tab of another run may have been opened with this address.
+  // This address may have been opened in the tab of another run. Its state does not apply there.
   if (asked.dag === dag && asked.dag_run_id === dag_run_id || dag === undefined && !asked.dag)
     history.replaceState(null, "", query({ ...asked, ...tab }));
 }
 
-// Airflow's class on its root element tells its colours; outside Airflow, use the system's.
+// A class of Airflow's root element says which colours it uses. Outside Airflow, use the system's colours.
 function follow_colours() {
   const outer = around()?.document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");

@@ -8,7 +8,7 @@ const place = document.getElementById("figures");
 const DAGS = ["capsfusion", "capsfusion_replay"];
 let request = new AbortController();
 
-// key: dag_run_id, replay, or start and end of an interval, and a fusion_id; empty for all runs. dag: in the tab of a run, its DAG.
+// key: a dag_run_id, a replay, or start and end of an interval; and a fusion_id. Empty for all runs. dag: in the tab of a
 export async function showRuns(key, address, dag) {
   const { go } = address;
   const alone = dag !== undefined; // in Airflow's tab of one run

@@ -32,7 +32,7 @@ function drawn({ days: rows, reasons }, fusions, chosen, go) {
     ...fusions.map(({ fusion_id: id, model }) => el("option", { value: id, selected: id === chosen }, `${shortModel(model)}, ${id}`)),
   );
   const head = el("p", { class: "actions" }, el("label", { class: "beside-label" }, "Model ", choose));
-  if (!rows.length) return [head, el("p", { class: "status" }, "No day is loaded yet.")];
+  if (!rows.length) return [head, el("p", { class: "status" }, "No captions are loaded yet.")];
   const days = [...new Set(rows.map((row) => row.day))];
   const models = [...new Set(rows.map((row) => row.fusion_id))];
   const name = (id) => `${shortModel(fusions.find((each) => each.fusion_id === id)?.model ?? "")} ${id}`;
@@ -49,12 +49,12 @@ function drawn({ days: rows, reasons }, fusions, chosen, go) {
       ["rejected", days.map((day) => sum(day, "rejected"))],
     ], number, open),
     stacks("Reasons for rejection, share of captions", days, byReason(days, reasons, sum), (value) => percent(value, 1), open),
-    lines("Captions a second of GPU", days, by(({ accepted, rejected, gpu_seconds: gpu }) => (gpu ? (accepted + rejected) / gpu : null)), number, open),
-    el("p", { class: "note" }, "Days of the data interval (UTC), the newest 60 that are loaded. Reasons are estimates from up to 150 rejected captions a day; one with two reasons counts under both. A click on a day shows its captions."),
+    lines("Captions per GPU second", days, by(({ accepted, rejected, gpu_seconds: gpu }) => (gpu ? (accepted + rejected) / gpu : null)), number, open),
+    el("p", { class: "note" }, "The newest 60 days of data intervals (UTC) that have captions. Reasons are estimates from up to 150 rejected captions per day; a caption with two reasons counts under both. Click a day to see its captions."),
   ].filter(Boolean);
 }
 
-// The most frequent reasons, and all others.
+// The shares of the most frequent reasons, and of all others together.
 function byReason(days, reasons, sum) {
   const share = (day) => sum(day, "rejected") / Math.max(1, sum(day, "rejected") + sum(day, "accepted"));
   const all = {};
