@@ -1,4 +1,4 @@
-"""A filter of captions. The captions view shows the captions that match it, and replays and exports take them."""
+"""A filter of captions, for the captions view, replays and exports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCORES = (
 def storable(value: str) -> str:
     """Raises ValueError for a text that PostgreSQL cannot store."""
     if "\x00" in value:
-        raise ValueError("has a NUL character, which PostgreSQL cannot store")
+        raise ValueError("it has a NUL character, which PostgreSQL cannot store")
     return value
 
 
@@ -38,7 +38,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class CaptionFilter(BaseModel):
-    """Conditions that a caption must meet, all of them."""
+    """A caption matches if it meets all conditions that are set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,7 +56,7 @@ class CaptionFilter(BaseModel):
     score: Score | None = None
     score_min: Number | None = None
     score_max: Number | None = None
-    score_below: Number | None = None  # as score_max, but exclusive
+    score_below: Number | None = None  # like score_max, but exclusive
 
     @field_validator("words")
     @classmethod
@@ -65,7 +65,7 @@ class CaptionFilter(BaseModel):
 
     @property
     def of_accepted(self) -> bool:
-        """Whether accepted captions can match: only rejected ones have a reason."""
+        """Whether accepted captions can match. With a reason they cannot: only rejected captions have reasons."""
         return self.verdict != "rejected" and self.reason is None
 
     @property
@@ -74,15 +74,15 @@ class CaptionFilter(BaseModel):
 
     @property
     def by_unit(self) -> bool:
-        """Whether it asks for units of a day or a run."""
+        """Whether the filter names a day or a run, and so a set of units."""
         return self.day is not None or self.dag_run_id is not None
 
     @classmethod
     def of_param(cls, value: dict[str, Any] | None) -> CaptionFilter | None:
-        """The filter from a Param of Airflow. Raises InputError."""
+        """The filter from the value of an Airflow Param. Raises InputError if it is invalid."""
         try:
             return None if value is None else cls.model_validate(value)
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise InputError(f"the Param filter has a wrong {name}: {first['msg']}; it has {value}") from error
+            raise InputError(f"the Param filter has a wrong {name}: {first['msg']}; the value is {value}") from error

@@ -1,4 +1,4 @@
-"""What a task works with: settings, staging area, warehouse and decoding, each opened or decided once."""
+"""The context of a task: settings, staging area, warehouse and decoding. Each is opened or decided once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class Context:
     settings: Settings
     storage: Storage
     warehouse: Warehouse
-    fusion_id: str | None = None  # fusion_id of planned units that this task continues; None: the settings decide
+    fusion_id: str | None = (
+        None  # the fusion_id of planned units that this task continues; None: the settings decide the decoding
+    )
 
     @cached_property
     def decoding(self) -> Decoding:
@@ -44,6 +46,6 @@ class Context:
 
 @contextmanager
 def open_context(settings: Settings) -> Iterator[Context]:
-    """A context whose warehouse stays open as long as the block. Raises as ``open_warehouse`` does."""
+    """A context whose warehouse is open until the block ends. Raises what ``open_warehouse`` raises."""
     with open_warehouse(settings) as warehouse:
         yield Context(settings, Storage(settings.staging_uri), warehouse)

@@ -1,4 +1,4 @@
-"""A decoding: the model, its dtype, the beam search and the prompt. Chosen once, when units are planned."""
+"""A decoding: the model, its dtype, the beam search and the prompt. Planning decides it once for its units."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-BUNDLED = "bundled"  # stands for the location of the demo model, which differs between installations
+BUNDLED = "bundled"  # recorded instead of the demo model's location, which differs between installations
 
 # Fields that are copied from settings of the same name. A new field needs a setting, a field in ``Decoding``, a Param
 # in ``plugins/dag_parts.py``, and the code that uses it.
 KNOBS = ("engine", "num_beams", "max_new_tokens", "keep_beams")
-# The fields that shape captions. A model's location and name are not among them.
+# The fields that change captions. They do not include a model's location and name.
 _SHAPING = ("model_digest", "prompt_digest", "tokenizer_digest", "dtype", "eos_ids", *KNOBS)
 # Fields that were added later, each with the value that older captions were made with. A field with this value is left
 # out of the digest, so that older captions keep their fusion_id.
@@ -58,16 +58,16 @@ class Decoding(BaseModel):
     tokenizer_digest: str
     engine: str
     dtype: str  # float32, bfloat16 or float8; never auto
-    eos_ids: tuple[int, ...]  # a caption ends at any of them
+    eos_ids: tuple[int, ...]  # a caption ends at any of these tokens
     num_beams: int
     max_new_tokens: int
-    keep_beams: bool = False  # whether the other finished captions of the search are kept
-    # The template itself, so that a worker needs no file. None: the paper's. The digest shapes captions.
+    keep_beams: bool = False  # whether the other finished captions of the beam search are kept
+    # The text of the template, so that a worker needs no file. None: the paper's. Only its digest is part of fusion_id.
     prompt: str | None = None
 
     @classmethod
     def of(cls, **fields: Any) -> Decoding:
-        """The decoding with these fields. Its fusion_id is a digest of the fields that shape captions."""
+        """The decoding with these fields. Its fusion_id is a digest of the fields that change captions."""
         decoding = cls(fusion_id="", **fields)
         digest = hashlib.blake2b(json.dumps(decoding.shape, sort_keys=True).encode(), digest_size=6)
         return decoding.model_copy(update={"fusion_id": digest.hexdigest()})
@@ -80,6 +80,6 @@ class Decoding(BaseModel):
 
     @property
     def shape(self) -> dict[str, Any]:
-        """The fields that shape captions: two decodings that agree in them make the same captions."""
+        """The fields that change captions. Two decodings that agree in these fields make the same captions."""
         shape = {name: getattr(self, name) for name in _SHAPING}
         return {name: value for name, value in shape.items() if name not in _ADDED or value != _ADDED[name]}

@@ -6,7 +6,7 @@ from __future__ import annotations
 def printable(text: str) -> str:
     """``text`` with all invisible characters but line breaks escaped (``\\x1b``), for logs, terminals and pages.
 
-    Names of shards and columns come from outside: they can have terminal commands or right-to-left marks in them.
+    Names of shards and columns come from outside, so they can contain terminal commands or right-to-left marks.
     """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 

@@ -1,4 +1,4 @@
-"""Data intervals: the spans of time whose shards a run handles. All times are UTC."""
+"""Data intervals: a run handles the shards that arrived in its interval. All times are UTC."""
 
 from __future__ import annotations
 

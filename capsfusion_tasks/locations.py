@@ -1,6 +1,6 @@
 """Folders and addresses that users give: ``~`` is the home folder, and a relative path becomes absolute at once.
 
-Tasks run in other working folders than the command that starts them, so a path must not depend on one.
+Tasks and the command that starts them have different working folders, so paths must not depend on the working folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _LACKS_SLASHES = re.compile(r"(s3|gs|gcs|az|abfss?|hf|https?|file):(?!//)", re.I
 
 
 def absolute_path(path: str | Path) -> Path:
-    """The file or folder that ``path`` names. Raises ValueError if it is empty or ``~`` has no meaning."""
+    """``path`` as an absolute path. Raises ValueError if it is empty or if ``~`` cannot be expanded."""
     if not str(path):
         raise ValueError("it is empty; give a path")
     try:
@@ -23,9 +23,9 @@ def absolute_path(path: str | Path) -> Path:
 
 
 def absolute_location(location: str) -> str:
-    """A path or ``file://…`` as an absolute path; any other address (``s3://…``) as it is.
+    """A path or ``file://…`` as an absolute path. Any other address (``s3://…``) stays unchanged.
 
-    Raises ValueError as ``absolute_path`` does, and for an address whose ``//`` was forgotten.
+    Raises ValueError like ``absolute_path``, and for an address without ``//``.
     """
     if _LACKS_SLASHES.match(location):
         scheme, _, rest = location.partition(":")

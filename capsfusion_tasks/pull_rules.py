@@ -9,13 +9,13 @@ from typing import Literal, Self
 
 from capsfusion_tasks.settings import Settings
 
-COLUMNS_VERSION = 3  # raise it when pairing/columns.py gets other rows or columns from the same file
+COLUMNS_VERSION = 3  # increase this number when pairing/columns.py reads other rows or columns from the same file
 _KEY = "capsfusion.pull_rules"  # key in the footers of bucket files, pairs and units
 
 
 @dataclass(frozen=True)
 class PullRules:
-    """The settings for which bucket files are valid.
+    """The settings that bucket files depend on.
 
     Files of older versions have no record. They count as made with the current settings, which are then recorded.
     """
@@ -38,7 +38,7 @@ class PullRules:
 
     @classmethod
     def recorded(cls, footer: Mapping[str, str]) -> Self | None:
-        """The rules in a Parquet footer; None: an older version wrote the file."""
+        """The rules in a Parquet footer. None: an older version wrote the file."""
         return cls(**json.loads(footer[_KEY])) if _KEY in footer else None
 
     def as_footer(self) -> dict[str, str]:
@@ -57,7 +57,7 @@ class PullRules:
         )
 
     def against(self, now: PullRules) -> str:
-        """What differs, for messages: ``CAPSFUSION_PUNSAFE_MAX=0.5, now CAPSFUSION_PUNSAFE_MAX=0.1``."""
+        """The differences as text for messages: ``CAPSFUSION_PUNSAFE_MAX=0.5, now CAPSFUSION_PUNSAFE_MAX=0.1``."""
         if self.columns != now.columns:
             return f"version {self.columns} of the column rules, now version {now.columns}"
         return f"{self.variables(now)}, now {now.variables(self)}"
@@ -65,7 +65,7 @@ class PullRules:
 
 @dataclass(frozen=True)
 class PairRules(PullRules):
-    """The settings for which pairs are valid: the pull rules, and the most pairs of a URL."""
+    """The settings that pairs depend on: the pull rules, and the most pairs of a URL."""
 
     # The default also stands for pairs of older versions, which had no limit.
     url_pairs_max: int | Literal["none"] = "none"
@@ -73,20 +73,20 @@ class PairRules(PullRules):
     @classmethod
     def of(cls, settings: Settings) -> Self:
         pulled = PullRules.of(settings)
-        # Rows that match on URL and text make at most as many pairs as LAION-COCO has rows: they need no limit.
+        # Rows that match on URL and text make at most as many pairs as LAION-COCO has rows, so they need no limit.
         most = settings.url_pairs_max if pulled.join_on == "url" else "none"
         return cls(**asdict(pulled), url_pairs_max=most)
 
     def variables(self, other: PullRules) -> str:
         if isinstance(other, PairRules) and self.join_on != other.join_on:
-            # This setting concerns only one of the two kinds of join.
+            # This setting has an effect only if rows are joined on the URL alone.
             other = replace(other, url_pairs_max=self.url_pairs_max)
         return super().variables(other)
 
 
 @dataclass(frozen=True)
 class UnitRules(PairRules):
-    """The settings for which units are valid: the pair rules, and what planning does with gone images."""
+    """The settings that units depend on: the pair rules, and what planning does with gone images."""
 
     gone_images: Literal["skip", "keep"] = "keep"  # the default also stands for units of older versions
 

@@ -22,7 +22,7 @@ Existing = Literal["skip", "replace"]  # what to do with pairs that are fused al
 
 
 class Shard(BaseModel):
-    """A source file as discovery saw it. (source, path, etag) is its identity, ``shard_id`` a digest of the three."""
+    """A source file as discovery listed it. Its identity is (source, path, etag); ``shard_id`` is a digest of these."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,7 +34,7 @@ class Shard(BaseModel):
     size_bytes: int
     arrived_at: datetime
     revision: str = ""  # for sources with commits: the commit that was listed, which is also read
-    problem: str = ""  # why the shard cannot be read, if the listing already shows that; the etag is then empty
+    problem: str = ""  # why the shard cannot be read, if the listing shows this; the etag is then empty
 
     @property
     def label(self) -> str:
@@ -42,7 +42,7 @@ class Shard(BaseModel):
 
 
 class Unit(BaseModel):
-    """A work unit: the pairs that one fuse task handles. Its rows lie at ``units/<unit_id>/pairs.parquet``."""
+    """A work unit: the pairs that one fuse task handles. They are in ``units/<unit_id>/pairs.parquet``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,7 +57,7 @@ class Unit(BaseModel):
 
 
 class Replay(BaseModel):
-    """Selects rejected captions of one fusion, by all conditions that are set. Their pairs are fused again.
+    """Selects rejected captions of one fusion that meet all conditions that are set. Their pairs are fused again.
 
     A later try finds the replay's units by ``name`` and continues them.
     """
@@ -201,7 +201,7 @@ VALIDATED = pa.schema(
         *CAPTION,
         *SCORES,
         pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why it is rejected; empty: accepted
-        pa.field("flags", pa.list_(pa.string()), nullable=False),  # doubts that reject nothing
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # doubts that do not reject the caption
     ]
 )
 
@@ -217,7 +217,7 @@ VALIDATED_WITH_BEAMS = pa.schema(
 
 
 def with_columns_of(schema: pa.Schema, table: pa.Table) -> pa.Table:
-    """``table`` with nulls for the nullable columns of ``schema`` that an earlier version did not write."""
+    """``table`` with null columns added for nullable columns of ``schema`` that an earlier version did not write."""
     for field in schema:
         if field.nullable and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))

@@ -1,4 +1,4 @@
-"""The types of settings that are more than a number or a word: lists of patterns, folders, addresses, models."""
+"""Types for settings that need parsing: lists of patterns, folders, addresses, models."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _not_empty(secret: SecretStr) -> SecretStr:
 
 Secret = Annotated[SecretStr, AfterValidator(_not_empty), BeforeValidator(_stripped)]
 TableName = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)+$"), BeforeValidator(_stripped)]
-# NoDecode: otherwise pydantic-settings would accept only JSON.
+# NoDecode, because pydantic-settings would otherwise accept only JSON.
 Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_patterns)]
 Folder = Annotated[Path, BeforeValidator(absolute_path), BeforeValidator(_stripped)]
 Location = Annotated[str, AfterValidator(absolute_location), BeforeValidator(_stripped)]

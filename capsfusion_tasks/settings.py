@@ -16,7 +16,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.setting_types import Folder, Location, ModelLocation, Patterns, RawLocation, Secret, TableName
 from capsfusion_tasks.thresholds import GateSettings, RuleSettings
 
-# Variables that other code reads, not Settings.
+# Variables that other code reads instead of Settings.
 OTHER_VARIABLES = {
     "CAPSFUSION_AWS_CONN_ID": "Airflow only: the Connection that has the keys and the endpoint of S3.",
     "CAPSFUSION_ALERT_CONN_ID": "Airflow only: the Connection whose password is the URL of a webhook (Slack,"
@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     )
     lake_table: TableName | None = Field(
         None,
-        description="An Iceberg table that gets each loaded unit too, as `namespace.table`, in PyIceberg's catalog"
+        description="Also write each loaded unit to this Iceberg table: `namespace.table` in PyIceberg's catalog"
         " `capsfusion` ([sinks.md](sinks.md)). Default: none.",
     )
     keep_units_days: float = Field(
@@ -78,24 +78,29 @@ class Settings(BaseSettings):
         ("*.parquet",), description="Files of the LAION-2B source that are shards: glob patterns, separated by commas."
     )
     laion2b_exclude: Patterns = Field(
-        (), description="Glob patterns of files to leave out, although they are included."
+        (),
+        description="Files to leave out although `CAPSFUSION_LAION2B_INCLUDE` matches them: glob patterns, separated by"
+        " commas.",
     )
     laion_coco: Location = Field(
-        "hf://datasets/laion/relaion-coco", description="Where LAION-COCO shards arrive, as for `CAPSFUSION_LAION2B`."
+        "hf://datasets/laion/relaion-coco",
+        description="Where LAION-COCO shards arrive: the same kinds of addresses as for `CAPSFUSION_LAION2B`.",
     )
     laion_coco_include: Patterns = Field(
-        ("*.parquet",), description="As `CAPSFUSION_LAION2B_INCLUDE`, for the LAION-COCO source."
+        ("*.parquet",), description="Like `CAPSFUSION_LAION2B_INCLUDE`, for the LAION-COCO source."
     )
-    laion_coco_exclude: Patterns = Field((), description="As `CAPSFUSION_LAION2B_EXCLUDE`, for the LAION-COCO source.")
+    laion_coco_exclude: Patterns = Field(
+        (), description="Like `CAPSFUSION_LAION2B_EXCLUDE`, for the LAION-COCO source."
+    )
     image_results: Location | None = Field(
         None,
         description="Results of img2dataset, which say whether an image is gone: Parquet files with `url` and `status`,"
         " as for `CAPSFUSION_LAION2B` ([sources.md](sources.md)). Default: none.",
     )
     image_results_include: Patterns = Field(
-        ("*.parquet",), description="As `CAPSFUSION_LAION2B_INCLUDE`, for the image results."
+        ("*.parquet",), description="Like `CAPSFUSION_LAION2B_INCLUDE`, for the image results."
     )
-    image_results_exclude: Patterns = Field((), description="As `CAPSFUSION_LAION2B_EXCLUDE`, for the image results.")
+    image_results_exclude: Patterns = Field((), description="Like `CAPSFUSION_LAION2B_EXCLUDE`, for the image results.")
     gone_images: Literal["auto", "skip", "keep"] = Field(
         "auto",
         description="What to do with pairs whose image is known to be gone: `skip` or `keep` them. `auto`: `skip` if"
@@ -190,7 +195,7 @@ class Settings(BaseSettings):
         "auto", description="Rows that a process fuses together. `auto`: what fits in the GPU's memory; 32 on a CPU."
     )
     chunk_rows: int = Field(
-        4096, ge=1, description="Most rows of a chunk file. After 30 seconds of work the next chunk file begins anyway."
+        4096, ge=1, description="Most rows of a chunk file. After 30 seconds, a new chunk file begins in any case."
     )
     stall_minutes: float = Field(
         15,
@@ -198,7 +203,10 @@ class Settings(BaseSettings):
         description="End a fuse task whose process finishes no row for this many minutes. A retry continues it.",
     )
     loading_minutes: float = Field(
-        60, gt=0, description="The same until the first row is finished: the model is downloaded and loaded before it."
+        60,
+        gt=0,
+        description="Like `CAPSFUSION_STALL_MINUTES`, until the first row is finished. This includes downloading and"
+        " loading the model.",
     )
 
     rules: RuleSettings = Field(RuleSettings(), description="When a caption is rejected.")
@@ -231,7 +239,7 @@ class Settings(BaseSettings):
 
     @property
     def self_paired(self) -> bool:
-        """Whether LAION-COCO, which has URL and alt text, is paired with itself."""
+        """Whether LAION-COCO alone gives the pairs. Its rows have both captions."""
         return self.laion2b == "none"
 
     @property
@@ -240,7 +248,7 @@ class Settings(BaseSettings):
 
     @property
     def fusing_device(self) -> Literal["cpu", "gpu"]:
-        """Where units are fused. Planning has no GPU to ask, so it is a setting."""
+        """Where units are fused. This is a setting, because the machine that plans may have no GPU."""
         if self.device != "auto":
             return self.device
         return "cpu" if self.model == str(BUNDLED_MODEL) else "gpu"
@@ -256,7 +264,7 @@ class Settings(BaseSettings):
         return self.scratch or Path(tempfile.gettempdir()) / f"capsfusion-{os.getuid()}"
 
     def environment(self) -> dict[str, str]:
-        """These settings as the variables that ``load_settings`` reads, including the warehouse's password.
+        """These settings as environment variables for ``load_settings``, including the warehouse's password.
 
         An empty value stands for the default.
         """
@@ -284,7 +292,7 @@ def load_settings(**overrides: Any) -> Settings:
         settings = Settings(**given)
     except ValidationError as error:
         problems += variables.problems(error, Settings, given.keys())
-    except SettingsError as error:  # the variable of a group of settings is not JSON
+    except SettingsError as error:  # the variable of a group of settings does not contain JSON
         names = [name for name in variables.nested(Settings) if f'"{name}"' in str(error)]
         variable = variables.variable(*names[:1])
         problems.append(f"{variable} is not JSON: set its parts one by one ({variable}__…, docs/settings.md)")

@@ -1,4 +1,4 @@
-"""Query results and captions on a terminal or in a pipe."""
+"""Prints query results and captions to a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Format = Literal["table", "csv", "json", "parquet"]
 
 
 def cell(value: Any) -> Text:
-    """A value for a terminal, with control characters replaced: a caption can have escape sequences in it."""
+    """A value as text for a terminal. Replaces control characters, because a caption can contain escape sequences."""
     text = "" if value is None else str(value)
     return Text("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
 
 
 def print_rows(rows: pa.Table, output_format: Format) -> None:
-    """``rows`` to standard output; json is one object a line, with NaN and infinite numbers as null.
+    """Print ``rows`` to standard output. JSON is one object per line, with NaN and infinite numbers as null.
 
-    A table that is wider than the terminal is printed as records, a line a value. A pipe gets exact values. On a
-    terminal, characters that could control it are escaped in JSON, which loses nothing, and replaced in a table or CSV.
+    A table that is wider than the terminal is printed as records, with a line per value. A pipe gets exact values. On a
+    terminal, control characters are escaped in JSON, which loses nothing, and replaced in a table or CSV.
     """
     if output_format == "table":
         _print_table(rows)
@@ -57,7 +57,7 @@ def print_rows(rows: pa.Table, output_format: Format) -> None:
     else:
         for values in zip(*_json_columns(rows), strict=True):
             line = _escaped(json_bytes(dict(zip(rows.column_names, values, strict=True))).decode())
-            sys.stdout.buffer.write(f"{line}\n".encode())  # JSON is UTF-8, whatever the terminal's encoding is
+            sys.stdout.buffer.write(f"{line}\n".encode())  # JSON is UTF-8, also if the terminal has another encoding
 
 
 def _json_columns(rows: pa.Table) -> list[list[Any]]:
@@ -98,19 +98,19 @@ def _print_records(console: Console, names: list[Text], values: list[list[Text]]
 
 
 def print_text(text: str) -> None:
-    """A report to standard output, line by line."""
+    """Print a report to standard output, line by line."""
     Console().print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def _escaped(text: str) -> str:
-    """JSON with invisible characters escaped. They are in strings only, where an escape has the same meaning."""
+    """JSON with invisible characters escaped. JSON has them only in strings, where an escape has the same meaning."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] if ord(c) != 127 else "\\u007f" for c in text)
 
 
 def _flat(rows: pa.Table) -> pa.Table:
-    """``rows`` with lists as JSON text and bytes as text or base64: CSV has no other form for them."""
+    """``rows`` for CSV: lists as JSON text, bytes as text or base64."""
     columns = [
         pa.array([None if value is None else field_text(value) for value in values], pa.string())
         if pa.types.is_nested(column.type) or is_bytes(column.type)
@@ -121,9 +121,9 @@ def _flat(rows: pa.Table) -> pa.Table:
 
 
 class RowCount:
-    """A progress line for work of unknown length: updated in place on a terminal, a line every 15 seconds in a log.
+    """A progress line for work of unknown length. Updated in place on a terminal; in a log, a line every 15 seconds.
 
-    Prints nothing for work that ends at once.
+    Prints nothing if the work ends at once.
     """
 
     def __init__(self, console: Console) -> None:
@@ -156,7 +156,8 @@ class RowCount:
 class Working:
     """Prints lines of progress. If none comes for some seconds, it prints that the work continues.
 
-    On a terminal that line is updated in place, and the next line of progress replaces it; a log gets one each minute.
+    On a terminal, this line is updated in place, and the next progress line replaces it. A log gets one line per
+    minute.
     """
 
     def __init__(self, console: Console) -> None:
@@ -201,7 +202,7 @@ class Working:
 
 
 def print_verdicts(name: str, tally: Tally) -> None:
-    """The reasons and flags of a file's captions to standard output, each with its share and an example."""
+    """Print the reasons and flags of a file's captions to standard output, each with its share and an example."""
     table = Table(
         "reason", "rows", "share", "example", title=cell(f"{name}: {tally.accepted} of {tally.rows} accepted")
     )

@@ -1,6 +1,6 @@
-"""The thresholds of validation's rules and of its gate, which are a part of the settings.
+"""The thresholds of validation's rules and of the gate. They are settings.
 
-Not in settings.py, so that code that only validates captions does not need pydantic-settings.
+They are not in settings.py, so that code that only validates captions does not need pydantic-settings.
 """
 
 from __future__ import annotations
@@ -81,6 +81,6 @@ class GateSettings(BaseModel):
     answer_hours: float = Field(
         default=24,
         ge=0,
-        description="In Airflow, ask whether to load such units, and wait this many hours for an answer. After that,"
-        " the run fails. 0: do not ask.",
+        description="In Airflow, ask whether to load units that the gate holds, and wait this many hours for an answer."
+        " After that, the run fails. 0: do not ask.",
     )

@@ -1,4 +1,4 @@
-"""Finds misspelt and invalid environment variables: of settings, and of libraries that would crash or hang."""
+"""Finds misspelt and invalid environment variables: settings, and variables with which libraries crash or hang."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 PREFIX = "CAPSFUSION_"
-# Kubernetes adds these for each service in the namespace whose name starts with capsfusion.
+# Kubernetes adds these variables for each service whose name starts with capsfusion.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
-_EXPECTED = "Input should be "  # how pydantic's messages begin
+_EXPECTED = "Input should be "  # the start of pydantic's messages
 # Variables that libraries read while they are imported, where a wrong value hangs the process (libgomp) or ends it with
 # a traceback (NumPy): what is accepted, and in words. torch's are not here: fusion/torchrun.py explains its failures.
 _OF_LIBRARIES = {
     "GOMP_CPU_AFFINITY": (re.compile(r"[\s,]*(\d+(-\d+(:\d+)?)?([\s,]+|$))*"), "numbers of cores, such as 0-3 or 0,2"),
     "NUMPY_MADVISE_HUGEPAGE": (re.compile(r"\s*[+-]?\d{1,9}\s*"), "0 or 1"),
 }
-_SECRET = ("warehouse_url",)  # settings whose values messages never show
+_SECRET = ("warehouse_url",)  # settings whose values must not appear in messages
 
 
 def variable(*parts: str) -> str:
-    """The variable of a setting. A setting in a group has two parts: ``CAPSFUSION_RULES__MIN_WORDS``."""
+    """The variable of a setting. For a setting in a group, it has two parts: ``CAPSFUSION_RULES__MIN_WORDS``."""
     return PREFIX + "__".join(parts).upper()
 
 
@@ -46,7 +46,7 @@ def variables(settings: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: Iterable[str]) -> list[str]:
-    """A problem for each variable that nearly has the name of a setting, or of one of ``others``."""
+    """A problem for each variable whose name is nearly that of a setting or of one of ``others``."""
     groups = [variable(name) for name in nested(settings)]  # one variable can set a whole group as JSON
     known = {*variables(settings), *others, *groups}
     return [
@@ -54,7 +54,7 @@ def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: 
         for name in sorted(name.upper() for name, value in environment.items() if value)
         if name.startswith(PREFIX)
         and name not in known
-        and not name.startswith(tuple(f"{group}__" for group in groups))  # pydantic refuses unknown names of a group
+        and not name.startswith(tuple(f"{group}__" for group in groups))  # pydantic refuses unknown ones itself
         and not _OF_KUBERNETES.fullmatch(name)
         and (nearest := _nearest(name, known))
     ]
@@ -97,7 +97,7 @@ def _joined(reasons: list[str]) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known variable that ``name`` most resembles, if it resembles any."""
+    """The known variable that is most similar to ``name``, if any is similar."""
     by_rest = {each.removeprefix(PREFIX): each for each in known}
     found = difflib.get_close_matches(name.removeprefix(PREFIX), by_rest, n=1, cutoff=0.7)
     return by_rest[found[0]] if found else None

@@ -1,1 +1,1 @@
-"""The validate stage: scores and verdicts for fused captions, one small function a rule."""
+"""The validate stage: computes scores and verdicts for fused captions. Each rule is a small function."""

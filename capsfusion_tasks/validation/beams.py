@@ -16,7 +16,7 @@ from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
 
 def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: RawsByCaption | None = None) -> pa.Table:
-    """``validate_table`` for a table with ``other_beams``: takes the best caption of each row that passes.
+    """``validate_table`` for a table with ``other_beams``: takes the best caption of each row that the rules accept.
 
     If no caption of a row passes, the row keeps the best caption and its reasons. Adds ``beam`` and ``rescued_from``
     (``schemas.VALIDATED_WITH_BEAMS``).
@@ -44,7 +44,7 @@ def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: R
 
 
 def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Table]:
-    """The other captions of all rejected rows: their rows in ``judged``, their beams (from 2), and a table of them."""
+    """The other captions of all rejected rows: row numbers in ``judged``, numbers of beams (from 2), and captions."""
     rejected = np.flatnonzero(pc.greater(pc.list_value_length(judged["reasons"]), 0).to_numpy())
     lists = judged[OTHER_BEAMS.name].take(rejected).combine_chunks()
     parents = pc.list_parent_indices(lists).to_numpy()
@@ -57,7 +57,7 @@ def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Ta
 
 
 def _with_captions_of(judged: pa.Table, loaded: RawsByCaption | None) -> RawsByCaption:
-    """``loaded``, with the best captions of this table added."""
+    """``loaded``, extended by the best captions of this table."""
     raws: defaultdict[str, set[str]] = defaultdict(set)
     for caption, raw in zip(judged["capsfusion"].to_pylist(), judged["laion_2b"].to_pylist(), strict=True):
         raws[caption or ""].add(raw or "")

@@ -1,4 +1,4 @@
-"""Rules about the form of a caption: its length, its end, what it repeats, its characters."""
+"""Rules about the form of a caption: length, end, repetition, characters."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def too_long(fused: Fused, settings: RuleSettings) -> bool:
 def truncated(fused: Fused, settings: RuleSettings) -> bool:
     """``truncated``: decoding hit its token limit, or the caption ends inside a sentence, a clause or a word.
 
-    The caption then lacks an end of sentence, or ends in "…", or in a full stop after "the" or "and" or after the first
-    letters of a source's word ("a beaut."). A closing quotation mark or bracket ends a sentence too, and an emoji may
-    follow. Only English captions are tested for such words.
+    Such a caption has no punctuation at its end, or ends in "…", or in a full stop after "the", "and" or the first
+    letters of a source's word ("a beaut."). A closing quotation mark or bracket is an end too, and an emoji may
+    follow. The word before a full stop is tested only in English captions.
     """
     if fused.finish_reason == "length":
         return True
@@ -99,7 +99,7 @@ def _ends_in_a_clause(fused: Fused, text: str, *, english: bool) -> bool:
 
 
 def _is_cut(word: str, fused: Fused) -> bool:
-    """Whether ``word`` is the beginning of a source's word that the caption lacks, and no other form of it."""
+    """Whether ``word`` is the beginning of a source's word that the caption lacks, and not another form of it."""
     if (
         len(word) < _CUT_WORD_LENGTH
         or not word.isalpha()
@@ -118,8 +118,8 @@ def _is_cut(word: str, fused: Fused) -> bool:
 def repetition(fused: Fused, settings: RuleSettings) -> bool:
     """``repetition``: more than 15% of the trigrams repeat an earlier one, or the caption loops and its sources do not.
 
-    Gopher (Rae et al., 2021) takes 0.18 for the most frequent n-grams of a page; in a caption of 22 words 0.15 is three
-    trigrams said twice. Rejects 0.18% of published captions, mostly a title that is said twice.
+    Gopher (Rae et al., 2021) uses 0.18 for the most frequent n-grams of a page. In a caption of 22 words, 0.15 means
+    three trigrams that occur twice. Rejects 0.18% of published captions, mostly for a title that occurs twice.
     """
     if fused.repetition > settings.repetition_max:
         return True

@@ -1,4 +1,4 @@
-"""Finds the words of a caption that a rule is about, to mark them."""
+"""Finds the words of a caption that a rule is about, so that a page can mark them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _joined(spans: Iterable[Span]) -> Iterator[Span]:
 
 
 def _found(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
-    """Matches in the caption that neither source has."""
+    """Matches of a pattern in the caption that neither source has."""
 
     def find(fused: Fused) -> Iterator[Span]:
         for pattern in patterns:
@@ -54,7 +54,7 @@ def _found(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
 
 
 def _anywhere(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
-    """All matches, even those that a source has."""
+    """All matches of a pattern in the caption, also those that a source has."""
     return lambda fused: (m.span() for pattern in patterns for m in pattern.finditer(fused.caption_lower))
 
 
@@ -66,7 +66,7 @@ def _leak(fused: Fused) -> Iterator[Span]:
 
 
 def _words(wanted: Callable[[Fused], Iterable[str]]) -> Callable[[Fused], Iterator[Span]]:
-    """The words whose base form is among those that ``wanted`` gives."""
+    """The words whose base form is among the forms that ``wanted`` returns."""
 
     def find(fused: Fused) -> Iterator[Span]:
         forms = set(wanted(fused))
@@ -78,7 +78,7 @@ def _words(wanted: Callable[[Fused], Iterable[str]]) -> Callable[[Fused], Iterat
 
 
 def _texts(wanted: Callable[[Fused], Iterable[str]]) -> Callable[[Fused], Iterator[Span]]:
-    """All places of the texts that ``wanted`` gives, as whole words."""
+    """All places of the texts that ``wanted`` returns, as whole words."""
 
     def find(fused: Fused) -> Iterator[Span]:
         for text in set(wanted(fused)):

@@ -16,8 +16,8 @@ from capsfusion_tasks.validation.language import words_not_latin
 from capsfusion_tasks.validation.numbers import NUMBER_WORDS
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
 
-# The characters before a word, and the word. The end of the text also counts as a word: otherwise trailing signs would
-# take quadratic time.
+# The characters before a word, and the word. The end of the text also counts as a word, because otherwise trailing
+# signs would take quadratic time.
 _TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
 _STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")  # the first word has nothing before it
 # Parts of tags, addresses, file names, and of four or more words joined by hyphens are not names.
@@ -41,7 +41,8 @@ _BETWEEN_INITIALS = r"\w{0,20}?\W?(?:(?:of|and|for|the|in) )?"
 def raw_facts(text: str) -> frozenset[str]:
     """The base forms of the names and numbers in a raw caption.
 
-    A capital at the start of a sentence makes a name only if the next word has one too ("Neiman Marcus opens").
+    A word with a capital at the start of a sentence is a name only if the next word has a capital, too ("Neiman Marcus
+    opens").
     """
     if "_" in text or "/" in text or text.count("-") > 2 or _PICTURE_FILE.search(text):
         text = _NO_PROSE.sub(" ", text)
@@ -58,7 +59,7 @@ def raw_facts(text: str) -> frozenset[str]:
 
 
 def caption_facts(text: str) -> frozenset[str]:
-    """The base forms of the names and numbers in a caption. A capital at the start of a sentence makes no name."""
+    """The base forms of the names and numbers in a caption. A capital at the start of a sentence does not count."""
     return _facts(
         [
             word
@@ -82,9 +83,9 @@ def _facts(words: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(1 << 16)
 def _base_forms_of_fact(word: str) -> tuple[str, ...]:
-    """The base form of ``word`` if it is a name or a number, otherwise none.
+    """The base form of ``word`` if it is a name or a number. Otherwise empty.
 
-    Several if normalisation splits a character.
+    More than one form if normalisation splits a character.
     """
     folded = unicodedata.normalize("NFKC", word).casefold().replace("’", "'")
     is_name = word != word.lower() and folded not in _NO_NAMES

@@ -1,4 +1,4 @@
-"""Verdicts for the captions of a file (``capsfusion validate``), however large it is."""
+"""Verdicts for the captions of a file of any size (``capsfusion validate``)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONGEST = 100  # words; longer captions count in the last bin
 
 @dataclass
 class Trial:
-    """What another threshold would change: ``reasons`` counts the rows that a reason gains or loses."""
+    """The effect of another threshold. ``reasons`` counts the rows that a reason gains or loses."""
 
     label: str
     settings: RuleSettings

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from capsfusion_tasks.thresholds import GateSettings
 from capsfusion_tasks.validation.tally import Tally
 
-UNITS_MIN = 3  # with fewer recent units, it is unknown how much units differ
-DIFFERENCE_MIN = 0.03  # smallest increase that counts; in large units even tiny differences are significant
+UNITS_MIN = 3  # with fewer recent units, we cannot know how much units usually differ
+DIFFERENCE_MIN = 0.03  # smallest increase that counts, because in large units even tiny differences are significant
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Verdicts:
 
 
 def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings) -> str | None:
-    """Why the unit of ``tally`` must not be loaded; None if it may. ``recent``: the last loaded units of its fusion.
+    """Why the unit of ``tally`` must not be loaded. None if it may. ``recent``: the last loaded units of its fusion.
 
     Calibrated on the 5,000 published captions: 11.3% are rejected; in parts of 500 rows, 9.4% to 13.2%. The limit of
     25% is twice the rate of a good model. The limit of six standard errors is twice the largest difference between one
-    part of 100 to 500 rows and the others (3.2 in 20 shuffles). After units with 11.3%, a unit of 2,000 rows reaches it
-    at 15.8%. Units of fewer than 100 rows pass, and so do units that reject less than the units before them.
+    part of 100 to 500 rows and the others (3.2 in 20 shuffles). After units with 11.3%, a unit of 2,000 rows reaches
+    this limit at 15.8%. Units of fewer than 100 rows pass, and so do units that reject less than the units before them.
     """
     if tally.rows < settings.min_rows:
         return None
@@ -56,9 +56,9 @@ def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings)
 def drift(tally: Tally, recent: Sequence[Verdicts]) -> tuple[float, float]:
     """The share of rejected rows in ``recent`` units, and how many standard errors the share of ``tally`` is above it.
 
-    A z-test of two proportions, whose variance is the binomial one times the dispersion of the recent units: Pearson's
-    chi-squared over its degrees of freedom, at least 1 (McCullagh and Nelder, 1989, 4.5). The dispersion accounts for
-    differences between units: a shard of book covers has other faults than one of recipes.
+    A z-test of two proportions. Its variance is the binomial variance times the dispersion of the recent units:
+    Pearson's chi-squared over its degrees of freedom, at least 1 (McCullagh and Nelder, 1989, 4.5). The dispersion
+    accounts for differences between units: a shard of book covers has other faults than one of recipes.
     """
     rows = sum(unit.rows for unit in recent)
     # Add half a rejection and half an acceptance. Otherwise, after a share of 0, any rejection would be infinitely

@@ -14,7 +14,7 @@ _ORDINALS = "zeroth first second third fourth fifth sixth seventh eighth ninth t
 _ROMAN = "i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx"
 
 NUMBER_WORDS = {word: str(number) for names in (_CARDINALS, _ORDINALS) for number, word in enumerate(names.split())}
-# Left out: words that are mostly grammar, not numbers ("one of the photos", "second-hand").
+# Leaves out words that are mostly grammar, not numbers ("one of the photos", "second-hand").
 _COUNTS = {word: number for word, number in NUMBER_WORDS.items() if number > "1" and word != "second"}
 # Words that a source may use for a number in the caption.
 _TWO = dict.fromkeys(["pair", "both", "double", "dual", "twin", "couple", "duo", "twice", "half"], "2")
@@ -57,7 +57,7 @@ def invented_numbers(caption: str, words: Set[str], sources: str, source_words: 
 def _invented_counts(
     counted: list[str], known: set[str], digits: list[str], words: Set[str], source_words: Collection[str]
 ) -> list[str]:
-    """Count words that are not ``known``.
+    """The count words (such as "two") that are not ``known``.
 
     A caption may count items that a source lists ("two smartphones"), unless it drops the source's own count.
     """

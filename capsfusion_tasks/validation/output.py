@@ -1,4 +1,4 @@
-"""Writes verdicts beside all other columns of the judged file. The ending of the file's name decides the format."""
+"""Writes a file's columns with the verdicts added. The ending of the output's name decides its format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_outputs(source: Path, out: Path | None, report: Path | None, *, overwr
 
 
 def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict]) -> None:
-    """Write all columns of ``source`` in their order, then those of ``JUDGED``.
+    """Write all columns of ``source`` in their order, then the columns of ``JUDGED``.
 
     The file appears complete or not at all.
 
@@ -41,7 +41,7 @@ def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict
     """
     form = format_of(target, write=True)
     if form.kind == "parquet":
-        # A JSON file without rows names no columns.
+        # A JSON file without rows has no column names.
         found = source.schema if source.schema.names else pa.schema([(name, pa.string()) for name in source.columns])
         kept = pa.schema([field for field in found if field.name not in JUDGED.names], found.metadata)
         schema = pa.schema([*kept, *JUDGED], kept.metadata)

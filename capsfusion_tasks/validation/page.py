@@ -1,4 +1,4 @@
-"""The calibration report of ``capsfusion validate --report``: one page of HTML that loads nothing from other hosts."""
+"""The page of ``capsfusion validate --report``: one HTML file that loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _example(example: Example, code: str) -> str:
 
 
 def _marked(caption: str, raw: set[str], synthetic: set[str], spans: list[tuple[int, int]]) -> str:
-    """The caption with each word in the colour of its source, and ``spans`` of it framed."""
+    """The caption as HTML: each word in the colour of its source, and ``spans`` framed."""
     parts, end = [], 0
     for start, stop in spans:
         parts.append(_coloured(caption[end:start], raw, synthetic))

@@ -1,8 +1,8 @@
 """Verdicts: the reasons for which a caption is rejected, and the flags that mark doubtful captions.
 
 A rule is a small function, and its name is the reason or flag. Its docstring says where the rule comes from and how it
-was calibrated. The shares there are of the 5,000 published captions that CapsFusion's own model wrote (a half of the
-10,000 published pairs). docs/validation.md says how often each rule is right.
+was calibrated. Its percentages refer to 5,000 published captions by CapsFusion's own model (half of the 10,000
+published pairs). docs/validation.md says how often each rule is right.
 """
 
 from __future__ import annotations

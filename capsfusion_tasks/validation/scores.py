@@ -19,15 +19,16 @@ _INNER_DOT = re.compile(r"[\w)-]\.[a-z]{2}")
 class Fused:
     """A fused caption with its two sources, and the values that scores and rules need.
 
-    ``lost_facts``: names and numbers of the raw caption that the caption lacks. ``invented_facts``: those of the
-    caption that neither source has. ``…_content``: the base forms of the words that are not words of grammar.
+    ``lost_facts``: names and numbers of the raw caption that the fused caption lacks. ``invented_facts``: names and
+    numbers of the fused caption that neither source has. ``…_content``: base forms of the words that are not words of
+    grammar.
     """
 
     raw: str
     synthetic: str
     caption: str
     finish_reason: str | None = None  # None if unknown, for example in a user's file
-    raws_with_caption: int = 1  # number of raw captions that have this caption, its own included
+    raws_with_caption: int = 1  # number of different raw captions that got this caption, including this row's
 
     def __post_init__(self) -> None:
         self.sources = f"{self.raw}\n{self.synthetic}"
@@ -74,8 +75,9 @@ def content(found: AbstractSet[str]) -> frozenset[str]:
 def scores(fused: Fused) -> dict[str, float | None]:
     """The columns of ``schemas.SCORES``: shares from 0 to 1 of distinct words, None if there is nothing to count.
 
-    On the 5,000 published pairs, median and 5th percentile: raw_recall 1.00 and 0.50, synthetic_recall 0.83 and 0.29;
-    median and 95th percentile: novelty 0.31 and 0.62, source_overlap 0.08 and 0.40; repetition is 0.07 at the 99th.
+    Values on the 5,000 published pairs. Median and 5th percentile: raw_recall 1.00 and 0.50, synthetic_recall 0.83 and
+    0.29. Median and 95th percentile: novelty 0.31 and 0.62, source_overlap 0.08 and 0.40. 99th percentile: repetition
+    0.07.
     """
     raw, synthetic, caption = fused.raw_set, fused.synthetic_set, fused.caption_set
     sources = raw | synthetic

@@ -1,4 +1,4 @@
-"""Rules about what a caption takes from its two sources: copies, joins, losses, sources that do not fit."""
+"""Rules about a caption and its sources: copied, only joined or lost sources, and sources that do not fit together."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def continuation(fused: Fused, _: RuleSettings) -> bool:
 def concatenation(fused: Fused, _: RuleSettings) -> bool:
     """``concatenation``: both sources word for word, with nothing between them but "and", "while" or a full stop.
 
-    The instruction forbids it. Sources of fewer than four words do not count, and neither do sources of which one
-    contains the other. Rejects 0.04% of published captions. The flag ``verbatim`` marks those that make a sentence of
-    both sources.
+    The instruction forbids this. The rule ignores sources of fewer than four words, and sources of which one contains
+    the other. Rejects 0.04% of published captions. The flag ``verbatim`` marks captions that make one sentence of both
+    sources.
     """
     return (
         min(len(fused.raw_words), len(fused.synthetic_words)) >= 4
@@ -89,8 +89,8 @@ def _rest(fused: Fused) -> list[str]:
 def copy(fused: Fused, _: RuleSettings) -> bool:
     """``copy``: the caption equals one of its sources, except for articles, and words of the other source are lost.
 
-    If the other source adds no word, a copy is correct. In 1.8% of the published pairs the raw caption adds no word, in
-    0.8% the synthetic one. Rejects no published caption.
+    If the other source adds no word, a copy is correct. The raw caption adds no word in 1.8% of the published pairs,
+    the synthetic caption in 0.8%. Rejects no published caption.
     """
     if fused.unsupported:
         return False
@@ -130,8 +130,8 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
 def same_caption(fused: Fused, settings: RuleSettings) -> bool:
     """``same_caption``: more than five different raw captions got this caption, here or in the warehouse.
 
-    LVD-2M (Xiong et al., 2024) found refined captions that repeat over thousands of rows. Rejects no published caption;
-    no two of the 5,000 are the same.
+    LVD-2M (Xiong et al., 2024) found refined captions that repeat over thousands of rows. Rejects no published caption,
+    because all 5,000 are different.
     """
     return fused.raws_with_caption > settings.same_caption_max
 
@@ -139,8 +139,8 @@ def same_caption(fused: Fused, settings: RuleSettings) -> bool:
 def unrelated_sources(fused: Fused, _: RuleSettings) -> bool:
     """``unrelated_sources``: the two sources have no content word in common, and the caption sets them side by side.
 
-    It uses ", while the …", "Additionally, …" or "Meanwhile, …". A mismatched pair gives fluent nonsense; but some
-    captions of fitting pairs are flagged too.
+    Such a caption has ", while the …", "Additionally, …" or "Meanwhile, …". From sources that do not fit, a model
+    writes fluent nonsense. Some captions of fitting sources are flagged, too.
     """
     return (
         any(hint in fused.caption for hint in _SIDE_BY_SIDE_HINTS)

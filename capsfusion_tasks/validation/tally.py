@@ -22,7 +22,7 @@ class Example:
 
 @dataclass
 class Tally:
-    """Counts over rows. A row with two reasons counts under both of them; flags are of accepted and rejected rows."""
+    """Counts of rows. A row with two reasons counts under both. Flags are counted in accepted and rejected rows."""
 
     rows: int = 0
     accepted: int = 0
@@ -38,7 +38,7 @@ class Tally:
 
     @property
     def share(self) -> float:
-        """The share of rejected rows; 0 if there are no rows."""
+        """The share of rejected rows. 0 if there are no rows."""
         return self.rejected / self.rows if self.rows else 0.0
 
     def add(self, judged: pa.Table, caption_column: str = "capsfusion") -> Tally:

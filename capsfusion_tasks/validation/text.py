@@ -43,7 +43,7 @@ _SENTENCE_END = re.compile(r"(?<=\w\w\w\w)[.!?][\"'”’)]*\s+(?=[\"'“(]?[A-Z
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The words of a list that is written as one text, with spaces between them."""
+    """A set of the words in a text that separates them by spaces."""
     return frozenset(text.split())
 
 
@@ -75,10 +75,10 @@ def repeated_share(tokens: Sequence[str], n: int = 3) -> float:
 
 
 def loop(text: str, tokens: Sequence[str]) -> str | None:
-    """The part of ``text`` that repeats immediately; None if nothing does. ``tokens``: the words of ``text``.
+    """The part of ``text`` that is repeated immediately. None if nothing is. ``tokens``: the words of ``text``.
 
-    Up to four words three times in a row, with all of their repetitions; or a word or a row of signs that repeats its
-    letters ("hahahahaha", "- - - - - - - - - -").
+    This is up to four words that occur at least three times in a row, or letters or signs that repeat ("hahahahaha",
+    "- - - - - - - - - -").
     """
     said = _word_loop(tokens)
     if said is None:

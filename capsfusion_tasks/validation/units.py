@@ -26,8 +26,8 @@ def validate_unit(
 ) -> pa.Table:
     """Judge all captions of ``unit`` and publish ``units/<unit_id>/validated.parquet``, in the order of its pairs.
 
-    ``fused`` has all of its rows, in order (``schemas.fused_schema``). If it has the other beams, the best caption that
-    passes is taken. ``loaded`` finds equal captions in the warehouse. Returns what it published
+    ``fused`` has all rows of the unit, in order (``schemas.fused_schema``). If it has other beams, this takes the best
+    caption that the rules accept. ``loaded`` finds equal captions in the warehouse. Returns the published table
     (``schemas.validated_schema``).
     """
     with_beams = has_beams(fused)

@@ -12,7 +12,8 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.rules import DEFAULTS, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
 
-# A function of captions: for each, the raw captions for which it was loaded. Captions without any may be left out.
+# A function that gets captions, and returns for each the raw captions with which it was loaded. It may leave out
+# captions without any.
 RawsByCaption = Callable[[Set[str]], Mapping[str, Set[str]]]
 
 # The columns that validation adds.
@@ -28,7 +29,7 @@ def validate_table(
     """``table`` with the columns of ``schemas.SCORES``, ``reasons`` and ``flags``. Replaces columns with these names.
 
     ``table`` must have ``laion_2b``, ``laion_coco`` and ``caption_column``, and may have ``finish_reason``. A null
-    is an empty text. Captions that repeat for many pairs are counted in the table and in ``loaded``. Raises
+    counts as an empty text. Equal captions of many pairs are counted in the table and in ``loaded``. Raises
     InputError for a column that is missing or holds no text.
     """
     raws, synthetics, captions = (_texts(table, name) for name in ("laion_2b", "laion_coco", caption_column))
@@ -51,7 +52,7 @@ def _judge(fused: Fused, settings: RuleSettings) -> tuple[object, ...]:
 
 
 def _raws_with_caption(captions: list[str], raws: list[str], loaded: RawsByCaption | None) -> list[int]:
-    """For each row: how many different raw captions have its caption, in these rows and in what is loaded."""
+    """For each row, how many different raw captions have its caption, in these rows and among loaded rows."""
     found: dict[str, set[str]] = {}
     for caption, raw in zip(captions, raws, strict=True):
         found.setdefault(caption, set()).add(raw)

@@ -1,4 +1,4 @@
-"""Rules about remains of web pages in captions: markup, addresses, shop talk, personal data, broken text."""
+"""Rules about parts of web pages in captions: markup, addresses, shop talk, personal data, broken text."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def broken_text(fused: Fused, _: RuleSettings) -> bool:
 
 
 def _is_mojibake(text: str) -> bool:
-    from ftfy import fix_encoding  # only where needed: its import takes 50 ms
+    from ftfy import fix_encoding  # imported only here, because the import takes 50 ms
 
     return bool(fix_encoding(text) != text)
 
@@ -159,7 +159,7 @@ def _has_name_of_a_page(fused: Fused) -> bool:
 
 
 def product_code(fused: Fused, _: RuleSettings) -> bool:
-    """``product_code``: an article number from the end or the brackets of the raw caption ("(DSTF210)", "#09676")."""
+    """``product_code``: an article number from the end or from brackets of the raw caption ("(DSTF210)", "#09676")."""
     return fused.digits >= 3 and bool(product_codes(fused))
 
 

@@ -1,4 +1,4 @@
-"""ADBC connections to PostgreSQL, which take and give Arrow tables, with errors that a user can act on."""
+"""ADBC connections to PostgreSQL, which read and write Arrow tables, with errors that a user can act on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITHOUT_COPY = {"adbc.postgresql.use_copy": "false"}
 
 @contextmanager
 def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[Any]:
-    """A connection for as long as the block runs; ``read_only``: its transaction may change nothing.
+    """A connection for the block. With ``read_only``, its transaction cannot change anything.
 
     Raises NotReadyError if the connection is lost, InputError if the server refuses a statement.
     """
@@ -28,7 +28,7 @@ def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[A
         connection = adbc.connect(warehouse.adbc_uri, autocommit=False)
     except adbc.Error as error:
         problem = unreachable(warehouse.url, message(error))
-        if isinstance(problem, NotReadyError):  # the warehouse was just open, so a failure is temporary
+        if isinstance(problem, NotReadyError):  # the warehouse was reachable a moment ago, so a failure is temporary
             problem = user_error(warehouse.url, message(error), None)
         raise problem from error
     with connection:
@@ -87,5 +87,5 @@ def details(error: Exception) -> dict[str, str]:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type without what the driver notes on a list's elements."""
+    """The type without the metadata that the driver adds to the elements of lists."""
     return pa.list_(kind.value_type) if pa.types.is_list(kind) else kind

@@ -1,6 +1,6 @@
 """Pages of captions that match a filter, newest first.
 
-A page starts after a key (``loaded_at``, ``pair_id``, ``fusion_id``), not at an offset, and nothing is counted. So a
+A page starts after a key (``loaded_at``, ``pair_id``, ``fusion_id``), not at an offset, and rows are not counted. So a
 page takes as long with a thousand rows as with a hundred million. All values are bound parameters.
 """
 
@@ -92,7 +92,7 @@ def _find(
 
 
 def _find_by_index(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
-    """Finds all matches by a bitmap of an index, then takes the newest."""
+    """Find all matches with an index (by a bitmap), then take the newest."""
     bitmaps_only(connection, True)
     found = _find(connection, conditions, after, limit)
     bitmaps_only(connection, False)
@@ -100,9 +100,9 @@ def _find_by_index(connection: Connection, conditions: Conditions, after: Positi
 
 
 def _find_rare(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
-    """Searches the newest captions, which is enough for frequent matches. Otherwise uses an index."""
+    """Search the newest captions, which is enough if matches are frequent. Otherwise use an index."""
     found = _find(connection, conditions, after, limit, among=_NEWEST)
-    if limit / 4 <= len(found) < limit:  # frequent: a scan finds enough matches soon
+    if limit / 4 <= len(found) < limit:  # matches are frequent, so a scan soon finds enough
         found = _find(connection, conditions, after, limit, among=8 * _NEWEST)
     return found if len(found) == limit else _find_by_index(connection, conditions, after, limit)
 
@@ -110,7 +110,7 @@ def _find_rare(connection: Connection, conditions: Conditions, after: Position |
 def _page(
     conditions: Conditions, after: Position | None, limit: int, among: int | None = None
 ) -> Select[Any] | CompoundSelect[Any]:
-    """``among``: apply the rare conditions only to this many of the newest captions that meet all others."""
+    """The query of a page. ``among``: number of newest captions to which the rare conditions are applied."""
     pages = [_of_table(table, conditions, after, limit, among) for table in conditions.tables]
     if len(pages) == 1:
         return pages[0]

@@ -1,6 +1,6 @@
 """The tables of captions and of judgements of captions. A test compares them with the migrations.
 
-Their ``metadata`` has all tables of the warehouse, because this module also loads those of the ledger.
+``metadata`` has all tables of the warehouse, because this module also imports the ledger's tables.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 from capsfusion_tasks.warehouse.ledger_tables import fusions, work_units
 from capsfusion_tasks.warehouse.schema import metadata, one_of, text_column, time_column
 
-# The verdicts of people: good to train on, usable with a small fault, not to be trained on.
+# People's verdicts: good to train on; usable, but with a small fault; not to be trained on.
 JUDGEMENTS = ("good", "minor", "bad")
 
 
 def _words(table: str, name: str, *columns: str) -> Index:
-    """An index for text searches. A query must use exactly one of these expressions."""
+    """An index for text searches. PostgreSQL uses it only for queries with exactly the same expression."""
     english: ColumnElement[str] = literal_column("'english'::regconfig")
     documents = [func.to_tsvector(english, literal_column(column)) for column in columns]
     # kB of new captions that PostgreSQL adds to the index together. With the default of 4 MB, inserts into a table of
@@ -110,7 +110,7 @@ def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
     )
 
 
-# Under a fusion_id, a pair is in one of these two tables.
+# For each fusion_id, a pair is in one of these two tables.
 fused_captions = _captions(
     "fused_captions",
     [

@@ -19,7 +19,7 @@ def raws_by_caption(connection: Connection, captions: Iterable[str]) -> dict[str
     with cast(psycopg.Connection[Any], connection.connection.driver_connection).cursor() as cursor:
         with cursor.copy("copy asked from stdin") as copy:
             for caption in captions:
-                if _NUL not in caption:  # the stored text lacks the NUL, so it is another text
+                if _NUL not in caption:  # the stored text has no NUL, so it is another text
                     copy.write_row((caption,))
         cursor.execute("analyze asked")
         cursor.execute(

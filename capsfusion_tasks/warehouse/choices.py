@@ -1,4 +1,4 @@
-"""What a filter of captions can choose from."""
+"""The values that a filter of captions offers: fusions, shards, runs."""
 
 from __future__ import annotations
 

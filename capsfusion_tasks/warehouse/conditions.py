@@ -15,16 +15,16 @@ from capsfusion_tasks.warehouse.ledger_tables import shards, work_units
 
 SEARCHED = {"fused": "capsfusion", "raw": "laion_2b", "synthetic": "laion_coco"}  # CaptionFilter.within → column
 ENGLISH: ColumnElement[str] = literal_column("'english'")
-_MOST_NAMED = 200  # shards or runs that a part of a name may stand for
+_MOST_NAMED = 200  # most shards or runs that a part of a name may match
 
 
 class UnclearFilter(InputError):
-    """A filter that stands for too much."""
+    """A filter with a part of a name that too many shards or runs have."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """A filter, and what the ledger says of it: the shards and runs that it names, and when its units were loaded."""
+    """A filter, with facts from the ledger: the shards and runs that it names, and when its units were loaded."""
 
     wanted: CaptionFilter
     shard_ids: Sequence[str]
@@ -33,7 +33,7 @@ class Conditions:
 
     @property
     def nothing_loaded(self) -> bool:
-        """Whether none of the wanted units is loaded. The query would scan all captions to find nothing."""
+        """Whether none of the wanted units is loaded. Then a query would scan all captions and find none."""
         return self.wanted.by_unit and self.loaded is None
 
     @property
@@ -48,12 +48,12 @@ class Conditions:
 
     @property
     def few(self) -> bool:
-        """Whether the filter names few captions, which an index finds."""
+        """Whether the filter names so few captions that an index finds them quickly."""
         return any(each is not None for each in (self.wanted.shard, self.wanted.url, self.wanted.pair_id))
 
     @property
     def by_row(self) -> bool:
-        """Whether the filter needs more than what the ledger knows of a unit and its verdicts."""
+        """Whether the filter needs columns of captions, and not only the ledger's facts about units and verdicts."""
         return self.rare_with_index or self.wanted.score is not None
 
     def rare(self, captions: FromClause) -> list[ColumnElement[bool]]:
@@ -63,7 +63,7 @@ class Conditions:
         if wanted.words is not None:
             document = func.to_tsvector(ENGLISH, column[SEARCHED[wanted.within]])
             found.append(document.bool_op("@@")(func.websearch_to_tsquery(ENGLISH, wanted.words)))
-        # A rejected caption has a reason, an accepted one has no such column.
+        # Only the table of rejected captions has a column of reasons.
         if wanted.reason is not None and "reasons" in column:
             found.append(column.reasons.contains([wanted.reason]))
         if wanted.flag is not None:
@@ -113,18 +113,19 @@ class Conditions:
 
 
 def conditions(connection: Connection, wanted: CaptionFilter) -> Conditions:
-    """The conditions of ``wanted``. Raises UnclearFilter for a part of a name that too many shards or runs have."""
+    """The conditions of ``wanted``. Raises UnclearFilter if too many shards or runs match a part of a name."""
     found = Conditions(wanted, _shard_ids(connection, wanted.shard), _runs(connection, wanted.dag_run_id), None)
     if not wanted.by_unit:
         return found
-    # Without the times of loading, PostgreSQL expects captions of an old run among the newest, and scans those.
+    # Without the times of loading, PostgreSQL expects captions of an old run among the newest captions, and scans
+    # these.
     loaded = work_units.c.loaded_at
     first, last = connection.execute(select(func.min(loaded), func.max(loaded)).where(*found.units())).one()
     return Conditions(wanted, found.shard_ids, found.runs, None if first is None else (first, last))
 
 
 def _shard_ids(connection: Connection, shard: str | None) -> list[str]:
-    """The shard with this id, or those with this path (a replaced file is a new shard), or whose paths contain it."""
+    """The shard with this id, or shards with this path (a replaced file is a new shard), or a path with this part."""
     if shard is None:
         return []
     known = select(shards.c.shard_id).limit(_MOST_NAMED + 1)

@@ -41,8 +41,8 @@ _PARAMETERS = {
 
 
 def is_embedded(url: URL) -> bool:
-    """Whether it is the URL of an embedded server."""
-    # SQLAlchemy's URLs drop empty parameters.
+    """Whether ``url`` belongs to an embedded server."""
+    # SQLAlchemy's URLs leave out empty parameters.
     return all(url.query.get(name) == value for name, value in _PARAMETERS.items() if value)
 
 
@@ -63,7 +63,7 @@ class EmbeddedPostgres:
 
 @contextmanager
 def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) -> Iterator[EmbeddedPostgres]:
-    """The server of ``home`` with ``databases``. The first user starts it, the last one stops it.
+    """The server of ``home`` with ``databases``. The first process that uses it starts it, the last one stops it.
 
     Any number of processes and threads can use it at the same time. Raises InputError for a folder that cannot be used,
     and NotReadyError if the server does not start.
@@ -102,7 +102,7 @@ def _locked(file: Any) -> Iterator[None]:
 
 
 def _leave(data: Path, users: Any) -> None:
-    """Release the lock of a user, and stop the server if no other process holds one. Needs the gate's lock."""
+    """Release a user's lock, and stop the server if no other process holds one. The caller holds the gate's lock."""
     fcntl.flock(users, fcntl.LOCK_UN)
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)

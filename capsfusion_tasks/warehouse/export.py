@@ -22,16 +22,16 @@ from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.provenance import PROVENANCE, Origin, by_origin, release_names
 from capsfusion_tasks.warehouse.schema import SCHEMA
 
-KEY, FUSION = "_pair_id", "_fusion_id"  # two more columns of every stream
+KEY, FUSION = "_pair_id", "_fusion_id"  # two columns that every stream has in addition
 
-# With these functions, each attempt would export other captions.
+# With these functions in a condition, each attempt would export other captions.
 _CHANGING = re.compile(
     r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random|gen_random_uuid|uuidv[47])\s*\("
     r"|\b(current_(date|time|timestamp)|localtime|localtimestamp)\b",
     re.IGNORECASE,
 )
 _SOURCE = "instead of {0}_source, write {0}_shard in (select shard_id from shards where source = '…')"
-_INSTEAD = {  # column that --where does not know → what to write
+_INSTEAD = {  # column that --where does not know → what to write instead
     "laion_2b_source": _SOURCE.format("laion_2b"),
     "laion_coco_source": _SOURCE.format("laion_coco"),
     "capsfusion_model": "instead of capsfusion_model, write fusion_id in (select fusion_id from fusions"
@@ -42,7 +42,7 @@ _ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # placeholder in a qu
 
 
 class ExportSession:
-    """A read-only transaction, which sees one state of the warehouse."""
+    """A read-only transaction that sees one state of the warehouse."""
 
     def __init__(self, warehouse: Warehouse, connection: Any) -> None:
         self._warehouse, self._connection = warehouse, connection
@@ -97,7 +97,7 @@ class ExportSession:
         return found == wanted
 
     def outcome(self, snapshot: Snapshot) -> Outcome:
-        """How many captions of the units of ``snapshot`` were accepted and rejected, and why."""
+        """The numbers of accepted and rejected captions in the units of ``snapshot``, and the reasons."""
         [counts] = self._rows(
             sql.SQL(
                 "select coalesce(sum(accepted), 0)::bigint as accepted, coalesce(sum(rejected), 0)::bigint as rejected"
@@ -122,7 +122,7 @@ class ExportSession:
             units=_units(snapshot),
             limit=selection.limit,
         )
-        # Count by shard first: then the sources are looked up once for each group, not for each caption.
+        # Count by shard first. The sources are then looked up only once per group, not once per caption.
         counted = sql.SQL(
             "select laion_2b_shard, laion_coco_shard, license, count(*) as captions from ({}) chosen group by 1, 2, 3"
         ).format(chosen)
@@ -165,7 +165,7 @@ class ExportSession:
             limit=limit,
             with_key=True,
         )
-        # With COPY, the driver's default; without it the driver holds the whole result.
+        # With COPY, which is the driver's default. Without COPY, the driver would hold the whole result in memory.
         with self._connection.cursor() as cursor:
             cursor.execute(statement.as_string())
             reader = cursor.fetch_record_batch()
@@ -181,7 +181,7 @@ class ExportSession:
 
 @contextmanager
 def export_session(warehouse: Warehouse, target: str) -> Iterator[ExportSession]:
-    """A session for an export to ``target``. Raises NotReadyError while another one exports there."""
+    """A session for an export to ``target``. Raises NotReadyError while another process exports there."""
     with adbc_session(warehouse, read_only=True) as connection:
         with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
             cursor.execute(f"set local search_path = {SCHEMA}, public")
@@ -189,7 +189,9 @@ def export_session(warehouse: Warehouse, target: str) -> Iterator[ExportSession]
             cursor.execute(f"select pg_try_advisory_xact_lock({lock_sql('export')})", (target,))
             [locked] = cursor.fetchone()
         if not locked:
-            raise NotReadyError(f"another export to {target} is running, or the query of a killed one; try again later")
+            raise NotReadyError(
+                f"another export to {target} is running, or the query of a killed export still runs; try again later"
+            )
         yield ExportSession(warehouse, connection)
 
 
@@ -203,7 +205,7 @@ def captions_query(
     limit: int | None = None,
     with_key: bool = False,
 ) -> sql.Composed:
-    """The query of an export. The defaults give the query for people to read.
+    """The query of an export. With the defaults, it is the query that people see.
 
     ``several``: a pair may have captions of several fusions. ``releases``: as in the snapshot.
     ``with_key``: add the columns KEY and FUSION.
@@ -230,7 +232,7 @@ def captions_query(
 
 
 def _column(name: str, releases: Mapping[str, str]) -> sql.Composable:
-    """The column, a uuid as text for Parquet."""
+    """The column. A uuid becomes text, for Parquet."""
     if name in PROVENANCE:
         names = sql.Literal(json.dumps(releases, ensure_ascii=False))
         return sql.SQL("{} as {}").format(sql.SQL(PROVENANCE[name]).format(releases=names), sql.Identifier(name))
@@ -247,7 +249,7 @@ def _units(snapshot: Snapshot) -> sql.Composable:
 
 
 def _if(value: Any, condition: LiteralString) -> list[sql.Composable]:
-    """``condition`` with ``value`` filled in; no condition for None."""
+    """``condition`` with ``value`` filled in. Empty if the value is None."""
     return [] if value is None else [sql.SQL(condition).format(sql.Literal(value))]
 
 

@@ -1,4 +1,4 @@
-"""Which captions an export has: its selection, and the state of the warehouse that its first attempt fixes."""
+"""The captions of an export: its selection, and the state of the warehouse, which the first attempt records."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from capsfusion_tasks.intervals import Interval, UtcTime
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.provenance import PROVENANCE
 
-# Those of CapsFusion-120M, in its order.
+# The columns of CapsFusion-120M, in its order.
 PUBLISHED_COLUMNS = ("image_url", "laion_2b", "laion_coco", "capsfusion")
 ALL_COLUMNS = (*fused_captions.columns.keys(), *PROVENANCE)
 
 
 class Selection(BaseModel):
-    """Which captions to export: of each pair the newest accepted one, if it meets all conditions."""
+    """The captions to export: for each pair, the newest accepted caption, if it meets all conditions."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,4 +1,4 @@
-"""How many captions match a filter, and how they divide by verdict, reason, flag, model, day and score."""
+"""Counts the captions that match a filter, by verdict, reason, flag, model, day and score."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from capsfusion_tasks.warehouse.conditions import Conditions, conditions
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 from capsfusion_tasks.warehouse.matches import BINS, Bins, Matches, Stock, matches
 
-ENDS = {"caption_words": 60.0}  # score → upper end of its histogram; of other scores: 1
+ENDS = {"caption_words": 60.0}  # score → upper end of its histogram; 1 for all other scores
 _VALUES = 14  # most values of a facet
 
 
 @dataclass(frozen=True)
 class Count:
-    """``captions``: None if they are so rare that counting took too long. Estimates are rounded."""
+    """A number of captions. None if they are so rare that counting took too long. Estimates are rounded."""
 
     captions: int | None
     exact: bool
@@ -35,7 +35,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Bin:
-    """Captions with a score from ``start`` on and below ``end``; None: without an upper end."""
+    """Captions with a score from ``start`` to below ``end``. ``end`` is None for the last bin."""
 
     start: float
     end: float | None
@@ -44,7 +44,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Facets:
-    """Of the captions that match: how many have each value.
+    """Of the captions that match a filter: how many have each value.
 
     ``verdicts`` and ``reasons`` are those of the same filter with any verdict, so that another one can be chosen.
     ``exact``: whether the figures below it are counts; otherwise they are estimates.
@@ -56,7 +56,7 @@ class Facets:
     reasons: list[Value]
     flags: list[Value]
     fusions: list[Value]
-    days: list[Value]  # the newest first; captions of replays have none
+    days: list[Value]  # newest first; captions of replays have no day
     score: str
     bins: list[Bin]
 
@@ -123,14 +123,14 @@ class _Ledger:
 
 
 def _stock(verdict: str) -> ColumnElement[float]:
-    """Captions of a unit that no later unit has replaced; the ledger does not say which of both verdicts these had."""
+    """Captions of a unit that no later unit has replaced. The ledger does not say how many of these are accepted."""
     unit = work_units.c
     kept = literal(1.0) - cast(unit.superseded, Double) / func.greatest(unit.rows_in, 1)
     return cast(unit[verdict], Double) * kept
 
 
 def _replayed() -> Subquery:
-    """Rejected captions that a replay has moved, by their own unit."""
+    """Rejected captions that a replay has moved, by the unit that fused them."""
     unit_id = replayed_captions.c.unit_id
     return select(unit_id.label("replay_unit"), func.count().label("rows")).group_by(unit_id).subquery()
 

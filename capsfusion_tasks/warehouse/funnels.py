@@ -92,7 +92,7 @@ def recent_runs(connection: Connection, before: datetime | None = None, limit: i
 
 
 def interval_of_run(connection: Connection, dag_run_id: str) -> Interval | None:
-    """The data interval of a DAG run; None for a run of replays and for one that has planned nothing."""
+    """The data interval of a DAG run. None for a replay, and for a run that has planned nothing."""
     either = (
         select(table.c.interval_start, table.c.interval_end).where(
             table.c.dag_run_id == dag_run_id, table.c.interval_start.is_not(None)
@@ -104,7 +104,7 @@ def interval_of_run(connection: Connection, dag_run_id: str) -> Interval | None:
 
 
 def last_fusion(connection: Connection, scope: Scope) -> str | None:
-    """The fusion that was planned last in ``scope``: by a plan, which may have found nothing new, or by a unit."""
+    """The fusion that was planned last in ``scope``, even if the plan found no new pair."""
     either: list[Select[Any]] = [
         select(_units.fusion_id, func.max(_units.created_at).label("planned_at"))
         .where(scope.clause())
@@ -122,7 +122,7 @@ def last_fusion(connection: Connection, scope: Scope) -> str | None:
 
 
 def interval_shards(connection: Connection, interval: Interval) -> list[str]:
-    """Ids of the interval's shards: those that arrived in it, except late ones, and late ones that it took."""
+    """Ids of the interval's shards: those that arrived in it and were listed in time, and late shards that it took."""
     arrived, adopted = shards.c.arrived_at, shards.c.adopted_by
     in_time = and_(arrived >= interval.start, arrived < interval.end, adopted.is_(None))
     mine = shards.c.side.in_(PAIRED), or_(in_time, adopted == interval.key)
@@ -131,18 +131,16 @@ def interval_shards(connection: Connection, interval: Interval) -> list[str]:
 
 @dataclass(frozen=True)
 class Progress:
-    """``rows_per_second``: loaded rows by wall time. ``seconds_left``: for the rows that wait, at this speed."""
+    """``rows_per_second``: loaded rows by wall time. ``seconds_left``: time for the waiting rows at this speed."""
 
     rows_per_second: float | None
     seconds_left: float | None
 
 
 def progress(connection: Connection, scope: Scope) -> Progress:
-    """Speed of the units in ``scope``, over the time in which some unit was planned and not loaded.
+    """Speed of the units in ``scope``, over the time in which at least one unit was planned and not yet loaded.
 
-    None before the first load.
-
-    The days between a run and its rerun therefore do not count.
+    So the days between a run and its rerun do not count. None before the first load.
     """
     loaded, waiting = connection.execute(
         select(
@@ -174,7 +172,7 @@ class ThroughputBin:
 @dataclass(frozen=True)
 class Throughput:
     bin_seconds: int
-    bins: list[ThroughputBin]  # empty bins are left out
+    bins: list[ThroughputBin]  # without empty bins
 
 
 def throughput(connection: Connection, scope: Scope) -> Throughput:
@@ -204,7 +202,8 @@ def throughput(connection: Connection, scope: Scope) -> Throughput:
 class Distributions:
     """Counts in a sample of ``accepted`` and ``rejected`` captions.
 
-    ``scores``: for each score, captions in each of HISTOGRAM_BINS bins; captions without the score are left out.
+    ``scores``: for each score, the number of captions in each of HISTOGRAM_BINS bins, without captions that lack the
+    score.
     """
 
     accepted: int

@@ -1,8 +1,8 @@
 """The table ``fusions``: the decoding of each fusion_id.
 
-Rows of earlier versions lack a part of the decoding. These versions digested only both ends of a local model's weight
-files, and did not record which dtype ``auto`` meant. ``adopt`` completes such a row, so that its captions are not fused
-again.
+Rows of earlier versions of the project lack a part of the decoding. These versions digested only the start and the end
+of each weight file, and did not record which dtype ``auto`` meant. ``adopt`` completes such a row, so that its captions
+are not fused again.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def earlier(connection: Connection, decoding: Decoding) -> list[EarlierFusion]:
 
 
 def adopt(connection: Connection, fusion_id: str, decoding: Decoding) -> None:
-    """Complete an earlier version's row with ``decoding``. Raises InputError if the row contradicts it."""
+    """Complete a row of an earlier version with ``decoding``. Raises InputError if the row contradicts the decoding."""
     row = connection.execute(select(fusions).where(fusions.c.fusion_id == fusion_id)).one_or_none()
     if row is None:
         raise InputError(f"the ledger has no fusion {fusion_id}: see the table fusions")

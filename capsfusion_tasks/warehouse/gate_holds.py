@@ -1,4 +1,4 @@
-"""The table ``gate_holds``: units that the gate held back, and the answers of people about them.
+"""The table ``gate_holds``: units that the gate did not load, and people's answers about them.
 
 A unit's newest row counts. Rows are never changed after they have an answer. The caller commits.
 """
@@ -21,7 +21,7 @@ _columns = gate_holds.c
 
 @dataclass(frozen=True)
 class Hold:
-    """A unit whose rejections closed the gate. ``problem`` says why, ``details`` has its reasons with examples."""
+    """A unit that the gate holds. ``problem`` says why. ``details``: reasons of its rejections, with examples."""
 
     hold_id: int
     unit_id: str
@@ -50,7 +50,7 @@ def enter(
 ) -> None:
     """Record a unit that the gate holds. With ``let_in_by``: record that it may be loaded without a question.
 
-    ``counts``: its rows, and its rejected rows. Replaces an earlier row of the unit that nobody has answered.
+    ``counts``: the unit's rows, and its rejected rows. Replaces an unanswered earlier row of the unit.
     """
     rows, rejected = counts
     connection.execute(delete(gate_holds).where(_columns.unit_id == unit_id, _columns.answer.is_(None)))
@@ -60,7 +60,7 @@ def enter(
 
 
 def newest(connection: Connection, unit_id: str) -> Hold | None:
-    """The unit's newest row. None: the gate never closed for it."""
+    """The unit's newest row. None: the gate never held the unit."""
     statement = select(gate_holds).where(_columns.unit_id == unit_id).order_by(_columns.hold_id.desc()).limit(1)
     row = connection.execute(statement).one_or_none()
     return None if row is None else _hold(row)

@@ -1,4 +1,4 @@
-"""Finds out why a server accepts no connection, in any language of its messages.
+"""Finds out why a server accepts no connection, independent of the language of its messages.
 
 A failed connection attempt of libpq has a message and no SQLSTATE. libpq can trace the protocol's messages, though, and
 an ErrorResponse has the SQLSTATE in its field C.
@@ -23,7 +23,7 @@ _SQLSTATE = re.compile(r' C "([0-9A-Z]{5})"')
 
 @dataclass(frozen=True)
 class FailedHandshake:
-    """``sqlstate``: the server's reason, or None. ``lasts``: another attempt would fail in the same way."""
+    """``sqlstate``: the server's reason, or None. ``lasts``: whether another attempt would fail in the same way."""
 
     sqlstate: str | None = None
     lasts: bool = False
@@ -34,13 +34,13 @@ def failed_handshake(conninfo: str) -> FailedHandshake:
     connection = pq.PGconn.connect_start(conninfo.encode())
     try:
         if connection.status == pq.ConnStatus.BAD:
-            # A parameter that libpq does not accept, or no network and no such host.
+            # A parameter that libpq does not accept, no network, or an unknown host.
             return FailedHandshake(lasts=pq.PGconn.ping(conninfo.encode()) == pq.Ping.NO_ATTEMPT)
         messages = _messages(connection)
         errors = [fields for name, fields in messages if name == "ErrorResponse"]
         if errors and (code := _SQLSTATE.search(errors[-1])):
             return FailedHandshake(code[1])
-        # If TLS is refused or the certificate is wrong, libpq ends the attempt without telling the server.
+        # If TLS is refused or the certificate is wrong, libpq ends the attempt without a message to the server.
         without_tls = bool(messages) and messages[-1][0] == "SSLResponse"
         return FailedHandshake(lasts=without_tls or connection.needs_password)
     finally:

@@ -1,4 +1,4 @@
-"""Why a search for words finds nothing: words that are not searched, and parts of words."""
+"""Explains why a search for words finds nothing: common words are ignored, and parts of words do not match."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.conditions import ENGLISH, SEARCHED
 
 _WORD = re.compile(r"[^\W_]+")
-_SHORTEST = 3  # letters of a part: a shorter one begins too many words
+_SHORTEST = 3  # least letters of a part, because too many words begin with a shorter part
 _EXAMPLES = 50  # captions to take words from
 _OFFERED = 5
 
@@ -26,7 +26,7 @@ class Hint:
 
 
 def hint(connection: Connection, wanted: CaptionFilter) -> Hint | None:
-    """What may be wrong with the words of a search that found nothing; None if nothing is."""
+    """What may be wrong with the words of a search that found nothing. None if nothing seems wrong."""
     if wanted.words is None:
         return None
     words = [word for word in dict.fromkeys(_WORD.findall(wanted.words.lower())) if word != "or"]
@@ -41,7 +41,7 @@ def hint(connection: Connection, wanted: CaptionFilter) -> Hint | None:
 
 
 def _beginning_with(connection: Connection, wanted: CaptionFilter, part: str) -> list[str]:
-    """Words of captions that begin with ``part``, if none is this word."""
+    """Words of captions that begin with ``part``. Empty if ``part`` itself is a word."""
     if len(part) < _SHORTEST:
         return []
     column = fused_captions.c[SEARCHED[wanted.within]]
@@ -49,7 +49,7 @@ def _beginning_with(connection: Connection, wanted: CaptionFilter, part: str) ->
     whole = select(1).where(document.bool_op("@@")(func.plainto_tsquery(ENGLISH, part))).limit(1)
     if connection.scalar(whole) is not None:
         return []
-    # 'simple' keeps the part as it is; 'english' might cut off what it takes for an ending.
+    # 'simple' keeps the part unchanged. 'english' might cut off letters that look like an ending.
     prefix = func.to_tsquery("simple", f"{part}:*")
     captions = connection.scalars(select(column).where(document.bool_op("@@")(prefix)).limit(_EXAMPLES))
     found = [word for caption in captions for word in _WORD.findall(caption.lower()) if word.startswith(part)]

@@ -19,7 +19,7 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 
 @dataclass(frozen=True)
 class LedgerShard:
-    """A shard as the ledger has it. ``dropped``: reason → rows."""
+    """A shard in the ledger. ``dropped``: reason → rows."""
 
     shard_id: str
     side: Side
@@ -32,7 +32,7 @@ class LedgerShard:
 
 @dataclass(frozen=True)
 class LedgerUnit:
-    """A unit with the ``interval`` or the ``replay`` that it was planned for."""
+    """A unit in the ledger, with the ``interval`` or the ``replay`` that it was planned for."""
 
     unit_id: str
     fusion_id: str
@@ -76,14 +76,14 @@ def unit_ids(connection: Connection) -> set[str]:
 
 
 def pull_again(engine: Engine, shard_ids: Sequence[str]) -> None:
-    """Set shards to discovered, so that the next run of their interval pulls them again."""
+    """Set the state of shards to discovered, so that the next run of their interval pulls them again."""
     statement = update(shards).where(shards.c.shard_id.in_(shard_ids))
     with engine.begin() as connection:
         connection.execute(statement.values(state="discovered", rows=None, dropped=None, updated_at=func.now()))
 
 
 def forget_unit(engine: Engine, unit_id: str) -> None:
-    """Drop a unit from the ledger unless it is loaded. The next plan puts its pairs into a unit again.
+    """Delete a unit from the ledger unless it is loaded. The next plan puts its pairs into a new unit.
 
     Raises NotReadyError if a task works on it.
     """
@@ -92,17 +92,17 @@ def forget_unit(engine: Engine, unit_id: str) -> None:
 
 
 def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
-    """Keep tasks from starting on the units until the session ends. Raises NotReadyError if a task works on one."""
+    """Prevent tasks from starting on the units until the session ends. Raises NotReadyError if a task works on one."""
     for unit_id in sorted(unit_ids):
         if not session.try_lock("unit", unit_id):
             raise NotReadyError(f"another process is fusing unit {unit_id}; try again when it has ended")
 
 
 def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_ids: Set[str]) -> None:
-    """Drop ``unit_ids``, the interval's units that are not loaded, from the ledger and from its last plan.
+    """Delete ``unit_ids``, unloaded units of the interval, from the ledger and from the interval's last plan.
 
-    Needs the planning lock. Raises NotReadyError if a task works on a unit, or if one was loaded or dropped
-    meanwhile.
+    The caller must hold the planning lock. Raises NotReadyError if a task works on a unit, or if one was loaded or
+    deleted meanwhile.
     """
     units = work_units.c
     mine = (units.fusion_id == fusion_id, units.interval_start == interval.start, units.interval_end == interval.end)

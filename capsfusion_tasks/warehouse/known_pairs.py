@@ -35,10 +35,10 @@ _KNOWN = " union all ".join(
 
 
 def known_pairs(begin: Transactions, fusion_id: str, pair_ids: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:
-    """For each of ``pair_ids``, binary(16): whether it was loaded under ``fusion_id``, whatever its verdict."""
+    """For each of ``pair_ids``, binary(16): whether it was loaded under ``fusion_id``, accepted or rejected."""
     if isinstance(pair_ids, pa.ChunkedArray):
         pair_ids = pair_ids.combine_chunks()
-    # In the order of the tables' keys: each transaction then reads its own part of the indexes, each page once.
+    # Sort by the tables' keys. Each transaction then reads one part of the indexes, and each page only once.
     ids = _ids(pair_ids)
     ids = ids[np.argsort(ids.view(">u8")[::2], kind="stable")]
     found: list[bytes] = []
@@ -54,8 +54,8 @@ def known_pairs(begin: Transactions, fusion_id: str, pair_ids: pa.Array | pa.Chu
 
 
 def _look_up(connection: Connection, fusion_id: str, ids: np.ndarray) -> list[bytes]:
-    """The ``ids`` that are in the warehouse; a pair may come twice. ``ids`` are sorted by their first 8 bytes."""
-    # Dropped when the transaction ends, which may be one that the caller began for several calls.
+    """The ``ids`` that are in the warehouse, possibly with duplicates. ``ids`` are sorted by their first 8 bytes."""
+    # Dropped when the transaction ends. The caller may have begun this transaction for several calls.
     connection.execute(text("create temp table if not exists candidates (pair_id uuid) on commit drop"))
     connection.execute(text("truncate candidates"))
     driver = cast(psycopg.Connection[Any], connection.connection.driver_connection)

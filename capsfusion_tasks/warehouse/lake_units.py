@@ -1,4 +1,4 @@
-"""Which units of the warehouse an Iceberg table has, and where its catalog's tables lie by default."""
+"""Records which units of the warehouse are in an Iceberg table, and where the tables of its catalog are by default."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ CATALOG_SCHEMA = "capsfusion_lake"
 
 @dataclass(frozen=True)
 class LakeUnit:
-    """A loaded unit. ``superseded``: rows of it that later units have replaced in the warehouse."""
+    """A loaded unit. ``superseded``: number of its rows that later units have replaced in the warehouse."""
 
     unit_id: str
     fusion_id: str
     accepted: int
     superseded: int
-    in_lake: bool  # the table has it, with an older number of superseded rows
+    in_lake: bool  # the Iceberg table has the unit, with an older number of superseded rows
 
 
 def missing_units(connection: Connection, table_uuid: str) -> list[LakeUnit]:
-    """Loaded units that the Iceberg table lacks, or has with rows that were replaced since; the oldest first."""
+    """Loaded units that the Iceberg table lacks, or whose rows were replaced since, oldest first."""
     unit, lake = work_units.c, lake_units.c
     mine = and_(lake.unit_id == unit.unit_id, lake.table_uuid == table_uuid)
     statement = (
@@ -45,7 +45,7 @@ def missing_units(connection: Connection, table_uuid: str) -> list[LakeUnit]:
 
 
 def enter(connection: Connection, table_uuid: str, unit: LakeUnit, snapshot_id: int | None) -> None:
-    """Record that the Iceberg table has ``unit`` since the snapshot."""
+    """Record that the snapshot added ``unit`` to the Iceberg table."""
     key = {"table_uuid": table_uuid, "unit_id": unit.unit_id}
     values = {"superseded": unit.superseded, "snapshot_id": snapshot_id}
     statement = insert(lake_units).values(**key, **values)
@@ -53,7 +53,7 @@ def enter(connection: Connection, table_uuid: str, unit: LakeUnit, snapshot_id: 
 
 
 def captions_of(warehouse: Warehouse, unit: LakeUnit) -> pa.Table:
-    """The accepted captions that the warehouse has of ``unit`` now, with all columns, sorted by pair_id."""
+    """The current accepted captions of ``unit`` in the warehouse, with all columns, sorted by pair_id."""
     selection = Selection(columns=named_columns("all"), fusion_id=unit.fusion_id)
     snapshot = Snapshot(at=datetime.now(UTC), units=(unit.unit_id,), accepted=0, superseded=0, fusions={})
     with (

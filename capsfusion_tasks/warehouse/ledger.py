@@ -25,7 +25,7 @@ _NUL = "\x00"  # PostgreSQL cannot store this character in text
 
 
 def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
-    """Register shards as discovered. A registered shard keeps its row; only ``seen_at`` is updated."""
+    """Register shards as discovered. For a registered shard, only ``seen_at`` is updated."""
     if not found:
         return
     ids = _register(connection, found)
@@ -33,7 +33,7 @@ def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
 
 
 def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval) -> set[str]:
-    """Assign late shards to ``interval``. Returns the ids of those that are assigned to it now or were before.
+    """Assign late shards to ``interval``. Returns the ids of all that are assigned to this interval, now or before.
 
     A shard goes to the first interval that claims it, even if several do so at the same time.
     """
@@ -47,7 +47,7 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
 
 
 def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> list[dict[str, str]]:
-    """Insert the shards that have no row yet, with ``values``. Returns the ids of all of them, as parameters.
+    """Insert the shards that have no row yet, with ``values``. Returns the ids of all shards as parameters.
 
     Another run may insert the same rows now. DO NOTHING without columns covers both unique indexes; with the columns of
     one, the other would raise an error. Rows are sorted, so that two runs cannot deadlock.
@@ -86,7 +86,7 @@ def image_results(connection: Connection) -> dict[str, str]:
 
 
 def forget_image_results(connection: Connection, shard_ids: Sequence[str]) -> None:
-    """Drop files of image results that their source does not have any more."""
+    """Delete files of image results that are no longer in their source."""
     mine = shards.c.side == "image_results", shards.c.shard_id == bindparam("id")
     if shard_ids:
         connection.execute(delete(shards).where(*mine), [{"id": shard_id} for shard_id in shard_ids])
@@ -94,7 +94,7 @@ def forget_image_results(connection: Connection, shard_ids: Sequence[str]) -> No
 
 @contextmanager
 def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
-    """Lets one process at a time fix the layout of a staging area. Other processes of this warehouse wait."""
+    """Lets one process at a time choose the layout of a staging area. Other processes of this warehouse wait."""
     with locked_session(engine) as session:
         session.lock("staging", staging)
         yield
@@ -117,7 +117,7 @@ def planning_lock(engine: Engine, fusion_id: str) -> Iterator[LockedSession]:
 def recent_verdicts(connection: Connection, fusion_id: str) -> list[tuple[int, int]]:
     """Accepted and rejected rows of the last loaded units of this fusion_id.
 
-    Leaves out replays: their captions were rejected before, so more of them are rejected again.
+    Leaves out replays, because a larger share of their captions is rejected again.
     """
     units = work_units.c
     statement = (
@@ -191,7 +191,7 @@ def unit_states(connection: Connection, unit_ids: Sequence[str]) -> dict[str, st
 
 @dataclass(frozen=True)
 class FusedUnit:
-    """The figures of a fused unit, as recorded by ``unit_fused``. None: not measured. Rates are those of one device."""
+    """The figures of a fused unit, as recorded by ``unit_fused``. None: not measured. Rates are per device."""
 
     rows: int | None = None
     prompt_tokens: int | None = None
@@ -226,7 +226,7 @@ def unit_started(connection: Connection, unit_id: str) -> None:
 
 
 def unit_fused(connection: Connection, unit_id: str, stats: Mapping[str, Any]) -> None:
-    """Mark the unit as fused. Keys of ``stats`` that name a column also fill that column; all are kept as JSON."""
+    """Mark the unit as fused. Keeps all ``stats`` as JSON, and also writes those that have a column of their name."""
     measures = ("gpu_seconds", "rows_per_second", "prompt_tokens", "caption_tokens")
     columns = {name: stats[name] for name in measures if name in stats}
     _update_unit(connection, unit_id, state="fused", error=None, stats=dict(stats), **columns)

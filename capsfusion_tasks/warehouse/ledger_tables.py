@@ -95,7 +95,7 @@ work_units = Table(
     Column("stats", JSONB),
     time_column("created_at", server_default=func.now()),
     time_column("loaded_at", nullable=True),
-    # Of a replay's unit: the replay's name, and the fusion whose rejected captions it fuses again.
+    # For a replay's unit: the replay's name, and the fusion whose rejected captions it fuses again.
     text_column("replay", nullable=True),
     Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
     # If a pair of the unit has a caption of the same fusion already: leave it out (skip), or replace the caption.
@@ -107,7 +107,7 @@ work_units = Table(
         " and (replay is null) = (replay_of is null)",
         name="replay_or_interval",
     ),
-    # coalesce: a check that gives NULL passes, also for a loaded unit without counts.
+    # coalesce, because a check that gives NULL passes: a loaded unit without counts would pass.
     CheckConstraint("state <> 'loaded' or coalesce(rows_in = accepted + rejected, false)", name="rows_add_up"),
     Index(None, "fusion_id", "state"),
     Index(None, "interval_start", "interval_end"),
@@ -125,7 +125,7 @@ plans = Table(
     time_column("interval_end"),
     text_column("dag_run_id", nullable=True),
     Column("pairs", BigInteger, nullable=False),
-    # Pairs that are loaded under this fusion_id, or that another unit of it has.
+    # Pairs that are loaded under this fusion_id or are in another unit of it.
     Column("already_fused", BigInteger, nullable=False),
     Column("planned", BigInteger, nullable=False),
     time_column("planned_at", server_default=func.now()),
@@ -139,7 +139,7 @@ plans = Table(
     Index(None, "dag_run_id"),
 )
 
-# Units that the gate held back, and the answers of people. A unit's newest row counts. There is no foreign key, so that
+# Units that the gate did not load, and people's answers. A unit's newest row counts. There is no foreign key, so that
 # answers stay if the unit is planned again.
 gate_holds = Table(
     "gate_holds",

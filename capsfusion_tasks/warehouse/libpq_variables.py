@@ -1,4 +1,4 @@
-"""The environment variables of libpq, which set what a URL does not set: PGOPTIONS, PGSSLMODE, PGSERVICE, …"""
+"""The environment variables of libpq (PGOPTIONS, PGSSLMODE, PGSERVICE, …), which set what a URL does not set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import URL
 
 from capsfusion_tasks.warehouse.handshake import FailedHandshake
 
-# Settings of a session: the server refuses wrong ones, with the SQLSTATE of a wrong value or an unknown name.
+# Settings of a session. The server refuses wrong settings with the SQLSTATE of a wrong value or an unknown name.
 _OF_SESSIONS = {"PGOPTIONS": "options", "PGTZ": "", "PGDATESTYLE": "", "PGGEQO": ""}
 _REFUSED_CLASSES = ("22", "42")
 # libpq reads these itself, and no parameter of a URL replaces them.
@@ -17,7 +17,7 @@ _OF_FILES = {"PGSERVICEFILE": "", "PGSYSCONFDIR": ""}
 
 
 def to_check(url: URL, failure: FailedHandshake) -> list[str]:
-    """The variables that are set, that ``url`` does not override, and that can be the reason for ``failure``."""
+    """The variables that can be the reason for ``failure``: they are set, and ``url`` does not override them."""
     if failure.sqlstate is not None and failure.sqlstate.startswith(_REFUSED_CLASSES):
         names = _OF_SESSIONS
     else:

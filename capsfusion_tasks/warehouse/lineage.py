@@ -14,7 +14,7 @@ from capsfusion_tasks.warehouse.ledger_tables import fusions, shards, work_units
 
 @dataclass(frozen=True)
 class Lineage:
-    """A caption and what it was made from, each as a row of its table. None: the ledger does not have that row."""
+    """A caption with its shards, unit and fusion, each as a row of its table. None: the ledger lacks the row."""
 
     caption: RowMapping  # a row of fused_captions or rejected_captions; ``reasons`` is None for an accepted caption
     laion_2b_file: RowMapping | None  # a row of shards
@@ -24,14 +24,14 @@ class Lineage:
     others: list[RowMapping]  # other captions of the pair, newest first, including those that a replay replaced
 
     def as_dict(self) -> dict[str, Any]:
-        """The caption's columns, and each other row under the name of its field. For the page of a caption."""
+        """The caption's columns, and each other row under its field's name. Used for the page of a caption."""
         rows = {name: getattr(self, name) for name in ("laion_2b_file", "laion_coco_file", "unit", "fusion")}
         found = {name: None if row is None else dict(row) for name, row in rows.items()}
         return {**self.caption, **found, "others": [dict(other) for other in self.others]}
 
 
 def lineage(connection: Connection, pair_id: UUID, fusion_id: str) -> Lineage | None:
-    """The lineage of a caption; None: the warehouse does not have the caption."""
+    """The lineage of a caption. None if the warehouse does not have the caption."""
     versions = [
         version for table in (fused_captions, rejected_captions) for version in _versions(connection, table, pair_id)
     ]

@@ -31,7 +31,7 @@ SESSION = {
     # Each row looks up its foreign keys and its pair. While work_units has only about a hundred rows, the planner would
     # scan all of it for each row. For large tables its statistics can be hours old. So it must use indexes.
     "enable_seqscan": "off",
-    "jit": "off",  # PostgreSQL 17 and older would compile the scan of the incoming rows
+    "jit": "off",  # PostgreSQL 17 and older would compile (JIT) the scan of the incoming rows
     # After this time the server ends a load whose client has disappeared, and releases its locks. In a healthy load the
     # server waits only for milliseconds.
     "idle_in_transaction_session_timeout": "5min",
@@ -55,7 +55,7 @@ def load_unit(
     dag_run_id: str | None = None,
     replace: bool = False,
 ) -> LoadResult:
-    """Load a unit's rows (``schemas.validated_schema``) and set it to loaded, in one transaction. Skip a loaded unit.
+    """Load a unit's rows (``schemas.validated_schema``) and mark it as loaded, in one transaction. Skip a loaded unit.
 
     Rows without reasons go to ``fused_captions``, all others to ``rejected_captions``. PostgreSQL cannot store a NUL
     character, so it becomes U+FFFD. With ``replace``, or in a unit that was planned to replace, rows of the same pairs
@@ -87,7 +87,7 @@ def load_unit(
             )
 
         cursor.adbc_ingest("incoming", _storable(table), mode="create", temporary=True)
-        # The joins below need these statistics. To analyze all columns would take a quarter of the load.
+        # The joins below need these statistics. Analyzing all columns would take a quarter of the load's time.
         cursor.execute("analyze incoming (pair_id)")
         # One merge at a time under a fusion_id: a pair must be in one table only, and no constraint spans the tables.
         for locked in sorted({fusion_id, replay_of or fusion_id}):  # sorted, to avoid a deadlock
@@ -95,7 +95,7 @@ def load_unit(
         if replay_of:
             _take_from_quarantine(cursor, replay_of, fusion_id, unit_id)
         if replace or existing == "replace":
-            # A replay keeps ``replayed_captions``: they are the history of earlier replays.
+            # A replay does not delete ``replayed_captions``, because they are the history of earlier replays.
             _supersede(cursor, fusion_id, _STORED[:2] if replay_of else _STORED)
         else:
             _refuse_known_pairs(cursor, unit_id, fusion_id)
@@ -153,7 +153,8 @@ def _refuse_known_pairs(cursor: Any, unit_id: str, fusion_id: str) -> None:
 def _take_from_quarantine(cursor: Any, replay_of: str, fusion_id: str, unit_id: str) -> None:
     """Move the incoming pairs' rejected captions under ``replay_of`` to ``replayed_captions``.
 
-    A replay under the same fusion moves only those that pass now; a caption that is rejected again replaces the older.
+    A replay under the same fusion moves only captions that pass now. A caption that is rejected again replaces the
+    older row.
     """
     names = ", ".join(rejected_captions.columns.keys())
     which = " and incoming.reasons = '{}'" if replay_of == fusion_id else ""
@@ -213,7 +214,7 @@ def _check(table: pa.Table, unit_id: str) -> None:
 def _storable(table: pa.Table) -> pa.Table:
     """The rows with pair_id as a uuid, other beams as JSON, and without NUL characters.
 
-    They are sorted by key, so that consecutive rows write to the same page of its index.
+    They are sorted by key, so that consecutive rows write to the same page of the key's index.
     """
     table = table.sort_by("pair_id")
     columns = [_without_nul(column) for column in table.columns]

@@ -4,7 +4,7 @@ PostgreSQL names an advisory lock by 64 bits, so a name is hashed: `hashtextexte
 names with the same number would share a lock: a process would then wait for unrelated work, or be refused because of
 it. This matters only for locks that are held at the same time. Among 10,000 of them (one for each unit that is being
 fused, and a few for each fusion) any two collide with a probability of 10,000² / 2⁶⁵, which is 3 in 10¹². No data are
-lost by it.
+lost if two names share a number.
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ def lock_key(kind: Kind, name: str | ColumnElement[str] = "") -> ColumnElement[A
 
 
 def lock_sql(kind: Kind) -> str:
-    """The same number in the SQL of a statement whose first parameter, ``$1``, is the name."""
+    """SQL for the number of a lock, in a statement whose first parameter, ``$1``, is the lock's name."""
     return f"hashtextextended('capsfusion.{kind} ' || $1, 0)"

@@ -1,7 +1,8 @@
-"""Counts of the captions of one table that match a filter: of all, or estimated from a sample.
+"""Counts the captions of one table that match a filter: exactly, or estimated from a sample.
 
-All matches are counted where they are few. Otherwise the first rows of units from all times are a sample: a unit's rows
-are stored in the order of their pair_id, which is a digest. Either way the time does not grow with the table.
+Few matches are counted. Otherwise the sample consists of the first rows of units from all times. These are random rows,
+because a unit's rows are stored in the order of their pair_id, which is a digest. The time does not grow with the
+table.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ from capsfusion_tasks.warehouse.conditions import Conditions, bitmaps_only
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 from capsfusion_tasks.warehouse.readable import readable_sql
 
-MOST = 10_000  # captions that are counted one by one
-MILLISECONDS = 120  # limit for counting the captions of a table one by one
+MOST = 10_000  # most captions that are counted one by one
+MILLISECONDS = 120  # time limit for counting the captions of a table one by one
 BINS = 20
-_SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000  # rows; to take a caption apart into words takes 25 µs
+_SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000  # rows; fewer for a search, because splitting a caption into words takes 25 µs
 _SAMPLED_UNITS = 40
-_ENOUGH = 20  # matches in a sample, for an estimate with an error of about a fifth
+_ENOUGH = 20  # this many matches in a sample give an estimate with an error of about a fifth
 
 Basis = Literal["all", "sample", "some"]
 
 
 @dataclass(frozen=True)
 class Bins:
-    """The histogram of a score: BINS bins from 0 to ``end``; the last one has everything above."""
+    """The histogram of a score: BINS bins from 0 to ``end``. The last bin also counts everything above."""
 
     score: str
     end: float
@@ -60,7 +61,7 @@ class Bins:
 class Matches:
     """``units``, ``flags`` and so on: value → captions, estimated unless ``basis`` is all.
 
-    ``basis``: all matches, a sample of the table, or some matches, the oldest. ``total`` is None where matches are so
+    ``basis``: all matches, a sample of the table, or some matches, the oldest ones. ``total`` is None if matches are so
     rare that counting them took too long.
     """
 
@@ -74,7 +75,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Stock:
-    """What the ledger says a table has of the units that a filter asks for. ``column``: its count in work_units."""
+    """The rows that a table has of the units of a filter, by the ledger. ``column``: this count in work_units."""
 
     rows: float
     column: ColumnElement[float]
@@ -104,7 +105,7 @@ def matches(connection: Connection, conditions: Conditions, table: Table, stock:
 def _counted(
     connection: Connection, conditions: Conditions, table: Table, bins: Bins, milliseconds: int | None = None
 ) -> Matches | None:
-    """Counts of all matches. Of more than MOST, some are counted, and PostgreSQL's planner says how many there are.
+    """Counts of all matches. If there are more than MOST, counts some, and takes the total from PostgreSQL's planner.
 
     None if that takes longer than ``milliseconds``.
     """
@@ -123,14 +124,14 @@ def _counted(
         return _weighted("all", rows, found, defaultdict(lambda: 1.0))
     planned = max(_planned_rows(connection, select(captions.c.pair_id).where(*conditions.all(captions))), rows)
     some = _weighted("some", planned, found, defaultdict(lambda: planned / rows))
-    some.units.clear()  # the oldest matches say nothing of later days
+    some.units.clear()  # the oldest matches say nothing about later days
     return some
 
 
 def _sampled(
     connection: Connection, conditions: Conditions, table: Table, stock: Stock, bins: Bins
 ) -> tuple[Matches, int]:
-    """Estimates from a sample, and the matches in it."""
+    """Estimates from a sample, and the number of matches in the sample."""
     captions = table.alias("caption")
     loaded = (
         select(
@@ -172,7 +173,7 @@ def _columns(captions: FromClause, bins: Bins) -> Select[Any]:
     reasons = column.reasons if "reasons" in column else null().cast(column.flags.type)
     score = cast(column[bins.score], Double)
     bin = func.width_bucket(score, 0.0, bins.end, BINS)
-    # GREATEST and LEAST would make a number of NULL.
+    # GREATEST and LEAST would turn NULL into a number.
     at = case((and_(score.is_not(None), score != literal(nan, Double)), func.least(func.greatest(bin, 1), BINS)))
     return select(column.unit_id, column.flags, reasons.label("reasons"), at.label("bin"))
 
@@ -180,7 +181,7 @@ def _columns(captions: FromClause, bins: Bins) -> Select[Any]:
 def _counts(asked: Select[Any]) -> Any:
     """Counts of the rows of ``asked`` by unit: (kind, unit_id, value, captions).
 
-    Where ``asked`` says which rows fit, the others count as "other".
+    If ``asked`` has a column that says which rows fit, the other rows count as "other".
     """
     matched = asked.cte("matched").prefix_with("materialized")
     column = matched.c
@@ -217,7 +218,7 @@ def _weighted(basis: Basis, total: float, found: Sequence[Any], weights: Any) ->
 
 
 def _in_time(connection: Connection, statement: Any, milliseconds: int | None) -> Sequence[Any] | None:
-    """The rows of ``statement``; None if it takes longer."""
+    """The rows of ``statement``. None if it takes longer than ``milliseconds``."""
     if milliseconds is None:
         return connection.execute(statement).all()
     limit = connection.scalar(select(func.current_setting("statement_timeout")))
@@ -236,7 +237,7 @@ def _in_time(connection: Connection, statement: Any, milliseconds: int | None) -
 
 
 def _planned_rows(connection: Connection, statement: Select[Any]) -> int:
-    """How many rows the planner expects."""
+    """The number of rows that PostgreSQL's planner expects."""
     driver: Any = connection.connection.driver_connection
     [[plan]] = driver.execute(f"explain (format json) {readable_sql(statement)}").fetchall()
     return int(plan[0]["Plan"]["Plan Rows"])

@@ -22,7 +22,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     """
     with engine.begin() as connection:
         connection.execute(select(func.pg_advisory_xact_lock(lock_key("migrate"))))
-        # Not `create schema if not exists`: it needs the right to create one even if the schema exists.
+        # Not `create schema if not exists`, because that needs the right to create a schema even if the schema exists.
         if not inspect(connection).has_schema(SCHEMA):
             connection.execute(text(f"create schema {SCHEMA}"))
         config = _config()
@@ -32,7 +32,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """The revision of the database's schema; None without a schema."""
+    """The revision of the database's schema. None if there is no schema."""
     if not inspect(connection).has_table(VERSION_TABLE, schema=SCHEMA):
         return None
     revision = connection.scalar(text(f"select version_num from {SCHEMA}.{VERSION_TABLE}"))  # noqa: S608

@@ -1,4 +1,4 @@
-"""Which units are being fused: a lock that PostgreSQL releases when the worker ends, also when it crashes.
+"""Locks that show which units are being fused. PostgreSQL releases a lock when the worker ends or crashes.
 
 The state `fusing` alone does not show whether the worker still runs. The lock is shared, because a task that Airflow
 gave up may still run beside its retry. Both may continue, because each row counts once.
@@ -62,7 +62,7 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, ended: threading.
         try:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 try:
-                    # With these the server notices within minutes that this machine is gone.
+                    # With these settings, the server notices within minutes that this machine is gone.
                     for name, value in KEEPALIVE.items():
                         connection.execute(select(func.set_config(name, value, False)))
                     connection.execute(select(func.pg_advisory_lock_shared(lock_key("unit", unit_id))))
@@ -92,20 +92,20 @@ def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
 
 @contextmanager
 def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
-    """A transaction during which no task can start on the unit. Raises NotReadyError if one works on it."""
+    """A transaction during which no task can start on the unit. Raises NotReadyError if a task works on it."""
     with engine.begin() as connection:
         keep_others_off(connection, unit_id)
         yield connection
 
 
 def keep_others_off(connection: Connection, unit_id: str) -> None:
-    """As ``alone_with``, until the transaction of ``connection`` ends."""
+    """Like ``alone_with``, until the transaction of ``connection`` ends."""
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(lock_key("unit", unit_id)))):
         raise NotReadyError(f"another process is fusing unit {unit_id}; try again when it has ended")
 
 
 def put_back(engine: Engine, unit_id: str) -> None:
-    """Set the unit to planned, unless it is loaded."""
+    """Set the unit's state to planned, unless it is loaded."""
     mine = (work_units.c.unit_id == unit_id, work_units.c.state != "loaded")
     with alone_with(engine, unit_id) as connection:
         connection.execute(update(work_units).where(*mine).values(state="planned", error=None))

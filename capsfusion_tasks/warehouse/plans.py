@@ -1,4 +1,4 @@
-"""The table ``plans``: how many pairs each plan of an interval found, and how many of them were fused already."""
+"""The table ``plans``: for each plan of an interval, the numbers of its pairs, and of pairs fused before."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from capsfusion_tasks.warehouse.queries import Scope
 
 @dataclass(frozen=True)
 class PlannedPairs:
-    """Sums over plans. ``already_fused``: in units of other plans. ``left``: left for a later run.
+    """Sums over plans. ``already_fused``: pairs in units of other plans. ``left``: pairs left for a later run.
 
-    ``gone``: left out because their images are gone.
+    ``gone``: pairs left out because their images are gone.
     """
 
     pairs: int
@@ -36,7 +36,7 @@ def record(
     planned: int,
     gone: int = 0,
 ) -> None:
-    """Enter a plan. ``pairs`` = ``already_fused`` + ``planned`` + ``gone`` + pairs that are left for a later run."""
+    """Record a plan. ``pairs`` = ``already_fused`` + ``planned`` + ``gone`` + pairs left for a later run."""
     connection.execute(
         insert(plans).values(
             fusion_id=fusion_id,
@@ -52,7 +52,7 @@ def record(
 
 
 def last_plans(connection: Connection) -> dict[tuple[Interval, str], PlannedPairs]:
-    """(interval, fusion_id) → the pairs of its last plan. Its own earlier units count as ``already_fused``."""
+    """(interval, fusion_id) → counts of the last plan. Pairs in the interval's earlier units are ``already_fused``."""
     columns = plans.c
     last = select(func.max(columns.plan_id)).group_by(columns.interval_start, columns.interval_end, columns.fusion_id)
     return {
@@ -64,7 +64,7 @@ def last_plans(connection: Connection) -> dict[tuple[Interval, str], PlannedPair
 
 
 def planned_pairs(connection: Connection, scope: Scope) -> PlannedPairs | None:
-    """Sums over the last plan in ``scope`` of each interval and fusion; None without a plan.
+    """Sums over the last plan of each interval and fusion in ``scope``. None without a plan.
 
     A later plan of an interval counts the pairs of the interval's own earlier units as fused; here they do not count
     as ``already_fused``.

@@ -1,6 +1,6 @@
-"""Where a caption comes from: the releases of its two source captions, and the model that fused them.
+"""The origin of a caption: the releases of its two source captions, and the model that fused them.
 
-No row of a caption repeats these texts. The ledger has them: the tables ``shards`` and ``fusions``.
+Rows of captions do not repeat these texts. The ledger's tables ``shards`` and ``fusions`` have them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROVENANCE: dict[str, LiteralString] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Captions of one origin: the two releases, and the licence that LAION found for the images (None: not known)."""
+    """Captions of one origin: the two releases, and the licence that LAION found for the images (None: unknown)."""
 
     laion_2b: str
     laion_coco: str
@@ -31,15 +31,15 @@ class Origin:
 
 
 def release_names(sources: Iterable[str]) -> dict[str, str]:
-    """Source → name of its release, for people outside: without the folder or bucket that this copy of it lies in.
+    """Source → public name of its release, without the folder or bucket that has this copy of the release.
 
     The name is the last part of the address; for a list of files, the folder that it lies in; for a data set of the
-    hub, its address. Sources whose names would be equal get as many parts as tell them apart.
+    hub, its address. If two names would be equal, both get further parts of their addresses until they differ.
     """
     left = {source: _names(source) for source in sources}
     names = {source: next(candidates) for source, candidates in left.items()}
     while equal := {name for name, count in Counter(names.values()).items() if count > 1}:
-        # The last candidate is the source itself, so each round has longer names, and they differ at the end.
+        # Each round has longer names. They differ in the end, because the last candidate is the source itself.
         names = {source: next(left[source], source) if name in equal else name for source, name in names.items()}
     return names
 

@@ -17,7 +17,7 @@ from capsfusion_tasks.warehouse.url import libpq_uri
 def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:
     """The command and its environment: psql from PATH, or the embedded server's own.
 
-    The password is in the environment: every user can read the arguments of a process.
+    The password is in the environment, because every user can read the arguments of a process.
     """
     url = warehouse.url
     environment = dict(os.environ)

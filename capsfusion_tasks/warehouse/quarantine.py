@@ -1,4 +1,4 @@
-"""The quarantine, ``rejected_captions``: which rows a replay selects, and which another replay has taken."""
+"""Finds the rows of ``rejected_captions`` that a replay selects, without rows that another replay has taken."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def require_fusion(connection: Connection, fusion_id: str) -> None:
 
 
 def matching(connection: Connection, replay: Replay) -> int:
-    """Number of rejected captions that the replay selects, without its limit, taken by another replay or not."""
+    """Number of rejected captions that match the replay, ignoring its limit and other replays."""
     rejected = sql.SQL("select count(*) from capsfusion.rejected_captions rejected where {}")
     query = rejected.format(_asked(connection, replay))
     return int(_value(connection, query))
@@ -66,7 +66,7 @@ def _value(connection: Connection, query: sql.Composed) -> Any:
 
 
 def moved(connection: Connection, name: str) -> int:
-    """Number of pairs that the replay ``name`` moved from quarantine to ``fused_captions``."""
+    """Number of pairs that the replay ``name`` moved from ``rejected_captions`` to ``fused_captions``."""
     statement = (
         select(func.count())
         .select_from(replayed_captions)
@@ -85,7 +85,7 @@ def moved(connection: Connection, name: str) -> int:
 
 
 def units_in_flight(connection: Connection, fusion_id: str) -> list[str]:
-    """Units that replay this fusion, under any fusion, and are neither loaded nor failed."""
+    """Units that replay rejected captions of this fusion, under any fusion, and are neither loaded nor failed."""
     units = work_units.c
     statement = select(units.unit_id).where(units.replay_of == fusion_id, units.state.not_in(("loaded", "failed")))
     return list(connection.scalars(statement.order_by(units.unit_id)))
@@ -139,7 +139,7 @@ def _asked(connection: Connection, replay: Replay) -> sql.Composed:
 
 
 def stored_captions(connection: Connection, fusion_id: str, pair_ids: pa.ChunkedArray) -> pa.Table:
-    """The captions in quarantine under the fusion of ``pair_ids`` (binary(16)), without rows that failed to fuse.
+    """The fusion's rejected captions of ``pair_ids`` (binary(16)), without rows that failed to fuse.
 
     Columns: those of ``schemas.fused_schema`` without ``input``; ``row`` is the index in ``pair_ids``.
     """

@@ -96,7 +96,7 @@ def run_summary(connection: Connection, scope: Scope = EVERYTHING) -> RunSummary
 
 
 def unit_counts(connection: Connection, scope: Scope = EVERYTHING) -> dict[str, int]:
-    """State → number of units, for every state, in the order of a unit's life."""
+    """State → number of units. Has all states, in the order in which a unit goes through them."""
     statement = select(work_units.c.state, func.count()).where(scope.clause()).group_by(work_units.c.state)
     found = {row[0]: row[1] for row in connection.execute(statement)}
     return {state: found.get(state, 0) for state in UNIT_STATES}
@@ -110,7 +110,7 @@ def failed_units(connection: Connection, scope: Scope = EVERYTHING, limit: int =
 
 
 def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> dict[str, int]:
-    """Reason → rejected captions, most frequent first; one with two reasons counts under both."""
+    """Reason → rejected captions, most frequent first. A caption with two reasons counts under both."""
     each = select(func.unnest(rejected_captions.c.reasons).label("reason")).where(_of_units(rejected_captions, scope))
     reason, count = each.subquery().c.reason, func.count()
     statement = select(reason, count).group_by(reason).order_by(count.desc(), reason)
@@ -119,14 +119,14 @@ def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> d
 
 @dataclass(frozen=True)
 class Rescued:
-    """Accepted captions of another beam than the best, and why the best one was rejected: reason → captions."""
+    """Accepted captions that are not from the best beam, and why the best beam was rejected: reason → captions."""
 
     captions: int
     reasons: dict[str, int]
 
 
 def rescued(connection: Connection, scope: Scope = EVERYTHING) -> Rescued:
-    """The rescued captions of these units. One whose best beam had two reasons counts under both."""
+    """The rescued captions of these units. A caption whose best beam had two reasons counts under both."""
     captions = fused_captions.c
     mine = and_(captions.rescued_from.is_not(None), _of_units(fused_captions, scope))
     each = select(func.unnest(captions.rescued_from).label("reason")).where(mine).subquery().c.reason
@@ -136,7 +136,7 @@ def rescued(connection: Connection, scope: Scope = EVERYTHING) -> Rescued:
 
 
 def replayed_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
-    """Number of these units' rejected captions that a replay has moved out of quarantine."""
+    """Number of these units' rejected captions that a replay has moved to another table."""
     statement = select(func.count()).select_from(replayed_captions).where(_of_units(replayed_captions, scope))
     return int(connection.execute(statement).scalar_one())
 
@@ -154,7 +154,7 @@ class AcceptedCaption:
 
 
 def sample_captions(connection: Connection, n: int, unit_ids: Sequence[str] | None = None) -> list[AcceptedCaption]:
-    """A sample of ``n`` accepted captions, the same at every call: the first by pair_id, which is a digest."""
+    """A sample of ``n`` accepted captions, the same for every call: the first by pair_id, which is a digest."""
     columns = [fused_captions.c[field.name] for field in fields(AcceptedCaption)]
     mine = _of_units(fused_captions, Scope(unit_ids=unit_ids))
     statement = select(*columns).where(mine).order_by(fused_captions.c.pair_id).limit(n)
@@ -169,7 +169,7 @@ def _of_units(captions: Table, scope: Scope) -> ColumnElement[bool]:
 
 @dataclass(frozen=True)
 class SideSummary:
-    """The shards of one side."""
+    """Counts of the shards of one side."""
 
     shards: int
     pulled: int
@@ -179,7 +179,7 @@ class SideSummary:
 
 
 def shards_summary(connection: Connection, shard_ids: Sequence[str] | None = None) -> dict[str, SideSummary]:
-    """Side → summary of its shards: of all, or of ``shard_ids``."""
+    """Side → summary of all its shards, or of those in ``shard_ids``."""
     mine = true() if shard_ids is None else shards.c.shard_id.in_(shard_ids)
     side, state = shards.c.side, shards.c.state
     pair = func.jsonb_each_text(shards.c.dropped).table_valued("key", "value")
@@ -230,7 +230,7 @@ class Violation:
 def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True) -> list[Violation]:
     """Violations of the tables' rules among the units in ``scope``; empty if there are none.
 
-    Without ``pairs`` it only counts rows by unit, by the indexes on unit_id.
+    Without ``pairs``, this only counts rows by unit, with the indexes on unit_id.
     """
     tables = (fused_captions, rejected_captions, replayed_captions)
     stored = union_all(*(select(table.c.unit_id).where(_of_units(table, scope)) for table in tables)).subquery()

@@ -1,4 +1,4 @@
-"""Measured speeds, and planned work that is not done, from the ledger."""
+"""Reads measured speeds, and planned work that is not done, from the ledger."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Tokens(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The last units of a fusion: their number, tokens per second of a device, and real over estimated tokens.
+    """The last units of a fusion: their number, tokens per second of a device, and real divided by estimated tokens.
 
     ``fused``: sums over units whose tokens were counted. For other units, the estimate counts.
     """
@@ -76,9 +76,9 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
 def unfused(
     connection: Connection, fusion_id: str, within: Interval | None = None, *, longest_row: int
 ) -> tuple[int, int]:
-    """Rows and estimated tokens of units that are not fused. A started unit counts in full.
+    """Rows and estimated tokens of units that are not fused. Of a started unit, all rows count.
 
-    A row counts as at most ``longest_row`` tokens: earlier versions estimated very long alt texts in full.
+    A row counts as at most ``longest_row`` tokens, because earlier versions estimated too much for very long alt texts.
     """
     units = work_units.c
     tokens = func.least(units.tokens_estimated, units.rows_in * longest_row)
@@ -89,7 +89,7 @@ def unfused(
 
 
 def pairs_in_units(connection: Connection, fusion_id: str, interval: Interval) -> int:
-    """Number of different pairs in the units of an interval, loaded or not."""
+    """Number of different pairs in all units of an interval, loaded or not."""
     pairs = func.coalesce(func.sum(work_units.c.rows_in - work_units.c.superseded), 0)
     same = and_(work_units.c.interval_start == interval.start, work_units.c.interval_end == interval.end)
     return int(connection.execute(select(pairs).where(work_units.c.fusion_id == fusion_id, same)).scalar_one())

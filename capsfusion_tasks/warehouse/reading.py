@@ -16,7 +16,7 @@ from capsfusion_tasks.warehouse.url import describe
 
 @contextmanager
 def reading(warehouse: Warehouse, seconds: int) -> Iterator[Connection]:
-    """A read-only transaction. Raises NotReadyError for a statement of more than ``seconds``, or a lost server."""
+    """A read-only transaction. Raises NotReadyError if a statement takes over ``seconds`` or the server is lost."""
     engine = warehouse.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     with _in_time(warehouse, engine, seconds) as connection:
         yield connection
@@ -24,9 +24,9 @@ def reading(warehouse: Warehouse, seconds: int) -> Iterator[Connection]:
 
 @contextmanager
 def writing(warehouse: Warehouse, seconds: int, what: str) -> Iterator[Connection]:
-    """A transaction that writes ``what``, in words.
+    """A transaction that may write. ``what`` it writes is a text for errors.
 
-    Raises InputError for a login that may only read; NotReadyError as ``reading`` does.
+    Raises InputError if the login may only read, and NotReadyError like ``reading``.
     """
     try:
         with _in_time(warehouse, warehouse.engine, seconds) as connection:

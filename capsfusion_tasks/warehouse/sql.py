@@ -25,7 +25,7 @@ _CAST = "cast it to text"
 def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
     """Run one statement in a read-only transaction, with ``capsfusion`` on its search path.
 
-    uuid, json and intervals become text; numeric becomes decimal, or text where it has more than 38 digits. Column
+    uuid, json and intervals become text. numeric becomes decimal, or text if it has more than 38 digits. Column
     names can repeat, as in SQL. Raises InputError with PostgreSQL's message if the statement fails, and for columns of
     other types (inet, point, int4range); NotReadyError if the connection is lost.
     """
@@ -83,7 +83,7 @@ def _advice(error: adbc.Error) -> str:
 
 
 def _refuse_unknown(schema: pa.Schema) -> None:
-    """Raise InputError for a column whose values the driver does not decode: it hands them on as bytes."""
+    """Raise InputError for a column whose values the driver does not decode but returns as bytes."""
     for name, column in zip(schema.names, schema.types, strict=True):
         kind, nested = column, False
         while pa.types.is_list(kind):

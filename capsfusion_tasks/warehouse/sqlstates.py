@@ -1,6 +1,6 @@
-"""Classifies PostgreSQL's errors: try again later, or change something.
+"""Classifies PostgreSQL's errors: temporary, or the user must change something.
 
-The SQLSTATE decides. PostgreSQL translates its messages, but not these five characters:
+The SQLSTATE decides, a code of five characters. PostgreSQL translates its messages, but not this code:
 https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
@@ -17,7 +17,7 @@ from capsfusion_tasks.warehouse.url import describe, libpq_uri
 
 READ_ONLY = "25006"
 UNDEFINED_COLUMN, UNDEFINED_TABLE = "42703", "42P01"
-REFUSED = "42000"  # stands for a refusal whose SQLSTATE the driver does not tell
+REFUSED = "42000"  # stands for a refusal whose SQLSTATE the driver does not report
 _PASSING_CLASSES = (
     "08",  # connection exception
     "40",  # transaction rollback: a deadlock, or a conflict with a standby's recovery
@@ -56,7 +56,7 @@ def may_pass(sqlstate: str) -> bool:
 
 
 def user_error(url: URL, said: str, sqlstate: str | None) -> InputError | NotReadyError:
-    """The error to raise for a failure whose message is ``said``; ``sqlstate`` None: the connection was lost."""
+    """The error to raise for a failure with the message ``said``. ``sqlstate`` is None if the connection was lost."""
     said = said.rstrip(".")
     if sqlstate == READ_ONLY:
         return NotReadyError(
@@ -71,7 +71,7 @@ def user_error(url: URL, said: str, sqlstate: str | None) -> InputError | NotRea
 
 
 def from_psycopg(url: URL, error: DBAPIError | psycopg.Error) -> InputError | NotReadyError | None:
-    """The error to raise for a failure of a statement; None: it is an error of this program."""
+    """The error to raise for a failed statement. None if it is an error of this program."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     code = getattr(cause, "sqlstate", None)
     if code is None:

@@ -1,4 +1,4 @@
-"""How captions go from day to day: acceptance and speed by model from the ledger, reasons from a sample."""
+"""Trends of captions by day: acceptance and speed by model from the ledger, reasons from a sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 
 DAYS = 60
-_UNITS, _ROWS = 3, 50  # a day's sample of rejected captions
+_UNITS, _ROWS = 3, 50  # rejected captions in the sample of a day
 
 
 @dataclass(frozen=True)

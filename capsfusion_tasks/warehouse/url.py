@@ -1,4 +1,4 @@
-"""The warehouse's URL: read from ``CAPSFUSION_WAREHOUSE_URL``, given to libpq, and shown in messages."""
+"""The warehouse's URL: parses ``CAPSFUSION_WAREHOUSE_URL``, and formats it for libpq and for messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.exc import ArgumentError
 from capsfusion_tasks.errors import InputError
 
 _EXPECTED = "expected postgresql://user:password@host:5432/database"
-# Defaults for options that the URL lacks: how long to wait for a connection, and when to give up a server that has
+# Defaults for options that the URL lacks: how long to wait for a connection, and when to give up on a server that has
 # disappeared. The operating system would wait for hours.
 _PARAMETERS = {
     "connect_timeout": "10",  # seconds
@@ -19,16 +19,16 @@ _PARAMETERS = {
     "keepalives_count": "6",
     "tcp_user_timeout": "120000",  # milliseconds
 }
-# Parameters that hold a secret. SQLAlchemy hides the password only, so messages would show these.
+# Parameters that hold a secret. SQLAlchemy hides only the password, so messages would show these parameters.
 _SECRETS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 # Matches user:password@ like SQLAlchemy: the first @ after the colon ends the password.
 _LOGIN = re.compile(r"[^:]+://(?:[^:/]*(:[^@]*)?@)?(.*)", re.DOTALL)
 
 
 def parse_url(url: str) -> URL:
-    """``CAPSFUSION_WAREHOUSE_URL`` with psycopg as its driver: SQLAlchemy's default driver depends on its release.
+    """``CAPSFUSION_WAREHOUSE_URL`` with the driver psycopg, because SQLAlchemy's default depends on its version.
 
-    Raises InputError for what is not a URL of PostgreSQL. The message never repeats the URL: it may hold a password.
+    Raises InputError if it is not a URL of PostgreSQL. The message never repeats the URL, which may hold a password.
     """
     _require_escaped_login(url)
     try:
@@ -45,13 +45,13 @@ def parse_url(url: str) -> URL:
             " can read, name that file in PGSERVICEFILE, and put service=NAME into the URL"
         )
     password = parsed.query.get("password")
-    if isinstance(password, str):  # messages hide only the password of the login part
+    if isinstance(password, str):  # because messages hide only the password in front of the host
         parsed = parsed.difference_update_query(["password"]).set(password=password)
     return parsed.set(drivername="postgresql+psycopg", query={**_PARAMETERS, **parsed.query})
 
 
 def _require_escaped_login(url: str) -> None:
-    """Refuse an unescaped @ in a password: the end of the password would be in the host, which messages show."""
+    """Refuse an unescaped @ in a password. The rest of the password would count as the host and appear in messages."""
     found = _LOGIN.fullmatch(url)
     if found is None:
         return
@@ -64,7 +64,7 @@ def _require_escaped_login(url: str) -> None:
 
 
 def libpq_uri(url: URL) -> str:
-    """``url`` with its password, as libpq reads it: libpq does not decode a plus sign to a space."""
+    """``url`` with its password, escaped for libpq, which does not decode a plus sign to a space."""
     address, mark, parameters = url.set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
     return address + mark + parameters.replace("+", "%20")
 

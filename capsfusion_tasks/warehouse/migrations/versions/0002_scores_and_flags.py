@@ -1,4 +1,4 @@
-"""More scores, and flags, for both caption tables. Rows from before have null scores and no flags."""
+"""Adds scores and flags to both caption tables. Older rows have null scores and no flags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ depends_on: str | None = None
 
 def upgrade() -> None:
     for table in ("fused_captions", "rejected_captions"):
-        # None of these rewrites the table: a null and a constant default are kept beside the rows.
+        # None of these changes rewrites the table, because PostgreSQL stores nulls and constant defaults outside the
+        # rows.
         for column in (
             sa.Column("fact_recall", sa.Double),
             sa.Column("invention", sa.Double),

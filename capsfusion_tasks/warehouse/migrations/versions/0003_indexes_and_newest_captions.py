@@ -1,6 +1,6 @@
-"""Indexes for what users ask, and the view of each pair's newest caption.
+"""Adds indexes for frequent queries, and the view of each pair's newest caption.
 
-An index is built while loads wait and reads go on: docs/queries.md says for how long.
+While an index is built, loads wait and reads continue. docs/queries.md says how long this takes.
 """
 
 from __future__ import annotations

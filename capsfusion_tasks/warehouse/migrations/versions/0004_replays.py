@@ -1,4 +1,4 @@
-"""Units of replays, which belong to no data interval, and the rejected captions that replays took out."""
+"""Adds units of replays, which belong to no data interval, and the rejected captions that replays have moved."""
 
 from __future__ import annotations
 

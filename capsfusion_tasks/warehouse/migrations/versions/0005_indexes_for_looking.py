@@ -1,6 +1,6 @@
-"""Indexes for people who look at captions: pages by time of loading, rejected captions by their words and reasons.
+"""Adds indexes for browsing: captions by time of loading, rejected captions by words and reasons.
 
-An index is built while loads wait and reads go on.
+While an index is built, loads wait and reads continue.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ SCHEMA = "capsfusion"
 
 def upgrade() -> None:
     for table in ("fused_captions", "rejected_captions"):
-        # All rows of a unit have one loaded_at: with the time alone, a page had to look at all of them.
+        # All rows of a unit have the same loaded_at. With an index on the time alone, a page had to read all rows of
+        # the unit.
         op.drop_index(f"{table}_loaded_at_idx", table, schema=SCHEMA)
         op.create_index(f"{table}_loaded_at_idx", table, ["loaded_at", "pair_id"], schema=SCHEMA)
         op.create_index(f"{table}_flags_idx", table, ["flags"], schema=SCHEMA, postgresql_using="gin")

@@ -1,4 +1,4 @@
-"""What each planning found: its pairs, those that were fused already, and those that became units."""
+"""Adds the result of each plan: its pairs, pairs that were fused before, and pairs in new units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a unit was planned to replace existing captions. Its load needs this, whatever the settings are then."""
+"""Adds to units whether they replace existing captions. Loading needs this, because settings may change meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which interval took a shard that came after the list of its own interval was frozen."""
+"""Adds to shards which interval took them, if they came after the list of their own interval was frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other captions of the beam search: of rejected captions themselves, of accepted ones which beam it is and why."""
+"""Adds other captions of the beam search to rejected captions, and the number of the beam to accepted captions."""
 
 from __future__ import annotations
 

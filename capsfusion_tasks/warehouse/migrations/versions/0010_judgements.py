@@ -1,4 +1,4 @@
-"""People's judgements of captions."""
+"""Adds the table of people's judgements of captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Units that the gate held, and who decided whether they are loaded."""
+"""Adds the table of units that the gate did not load, and of the people who decided about them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""An index for searches in the raw and the synthetic caption.
+"""Adds an index for searches in the raw and the synthetic caption.
 
-An index is built while loads wait and reads go on.
+While an index is built, loads wait and reads continue.
 """
 
 from __future__ import annotations

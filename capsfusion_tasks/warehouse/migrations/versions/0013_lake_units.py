@@ -1,4 +1,4 @@
-"""Units that an Iceberg table has."""
+"""Adds the table of units that were written to an Iceberg table."""
 
 from __future__ import annotations
 

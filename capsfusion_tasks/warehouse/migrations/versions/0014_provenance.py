@@ -1,4 +1,4 @@
-"""The licence of each caption's image, and the releases and the model behind each caption in the view ``captions``."""
+"""Adds the licence of each caption's image, and the sources and the model to the view ``captions``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEMA = "capsfusion"
 def upgrade() -> None:
     for table in ("fused_captions", "rejected_captions", "replayed_captions"):
         op.add_column(table, sa.Column("license", sa.Text), schema=SCHEMA)
-    # The view of 0009 with the new columns. PostgreSQL leaves out these left joins, each on a unique key, where a query
+    # The view of 0009 with the new columns. PostgreSQL leaves out these left joins, each on a unique key, if a query
     # does not ask for their columns.
     op.execute(
         """

@@ -1,4 +1,4 @@
-"""Files of image results among the shards, and the pairs that a plan left out because their images are gone."""
+"""Adds files of image results to the shards, and to plans the number of pairs whose images are gone."""
 
 from __future__ import annotations
 
