@@ -16,7 +16,7 @@ _NAME = "begun.json"
 
 
 class Begun(BaseModel):
-    """``files``: the outputs below OUT, in the order in which their rows are numbered."""
+    """The record of a started ``<OUT>.parts``. ``files``: outputs below OUT, in the order of their row numbers."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,9 +58,9 @@ def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None
 
 
 def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], list[InOut]]:
-    """The ``files`` of the earlier try in its order, and the others. Raises InputError if some are missing.
+    """``files`` in the order of the earlier try, then new files. Raises InputError if a file of that try is missing.
 
-    Rows are numbered over all files, so adding or removing a file in between would shift the finished rows.
+    Rows are numbered over all files, so adding or removing a file before others would shift their finished rows.
     """
     by_place = {_place(each, out): each for each in files}
     if missing := [place for place in begun.files if place not in by_place]:

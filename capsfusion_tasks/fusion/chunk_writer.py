@@ -18,7 +18,8 @@ from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.schemas import fused_schema
 from capsfusion_tasks.staging.storage import Storage
 
-# Seconds until a chunk is closed. Larger chunks cost more per write, more chunks cost more per read.
+# Seconds until a chunk is closed. Longer times make chunks that cost more per write; shorter times make more files to
+# read.
 CHUNK_SECONDS = 30.0
 
 
@@ -63,7 +64,7 @@ class ChunkWriter:
             rows=self._rows.num_rows,
             prompt_tokens=pc.sum(self._rows["prompt_tokens"]).as_py(),
             caption_tokens=pc.sum(self._rows["caption_tokens"]).as_py(),
-            # The engine works on many rows at once, so a chunk gets the time since the last chunk. Only the sum is
+            # The engine works on many rows at once, so each chunk gets the time since the last chunk. Only the sum is
             # exact.
             device_seconds=now - self._since,
             busy=occupancy.busy - self._counted.busy,
@@ -74,7 +75,7 @@ class ChunkWriter:
         self._written = self._rows.num_rows
 
     def _new_path(self) -> str:
-        """``chunks/00012-5f0c1a.parquet``: a number that rises over all tries, and the name of this try."""
+        """``chunks/00012-5f0c1a.parquet``: a number that increases over all tries, and the name of this try."""
         first, this_try = self._name = self._name or self._agree()
         return f"{self._job.chunks}/{first + self._store.add('chunks', 1) - 1:05d}-{this_try}.parquet"
 

@@ -35,7 +35,7 @@ class Chunk:
 
 
 class BrokenChunk(Exception):
-    """A chunk file that a disk or a copy has damaged. Our own writes only rename complete files."""
+    """A chunk file that was damaged by a disk or by copying. Our own writes never leave incomplete files."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path}: {why}")
@@ -43,7 +43,7 @@ class BrokenChunk(Exception):
 
 
 def input_digest(raw: str | None, synthetic: str | None) -> bytes:
-    """Digest of a row's two captions. It tells null from empty text, and depends on where the first text ends."""
+    """Digest of a row's two captions. Distinguishes null from empty text, and where the first text ends."""
     digest = hashlib.blake2b(digest_size=16)
     for text in (raw, synthetic):
         data = b"" if text is None else text.encode()
@@ -52,7 +52,7 @@ def input_digest(raw: str | None, synthetic: str | None) -> bytes:
 
 
 def publish(storage: Storage, path: str, rows: pa.Table, fusion_id: str, figures: Figures) -> None:
-    """Write a chunk file, or replace it by a longer one. ``rows`` have ``fused_schema``."""
+    """Write a chunk file, or replace it by a longer version. ``rows`` have ``fused_schema``."""
     storage.write_table(path, rows, metadata={"fusion_id": fusion_id, "figures": json.dumps(asdict(figures))})
 
 
@@ -71,7 +71,7 @@ def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table
 
 
 def read_each(storage: Storage, paths: Iterable[str], columns: list[str]) -> Iterator[Chunk | BrokenChunk]:
-    """The chunks at ``paths``, in order, read in parallel. Deleted files are skipped."""
+    """The chunks at ``paths``, in order, read in parallel. Skips deleted files."""
     with ThreadPoolExecutor(_READERS, thread_name_prefix="chunks") as readers:
         for found in readers.map(lambda path: _read(storage, path, columns), paths):
             if found is not None:
@@ -79,7 +79,7 @@ def read_each(storage: Storage, paths: Iterable[str], columns: list[str]) -> Ite
 
 
 def read_all(storage: Storage, folder: str, fusion_id: str, columns: list[str]) -> Iterator[Chunk]:
-    """The chunks of ``fusion_id`` in ``folder``, oldest first. Broken files are logged and skipped."""
+    """The chunks of ``fusion_id`` in ``folder``, oldest first. Logs and skips broken files."""
     for found in read_each(storage, storage.files(folder), columns):
         if isinstance(found, BrokenChunk):
             log.warning("chunk %s cannot be read (%s): its rows are fused again", storage.path(found.path), found.why)
@@ -95,7 +95,7 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
     except FileNotFoundError:  # deleted since the folder was listed
         return None
     except OSError as error:
-        if error.errno is not None:  # the disk failed, but the file may be good
+        if error.errno is not None:  # reading failed, but the file itself may be good
             raise
         return BrokenChunk(path, _short(error))
     except (pa.ArrowException, ValueError, TypeError) as error:
@@ -108,7 +108,7 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
 def collect(storage: Storage, folder: str, fusion_id: str, rows: int, columns: list[str] = FUSED.names) -> pa.Table:
     """The finished rows among 0 to ``rows`` - 1, in row order, each once. ``columns`` must include ``row``.
 
-    Does not compare input digests: only for pairs that cannot change, like those of a unit.
+    Does not compare input digests, so use it only for pairs that cannot change, such as those of a unit.
     """
     return _merge(read_all(storage, folder, fusion_id, columns), rows, columns)
 
@@ -123,7 +123,7 @@ def figures(storage: Storage, folder: str, fusion_id: str, rows: int) -> tuple[p
 
 
 def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
-    """Each row once: if two tries finished it, the first one counts."""
+    """Each row once. If two tries finished a row, the first one counts."""
     schema = pa.schema([FUSED_WITH_BEAMS.field(name) for name in columns])
     table = pa.concat_tables([schema.empty_table(), *(chunk.rows for chunk in chunks)])
     numbers = table["row"].to_numpy()

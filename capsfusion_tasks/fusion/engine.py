@@ -1,6 +1,6 @@
 """The interface of engines, which turn prompts into captions.
 
-``complete_all`` retries failed rows and sets bad ones aside.
+``complete_all`` retries rows after an error, and sets aside rows that always fail.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Request:
     max_new_tokens: int | None = None
 
     def limit(self, of_engine: int) -> int:
-        """The most new tokens of the row, if the engine allows ``of_engine``."""
+        """The most new tokens of the row, given the engine's limit ``of_engine``."""
         return of_engine if self.max_new_tokens is None else min(self.max_new_tokens, of_engine)
 
 
@@ -45,7 +45,7 @@ class Beam:
 
     @classmethod
     def of(cls, token_ids: list[int], eos_ids: Collection[int]) -> Beam:
-        """The beam of all generated tokens, which may end with EOS."""
+        """The beam for generated tokens, which may end with EOS."""
         if token_ids[-1] in eos_ids:
             return cls(token_ids[:-1], "stop", len(token_ids))
         return cls(token_ids, "length", len(token_ids))
@@ -72,7 +72,7 @@ class Completion:
 class Occupancy:
     """How full the engine's batches were.
 
-    ``busy`` counts the rows that still needed a token, ``slots`` all rows of the batch, both summed over all steps.
+    ``busy`` counts rows that still needed a token, ``slots`` all rows of the batch. Both are sums over all steps.
     """
 
     busy: int = 0
@@ -84,7 +84,7 @@ class Occupancy:
 
 
 class Requests(Protocol):
-    """A source of rows to fuse. More of them may become ready later."""
+    """A source of rows to fuse. More rows may become ready later."""
 
     def take(self, most: int, *, wait: bool) -> list[Request]:
         """Up to ``most`` requests that are ready now. With ``wait``, an empty list means that there are no more."""
@@ -109,11 +109,11 @@ class Engine(Protocol):
     def generate(self, requests: Requests) -> Iterator[Completion]: ...
 
     def shrink(self) -> bool:
-        """Take fewer rows at once from now on. Returns False if it already takes one at a time."""
+        """Take fewer rows at once from now on. Returns False if the engine already takes one row at a time."""
         ...
 
 
-HOPELESS = 16  # if this many consecutive rows fail, the rows are not the cause
+HOPELESS = 16  # if this many consecutive rows fail, the cause is not in the rows
 NOT_FINITE = "error: the model's scores are not finite numbers (NaN)"
 
 
@@ -121,11 +121,12 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
     """Completions of all ``requests``, even if the engine fails on some of them.
 
     If the engine raises, the rows in flight are fused again. After an out-of-memory error, fewer rows are fused at
-    once. After other errors, the rows are halved until the failing row is alone; it is set aside with its error. A row
-    whose scores are not finite is set aside, too.
+    once. After other errors, the group of rows is halved until the failing row is alone. This row is set aside: it gets
+    the error instead of a caption. A row whose scores are not finite is set aside, too.
 
     Three errors end the run: a broken device, because every later row would fail as well; HOPELESS consecutive rows
-    that are set aside (raises the last row's error, or InputError if scores are not finite); an error of ``requests``.
+    that are set aside (raises the last row's error, or InputError if scores are not finite); and an error in
+    ``requests``.
     """
     set_aside: list[Completion] = []  # set aside since the last fused row; yielded after the next fused row
     in_flight: dict[int, Request] = {}
@@ -155,7 +156,9 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
             elif len(rows) == 1:
                 _set_aside(Completion(rows[0].row, [], f"error: {type(error).__name__}: {error}", 0), set_aside, error)
             elif rows:
-                log.warning("%d rows failed together (%s: %s): halving", len(rows), type(error).__name__, error)
+                log.warning(
+                    "%d rows failed together (%s: %s): trying each half of them", len(rows), type(error).__name__, error
+                )
                 parts += [StaticRequests(rows[len(rows) // 2 :]), StaticRequests(rows[: len(rows) // 2])]
             else:
                 raise
@@ -165,8 +168,8 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
 
 
 def _set_aside(completion: Completion, set_aside: list[Completion], error: Exception | None = None) -> None:
-    """Add a row without a caption to ``set_aside``. Raises ``error``, or InputError, when that makes HOPELESS rows."""
-    log.warning("row %d is set aside: %s", completion.row, completion.finish_reason.removeprefix("error: "))
+    """Add a row without a caption to ``set_aside``. If that makes HOPELESS rows, raise ``error`` or InputError."""
+    log.warning("row %d gets no caption: %s", completion.row, completion.finish_reason.removeprefix("error: "))
     set_aside.append(completion)
     if len(set_aside) < HOPELESS:
         return

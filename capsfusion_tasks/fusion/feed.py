@@ -1,4 +1,4 @@
-"""The rows that a rank fuses: it claims them from a counter that all ranks share, and tokenizes them in advance."""
+"""Feeds a rank with rows: claims them from a counter that all ranks share, and tokenizes them in advance."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from capsfusion_tasks.fusion.prompt import Prompt, is_empty_caption
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.staging.storage import Storage
 
-_AHEAD = 2  # claims that are prepared in advance. With more, other ranks would run out of rows earlier than this one
+_AHEAD = 2  # claims that are prepared in advance; with more, other ranks would run out of rows too early
 
 
 @dataclass
 class Prepared:
-    """The unfinished rows of a claim: a digest for each row, requests for the engine, and rows that cannot be fused."""
+    """The unfinished rows of a claim: their digests, requests for the engine, and rows that cannot be fused."""
 
     inputs: dict[int, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Feed:
             self._ready.put(error)
 
     def _prepare(self) -> Iterator[Prepared]:
-        # Read once: no rank claims rows that another rank of this try has finished.
+        # Read only once, because no rank claims rows that another rank of this try has finished.
         finished = FinishedRows(self._storage, self._job.chunks, self._job.fusion_id, ["row", "input"])
         while True:
             start = (self._store.add("claimed", 1) - 1) * self._job.claim_rows

@@ -1,4 +1,4 @@
-"""Figures of fusing: rows, tokens, seconds of a device. Each chunk file has them in its footer."""
+"""Figures of fusing: rows, tokens, device seconds. Each chunk file has them in its footer."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairColumns
 from capsfusion_tasks.schemas import fused_schema
 from capsfusion_tasks.staging.storage import Storage
 
-# A function of a table with both sources, the caption and its other beams. It returns the same rows with the caption to
-# take, and the number of that caption in the column ``beam`` (1: the best of the search).
+# A function that gets a table with both sources, the caption and its other beams. It returns the same rows with the
+# caption to take, and the number of that caption in the column ``beam`` (1: the best of the search).
 TakeBeam = Callable[[pa.Table], pa.Table]
 
 
@@ -34,7 +34,7 @@ class FailedRow(NamedTuple):
 
 
 class FileCaptions:
-    """Reads the captions of files a piece at a time, and adds up figures and failed rows meanwhile."""
+    """Reads the captions of files piece by piece, and meanwhile adds up figures and collects failed rows."""
 
     def __init__(self, job: FuseJob, columns: PairColumns, storage: Storage, take_beam: TakeBeam | None) -> None:
         self._job, self._columns, self._take_beam = job, columns, take_beam
@@ -45,7 +45,7 @@ class FileCaptions:
         self.rescued = 0
 
     def of(self, source: CaptionFile) -> Iterator[str | None]:
-        """Each row's caption. Ask for the files in the order in which their rows were numbered.
+        """The caption of each row of a file. Call this for the files in the order in which their rows were numbered.
 
         Raises InputError for a row whose pair changed since it was fused.
         """
@@ -77,7 +77,7 @@ class FileCaptions:
         return captions
 
     def _fused(self, source: CaptionFile, piece: pa.Table, first: int) -> list[dict[str, Any]]:
-        """The finished rows of ``piece``; ``first`` is the number of the first row of its file."""
+        """The finished rows of ``piece``. ``first``: the number of the first row of its file."""
         start = self.figures.rows
         finished: dict[tuple[int, bytes], dict[str, Any]] = {}
         for made in self._finished.between(start, start + piece.num_rows).to_pylist():

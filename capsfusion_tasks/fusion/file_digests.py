@@ -15,16 +15,16 @@ from capsfusion_tasks.errors import NotReadyError
 
 log = logging.getLogger(__name__)
 
-_THREADS = 8  # hashing releases the interpreter's lock, so threads run in parallel
+_THREADS = 8  # threads run in parallel, because hashing releases the interpreter's lock
 _TOLD_BYTES = 1 << 30
 
 
 def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
     """The BLAKE2b digest of each file's bytes, as hex.
 
-    ``cache`` is a JSON file. A digest in it is valid while the file's path, size and times are unchanged. If the
-    cache cannot be written, a warning is logged, and files are read again at each start. Raises NotReadyError for a
-    file that cannot be read.
+    ``cache`` is a JSON file. A digest in it is valid while the file's path, size and times are unchanged. If the cache
+    cannot be written, this logs a warning, and files are read again at each start. Raises NotReadyError for a file that
+    cannot be read.
     """
     known = _known(cache)
     states = {file.resolve(): _state(file) for file in files}
@@ -56,7 +56,7 @@ def _keep(cache: Path, entries: dict[str, list[Any]]) -> None:
         beside.replace(cache)
     except OSError as error:
         log.warning(
-            "cannot keep the digests of the weights in %s (%s): they are computed again at each start; set"
+            "cannot keep the digests of the weights in %s (%s): each start computes them again; set"
             " CAPSFUSION_HOME to a folder that can be written",
             cache,
             error.strerror,

@@ -1,4 +1,4 @@
-"""``capsfusion fuse``: fuses the pairs of files into other files, all rows in order, resumable."""
+"""``capsfusion fuse``: fuses the pairs of files and writes them to other files, in the same order. Can be resumed."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def fuse_files(
     opened = {each: _open(each.source, columns) for each in files}
     for each in files:
         format_of(each.target, write=True)
-    if not begun.is_begun(out):  # an earlier try may have written some targets
+    if not begun.is_begun(out):  # do not refuse existing targets: an earlier try may have written them
         _check_new(files, out, existing)
     # This machine plans and fuses, so its device decides unless a setting does.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
@@ -113,7 +113,7 @@ def fuse_files(
 
     with parts_folder(out) as parts:
         storage = Storage(str(parts))
-        if not resume or not storage.files(_CHUNKS):  # start over: no row of an earlier try is used
+        if not resume or not storage.files(_CHUNKS):  # start over, without rows of an earlier try
             empty(parts)
         kept: list[InOut] = []
         new = list(files)
@@ -148,7 +148,7 @@ def fuse_files(
         else:
             on_line("the input has no rows: nothing is fused")
 
-        _check_new(new, out, existing)  # another program may have written targets meanwhile
+        _check_new(new, out, existing)  # check again, because another program may have written targets meanwhile
         captions = FileCaptions(job, columns, storage, take_beam if decoding.keep_beams else None)
         for each in todo:
             each.target.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def _open(source: Path, columns: PairColumns) -> CaptionFile:
 
 
 def _check_new(files: Sequence[InOut], out: Path, existing: ExistingOutput) -> None:
-    """Raise InputError if a target cannot be written, or exists and is to be refused."""
+    """Raise InputError if a target cannot be written, or if it exists and must not be replaced."""
     one = [each.target for each in files] == [out]
     for each in files:
         if one or each.target.parent.is_dir():
@@ -198,7 +198,7 @@ def _fuse_while_reading(
     def pieces() -> Iterator[pa.Table]:
         for piece in _pieces(sources, columns, job.piece_rows or 1):
             if stopped.is_set():
-                raise TorchrunFailed("torchrun ended before it had all pairs")
+                raise TorchrunFailed("torchrun ended before all pairs were written for it")
             yield piece
 
     def give_up(reading: Future[int]) -> None:
@@ -213,7 +213,7 @@ def _fuse_while_reading(
             torchrun.wait()
         except TorchrunFailed:
             if reading.done():
-                reading.result()  # raises the error that ended torchrun and this thread
+                reading.result()  # raises the error of torchrun, if it ended early
             raise
         finally:
             stopped.set()
@@ -221,7 +221,7 @@ def _fuse_while_reading(
 
 
 def _pieces(sources: Sequence[CaptionFile], columns: PairColumns, rows: int) -> Iterator[pa.Table]:
-    """The pairs of all files, one file after the other, in tables of ``rows`` rows; the last may be shorter."""
+    """The pairs of all files, one file after the other, in tables of ``rows`` rows. The last table may be shorter."""
     held = pa.schema([(name, pa.string()) for name in CAPTION_COLUMNS]).empty_table()
     for source in sources:
         with source.unchanged():

@@ -1,4 +1,4 @@
-"""Finished rows by row range: a retry skips them, and the output file is written from them."""
+"""Reads finished rows by range. A retry skips these rows, and the output file is written from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.schemas import FUSED, FUSED_WITH_BEAMS
 from capsfusion_tasks.staging.storage import Storage
 
-_AHEAD = 32_768  # rows whose files are read together, because reading in parallel takes a tenth of the time on S3
+_AHEAD = 32_768  # files with this many rows are read in parallel, which takes a tenth of the time on S3
 
 
 class FinishedRows:

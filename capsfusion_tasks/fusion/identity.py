@@ -51,8 +51,8 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
 def locate(decoding: Decoding, settings: Settings) -> str:
     """The decoding's model on this machine: a folder, or a hub id with its commit, which the ranks fetch.
 
-    A folder counts if it has the files that planning saw. Looks at the path that planning used, then at
-    CAPSFUSION_MODEL. Raises InputError otherwise.
+    Tries the path that planning used, then CAPSFUSION_MODEL. A folder must have the files that planning digested.
+    Raises InputError if no place has the model.
     """
     if decoding.model_revision:
         return decoding.location
@@ -82,10 +82,10 @@ def template_of(decoding: Decoding) -> Template:
 
 
 def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
-    """The decoding's tokenizer, if CAPSFUSION_MODEL has it. None: that model is not here, or has another tokenizer."""
+    """The decoding's tokenizer, if CAPSFUSION_MODEL has it. None if that model is missing or has another tokenizer."""
     try:
         folder = model_folder(settings.model, weights=False)
-    except (InputError, NotReadyError):  # a worker that goes on with planned units needs no model of its own
+    except (InputError, NotReadyError):  # a worker that continues planned units needs no model of its own
         return None
     return load_tokenizer(folder) if tokenizer_digest(folder) == decoding.tokenizer_digest else None
 
@@ -93,7 +93,7 @@ def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
 def _folder_digest(folder: Path, settings: Settings) -> str:
     """Digest of the configuration and all weights.
 
-    Whole files, because two fine-tunes may differ only in the middle of one file.
+    Digests whole files, because two fine-tuned models may differ only in the middle of one file.
     """
     digest = hashlib.blake2b((folder / "config.json").read_bytes(), digest_size=16)
     for file, content in content_digests(weight_files(folder), settings.home / "weights_digests.json").items():

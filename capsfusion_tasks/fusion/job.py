@@ -1,4 +1,4 @@
-"""A job for torchrun's ranks: which pairs to fuse, how, and where to write chunks."""
+"""A job for torchrun's ranks: the pairs to fuse, the decoding, and where to write chunks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class FuseJob(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    staging: str  # root of the storage that the paths below are relative to
+    staging: str  # root of the storage; the paths below are relative to it
     pairs: str  # a Parquet file with the columns laion_2b and laion_coco; with piece_rows a folder of such files
-    piece_rows: int | None  # rows of each of these files; the last may have fewer
+    piece_rows: int | None  # rows of each of these files; the last file may have fewer
     chunks: str  # folder of the chunk files
     decoding: Decoding
-    model: str  # location of the decoding's model on this machine
+    model: str  # where the decoding's model is on this machine
     batch_size: int | None  # None: the engine decides
     claim_rows: int  # a rank claims so many rows at a time; pieces have a multiple of them
     chunk_rows: int  # most rows of a chunk file
@@ -57,5 +57,5 @@ class FuseJob(BaseModel):
 
 
 def claim_rows(settings: Settings) -> int:
-    """How many rows a rank claims at a time: few, so that all ranks end together, and at most the rows of a chunk."""
+    """How many rows a rank claims at a time: at most a chunk's, and few, so that all ranks end together."""
     return min(_CLAIM_ROWS, settings.chunk_rows)

@@ -1,7 +1,7 @@
-"""A tokenizer.json, as LLaMA 3, Mistral and Qwen have it, by the library ``tokenizers``.
+"""Tokenizers in a tokenizer.json (LLaMA 3, Mistral, Qwen), with the library ``tokenizers``.
 
-Encodes as transformers' AutoTokenizer does, with one exception: control tokens that are written out in a caption
-("<|im_end|>") stay text.
+Encodes like transformers' AutoTokenizer, with one exception: the text of a control token in a caption
+("<|im_end|>") stays text.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class JsonTokenizer:
         return self._start[0] if self._start else None
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
-        """Ids of ``text``; control tokens written out in it are encoded as text."""
+        """Ids of ``text``. The text of a control token is encoded as text."""
         ids = self._backend.encode(text, add_special_tokens=False).ids
         return [*self._start, *ids] if bos else list(ids)
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``; control tokens and ids beyond the vocabulary leave no trace."""
+        """Text of ``ids``. Ignores control tokens and ids beyond the vocabulary."""
         return str(self._backend.decode([i for i in ids if 0 <= i < self.vocab_size]))
 
     def _start_of_texts(self) -> list[int]:
-        """The ids that the post-processor puts in front of every text. Ids that it adds after a text are left out.
+        """The ids that the post-processor adds in front of every text. Leaves out ids that it adds after a text.
 
         transformers 5 also uses the post-processor, and ignores ``add_bos_token`` of tokenizer_config.json.
         """
@@ -84,13 +84,13 @@ def _load(file: Path) -> Backend:
     content = read_bytes(file)
     try:
         return Backend.from_str(content.decode())
-    except Exception as error:  # tokenizers raises nothing more precise
+    except Exception as error:  # the library tokenizers raises nothing more specific
         reason = str(error).replace("\n", " ")[:200]
         raise InputError(f"{file} is not a tokenizer of the library tokenizers: {reason}. Download it again") from error
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The entries of tokenizer_config.json, and those that only the older special_tokens_map.json has."""
+    """The entries of tokenizer_config.json, and entries that only the older special_tokens_map.json has."""
     files = (folder / name for name in ("special_tokens_map.json", "tokenizer_config.json"))
     found: dict[str, Any] = {}
     for file in files:

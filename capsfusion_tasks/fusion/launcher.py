@@ -21,10 +21,10 @@ from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 from capsfusion_tasks.fusion.torchrun_command import DEFAULTS, torchrun_environment
 from capsfusion_tasks.fusion.watchdog import Timeouts, Watchdog
 
-# A rank prints its InputErrors and NotReadyErrors with this mark. The process that started torchrun raises them again.
+# A rank prints an InputError or NotReadyError with this mark. The process that started torchrun then raises the error.
 INPUT_ERROR_MARK = "capsfusion input error: "
 NOT_READY_MARK = "capsfusion not ready: "
-STARTED_BY = "TORCHRUN_STARTED_BY"  # variable of the ranks: id of the process that started torchrun
+STARTED_BY = "TORCHRUN_STARTED_BY"  # environment variable of the ranks: id of the process that started torchrun
 _MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
 _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
@@ -92,7 +92,7 @@ class Torchrun:
                 break
             mark = next((mark for mark in _MARKED if line.startswith(mark)), None)
             if mark is not None:
-                # All ranks have the same error. torchrun would only add a page of tracebacks.
+                # Stop here, because all ranks have the same error and torchrun would only add a page of tracebacks.
                 self.terminate()
                 process.wait()
                 raise _MARKED[mark](line.removeprefix(mark).strip())
@@ -119,7 +119,7 @@ class Torchrun:
             self._process.send_signal(signal.SIGTERM)
 
     def _kill(self) -> None:
-        """Send SIGKILL to torchrun and its ranks: a process that hangs in a driver does not react to SIGTERM."""
+        """Send SIGKILL to torchrun and its ranks, because a process that hangs in a driver ignores SIGTERM."""
         if self._process is None:
             return
         family = psutil.Process(self._process.pid).children(recursive=True)
@@ -146,7 +146,7 @@ def run(
 
 
 def _die_with_parent() -> None:
-    """Runs in the child between fork and exec: the kernel kills torchrun when its parent dies (Linux).
+    """Tell the kernel to kill torchrun when its parent dies (Linux). Runs in the child between fork and exec.
 
     Not SIGTERM: torchrun turns it into a Python exception, which is lost if it is raised in a destructor or a C++
     callback. Ranks die with torchrun in any case.

@@ -1,4 +1,4 @@
-"""Checks, before weights are loaded, that a model's configuration and tokenizer fit each other.
+"""Checks that a model's configuration and tokenizer fit each other, before weights are loaded.
 
 Does not import torch.
 """
@@ -20,8 +20,8 @@ def check_model(
 ) -> None:
     """Raise InputError if config.json, generation_config.json or the tokenizer is damaged, or if they do not fit.
 
-    With ``engine`` "native", also raises it if that engine cannot run the model with captions of ``max_new_tokens``.
-    Reads no weights.
+    With ``engine`` "native", also raises InputError if that engine cannot run the model with captions of
+    ``max_new_tokens``. Reads no weights.
     """
     config = read_config(folder)
     sizes = sizes_of(folder, config)

@@ -1,6 +1,6 @@
 """Finds a model's files (a folder, or a hub id's snapshot) and reads its configuration. Does not import torch.
 
-This module imports no settings either, because benchmarks do without them.
+Does not import settings either, because benchmarks run without settings.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json. Raises InputError if it cannot be read, or asks for what no engine here does."""
+    """The model's config.json. Raises InputError if it cannot be read, or needs a feature that no engine here has."""
     config = read_object(folder / "config.json")
-    if config.get("auto_map"):  # transformers would ask for permission on the terminal, and a worker has no terminal
+    if config.get("auto_map"):  # transformers would ask for permission on the terminal, but a worker has no terminal
         raise InputError(
             f"{folder}/config.json needs its own code (auto_map), which is not run: give a model without auto_map"
         )
@@ -75,7 +75,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def eos_token_ids(folder: Path) -> tuple[int, ...]:
-    """The tokens that end a caption, as ``generate`` takes them: sorted, at least one.
+    """The tokens that end a caption, as in transformers' ``generate``: sorted, at least one.
 
     The ids are those of generation_config.json, otherwise those of config.json, otherwise the tokenizer's.
     Raises InputError for ids that are not tokens of the model.

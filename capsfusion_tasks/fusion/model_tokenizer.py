@@ -1,4 +1,4 @@
-"""Which tokenizer a model folder has: tokenizer.model (sentencepiece), else tokenizer.json."""
+"""Finds the tokenizer of a model folder: tokenizer.model (sentencepiece), or else tokenizer.json."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer, Tokenizer, is_tiktoken
 
 FILES = ("tokenizer.model", "tokenizer.json")
-_START = 4096  # bytes that tell what a tokenizer.model is
+_START = 4096  # bytes that are enough to recognise the kind of a tokenizer.model
 
 
 def tokenizer_file(folder: Path) -> Path:
     """The file that the tokenizer is read from. Raises InputError if there is none.
 
-    Prefers tokenizer.model, which sentencepiece reads: transformers 5 makes other ids from this file
+    Prefers tokenizer.model and reads it with sentencepiece, because transformers 5 gives wrong ids for this file
     (``tokenizer.py``).
     """
     model, as_json = (folder / name for name in FILES)
@@ -31,13 +31,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     file = tokenizer_file(folder)
     if file.name == FILES[0]:
         return LlamaTokenizer(file)
-    from capsfusion_tasks.fusion.json_tokenizer import JsonTokenizer  # most models do not need it
+    # Imported only here, because most models do not need it.
+    from capsfusion_tasks.fusion.json_tokenizer import JsonTokenizer
 
     return JsonTokenizer(folder)
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """A digest of the tokenizer's file, which alone decides a text's tokens."""
+    """A digest of the tokenizer's file. No other file affects a text's tokens."""
     return hashlib.blake2b(tokenizer_file(folder).read_bytes(), digest_size=16).hexdigest()
 
 

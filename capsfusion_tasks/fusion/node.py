@@ -1,4 +1,4 @@
-"""What a rank does on its node: it ends when torchrun dies, and takes one GPU for itself or a share of the cores."""
+"""Sets up a rank on its node: it dies with torchrun, and takes one GPU or a share of the cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pairs of a job, as ranks read them: one Parquet file, or a folder of pieces that another thread still writes."""
+"""The pairs of a job for the ranks: one Parquet file, or a folder of pieces that is still being written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class PairColumns:
-    """The names of the columns of a user's file: both captions, and the id of a row."""
+    """The column names of a user's file: both captions, and a row's id."""
 
     raw: str = "laion_2b"
     synthetic: str = "laion_coco"
@@ -28,7 +28,7 @@ class PairColumns:
         return pa.table([table[self.raw], table[self.synthetic]], CAPTION_COLUMNS)
 
     def in_words_of_the_file(self, reason: str) -> str:
-        """A reason such as "laion_2b is empty", with the name that the file has for the column."""
+        """A reason such as "laion_2b is empty", with the column name of the user's file."""
         for ours, theirs in zip(CAPTION_COLUMNS, (self.raw, self.synthetic), strict=True):
             if reason.startswith(f"{ours} "):
                 return theirs + reason.removeprefix(ours)
@@ -36,7 +36,7 @@ class PairColumns:
 
 
 def write_pieces(storage: Storage, folder: str, tables: Iterable[pa.Table]) -> int:
-    """Write ``tables`` (``CAPTION_COLUMNS``) as pieces 00000.parquet, 00001.parquet, …; returns the number of rows.
+    """Write ``tables`` (``CAPTION_COLUMNS``) as pieces 00000.parquet, 00001.parquet, … Returns the number of rows.
 
     A piece can be read as soon as it is written. All pieces but the last must have ``FuseJob.piece_rows`` rows.
     """
@@ -61,7 +61,7 @@ class PairsInput:
         self._total: int | None = None
 
     def read(self, start: int, rows: int) -> pa.Table:
-        """Rows ``start`` up to ``start + rows``, which must lie in one piece; at the end fewer, or none."""
+        """Rows from ``start`` to before ``start + rows``, which must be in one piece. At the end, fewer or none."""
         number = start // self._piece_rows if self._piece_rows else 0
         if number != self._number:
             if not self._wait_for(number, start):
@@ -72,7 +72,7 @@ class PairsInput:
         return self._piece.slice(start - number * (self._piece_rows or 0), rows)
 
     def total(self) -> int | None:
-        """The number of rows; None while pieces are still written."""
+        """The number of rows. None while pieces are still being written."""
         if self._total is None:
             if not self._piece_rows:
                 self._total = self._storage.footer(self._path)[1]
@@ -81,7 +81,7 @@ class PairsInput:
         return self._total
 
     def _wait_for(self, number: int, start: int) -> bool:
-        """Wait for the piece with row ``start``; False: the rows end before it."""
+        """Wait for the piece with row ``start``. Returns False if the rows end before it."""
         while self._piece_rows:
             # Check for the end first. Otherwise a last piece that is written between the two checks would be missed.
             total = self.total()

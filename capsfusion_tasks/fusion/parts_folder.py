@@ -1,4 +1,4 @@
-"""The folder ``<OUT>.parts``: finished rows of a file that is being fused, and the lock that keeps others out."""
+"""The folder ``<OUT>.parts``: finished rows of a file that is being fused, and a lock against other processes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import TextIO
 from capsfusion_tasks.errors import InputError, NotReadyError
 
 _LOCK = "lock"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of network file systems that have no locks
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of network file systems without locks
 
 
 def parts_path(target: Path) -> Path:
-    """Where the finished rows of ``target`` lie."""
+    """The folder with the finished rows of ``target``."""
     return target.absolute().with_name(f"{target.name}.parts")
 
 
 @contextmanager
 def parts_folder(target: Path) -> Iterator[Path]:
-    """The folder, locked by this process. An error in the block leaves its files for the next try.
+    """The folder, locked by this process. If the block raises, its files stay for the next try.
 
     Raises NotReadyError if another process holds it.
     """
@@ -34,12 +34,12 @@ def parts_folder(target: Path) -> Iterator[Path]:
             yield folder
         finally:
             (folder / _LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # a folder with finished rows is not empty, and stays
+            with suppress(OSError):  # a folder with finished rows is not empty, so it stays
                 folder.rmdir()
 
 
 def empty(folder: Path) -> None:
-    """Delete all files of ``folder`` but its lock."""
+    """Delete all files of ``folder`` except its lock."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -62,7 +62,7 @@ def _locked(folder: Path, target: Path) -> Iterator[None]:
                 if error.errno not in _NO_LOCKS:
                     raise
             if os.fstat(lock.fileno()).st_ino != (folder / _LOCK).stat().st_ino:
-                continue  # a lock on a deleted file protects nothing
+                continue  # check that the file still exists, because a lock on a deleted file protects nothing
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -74,7 +74,7 @@ def _open(folder: Path) -> TextIO:
     try:
         folder.mkdir(exist_ok=True)
     except FileExistsError:
-        raise InputError(f"{folder} must be a folder for finished rows, and is a file: move it away") from None
+        raise InputError(f"{folder} must be a folder for finished rows, but is a file: move it away") from None
     except PermissionError as error:  # OUT is a folder, and this user may not write to the folder that contains it
         raise InputError(f"cannot write finished rows to {folder}: {error.strerror}; choose another OUT") from error
     lock = (folder / _LOCK).open("a+")

@@ -1,4 +1,4 @@
-"""A pair's prompt: captions cleaned, filled into the template, and cut so that all of it fits."""
+"""Makes a pair's prompt: cleans the captions, fills them into the template, and cuts them so that the prompt fits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from capsfusion_tasks.fusion.template import PAPER, Template
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 
-MAX_PROMPT_TOKENS = 256  # template and captions together; longer captions are cut
+MAX_PROMPT_TOKENS = 256  # tokens of template and captions together; longer captions are cut
 
 # Characters per token. Longer captions are cut before they are tokenized: ten million characters would take 15 seconds.
 # LLaMA's longest token has 16 characters, so the cut caption still has more tokens than a prompt has room for. Qwen has
@@ -30,16 +30,17 @@ _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol without a vi
 
 
 def clean_caption(text: str) -> str:
-    """The caption as it goes into the prompt: stripped, and each run of harmful characters replaced by one space."""
+    """The caption for the prompt: without surrounding spaces, each run of harmful characters replaced by one space."""
     return _HARMFUL.sub(" ", text).strip()
 
 
 def is_empty_caption(text: str | None) -> bool:
-    """Whether a caption shows nothing: it is null, or of spaces, control and zero-width characters only."""
+    """Whether a caption has no visible character: it is null, or has only spaces, control and zero-width characters."""
     return all(c in _FILLERS or unicodedata.category(c) in _INVISIBLE for c in text or "")
 
 
-Piece = int | list[tuple[str, str | None]]  # a control token, or pieces of text, each with the field that follows
+# A control token, or pieces of text, each with the field that follows it.
+Piece = int | list[tuple[str, str | None]]
 
 
 class Prompt:
@@ -120,7 +121,7 @@ def shared_prefix(tokenizer: Tokenizer) -> list[int]:
 
 
 def _pieces(template: Template, control: Mapping[str, int]) -> list[Piece]:
-    """The template cut at the control tokens in its text: their ids, and parts of text with fields between them."""
+    """The template, split at its control tokens: ids of control tokens, and the text with fields between them."""
     written = sorted((token for token in control if any(token in text for text, _ in template.parts)), key=len)
     if not written:
         return [list(template.parts)]
@@ -136,7 +137,7 @@ def _pieces(template: Template, control: Mapping[str, int]) -> list[Piece]:
 
 
 def _with(pieces: list[Piece], literal: str, field: str | None) -> list[Piece]:
-    """``pieces`` with some more text at the end."""
+    """``pieces`` with ``text`` added at the end."""
     if isinstance(pieces[-1], list):
         pieces[-1].append((literal, field))
         return pieces

@@ -1,4 +1,4 @@
-"""Collects finished rows and writes them to chunk files within seconds."""
+"""Collects finished rows, and writes them to chunk files every few seconds."""
 
 from __future__ import annotations
 
@@ -97,14 +97,14 @@ class Results:
             while not ended:
                 self._wake.wait(max(0.0, min(_COUNT_SECONDS, due - time.monotonic())))
                 self._wake.clear()
-                ended = self._ended  # read before taking rows, so that the last round gets all rows
+                ended = self._ended  # read this before taking rows, so that the last round gets all rows
                 rows = [self._finished.popleft() for _ in range(len(self._finished))]
                 self._count(rows)
                 self._chunks.add(rows)
                 if ended or time.monotonic() >= due:
                     self._chunks.write()
                     due = time.monotonic() + self._job.write_seconds
-        except Exception as error:  # ``add`` and the end of the block raise it again
+        except Exception as error:  # ``add`` and the end of the block raise this error again
             self._failure = error
 
     def _count(self, rows: list[dict[str, Any]]) -> None:

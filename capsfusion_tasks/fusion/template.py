@@ -1,4 +1,4 @@
-"""A prompt's template: text with the fields {raw} and {synthetic}. The paper's is the default."""
+"""A prompt's template: text with the fields {raw} and {synthetic}. The default is the paper's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from string import Formatter
 
 from capsfusion_tasks.errors import InputError
 
-# CapsFusion (Yu et al., 2023), the template its released inference script uses. The model was fine-tuned
-# on exactly these tokens: change a character and captions get worse.
+# The template of the inference script that was released with CapsFusion (Yu et al., 2023). The model was fine-tuned on
+# exactly these tokens. If a character changes, captions get worse.
 PROMPT_TEMPLATE = (
     "Please merge and refine the information from the two given sentences. Sentence 1 provides detailed "
     "real-world knowledge, yet it suffers from flaws in sentence structure and grammar. Sentence 2 exhibits "
@@ -21,7 +21,7 @@ PROMPT_TEMPLATE = (
     "Sentence 1: {raw}\nSentence 2: {synthetic}\nNew Sentence:"
 )
 
-# The fields, with the names that digests use for them. These names must not change.
+# The fields, with their names in digests. The names in digests must not change.
 _FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
 _MOST_BYTES = 1 << 16  # bytes of a prompt's file; 256 tokens take a few thousand
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -36,7 +36,7 @@ class Template:
 
     @classmethod
     def of(cls, text: str, name: str = "the prompt") -> Template:
-        """Raises InputError, which calls the template ``name``, unless its fields are {raw} and {synthetic}."""
+        """The template of a text. Raises InputError, with ``name``, unless its fields are {raw} and {synthetic}."""
         try:
             found = list(Formatter().parse(text))
         except ValueError as error:
@@ -54,7 +54,7 @@ class Template:
             raise InputError(f"{name} has no {' and no '.join(missing)}: write where the captions go")
         parts: list[tuple[str, str | None]] = []
         before = ""
-        for literal, field, _, _ in found:  # an escaped brace ends a piece, too
+        for literal, field, _, _ in found:  # the parser also ends a piece at an escaped brace
             before += literal
             if field is not None:
                 parts.append((before, field))

@@ -1,4 +1,4 @@
-"""The tensors in a weight file, .safetensors or .bin: names and shapes first, one tensor's numbers at a time."""
+"""Reads tensors of a weight file (.safetensors or .bin): names and shapes first, then the numbers of one at a time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _IGNORED = "rotary_emb.inv_freq"  # buffers in old checkpoints; every reader com
 # Dtypes of safetensors and torch. Integers and one-byte floats are useless without the scales of their quantisation.
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 _TORCH_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-# Said of a .bin file that contains more than tensors. torch's own message would say how to run its code.
+# The message for a .bin file that contains more than tensors. torch's own message would say how to run its code.
 NO_TENSORS = "it is damaged, or a pickle with more than tensors in it, which could run code"
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """An open weight file. ``read`` gives a tensor on the host, mapped from the file if possible."""
+    """An open weight file. ``read`` returns a tensor on the host, memory-mapped if possible."""
 
     path: Path
     shapes: dict[str, list[int]]
@@ -34,7 +34,7 @@ class TensorFile:
 
 
 def open_tensors(file: Path) -> TensorFile:
-    """Raises InputError if ``file`` is not a weight file, or holds tensors that are quantised."""
+    """Open a weight file. Raises InputError if ``file`` is no weight file or has quantised tensors."""
     check_start(file)
     try:
         return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
@@ -80,7 +80,7 @@ def known_name(name: str, known: Container[str]) -> str | None:
 
 
 def is_finite(numbers: Tensor) -> Tensor:
-    """Whether all ``numbers`` are finite, as one boolean on their device. One pass, and no copy of them."""
+    """Whether all ``numbers`` are finite, as one boolean on their device. Reads them once, and makes no copy."""
     largest: Tensor = torch.linalg.vector_norm(numbers, float("inf"))  # NaN if a number is NaN
     return largest.isfinite()
 
@@ -88,8 +88,8 @@ def is_finite(numbers: Tensor) -> Tensor:
 def refuse_not_finite(folder: Path, finite: Mapping[str, Tensor]) -> None:
     """Raise InputError if some of the model's tensors have NaN or infinite numbers.
 
-    ``finite``: name → whether all numbers are finite, one boolean on any device. All are fetched at once, so that the
-    device is waited for only once.
+    ``finite``: name → whether all numbers are finite, one boolean on any device. Fetches all booleans at once, so that
+    it waits for the device only once.
     """
     if not finite:
         return

@@ -73,18 +73,18 @@ class LlamaTokenizer:
         return {self._processor.id_to_piece(i): i for i in ids if self._processor.is_control(i)}
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
-        """Ids of ``text``; control tokens written out in it ("</s>") are encoded as text."""
+        """Ids of ``text``. The text of a control token ("</s>") is encoded as text."""
         ids: list[int] = self._processor.encode(text)
         return [self.bos_id, *ids] if bos else ids
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``; control tokens and ids beyond the vocabulary (an added [PAD]) leave no trace."""
+        """Text of ``ids``. Ignores control tokens and ids beyond the vocabulary (an added [PAD])."""
         text: str = self._processor.decode([i for i in ids if 0 <= i < self.vocab_size])
         return text
 
 
 def is_tiktoken(start: bytes) -> bool:
-    """Whether a tokenizer.model that begins with ``start`` is tiktoken's list of tokens, not a sentencepiece model."""
+    """Whether a tokenizer.model that begins with ``start`` is a token list of tiktoken, not a sentencepiece model."""
     return _TIKTOKEN.match(start) is not None
 
 

@@ -1,9 +1,9 @@
-"""torchrun, with one line in place of a traceback where a library cannot be loaded.
+"""torchrun, with one line instead of a traceback if a library cannot be loaded.
 
 ``python -m capsfusion_tasks.fusion.torchrun`` takes the arguments of ``python -m torch.distributed.run``.
 
-torch and the libraries below it read hundreds of environment variables while they are imported, and raise where they do
-not accept a value: TORCH_DISTRIBUTED_DEBUG=yes, TORCH_LOGS=loud. The next try fails in the same way.
+torch and the libraries that it uses read hundreds of environment variables while they are imported. For a wrong value,
+such as TORCH_DISTRIBUTED_DEBUG=yes or TORCH_LOGS=loud, they raise an error. A retry would fail in the same way.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MESSAGE_MAX = 400  # most characters; torch answers TORCH_LOGS=x with a page of
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """For a block that imports or starts the library ``what``.
+    """Explains errors of a block that imports or starts the library ``what``.
 
     If it fails, raises InputError with the environment variables that the library did not accept.
     """
@@ -45,16 +45,16 @@ def loading(what: str) -> Iterator[None]:
 
 
 def variables_of(error: BaseException, environment: Mapping[str, str]) -> list[str]:
-    """The variables of ``environment`` that ``error`` is about: its message, or the code that raised it, names them.
+    """The variables of ``environment`` that the message of ``error``, or the code that raised it, names.
 
-    The code names a variable itself, or a constant of its module with the variable's name.
+    The code can also name a constant of its module that holds the variable's name.
     """
     if found := set(_NAME.findall(str(error))) & environment.keys():
         return sorted(found)
     for frame, _ in reversed([*walk_tb(error.__traceback__)]):
         try:
             words = _NAME.findall(inspect.getsource(frame.f_code))
-        except (OSError, TypeError):  # the code has no source file
+        except (OSError, TypeError):  # the code that raised the error has no source file
             continue
         constants = [value for word in words if isinstance(value := frame.f_globals.get(word), str)]
         if found := {*words, *constants} & environment.keys():

@@ -1,4 +1,4 @@
-"""How torchrun is started for a job: its command, its environment variables and the number of its ranks.
+"""The command of torchrun for a job, its environment variables, and the number of its ranks.
 
 Airflow tasks import this module; it imports no torch.
 """
@@ -32,7 +32,7 @@ _NOT_FOR_TORCHRUN = re.compile(
     r"|TORCH_?(INDUCTOR|DYNAMO|COMPILE|COMPILER)_.*|(AOT_?INDUCTOR|AOT|COMPILE_STROBELIGHT|PYTORCH_JIT)_.*|PYTORCH_JIT"
     r"|PYTORCH_MATCHER_LOGLEVEL|TORCH_CUDA_SANITIZER|TORCH_MKLDNN_MATMUL_MIN_(DIM|SIZE)|TORCH_PYTHON_NATIVE_.*"
 )
-# The number that OpenMP accepts; after a comma come the numbers for nested levels.
+# A number that OpenMP accepts, with numbers for nested levels after commas.
 _THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")
 
 
@@ -41,7 +41,7 @@ def environment_defaults(settings: Settings) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0))
     environment = {
         **DEFAULTS,
-        # Otherwise torchrun sets it to one thread for each of several ranks.
+        # Otherwise torchrun sets this to one thread if there are several ranks.
         "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node))),
     }
     if _is_writable(settings.home):
@@ -57,9 +57,9 @@ def _is_writable(folder: Path) -> bool:
 
 
 def torchrun_environment(defaults: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without the variables of other launchers, with ``defaults`` for what it does not set."""
+    """``environment`` without the variables of other launchers, with ``defaults`` for variables that are not set."""
     kept = {name: value for name, value in environment.items() if not _NOT_FOR_TORCHRUN.fullmatch(name)}
-    for name in ("TORCH_LOGS", "TORCH_LOGS_OUT"):  # torch fails on an empty value, as compose files set
+    for name in ("TORCH_LOGS", "TORCH_LOGS_OUT"):  # torch fails on empty values, which compose files can set
         if not kept.get(name):
             kept.pop(name, None)
     if not _THREADS.fullmatch(kept.get("OMP_NUM_THREADS", "")):
@@ -79,7 +79,7 @@ def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[s
 
 
 def rank_count(nproc_per_node: Literal["auto"] | int) -> int:
-    """Ranks to start on this node: for auto one per GPU, or one on the CPU."""
+    """Number of ranks to start on this node. For auto: one per GPU, or one on the CPU."""
     return gpu_count() or 1 if nproc_per_node == "auto" else nproc_per_node
 
 

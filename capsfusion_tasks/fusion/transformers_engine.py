@@ -1,4 +1,4 @@
-"""The reference engine: transformers' ``generate`` with the paper's settings. Slow, and correct by definition."""
+"""The reference engine: transformers' ``generate`` with the paper's settings. It is slow, and correct by definition."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     if unread := unread_files(folder, files):
         log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))
     with _loading(folder, files) as links:
-        if config.get("model_type") in FAMILIES:  # others may rename tensors at loading
+        if config.get("model_type") in FAMILIES:  # other models may rename tensors while loading
             check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
         else:
             for file in files:
                 open_tensors(file)
-        # dtype is given, never left to default: a 13B model in float32 takes 52 GB of host memory for each rank.
+        # Always give the dtype. In the default, float32, a 13B model takes 52 GB of host memory for each rank.
         model, loading = AutoModelForCausalLM.from_pretrained(
             links,
             dtype=dtype,
             trust_remote_code=False,
             weights_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # report them in the result instead of raising
+            ignore_mismatched_sizes=True,  # report mismatched sizes in the result instead of raising
         )
     refuse_misfit(
         folder,
@@ -79,14 +79,14 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
 
 @contextmanager
 def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
-    """A folder with links to what transformers may read of ``folder``: config.json, ``files`` and their index.
+    """A folder with links to the files of ``folder`` that transformers may read: config.json, ``files``, their index.
 
     If peft is installed, transformers would also load an adapter from ``folder``. Errors in the block become
     InputError.
     """
     names = ["config.json", *(file.name for file in folder.glob("*.index.json")), *(file.name for file in files)]
     verbosity = get_verbosity()
-    set_verbosity_error()  # what transformers warns about is refused here with one line
+    set_verbosity_error()  # hide transformers' warnings, because this function raises an error for the same problems
     disable_progress_bar()
     with TemporaryDirectory(prefix="capsfusion-model-") as links:
         try:
@@ -126,7 +126,7 @@ class TransformersEngine:
     ) -> None:
         self.model, self.eos_ids, self.pad_id, self.batch_size = model, tuple(eos_ids), pad_id, batch_size
         self.occupancy = Occupancy()
-        # Not from the checkpoint's generation_config.json, whose sampling settings must not apply here.
+        # Do not use the checkpoint's generation_config.json, because its sampling settings must not apply here.
         self.generation = GenerationConfig(
             do_sample=False,
             num_beams=num_beams,
@@ -201,7 +201,7 @@ class RowLimits(StoppingCriteria):  # type: ignore[misc]
 
 
 class NaNWatch(LogitsProcessor):  # type: ignore[misc]
-    """Changes no score. Records which of a batch's ``size`` rows had NaN scores."""
+    """Records which of a batch's ``size`` rows had NaN scores. Does not change scores."""
 
     def __init__(self, size: int) -> None:
         self._size = size

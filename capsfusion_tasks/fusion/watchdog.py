@@ -1,4 +1,4 @@
-"""Finds ranks that hang: ranks report what they do, and the launcher notices when the reports stop. No torch here."""
+"""Finds ranks that hang: ranks send heartbeats, and the launcher notices if they stop. Does not import torch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Heartbeat:
         self._last: tuple[Phase, float] | None = None
 
     def beat(self, phase: Phase) -> None:
-        """Report the phase. May be called often: a new phase is written at once, the same one at most once a second."""
+        """Report the phase. Writes a new phase at once, and the same phase at most once a second."""
         now = time.monotonic()
         if self._last is not None and self._last[0] == phase and now < self._last[1] + _BEAT_SECONDS:
             return
         self._last = (phase, now)
-        # In one write, so that the lines of two ranks cannot mix.
+        # In one write, so that lines of two ranks are never mixed.
         os.write(self._output, f"{_BEAT}{self._rank} {phase}\n".encode())
 
 
@@ -60,7 +60,7 @@ class Watchdog:
         self._last = self.clock()
 
     def takes(self, line: str) -> bool:
-        """Whether ``line`` is a heartbeat; all other lines are output for people."""
+        """Whether ``line`` is a heartbeat. All other lines are output for people."""
         rank, _, phase = line.removeprefix(_BEAT).partition(" ")
         if not line.startswith(_BEAT) or not rank.isdigit() or phase not in ("loading", "working", "waiting"):
             return False
@@ -69,7 +69,7 @@ class Watchdog:
         return True
 
     def hung(self) -> str | None:
-        """Which ranks have made no progress for too long, in words; None if there are none.
+        """Text with the ranks that have made no progress for too long. None if there are none.
 
         A rank without rows waits for the other ranks, so it counts as hung only if all ranks are silent.
         """

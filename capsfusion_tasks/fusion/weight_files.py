@@ -1,4 +1,4 @@
-"""Which weight files of a model folder are read: those that transformers reads, by its names and its index. No torch.
+"""Finds the weight files of a model folder: the files that transformers would read. Does not import torch.
 
 Other files (``consolidated.safetensors``, shards of an older save, an adapter) may lie beside them, and are not read.
 """
@@ -20,7 +20,7 @@ _LAYOUTS = (
 HUB_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 ADAPTER_CONFIG = "adapter_config.json"
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-# Ends of names that tensors of quantised checkpoints have: GPTQ, AWQ, fp8, bitsandbytes.
+# Endings of tensor names in quantised checkpoints: GPTQ, AWQ, fp8, bitsandbytes.
 _QUANTISED = (".qweight", ".qzeros", ".g_idx", ".scales", "weight_scale", "weight_scale_inv", ".SCB", ".absmax")
 _SHOWN = 5
 
@@ -44,7 +44,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Raise InputError for a folder that holds an adapter. Call it where the model's own files are missing."""
+    """Raise InputError if the folder holds an adapter. Call it if the model's own files are missing."""
     if (folder / ADAPTER_CONFIG).is_file():
         raise InputError(
             f"{folder} holds an adapter only (LoRA), without its base model: merge both"
@@ -110,7 +110,7 @@ def _other_files(folder: Path, read: list[str]) -> list[str]:
 
 
 def _surplus_prefix(unknown: list[str], missing: list[str]) -> str:
-    """The prefix by which ``unknown`` names differ from ``missing`` ones: "module.", or "base_model.model." of peft."""
+    """The prefix that ``unknown`` names have before ``missing`` names: "module.", or "base_model.model." of peft."""
     for name in missing:
         if unknown and unknown[0].endswith(f".{name}"):
             prefix = unknown[0].removesuffix(name)

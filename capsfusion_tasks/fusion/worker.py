@@ -50,9 +50,9 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
     check_model(folder, engine=job.decoding.engine, max_new_tokens=job.decoding.max_new_tokens, template=template)
     tokenizer = load_tokenizer(folder)
     feed = Feed(job, storage, pairs, store, tokenizer)
-    # A retry with nothing left to do loads no model.
+    # If a retry has nothing left to do, load no model.
     if (first := feed.next(wait=True)) is not None:
-        # The lock is held to the end of the process: until then its GPU's memory is taken.
+        # Hold the lock until the process ends, because the process uses the GPU's memory until then.
         device, _lock = take_device(local_rank, local_world_size)
         engine = load_engine(job, tokenizer, device)
         progress = Progress(store, pairs)
@@ -91,7 +91,7 @@ class ClaimedRequests:
 
 
 def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Engine:
-    """The engine that the job's decoding names, its weights on ``device``.
+    """The engine of the job's decoding, with its weights on ``device``.
 
     Raises InputError if the device cannot compute in the decoding's dtype.
     """
@@ -107,7 +107,7 @@ def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Eng
         from capsfusion_tasks.fusion.native.checkpoint import load_llama
         from capsfusion_tasks.fusion.native.engine import NativeEngine
 
-        # Before minutes are spent on loading weights.
+        # Check this before loading weights, which takes minutes.
         if dtype == float8.DTYPE:
             float8.require(device)
         if on_cuda:
@@ -142,7 +142,7 @@ def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Eng
 
 
 class Progress:
-    """A line over all ranks, at most one in PROGRESS_SECONDS."""
+    """Logs a line with the progress of all ranks, at most every PROGRESS_SECONDS."""
 
     def __init__(self, store: Store, pairs: PairsInput) -> None:
         self._store, self._pairs = store, pairs

@@ -1,1 +1,1 @@
-"""The native engine: a LLaMA with one prefix for all rows, slots that refill, and exact beam search."""
+"""The native engine: runs LLaMA and similar models with shared prompt prefix, continuous batching and beam search."""

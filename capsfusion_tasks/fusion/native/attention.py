@@ -1,4 +1,4 @@
-"""The inputs of attention: which tokens, in which slots, and which other tokens each of them sees.
+"""The inputs of attention: the tokens, their slots, and the other tokens that each token sees.
 
 There are two kinds of tokens. Tokens of new prompts see the prefix and, causally, their own prompt. Newly generated
 tokens of beams see the prefix, their prompt and their ancestors in the slot's tree of tokens. Both kinds attend only to
@@ -30,7 +30,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Prompts:
-    """R new prompts, one after the other, none of them empty. Each begins at place 0 of its slot.
+    """R new prompts, one after the other, not empty. Each begins at place 0 of its slot.
 
     Padding tokens may follow the last prompt. They belong to no prompt, and their attention is 0.
     """

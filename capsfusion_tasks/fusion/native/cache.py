@@ -2,7 +2,7 @@
 
 A slot holds the prompt of a row (without the prefix), followed by every token that any of its B beams generated. The
 tokens are in pages, and a page table says in which page: place t of slot n is place t % page_tokens of page ``table[n,
-t // page_tokens]``. Nothing is ever moved. A mask says which places a beam sees (``slots.py``).
+t // page_tokens]``. Tokens are never moved. A mask says which places a beam sees (``slots.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from capsfusion_tasks.fusion.native.model import Llama
 
 @dataclass(frozen=True)
 class KVCache:
-    """The tensors. P is the number of tokens in the prefix, which may be 0."""
+    """The tensors of the cache. P is the number of tokens in the prefix, which may be 0."""
 
     prefix_keys: Tensor  # [layers, kv_heads, P, D]
     prefix_values: Tensor
@@ -28,7 +28,7 @@ class KVCache:
 
     @classmethod
     def empty(cls, model: Llama, prefix: tuple[Tensor, Tensor] | None, pages: Pages) -> KVCache:
-        """Empty pages and the spare page, behind keys and values ``prefix`` [layers, kv_heads, P, D], if any."""
+        """A cache with empty pages, the spare page, and the keys and values ``prefix`` [layers, kv_heads, P, D]."""
         if prefix is None:
             none = torch.empty(model.layers, model.kv_heads, 0, model.head_dim, device=model.device, dtype=model.dtype)
             prefix = (none, none)
@@ -44,7 +44,7 @@ def bytes_per_page(model: Llama, page_tokens: int) -> int:
 
 
 class Pages:
-    """Assigns pages to slots. On the host, so that it never waits for the device. vLLM calls this a block manager."""
+    """Assigns pages to slots (in vLLM: the block manager). Works on the host, so that it never waits for the device."""
 
     def __init__(self, *, pages: int, page_tokens: int, slots: int, capacity: int) -> None:
         self.page_tokens = page_tokens
@@ -55,8 +55,8 @@ class Pages:
         self.spare = pages
         # [slots + 1, pages of a slot]; the last row is of no slot.
         self.table = torch.full((slots + 1, self.per_slot), self.spare, dtype=torch.int32)
-        self.changed = True  # whether the table changed since it was copied to the device
-        self._free = list(range(pages - 1, -1, -1))  # free pages; the last one is taken next
+        self.changed = True  # whether the table has changed since it was last copied to the device
+        self._free = list(range(pages - 1, -1, -1))  # free pages; the last page in the list is taken next
         self._held: list[list[int]] = [[] for _ in range(slots)]
 
     @property
@@ -64,11 +64,11 @@ class Pages:
         return len(self._free)
 
     def needed(self, tokens: int) -> int:
-        """How many pages ``tokens`` tokens of one slot fill."""
+        """The number of pages for ``tokens`` tokens of one slot."""
         return math.ceil(tokens / self.page_tokens)
 
     def grow(self, slot: int, tokens: int) -> bool:
-        """Let ``slot`` hold ``tokens`` tokens. Returns False, and changes nothing, if too few pages are free."""
+        """Give ``slot`` pages for ``tokens`` tokens in all. If too few are free, change nothing and return False."""
         held = self._held[slot]
         more = self.needed(tokens) - len(held)
         if more > len(self._free):
@@ -80,7 +80,7 @@ class Pages:
         return True
 
     def held(self, slot: int) -> list[int]:
-        """The pages of ``slot``."""
+        """The pages that ``slot`` holds."""
         return list(self._held[slot])
 
     def may_grow(self, slot: int) -> bool:

@@ -1,4 +1,4 @@
-"""Weights from a Hugging Face checkpoint, .safetensors or .bin shards, one tensor in host memory at a time."""
+"""Loads weights from a Hugging Face checkpoint (.safetensors or .bin), one tensor in host memory at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
     if unread := unread_files(folder, files):
         log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))
     tied = config.tie_word_embeddings and not _has_own_head(files)
-    # Check before allocating memory, because a wrong number in config.json can ask for any amount.
+    # Check before allocating memory, because a wrong number in config.json can require any amount of it.
     places = Llama(config, torch.device("meta"), dtype, tied=tied).parameters()
     check_names(folder, files, {name: list(place.shape) for name, place in places.items()}, tied=tied)
     model = Llama(config, device, dtype, tied=tied)
@@ -42,7 +42,7 @@ def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
 
 
 def _has_own_head(files: Sequence[Path]) -> bool:
-    """Whether head and embedding are both stored and differ.
+    """Whether the checkpoint stores head and embedding, and they differ.
 
     Then transformers 5 uses both, even if config.json ties them.
     """
@@ -59,8 +59,8 @@ def _has_own_head(files: Sequence[Path]) -> bool:
 def _load_weights(folder: Path, files: Sequence[Path], places: Mapping[str, Place]) -> None:
     """Copy each of the checkpoint's tensors into its place, on the place's device and in its dtype.
 
-    Files are mapped, not read: with several ranks on a node the pages are shared, and a rank's own memory holds no
-    second copy. Raises InputError for numbers that are not finite.
+    Files are memory-mapped, so several ranks on a node share them, and no rank has a second copy in its own memory.
+    Raises InputError for numbers that are not finite.
     """
     finite: dict[str, Tensor] = {}
     for file in files:

@@ -14,7 +14,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.model_files import read_config
 from capsfusion_tasks.fusion.native.sizes import FAMILIES, Sizes, rope_of
 
-# The ways to scale positions that do not change with the prompt's length.
+# Kinds of position scaling that do not depend on the prompt's length.
 _SCALED = ("linear", "llama3", "yarn")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -92,7 +92,7 @@ def _scaled(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config)
-    except Exception as error:  # transformers checks few of these parameters, and fails anywhere for the others
+    except Exception as error:  # transformers checks few of these parameters; for others it raises errors of any kind
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise InputError(f"{folder}/config.json has invalid rope_parameters or rope_scaling: {reason}") from error
     return config

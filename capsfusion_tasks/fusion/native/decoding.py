@@ -1,4 +1,4 @@
-"""Beam search over slots that started at different times. Gives the tokens of transformers' ``generate``.
+"""Beam search over slots that started at different times. Generates the same tokens as transformers' ``generate``.
 
 Source of the algorithm: ``GenerationMixin._beam_search`` of transformers 5, with ``early_stopping=False``. Scores are
 sums of log-probabilities in float32; a finished caption's score is divided by its length ** ``length_penalty``.
@@ -48,7 +48,7 @@ class BeamSearch:
     ) -> None:
         self.beams, self.max_new_tokens, self.eos_ids = beams, max_new_tokens, tuple(eos_ids)
         self.kept = beams if keep_beams else 1  # finished captions of a row that ``best`` returns
-        # transformers' number: enough that B beams can go on even if each beam's best tokens are all EOS.
+        # The number that transformers uses: enough for B beams to continue even if each beam's best tokens are all EOS.
         self.candidates = max(2, 1 + len(self.eos_ids)) * beams
         self.length_penalty = length_penalty
         tokens = torch.zeros(slots, beams, max_new_tokens, device=device, dtype=torch.long)
@@ -66,7 +66,7 @@ class BeamSearch:
         self.length[slots] = 0
         self.limit[slots] = limits
         self.scores[slots] = _NEVER
-        self.scores[slots, 0] = 0.0  # before the first token all beams are equal, so only one may branch
+        self.scores[slots, 0] = 0.0  # before the first token all beams are equal, so only one beam may have candidates
         self.finished_length[slots] = 0
         self.finished_scores[slots] = _NEVER
 
@@ -124,7 +124,7 @@ class BeamSearch:
         return ends
 
     def is_finite(self, slot: int) -> bool:
-        """Whether all scores of the row in ``slot`` are finite. Once one was NaN, one of its beams has a NaN score."""
+        """Whether all scores of the row in ``slot`` are finite. After a NaN, one of its beams keeps a NaN score."""
         return bool(self.scores[slot].isfinite().all())
 
     def last_tokens(self, slots: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class BeamSearch:
         scores = self.finished_scores[at, 0].tolist()
         lengths, tokens = self.finished_length[at, :kept, None], self.finished_tokens[at, :kept]
         rows = torch.cat((lengths, tokens), dim=2).tolist()  # one copy
-        # A row whose scores are not finite may have finished no caption.
+        # A row whose scores are not finite may have no finished caption.
         captions = [[ids[:length] for n, (length, *ids) in enumerate(row) if length or not n] for row in rows]
         return [Decoded(best, score, (*others,)) for (best, *others), score in zip(captions, scores, strict=True)]
 

@@ -76,12 +76,13 @@ class NativeEngine:
         active: dict[int, Request] = {}  # slot → request
         done: list[Completion] = []  # completions of the last step; yielded while the device computes the next step
         while True:
-            if len(waiting) < self._admit_rows:  # ask while rows are left: a prefill of few rows is slow
+            # Ask for rows before they run out, because a prefill of few rows is slow.
+            if len(waiting) < self._admit_rows:
                 idle = not active and not waiting
                 if idle:
                     yield from done
                     done = []
-                # Few rows in advance, so that all ranks have rows until the end.
+                # Take few rows in advance, so that all ranks have rows until the end.
                 most = max(1, self.batch_size // 2) if active else self.batch_size
                 waiting.extend(requests.take(max(1, most - len(waiting)), wait=idle))
             with torch.inference_mode():
@@ -148,12 +149,12 @@ class NativeEngine:
         return waiting > 0 and free >= min(waiting, self._admit_rows)
 
     def _admitted(self, slots: Slots, waiting: deque[Request]) -> list[Request]:
-        """Take the rows of ``waiting`` that have room now, at most the tokens of one prefill."""
+        """Take the rows of ``waiting`` that fit now, with at most the tokens of one prefill."""
         if not self._should_admit(slots.busy, len(waiting)):
             return []
         tokens = [len(request.prompt) - len(self._prefix.ids) for request in islice(waiting, self.batch_size)]
         ends = list(accumulate(tokens[: slots.room_for(tokens)]))
-        # Stop at the last whole multiple: further rows would be padded to the next one, so they wait.
+        # Stop at the last whole multiple. Further rows would be padded to the next multiple, so they wait.
         most = min(PREFILL_TOKENS, ends[-1] if ends else 0)
         most -= most % min(self.model.ops.PREFILL_MULTIPLE, max(1, most))
         return [waiting.popleft() for _ in range(max(1, bisect_right(ends, most)) if ends else 0)]

@@ -44,7 +44,7 @@ class Float8:
 
     @classmethod
     def weight(cls, rows: int, columns: int, device: torch.device) -> Float8:
-        """Space for a weight that is loaded later. Raises InputError for sizes that have no float8 products."""
+        """Memory for a weight that is loaded later. Raises InputError for sizes that float8 products do not support."""
         if rows % MULTIPLE or columns % MULTIPLE:
             raise InputError(
                 f"float8 needs matrices whose sides are multiples of {MULTIPLE}, and this model has one of {rows} x"

@@ -14,7 +14,7 @@ from capsfusion_tasks.fusion.native import float8
 
 LARGEST = tl.constexpr(float8.LARGEST)
 SMALLEST_SCALE = tl.constexpr(float8.SMALLEST_SCALE)
-NOTHING = tl.constexpr(-1.0e30)  # the maximum of an empty set of scores; finite, so that differences are not NaN
+NOTHING = tl.constexpr(-1.0e30)  # stands for the maximum of no scores; finite, so that differences are not NaN
 
 
 @triton.jit
@@ -39,7 +39,7 @@ def prefix_attention_kernel(
     H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """All T tokens over the prefix alone: mean values [T, H, D], and the log of the sum of weights [T, H]."""
+    """Attention of all T tokens to the prefix only: mean values [T, H, D], and the log of the sum of weights [T, H]."""
     head = tl.program_id(1)
     kv_head = head // (H // KVH)
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -84,7 +84,7 @@ def beam_attention_kernel(
     B: tl.constexpr, H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, M: tl.constexpr,
     PAGE: tl.constexpr, PAGES: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """The new tokens of a slot's beams over what each sees of the slot: its keys are read once for all of them.
+    """Attention of the new tokens of a slot's beams to the places that each beam sees. Reads the slot's keys once.
 
     A program per slot and key head; its M rows are the beams times the query heads that share the key head. SEEN
     [N, B, per_slot] has a bit for each token of a page. All page numbers and bits are read at once: reading them page
@@ -126,7 +126,7 @@ def prompt_attention_kernel(
     H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ROWS: tl.constexpr,
     PAGE: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """New prompts, causally over themselves. A program per prompt, head and ROWS of its tokens."""
+    """Causal attention of new prompts to themselves. A program per prompt, head and ROWS of its tokens."""
     r, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = tl.load(STARTS + r)
     length = tl.load(STARTS + r + 1) - first
@@ -198,7 +198,7 @@ def rotate_and_store_kernel(
 
 @triton.jit
 def _store_row(OUT, SCALES, row, e, N: tl.constexpr, y, FLOAT8: tl.constexpr):
-    """A row of N numbers as it is, or in float8 with a scale of its own."""
+    """Store a row of N numbers, unchanged or in float8 with its own scale."""
     if FLOAT8:
         y = y.to(tl.float32)
         scale = tl.maximum(tl.max(tl.abs(y), 0) / LARGEST, SMALLEST_SCALE)
@@ -212,7 +212,7 @@ def add_norm_kernel(
     X, DELTA, WEIGHT, OUT, SCALES, eps,
     E: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, FLOAT8: tl.constexpr,
 ):  # fmt: skip
-    """X += DELTA, then its RMS norm. A program per token."""
+    """X += DELTA, then the RMS norm of X. A program per token."""
     token = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK)
     x = tl.load(X + token * E + e, mask=e < E, other=0.0)
@@ -238,7 +238,7 @@ def silu_mul_kernel(GATE_UP, OUT, SCALES, INNER: tl.constexpr, BLOCK: tl.constex
 
 @triton.jit
 def quantise_kernel(X, OUT, SCALES, E: tl.constexpr, BLOCK: tl.constexpr):
-    """A row of numbers in float8, with a scale of its own. A program per token."""
+    """Convert a row of numbers to float8 with its own scale. A program per token."""
     token = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK)
     _store_row(OUT, SCALES, token, e, E, tl.load(X + token * E + e, mask=e < E, other=0.0), True)

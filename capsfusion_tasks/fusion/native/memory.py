@@ -1,4 +1,4 @@
-"""How many rows fit on a GPU, measured with the largest prefill and one decode step."""
+"""Measures how many rows fit on a GPU, with the largest prefill and one decode step."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     per_slot = -(-capacity // page_tokens)
     page = bytes_per_page(model, page_tokens)
     rows = max(1, min(most_slots, prefill_tokens // prompt))
-    torch.cuda.empty_cache()  # cached pieces of an earlier batch may be too small for this one
+    torch.cuda.empty_cache()  # free cached memory of an earlier batch, whose pieces may be too small
     pages = max(per_slot, rows * -(-prompt // page_tokens))
 
     before = torch.cuda.memory_allocated(device)
@@ -66,8 +66,8 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     del slots
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    # The graphs keep the memory of one step. The step before their capture needs as much again, and prefills use that
-    # memory afterwards.
+    # The graphs keep the memory of one step. The step before their capture needs the same amount again. Prefills use
+    # this second part afterwards.
     needed = state + step + max(step, prefill)
     found = room(free=free, total=total, needed=needed, page=page, per_slot=per_slot, most_slots=most_slots)
     log.info(

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
     from capsfusion_tasks.fusion.native.cache import KVCache
 
-# LLaMA's vocabulary with [PAD] has 32,001 rows, and GPUs multiply a matrix of such a size at half the speed.
+# LLaMA's vocabulary with [PAD] has 32,001 rows. GPUs multiply a matrix of such an odd size at half the speed.
 _HEAD_MULTIPLE = 64
-# Rows of the table of rotations. For models with ten million positions it would take gigabytes; captions need a
-# thousand.
+# Rows of the table of rotations. Captions need a thousand. A table for ten million positions would take gigabytes.
 _MOST_POSITIONS = 1 << 16
 
 Matrix = Tensor | Float8
@@ -34,7 +33,7 @@ Attend = Callable[[int, Tensor], Tensor]
 
 
 class Ops(Protocol):
-    """Operations that are not products of matrices. ``torch_ops`` is the reference, ``triton_ops`` the fast version."""
+    """Operations that are not matrix products. ``torch_ops`` is the reference, ``triton_ops`` the fast version."""
 
     PAGE_TOKENS: int | None  # tokens of a page of keys and values; None: a slot is one page
     PREFILL_MULTIPLE: int  # packed prompts are padded to a multiple of this number of tokens
@@ -66,7 +65,7 @@ class Place(Protocol):
 
 
 class Llama:
-    """Weights and forward pass. Projections that read the same input are one matrix: fewer, larger products.
+    """Weights and forward pass. Projections of the same input are one matrix, so that products are fewer and larger.
 
     The families of ``sizes.py`` differ in two places only: biases of attention's projections, and norms of each head of
     queries and keys. Where a family has none, the list is empty and costs nothing.
@@ -154,7 +153,7 @@ class Llama:
         """Hidden states [T, E] of the tokens ``ids`` [T], after the last norm."""
         ops, quantise = self.ops, self.float8
         x = F.embedding(ids, self.embedding)  # [T, E], the residual: add_norm adds to it
-        delta: Tensor | None = None  # the last block's output, not yet added to x
+        delta: Tensor | None = None  # the output of the last block, which is not added to x yet
         for i in range(self.layers):
             h = ops.add_norm(x, delta, self.attention_norm[i], self.eps, quantise=quantise)
             qkv = linear(h, self.qkv[i], self.qkv_bias[i] if self.qkv_bias else None)

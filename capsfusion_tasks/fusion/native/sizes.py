@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-# The largest value of one size: far above any model's, and low enough that products of sizes stay below 2^63.
+# The largest value of one size. No model has more, and products of such sizes stay below 2^63.
 _MOST = 1 << 24
 _MOST_HEADS = 1 << 12
 _MOST_LAYERS = 1 << 10
@@ -15,7 +15,7 @@ Positive = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
 
 
 class RopeParameters(BaseModel):
-    """How positions are scaled. Only checks values: transformers accepts any, and later fails or computes NaN."""
+    """How positions are scaled. Checks the values, because transformers accepts wrong ones and later computes NaN."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -31,7 +31,7 @@ class RopeParameters(BaseModel):
     beta_slow: Positive = None
     mscale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     mscale_all_dim: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
-    partial_rotary_factor: Annotated[float | None, Field(ge=1, le=1)] = None  # only whole heads can be rotated
+    partial_rotary_factor: Annotated[float | None, Field(ge=1, le=1)] = None  # the engine can rotate only whole heads
 
 
 class Sizes(BaseModel):
@@ -40,7 +40,7 @@ class Sizes(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     NAME: ClassVar[str] = "LLaMA"
-    QK_NORM: ClassVar[bool] = False  # whether queries and keys are normalised, each head by itself
+    QK_NORM: ClassVar[bool] = False  # whether queries and keys are normalised, for each head separately
     # Defaults for a config without these sizes. None: as many as query heads; hidden size / query heads.
     KEY_VALUE_HEADS: ClassVar[int | None] = None
     HEAD_DIM: ClassVar[int | None] = None
@@ -78,7 +78,7 @@ class Sizes(BaseModel):
 
     @property
     def window(self) -> int | None:
-        """The sliding window: how many tokens a token sees, itself included, in layers that have one. None: none."""
+        """The sliding window: how many tokens a token sees, itself included, in layers with a window. None: none has."""
         return None
 
     @property
@@ -100,7 +100,7 @@ class Sizes(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _derived(cls, given: dict[str, Any]) -> dict[str, Any]:
-        # null means the default, except for sliding_window: there it means no window.
+        # null means the default, except for sliding_window, where it means no window.
         found = {name: value for name, value in given.items() if value is not None or name == "sliding_window"}
         heads, hidden = (
             found.get(name, cls.model_fields[name].default) for name in ("num_attention_heads", "hidden_size")
@@ -185,7 +185,7 @@ FAMILIES: dict[str, type[Sizes]] = {
 
 
 def rope_of(config: dict[str, Any]) -> dict[str, Any]:
-    """How positions are scaled. If the config has both names, transformers takes the older one, rope_scaling.
+    """The entry for position scaling. If the config has both names, transformers uses the older one, rope_scaling.
 
     Raises ValueError if the value is not a JSON object.
     """

@@ -1,4 +1,4 @@
-"""The slots of the native engine on the device. A row enters with its prompt, gains a token a step, and leaves.
+"""The slots of the native engine on the device. A slot gets a row's prompt, grows by a token per step, and is freed.
 
 A slot holds a tree of tokens. With a prompt of p tokens and B beams, the tokens of step g are at places p + g * B to
 p + g * B + B - 1. The mask ``visible`` says which places each beam sees: the prompt, and its own ancestor of each
@@ -46,7 +46,7 @@ class Prefix:
 
 
 class SlotSizes(TypedDict):
-    """Arguments of ``Slots`` that do not depend on the device's memory."""
+    """The arguments of ``Slots`` that do not depend on the device's memory."""
 
     beams: int
     prompt_tokens: int
@@ -98,9 +98,9 @@ class Slots:
         # [N] prompt lengths, without the prefix.
         self._prompt_length = torch.zeros(slots, device=model.device, dtype=torch.long)
         self._used = [0] * slots  # tokens in each busy slot, on the host
-        self._busy: list[int] = []  # the oldest row's slot first
+        self._busy: list[int] = []  # slots in the order of their rows' age, oldest first
         self._free = list(range(slots - 1, -1, -1))
-        self._order = torch.arange(slots, device=model.device)  # [N] slots, the busy ones first
+        self._order = torch.arange(slots, device=model.device)  # [N] slots, busy slots first
         self._reordered = False  # whether the order changed since it was copied to the device
         self._seen = torch.ones((), device=model.device, dtype=torch.bool)
         self._graphs: DecodeGraphs | None = None
@@ -223,7 +223,7 @@ class Slots:
         self._reordered = True
 
     def _upload(self) -> None:
-        """Copy what has changed on the host since the last step."""
+        """Copy to the device what has changed on the host since the last step."""
         if self._reordered:
             self._order.copy_(torch.tensor(self._busy + self._free))
             self._reordered = False
@@ -253,5 +253,5 @@ class Slots:
 
 
 def slot_capacity(prompt_tokens: int, max_new_tokens: int, beams: int) -> int:
-    """Tokens that a slot must hold: a prompt, and all generated tokens except the last, which nothing attends to."""
+    """Tokens that a slot must hold: a prompt, and all generated tokens except the last, to which no token attends."""
     return prompt_tokens + max(1, max_new_tokens - 1) * beams

@@ -1,4 +1,4 @@
-"""The engine's operations in plain torch. They run on CPUs, and tests hold the Triton kernels against them."""
+"""The engine's operations in plain torch. They run on CPUs, and tests compare the Triton kernels with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
 from capsfusion_tasks.fusion.native.cache import KVCache
 from capsfusion_tasks.fusion.native.float8 import Float8
 
-# A slot is one page: its keys are one piece of memory, which a product can read in place.
+# A slot is one page, so its keys are one piece of memory, which a product can read in place.
 PAGE_TOKENS: int | None = None
 PREFILL_MULTIPLE = 1
 
@@ -73,12 +73,12 @@ def pack_seen(visible: Tensor, cache: KVCache) -> Tensor:  # noqa: ARG001
 
 
 def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) -> Tensor:
-    """Each beam's new token over the prefix and what it sees of its slot.
+    """Attention of each beam's new token to the prefix and to the places that the beam sees in its slot.
 
     ``queries`` [N * B, heads, D] → [N * B, heads * D].
 
-    The prefix is one product for all rows; a slot's keys are read once for all of its beams. Both parts share one
-    softmax.
+    Attention to the prefix is one product for all rows. A slot's keys are read once for all of its beams. Both parts
+    share one softmax.
     """
     n, b, _ = beams.seen.shape
     _, heads, d = queries.shape
@@ -90,7 +90,7 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
     q = (queries * d**-0.5).view(n, b, kv_heads, group, d).permute(2, 0, 1, 3, 4)  # [kv_heads, N, B, group, D]
     to_prefix = (q.reshape(kv_heads, n * b * group, d) @ prefix_keys.mT).view(kv_heads, n, b * group, p).transpose(0, 1)
 
-    # From here on rows are in the order of their pages: keys can then be read in place, without a copy.
+    # From here on, rows are in the order of their pages, so that keys can be read in place, without a copy.
     at, keys, values = _rows_with(cache, layer, beams.slots, used)  # [N]; [M, kv_heads, used, D] each
     m = len(keys)
     own_q = q.new_zeros(m, kv_heads, b * group, d)
@@ -109,7 +109,7 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
 
 
 def _rows_with(cache: KVCache, layer: int, slots: Tensor, used: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values [M, kv_heads, used, D] that include those of ``slots`` [N], and each slot's index in them, [N].
+    """Keys and values [M, kv_heads, used, D] that include all ``slots`` [N], and each slot's index in them, [N].
 
     A view of the first M pages if each slot is one page and most of these pages are needed. Otherwise copies.
     """

@@ -1,6 +1,6 @@
 """The engine's operations as Triton kernels, for CUDA. Each computes the same as its namesake in ``torch_ops``.
 
-The numbers of warps, rows and tokens per block were the fastest of those tried on an H200, with a 13B's sizes.
+The numbers of warps, rows and tokens per block were the fastest in tests on an H200 with the sizes of a 13B.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _sizes(queries: Tensor, cache: KVCache) -> dict[str, int | str | bool]:
 
 
 def _stages(queries: Tensor, most: int) -> int:
-    """Blocks of keys that load at a time. Large ones must fit in the 100 KB of shared memory of small cards."""
+    """Number of key blocks to load at a time. Large blocks must fit in the 100 KB of shared memory of small cards."""
     return most if queries.shape[-1] * queries.itemsize <= 256 else 1
 
 
