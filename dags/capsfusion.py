@@ -49,9 +49,11 @@ from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.tasks import interval_tasks, metrics, unit_tasks
 
-SOURCES = "sources"  # key of an XCom of discover: if the run has no shards, the dates of those in the sources
+SOURCES = (
+    "sources"  # key of an XCom of the task discover: if the run has no shards, the dates of the shards in the sources
+)
 
-# The first Param's description holds this hint, because Airflow's form has no other place above the Params.
+# The first Param's description has this hint, because Airflow's form has no other place above the Params.
 BACKFILL_HINT = (
     "**In a backfill, tick *Override parameters on existing runs* above. Otherwise Airflow uses no value of this"
     " form**, for new runs neither."
@@ -86,7 +88,7 @@ PARAMS = {
         False,
         title="Accept rejections",
         type="boolean",
-        description="Load all units, even those with so many rejected captions that the gate would hold them.",
+        description="Load all units, even if so many of their captions are rejected that the gate would hold them.",
     ),
     "relist": Param(
         False,
@@ -138,7 +140,7 @@ def capsfusion() -> None:
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pull(shard: Json) -> Json:
-        """Reads a shard once and splits it into hash buckets. A shard that cannot be used fails alone."""
+        """Reads a shard once and splits it into hash buckets. A shard that cannot be read fails only its own task."""
         context = get_current_context()
         set_label(context, Shard(**shard).label)
         with working() as work:
@@ -147,7 +149,7 @@ def capsfusion() -> None:
         fusion_metrics.send(metrics.pulled(counts))
         return counts
 
-    # Continue if some shards failed. Skip if all failed: then there is nothing to pair.
+    # Continue if some shards failed. Skip if all failed, because then there is nothing to pair.
     @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, execution_timeout=timedelta(minutes=15))
     def share_buckets() -> list[list[int]]:
         """Divides the hash buckets among tasks: one task per 4 GiB of shards pulled so far."""
@@ -189,7 +191,7 @@ def capsfusion() -> None:
         require_mappable(len(units), "units that were planned before")
         return [unit.model_dump(mode="json") for unit in units]
 
-    # Skipped loads do not skip the export: an earlier run may have loaded captions of this interval.
+    # Run the export even if loads are skipped, because an earlier run may have loaded captions of this interval.
     @task(trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=timedelta(hours=4))
     def export() -> Json:
         """Writes the interval's captions as Parquet below the Param export_to. Skipped if export_to is empty."""
@@ -197,9 +199,7 @@ def capsfusion() -> None:
         if not (export_to := context["params"]["export_to"]):
             raise AirflowSkipException("export_to is empty")
         if (fusion_id := planned_fusion(context)) is None:
-            raise InputError(
-                "there is no plan of this run, so nothing says which fusion to export: clear its task plan"
-            )
+            raise InputError("this run has no plan, so the fusion to export is unknown: clear the task plan")
         with working() as work:
             result = interval_tasks.export(work, interval_of(context), fusion_id, export_to)
             openlineage_events.exported(work, result)
@@ -215,7 +215,7 @@ def capsfusion() -> None:
         context["ti"].xcom_push(run_note.CHECKED, {"findings": len(result["findings"]), "text": result["text"]})
         if findings := result["findings"]:
             first = findings[0]
-            raise InputError(f"{len(findings)} findings; the first: {first['rule']}: {first['where']}: {first['what']}")
+            raise InputError(f"{len(findings)} findings. The first: {first['rule']}: {first['where']}: {first['what']}")
         return result
 
     # A task of its own, because a task with an outlet emits an event whenever it succeeds, and report may succeed

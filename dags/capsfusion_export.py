@@ -1,4 +1,4 @@
-"""The DAG ``capsfusion_export``: wiring only. The captions view starts it: *Export these*."""
+"""The DAG ``capsfusion_export``: wiring only. *Export these* in the captions view starts it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PARAMS = {
         title="Export to",
         type="string",
         pattern=r"^(/|\w+://).",
-        description="An absolute folder that every worker reaches, s3://… or hf://…. A new one for each export.",
+        description="A new folder for each export: s3://…, hf://…, or an absolute path that every worker reaches.",
     ),
     **FILTER_PARAM,
     "columns": Param(
         None,
         title="More columns",
         type=["null", "string"],
-        description="Columns of fused_captions beside the published four, as names with commas, or all.",
+        description="Columns to add to the four published ones: names separated by commas, or all.",
     ),
     "limit": limit_param("Export at most this many captions, a random sample. Empty: all."),
 }

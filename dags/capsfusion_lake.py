@@ -19,13 +19,13 @@ PARAMS = {
         type="number",
         minimum=0,
         maximum=36500,
-        description="Remove snapshots that are older. Readers of a removed snapshot fail.",
+        description="Remove snapshots that are older than this many days. Queries that read a removed snapshot fail.",
     )
 }
 
 
 @dag(
-    schedule=[CAPTIONS],  # each run of capsfusion and capsfusion_replay that brought captions
+    schedule=[CAPTIONS],  # each run of capsfusion and capsfusion_replay that loaded captions
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
     params=PARAMS,

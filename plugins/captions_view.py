@@ -10,7 +10,7 @@ from run_pages import RUN_TAB
 
 DAG = "capsfusion"
 PREFIX = "/capsfusion"
-PAGE = f"{PREFIX.removeprefix('/')}/"  # relative, so that it works below any path of [api] base_url
+PAGE = f"{PREFIX.removeprefix('/')}/"  # a relative address, so that it works below any path of [api] base_url
 
 
 class CaptionsViewPlugin(AirflowPlugin):

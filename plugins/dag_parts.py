@@ -1,4 +1,4 @@
-"""What both DAGs use: default arguments, Params and the tasks of a work unit. Wiring only."""
+"""Shared by the DAGs: default arguments, Params and the tasks of a work unit. Wiring only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MAX_ACTIVE_TASKS = MAX_UNITS
 DEFAULT_ARGS = {
     "owner": "capsfusion",
     "retries": RETRIES,
-    "retry_delay": FIRST_DELAY,  # used if the worker is lost, because only a worker can ask the policy
+    "retry_delay": FIRST_DELAY,  # used only if the worker is lost, because only a worker can ask the retry policy
     "retry_policy": RetryBackoff(),
     # Validate and load a unit before the next one is fused, so that the gate stops a wrong model after one unit.
     "weight_rule": "upstream",
@@ -86,7 +86,7 @@ FILTER_PARAM = {
         None,
         title="Filter",
         type=["null", "object"],
-        description="Captions that meet this filter of the captions view, which fills it in. Empty: all.",
+        description="Captions that match this filter. The captions view fills it in. Empty: all.",
     ),
 }
 
@@ -155,12 +155,12 @@ def each_unit(unit: Json) -> None:
 
 
 def asked(loaded: Any) -> Any:
-    """Tasks that run after all units are ``loaded`` or held: ask about the held units, and load them after a yes."""
+    """Tasks that run after all units are ``loaded`` or held: ask about held units, and load those that are accepted."""
     question = GateQuestion(
         task_id="ask",
         trigger_rule=TriggerRule.ALL_DONE,
-        execution_timeout=timedelta(minutes=15),  # limits asking; the wait for the answer has its own limit
-        # If Airflow takes the task for crashed after an answer (plugins/kept_answer.py), go on soon.
+        execution_timeout=timedelta(minutes=15),  # limits the time to ask; the wait for the answer has its own limit
+        # Retry soon if Airflow considers the task crashed after an answer (plugins/kept_answer.py).
         retry_delay=timedelta(seconds=5),
         doc_md="Asks whether to load the units that the gate holds. Skipped if it holds none.",
     )
@@ -181,7 +181,7 @@ def skip_without_captions(counts: Json) -> None:
 
 
 def tell_followers(context: Context, counts: Json, **about: Any) -> None:
-    """Attach ``counts`` and ``about``, more facts about the run, to the asset's event."""
+    """Attach ``counts`` and further facts ``about`` the run to the asset's event."""
     context["outlet_events"][CAPTIONS].extra = {**about, **counts}
 
 
@@ -191,6 +191,8 @@ def require_all_done(context: Context, report: Json) -> None:
         dag_id=context["dag"].dag_id, run_ids=[context["run_id"]], states=["failed", "upstream_failed"]
     )
     if broken:
-        raise InputError(f"{broken} tasks of this run did not succeed: see the log of the first, then clear it")
+        raise InputError(
+            f"{broken} tasks of this run did not succeed: see the log of the first failed task, then clear it"
+        )
     if waiting := sum(report["units"].values()) - report["units"]["loaded"]:
         raise InputError(f"{waiting} units are planned and Airflow has no tasks for them: clear this run once more")

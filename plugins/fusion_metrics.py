@@ -1,4 +1,4 @@
-"""Sends figures of the tasks the way Airflow is configured: as StatsD or OpenTelemetry metrics, and in its traces."""
+"""Sends figures of tasks as Airflow is configured to send its own: StatsD or OpenTelemetry metrics, and traces."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def send(samples: Samples) -> None:
 
 
 def send_queue(work: Context) -> None:
-    """Send how much work waits in the ledger. Counts it only if metrics are on."""
+    """Send how much work waits in the ledger. Counts this work only if metrics are on."""
     if any(conf.getboolean("metrics", switch) for switch in _SWITCHES):
         send(queue(work))
 
 
 def timed(stage: str) -> AbstractContextManager[Any]:
-    """Times a block as ``capsfusion.<stage>.duration``. A block that raises is timed, too."""
+    """Sends the duration of a block as ``capsfusion.<stage>.duration``, even if the block raises."""
     return cast(AbstractContextManager[Any], stats.timer(f"capsfusion.{stage}.duration"))

@@ -1,4 +1,4 @@
-"""Asks a person, once a run, whether to load the units that the gate holds."""
+"""Asks a person, once per run, whether to load the units that the gate holds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WHAT_NEXT = (
 
 
 class GateQuestion(HITLOperator):
-    """Asks about all units of the run that the gate holds, and returns those to load. Skipped if it holds none.
+    """Asks about all units of the run that the gate holds, and returns the units to load. Skipped if it holds none.
 
     Writes the answer, its author and its time to the ledger. The task fails, and nothing is loaded, if nobody answers
     within ``CAPSFUSION_GATE__ANSWER_HOURS`` or if that setting is 0.
@@ -44,7 +44,8 @@ class GateQuestion(HITLOperator):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        default = timedelta(days=1)  # execute sets the real one; with None, Airflow would drop the execution_timeout
+        # execute sets the real timeout. With None here, Airflow would drop the execution_timeout.
+        default = timedelta(days=1)
         super().__init__(subject="Load what the gate holds?", options=[*ANSWERS], response_timeout=default, **kwargs)
 
     def execute(self, context: Context) -> Any:
@@ -84,9 +85,8 @@ class GateQuestion(HITLOperator):
         with working() as work:
             units = gate_tasks.answer(work, asked, ANSWERS[chosen], user, at)
         if kept_out := len(asked) - len(units):
-            context["task_state_store"].delete(
-                kept_answer.KEY
-            )  # the ledger has it; if the task is cleared, it asks again
+            # Delete the kept answer, because the ledger has it now. If the task is cleared, it asks again.
+            context["task_state_store"].delete(kept_answer.KEY)
             raise InputError(
                 f"{kept_out} of {len(asked)} units are kept out; {user} has answered {chosen}."
                 " Clear this task to be asked again"
@@ -107,7 +107,7 @@ def _told(holds: Sequence[Hold]) -> str:
 
 
 def _reason(line: str) -> str:
-    """A line of ``Tally.lines`` as an item of a list."""
+    """A line of ``Tally.lines`` as an item of a Markdown list."""
     reason, rows, share, *example = line.split(maxsplit=3)
     return f"- {reason}: {rows} captions, {share}; such as {as_code(''.join(example) or ' ')}"
 

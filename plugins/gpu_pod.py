@@ -12,10 +12,10 @@ from capsfusion_tasks.locations import absolute_path
 
 
 def gpu_executor_config() -> dict[str, Any]:
-    """``executor_config`` with the pod from the file that CAPSFUSION_GPU_POD names; empty if it is not set.
+    """``executor_config`` with the pod from the file that CAPSFUSION_GPU_POD names. Empty if the variable is not set.
 
-    Airflow merges the pod into the one of all other tasks, which brings volumes and secrets. Raises InputError if the
-    file cannot be read or has a field that Kubernetes does not know: Kubernetes would silently drop the field.
+    Airflow merges this pod into the pod of all tasks, which has volumes and secrets. Raises InputError if the file
+    cannot be read or has a field that Kubernetes does not know, because Kubernetes would silently drop the field.
     """
     path = os.environ.get("CAPSFUSION_GPU_POD")
     if not path:
@@ -39,7 +39,7 @@ def gpu_executor_config() -> dict[str, Any]:
 
 
 def _missing(wanted: Any, found: Any, place: str = "") -> list[str]:
-    """Paths of fields that are in ``wanted`` and not in ``found``, as ``spec.containers.0.resource``."""
+    """Paths, such as ``spec.containers.0.resource``, of fields that are in ``wanted`` but not in ``found``."""
     if isinstance(wanted, dict):
         if not isinstance(found, dict):
             return [place] if wanted else []

@@ -1,4 +1,4 @@
-"""Creates the pool ``gpu``: tasks whose pool is missing wait forever, and the UI does not say why."""
+"""Creates the pool ``gpu``, because tasks whose pool is missing wait forever and the UI does not say why."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 DAGS = ("capsfusion", "capsfusion_replay")
 POOL = "gpu"
-SLOTS = 1  # a fuse task takes all GPUs of its node: raise the slots to the number of GPU nodes
+SLOTS = 1  # a fuse task takes all GPUs of its node, so the pool should have as many slots as there are GPU nodes
 
 
 class GpuPool:
-    """Creates the pool when a run of one of the DAGs starts. A pool that exists stays as it is."""
+    """Creates the pool when a run of one of the DAGs starts. Does not change an existing pool."""
 
     @hookimpl
     def on_dag_run_running(self, dag_run: DagRun) -> None:
         if dag_run.dag_id not in DAGS:
             return
-        # Imported here, because tasks load plugins too and have no access to Airflow's database.
+        # Imported here, because tasks load plugins, too, but have no access to Airflow's database.
         from airflow.models.pool import Pool
         from airflow.utils.session import create_session
 
-        # A separate session: the scheduler's is inside a transaction that must not be committed here.
+        # A separate session, because the scheduler's session is in a transaction that must not be committed here.
         with create_session(scoped=False) as session:
             if Pool.get_pool(POOL, session=session) is None:
                 description = "Fuse tasks: a slot per GPU node."

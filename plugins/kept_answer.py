@@ -1,7 +1,8 @@
-"""Keeps the answer to the gate's question if Airflow takes the task that asks for crashed.
+"""Keeps the answer to the gate's question if Airflow considers the task that asks crashed.
 
-Airflow does so if the task runs again, after a quick answer, before the scheduler has handled the end of the process
-that asked. The next try finds the answer here. Airflow's own record of it is deleted when a task asks again.
+This happens if somebody answers quickly: the task then runs again before the scheduler has handled the end of the
+process that asked. The next try finds the answer here. Airflow deletes its own record of the answer when a task asks
+again.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from sqlalchemy.orm import object_session
 if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
 
-KEY = "answer"  # in the state store of the task
+KEY = "answer"  # key in the task's state store
 OPERATOR = "GateQuestion"
 
 
 def as_json(chosen: Sequence[str], user: Any, at: datetime) -> dict[str, Any]:
-    """An answer as the state store keeps it. ``user``: Airflow's dict of who has answered."""
+    """An answer as JSON for the state store. ``user``: Airflow's dict about the user who answered."""
     [option] = chosen
     return {"chosen": option, "user": user["name"], "at": at.isoformat()}
 
@@ -36,8 +37,8 @@ class KeptAnswer:
     @hookimpl
     def on_task_instance_failed(self, task_instance: TaskInstance) -> None:
         if inspect(task_instance, raiseerr=False) is None or task_instance.operator != OPERATOR:
-            return  # called in a worker, or for another task
-        # Imported here, because tasks load plugins too and have no access to Airflow's database.
+            return  # this call is in a worker, or for another task
+        # Imported here, because tasks load plugins, too, but have no access to Airflow's database.
         from airflow.models.hitl import HITLDetail
         from airflow.models.taskinstance import TaskInstance
         from airflow.state import TaskScope, get_state_backend
@@ -46,7 +47,8 @@ class KeptAnswer:
         if session is None:
             return
         scope = TaskScope(task_instance.dag_id, task_instance.run_id, task_instance.task_id, task_instance.map_index)
-        # By its names, because Airflow has given the next try another id, which is not in the database yet.
+        # Find the task by its names, because Airflow has given the next try another id, which is not in the database
+        # yet.
         found = session.execute(
             select(HITLDetail.chosen_options, HITLDetail.responded_by, HITLDetail.responded_at)
             .join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)

@@ -1,4 +1,4 @@
-"""Airflow's limit on the tasks of one mapped task, checked with an error that names the setting."""
+"""Checks Airflow's limit on the tasks of one mapped task. The error names Airflow's setting."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from capsfusion_tasks.errors import InputError
 
 
 def max_tasks() -> int:
-    """How many tasks Airflow makes of one mapped task at most (``core.max_map_length``)."""
+    """The most tasks that Airflow makes of one mapped task (``core.max_map_length``)."""
     return int(conf.getint("core", "max_map_length"))
 
 
 def require_mappable(count: int, what: str) -> None:
-    """Raise InputError if ``count`` is more mapped tasks than Airflow allows. ``what`` names the items they work on."""
+    """Raise InputError if ``count`` is more mapped tasks than Airflow allows. ``what`` names the items of the tasks."""
     if count > (most := max_tasks()):
         raise InputError(
             f"{count} {what} need a task each, and Airflow allows {most}: set AIRFLOW__CORE__MAX_MAP_LENGTH to {count}"

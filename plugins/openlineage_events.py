@@ -1,4 +1,4 @@
-"""Tells OpenLineage what a task read and wrote, if its provider is installed and switched on."""
+"""Tells OpenLineage what a task read and wrote, if Airflow's OpenLineage provider is installed and switched on."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def _sent(describe: Callable[_Arguments, TaskLineage | None]) -> Callable[_Argum
                     additional_run_facets=lineage.run_facets,
                     raise_on_error=True,
                 )
-        except Exception:  # the task's work is done, and would be done again
-            log.exception("OpenLineage was not told what this task read and wrote; the task itself is done")
+        except Exception:  # do not fail the task, because a retry would do its work again
+            log.exception("could not tell OpenLineage what this task read and wrote; the task itself is done")
 
     return send
 
@@ -59,7 +59,7 @@ def pulled(work: Context, shard: Shard, counts: Mapping[str, Any]) -> TaskLineag
 
 @_sent
 def loaded(work: Context, unit: Unit, counts: Mapping[str, Any]) -> TaskLineage | None:
-    """Sends nothing for a unit that was loaded before, because this task has written nothing."""
+    """Send the lineage of a loaded unit. Sends nothing if the unit was loaded before: this task has written nothing."""
     from capsfusion_tasks.tasks.task_lineage import of_load
 
     return None if counts["already_loaded"] else of_load(work, unit, counts)

@@ -1,4 +1,4 @@
-"""The retry policy of both DAGs. The delay grows with the tries since the task was last cleared.
+"""The retry policy of the DAGs. The delay grows with the number of tries since the task was last cleared.
 
 Airflow's own backoff counts all tries of the run, also those before a clear.
 """

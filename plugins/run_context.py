@@ -1,4 +1,4 @@
-"""Reads a task's settings from Airflow: Params, the Connection for S3, and the run's interval or replay.
+"""Reads what a task needs from Airflow: Params, the Connection for S3, and the run's interval or replay.
 
 ``context`` is Airflow's context of a task. ``work`` is the pipeline's: settings, staging area and warehouse.
 """
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-# Params that override the settings of the same name, if a DAG has them.
+# Params that override the settings of the same name.
 DECODING = ("model", "dtype", "prompt", *KNOBS)
-LONGEST_LABEL = 50  # characters that the UI's lists of tasks show
-FUSION_KEY = "fusion_id"  # key of an XCom of plan: the fusion_id of its units
+LONGEST_LABEL = 50  # number of characters that the UI's lists of tasks show
+FUSION_KEY = "fusion_id"  # key of an XCom of the task plan: the fusion_id of its units
 
 
 @contextmanager
 def planning(context: Context) -> Iterator[PipelineContext]:
     """The pipeline's context for a task that decides how to fuse. The run's Params override the settings.
 
-    If no Param is set and the run has units that are not loaded, the decoding of these units counts: a backfill that
-    runs the run again clears its Params, and must continue its units.
+    If no Param is set and the run has units that are not loaded, the decoding of these units counts. A backfill that
+    runs the run again clears its Params, but must continue its units.
     """
     use_aws_connection()
     params = context["params"]
@@ -120,13 +120,13 @@ def interval_of(context: Context) -> Interval:
 
 
 def utc_day(day: str) -> Interval:
-    """The whole day, given as ``2026-11-10``."""
+    """The interval of a whole day (UTC), given as ``2026-11-10``."""
     start = datetime.fromisoformat(day).replace(tzinfo=UTC)
     return Interval(start=start, end=start + timedelta(days=1))
 
 
 def told(interval: Interval) -> str:
-    """The interval in words. A whole day is shown as its date."""
+    """The interval as text. A whole day is shown as its date."""
     if interval == utc_day(f"{interval.start:%Y-%m-%d}"):
         return f"interval: {interval.start:%Y-%m-%d}, the whole day (UTC)"
     return f"interval: {interval.start:%Y-%m-%d %H:%M} to {interval.end:%Y-%m-%d %H:%M} (UTC)"
@@ -154,7 +154,7 @@ def replay_of(context: Context, fusion_id: str) -> Replay:
 
 
 def set_label(context: Context, label: str) -> None:
-    """Set the label that the UI shows for a mapped task instead of its index (``map_index_template="{{ label }}"``).
+    """Set the label that the UI shows for a mapped task in place of its index (``map_index_template="{{ label }}"``).
 
     Cuts a long label in the middle, because names of shards begin with a number and end with a digest.
     """

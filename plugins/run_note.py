@@ -53,7 +53,7 @@ class RunNote:
         self._write(dag_run, "failed without a report: see the log of its last task")
 
     def _write(self, dag_run: DagRun, state: str) -> None:
-        """``state``: the headline of a run that has no report."""
+        """Write the run's note. ``state``: the headline if the run has no report."""
         if dag_run.dag_id not in DAGS:
             return
         # Imported here, because tasks load plugins too and have no access to Airflow's database.
@@ -65,7 +65,8 @@ class RunNote:
         session = object_session(dag_run)
         if session is None:
             return
-        # The scheduler starts a run while a user marks it as failed: both write its first note. The second waits here.
+        # If the scheduler starts a run while a user marks it as failed, both write its first note. The second waits
+        # here.
         session.flush()
         session.execute(select(DagRun.id).where(DagRun.id == dag_run.id).with_for_update())
         session.expire(dag_run, ["dag_run_note"])
@@ -83,7 +84,7 @@ class RunNote:
 
 
 def compose(report: dict[str, Any], checked: dict[str, Any] | None = None, about: Sequence[str] = ()) -> str:
-    """A headline and lines. Failures come first, because the end may be cut off; then the facts ``about`` the run."""
+    """The note's headline and lines: first failures, because the end may be cut off, then facts ``about`` the run."""
     headline, failed, done = report["headline"], report["failures"], report["lines"]
     if checked:
         count = checked["findings"]
@@ -94,7 +95,7 @@ def compose(report: dict[str, Any], checked: dict[str, Any] | None = None, about
 
 
 def as_note(report: str, end: str = "") -> str:
-    """The report as Markdown, and ``end``: its first line and a list of the others, cut to what Airflow can store."""
+    """The report as Markdown, with ``end`` below it: first line, and a list of the others. Cut to Airflow's limit."""
     headline, *lines = [line.strip() for line in report.splitlines() if line.strip()]
     note, items = as_text(headline), [f"\n- {as_text(line)}" for line in lines]
     if items:
@@ -134,7 +135,7 @@ def as_text(line: str) -> str:
 
 def as_code(line: str) -> str:
     """``line`` as a code span of Markdown."""
-    # A code span ends at the same number of backticks that began it.
+    # A code span ends at the number of backticks that began it.
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{pad}{line}{pad}{fence}"

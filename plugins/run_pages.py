@@ -8,17 +8,17 @@ RUN_TAB = "captions-of-run"  # path of the tab with the captions view
 
 
 def base_path() -> str:
-    """The path of Airflow's pages, which ends with a slash."""
+    """The path of Airflow's pages. It ends with a slash."""
     return urlsplit(_base_url()).path.rstrip("/") + "/"
 
 
 def captions_of_run(dag_id: str, run_id: str) -> str:
-    """The run's tab with its captions and figures."""
+    """The address of the run's tab with its captions and figures."""
     return f"{base_path()}{run_page(dag_id, run_id)}/plugin/{RUN_TAB}"
 
 
 def run_page(dag_id: str, run_id: str) -> str:
-    """The run's page, below ``base_path``."""
+    """The address of the run's page, below ``base_path``."""
     return f"dags/{dag_id}/runs/{quote(run_id, safe='')}"
 
 
@@ -28,7 +28,7 @@ def absolute(page: str) -> str:
 
 
 def _base_url() -> str:
-    # Imported here: tasks load plugins, too, and few of them need it.
+    # Imported here, because tasks load plugins, too, and few of them need this module.
     from airflow.configuration import conf
 
     return str(conf.get("api", "base_url", fallback="/"))

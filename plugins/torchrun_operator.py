@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TorchrunOperator(BaseOperator):
-    """Fuses one work unit. Only torchrun's ranks import torch, never this process.
+    """Fuses one work unit. torchrun's ranks import torch; this process never does.
 
     :param unit: the unit, as ``Unit.model_dump(mode="json")`` gives it
     """
@@ -29,7 +29,7 @@ class TorchrunOperator(BaseOperator):
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(unit, dict):  # checks a literal in a DAG; execute checks a value that another task returned
+        if isinstance(unit, dict):  # checks a literal in a DAG; execute checks values that another task returned
             Unit(**unit)
         self.unit = unit
         self._torchrun: Torchrun | None = None
@@ -54,7 +54,7 @@ class TorchrunOperator(BaseOperator):
             with fusion_metrics.timed("fuse"):
                 self._torchrun.start()
                 self._torchrun.wait()
-        except BaseException as error:  # Airflow's timeout is not an Exception
+        except BaseException as error:  # BaseException, because Airflow's timeout is not an Exception
             self._torchrun.terminate()
             unit_tasks.fuse_failed(work, unit, str(error))
             raise

@@ -27,8 +27,8 @@ SLOWER_THAN_USUAL = timedelta(hours=24)
 class WebhookAlert(BaseNotifier):
     """POSTs ``{"text": …}``, the format of Slack, Mattermost and most others, to a webhook.
 
-    The webhook's URL is the password of the Connection: such a URL is a secret, and Airflow masks passwords in logs.
-    ``text`` may be a template.
+    The webhook's URL is the password of the Connection, because such a URL is a secret and Airflow masks passwords in
+    logs. ``text`` may be a template.
     """
 
     template_fields = ("text",)
@@ -46,7 +46,7 @@ class WebhookAlert(BaseNotifier):
         await asyncio.to_thread(self._post, connection.password)
 
     def _post(self, url: str | None) -> None:
-        # Checked here, because urllib's error would show the URL, which is a secret.
+        # Check this here, because urllib's error would show the URL, which is a secret.
         if not (url or "").startswith(("https://", "http://")):
             raise InputError(f"the password of Connection {self.conn_id} is not the http(s) URL of a webhook")
         body = json.dumps({"text": self.text}).encode()
@@ -56,7 +56,7 @@ class WebhookAlert(BaseNotifier):
 
 
 def on_failure() -> list[Callable[[Context], None]]:
-    """The callbacks of a DAG for a failed run: one alert, or none if no Connection is named."""
+    """The callbacks of a DAG for a failed run: one alert. Empty if no Connection is named."""
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
     # A run triggered without a logical date has no data interval.
     text = (
@@ -80,16 +80,16 @@ class QuestionAlert(WebhookAlert):
 
 
 def question(text: str) -> list[BaseNotifier]:
-    """The notifiers of a task that asks a question: one alert, or none if no Connection is named."""
+    """The notifiers of a task that asks a question: one alert. Empty if no Connection is named."""
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
     return [QuestionAlert(conn_id, "{{ dag.dag_id }} asks: " + text)] if conn_id else []
 
 
 def deadline() -> DeadlineAlert | None:
-    """The deadline of a DAG: a day more than the last ten runs took on average. None if no Connection is named.
+    """The deadline of a DAG: a day after the average duration of the last ten runs. None if no Connection is named.
 
-    Before the first run has succeeded there is no deadline. DAGRUN_QUEUED_AT is not used: with such a deadline, Airflow
-    3.3.2 answers 500 when a task is cleared.
+    Before the first run has succeeded, there is no deadline. Does not use DAGRUN_QUEUED_AT, because with such a
+    deadline Airflow 3.3.2 answers 500 when a task is cleared.
     """
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
     if not conn_id:

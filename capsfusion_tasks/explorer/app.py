@@ -111,7 +111,7 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/static/{name}")
     def part(name: str) -> FileResponse:
         if name not in _PARTS:
-            raise HTTPException(404, f"this page has no file {name}")
+            raise HTTPException(404, "the page has no such file")
         return FileResponse(_PARTS[name])
 
     @app.get("/image")

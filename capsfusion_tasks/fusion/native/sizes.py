@@ -78,7 +78,7 @@ class Sizes(BaseModel):
 
     @property
     def window(self) -> int | None:
-        """The sliding window: how many tokens a token sees, itself included, in layers with a window. None: none has."""
+        """How many tokens a token sees, itself included, in layers with a sliding window. None: no layer has a window."""
         return None
 
     @property
