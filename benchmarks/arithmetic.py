@@ -1,4 +1,4 @@
-"""The arithmetic and memory traffic of fusing, and the rows/s that a device can reach at most."""
+"""Computes the arithmetic and memory traffic of fusing, and the most rows/s that a device can reach."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cost:
         self._cached = 2 * layers * kv  # cached numbers per token
 
     def needed(self, requests: Sequence[Request]) -> float:
-        """The fewest operations: each row's own prompt once, and all tokens of its beams once except the last."""
+        """The minimum of operations: each row's own prompt once, and all tokens of its beams except the last once."""
         return sum(
             self._prefill(1, self._own(r), self._prefix) + self._decode(self._beams, len(r.prompt), _steps([r]))
             for r in requests
@@ -62,7 +62,7 @@ class Cost:
         return sum(self._prefill(1, self._own(r), self._prefix) for r in requests)
 
     def limit(self, requests: Sequence[Request], rates: DeviceRates, *, slots: int) -> Limit:
-        """The limit for the average row of ``requests``, if ``slots`` rows are decoded together."""
+        """The limit for the average row of ``requests`` if ``slots`` rows are decoded together."""
         rows, b = len(requests), self._beams
         steps = [_steps([request]) for request in requests]
         prefill = sum(

@@ -1,6 +1,6 @@
-"""Good captions with one fault each, and whether validation finds it for the right reason.
+"""Makes captions with one fault each, and tests whether validation rejects them for the right reason.
 
-``python -m benchmarks.validation`` prints the figures. "Good" is what validation accepts.
+``python -m benchmarks.validation`` prints the figures. A caption counts as good if validation accepts it.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.local_run import PULLS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-PAIRED = 4  # one in this many rows has a partner
+PAIRED = 4  # one of this many rows has a partner
 WORDS = 20_000
 HOSTS = 3_000
 
@@ -83,7 +83,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.without_lookups:
         compaction._FEW_FILES = compaction._FEW_BYTES = 1 << 60
-    # Days take seconds here and nothing else runs, so unused lookups can be deleted at once.
+    # A day takes seconds here and nothing else runs, so unused lookups can be deleted at once.
     compaction._UNUSED = timedelta(0)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         days = run_days(Path(folder), args.days, args.rows, args.shards)
@@ -125,7 +125,7 @@ def one_day(folder: Path, day: int, days: int, rows: int, shards: int, storage: 
 
 
 def written(folder: Path, side: Side, day: int, days: int, rows: int, shards: int) -> list[Shard]:
-    """The day's shards of a side. Each row is of a numbered image; rows with the same number are partners."""
+    """Write the day's shards of a side. Each row has the number of an image; rows with equal numbers are partners."""
     total = days * rows
     images = np.arange(day * rows, (day + 1) * rows)
     if side == "laion_coco":
@@ -154,7 +154,7 @@ def written(folder: Path, side: Side, day: int, days: int, rows: int, shards: in
 
 
 def mixed(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """Random numbers that depend on ``numbers`` and ``seed`` only, [rows] uint64: splitmix64."""
+    """Random numbers, [rows] uint64, that depend only on ``numbers`` and ``seed`` (splitmix64)."""
     mix = numbers.astype(np.uint64) * np.uint64(64) + np.uint64(seed)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mix = (mix ^ (mix >> np.uint64(shift))) * np.uint64(factor)
@@ -173,7 +173,7 @@ def urls(images: np.ndarray) -> pa.Array:
 
 
 def sentences(images: np.ndarray, words: int, seed: int) -> pa.Array:
-    """Texts of ``words`` words, of which some are frequent."""
+    """Texts of ``words`` words. Some words are frequent."""
     letters = np.random.default_rng(1).integers(97, 123, (WORDS, 12))
     vocabulary = pa.array(["".join(map(chr, row[: 2 + n % 11])) for n, row in enumerate(letters)])
     columns = []

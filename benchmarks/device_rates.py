@@ -1,4 +1,4 @@
-"""Measured rates of matrix products and memory traffic. Data sheets state rates that no program reaches."""
+"""Measures rates of matrix products and memory traffic, because no program reaches the rates of data sheets."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="compare with float32 instead (repeatable)")
     args = parser.parse_args()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as ranks do (fusion/node.py)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in ranks (fusion/node.py)
     if args.dtype:
         folders = [BUNDLED_MODEL, *(args.model or [])]
         Console().print(
@@ -126,7 +126,7 @@ class Subject:
         return complete(self._model, self._tokenizer, rows, eos=self._eos, beams=beams, slots=slots)
 
     def compare(self, expected: dict[int, Completion], got: list[Completion]) -> tuple[int, int, int]:
-        """The numbers of rows that are equal, ties, and different."""
+        """The numbers of equal rows, of ties, and of different rows."""
         if sorted(c.row for c in got) != sorted(expected):
             raise RuntimeError(f"{len(got)} captions for {len(expected)} rows")
         ties = other = 0
@@ -145,7 +145,7 @@ class Subject:
 def compare_dtypes(
     folders: Sequence[Path], dtypes: Sequence[str], pairs: Sequence[tuple[str, ...]], device: torch.device, slots: int
 ) -> Table:
-    """How many captions of each checkpoint and dtype are those of float32, token for token."""
+    """The number of captions of each checkpoint and dtype that equal those of float32, token for token."""
     table = Table(title=f"captions of {len(pairs)} rows that stay those of float32, {device}, {slots} slots")
     for heading in ("model", "dtype", "beams", "same", "other"):
         table.add_column(heading, justify="left" if heading in ("model", "dtype") else "right")
@@ -217,7 +217,7 @@ def random_checkpoint(folder: Path, tokenizer_file: Path) -> Path:
 
 
 def likely_token(model: PreTrainedModel, requests: Sequence[Request]) -> int:
-    """A token in about a third of the captions. It serves as EOS, which random weights never produce."""
+    """A token that is in about a third of the captions. It serves as EOS, because random weights never produce EOS."""
     engine = TransformersEngine(
         model, num_beams=1, max_new_tokens=40, eos_ids=[model.config.vocab_size], pad_id=0, batch_size=32
     )

@@ -3,7 +3,7 @@
     python -m benchmarks.explorer [--rows 2000000] [--home DIR] [--repeat 15] [--before]
 
 The table has generated captions: runs of 100,000 rows with their own interval and shards, in units of 10,000, a tenth
-of them rejected. Half of the requests are for old or rare values, which cost most. Each line is the median of
+of them rejected. Half of the requests are for old or rare values, which take longest. Each line is the median of
 ``--repeat`` calls of all queries of a request, with different values where the view takes a value. CPU is the mean, in
 this process and the server's, without parallel workers: it tells a busy machine from a slow query. The server is the
 embedded PostgreSQL with its default settings. ``--home`` keeps the table for later runs. ``--before`` also measures
@@ -88,7 +88,7 @@ def main() -> None:
     ):
         fill(warehouse, args.rows)
         if args.before:
-            with old_indexes(warehouse):  # three calls each, since some take seconds
+            with old_indexes(warehouse):  # only three calls each, because some take seconds
                 show(warehouse, 3, "with the indexes of migration 0003")
         show(warehouse, args.repeat, "with the current indexes")
 

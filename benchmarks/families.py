@@ -1,7 +1,7 @@
-"""Tiny random checkpoints of the families that the native engine computes, in the layouts in which they are released.
+"""Writes tiny random checkpoints of the families that the native engine supports, in their released layouts.
 
-Sizes, biases and norms are drawn so that every part of a family counts: heads that are not hidden / heads wide, shared
-keys, norms other than one. Two tokens end captions, as in LLaMA 3 and Qwen.
+Sizes, biases and norms are chosen so that an error in any part changes captions: head sizes other than hidden / heads,
+shared keys, norms other than one. Two tokens end captions, as in LLaMA 3 and Qwen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers import (
 from capsfusion_tasks.fusion.template import PROMPT_TEMPLATE
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
-# How LLaMA 3 and Qwen cut a text into words before they look for tokens.
+# The patterns by which LLaMA 3 and Qwen split a text into words before they look for tokens.
 LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -45,12 +45,12 @@ _LLAMA3_ROPE = {
 
 @dataclass(frozen=True)
 class Family:
-    """A checkpoint to be made. ``words`` is how its tokenizer.json cuts texts; None: it has a tokenizer.model."""
+    """A checkpoint to make. ``words``: how its tokenizer.json splits texts. None: it has a tokenizer.model."""
 
     config: type[PreTrainedConfig]
     changes: dict[str, Any] = field(default_factory=dict)
     words: str | None = None
-    bos: str | None = None  # begins every text, by the post-processor of tokenizer.json
+    bos: str | None = None  # the token that the post-processor of tokenizer.json puts in front of every text
 
 
 FAMILIES: dict[str, Family] = {
@@ -71,7 +71,7 @@ FAMILIES: dict[str, Family] = {
 def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model: Path) -> Path:
     """Write a random checkpoint of the family to ``folder``, with shards and their index.
 
-    ``tokenizer_model`` is the tokenizer of families with sentencepiece; that of the others is trained on ``texts``.
+    Families with sentencepiece get ``tokenizer_model``. For the others, a tokenizer is trained on ``texts``.
     """
     family = FAMILIES[name]
     folder.mkdir(parents=True)
@@ -103,7 +103,7 @@ def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model:
 
 
 def write_tokenizer(folder: Path, texts: Iterable[str], words: str, bos: str | None) -> int:
-    """Train a byte-level BPE as LLaMA 3 and Qwen have it. Returns the number of its tokens."""
+    """Train a byte-level BPE like those of LLaMA 3 and Qwen. Returns the number of its tokens."""
     texts = [*texts, *[PROMPT_TEMPLATE] * 100]  # so that the template takes about as many tokens as with LLaMA's
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC() if bos is None else None

@@ -88,7 +88,7 @@ def main() -> None:
         methods.append((name, native_requests, partial(native, slots), cost.needed(native_requests)))
         at_once[name] = slots
     runs = {name: Runs(name, rows, make, flops) for name, rows, make, flops in methods}
-    for _ in range(args.repeat):  # methods take turns, so that other load slows all of them equally
+    for _ in range(args.repeat):  # methods take turns, so that other load on the machine slows all of them equally
         for run in runs.values():
             run.once(device)
 
@@ -127,13 +127,13 @@ class Runs:
         self.tokens = self.peak_bytes = 0
 
     def once(self, device: torch.device) -> None:
-        """Fuse all rows after a warm-up. The engine is dropped afterwards: two engines would not fit on a GPU."""
+        """Fuse all rows after a warm-up. Deletes the engine afterwards, because two engines would not fit on a GPU."""
         engine = self._make()
         list(engine.generate(StaticRequests(self.rows[:8])))
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        # Token ids are on the host: nothing is left to wait for.
+        # No need to wait for the device, because the token ids are already on the host.
         completions = list(engine.generate(StaticRequests(self.rows)))
         self._times.append(time.perf_counter() - started)
         Console(stderr=True).print(f"{self.name}: {len(self.rows)} rows in {self._times[-1]:.0f} s", highlight=False)

@@ -1,4 +1,4 @@
-"""What a growing warehouse costs: loads, bytes and the captions view's queries at several sizes.
+"""Measures a growing warehouse: loads, bytes, and queries of the captions view at several sizes.
 
     python -m benchmarks.growth [--rows 1000000 5000000 20000000] [--pairs FILE] [--set NAME=VALUE …] [--home DIR]
 
@@ -82,7 +82,8 @@ def main() -> None:
         with warehouse.engine.begin() as connection:
             fusions.register(connection, FUSION, {})
         for rows in args.rows:
-            if costs := grow(server, warehouse, captions, rows):  # empty if an interrupted run got further
+            # Empty if an interrupted run has loaded more than this size.
+            if costs := grow(server, warehouse, captions, rows):
                 print_costs(costs, rows)
             print_sizes(warehouse)
             analyze(warehouse)
@@ -114,9 +115,11 @@ def grow(server: EmbeddedPostgres, warehouse: Warehouse, captions: Any, rows: in
 def now(server: EmbeddedPostgres, warehouse: Warehouse) -> Counters:
     postmaster = psutil.Process(int((server.data / "postmaster.pid").read_text().split("\n", 1)[0]))
     times = postmaster.cpu_times()
-    cpu = times.user + times.system + times.children_user + times.children_system  # of sessions that have ended
+    # The children_… times are those of sessions that have ended.
+    cpu = times.user + times.system + times.children_user + times.children_system
     for child in postmaster.children():
-        with suppress(psutil.NoSuchProcess):  # ended meanwhile: the next call counts it with the postmaster's children
+        # If the process has ended meanwhile, the next call counts it with the postmaster's children.
+        with suppress(psutil.NoSuchProcess):
             cpu += sum(child.cpu_times()[:2])
     with warehouse.engine.connect() as connection:
         log = connection.scalar(text("select wal_bytes from pg_stat_wal"))

@@ -1,4 +1,4 @@
-"""Judged captions: how often each rule is right, and what the rules miss.
+"""Reads judged captions, and measures how often each rule is right and what the rules miss.
 
 A judgement is a line of JSON with ``verdict`` (good, minor or bad) and ``faults``. Its texts are in the same line
 (laion_2b, laion_coco, capsfusion), or are found by ``key`` in a file of pairs. The project's own judgements contain
@@ -36,7 +36,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Right:
-    """How many captions of each verdict a rule rejects or flags."""
+    """The numbers of good, minor and bad captions that a rule rejects or flags."""
 
     counts: Counter[str]
 

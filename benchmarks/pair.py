@@ -1,4 +1,4 @@
-"""The pair that faults are planted into."""
+"""The pair into which faults are planted."""
 
 from __future__ import annotations
 

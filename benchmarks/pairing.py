@@ -1,4 +1,4 @@
-"""Bucketing, joining and planning of sample shards, compared with one DuckDB statement that joins the same files.
+"""Measures bucketing, joining and planning of sample shards, and one DuckDB statement that joins the same files.
 
     python -m benchmarks.pairing [--raw-rows 1 4 16] [--repeat 3] [--folder DIR]
 
@@ -50,15 +50,15 @@ from capsfusion_tasks.tasks.local_run import PULLS
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 PAIRS_A_COPY = 20_000
-RAW_ROWS_A_COPY = 97_000  # three in four rows have no partner
+RAW_ROWS_A_COPY = 97_000  # three of four rows have no partner
 UNMATCHED = 3
 SHARDS = 4
-TOKENS_PER_SECOND = 15_000  # of one GPU: units become so large that one plan holds all pairs
+TOKENS_PER_SECOND = 15_000  # rate of one GPU, so high that units are large enough for one plan to hold all pairs
 
 # DuckDB's trim keeps tabs and newlines, and takes longer.
 BLANK = r"create macro blank(value) as not coalesce(regexp_matches(value, '[^\s\p{Z}]'), false)"
 
-# Finds the same pairs as the pipeline, and chooses the same one of equal rows.
+# Finds the same pairs as the pipeline, and chooses the same row among equal rows.
 STATEMENT = """
 copy (
     with raw as (

@@ -1,4 +1,4 @@
-"""Seconds that a plan takes beside many unfinished units, and how long its longest transaction is open.
+"""Measures the seconds that a plan takes if there are many unfinished units, and its longest transaction.
 
     python -m benchmarks.planning [--rows 500000] [--units 64] [--unit-rows 180000] [--buckets 2048]
 
@@ -75,7 +75,7 @@ def main() -> None:
                 units = interval_tasks.plan(context, DAY)
             found = sum(unit.rows for unit in units)
             if {work.rows, found} != {expected}:
-                raise RuntimeError(f"estimated {work.rows} new pairs, planned {found}, and {expected} are new")
+                raise RuntimeError(f"estimated {work.rows} new pairs and planned {found}, but {expected} are new")
             for name, cost in {"estimate": estimated, "plan": planned}.items():
                 figures = f"{cost.seconds:.1f}", f"{cost.cpu_seconds:.1f}", f"{cost.longest_transaction:.2f}"
                 table.add_row(name, *figures, f"{found:,}")

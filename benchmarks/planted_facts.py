@@ -1,4 +1,4 @@
-"""Plants faults of models: wrong claims, and text that does not belong in a caption.
+"""Plants faults that models make: wrong claims, and text that does not belong in a caption.
 
 Each function makes its fault from the texts alone and knows no threshold or pattern of a rule. It returns None if the
 pair has nothing that the fault needs.
@@ -97,7 +97,7 @@ def changed_year(pair: Pair, draw: random.Random) -> str | None:
 
 
 def swapped_name(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces a capitalised word that caption and raw caption share with another name."""
+    """Replaces a capitalised word that the fused and the raw caption share with another name."""
     inside = re.findall(r"(?<=[a-z,] )[A-Z][a-z]{3,}\b", pair.caption)
     names = [name for name in inside if re.search(rf"\b{name}\b", pair.raw) and pair.caption.count(name) == 1]
     if not names or pair.raw.istitle():
@@ -215,7 +215,7 @@ def broken_character(pair: Pair, draw: random.Random) -> str | None:
 
 
 def mojibake(pair: Pair, draw: random.Random) -> str | None:
-    """The caption with typographic quotation marks and an accent, its UTF-8 read as Windows-1252."""
+    """The caption with typographic quotation marks and an accent, as mojibake: its UTF-8 read as Windows-1252."""
     accented = pair.caption.replace("'", "’").replace('"', "“").replace("e", draw.choice("éè"), 1)
     return accented.encode().decode("cp1252", errors="ignore") if not accented.isascii() else None
 

@@ -1,4 +1,4 @@
-"""Plants faults of models in a caption's form: truncation, leaks, loops, copies, other scripts.
+"""Plants faults that models make in a caption's form: truncation, leaks, loops, copies, other scripts.
 
 Each function makes its fault from the texts alone and knows no threshold or pattern of a rule. It returns None if the
 pair has nothing that the fault needs.
@@ -53,14 +53,14 @@ def before_end(caption: str, phrase: str) -> str:
 
 
 def truncation(pair: Pair, draw: random.Random) -> str | None:
-    """Cut at a word boundary in the second half, where no sentence ends."""
+    """Cuts the caption at a word boundary in its second half, where no sentence ends."""
     words = pair.caption.split()
     ends = [n for n in range(max(4, len(words) // 2), len(words)) if words[n - 1][-1].isalnum()]
     return " ".join(words[: draw.choice(ends)]) if ends else None
 
 
 def cut_in_a_word(pair: Pair, draw: random.Random) -> str | None:
-    """Cut inside a word, as the token limit does."""
+    """Cuts the caption inside a word, as the token limit does."""
     long = [m for m in re.finditer(r"[a-z]{6,}", pair.caption) if m.start() > 20]
     match = draw.choice(long) if long else None
     return pair.caption[: match.start() + 3] if match else None
@@ -99,7 +99,7 @@ def letter_loop(pair: Pair, draw: random.Random) -> str:
 
 
 def joined_sources(pair: Pair, draw: random.Random) -> str | None:
-    """Both sources of several words one after the other."""
+    """Both sources, one after the other, if each has several words."""
     raw, synthetic = pair.raw.strip(), pair.synthetic.strip().rstrip(".")
     if min(len(raw.split()), len(synthetic.split())) < 5 or synthetic.lower() in raw.lower():
         return None
@@ -157,7 +157,7 @@ def chinese(pair: Pair, draw: random.Random) -> str:
 
 
 def other_language(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces every grammar word with one of another language, in captions with several different ones."""
+    """Replaces every grammar word with one of another language, if the caption has several different ones."""
     words = dict(zip(ENGLISH.split(), FOREIGN[draw.choice(list(FOREIGN))].split(), strict=True))
     tokens = re.findall(r"\w+|\W+", pair.caption)
     if sum(token.lower() in words for token in tokens) < 5:
@@ -204,5 +204,5 @@ def essay(pair: Pair, draw: random.Random) -> str:
 
 
 def same_caption(pair: Pair, draw: random.Random) -> str:
-    """One of a few captions, independent of the pair."""
+    """One of a few captions, chosen independently of the pair."""
     return pair.others[draw.randrange(5)]

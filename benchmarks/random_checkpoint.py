@@ -1,10 +1,10 @@
-"""Write a random LLaMA in the file layout of BAAI/CapsFus-LLaMA, for end-to-end runs without a download.
+"""Writes a random LLaMA in the file layout of BAAI/CapsFus-LLaMA, for end-to-end runs without a download.
 
     python -m benchmarks.random_checkpoint FOLDER [--size 13B] [--tokenizer FILE] [--pairs FILE] [--device cuda]
 
 The folder gets six .bin shards with an index, config.json, added_tokens.json and tokenizer.model. Random weights never
-end a caption. So the vocabulary head's row for EOS is scaled up until captions have as many tokens as published ones
-on average. A 13B takes 26 GB of disk.
+end a caption. So the vocabulary head's row for EOS is scaled up until captions have on average as many tokens as
+published captions. A 13B takes 26 GB of disk.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _let_captions_end(model: Llama, tokenizer: LlamaTokenizer, pairs: Sequence[t
     )
     row = model.head[tokenizer.eos_id]
     drawn = row.clone()
-    low, high = 1.0, _LARGEST_FACTOR  # a larger factor ends captions sooner
+    low, high = 1.0, _LARGEST_FACTOR  # a larger factor makes captions shorter
     for _ in range(_TRIES):
         factor = (low * high) ** 0.5
         row.copy_(drawn * factor)

@@ -1,4 +1,4 @@
-"""LLaMAs of real sizes with random weights, for both engines, which share one copy of the weights."""
+"""LLaMAs of real sizes with random weights. Both engines share one copy of the weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def random_llama(config: LlamaConfig, device: torch.device, dtype: torch.dtype) 
 
 
 def as_transformers(model: Llama, config: LlamaConfig) -> LlamaForCausalLM:
-    """transformers' model on the same weights in memory."""
+    """transformers' model with the same weights in memory."""
     with torch.device("meta"):
         reference = LlamaForCausalLM(config)
     weights = {

@@ -1,4 +1,4 @@
-"""How many rejected captions another beam rescues, and that keeping beams changes nothing else.
+"""Counts the rejected captions that another beam rescues, and checks that keeping beams changes nothing else.
 
     python -m benchmarks.rescue [--pairs FILE] [--rows 500] [--examples 5] [--model DIR] [--device cpu] [--dtype …]
 
@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     args = parser.parse_args()
     console = Console()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as ranks do (fusion/node.py)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in ranks (fusion/node.py)
 
     pairs = read_pairs(args.pairs, args.rows)
     tokenizer = LlamaTokenizer(args.model / "tokenizer.model")
@@ -103,7 +103,7 @@ def as_table(pairs: list[tuple[str, ...]], completions: list[Completion], tokeni
 
 
 def print_rescued(console: Console, alone: pa.Table, rescued: pa.Table) -> None:
-    """Counts of all rows, then for each reason how many of its captions are rescued."""
+    """Print counts of all rows, then for each reason how many of its captions are rescued."""
     before = alone["reasons"].to_pylist()
     rows = [row for row in rescued.select(["beam", "rescued_from", "flags"]).to_pylist() if row["rescued_from"]]
     rejected = sum(map(bool, before))
@@ -125,7 +125,7 @@ def print_rescued(console: Console, alone: pa.Table, rescued: pa.Table) -> None:
 
 
 def print_examples(console: Console, alone: pa.Table, rescued: pa.Table, most: int) -> None:
-    """Rescued captions with both sources and the caption that was rejected."""
+    """Print rescued captions with both sources and the rejected caption."""
     for before, after in zip(alone.to_pylist(), rescued.to_pylist(), strict=True):
         if after["rescued_from"] and most > 0:
             most -= 1

@@ -1,4 +1,4 @@
-"""How many rows fit on a card at once, computed like the engine does; needs no GPU.
+"""Computes how many rows fit on a card at once, in the same way as the engine. Needs no GPU.
 
     python -m benchmarks.slots [--size 13B] [--num-beams 3] [--cards 24 40 80 141]
 
@@ -71,9 +71,8 @@ def main() -> None:
 
 def fit(config: LlamaConfig, dtype: torch.dtype, *, card: int, beams: int, batch: int) -> Fit:
     """The room for rows on a card of ``card`` bytes, if a batch takes ``batch`` bytes besides keys and values."""
-    model = Llama(
-        Sizes.model_validate(config.to_dict()), torch.device("meta"), dtype
-    )  # on "meta", tensors have sizes but no memory
+    # On "meta", tensors have sizes but no memory.
+    model = Llama(Sizes.model_validate(config.to_dict()), torch.device("meta"), dtype)
     weights = weight_bytes(model)
     page = bytes_per_page(model, PAGE_TOKENS)
     per_slot = -(-slot_capacity(MAX_PROMPT_TOKENS - PREFIX_TOKENS, MAX_NEW_TOKENS, beams) // PAGE_TOKENS)

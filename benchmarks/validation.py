@@ -2,10 +2,10 @@
 
     python -m benchmarks.validation [--pairs FILE] [--judged FILE …] [--rows 500] [--missed 10]
 
-Planted faults: good captions with one fault each, and the share that is rejected for the right reason; and the share
-that is rejected or flagged for any reason. Judged captions: precision and recall of all rules together and of each. The
-project's own judgements (benchmarks/data/judged.jsonl) need the published pairs (--pairs); --judged adds a file of your
-own, with laion_2b, laion_coco, capsfusion and verdict (good, minor or bad) in each line.
+Planted faults: good captions with one fault each. Prints the share that is rejected for the right reason, and the share
+that is rejected or flagged for any reason. Judged captions: prints precision and recall of all rules together and of
+each rule. The project's own judgements (benchmarks/data/judged.jsonl) need the published pairs (--pairs). --judged adds
+a file of your own, with laion_2b, laion_coco, capsfusion and verdict (good, minor or bad) in each line.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def print_planted(console: Console, pairs: list[tuple[str, ...]], rows: int) -> 
 
 
 def print_judged(console: Console, name: str, rows: list[Judged], examples: int) -> None:
-    """Precision counts a minor fault as half right. Recall counts bad captions only."""
+    """Print precision, which counts a minor fault as half right, and recall, which counts only bad captions."""
     of = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("good", "minor", "bad")}
     console.print(f"{name}: {len(rows)} captions, {of['good']} good, {of['minor']} minor, {of['bad']} bad")
     table = Table("", "rows", "good", "minor", "bad", "precision", "bad only", "recall of bad", "of good")

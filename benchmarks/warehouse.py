@@ -1,4 +1,4 @@
-"""Rows per second into a growing warehouse, relative to a raw ingest of the same rows into the same tables.
+"""Measures rows per second into a growing warehouse, relative to a raw ingest of the same rows into the same tables.
 
     python -m benchmarks.warehouse [--pairs FILE] [--rows 100000 500000] [--unit-rows 10000] [--indexes]
 
@@ -170,7 +170,7 @@ def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat:
 
 
 def measure_indexes(growth: Growth, repeat: int) -> None:
-    """What each index of accepted captions adds to the time per row, as the only index besides the key."""
+    """The time per row that each index of accepted captions adds if it is the only index besides the key."""
     definitions = drop_indexes(growth.warehouse)
     table = Table(title=f"what an index costs, at {growth.rows:,} rows")
     for heading in ("index", "µs/row", "relative to none"):
@@ -187,7 +187,7 @@ def measure_indexes(growth: Growth, repeat: int) -> None:
 
 
 def drop_indexes(warehouse: Warehouse) -> dict[str, str]:
-    """Drop all indexes of both tables but their keys. Returns those of accepted captions: name → definition."""
+    """Drop all indexes of both tables except keys. Returns the indexes of accepted captions: name → definition."""
     definitions: dict[str, str] = {}
     with warehouse.engine.begin() as connection:
         for captions in (fused_captions, rejected_captions):

@@ -29,7 +29,7 @@ def read_pairs(file: Path | None, rows: int, caption: str | None = None) -> list
 
 
 def read_workload(file: Path | None, rows: int, tokenizer: LlamaTokenizer, most: int) -> list[Request]:
-    """``rows`` requests. Each is limited to the tokens of its caption, EOS included, and to ``most``."""
+    """``rows`` requests. Each is limited to the number of its caption's tokens, with EOS, and to ``most``."""
     requests = []
     for row, (raw, synthetic, caption) in enumerate(read_pairs(file, rows, CAPTION)):
         tokens = min(most, len(tokenizer.encode(caption, bos=False)) + 1)

@@ -1,4 +1,4 @@
-"""Random models for tests, in the file layouts that real ones come in."""
+"""Random models for tests, in the file layouts of real models."""
 
 from __future__ import annotations
 

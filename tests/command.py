@@ -1,4 +1,4 @@
-"""``capsfusion`` called in the test's own process: the same arguments, variables, exit codes and output.
+"""Calls ``capsfusion`` in the test's own process, with the same arguments, variables, exit codes and output.
 
 A new process takes half a second to start, and several seconds more if it fuses. Only tests of pipes, signals and
 kills need one.
@@ -52,7 +52,7 @@ def capsfusion(*arguments: str | Path, **variables: str) -> Ended:
 
 
 def capsfusion_process(*arguments: str | Path, **variables: str) -> Ended:
-    """The same in a new process, with pipes for its output."""
+    """Start the command in a new process, with pipes for its output."""
     command = [sys.executable, "-m", "capsfusion_tasks.cli", *arguments]
     environment = {**os.environ, "COLUMNS": "160", **variables}
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
@@ -61,7 +61,7 @@ def capsfusion_process(*arguments: str | Path, **variables: str) -> Ended:
 
 @contextmanager
 def main_undone() -> Iterator[None]:
-    """After the block, logging and signals are as they were before ``main`` changed them."""
+    """After the block, restore the logging and signal handlers that ``main`` changed."""
     logger = logging.getLogger("capsfusion_tasks")
     before = (logger.handlers, logger.propagate, signal.getsignal(signal.SIGTERM))
     try:

@@ -82,7 +82,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     from xdist.scheduler import LoadFileScheduling
 
     class Groups(LoadFileScheduling):
-        """The tests of a file run in one worker. So do all of Airflow's tests, which share a running Airflow."""
+        """Tests of one file run in the same worker. So do all of Airflow's tests, which share a running Airflow."""
 
         def _split_scope(self, nodeid: str) -> str:
             file = str(super()._split_scope(nodeid))
@@ -103,7 +103,7 @@ def published_pairs() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def llama_tokenizer() -> LlamaTokenizer:
-    """LLaMA's tokenizer, which is also that of BAAI/CapsFus-LLaMA."""
+    """LLaMA's tokenizer, which BAAI/CapsFus-LLaMA also uses."""
     path = SHARED_DATA / "llama_tokenizer.model"
     if not path.exists():
         pytest.skip(f"LLaMA's tokenizer is not here: no {path}")
@@ -120,7 +120,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one_process() -> Iterator[None]:
-    """Ranks are threads of this process: tests/one_process.py."""
+    """In tests with this fixture, ranks are threads of this process (tests/one_process.py)."""
     from tests.one_process import ranks_in_one_process
 
     with ranks_in_one_process():
@@ -190,7 +190,7 @@ def plain_url(settings: Settings) -> str:
 
 
 def login(postgres: EmbeddedPostgres, url: str, role: str) -> str:
-    """``url`` with a login whose only role is ``role``."""
+    """``url`` with a new login that has only the role ``role``."""
     from sqlalchemy import create_engine, make_url, text
 
     name = f"a_{role}"

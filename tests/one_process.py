@@ -1,6 +1,6 @@
-"""Ranks as threads of this process instead of torchrun. A unit then takes a tenth of a second instead of six seconds.
+"""Runs ranks as threads of this process, without torchrun. A unit then takes a tenth of a second instead of six.
 
-For tests of stages, files and replays, which need captions but no processes.
+Used by tests of stages, files and replays, which need captions but no processes.
 ``python -m tests.one_process run …`` is ``capsfusion run …`` with ranks as threads.
 """
 
@@ -31,7 +31,7 @@ FUSION_LOG = logging.getLogger("capsfusion_tasks.fusion")
 
 @contextmanager
 def ranks_in_one_process() -> Iterator[None]:
-    """Within the block, this process starts no torchrun. Other processes still do."""
+    """Within the block, this process runs ranks as threads. Other processes still start torchrun."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (launcher, files):
             patch.setattr(module, "Torchrun", RankThreads)
@@ -80,7 +80,7 @@ class RankThreads:
         try:
             # As on a node with one rank per core, so that each rank computes with one thread.
             fuse_rows(self._job, store, rank, rank, len(os.sched_getaffinity(0)))
-        except Exception as error:  # ``wait`` raises it again
+        except Exception as error:  # ``wait`` raises this error again
             self._said.put(error)
         self._said.put(None)
 
@@ -121,7 +121,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def _log_lines(said: queue.Queue[Any], ranks: set[str]) -> Iterator[None]:
-    """Passes on what ranks log, in the form in which a worker prints it."""
+    """Prints what ranks log, in the same form as a worker."""
     handler, level = _Lines(said, ranks), FUSION_LOG.level
     FUSION_LOG.addHandler(handler)
     FUSION_LOG.setLevel(logging.INFO)

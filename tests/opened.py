@@ -37,7 +37,7 @@ class Opened:
 
 
 class IntervalTasks(Opened):
-    """Report, check and export take the fusion that the settings describe."""
+    """The functions of interval_tasks. Report, check and export use the fusion that the settings describe."""
 
     def report(self, settings: Settings, interval: Interval, unit_ids: list[str] | None = None) -> dict[str, Any]:
         with open_context(settings) as context:

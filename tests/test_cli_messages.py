@@ -1,4 +1,4 @@
-"""What the command line says about versions, homes, interruptions and errors, called in this process."""
+"""Messages of the command line about versions, homes, interruptions and errors. Commands run in this process."""
 
 from __future__ import annotations
 

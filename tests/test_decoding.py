@@ -23,7 +23,8 @@ FIELDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("added", [{}, {"keep_beams": False}], ids=str)
 def test_a_field_that_was_added_later_leaves_older_captions_their_id(added: dict[str, Any]) -> None:
-    assert Decoding.of(**FIELDS, **added).fusion_id == "b1931b0ce58b"  # the digest of versions without the field
+    # The digest of earlier versions, which did not have the field.
+    assert Decoding.of(**FIELDS, **added).fusion_id == "b1931b0ce58b"
 
 
 def test_keeping_beams_makes_another_fusion() -> None:

@@ -1,4 +1,4 @@
-"""Without a GPU, Triton's kernels run in its interpreter. Import this before torch, which may import Triton."""
+"""Without a GPU, makes Triton run kernels in its interpreter. Import this before torch, which may import Triton."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cards, from nvidia-smi. Asking torch would initialize CUDA, and forked processes could not use it."""
+"""Reads the GPUs from nvidia-smi. Asking torch would initialize CUDA, and forked processes could not use CUDA."""
 
 from __future__ import annotations
 

@@ -112,8 +112,8 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
     os.setsid()  # its own process group, which _end kills
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as ranks do (fusion/node.py)
-    # On a GPU the CPU computes nothing. On a CPU, one thread is less disturbed by other load.
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in ranks (fusion/node.py)
+    # With a GPU, the CPU computes nothing. Without one, a single thread is less disturbed by other load.
     torch.set_num_threads(1)
     try:
         lines = list(case.run(found))

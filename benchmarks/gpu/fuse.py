@@ -4,9 +4,9 @@ The command runs with torchrun, as users run it, so it also needs pydantic-setti
 
 The command's rate, measured after its second start, is compared with that of the engine alone, on the same checkpoint,
 rows and EOS. Both are measured over about the same number of rows, from the loaded weights to the last row. So both
-include starting slots and graphs, and the end, when slots are empty. The rates of the part ``rates`` are other ones:
-here a row takes more steps than its caption has tokens, because random weights end few beams with EOS. On a CPU the
-comparison is meaningless: the command uses all cores, the engine one.
+include starting slots and graphs, and the end, when slots are empty. The part ``rates`` measures other rates. Here
+a row takes more steps than its caption has tokens, because random weights end few beams with EOS. On a CPU the
+comparison is meaningless, because the command uses all cores and the engine one.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class FuseCommand:
         return sum(pq.read_metadata(self._chunks / name).num_rows for name in self.chunks())
 
     def running(self) -> bool:
-        """Wait a moment; return whether the command still runs. Raises RuntimeError if it failed."""
+        """Wait a moment, then return whether the command still runs. Raises RuntimeError if it failed."""
         time.sleep(_POLL_SECONDS)
         code = self._process.poll()
         if code:

@@ -1,4 +1,4 @@
-"""The tests of the Triton kernels, on the GPU; without one, in Triton's interpreter."""
+"""Runs the tests of the Triton kernels on the GPU, or without a GPU in Triton's interpreter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the longest rows fit in all slots at once, on this card and on simulated smaller ones."""
+"""Tests whether the longest rows fit in all slots at once, on this card and on simulated smaller cards."""
 
 from __future__ import annotations
 

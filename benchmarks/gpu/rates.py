@@ -1,4 +1,4 @@
-"""Rows/s of the engine with a random model, the share of busy slots, and time by kernel."""
+"""Measures rows/s of the engine with a random model, the share of busy slots, and time by kernel."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def measure(options: Options, dtype: torch.dtype, beams: int, _: Mapping[str, Fi
 
 
 def rate_while_full(times: Sequence[float], slots: int) -> float | None:
-    """Rows/s from the first turnover of all slots until no row is left to fill a free slot. None: too few rows.
+    """Rows/s without the first and the last ``slots`` rows, so while all slots are full. None: too few rows.
 
     ``times``: when each row finished, in seconds.
     """
@@ -112,7 +112,7 @@ def start_engine(
 def show(options: Options, dtype: torch.dtype, _: Mapping[str, Figures]) -> Sequence[Line]:
     """Print time by kernel of a decode step with all slots busy, and of the prefill.
 
-    Rows of one token end after their prefill, so the additional time of longer rows is that of decode steps.
+    Rows of one token end after their prefill. So the additional time of longer rows is the time of decode steps.
     """
     tokenizer = LlamaTokenizer(options.tokenizer)
     requests = read_workload(options.pairs, MAX_NEW_TOKENS * 8, tokenizer, MAX_NEW_TOKENS)

@@ -21,7 +21,7 @@ from tests.airflow.conftest import RUN_SECONDS, Service
 
 @contextmanager
 def logged_in(service: Service, chromium: Browser, scheme: str) -> Iterator[Page]:
-    """Airflow's home page in a new window. Fails if the browser requests anything from another host."""
+    """Airflow's home page in a new window, logged in. Fails if the browser requests anything from another host."""
     asked: set[str] = set()
     size = {"width": 1280, "height": 800}
     with chromium.new_context(color_scheme=scheme, viewport=size, timezone_id="UTC") as context:  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ def pick_day(page: Page, field: Locator, day: date) -> None:
 
 
 def watch_run(page: Page, run_id: str, state: str) -> None:
-    """Wait until the list of runs, which refreshes itself, shows ``state`` for the run."""
+    """Wait until the list of runs shows ``state`` for the run. The list refreshes itself."""
     row = page.get_by_role("row").filter(has_text=run_id)
     expect(row.get_by_test_id("table-cell-state")).to_have_text(state, timeout=1000 * RUN_SECONDS)
 
@@ -104,7 +104,7 @@ def open_run(page: Page, service: Service, dag_id: str, run_id: str) -> None:
 
 
 def captions_view(page: Page) -> Frame:
-    """The captions view's frame: opened from the navigation, or the tab of a run."""
+    """The frame of the captions view, opened from the navigation or from the tab of a run."""
     frame = page.wait_for_selector("iframe[title=Captions]").content_frame()
     assert frame is not None
     return frame

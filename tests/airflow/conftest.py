@@ -29,8 +29,8 @@ from tests.airflow.monitoring import StatsdListener, monitored, statsd_listener
 WAREHOUSE = "warehouse"
 NOBODY = "nobody"  # a user who may log in and nothing else
 RUN_SECONDS = 400
-GATE_ROWS = 26  # the gate judges only units with at least this many rows, more than the sample's units have
-PLANTED = "pl4nted"  # every secret of the service contains this text, and nothing else does
+GATE_ROWS = 26  # the gate judges only units with at least this many rows; the sample's units have fewer
+PLANTED = "pl4nted"  # every secret of the service contains this text, and no other text contains it
 
 
 def wait_until(what: str, is_so: Callable[[], Any], seconds: float, pause: float = 0.5) -> Any:
@@ -49,7 +49,7 @@ class Service:
 
     api: AirflowApi
     server: EmbeddedPostgres
-    folder: Path  # has the files of Airflow and of the PostgreSQL server
+    folder: Path  # folder with the files of Airflow and of the PostgreSQL server
     bucket: str
     alerts: list[str]  # texts that its webhook received
     statsd: StatsdListener  # the server that receives its metrics
@@ -65,7 +65,7 @@ class Service:
 
     @property
     def lineage(self) -> Path:
-        """OpenLineage's events, a file each."""
+        """The folder of OpenLineage's events, with a file per event."""
         return self.folder / "openlineage"
 
     def upload_sources(self) -> None:
@@ -77,7 +77,7 @@ class Service:
         self.api.backfill(span[0], span[1], **{"reprocess": "completed", "max_active_runs": 3, **options})
 
     def backfill(self, first: date, last: date, **options: Any) -> dict[str, str]:
-        """Run the days, first to last; day → state of its run."""
+        """Run the days from the first to the last. Returns day → state of its run."""
         self.start_backfill(first, last, **options)
         return {run["logical_date"][:10]: run["state"] for run in self.wait_for_runs(first, last)}
 
@@ -126,7 +126,7 @@ class Service:
         engine.dispose()
 
     def deadlines(self, run_id: str) -> list[Any]:
-        """Ids of the run's deadlines that are not missed, from Airflow's database: its API has no deadlines."""
+        """Ids of the run's deadlines that are not missed. From Airflow's database, because its API has no deadlines."""
         return self._in_airflow(
             "select deadline.id from deadline join dag_run run on run.id = dagrun_id"
             " where run_id = :run_id and not missed",
@@ -144,7 +144,7 @@ class Service:
         assert self._in_airflow(statement, run_id=run_id)
 
     def lose_worker_after_answer(self, run_id: str, option: str) -> None:
-        """Answer the run's question, and make Airflow believe that the worker died which took the answer."""
+        """Answer the run's question, and make Airflow believe that the worker that took the answer has died."""
         statement = """
             with answered as (
                 update hitl_detail
@@ -216,7 +216,7 @@ RUNNING = ExitStack()
 
 @pytest.hookimpl(trylast=True)  # runs after the fixtures of the last test, which may still use Airflow
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """End Airflow after the last test here: its idle processes would take a quarter of a core from other tests.
+    """End Airflow after the last test here, because its idle processes would take a quarter of a core from other tests.
 
     A fixture of scope "package" would need an __init__.py, and this folder would then be imported as the package
     airflow.
@@ -266,4 +266,4 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             service = Service(airflow.api, server, folder, s3_bucket, webhook.texts, statsd)
             service.migrate()
             yield service
-            airflow_server.STOP_SECONDS = 2  # kill it soon, because its data are not needed any more
+            airflow_server.STOP_SECONDS = 2  # kill the server soon, because its data are not needed any more

@@ -1,4 +1,4 @@
-"""What a monitored Airflow sends: StatsD's lines to a UDP socket, and OpenLineage's events to files."""
+"""Receives what a monitored Airflow sends: StatsD lines on a UDP socket, and OpenLineage events in files."""
 
 from __future__ import annotations
 

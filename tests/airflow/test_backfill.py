@@ -1,4 +1,4 @@
-"""Backfills through a real Airflow: the rows they load, in any order of days, and how broken tasks recover."""
+"""Backfills in a real Airflow: the loaded rows, for any order of days, and how broken tasks recover."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def sample(service: Service) -> SampleReport:
 
 @pytest.fixture(scope="module")
 def in_order(service: Service, sample: SampleReport) -> list[dict[str, Any]]:
-    """The captions after the sample's days ran one after the other. Backfills by API if the browser test did not."""
+    """The captions after a backfill of the sample's days in order, by API if the browser test has not run it."""
     if not service.query(f"select 1 from work_units where state = 'loaded' and interval_start = '{LAST}T00:00:00Z'"):
         states = service.backfill(FIRST, LAST, max_active_runs=1)
         assert states == {str(FIRST): "success", str(LAST): "success"}
@@ -84,14 +84,13 @@ def test_a_user_backfills_days_and_follows_a_rejected_caption_to_its_run(
         open_dag(page, "capsfusion")
         start_backfill(page, FIRST, LAST)
         dag = page.url
-        page.goto("about:blank")  # leave the DAG's page: it reloads every few seconds and would keep a core busy
+        page.goto("about:blank")  # because the DAG's page reloads every few seconds and would keep a core busy
         service.wait_for_runs(FIRST, LAST)
         page.goto(dag)
         page.get_by_role("link", name="Runs", exact=True).click()
         for day in (FIRST, LAST):
-            watch_run(
-                page, f"backfill__{day + timedelta(days=1)}", "Success"
-            )  # a run is named after the end of its interval
+            # A run is named after the end of its interval.
+            watch_run(page, f"backfill__{day + timedelta(days=1)}", "Success")
 
         page.get_by_role("link", name="Captions", exact=True).click()
         caption = find_a_rejected_caption(page)
@@ -205,7 +204,7 @@ def test_openlineage_events_name_every_shard_and_table_with_rows_and_columns(
     assert sum(int(test["actual"]) for test in tests) == rejected.total() > 0
     assert {test["name"] for test in tests} == set(rejected)
 
-    # Events of a task are one run to OpenLineage, which merges them.
+    # In OpenLineage, all events of a task belong to one run, which merges them.
     ended = {event.run.runId for event in events if event.eventType is RunState.COMPLETE}
     assert {event.run.runId for event in told} <= ended
 
@@ -367,7 +366,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
         for file in (tmp_path / side).iterdir():
             shutil.copy2(file, service.sources / side / f"long-{file.name}")
     service.upload_sources()
-    # Several beams, so that units take a while.
+    # Several beams, so that units take longer.
     service.start_backfill(LONG_DAY, LONG_DAY, conf={"num_beams": 6, "accept_rejections": True})
     unit = wait_until("a unit is being fused", lambda: unit_in_progress(service), 200)
     chunks = f"{service.staging}/{layout.chunks_folder(unit['unit_id'])}"
@@ -485,13 +484,13 @@ def shard_on(service: Service, sample: SampleReport, side: str, day: date, name:
 
 
 def unit_in_progress(service: Service) -> dict[str, Any] | None:
-    """A unit that has several chunks. Units with a very long caption may have only a row or two."""
+    """A unit in progress that has several chunks. (Units with a very long caption may have only one or two rows.)"""
     fusing = service.query("select unit_id from work_units where state = 'fusing' and rows_in > 16")
     return fusing[0] if fusing else None
 
 
 def planned(service: Service) -> set[str]:
-    """The units of the long day."""
+    """The planned units of the long day."""
     units = service.query(f"select unit_id from work_units where interval_start = '{LONG_DAY}T00:00:00Z'")
     return {row["unit_id"] for row in units}
 

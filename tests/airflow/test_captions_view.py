@@ -39,7 +39,7 @@ PREFIX = "/capsfusion"
 DAY = Interval(start=datetime(2026, 12, 1, tzinfo=UTC), end=datetime(2026, 12, 2, tzinfo=UTC))
 SIDES = ("laion_2b", "laion_coco")
 PAIRS, ALREADY = 400, 60
-LIMIT = 12  # of the run's first plan, for another fusion
+LIMIT = 12  # pairs of the run's first plan, for another fusion
 GOOD = {"verdict": "good"}
 
 

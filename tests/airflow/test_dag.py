@@ -121,7 +121,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(params=["facts", "replay"])
 def each(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The facts of each of the DAGs."""
+    """The facts of the DAG ``capsfusion``, then those of ``capsfusion_replay``."""
     found: dict[str, Any] = request.getfixturevalue(request.param)
     return found
 
@@ -157,7 +157,7 @@ def test_the_tasks_are_wired_in_the_order_the_data_flows(facts: dict[str, Any]) 
         "ask": ["load"],
         "load_held": ["ask"],
         "export": ["load", "load_held"],
-        # Not only after export: if a task fails, Airflow skips export at once, while other tasks still run.
+        # Not only after export, because if a task fails, Airflow skips export at once, while other tasks still run.
         "check": ["export", "load", "load_held", "pair"],
         "announce": ["check"],
         "report": ["announce"],

@@ -1,4 +1,4 @@
-"""Further tries of the task that asks about held units, without a running Airflow."""
+"""Retries of the task that asks about held units, without a running Airflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task sends to StatsD, to an OpenTelemetry collector, or nowhere, as Airflow is configured."""
+"""The metrics that a task sends to StatsD, to an OpenTelemetry collector, or nowhere, by Airflow's configuration."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(json.dumps({"span": dict(span.attributes), "loaded": loaded}))
 
 
 def send(home: Path, *arguments: str, **variables: str) -> dict[str, Any]:
-    """What a process with these variables found in its span, and which clients it imported."""
+    """Send figures in a process with these variables. Returns its span's attributes, and the clients it imported."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "OTEL_"))}
     environment = {**inherited, "AIRFLOW_HOME": str(home), **variables}
     command = [sys.executable, "-c", CODE, *arguments]

@@ -41,7 +41,7 @@ def quarantine(service: Service) -> Iterator[dict[int, str]]:
     """Rejected captions of the fusion OLD: laion_hash → reason. Renames the warehouse afterwards."""
     rng = random.Random(5)
     captions = {number: (pair.raw, pair.synthetic) for number in range(6) for pair in [make_pair(rng, "train")]}
-    captions[6] = (" ".join(f"Rex-{word}" for word in range(80)), "A white wall.")  # longer than a caption may be
+    captions[6] = (" ".join(f"Rex-{word}" for word in range(80)), "A white wall.")  # longer than the token limit
     reasons = {number: "copy" if number == 0 else "truncated" for number in captions}
     loaded = [
         rows(number, rejected={number: [reasons[number]]}, laion_2b=raw, laion_coco=synthetic, capsfusion="It is")
@@ -67,7 +67,7 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
         pick_day(page, field_of(dialog, "Loaded from"), date(2026, 1, 1))
         field_of(dialog, "Longest caption").get_by_role("spinbutton").fill("60")
         expect(field_of(dialog, "Number format")).to_contain_text("as CAPSFUSION_DTYPE says")
-        # The form starts no run here, because a second run would take long and show nothing new.
+        # This test does not submit the form, because a second run would take long and test nothing new.
         page.route(f"**/api/v2{DAG}/dagRuns", lambda route: route.abort())
         with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/dagRuns")) as sent:
             dialog.get_by_role("button", name="Trigger", exact=True).click()

@@ -1,4 +1,4 @@
-"""After which errors the DAGs' retry policy tries a task again."""
+"""The errors after which the DAGs' retry policy retries a task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which values an output format can hold, and which problems are found before anything is written."""
+"""The values that an output format can hold, and the problems that are found before anything is written."""
 
 from __future__ import annotations
 

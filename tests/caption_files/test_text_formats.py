@@ -1,4 +1,4 @@
-"""CSV, TSV and compressed files, and JSON whose kind is found from its content."""
+"""CSV, TSV and compressed files, and JSON whose kind is recognised by its content."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The commands of docs/first-hour.md, in the order of the page, as a reader types them.
 
-Commands and ranks run in this process, because the page describes results and not processes. Commands that need a GPU
-or the hub are only parsed.
+Commands and ranks run in this process. Commands that need a GPU or the hub are only parsed.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ SHELL = ("head", "printf", "mkdir", "cp")
 
 @pytest.fixture
 def typed(tmp_path: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """The output of each command of the page, in a clone in which `make demo` has run."""
+    """The output of each command of the page, typed in a clone in which `make demo` has run."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "examples", "examples")
     for name in [name for name in os.environ if name.startswith("CAPSFUSION_") and name != "CAPSFUSION_DEVICE"]:

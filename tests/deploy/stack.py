@@ -20,7 +20,7 @@ from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SECONDS = 1200  # a busy machine needs a few minutes
+SECONDS = 1200  # seconds, because a busy machine needs a few minutes
 
 
 def setting_names() -> set[str]:

@@ -1,4 +1,4 @@
-"""The explorer's routes over a real warehouse."""
+"""The routes of the captions view, with a real warehouse."""
 
 from __future__ import annotations
 

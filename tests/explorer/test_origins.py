@@ -1,4 +1,4 @@
-"""Where each word of a caption comes from."""
+"""The source of each word of a caption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: the keyboard, hostile captions, empty and broken states, colours."""
+"""The captions view in a real browser: keyboard, hostile captions, empty states, errors, colours."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_words_are_searched_where_they_are_wanted_and_parts_of_words_hinted(page
 
 
 def test_a_replay_of_the_filter_is_shown_then_started_in_airflow(page: Page) -> None:
-    """Airflow is not here: tests/airflow/test_captions_view.py starts a real run."""
+    """Without Airflow. tests/airflow/test_captions_view.py starts a real run."""
     asked: list[Any] = []
 
     def answer(route: Route) -> None:

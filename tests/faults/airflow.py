@@ -1,9 +1,9 @@
-"""Random faults under a running Airflow: ``python -m tests.faults.airflow --minutes 30``.
+"""Injects random faults into a running Airflow: ``python -m tests.faults.airflow --minutes 30``.
 
-Backfills of the sample's three days run in a loop, and ``capsfusion run`` beside them. Meanwhile processes are killed
-and stopped, and the disk of the staging area fills up. Services are restarted seconds later, as service managers do. At
-the end the faults stop, Airflow finishes its retries, and a last backfill of all days runs. The table must then equal
-that of an undisturbed run.
+Backfills of the sample's three days run in a loop, and ``capsfusion run`` at the same time. Meanwhile processes are
+killed and stopped, and the disk of the staging area fills up. Services are restarted seconds later, as service managers
+do. At the end, the faults stop, Airflow finishes its retries, and a last backfill of all days runs. The table must then
+equal the table of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Service:
     """Airflow and its servers, and a service manager that restarts what is killed."""
 
     airflow: LocalAirflow
-    site: Site  # the home's PostgreSQL has the warehouse only; Airflow's database is on another server
+    site: Site  # the home's PostgreSQL has only the warehouse; Airflow's database is on another server
     random: Random
     beside: list[Run] = field(default_factory=list)  # `capsfusion run`s
     restarted: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Service:
         return self.airflow.api
 
     def processes(self) -> list[psutil.Process]:
-        """Airflow's processes without ``standalone``. Found by session, to include those whose parent died."""
+        """Airflow's processes without ``standalone``. Finds them by session, to include processes whose parent died."""
         sessions = {self.airflow.process.pid, *(each.pid for each in self.restarted)}
         found: set[psutil.Process] = set()
         for process in psutil.process_iter():
@@ -227,7 +227,7 @@ def running(folder: Path, workload: Workload, random: Random) -> Iterator[Servic
         own = stack.enter_context(embedded_postgres(folder / "own", ["airflow"]))
         ours = {name: value for name, value in site.environment.items() if os.environ.get(name) != value}
         faster = {
-            # A task without a heartbeat for so many seconds counts as lost; default: 300.
+            # A task without a heartbeat for this many seconds counts as lost. Airflow's default: 300.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "10",
         }
@@ -266,7 +266,7 @@ def _break(service: Service, minutes: float) -> Difference:
     while time.monotonic() < deadline:
         service.keep_busy()
         time.sleep(service.random.uniform(3, 15))
-        # Take the first fault that finds a process: otherwise short-lived processes would hardly ever be hit.
+        # Take the first fault that finds a process. Otherwise short-lived processes would hardly ever be hit.
         for name in service.random.sample(list(STRIKES), len(STRIKES)):
             if STRIKES[name](service):
                 struck[name] += 1

@@ -16,7 +16,7 @@ _FILLER = "filler"
 
 @cache
 def why_none() -> str | None:
-    """Why no disk can be mounted here. None if it can."""
+    """Why this machine cannot mount a disk. None if it can."""
     if os.geteuid() != 0:
         return "mounting a small disk needs root"
     with TemporaryDirectory() as folder:
@@ -29,7 +29,7 @@ def why_none() -> str | None:
 
 @contextmanager
 def disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """Mount an empty disk of that size at ``folder``."""
+    """Mount an empty disk of ``megabytes`` at ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     options = f"size={megabytes}m,mode=755"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "capsfusion-tests", folder], check=True, capture_output=True)

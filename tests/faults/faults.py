@@ -1,4 +1,4 @@
-"""The faults. Each one is real, hits a run at a random moment, and is over before the retry."""
+"""The faults. Each fault is real, hits a run at a random moment, and ends before the retry."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ FUSING = ("start torchrun", "fuse")
 
 @dataclass
 class Strike:
-    """What a fault can use: the site, the run to break, and the trial's random numbers."""
+    """The arguments of a fault: the site, the run to break, and the trial's random numbers."""
 
     site: Site
     run: Run
     random: Random
-    others: list[Run] = field(default_factory=list)  # runs that the fault started beside the broken one
+    others: list[Run] = field(default_factory=list)  # runs that the fault started besides the broken run
 
     def signal(self, processes: list[psutil.Process], number: signal.Signals) -> None:
         for process in processes:
@@ -58,7 +58,7 @@ class Fault:
     lift: Callable[[Site], None] = lambda site: None
     stages: tuple[str, ...] = STAGES  # stages of a run that the fault can hit
     place: Place = _usual
-    first: Callable[[Random], dict[str, str]] = lambda random: {}  # environment of the run that is broken
+    first: Callable[[Random], dict[str, str]] = lambda random: {}  # environment variables of the broken run
     days: tuple[Days, ...] = (ALL_DAYS,)  # days of the runs; the first run is broken
     why_not: Callable[[], str | None] = lambda: None  # why this machine cannot cause the fault
 
@@ -211,7 +211,7 @@ def _no_clock() -> str | None:
 
 @contextmanager
 def _beside_its_server(workload: Workload, trial: str) -> Iterator[Site]:
-    """A site whose server is started outside of the run, so that the server has the right time."""
+    """A site whose server is started outside the run, so that the server's clock is right."""
     with workload.site(trial) as site, embedded_postgres(site.home):
         yield site
 

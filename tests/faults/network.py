@@ -12,7 +12,7 @@ from typing import Literal
 
 Mode = Literal["well", "reset", "hang", "slow", "error 503"]
 
-_RESET = struct.pack("ii", 1, 0)  # closing then sends RST, and unread data are lost
+_RESET = struct.pack("ii", 1, 0)  # with this option, closing sends RST, and unread data are lost
 _UNAVAILABLE = (
     b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: 73\r\n\r\n"
     b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"[:73]

@@ -31,7 +31,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Difference:
-    """Numbers of wrong rows by kind, and other problems in words."""
+    """Numbers of wrong rows by kind, and other problems as text."""
 
     lost: int = 0
     doubled: int = 0

@@ -31,7 +31,7 @@ DAYS = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11,
 
 
 class Pipeline:
-    """The stages over three days, called one by one as tasks do. Captions are made up instead of fused."""
+    """The stages over three days, called one by one, as in tasks. Captions are made up instead of fused."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -202,7 +202,7 @@ def tables_on(disk: Path, warehouse_url: str) -> Iterator[None]:
     folder.mkdir()
     with engine.connect() as connection:
         data = connection.scalar(text("show data_directory"))
-        disk.parent.chmod(0o711)  # the server's account needs access
+        disk.parent.chmod(0o711)  # so that the server's account has access
         shutil.chown(folder, Path(data).owner())
         connection.execute(text(f"create tablespace small location '{folder}'"))
         try:

@@ -21,7 +21,7 @@ class Trial:
     seed: int
     fault: Fault
     stage: str
-    moment: float  # when the fault happens, as a share of the stage's time
+    moment: float  # when the fault happens, as a fraction of the stage's time
 
     @classmethod
     def drawn(cls, seed: int, fault: Fault) -> Trial:
@@ -106,13 +106,13 @@ def _left_behind(site: Site) -> list[str]:
 
 
 def possible_faults() -> tuple[list[Fault], dict[str, str]]:
-    """The faults that this machine can cause, and the reasons for the others."""
+    """The faults that this machine can cause, and why it cannot cause the others."""
     reasons = {fault.name: why for fault in FAULTS if (why := fault.why_not())}
     return [fault for fault in FAULTS if fault.name not in reasons], reasons
 
 
 def report(outcomes: Iterable[Outcome]) -> str:
-    """A table with a line for each fault, and one for all."""
+    """A table with a line for each fault, and a line for all faults."""
     by_fault: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_fault.setdefault(outcome.trial.fault.name, []).append(outcome)

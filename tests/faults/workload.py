@@ -40,7 +40,8 @@ SETTINGS = {
     "CAPSFUSION_BATCH_SIZE": "8",
     "CAPSFUSION_CHUNK_ROWS": "4",
     "CAPSFUSION_BUCKETS": "2",
-    # Whether a caption is a repetition depends on what was loaded before it, and parallel runs load in any order.
+    # Switched off, because whether a caption is a repetition depends on earlier loads, and parallel runs load in any
+    # order.
     "CAPSFUSION_RULES__SAME_CAPTION_MAX": "1000",
     "OMP_NUM_THREADS": "1",
 }
@@ -101,7 +102,7 @@ class Site:
     workload: Workload
     home: Path
     changes: dict[str, str]  # variables that differ from the environment
-    disk: Path = Path()  # the folder of the home that is on a separate disk
+    disk: Path = Path()  # the home's folder that is on a separate disk
     network: Network = field(init=False)  # the network to the servers, if the site uses one
 
     @property

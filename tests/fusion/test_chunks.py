@@ -1,4 +1,4 @@
-"""Chunk files: which rows count, that each row counts once, and how many requests a read takes."""
+"""Chunk files: the rows that count, each row only once, and the number of requests of a read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests import object_store
 
 
 def made(rows: list[int], caption: str = "caption") -> pa.Table:
-    """Fused rows in the order of ``rows``."""
+    """A table of fused rows in the order of ``rows``."""
     return pa.Table.from_pylist([fused_row(row, caption) for row in rows], FUSED)
 
 

@@ -77,7 +77,7 @@ def test_an_engine_that_can_fuse_nothing_ends_the_run_with_its_error_and_no_row_
     with pytest.raises(ValueError, match="indigestible"):
         found += complete_all(Fussy(range(3 * HOPELESS)), StaticRequests(requests))
     assert found == []
-    # If a row between the failing rows is fused, the fault lies in the rows and not in the engine.
+    # If a row between the failing rows is fused, the cause is in the rows and not in the engine.
     requests, good = requests[: 2 * HOPELESS - 1], HOPELESS - 1
     completions = complete_all(Fussy(set(range(len(requests))) - {good}), StaticRequests(requests))
     assert sorted(completion.row for completion in completions) == list(range(len(requests)))

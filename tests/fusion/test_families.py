@@ -1,4 +1,4 @@
-"""Random models of each family that the native engine computes, in released layouts, against transformers."""
+"""Compares random models of each family that the native engine supports, in released layouts, with transformers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def captions(model: Path, tmp_path: Path, **options: Any) -> list[str | None]:
-    """The captions that ``capsfusion fuse`` gives six pairs."""
+    """The captions that ``capsfusion fuse`` makes for six pairs."""
     rows = [{"laion_2b": raw, "laion_coco": synthetic} for raw, synthetic in PAIRS[:6]]
     source, target = tmp_path / "pairs.jsonl", tmp_path / "fused.parquet"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -72,7 +72,7 @@ def test_fuse_gives_the_captions_of_transformers(
     options = {"num_beams": num_beams, "max_new_tokens": 12}
     native = captions(family(name), tmp_path, engine="native", **options)
     assert native == captions(family(name), tmp_path, engine="transformers", **options)
-    assert len(set(native)) == len(native)  # a model that says the same of each row would show nothing
+    assert len(set(native)) == len(native)  # because a model that gives each row the same caption would prove nothing
 
 
 @pytest.mark.parametrize("name", ["LLaMA 3", "Qwen2"])

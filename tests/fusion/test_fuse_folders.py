@@ -26,7 +26,7 @@ Fuse = Callable[..., Result]
 
 @pytest.fixture
 def fuse(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fuse:
-    """The command, in a folder with shards 0 to 2, each in another format, and with files that are not shards."""
+    """The command in a folder with shards 0 to 2, each in another format, and with files that are not shards."""
     monkeypatch.chdir(tmp_path)
     for folder in ("shards/late", "shards/_temporary"):
         Path(folder).mkdir(parents=True)

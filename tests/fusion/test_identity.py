@@ -73,7 +73,7 @@ def test_weights_are_read_once_until_they_change(
     assert len(read) == 3
     weights = folder / "pytorch_model-00002-of-00003.bin"
     times = weights.stat()
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")  # another content with the same size and modification time
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")  # other content with the same size and modification time
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert fusion_id(folder, home=tmp_path / "home") != before
     assert read[3:] == [weights.name]

@@ -1,4 +1,4 @@
-"""The other captions of a beam search in files: only if the fusion keeps them."""
+"""Files have the other captions of a beam search only if the fusion keeps them."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def family_of(pid: int) -> list[psutil.Process]:
 
 
 def is_of_torchrun(process: psutil.Process) -> bool:
-    """Whether the process is torchrun or a rank. Other tests have child processes too."""
+    """Whether the process is torchrun or a rank, because other tests have child processes, too."""
     return bool(re.search(r"pt_elastic|fusion\.worker", " ".join(process.cmdline())))
 
 
@@ -110,7 +110,7 @@ def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, 
     family = [process for process in psutil.Process().children(recursive=True) if is_of_torchrun(process)]
     ranks = [process for process in family if process.environ().get("RANK") in ("0", "1")]
     assert len(ranks) == 2
-    for rank in ranks:  # stop both ranks, because a rank that still loads has a limit of minutes
+    for rank in ranks:  # stop both ranks, because the limit for a rank that still loads is minutes
         rank.suspend()
     with pytest.raises(NotReadyError, match=r"ha\w+ finished no row for .* CAPSFUSION_STALL_MINUTES"):
         torchrun.wait()
@@ -157,7 +157,7 @@ def test_errors_that_a_rank_reports_are_raised_where_torchrun_was_started(
     monkeypatch.setattr(sys, "argv", ["worker", job.model_dump_json()])
     for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "0")
-    assert worker.main.__wrapped__() != 0  # called without torchrun, which would record the failure
+    assert worker.main.__wrapped__() != 0  # called directly, because torchrun would record the failure
     reported = capsys.readouterr().out
     with pytest.raises(type(error), match=f"^{error}$"):
         run([sys.executable, "-c", f"print({reported!r}); raise SystemExit(1)"], on_line=lambda line: None)
@@ -280,7 +280,7 @@ def test_compiled_kernels_lie_where_the_next_task_finds_them_unless_the_user_say
     monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
     run(argv, on_line=lines.append, defaults=environment_defaults(load_settings(home=tmp_path)))
     assert lines == [str(tmp_path / "triton"), "/elsewhere"]
-    (tmp_path / "file").touch()  # if the home is not writable, Triton's default folder stays
+    (tmp_path / "file").touch()  # if the home is not writable, Triton's default folder is used
     assert "TRITON_CACHE_DIR" not in environment_defaults(load_settings(home=tmp_path / "file"))
     assert "TRITON_CACHE_DIR" in environment_defaults(load_settings(home=tmp_path / "new" / "home"))
 

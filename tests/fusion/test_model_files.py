@@ -1,4 +1,4 @@
-"""Model folders: which files are used, what their configuration says, and how damaged folders are refused."""
+"""Model folders: the files that are used, their configuration, and errors for damaged folders."""
 
 from __future__ import annotations
 
@@ -113,10 +113,8 @@ def test_quantised_checkpoints_are_refused_with_that_word(folder: Path, config: 
             "is a tiktoken file, as of LLaMA 3",
         ),
         (b'{"version": "1.0"}', "is not a sentencepiece model"),
-        (
-            TOKENIZER.replace(b"\x18\x02", b"\x18\x01", 1),
-            "has no token for unknown text",
-        ),  # changes the kind of the token <unk>
+        # Changes the kind of the token <unk>.
+        (TOKENIZER.replace(b"\x18\x02", b"\x18\x01", 1), "has no token for unknown text"),
     ],
     ids=["half", "a byte short", "empty", "pointer", "tiktoken", "tokenizer.json", "a byte changed"],
 )
@@ -135,7 +133,7 @@ def test_captions_that_do_not_fit_the_models_positions_are_refused_without_weigh
 
 
 def trained(tmp_path: Path, vocab_size: int, **options: Any) -> bytes:
-    """A sentencepiece model of ``tokens`` tokens."""
+    """Train a sentencepiece model of ``tokens`` tokens."""
     text = tmp_path / "text"
     text.write_text("\n".join(f"word{n} of the image {n * 7919}" for n in range(500)))
     prefix = str(tmp_path / "trained")

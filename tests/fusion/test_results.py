@@ -1,4 +1,4 @@
-"""How a rank writes the engine's completions to files."""
+"""Tests how a rank writes the engine's completions to files."""
 
 from __future__ import annotations
 

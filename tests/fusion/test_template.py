@@ -1,4 +1,4 @@
-"""Other prompts: which files are templates, what prompts they make, and the tokens that all of them share."""
+"""Custom prompts: files that are templates, the prompts they make, and the tokens that all prompts share."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def test_captions_are_filled_in_and_never_read_as_templates() -> None:
 def test_templates_are_told_apart_and_the_papers_digest_never_changes() -> None:
     texts = (PROMPT_TEMPLATE, SHORT, SHORT + " ", SHORT + "{{raw}}", SHORT + "{{laion_2b}}", "{synthetic} {raw}")
     assert len({Template.of(text).digest(256) for text in texts}) == len(texts)
-    assert PAPER.digest(256) == "d5027520579ce411396b10894bc9264b"  # the digest that all stored captions have
+    # The digest of the paper's template in all stored captions.
+    assert PAPER.digest(256) == "d5027520579ce411396b10894bc9264b"
     assert PAPER.digest(255) != PAPER.digest(256)
 
 

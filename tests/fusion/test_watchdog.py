@@ -1,4 +1,4 @@
-"""When a rank counts as hung. tests/fusion/test_launcher.py has ranks that really hang."""
+"""Tests when a rank counts as hung. tests/fusion/test_launcher.py has ranks that really hang."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How ranks work on a job, and which rows a killed rank loses. With a tiny model."""
+"""Tests how ranks work on a job, and which rows a killed rank loses, with a tiny model."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     while len(storage.files("chunks")) < 2 or len(finished(storage, rows=rows)) < 60:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    # Other tests have child processes too: a browser, a database.
+    # Other tests have child processes, too, such as a browser or a database.
     children = psutil.Process().children(recursive=True)
     ranks = [process for process in children if process.environ().get("RANK") in ("0", "1")]
     assert len(ranks) == 2
@@ -138,7 +138,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     kept = finished(storage, rows=rows)
     assert {*before} <= {*kept} < {*range(rows)}
 
-    # Another chunk size, and another limit: rows that are fused now get other captions than before.
+    # With another limit, rows that are fused now get other captions than before. The chunk size also differs.
     sizes = {"chunk_rows": 700, "claim_rows": 7, "batch_size": 32}
     assert f"{rows}/{rows} rows ({len(kept)} of an earlier try)" in fuse(with_limit(first, 1).model_copy(update=sizes))
     table, figures = chunks.figures(storage, "chunks", "f", rows)

@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz --minutes 10``: each target for ten minutes, in its own process, on new random inputs.
+"""``python -m tests.fuzz --minutes 10``: runs each target for ten minutes, in its own process, on random inputs.
 
 Reports the input of a failure, a crash or a hang. To test such an input from now on, add it to the target's
 ``past``.
@@ -27,13 +27,14 @@ LONG = settings(max_examples=1000, deadline=None, database=None, suppress_health
 
 
 def fuzz(name: str, minutes: float, first_seed: int, last: Path) -> None:
-    """Try inputs until the time is over. ``last`` holds the current one."""
+    """Try inputs until the time is over. ``last`` holds the current input."""
     target, tried, longest, failed = TARGETS[name], 0, 0.0, False
     until = time.monotonic() + 60 * minutes
 
     def holds(found: Any) -> None:
         nonlocal tried, longest, failed
-        if time.monotonic() > until and not failed:  # hypothesis shrinks a failing input first, which may take long
+        # Because hypothesis first shrinks a failing input, which may take long.
+        if time.monotonic() > until and not failed:
             return
         last.write_text(repr(found), errors="backslashreplace")
         started = time.monotonic()
@@ -52,7 +53,7 @@ def fuzz(name: str, minutes: float, first_seed: int, last: Path) -> None:
 
 
 def watched(name: str, minutes: float, first_seed: int) -> bool:
-    """Whether the target's process ended without a failure. Whatever it leaves in its TMPDIR is removed."""
+    """Whether the target's process ended without a failure. Deletes what the process left in its TMPDIR."""
     with tempfile.TemporaryDirectory(prefix="capsfusion-fuzz-", ignore_cleanup_errors=True) as folder:
         last = Path(folder) / "last"
         last.touch()

@@ -62,7 +62,7 @@ OF_SHELLS = (
         "XDG_CACHE_HOME",
     ),
 )
-# Read by the libraries while they are imported. torch's compilers have a hundred more of the second line's kind.
+# Variables that libraries read while they are imported. torch's compilers have a hundred more like those of line two.
 OF_LIBRARIES = (
     *("TORCH_LOGS", "TORCH_LOGS_FORMAT", "TORCH_LOGS_OUT", "TORCH_TRACE", "TORCH_DISTRIBUTED_DEBUG"),
     *("TORCHINDUCTOR_MIN_NUM_SPLIT", "TORCHDYNAMO_REPRO_LEVEL", "COMPILE_STROBELIGHT_SAMPLE_RATE", "PYTORCH_JIT"),
@@ -82,7 +82,7 @@ OF_LIBPQ = (
     *("PGGSSENCMODE", "PGLOADBALANCEHOSTS", "PGSSLNEGOTIATION", "PGMINPROTOCOLVERSION", "PGSSLMINPROTOCOLVERSION"),
 )
 OF_OURS = tuple(variables(Settings))
-# Not set to random text: these are folders that are written to, programs that run, or hosts that are requested.
+# Never set to random text, because they name folders to write to, programs to run, or hosts to contact.
 _SETTINGS = tuple(
     name for name in OF_OURS if not name.endswith(("_HOME", "_MODEL", "_STAGING", "_SCRATCH", "_WAREHOUSE_URL"))
 )
@@ -188,7 +188,7 @@ def torchrun_arguments(environment: dict[str, str]) -> Namespace:
 # ---- whole commands ----
 
 PAIRS = '{"laion_2b": "Rex the dog", "laion_coco": "A dog on grass."}\n'
-ALWAYS = (("--version",), ("--help",), ("fuse", "--help"))  # commands that must succeed with any variables
+ALWAYS = (("--version",), ("--help",), ("fuse", "--help"))  # commands that must succeed for any values of the variables
 COMMANDS = (*ALWAYS, ("settings",), ("status",), ("sql", "select 'é' as e"), ("validate", "fused.jsonl"), ("plan",))
 FUSE = ("fuse", "pairs.jsonl", "out.jsonl", "--max-new-tokens", "4", "--num-beams", "1")
 SQL = ("sql", "select 'é' as e")

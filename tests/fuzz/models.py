@@ -1,4 +1,4 @@
-"""Model folders that are damaged at random: config, tokenizer, index and weights.
+"""Damages model folders at random: config, tokenizer, index and weights.
 
 Each engine either refuses such a folder with InputError, or fuses with it. If only JSON files were changed and both
 engines fuse, their captions are the same.
@@ -198,7 +198,7 @@ def fuse_with(found: tuple[str, list[Damage]]) -> None:
 
 
 def captions(folder: Path, engine: str) -> dict[int, tuple[list[int], str]] | None:
-    """Tokens and finish reason of each row. None if the folder is refused, which takes one line."""
+    """Tokens and finish reason of each row. None if the folder is refused, with an error of one line."""
     try:
         decide(load_settings(model=str(folder), engine=engine, home=folder.parent / "home"))
         model_folder(str(folder))

@@ -1,6 +1,6 @@
-"""The fuzz targets: for each a strategy for inputs, a check that must hold for any input, and inputs that once failed.
+"""The fuzz targets. Each has a strategy for inputs, a check that must hold for any input, and inputs that once failed.
 
-Readers must read a file or raise InputError, which fails that shard only. Other errors would be retried for ever.
+A reader must read a file or raise InputError, which fails only this shard. Other errors would be retried for ever.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Target:
 
 
 def read_shard(content: bytes, side: str = "laion_2b") -> None:
-    """Read ``content`` as a shard: every row is kept or counted as dropped, or the shard is refused."""
+    """Read ``content`` as a shard. Every row must be kept or counted as dropped, or the shard must be refused."""
     with tempfile.TemporaryDirectory() as folder:
         shard = Shard(
             shard_id="s",
@@ -161,9 +161,8 @@ def read_captions(content: bytes, suffix: str) -> None:
                 check_target(folder / f"out{target}", source)
             except InputError:
                 continue
-            write_caption_file(
-                folder / f"out{target}", source, ["c"] * rows
-            )  # the check accepted these rows, so they can be written
+            # The check accepted these rows, so they can be written.
+            write_caption_file(folder / f"out{target}", source, ["c"] * rows)
             again = open_caption_file(folder / f"out{target}", ["capsfusion"])
             assert sum(1 for _ in again.rows()) == rows
 

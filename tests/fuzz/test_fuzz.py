@@ -1,4 +1,4 @@
-"""Every fuzz target with a few fixed inputs, starting with those that once failed."""
+"""Runs every fuzz target with a few fixed inputs, starting with inputs that once failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deeply nested JSON: each reader and writer refuses it with a clear error."""
+"""Each reader and writer refuses deeply nested JSON with a clear error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def written(folder: Path, value: str, suffix: str, target: str) -> Path:
 @pytest.mark.parametrize("depth", [40, 300, 600, 800, 100_000])
 def test_depth(tmp_path: Path, suffix: str, opening: str, closing: str, depth: int) -> None:
     value = f"{opening * depth}1{closing * depth}"
-    if depth < 1000:  # the depth that Python can follow
+    if depth < 1000:  # the most levels that Python can parse
         assert value.replace(" ", "") in written(tmp_path, value, suffix, ".jsonl").read_text().replace(" ", "")
     else:
         with pytest.raises(InputError, match="is not valid JSON: maximum recursion depth"):

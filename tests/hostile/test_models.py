@@ -1,4 +1,4 @@
-"""Model folders that would run their own code or fuse nonsense. Both engines refuse them."""
+"""Both engines refuse model folders that would run their own code or fuse nonsense."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small Parquet files that claim, or inflate to, more than memory holds. Each fails alone with a clear error."""
+"""Small Parquet files that claim, or inflate to, more than memory holds. Only their shards fail, with a clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts for Airflow's UI and for alerts. A separate process makes them, as in Airflow."""
+"""Hostile texts in Airflow's UI and in alerts. A separate process makes the texts, as in Airflow."""
 
 from __future__ import annotations
 

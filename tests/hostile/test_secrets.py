@@ -33,7 +33,7 @@ from tests.warehouse.cutting_proxy import CuttingProxy
 
 pytestmark = pytest.mark.slow
 
-PLANTED = "pl4nted"  # every secret contains this text, and nothing else does
+PLANTED = "pl4nted"  # every secret contains this text, and no other text contains it
 START = datetime(2026, 11, 10, tzinfo=UTC)
 
 
@@ -113,14 +113,14 @@ def run(
 
 
 def watch(process: subprocess.Popen[str], arguments: set[str]) -> None:
-    """Collect the arguments of ``process`` and of all that it starts."""
+    """Collect the arguments of ``process`` and of all processes that it starts."""
     while process.poll() is None:
         try:
             mine = psutil.Process(process.pid)
             arguments.update(" ".join(each.cmdline()) for each in [mine, *mine.children(recursive=True)])
         except psutil.Error:
             pass
-        time.sleep(0.05)  # every process lives longer than this pause
+        time.sleep(0.05)  # shorter than the life of every process
 
 
 @pytest.mark.timeout(300)

@@ -1,4 +1,4 @@
-"""A process that compacts a bucket and kills itself in the middle, as a lost machine does."""
+"""A process that compacts a bucket and kills itself in the middle, like a lost machine."""
 
 from __future__ import annotations
 

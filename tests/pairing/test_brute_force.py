@@ -1,4 +1,4 @@
-"""Random shards in random order: the join, with image results as its third side, finds the same as nested loops."""
+"""Random shards in random order: join and image results find the same pairs as nested loops."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ RESULTS = st.lists(st.tuples(IMAGES, STATUSES), min_size=1, max_size=4)
 ORDERS = st.permutations(["day 0", "day 1", "day 2", "results 0", "results 1"])
 
 Image = tuple[str, str, str | None]
-Key = tuple[str, str]  # URL and raw caption: there is one synthetic caption of each
+Key = tuple[str, str]  # URL and raw caption. Each has one synthetic caption.
 
 
 def is_gone(*said: str | None) -> bool | None:
@@ -119,13 +119,14 @@ def is_gone(*said: str | None) -> bool | None:
 def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
     days: list[tuple[list[Image], list[Image]]], results: list[list[tuple[str, str | None]]], order: list[str]
 ) -> None:
-    """A day is pulled, joined and planned when it comes, with the results that came before. At the end all days are."""
+    """Each day is pulled, joined and planned with the results that came before. In the end, all are planned again."""
     with tempfile.TemporaryDirectory() as folder:
         area = Area(Path(folder), gone_images="skip")
         raws: list[Image] = []
         cocos: list[Image] = []
         known: list[tuple[str, str | None]] = []
-        joined: dict[int, dict[Key, bool | None]] = {}  # day → its pairs, and what the releases say then
+        # Day → its pairs, with their statuses in the releases at that time.
+        joined: dict[int, dict[Key, bool | None]] = {}
         planned: set[Key] = set()
         names: dict[bytes, Key] = {}
         of_rows: dict[tuple[str, str, str], str | None] = {}  # side, URL and text → the status of the release
@@ -194,7 +195,8 @@ def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
         )
         for day in range(3):
             plan(day)
-        # With all results, whatever was planned before: no living pair is left, and no other one was added.
+        # With all results, independent of earlier plans: all pairs with an image are planned, and no other pairs were
+        # added.
         final = {key: gone for day in range(3) for key, gone in gone_of(day).items()}
         assert all(final.values())
 

@@ -1,4 +1,4 @@
-"""Files of img2dataset's results: which columns they need, what their rows say, and which hash a URL has."""
+"""Files of img2dataset's results: required columns, the meaning of rows, and the hash of a URL."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def coco(url: str, synthetic: str = "A synthetic caption.", text: str = "raw", *
         (["a"], ["b"], "a"),
         ([None], ["b"], "b"),
         ([None], [None], None),
-        ([None, "c"], [None], None),  # the row with the highest similarity says where the pair comes from
+        ([None, "c"], [None], None),  # the pair's origin is the row with the highest similarity
     ],
 )
 def test_a_pair_has_the_licence_of_its_raw_row_or_else_of_its_synthetic_row(

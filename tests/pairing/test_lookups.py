@@ -1,4 +1,4 @@
-"""Joins that find old rows in lookups find the pairs that nested loops find, in any order of days and after a kill."""
+"""Joins with lookups find the same pairs as nested loops, in any order of days and after a kill."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Made = set[tuple[str, str, str]]
 
 @pytest.fixture(autouse=True)
 def lookups_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lower the limits, so that lookups are made and used for a few days of few rows."""
+    """Lower the limits, so that lookups are made and used for few days with few rows."""
     monkeypatch.setattr(compaction, "_FEW_FILES", 1)
     monkeypatch.setattr(compaction, "_FEW_BYTES", 0)
     monkeypatch.setattr(compaction, "_MERGED", 2)

@@ -1,4 +1,4 @@
-"""The marks of pulled shards: a run opens only those that are new or changed."""
+"""The marks of pulled shards: a run opens only marks that are new or changed."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def real_tokens(rows: Rows, tokenizer: LlamaTokenizer) -> np.ndarray:
 
 
 def off_by(estimate: TokenEstimate, rows: Rows, real: np.ndarray) -> np.ndarray:
-    """Estimated over real tokens of each ``UNIT`` rows."""
+    """Estimated tokens divided by real tokens, for each ``UNIT`` rows."""
     units: np.ndarray = estimate.of(table(rows)).reshape(-1, UNIT).sum(1) / real.reshape(-1, UNIT).sum(1)
     return units
 

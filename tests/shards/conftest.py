@@ -28,7 +28,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Records the seconds that transfers would wait. They do not wait."""
+    """The seconds that transfers would wait. In the test, they do not wait."""
     seconds: list[float] = []
 
     def wait(stop: threading.Event, wanted: float) -> bool:

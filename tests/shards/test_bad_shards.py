@@ -1,4 +1,4 @@
-"""A run over shards, most of them unusable. Each unusable shard fails alone, and the report lists it."""
+"""A run over shards, most of them unusable. An unusable shard fails only its own task, and the report lists it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def many_bad(settings: Settings) -> Settings:
 
 
 def joined(settings: Settings, interval: Interval) -> int:
-    """How many pairs all buckets of the interval have together."""
+    """The number of pairs in all buckets of the interval."""
     return sum(
         interval_tasks.pair(settings, interval, group)["pairs"] for group in interval_tasks.bucket_groups(settings)
     )

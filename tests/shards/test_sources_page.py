@@ -33,7 +33,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw shard, without synthetic ones, so that nothing is fused."""
+    """A raw shard without synthetic shards, so that nothing is fused."""
     folder = tmp_path_factory.mktemp("sample") / "shards"
     write_sample_data(folder, rows_per_day=10, days=1)
     return next((folder / "laion-2b").rglob("*.parquet"))

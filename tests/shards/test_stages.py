@@ -42,7 +42,7 @@ def pull_all(settings: Settings) -> list[dict[str, Any]]:
 
 
 def joined(settings: Settings, interval: Interval) -> int:
-    """How many pairs all buckets of the interval have together."""
+    """The number of pairs in all buckets of the interval."""
     return sum(
         interval_tasks.pair(settings, interval, group)["pairs"] for group in interval_tasks.bucket_groups(settings)
     )

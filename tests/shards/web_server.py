@@ -1,4 +1,4 @@
-"""A web server in a thread, with ranges and ETags. It fails on demand and counts requests. Also a small hub."""
+"""A web server in a thread, with ranges and ETags, which fails on demand and counts requests. Also a small hub."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ _NOTED = ("Range", "Authorization", "x-amz-request-payer")
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each body waits for the acknowledgement of its headers, 40 ms
+    disable_nagle_algorithm = True  # otherwise each body waits 40 ms for the acknowledgement of its headers
     web: WebServer
     request_log: Request
 

@@ -82,7 +82,7 @@ def test_a_deleted_file_that_comes_back_is_opened(files: Files) -> None:
 
 
 def test_what_is_written_between_a_note_and_the_file_is_not_believed(files: Files) -> None:
-    """A reader sees the note of a change, and still the old file."""
+    """A reader can see the note of a change before the file changes."""
     files.summaries.note_change("1")
     files.write("a", 5)
     files.write("b", 6)

@@ -348,9 +348,8 @@ def test_a_finished_export_is_left_as_it_is_and_a_lost_file_is_written_again(
     assert run(filled, target) == first
     assert run(filled, target, overwrite="outdated") == first
     assert [target.filesystem.get_file_info(name).mtime for name in listing(target)] == times
-    target.write_json(
-        "_export.json", target.read_json("_manifest.json")
-    )  # as after a kill just before the export's end
+    # The state after a kill just before the export's end.
+    target.write_json("_export.json", target.read_json("_manifest.json"))
     run(filled, target)
     assert contents(target) == before
     target.delete(*parts(1))
@@ -450,7 +449,7 @@ def test_a_run_exports_its_interval_and_anew_when_there_is_more(
 ) -> None:
     settings = load_settings(warehouse_url=own.url.render_as_string(hide_password=False), model=str(tiny_model))
     fusion_id = decide(settings).fusion_id
-    nothing = interval_tasks.export(settings, NEXT_DAY, target.root)  # nothing was planned under this fusion yet
+    nothing = interval_tasks.export(settings, NEXT_DAY, target.root)  # no unit was planned under this fusion yet
     assert (nothing["rows"], nothing["files"]) == (0, 0)
     for unit_id, numbers in (("m1", range(10)), ("m2", range(10, 25))):
         plan(own, (unit_id, len(numbers)), fusion_id=fusion_id)

@@ -1,4 +1,4 @@
-"""Units that the gate holds: loaded only after an answer, which the ledger keeps, whatever is run again."""
+"""Units that the gate holds are loaded only after an answer. The ledger keeps the answer if tasks run again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def settings(tiny_model: Path, warehouse_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def unit(settings: Settings) -> Unit:
-    """A unit whose captions all break off, fused and not judged."""
+    """A fused, not validated unit whose captions are all truncated."""
     unit = planned_unit(settings)
     fuse(settings, unit, cut_off)
     return unit

@@ -1,4 +1,4 @@
-"""Runs with results of img2dataset: pairs whose image is gone are counted and left out, and what is loaded stays."""
+"""Runs with results of img2dataset: pairs whose image is gone are counted and left out; loaded captions stay."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_what_is_gone_is_counted_and_left_out(place: Place, caplog: pytest.LogCa
     put(place, "1", {gone[1]: GONE, sorted(everything)[2]: THERE, sorted(everything)[3]: "failed_to_resize"})
     before = forecast.estimate(settings)
     assert (before.gone.rows, before.total.rows) == (0, len(everything))
-    assert "2 files of image results are not read yet" in caplog.text
+    assert "2 files of image results that are not read yet" in caplog.text
     caplog.clear()
     estimates: list[Any] = []
     units = plan_day(settings, DAY, on_estimate=estimates.append)
@@ -293,10 +293,10 @@ def test_a_source_that_is_empty_now_does_not_give_back_what_was_left_out(
     second.unlink()
     estimate = forecast.estimate(settings)
     assert estimate.gone.rows == 2
-    assert "1 files of image results are not read yet" in caplog.text
+    assert "1 files of image results that are not read yet" in caplog.text
     assert "the estimate uses 1 files of image results that are no longer in the source" in caplog.text
     for file in (first, place.folder / "results" / "2.parquet"):
-        file.rename(file.with_suffix(".csv"))  # as an empty mount point, or a typo in a pattern
+        file.rename(file.with_suffix(".csv"))  # like an empty mount point, or a typo in a pattern
     for stage in (interval_tasks.discover, interval_tasks.plan):
         with pytest.raises(InputError, match=r"no file of image results in .*results.*2 files do not match"):
             stage(settings, DAY)

@@ -103,7 +103,7 @@ def test_rescued_captions_are_loaded_counted_and_named_and_rejected_ones_keep_th
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
         assert line in report_all(connection).text.splitlines()
 
-    # Looser rules: the kept beams are judged again, nothing is fused.
+    # With looser rules, the kept beams are validated again, and nothing is fused.
     units = replay.plan(settings, rejections_of(settings), budget=Budget(0))
     for unit in units:
         assert unit_tasks.is_fused(settings, unit)

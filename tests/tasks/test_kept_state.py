@@ -1,4 +1,4 @@
-"""State from other settings is made again or refused. No run uses outdated state."""
+"""State that was made with other settings is made again or refused. No run uses it."""
 
 from __future__ import annotations
 

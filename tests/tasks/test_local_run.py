@@ -185,7 +185,7 @@ def unit_pairs(settings: Settings, unit_id: str) -> list[bytes]:
 def test_fusing_again_replaces_whoever_loads_it_and_the_counts_still_add_up(settings: Settings) -> None:
     run_days(settings, DAYS[:1])
     before = pairs_in(settings)
-    interval_tasks.plan(settings, DAYS[0], existing="replace")  # as if the run was interrupted after planning
+    interval_tasks.plan(settings, DAYS[0], existing="replace")  # as if the run had been interrupted after planning
     run_days(settings, DAYS[:1])
     assert pairs_in(settings) == before
     units = rows(settings, "select rows_in, superseded, existing from work_units order by unit_id")
@@ -249,7 +249,7 @@ def test_another_prompt_gives_other_captions_beside_the_first_and_needs_its_file
     prompt.write_text("One: {raw}\nTwo: {synthetic}\nBoth:")
     [unit] = plan_only(settings.model_copy(update={"prompt": prompt}), DAYS[0])
     prompt.unlink()
-    with open_context(settings) as context:  # without the prompt, as the workers of a DAG run
+    with open_context(settings) as context:  # without the prompt file, as on the workers of a DAG run
         launcher.run(unit_tasks.fuse_argv(context, unit), on_line=lambda line: None)
         unit_tasks.fuse_finished(context, unit)
         unit_tasks.validate(context, unit, accept_rejections=True)

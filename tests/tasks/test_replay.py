@@ -1,4 +1,4 @@
-"""Replays of rejected captions: which rows move, exactly once, in spite of kills and other runs."""
+"""Replays of rejected captions: which rows move, exactly once, also after kills and with other runs."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def fused_day(settings: Settings, pairs: pa.Table, captions: Captions) -> None:
 
 
 def finish(settings: Settings, unit: Unit, captions: Captions) -> dict[str, Any]:
-    """Fuse a unit by hand, with ``captions`` of the pairs' numbers. Then validate and load it."""
+    """Fuse a unit by hand with ``captions``, by the pairs' numbers. Then validate and load it."""
     fuse(settings, unit, captions)
     unit_tasks.validate(settings, unit, accept_rejections=True)
     return unit_tasks.load(settings, unit)
@@ -232,9 +232,8 @@ def test_the_same_replay_again_does_nothing_and_another_goes_on_from_there(setti
     after = rows(settings, QUARANTINE)
     for name in ("run 1", "run 2"):
         assert replay.plan(second, rejections_of(settings, name)) == []
-        assert (
-            replay.plan(second, rejections_of(second, name), budget=Budget(0)) != []
-        )  # only judged again, which needs no GPU
+        # The captions are only validated again, which needs no GPU.
+        assert replay.plan(second, rejections_of(second, name), budget=Budget(0)) != []
         for judged in replay.plan(second, rejections_of(second, name)):
             assert unit_tasks.is_fused(second, judged)
             finish_as_fused(second, judged)

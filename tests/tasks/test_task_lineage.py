@@ -1,4 +1,4 @@
-"""OpenLineage's names of shards and tables, and what the events of a unit and of an export say."""
+"""OpenLineage's names of shards and tables, and the events of a unit and of an export."""
 
 from __future__ import annotations
 

@@ -314,7 +314,7 @@ def test_a_unit_whose_pairs_were_lost_is_planned_again(area: Area) -> None:
     area.storage.delete(layout.unit_pairs(area.planned))
     assert area.check(repair=True).left == []
     area.run_day(DAYS[2])
-    area.run_day(DAYS[2])  # the first finishes what was planned, the second plans what was lost
+    area.run_day(DAYS[2])  # the first run finishes planned units, the second run plans the lost pairs
     assert area.rules(pairs=True) == []
     assert area.one("select sum(rows_in) from work_units") == rows
 

@@ -1,4 +1,4 @@
-"""`capsfusion gc` deletes old files, and none that are needed."""
+"""`capsfusion gc` deletes old files, and never files that are needed."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_scratch_folders_go_when_their_process_is_gone(area: Area) -> None:
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     collection = collect(area.settings, safe_age=timedelta(hours=1), delete=True)
-    assert "scratch" not in kinds(collection)  # so young that its process may not hold it yet
+    assert "scratch" not in kinds(collection)  # so young that its process may not have locked it yet
     when = (datetime.now(UTC) - timedelta(hours=2)).timestamp()
     os.utime(folder, (when, when))
     [found] = collect(area.settings, safe_age=timedelta(hours=1), delete=True).found

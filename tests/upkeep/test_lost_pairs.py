@@ -1,4 +1,4 @@
-"""Which plan explains that pairs of one or of two intervals are missing."""
+"""Finds the plan that explains why pairs of one or two intervals are missing."""
 
 from __future__ import annotations
 

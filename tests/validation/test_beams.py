@@ -1,4 +1,4 @@
-"""The best caption of a beam search that passes, and which one that was."""
+"""The best caption of a beam search that the rules accept, and the number of its beam."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def table(*rows: dict[str, Any]) -> pa.Table:
 def test_the_best_caption_that_passes_is_taken(
     row: dict[str, Any], caption: str, beam: int, rescued_from: list[str] | None, reasons: list[str]
 ) -> None:
-    # Between rows that need no rescue, so that a shifted row would show.
+    # The row is between rows that need no rescue, so that the test notices if rows are shifted.
     others = [search(GOOD, raw=f"{RAW} {place}") for place in "ab"]
     judged = best_that_pass(table(others[0], row, others[1]))
     found = judged.slice(1, 1).to_pylist()[0]

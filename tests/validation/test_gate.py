@@ -1,4 +1,4 @@
-"""When a unit's rejections keep it out of the warehouse."""
+"""Tests for which numbers of rejections the gate does not load a unit."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class CuttingProxy:
     server: Path
     after: int | None = None  # cut after this many bytes from the client
     at: Literal["commit", "answer to commit"] | None = None
-    stall: bool = False  # instead of cutting, keep the connection and forward nothing more
+    stall: bool = False  # keep the connection and forward nothing more, instead of cutting it
     from_client: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
 

@@ -1,4 +1,4 @@
-"""Loading a unit: all of it or nothing, and only once, whatever happens during the load."""
+"""Loading a unit is atomic, and happens only once, also after failures during the load."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_no_table_is_read_whole_for_each_row(warehouse: Warehouse, connection: C
     load_unit(warehouse, "u0", rows(*range(500)))
     deadline = time.monotonic() + 30
     while scans()[1] < by_index + 500 and time.monotonic() < deadline:
-        time.sleep(0.05)  # a backend reports its statistics when it ends
+        time.sleep(0.05)  # close the connection, because a backend reports its statistics when it ends
     assert scans()[1] >= by_index + 500
     assert scans()[0] == whole
 

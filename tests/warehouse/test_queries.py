@@ -1,4 +1,4 @@
-"""What the report and the status command read."""
+"""The queries of the report and of the status command."""
 
 from __future__ import annotations
 

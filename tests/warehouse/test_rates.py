@@ -1,4 +1,4 @@
-"""Rates and planned work from the ledger."""
+"""Rates and planned work, read from the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What logins of each database role may and may not do."""
+"""The rights of logins of each database role."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ Checkpoint = Callable[..., Path]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Checkpoint:
-    """Writes a random LLaMA as safetensors, with changes to its config.
+    """A function that writes a random LLaMA as safetensors, with changes to its config.
 
     Its scores differ so clearly that rounding changes no caption.
     """
@@ -21,7 +21,7 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     def write(name: str = "model", shard: str = "5GB", dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
         torch.manual_seed(0)
         sizes = {
-            "vocab_size": 321,  # not a multiple of the size to which the head is padded
+            "vocab_size": 321,  # not a multiple of the number of rows to which the head is padded
             "hidden_size": 64,
             "intermediate_size": 96,
             "num_hidden_layers": 3,

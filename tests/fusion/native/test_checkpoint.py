@@ -54,7 +54,7 @@ def load(request: pytest.FixtureRequest) -> Callable[[Path], object]:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
-    """Write the weights of ``folder`` again, changed."""
+    """Write changed weights to ``folder``."""
     file = folder / "model.safetensors"
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
     return folder

@@ -1,4 +1,4 @@
-"""The float8 model: its loss of precision, and devices that cannot run it.
+"""The float8 model: its precision, and devices that cannot run it.
 
 The CPU computes the same products as a GPU.
 """

@@ -1,4 +1,4 @@
-"""Which batch sizes are captured as CUDA graphs, and which graph a step uses. Capturing itself needs a GPU."""
+"""The batch sizes that are captured as CUDA graphs, and the graph that a step uses. (Capturing needs a GPU.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Triton kernels against plain torch: on a GPU if there is one, else in Triton's interpreter."""
+"""Compares the Triton kernels with plain torch, on a GPU if there is one, else in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from capsfusion_tasks.fusion.native.cache import KVCache, Pages
 from capsfusion_tasks.fusion.native.float8 import Float8
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# Triton's interpreter stores bfloat16 as integers, and computes with these.
+# Triton's interpreter stores bfloat16 as integers, and computes with these integers.
 on_a_gpu = pytest.mark.skipif(DEVICE.type == "cpu", reason="Triton's interpreter does not compute in bfloat16")
 COMPUTED = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
 CLOSE = {torch.float32: {"atol": 2e-6, "rtol": 1e-5}, torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2}}
@@ -48,7 +48,7 @@ class Setup:
         self.heads, self.kv_heads, self.d, self.beams, self.dtype = heads, kv_heads, d, beams, dtype
         self.prefix, self.capacity = prefix, 50
         pages = Pages(pages=16, page_tokens=page, slots=4, capacity=self.capacity)
-        for tokens in range(1, self.capacity + 1):  # in turns, so that no slot has adjacent pages
+        for tokens in range(1, self.capacity + 1):  # slots grow in turns, so that no slot has adjacent pages
             for slot in (2, 0, 3, 1):
                 assert pages.grow(slot, tokens)
         model: Any = SimpleNamespace(layers=2, kv_heads=kv_heads, head_dim=d, device=DEVICE, dtype=dtype)
@@ -138,7 +138,7 @@ def test_silu_times_up() -> None:
 def test_rows_are_quantised_with_a_scale_each() -> None:
     x, gate_up, weight = (sample(n, 48, dtype=COMPUTED) for n in (6, 5, 1))
     x[2] = 0.0
-    x[3] *= 1e4  # each row has its own scale, so this row does not change the others
+    x[3] *= 1e4  # each row has its own scale, so this row does not change other rows
     pairs = [
         tuple(ops.quantise(x) for ops in (triton_ops, torch_ops)),
         tuple(ops.silu_mul(gate_up, quantise=True) for ops in (triton_ops, torch_ops)),
@@ -177,4 +177,4 @@ def test_products_of_quantised_rows_are_near_the_exact_ones() -> None:
     expected = (quantised.values.float() * quantised.scales) @ (weight.values.float() * weight.scales).T
     assert (got - expected).norm() / expected.norm() < 0.005  # bfloat16's rounding
     exact = x.float() @ w.float().T
-    assert (got - exact).norm() / exact.norm() < 0.07  # precision of float8: both factors have 3 bits of mantissa
+    assert (got - exact).norm() / exact.norm() < 0.07  # tolerance for float8: both factors have 3 bits of mantissa

@@ -1,4 +1,4 @@
-"""The forward pass, against transformers'."""
+"""Compares the forward pass with transformers'."""
 
 from __future__ import annotations
 

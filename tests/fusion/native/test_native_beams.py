@@ -1,4 +1,4 @@
-"""The other captions of a beam search: both engines keep the same ones, in the same order."""
+"""The other captions of a beam search: both engines keep the same captions, in the same order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REQUESTS = [*random_requests(20, seed=3), Request(20, [*PREFIX, 40, 41], max_new
 
 
 def completed(engine: Engine) -> list[Completion]:
-    """Completions by row, without scores, because the reference engine computes none."""
+    """Completions in the order of rows, without scores, because the reference engine computes no scores."""
     found = sorted(engine.generate(StaticRequests(REQUESTS)), key=lambda completion: completion.row)
     return [replace(completion, score=None) for completion in found]
 

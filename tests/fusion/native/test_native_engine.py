@@ -1,4 +1,4 @@
-"""Captions of the native engine, against transformers' generate."""
+"""Compares captions of the native engine with transformers' generate."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def random_requests(rows: int, seed: int = 0) -> list[Request]:
 
 
 REQUESTS = random_requests(40)
-FEW = REQUESTS[:12]  # for a reference that takes one request at a time, which is slow
+FEW = REQUESTS[:12]  # few rows, for a slow reference that takes one request at a time
 
 
 def native(
@@ -173,7 +173,7 @@ def test_a_slot_is_refilled_at_once_and_only_a_few_rows_are_read_ahead(model: Ll
 
 def test_rows_that_come_late_join_those_that_are_on_their_way(model: Llama, eos: int) -> None:
     class Slow(StaticRequests):
-        """A feed that is slow: without waiting, it returns a row only every third time."""
+        """A slow feed. Without ``wait``, it returns a row only every third time."""
 
         asked = 0
 
@@ -321,7 +321,7 @@ def test_a_few_rows_are_not_admitted_alone_while_more_are_there(model: Llama, mo
     )
     requests = [Request(r.row, r.prompt, 2 + r.row % 9) for r in random_requests(120)]
     assert len(list(native(model, slots=16, eos_ids=[NEVER]).generate(StaticRequests(requests)))) == 120
-    assert min(sizes[:-2]) >= 4  # new rows start when a quarter of the slots is free
+    assert min(sizes[:-2]) >= 4  # because new rows start when a quarter of the slots is free
 
 
 def test_captions_that_do_not_fit_the_models_positions_are_refused(model: Llama) -> None:
@@ -430,7 +430,7 @@ def test_a_row_whose_scores_are_not_finite_is_set_aside_and_spoils_no_other(
     # Each slot holds many rows, one after the other.
     engine = native(model, num_beams=num_beams, slots=2, eos_ids=[eos])
     if page_tokens:
-        engine._room = Room(2, -(-(36 + 11 * num_beams) // 4) + 3)  # some rows must start again because no page is free
+        engine._room = Room(2, -(-(36 + 11 * num_beams) // 4) + 3)  # so few pages that some rows must start again
     assert by_row(complete_all(engine, StaticRequests(REQUESTS))) == spoilt
 
 
