@@ -75,14 +75,19 @@ class ExportSession:
             releases=self.releases(),
         )
 
-    def releases(self) -> dict[str, str]:
-        """MD5 of each source's address → name of its release."""
+    def sources(self) -> dict[str, str]:
+        """MD5 of each source's address → the address."""
         found = self._rows(
             "select distinct md5(source) as digest, source from shards where side in ('laion_2b', 'laion_coco')"
             " order by source"
         )
-        names = release_names(row["source"] for row in found)
-        return {row["digest"]: names[row["source"]] for row in found}
+        return {row["digest"]: row["source"] for row in found}
+
+    def releases(self) -> dict[str, str]:
+        """MD5 of each source's address → name of its release."""
+        sources = self.sources()
+        names = release_names(sources.values())
+        return {digest: names[source] for digest, source in sources.items()}
 
     def is_unchanged(self, snapshot: Snapshot) -> bool:
         """Whether the warehouse still has all captions of ``snapshot``."""

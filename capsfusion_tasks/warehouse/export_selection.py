@@ -57,7 +57,8 @@ class Snapshot(BaseModel):
     accepted: int  # number of captions in the units
     superseded: int  # rows of the units that later units replaced
     fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
-    # MD5 of a source's address → name of its release. Fixed, because a source that is added later can lengthen names.
+    # MD5 of a source's address → what a caption's row says of it, in an export the name of its release. Fixed, because
+    # a source that is added later can lengthen names.
     releases: dict[str, str] = {}
 
     def is_same_as(self, other: Snapshot) -> bool:

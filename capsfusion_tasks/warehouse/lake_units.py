@@ -53,14 +53,23 @@ def enter(connection: Connection, table_uuid: str, unit: LakeUnit, snapshot_id: 
 
 
 def captions_of(warehouse: Warehouse, unit: LakeUnit) -> pa.Table:
-    """The current accepted captions of ``unit`` in the warehouse, with all columns, sorted by pair_id."""
+    """The current accepted captions of ``unit`` in the warehouse, with all columns, sorted by pair_id.
+
+    Releases are the addresses of their sources, as in the view ``captions``. Names, which exports have, can change when
+    a source is added.
+    """
     selection = Selection(columns=named_columns("all"), fusion_id=unit.fusion_id)
-    snapshot = Snapshot(at=datetime.now(UTC), units=(unit.unit_id,), accepted=0, superseded=0, fusions={})
-    with (
-        export_session(warehouse, f"lake {unit.unit_id}") as session,
-        session.captions(selection, snapshot, after=None, limit=None) as (schema, batches),
-    ):
-        rows = pa.Table.from_batches(batches, schema).drop_columns([KEY, FUSION])
+    with export_session(warehouse, f"lake {unit.unit_id}") as session:
+        snapshot = Snapshot(
+            at=datetime.now(UTC),
+            units=(unit.unit_id,),
+            accepted=0,
+            superseded=0,
+            fusions={},
+            releases=session.sources(),
+        )
+        with session.captions(selection, snapshot, after=None, limit=None) as (schema, batches):
+            rows = pa.Table.from_batches(batches, schema).drop_columns([KEY, FUSION])
     return rows.cast(pa.schema([(field.name, plain_type(field.type)) for field in rows.schema]))
 
 

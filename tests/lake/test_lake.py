@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import random
+import re
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 from pyiceberg.table import Table, Transaction
+from pyiceberg.utils.config import Config
 from sqlalchemy import text
 from typer.testing import CliRunner
 
@@ -23,7 +27,7 @@ from capsfusion_tasks.cli import app
 from capsfusion_tasks.context import open_context
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.lake import maintenance
-from capsfusion_tasks.lake.catalog import open_lake
+from capsfusion_tasks.lake.catalog import CATALOG, open_lake
 from capsfusion_tasks.lake.maintenance import Maintained
 from capsfusion_tasks.lake.sync import Synced, sole_writer
 from capsfusion_tasks.schemas import Replay
@@ -34,13 +38,15 @@ from capsfusion_tasks.tasks.local_run import run_pipeline, run_replay
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.export_selection import named_columns
-from capsfusion_tasks.warehouse.lake_units import captions_of, missing_units
+from capsfusion_tasks.warehouse.lake_units import captions_of, make_catalog_schema, missing_units
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.roles import LOADER
 from capsfusion_tasks.warehouse.sql import execute_sql
-from tests.conftest import login
+from tests.conftest import login, plain_url
+from tests.tasks.test_export import record_source
 from tests.warehouse.conftest import DAY, plan, rows
 
+PAGE = (Path(__file__).parents[2] / "docs" / "sinks.md").read_text()
 NOW = datetime(2100, 1, 1, tzinfo=UTC)
 
 
@@ -51,7 +57,10 @@ def settings(warehouse_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def warehouse(settings: Settings) -> Iterator[Warehouse]:
+    """A warehouse whose ledger has the shards of two captions."""
     with open_warehouse(settings) as warehouse:
+        record_source(warehouse, "/data/laion2B-en", "laion_2b_shard 7")
+        record_source(warehouse, "s3://bucket/laion-coco", "laion_coco_shard 8", "laion_coco")
         yield warehouse
 
 
@@ -88,8 +97,10 @@ def captions(settings: Settings) -> pa.Table:
 def expected(warehouse: Warehouse) -> pa.Table:
     found = execute_sql(
         warehouse,
-        "select fused.*, null as laion_2b_source, null as laion_coco_source, model as capsfusion_model"
-        " from fused_captions fused join fusions using (fusion_id) order by pair_id, fusion_id",
+        "select fused.*, raw.source as laion_2b_source, coco.source as laion_coco_source, model as capsfusion_model"
+        " from fused_captions fused join fusions using (fusion_id)"
+        " left join shards raw on raw.shard_id = laion_2b_shard"
+        " left join shards coco on coco.shard_id = laion_coco_shard order by pair_id, fusion_id",
     )
     return found.set_column(0, "pair_id", found["pair_id"].cast(pa.string()))
 
@@ -368,19 +379,47 @@ def test_captions_that_are_loaded_during_a_sync_come_with_the_next(
     assert_equal(settings, warehouse)
 
 
-def test_the_commands_say_what_they_did(
-    settings: Settings, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+def test_the_commands_of_the_page_do_what_it_says(
+    settings: Settings, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     load(warehouse, "u1", range(20))
-    for name, value in settings.environment().items():
-        if value and name in ("CAPSFUSION_HOME", "CAPSFUSION_WAREHOUSE_URL", "CAPSFUSION_LAKE_TABLE"):
+    monkeypatch.setenv("CAPSFUSION_HOME", str(settings.home))
+    monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", plain_url(settings))
+    said, of_rest = [], {}
+    for program, rest in re.findall(r"^ {4}(export|capsfusion) (.*)$", PAGE, re.MULTILINE):
+        name, _, value = rest.partition("=")
+        if program == "capsfusion":
+            done = CliRunner().invoke(app, shlex.split(rest))
+            assert done.exit_code == 0, (done.stderr, done.exception)
+            said.append(done.stderr.splitlines()[-1])
+        elif name.startswith("PYICEBERG_"):  # there is no REST catalog here
+            of_rest[name] = value
+        else:
             monkeypatch.setenv(name, value)
-    for command, said in (
-        (["lake", "sync"], "1 units with 16 captions written"),
-        (["lake", "maintain", "--keep-days", "0"], "0 partitions rewritten, 0 snapshots and 0 unused files removed"),
-    ):
-        done = CliRunner().invoke(app, command)
-        assert (done.exit_code, said in done.stderr) == (0, True), (done.stderr, done.exception)
+    assert said == [
+        "1 units with 16 captions written",
+        "0 partitions rewritten, 0 snapshots and 0 unused files removed",
+    ]
+    with monkeypatch.context() as patch:
+        for name, value in of_rest.items():
+            patch.setenv(name, value)
+        assert Config().get_catalog_config(CATALOG) == {
+            "type": "rest",
+            "uri": "https://catalog.example.com",
+            "warehouse": "captions",
+        }
+    monkeypatch.setenv("PYICEBERG_CATALOG__CAPSFUSION__URI", make_catalog_schema(warehouse))
+    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())  # PyIceberg reads it when it is imported
+    monkeypatch.chdir(tmp_path)
+    Path(".capsfusion").symlink_to(settings.home)
+    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        *setup, last = ast.parse(block).body
+        names: dict[str, Any] = {}
+        exec(compile(ast.Module(setup, []), "page", "exec"), names)  # noqa: S102
+        assert isinstance(last, ast.Expr)
+        found = eval(compile(ast.Expression(last.value), "page", "eval"), names)  # noqa: S307
+        everything = captions(settings).select(found.column_names)
+        assert found.sort_by("image_url").to_pylist() == everything.sort_by("image_url").to_pylist()
 
 
 @pytest.mark.parametrize(
