@@ -10,6 +10,7 @@ from functools import partial
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.shards.sources import image_results_source
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import StoredFile
 from capsfusion_tasks.upkeep.evidence import Evidence, PullMark
@@ -35,6 +36,7 @@ def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
                 yield from _buckets(evidence, interval, shard, mark, files[shard.shard_id], footers)
     if evidence.scope.interval is None:
         yield from _unknown(evidence, files)
+        yield from _image_results(evidence)
 
 
 def rows(evidence: Evidence) -> dict[str, Counter[str]]:
@@ -136,6 +138,19 @@ def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]
         where = next(iter(files[shard_id].values())).path
         mend = "run again the interval in which it arrived" if entry else f"delete buckets/*/*/{shard_id}.*"
         yield Finding("bucket-files-of-unknown-shard", where, what, mend)
+
+
+def _image_results(evidence: Evidence) -> Iterator[Finding]:
+    """Files of image results that could not be read. They belong to no interval: each run tries them again."""
+    if image_results_source(evidence.settings) is None:
+        return
+    for shard in evidence.shards.values():
+        if shard.side == "image_results" and shard.state == "failed":
+            what, mend = (
+                f"it could not be read: {shard.error}",
+                "run an interval again: each run tries failed files again",
+            )
+            yield Finding("image-results-failed", f"{shard.side}/{shard.path}", what, mend)
 
 
 def _pull_again(evidence: Evidence, shard: Shard) -> str:

@@ -214,9 +214,14 @@ def test_a_bad_file_of_results_fails_alone_until_it_is_replaced(place: Place) ->
     assert "has no column status" in failure
     assert failure.endswith("replace the file, or exclude it with CAPSFUSION_IMAGE_RESULTS_EXCLUDE")
     assert report["sides"]["image_results"]["pulled"] == 2
+    [finding] = check(settings).findings
+    assert (finding.rule, finding.where) == ("image-results-failed", "image_results/1.parquet")
+    assert finding.what.endswith("replace the file, or exclude it with CAPSFUSION_IMAGE_RESULTS_EXCLUDE")
+    assert check(settings.model_copy(update={"image_results": None})).findings == []
     put(place, "1", {8: GONE})
     plan_day(settings, DAY)
     assert interval_tasks.report(settings, DAY)["failures"] == []
+    assert check(settings).findings == []
 
 
 def test_what_cannot_be_read_at_the_moment_is_read_by_a_retry(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
