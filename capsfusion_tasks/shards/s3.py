@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import boto3
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # Large reads are split into parallel requests, because one S3 connection cannot use the whole network bandwidth.
 _PIECE_BYTES = 8 << 20
 _CONNECTIONS = 8
+_POOL = 4 * _CONNECTIONS  # image results are read from four objects at the same time
 _TRIES = 8  # tries of a request, with growing waits
 # boto3 retries requests up to the response's headers, but not a body that breaks off.
 _BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
@@ -50,9 +51,14 @@ class S3Source:
         self._payer = _PAYER if requester_pays else {}
         self.uri = f"s3://{self._bucket}/{prefix}".rstrip("/")
 
+    @cached_property
+    def _client(self) -> Any:
+        """Made once: it takes as long as reading a small file, and it keeps its connections."""
+        return _new_client()
+
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
         with explained(self.uri, is_listing=True, requester_pays=bool(self._payer)):
-            client = _client()
+            client = self._client
             pages = client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix, **self._payer
             )
@@ -87,7 +93,7 @@ class S3Source:
         where = f"{self.uri}/{shard.path}"
         explain = partial(explained, where, requester_pays=bool(self._payer))
         with explain():
-            client = _client()
+            client = self._client
         # Each request names the ETag. So if an object is replaced while it is read, the read fails instead of mixing
         # both.
         this = {"Bucket": self._bucket, "Key": self._prefix + shard.path, "IfMatch": f'"{shard.etag}"', **self._payer}
@@ -142,12 +148,12 @@ class _Ranges(io.RawIOBase):
         return b"".join(pieces)
 
 
-def _client() -> Any:
+def _new_client() -> Any:
     config = Config(
         retries={"mode": "standard", "total_max_attempts": _TRIES},
         connect_timeout=10,
         read_timeout=60,
-        max_pool_connections=_CONNECTIONS,
+        max_pool_connections=_POOL,
     )
     session = boto3.session.Session()
     if session.get_credentials() is None:

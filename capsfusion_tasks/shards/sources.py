@@ -79,8 +79,10 @@ def source_of(shard: Shard, settings: Settings) -> Source:
 
 
 @contextmanager
-def opened(shard: Shard, settings: Settings) -> Iterator[pa.NativeFile]:
+def opened(shard: Shard, settings: Settings, source: Source | None = None) -> Iterator[pa.NativeFile]:
     """The shard's bytes as a seekable file, for every kind of source.
+
+    ``source``: the source that listed the shard, for callers that open many. It keeps its connections.
 
     Raises InputError if the shard cannot be read, is gone or has changed, NotReadyError if the source does not answer.
     """
@@ -89,7 +91,7 @@ def opened(shard: Shard, settings: Settings) -> Iterator[pa.NativeFile]:
     where = printable(f"{shard.source}/{shard.path}")
     with ExitStack() as stack:
         with system_errors(f"cannot read {where}"):
-            stream = stack.enter_context(source_of(shard, settings).open(shard))
+            stream = stack.enter_context((source or source_of(shard, settings)).open(shard))
             if shard.size_bytes < _LONGEST_POINTER and stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
                 raise InputError(
                     f"{where} is a Git LFS pointer, not the file: run `git lfs pull` in its repository. The file then"

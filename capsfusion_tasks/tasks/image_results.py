@@ -19,6 +19,7 @@ from capsfusion_tasks.pairing.image_results import batches_of, publish_batch, re
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards.listing import image_result_files
+from capsfusion_tasks.shards.source import Source
 from capsfusion_tasks.shards.sources import image_results_source, opened
 from capsfusion_tasks.staging import layout, scratch
 from capsfusion_tasks.staging.read_ahead import read_ahead
@@ -60,7 +61,7 @@ def read_image_results(context: Context) -> None:
         unread = [shard for shard in shards if shard.shard_id not in read]
         passing: list[NotReadyError] = []
         while unread:
-            batch = _Batch(settings, buckets, iter(unread))
+            batch = _Batch(settings, place.source, buckets, iter(unread))
             with scratch.temporary_folder(settings.scratch_folder, "split-", "the image results") as folder:
                 publish_batch(storage, folder, source, batch.tables(), batch.files)
             _finish(context, batch)
@@ -101,6 +102,7 @@ class _Batch:
     """Files that are read into one batch: the next files of ``unread``, until the batch has enough rows."""
 
     settings: Settings
+    source: Source
     buckets: int
     unread: Iterator[Shard]
     rows: int = 0
@@ -142,7 +144,7 @@ class _Batch:
         return file
 
     def _results(self, file: _File) -> Iterator[pa.Table]:
-        with opened(file.shard, self.settings) as stream:
+        with opened(file.shard, self.settings, self.source) as stream:
             where = printable(f"{file.shard.source}/{file.shard.path}")
             yield from read_results(stream, where, self.buckets, file.number, file.counts)
 

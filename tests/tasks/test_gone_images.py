@@ -22,6 +22,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.planning.forecast import known_images
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.shards import s3
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import image_results
@@ -29,6 +30,7 @@ from capsfusion_tasks.tasks.local_run import run_pipeline
 from capsfusion_tasks.tasks.report import report_all
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
+from tests import object_store
 from tests.opened import check, collect, forecast, interval_tasks, unit_tasks
 from tests.tasks.place import DAY, DAYS, Place, pair
 from tests.upkeep.conftest import fuse_by_hand, plan_day, run_day
@@ -232,11 +234,11 @@ def test_what_cannot_be_read_at_the_moment_is_read_by_a_retry(place: Place, monk
     real, read = image_results.opened, []
 
     @contextmanager
-    def opened(shard: Shard, settings: Settings) -> Iterator[pa.NativeFile]:
+    def opened(shard: Shard, *how: Any) -> Iterator[pa.NativeFile]:
         read.append(shard.path)
         if shard.path == "0.parquet" and read.count(shard.path) == 1:
             raise NotReadyError("no answer")
-        with real(shard, settings) as stream:
+        with real(shard, *how) as stream:
             yield stream
 
     monkeypatch.setattr(image_results, "opened", opened)
@@ -259,6 +261,24 @@ def test_several_batches_are_read_as_one_would_be(
     units = plan_day(settings, DAY)
     assert images(settings, units) & {2, 4, 6, 8} == {4}
     assert len([path for path in Storage(settings.staging_uri).files("image_results") if path.endswith(".json")]) == 2
+
+
+def test_files_on_s3_are_read_with_the_same_connections(
+    place: Place, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        put(place, str(number), {number: GONE})
+    address = f"{s3_bucket}/results of {place.folder.name}"
+    object_store.upload(place.folder / "results", address)
+    settings, clients = place.settings(image_results=address), []
+    pair(settings)
+    real = s3._new_client
+    monkeypatch.setattr(s3, "_new_client", lambda: clients.append(real()) or clients[-1])
+    monkeypatch.setattr(image_results, "_READERS", 1)
+    with open_context(settings) as context:
+        image_results.read_image_results(context)
+    assert len(clients) == 2  # one lists the files, one reads them
+    assert not {*range(4)} & images(settings, interval_tasks.plan(settings, DAY))
 
 
 def test_results_that_come_day_by_day_stay_in_few_batches(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,10 +474,10 @@ def test_two_runs_at_the_same_time_read_a_file_once(place: Place, monkeypatch: p
     real, read = image_results.opened, []
 
     @contextmanager
-    def opened(shard: Shard, settings: Settings) -> Iterator[pa.NativeFile]:
+    def opened(shard: Shard, *how: Any) -> Iterator[pa.NativeFile]:
         read.append(shard.path)
         time.sleep(0.3)
-        with real(shard, settings) as stream:
+        with real(shard, *how) as stream:
             yield stream
 
     monkeypatch.setattr(image_results, "opened", opened)
