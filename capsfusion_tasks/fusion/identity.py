@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +36,7 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
     hub_name = settings.model.partition("@")[0]
     path = BUNDLED if folder == BUNDLED_MODEL else str(folder.absolute())
     return Decoding.of(
-        model=f"{folder.parent.name}/{folder.name}" if local else hub_name,
+        model=_folder_name(folder) if local else hub_name,
         model_revision=commit,
         location=path if local else f"{hub_name}@{commit}",
         model_digest=_folder_digest(folder, settings) if local else _commit_digest(folder),
@@ -46,6 +47,11 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
         eos_ids=eos_token_ids(folder),
         **{name: getattr(settings, name) for name in KNOBS},
     )
+
+
+def _folder_name(folder: Path) -> str:
+    """The last two parts of the folder's path. Not the whole path, because exports and data set cards have the name."""
+    return "/".join(Path(os.path.abspath(folder)).parts[1:][-2:])
 
 
 def locate(decoding: Decoding, settings: Settings) -> str:

@@ -25,6 +25,15 @@ def test_a_copy_of_a_model_elsewhere_is_the_same_fusion(tiny_model: Path, tmp_pa
     assert fusion_id(shutil.copytree(tiny_model, tmp_path / "other" / "tiny")) == fusion_id(tiny_model)
 
 
+@pytest.mark.parametrize("model", [".", "../tiny", "../x/../tiny"])
+def test_a_model_in_a_folder_has_the_last_two_parts_of_its_path_as_name(
+    tiny_model: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model)
+    (tiny_model.parent / "x").mkdir(exist_ok=True)
+    assert decide(load_settings(model=model)).model == f"{tiny_model.parent.name}/tiny"
+
+
 @pytest.mark.parametrize(
     "options",
     [{"num_beams": 1}, {"max_new_tokens": 60}, {"dtype": "bfloat16"}, {"keep_beams": True}],
