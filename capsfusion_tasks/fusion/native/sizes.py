@@ -78,7 +78,7 @@ class Sizes(BaseModel):
 
     @property
     def window(self) -> int | None:
-        """How many tokens a token sees, itself included, in layers with a sliding window. None: no layer has a window."""
+        """How many tokens a token sees, itself included, in layers with a sliding window. None: no layer has one."""
         return None
 
     @property
