@@ -103,7 +103,7 @@ def as_table(pairs: list[tuple[str, ...]], completions: list[Completion], tokeni
 
 
 def print_rescued(console: Console, alone: pa.Table, rescued: pa.Table) -> None:
-    """Print counts of all rows, then for each reason how many of its captions are rescued."""
+    """Print counts of all rows. Then print, for each reason, how many captions another beam replaces (rescues)."""
     before = alone["reasons"].to_pylist()
     rows = [row for row in rescued.select(["beam", "rescued_from", "flags"]).to_pylist() if row["rescued_from"]]
     rejected = sum(map(bool, before))

@@ -217,7 +217,7 @@ VALIDATED_WITH_BEAMS = pa.schema(
 
 
 def with_columns_of(schema: pa.Schema, table: pa.Table) -> pa.Table:
-    """``table`` with null columns added for nullable columns of ``schema`` that an earlier version did not write."""
+    """``table``, with nulls for nullable columns of ``schema`` that it lacks because an earlier version wrote it."""
     for field in schema:
         if field.nullable and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))

@@ -112,7 +112,7 @@ class Backbone(nn.Module):
                 nn.init.normal_(weight, std=0.02 if "embed" in name else shape.hidden_size**-0.5 / math.sqrt(depth))
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """Normalized hidden states [B, S, hidden] in `dtype` of token ids [B, S]."""
+        """For token ids [B, S]: the hidden states after the last norm, [B, S, hidden] in `dtype`."""
         x: Tensor = self.embed_tokens(ids).to(dtype)
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
         for layer in self.layers:

@@ -11,7 +11,7 @@ from capsfusion_tasks.settings import load_settings
 
 
 def adopt(
-    fusion_id: Annotated[str, typer.Argument(metavar="ID", help="The fusion_id, as `capsfusion plan` names it.")],
+    fusion_id: Annotated[str, typer.Argument(metavar="ID", help="The fusion_id that `capsfusion plan` prints.")],
     model: Model = None,
     num_beams: Beams = None,
     max_new_tokens: MaxNewTokens = None,

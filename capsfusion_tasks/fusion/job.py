@@ -57,5 +57,5 @@ class FuseJob(BaseModel):
 
 
 def claim_rows(settings: Settings) -> int:
-    """How many rows a rank claims at a time: at most a chunk's, and few, so that all ranks end together."""
+    """How many rows a rank claims at a time: at most a chunk, and few enough that all ranks end together."""
     return min(_CLAIM_ROWS, settings.chunk_rows)

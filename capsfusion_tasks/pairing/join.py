@@ -141,9 +141,9 @@ def _joined(raw: BucketSide, coco: BucketSide, settings: Settings) -> Iterator[t
 def _passes(
     raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings, most: int
 ) -> Iterator[tuple[pa.Table, LeftOut]]:
-    """Run pass ``number`` (from 0) of ``passes``.
+    """Join the rows of pass ``number`` (from 0) of ``passes``.
 
-    If it does not fit in memory, run its halves, up to ``most`` passes.
+    If they do not fit in memory, run two passes of half the rows each, and so on, until ``most`` passes in all.
     """
     try:
         with raw.storage.answering():

@@ -18,7 +18,10 @@ from capsfusion_tasks.warehouse.rates import Measured, Spread
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A measured rate of one device. ``tokens_per_row``: mean tokens of a published pair with the model's tokenizer."""
+    """A measured rate of one device.
+
+    ``tokens_per_row``: mean tokens of the pairs that the paper's authors published, with the model's tokenizer.
+    """
 
     rows_per_second: float
     tokens_per_row: float

@@ -20,7 +20,7 @@ from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-_FEWEST_ROWS = 50_000  # rows of the first batch if a limit takes only a few pairs
+_FEWEST_ROWS = 50_000  # rows of the first batch: few, so that a small limit reads little
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def new_pairs(
     estimate: TokenEstimate = DEFAULT,
     images: ImageResults | None = None,
 ) -> list[NewPairs]:
-    """The new pairs of the work, at most ``limit``, ordered by bucket and pair_id. Files after the limit are not read.
+    """The new pairs of an interval or a replay, at most ``limit``, ordered by bucket and pair_id.
 
-    With ``images``, pairs whose image is gone are counted and left out. ``in_flight`` are the unfinished units. Raises
-    InputError if pairs were made with other rules than ``rules``.
+    Files after the limit are not read. Pairs of the unfinished units ``in_flight`` are left out. With ``images``, pairs
+    whose image is gone are counted and left out. Raises InputError if pairs were made with other rules than ``rules``.
     """
     flying = PairsInFlight(storage, in_flight)
     groups = [[path] for path in storage.files(layout.pairs_folder(work))]

@@ -162,9 +162,9 @@ def outdated(
     if begun and not replan:
         back = made_with.variables(rules)
         raise InputError(
-            f"{len(unfinished)} units of this interval were planned with {made_with.against(rules)}, and {len(begun)}"
-            f" have been started. Finish them: {back} {interval.command}; or drop their work: {interval.command}"
-            " --replan (in Airflow: the Param replan)"
+            f"this interval has {len(unfinished)} unfinished units, {len(begun)} of them started, that were planned"
+            f" with {made_with.against(rules)}. Finish all of them: {back} {interval.command}; or discard their work"
+            f" and plan again: {interval.command} --replan (in Airflow: the Param replan)"
         )
     log.warning(
         "plan: %d units are dropped and planned again, because they were planned with %s",

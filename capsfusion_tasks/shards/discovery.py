@@ -89,7 +89,7 @@ def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: d
     """
     frozen: dict[Side, list[Interval]] = {side: [] for side in now}
     listed_ids: set[str] = set()
-    for other, listed in shard_list.every_other(interval, storage).items():
+    for other, listed in shard_list.lists_of_others(interval, storage).items():
         listed_ids.update(listed.shard_ids)
         for side, origin in listed.made_from(now).items():
             if listed.frozen and origin == now.get(side) and side not in listed.empty:

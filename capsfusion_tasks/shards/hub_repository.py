@@ -35,7 +35,7 @@ class HubRepository:
     """``hf://datasets/owner/name[@revision][/folder]``.
 
     Token and endpoint are those of the hub's own tools: HF_TOKEN (or ``hf auth login``) and HF_ENDPOINT.
-    ``needs`` says what the token must allow, for messages. Raises InputError for another address.
+    ``needs``: the permission that the token must have, as errors name it. Raises InputError for another address.
     """
 
     def __init__(self, uri: str, needs: str) -> None:

@@ -97,8 +97,8 @@ def read(interval: Interval, storage: Storage) -> ShardList | None:
     return ShardList.model_validate(storage.read_json(path)) if storage.exists(path) else None
 
 
-def every_other(interval: Interval, storage: Storage) -> dict[Interval, ListSummary]:
-    """A summary of each other interval's list. Opens only lists that are new or changed."""
+def lists_of_others(interval: Interval, storage: Storage) -> dict[Interval, ListSummary]:
+    """Summaries of the shard lists of all other intervals. Opens only lists that are new or changed."""
 
     def summary(key: str) -> Any:
         listed = read(Interval.from_key(key), storage)

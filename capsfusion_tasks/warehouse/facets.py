@@ -93,7 +93,7 @@ _TABLES: dict[str, Table] = {"accepted": fused_captions, "rejected": rejected_ca
 
 
 class _Ledger:
-    """Sums of the ledger over the units that a filter asks for, by fusion and day."""
+    """Counts of captions from the ledger, of the units that a filter selects, by fusion and day."""
 
     def __init__(self, connection: Connection, asked: Conditions) -> None:
         day = func.date(func.timezone("UTC", work_units.c.interval_start))

@@ -116,11 +116,11 @@ def test_a_day_opens_the_lists_that_changed_since_the_last_summary(
     read = shard_list.read
     monkeypatch.setattr(shard_list, "read", lambda day, storage: opened.append(day) or read(day, storage))
     for _ in range(2):
-        others = shard_list.every_other(DAYS[2], storage)
+        others = shard_list.lists_of_others(DAYS[2], storage)
         assert [len(others[day].shard_ids) for day in DAYS[:2]] == [len(first), 2]
         assert sorted(day.key for day in opened) == [DAY.key, DAYS[1].key]
     write(place.folder / "raw/later.parquet", range(-4, 0))
     interval_tasks.discover(settings, DAY, relist=True)
     opened.clear()
-    assert len(shard_list.every_other(DAYS[2], storage)[DAY].shard_ids) == len(first) + 1
+    assert len(shard_list.lists_of_others(DAYS[2], storage)[DAY].shard_ids) == len(first) + 1
     assert opened == [DAY]

@@ -85,7 +85,7 @@ def _cannot_run(folder: Path, problems: list[str]) -> InputError:
 
 
 def _scaled(folder: Path) -> Any:
-    """transformers' config, which completes the parameters of the scaling."""
+    """The config as transformers reads it, with all parameters of RoPE scaling."""
     from transformers import AutoConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
