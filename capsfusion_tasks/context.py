@@ -22,9 +22,7 @@ class Context:
     settings: Settings
     storage: Storage
     warehouse: Warehouse
-    fusion_id: str | None = (
-        None  # the fusion_id of planned units that this task continues; None: the settings decide the decoding
-    )
+    fusion_id: str | None = None  # of the planned units that this task continues; None: the settings decide it
 
     @cached_property
     def decoding(self) -> Decoding:
