@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
 from capsfusion_tasks.locations import absolute_location, absolute_model, absolute_path
@@ -47,6 +47,12 @@ def _absolute_or_none(location: str) -> str:
     return location if location == "none" else absolute_location(location)
 
 
+def _table_name(name: str) -> str:
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)+", name):
+        raise ValueError("expected a namespace and a table of letters, digits, _ and -, as in captions.fused")
+    return name
+
+
 def _not_empty(secret: SecretStr) -> SecretStr:
     if not secret.get_secret_value():
         raise ValueError("it is empty; give a value, or unset the variable for the default")
@@ -54,7 +60,7 @@ def _not_empty(secret: SecretStr) -> SecretStr:
 
 
 Secret = Annotated[SecretStr, AfterValidator(_not_empty), BeforeValidator(_stripped)]
-TableName = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)+$"), BeforeValidator(_stripped)]
+TableName = Annotated[str, AfterValidator(_table_name), BeforeValidator(_stripped)]
 # NoDecode, because pydantic-settings would otherwise accept only JSON.
 Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_patterns)]
 Folder = Annotated[Path, BeforeValidator(absolute_path), BeforeValidator(_stripped)]

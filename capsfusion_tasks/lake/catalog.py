@@ -106,6 +106,7 @@ def open_lake(settings: Settings, warehouse: Warehouse) -> Iterator[Lake]:
 @contextmanager
 def _errors_of(name: str) -> Iterator[None]:
     from pyiceberg import exceptions
+    from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
 
     passing = (
         exceptions.CommitFailedException,
@@ -125,20 +126,26 @@ def _errors_of(name: str) -> Iterator[None]:
         exceptions.ValidationError,
         ValueError,
     )
-    check = "check PYICEBERG_CATALOG__CAPSFUSION__…, .pyiceberg.yaml"
+    address = (InvalidSchema, InvalidURL, MissingSchema)  # of a REST catalog
+    check = "check CAPSFUSION_LAKE_TABLE, PYICEBERG_CATALOG__CAPSFUSION__… and .pyiceberg.yaml"
     try:
         yield
     except (FileNotFoundError, PermissionError) as error:
         raise InputError(
-            f"a file of the Iceberg table {name} is missing, or this login may not read it: {one_line(error)}; restore"
-            " the file, or set CAPSFUSION_LAKE_TABLE to another table, which then gets all captions"
+            f"a file of the Iceberg table {name} is missing, or this user may not read or write it: {one_line(error)};"
+            " restore it, set CAPSFUSION_LAKE_TABLE to another table, which then gets all captions, or set"
+            " PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE to another place for new tables"
         ) from error
     except DBAPIError as error:
         code = getattr(error.orig, "sqlstate", None)
         said = f"the database of the Iceberg catalog {CATALOG!r}, or the warehouse, refuses: {one_line(error.orig)}"
         if code is None or may_pass(code):
-            raise NotReadyError(f"{said}; try again") from error
+            raise NotReadyError(f"{said}; try again. If it stays so, {check}") from error
         raise InputError(f"{said}; grant that, or {check}") from error
+    except address as error:
+        raise InputError(
+            f"the Iceberg catalog {CATALOG!r} has no usable address: {one_line(error)}; {check}"
+        ) from error
     except passing as error:
         raise NotReadyError(
             f"the Iceberg table {name} cannot be used now: {one_line(error)}; try again. If it stays so, {check}"

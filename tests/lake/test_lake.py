@@ -428,6 +428,16 @@ def test_the_commands_of_the_page_do_what_it_says(
         ({}, InputError, "CAPSFUSION_LAKE_TABLE is not set"),
         ({"PYICEBERG_CATALOG__CAPSFUSION__TYPE": "nope"}, InputError, "catalog 'capsfusion' refuses: .*nope"),
         ({"PYICEBERG_CATALOG__CAPSFUSION__URI": "http://127.0.0.1:9"}, NotReadyError, "cannot be used now"),
+        (
+            {"PYICEBERG_CATALOG__CAPSFUSION__TYPE": "rest", "PYICEBERG_CATALOG__CAPSFUSION__URI": "localhost:9"},
+            InputError,
+            "has no usable address: .*localhost:9",
+        ),
+        (
+            {"PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE": "/proc/lake"},
+            InputError,
+            "/proc/lake.* PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE to another place",
+        ),
     ],
 )
 def test_a_lake_that_cannot_be_used_is_said(
@@ -440,6 +450,7 @@ def test_a_lake_that_cannot_be_used_is_said(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    load(warehouse, "u1", range(3))
     given = settings if variables else settings.model_copy(update={"lake_table": None})
     with pytest.raises(error, match=said):
         sync(given)
