@@ -48,6 +48,10 @@ def export_target(address: str, scratch: Path) -> Iterator[Target]:
 
     ``scratch`` gets a folder for the file that is being uploaded to the hub.
     """
+    if address.lower().startswith(("http://", "https://")):
+        raise InputError(
+            f"cannot export to {address}: give a folder, s3://bucket/prefix or, for the hub, hf://datasets/owner/name"
+        )
     if not address.lower().startswith("hf://"):
         yield Storage(address)
         return
@@ -113,6 +117,11 @@ def export_captions(
                 target.write_json(MANIFEST, manifest.model_dump(mode="json"))
             if target.exists(BEGUN):
                 target.delete(BEGUN)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(
+            f"cannot write the export to {target.path('')}: {error.strerror or error}; give a folder that this user may"
+            " write to"
+        ) from error
     except OSError as error:
         raise NotReadyError(
             f"cannot write the export to {target.path('')}: {error}; fix this,"
@@ -198,7 +207,8 @@ def _read(target: Target, name: str) -> Manifest | None:
 def _require_same(target: Target, found: Manifest, selection: Selection, rows_per_file: int) -> None:
     before = {**found.selection.model_dump(mode="json"), "rows_per_file": found.rows_per_file}
     now = {**selection.model_dump(mode="json"), "rows_per_file": rows_per_file}
-    if differing := [f"{name} {before[name]}, now {now[name]}" for name in now if now[name] != before[name]]:
+    shown = {name: [("none" if value is None else value) for value in (before[name], now[name])] for name in now}
+    if differing := [f"{name} {old}, now {new}" for name, (old, new) in shown.items() if old != new]:
         raise InputError(
             f"{target.path('')} has another export, made with {'; '.join(differing)}: give another folder, or replace "
             "it with --overwrite"

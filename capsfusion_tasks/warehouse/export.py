@@ -149,6 +149,8 @@ class ExportSession:
             self._rows(checked.format(_raw(condition)))
         except adbc.Error as error:
             said = message(error)
+            if "]" not in condition:
+                said = said.replace('at or near "]"', "at its end")
             if found := re.search(rf'column "?(captions\.)?({"|".join(_INSTEAD)})"? does not exist', said):
                 raise InputError(f"--where knows only the columns of fused_captions: {_INSTEAD[found[2]]}") from error
             raise InputError(f"--where is not a condition on a caption: {said}") from error

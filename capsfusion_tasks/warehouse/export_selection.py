@@ -32,6 +32,15 @@ class Selection(BaseModel):
     limit: int | None = None
 
     @model_validator(mode="after")
+    def _ordered(self) -> Selection:
+        if self.loaded_from and self.loaded_before and self.loaded_from >= self.loaded_before:
+            raise InputError(
+                f"no caption was loaded from {self.loaded_from} and before {self.loaded_before}: give an end after the"
+                " start"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _known_columns(self) -> Selection:
         if unknown := [name for name in self.columns if name not in ALL_COLUMNS]:
             raise InputError(f"captions have no column {', '.join(unknown)}; they have {', '.join(ALL_COLUMNS)}")

@@ -40,6 +40,7 @@ from capsfusion_tasks.warehouse.export_selection import PUBLISHED_COLUMNS, Selec
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.provenance import Origin
 from capsfusion_tasks.warehouse.sql import execute_sql
+from tests.command import capsfusion
 from tests.conftest import new_warehouse
 from tests.opened import interval_tasks
 from tests.tasks.writable_hub import WritableHub
@@ -361,7 +362,7 @@ def test_a_folder_with_something_else_in_it_is_refused(filled: Warehouse, tmp_pa
     storage = Storage(str(tmp_path / "a"))
     run(filled, storage, fusion_id="f1")
     before = contents(storage)
-    with pytest.raises(InputError, match="another export, made with fusion_id f1, now f2; where None, now true: "):
+    with pytest.raises(InputError, match="another export, made with fusion_id f1, now f2; where none, now true: "):
         run(filled, storage, fusion_id="f2", where="true")
     assert contents(storage) == before
     run(filled, storage, fusion_id="f2", rows_per_file=1000, overwrite="always")
@@ -371,6 +372,29 @@ def test_a_folder_with_something_else_in_it_is_refused(filled: Warehouse, tmp_pa
     for overwrite in ("never", "always"):
         with pytest.raises(InputError, match=r"belong to no export \(thesis.tex\)"):
             run(filled, Storage(str(tmp_path / "b")), overwrite=overwrite)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("README.txt", "README.txt: File exists; give a folder that this user may write to"),
+        ("README.txt/captions", "README.txt/captions: Not a directory; give a folder"),
+        ("https://huggingface.co/datasets/owner/name", "for the hub, hf://datasets/owner/name"),
+        (
+            "captions --start 2026-12-01 --end 2026-11-01",
+            "before 2026-11-01 00:00:00+00:00: give an end after the start",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(
+    filled: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("README.txt").touch()
+    url = filled.url.render_as_string(hide_password=False)
+    done = capsfusion("export", *command.split(), CAPSFUSION_WAREHOUSE_URL=url, CAPSFUSION_HOME=str(tmp_path))
+    assert (done.returncode, said in done.messages.splitlines()[-1]) == (2, True), done.messages
+    assert os.listdir() == ["README.txt"]
 
 
 def test_nothing_to_export_is_an_export_without_files(filled: Warehouse, tmp_path: Path) -> None:
@@ -385,6 +409,7 @@ def test_nothing_to_export_is_an_export_without_files(filled: Warehouse, tmp_pat
         ("true] || array[true", r'syntax error at or near "\]"'),
         ("true; delete from shards", 'syntax error at or near ";"'),
         ("true /*", "unterminated"),
+        ("raw_recall > 0.8 and", "syntax error at its end"),
         ("nope = 1", 'column "nope" does not exist'),
         (
             "laion_2b_source like '%raw'",
