@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from capsfusion_tasks.errors import InputError
 
 Verdict = Literal["any", "accepted", "rejected"]
-Within = Literal["fused", "raw", "synthetic"]  # the text that is searched
+Within = Literal["fused", "raw", "synthetic"]  # the kind of caption that a search reads
 SCORES = (
     *("caption_words", "raw_recall", "synthetic_recall", "fact_recall", "novelty", "invention", "repetition"),
     *("source_overlap", "similarity", "punsafe", "pwatermark"),
@@ -42,7 +42,7 @@ class CaptionFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    words: Text | None = None  # a web search: "quoted phrases", or, -without
+    words: Text | None = None  # words as in a web search: "quoted phrases", or, -without
     within: Within = "fused"
     url: Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(storable)] | None = None
     pair_id: UUID | None = None

@@ -24,7 +24,7 @@ from capsfusion_tasks.errors import InputError, printable
 if TYPE_CHECKING:
     from capsfusion_tasks.validation.tally import Tally
 
-_WIDEST = 1 << 20  # width in columns; more than any table needs
+_WIDEST = 1 << 20  # columns of a line, more than any table needs
 Format = Literal["table", "csv", "json", "parquet"]
 
 

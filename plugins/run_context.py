@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-# Params that override the settings of the same name.
+# Names of the Params that override the settings of the same name.
 DECODING = ("model", "dtype", "prompt", *KNOBS)
 LONGEST_LABEL = 50  # number of characters that the UI's lists of tasks show
 FUSION_KEY = "fusion_id"  # key of an XCom of the task plan: the fusion_id of its units

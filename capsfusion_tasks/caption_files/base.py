@@ -95,7 +95,7 @@ class CaptionFile(ABC):
         """Raise InputError if the file changed between ``open_caption_file`` and the end of the block."""
         try:
             yield
-        except Exception as error:  # reading a file that changes can raise any error
+        except Exception as error:  # a file that changes while it is read can cause any error
             self._require_unchanged(error)
             raise
         self._require_unchanged(None)

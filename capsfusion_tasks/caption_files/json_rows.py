@@ -86,7 +86,8 @@ class _Values:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
-                if end <= len(self._text) - _LONGEST_WORD or not self._read():  # 0. may be the start of 0.5
+                # Read on, because 0. may be the start of 0.5.
+                if end <= len(self._text) - _LONGEST_WORD or not self._read():
                     length, self._at = end - self._at, end
                     return value, length
             except json.JSONDecodeError as error:

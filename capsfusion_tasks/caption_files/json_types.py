@@ -27,7 +27,7 @@ def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozense
         # Cast to UTC first. This works for zones that this machine does not know; a direct cast to text would fail.
         column = column.cast(_mapped(column.type, name, binary, only_zones=True))
         values: list[Any] = column.cast(_mapped(column.type, name, binary)).to_pylist()
-    except (pa.ArrowException, ValueError) as error:  # ValueError: a struct has two fields with one name
+    except (pa.ArrowException, ValueError) as error:  # ValueError means that a struct has two fields of the same name
         problem = "has text that is not UTF-8" if "UTF8" in str(error) else "has no form in JSON"
         raise InputError(f"{where}: column {name} {problem} ({error}): drop or convert the column") from error
     return values

@@ -101,7 +101,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _exit_on_signal)
     log_to_stderr(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # because some terminals cannot show every character
+        sys.stdout.reconfigure(errors="backslashreplace")  # escape characters that the terminal cannot show
     try:
         app()
     except InputError as error:
@@ -114,12 +114,12 @@ def main() -> None:
         PermissionError,
         NotADirectoryError,
         FileExistsError,
-    ) as error:  # the path is an argument or CAPSFUSION_HOME
+    ) as error:  # an error about a path that an argument or CAPSFUSION_HOME names
         report_error(f"error: {error.strerror}: {error.filename}; choose another path, or CAPSFUSION_HOME for state")
         sys.exit(2)
     except TorchrunFailed as error:
         report_error(str(error))
         sys.exit(1)
-    except BrokenPipeError:  # standard output was closed, for example by | head
+    except BrokenPipeError:  # the reader of standard output has ended, for example | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -108,7 +108,7 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
-        if problems := unusable(os.environ):  # before the command imports the libraries
+        if problems := unusable(os.environ):  # check variables before the command imports the libraries that read them
             raise InputError("the environment cannot be used: " + "; ".join(problems))
         try:
             command(**arguments)

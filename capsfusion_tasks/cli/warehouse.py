@@ -134,6 +134,7 @@ def db_upgrade() -> None:
     from capsfusion_tasks.warehouse.roles import grant_roles
 
     with open_warehouse(load_settings(), migrate=True) as warehouse:
-        with warehouse.engine.begin() as connection:  # runs even without a migration, to restore missing rights
+        # Grant rights even if there was no migration, to restore missing ones.
+        with warehouse.engine.begin() as connection:
             grant_roles(connection)
         stderr.print(f"{warehouse.url.render_as_string()} is up to date", highlight=False, markup=False)

@@ -10,7 +10,7 @@ from capsfusion_tasks.validation.evidence import evidence
 from capsfusion_tasks.validation.rules import MEANINGS, REASONS
 from capsfusion_tasks.validation.scores import Fused
 
-# Rules that compare a score with a threshold.
+# Rules that compare a score with a threshold, with the names of both.
 _MEASURED = {
     "too_short": ("caption_words", "min_words"),
     "too_long": ("caption_words", "max_words"),

@@ -92,7 +92,7 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
         table = storage.read_table(path, columns)
         footer = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         fusion_id, figures = footer["fusion_id"], Figures(**json.loads(footer["figures"]))
-    except FileNotFoundError:  # deleted since the folder was listed
+    except FileNotFoundError:  # the chunk was deleted after the folder was listed
         return None
     except OSError as error:
         if error.errno is not None:  # reading failed, but the file itself may be good

@@ -130,7 +130,7 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
     """
     set_aside: list[Completion] = []  # set aside since the last fused row; yielded after the next fused row
     in_flight: dict[int, Request] = {}
-    parts: list[Requests] = [requests]  # a stack: the last group is fused next
+    parts: list[Requests] = [requests]  # a stack of groups of rows: the last group is fused next
     while parts:
         part = parts.pop()
         try:

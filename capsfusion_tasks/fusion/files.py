@@ -40,7 +40,7 @@ from capsfusion_tasks.staging.storage import Storage
 OUTPUT_COLUMN = "capsfusion"
 _PAIRS, _CHUNKS = "pairs", "chunks"
 _CLAIMS_OF_A_PIECE = 64  # a piece of 4,096 rows is read and written in less time than torchrun needs to start
-_LONG_CHECK_BYTES = 256 << 20  # size of a file whose check takes seconds
+_LONG_CHECK_BYTES = 256 << 20  # bytes from which checking a file takes seconds
 
 ExistingOutput = Literal["refuse", "replace", "skip"]
 

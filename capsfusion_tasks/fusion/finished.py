@@ -23,7 +23,7 @@ class FinishedRows:
         self._storage, self._columns = storage, columns
         self._loaded: dict[str, pa.Table] = {}
         self._spans: dict[str, tuple[int, int]] = {}  # first and last row of each file, oldest file first
-        self.figures = Figures()  # sums over all chunks
+        self.figures = Figures()  # the figures of all chunks added up
         for chunk in chunk_files.read_all(storage, folder, fusion_id, ["row"]):
             self.figures += chunk.figures
             if chunk.rows.num_rows:

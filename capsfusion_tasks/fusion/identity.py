@@ -28,7 +28,7 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
     model is identified by its content. A hub model is identified by its commit, and its configuration and tokenizer are
     downloaded. Raises InputError if the model is missing or lacks a file, or if the prompt file is not a template.
     """
-    template = configured_template(settings)  # finds a wrong prompt before a model is downloaded
+    template = configured_template(settings)  # read first, to find a wrong prompt before a model is downloaded
     local = Path(settings.model).is_dir()
     folder = model_folder(settings.model, weights=local)
     check_model(folder, engine=settings.engine, max_new_tokens=settings.max_new_tokens, template=template)

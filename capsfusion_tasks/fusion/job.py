@@ -22,10 +22,10 @@ class FuseJob(BaseModel):
     chunks: str  # folder of the chunk files
     decoding: Decoding
     model: str  # where the decoding's model is on this machine
-    batch_size: int | None  # None: the engine decides
+    batch_size: int | None  # rows that the engine works on at once; None: the engine decides
     claim_rows: int  # a rank claims so many rows at a time; pieces have a multiple of them
     chunk_rows: int  # most rows of a chunk file
-    write_seconds: float = 5.0  # a kill loses the rows that were finished after the last write
+    write_seconds: float = 5.0  # time between writes; a kill loses rows that were finished after the last write
 
     @classmethod
     def of(

@@ -51,7 +51,7 @@ class Torchrun:
         self._on_line = on_line or print
         self._timeouts = timeouts or Timeouts()
         self._process: subprocess.Popen[str] | None = None
-        self._lines: queue.Queue[str | None] = queue.Queue()  # None: the output has ended
+        self._lines: queue.Queue[str | None] = queue.Queue()  # lines of torchrun's output; None marks its end
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -126,7 +126,7 @@ class Torchrun:
         self._process.kill()
         self._process.wait()
         for process in family:
-            with suppress(psutil.NoSuchProcess):  # expected: ranks die with torchrun
+            with suppress(psutil.NoSuchProcess):  # the rank has already died, together with torchrun
                 process.kill()
 
 

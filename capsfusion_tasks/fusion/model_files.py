@@ -111,7 +111,7 @@ def _hub_snapshot(model: str, *, weights: bool) -> Path:
     patterns = ["*.json", "tokenizer.model", *(HUB_PATTERNS if weights else ())]
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    except LocalEntryNotFoundError as error:  # the hub does not answer
+    except LocalEntryNotFoundError as error:  # huggingface_hub raises this if the hub does not answer
         raise NotReadyError(
             f"the model {model} is not on this machine, and the hub does not answer ({error.__cause__ or error}): check"
             " the network, or give a folder"

@@ -16,7 +16,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.weight_files import check_start, refuse_misfit
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_IGNORED = "rotary_emb.inv_freq"  # buffers in old checkpoints; every reader computes them itself
+_IGNORED = "rotary_emb.inv_freq"  # buffers in old checkpoints, which every reader computes itself
 # Dtypes of safetensors and torch. Integers and one-byte floats are useless without the scales of their quantisation.
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 _TORCH_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -81,7 +81,7 @@ def known_name(name: str, known: Container[str]) -> str | None:
 
 def is_finite(numbers: Tensor) -> Tensor:
     """Whether all ``numbers`` are finite, as one boolean on their device. Reads them once, and makes no copy."""
-    largest: Tensor = torch.linalg.vector_norm(numbers, float("inf"))  # NaN if a number is NaN
+    largest: Tensor = torch.linalg.vector_norm(numbers, float("inf"))  # the norm is NaN if a number is NaN
     return largest.isfinite()
 
 

@@ -19,7 +19,7 @@ from traceback import walk_tb
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK
 
-_NAME = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b")  # of a variable or a constant
+_NAME = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b")  # the name of a variable or a constant
 _MESSAGE_MAX = 400  # most characters; torch answers TORCH_LOGS=x with a page of names
 
 

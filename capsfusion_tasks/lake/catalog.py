@@ -114,8 +114,8 @@ def _errors_of(name: str) -> Iterator[None]:
         exceptions.ServiceUnavailableError,
         exceptions.ServerError,
         exceptions.TooManyRequestsError,
-        exceptions.ValidationException,  # another engine changed the same files
-        exceptions.TableAlreadyExistsError,  # another engine created or dropped the table
+        exceptions.ValidationException,  # PyIceberg's error if another engine changed the same files
+        exceptions.TableAlreadyExistsError,  # PyIceberg's error if another engine created or dropped the table
         exceptions.NoSuchTableError,
         OSError,  # errors of files, or of the connection to a REST catalog
     )

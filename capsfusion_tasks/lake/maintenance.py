@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import FileScanTask, Table
     from pyiceberg.table.snapshots import Snapshot
 
-MIN_FILES = 8  # small files of a partition that is rewritten
+MIN_FILES = 8  # a partition with this many small files is rewritten
 SMALL = 32 << 20  # bytes; PyIceberg writes files of about 100 MB, so a rewritten partition is not rewritten again
 
 

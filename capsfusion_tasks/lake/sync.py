@@ -97,7 +97,8 @@ def _write(table: Table | None, unit: LakeUnit, rows: pa.Table, *, again: bool) 
 
     if table is None or not (again or rows.num_rows):
         return None
-    if not set(rows.schema.names) <= set(table.schema().column_names):  # the warehouse's schema has grown since
+    # The warehouse has new columns since the table was created.
+    if not set(rows.schema.names) <= set(table.schema().column_names):
         with table.update_schema() as update:
             update.union_by_name(rows.schema)
     marks = {UNIT: unit.unit_id, SUPERSEDED: str(unit.superseded), "capsfusion.version": __version__}

@@ -25,7 +25,7 @@ from capsfusion_tasks.staging.storage import Storage
 log = logging.getLogger(__name__)
 
 _HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the size of the row groups that are written
-_HELD_BYTES = 256 << 20  # the same limit in bytes, for long rows
+_HELD_BYTES = 256 << 20  # maximum bytes of a shard in memory at a time, for long rows
 _BATCH_ROWS = 1 << 16  # rows that are decoded while earlier rows are split
 _WRITERS = 4  # bucket files written at the same time, because on S3 each takes up to three round trips
 

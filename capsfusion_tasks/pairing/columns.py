@@ -39,7 +39,8 @@ class Counts:
 
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    columns: dict[str, str] = field(default_factory=dict)  # canonical name → the shard's own; empty: not known
+    # Canonical name of a column → the shard's own name; empty if unknown.
+    columns: dict[str, str] = field(default_factory=dict)
 
     def drop(self, reason: str, rows: int) -> None:
         if rows:
@@ -164,4 +165,4 @@ def is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _at_least(column: pa.ChunkedArray, limit: float) -> pa.ChunkedArray:
-    return pc.fill_null(pc.greater_equal(column, limit), False)  # LAION has no score for some rows
+    return pc.fill_null(pc.greater_equal(column, limit), False)  # rows without a score are not above the limit

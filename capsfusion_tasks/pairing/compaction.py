@@ -143,5 +143,5 @@ def _delete_unused(storage: Storage, folder: str, lookups: list[Lookup]) -> None
     # The ``.json`` goes first, so that no lookup is listed without its rows.
     for path in sorted(old, key=lambda path: not path.endswith(".json")):
         if old[path] not in settled | young:
-            with suppress(FileNotFoundError):  # another compaction has deleted it
+            with suppress(FileNotFoundError):  # another compaction has deleted the file
                 storage.delete(path)

@@ -23,19 +23,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 # To the caller
-READ = b"R"  # the offset and the length of bytes that the caller must send
+READ = b"R"  # message: the offset and the length of bytes that the caller must send
 SCHEMA = b"S"  # an Arrow schema; the caller answers with a JSON list of columns, or null to end the job
-ROWS = b"B"  # an Arrow stream of one batch
+ROWS = b"B"  # message: an Arrow stream of one batch
 END = b"E"
 TOO_LARGE = b"M"
-BROKEN = b"X"  # why the file cannot be read
+BROKEN = b"X"  # message: the reason why the file cannot be read
 
 RANGE = struct.Struct("<QQ")
 
 
 def _send(caller: Connection, kind: bytes, content: bytes | pa.Buffer = b"") -> None:
     caller.send_bytes(kind)
-    caller.send_bytes(memoryview(content))  # separate writes, because joining the parts would copy them
+    # Kind and content in two writes, because joining them would copy the content.
+    caller.send_bytes(memoryview(content))
 
 
 class _RemoteFile:

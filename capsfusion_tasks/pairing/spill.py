@@ -22,7 +22,7 @@ class BucketSpill:
     def __init__(self, folder: Path, schema: pa.Schema = BUCKET_ROWS) -> None:
         self.folder = folder
         self._schema = schema
-        self._batches: list[dict[int, int]] = []  # for each file: bucket → number of its batch
+        self._batches: list[dict[int, int]] = []  # for each file: bucket → number of the bucket's record batch
         self.counts: Counter[int] = Counter()  # bucket → number of rows
 
     def add(self, table: pa.Table, buckets: np.ndarray) -> None:

@@ -21,7 +21,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 MAX_UNITS = 1024  # units of a run: Airflow's default limit for the tasks of one mapped task (core.max_map_length)
 UNIT_SECONDS = 1800  # a compromise: starting a rank with a 13B takes a minute, and a lost unit must be fused again
-LONGEST_UNIT_SECONDS = 3600  # half of a fuse task's time limit
+LONGEST_UNIT_SECONDS = 3600  # longest work in a unit, half of a fuse task's time limit
 UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
 
 
@@ -72,7 +72,7 @@ def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
     """The rules of the unit. None: not recorded, as for a replay's unit, or the file cannot be read."""
     try:
         return UnitRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
-    except (pa.ArrowException, FileNotFoundError):  # the fuse task reports this error
+    except (pa.ArrowException, FileNotFoundError):  # not reported here, because the fuse task reports this error
         return None
 
 

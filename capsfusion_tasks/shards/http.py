@@ -41,7 +41,7 @@ class HttpSource:
             raise InputError(f"cannot read shards from {uri.partition('?')[0]}: {error}") from error
         if not url.host:
             raise InputError(f"cannot read shards from {_without_query(url)}: it names no host")
-        _refuse_login(url)  # the URI is stored with each shard
+        _refuse_login(url)  # refused, because the URI is stored with each shard
         self._scratch = scratch
         self._list = url
         self.uri = _without_query(url)

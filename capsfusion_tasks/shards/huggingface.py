@@ -47,7 +47,7 @@ class HubSource:
                     repo_type="dataset",
                 )
             ),
-            tries=1,  # huggingface_hub itself retries only this call, page by page
+            tries=1,  # one try here, because huggingface_hub itself retries each page of this call
         )
         start = f"{hub.folder}/" if hub.folder else ""
         for entry in sorted(tree, key=lambda entry: entry.path):

@@ -49,7 +49,7 @@ class LocalSource:
                 with os.scandir(self._folder / path) as found:
                     entries = sorted(found, key=lambda entry: entry.name)
             except OSError as error:
-                removed = isinstance(error, FileNotFoundError)  # it was deleted after its folder was listed
+                removed = isinstance(error, FileNotFoundError)  # the folder was deleted after its parent was listed
                 if not removed and os.path.basename(path.rstrip("/")) != "lost+found":  # only root can read this folder
                     yield self._unreadable(path, error)
                 continue
@@ -57,7 +57,7 @@ class LocalSource:
                 below = path + entry.name
                 # Do not list a hidden folder here. A link from elsewhere may still lead to it.
                 if is_hidden(entry.name):
-                    wanted(below)  # counts the hidden file as passed over
+                    wanted(below)  # this call counts the hidden file as passed over
                     continue
                 try:
                     status = entry.stat()

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 # Large reads are split into parallel requests, because one S3 connection cannot use the whole network bandwidth.
 _PIECE_BYTES = 8 << 20
 _CONNECTIONS = 8
-_POOL = 4 * _CONNECTIONS  # image results are read from four objects at the same time
-_TRIES = 8  # tries of a request, with growing waits
+_POOL = 4 * _CONNECTIONS  # connections in all, because image results are read from four objects at the same time
+_TRIES = 8  # most tries of a request, with growing waits
 # boto3 retries requests up to the response's headers, but not a body that breaks off.
 _BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
 _PAYER = {"RequestPayer": "requester"}
@@ -64,7 +64,7 @@ class S3Source:
             )
             exists = False
             for page in pages:
-                if "Name" not in page:  # S3's answer to a list request names the bucket
+                if "Name" not in page:  # every answer of S3 to a list request names the bucket
                     raise not_s3(self.uri)
                 for entry in page.get("Contents", ()):
                     exists = True

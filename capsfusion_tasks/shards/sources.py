@@ -38,7 +38,7 @@ class SideSource:
 
 def open_source(uri: str, settings: Settings) -> Source:
     """The source at ``uri``. Raises InputError for an unknown kind of URI."""
-    refuse_credentials(uri)  # the URI is stored with each shard
+    refuse_credentials(uri)  # refused, because the URI is stored with each shard
     scheme, separator, path = uri.partition("://")
     # Imported only where they are used, because boto3 and huggingface_hub take longer to load than the whole command
     # line.

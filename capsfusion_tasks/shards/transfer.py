@@ -72,7 +72,8 @@ def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Pat
 def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
     file = folder / "data"
     data = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-    marks = os.open(folder / f"parts-of-{_PART_BYTES}", os.O_RDWR | os.O_CREAT, 0o600)  # 1 for each finished part
+    # A file with a byte per part, 1 if the part is finished.
+    marks = os.open(folder / f"parts-of-{_PART_BYTES}", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _check_space(expected.size_bytes - os.fstat(data).st_blocks * 512, folder, address.where)
         os.truncate(data, expected.size_bytes)

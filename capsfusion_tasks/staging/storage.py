@@ -63,7 +63,7 @@ class Storage:
     """Paths are relative to ``root`` and use "/"; ``root`` is a folder (``~`` is the home) or ``s3://bucket/prefix``."""
 
     def __init__(self, root: str) -> None:
-        refuse_credentials(root)  # messages, manifests and arguments of processes show the root
+        refuse_credentials(root)  # refused, because messages, manifests and process arguments show the root
         try:
             root = absolute_location(root)
             filesystem, base = remote_filesystem(root) if "://" in root else (fs.LocalFileSystem(), root)

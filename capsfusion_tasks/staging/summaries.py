@@ -38,7 +38,7 @@ class Summaries:
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
         """What ``read`` returns for each of ``names``, a JSON value. Calls ``read`` for new and changed files only."""
-        changes = self.storage.tree(self._changes)  # listed before files are read
+        changes = self.storage.tree(self._changes)  # list changes before reading files
         seen, known = self._read()
         changed = {_file(change) for change in changes if change.path not in seen}
         wanted = set(names)
@@ -52,7 +52,7 @@ class Summaries:
             self._write({name: fact for name, fact in facts.items() if name not in young}, settled)
             for change in settled:
                 if change.modified <= now - _FORGOTTEN:
-                    with suppress(FileNotFoundError):  # another reader has deleted it
+                    with suppress(FileNotFoundError):  # another reader has deleted the note
                         self.storage.delete(change.path)
         return facts
 
@@ -73,7 +73,7 @@ class Summaries:
         return set(summary["seen"]), {name: summary["facts"][number] for name, number in summary["names"].items()}
 
     def _write(self, facts: dict[str, Any], seen: list[StoredFile]) -> None:
-        different: list[Any] = []  # stored once: many shards have the same rules
+        different: list[Any] = []  # equal facts are stored once, because many shards have the same rules
         names = {}
         for name, fact in facts.items():
             if not different or fact != different[-1]:

@@ -199,11 +199,11 @@ class HubFolder:
         def unwrapped() -> T:
             try:
                 return call()
-            except LocalEntryNotFoundError as error:  # how huggingface_hub reports a download without an answer
+            except LocalEntryNotFoundError as error:  # huggingface_hub's error for a download that gets no answer
                 raise MayPass(str(error.__cause__ or error)) from error
-            except (ConnectionError, TimeoutError) as error:  # how hf_xet reports an upload without an answer
+            except (ConnectionError, TimeoutError) as error:  # hf_xet's errors for an upload that gets no answer
                 raise MayPass(str(error)) from error
-            except RuntimeError as error:  # how hf_xet reports a failed upload
+            except RuntimeError as error:  # hf_xet's error for a failed upload
                 if error.__cause__ is None:
                     raise MayPass(str(error)) from error
                 raise error.__cause__ from None

@@ -63,7 +63,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     if context.fusion_id is None:
-        configured_template(settings)  # an invalid prompt is found before listing
+        configured_template(settings)  # read the prompt first, to find errors in it before listing
     sources = configured_sources(settings)
     image_result_files(settings)  # planning reads these files; report a wrong address now, and not only then
     with engine.connect() as connection:

@@ -150,7 +150,7 @@ def _lists(storage: Storage, intervals: Iterable[Interval], broken: dict[str, st
             if not storage.exists(path):
                 return interval, None
             return interval, [Shard.model_validate(shard) for shard in storage.read_json(path)["shards"]]
-        except (ValueError, KeyError) as error:  # not JSON, or not a list of shards
+        except (ValueError, KeyError) as error:  # the file is not JSON, or not a list of shards
             broken[path] = _short(error)
             return interval, None
 
@@ -164,7 +164,7 @@ def _marks(storage: Storage, listing: Listing, shards: Iterable[Shard], broken: 
         path = layout.pulled_mark(shard.side, shard.shard_id)
         try:
             mark = storage.read_json(path)
-            if mark.get("whole", True):  # otherwise the shard is being pulled again
+            if mark.get("whole", True):  # if it is not whole, the shard is being pulled again
                 return shard.shard_id, PullMark(mark["rows"], mark["dropped"], mark["buckets"])
         except (json.JSONDecodeError, KeyError) as error:
             broken[path] = _short(error)

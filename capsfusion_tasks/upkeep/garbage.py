@@ -20,7 +20,7 @@ from capsfusion_tasks.warehouse import invariants, ledger, ownership
 from capsfusion_tasks.warehouse.invariants import LedgerUnit
 from capsfusion_tasks.warehouse.queries import EVERYTHING
 
-_SHOWN = 10  # items of each kind that a terminal shows
+_SHOWN = 10  # number of items of each kind to show on a terminal
 
 KINDS = {
     "units": "files of units that are loaded",

@@ -19,7 +19,7 @@ from capsfusion_tasks.warehouse.invariants import LedgerShard, pull_again
 
 _READERS = 16  # footers read at the same time, because on S3 each takes one or two round trips
 
-Buckets = dict[str, StoredFile]  # bucket → a shard's file
+Buckets = dict[str, StoredFile]  # bucket → a shard's file in this bucket
 
 
 def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS, loop, sentences, wo
 END_OF_SENTENCE = frozenset(".!?…\"'”’»›)]" + "。！？」』）؟۔।")
 _ELLIPSIS = ("...", "…")
 _CLOSING = " \"'”’»›)]"
-# No English sentence ends in one of these.
+# No English sentence ends in one of these words.
 _NEVER_LAST = word_set("a an the and or but nor than because although its their his my your our very")
 _CUT_WORD_LENGTH = 3
 # Endings of other forms of a word ("dogs", "designed", "hopeful").

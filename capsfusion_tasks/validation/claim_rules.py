@@ -117,11 +117,11 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
             continue
         is_word = beside.isalpha() and beside not in FUNCTION_WORDS
         for other in raw.get((beside, side), set()) - found:
-            if not other.isalpha() or other in caption.get(
-                (name, side), set()
-            ):  # inserted, as in "Valentine's Day card"
+            # Inserted, as in "Valentine's Day card".
+            if not other.isalpha() or other in caption.get((name, side), set()):
                 continue
-            if name[0] in other and other.upper() in fused.raw:  # written out: "Real Estate" for "REIT"
+            # The caption writes out an abbreviation: "Real Estate" for "REIT".
+            if name[0] in other and other.upper() in fused.raw:
                 continue
             known = other in fused.lost_facts or (other in fused.raw_facts and is_word)
             known = known or (other == first and beside not in FUNCTION_WORDS)

@@ -17,7 +17,7 @@ from capsfusion_tasks.validation.text import loop, ngrams, words
 
 Span = tuple[int, int]
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_END_LENGTH = 2  # words that show where a caption was cut
+_END_LENGTH = 2  # number of last words to mark if a caption was cut
 
 
 def evidence(fused: Fused, code: str) -> list[Span]:

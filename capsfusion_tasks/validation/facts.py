@@ -72,7 +72,7 @@ def caption_facts(text: str) -> frozenset[str]:
 def _tokens(text: str) -> list[tuple[str, str]]:
     """The words of ``text`` as written, each with the characters between it and the previous word."""
     tokens: list[tuple[str, str]] = _TOKENS.findall(text)
-    while tokens and not tokens[-1][1]:  # the end of the text
+    while tokens and not tokens[-1][1]:  # remove the entry for the end of the text
         tokens.pop()
     return tokens
 
@@ -141,7 +141,7 @@ def invented(
     stems = tuple(word for word in source_words if len(word) >= 4)
 
     def is_expansion(fact: str) -> bool:
-        if fact.isdigit():  # "11,746" for "11746", "2008" for "'08"
+        if fact.isdigit():  # numbers may be written in two ways: "11,746" and "11746", "2008" and "'08"
             return fact in together or (len(fact) == 4 and fact[2:] in numbers)
         in_date = fact in _CALENDAR and bool(numbers)
         return in_date or fact in written_out or fact.startswith(stems)

@@ -21,7 +21,7 @@ from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import JUDGED, validate_table
 
-ROWS_AT_ONCE = 16_384  # also the window in which repeated captions are counted
+ROWS_AT_ONCE = 16_384  # rows at a time; repeated captions are counted within them
 BINS = 25
 LONGEST = 100  # words; longer captions count in the last bin
 

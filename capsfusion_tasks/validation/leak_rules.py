@@ -86,7 +86,7 @@ REFUSAL = re.compile(
     r"|\bi (?:don't|do not) (?:have (?:enough|sufficient|access)|see (?:an?|any|the) (?:image|picture|photo))\b"
 )
 
-# What an assistant says around its answer.
+# Phrases with which an assistant introduces its answer.
 LABEL = re.compile(
     r"\s*[\"'*#\[(]*(?:(?:new|merged|fused|combined|refined|final|revised|rewritten|resulting) )?"
     r"(?:image |output )?(?:caption|sentence|output|answer|response|result|assistant|description|fused"

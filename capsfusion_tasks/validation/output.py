@@ -17,7 +17,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.validate import JUDGED
 
-Verdict = tuple[Any, ...]  # a value for each column of ``JUDGED``
+Verdict = tuple[Any, ...]  # one value for each column of ``JUDGED``
 
 
 def check_outputs(source: Path, out: Path | None, report: Path | None, *, overwrite: bool) -> None:

@@ -103,7 +103,7 @@ RULES: tuple[Rule, ...] = (
 
 REASONS = tuple(rule.__name__ for rule in RULES)
 
-# Rules that reject nothing.
+# Rules that only flag captions.
 FLAGS: tuple[Rule, ...] = (
     verbatim,
     unrelated_sources,

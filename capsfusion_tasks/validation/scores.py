@@ -54,7 +54,8 @@ class Fused:
         )
         self.repetition = repeated_share(self.caption_words)
         self.digits = len(_DIGIT.findall(self.caption))
-        self.has_inner_dot = _INNER_DOT.search(self.caption_lower) is not None  # signs of an address or a file name
+        # A dot inside a word: sign of an address or a file name.
+        self.has_inner_dot = _INNER_DOT.search(self.caption_lower) is not None
 
     @cached_property
     def invented_numbers(self) -> list[str]:

@@ -123,7 +123,7 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
     """
     facts = len(fused.raw_facts)
     kept = facts - len(fused.lost_facts)
-    said = bool(fused.caption_words)  # an empty caption has its own reason
+    said = bool(fused.caption_words)  # an empty caption is rejected by the rule ``empty``
     return said and facts >= settings.facts_min and kept <= 2 and kept < settings.fact_recall_min * facts
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
-# Words of grammar, not of content.
+# Words of grammar, such as articles, which do not count as content.
 _ARTICLES = "a an the this that these those some any all each both other"
 _CONJUNCTIONS = "and or nor but if then than so as when where why how while"
 _PREPOSITIONS = (
@@ -92,9 +92,8 @@ def loop(text: str, tokens: Sequence[str]) -> str | None:
 
 
 def _word_loop(tokens: Sequence[str]) -> str | None:
-    if (
-        len(set(tokens)) > len(tokens) - 2 or len(set(pairwise(tokens))) >= len(tokens) - 1
-    ):  # three repetitions have the same pair of words twice
+    # In three repetitions, the same pair of words occurs twice.
+    if len(set(tokens)) > len(tokens) - 2 or len(set(pairwise(tokens))) >= len(tokens) - 1:
         return None
     for size in range(1, 5):
         same = 0  # consecutive words that equal the word ``size`` positions before them

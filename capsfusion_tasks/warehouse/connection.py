@@ -76,7 +76,7 @@ def _prepare_schema(engine: Engine, migrate: bool) -> None:
         return
     try:
         _change_schema(engine, revision, migrate)
-    except ProgrammingError as error:  # the login may not create tables
+    except ProgrammingError as error:  # for example if the login may not create tables
         raise InputError(f"the warehouse, {describe(engine.url)}, refuses: {one_line(error.orig)}") from error
 
 

@@ -42,7 +42,7 @@ _PARAMETERS = {
 
 def is_embedded(url: URL) -> bool:
     """Whether ``url`` belongs to an embedded server."""
-    # SQLAlchemy's URLs leave out empty parameters.
+    # SQLAlchemy's URLs leave out empty parameters, so compare only the others.
     return all(url.query.get(name) == value for name, value in _PARAMETERS.items() if value)
 
 

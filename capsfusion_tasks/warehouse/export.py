@@ -192,7 +192,7 @@ def export_session(warehouse: Warehouse, target: str) -> Iterator[ExportSession]
     with adbc_session(warehouse, read_only=True) as connection:
         with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
             cursor.execute(f"set local search_path = {SCHEMA}, public")
-            cursor.execute("set local timezone = 'UTC'")  # because a condition may compare times
+            cursor.execute("set local timezone = 'UTC'")  # the user's condition may compare times without a zone
             cursor.execute(f"select pg_try_advisory_xact_lock({lock_sql('export')})", (target,))
             [locked] = cursor.fetchone()
         if not locked:

@@ -24,7 +24,7 @@ from capsfusion_tasks.warehouse.ledger_tables import plans, shards, work_units
 from capsfusion_tasks.warehouse.queries import Scope
 
 SAMPLED_UNITS = 20
-SAMPLED_ROWS = 100  # rows to sample from each unit
+SAMPLED_ROWS = 100  # number of rows to sample from each unit
 HISTOGRAM_BINS = 20
 # Score → upper end of its histogram; the lower end is 0.
 HISTOGRAMS = {
@@ -35,7 +35,7 @@ HISTOGRAMS = {
     "novelty": 1,
     "invention": 1,
 }
-_BINS = 60  # most bins of a throughput chart
+_BINS = 60  # most bins in a chart of the throughput
 _BIN_SECONDS = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
 
 _units = work_units.c

@@ -26,7 +26,7 @@ EXISTING = ("skip", "replace")
 GATE_ANSWERS = ("load", "keep out")
 UNIT_STATES = ("planned", "fusing", "fused", "loaded", "failed")
 
-# The settings behind each fusion_id.
+# The settings of each fusion_id.
 fusions = Table(
     "fusions",
     metadata,
@@ -69,7 +69,7 @@ shards = Table(
     one_of("state", SHARD_STATES),
 )
 
-# The work of one fuse task.
+# A unit: the pairs that one fuse task works on.
 work_units = Table(
     "work_units",
     metadata,

@@ -224,7 +224,7 @@ class Violation:
 
     rule: str
     unit_id: str
-    what: str  # "rows_in 5, accepted 3, rejected 1"
+    what: str  # for example "rows_in 5, accepted 3, rejected 1"
 
 
 def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True) -> list[Violation]:

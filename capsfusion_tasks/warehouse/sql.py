@@ -40,7 +40,7 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
         try:
             cursor.execute(sql)
             table = cursor.fetch_arrow_table()
-        except pa.ArrowInvalid as error:  # a composite type: row(1, 2)
+        except pa.ArrowInvalid as error:  # the result has a composite type, such as row(1, 2)
             raise InputError(f"the SQL statement has a column of a type {_UNKNOWN}: {error}; {_CAST}") from error
         except adbc.Error as error:
             if _connection_is_at_fault(connection, error):

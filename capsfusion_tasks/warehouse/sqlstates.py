@@ -27,7 +27,7 @@ _PASSING_CLASSES = (
 )
 _PASSING = (
     READ_ONLY,  # a standby may be promoted; some services make a database read-only while its disk is full
-    "25P03",  # idle_in_transaction_session_timeout: this machine was suspended
+    "25P03",  # idle_in_transaction_session_timeout, after this machine was suspended
     "25P04",  # transaction_timeout
     "55006",  # object in use
     "55P03",  # lock not available
@@ -44,7 +44,7 @@ _USERS = (
     "22021",  # character not in the database's encoding
     "22P05",  # character not in the client's encoding
     "42501",  # insufficient privilege
-    "42703",  # undefined column: a table was changed by hand
+    "42703",  # undefined column, because a table was changed by hand
     "42P01",  # undefined table
     "55000",  # the database accepts no connections
 )

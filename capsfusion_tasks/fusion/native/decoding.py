@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_NEVER = -1.0e9  # transformers' score for candidates that must not be chosen
+_NEVER = -1.0e9  # the score that transformers gives candidates that must not be chosen
 _BLOCK = 64
 
 
@@ -47,7 +47,7 @@ class BeamSearch:
         length_penalty: float = 1.0,
     ) -> None:
         self.beams, self.max_new_tokens, self.eos_ids = beams, max_new_tokens, tuple(eos_ids)
-        self.kept = beams if keep_beams else 1  # finished captions of a row that ``best`` returns
+        self.kept = beams if keep_beams else 1  # number of finished captions that ``best`` returns for each row
         # The number that transformers uses: enough for B beams to continue even if each beam's best tokens are all EOS.
         self.candidates = max(2, 1 + len(self.eos_ids)) * beams
         self.length_penalty = length_penalty

@@ -71,7 +71,7 @@ class NativeEngine:
         advance."""
         slots = self._slots = self._slots or self._allocate()
         with torch.inference_mode():
-            slots.clear()  # an earlier call that failed may have left rows
+            slots.clear()  # remove rows that a failed earlier call may have left
         waiting: deque[Request] = deque()
         active: dict[int, Request] = {}  # slot → request
         done: list[Completion] = []  # completions of the last step; yielded while the device computes the next step
@@ -96,7 +96,7 @@ class NativeEngine:
                     return
             yield from done
             with torch.inference_mode():
-                finished = slots.finished()  # waits for the device
+                finished = slots.finished()  # this call waits for the device
             done = [self._completion(active.pop(slot), decoded) for slot, decoded in finished.items()]
 
     def shrink(self) -> bool:

@@ -15,9 +15,9 @@ from capsfusion_tasks.errors import InputError
 
 DTYPE = torch.float8_e4m3fn
 LARGEST = 448.0
-SMALLEST_SCALE = 1e-12  # for rows of zeros: avoids a division by zero
+SMALLEST_SCALE = 1e-12  # least scale, so that a row of zeros causes no division by zero
 MULTIPLE = 16  # torch._scaled_mm needs weights whose sides are multiples of this
-MIN_CAPABILITY = (8, 9)  # Ada: earlier cards have no float8 products
+MIN_CAPABILITY = (8, 9)  # Ada and newer, because earlier cards have no float8 products
 
 
 def require(device: torch.device) -> None:

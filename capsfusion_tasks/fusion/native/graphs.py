@@ -38,7 +38,7 @@ class DecodeGraphs:
         torch.cuda.current_stream().wait_stream(stream)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         pool = torch.cuda.graph_pool_handle()
-        for size in sizes:  # the largest first: the others reuse its memory
+        for size in sizes:  # the largest graph first, because the others reuse its memory
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
                 step(size)

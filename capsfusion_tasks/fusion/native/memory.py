@@ -37,7 +37,7 @@ def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_s
     ``page`` is the bytes of a page, ``per_slot`` the pages of the longest row. There are always enough pages for one
     such row: if they do not fit, their allocation fails with out of memory.
     """
-    pages = int((free - needed - MARGIN_BYTES - MARGIN_SHARE * total) // page) - 1  # minus the spare page
+    pages = int((free - needed - MARGIN_BYTES - MARGIN_SHARE * total) // page) - 1  # minus 1 for the spare page
     pages = max(per_slot, min(pages, most_slots * per_slot))
     slots = max(1, min(most_slots, int(pages / (USED_SHARE * per_slot))))
     return Room(slots, min(pages, slots * per_slot))

@@ -97,7 +97,7 @@ class Slots:
         self._visible = torch.zeros(slots, beams, capacity, device=model.device, dtype=torch.bool)
         # [N] prompt lengths, without the prefix.
         self._prompt_length = torch.zeros(slots, device=model.device, dtype=torch.long)
-        self._used = [0] * slots  # tokens in each busy slot, on the host
+        self._used = [0] * slots  # number of tokens in each busy slot, kept on the host
         self._busy: list[int] = []  # slots in the order of their rows' age, oldest first
         self._free = list(range(slots - 1, -1, -1))
         self._order = torch.arange(slots, device=model.device)  # [N] slots, busy slots first
