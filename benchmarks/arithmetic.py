@@ -27,8 +27,8 @@ class Cost:
             2 * layers * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * config.intermediate_size)
         )
         self._head = 2 * hidden * int(config.vocab_size)
-        self._attention = 4 * layers * hidden  # operations of one token attending to another
-        self._cached = 2 * layers * kv  # cached numbers per token
+        self._attention = 4 * layers * hidden  # operations for the attention of one token to another token
+        self._cached = 2 * layers * kv  # numbers in the KV cache per token
 
     def needed(self, requests: Sequence[Request]) -> float:
         """The minimum of operations: each row's own prompt once, and all tokens of its beams except the last once."""

@@ -77,7 +77,7 @@ def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model:
     folder.mkdir(parents=True)
     if family.words is None:
         (folder / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
-        vocab_size = LlamaTokenizer(tokenizer_model).vocab_size + 1  # an added [PAD], as CapsFus-LLaMA has
+        vocab_size = LlamaTokenizer(tokenizer_model).vocab_size + 1  # plus 1 for an added [PAD], as in CapsFus-LLaMA
     else:
         vocab_size = write_tokenizer(folder, texts, family.words, family.bos)
     torch.manual_seed(0)
@@ -88,7 +88,7 @@ def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 512,
-        "initializer_range": 0.2,  # the most likely tokens are then clearly ahead
+        "initializer_range": 0.2,  # so large that the most likely tokens are clearly ahead
         "eos_token_id": [vocab_size - 1, vocab_size - 2],
     }
     model = AutoModelForCausalLM.from_config(family.config(**{**sizes, **family.changes}))

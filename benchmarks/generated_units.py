@@ -50,7 +50,7 @@ class UnitMaker:
             ),
             "laion_hash": pa.array(rng.integers(-(2**63), 2**63, rows)),
             "finish_reason": pa.repeat("stop", rows),
-            "license": pa.nulls(rows, pa.string()),  # as in most rows of LAION
+            "license": pa.nulls(rows, pa.string()),  # no licence, as in most rows of LAION
             "prompt_tokens": pa.array(rng.integers(130, 200, rows, np.int32)),
             "caption_tokens": pa.array(rng.integers(15, 81, rows, np.int32)),
             "caption_words": pa.array(rng.integers(8, 50, rows, np.int32)),

@@ -50,12 +50,12 @@ from capsfusion_tasks.tasks.local_run import PULLS
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 PAIRS_A_COPY = 20_000
-RAW_ROWS_A_COPY = 97_000  # three of four rows have no partner
+RAW_ROWS_A_COPY = 97_000  # LAION-2B rows per copy of the sample; three of four rows have no partner
 UNMATCHED = 3
 SHARDS = 4
 TOKENS_PER_SECOND = 15_000  # rate of one GPU, so high that units are large enough for one plan to hold all pairs
 
-# DuckDB's trim keeps tabs and newlines, and takes longer.
+# A regular expression, because DuckDB's trim keeps tabs and newlines and takes longer.
 BLANK = r"create macro blank(value) as not coalesce(regexp_matches(value, '[^\s\p{Z}]'), false)"
 
 # Finds the same pairs as the pipeline, and chooses the same row among equal rows.
@@ -96,7 +96,8 @@ class Cost:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # exit cleanly: remove folders
+    # Exit by an exception, which removes temporary folders.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw-rows", type=float, nargs="+", default=[1, 4, 16], help="millions of LAION-2B rows")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions; medians are printed")

@@ -52,13 +52,14 @@ POLL_SECONDS = 0.005
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # exit cleanly: remove folders
+    # Exit by an exception, which removes temporary folders.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=500_000, help="pairs of the interval")
-    parser.add_argument("--units", type=int, default=64, help="unfinished units of other intervals")
+    parser.add_argument("--rows", type=int, default=500_000, help="number of pairs in the interval")
+    parser.add_argument("--units", type=int, default=64, help="number of unfinished units of other intervals")
     parser.add_argument("--unit-rows", type=int, default=180_000)
     parser.add_argument("--buckets", type=int, default=2048)
-    parser.add_argument("--loaded", type=int, default=300_000, help="captions in the warehouse")
+    parser.add_argument("--loaded", type=int, default=300_000, help="number of captions in the warehouse")
     parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
     args = parser.parse_args()
 

@@ -133,7 +133,7 @@ def lost_facts(pair: Pair, _: random.Random) -> str | None:
     if len(names) < 4:
         return None
     caption = re.sub(r"\b\w*\d\w*\b", "some", pair.caption)
-    for word in set(re.findall(r"\w+", raw)):  # also words with the same beginning, in any case
+    for word in set(re.findall(r"\w+", raw)):  # replace also words with the same beginning, in upper or lower case
         if word[0].isupper() or any(map(str.isdigit, word)):
             caption = re.sub(rf"\b{re.escape(word[:5])}\w*", "something", caption, flags=re.IGNORECASE)
     return caption[0].upper() + caption[1:]

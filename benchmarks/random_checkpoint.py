@@ -33,7 +33,7 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, sha
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 SHARDS = 6
-CAPTION_TOKENS = 37.0  # mean of the published captions, including EOS
+CAPTION_TOKENS = 37.0  # mean number of tokens of published captions, including EOS
 NEAR_ENOUGH = 6.0
 _TRIES = 9
 _LARGEST_FACTOR = 64.0
@@ -118,7 +118,7 @@ def _write_shards(folder: Path, weights: Mapping[str, Any]) -> None:
         }
         torch.save(own, folder / file)
 
-    with ThreadPoolExecutor(SHARDS) as pool:  # computing checksums takes longer than writing
+    with ThreadPoolExecutor(SHARDS) as pool:  # in threads, because computing checksums takes longer than writing
         list(pool.map(write, sorted(set(places.values()))))
     total = sum(weight.numel() for weight in weights.values()) * torch.bfloat16.itemsize
     index = {"metadata": {"total_size": total}, "weight_map": places}

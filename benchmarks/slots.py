@@ -30,9 +30,9 @@ from capsfusion_tasks.fusion.native.slots import slot_capacity
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 
 GB = 10**9
-CONTEXT = 6 * GB // 10  # bytes of CUDA's context
-PAGE_TOKENS = 32  # triton_ops.PAGE_TOKENS, which cannot be imported without Triton
-PREFIX_TOKENS = 112  # the template, with LLaMA's tokenizer
+CONTEXT = 6 * GB // 10  # bytes that CUDA's context takes
+PAGE_TOKENS = 32  # a copy of triton_ops.PAGE_TOKENS, which cannot be imported without Triton
+PREFIX_TOKENS = 112  # tokens of the paper's template with LLaMA's tokenizer
 MAX_NEW_TOKENS = 80
 
 

@@ -65,7 +65,8 @@ console = Console(width=120, highlight=False)
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # exit cleanly: remove folders
+    # Exit by an exception, which removes temporary folders.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000], help="table sizes to measure at")

@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_DEBUG_TEMPROOT" not in os.environ:
         parent = _temporary_parent()
         prefix = "capsfusion-tests-"
-        for left in Path(parent).glob(f"{prefix}*-*"):  # left by sessions that were killed
+        for left in Path(parent).glob(f"{prefix}*-*"):  # folders that killed sessions have left
             owner = left.name.removeprefix(prefix).split("-")[0]
             if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
                 shutil.rmtree(left, ignore_errors=True)
@@ -158,11 +158,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
         engine = create_engine(server.url(TEMPLATE))
         upgrade(engine)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            for setting in (
-                "fsync",
-                "synchronous_commit",
-                "full_page_writes",
-            ):  # the data need not survive a power failure
+            # The data need not survive a power failure.
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
                 connection.execute(text(f"alter system set {setting} = off"))
             connection.execute(text("select pg_reload_conf()"))
         engine.dispose()

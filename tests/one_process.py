@@ -61,7 +61,8 @@ class RankThreads:
         self._job = FuseJob.model_validate_json(argv[-1])
         self._ranks = int(argv[argv.index("--nproc-per-node") + 1])
         self._on_line = on_line
-        self._said: queue.Queue[str | Exception | None] = queue.Queue()  # None: a rank has ended
+        # Lines and errors of ranks; None: a rank has ended.
+        self._said: queue.Queue[str | Exception | None] = queue.Queue()
         self._threads: list[threading.Thread] = []
         self._terminated = False
 

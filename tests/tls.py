@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-_SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # how a client of PostgreSQL asks for TLS
+_SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # the message with which a client of PostgreSQL asks for TLS
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ PARTS: dict[str, Callable[[Options], list[Case]]] = {
 
 def main() -> int:
     args = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # also ends the running case
+    # Exit by an exception, which also ends the running case.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = time.monotonic()
     on_gpu = args.device.type == "cuda"
     lines: list[Line] = []

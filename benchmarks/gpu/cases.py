@@ -111,7 +111,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
-    os.setsid()  # its own process group, which _end kills
+    os.setsid()  # make a process group of its own, which _end kills
     torch.backends.cuda.enable_cudnn_sdp(False)  # as in ranks (fusion/node.py)
     # With a GPU, the CPU computes nothing. Without one, a single thread is less disturbed by other load.
     torch.set_num_threads(1)
@@ -138,7 +138,7 @@ def _end(process: BaseProcess) -> None:
             kill(target, signal.SIGKILL)
             killed = True
     if killed:
-        time.sleep(_DYING_SECONDS)  # the next case needs the GPU's memory
+        time.sleep(_DYING_SECONDS)  # wait, because the next case needs the GPU's memory
 
 
 def _descendants(pid: int) -> list[int]:

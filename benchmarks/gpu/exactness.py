@@ -11,7 +11,7 @@ from benchmarks.gpu.cases import Case, Figures, Line, Options, name_of_beams
 from benchmarks.workload import read_pairs
 from capsfusion_tasks import BUNDLED_MODEL
 
-SLOTS = 24  # fewer than rows, so that slots are reused
+SLOTS = 24  # fewer slots than rows, so that slots are reused
 
 
 def cases(options: Options) -> list[Case]:

@@ -96,7 +96,7 @@ def measure_engine(options: Options, _: Mapping[str, Figures]) -> Sequence[Line]
         "rows_per_second": len(requests) / times[-1],
         "rows_per_second_while_all_slots_are_busy": full,
         "slots": engine.batch_size,
-        # The first token comes from the prompt.
+        # Plus 1, because the first token comes from the prompt.
         "steps_per_row": engine.occupancy.busy / len(requests) + 1,
         "caption_tokens_per_row": mean(completion.caption_tokens for completion in completions),
         "weights_seconds": weights,
@@ -193,7 +193,7 @@ class FuseCommand:
         for file in self._chunks.glob("*.parquet"):
             try:
                 found[file.name] = file.stat().st_mtime_ns
-            except FileNotFoundError:  # the command has ended and deleted them
+            except FileNotFoundError:  # the command has ended and deleted its chunks
                 return {}
         return found
 

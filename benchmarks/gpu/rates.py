@@ -22,8 +22,8 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 MAX_NEW_TOKENS = 80
-_STEPS = 36  # decode steps of a published caption
-_KERNELS = 24  # printed by a profile
+_STEPS = 36  # mean number of decode steps of a published caption
+_KERNELS = 24  # number of kernels that a profile prints
 
 
 def cases(options: Options) -> list[Case]:

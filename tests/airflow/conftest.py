@@ -51,8 +51,8 @@ class Service:
     server: EmbeddedPostgres
     folder: Path  # folder with the files of Airflow and of the PostgreSQL server
     bucket: str
-    alerts: list[str]  # texts that its webhook received
-    statsd: StatsdListener  # the server that receives its metrics
+    alerts: list[str]  # texts that Airflow's webhook has received
+    statsd: StatsdListener  # the server that receives Airflow's metrics
 
     @property
     def sources(self) -> Path:

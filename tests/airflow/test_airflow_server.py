@@ -54,7 +54,7 @@ def test_what_a_killed_airflow_left_running_is_ended_first(
 ) -> None:
     monkeypatch.setattr(airflow_server, "STOP_SECONDS", 1)
     said: list[str] = []
-    # The scheduler fails without a database.
+    # Without a database, the scheduler fails.
     with pytest.raises(NotReadyError, match=r"Airflow has ended.*standalone\.log"):
         start(tmp_path, said.append)
     assert not left_over.is_running()

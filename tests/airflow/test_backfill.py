@@ -422,7 +422,7 @@ def test_a_backfill_with_bad_params_is_refused(service: Service, conf: dict[str,
 
 def test_nothing_that_airflow_and_the_runs_leave_behind_has_a_secret(service: Service, sample: SampleReport) -> None:
     """Searches logs, XComs, rendered fields, notes, events, metrics, the ledger and the staging area."""
-    if not service.runs(FIRST, FIRST):  # creates a run if this test runs alone
+    if not service.runs(FIRST, FIRST):  # create a run if this test runs alone
         service.backfill(FIRST, FIRST)
     assert [line for line in service.statsd.lines if PLANTED in line] == []
     assert [*service.lineage.iterdir()]

@@ -71,7 +71,7 @@ def run_id(service: Service) -> Iterator[str]:
             ledger.unit_fused(connection, "shown", {"gpu_seconds": 40.0, "rows_per_second": PAIRS / 40})
         load_unit(warehouse, "shown", made_captions(), run)
         yield str(run)
-        with warehouse.engine.begin() as connection:  # other tests count the rows of the warehouse
+        with warehouse.engine.begin() as connection:  # clean up, because other tests count the rows of the warehouse
             for table in ("fused_captions", "rejected_captions", "work_units"):
                 connection.execute(text(f"delete from capsfusion.{table} where unit_id like 'shown%'"))
             connection.execute(text("delete from capsfusion.shards where etag = 'shown'"))

@@ -417,7 +417,7 @@ def test_twenty_times_the_rows_need_no_more_memory(tmp_path: Path, suffix: str) 
     peaks = []
     for count in (2_000, 40_000):
         rows = [{name: rng.randbytes(300).hex() for name in COLUMNS} for _ in range(count)]
-        source = write(tmp_path / f"in{suffix}", rows)  # Parquet: all in one row group
+        source = write(tmp_path / f"in{suffix}", rows)  # as Parquet, all rows are in one row group
         command = [sys.executable, "-c", textwrap.dedent(PASSES), source]
         # Arrow's own allocator keeps tens of MB of free memory, and the amount varies.
         env = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}

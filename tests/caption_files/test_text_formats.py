@@ -101,7 +101,7 @@ def test_compressed_files_are_told_by_their_content_and_have_the_same_bytes_each
     text = "".join(json.dumps(row) + "\n" for row in ROWS)
     # Wget may save the file as the server compressed it.
     (tmp_path / "in.jsonl").write_bytes(gzip.compress(text.encode()))
-    (tmp_path / "in.jsonl.gz").write_text(text)  # a browser decompresses the file and keeps the name
+    (tmp_path / "in.jsonl.gz").write_text(text)  # as if a browser had decompressed the file and kept its name
     packed = [fused(tmp_path / f"in.{end}", tmp_path / f"{end}.out.jsonl.gz") for end in ("jsonl", "jsonl.gz")]
     expected = [{**row, "capsfusion": f"c{n}"} for n, row in enumerate(ROWS)]
     assert [json.loads(line) for line in text_of(packed[0]).splitlines()] == expected

@@ -44,7 +44,7 @@ def typed(tmp_path: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.Monkey
     for name in [name for name in os.environ if name.startswith("CAPSFUSION_") and name != "CAPSFUSION_DEVICE"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("CAPSFUSION_NUM_BEAMS", "1")  # one beam takes a third of the time
+    monkeypatch.setenv("CAPSFUSION_NUM_BEAMS", "1")  # greedy decoding, which takes a third of the time
     with new_warehouse(postgres) as demo, new_warehouse(postgres) as trial:
         monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", demo)
         sample = write_sample_data(Path("demo"), rows_per_day=10, days=1)
@@ -54,7 +54,7 @@ def typed(tmp_path: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.Monkey
         printed = {}
         for command in COMMANDS:
             printed[command] = _type(command, monkeypatch)
-            if "CAPSFUSION_HOME=" in command:  # each home has a warehouse of its own
+            if "CAPSFUSION_HOME=" in command:  # a new home, which has a separate warehouse
                 monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", trial)
         yield printed
 

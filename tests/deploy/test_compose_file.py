@@ -95,7 +95,7 @@ def test_s3_keys_of_env_reach_the_containers(services: dict[str, dict[str, Any]]
 def test_the_file_has_no_secret_and_no_default_for_one(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         for variable, value in service.get("environment", {}).items():
-            literal = VARIABLE.sub("", "" if value is None else str(value))  # None: the value comes from .env
+            literal = VARIABLE.sub("", "" if value is None else str(value))  # None means that the value comes from .env
             assert not re.search(r":[^/@:]+@", literal), f"{name}: {variable} has a password in it"
             if re.search(r"(PASSWORD|SECRET|_KEY|TOKEN|AUTH)$", variable):
                 assert literal == "", f"{name}: {variable} is {value}"

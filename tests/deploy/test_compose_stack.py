@@ -32,7 +32,7 @@ CAPSFUSION_CHUNK_ROWS=8
 CAPSFUSION_UNIT_TOKENS=2300
 CPU_WORKER_CONCURRENCY=2
 """
-# Airflow then notices a dead task minutes earlier.
+# With these settings, Airflow notices a dead task minutes earlier.
 OVERRIDE = """
 services:
   airflow-scheduler:

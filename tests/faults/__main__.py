@@ -18,7 +18,7 @@ from tests.faults.workload import Workload
 
 def main() -> int:
     arguments = _arguments()
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request to S3
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # hide its log line for each request to S3
     faults, impossible = possible_faults()
     for name, why in impossible.items():
         print(f"left out: {name}: {why}")

@@ -41,7 +41,7 @@ FIRST, LAST = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (DAYS[
 
 @dataclass
 class Service:
-    """Airflow and its servers, and a service manager that restarts what is killed."""
+    """Airflow and its servers, and a service manager that restarts killed processes."""
 
     airflow: LocalAirflow
     site: Site  # the home's PostgreSQL has only the warehouse; Airflow's database is on another server
@@ -182,7 +182,7 @@ def _kill_server(service: Service) -> bool:
 
 def _second_scheduler(service: Service) -> bool:
     """Start a second scheduler. The next kill of the scheduler kills both and restarts one."""
-    if len(service.with_title("airflow scheduler")) > 2:  # each scheduler has a process that serves its logs
+    if len(service.with_title("airflow scheduler")) > 2:  # two processes per scheduler, because one serves its logs
         return False
     service.start_component("scheduler")
     return True

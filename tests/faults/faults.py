@@ -60,7 +60,7 @@ class Fault:
     place: Place = _usual
     first: Callable[[Random], dict[str, str]] = lambda random: {}  # environment variables of the broken run
     days: tuple[Days, ...] = (ALL_DAYS,)  # days of the runs; the first run is broken
-    why_not: Callable[[], str | None] = lambda: None  # why this machine cannot cause the fault
+    why_not: Callable[[], str | None] = lambda: None  # returns why this machine cannot cause the fault, or None
 
 
 # -- Processes --------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def _disk(folder: str, megabytes: int) -> Place:
             with workload.site(trial, home) as site:
                 if home is None:
                     site.changes[f"CAPSFUSION_{folder.upper()}"] = str(mounted / folder)
-                else:  # a disk for the PostgreSQL server alone
+                else:  # a disk only for the PostgreSQL server
                     elsewhere = workload.folder / f"{trial}-files"
                     site.changes |= {
                         f"CAPSFUSION_{name}": str(elsewhere / name.lower()) for name in ("STAGING", "SCRATCH")

@@ -10,7 +10,7 @@ from tests.faults.workload import IN_ONE_PROCESS, Workload
 
 ROWS = [(pair, "fusion", "caption", ()) for pair in "abc"]
 UNITS = [("u1", "loaded", 3, 2, 1, 0)]
-SEED = 69  # kills the run while torchrun starts, which takes seconds
+SEED = 69  # with this seed, the run is killed while torchrun starts, which takes seconds
 
 
 @pytest.mark.timeout(900)

@@ -109,7 +109,7 @@ def test_a_home_that_cannot_be_written_costs_the_cache_of_digests_only(
 
 def test_a_worker_takes_the_planned_model_or_its_own_copy_of_it_and_no_other(tiny_model: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_model, tmp_path / "planned")
-    settings = load_settings(home=tmp_path / "home")  # the digests of the bundled model
+    settings = load_settings(home=tmp_path / "home")  # a worker whose own model is the bundled one
     decoding = decide(load_settings(model=str(folder), home=tmp_path / "home"))
     assert locate(decoding, settings) == str(folder)
     copy = shutil.move(folder, tmp_path / "copy")
@@ -136,7 +136,7 @@ def test_a_folder_without_weights_is_refused(tiny_model: Path, tmp_path: Path) -
 def test_ranks_get_the_commit_that_a_hub_id_meant_when_they_were_started(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, cache = "c" * 40, tmp_path / "models--team--model"  # the folder names of the hub's cache
+    commit, cache = "c" * 40, tmp_path / "models--team--model"  # names of folders as in the hub's cache
     shutil.copytree(tiny_model, cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)

@@ -181,7 +181,7 @@ OF_OTHER_LAUNCHERS = {
     "TORCHELASTIC_ERROR_FILE": "/nowhere/error.json",
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon",
     # Variables of torch's compilers, which no fuse task uses.
-    "TORCH_LOGS": "",  # torch does not treat an empty variable as unset
+    "TORCH_LOGS": "",  # empty, which torch does not treat as unset
     "TORCH_LOGS_OUT": "",
     "TORCHINDUCTOR_MIN_NUM_SPLIT": "many",
     "TORCHDYNAMO_REPRO_LEVEL": "high",

@@ -210,7 +210,7 @@ INDEX = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
                 "model__safetensors__index__json": INDEX,
                 "model-1__safetensors": b"x",
                 "model-2__safetensors": b"x",
-                "model-3__safetensors": b"x",  # left from an older save
+                "model-3__safetensors": b"x",  # a shard of an older save
                 "consolidated__00__pth": b"x",
                 "adapter_model__safetensors": b"x",
                 "adapter_config__json": {},

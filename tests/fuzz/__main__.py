@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, seed, settings
 
 from tests.fuzz.targets import TARGETS
 
-HANG_SECONDS = 120  # limit for one input
+HANG_SECONDS = 120  # seconds that one input may take
 START_SECONDS = 600  # limit for the imports before the first input, on a machine with much other work
 LONG = settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -92,7 +92,8 @@ def main() -> int:
     if given_.last:
         fuzz(given_.target[0], given_.minutes, given_.seed, given_.last)
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # exit cleanly: remove folders
+    # Exit by an exception, which removes temporary folders.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     through = [watched(name, given_.minutes, given_.seed) for name in given_.target or TARGETS]
     return 0 if all(through) else 1
 

@@ -44,7 +44,7 @@ class Target:
     strategy: st.SearchStrategy[Any]
     holds: Callable[[Any], None]
     past: tuple[Any, ...] = ()
-    examples: int = 40  # number of inputs in the test suite
+    examples: int = 40  # number of inputs to try in the test suite
 
 
 # ---- shards ----
@@ -89,7 +89,7 @@ def tables(draw: st.DrawFn) -> tuple[bytes, str]:
         arrays.append(pa.array([fitting(value, kind) for value in values], kind))
         names.append(draw(st.sampled_from(NAMES)))
     out = io.BytesIO()
-    with suppress(pa.ArrowException):  # pages that no writer produces
+    with suppress(pa.ArrowException):  # Arrow cannot write some of these tables
         pq.write_table(pa.table(arrays, names), out, store_schema=draw(st.booleans()))
     return out.getvalue(), draw(st.sampled_from(("laion_2b", "laion_coco")))
 
@@ -250,7 +250,7 @@ def caption_tables(draw: st.DrawFn) -> bytes:
     kind = draw(ANY_TYPES)
     values = draw(st.lists(st.none() | values_of(kind), min_size=1, max_size=4))
     out = io.BytesIO()
-    with suppress(pa.ArrowException, OverflowError, ValueError, TypeError):  # values that do not fit the type
+    with suppress(pa.ArrowException, OverflowError, ValueError, TypeError):  # the values do not fit the type
         captions = pa.array(["a"] * len(values))
         table = pa.table({"laion_2b": captions, "laion_coco": captions, "x": pa.array(values, kind)})
         pq.write_table(table, out, store_schema=draw(st.booleans()))

@@ -46,7 +46,7 @@ def _column(name: bytes, values: int, size: int) -> bytes:
         (5, _I64, _int(values)),
         (6, _I64, _int(size)),
         (7, _I64, _int(size)),
-        (9, _I64, _int(4)),  # where its pages begin
+        (9, _I64, _int(4)),  # offset at which the column's pages begin
     )
     return _struct((2, _I64, _int(4)), (3, _STRUCT, metadata))
 

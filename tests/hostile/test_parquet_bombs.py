@@ -51,7 +51,7 @@ def low_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("typed", [True, False], ids=["Arrow's dictionary type", "plain text"])
 def test_one_long_text_that_a_dictionary_repeats_a_million_times(tmp_path: Path, typed: bool) -> None:
-    rows = 1_000_000  # 1 MiB each: a terabyte in five kilobytes
+    rows = 1_000_000  # rows of 1 MiB each, so a terabyte in a file of five kilobytes
     texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * MIB]))
     file = tmp_path / "bomb.parquet"
     table = pa.table({"URL": texts, "TEXT": texts})

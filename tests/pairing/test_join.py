@@ -295,7 +295,7 @@ def test_a_shard_that_is_no_whole_parquet_file_is_named(area: Area, tmp_path: Pa
         split_shard(pa.PythonFile(stream), shard, area.storage, area.settings)
 
 
-SORT = "create table sorted as select hash(range) as url from range(3_000_000) order by url"  # takes more than 24 MB
+SORT = "create table sorted as select hash(range) as url from range(3_000_000) order by url"  # needs over 24 MB
 
 
 def sort_in_little_memory(connection: duckdb.DuckDBPyConnection) -> None:

@@ -86,7 +86,7 @@ def test_no_row_has_more_tokens_than_the_model_reads_and_writes(template_tokens:
 
 
 def test_fused_units_give_the_length_of_captions() -> None:
-    rows = [("a" * 100, "b" * 82, "")] * 10  # the sources have 50 tokens
+    rows = [("a" * 100, "b" * 82, "")] * 10  # captions of 182 characters, which are 50 tokens
     estimate = TokenEstimate().with_measured(rows=10, prompt_tokens=1760, caption_tokens=600)
     assert estimate.of(table(rows)).tolist() == [126 + 50 + 60] * 10
     assert DEFAULT.with_measured(10, prompt_tokens=1260, caption_tokens=0) == DEFAULT

@@ -70,7 +70,7 @@ def test_the_commands_of_the_page_do_what_it_says(
     os.utime(alone, (ARRIVED.timestamp(), ARRIVED.timestamp()))
     (tmp_path / "images").mkdir()
     pq.write_table(pa.table({"url": ["u"], "status": ["success"]}), tmp_path / "images" / "00000.parquet")
-    if "s3://" in block:  # an uploaded object has the time of the upload
+    if "s3://" in block:  # on S3, an object's time is the time of its upload
         today = datetime.now(UTC).date()
         block = block.replace("2026-11-01", str(today)).replace("2026-11-02", str(today.replace(year=today.year + 1)))
     environment = os.environ | {

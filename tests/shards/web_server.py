@@ -20,7 +20,7 @@ from huggingface_hub import constants
 class File:
     content: bytes
     arrived: datetime | None = None  # Last-Modified
-    etag: str | None = ""  # "": computed from the content; None: no header
+    etag: str | None = ""  # ETag of a file. "": computed from the content; None: no header
     ranges: bool = True
     head_status: int = 200  # HTTP status of the answer to HEAD
     claims: int | None = None  # a wrong Content-Length

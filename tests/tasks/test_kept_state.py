@@ -213,7 +213,8 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
                 NotReadyError, match=r"1 shards .* are being pulled again, or were being pulled when a run was killed"
             ),
         ),
-        ("after", pytest.raises(InputError, match=r"4 shards .* were pulled with")),  # the shards of the other interval
+        # The error is about the shards of the other interval.
+        ("after", pytest.raises(InputError, match=r"4 shards .* were pulled with")),
     ],
     ids=["before", "after"],
 )
@@ -275,7 +276,8 @@ def test_a_side_without_any_shard_is_told_and_not_frozen(place: Place, caplog: p
     assert {shard.side for shard in first} == {"laion_coco"}
     assert f"laion_2b has no shard at all in {place.folder}/empty (*.parquet)" in caplog.text
     write(place.folder / "empty" / "a.parquet", range(3))
-    write(place.folder / "coco" / "c.parquet", range(3), caption="a kite")  # this side's list is frozen
+    # Not listed, because this side's list is frozen.
+    write(place.folder / "coco" / "c.parquet", range(3), caption="a kite")
     found = interval_tasks.discover(settings, DAY)
     assert [shard.path for shard in found if shard.side == "laion_2b"] == ["a.parquet"]
     assert [shard for shard in found if shard.side == "laion_coco"] == first

@@ -60,7 +60,7 @@ class CuttingProxy:
                 server.sendall(data[:room] if self.at is None else b"")
                 return self._break_off()
             if self.at == "answer to commit" and b"COMMIT" in data:
-                self.reached.set()  # set before the server can answer
+                self.reached.set()  # set this before the server can answer
             server.sendall(data)
             self.from_client += len(data)
         return _end(server)

@@ -89,7 +89,7 @@ def test_a_database_that_cannot_store_every_caption_is_refused(postgres: Embedde
 def test_the_environment_of_libpq_does_not_change_what_text_is(
     warehouse_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")  # psycopg would give bytes
+    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")  # with this encoding, psycopg would return bytes
     with (
         open_warehouse(Settings(warehouse_url=warehouse_url)) as warehouse,
         warehouse.engine.connect() as connection,

@@ -59,7 +59,7 @@ def test_a_server_that_hangs_while_it_stops_is_ended_and_keeps_its_data(
         assert hanging is not None
         # The server's shutdown waits for the checkpointer, which is suspended here.
         for child in hanging.children():
-            with suppress(psutil.NoSuchProcess):  # backends may have ended
+            with suppress(psutil.NoSuchProcess):  # some backends may already have ended
                 if "checkpointer" in " ".join(child.cmdline()):
                     child.suspend()
         hanging.send_signal(signal.SIGINT)  # the process that asked for the shutdown is gone
@@ -84,7 +84,7 @@ def test_processes_share_one_server_and_the_last_one_stops_it(tmp_path: Path) ->
         for _ in range(3)
     ]
     assert len({process.stdout.readline() for process in users if process.stdout}) == 1
-    users[0].kill()  # ends without releasing the server
+    users[0].kill()  # this user ends without releasing the server
     users[0].communicate()
     for process in users[1:]:
         assert postmaster(tmp_path) is not None

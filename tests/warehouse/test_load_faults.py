@@ -157,7 +157,7 @@ def load_over(net: CuttingProxy, warehouse: Warehouse, number: int) -> LoadResul
 def test_a_network_that_is_cut_after_so_many_bytes(warehouse: Warehouse) -> None:
     with CuttingProxy(socket_of(warehouse)) as net:
         assert load_over(net, warehouse, 0) == LoadResult(ROWS * 9 // 10, ROWS // 10, already_loaded=False)
-    statements = net.from_client - 20_000  # the client sends these last bytes after the rows
+    statements = net.from_client - 20_000  # the client sends its last 20,000 bytes after the rows
     cuts = [*range(0, 2000, 400), *range(2000, statements, statements // 5), *range(statements, net.from_client, 2000)]
     for number, after in enumerate(cuts, start=1):
         with CuttingProxy(socket_of(warehouse), after) as net, pytest.raises(NotReadyError, match="try again"):

@@ -114,7 +114,7 @@ def test_a_variable_of_libpq_that_cannot_work_is_named(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, name: str, value: str, embedded: bool
 ) -> None:
     folder = postgres.socket_folder
-    monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")  # is set, but is not the reason
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")  # a variable that is set, but is not the reason of the error
     monkeypatch.setenv(name, value)
     with (
         pytest.raises(InputError, match=f"; check CAPSFUSION_WAREHOUSE_URL and {name}"),
@@ -195,9 +195,8 @@ def test_a_login_without_a_right_gets_one_line(postgres: EmbeddedPostgres, wareh
 
 
 def test_a_path_that_is_too_long_for_its_index_is_an_input_error(settings: Settings) -> None:
-    path = "".join(
-        sha256(str(number).encode()).hexdigest() for number in range(100)
-    )  # too large for the index, even when compressed
+    # A value that is too large for the index, even when compressed.
+    path = "".join(sha256(str(number).encode()).hexdigest() for number in range(100))
     found = Shard.model_validate(
         {
             "source": "/data",

@@ -205,7 +205,7 @@ def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: 
     prompt = REQUESTS[0].prompt[len(PREFIX) :]
     with torch.inference_mode():
         idle, alone = slots(), slots()
-        for _ in range(200):  # more tokens than the model has positions
+        for _ in range(200):  # until there are more tokens than the model has positions
             idle.step(4)
         slot, same_slot = (some.prefill([prompt], [most])[0] for some in (idle, alone))
         for _ in range(most - 1):

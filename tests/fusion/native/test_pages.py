@@ -19,7 +19,7 @@ def test_a_slot_takes_a_page_when_its_tokens_need_one() -> None:
     held = [*pages.table[1, :2].tolist(), *pages.table[0, :3].tolist()]
     assert sorted(held) == [0, 1, 2, 3, 4]
     assert pages.may_grow(0)
-    assert pages.grow(1, 32)  # the slot already has pages for 32 tokens
+    assert pages.grow(1, 32)  # no change, because the slot already has pages for 32 tokens
 
 
 def test_a_slot_that_finds_too_few_pages_keeps_what_it_has() -> None:
