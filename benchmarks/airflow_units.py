@@ -171,7 +171,7 @@ def cpu_seconds(standalone: psutil.Process) -> Counter[str]:
         except psutil.NoSuchProcess:
             continue
         own = times.user + times.system
-        found["all"] += own + times.children_user + times.children_system  # of children that have ended
+        found["all"] += own + times.children_user + times.children_system  # plus the times of children that have ended
         if "airflow scheduler" in command:
             found["scheduler"] += own
         elif "api_server" in command or "api-server" in command:

@@ -155,5 +155,5 @@ def _before_captions(template: Template) -> Template:
 
 def _drop_last_tokens(tokenizer: Tokenizer, text: str, count: int) -> str:
     ids = tokenizer.encode(text, bos=False)
-    # A cut inside a multi-byte character decodes to a replacement character: remove it.
+    # A cut inside a multi-byte character decodes to a replacement character, so remove this character.
     return tokenizer.decode(ids[: max(0, len(ids) - count)]).rstrip("\N{REPLACEMENT CHARACTER}").rstrip()

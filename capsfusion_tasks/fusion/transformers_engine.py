@@ -184,7 +184,7 @@ class TransformersEngine:
         return Completion(row, best.token_ids, best.finish_reason, best.caption_tokens, others=(*others,))
 
     def _beam(self, tokens: list[int]) -> Beam:
-        """A caption that may end with padding."""
+        """The beam for generated tokens, which may end with padding."""
         ends = (place for place, token in enumerate(tokens, start=1) if token in self.eos_ids)
         return Beam.of(tokens[: next(ends, len(tokens))], self.eos_ids)
 

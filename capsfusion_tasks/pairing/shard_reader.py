@@ -82,7 +82,7 @@ class _Decoder:
     def __init__(self) -> None:
         ours, its = socket.socketpair()
         with its:
-            # -P: keep the script's folder off the import path, because its modules have common names.
+            # -P keeps the script's folder off the import path, because modules in it have common names.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", decoder.__file__, str(its.fileno())],
                 pass_fds=[its.fileno()],

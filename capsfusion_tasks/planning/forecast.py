@@ -97,7 +97,7 @@ def longest_row(decoding: Decoding) -> int:
 
 
 def known_images(settings: Settings, storage: Storage) -> ImageResults | None:
-    """The image results that runs have read from the configured source. None if images may be gone."""
+    """The image results that runs have read from the configured source. None if the settings keep gone images."""
     if not settings.skips_gone_images:
         return None
     place = image_results_source(settings)

@@ -153,7 +153,7 @@ def outdated(
     # All of these units come from one planning, so they have the same rules.
     made_with = unit_files.rules_of(storage, unfinished[0][0].unit_id)
     if made_with is None:
-        # The first unit last, because a rerun after a crash reads the rules of that unit.
+        # Record the first unit last, because a rerun after a crash reads the rules of the first unit.
         for unit, _ in reversed(unfinished):
             unit_files.record_rules(storage, unit.unit_id, rules)
     if made_with is None or made_with == rules:

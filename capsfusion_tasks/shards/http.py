@@ -123,7 +123,8 @@ class HttpSource:
             with web.answer(client, "HEAD", address, accept=(200, 403, 405, 501)) as response:
                 if response.status_code == 200 and web.content_range(response)[1] is not None:
                     return _described(response, path, entry, address.where)
-            # Some servers refuse HEAD, as S3 does to an address that is signed for GET; others give no length with it.
+            # Some servers refuse HEAD (S3 does so for an address that is signed for GET), or answer it without a
+            # length.
             with web.answer(client, "GET", address, Range="bytes=0-0") as response:
                 return _described(response, path, entry, address.where)
 

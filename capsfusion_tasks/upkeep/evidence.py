@@ -80,7 +80,7 @@ def gather(
     *,
     all_lists: bool = True,
 ) -> Evidence:
-    """Read the files and the ledger, in an order in which the work of a running task looks unfinished, and not wrong.
+    """Read the files and the ledger, in an order in which work of a running task looks unfinished instead of wrong.
 
     For a scope with an interval, reads only the files of its intervals, of their shards and of their unfinished units.
     ``all_lists``: read the lists of the other intervals, too. Raises InputError if the ledger belongs to another

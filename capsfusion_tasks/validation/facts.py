@@ -19,7 +19,7 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS
 # The characters before a word, and the word. The end of the text also counts as a word, because otherwise trailing
 # signs would take quadratic time.
 _TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
-_STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")  # the first word has nothing before it
+_STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")  # matches "", which is before the first word
 # Parts of tags, addresses, file names, and of four or more words joined by hyphens are not names.
 _PICTURE_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp)\b")
 _NO_PROSE = re.compile(

@@ -1,4 +1,4 @@
-"""Rules about the language of a caption. Captions are in English, in whatever language the sources are."""
+"""Rules about the language of a caption. Captions must be in English, for sources in any language."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ FUNCTION_WORDS = frozenset(
     f"{_ARTICLES} {_CONJUNCTIONS} {_PREPOSITIONS} {_PRONOUNS} {_VERBS} {_SHORT_FORMS} {_ADVERBS}".split()
 )
 
-# Up to four letters repeated five times, in a word of at least ten letters; or a sign ten times in a row.
+# Matches up to four letters that repeat five times, in a word of at least ten letters, or ten equal signs in a row.
 _LETTER_LOOP = re.compile(r"([^\W\d]{1,4}?)\1{4,}")
 _LOOPING_WORD_LENGTH = 10
 _SIGN_LOOP = re.compile(r"([^\w\s])(?:\s?\1){9,}")

@@ -16,7 +16,7 @@ declare
     statement text;
     needed record;
 begin
-    -- Create the roles. The migration of another database may create them at this moment.
+    -- Create the roles. The migration of another database may create them at the same moment.
     foreach each_role in array roles loop
         begin
             if not exists (select from pg_roles where rolname = each_role) then

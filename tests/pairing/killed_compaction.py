@@ -22,7 +22,7 @@ POINTS: dict[str, tuple[Any, str]] = {
 
 
 def compact_and_die(folder: Path, buckets: int, point: str, call: int) -> None:
-    """Compact all buckets. SIGKILL this process at the start of the given call (from 1) of the function of a point."""
+    """Compact all buckets, and SIGKILL this process at the start of a given call (from 1) of the point's function."""
     where, what = POINTS[point]
     whole, left = getattr(where, what), call
 

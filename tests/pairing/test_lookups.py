@@ -171,7 +171,7 @@ def compacted(area: Area, shards: list[Shard]) -> None:
 
 
 def test_joins_beside_compaction_find_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run makes, merges and deletes lookups after a join has chosen the ones that it reads."""
+    """Another run makes, merges and deletes lookups after a join has chosen the lookups that it reads."""
     monkeypatch.setattr(compaction, "_FEW_FILES", 0)
     area, days = Area(tmp_path, buckets=1), arrivals(6)
     found: Made = set()

@@ -425,7 +425,7 @@ def test_a_netrc_that_cannot_be_read_is_named(
 
 
 def test_a_password_in_the_address_is_refused(web: WebServer, scratch: Path) -> None:
-    with pytest.raises(InputError, match=r"put it into ~/\.netrc") as caught:
+    with pytest.raises(InputError, match=r"put the password into ~/\.netrc") as caught:
         HttpSource("https://me:secret@host/list.txt", scratch)
     assert "secret" not in str(caught.value)
 

@@ -105,7 +105,7 @@ def test_what_is_gone_is_counted_and_left_out(place: Place, caplog: pytest.LogCa
         now.gone.tokens / now.rate.tokens_per_second.median / 3600
     )
     assert "left out, because their images are gone: 2 pairs, about" in now.text
-    assert not [one for one in caplog.messages if "not read yet" in one or "left the source" in one]
+    assert not [one for one in caplog.messages if "not read yet" in one or "no longer in the source" in one]
     report = interval_tasks.report(settings, DAY)
     assert (
         f"found: {len(everything)} pairs, 0 of them fused already or in other units, 2 left out because"

@@ -75,7 +75,7 @@ class BeamSearch:
 
         Returns the parent [K, B] of each beam: the beam that it continues. Sets ``done`` where a caption is complete.
         """
-        length = self.length[slots] + 1  # [K], the new token counted
+        length = self.length[slots] + 1  # [K], including the new token
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         if self.beams == 1:
             return self._greedy_step(slots, length, log_probs)

@@ -56,7 +56,9 @@ class Sizes(BaseModel):
     num_key_value_heads: int = Field(32, gt=0, le=_MOST_HEADS)
     head_dim: int = Field(128, gt=0, le=_MOST_HEADS, multiple_of=2)
     max_position_embeddings: int = Field(2048, gt=0)
-    rms_norm_eps: float = Field(1e-6, ge=0, le=1)  # a huge one makes every norm zero, and all tokens score the same
+    rms_norm_eps: float = Field(
+        1e-6, ge=0, le=1
+    )  # a huge value makes every norm zero, so that all tokens score the same
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     rope_theta: float = Field(10_000.0, gt=0, allow_inf_nan=False)
