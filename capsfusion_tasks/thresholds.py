@@ -54,8 +54,8 @@ class RuleSettings(BaseModel):
     )
     english: Literal["always", "latin", "never"] = Field(
         default="always",
-        description="Captions that must be in English. `always`: all. `latin`: those whose synthetic caption is in Latin"
-        " letters. `never`: none. Rules that depend on English apply only to these captions"
+        description="Captions that must be in English. `always`: all. `latin`: those whose synthetic caption is in"
+        " Latin letters. `never`: none. Rules that depend on English apply only to these captions"
         " ([validation.md](validation.md#what-if-my-captions-are-not-in-english)).",
     )
 

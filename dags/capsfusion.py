@@ -247,7 +247,9 @@ def capsfusion() -> None:
         print("\n".join([*about, str(result["text"]), str(checked["text"])]))
         context["ti"].xcom_push(run_note.KEY, run_note.compose(result, checked, about))
         if failures := result["failures"]:
-            raise InputError(f"{len(failures)} shards or units failed, all others are done; the first: {failures[0]}")
+            raise InputError(
+                f"{len(failures)} shards or units failed, all others are done. The first error: {failures[0]}"
+            )
         require_all_done(context, result)
         return result
 

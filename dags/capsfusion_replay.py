@@ -164,7 +164,7 @@ def capsfusion_replay() -> None:
         print(result["text"])
         context["ti"].xcom_push(run_note.KEY, run_note.compose(result))
         if failures := result["failures"]:
-            raise InputError(f"{len(failures)} units failed, all others are done; the first: {failures[0]}")
+            raise InputError(f"{len(failures)} units failed, all others are done. The first error: {failures[0]}")
         require_all_done(context, result)
         return result
 

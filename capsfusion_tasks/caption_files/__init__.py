@@ -100,7 +100,7 @@ def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
             if target.is_dir():
                 raise InputError(f"cannot write {target}: it is a folder")
             if not overwrite:
-                raise InputError(f"{target} is there already: choose another name, or say --overwrite")
+                raise InputError(f"{target} exists already: choose another name, or add --overwrite")
         _check_folder(target.absolute().parent, target)
 
 

@@ -34,8 +34,8 @@ class CsvFile(RowFile):
             raise InputError(f"{self.source} is empty; expected a header with the names of the columns")
         if len(names) == 1 and (found := [mark for mark in ";\t|," if mark in names[0]]):
             raise InputError(
-                f"{self.source} separates its columns with {found[0]!r}, but its name says {self._delimiter!r}: name a"
-                " file with tabs .tsv, and write others again with commas, as .csv"
+                f"{self.source} separates its columns with {found[0]!r}, but its name says {self._delimiter!r}: rename"
+                " a file with tabs to .tsv; write any other file again with commas, as .csv"
             )
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{self.source} has more than one column {', '.join(twice)}: rename or drop all but one")

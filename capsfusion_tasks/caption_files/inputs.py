@@ -40,7 +40,7 @@ def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
         for file, place in _files(source, target):
             if found.setdefault(place, file) != file:
                 raise InputError(
-                    f"{found[place]} and {file} would both be written to {target / place}: fuse them into two folders"
+                    f"{found[place]} and {file} would both be written to {target / place}: use two folders"
                 )
     return [InOut(found[place], target / place) for place in sorted(found)]
 

@@ -109,7 +109,7 @@ def fuse(
         batch_size=batch_size,
     )
     if overwrite and skip_existing:
-        raise InputError("--overwrite and --skip-existing exclude each other: give one of them")
+        raise InputError("--overwrite and --skip-existing cannot be combined: give one of them")
     print_default_model(model, settings)
     files = inputs_and_outputs(sources, target)
     if stats is not None:
@@ -145,7 +145,7 @@ def fuse(
         line = f"{file}row {failed.row + 1}{row_id} has no capsfusion: {failed.reason}"
         stderr.print(printable(line), markup=False, style="yellow")
     if len(result.failed) > 5:
-        stderr.print(f"… and {len(result.failed) - 5} more rows have none", style="yellow")
+        stderr.print(f"… and {len(result.failed) - 5} more rows have no capsfusion", style="yellow")
 
 
 def validate(

@@ -176,8 +176,8 @@ def _set_aside(completion: Completion, set_aside: list[Completion], error: Excep
     if error is not None:
         raise error
     raise InputError(
-        f"the scores of {HOPELESS} rows in a row, up to row {completion.row}, are not finite numbers (NaN): the model's"
-        " weights are damaged, or too large for this dtype. Check the model, or try --dtype float32"
+        f"the scores of {HOPELESS} consecutive rows, up to row {completion.row}, are not finite numbers (NaN): the"
+        " model's weights are damaged, or too large for this dtype. Check the model, or try --dtype float32"
     )
 
 

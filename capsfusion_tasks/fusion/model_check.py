@@ -32,7 +32,7 @@ def check_model(
     if type(vocab_size) is int and tokenizer.vocab_size > vocab_size:
         raise InputError(
             f"{file} has {tokenizer.vocab_size} tokens, the model has embeddings for {vocab_size}"
-            " (vocab_size in config.json): take the tokenizer that the model was trained with"
+            " (vocab_size in config.json): use the tokenizer that the model was trained with"
         )
     if tokenizer.bos_id in eos_token_ids(folder):
         raise InputError(
@@ -41,5 +41,5 @@ def check_model(
         )
     empty = len(Prompt(tokenizer, template).encode("", ""))
     if empty >= MAX_PROMPT_TOKENS:
-        todo = "take the tokenizer that the model was trained with" if template == PAPER else "write a shorter prompt"
+        todo = "use the tokenizer that the model was trained with" if template == PAPER else "write a shorter prompt"
         raise InputError(f"the prompt alone has {empty} tokens in {file}, and the limit is {MAX_PROMPT_TOKENS}: {todo}")

@@ -98,7 +98,7 @@ def refuse_not_finite(folder: Path, finite: Mapping[str, Tensor]) -> None:
     if bad:
         raise InputError(
             f"the weights in {folder} are not finite: {len(bad)} of {len(finite)} tensors have NaN or infinite numbers,"
-            f" {bad[0]} for one. The file is damaged, or training went wrong: take another checkpoint"
+            f" such as {bad[0]}. The file is damaged, or training went wrong: use another checkpoint"
         )
 
 

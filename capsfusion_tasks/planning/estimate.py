@@ -223,7 +223,7 @@ class Budget:
             if found is None:
                 raise InputError(
                     f"the budget of {most:g} {name} cannot be checked, because no unit of this fusion is measured yet:"
-                    " run once with a limit and without a budget, which measures it. No GPU was used"
+                    " run once with a limit and without a budget, to measure one. No GPU was used"
                 )
             if found > most:
                 fitting = int(total.rows * most / found)

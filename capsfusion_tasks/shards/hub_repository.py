@@ -90,6 +90,6 @@ class HubRepository:
                     raise InputError(f"{self.page} refuses access (HTTP {status}): {self.access}") from error
                 raise InputError(f"cannot use {self.page}: {error}") from error
             except (OSError, ValueError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:  # before it asks
-                raise InputError(f"cannot ask {self.page}: {error}; see {web.VARIABLES}, HF_ENDPOINT") from error
+                raise InputError(f"cannot reach {self.page}: {error}; check {web.VARIABLES}, HF_ENDPOINT") from error
 
         return retrying(step, self.page, on=web.BROKEN, tries=tries)

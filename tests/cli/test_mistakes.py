@@ -81,7 +81,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("fuse pairs.txt out.jsonl", "cannot read pairs.txt: its name must end in .json, .jsonl"),
         ("fuse pairs.jsonl out.txt", "cannot write out.txt: its name must end in .json, .jsonl"),
         ("fuse pairs.jsonl out", "cannot write out: its name must end in .json, .jsonl"),
-        ("fuse pairs.jsonl there.jsonl", "there.jsonl is there already: choose another name, or say --overwrite"),
+        ("fuse pairs.jsonl there.jsonl", "there.jsonl exists already: choose another name, or add --overwrite"),
         ("fuse pairs.jsonl pairs.jsonl", "pairs.jsonl is the input: choose another name"),
         ("fuse columns.csv out.csv", "it has url, alt, blip: name the captions with --raw-column"),
         ("fuse columns.csv out.csv --raw-column altt --synthetic-column blip", "columns.csv has no altt; it has url"),

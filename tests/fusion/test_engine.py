@@ -96,7 +96,7 @@ class NotFinite(Fussy):
 def test_many_rows_in_a_row_whose_scores_are_not_finite_end_the_run_as_bad_input() -> None:
     requests = [Request(row, [3, 4]) for row in range(3 * HOPELESS)]
     found: list[Completion] = []
-    with pytest.raises(InputError, match=r"of 16 rows in a row, up to row 20, are not finite .* are damaged"):
+    with pytest.raises(InputError, match=r"of 16 consecutive rows, up to row 20, are not finite .* are damaged"):
         found += complete_all(NotFinite(range(5, 3 * HOPELESS)), StaticRequests(requests))
     assert [completion.row for completion in found] == [0, 1, 2, 3, 4]
     few = set(range(len(requests))) - {HOPELESS - 1, 2 * HOPELESS - 1}

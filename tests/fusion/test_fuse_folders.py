@@ -118,7 +118,7 @@ def test_a_folder_inside_the_input_is_no_input(fuse: Fuse) -> None:
         (["shards/*", "fused"], "cannot read shards/README.md: its name must end in"),
         (["shards", "no/fused"], "there is no folder"),
         (["shards", "kept"], "kept has 0.parquet and 1 more outputs already"),
-        (["shards", "kept", "--overwrite", "--skip-existing"], "exclude each other"),
+        (["shards", "kept", "--overwrite", "--skip-existing"], "cannot be combined"),
     ],
 )
 def test_what_cannot_be_fused_is_refused_in_one_line_and_nothing_is_written(

@@ -109,11 +109,11 @@ def test_json_gets_null_for_a_number_that_it_cannot_hold(tmp_path: Path) -> None
         ({"out": "in.json"}, "is the input: choose another name"),
         ({"out": "link.json"}, "is the input: choose another name"),
         ({"out": "in.json", "overwrite": True}, "is the input: choose another name"),
-        ({"out": "notes.jsonl"}, "is there already: choose another name, or say --overwrite"),
+        ({"out": "notes.jsonl"}, "exists already: choose another name, or add --overwrite"),
         ({"out": "verdicts.txt"}, "its name must end in .json, .jsonl"),
         ({"out": "no/folder.csv"}, "there is no folder"),
         ({"report": "in.json"}, "must end in .html"),
-        ({"report": "page.html"}, "is there already"),
+        ({"report": "page.html"}, "exists already"),
     ],
 )
 def test_no_other_file_is_written_over(tmp_path: Path, options: dict[str, Any], message: str) -> None:
