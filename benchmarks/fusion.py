@@ -9,9 +9,9 @@
 
 The weights are random: on a CPU a small LLaMA in float32, whose vocabulary head is a quarter of its arithmetic (1% in
 the real model), on a GPU a 13B in bfloat16. Random weights never end a caption, so with all methods each row ends
-after as many tokens as its published caption has. The table also has each method's arithmetic relative to the minimum,
-which is each row's own tokens once and its caption once per beam. The native engine counts as 1.0 by definition: its
-padding and idle slots cost time, not arithmetic.
+after as many tokens as its published caption in CapsFusion's data has. The table also has each method's arithmetic
+relative to the minimum, which is each row's own tokens once and its caption once per beam. The native engine counts as
+1.0 by definition: its padding and idle slots cost time, not arithmetic.
 """
 
 from __future__ import annotations

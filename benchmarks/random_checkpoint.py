@@ -33,7 +33,7 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, sha
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 SHARDS = 6
-CAPTION_TOKENS = 37.0  # mean number of tokens of published captions, including EOS
+CAPTION_TOKENS = 37.0  # mean number of tokens of CapsFusion's published captions, including EOS
 NEAR_ENOUGH = 6.0
 _TRIES = 9
 _LARGEST_FACTOR = 64.0

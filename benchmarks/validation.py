@@ -4,8 +4,8 @@
 
 Planted faults: good captions with one fault each. Prints the share that is rejected for the right reason, and the share
 that is rejected or flagged for any reason. Judged captions: prints precision and recall of all rules together and of
-each rule. The project's own judgements (benchmarks/data/judged.jsonl) need the published pairs (--pairs). --judged adds
-a file of your own, with laion_2b, laion_coco, capsfusion and verdict (good, minor or bad) in each line.
+each rule. The project's own judgements (benchmarks/data/judged.jsonl) need CapsFusion's published pairs (--pairs).
+--judged adds a file of your own, with laion_2b, laion_coco, capsfusion and verdict (good, minor or bad) in each line.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 MAX_NEW_TOKENS = 80
-_STEPS = 36  # mean number of decode steps of a published caption
+_STEPS = 36  # mean number of decode steps of a caption that CapsFusion published
 _KERNELS = 24  # number of kernels that a profile prints
 
 

@@ -17,9 +17,9 @@ MAX_PROMPT_TOKENS = 256  # tokens of template and captions together; longer capt
 # longer tokens, of spaces and rules only.
 _LONGEST_TOKEN = 64
 
-# Control characters (Cc), surrogates, and line and paragraph separators. No published pair has any of them. A line
-# break inside a caption could imitate the template's "Sentence 2:" line. Joiners and marks (Cf) stay: emoji and
-# right-to-left text need them.
+# Control characters (Cc), surrogates, and line and paragraph separators. None of CapsFusion's published pairs has any
+# of them. A line break inside a caption could imitate the template's "Sentence 2:" line. Joiners and marks (Cf) stay:
+# emoji and right-to-left text need them.
 _HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+")
 
 

@@ -38,7 +38,7 @@ def failed(fused: Fused, _: RuleSettings) -> bool:
 
 
 def empty(fused: Fused, settings: RuleSettings) -> bool:
-    """``empty``: no visible character although the model finished. Rejects no published caption.
+    """``empty``: no visible character although the model finished. Rejects none of CapsFusion's published captions.
 
     A caption of spaces, control characters or zero-width characters only is empty.
     """
@@ -56,8 +56,8 @@ def visible(text: str) -> str:
 def too_short(fused: Fused, settings: RuleSettings) -> bool:
     """``too_short``: at most 2 words or at most 5 characters.
 
-    DataComp's basic filter (Gadre et al., 2023). Rejects no published caption; the shortest has 3 words ("be with
-    him.", the end of a cut-off source).
+    DataComp's basic filter (Gadre et al., 2023). Rejects none of CapsFusion's published captions; the shortest has 3
+    words ("be with him.", the end of a cut-off source).
     """
     short = len(fused.caption_words) < settings.min_words or len(fused.caption.strip()) < settings.min_characters
     return short and bool(visible(fused.caption))
@@ -66,7 +66,8 @@ def too_short(fused: Fused, settings: RuleSettings) -> bool:
 def too_long(fused: Fused, settings: RuleSettings) -> bool:
     """``too_long``: more than 80 words.
 
-    The paper's limit of 80 tokens cannot give as many. Rejects no published caption; the longest has 65 words.
+    The paper's limit of 80 tokens cannot give as many. Rejects none of CapsFusion's published captions; the longest has
+    65 words.
     """
     return len(fused.caption_words) > settings.max_words
 
@@ -119,7 +120,8 @@ def repetition(fused: Fused, settings: RuleSettings) -> bool:
     """``repetition``: more than 15% of the trigrams repeat an earlier one, or the caption loops and its sources do not.
 
     Gopher (Rae et al., 2021) uses 0.18 for the most frequent n-grams of a page. In a caption of 22 words, 0.15 means
-    three trigrams that occur twice. Rejects 0.18% of published captions, mostly for a title that occurs twice.
+    three trigrams that occur twice. Rejects 0.18% of CapsFusion's published captions, mostly for a title that occurs
+    twice.
     """
     if fused.repetition > settings.repetition_max:
         return True
@@ -149,8 +151,8 @@ def control_characters(fused: Fused, _: RuleSettings) -> bool:
     """``control_characters``: a control character, a line break, an invisible character or a replacement character.
 
     Invisible characters are soft hyphens, zero-width spaces, bidi overrides and Unicode's tag characters. Joiners and
-    direction marks are allowed, because emoji and right-to-left scripts need them. Rejects one published caption
-    (0.02%), for a line break.
+    direction marks are allowed, because emoji and right-to-left scripts need them. Rejects one of CapsFusion's
+    published captions (0.02%), for a line break.
     """
     caption = fused.caption
     if caption.isascii():

@@ -70,8 +70,8 @@ GENERAL_TALK = re.compile(
 def invention(fused: Fused, settings: RuleSettings) -> bool:
     """``invention``: more than two names and numbers that are in neither source, written out or as an abbreviation.
 
-    Rejects 0.12% of published captions, mostly for the model's own knowledge of a work or a person ("Bashar al-Assad"
-    for "Assad").
+    Rejects 0.12% of CapsFusion's published captions, mostly for the model's own knowledge of a work or a person
+    ("Bashar al-Assad" for "Assad").
     """
     return len(fused.invented_facts) > settings.invented_max
 
@@ -97,8 +97,9 @@ def changed_name(fused: Fused, _: RuleSettings) -> bool:
 
     "Zofia Naylor" for "Josh Naylor": the neighbouring word is the same, the raw caption's name is no longer next to it,
     and the two names are spelled differently. If the neighbour is a word of grammar or a number, the caption must lack
-    the raw caption's name altogether. The raw caption's first word counts as a name if the caption lacks it. Rejects no
-    published caption. Raw captions in other scripts than Latin are skipped, because their names are translated.
+    the raw caption's name altogether. The raw caption's first word counts as a name if the caption lacks it. Rejects
+    none of CapsFusion's published captions. Raw captions in other scripts than Latin are skipped, because their names
+    are translated.
     """
     new = [fact for fact in fused.invented_facts if not fact.isdigit() and len(fact) > 2]
     if not new or words_not_latin(fused.raw):

@@ -32,10 +32,11 @@ class Verdicts:
 def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings) -> str | None:
     """Why the unit of ``tally`` must not be loaded. None if it may. ``recent``: the last loaded units of its fusion.
 
-    Calibrated on the 5,000 published captions: 11.3% are rejected; in parts of 500 rows, 9.4% to 13.2%. The limit of
-    25% is twice the rate of a good model. The limit of six standard errors is twice the largest difference between one
-    part of 100 to 500 rows and the others (3.2 in 20 shuffles). After units with 11.3%, a unit of 2,000 rows reaches
-    this limit at 15.8%. Units of fewer than 100 rows pass, and so do units that reject less than the units before them.
+    Calibrated on CapsFusion's 5,000 published captions: 11.3% are rejected; in parts of 500 rows, 9.4% to 13.2%. The
+    limit of 25% is twice the rate of a good model. The limit of six standard errors is twice the largest difference
+    between one part of 100 to 500 rows and the others (3.2 in 20 shuffles). After units with 11.3%, a unit of 2,000
+    rows reaches this limit at 15.8%. Units of fewer than 100 rows pass, and so do units that reject less than the units
+    before them.
     """
     if tally.rows < settings.min_rows:
         return None

@@ -8,9 +8,9 @@ from capsfusion_tasks.validation.scores import Fused
 
 
 def wrong_script(fused: Fused, _: RuleSettings) -> bool:
-    """``wrong_script``: words in another script than Latin that neither source has. Rejects no published caption.
+    """``wrong_script``: words in another script than Latin that neither source has.
 
-    A name may be copied from a source in its own script.
+    A name may be copied from a source in its own script. Rejects none of CapsFusion's published captions.
     """
     return any(word not in fused.sources_lower for word in words_not_latin(fused.caption_lower))
 
@@ -18,6 +18,7 @@ def wrong_script(fused: Fused, _: RuleSettings) -> bool:
 def wrong_language(fused: Fused, _: RuleSettings) -> bool:
     """``wrong_language``: the caption is not in English, names of its raw caption left out.
 
-    CapsFusion's captions are English whatever the raw caption is. Rejects one published caption (0.02%), in French.
+    CapsFusion's captions are English whatever the raw caption is. Rejects one of CapsFusion's published captions
+    (0.02%), in French.
     """
     return is_foreign(fused.caption_words, names=fused.raw_words)

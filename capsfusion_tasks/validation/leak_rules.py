@@ -118,8 +118,8 @@ def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
     """``prompt_leakage``: a phrase of the instruction, or a paraphrase of one, that neither source has.
 
     BLIP3-KALE (Awadalla et al., 2024) removes such sentences. Usual phrases such as "real-world problems" are allowed.
-    Nine in ten of the published captions that this rule rejects say "real-world" ("provides detailed real-world
-    knowledge about …").
+    Nine in ten of CapsFusion's published captions that this rule rejects say "real-world" ("provides detailed
+    real-world knowledge about …").
     """
     caption = fused.caption_lower
     hinted = not _PHRASE_HINTS.isdisjoint(fused.caption_set)
@@ -134,7 +134,7 @@ def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
 def source_marker(fused: Fused, _: RuleSettings) -> bool:
     """``source_marker``: the caption speaks of "Sentence 1" or "the second sentence", and no source does.
 
-    Rejects 0.18% of published captions.
+    Rejects 0.18% of CapsFusion's published captions.
     """
     return "sentence" in fused.caption_lower and says_unlike_sources(SOURCE_MARKER, fused)
 
@@ -142,8 +142,8 @@ def source_marker(fused: Fused, _: RuleSettings) -> bool:
 def refusal(fused: Fused, _: RuleSettings) -> bool:
     """``refusal``: the model speaks of itself ("As an AI") or declines the task, in words that no source has.
 
-    Rejects no published caption. Patterns are whole phrases: "I'm Sorry" on a shirt and "I can't believe it" in a comic
-    are normal text.
+    Rejects none of CapsFusion's published captions. Patterns are whole phrases: "I'm Sorry" on a shirt and "I can't
+    believe it" in a comic are normal text.
     """
     return not _REFUSAL_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(REFUSAL, fused)
 
@@ -163,7 +163,7 @@ def assistant_talk(fused: Fused, _: RuleSettings) -> bool:
 def special_token(fused: Fused, _: RuleSettings) -> bool:
     """``special_token``: a tokenizer's or a chat template's token ("[PAD]", "<0x0A>", "▁", "<|im_end|>") in the text.
 
-    Rejects no published caption.
+    Rejects none of CapsFusion's published captions.
     """
     return _TOKEN_HINT.search(fused.caption_lower) is not None and says_unlike_sources(TOKEN, fused)
 

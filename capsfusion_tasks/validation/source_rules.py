@@ -50,8 +50,8 @@ def concatenation(fused: Fused, _: RuleSettings) -> bool:
     """``concatenation``: both sources word for word, with nothing between them but "and", "while" or a full stop.
 
     The instruction forbids this. The rule ignores sources of fewer than four words, and sources of which one contains
-    the other. Rejects 0.04% of published captions. The flag ``verbatim`` marks captions that make one sentence of both
-    sources.
+    the other. Rejects 0.04% of CapsFusion's published captions. The flag ``verbatim`` marks captions that make one
+    sentence of both sources.
     """
     return (
         min(len(fused.raw_words), len(fused.synthetic_words)) >= 4
@@ -89,8 +89,8 @@ def _rest(fused: Fused) -> list[str]:
 def copy(fused: Fused, _: RuleSettings) -> bool:
     """``copy``: the caption equals one of its sources, except for articles, and words of the other source are lost.
 
-    If the other source adds no word, a copy is correct. The raw caption adds no word in 1.8% of the published pairs,
-    the synthetic caption in 0.8%. Rejects no published caption.
+    If the other source adds no word, a copy is correct. The raw caption adds no word in 1.8% of CapsFusion's published
+    pairs, the synthetic caption in 0.8%. Rejects none of CapsFusion's published captions.
     """
     if fused.unsupported:
         return False
@@ -119,7 +119,7 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
     """``knowledge_lost``: of three or more names and numbers of the raw caption, the caption keeps less than a quarter.
 
     Captions that keep more than two of them pass, because the model sees only the beginning of a long raw caption.
-    Rejects 0.28% of published captions.
+    Rejects 0.28% of CapsFusion's published captions.
     """
     facts = len(fused.raw_facts)
     kept = facts - len(fused.lost_facts)
@@ -130,8 +130,8 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
 def same_caption(fused: Fused, settings: RuleSettings) -> bool:
     """``same_caption``: more than five different raw captions got this caption, here or in the warehouse.
 
-    LVD-2M (Xiong et al., 2024) found refined captions that repeat over thousands of rows. Rejects no published caption,
-    because all 5,000 are different.
+    LVD-2M (Xiong et al., 2024) found refined captions that repeat over thousands of rows. Rejects none of CapsFusion's
+    published captions, because all 5,000 are different.
     """
     return fused.raws_with_caption > settings.same_caption_max
 

@@ -65,7 +65,7 @@ def test_the_demos_pairs_are_estimated_well(demo_tokenizer: LlamaTokenizer) -> N
     estimate = DEFAULT.with_tokenizer(demo_tokenizer, table(rows))
     units = off_by(estimate, rows, real_tokens(rows, demo_tokenizer))
     assert 1 / MOST < units.min() <= units.max() < MOST
-    assert units.mean() == pytest.approx(1, abs=0.15)  # made captions are shorter than published ones
+    assert units.mean() == pytest.approx(1, abs=0.15)  # made captions are shorter than CapsFusion's published captions
 
 
 def test_texts_of_other_scripts_are_tokenized(demo_tokenizer: LlamaTokenizer) -> None:

@@ -16,8 +16,8 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes, slot_
 
 log = logging.getLogger(__name__)
 
-# Share of a slot's capacity that a published caption uses at its end: 46 prompt tokens behind the prefix and 3 x 36
-# generated tokens, of 144 and 3 x 79. The mean over its life is 0.27, so pages hardly ever run out.
+# Share of a slot's capacity that a caption that CapsFusion published uses at its end: 46 prompt tokens behind the
+# prefix and 3 x 36 generated tokens, of 144 and 3 x 79. The mean over its life is 0.27, so pages hardly ever run out.
 USED_SHARE = 0.4
 MARGIN_SHARE = 0.02  # share of the card's memory kept free for fragmentation and for cuBLAS
 MARGIN_BYTES = 512 << 20
