@@ -5,9 +5,9 @@
 The table has generated captions: runs of 100,000 rows with their own interval and shards, in units of 10,000, a tenth
 of them rejected. Half of the requests are for old or rare values, which take longest. Each line is the median of
 ``--repeat`` calls of all queries of a request, with different values where the view takes a value. CPU is the mean, in
-this process and the server's, without parallel workers: it tells a busy machine from a slow query. The server is the
-embedded PostgreSQL with its default settings. ``--home`` keeps the table for later runs. ``--before`` also measures
-the baseline: the indexes of migration 0003, which 0005 replaced.
+this process and the server's, without parallel workers. It distinguishes a busy machine from a slow query. The server
+is the embedded PostgreSQL with its default settings. ``--home`` keeps the table for later runs. ``--before`` also
+measures the baseline: the indexes of migration 0003, which 0005 replaced.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class HubRepository:
 
     @property
     def access(self) -> str:
-        """What to do if the hub refuses access."""
+        """Advice for errors: what to do if the hub refuses access."""
         token = "the token in use has no access" if get_token() else "no token is set"
         return (
             f"{token}; if the data set is gated, accept its terms on {self.page}, "

@@ -34,7 +34,7 @@ _CALENDAR = frozenset(f"{_MONTHS} monday tuesday wednesday thursday friday satur
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 _DIGITS = re.compile(r"\d+")
 _ACRONYM = re.compile(r"\b[A-Z]{2,5}\b")
-# "LASG" is "Lagos State Government", "IAAF" the "International Association of Athletics Federations".
+# Between the initials of an abbreviation: "IAAF" stands for "International Association of Athletics Federations".
 _BETWEEN_INITIALS = r"\w{0,20}?\W?(?:(?:of|and|for|the|in) )?"
 
 

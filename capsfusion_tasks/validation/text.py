@@ -38,7 +38,7 @@ _LOOPING_WORD_LENGTH = 10
 _SIGN_LOOP = re.compile(r"([^\w\s])(?:\s?\1){9,}")
 
 _QUOTATION = re.compile(r'"[^"]*"|“[^”]*”|«[^»]*»')
-# A single letter before the stop is an initial ("J. Smith"), a capital and two letters at most a title ("Dr.", "St.").
+# A full stop does not end a sentence after an initial ("J. Smith") or a title of at most three letters ("Dr.", "St.").
 _SENTENCE_END = re.compile(r"(?<=\w\w\w\w)[.!?][\"'”’)]*\s+(?=[\"'“(]?[A-Z])")
 
 

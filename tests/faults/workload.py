@@ -273,7 +273,7 @@ def _empty_home(home: Path) -> None:
     with open_warehouse(Settings(home=home)) as warehouse:
         engine = warehouse.engine.execution_options(isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            # Killing the server loses no data that it has written to the system, so fsync is not needed.
+            # No fsync, because killing the server loses no data that it has passed to the operating system.
             connection.execute(text("alter system set fsync = off"))
             connection.execute(text("alter system set shared_buffers = '32MB'"))
             connection.execute(text("alter system set max_wal_size = '64MB'"))

@@ -29,7 +29,7 @@ def area(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Area:
 
 
 def opened(area: Area, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The marks that checking the rules opens."""
+    """The marks that a check of the rules opens."""
     paths: list[str] = []
     read = Storage.read_json
     with monkeypatch.context() as patched:
