@@ -166,7 +166,7 @@ def _pairs(ids: np.ndarray, raws: pa.Array, synthetics: pa.Array) -> pa.Table:
 
 
 def _load(context: Context, maker: UnitMaker, ids: np.ndarray, rows: int) -> None:
-    """Insert ``rows`` captions. The first ones have the pair_ids ``ids``."""
+    """Insert ``rows`` captions. The first captions have the pair_ids ``ids``."""
     fusion_id, loaded = context.decoding.fusion_id, 0
     while loaded < rows:
         table = maker.unit(UNIT_LOADED)

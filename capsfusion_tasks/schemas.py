@@ -110,7 +110,7 @@ def _digest(text: str) -> str:
 BUCKET_ROWS = pa.schema(
     [
         pa.field("url", pa.string(), nullable=False),
-        pa.field("text", pa.string()),  # raw alt text; null if the LAION-COCO release has none
+        pa.field("text", pa.string()),  # raw alt text; null if the LAION-COCO release has no raw text
         pa.field("synthetic", pa.string()),  # LAION-COCO's top_caption; null on the LAION-2B side
         pa.field("similarity", pa.float64()),
         pa.field("punsafe", pa.float64()),

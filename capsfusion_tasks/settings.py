@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     lake_table: TableName | None = Field(
         None,
         description="Also write each loaded unit to this Iceberg table: `namespace.table` in PyIceberg's catalog"
-        " `capsfusion` ([sinks.md](sinks.md)). Default: none.",
+        " `capsfusion` ([sinks.md](sinks.md)). Default: no table.",
     )
     keep_units_days: float = Field(
         14, ge=0, le=36500, description="Days that `capsfusion gc` keeps the files of a unit after the unit is loaded."

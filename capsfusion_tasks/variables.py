@@ -54,7 +54,8 @@ def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: 
         for name in sorted(name.upper() for name, value in environment.items() if value)
         if name.startswith(PREFIX)
         and name not in known
-        and not name.startswith(tuple(f"{group}__" for group in groups))  # pydantic refuses unknown ones itself
+        # pydantic itself refuses unknown names in a group
+        and not name.startswith(tuple(f"{group}__" for group in groups))
         and not _OF_KUBERNETES.fullmatch(name)
         and (nearest := _nearest(name, known))
     ]

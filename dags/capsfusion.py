@@ -80,7 +80,7 @@ PARAMS = {
         title="Export to",
         type=["null", "string"],
         pattern=r"^(/|\w+://).",
-        description="Export the interval's captions to this absolute folder, s3:// or hf:// address. Empty: none.",
+        description="Export the interval's captions to this absolute folder, s3:// or hf:// address. Empty: no export.",
     ),
     "accept_rejections": Param(
         False,
@@ -110,7 +110,7 @@ PARAMS = {
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
     catchup=False,
     # With the latest version, a rerun gets only as many mapped tasks as its last try had units. If the new plan has
-    # more units, Airflow creates no tasks for the additional ones.
+    # more units, Airflow creates no tasks for the additional units.
     rerun_with_latest_version=False,
     max_active_runs=8,
     max_active_tasks=MAX_ACTIVE_TASKS,

@@ -25,7 +25,7 @@ PARAMS = {
         None,
         title="More columns",
         type=["null", "string"],
-        description="Columns to add to the four published ones: names separated by commas, or all.",
+        description="Columns to export besides the four standard columns: names separated by commas, or all.",
     ),
     "limit": limit_param("Export at most this many captions, a random sample. Empty: all."),
 }

@@ -55,7 +55,7 @@ def marked(pieces: list[tuple[str, Origin]], spans: list[tuple[int, int]]) -> li
 
 
 def differences(text: str, other: str) -> list[tuple[str, bool]]:
-    """``text`` in pieces, each with whether it is new beside ``other``. Joined, the pieces give the text."""
+    """``text`` in pieces, each with whether it differs from ``other``. Joined, the pieces give the text."""
     ours, theirs = (_TOKEN.findall(each) for each in (text, other))
     matcher = SequenceMatcher(None, theirs, ours, autojunk=False)
     return [

@@ -23,7 +23,7 @@ class FuseJob(BaseModel):
     decoding: Decoding
     model: str  # where the decoding's model is on this machine
     batch_size: int | None  # rows that the engine works on at once; None: the engine decides
-    claim_rows: int  # a rank claims so many rows at a time; pieces have a multiple of them
+    claim_rows: int  # number of rows that a rank claims at a time; pieces have a multiple of it
     chunk_rows: int  # most rows of a chunk file
     write_seconds: float = 5.0  # time between writes; a kill loses rows that were finished after the last write
 

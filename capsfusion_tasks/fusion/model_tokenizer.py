@@ -13,7 +13,7 @@ _START = 4096  # bytes that are enough to recognise the kind of a tokenizer.mode
 
 
 def tokenizer_file(folder: Path) -> Path:
-    """The file that the tokenizer is read from. Raises InputError if there is none.
+    """The file with the folder's tokenizer. Raises InputError if there is no such file.
 
     Prefers tokenizer.model and reads it with sentencepiece, because transformers 5 gives wrong ids for this file
     (``tokenizer.py``).

@@ -1,6 +1,6 @@
 """Finds the weight files of a model folder: the files that transformers would read. Does not import torch.
 
-Other files (``consolidated.safetensors``, shards of an older save, an adapter) may lie beside them, and are not read.
+The folder may have other files (``consolidated.safetensors``, shards of an older save, an adapter). They are not read.
 """
 
 from __future__ import annotations

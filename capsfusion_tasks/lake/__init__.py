@@ -1,1 +1,1 @@
-"""Accepted captions in an Iceberg table, beside the warehouse."""
+"""Writes accepted captions from the warehouse to an Iceberg table."""

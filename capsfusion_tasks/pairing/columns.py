@@ -30,7 +30,7 @@ _TEXTS = ("url", "text", "synthetic")
 # The types in which columns are read. ``gone`` is computed from a text column, the status.
 _READ = BUCKET_ROWS.set(BUCKET_ROWS.get_field_index("gone"), pa.field("gone", pa.string()))
 _EXTRAS = ("license", "gone")  # optional text columns: not read if a file has numbers or lists in them
-_NO_LICENSE = ("", "?")  # LAION writes a question mark where it found no licence
+_NO_LICENSE = ("", "?")  # LAION writes a question mark if it found no licence
 
 
 @dataclass

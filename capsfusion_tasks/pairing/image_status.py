@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _GONE = ("failed_to_download",)
-# An image that could not be resized was downloaded, so it is there.
+# If an image could not be resized, it was downloaded, so it exists.
 _THERE = ("success", "failed_to_resize")
 
 

@@ -31,8 +31,8 @@ _HALVINGS = 5  # how often a pass that does not fit in memory is halved
 _READERS = 16  # footers read in parallel: on S3 each takes a round trip
 
 # Equal rows count once, so shards that repeat rows or share rows add no pairs. Origin and scores come from the row with
-# the highest similarity, and among equals from the lowest shard and row. An image is gone if no row says that it is
-# there, and one says that it is gone.
+# the highest similarity, and among equals from the lowest shard and row. An image is gone if a row says so and no row
+# says that it exists.
 _DISTINCT = """
 create temp table {side} as
 select

@@ -117,6 +117,6 @@ def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[
 
 
 def discovered(interval: Interval, storage: Storage) -> list[Shard]:
-    """The interval's shards as ``discover`` last listed them; none if it found none."""
+    """The interval's shards, as ``discover`` last listed them. Empty if it found no shard."""
     listed = shard_list.read(interval, storage)
     return listed.shards if listed else []

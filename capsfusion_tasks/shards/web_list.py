@@ -13,7 +13,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import retrying
 
-_LONGEST = 32 << 20  # bytes: 20,000 signed addresses of S3, or more than _MOST_FILES plain ones
+_LONGEST = 32 << 20  # bytes: 20,000 signed addresses of S3, or more than _MOST_FILES plain addresses
 _MOST_FILES = 200_000
 _BOM = b"\xef\xbb\xbf"
 _NOT_IN_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")

@@ -32,7 +32,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create ``folder`` and its missing parents, and sync the folders that contain the new ones."""
+    """Create ``folder`` and its missing parents, and sync the folders that contain new folders."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for one in reversed(missing):

@@ -178,9 +178,9 @@ class Storage:
     def publish(self, path: str) -> Iterator[Any]:
         """A binary file to write. It appears under ``path`` when the block ends, and not at all if the block raises.
 
-        On a disk, it is written beside its final name and renamed. After the block, a power failure cannot undo this.
-        On S3 an upload becomes visible when it is complete. Raises NotReadyError if the disk is full or read-only, or
-        S3 does not answer.
+        On a disk, the file is written under another name and renamed. After the block, a power failure cannot undo
+        this. On S3 an upload becomes visible when it is complete. Raises NotReadyError if the disk is full or
+        read-only, or S3 does not answer.
         """
         if not self._local:
             # Upload only the complete file. Arrow completes an upload even if the block raises, and cannot abort it. A

@@ -190,7 +190,7 @@ def _named(session: ExportSession, target: Target, found: Manifest) -> Snapshot:
 
 
 def _find(target: Target, overwrite: Overwrite) -> Manifest | None:
-    """The export in the folder. Raises InputError if other files are there."""
+    """The export in the folder. Raises InputError if the folder has other files."""
     files = [*target.files(""), *target.files(DATA)]
     others = [name for name in files if name not in (BEGUN, MANIFEST) and not _PART.fullmatch(name)]
     ours = [name for name in (BEGUN, MANIFEST) if name in files]  # if both exist, the export was interrupted

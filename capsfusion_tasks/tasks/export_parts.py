@@ -63,7 +63,7 @@ def write_part(target: Target, name: str, rows: Rows, most: int) -> Part | None:
 
 
 class Rows:
-    """Takes a given number of rows from a stream of batches, whatever the sizes of the batches."""
+    """Takes a given number of rows from a stream of batches of any sizes."""
 
     def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches = batches

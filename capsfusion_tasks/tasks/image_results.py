@@ -52,7 +52,8 @@ def read_image_results(context: Context) -> None:
         shards = image_result_files(settings)
         listed = {shard.shard_id for shard in shards}
         batches = batches_of(storage, source)
-        # Each run with new results adds a batch, and planning reads all of them. So small ones are replaced by one.
+        # Each run with new results adds a batch, and planning reads all batches. So several small batches are replaced
+        # by one.
         small = [batch for batch in batches if batch.rows < BATCH_ROWS // 2]
         merged = small if len(small) >= SMALL_BATCHES else []
         outdated = [batch for batch in batches if batch in merged or not batch.files.keys() <= listed]

@@ -15,7 +15,7 @@ _MEND = (
 
 
 def findings(evidence: Evidence, pairs: bool) -> Iterator[Finding]:
-    """Units whose stored rows break a rule; ``pairs``: also look up each rejected caption among the accepted ones."""
+    """Units whose stored rows break a rule. ``pairs``: also check that no pair is both rejected and accepted."""
     with evidence.warehouse.engine.connect() as connection:
         for violation in consistency(connection, evidence.scope, pairs=pairs):
             what = f"broken: {violation.rule} ({violation.what})"

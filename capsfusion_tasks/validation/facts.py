@@ -1,4 +1,4 @@
-"""Facts of a caption: its names and numbers. A fused caption must keep those of the raw caption and invent none.
+"""Facts of a caption: its names and numbers. A fused caption must keep the facts of the raw caption and invent none.
 
 A name is a word with a capital letter, a number is a word with a digit; no language model is used. If a raw caption is
 written in capitals or As A Title, each of its content words counts.

@@ -18,7 +18,7 @@ def wrong_script(fused: Fused, _: RuleSettings) -> bool:
 def wrong_language(fused: Fused, _: RuleSettings) -> bool:
     """``wrong_language``: the caption is not in English, names of its raw caption left out.
 
-    CapsFusion's captions are English whatever the raw caption is. Rejects one of CapsFusion's published captions
-    (0.02%), in French.
+    CapsFusion's captions are in English for raw captions in any language. Rejects one of CapsFusion's published
+    captions (0.02%), in French.
     """
     return is_foreign(fused.caption_words, names=fused.raw_words)

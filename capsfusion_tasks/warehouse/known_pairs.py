@@ -16,8 +16,8 @@ from sqlalchemy import Connection, text
 
 Transactions = Callable[[], AbstractContextManager[Connection]]  # each call begins its own transaction
 
-# A long transaction keeps vacuum from removing old rows of all tables. The speed depends on the server's disks and
-# cache, so the size of each transaction follows from the speed of the one before.
+# During a long transaction, vacuum cannot remove old rows of any table. The speed depends on the server's disks and
+# cache, so the size of each transaction follows from the speed of the previous transaction.
 _TRANSACTION_SECONDS = 0.5
 _FIRST_ROWS, _MOST_ROWS = 20_000, 200_000
 

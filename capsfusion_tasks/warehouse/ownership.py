@@ -1,7 +1,7 @@
 """Locks that show which units are being fused. PostgreSQL releases a lock when the worker ends or crashes.
 
 The state `fusing` alone does not show whether the worker still runs. The lock is shared, because a task that Airflow
-gave up may still run beside its retry. Both may continue, because each row counts once.
+gave up may still run during its retry. Both may continue, because each row counts once.
 """
 
 from __future__ import annotations

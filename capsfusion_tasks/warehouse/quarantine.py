@@ -37,7 +37,7 @@ def sole_run(engine: Engine, name: str) -> Iterator[None]:
 
 
 def require_fusion(connection: Connection, fusion_id: str) -> None:
-    """Raise InputError for an unknown fusion_id. The message lists the known ones."""
+    """Raise InputError for an unknown fusion_id. The message lists the known fusion_ids."""
     known = {row.fusion_id: row.model for row in connection.execute(select(fusions.c.fusion_id, fusions.c.model))}
     if fusion_id not in known:
         names = ", ".join(f"{known_id} ({model})" for known_id, model in sorted(known.items())) or "none"

@@ -45,7 +45,7 @@ GOOD = {"verdict": "good"}
 
 @pytest.fixture(scope="module")
 def run_id(service: Service) -> Iterator[str]:
-    """A run that Airflow knows, with made-up captions in the warehouse. Some captions have faults.
+    """A run in Airflow's database, with made-up captions in the warehouse. Some captions have faults.
 
     The run ran twice: with a limit for the fusion f0, whose captions are all rejected, then for the fusion f1.
     """

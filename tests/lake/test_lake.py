@@ -1,4 +1,4 @@
-"""The Iceberg table beside a real PostgreSQL, which also has the catalog. Read back by PyIceberg and DuckDB."""
+"""The Iceberg table with a real PostgreSQL, which also has the catalog. PyIceberg and DuckDB read the table."""
 
 from __future__ import annotations
 

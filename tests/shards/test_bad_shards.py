@@ -42,7 +42,7 @@ def arrive(*files: Path, hour: int = 6) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path, warehouse_url: str) -> Settings:
-    """A good shard on each side, and two dead links beside the raw one."""
+    """A good shard on each side, and two dead links in the folder of the raw shard."""
     raw, coco = tmp_path / "raw", tmp_path / "coco"
     raw.mkdir()
     coco.mkdir()

@@ -1,4 +1,4 @@
-"""Planning beside other processes: its lock, its transactions, and what happens when the session is lost."""
+"""Planning while other processes run: its lock, its transactions, and the loss of its session."""
 
 from __future__ import annotations
 

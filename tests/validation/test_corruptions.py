@@ -13,8 +13,8 @@ from capsfusion_tasks.validation.rules import RULES
 pytestmark = pytest.mark.slow
 
 ROWS = 200
-# The share that must be caught, for kinds below 99%: some of their captions cannot be told from good captions by words
-# alone. docs/validation-quality.md says which.
+# The share that must be caught, for kinds below 99%: words alone cannot distinguish some of their captions from good
+# captions. docs/validation-quality.md says which.
 LEAST = {
     "changed_year": 0.97,
     "swapped_name": 0.80,
@@ -44,7 +44,7 @@ def test_of_each_corruption_99_percent_are_caught_for_the_right_reason(
 
 
 def test_of_made_pairs_too() -> None:
-    # Made captions take fewer words of the synthetic one, and often have the other number too, as in "a pack of 6".
+    # Made-up fused captions have fewer words of the synthetic caption, and often also the other number ("a pack of 6").
     least = LEAST | {"other_synthetic": 0.7, "other_count": 0.88}
     good = good_pairs(read_pairs(None, 1000, "made"))
     assert len(good) > 950

@@ -1,4 +1,4 @@
-"""Each rule with captions that it must reject, and good ones that it must not."""
+"""Each rule with captions that it must reject, and good captions that it must not reject."""
 
 from __future__ import annotations
 

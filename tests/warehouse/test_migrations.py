@@ -99,7 +99,7 @@ def test_from_nothing_and_again(engine: Engine) -> None:
 
 
 def assert_built_as_described(connection: Connection) -> None:
-    """The migrated schema is that of the tables in the code."""
+    """Check that the migrated schema equals the schema of the tables in the code."""
     context = MigrationContext.configure(
         connection,
         opts={
@@ -125,7 +125,7 @@ def assert_built_as_described(connection: Connection) -> None:
 
 
 def indexes(connection: Connection, schema: str) -> dict[str, str]:
-    """Name → definition of all indexes, without that of alembic's version table."""
+    """Name → definition of all indexes, except the index of alembic's version table."""
     query = text("select indexname, indexdef from pg_indexes where schemaname = :schema and tablename <> :version")
     found = connection.execute(query, {"schema": schema, "version": VERSION_TABLE})
     return {name: definition.replace(f" {schema}.", " ") for name, definition in found}

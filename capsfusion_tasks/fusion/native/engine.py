@@ -30,7 +30,9 @@ CPU_SLOTS = 32
 STEP_TOKENS = 1024
 MAX_SLOTS = 512
 ADMIT_SHARE = 4  # rows are admitted when one slot in four is free
-PREFILL_TOKENS = 8192  # most tokens of one prefill: enough to keep a GPU busy, and small enough to fit beside the cache
+PREFILL_TOKENS = (
+    8192  # most tokens of one prefill: enough to keep a GPU busy, and few enough to fit in memory with the cache
+)
 
 
 class NativeEngine:
@@ -101,7 +103,7 @@ class NativeEngine:
 
     def shrink(self) -> bool:
         """Halve the number of slots, after the device ran out of memory. Returns False if there is one slot."""
-        self._slots = None  # free the old slots before new ones are measured
+        self._slots = None  # free the old slots before measuring new slots
         slots = self.batch_size
         while slots > 1:
             slots //= 2

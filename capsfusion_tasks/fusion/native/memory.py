@@ -32,7 +32,7 @@ class Room:
 
 
 def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_slots: int) -> Room:
-    """Slots and pages for ``free`` bytes of a card of ``total``, if the largest batch takes ``needed`` bytes besides.
+    """Slots and pages for a card with ``free`` of ``total`` bytes. The largest batch also needs ``needed`` bytes.
 
     ``page`` is the bytes of a page, ``per_slot`` the pages of the longest row. There are always enough pages for one
     such row: if they do not fit, their allocation fails with out of memory.
