@@ -105,7 +105,7 @@ def test_a_folder_inside_the_input_is_no_input(fuse: Fuse) -> None:
     [
         (
             ["shards", "out.jsonl"],
-            "as IN is more than one file: out.jsonl has the name of a file",
+            "because IN is more than one file; out.jsonl has the name of a file",
         ),
         (["shards", "shards/README.md"], "shards/README.md is a file, but OUT must be a folder"),
         (["shards", "shards"], "shards is the folder of the input"),
