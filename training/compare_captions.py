@@ -25,7 +25,7 @@ from capsfusion_tasks.demo.pairs import MadePair, make_pair
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.validation.text import ngrams, sentences, words
 
-# Phrases that can join any two captions, whatever the captions say.
+# Phrases that can join any two captions, independent of their content.
 FIXED_PHRASE = re.compile(
     r"\b(?:(?:the|this|an) (?:image|photo|picture)\b|titled\b|(?:is|are) (?:shown|seen|displayed|depicted|featured)\b|"
     r"can be seen\b|as (?:shown|seen)\b|(?:shows|showing) (?:a|an|the|two)\b)",
@@ -34,12 +34,12 @@ FIXED_PHRASE = re.compile(
 
 
 def joined_with_a_fixed_phrase(caption: str) -> bool:
-    """Whether the caption joins its sources with a phrase that fits any two ("the image shows", "is seen")."""
+    """Whether the caption joins its sources with a phrase that fits any two captions ("the image shows", "is seen")."""
     return FIXED_PHRASE.search(caption) is not None
 
 
 def shares_three_words(raw: str, synthetic: str) -> bool:
-    """Whether both sources have the same three words in a row."""
+    """Whether both sources have the same three consecutive words."""
     return bool(set(ngrams(words(raw), 3)) & set(ngrams(words(synthetic), 3)))
 
 
@@ -56,7 +56,7 @@ def _percentiles(values: list[int]) -> str:
 
 
 def figures(pairs: list[tuple[str, str, str]], tokenizer: LlamaTokenizer) -> dict[str, str]:
-    """The figures to compare, formatted: percentiles 5, 25, 50, 75, 95 and 99, or shares."""
+    """The figures to compare, as text: percentiles 5, 25, 50, 75, 95 and 99, or shares."""
     table: dict[str, str] = {}
     for place, side in enumerate(("raw", "synthetic", "fused")):
         texts = [pair[place] for pair in pairs]

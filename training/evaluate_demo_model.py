@@ -33,7 +33,7 @@ from capsfusion_tasks.validation.text import repeated_share, words
 from training.compare_captions import joined_with_a_fixed_phrase
 
 MAX_NEW_TOKENS = 80
-# Words without content, which a fused caption need not keep.
+# Words without content. A fused caption need not keep them.
 STOP_WORDS = frozenset(
     (
         "a",
@@ -93,7 +93,7 @@ def real_sources(file: Path, count: int) -> list[Source]:
 def fuse(
     model: LlamaForCausalLM, tokenizer: LlamaTokenizer, sources: list[Source], num_beams: int, batch: int
 ) -> list[tuple[str, str]]:
-    """(caption, finish reason "stop" or "length") of each source, in order. Batches have prompts of similar length."""
+    """For each source, in order: its caption and the finish reason ("stop" or "length"). Batches by similar length."""
     prompts = [prompt_tokens(tokenizer, source.raw, source.synthetic) for source in sources]
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     fused: list[tuple[str, str]] = [("", "")] * len(prompts)

@@ -1,4 +1,4 @@
-"""The calls of Airflow's REST API that the demo and the tests make."""
+"""Calls Airflow's REST API, for the demo and the tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGE = 100  # Airflow returns at most this many rows per call
 
 
 class AirflowApiError(Exception):
-    """Airflow answered with an error; ``status`` is the HTTP status."""
+    """An error that Airflow answered with. ``status`` is the HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -26,12 +26,12 @@ class AirflowApiError(Exception):
 
 
 class AirflowApi:
-    """Airflow at ``url``, for a user of its simple auth manager. Raises NotReadyError if Airflow does not answer."""
+    """The API at ``url``, for a user of the simple auth manager. Raises NotReadyError if Airflow does not answer."""
 
     def __init__(self, url: str, username: str, password: str) -> None:
         self.url = url
         self._login = {"username": username, "password": password}
-        # A new connection for each call: Airflow may have been restarted since the last one.
+        # A new connection for each call, because Airflow may have been restarted since the last call.
         self._http = httpx2.Client(timeout=120, limits=httpx2.Limits(max_keepalive_connections=0))
 
     def request(self, method: str, path: str, body: Json | None = None, **query: Any) -> Any:
@@ -50,7 +50,7 @@ class AirflowApi:
         return [error["stack_trace"] for error in self.request("GET", "/importErrors")["import_errors"]]
 
     def dag_parsed_at(self) -> datetime | None:
-        """When Airflow last parsed the DAG; None if it has not parsed it yet."""
+        """The time when Airflow last parsed the DAG. None if it has not parsed the DAG yet."""
         try:
             parsed = self.request("GET", f"/dags/{DAG}")["last_parsed_time"]
         except AirflowApiError as error:
@@ -103,7 +103,7 @@ class AirflowApi:
             try:
                 self.request("PUT", f"/backfills/{backfill['id']}/cancel")
             except AirflowApiError as error:
-                if error.status != HTTPStatus.CONFLICT:  # Airflow has closed it meanwhile
+                if error.status != HTTPStatus.CONFLICT:  # Airflow has closed the backfill meanwhile
                     raise
         return False
 

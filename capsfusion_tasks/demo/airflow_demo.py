@@ -24,7 +24,7 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import embedded_postgres
 
-WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases of the embedded server
+WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases to create on the embedded server
 ROWS_PER_DAY = 100  # with this size, the demo takes less than three minutes on two CPU cores
 RANKS_MAX = 4  # each rank takes half a gigabyte of memory
 POLL_SECONDS = 1.0
@@ -86,7 +86,7 @@ def up(settings: Settings, port: int) -> int:
 def _service(
     settings: Settings, console: Console, *, port: int | None = None, scheduled: bool = False
 ) -> Iterator[LocalAirflow]:
-    """PostgreSQL for Airflow, and for the warehouse if no URL is set; then Airflow, whose tasks get ``settings``."""
+    """Run PostgreSQL for Airflow (and the warehouse if no URL is set), and Airflow. Its tasks get ``settings``."""
 
     def say(line: str) -> None:
         console.print(line, markup=False)
@@ -117,7 +117,7 @@ def _on_sample(settings: Settings) -> Settings:
     """
     demo: dict[str, Any] = {**_sample_sources(settings.home), "warehouse_url": None, "staging": None, "chunk_rows": 16}
     if settings.nproc_per_node == "auto" and not gpu_count():
-        # For so small a model, one rank per core is 1.7 times as fast as one rank with threads (measured on two cores).
+        # For this small model, one rank per core is 1.7 times as fast as one rank with threads (measured on two cores).
         demo["nproc_per_node"] = min(len(os.sched_getaffinity(0)), RANKS_MAX)
     return settings.model_copy(update=demo)
 
@@ -129,7 +129,7 @@ def _interrupted_by_signals() -> Iterator[None]:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    # Under nohup, SIGHUP is ignored and must stay so.
+    # Under nohup, SIGHUP is ignored and must stay ignored.
     handled = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
     before = [signal.signal(each, interrupt) for each in handled]
     try:

@@ -1,4 +1,4 @@
-"""A local Airflow with this repository's DAGs: ``airflow standalone``, running for the length of a ``with`` block."""
+"""A local Airflow with this repository's DAGs. Runs ``airflow standalone`` until a ``with`` block ends."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.errors import InputError, NotReadyError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HOST = "127.0.0.1"  # no other machine can reach it, because the simple auth manager does not protect it
+HOST = "127.0.0.1"  # only this machine can reach Airflow, because the simple auth manager does not protect it
 USER = "admin"
-PARALLELISM = 4  # task processes; each imports pyarrow, which costs memory
+PARALLELISM = 4  # number of task processes; each imports pyarrow, which takes memory
 START_SECONDS = 600
 STOP_SECONDS = 10
 SAY_SECONDS = 5.0
@@ -161,7 +161,7 @@ def _check_installed() -> None:
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """Lock ``folder`` while this process lives: two Airflows in one folder would start each other's tasks."""
+    """Lock ``folder`` while this process lives, because two Airflows in one folder would start each other's tasks."""
     with open(folder / ".lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,7 +173,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
 
 
 def _password(folder: Path) -> str:
-    """The password of ``USER``, generated at the first start in the file that Airflow reads."""
+    """The password of ``USER``. The first start generates it and writes it to the file that Airflow reads."""
     file = folder / "simple_auth_manager_passwords.json.generated"
     if not file.exists():
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -190,7 +190,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _ui_port(wanted: int | None, free: int, say: Say) -> int:
-    """The ``wanted`` port, or ``free`` where that is in use or none is wanted."""
+    """The ``wanted`` port. The port ``free`` if the wanted one is in use or no port is wanted."""
     if wanted is None or _is_free(wanted):
         return wanted or free
     say(f"port {wanted} is in use, so the UI is on port {free} instead")
@@ -224,7 +224,7 @@ def _wait_until_healthy(airflow: LocalAirflow, started: datetime, say: Say) -> N
 
 
 def _not_ready(api: AirflowApi, started: datetime) -> str | None:
-    """What Airflow still has to do; None once it is ready."""
+    """A text with what Airflow still has to do. None once it is ready."""
     try:
         health = api.health()
     except NotReadyError:
@@ -244,7 +244,7 @@ def _end(session: int) -> None:
     try:
         members = _members(session)
         if psutil.pid_exists(session):
-            os.kill(session, signal.SIGINT)  # the only signal on which standalone ends its components
+            os.kill(session, signal.SIGINT)  # the only signal after which standalone ends its components
         psutil.wait_procs(members, timeout=STOP_SECONDS)
         left = _members(session)
         for process in left:
@@ -266,10 +266,10 @@ def _members(session: int) -> list[psutil.Process]:
 
 
 def _command(process: psutil.Process) -> str:
-    """The command line; empty for a process that has ended."""
+    """The command line of a process. Empty if the process has ended."""
     try:
         return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # also raised for a zombie
+    except psutil.NoSuchProcess:  # psutil also raises this for a zombie
         return ""
 
 
@@ -295,5 +295,5 @@ def _end_on_sigint() -> None:
         _LIBC.prctl(1, signal.SIGINT)
 
 
-# Loaded before the fork: loading a library between fork and exec can deadlock.
+# Loaded before the fork, because loading a library between fork and exec can deadlock.
 _LIBC = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""The demo's backfill: start it through Airflow's API and watch it until its runs have ended."""
+"""Starts the demo's backfill through Airflow's API, and watches it until its runs have ended."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SILENCE_SECONDS = 120  # on a busy machine, Airflow's server may not answer for 
 
 
 def backfill(api: AirflowApi, days: list[date], console: Console, *, check: Callable[[], None]) -> list[DayRun]:
-    """Backfill ``days``. Days that ran before run again; their pairs are not fused again.
+    """Backfill ``days``. Days that ran before run again, but their pairs are not fused again.
 
-    Calls ``check`` at each poll; it raises if waiting is pointless.
+    Calls ``check`` at each poll. ``check`` raises if waiting is pointless.
     """
     if api.close_backfills():
         console.print("an earlier demo was interrupted: continuing its backfill")

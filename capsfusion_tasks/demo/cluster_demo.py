@@ -18,11 +18,11 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
 
 ROWS_PER_DAY = 100
-DAG_SECONDS = 300  # a scheduler that has just started parses the DAG within a minute
+DAG_SECONDS = 300  # limit for parsing the DAG; a scheduler that has just started takes up to a minute
 
 
 def run_demo_on(settings: Settings, url: str) -> int:
-    """Write sample shards where the workers look for shards, backfill them, show the results. Returns the exit code.
+    """Write sample shards to the workers' sources, backfill them, show the results. Returns the exit code.
 
     ``settings`` must be the workers': the same sources, staging area and warehouse. Raises InputError unless the
     sources are the two folders of a sample, so that made-up shards never mix with real ones.

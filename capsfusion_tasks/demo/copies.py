@@ -1,4 +1,4 @@
-"""Enlarge a sample: repeat its rows as different images."""
+"""Enlarges a sample by repeating its rows with other images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TABLE_ROWS = 1 << 17
 
 
 def copies_of(shard: pa.Table, numbers: Iterable[int]) -> Iterator[pa.Table]:
-    """The shard's rows once for each copy number, in tables of about 131,072 rows.
+    """The shard's rows, repeated for each copy number, in tables of about 131,072 rows.
 
     Copy 0 is the shard itself. In every other copy, URL, alt text and LAION's hash differ. Nulls and blanks stay.
     """
@@ -42,7 +42,7 @@ def _copy(shard: pa.Table, number: int) -> pa.Table:
 
 
 def _other_url(url: str | None, number: int) -> str | None:
-    """A URL that is unique to the copy and compresses as badly as a real one."""
+    """A URL that is unique to the copy, and compresses as badly as real URLs."""
     if not url or not url.strip():
         return url
     return f"{url}?id={mmh3.hash_bytes(f'{url} {number}').hex()}"

@@ -46,13 +46,13 @@ def repeated_on_a_later_day(make: RowMaker, day: int) -> Case:
 
 
 def repeated_with_another_score(make: RowMaker, day: int) -> Case:
-    """Rows with the same text and URL are one pair, whatever their scores."""
+    """Rows with the same text and URL are one pair, also if their scores differ."""
     raw, coco = make.halves(day)
     return Case((raw, replace(raw, similarity=0.25, pwatermark=0.75), coco), (complete(raw, coco),))
 
 
 def repeated_once_unsafe(make: RowMaker, day: int) -> Case:
-    """The row with the safe score still makes a pair."""
+    """A row is repeated with an unsafe score. The row with the safe score still makes a pair."""
     raw, coco = make.halves(day)
     return Case((raw, replace(raw, punsafe=0.9, dropped="unsafe"), coco), (complete(raw, coco),))
 
@@ -112,7 +112,7 @@ def control_characters(make: RowMaker, day: int) -> Case:
 
 
 def nul_characters(make: RowMaker, day: int) -> Case:
-    """PostgreSQL's type text cannot store NUL."""
+    """Texts with NUL characters, which PostgreSQL's type text cannot store."""
     return _with_text(make, day, lambda text: f"a\x00{text}\x00")
 
 
@@ -188,7 +188,7 @@ def unsafe_and_watermarked(make: RowMaker, day: int) -> Case:
 
 
 def _dropped(make: RowMaker, day: int, drop: Callable[[Row], Row]) -> Case:
-    """Usually both rows have the score. Sometimes only one of them has it."""
+    """Pairs that are dropped for a score. Usually both rows have the score; sometimes only one of them has it."""
     raw, coco = make.halves(day)
     dropped = (drop(raw), drop(coco))
     return Case(make.rng.choice((dropped, dropped, (drop(raw), coco), (raw, drop(coco)))))

@@ -1,4 +1,4 @@
-"""The demo's phases on the terminal: a numbered title, then how long it took."""
+"""Prints the demo's phases: a numbered title, and at the end how long the phase took."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from capsfusion_tasks.settings import Settings
 
 @dataclass
 class Phases:
-    """Announces ``total`` phases in turn. ``started`` is when the first one was announced."""
+    """Announces ``total`` phases, one after the other. ``started``: the time of the first announcement."""
 
     console: Console
     total: int
@@ -24,7 +24,7 @@ class Phases:
 
     @property
     def seconds(self) -> float:
-        """Since the demo began."""
+        """Seconds since the demo began."""
         return time.monotonic() - self.started
 
     @contextmanager

@@ -34,11 +34,12 @@ class DayRun:
     tasks: Mapping[str, Sequence[str | None]]
 
     def cell(self, task: str) -> Text:
-        """Finished and total instances, as ``2/4``. A dot: not started. A dash: skipped."""
+        """Finished and total instances of a task, such as ``2/4``. A dot: not started. A dash: skipped."""
         states = Counter(self.tasks.get(task, ()))
         if all(state in _WAITING for state in states):
             return Text("·", style="dim")
-        total = sum(states.values()) - states.pop("removed", 0)  # removed: an earlier try had more instances
+        # State "removed": an earlier try of the run had more instances.
+        total = sum(states.values()) - states.pop("removed", 0)
         if states["skipped"] == total:
             return Text("–", style="dim")
         done = states["success"] + states["skipped"]
@@ -47,7 +48,7 @@ class DayRun:
         return Text(f"{done}/{total}", style="green" if done == total else "yellow")
 
     def current(self) -> str:
-        """The first unfinished task with its counts; the run's state if there is none."""
+        """The first unfinished task with its counts. The run's state if all tasks are finished."""
         if self.state in ("success", "failed", "queued"):
             return self.state
         for task in TASKS:
@@ -70,7 +71,7 @@ class _LiveTable:
 
 
 def table_of(days: Sequence[DayRun]) -> Table:
-    """A row for each task and a column for each day, which fits into 80 columns."""
+    """A table with a row per task and a column per day. It fits into 80 columns."""
     table = Table("task", *(day.day for day in days))
     for task in TASKS:
         table.add_row(task, *(day.cell(task) for day in days))
@@ -97,7 +98,7 @@ class _LogLines:
 
 @contextmanager
 def progress(console: Console) -> Iterator[Progress]:
-    """A live table if ``console`` is a terminal, otherwise lines."""
+    """Show a live table if ``console`` is a terminal, otherwise lines."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4) as live:
             yield _LiveTable(live)

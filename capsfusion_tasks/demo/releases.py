@@ -20,7 +20,7 @@ FILE_NAME: dict[Side, str] = {
     "laion_coco": "part-{:05}-2256f782-126f-4dc6-b9c6-e6757637749d-c000.snappy.parquet",
 }
 
-# Shard i of a side gets release i, modulo the number of releases.
+# Shard number i of a side is written as release number i, modulo the number of releases.
 RELEASES: dict[Side, tuple[pa.Schema, ...]] = {
     "laion_2b": (
         pa.schema(  # laion2B-en-joined
@@ -35,7 +35,7 @@ RELEASES: dict[Side, tuple[pa.Schema, ...]] = {
                 "pwatermark": pa.float32(),
             }
         ),
-        pa.schema(  # the same columns with the types that other tools write
+        pa.schema(  # the same columns, with types that other tools write
             {
                 "URL": pa.large_string(),
                 "TEXT": pa.large_string(),

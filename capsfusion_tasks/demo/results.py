@@ -22,7 +22,7 @@ from capsfusion_tasks.warehouse.queries import AcceptedCaption, RunSummary
 from capsfusion_tasks.warehouse.rejections import reasons_line, rejected_count
 
 CAPTIONS_SHOWN = 6
-CAPTIONS_READ = 100  # number of captions from which the shown ones are chosen
+CAPTIONS_READ = 100  # number of captions from which the shown captions are chosen
 CAPTION_WIDTH = 200
 EXAMPLE = Path("examples") / "pairs.jsonl"
 
@@ -85,7 +85,7 @@ def _show_captions(results: Results, console: Console) -> None:
         return
     shown, accepted = len(results.captions), results.summary.accepted
     console.print(
-        f"\n{shown} of the {accepted} accepted captions, chosen among short ones without a flag", style="bold"
+        f"\n{shown} of the {accepted} accepted captions, chosen among short captions without a flag", style="bold"
     )
     table = Table("raw", "synthetic", "fused", show_lines=True)
     for caption in results.captions:

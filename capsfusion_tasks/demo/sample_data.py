@@ -1,4 +1,4 @@
-"""LAION-shaped sample shards that arrive over several days, and what a run over them must find.
+"""Writes sample shards in LAION's schemas that arrive over several days, and the pairs that a run must find.
 
 The expected results come from the code that makes the rows (``edge_cases.py``), not from the pipeline.
 """
@@ -51,7 +51,7 @@ class SampleParameters(BaseModel):
 
 
 class SideCounts(BaseModel):
-    """One side's shards of one day. ``dropped``: rows that a run must drop, by reason."""
+    """Counts of one side's shards of one day. ``dropped``: rows that a run must drop, by reason."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -70,14 +70,14 @@ class DayCounts(BaseModel):
 
 
 class SampleReport(BaseModel):
-    """What was written, and what a run over all days must find."""
+    """What was written, and the pairs that a run over all days must find."""
 
     model_config = ConfigDict(frozen=True)
 
     parameters: SampleParameters
     days: list[DayCounts]
     pairs: int
-    cases: dict[str, int]  # occurrences of each case of edge_cases.py in one copy
+    cases: dict[str, int]  # how often each case of edge_cases.py occurs in one copy
     files: dict[str, datetime]  # path in the folder → arrival time, which is the file's modification time
 
     def to_json(self) -> str:
@@ -135,8 +135,8 @@ def write_sample_data(
     """Write ``folder``/laion-2b, ``folder``/laion-coco and ``folder``/EXPECTED.json, the report.
 
     A run finds ``rows_per_day`` pairs on each day. About a third more rows make no pair. ``copies`` repeats everything
-    with different URLs. ``unmatched`` adds this many LAION-2B rows for each row, of images that LAION-COCO lacks. In
-    the real data set, three in four images are missing there.
+    with different URLs. ``unmatched``: for each row, add this many LAION-2B rows whose images LAION-COCO lacks.
+    (LAION-COCO lacks three of four images of the real LAION-2B.)
 
     A shard's arrival time is its file's modification time, within its day (UTC). If ``folder`` holds the same sample,
     nothing is written; if writing was interrupted, it is completed. Raises InputError for any other folder that is not
@@ -162,7 +162,7 @@ def write_sample_data(
 
     sample = make_sample(parameters)
     storage = Storage(str(root))
-    # Write the report first: a later call reads the parameters of an unfinished sample from it.
+    # Write the report first, because a later call reads the parameters of an unfinished sample from it.
     with storage.publish(EXPECTED) as stream:
         stream.write(sample.report.to_json().encode())
     for number, shard in enumerate(sample.shards):
@@ -198,7 +198,7 @@ def make_sample(parameters: SampleParameters) -> Sample:
 
 
 def _make_cases(rng: random.Random, parameters: SampleParameters) -> tuple[list[Row], list[Pair], Counter[str]]:
-    """All rows and their pairs. Each day has a share of every edge case, then plain pairs until it has enough pairs."""
+    """All rows and their pairs. Each day has rows of every edge case, then plain pairs until it has enough pairs."""
     make = RowMaker(rng, last_day=parameters.days - 1)
     rows: list[Row] = []
     pairs: list[Pair] = []
@@ -216,7 +216,7 @@ def _make_cases(rng: random.Random, parameters: SampleParameters) -> tuple[list[
 
 
 def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> Iterator[SampleShard]:
-    """Shuffle the rows of each side and day into that day's shards, so that the shards of both sides never align."""
+    """Shuffle the rows of each side and day into the day's shards, so that the two sides' shards never correspond."""
     count = parameters.shards_per_side_per_day
     for side in SIDES:
         for day in range(parameters.days):
@@ -238,7 +238,7 @@ def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> 
 
 
 def _arrival(day: date, place: int, count: int) -> datetime:
-    """Arrival times from the day's first second to its last, both inside its interval."""
+    """Arrival times from the first to the last second of the day, both within the day's interval."""
     seconds = 12 * 3600 if count == 1 else place * (24 * 3600 - 1) // (count - 1)
     return datetime.combine(day, time(), UTC) + timedelta(seconds=seconds)
 
@@ -256,14 +256,15 @@ def _side_counts(shards: list[SampleShard], side: Side, day: int, parameters: Sa
 
 def _write_shard(storage: Storage, shard: SampleShard, copies: int, rng: random.Random) -> None:
     table = shard_table(shard.rows, shard.release, rng)
-    rows = max(1, table.num_rows // 3) if copies == 1 else None  # several row groups, even in a small shard
+    # So few rows that even a small shard has several row groups.
+    rows = max(1, table.num_rows // 3) if copies == 1 else None
     with storage.publish(shard.path) as stream, pq.ParquetWriter(stream, table.schema, compression="snappy") as writer:
         for part in copies_of(table, range(copies)):
             writer.write_table(part, row_group_size=rows)
 
 
 def _known_report(root: Path, parameters: SampleParameters) -> SampleReport | None:
-    """The report in ``root``; None if the folder is empty or missing."""
+    """The report in ``root``. None if the folder is empty or missing."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     advice = "name another folder for the sample, or delete this one first"

@@ -1,4 +1,4 @@
-"""The rows of sample shards, with the result that a run must have for each: a pair, or a reason to drop it."""
+"""The rows of sample shards. Each says what a run must do with it: make a pair, or drop the row for a reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class Row:
     width: int
     height: int
     dropped: str | None = None  # the reason for which a run must drop the row
-    shard: int | None = None  # the number of its shard within the day (modulo the shards of a day); None: any
+    shard: int | None = (
+        None  # the number of the row's shard within the day (modulo the shards of a day). None: any shard
+    )
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class RowMaker:
         return make_pair(self.rng, "sample")
 
     def halves(self, day: int, text: Callable[[str], str] = str) -> tuple[Row, Row]:
-        """The LAION-2B row and the LAION-COCO row of a new image, with equal URL, text and (harmless) scores.
+        """The LAION-2B row and the LAION-COCO row of a new image, with equal URL, text and (safe) scores.
 
         ``text`` edits the raw caption.
         """
@@ -79,12 +81,12 @@ class RowMaker:
         return raw, replace(raw, side="laion_coco", synthetic=made.synthetic)
 
     def later(self, day: int) -> int:
-        """A day after ``day``, but not after the last day."""
+        """A day after ``day``, at most the last day."""
         return min(day + self.rng.choice((1, 1, 2)), self.last_day)
 
 
 def complete(raw: Row, coco: Row) -> Pair:
-    """The pair of two matching rows, on the day when the second one arrives."""
+    """The pair of two matching rows, on the day when the second row arrives."""
     if not (raw.url and raw.text and coco.synthetic) or raw.dropped or coco.dropped:
         raise ValueError(f"a row that makes no pair: {raw}, {coco}")
     if (raw.url, raw.text) != (coco.url, coco.text):

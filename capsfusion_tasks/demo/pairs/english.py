@@ -1,4 +1,4 @@
-"""A little English: articles, plurals, agreement of verbs, capitals of titles."""
+"""Some rules of English: articles, plurals, agreement of verbs, capitals of titles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AFTER_HEAD = re.compile(r" (?:of|with|in|on|at|by|from|for|that|called|holding|
 
 
 def capital(text: str) -> str:
-    """`text` with its first letter in upper case and the rest as it stands."""
+    """`text` with its first letter in upper case. The rest stays unchanged."""
     return text[:1].upper() + text[1:]
 
 
@@ -31,7 +31,7 @@ def is_plural(phrase: str) -> bool:
 
 
 def with_article(phrase: str) -> str:
-    """`phrase` with "a" before it, where it needs one."""
+    """`phrase` with an indefinite article before it, if it needs one."""
     if (
         is_plural(phrase)
         or phrase.endswith(_MASS_ENDINGS)
@@ -49,7 +49,7 @@ def plural(noun: str) -> str:
 
 
 def title_case(phrase: str) -> str:
-    """`phrase` as in a title: without its article, and with capitals but in small words."""
+    """`phrase` as in a title: without its article, and with capitals in all words except small ones."""
     words = phrase.removeprefix("a ").removeprefix("an ").split(" ")
     return " ".join(word if place and word in _SMALL else capital(word) for place, word in enumerate(words))
 
@@ -64,7 +64,7 @@ WRITING: dict[str, Callable[[str], str]] = {
     "s": plural,
     "q": lambda text: text if '"' in text else f'"{text}"',
 }
-# What agrees with a slot and stands for it (`{thing.is}`): in the singular and in the plural.
+# Words that agree with a slot and stand for it (`{thing.is}`), in the singular and in the plural.
 AGREEMENT = {
     "is": ("is", "are"),
     "was": ("was", "were"),

@@ -1,4 +1,4 @@
-"""Open-vocabulary names: persons, places, brands, codes, dates and sizes that sound real and are made up.
+"""Makes up names that sound real: persons, places, brands, codes, dates and sizes.
 
 Every made-up word and every code with a letter belongs to exactly one split by its CRC-32 (never by Python's `hash`,
 which changes with each process), so that no name of the held-out pairs can have been seen in training.
@@ -18,7 +18,7 @@ SPLITS = ("train", "heldout", "sample")
 
 
 def split_of(word: str) -> str:
-    """The split to which a made-up word or code belongs, whatever its case."""
+    """The split to which a made-up word or code belongs. Upper and lower case do not matter."""
     bucket = zlib.crc32(word.lower().encode("utf-8")) % 20
     return "heldout" if bucket == 0 else "sample" if bucket == 1 else "train"
 
@@ -90,7 +90,7 @@ def family(rng: random.Random, split: str) -> str:
 
 
 def person(rng: random.Random, split: str, sex: str = "m") -> str:
-    """A person's name such as `Anna K. Brenlow`, given and family name of one culture mostly."""
+    """A person's name such as `Anna K. Brenlow`. Given and family name are mostly of the same culture."""
     culture = rng.choice(CULTURES)
     given = rng.choice(culture[sex]) if rng.random() < 0.8 else _name(rng, split, "town")
     last = _name(rng, split, "family", culture if rng.random() < 0.8 else None)
@@ -111,7 +111,7 @@ def town(rng: random.Random, split: str) -> str:
 
 
 def place(rng: random.Random, split: str) -> str:
-    """A town with its country or state, or alone, or a country."""
+    """A place: a town with its country or state, a town alone, or a country."""
     kind = rng.random()
     if kind < 0.1:
         return rng.choice(words_of("country"))
@@ -161,7 +161,7 @@ def size(rng: random.Random, _split: str) -> str:
 
 
 def amount(rng: random.Random, _split: str) -> str:
-    """What a package holds, such as `250 ml` or `1.5 kg`."""
+    """The amount in a package, such as `250 ml` or `1.5 kg`."""
     value = rng.choice(
         (rng.randint(2, 9), rng.randint(10, 99), rng.randint(2, 40) * 25, f"{rng.randint(0, 9)}.{rng.randint(1, 9)}")
     )

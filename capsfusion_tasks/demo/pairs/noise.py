@@ -26,7 +26,7 @@ def _suffix(rng: random.Random, split: str, source: str) -> str:
 
 
 def add_noise(rng: random.Random, raw: str, split: str, source: str) -> str:
-    """`raw` from a "shop" or the "web": with a prefix, suffixes, an article number, hashtags or HTML, or as it was."""
+    """`raw` as on a page of a "shop" or the "web": with a prefix, suffixes, an article number, hashtags or HTML."""
     if rng.random() < 0.07:
         raw = rng.choice(words_of(f"{source}_start")) + raw
     if rng.random() < 0.3:

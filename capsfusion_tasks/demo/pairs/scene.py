@@ -1,4 +1,4 @@
-"""A scene: facts drawn once, which the raw, the synthetic and the fused caption all tell.
+"""A scene: facts that are drawn once, for the raw, the synthetic and the fused caption.
 
 A fact is a slot's value, `specific=generic` ("sofa=couch"). Its key says which side a caption tells: `thing`, or
 `thing.g` for the generic word.
@@ -13,43 +13,43 @@ from capsfusion_tasks.demo.pairs.english import AGREEMENT, MASS, WRITING, capita
 from capsfusion_tasks.demo.pairs.template import Choice, Optional, Sequence, Slot, parse
 from capsfusion_tasks.demo.pairs.words import DOMAINS
 
-# The person's sex decides these, and any caption may say them.
+# Slots that follow from the person's sex. Any caption may use them.
 _PRONOUNS = frozenset(("man", "he", "his", "him"))
-# A fused caption may leave these out: what sells, and who took the picture.
+# Slots that a fused caption may leave out: advertising, and the photographer.
 _DROPPED = frozenset(("credit", "price")) | _PRONOUNS
-# A fused caption may say these twice.
+# Slots that a fused caption may use twice.
 _REPEATED = frozenset(("thing", "medium", "people"))
-# Of these a fused caption says the generic word beside the specific one, if that is another word.
+# Slots for which a fused caption has the generic word beside the specific word, if the two differ.
 _NAMED_BY = frozenset(("thing", "medium"))
 _HAVE_ARTICLE = frozenset(("the", "a", "an", "my", "our", "st.", "this"))
 
 
 class Untold(Exception):
-    """The template says something that the sources do not say, or lacks something that they say."""
+    """Raised if a template says something that the sources do not say, or lacks something that they say."""
 
 
 class Scene:
-    """Facts by slot. `draw` draws those that a template asks for; `tell` only writes those that were drawn."""
+    """Facts by slot. `draw` draws the facts that a template needs. `tell` only uses facts that were drawn."""
 
     def __init__(self, rng: random.Random, split: str, domain: str) -> None:
         self.rng, self.split, self.tables = rng, split, DOMAINS[domain]
         self.values: dict[str, str] = {}
-        self.inside: dict[str, set[str]] = {}  # keys of which a value is made
-        self.drawn: set[str] = set()  # keys that a source says
-        self.told: set[str] = set()  # keys that the fused caption says
+        self.inside: dict[str, set[str]] = {}  # keys of the values that make up a value
+        self.drawn: set[str] = set()  # keys of facts that a source says
+        self.told: set[str] = set()  # keys of facts that the fused caption says
         self.sex = rng.choice("mf")
-        self.skip = frozenset(self.tables[0].get("skip", ()))  # facts that the domain's scenes do not have
+        self.skip = frozenset(self.tables[0].get("skip", ()))  # facts that scenes of this domain do not have
 
     def entries(self, root: str) -> list[str]:
-        """The domain's list, or its kind's, or the common one."""
+        """The domain's word list, or else the list of its kind, or else the common list."""
         return next(tables[root] for tables in self.tables if root in tables)
 
     def draw(self, template: str) -> str:
-        """Write `template`, drawing what it asks for. Raises Untold if the domain has no such fact."""
+        """Fill `template`, and draw the facts that it needs. Raises Untold if the domain has no such fact."""
         return "".join(self._draw(parse(template)))
 
     def tell(self, template: str) -> str:
-        """Write `template` with what was drawn. Raises Untold if it says more, or drawn facts remain."""
+        """Fill `template` with drawn facts. Raises Untold if it needs other facts, or if drawn facts are left over."""
         self.told = set()
         text = "".join(self._tell(parse(template)))
         if self._missing():
@@ -81,7 +81,7 @@ class Scene:
         return parts
 
     def _value(self, node: Slot) -> str:
-        """The slot's value, drawn now if it is new, and unlike those of slots with the same list."""
+        """The slot's value. Draws a new value that differs from the values of other slots with the same list."""
         if node.name in self.values:
             return self.values[node.name]
         before, self.drawn = self.drawn, set()
@@ -130,7 +130,7 @@ class Scene:
         return text
 
     def _with_the(self, text: str, name: str) -> str:
-        """`text` after "the", where it needs one: not before a person, a work in quotation marks or an address."""
+        """`text` with "the" before it, except for a person, a work in quotation marks or an address."""
         words = text.split(" ")
         common = {
             capital(self.values.get(slot, "=").partition("=")[0]) for slot in ("adj", "thing", "medium", "subject")
@@ -146,7 +146,7 @@ class Scene:
         return text if is_address or first in ("person", "phrase") or text in MASS else f"the {text}"
 
     def _missing(self) -> bool:
-        """Whether drawn facts were not told. A specific word tells the generic one too."""
+        """Whether some drawn facts were not told. A specific word also tells its generic word."""
         for key in self.drawn - self.told - _DROPPED:
             slot = key.removesuffix(".g")
             if key != slot:
@@ -187,7 +187,7 @@ class Scene:
         return parts
 
     def _chosen(self, choice: Choice) -> Sequence:
-        """An option that can be told, one with a new fact where there is one."""
+        """An option that can be told, if possible with a new fact."""
         options = [option for option in choice.options if self._fits(option)]
         new = [o for o in options if self._fits(o, new=True) and any(isinstance(node, Slot) for node in o)]
         if not options:
@@ -195,7 +195,7 @@ class Scene:
         return self.rng.choice(new or options)
 
     def _fits(self, sequence: Sequence, new: bool = False) -> bool:
-        """Whether all slots outside inner brackets can be said and, if `new`, were not yet told."""
+        """Whether all slots outside inner brackets can be told and, if `new`, were not told before."""
         for node in sequence:
             if isinstance(node, Slot) and not (node.is_macro or self._can_say(node, new)):
                 return False

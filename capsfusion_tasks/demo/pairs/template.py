@@ -1,4 +1,4 @@
-"""Templates of captions: ``{slot}``, ``<one|other>`` and ``[optional]``. ``~`` stands for a space at an end."""
+"""Parses templates of captions: ``{slot}``, ``<one|other>``, ``[optional]``. ``~`` stands for a space at an end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from capsfusion_tasks.demo.pairs.english import AGREEMENT
 
 @dataclass(frozen=True)
 class Slot:
-    """A fact of the scene (`root` without a number names its word list) and how to write it (`modifiers`)."""
+    """A fact of the scene, and how to write it (`modifiers`). `root` without its number is the name of a word list."""
 
     name: str
     modifiers: tuple[str, ...]
@@ -22,7 +22,7 @@ class Slot:
 
     @functools.cached_property
     def is_macro(self) -> bool:
-        """Whether the slot is a template that is drawn anew each time, and no fact."""
+        """Whether the slot is not a fact, but a template that is drawn again each time."""
         return self.name.startswith("_")
 
     @functools.cached_property
@@ -42,14 +42,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several sequences."""
+    """A choice of one of several sequences."""
 
     options: tuple[Sequence, ...]
 
 
 @dataclass(frozen=True)
 class Optional:
-    """A sequence that a source may leave out, and that a fused caption says if it is known and not yet said."""
+    """A sequence that a source may leave out. A fused caption has it if its facts are known and not told before."""
 
     sequence: Sequence
 
@@ -76,7 +76,7 @@ def parse(template: str) -> Sequence:
 
 
 def _sequence(marks: list[str], place: int, inside: str = "") -> tuple[Sequence, int]:
-    """The nodes from `place` to the end, to a closing bracket or, `inside` a choice, to a bar; and that place."""
+    """The nodes from `place` to the end, to a closing bracket or (`inside` a choice) to a bar. Also returns the end."""
     nodes: list[Node] = []
     while place < len(marks) and marks[place] not in (">", "]") and not (marks[place] == "|" and inside == "<"):
         mark = marks[place]

@@ -1,4 +1,4 @@
-"""The word lists and templates of the files beside this module. `#` begins a comment."""
+"""Reads the word lists and templates in the files beside this module. `#` begins a comment."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ COMMON = _tables(_load("common.ini")["common"])
 KINDS = {name: _tables(section) for name, section in _load("kinds.ini").items()}
 _SECTIONS = {name: _tables(section) for name, section in _load("domains.ini").items()}
 KIND_OF = {name: tables.pop("kind")[0] for name, tables in _SECTIONS.items()}
-# Each domain's own lists, then those of its kind, then the common ones.
+# For each domain: its own lists, then the lists of its kind, then the common lists.
 DOMAINS = {name: (tables, KINDS[KIND_OF[name]], COMMON) for name, tables in _SECTIONS.items()}
 
 
 @functools.cache
 def words_of(name: str) -> tuple[str, ...]:
-    """A common list. `~` stands for a space at an entry's end."""
+    """A list that all domains share. `~` stands for a space at an entry's end."""
     return tuple(entry.replace("~", " ") for entry in COMMON[name])
