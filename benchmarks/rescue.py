@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     args = parser.parse_args()
     console = Console()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as in ranks (fusion/node.py)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # switched off, as in ranks (fusion/node.py)
 
     pairs = read_pairs(args.pairs, args.rows)
     tokenizer = LlamaTokenizer(args.model / "tokenizer.model")

@@ -46,7 +46,7 @@ def variables(settings: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: Iterable[str]) -> list[str]:
-    """A problem for each variable whose name is nearly that of a setting or of one of ``others``."""
+    """A problem for each variable whose name is similar to a setting's or to one of ``others``, but not equal."""
     groups = [variable(name) for name in nested(settings)]  # one variable can set a whole group as JSON
     known = {*variables(settings), *others, *groups}
     return [

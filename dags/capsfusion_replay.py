@@ -101,7 +101,7 @@ PARAMS = {
 
 @dag(
     dag_id="capsfusion_replay",
-    description="Fuses rejected captions again and moves those that pass.",
+    description="Fuses the pairs of rejected captions again, and accepts the new captions that pass.",
     schedule=None,
     catchup=False,
     rerun_with_latest_version=False,  # the DAG capsfusion says why

@@ -56,7 +56,7 @@ class RunNote:
         """Write the run's note. ``state``: the headline if the run has no report."""
         if dag_run.dag_id not in DAGS:
             return
-        # Imported here, because tasks load plugins too and have no access to Airflow's database.
+        # Imported here, because tasks load plugins, too, but have no access to Airflow's database.
         from airflow.models.dagrun import DagRun, DagRunNote
         from airflow.models.xcom import XComModel
         from sqlalchemy import select

@@ -112,7 +112,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
     os.setsid()  # make a process group of its own, which _end kills
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as in ranks (fusion/node.py)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # switched off, as in ranks (fusion/node.py)
     # With a GPU, the CPU computes nothing. Without one, a single thread is less disturbed by other load.
     torch.set_num_threads(1)
     try:

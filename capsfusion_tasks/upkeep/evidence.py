@@ -57,7 +57,7 @@ class Evidence:
     shards: dict[str, LedgerShard]
     units: list[LedgerUnit]
     known_units: set[str]
-    plans: dict[tuple[Interval, str], PlannedPairs]  # planned (interval, fusion_id) → pairs of its last plan
+    plans: dict[tuple[Interval, str], PlannedPairs]  # (interval, fusion_id) → counts of the last plan
     written_before: datetime
 
     def old(self, file: StoredFile) -> bool:

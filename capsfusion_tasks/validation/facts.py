@@ -19,7 +19,8 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS
 # The characters before a word, and the word. The end of the text also counts as a word, because otherwise trailing
 # signs would take quadratic time.
 _TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
-_STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")  # matches "", which is before the first word
+# What may be in front of a sentence's first word; ^$ is the start of the text.
+_STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")
 # Parts of tags, addresses, file names, and of four or more words joined by hyphens are not names.
 _PICTURE_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp)\b")
 _NO_PROSE = re.compile(

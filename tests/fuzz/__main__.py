@@ -80,7 +80,7 @@ def watched(name: str, minutes: float, first_seed: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="for each target")
-    parser.add_argument("--target", choices=TARGETS, action="append", help="run only this target (repeatable)")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="run only this target; can be repeated")
     parser.add_argument(
         "--seed",
         type=int,
