@@ -47,7 +47,7 @@ class _Values:
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self._text = ""
         self._at = 0
-        self._line = 1  # position in the file of the first character of ``text``
+        self._line = 1  # number of the line in the file that ``_text`` begins in
         self._row = 0
 
     def all(self) -> Iterator[tuple[Any, int]]:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 # To the caller
 READ = b"R"  # message: the offset and the length of bytes that the caller must send
-SCHEMA = b"S"  # an Arrow schema; the caller answers with a JSON list of columns, or null to end the job
+SCHEMA = b"S"  # message: an Arrow schema; the caller answers with a JSON list of columns, or null to end the job
 ROWS = b"B"  # message: an Arrow stream of one batch
 END = b"E"
 TOO_LARGE = b"M"

@@ -12,7 +12,7 @@ from botocore.parsers import ResponseParserError
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 
-# Temporary. Other errors of boto3, and its ValueErrors, come from the configuration: a retry will not help.
+# Temporary errors. Other errors of boto3, and its ValueErrors, come from the configuration: a retry will not help.
 _NO_ANSWER = (
     boto.ConnectionError,
     boto.HTTPClientError,

@@ -111,7 +111,7 @@ class _Ledger:
         return Stock(sum(row[verdict] for row in self._rows), _stock(verdict))
 
     def values(self, wanted: CaptionFilter) -> tuple[Counter[date], Counter[str]]:
-        """Captions by day, and by fusion."""
+        """The counts of captions by day, and by fusion."""
         days: Counter[date] = Counter()
         fusions: Counter[str] = Counter()
         for row in self._rows:

@@ -88,7 +88,7 @@ def test_s3_keys_of_env_reach_the_containers(services: dict[str, dict[str, Any]]
         given = services[name]["environment"]
         assert {key: given[key] for key in keys} == dict.fromkeys(keys), (
             name
-            # None passes the variable only if it is set; "" would pass an empty one.
+            # None passes the variable only if it is set; "" would pass an empty variable.
         )
 
 

@@ -221,7 +221,7 @@ def test_words_are_searched_where_they_are_wanted_and_parts_of_words_hinted(page
 
 
 def test_a_replay_of_the_filter_is_shown_then_started_in_airflow(page: Page) -> None:
-    """Without Airflow. tests/airflow/test_captions_view.py starts a real run."""
+    """Without a real Airflow. tests/airflow/test_captions_view.py starts a real run."""
     asked: list[Any] = []
 
     def answer(route: Route) -> None:

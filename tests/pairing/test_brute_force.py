@@ -132,7 +132,7 @@ def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
         of_rows: dict[tuple[str, str, str], str | None] = {}  # side, URL and text → the status of the release
 
         def gone_of(day: int) -> dict[Key, bool]:
-            """The pairs of the day that are not planned yet, by nested loops over all results that came."""
+            """Unplanned pair of the day → whether its image is gone. Compares the pair with each result so far."""
             found = {}
             for key, of_release in joined[day].items():
                 of_results = is_gone(*(status for url, status in known if url == key[0]))
