@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -66,6 +66,22 @@ def images(settings: Settings, units: list[Unit]) -> set[int]:
 
 def number_of(address: str) -> int:
     return int(address.rpartition("/")[2].removesuffix(".jpg"))
+
+
+def before_reading(monkeypatch: pytest.MonkeyPatch, path: str, call: Callable[[int], None]) -> list[str]:
+    """Call ``call`` each time before ``path`` is read, with the number of the time. Returns the list of paths read."""
+    real, read = image_results.opened, []
+
+    @contextmanager
+    def opened(shard: Shard, *how: Any) -> Iterator[pa.NativeFile]:
+        read.append(shard.path)
+        if shard.path == path:
+            call(read.count(path))
+        with real(shard, *how) as stream:
+            yield stream
+
+    monkeypatch.setattr(image_results, "opened", opened)
+    return read
 
 
 def joined(settings: Settings) -> set[int]:
@@ -231,17 +247,12 @@ def test_what_cannot_be_read_at_the_moment_is_read_by_a_retry(place: Place, monk
     put(place, "1", {2: GONE})
     settings = with_results(place)
     pair(settings)
-    real, read = image_results.opened, []
 
-    @contextmanager
-    def opened(shard: Shard, *how: Any) -> Iterator[pa.NativeFile]:
-        read.append(shard.path)
-        if shard.path == "0.parquet" and read.count(shard.path) == 1:
+    def unreachable_once(times: int) -> None:
+        if times == 1:
             raise NotReadyError("no answer")
-        with real(shard, *how) as stream:
-            yield stream
 
-    monkeypatch.setattr(image_results, "opened", opened)
+    read = before_reading(monkeypatch, "0.parquet", unreachable_once)
     with pytest.raises(NotReadyError, match="no answer"):
         interval_tasks.plan(settings, DAY)
     assert not {2, 4} & images(settings, interval_tasks.plan(settings, DAY))
@@ -471,16 +482,7 @@ def test_two_runs_at_the_same_time_read_a_file_once(place: Place, monkeypatch: p
     put(place, "0", {4: GONE})
     settings = with_results(place)
     joined(settings)
-    real, read = image_results.opened, []
-
-    @contextmanager
-    def opened(shard: Shard, *how: Any) -> Iterator[pa.NativeFile]:
-        read.append(shard.path)
-        time.sleep(0.3)
-        with real(shard, *how) as stream:
-            yield stream
-
-    monkeypatch.setattr(image_results, "opened", opened)
+    read = before_reading(monkeypatch, "0.parquet", lambda times: time.sleep(0.3))
 
     def reading() -> None:
         with open_context(settings) as context:
