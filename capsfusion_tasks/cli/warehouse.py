@@ -13,7 +13,7 @@ from capsfusion_tasks.settings import load_settings
 
 
 def status() -> None:
-    """Show shards, work units, throughput and rejections: finished, waiting and failed.
+    """Show what is finished, waiting or failed, the throughput, and why captions were rejected.
 
     Example: capsfusion status
     """

@@ -54,7 +54,7 @@ def compact(old: BucketSide, new_bytes: int) -> list[Lookup]:
 
 
 def _parts(bare: BucketSide) -> Iterator[BucketSide]:
-    """Split the files of ``bare`` into parts that fit in memory."""
+    """Split ``bare``, the files that have no lookup yet, into parts that fit in memory."""
     part: dict[str, int] = {}
     for path, size in bare.files.items():
         if part and sum(part.values()) + size > _AT_ONCE_BYTES:

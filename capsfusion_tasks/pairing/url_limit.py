@@ -1,8 +1,8 @@
 """Limits the pairs of one URL. A placeholder picture is in very many rows, and would make far too many pairs.
 
-A URL with more pairs than the limit gets no new pairs. Buckets only grow, so a URL that is over the limit stays over
-it. So all pairs of such a URL were written while it was within the limit. Their number is at most the limit, for any
-order and number of runs.
+No URL gets more pairs than the limit, in any order and number of runs. If all rows of a URL, old and new, could form
+more pairs, no new pairs of it are written. Buckets only grow, so no later run writes any either. Earlier runs wrote
+pairs of it only while all that it could form were within the limit.
 """
 
 from __future__ import annotations

@@ -32,9 +32,10 @@ FUNCTION_WORDS = frozenset(
     f"{_ARTICLES} {_CONJUNCTIONS} {_PREPOSITIONS} {_PRONOUNS} {_VERBS} {_SHORT_FORMS} {_ADVERBS}".split()
 )
 
-# Matches up to four letters that repeat five times, in a word of at least ten letters, or ten equal signs in a row.
+# One to four letters, five or more times in a row. It is searched for only in words of at least ten letters.
 _LETTER_LOOP = re.compile(r"([^\W\d]{1,4}?)\1{4,}")
 _LOOPING_WORD_LENGTH = 10
+# The same sign ten or more times in a row, with or without spaces: "!!!!!!!!!!", "- - - - - - - - - -".
 _SIGN_LOOP = re.compile(r"([^\w\s])(?:\s?\1){9,}")
 
 _QUOTATION = re.compile(r'"[^"]*"|“[^”]*”|«[^»]*»')

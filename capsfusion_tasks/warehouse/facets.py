@@ -123,7 +123,10 @@ class _Ledger:
 
 
 def _stock(verdict: str) -> ColumnElement[float]:
-    """Captions of a unit that no later unit has replaced. The ledger does not say how many of these are accepted."""
+    """Estimates how many captions of a unit with this verdict no later unit has replaced.
+
+    The ledger counts replaced captions without their verdicts, so both verdicts lose the same share.
+    """
     unit = work_units.c
     kept = literal(1.0) - cast(unit.superseded, Double) / func.greatest(unit.rows_in, 1)
     return cast(unit[verdict], Double) * kept

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-# Column of the view ``captions`` and of exports → its value in an export, for a row of ``fused_captions``. The view has
-# the source itself; an export, which may be published, has only the release's name. {releases}: digest → name, as JSON.
+# SQL for the columns of an export that tell where a caption comes from, by column name. The view ``captions`` has these
+# columns, too, with the addresses of the sources. An export may be published, so it has the names of the releases
+# instead. {releases} is a JSON object: MD5 of a source's address → name of its release.
 PROVENANCE: dict[str, LiteralString] = {
     "laion_2b_source": "(select {releases}::jsonb ->> md5(source) from shards where shard_id = laion_2b_shard)",
     "laion_coco_source": "(select {releases}::jsonb ->> md5(source) from shards where shard_id = laion_coco_shard)",
