@@ -14,12 +14,13 @@ from capsfusion_tasks.demo.pairs.scene import Scene, Untold
 from capsfusion_tasks.demo.pairs.words import KIND_OF
 from capsfusion_tasks.validation.rules import reasons
 from capsfusion_tasks.validation.scores import Fused
-from capsfusion_tasks.validation.text import FUNCTION_WORDS, ngrams, words
+from capsfusion_tasks.validation.text import FUNCTION_WORDS, ngrams, sentences, words
 
 # The fused caption must fit into 80 tokens.
 MAX_FUSED_CHARACTERS = 280
 MAX_RAW_WORDS = 80
-MORE_SHARE = 0.14  # of raw captions with more sentences
+MORE_SHARE = 0.08  # of raw captions with more sentences
+SEVERAL_KEPT = 0.08  # of pairs whose fused caption has more sentences than the raw one; there would be too many
 # Weights of the kinds of kinds.ini.
 KIND_SHARES = {
     "product": 34, "person": 8, "event": 8, "place": 10, "media": 8, "art": 6, "food": 6, "animal": 7, "graphic": 9,
@@ -59,6 +60,8 @@ def make_pair(rng: random.Random, split: str = "train") -> MadePair:
             continue
         trigrams = ngrams(words(pair.fused), 3)
         if pair.raw.count(": ") > 1 or len(trigrams) > len(set(trigrams)):
+            continue
+        if len(sentences(pair.fused)) > len(sentences(pair.raw)) and rng.random() >= SEVERAL_KEPT:
             continue
         # Skip pairs whose fused caption validation rejects: a model would learn from it.
         if not reasons(Fused(pair.raw, pair.synthetic, pair.fused, "stop")):
