@@ -11,15 +11,21 @@ import random
 import re
 from collections.abc import Callable
 
-from capsfusion_tasks.demo.pairs import MadePair
-from capsfusion_tasks.demo.pairs.english import capital, repaired
+from capsfusion_tasks.demo.pairs import MadePair, make_pair
+from capsfusion_tasks.demo.pairs.english import capital, plural, repaired, with_article
+from capsfusion_tasks.demo.pairs.english import is_plural as english_plural
 from capsfusion_tasks.demo.pairs.noise import add_noise
 from training.free_words import FreeWords, without_untold
 
 _PLACES = ("in", "on", "with", "next to", "in front of", "and", "of", "at", "on top of", "near", "under", "for", "from")
 _PEOPLE = ("a man", "a woman", "two people", "a group of people", "a girl", "two men", "a person", "people", "a boy")
-_SUBJECTS = ("a", "a", "the", "the", "an image of a", "two", "several", "a close up of a", "some", "a group of")
-_VERBS = ("is", "are", "has", "is shown with", "is sitting", "are standing", "is on display", "is made of")
+# Before a noun in the singular and in the plural.
+_ONE = ("a", "a", "the", "the", "an image of a", "a close up of a")
+_MANY = ("two", "three", "several", "some", "a group of", "the")
+# After "is" or "are", before a noun.
+_DOING = (
+    "", "", "shown with", "sitting on", "standing in", "on display in", "made of", "lying on", "next to", "in front of",
+)  # fmt: skip
 _TITLES = (
     "the cover of ", "the words ", "an image of ", "the logo for ", "the poster for ", "the title ", "a sign with the "
     "words ", "the cover for ", "a picture of ", "text that says ", "a page from ", "the front of ", "an ad for ",
@@ -27,42 +33,59 @@ _TITLES = (
 _ARTICLES = ("a ", "an ", "the ")
 
 # {x} is the raw caption, {T} the same with "The", {s} the synthetic caption, {S} the same with a capital.
-_NOUN_FRAMES = ("{T} is {s}.", "{T} features {s}.", "{T} shows {s}.", "In {t}, there is {s}.")
+_NOUN_FRAMES = ("{T} is {s}.", "{T} features {s}.", "{T} shows {s}.", "In {t}, there {is_} {s}.")
+_NOUNS_FRAMES = ("{T} features {s}.", "{T} shows {s}.", "In {t}, there {is_} {s}.", "{T} has {s}.")  # in the plural
 _CLAUSE_FRAMES = ("In {t}, {s}.", "{T} shows that {s}.", "{S}, representing {x}.", "{S} for {t}.")
 _SHOWN = ("{T} is shown.", "The image shows {x}.")
 
+_OPENING = re.compile(r"(?:an image (?:of|showing)|a close up of|there is|this is|a (?:picture|photo|view) of) ")
+_CLAUSE = re.compile(r"(?:the|an?) ([a-z -]+?) ((?:is|are|has|have) .+)")
+_HAS_VERB = re.compile(r" (?:is|are|has|have|shows?) ")
+
+
+def _is_plural(noun: str) -> bool:
+    """Whether a noun of `_noun`, `_PEOPLE` or a scene's caption is in the plural."""
+    return noun.startswith(("two ", "three ", "several ", "some ", "people")) or (
+        noun.startswith("the ") and english_plural(noun)
+    )
+
 
 class FreePairs:
-    """Makes pairs of words that `word` draws."""
+    """Makes pairs of words that `word` draws; `doing` draws a participle such as "holding"."""
 
-    def __init__(self, rng: random.Random, word: Callable[[], str]) -> None:
-        self.rng, self.word, self.free_words = rng, word, FreeWords(rng, word)
+    def __init__(self, rng: random.Random, word: Callable[[], str], doing: Callable[[], str]) -> None:
+        self.rng, self.word, self.doing, self.free_words = rng, word, doing, FreeWords(rng, word)
 
     def pair(self) -> MadePair:
         rng = self.rng
         raw, told, others = self._raw()
         words = told.split(" ")
         self.words = words  # from which `_rest` takes one at times
-        if rng.random() < 0.5 and len(words) > 1:
+        if rng.random() < 0.45 and len(words) > 1:
             synthetic, frame = self._shared(words)
+        elif rng.random() < 0.4:
+            synthetic, frame = self._of_a_scene()
         elif rng.random() < 0.3:
-            adjective, verb, rest = self._adjective(), self._verb(), self._rest()
+            adjective, verb, rest = self._adjective(), self._verb(False), self._rest()
             noun = self.word()
             synthetic = f"the {adjective}{noun} {verb} {rest}"
             frame = f"The {adjective}{{x}}, a {noun}, {verb} {rest}." if rng.random() < 0.6 else f"{{T}} {verb} {rest}."
         elif rng.random() < 0.5:
             noun = rng.choice(_PEOPLE) if rng.random() < 0.5 else self._noun()
-            synthetic, frame = f"{noun} {self._verb()} {self._rest()}", rng.choice(_CLAUSE_FRAMES)
+            synthetic = f"{noun} {self._verb(_is_plural(noun))} {self._rest()}"
+            frame = rng.choice(_CLAUSE_FRAMES)
         else:
-            synthetic = f"{self._noun()} {rng.choice(_PLACES)} {self._rest()}" if rng.random() < 0.8 else self._noun()
-            frame = rng.choice(_NOUN_FRAMES)
+            noun = self._noun()
+            synthetic = f"{noun} {rng.choice(_PLACES)} {self._rest()}" if rng.random() < 0.8 else noun
+            frame = rng.choice(_NOUNS_FRAMES if _is_plural(noun) else _NOUN_FRAMES)
         fused = self._fused(frame, told, synthetic) + (f" {others}." if others else "")
         return MadePair(raw, repaired(capital(synthetic) + ("." if rng.random() < 0.8 else "")), fused, (), "free")
 
     def _fused(self, frame: str, told: str, synthetic: str) -> str:
         plain = synthetic.replace("an image of ", "").replace("a close up of ", "")
         the = told if told.lower().startswith(_ARTICLES) else f"the {told}"
-        fused = frame.format(x=told, t=the, T=capital(the), s=plain, S=capital(plain))
+        is_ = "are" if _is_plural(plain) else "is"
+        fused = frame.format(x=told, t=the, T=capital(the), s=plain, S=capital(plain), is_=is_)
         return capital(repaired(re.sub(r"\b[Tt]he (?=(?:[Tt]he|[Aa]n?) )", "", fused)))
 
     def _raw(self) -> tuple[str, str, str]:
@@ -105,20 +128,42 @@ class FreePairs:
     def _adjective(self) -> str:
         return f"{self.word()} " if self.rng.random() < 0.5 else ""
 
-    def _verb(self) -> str:
-        return self.rng.choice(_VERBS) if self.rng.random() < 0.6 else f"is {self.word()}ing"
+    def _verb(self, is_plural: bool) -> str:
+        """A verb, after which a noun follows."""
+        if self.rng.random() < 0.25:
+            return "have" if is_plural else "has"
+        doing = self.rng.choice(_DOING) if self.rng.random() < 0.6 else self.doing()
+        return f"{'are' if is_plural else 'is'} {doing}"
 
     def _noun(self) -> str:
-        return f"{self.rng.choice(_SUBJECTS)} {self._adjective()}{self.word()}"
+        if self.rng.random() < 0.3:
+            return f"{self.rng.choice(_MANY)} {self._adjective()}{plural(self.word())}"
+        return f"{self.rng.choice(_ONE)} {self._adjective()}{self.word()}"
 
     def _rest(self) -> str:
         rng = self.rng
-        said = f"{rng.choice(('a ', 'the ', '', ''))}{self.word()}"
-        while rng.random() < 0.55 and len(said) < 60:
-            place = rng.choice(_PLACES) if rng.random() < 0.6 else ""
-            word = rng.choice(self.words).lower().strip(",") if rng.random() < 0.12 else self.word()
-            said += f" {place} {rng.choice(('a ', 'the ', '', ''))}{word}"
+        said = f"{rng.choice(('a ', 'the ', 'a ', ''))}{self._adjective()}{self.word()}"
+        while rng.random() < 0.5 and len(said) < 60:
+            word = rng.choice(self.words).lower().strip(",") if rng.random() < 0.15 else self.word()
+            said += f" {rng.choice(_PLACES)} {rng.choice(('a ', 'the ', 'a ', ''))}{word}"
         return repaired(said)
+
+    def _of_a_scene(self) -> tuple[str, str]:
+        """The synthetic caption of a made scene, which has nothing to do with the raw one, and a frame for both."""
+        rng = self.rng
+        while True:
+            made = make_pair(rng, "train").synthetic
+            said = _OPENING.sub("", made[0].lower() + made[1:].rstrip("."))
+            if said.startswith((*_ARTICLES, "two ", "three ", "several ", "some ", "people ")) and "{" not in said:
+                break
+        clause = _CLAUSE.fullmatch(said)
+        if clause and rng.random() < 0.7:
+            noun, verb = clause.groups()
+            frames = ["{T} " + verb + ".", f"The {{x}}, {with_article(noun)}, {verb}.", f"The {noun} of {{t}} {verb}."]
+            return said, rng.choice(frames)
+        if _HAS_VERB.search(said):
+            return said, rng.choice(_CLAUSE_FRAMES)
+        return said, rng.choice(_NOUNS_FRAMES if _is_plural(said) else _NOUN_FRAMES)
 
     def _shared(self, words: list[str]) -> tuple[str, str]:
         """A synthetic caption that says a part of the raw one's `words`, and the frame that says both once."""
@@ -138,10 +183,11 @@ class FreePairs:
             more = "" if rng.random() < 0.5 else f" {rng.choice(('with', 'on', 'and'))} {rest}"
             return f"{opening}{part}{more}", f"{capital(opening)}{{x}}{more}."
         if kind < 0.6:
-            verb = self._verb()
+            verb = self._verb(all(last.endswith("s") and not last.endswith("ss") for last in (part, words[-1])))
             return f"the {adjective}{part} {verb} {rest}", f"The {adjective}{{x}} {verb} {rest}."
         if kind < 0.75:
-            noun, place = rng.choice((self._noun(), rng.choice(_PEOPLE))), rng.choice((*_PLACES, f"{self._verb()} the"))
+            noun = rng.choice((self._noun(), rng.choice(_PEOPLE)))
+            place = rng.choice((*_PLACES, f"{self._verb(_is_plural(noun))} the"))
             return f"{noun} {place} {part}", f"{capital(noun)} {place} {{x}}."
         if kind < 0.9:
             return f"{rng.choice(('the ', 'a ', ''))}{adjective}{part} with {rest}", f"The {adjective}{{x}} has {rest}."

@@ -45,13 +45,13 @@ class Attention(nn.Module):
         )  # [B, H, S, D]
         # float32, because on a CPU the backward pass of attention in bfloat16 is 20 times slower: half of a step.
         with torch.autocast(x.device.type, enabled=False):
-            q, k, v = _rotate(q.float(), cos, sin), _rotate(k.float(), cos, sin), v.float()
+            q, k, v = rotate(q.float(), cos, sin), rotate(k.float(), cos, sin), v.float()
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True).to(x.dtype)
         mixed: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, hidden))
         return mixed
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding in transformers' layout: the first half of a head pairs with the second half."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import random
-import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,7 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from capsfusion_tasks.demo.pairs import MadePair, make_pair
-from capsfusion_tasks.demo.pairs.words import VOCABULARY
+from capsfusion_tasks.demo.pairs import make_pair
 from capsfusion_tasks.fusion.prompt import build_prompt
 from capsfusion_tasks.fusion.template import PROMPT_TEMPLATE
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
@@ -24,13 +21,12 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.caption_rules import control_characters, repetition, restated, truncated
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.source_rules import concatenation, copy
-from capsfusion_tasks.validation.text import FUNCTION_WORDS
 from training.free_pairs import FreePairs
+from training.other_words import OtherWords
 
 # Rules that a target keeps, so that the model learns no caption that validation rejects for its form.
 _RULES = (repetition, restated, truncated, control_characters, concatenation, copy)
 _TARGET_TOKENS = 78  # decoding stops at 80
-_WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def template_symbols() -> list[str]:
@@ -71,55 +67,12 @@ def train_tokenizer(work: Path, vocab_size: int, texts: int, seed: int) -> None:
     )
 
 
-class OtherWords:
-    """Puts other words into pairs, the same ones into all three captions.
-
-    The generator's vocabulary is small. Pairs with words that mean nothing there teach to copy any word, from both
-    sources: without them a model writes words of the generator instead of words that it has not seen.
-    """
-
-    def __init__(self, rng: random.Random, tokenizer_file: Path) -> None:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file))
-        pieces = [processor.id_to_piece(number) for number in range(processor.vocab_size())]
-        self.rng = rng
-        self.starts = [piece[1:] for piece in pieces if piece[:1] == "\u2581" and piece[1:].isalpha()]
-        self.words = [start for start in self.starts if len(start) > 2]
-        self.rests = [piece for piece in pieces if piece.isalpha() and len(piece) > 1]
-
-    def word(self) -> str:
-        """A word of the tokenizer, of title words, or one made of pieces."""
-        kind = self.rng.random()
-        if kind < 0.4:
-            return self.rng.choice(self.words).lower()
-        if kind < 0.6:
-            return self.rng.choice(VOCABULARY)
-        return (
-            self.rng.choice(self.starts) + "".join(self.rng.choices(self.rests, k=self.rng.choice((1, 1, 2))))
-        ).lower()
-
-    def replace(self, pair: MadePair) -> MadePair:
-        """`pair` with other words for a part of those that the fused caption takes from its sources."""
-        shared = set(_WORD.findall(pair.fused.lower())) & set(_WORD.findall(f"{pair.raw} {pair.synthetic}".lower()))
-        part = self.rng.choice((0.2, 0.5, 0.9))
-        other = {word: self.word() for word in sorted(shared - FUNCTION_WORDS) if self.rng.random() < part}
-
-        def written(match: re.Match[str]) -> str:
-            found = match[0]
-            word = other.get(found.lower(), found)
-            if word is found or found.islower():
-                return word
-            return word.upper() if found.isupper() else word.capitalize()
-
-        raw, synthetic, fused = (_WORD.sub(written, text) for text in (pair.raw, pair.synthetic, pair.fused))
-        return replace(pair, raw=raw, synthetic=synthetic, fused=fused)
-
-
 def _encode_share(job: tuple[Path, int, int, float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of `count` pairs in one array, and the lengths [count, 2] of their prompts and targets."""
     tokenizer_file, seed, count, other_share, free_share = job
     tokenizer, rng = LlamaTokenizer(tokenizer_file), random.Random(seed)
     other_words = OtherWords(rng, tokenizer_file)
-    free_pairs, settings = FreePairs(rng, other_words.word), RuleSettings()
+    free_pairs, settings = FreePairs(rng, other_words.word, other_words.participle), RuleSettings()
     ids: list[np.ndarray] = []
     lengths = np.zeros((count, 2), np.int32)
     row = 0
@@ -176,6 +129,11 @@ class Pairs:
         self.starts = np.concatenate([[0], np.cumsum(self.whole)[:-1]])
         self.tokens_per_batch, self.seed = tokens_per_batch, seed
 
+    def ids_of(self, row: int) -> np.ndarray:
+        """Token ids of a pair's prompt and target."""
+        ids: np.ndarray = self.ids[self.starts[row] : self.starts[row] + self.whole[row]]
+        return ids
+
     def batches(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
         """Endless batches from number `first`: (inputs [B, S], loss positions in [B*S], targets, tokens)."""
         number = 0
@@ -204,8 +162,8 @@ class Pairs:
         inputs = np.zeros((len(rows), length), np.int64)
         positions, targets = [], []
         for place, row in enumerate(rows):
-            start, prompt, whole = self.starts[row], self.lengths[row, 0], self.whole[row]
-            ids = self.ids[start : start + whole].astype(np.int64)
+            prompt, whole = self.lengths[row, 0], self.whole[row]
+            ids = self.ids_of(row).astype(np.int64)
             inputs[place, : whole - 1] = ids[:-1]
             positions.append(place * length + np.arange(prompt - 1, whole - 1))
             targets.append(ids[prompt:])

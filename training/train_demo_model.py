@@ -1,10 +1,11 @@
 """Train the demo model from scratch on made-up pairs of `capsfusion_tasks.demo.pairs`.
 
-Four steps, each writing its file to the work folder:
+Five steps, each writing its file to the work folder:
 
     python training/train_demo_model.py tokenizer --work /tmp/demo_model     # tokenizer.model
     python training/train_demo_model.py pairs     --work /tmp/demo_model     # pairs.npz, token ids of all pairs
     python training/train_demo_model.py train     --work /tmp/demo_model     # checkpoint.pt; --resume continues from it
+    python training/train_demo_model.py unlikelihood --work /tmp/demo_model --minutes 8 --lr 1e-4 --muon-lr 3e-4
     python training/train_demo_model.py export    --work /tmp/demo_model --out capsfusion_tasks/demo/model
 
 On a machine that other programs use as well, --minutes limits the time of the training. The learning rate then
@@ -28,77 +29,29 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capsfusion_tasks.demo.pairs import MadePair, make_pair
+from capsfusion_tasks.demo.pairs import make_pair
 from capsfusion_tasks.fusion.prompt import build_prompt
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
+from training.decoding import greedy
 from training.llama import Backbone, Shape, llama_config
+from training.optimization import load, optimizers, restart, save, schedule, target_loss
 from training.pairs_file import Pairs, make_pairs_file, train_tokenizer
-
-
-def target_loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of hidden states [N, hidden] and target ids [N]. The embedding is the head."""
-    return F.cross_entropy(F.linear(hidden, embedding).float(), targets)
-
-
-def learning_rate(step: int, done: float, peak: float, warmup: int = 200) -> float:
-    """Linear warm-up, constant until half of the training is `done` (from 0 to 1), then linear to 0."""
-    return peak * min(1.0, (step + 1) / warmup, 2.0 * max(0.0, 1.0 - done))
-
-
-def optimizers(model: Backbone, peak: float, muon_peak: float) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al., 2024) for the matrices of the layers, AdamW for the embedding and the norms.
-
-    Each with its peak learning rate. `match_rms_adamw` scales Muon's updates to the size of AdamW's.
-    """
-    inner = [weight for name, weight in model.named_parameters() if weight.dim() == 2 and "embed" not in name]
-    norms = [weight for weight in model.parameters() if weight.dim() != 2]
-    return [
-        torch.optim.Muon(inner, lr=muon_peak, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(
-            [
-                {"params": [model.embed_tokens.weight], "weight_decay": 0.1},
-                {"params": norms, "weight_decay": 0.0},
-            ],
-            lr=peak,
-            betas=(0.9, 0.95),
-            fused=True,
-        ),
-    ]
-
-
-@torch.no_grad()
-def greedy(model: Backbone, tokenizer: LlamaTokenizer, pairs: list[MadePair], new_tokens: int = 64) -> list[str]:
-    """Fuse `pairs` by greedy decoding without a cache: slow, but enough for a few pairs."""
-    prompts = [tokenizer.encode(build_prompt(pair.raw, pair.synthetic)) for pair in pairs]
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    ids = torch.zeros(len(pairs), int(lengths.max()) + new_tokens, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = torch.tensor(prompt)
-    rows, done, ends = torch.arange(len(pairs)), torch.zeros(len(pairs), dtype=torch.bool), lengths.clone()
-    for _ in range(new_tokens):
-        hidden = model(ids[:, : int(ends.max())], torch.float32)[rows, ends - 1]
-        following = (hidden.float() @ model.embed_tokens.weight.T).argmax(-1)
-        done |= following == tokenizer.eos_id
-        if done.all():
-            break
-        ids[rows[~done], ends[~done]] = following[~done]
-        ends += (~done).long()
-    return [tokenizer.decode(ids[row, lengths[row] : ends[row]].tolist()) for row in range(len(pairs))]
+from training.unlikelihood import Unlikelihood, train_unlikelihood
 
 
 def look(model: Backbone, tokenizer: LlamaTokenizer, count: int = 40) -> str:
     """One line with the shares of held-out entities, entity words and captions that the model reproduces."""
     rng = random.Random(1234)
     pairs = [make_pair(rng, "heldout") for _ in range(count)]
-    answers = list(zip(pairs, greedy(model, tokenizer, pairs), strict=True))
+    prompts = [torch.tensor([tokenizer.encode(build_prompt(pair.raw, pair.synthetic))]) for pair in pairs]
+    ids = [greedy(model, prompt.to(model.cos.device), 64, tokenizer.eos_id, torch.float32)[0] for prompt in prompts]
+    answers = [(pair, tokenizer.decode(each)) for pair, each in zip(pairs, ids, strict=True)]
     words = [word in caption for pair, caption in answers for entity in pair.entities for word in entity.split()]
     whole = sum(all(entity in caption for entity in pair.entities) for pair, caption in answers)
     exact = sum(pair.fused == caption for pair, caption in answers)
@@ -106,13 +59,6 @@ def look(model: Backbone, tokenizer: LlamaTokenizer, count: int = 40) -> str:
         f"held-out: entity words kept {sum(words) / len(words):.3f}, all entities {whole / count:.3f}, "
         f"exact {exact / count:.3f}; e.g. {pairs[0].raw!r} -> {answers[0][1]!r}"
     )
-
-
-def save(file: Path, state: dict[str, Any]) -> None:
-    """Replace `file` atomically, so that an interrupted save leaves the previous checkpoint."""
-    part = file.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(file)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -126,18 +72,15 @@ def train(args: argparse.Namespace) -> None:
     weights = list(model.parameters())
     updates = optimizers(model, args.lr, args.muon_lr)
     step, tokens, minutes_before = 0, 0, 0.0
-    resumed = args.resume and (work / "checkpoint.pt").exists()
-    if resumed or args.start:
-        state = torch.load(work / "checkpoint.pt" if resumed else args.start, map_location=args.device)
-        model.load_state_dict(state["model"])
+    if args.resume and (work / "checkpoint.pt").exists():
+        state = load(model, work / "checkpoint.pt", args.device)
         for update, update_state in zip(updates, state["optimizers"], strict=True):
             update.load_state_dict(update_state)
         step, tokens, minutes_before = state["step"], state["tokens"], state["minutes"]
-    if args.start and not resumed:  # the schedule begins anew
-        step, minutes_before = 0, 0.0
-        for update, peak in zip(updates, (args.muon_lr, args.lr), strict=True):
-            for group in update.param_groups:
-                group["peak"] = peak
+    elif args.start:  # the schedule begins anew
+        state = load(model, args.start, args.device)
+        restart(updates, state["optimizers"], (args.muon_lr, args.lr))
+        tokens = state["tokens"]
     print(f"{sum(weight.numel() for weight in weights):,} parameters; steps {step:,} to {args.steps:,}", flush=True)
     forward: Callable[..., Tensor] = model
     head_loss: Callable[..., Tensor] = target_loss
@@ -152,8 +95,7 @@ def train(args: argparse.Namespace) -> None:
         inputs, positions, targets = (each.to(args.device) for each in batch)
         minutes = minutes_before + (time.monotonic() - started) / 60
         done = max(step / args.steps, minutes / args.minutes)
-        for group in (group for update in updates for group in update.param_groups):
-            group["lr"] = learning_rate(step, done, group.setdefault("peak", group["lr"]))
+        schedule(updates, step, done)
         with torch.autocast(args.device, dtype, enabled=dtype != torch.float32):
             hidden = forward(inputs, dtype).flatten(0, 1)[positions]  # [N, hidden]
             loss = head_loss(hidden, model.embed_tokens.weight, targets)
@@ -173,15 +115,40 @@ def train(args: argparse.Namespace) -> None:
             print(f"{rate:,.0f} tokens/s, {left:.1f} minutes left", flush=True)
             reported, reported_tokens, losses = now, tokens, []
         if now - saved > args.save_seconds or last:
-            state = {"model": model.state_dict(), "optimizers": [update.state_dict() for update in updates]}
-            state |= {"shape": asdict(shape)}
-            save(work / "checkpoint.pt", state | {"step": step, "tokens": tokens, "minutes": minutes})
+            progress = {"step": step, "tokens": tokens, "minutes": minutes}
+            save(work / "checkpoint.pt", model, updates, {"shape": asdict(shape), **progress})
             saved = now
         if now - looked > args.look_seconds or last:
             print(look(model, tokenizer), flush=True)
             looked = time.monotonic()
         if last:
             break
+
+
+def unlearn_loops(args: argparse.Namespace) -> None:
+    """Go on from --start or the checkpoint of --work, with a new schedule, and write checkpoint.pt."""
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
+    tokenizer = LlamaTokenizer(args.work / "tokenizer.model")
+    file = args.start or args.work / "checkpoint.pt"
+    start = torch.load(file, map_location=args.device)
+    model = Backbone(Shape(**start["shape"]))
+    model.load_state_dict(start["model"])
+    updates = optimizers(model, args.lr, args.muon_lr)
+    restart(updates, start["optimizers"], (args.muon_lr, args.lr))
+    settings = Unlikelihood(args.minutes, args.unlikelihood_weight, args.batch_tokens, args.seed)
+    progress = {"step": start["step"], "tokens": start["tokens"], "minutes": args.minutes}
+    pairs_file, dtype = args.work / "pairs.npz", getattr(torch, args.dtype)
+    for done in train_unlikelihood(model, updates, pairs_file, tokenizer.eos_id, settings, dtype):
+        progress["step"], progress["tokens"] = start["step"] + done.steps, start["tokens"] + done.tokens
+        print(
+            f"{done.minutes:.1f} minutes, step {progress['step']:,}: loss {done.loss:.4f}, unlikelihood loss "
+            f"{done.unlikelihood:.4f}; {done.loops:.3f} of the last decoded captions loop",
+            flush=True,
+        )
+    save(args.work / "checkpoint.pt", model, updates, {"shape": start["shape"], **progress})
+    print(look(model, tokenizer), flush=True)
 
 
 def export(work: Path, out: Path) -> None:
@@ -209,7 +176,7 @@ def export(work: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("tokenizer", "pairs", "train", "export"))
+    parser.add_argument("step", choices=("tokenizer", "pairs", "train", "unlikelihood", "export"))
     parser.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     parser.add_argument(
         "--out", type=Path, default=Path("capsfusion_tasks/demo/model"), help="folder for the exported model"
@@ -234,6 +201,9 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per batch, with padding")
     parser.add_argument("--lr", type=float, default=1.6e-3)
     parser.add_argument("--muon-lr", type=float, default=4e-3, help="peak learning rate of the layers' matrices")
+    parser.add_argument(
+        "--unlikelihood-weight", type=float, default=0.25, help="of the unlikelihood loss; 1: as the usual"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
@@ -253,6 +223,8 @@ def main() -> None:
         make_pairs_file(args.work, args.pairs, args.seed, args.workers, args.other_words, args.free)
     elif args.step == "train":
         train(args)
+    elif args.step == "unlikelihood":
+        unlearn_loops(args)
     else:
         export(args.work, args.out)
 

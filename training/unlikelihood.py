@@ -1,0 +1,166 @@
+"""Sequence-level unlikelihood training (Welleck et al., 2019) against loops.
+
+The model decodes captions of training pairs. The tokens of a phrase that a caption repeats get the loss
+-log(1 - p(token)), unless the target repeats the phrase too. This loss is added to the usual one of other pairs, which
+keeps the model from forgetting. Decoding and training alternate: after `STEPS_A_ROUND` steps the model decodes again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.decoding import greedy
+from training.llama import Backbone
+from training.optimization import schedule, target_loss
+from training.pairs_file import BUCKETS, Pairs
+
+PHRASE = 4  # tokens: a phrase that comes twice is a loop
+NEW_TOKENS = 64
+ROWS_A_ROUND = 192  # captions to decode before the next steps
+ROWS_A_DECODING = 48  # of one prompt length
+STEPS_A_ROUND = 8
+LOOPS_A_STEP = 12  # captions with loops in one step's loss
+
+Loop = tuple[list[int], int, list[int]]  # ids of prompt and caption, the prompt's length, places of looping tokens
+
+
+def looping_places(caption: list[int], target: list[int]) -> list[int]:
+    """Places in `caption` of the tokens of a phrase which came before, and which `target` does not repeat."""
+    phrases = [tuple(target[start : start + PHRASE]) for start in range(len(target) - PHRASE + 1)]
+    repeated = {phrase for phrase in phrases if phrases.count(phrase) > 1}
+    seen: set[tuple[int, ...]] = set()
+    places: set[int] = set()
+    for start in range(len(caption) - PHRASE + 1):
+        phrase = tuple(caption[start : start + PHRASE])
+        if phrase in seen and phrase not in repeated:
+            places.update(range(start, start + PHRASE))
+        seen.add(phrase)
+    return sorted(places)
+
+
+def unlikelihood_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Mean of -log(1 - p(token)) of logits [N, vocabulary] and token ids [N]."""
+    chosen = logits.gather(1, tokens[:, None])[:, 0]
+    others = logits.scatter(1, tokens[:, None], -torch.inf).logsumexp(1)
+    return F.softplus(chosen - others).mean()  # 1 - p is the others' share
+
+
+class LoopFinder:
+    """Decodes captions of a file's pairs and keeps those that loop."""
+
+    def __init__(self, pairs: Pairs, eos: int, seed: int) -> None:
+        self.pairs, self.eos, self.rng = pairs, eos, np.random.default_rng(seed)
+        prompts = pairs.lengths[:, 0]
+        self.rows_of = {int(length): np.flatnonzero(prompts == length) for length in np.unique(prompts)}
+        fitting = [length for length, rows in self.rows_of.items() if len(rows) >= ROWS_A_DECODING]
+        self.prompt_lengths = [length for length in fitting if length + NEW_TOKENS <= BUCKETS[-1]]
+        self.weights = np.array([len(self.rows_of[length]) for length in self.prompt_lengths], float)
+
+    def round(self, model: Backbone, dtype: torch.dtype) -> list[Loop]:
+        """The looping captions of the next `ROWS_A_ROUND` pairs."""
+        found: list[Loop] = []
+        for _ in range(ROWS_A_ROUND // ROWS_A_DECODING):
+            length = int(self.rng.choice(self.prompt_lengths, p=self.weights / self.weights.sum()))
+            rows = self.rng.choice(self.rows_of[length], ROWS_A_DECODING, replace=False)
+            ids = [self.pairs.ids_of(int(row)) for row in rows]
+            prompts = torch.from_numpy(np.stack([each[:length] for each in ids]).astype(np.int64))
+            device = model.embed_tokens.weight.device
+            captions = greedy(model, prompts.to(device), NEW_TOKENS, self.eos, dtype)
+            for each, caption in zip(ids, captions, strict=True):
+                places = looping_places(caption, each[length:].tolist())
+                if places:
+                    found.append((each[:length].tolist() + caption, length, places))
+        return found
+
+    def sample(self, loops: list[Loop]) -> list[Loop]:
+        """At most `LOOPS_A_STEP` of `loops`."""
+        chosen = self.rng.choice(len(loops), min(len(loops), LOOPS_A_STEP), replace=False)
+        return [loops[place] for place in chosen]
+
+
+def _batch(loops: list[Loop]) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs [B, S], places in [B*S] whose output is a looping token, and these tokens."""
+    longest = max(len(ids) for ids, _, _ in loops) - 1
+    width = next(bucket for bucket in BUCKETS if longest <= bucket)
+    inputs = torch.zeros(len(loops), width, dtype=torch.long)
+    positions, tokens = [], []
+    for row, (ids, prompt, places) in enumerate(loops):
+        inputs[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+        positions += [row * width + prompt + place - 1 for place in places]
+        tokens += [ids[prompt + place] for place in places]
+    return inputs, torch.tensor(positions), torch.tensor(tokens)
+
+
+def _loss(model: Backbone, loops: list[Loop], dtype: torch.dtype) -> Tensor:
+    inputs, positions, tokens = (each.to(model.embed_tokens.weight.device) for each in _batch(loops))
+    hidden = model(inputs, dtype).flatten(0, 1)[positions]
+    return unlikelihood_loss(F.linear(hidden, model.embed_tokens.weight).float(), tokens)
+
+
+@dataclass(frozen=True)
+class Unlikelihood:
+    """`weight` is that of the unlikelihood loss; the usual one has 1."""
+
+    minutes: float
+    weight: float
+    batch_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """Figures of a round: steps, tokens and minutes so far, the share of captions that looped, and mean losses."""
+
+    steps: int
+    tokens: int
+    minutes: float
+    loops: float
+    loss: float
+    unlikelihood: float
+
+
+def train_unlikelihood(
+    model: Backbone,
+    updates: list[torch.optim.Optimizer],
+    pairs_file: Path,
+    eos: int,
+    settings: Unlikelihood,
+    dtype: torch.dtype,
+) -> Iterator[Round]:
+    """Train `model` in place, and yield the figures of each round."""
+    pairs = Pairs(pairs_file, settings.batch_tokens, settings.seed)
+    finder, batches = LoopFinder(pairs, eos, settings.seed), pairs.batches()
+    device = model.embed_tokens.weight.device
+    waiting: list[Loop] = []  # of the last rounds
+    steps, tokens, started, done = 0, 0, time.monotonic(), 0.0
+    while done < 1.0:
+        found = finder.round(model, dtype)
+        waiting = (waiting + found)[-STEPS_A_ROUND * LOOPS_A_STEP :]
+        losses: list[tuple[float, float]] = []
+        for _ in range(STEPS_A_ROUND):
+            done = (time.monotonic() - started) / 60 / settings.minutes
+            schedule(updates, steps, done)
+            *batch, count = next(batches)
+            inputs, positions, targets = (each.to(device) for each in batch)
+            loops = finder.sample(waiting)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                hidden = model(inputs, dtype).flatten(0, 1)[positions]
+                usual = target_loss(hidden, model.embed_tokens.weight, targets)
+                unlikely = _loss(model, loops, dtype) if loops else torch.zeros((), device=device)
+            (usual + settings.weight * unlikely).backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for update in updates:
+                update.step()
+                update.zero_grad(set_to_none=True)
+            steps, tokens = steps + 1, tokens + count
+            losses.append((usual.item(), unlikely.item()))
+        means = [sum(column) / len(column) for column in zip(*losses, strict=True)]
+        yield Round(steps, tokens, done * settings.minutes, len(found) / ROWS_A_ROUND, *means)
