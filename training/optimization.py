@@ -17,7 +17,7 @@ def target_loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(hidden, embedding).float(), targets)
 
 
-def learning_rate(step: int, done: float, peak: float, warmup: int = 200) -> float:
+def learning_rate(step: int, done: float, peak: float, warmup: int) -> float:
     """Linear warm-up, constant until half of the training is `done` (from 0 to 1), then linear to 0."""
     return peak * min(1.0, (step + 1) / warmup, 2.0 * max(0.0, 1.0 - done))
 
@@ -51,10 +51,10 @@ def restart(updates: list[torch.optim.Optimizer], states: list[dict[str, Any]], 
             group["peak"] = peak
 
 
-def schedule(updates: list[torch.optim.Optimizer], step: int, done: float) -> None:
+def schedule(updates: list[torch.optim.Optimizer], step: int, done: float, warmup: int = 200) -> None:
     """Set the learning rates for this step."""
     for group in (group for update in updates for group in update.param_groups):
-        group["lr"] = learning_rate(step, done, group.setdefault("peak", group["lr"]))
+        group["lr"] = learning_rate(step, done, group.setdefault("peak", group["lr"]), warmup)
 
 
 def load(model: Backbone, file: Path, device: str) -> dict[str, Any]:
@@ -64,8 +64,16 @@ def load(model: Backbone, file: Path, device: str) -> dict[str, Any]:
     return state
 
 
-def save(file: Path, model: Backbone, updates: list[torch.optim.Optimizer], progress: dict[str, Any]) -> None:
+def checkpoint(
+    model: Backbone, updates: list[torch.optim.Optimizer], shape: dict[str, Any], progress: dict[str, Any]
+) -> dict[str, Any]:
+    """What `load` and `restart` need."""
+    states = [update.state_dict() for update in updates]
+    return {"model": model.state_dict(), "optimizers": states, "shape": shape, **progress}
+
+
+def save(file: Path, state: dict[str, Any]) -> None:
     """Replace `file` atomically, so that an interrupted save leaves the previous checkpoint."""
     part = file.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "optimizers": [each.state_dict() for each in updates], **progress}, part)
+    torch.save(state, part)
     part.replace(file)

@@ -141,7 +141,7 @@ class Pairs:
             order = np.random.default_rng(self.seed + epoch).permutation(len(self.whole))
             for rows in self._grouped(order):
                 if number >= first:
-                    yield self._tensors(rows)
+                    yield self.tensors(rows)
                 number += 1
 
     def _grouped(self, order: np.ndarray) -> Iterator[np.ndarray]:
@@ -156,7 +156,8 @@ class Pairs:
                 yield np.array(waiting[bucket])
                 waiting[bucket] = []
 
-    def _tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, int]:
+    def tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, int]:
+        """One batch: (inputs [B, S], loss positions in [B*S], targets, tokens)."""
         longest = int(self.whole[rows].max()) - 1
         length = next(b for b in BUCKETS if longest <= b)
         inputs = np.zeros((len(rows), length), np.int64)

@@ -1,11 +1,12 @@
 """Train the demo model from scratch on made-up pairs of `capsfusion_tasks.demo.pairs`.
 
-Five steps, each writing its file to the work folder:
+Six steps, each writing its file to the work folder:
 
     python training/train_demo_model.py tokenizer --work /tmp/demo_model     # tokenizer.model
     python training/train_demo_model.py pairs     --work /tmp/demo_model     # pairs.npz, token ids of all pairs
     python training/train_demo_model.py train     --work /tmp/demo_model     # checkpoint.pt; --resume continues from it
     python training/train_demo_model.py unlikelihood --work /tmp/demo_model --minutes 8 --lr 1e-4 --muon-lr 3e-4
+    python training/train_demo_model.py average   --work /tmp/demo_model --start before.pt --share 0.5
     python training/train_demo_model.py export    --work /tmp/demo_model --out capsfusion_tasks/demo/model
 
 On a machine that other programs use as well, --minutes limits the time of the training. The learning rate then
@@ -21,7 +22,6 @@ MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_P
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 import sys
@@ -39,8 +39,9 @@ from capsfusion_tasks.demo.pairs import make_pair
 from capsfusion_tasks.fusion.prompt import build_prompt
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from training.decoding import greedy
-from training.llama import Backbone, Shape, llama_config
-from training.optimization import load, optimizers, restart, save, schedule, target_loss
+from training.export import average, export
+from training.llama import Backbone, Shape
+from training.optimization import checkpoint, load, optimizers, restart, save, schedule, target_loss
 from training.pairs_file import Pairs, make_pairs_file, train_tokenizer
 from training.unlikelihood import Unlikelihood, train_unlikelihood
 
@@ -116,7 +117,7 @@ def train(args: argparse.Namespace) -> None:
             reported, reported_tokens, losses = now, tokens, []
         if now - saved > args.save_seconds or last:
             progress = {"step": step, "tokens": tokens, "minutes": minutes}
-            save(work / "checkpoint.pt", model, updates, {"shape": asdict(shape), **progress})
+            save(work / "checkpoint.pt", checkpoint(model, updates, asdict(shape), progress))
             saved = now
         if now - looked > args.look_seconds or last:
             print(look(model, tokenizer), flush=True)
@@ -147,36 +148,13 @@ def unlearn_loops(args: argparse.Namespace) -> None:
             f"{done.unlikelihood:.4f}; {done.loops:.3f} of the last decoded captions loop",
             flush=True,
         )
-    save(args.work / "checkpoint.pt", model, updates, {"shape": start["shape"], **progress})
+    save(args.work / "checkpoint.pt", checkpoint(model, updates, start["shape"], progress))
     print(look(model, tokenizer), flush=True)
-
-
-def export(work: Path, out: Path) -> None:
-    """Write the checkpoint as a transformers model folder with float16 weights."""
-    from safetensors.torch import save_file
-
-    state = torch.load(work / "checkpoint.pt", map_location="cpu")
-    out.mkdir(parents=True, exist_ok=True)
-    weights = {f"model.{name}": weight.half().contiguous() for name, weight in state["model"].items()}
-    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps(llama_config(Shape(**state["shape"])), indent=2) + "\n")
-    generation = {
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "num_beams": 3,
-        "max_new_tokens": 80,
-        "do_sample": False,
-    }
-    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-    (out / "tokenizer.model").write_bytes((work / "tokenizer.model").read_bytes())
-    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
-    print(f"step {state['step']:,}, {state['tokens'] / 1e6:.1f}M tokens: {size:.1f} MB in {out}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("tokenizer", "pairs", "train", "unlikelihood", "export"))
+    parser.add_argument("step", choices=("tokenizer", "pairs", "train", "unlikelihood", "average", "export"))
     parser.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     parser.add_argument(
         "--out", type=Path, default=Path("capsfusion_tasks/demo/model"), help="folder for the exported model"
@@ -202,7 +180,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.6e-3)
     parser.add_argument("--muon-lr", type=float, default=4e-3, help="peak learning rate of the layers' matrices")
     parser.add_argument(
-        "--unlikelihood-weight", type=float, default=0.25, help="of the unlikelihood loss; 1: as the usual"
+        "--unlikelihood-weight", type=float, default=0.25, help="of the loss of captions that loop; 1: as others"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -215,6 +193,9 @@ def main() -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue with the checkpoint of --work")
     parser.add_argument("--start", type=Path, help="checkpoint with whose weights a new training starts")
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="of the weights in --work, when averaging with --start"
+    )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.step == "tokenizer":
@@ -225,6 +206,10 @@ def main() -> None:
         train(args)
     elif args.step == "unlikelihood":
         unlearn_loops(args)
+    elif args.step == "average":
+        if args.start is None:
+            parser.error("average needs --start, the checkpoint to average with")
+        average(args.work, args.start, args.share)
     else:
         export(args.work, args.out)
 

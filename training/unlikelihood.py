@@ -1,8 +1,9 @@
 """Sequence-level unlikelihood training (Welleck et al., 2019) against loops.
 
 The model decodes captions of training pairs. The tokens of a phrase that a caption repeats get the loss
--log(1 - p(token)), unless the target repeats the phrase too. This loss is added to the usual one of other pairs, which
-keeps the model from forgetting. Decoding and training alternate: after `STEPS_A_ROUND` steps the model decodes again.
+-log(1 - p(token)), unless the target repeats the phrase too. Added to it are the usual loss of these pairs' targets,
+and that of other pairs, which keeps the model from forgetting. Decoding and training alternate: after `STEPS_A_ROUND`
+steps the model decodes again.
 """
 
 from __future__ import annotations
@@ -23,13 +24,22 @@ from training.optimization import schedule, target_loss
 from training.pairs_file import BUCKETS, Pairs
 
 PHRASE = 4  # tokens: a phrase that comes twice is a loop
-NEW_TOKENS = 64
-ROWS_A_ROUND = 192  # captions to decode before the next steps
+NEW_TOKENS = 80
+ROWS_A_ROUND = 384  # captions to decode before the next steps
 ROWS_A_DECODING = 48  # of one prompt length
-STEPS_A_ROUND = 8
+STEPS_A_ROUND = 6
+WARMUP = 20  # steps
 LOOPS_A_STEP = 12  # captions with loops in one step's loss
 
-Loop = tuple[list[int], int, list[int]]  # ids of prompt and caption, the prompt's length, places of looping tokens
+
+@dataclass(frozen=True)
+class Loop:
+    """A pair's row, its prompt with the decoded caption, the prompt's length, and the caption's looping places."""
+
+    row: int
+    ids: list[int]
+    prompt: int
+    places: list[int]
 
 
 def looping_places(caption: list[int], target: list[int]) -> list[int]:
@@ -74,10 +84,10 @@ class LoopFinder:
             prompts = torch.from_numpy(np.stack([each[:length] for each in ids]).astype(np.int64))
             device = model.embed_tokens.weight.device
             captions = greedy(model, prompts.to(device), NEW_TOKENS, self.eos, dtype)
-            for each, caption in zip(ids, captions, strict=True):
+            for row, each, caption in zip(rows.tolist(), ids, captions, strict=True):
                 places = looping_places(caption, each[length:].tolist())
                 if places:
-                    found.append((each[:length].tolist() + caption, length, places))
+                    found.append(Loop(row, each[:length].tolist() + caption, length, places))
         return found
 
     def sample(self, loops: list[Loop]) -> list[Loop]:
@@ -88,26 +98,25 @@ class LoopFinder:
 
 def _batch(loops: list[Loop]) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs [B, S], places in [B*S] whose output is a looping token, and these tokens."""
-    longest = max(len(ids) for ids, _, _ in loops) - 1
+    longest = max(len(loop.ids) for loop in loops) - 1
     width = next(bucket for bucket in BUCKETS if longest <= bucket)
     inputs = torch.zeros(len(loops), width, dtype=torch.long)
     positions, tokens = [], []
-    for row, (ids, prompt, places) in enumerate(loops):
-        inputs[row, : len(ids) - 1] = torch.tensor(ids[:-1])
-        positions += [row * width + prompt + place - 1 for place in places]
-        tokens += [ids[prompt + place] for place in places]
+    for row, loop in enumerate(loops):
+        inputs[row, : len(loop.ids) - 1] = torch.tensor(loop.ids[:-1])
+        positions += [row * width + loop.prompt + place - 1 for place in loop.places]
+        tokens += [loop.ids[loop.prompt + place] for place in loop.places]
     return inputs, torch.tensor(positions), torch.tensor(tokens)
 
 
-def _loss(model: Backbone, loops: list[Loop], dtype: torch.dtype) -> Tensor:
-    inputs, positions, tokens = (each.to(model.embed_tokens.weight.device) for each in _batch(loops))
-    hidden = model(inputs, dtype).flatten(0, 1)[positions]
-    return unlikelihood_loss(F.linear(hidden, model.embed_tokens.weight).float(), tokens)
+def _hidden(model: Backbone, inputs: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
+    hidden: Tensor = model(inputs, dtype).flatten(0, 1)[positions]
+    return hidden
 
 
 @dataclass(frozen=True)
 class Unlikelihood:
-    """`weight` is that of the unlikelihood loss; the usual one has 1."""
+    """`weight` is that of the loss of captions that loop; the loss of other pairs has 1."""
 
     minutes: float
     weight: float
@@ -147,15 +156,22 @@ def train_unlikelihood(
         losses: list[tuple[float, float]] = []
         for _ in range(STEPS_A_ROUND):
             done = (time.monotonic() - started) / 60 / settings.minutes
-            schedule(updates, steps, done)
+            schedule(updates, steps, done, WARMUP)
             *batch, count = next(batches)
             inputs, positions, targets = (each.to(device) for each in batch)
             loops = finder.sample(waiting)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                hidden = model(inputs, dtype).flatten(0, 1)[positions]
-                usual = target_loss(hidden, model.embed_tokens.weight, targets)
-                unlikely = _loss(model, loops, dtype) if loops else torch.zeros((), device=device)
-            (usual + settings.weight * unlikely).backward()  # type: ignore[no-untyped-call]
+                embedding = model.embed_tokens.weight
+                usual = target_loss(_hidden(model, inputs, positions, dtype), embedding, targets)
+                unlikely = expected = torch.zeros((), device=device)
+                if loops:
+                    inputs, positions, chosen = (each.to(device) for each in _batch(loops))
+                    logits = F.linear(_hidden(model, inputs, positions, dtype), embedding).float()
+                    unlikely = unlikelihood_loss(logits, chosen)
+                    *batch, _ = pairs.tensors(np.array([loop.row for loop in loops]))
+                    inputs, positions, targets = (each.to(device) for each in batch)
+                    expected = target_loss(_hidden(model, inputs, positions, dtype), embedding, targets)
+            (usual + settings.weight * (unlikely + expected)).backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for update in updates:
                 update.step()
