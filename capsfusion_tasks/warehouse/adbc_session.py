@@ -13,8 +13,8 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, REFUSED, unreachable, user_error
 
-# By default the driver wraps a query in COPY (…) TO. COPY streams its rows, but it accepts queries only, and its errors
-# have no SQLSTATE.
+# For statements that COPY does not accept, and for errors with an SQLSTATE. By default the driver wraps a statement in
+# COPY (…) TO, which streams the rows, but accepts only queries. Its errors have no SQLSTATE.
 WITHOUT_COPY = {"adbc.postgresql.use_copy": "false"}
 
 
@@ -57,7 +57,7 @@ def _as_user_error(
 
 
 def is_alive(connection: Any) -> bool:
-    """Whether the server still answers on ``connection``; its transaction is rolled back."""
+    """Whether the server still answers on ``connection``. Rolls back the open transaction."""
     try:
         connection.rollback()
         _execute(connection, "select 1")
@@ -80,12 +80,12 @@ def message(error: Exception) -> str:
 
 
 def details(error: Exception) -> dict[str, str]:
-    """The fields of PostgreSQL's error: ``MESSAGE_PRIMARY``, ``STATEMENT_POSITION``, …; the driver gives bytes."""
+    """The fields of PostgreSQL's error as text: ``MESSAGE_PRIMARY``, ``STATEMENT_POSITION``, …"""
     found = getattr(error, "details", None) or ()
     texts = ([bytes(part).decode(errors="replace") for part in pair] for pair in found)
     return {name.removeprefix("PG_DIAG_"): value for name, value in texts}
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type without the metadata that the driver adds to the elements of lists."""
+    """``kind`` without the metadata that the driver adds to the type of a list's elements."""
     return pa.list_(kind.value_type) if pa.types.is_list(kind) else kind

@@ -31,7 +31,7 @@ from capsfusion_tasks.warehouse.conditions import Conditions, bitmaps_only, cond
 from capsfusion_tasks.warehouse.readable import readable_sql
 
 _SHOWN = ("image_url", "laion_2b", "laion_coco", "capsfusion", "flags", "loaded_at", "pair_id", "fusion_id")
-_NEWEST = 1000  # number of captions to scan, which takes about 25 ms
+_NEWEST = 1000  # number of the newest captions to scan for matches; the scan takes about 25 ms
 _ORDER = ("loaded_at", "pair_id", "fusion_id")
 
 
@@ -100,7 +100,7 @@ def _find_by_index(connection: Connection, conditions: Conditions, after: Positi
 
 
 def _find_rare(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
-    """Search the newest captions, which is enough if matches are frequent. Otherwise use an index."""
+    """Search only the newest captions. If they do not have enough matches, find all matches with an index."""
     found = _find(connection, conditions, after, limit, among=_NEWEST)
     if limit / 4 <= len(found) < limit:  # matches are frequent, so a scan soon finds enough
         found = _find(connection, conditions, after, limit, among=8 * _NEWEST)
@@ -110,7 +110,7 @@ def _find_rare(connection: Connection, conditions: Conditions, after: Position |
 def _page(
     conditions: Conditions, after: Position | None, limit: int, among: int | None = None
 ) -> Select[Any] | CompoundSelect[Any]:
-    """The query of a page. ``among``: number of newest captions to which the rare conditions are applied."""
+    """The query of a page. ``among``: test the conditions of ``Conditions.rare`` only on this many newest captions."""
     pages = [_of_table(table, conditions, after, limit, among) for table in conditions.tables]
     if len(pages) == 1:
         return pages[0]

@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 from capsfusion_tasks.warehouse.ledger_tables import fusions, work_units
 from capsfusion_tasks.warehouse.schema import metadata, one_of, text_column, time_column
 
-# People's verdicts: good to train on; usable, but with a small fault; not to be trained on.
+# The verdicts that people choose from: good to train on, usable in spite of a minor fault, too bad to train on.
 JUDGEMENTS = ("good", "minor", "bad")
 
 
@@ -34,8 +34,8 @@ def _words(table: str, name: str, *columns: str) -> Index:
     """An index for text searches. PostgreSQL uses it only for queries with exactly the same expression."""
     english: ColumnElement[str] = literal_column("'english'::regconfig")
     documents = [func.to_tsvector(english, literal_column(column)) for column in columns]
-    # kB of new captions that PostgreSQL adds to the index together. With the default of 4 MB, inserts into a table of
-    # 500,000 rows take a sixth longer.
+    # kB of new captions that PostgreSQL collects and then adds to the index together. With the default of 4 MB, inserts
+    # into a table of 500,000 rows take a sixth longer.
     taken_in = {"gin_pending_list_limit": 16384}
     return Index(f"{table}_{name}_idx", *documents, postgresql_using="gin", postgresql_with=taken_in)
 
@@ -85,12 +85,12 @@ def _reasons() -> Column[Any]:
 
 
 def _other_beams() -> Column[Any]:
-    """The other captions of the beam search, as ``schemas.OTHER_BEAMS``. Null where the fusion does not keep them."""
+    """The other captions of the beam search, as ``schemas.OTHER_BEAMS``. Null if the fusion does not keep beams."""
     return Column("other_beams", JSONB(none_as_null=True))
 
 
 def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
-    """A table of captions with the indexes that both tables have. docs/queries.md says what each is for."""
+    """A table of captions with the indexes that both tables have. docs/queries.md says what each index is for."""
     return Table(
         name,
         metadata,
@@ -110,13 +110,13 @@ def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
     )
 
 
-# For each fusion_id, a pair is in one of these two tables.
+# For each fusion_id, a pair is in at most one of these two tables.
 fused_captions = _captions(
     "fused_captions",
     [
         *_caption_columns(),
-        # If the fusion keeps beams: the caption's number in the search (1: the best), and the reasons of the best one
-        # if this caption replaced it.
+        # Null if the fusion does not keep beams. ``beam``: the caption's place in the beam search, 1 for the best.
+        # ``rescued_from``: if this caption replaced the best one, the reasons why validation rejected the best one.
         Column("beam", Integer),
         Column("rescued_from", ARRAY(Text)),
         _license(),
@@ -144,7 +144,7 @@ replayed_captions = Table(
     Index(None, "replayed_by"),
 )
 
-# People's judgements of captions. ``capsfusion``: the judged caption, which a replay may have replaced since.
+# People's judgements of captions. ``capsfusion``: the judged caption; a replay may have replaced the caption since.
 judgements = Table(
     "judgements",
     metadata,

@@ -13,13 +13,13 @@ _NUL = "\x00"
 
 
 def raws_by_caption(connection: Connection, captions: Iterable[str]) -> dict[str, set[str]]:
-    """Each of ``captions`` that was accepted before, under any fusion → its raw captions."""
+    """Caption → the raw captions of its pairs, for those of ``captions`` that are accepted under any fusion."""
     connection.execute(text("create temp table asked (caption text) on commit drop"))
     found: defaultdict[str, set[str]] = defaultdict(set)
     with cast(psycopg.Connection[Any], connection.connection.driver_connection).cursor() as cursor:
         with cursor.copy("copy asked from stdin") as copy:
             for caption in captions:
-                if _NUL not in caption:  # the stored text has no NUL, so it is another text
+                if _NUL not in caption:  # no stored caption has a NUL, so none equals this one
                     copy.write_row((caption,))
         cursor.execute("analyze asked")
         cursor.execute(

@@ -15,16 +15,16 @@ from capsfusion_tasks.warehouse.ledger_tables import shards, work_units
 
 SEARCHED = {"fused": "capsfusion", "raw": "laion_2b", "synthetic": "laion_coco"}  # CaptionFilter.within → column
 ENGLISH: ColumnElement[str] = literal_column("'english'")
-_MOST_NAMED = 200  # most shards or runs that a part of a name may match
+_MOST_NAMED = 200  # most shards or runs that may have the given part of a name
 
 
 class UnclearFilter(InputError):
-    """A filter with a part of a name that too many shards or runs have."""
+    """The filter gives only a part of a name, and too many shards or runs have this part in their names."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """A filter, with facts from the ledger: the shards and runs that it names, and when its units were loaded."""
+    """A filter, with facts from the ledger: the shards and runs that match, and when the wanted units were loaded."""
 
     wanted: CaptionFilter
     shard_ids: Sequence[str]
@@ -98,7 +98,7 @@ class Conditions:
         return [*self.others(captions), *self.rare(captions)]
 
     def units(self) -> list[ColumnElement[bool]]:
-        """Conditions on a unit whose captions may match."""
+        """Conditions on ``work_units`` that select the units whose captions may match."""
         mine = [work_units.c.fusion_id == self.wanted.fusion_id] if self.wanted.fusion_id is not None else []
         return [work_units.c.state == "loaded", *mine, *self._days_and_runs()]
 
@@ -117,15 +117,18 @@ def conditions(connection: Connection, wanted: CaptionFilter) -> Conditions:
     found = Conditions(wanted, _shard_ids(connection, wanted.shard), _runs(connection, wanted.dag_run_id), None)
     if not wanted.by_unit:
         return found
-    # Without the times of loading, PostgreSQL expects captions of an old run among the newest captions, and scans
-    # these.
+    # Limit the query to the times of loading. Otherwise PostgreSQL would expect an old run's captions among the newest
+    # captions, and would scan all captions from the newest on.
     loaded = work_units.c.loaded_at
     first, last = connection.execute(select(func.min(loaded), func.max(loaded)).where(*found.units())).one()
     return Conditions(wanted, found.shard_ids, found.runs, None if first is None else (first, last))
 
 
 def _shard_ids(connection: Connection, shard: str | None) -> list[str]:
-    """The shard with this id, or shards with this path (a replaced file is a new shard), or a path with this part."""
+    """Ids of the shards whose id or path is ``shard``. If there are none: of those with ``shard`` in their path.
+
+    A replaced file is a new shard, so several shards can have the same path.
+    """
     if shard is None:
         return []
     known = select(shards.c.shard_id).limit(_MOST_NAMED + 1)
@@ -153,11 +156,11 @@ def _few(found: Sequence[str], what: str, part: str) -> list[str]:
 
 
 def bitmaps_only(connection: Connection, on: bool) -> None:
-    """Make PostgreSQL find all matches by a bitmap of an index, until the transaction ends or it is switched off.
+    """Make PostgreSQL find all matches by a bitmap of an index, until the transaction ends or ``on`` is False.
 
     PostgreSQL prefers to scan captions from the newest on until it has enough matches. It overestimates how frequent a
-    word is, assumes 1 in 200 for a flag that no caption has, and expects captions of an old shard among the newest. It
-    would then scan millions of rows.
+    word is, assumes that 1 caption in 200 has a flag that in fact none has, and expects captions of an old shard among
+    the newest. So it would scan millions of rows.
     """
     for name in ("enable_indexscan", "enable_seqscan"):
         connection.execute(select(func.set_config(name, "off" if on else "on", True)))

@@ -26,7 +26,8 @@ from capsfusion_tasks.warehouse.socket_folder import PORT, link_to, socket_folde
 from capsfusion_tasks.warehouse.sqlstates import lasts, one_line
 
 CANNOT_CONNECT_NOW = "57P03"  # SQLSTATE of a server that is still starting up
-# PG… variables are for other servers. libpq would use them for options that a URL lacks, such as PGSSLMODE=verify-full.
+# Options for which libpq would otherwise use PG… variables, such as PGSSLMODE=verify-full. Users set these for other
+# servers.
 _PARAMETERS = {
     "hostaddr": "",
     "sslmode": "disable",
@@ -42,7 +43,7 @@ _PARAMETERS = {
 
 def is_embedded(url: URL) -> bool:
     """Whether ``url`` belongs to an embedded server."""
-    # SQLAlchemy's URLs leave out empty parameters, so compare only the others.
+    # SQLAlchemy's URLs leave out parameters with an empty value, so compare only parameters with a value.
     return all(url.query.get(name) == value for name, value in _PARAMETERS.items() if value)
 
 
@@ -56,14 +57,14 @@ class EmbeddedPostgres:
     def url(self, database: str = "capsfusion", driver: str = "psycopg") -> URL:
         """SQLAlchemy URL of ``database`` with its driver (``psycopg``, ``psycopg2``, …)."""
         query = {"host": str(self.socket_folder), "port": str(PORT)}
-        if driver == "psycopg":  # Airflow derives a URL for asyncpg, which does not accept these parameters
+        if driver == "psycopg":  # Airflow turns the other URLs into URLs for asyncpg, which does not accept _PARAMETERS
             query |= _PARAMETERS
         return URL.create(f"postgresql+{driver}", username=server_process.SUPERUSER, database=database, query=query)
 
 
 @contextmanager
 def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) -> Iterator[EmbeddedPostgres]:
-    """The server of ``home`` with ``databases``. The first process that uses it starts it, the last one stops it.
+    """The server of ``home`` with ``databases``. The first process to use it starts it, the last one stops it.
 
     Any number of processes and threads can use it at the same time. Raises InputError for a folder that cannot be used,
     and NotReadyError if the server does not start.
@@ -102,7 +103,10 @@ def _locked(file: Any) -> Iterator[None]:
 
 
 def _leave(data: Path, users: Any) -> None:
-    """Release a user's lock, and stop the server if no other process holds one. The caller holds the gate's lock."""
+    """Release the lock on ``users``. If no other process has a lock on it, stop the server.
+
+    The caller must hold the lock on ``.postgres.gate``.
+    """
     fcntl.flock(users, fcntl.LOCK_UN)
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,7 +127,7 @@ def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> Non
             connection = psycopg.connect(url, autocommit=True, client_encoding="UTF8")
             break
         except psycopg.OperationalError as error:
-            # Another process started the server, and it has not finished its recovery.
+            # Another process may have started the server, and the server has not finished its recovery: wait.
             failure = failed_handshake(url)
             if failure.sqlstate == CANNOT_CONNECT_NOW and time.monotonic() < deadline:
                 time.sleep(0.2)

@@ -22,9 +22,9 @@ from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.provenance import PROVENANCE, Origin, by_origin, release_names
 from capsfusion_tasks.warehouse.schema import SCHEMA
 
-KEY, FUSION = "_pair_id", "_fusion_id"  # two columns that every stream has in addition
+KEY, FUSION = "_pair_id", "_fusion_id"  # columns that every stream has besides the selected ones
 
-# With these functions in a condition, each attempt would export other captions.
+# Functions that --where may not call, because each attempt of the export would select other captions.
 _CHANGING = re.compile(
     r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random|gen_random_uuid|uuidv[47])\s*\("
     r"|\b(current_(date|time|timestamp)|localtime|localtimestamp)\b",
@@ -38,7 +38,7 @@ _INSTEAD = {  # column that --where does not know → what to write instead
     " where model = '…')",
 }
 _STRING = re.compile(r"'(?:[^']|'')*'")
-_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # placeholder in a query that is shown to people
+_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # stands for the list of units in the query that people see
 
 
 class ExportSession:
@@ -62,7 +62,7 @@ class ExportSession:
             "select fusion_id, model, model_revision, engine, dtype, num_beams, max_new_tokens from fusions order by 1"
         )
         is_known = selection.fusion_id in (None, *(fusion["fusion_id"] for fusion in known))
-        if not is_known and selection.interval is None:  # an interval without new pairs registers no fusion
+        if not is_known and selection.interval is None:  # an interval without new pairs has no row in fusions
             names = ", ".join(f"{fusion['fusion_id']} ({fusion['model']})" for fusion in known) or "none"
             raise InputError(f"the warehouse has no fusion {selection.fusion_id}; it has {names}")
         used = {unit["fusion_id"] for unit in units}
@@ -102,7 +102,7 @@ class ExportSession:
         return found == wanted
 
     def outcome(self, snapshot: Snapshot) -> Outcome:
-        """The numbers of accepted and rejected captions in the units of ``snapshot``, and the reasons."""
+        """The numbers of accepted and rejected captions in the units of ``snapshot``, and the reasons of rejections."""
         [counts] = self._rows(
             sql.SQL(
                 "select coalesce(sum(accepted), 0)::bigint as accepted, coalesce(sum(rejected), 0)::bigint as rejected"
@@ -127,7 +127,7 @@ class ExportSession:
             units=_units(snapshot),
             limit=selection.limit,
         )
-        # Count by shard first. The sources are then looked up only once per group, not once per caption.
+        # Count by shard first, so that the sources are looked up once per group and not once per caption.
         counted = sql.SQL(
             "select laion_2b_shard, laion_coco_shard, license, count(*) as captions from ({}) chosen group by 1, 2, 3"
         ).format(chosen)
@@ -159,9 +159,10 @@ class ExportSession:
     def captions(
         self, selection: Selection, snapshot: Snapshot, *, after: str | None, limit: int | None
     ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-        """The captions in the order of ``pair_id``, from ``after`` on, at most ``limit``.
+        """The captions in the order of ``pair_id``: at most ``limit``, those after the pair_id ``after``.
 
-        A stream of batches of some megabytes. Columns: the selection's, then KEY and FUSION as text.
+        Yields the schema and a stream of batches of some megabytes. The columns are those of ``selection``, then KEY
+        and FUSION as text.
         """
         statement = captions_query(
             selection,
@@ -192,7 +193,7 @@ def export_session(warehouse: Warehouse, target: str) -> Iterator[ExportSession]
     with adbc_session(warehouse, read_only=True) as connection:
         with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
             cursor.execute(f"set local search_path = {SCHEMA}, public")
-            cursor.execute("set local timezone = 'UTC'")  # the user's condition may compare times without a zone
+            cursor.execute("set local timezone = 'UTC'")  # for times without a zone in the user's condition
             cursor.execute(f"select pg_try_advisory_xact_lock({lock_sql('export')})", (target,))
             [locked] = cursor.fetchone()
         if not locked:
@@ -214,7 +215,7 @@ def captions_query(
 ) -> sql.Composed:
     """The query of an export. With the defaults, it is the query that people see.
 
-    ``several``: a pair may have captions of several fusions. ``releases``: as in the snapshot.
+    ``several``: a pair may have captions of several fusions. ``releases``: those of the snapshot.
     ``with_key``: add the columns KEY and FUSION.
     """
     newest = several and ("distinct on (pair_id) ", " order by pair_id, loaded_at desc, fusion_id desc")
@@ -239,7 +240,7 @@ def captions_query(
 
 
 def _column(name: str, releases: Mapping[str, str]) -> sql.Composable:
-    """The column. A uuid becomes text, for Parquet."""
+    """SQL for the column ``name``. A uuid becomes text in Parquet files."""
     if name in PROVENANCE:
         names = sql.Literal(json.dumps(releases, ensure_ascii=False))
         return sql.SQL("{} as {}").format(sql.SQL(PROVENANCE[name]).format(releases=names), sql.Identifier(name))

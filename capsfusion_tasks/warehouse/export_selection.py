@@ -25,7 +25,7 @@ class Selection(BaseModel):
 
     columns: tuple[str, ...] = PUBLISHED_COLUMNS
     fusion_id: str | None = None  # None: the newest caption of each pair, of any fusion
-    interval: Interval | None = None  # captions of this interval's units only
+    interval: Interval | None = None  # only captions of this interval's units
     loaded_from: UtcTime | None = None
     loaded_before: UtcTime | None = None
     where: str | None = None  # a condition on the columns of fused_captions, in SQL
@@ -54,20 +54,20 @@ def named_columns(names: str | None) -> tuple[str, ...]:
 
 
 class Snapshot(BaseModel):
-    """The state of the warehouse that an export shows: the units that were loaded ``at`` a time.
+    """The state of the warehouse that an export shows: the units that were loaded at the time ``at``.
 
-    A time alone would be ambiguous: a load with an earlier ``loaded_at`` may commit later.
+    It has the list of units, because ``at`` alone is ambiguous: a load with an earlier ``loaded_at`` may commit later.
     """
 
     model_config = ConfigDict(frozen=True)
 
     at: datetime
     units: tuple[str, ...]
-    accepted: int  # number of captions in the units
-    superseded: int  # rows of the units that later units replaced
+    accepted: int  # number of accepted captions in the units
+    superseded: int  # number of rows of the units that later units have replaced
     fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
-    # MD5 of a source's address → what a caption's row says of it, in an export the name of its release. Fixed, because
-    # a source that is added later can lengthen names.
+    # MD5 of a source's address → the source as the rows of captions name it; an export names it by its release. Part of
+    # the snapshot, because a source that is added later can lengthen the names of releases.
     releases: dict[str, str] = {}
 
     def is_same_as(self, other: Snapshot) -> bool:
@@ -76,8 +76,8 @@ class Snapshot(BaseModel):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What validation made of the captions of a snapshot's units."""
+    """Numbers of accepted and rejected captions in a snapshot's units."""
 
     accepted: int
     rejected: int
-    reasons: dict[str, int]  # reason → rejected captions, most frequent first; one with two reasons counts under both
+    reasons: dict[str, int]  # reason → rejected captions, most frequent first; a caption with two reasons counts twice

@@ -21,7 +21,7 @@ _VALUES = 14  # most values to show for a facet
 
 @dataclass(frozen=True)
 class Count:
-    """A number of captions. None if they are so rare that counting took too long. Estimates are rounded."""
+    """A number of captions; None if the captions are so rare that counting took too long. Estimates are rounded."""
 
     captions: int | None
     exact: bool
@@ -35,7 +35,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Bin:
-    """Captions with a score from ``start`` to below ``end``. ``end`` is None for the last bin."""
+    """Number of captions with a score of at least ``start`` and below ``end``. ``end`` is None for the last bin."""
 
     start: float
     end: float | None
@@ -44,10 +44,10 @@ class Bin:
 
 @dataclass(frozen=True)
 class Facets:
-    """Of the captions that match a filter: how many have each value.
+    """For each facet and value: the number of captions that match a filter and have this value.
 
-    ``verdicts`` and ``reasons`` are those of the same filter with any verdict, so that another one can be chosen.
-    ``exact``: whether the figures below it are counts; otherwise they are estimates.
+    ``verdicts`` and ``reasons`` ignore the filter's verdict, so that a user sees what another verdict would select.
+    ``exact``: whether the fields after it are counted. Otherwise they are estimated.
     """
 
     total: Count
@@ -93,7 +93,7 @@ _TABLES: dict[str, Table] = {"accepted": fused_captions, "rejected": rejected_ca
 
 
 class _Ledger:
-    """Counts of captions from the ledger, of the units that a filter selects, by fusion and day."""
+    """Numbers of captions in the units that a filter selects, by fusion and day. They come from the ledger."""
 
     def __init__(self, connection: Connection, asked: Conditions) -> None:
         day = func.date(func.timezone("UTC", work_units.c.interval_start))
@@ -123,9 +123,9 @@ class _Ledger:
 
 
 def _stock(verdict: str) -> ColumnElement[float]:
-    """Estimates how many captions of a unit with this verdict no later unit has replaced.
+    """Estimates how many captions with this verdict a unit still has, after later units replaced some.
 
-    The ledger counts replaced captions without their verdicts, so both verdicts lose the same share.
+    The ledger counts a unit's replaced captions without their verdicts. So this assumes the same share for both.
     """
     unit = work_units.c
     kept = literal(1.0) - cast(unit.superseded, Double) / func.greatest(unit.rows_in, 1)
@@ -133,7 +133,7 @@ def _stock(verdict: str) -> ColumnElement[float]:
 
 
 def _replayed() -> Subquery:
-    """Rejected captions that a replay has moved, by the unit that fused them."""
+    """For each unit: how many of its rejected captions a replay has moved to another table."""
     unit_id = replayed_captions.c.unit_id
     return select(unit_id.label("replay_unit"), func.count().label("rows")).group_by(unit_id).subquery()
 
@@ -180,7 +180,7 @@ def _bins(counter: Counter[int], bins: Bins, exact: bool) -> list[Bin]:
 
 
 def _rounded(captions: float, exact: bool) -> int:
-    """An estimate with two digits."""
+    """The number of captions. An estimate is rounded to two digits."""
     if exact or captions < 1:
         return round(captions)
     return round(float(f"{captions:.2g}"))

@@ -43,7 +43,7 @@ _units = work_units.c
 
 @dataclass(frozen=True)
 class Run:
-    """Sums over the units of a run under one fusion: a DAG run, a replay, or an interval that ran without Airflow."""
+    """Sums over the units of one fusion in a run: a DAG run, a replay, or an interval that ran without Airflow."""
 
     dag_run_id: str | None
     replay: str | None
@@ -122,7 +122,7 @@ def last_fusion(connection: Connection, scope: Scope) -> str | None:
 
 
 def interval_shards(connection: Connection, interval: Interval) -> list[str]:
-    """Ids of the interval's shards: those that arrived in it and were listed in time, and late shards that it took."""
+    """Ids of the interval's shards: those that arrived and were listed in time, and late shards assigned to it."""
     arrived, adopted = shards.c.arrived_at, shards.c.adopted_by
     in_time = and_(arrived >= interval.start, arrived < interval.end, adopted.is_(None))
     mine = shards.c.side.in_(PAIRED), or_(in_time, adopted == interval.key)
@@ -138,9 +138,9 @@ class Progress:
 
 
 def progress(connection: Connection, scope: Scope) -> Progress:
-    """Speed of the units in ``scope``, over the time in which at least one unit was planned and not yet loaded.
+    """Speed of the units in ``scope``. Both fields are None before the first load.
 
-    So the days between a run and its rerun do not count. None before the first load.
+    Counts only the time in which at least one unit was planned and not yet loaded, so not the days before a rerun.
     """
     loaded, waiting = connection.execute(
         select(
@@ -161,7 +161,7 @@ def progress(connection: Connection, scope: Scope) -> Progress:
 
 @dataclass(frozen=True)
 class ThroughputBin:
-    """Units that were loaded within one bin of the chart, which begins at ``start``."""
+    """Sums over the units that were loaded within one bin of the chart. ``start``: the beginning of the bin."""
 
     start: datetime
     units: int

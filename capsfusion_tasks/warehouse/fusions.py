@@ -19,7 +19,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.warehouse.ledger_tables import fusions, work_units
 from capsfusion_tasks.warehouse.queries import Scope
 
-_DECODING = "decoding"  # the key of ``spec`` that holds the whole Decoding
+_DECODING = "decoding"  # the key in the column ``spec`` under which the whole Decoding is stored
 # Fields that earlier versions recorded reliably.
 _CERTAIN = ("prompt_digest", "tokenizer_digest", "engine", "num_beams", "max_new_tokens")
 
@@ -84,7 +84,7 @@ def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
     """``decoding`` with the fusion_id of an equal decoding in the ledger, or unchanged if there is none.
 
     A row of an earlier version counts as equal, and is completed, if it records enough: the commit of a hub model, a
-    dtype other than auto, and a model with one EOS token, because earlier versions stopped only at the first.
+    dtype other than auto, and a model with one EOS token (earlier versions ignored all EOS tokens but the first).
     """
     same_model = fusions.c.model_digest == decoding.model_digest
     for row in connection.execute(select(fusions).where(same_model).order_by(fusions.c.created_at)):

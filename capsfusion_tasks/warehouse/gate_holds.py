@@ -1,6 +1,7 @@
 """The table ``gate_holds``: units that the gate did not load, and people's answers about them.
 
-A unit's newest row counts. Rows are never changed after they have an answer. The caller commits.
+The gate holds a unit if validation rejects too many of its captions. A unit's newest row counts. A row with an answer
+is never changed. The caller commits.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ def enter(
     details: str = "",
     let_in_by: str | None = None,
 ) -> None:
-    """Record a unit that the gate holds. With ``let_in_by``: record that it may be loaded without a question.
+    """Record a unit that the gate holds. ``let_in_by``: what allows the load, so that nobody is asked.
 
-    ``counts``: the unit's rows, and its rejected rows. Replaces an unanswered earlier row of the unit.
+    ``counts``: numbers of the unit's rows and of its rejected rows. Replaces an unanswered earlier row of the unit.
     """
     rows, rejected = counts
     connection.execute(delete(gate_holds).where(_columns.unit_id == unit_id, _columns.answer.is_(None)))

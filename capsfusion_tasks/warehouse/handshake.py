@@ -30,11 +30,11 @@ class FailedHandshake:
 
 
 def failed_handshake(conninfo: str) -> FailedHandshake:
-    """Connect again after a failed attempt, and read why it fails from the protocol's messages."""
+    """Repeat a failed connection attempt, and read from the protocol's messages why it fails."""
     connection = pq.PGconn.connect_start(conninfo.encode())
     try:
         if connection.status == pq.ConnStatus.BAD:
-            # A parameter that libpq does not accept, no network, or an unknown host.
+            # Either libpq does not accept a parameter, and its ping makes no attempt. Or there is no network or host.
             return FailedHandshake(lasts=pq.PGconn.ping(conninfo.encode()) == pq.Ping.NO_ATTEMPT)
         messages = _messages(connection)
         errors = [fields for name, fields in messages if name == "ErrorResponse"]

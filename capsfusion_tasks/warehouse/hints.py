@@ -12,8 +12,8 @@ from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.conditions import ENGLISH, SEARCHED
 
 _WORD = re.compile(r"[^\W_]+")
-_SHORTEST = 3  # least letters of a part, because too many words begin with a shorter part
-_EXAMPLES = 50  # captions to take words from
+_SHORTEST = 3  # letters; parts with fewer are not looked up, because too many words begin with them
+_EXAMPLES = 50  # number of captions from which words are offered
 _OFFERED = 5
 
 

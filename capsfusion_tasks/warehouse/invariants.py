@@ -111,7 +111,7 @@ def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_i
         keep_others_off(connection, unit_id)
     gone = connection.execute(delete(work_units).where(*unfinished).returning(units.unit_id, units.rows_in)).all()
     if {row.unit_id for row in gone} != unit_ids:
-        raise NotReadyError("units of this interval were loaded or dropped while it was planned again; run it again")
+        raise NotReadyError("units of this interval were loaded or dropped while it was planned again; try again")
     rows = sum(row.rows_in for row in gone)
     columns = plans.c
     its = (

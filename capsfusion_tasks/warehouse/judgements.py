@@ -15,7 +15,7 @@ from capsfusion_tasks.warehouse.caption_tables import fused_captions, judgements
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judgement of a caption. ``outdated``: a replay has changed the caption of this key since."""
+    """A judgement of a caption. ``outdated``: a replay has replaced the judged caption since."""
 
     judged_by: str
     verdict: str  # one of JUDGEMENTS
@@ -25,7 +25,7 @@ class Judgement:
 
 
 def judge(connection: Connection, pair_id: UUID, fusion_id: str, judged_by: str, verdict: str, note: str) -> bool:
-    """Record a judgement. It replaces an earlier judgement by the same person. False if there is no such caption.
+    """Record a judgement. It replaces an earlier one by the same person. Returns False if there is no such caption.
 
     The judgement includes the judged texts, because a replay may replace the caption.
     """

@@ -16,17 +16,18 @@ from sqlalchemy import Connection, text
 
 Transactions = Callable[[], AbstractContextManager[Connection]]  # each call begins its own transaction
 
-# During a long transaction, vacuum cannot remove old rows of any table. The speed depends on the server's disks and
-# cache, so the size of each transaction follows from the speed of the previous transaction.
+# Short, because during a long transaction vacuum cannot remove old rows of any table. The speed depends on the server's
+# disks and cache, so the number of rows in each transaction follows from the speed of the previous one.
 _TRANSACTION_SECONDS = 0.5
 _FIRST_ROWS, _MOST_ROWS = 20_000, 200_000
 
-# PostgreSQL's binary COPY format: a header, then for each row the number of fields and for each field its length.
+# To send pair_ids in PostgreSQL's binary COPY format: header, rows (number of fields, length and value of the only
+# field), end.
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _ROW = np.dtype([("fields", ">i2"), ("length", ">i4"), ("pair_id", "V16")])
 _END = b"\xff\xff"
 
-# The range of ids lets the planner read a part of an index. A join alone would not.
+# ``between`` gives the range of the ids, so that PostgreSQL reads only this part of each index.
 _KNOWN = " union all ".join(
     f"select uuid_send(pair_id) from candidates join capsfusion.{table} using (pair_id)"  # noqa: S608
     " where fusion_id = %(fusion_id)s and pair_id between %(first)s and %(last)s"
@@ -55,7 +56,7 @@ def known_pairs(begin: Transactions, fusion_id: str, pair_ids: pa.Array | pa.Chu
 
 def _look_up(connection: Connection, fusion_id: str, ids: np.ndarray) -> list[bytes]:
     """The ``ids`` that are in the warehouse, possibly with duplicates. ``ids`` are sorted by their first 8 bytes."""
-    # Dropped when the transaction ends. The caller may have begun this transaction for several calls.
+    # The table may exist: it lives as long as the transaction, which the caller may use for several calls.
     connection.execute(text("create temp table if not exists candidates (pair_id uuid) on commit drop"))
     connection.execute(text("truncate candidates"))
     driver = cast(psycopg.Connection[Any], connection.connection.driver_connection)

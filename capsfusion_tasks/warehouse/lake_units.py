@@ -1,4 +1,4 @@
-"""Records which units of the warehouse are in an Iceberg table, and where the tables of its catalog are by default."""
+"""Records which units are in an Iceberg table, and makes the schema of the default Iceberg catalog."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class LakeUnit:
     fusion_id: str
     accepted: int
     superseded: int
-    in_lake: bool  # the Iceberg table has the unit, with an older number of superseded rows
+    in_lake: bool  # the Iceberg table has the unit, also rows that later units have replaced since
 
 
 def missing_units(connection: Connection, table_uuid: str) -> list[LakeUnit]:
-    """Loaded units that the Iceberg table lacks, or whose rows were replaced since, oldest first."""
+    """Loaded units that the Iceberg table lacks, or whose rows later units have replaced since. Oldest first."""
     unit, lake = work_units.c, lake_units.c
     mine = and_(lake.unit_id == unit.unit_id, lake.table_uuid == table_uuid)
     statement = (
@@ -45,7 +45,7 @@ def missing_units(connection: Connection, table_uuid: str) -> list[LakeUnit]:
 
 
 def enter(connection: Connection, table_uuid: str, unit: LakeUnit, snapshot_id: int | None) -> None:
-    """Record that the snapshot added ``unit`` to the Iceberg table."""
+    """Record that the snapshot wrote ``unit`` to the Iceberg table. ``snapshot_id``: None if it has no caption."""
     key = {"table_uuid": table_uuid, "unit_id": unit.unit_id}
     values = {"superseded": unit.superseded, "snapshot_id": snapshot_id}
     statement = insert(lake_units).values(**key, **values)
@@ -55,8 +55,8 @@ def enter(connection: Connection, table_uuid: str, unit: LakeUnit, snapshot_id: 
 def captions_of(warehouse: Warehouse, unit: LakeUnit) -> pa.Table:
     """The current accepted captions of ``unit`` in the warehouse, with all columns, sorted by pair_id.
 
-    Releases are the addresses of their sources, as in the view ``captions``. Names, which exports have, can change when
-    a source is added.
+    The columns of sources have addresses, as in the view ``captions``. Exports have names of releases instead, but
+    these can change when a source is added.
     """
     selection = Selection(columns=named_columns("all"), fusion_id=unit.fusion_id)
     with export_session(warehouse, f"lake {unit.unit_id}") as session:

@@ -33,7 +33,7 @@ def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
 
 
 def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval) -> set[str]:
-    """Assign late shards to ``interval``. Returns the ids of all that are assigned to this interval, now or before.
+    """Assign the shards ``late`` to ``interval``. Returns the ids of those that belong to it, also from earlier calls.
 
     A shard goes to the first interval that claims it, even if several do so at the same time.
     """
@@ -47,10 +47,10 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
 
 
 def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> list[dict[str, str]]:
-    """Insert the shards that have no row yet, with ``values``. Returns the ids of all shards as parameters.
+    """Insert the shards that have no row yet, with ``values``. Returns all ids as parameters of a statement.
 
-    Another run may insert the same rows now. DO NOTHING without columns covers both unique indexes; with the columns of
-    one, the other would raise an error. Rows are sorted, so that two runs cannot deadlock.
+    Another run may insert the same rows now. DO NOTHING names no columns, so that it covers both unique indexes. Rows
+    are sorted, so that two runs cannot deadlock.
     """
     rows = [{**shard.model_dump(exclude={"revision", "problem"}), **values} for shard in found]
     rows.sort(key=lambda row: str(row["shard_id"]))
@@ -226,7 +226,7 @@ def unit_started(connection: Connection, unit_id: str) -> None:
 
 
 def unit_fused(connection: Connection, unit_id: str, stats: Mapping[str, Any]) -> None:
-    """Mark the unit as fused. Keeps all ``stats`` as JSON, and also writes those that have a column of their name."""
+    """Mark the unit as fused. Stores all ``stats`` as JSON, and some also in columns of the same name."""
     measures = ("gpu_seconds", "rows_per_second", "prompt_tokens", "caption_tokens")
     columns = {name: stats[name] for name in measures if name in stats}
     _update_unit(connection, unit_id, state="fused", error=None, stats=dict(stats), **columns)

@@ -44,7 +44,7 @@ fusions = Table(
     time_column("created_at", server_default=func.now()),
 )
 
-# A source file, as discovered.
+# A source file, as the task discover found it.
 shards = Table(
     "shards",
     metadata,
@@ -98,7 +98,7 @@ work_units = Table(
     # For a replay's unit: the replay's name, and the fusion whose rejected captions it fuses again.
     text_column("replay", nullable=True),
     Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
-    # If a pair of the unit has a caption of the same fusion already: leave it out (skip), or replace the caption.
+    # If a pair of the unit has a caption of the same fusion already: skip the pair, or replace the caption.
     text_column("existing", server_default="skip"),
     one_of("state", UNIT_STATES),
     one_of("existing", EXISTING),
@@ -160,8 +160,8 @@ gate_holds = Table(
     Index(None, "unit_id"),
 )
 
-# Units that an Iceberg table has, and how many of their rows were superseded when they were written to it. The table is
-# known by its UUID, so a table that was dropped and made again gets everything again.
+# Units that an Iceberg table has. ``superseded``: how many rows of the unit were superseded when it was written there.
+# The key has the table's UUID, so a table that was dropped and made again gets all units again.
 lake_units = Table(
     "lake_units",
     metadata,

@@ -9,10 +9,11 @@ from sqlalchemy import URL
 
 from capsfusion_tasks.warehouse.handshake import FailedHandshake
 
-# Settings of a session. The server refuses wrong settings with the SQLSTATE of a wrong value or an unknown name.
+# Variables that set a session's settings → the parameter of a URL that overrides them. The server refuses a wrong
+# setting with an SQLSTATE of _REFUSED_CLASSES (wrong value, unknown name).
 _OF_SESSIONS = {"PGOPTIONS": "options", "PGTZ": "", "PGDATESTYLE": "", "PGGEQO": ""}
 _REFUSED_CLASSES = ("22", "42")
-# libpq reads these itself, and no parameter of a URL replaces them.
+# Variables that name files of libpq. No parameter of a URL overrides them.
 _OF_FILES = {"PGSERVICEFILE": "", "PGSYSCONFDIR": ""}
 
 

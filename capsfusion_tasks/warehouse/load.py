@@ -26,10 +26,10 @@ _STORED = ("fused_captions", "rejected_captions", "replayed_captions")
 
 SESSION = {
     # PostgreSQL adds new words to their index in batches of this size, and each batch rewrites all common words. With
-    # the default of 4 MB, a row at two million rows costs the server more than twice as much.
+    # the default of 4 MB, loading a row into a table of two million rows costs more than twice as much.
     "work_mem": "64MB",
-    # Each row looks up its foreign keys and its pair. While work_units has only about a hundred rows, the planner would
-    # scan all of it for each row. For large tables its statistics can be hours old. So it must use indexes.
+    # Make PostgreSQL look up the foreign keys and the pair of each row with indexes. It would scan work_units for each
+    # row while that table has only about a hundred rows, and its statistics of large tables can be hours old.
     "enable_seqscan": "off",
     "jit": "off",  # PostgreSQL 17 and older would compile (JIT) the scan of the incoming rows
     # After this time the server ends a load whose client has disappeared, and releases its locks. In a healthy load the
@@ -89,7 +89,7 @@ def load_unit(
         cursor.adbc_ingest("incoming", _storable(table), mode="create", temporary=True)
         # The joins below need these statistics. Analyzing all columns would take a quarter of the load's time.
         cursor.execute("analyze incoming (pair_id)")
-        # One merge at a time under a fusion_id: a pair must be in one table only, and no constraint spans the tables.
+        # Only one load at a time under a fusion_id: a pair must be in one table only, which no constraint can ensure.
         for locked in sorted({fusion_id, replay_of or fusion_id}):  # sorted, to avoid a deadlock
             _query(cursor, f"select pg_advisory_xact_lock({lock_sql('load')})", locked)
         if replay_of:

@@ -42,7 +42,7 @@ from capsfusion_tasks.warehouse.readable import readable_sql
 MOST = 10_000  # most captions that are counted one by one
 MILLISECONDS = 120  # time limit for counting the captions of a table one by one
 BINS = 20
-_SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000  # rows; fewer for a search, because splitting a caption into words takes 25 µs
+_SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000  # rows; a search for words has to split each caption, which takes 25 µs
 _SAMPLED_UNITS = 40
 _ENOUGH = 20  # this many matches in a sample give an estimate with an error of about a fifth
 
@@ -59,10 +59,10 @@ class Bins:
 
 @dataclass
 class Matches:
-    """``units``, ``flags`` and so on: value → captions, estimated unless ``basis`` is all.
+    """``units``, ``flags`` and so on: value → number of captions, an estimate unless ``basis`` is all.
 
-    ``basis``: all matches, a sample of the table, or some matches, the oldest ones. ``total`` is None if matches are so
-    rare that counting them took too long.
+    ``basis``: what was counted: all matches, a sample of the table, or only some matches (the oldest). ``total`` is
+    None if matches are so rare that counting them took too long.
     """
 
     basis: Basis
@@ -75,14 +75,14 @@ class Matches:
 
 @dataclass(frozen=True)
 class Stock:
-    """The rows that a table has of the units of a filter, by the ledger. ``column``: this count in work_units."""
+    """How many rows of the wanted units a table has, from the ledger. ``column``: SQL for this number of one unit."""
 
     rows: float
     column: ColumnElement[float]
 
 
 def matches(connection: Connection, conditions: Conditions, table: Table, stock: Stock, bins: Bins) -> Matches:
-    """The captions in ``table`` that match."""
+    """The numbers of captions in ``table`` that match."""
     if conditions.nothing_loaded or (conditions.wanted.reason is not None and "reasons" not in table.c):
         return Matches("all", 0)
     if stock.rows <= MOST:
@@ -105,9 +105,9 @@ def matches(connection: Connection, conditions: Conditions, table: Table, stock:
 def _counted(
     connection: Connection, conditions: Conditions, table: Table, bins: Bins, milliseconds: int | None = None
 ) -> Matches | None:
-    """Counts of all matches. If there are more than MOST, counts some, and takes the total from PostgreSQL's planner.
+    """Counts all matches, or MOST + 1 of them if there are more; the total is then an estimate by PostgreSQL's planner.
 
-    None if that takes longer than ``milliseconds``.
+    None if the count takes longer than ``milliseconds``.
     """
     captions = table.alias("caption")
     asked = _columns(captions, bins).where(*conditions.all(captions)).limit(MOST + 1)
@@ -124,7 +124,7 @@ def _counted(
         return _weighted("all", rows, found, defaultdict(lambda: 1.0))
     planned = max(_planned_rows(connection, select(captions.c.pair_id).where(*conditions.all(captions))), rows)
     some = _weighted("some", planned, found, defaultdict(lambda: planned / rows))
-    some.units.clear()  # the oldest matches say nothing about later days
+    some.units.clear()  # only the oldest matches were counted, which say nothing about later days
     return some
 
 
@@ -179,9 +179,9 @@ def _columns(captions: FromClause, bins: Bins) -> Select[Any]:
 
 
 def _counts(asked: Select[Any]) -> Any:
-    """Counts of the rows of ``asked`` by unit: (kind, unit_id, value, captions).
+    """SQL that counts the rows of ``asked`` by unit: (kind, unit_id, value, captions).
 
-    If ``asked`` has a column that says which rows fit, the other rows count as "other".
+    Rows whose column ``fits`` is not true count only under the kind "other". Without this column, all rows fit.
     """
     matched = asked.cte("matched").prefix_with("materialized")
     column = matched.c

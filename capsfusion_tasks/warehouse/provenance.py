@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-# SQL for the columns of an export that tell where a caption comes from, by column name. The view ``captions`` has these
-# columns, too, with the addresses of the sources. An export may be published, so it has the names of the releases
-# instead. {releases} is a JSON object: MD5 of a source's address → name of its release.
+# Column that tells where a caption comes from → its SQL in an export. The view ``captions`` has these columns, too, and
+# shows the addresses of the sources. An export may be published, so it shows the names of the releases instead.
+# {releases} is a JSON object: MD5 of a source's address → name of its release.
 PROVENANCE: dict[str, LiteralString] = {
     "laion_2b_source": "(select {releases}::jsonb ->> md5(source) from shards where shard_id = laion_2b_shard)",
     "laion_coco_source": "(select {releases}::jsonb ->> md5(source) from shards where shard_id = laion_coco_shard)",
@@ -23,7 +23,7 @@ PROVENANCE: dict[str, LiteralString] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Captions of one origin: the two releases, and the licence that LAION found for the images (None: unknown)."""
+    """Number of captions from two releases, with the licence that LAION found for the images (None: unknown)."""
 
     laion_2b: str
     laion_coco: str
@@ -34,8 +34,8 @@ class Origin:
 def release_names(sources: Iterable[str]) -> dict[str, str]:
     """Source → public name of its release, without the folder or bucket that has this copy of the release.
 
-    The name is the last part of the address; for a list of files, the folder that it lies in; for a data set of the
-    hub, its address. If two names would be equal, both get further parts of their addresses until they differ.
+    A data set on the hub has its address as name, a list of files has the folder of the list, any other source has the
+    last part of its address. If two names would be equal, both get more parts of their addresses until they differ.
     """
     left = {source: _names(source) for source in sources}
     names = {source: next(candidates) for source, candidates in left.items()}

@@ -266,7 +266,7 @@ def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: boo
 
 
 def _in_both(one: Table, other: Table, under: str, scope: Scope) -> CompoundSelect[Any]:
-    """Pairs that are in both tables with the same value of the column ``under``."""
+    """Pairs that both ``one`` and ``other`` have with the same value in the column ``under``."""
     same = and_(one.c.pair_id == other.c.pair_id, one.c[under] == other.c[under])
     both = select(other.c.pair_id, other.c.fusion_id, other.c.unit_id).join(one, same)
     # Two queries, because one with "or" would scan both tables.

@@ -22,7 +22,7 @@ class Spread(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Sums over fused rows."""
+    """Numbers of fused rows, and of tokens in their prompts and captions."""
 
     rows: int
     prompt: int
@@ -30,9 +30,9 @@ class Tokens(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The last units of a fusion: their number, tokens per second of a device, and real divided by estimated tokens.
+    """The last units of a fusion: their number, and tokens per second of a device.
 
-    ``fused``: sums over units whose tokens were counted. For other units, the estimate counts.
+    ``tokens_real``: counted tokens divided by estimated ones. ``fused``: sums over the units whose tokens were counted.
     """
 
     units: int
@@ -56,7 +56,7 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
             case((real.is_not(None), units.caption_tokens)).label("caption"),
         )
         .where(units.fusion_id == fusion_id, units.gpu_seconds > 0, units.tokens_estimated > 0)
-        # A replay under the same fusion keeps most captions, so its GPU time says nothing about its rows.
+        # Not units of a replay under the same fusion: most of their captions are not fused again.
         .where(units.replay_of.is_distinct_from(units.fusion_id))
         .order_by(units.created_at.desc(), units.unit_id.desc())
         .limit(RECENT_UNITS)
@@ -76,7 +76,7 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
 def unfused(
     connection: Connection, fusion_id: str, within: Interval | None = None, *, longest_row: int
 ) -> tuple[int, int]:
-    """Rows and estimated tokens of units that are not fused. Of a started unit, all rows count.
+    """Numbers of rows and estimated tokens in units that are not fused. All rows of a started unit count.
 
     A row counts as at most ``longest_row`` tokens, because earlier versions estimated too much for very long alt texts.
     """

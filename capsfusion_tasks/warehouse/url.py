@@ -45,7 +45,7 @@ def parse_url(url: str) -> URL:
             " can read, name that file in PGSERVICEFILE, and put service=NAME into the URL"
         )
     password = parsed.query.get("password")
-    if isinstance(password, str):  # because messages hide only the password in front of the host
+    if isinstance(password, str):  # move it in front of the host, because messages hide a password only there
         parsed = parsed.difference_update_query(["password"]).set(password=password)
     return parsed.set(drivername="postgresql+psycopg", query={**_PARAMETERS, **parsed.query})
 

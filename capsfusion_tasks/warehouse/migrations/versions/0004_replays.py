@@ -36,7 +36,7 @@ def upgrade() -> None:
         schema=SCHEMA,
     )
     op.create_index("work_units_replay_idx", "work_units", ["replay"], schema=SCHEMA)
-    # The columns of rejected_captions as they are now, in their order, with their defaults; not its keys and indexes.
+    # Copies the columns that rejected_captions has now, in the same order and with defaults, but no keys or indexes.
     op.execute(f"create table {SCHEMA}.replayed_captions (like {SCHEMA}.rejected_captions including defaults)")
     op.add_column("replayed_captions", sa.Column("replayed_by", sa.Text, nullable=False), schema=SCHEMA)
     op.add_column(
