@@ -116,7 +116,7 @@ def _add_page(app: FastAPI) -> None:
 
     @app.get("/image")
     def image(query: Annotated[ImageQuery, Query()]) -> HTMLResponse:
-        """A page for a frame, with one image of the web. The view's security policy allows no images of other hosts."""
+        """A page with one image from the web, for a frame. The view's own policy allows no images of other hosts."""
         shown = f'<img src="{escape(query.url)}" alt="The image could not be loaded." referrerpolicy="no-referrer">'
         style = '<link rel="stylesheet" href="static/style.css">'
         policy = "default-src 'none'; img-src http: https:; style-src 'self'; frame-ancestors 'self'"

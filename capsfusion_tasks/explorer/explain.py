@@ -23,7 +23,7 @@ _MEASURED = {
 class Finding:
     """What one rule says about a caption.
 
-    ``threshold``: the current one; the caption may have been judged with another.
+    ``threshold``: the current threshold of the rule. Validation may have used another one for this caption.
     """
 
     code: str

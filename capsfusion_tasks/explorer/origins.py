@@ -39,7 +39,7 @@ def _origin(found: list[str], in_raw: set[str], in_synthetic: set[str]) -> Origi
 
 
 def marked(pieces: list[tuple[str, Origin]], spans: list[tuple[int, int]]) -> list[Piece]:
-    """``pieces`` cut at the ends of ``spans`` of characters, and marked inside of them."""
+    """``pieces``, cut where a span begins or ends. Marks those inside a span. ``spans``: ranges of characters."""
     cuts = {end for span in spans for end in span}
     found: list[Piece] = []
     start = 0
@@ -55,7 +55,7 @@ def marked(pieces: list[tuple[str, Origin]], spans: list[tuple[int, int]]) -> li
 
 
 def differences(text: str, other: str) -> list[tuple[str, bool]]:
-    """``text`` in pieces, each with whether it differs from ``other``. Joined, the pieces give the text."""
+    """``text`` in pieces, each with True if it differs from ``other``. Joined, the pieces give the text."""
     ours, theirs = (_TOKEN.findall(each) for each in (text, other))
     matcher = SequenceMatcher(None, theirs, ours, autojunk=False)
     return [

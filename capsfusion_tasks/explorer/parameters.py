@@ -55,7 +55,7 @@ class ImageQuery(BaseModel):
 
 
 class JudgementBody(BaseModel):
-    """What a user says of a caption."""
+    """A user's judgement of a caption."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -69,7 +69,7 @@ def as_text(position: Position | None) -> str | None:
 
 
 class TrendQuery(BaseModel):
-    """One fusion, or all of them."""
+    """The fusion whose trends to show. None: all fusions."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 CATALOG = "capsfusion"
 
-_KEYS = {"pair_id", "fusion_id", "unit_id", "loaded_at"}  # columns that a sync and maintenance need
+_KEYS = {"pair_id", "fusion_id", "unit_id", "loaded_at"}  # columns that a sync and the maintenance read
 _PROPERTIES = {
-    # Each commit writes all snapshots to a new metadata file, and adds a manifest. Without these, a first sync of
-    # thousands of units leaves thousands of both.
+    # Delete old metadata files and merge manifests. Each commit writes all snapshots to a new metadata file and adds a
+    # manifest, so a first sync of thousands of units would leave thousands of both.
     "write.metadata.delete-after-commit.enabled": "true",
     "commit.manifest-merge.enabled": "true",
 }
@@ -126,7 +126,7 @@ def _errors_of(name: str) -> Iterator[None]:
         exceptions.ValidationError,
         ValueError,
     )
-    address = (InvalidSchema, InvalidURL, MissingSchema)  # of a REST catalog
+    address = (InvalidSchema, InvalidURL, MissingSchema)  # errors of a REST catalog's address
     check = "check CAPSFUSION_LAKE_TABLE, PYICEBERG_CATALOG__CAPSFUSION__… and .pyiceberg.yaml"
     try:
         yield
@@ -159,7 +159,7 @@ def _in_the_warehouse(settings: Settings, warehouse: Warehouse) -> dict[str, str
 
 
 def _s3_of_environment() -> dict[str, str]:
-    """PyIceberg's properties for the variables of AWS's tools that it does not read."""
+    """PyIceberg's properties with the values of those AWS variables that PyIceberg does not read by itself."""
     variables = {
         "s3.endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         "s3.region": ("AWS_REGION", "AWS_DEFAULT_REGION"),

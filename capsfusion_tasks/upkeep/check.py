@@ -34,7 +34,7 @@ class Result:
     paired: dict[str, int] = field(default_factory=dict)
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
-    repaired: dict[int, str] = field(default_factory=dict)  # index of the finding → what was done
+    repaired: dict[int, str] = field(default_factory=dict)  # index in ``findings`` → what the repair did
 
     @property
     def left(self) -> list[Finding]:

@@ -53,7 +53,7 @@ class Evidence:
     lists: dict[Interval, list[Shard]]  # the shards of each interval in the scope
     broken_lists: dict[str, str]  # path of an unreadable list or mark → error
     marks: dict[str, PullMark]  # shard_id → what its pull recorded; pulled shards of ``lists`` only
-    others: set[str]  # shards of intervals outside the scope; empty unless all lists were read
+    others: set[str]  # ids of the shards of intervals outside the scope; empty unless all lists were read
     shards: dict[str, LedgerShard]
     units: list[LedgerUnit]
     known_units: set[str]
@@ -164,7 +164,7 @@ def _marks(storage: Storage, listing: Listing, shards: Iterable[Shard], broken: 
         path = layout.pulled_mark(shard.side, shard.shard_id)
         try:
             mark = storage.read_json(path)
-            if mark.get("whole", True):  # if it is not whole, the shard is being pulled again
+            if mark.get("whole", True):  # a mark that is not whole: the shard is being pulled again
                 return shard.shard_id, PullMark(mark["rows"], mark["dropped"], mark["buckets"])
         except (json.JSONDecodeError, KeyError) as error:
             broken[path] = _short(error)

@@ -168,7 +168,7 @@ def _delete_unit(context: Context, unit_id: str) -> None:
 
 
 def _replays(storage: Storage, files: list[StoredFile], units: list[LedgerUnit], before: datetime) -> Iterator[Garbage]:
-    """Pairs of replays. Only planning needs these files. A repeated replay reads the pairs from the tables again."""
+    """Files of pairs of finished replays. Only planning needs them, and a repeated replay makes them again."""
     open_ones = {Replay(name=unit.replay, fusion_id="").key for unit in units if unit.replay and unit.state != "loaded"}
     for key, its in _by_folder(files, layout.REPLAYS).items():
         if key not in open_ones and all(file.modified < before for file in its):
@@ -177,7 +177,7 @@ def _replays(storage: Storage, files: list[StoredFile], units: list[LedgerUnit],
 
 
 def _image_results(context: Context, files: list[StoredFile], before: datetime) -> Iterator[Garbage]:
-    """Files of batches that no plan reads: batches without a ``.json``, and batches of an earlier source."""
+    """Files of batches that no plan reads: batches without a ``.json`` file, and batches of an earlier source."""
     storage, place = context.storage, image_results_source(context.settings)
     batches: dict[str, list[StoredFile]] = defaultdict(list)
     for file in files:

@@ -52,8 +52,9 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 class Account:
     """Counts of the pairs under one fusion: loaded, in units, left out, lost.
 
-    ``gone`` and ``missing`` count pairs that are neither loaded nor in a unit, although all intervals of their shards
-    were planned. They count by the interval, or the two intervals, of these shards. The images of ``gone`` are gone.
+    ``gone`` and ``missing`` count pairs that are neither loaded nor in a unit, although the intervals of both shards
+    were planned. The key is the set of these intervals, one or two. The images of ``gone`` pairs are gone, those of
+    ``missing`` pairs are not. ``gone_before``: ``missing`` pairs whose images were gone when they were planned.
     """
 
     fusion_id: str
@@ -80,7 +81,7 @@ class Account:
 
     @property
     def advice(self) -> list[str]:
-        """How to fuse the pairs of ``gone_before``, a line for each interval."""
+        """A line for each interval of ``gone_before``: how to fuse its pairs."""
         return [
             f"{interval.key}, fusion {self.fusion_id}: {pairs} pairs left out because their images were gone when the"
             f" interval was planned; to fuse those whose image is there: {run_again(interval)}"
@@ -168,8 +169,8 @@ def _count(account: Account, engine: Engine, batch: Batch) -> None:
 def explain_missing(account: Account) -> None:
     """Explain each missing pair: a limit left it out, its image was gone when it was planned, or it is lost.
 
-    A plan records only the number of pairs whose images were gone. Pairs whose images are still gone use up this number
-    first.
+    A plan records only how many pairs had gone images. From this number, subtract first the pairs whose images are
+    still gone.
     """
     unused = Counter({interval: plan.gone for interval, plan in account.plans.items()})
 
@@ -182,7 +183,7 @@ def explain_missing(account: Account) -> None:
                 yield interval, part
 
     for counts in (account.gone, account.missing):
-        # Pairs of two intervals come last, because either plan may have left them out. Usually it was the later one.
+        # Pairs of two intervals come last, because either plan may have left them out. Usually the later plan did.
         for both, pairs in sorted(counts.items(), key=lambda item: len(item[0])):
             intervals = sorted(both, key=lambda interval: interval.end, reverse=True)
             limited = any(account.plans[interval].left for interval in intervals)

@@ -17,7 +17,7 @@ from capsfusion_tasks.upkeep.evidence import Evidence, PullMark
 from capsfusion_tasks.upkeep.findings import REPAIR, Finding, run_again
 from capsfusion_tasks.warehouse.invariants import LedgerShard, pull_again
 
-_READERS = 16  # footers read at the same time, because on S3 each takes one or two round trips
+_READERS = 16  # footers to read at the same time, because on S3 each takes one or two round trips
 
 Buckets = dict[str, StoredFile]  # bucket → a shard's file in this bucket
 

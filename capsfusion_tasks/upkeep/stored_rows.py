@@ -1,4 +1,4 @@
-"""Checks units against tables: each row of a loaded unit is stored once: accepted, rejected, replayed or superseded."""
+"""Checks units against tables: each row of a loaded unit is exactly once in a table, or superseded."""
 
 from __future__ import annotations
 

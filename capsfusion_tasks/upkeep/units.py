@@ -1,4 +1,4 @@
-"""Checks the ledger against files: a unit has its pairs and complete chunks; in state fusing, a process fuses it."""
+"""Checks the ledger against files: a unit has its pairs and complete chunks. A unit in state fusing has a process."""
 
 from __future__ import annotations
 

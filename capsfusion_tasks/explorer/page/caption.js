@@ -28,7 +28,8 @@ export function badges(row) {
   );
 }
 
-// around, functions of the list: go(view, parameters) shows a view; step(n) returns the row n places after the open
+// around: functions of the list. go(view, parameters) shows a view. step(n) returns the row n places after the open
+// row.
 export async function openCaption(row, around) {
   context = around;
   try {

@@ -171,7 +171,7 @@ function drawRow(row, index) {
   );
 }
 
-// The row `places` after the opened row, from the next or previous page if necessary; null at either end of the list.
+// The row that is `places` rows after the opened one. Loads another page if necessary. null: the list has no such row.
 async function step(places) {
   let at = opened + places;
   if (at < 0 || at >= page.rows.length) {

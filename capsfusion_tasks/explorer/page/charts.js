@@ -3,7 +3,7 @@ import { el, number, svg } from "./dom.js";
 
 const WIDTH = 360;
 
-// rows: [label, value, class, whether it is a part of the row above]. All bars have one scale.
+// rows: [label, value, class, whether the value is a part of the row above]. All bars have the same scale.
 export function bars(title, rows) {
   const most = Math.max(1, ...rows.map(([, value]) => value ?? 0));
   const drawn = rows.map(([label, value, kind, isPart]) => {

@@ -1,6 +1,6 @@
 // Elements, requests and links. Captions come from the open web, so text is never inserted as HTML.
 
-// el("td", {class: "raw"}, "text", otherElement, …)
+// Makes an element, for example el("td", {class: "raw"}, "text", otherElement, …).
 export function el(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
 }
@@ -82,8 +82,8 @@ export function airflowLink(path, label) {
   return outsideLink(new URL(`../${path}`, new URL(".", location.href)).href, label);
 }
 
-// A link that leaves the frame. The sandbox of Airflow's frame blocks such links, so the page around the frame follows
-// it.
+// A link to a page outside the frame. The sandbox of Airflow's frame blocks such links, so the page around the frame
+// opens the link's page.
 export function outsideLink(href, label, newTab = false) {
   const follow = (event) => {
     if (window.parent === window) return;

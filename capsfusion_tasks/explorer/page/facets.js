@@ -7,8 +7,8 @@ export function counted({ captions, exact }) {
   return exact ? number(captions) : `about ${number(captions)}`;
 }
 
-// found: the facets of filter. change(parts): sets parts of the filter; a part that is "" is removed. of: names of models,
-// scores, and show(score), which requests another histogram.
+// found: the facets of filter. change(parts): sets parts of the filter, and removes those that are "". of: the names of
+// models, the scores, and show(score), which requests the histogram of another score.
 export function facets(found, filter, change, of) {
   const values = (name, title, all, label = (value) => value) =>
     facet(title, all.map(({ value, captions }) => [label(value), captions, filter[name] === value, () =>
@@ -73,7 +73,7 @@ function histogram({ score, bins, exact }, filter, change, of) {
     el("p", { class: "ends" }, el("span", {}, number(bins[0].start)), el("span", {}, `${number(bins.at(-1).start)}+`)),
   );
 
-  // The range of a bin. With an earlier filter (before), the range from its start to the end of this bin.
+  // The range of a bin. If the filter has a range already (before), the range from its start to the end of this bin.
   function range_of(bin, before) {
     const start = Math.min(before?.score_min ?? bin.start, bin.start);
     return { score, score_min: start, score_max: "", score_below: bin.end ?? "" };

@@ -137,7 +137,7 @@ function speed({ bin_seconds: width, bins }) {
   return [el("div", { class: "charts" }, charts)];
 }
 
-// Adds a column for each time in which nothing was loaded.
+// Adds an empty bin for each time in which nothing was loaded.
 function withGaps(bins, step) {
   const known = new Map(bins.map((bin) => [Date.parse(bin.start), bin]));
   const all = [];

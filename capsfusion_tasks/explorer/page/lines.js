@@ -5,7 +5,8 @@ const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [640, 180, 76, 24, 12];
 const COLOURS = 7;
 const SHORT = new Intl.NumberFormat("en", { notation: "compact" });
 
-// series: [name, value of each day]; null is a gap. end: the upper end of the axis. Default: chosen from the values.
+// series: [name, values]; values has a number for each day, or null for a gap. end: the upper end of the axis. By
+// default it follows from the values.
 export function lines(title, days, series, show, open, end = undefined) {
   const most = end ?? rounded(Math.max(0, ...series.flatMap(([, values]) => values)));
   const x = (at) => LEFT + ((at + 0.5) * (WIDTH - LEFT)) / days.length;
@@ -36,7 +37,7 @@ export function stacks(title, days, series, show, open) {
   return chart(title, days, series, show, open, most, drawn.flat());
 }
 
-// The upper end of an axis for values up to most. This number and its half have few digits.
+// The upper end of an axis for values up to most: a number that, like its half, has few digits.
 function rounded(most) {
   if (!most) return 1;
   const unit = 10 ** Math.floor(Math.log10(most));

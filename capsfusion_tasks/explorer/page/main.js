@@ -49,7 +49,7 @@ function around() {
   }
 }
 
-// Airflow's own address carries the state of the frame, so that it can be shared and loaded again.
+// Writes the frame's state into the address of Airflow's page, so that a user can share or reload this address.
 function tell() {
   const outer = around();
   if (!outer) return;
@@ -61,7 +61,7 @@ function recall() {
   const state = around()?.location.hash ?? "";
   if (!state.startsWith(MARK)) return;
   const asked = Object.fromEntries(new URLSearchParams(state.slice(MARK.length)));
-  // This address may have been opened in the tab of another run. Its state does not apply there.
+  // A user may open this address in the tab of another run. There, ignore its state.
   if (asked.dag === dag && asked.dag_run_id === dag_run_id || dag === undefined && !asked.dag)
     history.replaceState(null, "", query({ ...asked, ...tab }));
 }
