@@ -38,7 +38,7 @@ PARAMS = {
     "reason": Param(
         None,
         title="Reasons",
-        type=["null", "array"],  # null, because the form sends null when all chosen reasons were removed
+        type=["null", "array"],  # null, because the form sends it after a user removed all reasons
         items={"type": "string", "enum": list(REASONS)},
         examples=list(REASONS),
         description="Replay captions that were rejected for one of these reasons. Empty: for any reason.",
@@ -104,7 +104,7 @@ PARAMS = {
     description="Fuses the pairs of rejected captions again, and accepts the new captions that pass.",
     schedule=None,
     catchup=False,
-    rerun_with_latest_version=False,  # the DAG capsfusion says why
+    rerun_with_latest_version=False,  # dags/capsfusion.py says why
     max_active_runs=4,
     max_active_tasks=MAX_ACTIVE_TASKS,
     default_args=DEFAULT_ARGS,
@@ -119,7 +119,7 @@ def capsfusion_replay() -> None:
         """Selects the rejected captions, checks the budget, and cuts their pairs into work units."""
         context = get_current_context()
         params = context["params"]
-        with working() as work:  # the settings of the daily runs, without this run's Params
+        with working() as work:  # with the settings of the daily runs, not this run's Params
             selection = replay_of(context, params["fusion_id"] or work.decoding.fusion_id)
         with planning(context) as work:
             context["ti"].xcom_push(FUSION_KEY, work.decoding.fusion_id)

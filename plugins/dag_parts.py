@@ -159,7 +159,7 @@ def asked(loaded: Any) -> Any:
     question = GateQuestion(
         task_id="ask",
         trigger_rule=TriggerRule.ALL_DONE,
-        execution_timeout=timedelta(minutes=15),  # limits the time to ask; the wait for the answer has its own limit
+        execution_timeout=timedelta(minutes=15),  # of the task itself; the wait for an answer does not count
         # Retry soon if Airflow considers the task crashed after an answer (plugins/kept_answer.py).
         retry_delay=timedelta(seconds=5),
         doc_md="Asks whether to load the units that the gate holds. Skipped if it holds none.",

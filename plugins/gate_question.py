@@ -44,7 +44,8 @@ class GateQuestion(HITLOperator):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        # execute sets the real timeout. With None here, Airflow would drop the execution_timeout.
+        # A placeholder until execute sets the real response_timeout. Without a response_timeout, Airflow would drop the
+        # execution_timeout.
         default = timedelta(days=1)
         super().__init__(subject="Load what the gate holds?", options=[*ANSWERS], response_timeout=default, **kwargs)
 
@@ -80,7 +81,7 @@ class GateQuestion(HITLOperator):
         return self._settle(context, asked, kept)
 
     def _settle(self, context: Context, asked: Any, answer: Any) -> list[dict[str, Any]]:
-        """Write the answer to the ledger. Returns the units to load. Raises InputError if any is kept out."""
+        """Write the answer to the ledger. Returns the units to load. Raises InputError if units are kept out."""
         chosen, user, at = answer["chosen"], answer["user"], datetime.fromisoformat(answer["at"])
         with working() as work:
             units = gate_tasks.answer(work, asked, ANSWERS[chosen], user, at)

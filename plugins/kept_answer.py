@@ -37,7 +37,7 @@ class KeptAnswer:
     @hookimpl
     def on_task_instance_failed(self, task_instance: TaskInstance) -> None:
         if inspect(task_instance, raiseerr=False) is None or task_instance.operator != OPERATOR:
-            return  # this call is in a worker, or for another task
+            return  # a worker makes this call, or the task asks no question
         # Imported here, because tasks load plugins, too, but have no access to Airflow's database.
         from airflow.models.hitl import HITLDetail
         from airflow.models.taskinstance import TaskInstance
@@ -47,8 +47,8 @@ class KeptAnswer:
         if session is None:
             return
         scope = TaskScope(task_instance.dag_id, task_instance.run_id, task_instance.task_id, task_instance.map_index)
-        # Find the task by its names, because Airflow has given the next try another id, which is not in the database
-        # yet.
+        # Find the task by the names of its DAG, run and task, because Airflow has given the next try another id, which
+        # is not in the database yet.
         found = session.execute(
             select(HITLDetail.chosen_options, HITLDetail.responded_by, HITLDetail.responded_at)
             .join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)

@@ -19,7 +19,7 @@ _Arguments = ParamSpec("_Arguments")
 
 
 def is_on() -> bool:
-    """Whether Airflow sends events. If it sends none, OpenLineage's client is not imported."""
+    """Whether Airflow sends OpenLineage events. If it sends none, OpenLineage's client is not imported."""
     if find_spec("airflow.providers.openlineage") is None:
         return False
     from airflow.providers.openlineage import conf
@@ -44,7 +44,7 @@ def _sent(describe: Callable[_Arguments, TaskLineage | None]) -> Callable[_Argum
                     additional_run_facets=lineage.run_facets,
                     raise_on_error=True,
                 )
-        except Exception:  # do not fail the task, because a retry would do its work again
+        except Exception:  # do not fail the task, because a retry would repeat finished work
             log.exception("could not tell OpenLineage what this task read and wrote; the task itself is done")
 
     return send

@@ -32,7 +32,7 @@ class RetryBackoff(ExceptionRetryPolicy):
         decision = super().evaluate(exception, try_number, max_tries, context)
         if decision.action is RetryAction.FAIL:
             return decision
-        # Clearing a task sets max_tries to the number of its past tries plus its retries.
+        # Count from the last clear, which set max_tries to the number of past tries plus the retries.
         tries = max(1, try_number - (max_tries - RETRIES))
         if tries > RETRIES:
             return RetryDecision.default()

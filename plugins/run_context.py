@@ -1,6 +1,6 @@
 """Reads what a task needs from Airflow: Params, the Connection for S3, and the run's interval or replay.
 
-``context`` is Airflow's context of a task. ``work`` is the pipeline's: settings, staging area and warehouse.
+``context`` is Airflow's context of a task. ``work`` is the pipeline's own context: settings, staging area, warehouse.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-# Names of the Params that override the settings of the same name.
+# Params that override the settings of the same names.
 DECODING = ("model", "dtype", "prompt", *KNOBS)
 LONGEST_LABEL = 50  # number of characters that the UI's lists of tasks show
 FUSION_KEY = "fusion_id"  # key of an XCom of the task plan: the fusion_id of its units
@@ -36,8 +36,8 @@ FUSION_KEY = "fusion_id"  # key of an XCom of the task plan: the fusion_id of it
 def planning(context: Context) -> Iterator[PipelineContext]:
     """The pipeline's context for a task that decides how to fuse. The run's Params override the settings.
 
-    If no Param is set and the run has units that are not loaded, the decoding of these units counts. A backfill that
-    runs the run again clears its Params, but must continue its units.
+    If no Param is set and the run has units that are not loaded, the decoding of these units is used. A backfill that
+    reruns the run clears the run's Params, but must continue the run's units.
     """
     use_aws_connection()
     params = context["params"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KEY = "note"
 CHECKED = "checked"  # key of the XCom of the task "check", with its findings
 UNCHECKED = {"findings": None, "text": "check: it could not be done"}
-AUTHOR = "capsfusion"  # the note's user, which marks it as not written by a person
+AUTHOR = "capsfusion"  # the user of notes that this module writes, to tell them from notes of people
 _EARLIER_HEAD = "Report:"  # notes of earlier versions begin with this text and have no user
 # Most characters of a note, the size of its column; a longer note would break the scheduler's transaction.
 _LONGEST = 1000
@@ -65,8 +65,8 @@ class RunNote:
         session = object_session(dag_run)
         if session is None:
             return
-        # If the scheduler starts a run while a user marks it as failed, both write its first note. The second waits
-        # here.
+        # If the scheduler starts a run while a user marks the run as failed, two processes write its first note. The
+        # second process waits here, and then finds the first one's note.
         session.flush()
         session.execute(select(DagRun.id).where(DagRun.id == dag_run.id).with_for_update())
         session.expire(dag_run, ["dag_run_note"])
@@ -84,7 +84,7 @@ class RunNote:
 
 
 def compose(report: dict[str, Any], checked: dict[str, Any] | None = None, about: Sequence[str] = ()) -> str:
-    """The note's headline and lines: first failures, because the end may be cut off, then facts ``about`` the run."""
+    """The report as text: headline, failures (early, because the end may be cut off), facts ``about`` the run, rest."""
     headline, failed, done = report["headline"], report["failures"], report["lines"]
     if checked:
         count = checked["findings"]
@@ -95,7 +95,7 @@ def compose(report: dict[str, Any], checked: dict[str, Any] | None = None, about
 
 
 def as_note(report: str, end: str = "") -> str:
-    """The report as Markdown, with ``end`` below it: first line, and a list of the others. Cut to Airflow's limit."""
+    """The report as Markdown: its first line, a list of its other lines, and ``end``. Cut to Airflow's limit."""
     headline, *lines = [line.strip() for line in report.splitlines() if line.strip()]
     note, items = as_text(headline), [f"\n- {as_text(line)}" for line in lines]
     if items:
@@ -125,7 +125,7 @@ def _link(dag_run: DagRun) -> str:
 
 
 def as_text(line: str) -> str:
-    """``line`` in Markdown that shows it as it is."""
+    """Markdown that shows ``line`` as it is. Cuts a long line."""
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE - 1]}…"
     if _PLAIN.fullmatch(line) and "://" not in line and "www." not in line.lower():

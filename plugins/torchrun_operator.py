@@ -29,7 +29,7 @@ class TorchrunOperator(BaseOperator):
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(unit, dict):  # checks a literal in a DAG; execute checks values that another task returned
+        if isinstance(unit, dict):  # written in the DAG; execute checks a unit that another task returned
             Unit(**unit)
         self.unit = unit
         self._torchrun: Torchrun | None = None
@@ -63,7 +63,7 @@ class TorchrunOperator(BaseOperator):
         return figures
 
     def on_kill(self) -> None:
-        # Airflow sends SIGKILL five seconds later, so signal torchrun and return. torchrun ends its ranks; they run in
-        # sessions of their own, which Airflow's signals do not reach.
+        # Airflow sends SIGKILL five seconds later, so signal torchrun and return. torchrun ends its ranks. Airflow's
+        # signals do not reach the ranks, because each runs in a session of its own.
         if self._torchrun:
             self._torchrun.terminate()

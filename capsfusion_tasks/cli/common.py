@@ -109,7 +109,7 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         if problems := unusable(os.environ):  # check variables before the command imports the libraries that read them
-            raise InputError("the environment cannot be used: " + "; ".join(problems))
+            raise InputError("environment variables that cannot be used: " + "; ".join(problems))
         try:
             command(**arguments)
         except KeyboardInterrupt:

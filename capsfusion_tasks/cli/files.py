@@ -36,8 +36,8 @@ def fuse(
             parser=local_path,
             metavar="IN",
             show_default=False,
-            help="Files with both captions: .json, .jsonl, .ndjson, .csv, .tsv (also .gz) or .parquet; or folders of"
-            " such files, or patterns in quotes.",
+            help="Files with raw and synthetic captions: .json, .jsonl, .ndjson, .csv, .tsv (also .gz) or .parquet; or"
+            " folders of such files, or patterns in quotes.",
         ),
     ],
     target: Annotated[
@@ -45,14 +45,14 @@ def fuse(
         typer.Argument(
             parser=local_path,
             metavar="OUT",
-            help="The same rows in the same order, with capsfusion added, in any of these formats. For more than one"
-            " file, a folder.",
+            help="File for the same rows in the same order, with the column capsfusion added, in any of these formats."
+            " For more than one file, a folder.",
         ),
     ],
     raw_column: RawColumn = "laion_2b",
     synthetic_column: SyntheticColumn = "laion_coco",
     id_column: Annotated[
-        str | None, typer.Option(help="A column whose values identify rows in messages.", metavar="NAME")
+        str | None, typer.Option(help="Column with ids, which messages show beside row numbers.", metavar="NAME")
     ] = None,
     model: Model = None,
     prompt: PromptFile = None,
@@ -61,24 +61,26 @@ def fuse(
     keep_beams: KeepBeams = None,
     engine: Annotated[
         Literal["native", "transformers"] | None,
-        typer.Option(help="native: LLaMA, Mistral, Qwen; transformers: all others. Default: native."),
+        typer.Option(help="native: for LLaMA, Mistral and Qwen. transformers: for all models. Default: native."),
     ] = None,
     dtype: Dtype = None,
     nproc_per_node: Annotated[
-        str | None, typer.Option(help="Processes to start. auto: one per GPU, or one.", metavar="auto|N")
+        str | None, typer.Option(help="Processes to start. auto: one per GPU, or one on the CPU.", metavar="auto|N")
     ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(help="Rows that a process fuses together. Default: what fits in GPU memory; 32 on a CPU.", min=1),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Use finished rows of an earlier try, in OUT.parts.")] = True,
+    resume: Annotated[bool, typer.Option(help="Continue from the rows that an earlier try left in OUT.parts.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT and the file of --stats.")] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Fuse only the files whose outputs are not in OUT.")
     ] = False,
     stats: Annotated[
         Path | None,
-        typer.Option(parser=local_path, metavar="FILE", help="Write rows, tokens and device seconds as JSON."),
+        typer.Option(
+            parser=local_path, metavar="FILE", help="Write a JSON file with counts: rows, tokens, device seconds."
+        ),
     ] = None,
 ) -> None:
     """Fuse the pairs of files. Rows keep their order and their columns. A second run resumes a stopped one.

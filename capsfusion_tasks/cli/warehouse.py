@@ -63,7 +63,7 @@ def export(
         str | None,
         typer.Option(
             metavar="all|NAME,…",
-            help="More columns of the view captions than image_url, laion_2b, laion_coco, capsfusion.",
+            help="Columns of the view captions to export besides image_url, laion_2b, laion_coco and capsfusion.",
         ),
     ] = None,
     fusion: Annotated[
