@@ -126,7 +126,7 @@ def settings_to_read(**overrides: Any) -> Settings:
     """
     settings = load_settings(**overrides)
     if settings.warehouse_url is None:
-        if not os.path.isdir(settings.home / "postgres"):  # also False if this user may not read the folder
+        if not os.path.isdir(settings.home / "postgres"):  # isdir is also False if this user may not read home
             raise InputError(
                 f"there is no warehouse in {settings.home} yet: set CAPSFUSION_HOME or CAPSFUSION_WAREHOUSE_URL to look"
                 " elsewhere, or start with capsfusion demo or capsfusion run"

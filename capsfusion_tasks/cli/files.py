@@ -154,7 +154,9 @@ def validate(
     source: Annotated[
         Path,
         typer.Argument(
-            parser=local_path, metavar="IN", help="JSON, JSON lines, CSV or Parquet with both sources and a caption."
+            parser=local_path,
+            metavar="IN",
+            help="JSON, JSON lines, CSV or Parquet file with raw, synthetic and fused captions.",
         ),
     ],
     column: Annotated[str, typer.Option(help="The column of the captions to validate.", metavar="NAME")] = "capsfusion",

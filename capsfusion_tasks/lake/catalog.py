@@ -1,7 +1,8 @@
 """Opens the Iceberg catalog and the table of captions that ``CAPSFUSION_LAKE_TABLE`` names.
 
 The catalog is ``capsfusion`` in PyIceberg's own configuration: ``.pyiceberg.yaml``, or the environment variables
-``PYICEBERG_CATALOG__CAPSFUSION__…``. Without one, its tables lie in the warehouse and its files in ``CAPSFUSION_HOME``.
+``PYICEBERG_CATALOG__CAPSFUSION__…``. Without such a configuration, the catalog's own tables are in the warehouse, and
+the files of the Iceberg table are in ``CAPSFUSION_HOME``.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def open_lake(settings: Settings, warehouse: Warehouse) -> Iterator[Lake]:
     """The lake of ``settings``.
 
     Raises InputError without ``CAPSFUSION_LAKE_TABLE``, without PyIceberg, and for a configuration that PyIceberg
-    refuses; NotReadyError if the catalog or the files cannot be reached, also in the block.
+    refuses; NotReadyError if the catalog or the files cannot be reached, now or later in the block.
     """
     if settings.lake_table is None:
         raise InputError("CAPSFUSION_LAKE_TABLE is not set: name an Iceberg table in it, as in captions.fused")

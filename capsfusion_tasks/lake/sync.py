@@ -92,7 +92,7 @@ def _written_units(table: Table) -> dict[str, tuple[int, int]]:
 
 
 def _write(table: Table | None, unit: LakeUnit, rows: pa.Table, *, again: bool) -> int | None:
-    """Replace the unit's rows in the table by its current rows. Returns the snapshot."""
+    """Replace the rows of ``unit`` in the table by ``rows``. Returns the id of the snapshot. None: nothing to write."""
     from pyiceberg.expressions import And, EqualTo
 
     if table is None or not (again or rows.num_rows):

@@ -96,7 +96,7 @@ def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list
     """Files of units loaded longer than ``keep`` ago, and files older than ``safe_age`` that no process is writing.
 
     An interval or a replay with a unit that is not loaded keeps all of its files. Raises InputError if the ledger
-    does not belong to the staging area, because it does not know which of its files are needed.
+    does not belong to the staging area, because such a ledger does not say which files are needed.
     """
     storage = context.storage
     files = storage.tree()

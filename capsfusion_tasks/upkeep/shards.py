@@ -127,7 +127,7 @@ def _buckets(
 
 
 def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]:
-    """Findings about bucket files whose shard is in no interval's list. Each join reads all files of its bucket."""
+    """Findings about bucket files whose shard is in no interval's list. Joins read these files, too."""
     listed = {shard.shard_id for shards in evidence.lists.values() for shard in shards}
     for shard_id in files.keys() - listed:
         if not all(evidence.old(file) for file in files[shard_id].values()):

@@ -76,7 +76,7 @@ def _caption_columns(*behind_caption: Column[Any]) -> list[Column[Any]]:
 
 
 def _license() -> Column[Any]:
-    """LAION's LICENSE of the image. Null where LAION has a question mark, so it takes no space in most rows."""
+    """LAION's LICENSE of the image. Null if LAION has a question mark, as in most rows, because nulls take no space."""
     return text_column("license", nullable=True)
 
 
@@ -97,7 +97,7 @@ def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
         *columns,
         PrimaryKeyConstraint("pair_id", "fusion_id"),
         Index(None, "unit_id"),
-        # Hash indexes for equality: their size does not depend on the text's length, and updates are cheaper.
+        # Hash indexes, for searches of a whole text: their size does not depend on its length, updates are cheaper.
         Index(None, "image_url", postgresql_using="hash"),
         Index(None, "loaded_at", "pair_id"),
         Index(None, "fusion_id", "loaded_at", "pair_id"),

@@ -26,7 +26,7 @@ _CERTAIN = ("prompt_digest", "tokenizer_digest", "engine", "num_beams", "max_new
 
 @dataclass(frozen=True)
 class EarlierFusion:
-    """A fusion of an earlier version that may have the same decoding. ``rows``: number of rows loaded under it."""
+    """A fusion of an earlier version that may equal a given decoding. ``rows``: number of rows loaded under it."""
 
     fusion_id: str
     rows: int
@@ -100,7 +100,7 @@ def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
 
 
 def earlier(connection: Connection, decoding: Decoding) -> list[EarlierFusion]:
-    """Fusions of earlier versions that may equal ``decoding``, with their loaded rows. Their records are incomplete."""
+    """Fusions of earlier versions that may equal ``decoding``, because their records are incomplete."""
     rows = func.coalesce(func.sum(work_units.c.rows_in).filter(work_units.c.state == "loaded"), 0).label("rows")
     statement = (
         select(fusions, rows)

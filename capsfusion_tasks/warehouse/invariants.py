@@ -19,7 +19,7 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 
 @dataclass(frozen=True)
 class LedgerShard:
-    """A shard in the ledger. ``dropped``: reason → rows."""
+    """A shard in the ledger. ``dropped``: reason → number of rows that the pull did not keep."""
 
     shard_id: str
     side: Side

@@ -26,7 +26,7 @@ def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:
     if url.password is not None:
         environment["PGPASSWORD"] = str(url.password)
     own = str(BINARIES / "psql")
-    # Use the server's own psql, because an older one does not know all parameters.
+    # The embedded server's own psql, because an older psql does not know all parameters of the server's URL.
     program = own if is_embedded(url) else shutil.which("psql") or own
     shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
     return [program, libpq_uri(shown)], environment

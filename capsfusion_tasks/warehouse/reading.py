@@ -24,7 +24,7 @@ def reading(warehouse: Warehouse, seconds: int) -> Iterator[Connection]:
 
 @contextmanager
 def writing(warehouse: Warehouse, seconds: int, what: str) -> Iterator[Connection]:
-    """A transaction that may write. ``what`` it writes is a text for errors.
+    """A transaction that may write. ``what``: words for errors that say what it writes.
 
     Raises InputError if the login may only read, and NotReadyError like ``reading``.
     """
