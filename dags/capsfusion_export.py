@@ -45,7 +45,7 @@ PARAMS = {
 def capsfusion_export() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def export() -> Json:
-        """Writes the captions and a manifest. If it is cleared, it continues after the last finished file."""
+        """Writes the captions and a manifest. If the task is cleared, it continues after the last finished file."""
         params = get_current_context()["params"]
         with working() as work:
             wanted = CaptionFilter.of_param(params["filter"]) or CaptionFilter()

@@ -155,7 +155,7 @@ def each_unit(unit: Json) -> None:
 
 
 def asked(loaded: Any) -> Any:
-    """Tasks that run after all units are ``loaded`` or held: ask about held units, and load those that are accepted."""
+    """The tasks after ``loaded``: one asks about units that the gate holds, one loads those that the answer lets in."""
     question = GateQuestion(
         task_id="ask",
         trigger_rule=TriggerRule.ALL_DONE,

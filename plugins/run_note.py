@@ -23,7 +23,7 @@ CHECKED = "checked"  # key of the XCom of the task "check", with its findings
 UNCHECKED = {"findings": None, "text": "check: it could not be done"}
 AUTHOR = "capsfusion"  # the user of notes that this module writes, to tell them from notes of people
 _EARLIER_HEAD = "Report:"  # notes of earlier versions begin with this text and have no user
-# Most characters of a note, the size of its column; a longer note would break the scheduler's transaction.
+# Length limit of a note, the size of its column. A longer note would break the scheduler's transaction.
 _LONGEST = 1000
 _LONGEST_LINE = 400
 _REST = "- … the log of the task report has the rest"

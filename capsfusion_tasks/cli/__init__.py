@@ -101,7 +101,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _exit_on_signal)
     log_to_stderr(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # escape characters that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # show escapes for characters that the terminal cannot show
     try:
         app()
     except InputError as error:

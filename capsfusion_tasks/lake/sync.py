@@ -80,7 +80,7 @@ def sync(
 
 
 def _written_units(table: Table) -> dict[str, tuple[int, int]]:
-    """Unit → its number of superseded rows at its last write, and the snapshot. Read from the table's history."""
+    """From the table's history: unit → number of superseded rows when it was last written, id of that snapshot."""
     from pyiceberg.table.snapshots import ancestors_of
 
     found: dict[str, tuple[int, int]] = {}

@@ -105,7 +105,7 @@ def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list
         units = invariants.ledger_units(connection, EVERYTHING)
         _require_same(storage, files, set(invariants.ledger_shards(connection)))
     found = [
-        # A unit that is not in the ledger may be about to be registered by a plan.
+        # Keep young units that are not in the ledger, because a plan may be about to register them.
         *_units(context, files, units, now - keep, unknown_before=now - max(keep, safe_age)),
         *_replays(storage, files, units, now - max(keep, safe_age)),
     ]

@@ -97,7 +97,8 @@ def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
         *columns,
         PrimaryKeyConstraint("pair_id", "fusion_id"),
         Index(None, "unit_id"),
-        # Hash indexes, for searches of a whole text: their size does not depend on its length, updates are cheaper.
+        # Hash indexes, because only equal texts are searched. The size of such an index does not depend on the length of
+        # the texts, and updates are cheaper.
         Index(None, "image_url", postgresql_using="hash"),
         Index(None, "loaded_at", "pair_id"),
         Index(None, "fusion_id", "loaded_at", "pair_id"),

@@ -15,7 +15,7 @@ from capsfusion_tasks.warehouse.ledger_tables import shards, work_units
 
 SEARCHED = {"fused": "capsfusion", "raw": "laion_2b", "synthetic": "laion_coco"}  # CaptionFilter.within → column
 ENGLISH: ColumnElement[str] = literal_column("'english'")
-_MOST_NAMED = 200  # most shards or runs that may have the given part of a name
+_MOST_NAMED = 200  # at most so many shards or runs may have the given part of a name
 
 
 class UnclearFilter(InputError):
@@ -125,7 +125,7 @@ def conditions(connection: Connection, wanted: CaptionFilter) -> Conditions:
 
 
 def _shard_ids(connection: Connection, shard: str | None) -> list[str]:
-    """Ids of the shards whose id or path is ``shard``. If there are none: of those with ``shard`` in their path.
+    """Ids of the shards whose id or path is ``shard``. If there is none: of those with ``shard`` in their path.
 
     A replaced file is a new shard, so several shards can have the same path.
     """

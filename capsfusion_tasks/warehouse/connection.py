@@ -92,8 +92,8 @@ def _require_utf8(connection: Connection) -> None:
 def _change_schema(engine: Engine, revision: str | None, migrate: bool) -> None:
     if revision is not None and revision not in known_revisions():
         raise InputError(
-            f"the warehouse {describe(engine.url)} has the schema of a newer release ({revision}; this one knows up to "
-            f"{head_revision()}); upgrade capsfusion-pipeline here"
+            f"the warehouse {describe(engine.url)} has the schema of a newer release ({revision}; this release knows up"
+            f" to {head_revision()}); upgrade capsfusion-pipeline here"
         )
     if not migrate:
         found = "no tables yet" if revision is None else f"an old schema ({revision}, expected {head_revision()})"

@@ -16,7 +16,7 @@ from capsfusion_tasks.warehouse.ledger_tables import work_units
 from capsfusion_tasks.warehouse.matches import BINS, Bins, Matches, Stock, matches
 
 ENDS = {"caption_words": 60.0}  # score → upper end of its histogram; 1 for all other scores
-_VALUES = 14  # most values to show for a facet
+_VALUES = 14  # largest number of values to show for a facet
 
 
 @dataclass(frozen=True)

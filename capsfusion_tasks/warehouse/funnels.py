@@ -35,7 +35,7 @@ HISTOGRAMS = {
     "novelty": 1,
     "invention": 1,
 }
-_BINS = 60  # most bins in a chart of the throughput
+_BINS = 60  # largest number of bins in a chart of the throughput
 _BIN_SECONDS = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
 
 _units = work_units.c

@@ -1,8 +1,8 @@
 """Counts the captions of one table that match a filter: exactly, or estimated from a sample.
 
-Few matches are counted. Otherwise the sample consists of the first rows of units from all times. These are random rows,
-because a unit's rows are stored in the order of their pair_id, which is a digest. The time does not grow with the
-table.
+If there are only a few matches, counts them all. Otherwise the sample is the first rows of units from all times. These
+are random rows, because a unit's rows are stored in the order of their pair_id, which is a digest. The time that this
+takes does not grow with the table.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from capsfusion_tasks.warehouse.conditions import Conditions, bitmaps_only
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 from capsfusion_tasks.warehouse.readable import readable_sql
 
-MOST = 10_000  # most captions that are counted one by one
+MOST = 10_000  # largest number of captions to count one by one
 MILLISECONDS = 120  # time limit for counting the captions of a table one by one
 BINS = 20
 _SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000  # rows; a search for words has to split each caption, which takes 25 µs

@@ -116,7 +116,7 @@ def rejected_pairs(
         sql.SQL("").join(tried.format(sql.Identifier(table), sql.Literal(untried_under)) for table in tables),
         sql.SQL("") if most is None else sql.SQL(" limit {}").format(sql.Literal(most)),
     )
-    # With COPY, the driver's default: without it the driver holds the whole result.
+    # With COPY, which is the driver's default. Without COPY, the driver would hold the whole result in memory.
     with adbc_session(warehouse, read_only=True) as connection, connection.cursor() as cursor:
         cursor.execute(query.as_string())
         for batch in batches(warehouse, connection, cursor.fetch_record_batch()):

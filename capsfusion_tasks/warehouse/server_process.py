@@ -38,8 +38,7 @@ def start(data: Path) -> None:
     """
     try:
         if is_running(data) and _is_stopping(data):
-            # The process that was stopping the server must have been killed. Otherwise it would still hold
-            # embedded.py's lock.
+            # Another process began to stop the server and was killed. Otherwise it would still hold embedded.py's lock.
             stop(data)
         if not is_running(data):
             _let_in(data)
@@ -165,7 +164,7 @@ def _run(command: str, *arguments: str, cwd: Path) -> None:
         {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    # Output goes to a file. The server inherits it, and would keep a pipe open as long as it runs.
+    # To a file, because the server inherits the output: it would keep a pipe open as long as it runs.
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         code = subprocess.run(
             [str(BINARIES / command), *arguments],

@@ -1,4 +1,4 @@
-"""Adds to units whether they replace existing captions. Loading needs this, because settings may change meanwhile."""
+"""Adds a column to units: whether they replace existing captions. The settings may change until a unit is loaded."""
 
 from __future__ import annotations
 

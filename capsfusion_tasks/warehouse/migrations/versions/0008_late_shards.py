@@ -1,4 +1,4 @@
-"""Adds to shards which interval took them, if they came after the list of their own interval was frozen."""
+"""Adds a column to shards: which interval took a late shard, because the list of its own interval was frozen."""
 
 from __future__ import annotations
 
