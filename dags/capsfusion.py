@@ -49,7 +49,7 @@ from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.tasks import interval_tasks, metrics, unit_tasks
 
-SOURCES = "sources"  # key of an XCom of discover, for runs without shards: the dates of the sources' shards
+SOURCES = "sources"  # key of an XCom of discover, set only if the run has no shards: the dates of the sources' shards
 
 # The first Param's description has this hint, because Airflow's form has no other place above the Params.
 BACKFILL_HINT = (

@@ -56,7 +56,7 @@ class WebhookAlert(BaseNotifier):
 
 
 def on_failure() -> list[Callable[[Context], None]]:
-    """The callbacks of a DAG for a failed run: one alert. Empty if no Connection is named."""
+    """The ``on_failure_callback`` of a DAG: one alert. Empty if CAPSFUSION_ALERT_CONN_ID is not set."""
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
     # A run triggered without a logical date has no data interval.
     text = (
@@ -80,13 +80,13 @@ class QuestionAlert(WebhookAlert):
 
 
 def question(text: str) -> list[BaseNotifier]:
-    """The notifiers of a task that asks a question: one alert. Empty if no Connection is named."""
+    """The notifiers of a task that asks a question: one alert. Empty if CAPSFUSION_ALERT_CONN_ID is not set."""
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
     return [QuestionAlert(conn_id, "{{ dag.dag_id }} asks: " + text)] if conn_id else []
 
 
 def deadline() -> DeadlineAlert | None:
-    """The deadline of a DAG: a day after the average duration of the last ten runs. None if no Connection is named.
+    """The deadline of a run: a day after the average duration of the last ten. None without CAPSFUSION_ALERT_CONN_ID.
 
     Before the first run has succeeded, there is no deadline. Does not use DAGRUN_QUEUED_AT, because with such a
     deadline Airflow 3.3.2 answers 500 when a task is cleared.

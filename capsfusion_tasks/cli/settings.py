@@ -84,7 +84,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value in the form that the environment variable has."""
+    """``value`` in the form that an environment variable has."""
     if isinstance(value, tuple):
         return ",".join(value)
     if isinstance(value, float):

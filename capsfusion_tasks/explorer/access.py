@@ -37,7 +37,7 @@ class WarehouseAccess:
 
     @contextmanager
     def writable(self, what: str) -> Iterator[Connection]:
-        """A transaction that may write. Errors name ``what`` it writes. Raises what ``connection`` raises."""
+        """A transaction that may write. ``what``: what it writes, in words for errors. Raises like ``connection``."""
         with writing(self._warehouse(), SECONDS, what) as connection:
             yield connection
 

@@ -38,7 +38,7 @@ class Finding:
 def explain(
     texts: tuple[str, str, str], codes: list[str], scores: dict[str, float | None], rules: RuleSettings
 ) -> tuple[list[Finding], list[Piece]]:
-    """A finding for each of ``codes``, and the caption in pieces: those that a finding is about are marked.
+    """A finding for each of ``codes``, and the caption in pieces. Pieces that a finding is about are marked.
 
     ``texts``: raw, synthetic and fused caption.
     """

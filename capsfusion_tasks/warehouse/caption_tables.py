@@ -76,7 +76,7 @@ def _caption_columns(*behind_caption: Column[Any]) -> list[Column[Any]]:
 
 
 def _license() -> Column[Any]:
-    """LAION's LICENSE of the image. Null if LAION has a question mark, as in most rows, because nulls take no space."""
+    """LAION's LICENSE of the image. Most rows have a question mark. It becomes null, because nulls take no space."""
     return text_column("license", nullable=True)
 
 
@@ -97,8 +97,8 @@ def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
         *columns,
         PrimaryKeyConstraint("pair_id", "fusion_id"),
         Index(None, "unit_id"),
-        # Hash indexes, because only equal texts are searched. The size of such an index does not depend on the length of
-        # the texts, and updates are cheaper.
+        # Hash indexes, because only equal texts are searched. Their size does not depend on the length of texts, and
+        # updates are cheaper.
         Index(None, "image_url", postgresql_using="hash"),
         Index(None, "loaded_at", "pair_id"),
         Index(None, "fusion_id", "loaded_at", "pair_id"),

@@ -1,5 +1,5 @@
 -- The warehouse's database roles. `capsfusion db upgrade` runs this file; an administrator can run it with psql -f.
--- Running it again changes nothing.
+-- Running this file again changes nothing.
 --
 --   capsfusion_owner   owns the schema and migrates it
 --   capsfusion_loader  reads and writes rows: for runs, replays, checks
@@ -45,8 +45,8 @@ begin
     end;
 
     begin
-        -- Make capsfusion_owner the owner of what this login has created. First the schema, because a role that owns
-        -- a table must have the right to create tables in the schema.
+        -- Make capsfusion_owner the owner of all that this login has created.
+        -- First the schema, because the owner of a table needs the right to create tables in the schema.
         if exists (
             select from pg_namespace where nspname = 'capsfusion' and nspowner <> 'capsfusion_owner'::regrole
         ) then
@@ -80,8 +80,8 @@ begin
         return;
     end;
 
-    -- By default every login may connect and create temporary tables, which loads need. Grant these rights again if an
-    -- administrator revoked them.
+    -- By default every login may connect and create temporary tables, which loads need.
+    -- Grant these rights again if an administrator has revoked them.
     for needed in
         select privilege, r as grantee
         from (values

@@ -20,7 +20,7 @@ _NEEDED = {
 def require_writable(connection: Connection) -> None:
     """Raise NotReadyError for a standby or a read-only database, InputError for a login without the rights to load."""
     url = connection.engine.url
-    # This setting is also on in a standby.
+    # transaction_read_only is also on in a standby.
     if connection.scalar(text("select current_setting('transaction_read_only')::boolean")):
         raise user_error(url, "", READ_ONLY)
     tables, privileges = zip(*((name, each) for name, needed in _NEEDED.items() for each in needed), strict=True)

@@ -28,8 +28,8 @@ export function badges(row) {
   );
 }
 
-// around: functions of the list. go(view, parameters) shows a view. step(n) returns the row n places after the open
-// row.
+// around: functions of the list. go(view, parameters) shows a view.
+// step(n) returns the row that is n rows after the open one.
 export async function openCaption(row, around) {
   context = around;
   try {

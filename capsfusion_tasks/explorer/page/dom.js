@@ -82,8 +82,7 @@ export function airflowLink(path, label) {
   return outsideLink(new URL(`../${path}`, new URL(".", location.href)).href, label);
 }
 
-// A link to a page outside the frame. The sandbox of Airflow's frame blocks such links, so the page around the frame
-// opens the link's page.
+// A link out of the frame. Airflow's sandbox blocks such links, so the page around the frame opens the address.
 export function outsideLink(href, label, newTab = false) {
   const follow = (event) => {
     if (window.parent === window) return;

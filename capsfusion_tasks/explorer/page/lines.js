@@ -5,8 +5,8 @@ const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [640, 180, 76, 24, 12];
 const COLOURS = 7;
 const SHORT = new Intl.NumberFormat("en", { notation: "compact" });
 
-// series: [name, values]; values has a number for each day, or null for a gap. end: the upper end of the axis. By
-// default it follows from the values.
+// series: [name, values]; values has a number for each day, or null for a gap.
+// end: the upper end of the axis; by default it follows from the values.
 export function lines(title, days, series, show, open, end = undefined) {
   const most = end ?? rounded(Math.max(0, ...series.flatMap(([, values]) => values)));
   const x = (at) => LEFT + ((at + 0.5) * (WIDTH - LEFT)) / days.length;

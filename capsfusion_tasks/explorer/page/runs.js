@@ -8,8 +8,8 @@ const place = document.getElementById("figures");
 const DAGS = ["capsfusion", "capsfusion_replay"];
 let request = new AbortController();
 
-// key: a dag_run_id, a replay, or start and end of an interval; and a fusion_id. Empty for all runs. dag: the DAG of
-// the run whose tab shows this page; undefined outside such a tab.
+// key: a dag_run_id, a replay, or start and end of an interval; and a fusion_id. Empty for all runs.
+// dag: the DAG of the run whose tab shows this page; undefined outside such a tab.
 export async function showRuns(key, address, dag) {
   const { go } = address;
   const alone = dag !== undefined; // in Airflow's tab of one run
