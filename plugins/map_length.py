@@ -13,7 +13,7 @@ def max_tasks() -> int:
 
 
 def require_mappable(count: int, what: str) -> None:
-    """Raise InputError if ``count`` is more mapped tasks than Airflow allows. ``what``: what has a task each."""
+    """Raise InputError if Airflow does not allow ``count`` mapped tasks. ``what``: what the tasks are for."""
     if count > (most := max_tasks()):
         raise InputError(
             f"{count} {what} need a task each, and Airflow allows {most}: set AIRFLOW__CORE__MAX_MAP_LENGTH to {count}"

@@ -51,7 +51,7 @@ def planning(context: Context) -> Iterator[PipelineContext]:
 
 @contextmanager
 def working() -> Iterator[PipelineContext]:
-    """The pipeline's context for all other tasks. They read a unit's decoding from the ledger."""
+    """The pipeline's context for tasks that do not use ``planning``. They read a unit's decoding from the ledger."""
     use_aws_connection()
     with open_context(load_settings()) as work:
         yield work

@@ -59,8 +59,8 @@ KeepBeams = Annotated[
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float8"] | None,
     typer.Option(
-        help="Number format of the model. auto: bfloat16 on a GPU, float32 on a CPU. Only float32 always gives the"
-        " same captions."
+        help="Number format of the model. auto: bfloat16 on a GPU, float32 on a CPU. Only with float32, a pair"
+        " gets the same caption every time."
     ),
 ]
 

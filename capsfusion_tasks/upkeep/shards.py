@@ -76,7 +76,7 @@ def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Fi
     elif entry.state == "discovered" and ((mark and evidence.old(mark)) or _passed_over(evidence, interval)):
         yield found("shard-not-pulled", what="its interval went on, but the ledger does not say that it was pulled")
     elif entry.state == "pulled" and (noted := evidence.marks.get(shard.shard_id)) and not _same(entry, noted):
-        what = f"the ledger has {entry.rows} rows, dropped {entry.dropped}; its pull recorded {noted}"
+        what = f"the ledger has {entry.rows} rows, dropped {entry.dropped}; the pull recorded {noted}"
         yield found("shard-counts-differ", what=what, repair=partial(_pull_again, evidence, shard))
 
 
@@ -123,7 +123,9 @@ def _buckets(
         if isinstance(has, str):
             yield found("bucket-file-unreadable", files[bucket].path, has)
         elif has != noted[bucket]:
-            yield found("bucket-file-rows", files[bucket].path, f"it has {has} rows, its pull recorded {noted[bucket]}")
+            yield found(
+                "bucket-file-rows", files[bucket].path, f"it has {has} rows, but the pull recorded {noted[bucket]}"
+            )
 
 
 def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]:
@@ -136,7 +138,7 @@ def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]
         said = f"in the ledger it is {entry.side}/{entry.path}" if entry else "it is not in the ledger either"
         what = f"{len(files[shard_id])} bucket files of shard {shard_id}, which is in no list of shards; {said}"
         where = next(iter(files[shard_id].values())).path
-        mend = "run again the interval in which it arrived" if entry else f"delete buckets/*/*/{shard_id}.*"
+        mend = "run the interval of the shard again" if entry else f"delete buckets/*/*/{shard_id}.*"
         yield Finding("bucket-files-of-unknown-shard", where, what, mend)
 
 

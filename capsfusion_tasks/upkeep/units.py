@@ -47,7 +47,7 @@ def _pairs(evidence: Evidence, unit: LedgerUnit) -> Finding | None:
     rows: int | str = evidence.footer_rows(path) if evidence.storage.exists(path) else "the file is missing"
     if rows == unit.rows_in:
         return None
-    what = f"{path} has {rows} rows, the plan {unit.rows_in}" if isinstance(rows, int) else f"{path}: {rows}"
+    what = f"{path} has {rows} rows, but the plan has {unit.rows_in}" if isinstance(rows, int) else f"{path}: {rows}"
     return Finding("unit-pairs", unit.unit_id, what, f"{REPAIR}, then {finish(unit)}", partial(_forget, evidence, unit))
 
 
@@ -79,7 +79,7 @@ def _validated(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
         return
     rows = evidence.footer_rows(path)
     if rows != unit.rows_in:
-        what = f"it has {rows} rows, the unit {unit.rows_in}" if isinstance(rows, int) else rows
+        what = f"it has {rows} rows, but the unit has {unit.rows_in}" if isinstance(rows, int) else rows
         repair = partial(_delete, evidence, unit, file)
         yield Finding("validated-broken", path, what, f"{REPAIR}, then {finish(unit)}", repair)
 

@@ -72,7 +72,9 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, ended: threading.
                 finally:
                     connection.invalidate()  # the lock ends with the connection, so do not pool it
         except OperationalError as error:
-            log.warning("lost the warehouse while fusing unit %s; fusing continues: %s", unit_id, error.orig)
+            log.warning(
+                "lost the connection to the warehouse while fusing unit %s; fusing continues: %s", unit_id, error.orig
+            )
             ended.wait(_BEAT_SECONDS)
 
 

@@ -207,7 +207,7 @@ form.addEventListener("change", (event) => {
   if (name !== "words" && (name !== "within" || form.elements.words.value.trim())) form.requestSubmit();
 });
 
-// The form's fields as the app's parameters. If the text is a URL or a pair_id, search for this URL or pair_id.
+// The form's fields as the app's parameters. If the words to search are a URL or a pair_id, looks up captions of it.
 function asked({ words, within, ...others }) {
   const text = words.trim();
   if (/^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i.test(text) || within === "pair_id") return { ...others, pair_id: text };
