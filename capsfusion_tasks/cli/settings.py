@@ -39,7 +39,7 @@ start in the folder where the command runs, and `~` is your home folder.
 
 def settings(
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print defaults and meanings as a Markdown page.")
+        bool, typer.Option("--markdown", help="Print defaults and meanings of all settings as a Markdown page.")
     ] = False,
 ) -> None:
     """Print all settings with their values. Passwords are hidden.

@@ -131,7 +131,7 @@ def interval_shards(connection: Connection, interval: Interval) -> list[str]:
 
 @dataclass(frozen=True)
 class Progress:
-    """``rows_per_second``: loaded rows by wall time. ``seconds_left``: time for the waiting rows at this speed."""
+    """``rows_per_second``: loaded rows per second of wall time. ``seconds_left``: until the waiting rows are loaded."""
 
     rows_per_second: float | None
     seconds_left: float | None

@@ -63,7 +63,7 @@ def start(data: Path) -> None:
 
 
 def stop(data: Path) -> None:
-    """Stop the server. If it hangs, kill it; it recovers at the next start.
+    """Stop the server. If the server hangs, kill it: PostgreSQL then recovers its data at the next start.
 
     PostgreSQL 18.4 hangs if one of its processes was killed just before.
     """
