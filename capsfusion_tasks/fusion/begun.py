@@ -1,4 +1,7 @@
-"""Records the decoding and the files that ``<OUT>.parts`` was started with, so that a retry continues the same work."""
+"""Records the decoding and the files of a ``capsfusion fuse`` when it starts, so that a retry continues the same work.
+
+The record is in the folder ``<OUT>.parts`` (``parts_folder.py``).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _NAME = "begun.json"
 
 
 class Begun(BaseModel):
-    """The record of a started ``<OUT>.parts``. ``files``: outputs below OUT, in the order of their row numbers."""
+    """The record. ``files``: the output files relative to OUT, in the order in which their rows are numbered."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,7 +33,7 @@ def is_begun(out: Path) -> bool:
 
 
 def read(parts: Path) -> Begun | None:
-    """The record. None: nothing was started, or an older version started it without a record."""
+    """The record in ``parts``. None if nothing was started there, or if an older version started without a record."""
     file = parts / _NAME
     return Begun.model_validate_json(file.read_bytes()) if file.exists() else None
 
@@ -53,20 +56,20 @@ def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None
     raise InputError(
         f"{parts} has rows of an earlier try with other settings"
         f" ({'; '.join(differing) or f'another version of {now.model} or of the prompt'}):"
-        " use those settings again to continue, or discard the rows with --no-resume"
+        " use the earlier settings again to continue, or discard the rows with --no-resume"
     )
 
 
 def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], list[InOut]]:
     """``files`` in the order of the earlier try, then new files. Raises InputError if a file of that try is missing.
 
-    Rows are numbered over all files, so adding or removing a file before others would shift their finished rows.
+    Rows are numbered over all files, so adding or removing a file would change the row numbers of all files after it.
     """
     by_place = {_place(each, out): each for each in files}
     if missing := [place for place in begun.files if place not in by_place]:
         raise InputError(
             f"the earlier try fused {missing[0]}{f' and {len(missing) - 1} more files' * (len(missing) > 1)}, which IN"
-            " does not name now: name the same files again to continue, or discard its rows with --no-resume"
+            " does not name now: name the same files again to continue, or discard the earlier rows with --no-resume"
         )
     kept = [by_place.pop(place) for place in begun.files]
     return kept, list(by_place.values())

@@ -1,4 +1,4 @@
-"""Writes the chunk files of a rank. The open chunk is rewritten with more rows until it is full or old."""
+"""Writes the chunk files of a rank. Each write replaces the open chunk by a longer one, until it is full or old."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.schemas import fused_schema
 from capsfusion_tasks.staging.storage import Storage
 
-# Seconds until a chunk is closed. Longer times make chunks that cost more per write; shorter times make more files to
-# read.
+# Age in seconds at which a chunk is closed. With a greater age, each write takes longer, because it writes all rows of
+# the open chunk again. With a smaller age, there are more files to read.
 CHUNK_SECONDS = 30.0
 
 
 class ChunkWriter:
-    """Takes rows and writes them. Never replaces files of another try, because that try may still run."""
+    """Writes finished rows to chunk files. Never replaces files of another try, because that try may still run."""
 
     def __init__(self, job: FuseJob, storage: Storage, store: Store, occupancy: Occupancy) -> None:
         self._job, self._storage, self._store, self._occupancy = job, storage, store, occupancy
         self._name: tuple[int, str] | None = None
-        # Time and occupancy at the last write of the open chunk, or at its start.
+        # The time and the engine's occupancy when a chunk was last written.
         self._last = (time.monotonic(), Occupancy())
         self._schema = fused_schema(with_beams=job.decoding.keep_beams)
         self._rows = self._schema.empty_table()
         self._begin()
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Take rows of ``fused_schema``. Full chunks are written at once."""
+        """Add ``rows`` (of ``fused_schema``) to the open chunk. Writes and closes each chunk that becomes full."""
         while rows:
             room = self._job.chunk_rows - self._rows.num_rows
             self._rows = pa.concat_tables([self._rows, pa.Table.from_pylist(rows[:room], self._schema)])
@@ -46,7 +46,7 @@ class ChunkWriter:
                 self._begin()
 
     def write(self) -> None:
-        """Write all rows that ``add`` has taken."""
+        """Write the open chunk, if it has rows that are not written yet."""
         if self._rows.num_rows > self._written:
             self._write()
         if self._written and self._last[0] > self._since + CHUNK_SECONDS:
@@ -64,8 +64,8 @@ class ChunkWriter:
             rows=self._rows.num_rows,
             prompt_tokens=pc.sum(self._rows["prompt_tokens"]).as_py(),
             caption_tokens=pc.sum(self._rows["caption_tokens"]).as_py(),
-            # The engine works on many rows at once, so each chunk gets the time since the last chunk. Only the sum is
-            # exact.
+            # The engine works on many rows at once, so a chunk's rows have no time of their own. Each chunk gets the
+            # time since the chunk before it. Only the sum over all chunks is exact.
             device_seconds=now - self._since,
             busy=occupancy.busy - self._counted.busy,
             slots=occupancy.slots - self._counted.slots,
@@ -75,7 +75,7 @@ class ChunkWriter:
         self._written = self._rows.num_rows
 
     def _new_path(self) -> str:
-        """``chunks/00012-5f0c1a.parquet``: a number that increases over all tries, and the name of this try."""
+        """Path such as ``chunks/00012-5f0c1a.parquet``: a number that increases over all tries, and the try's name."""
         first, this_try = self._name = self._name or self._agree()
         return f"{self._job.chunks}/{first + self._store.add('chunks', 1) - 1:05d}-{this_try}.parquet"
 

@@ -1,4 +1,4 @@
-"""Chunks: files of finished rows, in any order. A retry skips their rows, and later stages read them."""
+"""Chunks: files with finished rows, in any order. A retry does not fuse these rows again. Later stages read them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_READERS = 16  # files read at the same time, because each takes a few round trips to S3
+_READERS = 16  # number of files read at the same time, because each takes a few round trips to S3
 _KNOWN = "00000-known.parquet"
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk file: some columns of its rows (``fused_schema``), the fusion that made them, and its figures."""
+    """What was read from a chunk file: its rows with the columns asked for, the id of their fusion, and its figures."""
 
     path: str
     rows: pa.Table
@@ -43,7 +43,7 @@ class BrokenChunk(Exception):
 
 
 def input_digest(raw: str | None, synthetic: str | None) -> bytes:
-    """Digest of a row's two captions. Distinguishes null from empty text, and where the first text ends."""
+    """Digest of a row's two captions. Differs for null and empty text, and for ("ab", "c") and ("a", "bc")."""
     digest = hashlib.blake2b(digest_size=16)
     for text in (raw, synthetic):
         data = b"" if text is None else text.encode()
@@ -57,9 +57,10 @@ def publish(storage: Storage, path: str, rows: pa.Table, fusion_id: str, figures
 
 
 def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table, known: pa.Table) -> None:
-    """Write a chunk of captions that need no fusing: ``known`` has the columns of ``fused_schema`` without ``input``.
+    """Write a chunk with captions that are known already, so that their rows are not fused.
 
-    ``known["row"]`` are row numbers in ``pairs``. Device time counts as 0.
+    ``known`` has the columns of ``fused_schema`` except ``input``. ``known["row"]`` are row numbers in ``pairs``. The
+    chunk's device time is 0.
     """
     if not known.num_rows:
         return
@@ -106,7 +107,7 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
 
 
 def collect(storage: Storage, folder: str, fusion_id: str, rows: int, columns: list[str] = FUSED.names) -> pa.Table:
-    """The finished rows among 0 to ``rows`` - 1, in row order, each once. ``columns`` must include ``row``.
+    """The finished rows with numbers below ``rows``, in row order, each once. ``columns`` must include ``row``.
 
     Does not compare input digests, so use it only for pairs that cannot change, such as those of a unit.
     """
@@ -123,7 +124,7 @@ def figures(storage: Storage, folder: str, fusion_id: str, rows: int) -> tuple[p
 
 
 def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
-    """Each row once. If two tries finished a row, the first one counts."""
+    """The rows of ``chunks`` with numbers below ``rows``, each once. If two chunks have a row, the first one counts."""
     schema = pa.schema([FUSED_WITH_BEAMS.field(name) for name in columns])
     table = pa.concat_tables([schema.empty_table(), *(chunk.rows for chunk in chunks)])
     numbers = table["row"].to_numpy()

@@ -87,7 +87,10 @@ class Requests(Protocol):
     """A source of rows to fuse. More rows may become ready later."""
 
     def take(self, most: int, *, wait: bool) -> list[Request]:
-        """Up to ``most`` requests that are ready now. With ``wait``, an empty list means that there are no more."""
+        """Up to ``most`` requests that are ready now.
+
+        With ``wait``, waits until at least one is ready. Then an empty list means that no requests are left.
+        """
         ...
 
 
@@ -124,11 +127,14 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
     once. After other errors, the group of rows is halved until the failing row is alone. This row is set aside: it gets
     the error instead of a caption. A row whose scores are not finite is set aside, too.
 
-    Three errors end the run: a broken device, because every later row would fail as well; HOPELESS consecutive rows
-    that are set aside (raises the last row's error, or InputError if scores are not finite); and an error in
-    ``requests``.
+    The run ends with an error in three cases:
+
+    - The device is broken. Every later row would fail as well.
+    - HOPELESS consecutive rows are set aside. The error is that of the last of these rows, or InputError if the row's
+      scores are not finite.
+    - ``requests`` raises an error.
     """
-    set_aside: list[Completion] = []  # set aside since the last fused row; yielded after the next fused row
+    set_aside: list[Completion] = []  # rows set aside since the last fused row; yielded when another row is fused
     in_flight: dict[int, Request] = {}
     parts: list[Requests] = [requests]  # a stack of groups of rows: the last group is fused next
     while parts:
@@ -168,7 +174,10 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
 
 
 def _set_aside(completion: Completion, set_aside: list[Completion], error: Exception | None = None) -> None:
-    """Add a row without a caption to ``set_aside``. If that makes HOPELESS rows, raise ``error`` or InputError."""
+    """Add a row without a caption to ``set_aside``. If the list then has HOPELESS rows, raise an error.
+
+    The error is ``error``, or without one an InputError about scores that are not finite.
+    """
     log.warning("row %d gets no caption: %s", completion.row, completion.finish_reason.removeprefix("error: "))
     set_aside.append(completion)
     if len(set_aside) < HOPELESS:
@@ -182,7 +191,7 @@ def _set_aside(completion: Completion, set_aside: list[Completion], error: Excep
 
 
 def _release_tensors(error: BaseException) -> None:
-    """Release the tensors in the frames of ``error``, so that the next try has their memory."""
+    """Release the tensors that the traceback of ``error`` refers to, so that the next try can use their memory."""
     following: BaseException | None = error
     while following is not None:
         traceback.clear_frames(following.__traceback__)

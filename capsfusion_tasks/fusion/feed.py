@@ -19,7 +19,7 @@ from capsfusion_tasks.fusion.prompt import Prompt, is_empty_caption
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.staging.storage import Storage
 
-_AHEAD = 2  # claims that are prepared in advance; with more, other ranks would run out of rows too early
+_AHEAD = 2  # number of claims that a rank prepares in advance; with more, other ranks would run out of rows early
 
 
 @dataclass
@@ -32,10 +32,11 @@ class Prepared:
 
 
 class Feed:
-    """The unfinished rows that this rank claims. A thread prepares some of them in advance.
+    """The unfinished rows that this rank claims. A thread prepares the next rows in advance.
 
-    Ranks claim one range of rows after the other until none is left, so a rank with short captions takes more rows, and
-    no rank waits. The counter is in torchrun's store: it works across nodes and needs no other server.
+    Ranks claim one range of rows after the other until none is left. So a rank with short captions takes more rows, and
+    no rank waits. The counter of claimed ranges is in torchrun's store, which works across nodes and needs no other
+    server.
     """
 
     def __init__(self, job: FuseJob, storage: Storage, pairs: PairsInput, store: Store, tokenizer: Tokenizer) -> None:
@@ -47,7 +48,7 @@ class Feed:
         threading.Thread(target=self._run, name="feed", daemon=True).start()
 
     def next(self, *, wait: bool) -> Prepared | None:
-        """The next rows, or None if none are ready. With ``wait``, None means that there are no more."""
+        """The next rows, or None if none are ready. With ``wait``, waits for rows: None means that none are left."""
         if self._ended:
             return None
         try:
@@ -72,7 +73,7 @@ class Feed:
             self._ready.put(error)
 
     def _prepare(self) -> Iterator[Prepared]:
-        # Read only once, because no rank claims rows that another rank of this try has finished.
+        # The finished rows of earlier tries. Read them only once: rows that this try finishes are never claimed again.
         finished = FinishedRows(self._storage, self._job.chunks, self._job.fusion_id, ["row", "input"])
         while True:
             start = (self._store.add("claimed", 1) - 1) * self._job.claim_rows

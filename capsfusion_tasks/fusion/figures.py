@@ -10,7 +10,7 @@ from typing import Any
 class Figures:
     """Figures of fusing some rows: tokens, seconds of one device, and how full the engine's batches were.
 
-    A chunk's footer has its figures. A unit's figures are their sums over ranks and tries.
+    The figures of a unit are the sums of its chunks' figures, over all ranks and tries.
     """
 
     rows: int = 0
@@ -24,7 +24,7 @@ class Figures:
         return Figures(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures in the form that the ledger keeps for a unit. Rates are those of one device."""
+        """The figures in the form that the ledger keeps for a unit. Rates are per second of one device."""
         seconds = self.device_seconds
         return {
             "rows": self.rows,

@@ -1,4 +1,4 @@
-"""The captions of fused files, in the order of their rows, read from the chunks that ranks wrote."""
+"""Reads the captions of fused files from the chunks that ranks wrote, in the order of the files' rows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairColumns
 from capsfusion_tasks.schemas import fused_schema
 from capsfusion_tasks.staging.storage import Storage
 
-# A function that gets a table with both sources, the caption and its other beams. It returns the same rows with the
-# caption to take, and the number of that caption in the column ``beam`` (1: the best of the search).
+# A function that chooses between the captions of a row's beam search. It gets a table with the raw and the synthetic
+# caption, the best caption of the search, and the other ones. It returns the same rows with the chosen caption. The
+# column ``beam`` has the number of the chosen caption (1: the best of the search).
 TakeBeam = Callable[[pa.Table], pa.Table]
 
 
 class FailedRow(NamedTuple):
-    """A row without a caption: its number in its file from 0, the reason, and its id if the file has an id column."""
+    """A row without a caption: its number in its file (from 0), the reason, and its id if the file has an id column."""
 
     row: int
     reason: str
@@ -77,7 +78,7 @@ class FileCaptions:
         return captions
 
     def _fused(self, source: CaptionFile, piece: pa.Table, first: int) -> list[dict[str, Any]]:
-        """The finished rows of ``piece``. ``first``: the number of the first row of its file."""
+        """The finished rows of ``piece``, part of ``source``. ``first``: the number of the first row of ``source``."""
         start = self.figures.rows
         finished: dict[tuple[int, bytes], dict[str, Any]] = {}
         for made in self._finished.between(start, start + piece.num_rows).to_pylist():

@@ -1,4 +1,4 @@
-"""Digests of whole files, computed once for each file: a 13B model has 26 GB of weights."""
+"""Digests of whole files. A cache keeps each digest, because reading the 26 GB of a 13B model's weights takes long."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from capsfusion_tasks.errors import NotReadyError
 
 log = logging.getLogger(__name__)
 
-_THREADS = 8  # threads run in parallel, because hashing releases the interpreter's lock
+_THREADS = 8  # files hashed in parallel: hashing releases the interpreter's lock
 _TOLD_BYTES = 1 << 30
 
 
@@ -30,7 +30,7 @@ def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
     states = {file.resolve(): _state(file) for file in files}
     missing = [file for file, state in states.items() if known.get(str(file), ["", ""])[:-1] != state]
     if (size := sum(states[file][0] for file in missing)) > _TOLD_BYTES:
-        log.info("reading %.1f GB of weights to digest them, once for each new file", size / 1e9)
+        log.info("computing digests of %.1f GB of weights; this is done once for each new file", size / 1e9)
     with ThreadPoolExecutor(_THREADS) as threads:
         made = dict(zip(missing, threads.map(_digest, missing), strict=True))
     if made:
@@ -39,7 +39,7 @@ def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
 
 
 def _known(cache: Path) -> dict[str, list[Any]]:
-    """The digests in ``cache``. Empty if it is missing, damaged or not readable."""
+    """The digests in ``cache``. Empty if ``cache`` is missing, damaged or not readable."""
     try:
         found = json.loads(cache.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -39,15 +39,19 @@ from capsfusion_tasks.staging.storage import Storage
 
 OUTPUT_COLUMN = "capsfusion"
 _PAIRS, _CHUNKS = "pairs", "chunks"
-_CLAIMS_OF_A_PIECE = 64  # a piece of 4,096 rows is read and written in less time than torchrun needs to start
-_LONG_CHECK_BYTES = 256 << 20  # bytes from which checking a file takes seconds
+# Claims per piece of the pairs. The first piece, of 4,096 rows, is written before torchrun has started.
+_CLAIMS_OF_A_PIECE = 64
+_LONG_CHECK_BYTES = 256 << 20  # files with more bytes take seconds to check, so a message announces the check
 
 ExistingOutput = Literal["refuse", "replace", "skip"]
 
 
 @dataclass(frozen=True)
 class FuseResult:
-    """The result for ``files`` files. ``rescued`` counts captions that are not the best of their beam search."""
+    """The result of fusing ``files`` files.
+
+    ``rescued`` counts the rows for which ``take_beam`` chose another caption than the best of the beam search.
+    """
 
     files: int
     figures: Figures
@@ -90,24 +94,29 @@ def fuse_files(
     take_beam: TakeBeam | None = None,
     on_line: Callable[[str], None] = print,
 ) -> FuseResult:
-    """Write each source's rows to its target, in the same order and with all columns, and a column ``capsfusion``.
+    """Write each source's rows to its target, in the same order, with all columns and the new column ``capsfusion``.
 
-    ``out`` is the target of a single file, or the folder of all targets. Finished rows lie in ``<out>.parts`` until the
-    rows of all files are finished; with ``resume`` a second call takes over the rows that did not change. One torchrun
-    fuses all files, so that the model is loaded once. ``existing`` says what to do with existing targets. A row that
-    cannot be fused, such as one with an empty caption, gets null. If the settings keep the other beams, ``take_beam``
-    decides which caption to write; default: the best of the search. Everything that would make writing a target fail is
-    found before the first row is fused. Raises InputError for files that cannot be read or written, for a source that
-    changes meanwhile, and for finished rows of other settings; NotReadyError if another call writes ``out``.
+    ``out`` is the target of a single file, or the folder of all targets. One torchrun fuses all files, so that the
+    model is loaded once. A row that cannot be fused, such as one with an empty caption, gets null.
+
+    ``<out>.parts`` keeps finished rows until the rows of all files are finished. With ``resume``, a second call
+    continues after an interruption: it fuses only unfinished rows and rows whose captions have changed. ``existing``
+    says what to do with targets that exist. If the settings keep the other captions of the beam search, ``take_beam``
+    chooses the caption to write. By default, the best caption is written.
+
+    Targets are checked before the first row is fused. Raises InputError for files that cannot be read or written, for a
+    source that changes meanwhile, and for finished rows that were fused with other settings. Raises NotReadyError if
+    another call writes ``out``.
     """
     if columns.raw == columns.synthetic:
         raise InputError(f"the raw and the synthetic caption are both the column {columns.raw}: name two columns")
     opened = {each: _open(each.source, columns) for each in files}
     for each in files:
         format_of(each.target, write=True)
-    if not begun.is_begun(out):  # do not refuse existing targets: an earlier try may have written them
+    # After an interrupted try, do not refuse existing targets here, because that try may have written them.
+    if not begun.is_begun(out):
         _check_new(files, out, existing)
-    # This machine plans and fuses, so its device decides unless a setting does.
+    # The dtype "auto" depends on the device. This machine fuses, so its own device counts, unless a setting names one.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
     decoding = decide(settings, here)
 
@@ -131,7 +140,7 @@ def fuse_files(
         if not todo:
             return FuseResult(0, Figures(), [], rescued=0)
         rows = _check_targets(todo, sources, on_line)
-        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # pairs of an earlier try; files may have changed since
+        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # the pairs of an earlier try, whose files may have changed
         begun.write(parts, decoding, out, todo)
         job = FuseJob.of(
             settings,
@@ -182,7 +191,7 @@ def _check_new(files: Sequence[InOut], out: Path, existing: ExistingOutput) -> N
 
 
 def _check_targets(files: Sequence[InOut], sources: Sequence[CaptionFile], on_line: Callable[[str], None]) -> int:
-    """Raise InputError if a target cannot hold its source's rows. Returns the number of all rows."""
+    """Raise InputError if a target cannot hold its source's rows. Returns the number of rows of all sources."""
     if sum(each.source.stat().st_size for each in files) > _LONG_CHECK_BYTES:
         which = files[0].source.name if len(files) == 1 else f"{len(files)} files"
         on_line(f"{which}: checking that the output can hold all rows")
@@ -192,7 +201,7 @@ def _check_targets(files: Sequence[InOut], sources: Sequence[CaptionFile], on_li
 def _fuse_while_reading(
     job: FuseJob, sources: Sequence[CaptionFile], columns: PairColumns, storage: Storage, torchrun: Torchrun
 ) -> None:
-    """Run torchrun while writing the files' pairs for it, so that fusing starts after the first piece."""
+    """Write the pairs of all files, piece by piece, while torchrun runs: it begins to fuse after the first piece."""
     stopped = threading.Event()
 
     def pieces() -> Iterator[pa.Table]:
@@ -213,7 +222,7 @@ def _fuse_while_reading(
             torchrun.wait()
         except TorchrunFailed:
             if reading.done():
-                reading.result()  # raises the error of torchrun, if it ended early
+                reading.result()  # If reading failed, torchrun was terminated: raise the error of reading instead.
             raise
         finally:
             stopped.set()

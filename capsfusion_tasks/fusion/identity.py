@@ -24,11 +24,12 @@ from capsfusion_tasks.settings import Settings
 def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> Decoding:
     """The decoding that ``settings`` describe.
 
-    A dtype of auto depends on the ``device`` that will run the model. Default: the device in the settings. A local
-    model is identified by its content. A hub model is identified by its commit, and its configuration and tokenizer are
-    downloaded. Raises InputError if the model is missing or lacks a file, or if the prompt file is not a template.
+    The dtype "auto" depends on ``device``, which will run the model. By default it is the device of the settings. A
+    local model is identified by its content. A hub model is identified by its commit; only its configuration and
+    tokenizer are downloaded. Raises InputError if the model is missing or lacks a file, or if the prompt file is not a
+    template.
     """
-    template = configured_template(settings)  # read first, to find a wrong prompt before a model is downloaded
+    template = configured_template(settings)  # reported first: a wrong prompt is found before a model is downloaded
     local = Path(settings.model).is_dir()
     folder = model_folder(settings.model, weights=local)
     check_model(folder, engine=settings.engine, max_new_tokens=settings.max_new_tokens, template=template)
@@ -50,15 +51,15 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
 
 
 def _folder_name(folder: Path) -> str:
-    """The last two parts of the folder's path. Not the whole path, because exports and data set cards have the name."""
+    """The last two parts of the folder's path. Not the whole path, because exports and data set cards show the name."""
     return "/".join(Path(os.path.abspath(folder)).parts[1:][-2:])
 
 
 def locate(decoding: Decoding, settings: Settings) -> str:
     """The decoding's model on this machine: a folder, or a hub id with its commit, which the ranks fetch.
 
-    Tries the path that planning used, then CAPSFUSION_MODEL. A folder must have the files that planning digested.
-    Raises InputError if no place has the model.
+    Tries the path that planning used, then CAPSFUSION_MODEL. A folder counts only if its files have the same digest as
+    at planning. Raises InputError if neither place has the model.
     """
     if decoding.model_revision:
         return decoding.location
@@ -91,7 +92,7 @@ def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
     """The decoding's tokenizer, if CAPSFUSION_MODEL has it. None if that model is missing or has another tokenizer."""
     try:
         folder = model_folder(settings.model, weights=False)
-    except (InputError, NotReadyError):  # a worker that continues planned units needs no model of its own
+    except (InputError, NotReadyError):  # where only planned units are continued, CAPSFUSION_MODEL may be missing
         return None
     return load_tokenizer(folder) if tokenizer_digest(folder) == decoding.tokenizer_digest else None
 

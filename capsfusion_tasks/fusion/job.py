@@ -12,20 +12,20 @@ _CLAIM_ROWS = 64
 
 
 class FuseJob(BaseModel):
-    """The work of torchrun's ranks. Each rank gets it as JSON in its arguments."""
+    """A job for torchrun's ranks. Each rank gets it as JSON in its arguments."""
 
     model_config = ConfigDict(frozen=True)
 
     staging: str  # root of the storage; the paths below are relative to it
     pairs: str  # a Parquet file with the columns laion_2b and laion_coco; with piece_rows a folder of such files
-    piece_rows: int | None  # rows of each of these files; the last file may have fewer
+    piece_rows: int | None  # rows of each file in that folder, but the last may have fewer; None: pairs is one file
     chunks: str  # folder of the chunk files
     decoding: Decoding
     model: str  # where the decoding's model is on this machine
     batch_size: int | None  # rows that the engine works on at once; None: the engine decides
     claim_rows: int  # number of rows that a rank claims at a time; pieces have a multiple of it
     chunk_rows: int  # most rows of a chunk file
-    write_seconds: float = 5.0  # time between writes; a kill loses rows that were finished after the last write
+    write_seconds: float = 5.0  # time between two writes of finished rows; a kill loses those since the last write
 
     @classmethod
     def of(
@@ -57,5 +57,5 @@ class FuseJob(BaseModel):
 
 
 def claim_rows(settings: Settings) -> int:
-    """How many rows a rank claims at a time: at most a chunk, and few enough that all ranks end together."""
+    """How many rows a rank claims at a time: at most a chunk, and few, so that all ranks end at about the same time."""
     return min(_CLAIM_ROWS, settings.chunk_rows)

@@ -40,7 +40,7 @@ class JsonTokenizer:
         return self._start[0] if self._start else None
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
-        """Ids of ``text``. The text of a control token is encoded as text."""
+        """Token ids of ``text``. If it contains the name of a control token, the name is encoded as plain text."""
         ids = self._backend.encode(text, add_special_tokens=False).ids
         return [*self._start, *ids] if bos else list(ids)
 
@@ -60,12 +60,12 @@ class JsonTokenizer:
             if whole[place : place + len(plain)] == plain:
                 return list(whole[:place])
         raise InputError(
-            f"{self._file} changes a text's tokens when it adds special tokens (post_processor), which is not"
+            f"the post_processor in {self._file} changes a text's own tokens when it adds special tokens. This is not"
             " supported: choose another model"
         )
 
     def _named(self, name: str, *, otherwise: int) -> int:
-        """The id of a special token by its name in tokenizer_config.json. Without an entry: ``otherwise``."""
+        """The id of the token in the entry ``name`` of tokenizer_config.json. Without such an entry: ``otherwise``."""
         token = self._config.get(name)
         if isinstance(token, dict):
             token = token.get("content")
@@ -84,7 +84,7 @@ def _load(file: Path) -> Backend:
     content = read_bytes(file)
     try:
         return Backend.from_str(content.decode())
-    except Exception as error:  # the library tokenizers raises nothing more specific
+    except Exception as error:  # the library tokenizers raises no more specific class of error
         reason = str(error).replace("\n", " ")[:200]
         raise InputError(f"{file} is not a tokenizer of the library tokenizers: {reason}. Download it again") from error
 

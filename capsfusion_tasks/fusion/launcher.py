@@ -21,19 +21,19 @@ from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 from capsfusion_tasks.fusion.torchrun_command import DEFAULTS, torchrun_environment
 from capsfusion_tasks.fusion.watchdog import Timeouts, Watchdog
 
-# A rank prints an InputError or NotReadyError with this mark. The process that started torchrun then raises the error.
+# A rank prints an InputError or a NotReadyError after its mark. The process that started torchrun raises it again.
 INPUT_ERROR_MARK = "capsfusion input error: "
 NOT_READY_MARK = "capsfusion not ready: "
 STARTED_BY = "TORCHRUN_STARTED_BY"  # environment variable of the ranks: id of the process that started torchrun
 _MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
 _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
-# The line in which torchrun names the failed rank. Pages of torchrun's own traceback follow it.
+# The line in which torchrun names the failed rank. The lines after it, pages of torchrun's own traceback, are dropped.
 _RANK_FAILED = re.compile(r".*torch/distributed/elastic/.*failed \(exitcode: ")
 
 
 class Torchrun:
-    """One torchrun process: start, wait, terminate. ``on_line`` gets its output, line by line.
+    """One torchrun process. ``on_line`` gets its output, line by line.
 
     If a rank makes no progress for longer than ``timeouts``, all ranks are ended. ``defaults``: variables that torchrun
     gets if the environment does not set them.
@@ -73,7 +73,7 @@ class Torchrun:
         self._lines.put(None)
 
     def wait(self) -> None:
-        """Pass on output until torchrun has ended.
+        """Pass torchrun's output to ``on_line`` until torchrun has ended.
 
         Raises the InputError or NotReadyError of a rank, NotReadyError if a rank hangs, and TorchrunFailed for all
         other failures.
@@ -148,8 +148,8 @@ def run(
 def _die_with_parent() -> None:
     """Tell the kernel to kill torchrun when its parent dies (Linux). Runs in the child between fork and exec.
 
-    Not SIGTERM: torchrun turns it into a Python exception, which is lost if it is raised in a destructor or a C++
-    callback. Ranks die with torchrun in any case.
+    The signal is SIGKILL. torchrun would turn SIGTERM into a Python exception, which is lost if it is raised in a
+    destructor or a C++ callback. Ranks die with torchrun in any case.
     """
     if sys.platform.startswith("linux"):
         _LIBC.prctl(1, signal.SIGKILL)

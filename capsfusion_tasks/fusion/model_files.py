@@ -43,10 +43,7 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
 
 
 def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:
-    """The result of ``ask`` for ``path``.
-
-    Raises InputError for errors of the system, such as missing rights or a long name.
-    """
+    """``ask(path)``. Raises InputError for errors of the file system, such as missing rights or a long name."""
     try:
         return ask(path)
     except OSError as error:
@@ -68,8 +65,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if name := config.get("transformers_weights"):
         raise InputError(
-            f"{folder}/config.json names its weights itself (transformers_weights: {name}): remove the entry, and call"
-            " the file model.safetensors"
+            f"{folder}/config.json names the weight file itself (transformers_weights: {name}): remove the entry, and"
+            " rename the weight file to model.safetensors"
         )
     return config
 

@@ -15,8 +15,8 @@ _START = 4096  # bytes that are enough to recognise the kind of a tokenizer.mode
 def tokenizer_file(folder: Path) -> Path:
     """The file with the folder's tokenizer. Raises InputError if there is no such file.
 
-    Prefers tokenizer.model and reads it with sentencepiece, because transformers 5 gives wrong ids for this file
-    (``tokenizer.py``).
+    If there are both, this is tokenizer.model. sentencepiece reads it, because transformers 5 gives wrong ids for
+    tokenizer.model (``tokenizer.py``).
     """
     model, as_json = (folder / name for name in FILES)
     if model.is_file() and not (as_json.is_file() and _has_tiktoken(model)):
@@ -31,7 +31,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     file = tokenizer_file(folder)
     if file.name == FILES[0]:
         return LlamaTokenizer(file)
-    # Imported only here, because most models do not need it.
+    # Import the library tokenizers only here, because most models do not need it.
     from capsfusion_tasks.fusion.json_tokenizer import JsonTokenizer
 
     return JsonTokenizer(folder)
