@@ -43,7 +43,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     config = read_config(folder)
     files = weight_files(folder)
     if unread := unread_files(folder, files):
-        log.info("files in %s that are not part of its model, and not read: %s", folder, ", ".join(unread))
+        log.info("files in %s that are not read, because they are not part of the model: %s", folder, ", ".join(unread))
     with _loading(folder, files) as links:
         if config.get("model_type") in FAMILIES:  # other models may rename tensors while loading
             check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))

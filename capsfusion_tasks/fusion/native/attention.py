@@ -23,21 +23,21 @@ class Tokens:
     """T tokens, packed: their ids, their positions in the text, and where their keys and values go."""
 
     ids: Tensor  # [T] int64
-    positions: Tensor  # [T] int64, the prefix counted
+    positions: Tensor  # [T] int64, counted from the beginning of the prefix
     slots: Tensor  # [T] int64
-    places: Tensor  # [T] int64, in the slot
+    places: Tensor  # [T] int64, the place of each token in its slot
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """R new prompts, one after the other, not empty. Each begins at place 0 of its slot.
+    """R new prompts, packed one after the other. None is empty. Each begins at place 0 of its slot.
 
     Padding tokens may follow the last prompt. They belong to no prompt, and their attention is 0.
     """
 
     tokens: Tokens
     slots: Tensor  # [R] int64
-    starts: Tensor  # [R + 1] int64, index of each prompt's first token among the T, and the end of the last
+    starts: Tensor  # [R + 1] int64, index of each prompt's first token among the T tokens, and the last prompt's end
     lengths: list[int]  # on the host
 
 
@@ -48,7 +48,7 @@ class Beams:
     tokens: Tokens
     slots: Tensor  # [N] int64
     used: Tensor  # [N] int64, tokens in each slot, including the new ones
-    seen: Tensor  # the tokens of its slot that each beam sees, its new token included; from ``pack_seen``
+    seen: Tensor  # which tokens of its slot each beam sees, including the new token; made by ``pack_seen``
 
 
 def pack_prompts(
@@ -56,7 +56,7 @@ def pack_prompts(
 ) -> Prompts:
     """Pack one prompt per slot on the cache's device. Positions start after ``prefix`` tokens.
 
-    Pads the number of tokens to a multiple of ``multiple``.
+    Adds padding tokens until the number of tokens is a multiple of ``multiple``.
     """
     lengths = torch.tensor([len(prompt) for prompt in prompts])  # [R]
     starts = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))  # [R + 1]
@@ -77,7 +77,7 @@ def pack_prompts(
 
 
 def over_prompts(model: Llama, cache: KVCache, prompts: Prompts) -> Attend:
-    """Attention for a forward pass over ``prompts``. Stores their keys and values."""
+    """The attention of a forward pass over ``prompts``. It also stores the prompts' keys and values in ``cache``."""
 
     def attend(layer: int, qkv: Tensor) -> Tensor:
         queries = model.ops.rotate_and_store(qkv, model.rotary, cache, layer, prompts.tokens)
@@ -87,7 +87,7 @@ def over_prompts(model: Llama, cache: KVCache, prompts: Prompts) -> Attend:
 
 
 def over_beams(model: Llama, cache: KVCache, beams: Beams) -> Attend:
-    """Attention for a decode step of ``beams``. Stores the keys and values of the new tokens."""
+    """The attention of a decode step of ``beams``. It also stores the new tokens' keys and values in ``cache``."""
 
     def attend(layer: int, qkv: Tensor) -> Tensor:
         queries = model.ops.rotate_and_store(qkv, model.rotary, cache, layer, beams.tokens)

@@ -51,9 +51,9 @@ class Pages:
         self.per_slot = math.ceil(capacity / page_tokens)  # the most pages that one slot can need
         if pages < self.per_slot:
             raise ValueError(f"{pages} pages of {page_tokens} tokens do not hold one row of {capacity} tokens")
-        # Steps may include idle slots. They write to the spare page behind all others, which is never read.
+        # Idle slots may take part in a step. Their keys and values go to this last page, which is never read.
         self.spare = pages
-        # [slots + 1, pages of a slot]; the last row is of no slot.
+        # [slots + 1, pages of a slot]; the last row belongs to no slot: padding uses it.
         self.table = torch.full((slots + 1, self.per_slot), self.spare, dtype=torch.int32)
         self.changed = True  # whether the table has changed since it was last copied to the device
         self._free = list(range(pages - 1, -1, -1))  # free pages; the last page in the list is taken next
@@ -68,7 +68,10 @@ class Pages:
         return math.ceil(tokens / self.page_tokens)
 
     def grow(self, slot: int, tokens: int) -> bool:
-        """Give ``slot`` pages for ``tokens`` tokens in all. If too few are free, change nothing and return False."""
+        """Give ``slot`` more pages until it has room for ``tokens`` tokens. If too few are free, return False.
+
+        In this case, the slot gets no page.
+        """
         held = self._held[slot]
         more = self.needed(tokens) - len(held)
         if more > len(self._free):

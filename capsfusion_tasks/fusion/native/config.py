@@ -1,6 +1,6 @@
 """A model's config.json: its sizes, and checks for features that this engine does not support.
 
-Avoids importing transformers if possible, because that takes longer than all other imports of a rank.
+Imports transformers only for models with scaled positions, because this import takes longer than all others of a rank.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.model_files import read_config
 from capsfusion_tasks.fusion.native.sizes import FAMILIES, Sizes, rope_of
 
-# Kinds of position scaling that do not depend on the prompt's length.
+# The kinds of position scaling that the engine supports: their scale does not depend on the prompt's length.
 _SCALED = ("linear", "llama3", "yarn")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def sizes_of(folder: Path, config: dict[str, Any]) -> Sizes | None:
-    """The sizes in ``config``, the config.json of ``folder``. None: its family is not supported.
+    """The sizes in ``config``, the config.json of ``folder``. None if the engine does not support the model's family.
 
     Raises InputError for values that no model of its family has.
     """
@@ -62,7 +62,7 @@ def check_positions(sizes: Sizes, prompt_tokens: int, new_tokens: int) -> None:
     """Raise InputError if a prompt and a caption of these lengths do not fit the model's positions or its window."""
     for most, what in (
         (sizes.max_position_embeddings, "positions"),
-        (sizes.window, "tokens of sliding window, and the native engine computes no smaller one"),
+        (sizes.window, "tokens of sliding window, and the native engine needs a window that holds both"),
     ):
         if most is not None and prompt_tokens + new_tokens > most:
             raise InputError(
@@ -72,7 +72,7 @@ def check_positions(sizes: Sizes, prompt_tokens: int, new_tokens: int) -> None:
 
 
 def _computes_layers(types: object, sizes: Sizes) -> bool:
-    """Whether ``types``, the config's layer_types, agree with the window in ``sizes``."""
+    """Whether the engine can compute layers of ``types`` (layer_types in the config) with the window in ``sizes``."""
     if not isinstance(types, list) or len(types) != sizes.num_hidden_layers:
         return False
     return all(kind == _LAYER_TYPES[0] or (kind == _LAYER_TYPES[1] and sizes.window is not None) for kind in types)
@@ -80,7 +80,7 @@ def _computes_layers(types: object, sizes: Sizes) -> bool:
 
 def _cannot_run(folder: Path, problems: list[str]) -> InputError:
     return InputError(
-        f"the native engine cannot run {folder}: {', '.join(problems)}. Choose the other one: --engine transformers"
+        f"the native engine cannot run {folder}: {', '.join(problems)}. Choose the other engine: --engine transformers"
     )
 
 
@@ -92,7 +92,7 @@ def _scaled(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config)
-    except Exception as error:  # transformers checks few of these parameters; for others it raises errors of any kind
+    except Exception as error:  # transformers checks few of these parameters; the others can raise any kind of error
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise InputError(f"{folder}/config.json has invalid rope_parameters or rope_scaling: {reason}") from error
     return config

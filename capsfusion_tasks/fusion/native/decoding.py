@@ -48,12 +48,12 @@ class BeamSearch:
     ) -> None:
         self.beams, self.max_new_tokens, self.eos_ids = beams, max_new_tokens, tuple(eos_ids)
         self.kept = beams if keep_beams else 1  # number of finished captions that ``best`` returns for each row
-        # The number that transformers uses: enough for B beams to continue even if each beam's best tokens are all EOS.
+        # Candidates per row, as many as in transformers: B beams can continue even if each beam's best tokens are EOS.
         self.candidates = max(2, 1 + len(self.eos_ids)) * beams
         self.length_penalty = length_penalty
         tokens = torch.zeros(slots, beams, max_new_tokens, device=device, dtype=torch.long)
         self.length = torch.zeros(slots, device=device, dtype=torch.long)  # [N] tokens generated so far
-        self.limit = torch.full_like(self.length, max_new_tokens)  # [N] tokens after which a row must end
+        self.limit = torch.full_like(self.length, max_new_tokens)  # [N] number of tokens after which a row must end
         self.tokens = tokens  # [N, B, G]
         self.scores = torch.zeros(slots, beams, device=device)  # [N, B]
         self.finished_tokens = tokens.clone()  # [N, B, G], best first
@@ -75,7 +75,7 @@ class BeamSearch:
 
         Returns the parent [K, B] of each beam: the beam that it continues. Sets ``done`` where a caption is complete.
         """
-        length = self.length[slots] + 1  # [K], including the new token
+        length = self.length[slots] + 1  # [K], tokens of each row including the new token
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         if self.beams == 1:
             return self._greedy_step(slots, length, log_probs)
@@ -101,7 +101,8 @@ class BeamSearch:
         self.finished_tokens[slots] = _pick(finished_tokens, best)
         self.finished_scores[slots], self.finished_length[slots] = finished_scores, finished_length
 
-        # transformers' heuristic for early_stopping=False: compare the best running beam at its present length.
+        # transformers' heuristic for early_stopping=False: a row is hopeless if its best running beam, scored at its
+        # present length, is no better than the worst of its B finished captions.
         hopeless = running[:, 0] / length**self.length_penalty <= finished_scores[:, -1]
         self.done[slots] = ((finished_length > 0).all(dim=1) & hopeless) | ends.all(dim=1)
         self.length[slots] = length
@@ -124,7 +125,7 @@ class BeamSearch:
         return ends
 
     def is_finite(self, slot: int) -> bool:
-        """Whether all scores of the row in ``slot`` are finite. After a NaN, one of its beams keeps a NaN score."""
+        """Whether all scores of the row in ``slot`` are finite. After a NaN, at least one beam's score stays NaN."""
         return bool(self.scores[slot].isfinite().all())
 
     def last_tokens(self, slots: Tensor) -> Tensor:
@@ -138,18 +139,18 @@ class BeamSearch:
         scores = self.finished_scores[at, 0].tolist()
         lengths, tokens = self.finished_length[at, :kept, None], self.finished_tokens[at, :kept]
         rows = torch.cat((lengths, tokens), dim=2).tolist()  # one copy
-        # A row whose scores are not finite may have no finished caption.
+        # Keep the first caption even if it is empty: a row whose scores are not finite may have no finished caption.
         captions = [[ids[:length] for n, (length, *ids) in enumerate(row) if length or not n] for row in rows]
         return [Decoded(best, score, (*others,)) for (best, *others), score in zip(captions, scores, strict=True)]
 
 
 def _pick(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of ``x`` [K, M, G] by ``index`` [K, J]: [K, J, G]."""
+    """Of each ``x[k]`` [M, G], the rows with the numbers ``index[k]`` [J]: [K, J, G]."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _append(tokens: Tensor, length: Tensor, token: Tensor) -> Tensor:
-    """``tokens`` [K, J, G] with ``token`` [K, J] as the last of ``length`` [K] tokens."""
+    """``tokens`` [K, J, G] with ``token`` [K, J] at the end, where the new length is ``length`` [K]."""
     at = (length - 1).clamp(max=tokens.shape[-1] - 1)[:, None, None].expand(-1, tokens.shape[1], 1)
     return tokens.scatter(2, at, token[..., None])
 

@@ -26,20 +26,22 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes
 log = logging.getLogger(__name__)
 
 CPU_SLOTS = 32
-# Tokens of one step, one for each beam. With more, a GPU is bound by arithmetic, and more rows take longer.
+# Most tokens of one step, which has one token per beam. Beyond this number, a step takes longer with each further row,
+# because arithmetic limits the GPU, not reading the weights.
 STEP_TOKENS = 1024
 MAX_SLOTS = 512
 ADMIT_SHARE = 4  # rows are admitted when one slot in four is free
 PREFILL_TOKENS = (
-    8192  # most tokens of one prefill: enough to keep a GPU busy, and few enough to fit in memory with the cache
+    8192  # most tokens of one prefill: enough to keep a GPU busy, and few enough to fit in memory beside the cache
 )
 
 
 class NativeEngine:
     """Beam search (greedy, with one beam) over prompts that all begin with the tokens ``prefix``.
 
-    ``batch_size`` is the largest number of slots; None: the engine chooses. On a GPU with little memory it uses fewer.
-    A caption ends at any of ``eos_ids``. With ``keep_beams``, completions have all captions of the search.
+    ``batch_size`` is the largest number of slots; None: the engine chooses. On a GPU with little memory, the engine
+    uses fewer slots. A caption ends at any of ``eos_ids``. With ``keep_beams``, completions have all captions of the
+    search.
     """
 
     @torch.inference_mode()
@@ -69,8 +71,10 @@ class NativeEngine:
         return self._room.slots
 
     def generate(self, requests: Requests) -> Iterator[Completion]:
-        """Yield completions as rows finish. Takes requests as slots become free, and up to half as many more in
-        advance."""
+        """Yield completions as rows finish.
+
+        Takes requests as slots become free. In advance, it takes up to half as many requests as there are slots.
+        """
         slots = self._slots = self._slots or self._allocate()
         with torch.inference_mode():
             slots.clear()  # remove rows that a failed earlier call may have left
@@ -151,12 +155,13 @@ class NativeEngine:
         return waiting > 0 and free >= min(waiting, self._admit_rows)
 
     def _admitted(self, slots: Slots, waiting: deque[Request]) -> list[Request]:
-        """Take the rows of ``waiting`` that fit now, with at most the tokens of one prefill."""
+        """Remove the rows of the next prefill from ``waiting``: those that fit now. Empty if too few slots are free."""
         if not self._should_admit(slots.busy, len(waiting)):
             return []
         tokens = [len(request.prompt) - len(self._prefix.ids) for request in islice(waiting, self.batch_size)]
         ends = list(accumulate(tokens[: slots.room_for(tokens)]))
-        # Stop at the last whole multiple. Further rows would be padded to the next multiple, so they wait.
+        # Stop at the last whole PREFILL_MULTIPLE of tokens. With further rows, the prefill would be padded to the next
+        # multiple, so these rows wait.
         most = min(PREFILL_TOKENS, ends[-1] if ends else 0)
         most -= most % min(self.model.ops.PREFILL_MULTIPLE, max(1, most))
         return [waiting.popleft() for _ in range(max(1, bisect_right(ends, most)) if ends else 0)]
@@ -167,7 +172,7 @@ class NativeEngine:
         if request.prompt[:p] != self._prefix.ids or not p < len(request.prompt) <= self.max_prompt_tokens:
             raise ValueError(
                 f"the prompt of row {request.row} ({len(request.prompt)} tokens) must begin with the {p} tokens that"
-                f" all prompts share, contain more, and end within {self.max_prompt_tokens}"
+                f" all prompts share, have more tokens, and at most {self.max_prompt_tokens} in all"
             )
         return request.prompt[p:]
 

@@ -15,7 +15,7 @@ from capsfusion_tasks.errors import InputError
 
 DTYPE = torch.float8_e4m3fn
 LARGEST = 448.0
-SMALLEST_SCALE = 1e-12  # least scale, so that a row of zeros causes no division by zero
+SMALLEST_SCALE = 1e-12  # least scale of a row, so that a row of zeros causes no division by zero
 MULTIPLE = 16  # torch._scaled_mm needs weights whose sides are multiples of this
 MIN_CAPABILITY = (8, 9)  # Ada and newer, because earlier cards have no float8 products
 
@@ -37,7 +37,10 @@ def require(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Float8:
-    """``values`` [R, K] in float8, ``scales`` [R, 1] in float32: weights by output row, activations by token."""
+    """A matrix: ``values`` [R, K] in float8, and a scale per row, ``scales`` [R, 1] in float32.
+
+    A row belongs to one output of a weight, or to one token of activations.
+    """
 
     values: Tensor
     scales: Tensor
@@ -62,20 +65,20 @@ class Float8:
         return self.values.shape
 
     def split(self, rows: list[int]) -> list[Float8]:
-        """Views of ``rows[i]`` rows each."""
+        """The matrix cut into consecutive parts; part i has ``rows[i]`` rows. The parts are views."""
         return [
             Float8(*part) for part in zip(torch.split(self.values, rows), torch.split(self.scales, rows), strict=True)
         ]
 
     def copy_(self, source: Tensor) -> None:
-        """Quantise ``source`` [R, K] into this matrix, on its device, one matrix at a time."""
+        """Quantise ``source`` [R, K] into this matrix. The computation runs on the matrix's own device."""
         quantised = quantise(source.to(self.values.device, torch.bfloat16))
         self.values.copy_(quantised.values)
         self.scales.copy_(quantised.scales)
 
 
 def quantise(x: Tensor) -> Float8:
-    """``x`` [R, K] with a scale for each row."""
+    """``x`` [R, K] in float8, with a scale for each row."""
     x = x.float()
     scales = (x.abs().amax(dim=1, keepdim=True) / LARGEST).clamp_min(SMALLEST_SCALE)  # [R, 1]
     return Float8((x / scales).to(DTYPE), scales)

@@ -1,8 +1,8 @@
 """Triton kernels of a LLaMA's forward pass over T packed tokens; ``triton_ops`` starts them.
 
 Names: H query heads, KVH key heads of D numbers (DP: the next power of two), B beams, P tokens of prefix. A page has
-PAGE tokens, and is the block that attention reads. Sums are in float32. PREC is "ieee" for float32, whose products
-Triton would otherwise round to TF32. Scores are in base 2: ``scale`` has the factor log2(e).
+PAGE tokens, which attention reads as one block. Sums are in float32. PREC is "ieee" for float32, because Triton would
+otherwise round products of float32 to TF32. Exponentials are to base 2, so ``scale`` contains the factor log2(e).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from capsfusion_tasks.fusion.native import float8
 
 LARGEST = tl.constexpr(float8.LARGEST)
 SMALLEST_SCALE = tl.constexpr(float8.SMALLEST_SCALE)
-NOTHING = tl.constexpr(-1.0e30)  # stands for the maximum of no scores; finite, so that differences are not NaN
+NOTHING = tl.constexpr(-1.0e30)  # the largest score before the first block; finite, so that differences are not NaN
 
 
 @triton.jit
 def _attend_block(q, k, v, seen, scale, mean, top, total, PREC: tl.constexpr):
-    """One block of keys of an online softmax (Milakov and Gimelshein, 2018).
+    """Add a block of keys to an online softmax (Milakov and Gimelshein, 2018).
 
     q [M, D], k and v [BLOCK, D], seen [M, BLOCK]. mean [M, D] is the weighted sum of values so far, top [M] the largest
-    score, total [M] the sum of weights relative to it.
+    score, total [M] the sum of weights. Weights are relative to top.
     """
     scores = tl.dot(q, tl.trans(k), input_precision=PREC) * scale  # [M, BLOCK]
     scores = tl.where(seen, scores, -float("inf"))
@@ -86,9 +86,9 @@ def beam_attention_kernel(
 ):  # fmt: skip
     """Attention of the new tokens of a slot's beams to the places that each beam sees. Reads the slot's keys once.
 
-    A program per slot and key head; its M rows are the beams times the query heads that share the key head. SEEN
-    [N, B, per_slot] has a bit for each token of a page. All page numbers and bits are read at once: reading them page
-    by page would delay reading the keys.
+    Each program handles one slot and one key head. Its M rows are the beams times the query heads that share the key
+    head. SEEN [N, B, per_slot] has a number for each page, with a bit for each of the page's tokens. All page numbers
+    and bits are read at once, because reading them page by page would delay reading the keys.
     """
     n, kv_head = tl.program_id(0), tl.program_id(1)
     GROUP: tl.constexpr = H // KVH
@@ -126,7 +126,7 @@ def prompt_attention_kernel(
     H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ROWS: tl.constexpr,
     PAGE: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """Causal attention of new prompts to themselves. A program per prompt, head and ROWS of its tokens."""
+    """Causal attention of new prompts to themselves. Each program handles a head of ROWS tokens of one prompt."""
     r, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = tl.load(STARTS + r)
     length = tl.load(STARTS + r + 1) - first
@@ -212,7 +212,7 @@ def add_norm_kernel(
     X, DELTA, WEIGHT, OUT, SCALES, eps,
     E: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, FLOAT8: tl.constexpr,
 ):  # fmt: skip
-    """X += DELTA, then the RMS norm of X. A program per token."""
+    """X += DELTA, then the RMS norm of X. Each program handles one token."""
     token = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK)
     x = tl.load(X + token * E + e, mask=e < E, other=0.0)
@@ -227,7 +227,7 @@ def add_norm_kernel(
 
 @triton.jit
 def silu_mul_kernel(GATE_UP, OUT, SCALES, INNER: tl.constexpr, BLOCK: tl.constexpr, FLOAT8: tl.constexpr):
-    """SiLU of the first half of a row times the second. A program per token."""
+    """SiLU of the first half of a row, times the second half. Each program handles one token."""
     token = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK)
     gate = tl.load(GATE_UP + token * 2 * INNER + e, mask=e < INNER, other=0.0).to(tl.float32)
@@ -238,7 +238,7 @@ def silu_mul_kernel(GATE_UP, OUT, SCALES, INNER: tl.constexpr, BLOCK: tl.constex
 
 @triton.jit
 def quantise_kernel(X, OUT, SCALES, E: tl.constexpr, BLOCK: tl.constexpr):
-    """Convert a row of numbers to float8 with its own scale. A program per token."""
+    """Convert a row of numbers to float8 with its own scale. Each program handles one token."""
     token = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK)
     _store_row(OUT, SCALES, token, e, E, tl.load(X + token * E + e, mask=e < E, other=0.0), True)

@@ -16,8 +16,9 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes, slot_
 
 log = logging.getLogger(__name__)
 
-# Share of a slot's capacity that a caption that CapsFusion published uses at its end: 46 prompt tokens behind the
-# prefix and 3 x 36 generated tokens, of 144 and 3 x 79. The mean over its life is 0.27, so pages hardly ever run out.
+# Share of a slot's capacity that a row uses when it ends, measured with pairs that CapsFusion published: 46 prompt
+# tokens behind the prefix and 3 x 36 generated tokens, of 144 and 3 x 79. On average over all steps, a row uses 0.27,
+# so pages hardly ever run out.
 USED_SHARE = 0.4
 MARGIN_SHARE = 0.02  # share of the card's memory kept free for fragmentation and for cuBLAS
 MARGIN_BYTES = 512 << 20
@@ -32,10 +33,11 @@ class Room:
 
 
 def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_slots: int) -> Room:
-    """Slots and pages for a card with ``free`` of ``total`` bytes. The largest batch also needs ``needed`` bytes.
+    """Slots and pages for a card with ``free`` of ``total`` bytes.
 
-    ``page`` is the bytes of a page, ``per_slot`` the pages of the longest row. There are always enough pages for one
-    such row: if they do not fit, their allocation fails with out of memory.
+    ``needed`` is the bytes that the largest batch needs besides pages, ``page`` the bytes of a page, ``per_slot`` the
+    pages of the longest row. The result always has enough pages for one such row. If even these do not fit, allocating
+    them fails later with an out-of-memory error.
     """
     pages = int((free - needed - MARGIN_BYTES - MARGIN_SHARE * total) // page) - 1  # minus 1 for the spare page
     pages = max(per_slot, min(pages, most_slots * per_slot))
@@ -79,7 +81,7 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
 
 
 def _peak(device: torch.device, work: Callable[[], object]) -> int:
-    """Peak bytes that ``work`` allocates, above those that were allocated before."""
+    """The most bytes that are allocated while ``work`` runs, minus those that were allocated before."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     work()

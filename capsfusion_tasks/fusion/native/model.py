@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
     from capsfusion_tasks.fusion.native.cache import KVCache
 
-# LLaMA's vocabulary with [PAD] has 32,001 rows. GPUs multiply a matrix of such an odd size at half the speed.
+# The rows of embedding and head are padded to a multiple of this. LLaMA's vocabulary with [PAD] has 32,001 rows, and
+# GPUs multiply a matrix of such an odd size at half the speed.
 _HEAD_MULTIPLE = 64
-# Rows of the table of rotations. Captions need a thousand. A table for ten million positions would take gigabytes.
+# Most rows of the table of rotations, which has one per position. Captions need a thousand positions, and a config may
+# allow ten million, which would take gigabytes.
 _MOST_POSITIONS = 1 << 16
 
 Matrix = Tensor | Float8
-# Stores the keys and values in qkv [T, (heads + 2 * kv_heads) * D] of a layer, and attends: [T, heads * D].
+# Attention of one layer. Takes the layer's number and qkv [T, (heads + 2 * kv_heads) * D], stores the keys and values
+# of qkv in the cache, and returns the attended values [T, heads * D].
 Attend = Callable[[int, Tensor], Tensor]
 
 
@@ -68,7 +71,7 @@ class Llama:
     """Weights and forward pass. Projections of the same input are one matrix, so that products are fewer and larger.
 
     The families of ``sizes.py`` differ in two places only: biases of attention's projections, and norms of each head of
-    queries and keys. Where a family has none, the list is empty and costs nothing.
+    queries and keys. If a family has no such biases or norms, their list is empty.
 
     With ``dtype`` float8_e4m3fn the layers' matrices are float8. Embedding, head, norms, activations between products
     and the cache are then bfloat16, and so is the attribute ``dtype``. ``tied`` says whether embedding and head are one
@@ -115,9 +118,9 @@ class Llama:
         self.rotary = self._rotary_table(config)  # cosines and sines, [positions, D] each
 
     def parameters(self) -> dict[str, Place]:
-        """Name of each tensor in a Hugging Face checkpoint → where its values go in this model.
+        """The place of each tensor in this model, by the tensor's name in a Hugging Face checkpoint.
 
-        If head and embedding are tied, both names lead to the same place, and a checkpoint needs only one of them.
+        If head and embedding are tied, both names have the same place, and a checkpoint needs only one of the two.
         """
         query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         places: dict[str, Place] = {
@@ -153,7 +156,7 @@ class Llama:
         """Hidden states [T, E] of the tokens ``ids`` [T], after the last norm."""
         ops, quantise = self.ops, self.float8
         x = F.embedding(ids, self.embedding)  # [T, E], the residual: add_norm adds to it
-        delta: Tensor | None = None  # the output of the last block, which is not added to x yet
+        delta: Tensor | None = None  # the output of the block before, which add_norm has not added to x yet
         for i in range(self.layers):
             h = ops.add_norm(x, delta, self.attention_norm[i], self.eps, quantise=quantise)
             qkv = linear(h, self.qkv[i], self.qkv_bias[i] if self.qkv_bias else None)
@@ -167,13 +170,13 @@ class Llama:
         return cast(Tensor, ops.add_norm(x, delta, self.norm, self.eps, quantise=False))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of the token after each of ``hidden`` [..., E]. Those of the padding are -inf."""
+        """Logits [..., V] of the token after each of ``hidden`` [..., E]. Ids behind the vocabulary get -inf."""
         logits = F.linear(hidden, self.head)
         logits[..., self.vocab_size :] = float("-inf")
         return logits
 
     def _normalise_heads(self, qkv: Tensor, layer: int) -> None:
-        """The RMS norm of each head of queries and keys in ``qkv`` [T, (heads + 2 * kv_heads) * D], in place."""
+        """Apply the RMS norm to each head of queries and keys in ``qkv`` [T, (heads + 2 * kv_heads) * D], in place."""
         heads = qkv.view(len(qkv), -1, self.head_dim)
         for part, weight in (
             (heads[:, : self.heads], self.query_norm[layer]),

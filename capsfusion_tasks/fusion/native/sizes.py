@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-# The largest value of one size. No model has more, and products of such sizes stay below 2^63.
+# The largest value that a size may have. No model has a larger one, and products of such sizes stay below 2^63.
 _MOST = 1 << 24
 _MOST_HEADS = 1 << 12
 _MOST_LAYERS = 1 << 10
@@ -41,10 +41,11 @@ class Sizes(BaseModel):
 
     NAME: ClassVar[str] = "LLaMA"
     QK_NORM: ClassVar[bool] = False  # whether queries and keys are normalised, for each head separately
-    # Defaults for a config without these sizes. None: as many as query heads; hidden size / query heads.
+    # Defaults of num_key_value_heads and head_dim. None: the number of query heads, and the hidden size divided by it.
     KEY_VALUE_HEADS: ClassVar[int | None] = None
     HEAD_DIM: ClassVar[int | None] = None
-    # Whether these projections add a bias. None: as ``attention_bias`` in the config says.
+    # Whether the projections to queries, keys and values (QKV_BIAS) and attention's output projection (OUT_BIAS) add a
+    # bias. None: as ``attention_bias`` in the config says.
     QKV_BIAS: ClassVar[bool | None] = None
     OUT_BIAS: ClassVar[bool | None] = None
 
@@ -66,7 +67,7 @@ class Sizes(BaseModel):
     original_max_position_embeddings: Positive = None
     rope: RopeParameters = RopeParameters()
 
-    _scaled: Any = PrivateAttr(None)  # transformers' config, which computes scaled positions
+    _scaled: Any = PrivateAttr(None)  # transformers' config, from which transformers computes the scaled positions
 
     @property
     def qkv_bias(self) -> bool:
@@ -187,9 +188,9 @@ FAMILIES: dict[str, type[Sizes]] = {
 
 
 def rope_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The entry for position scaling. If the config has both names, transformers uses the older one, rope_scaling.
+    """The config's entry for position scaling, rope_scaling or rope_parameters. If it has both, rope_scaling counts.
 
-    Raises ValueError if the value is not a JSON object.
+    transformers chooses in the same way. Raises ValueError if the entry is not a JSON object.
     """
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(rope, dict):

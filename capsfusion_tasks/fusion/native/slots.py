@@ -98,7 +98,7 @@ class Slots:
         # [N] prompt lengths, without the prefix.
         self._prompt_length = torch.zeros(slots, device=model.device, dtype=torch.long)
         self._used = [0] * slots  # number of tokens in each busy slot, kept on the host
-        self._busy: list[int] = []  # slots in the order of their rows' age, oldest first
+        self._busy: list[int] = []  # busy slots, the slot with the oldest row first
         self._free = list(range(slots - 1, -1, -1))
         self._order = torch.arange(slots, device=model.device)  # [N] slots, busy slots first
         self._reordered = False  # whether the order changed since it was copied to the device
@@ -120,7 +120,7 @@ class Slots:
             self._abandon(slot)
 
     def room_for(self, prompts: Sequence[int]) -> int:
-        """How many of the next rows can be admitted now. ``prompts`` are their lengths in tokens without the prefix.
+        """How many of the next rows can be admitted now. ``prompts``: tokens of each row's prompt without the prefix.
 
         Keeps a page free for each row that can still grow, because a row that finds no page must start again.
         """
@@ -134,7 +134,7 @@ class Slots:
         return admitted
 
     def prefill(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[int]:
-        """Compute ``prompts`` (without the prefix) into free slots, and their first tokens. Returns the slots.
+        """Put ``prompts`` (without the prefix) into free slots, and generate their first tokens. Returns the slots.
 
         ``limits`` are the most new tokens of each row. Ask ``room_for`` first how many rows fit.
         """
@@ -169,7 +169,7 @@ class Slots:
     def decode(self) -> list[int]:
         """Add a token to each beam of the busy slots.
 
-        Returns slots whose pages went to older rows. They are free now, and their rows must start again.
+        Returns the slots whose pages went to older rows. These slots are free now, and their rows must start again.
         """
         evicted = self.grow()
         self._upload()
@@ -180,7 +180,7 @@ class Slots:
         return evicted
 
     def finished(self) -> dict[int, Decoded]:
-        """The slots whose caption is complete, with the caption. They are free now."""
+        """The complete captions, by slot. Frees their slots."""
         done = self._search.done.tolist()
         slots = [slot for slot in self._busy if done[slot]]
         captions = dict(zip(slots, self._search.best(slots), strict=True)) if slots else {}
@@ -189,7 +189,7 @@ class Slots:
         return captions
 
     def grow(self) -> list[int]:
-        """Take pages for the tokens of the next step.
+        """Give each busy slot the pages for the tokens of the next step.
 
         If none are free, the youngest row gives up its pages, so that the oldest row always finishes. Returns the slots
         of rows that gave up their pages.
@@ -209,9 +209,10 @@ class Slots:
         self._release(slot, clean=not self._search.is_finite(slot))
 
     def _release(self, slot: int, *, clean: bool) -> None:
-        """Return the pages of a slot. ``clean``: zero them first, because the row has numbers that are not finite.
+        """Free a slot and its pages. ``clean``: fill the pages with zeros, because the row's scores are not finite.
 
-        Attention gives hidden tokens of a page the weight 0, and 0 times NaN is NaN: the next row would be NaN, too.
+        Without this, the pages' next row would be NaN, too: attention gives hidden tokens the weight 0, and 0 times NaN
+        is NaN.
         """
         if clean:
             pages = self._pages.held(slot)
@@ -234,8 +235,8 @@ class Slots:
     def step(self, n: int) -> None:
         """Run the decode step over the first ``n`` slots of the order, busy or not. Never waits for the device."""
         slots, b = self._order[:n], self._beams
-        # [N] generated tokens in the cache. In a CUDA graph idle slots step as well, and their length keeps growing:
-        # the clamp keeps their places inside the slot.
+        # [N] generated tokens in the cache. In a CUDA graph, idle slots take part in the step, and their length keeps
+        # growing: the clamp keeps their places inside the slot.
         generated = (self._search.length[slots] - 1).clamp(0, self._last_step)
         prompt = self._prompt_length[slots]
         positions = len(self._prefix.ids) + prompt + generated  # [N]

@@ -19,7 +19,7 @@ quantise = float8.quantise
 
 
 def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, *, quantise: bool) -> Tensor | Float8:
-    """Add ``delta`` to the residual ``x`` [T, E], in place, and return its RMS norm."""
+    """Add ``delta`` to the residual ``x`` [T, E], in place, and return the RMS norm of the sum."""
     if delta is not None:
         x += delta
     h = F.rms_norm(x, x.shape[-1:], weight, eps)
@@ -27,7 +27,7 @@ def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, *, qua
 
 
 def silu_mul(gate_up: Tensor, *, quantise: bool) -> Tensor | Float8:
-    """SiLU of the first half of ``gate_up`` [T, 2 * I] times the second: [T, I]."""
+    """SiLU of the first half of ``gate_up`` [T, 2 * I], times the second half: [T, I]."""
     gate, up = gate_up.chunk(2, dim=-1)
     h = F.silu(gate) * up
     return float8.quantise(h) if quantise else h
@@ -109,9 +109,10 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
 
 
 def _rows_with(cache: KVCache, layer: int, slots: Tensor, used: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values [M, kv_heads, used, D] that include all ``slots`` [N], and each slot's index in them, [N].
+    """The index of each of ``slots`` [N] in keys and values, and these keys and values, [M, kv_heads, used, D] each.
 
-    A view of the first M pages if each slot is one page and most of these pages are needed. Otherwise copies.
+    If each slot is one page and most of the first M pages are needed, keys and values are views of these M pages.
+    Otherwise they are copies of ``slots`` only.
     """
     keys, values = cache.keys[layer], cache.values[layer]  # [pages, kv_heads, page_tokens, D]
     pages = cache.table[slots, 0].long()
@@ -125,7 +126,7 @@ def _rows_with(cache: KVCache, layer: int, slots: Tensor, used: int) -> tuple[Te
 def _of_slots(pages: Tensor, slots: Tensor, cache: KVCache, used: int) -> Tensor:
     """A copy [N, kv_heads, used, D] of the first ``used`` tokens of each of ``slots`` [N].
 
-    ``pages``: [pages, kv_heads, page_tokens, D].
+    ``pages`` are the keys or the values of a layer, [pages, kv_heads, page_tokens, D].
     """
     wanted = cache.table[slots, : -(-used // pages.shape[2])].long()  # [N, J]
     return pages[wanted].transpose(1, 2).flatten(2, 3)[:, :, :used]

@@ -1,4 +1,4 @@
-"""The engine's operations as Triton kernels, for CUDA. Each computes the same as its namesake in ``torch_ops``.
+"""The engine's operations as Triton kernels, for CUDA. Functions compute the same as their namesakes in ``torch_ops``.
 
 The numbers of warps, rows and tokens per block were the fastest in tests on an H200 with the sizes of a 13B.
 """
@@ -19,13 +19,14 @@ from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
 from capsfusion_tasks.fusion.native.cache import KVCache
 from capsfusion_tasks.fusion.native.float8 import Float8
 
-# Attention reads a page at a time, and an int32 has a bit for each of its tokens. 32 keys, 2 warps and 3 stages
-# were the fastest.
+# Tokens of a page. Attention reads a page at a time, and an int32 has a bit for each token of a page. Blocks of 32 keys
+# were the fastest, with 2 warps and 3 stages.
 PAGE_TOKENS: int | None = 32
-# cuBLAS computes in tiles of up to 256 rows, and loads another kernel for nearly every other number of rows.
+# Prefills are padded to a multiple of this. cuBLAS computes in tiles of up to 256 rows, and would load a new kernel for
+# nearly every number of rows.
 PREFILL_MULTIPLE = 256
 _ROWS = 64  # query rows per program of attention over the prefix or a prompt
-_HEADS = 8  # heads that one program rotates and stores
+_HEADS = 8  # heads that one program of rotate_and_store handles
 _SMALLEST_DOT = 16  # tl.dot takes no matrix with fewer rows or columns
 
 
@@ -165,8 +166,8 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
 def _prefix_attention(queries: Tensor, cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
     """Attention of all tokens over the prefix: mean values [T, heads, D] and their log-sum-exp [T, heads].
 
-    The softmax over a token's slot continues from both. One product over all tokens
-    reads the prefix once for many of them.
+    The softmax over a token's own slot continues from these two results. Many tokens share a program, which reads the
+    prefix once for all of them.
     """
     t, heads, _ = queries.shape
     p = cache.prefix_keys.shape[2]
@@ -212,7 +213,7 @@ def _stages(queries: Tensor, most: int) -> int:
 
 
 def _scale(queries: Tensor) -> float:
-    """Scale of attention scores, for exponentials to base 2."""
+    """The factor for attention scores: 1 / sqrt(D), times log2(e), because the kernels' exponentials are to base 2."""
     return math.log2(math.e) / math.sqrt(queries.shape[-1])
 
 
@@ -221,5 +222,5 @@ def _output(x: Tensor, columns: int, quantise: bool) -> Tensor | Float8:
 
 
 def _parts(out: Tensor | Float8) -> tuple[Tensor, Tensor]:
-    """The tensors to which a kernel writes values and scales. Without float8 it writes no scales."""
+    """The tensors to which a kernel writes values and scales. If ``out`` is not float8, the kernel writes no scales."""
     return (out.values, out.scales) if isinstance(out, Float8) else (out, out)
