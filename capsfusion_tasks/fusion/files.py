@@ -109,7 +109,7 @@ def fuse_files(
     another call writes ``out``.
     """
     if columns.raw == columns.synthetic:
-        raise InputError(f"the raw and the synthetic caption are both the column {columns.raw}: name two columns")
+        raise InputError(f"column {columns.raw} is named for both the raw and the synthetic caption: name two columns")
     opened = {each: _open(each.source, columns) for each in files}
     for each in files:
         format_of(each.target, write=True)

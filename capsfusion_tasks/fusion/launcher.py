@@ -1,4 +1,7 @@
-"""Starts torchrun for a job, and stops it with all its ranks. Airflow tasks import this module; it imports no torch."""
+"""Starts torchrun for a job, and stops it with all its ranks.
+
+Does not import torch, because Airflow tasks import this module.
+"""
 
 from __future__ import annotations
 

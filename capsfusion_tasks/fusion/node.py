@@ -1,4 +1,4 @@
-"""Sets up a rank on its node: it dies with torchrun, and takes one GPU or a share of the cores."""
+"""Sets up a rank on its node: the rank dies with torchrun, and uses one GPU or a share of the CPU's cores."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, I
 
     Hold the lock until the process ends, because the process uses the GPU's memory until then.
 
-    Takes GPU number ``local_rank``. (Not the global rank: a second node has no GPU 8.) First waits until ranks of an
-    earlier try have left the GPU. Without a GPU, takes the CPU, with OMP_NUM_THREADS threads or a fair share of its
-    cores. Raises InputError if this node has fewer GPUs than ranks.
+    The device is GPU number ``local_rank``. (Not the global rank, because the second node's first GPU has number 0.)
+    Waits until a rank of an earlier try has left the GPU. Without a GPU, the device is the CPU, with OMP_NUM_THREADS
+    threads or a fair share of the cores. Raises InputError if this node has fewer GPUs than ranks.
     """
     if not torch.cuda.is_available():
         if not os.environ.get("OMP_NUM_THREADS"):
@@ -60,11 +60,11 @@ def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, I
         return torch.device("cpu"), None
     if local_world_size > (gpus := torch.cuda.device_count()):
         raise InputError(
-            f"{local_world_size} ranks were started on a node with {gpus} GPUs, and each rank needs one of its own;"
+            f"{local_world_size} ranks were started on a node with {gpus} GPUs, and each rank needs its own GPU:"
             " set CAPSFUSION_NPROC_PER_NODE to auto"
         )
     torch.cuda.set_device(local_rank)
-    # cuDNN makes a new plan for each shape of attention, and nearly every prefill has another shape.
+    # Do not use cuDNN for attention: it plans anew for each shape, and nearly every prefill has another shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
     name = torch.cuda.get_device_properties(local_rank).uuid
     path = Path(tempfile.gettempdir()) / f"capsfusion-gpu-{name}-{os.geteuid()}.lock"

@@ -1,4 +1,4 @@
-"""The pairs of a job for the ranks: one Parquet file, or a folder of pieces that is still being written."""
+"""Hands a job's pairs to the ranks: as one Parquet file, or as a folder of pieces that are still being written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PairColumns:
         return pa.table([table[self.raw], table[self.synthetic]], CAPTION_COLUMNS)
 
     def in_words_of_the_file(self, reason: str) -> str:
-        """A reason such as "laion_2b is empty", with the column name of the user's file."""
+        """A reason such as "laion_2b is empty", with the column's name in the user's file instead of laion_2b."""
         for ours, theirs in zip(CAPTION_COLUMNS, (self.raw, self.synthetic), strict=True):
             if reason.startswith(f"{ours} "):
                 return theirs + reason.removeprefix(ours)
@@ -49,9 +49,10 @@ def write_pieces(storage: Storage, folder: str, tables: Iterable[pa.Table]) -> i
 
 
 class PairsInput:
-    """Random access to a job's pairs by row number, waiting for pieces that are not written yet.
+    """Reads a job's pairs by row number, and waits for pieces that are not written yet.
 
-    ``path`` is a Parquet file, or with ``piece_rows`` a folder of pieces of that many rows. Holds one piece in memory.
+    ``path`` is a Parquet file. With ``piece_rows``, it is a folder of pieces with so many rows each. One piece is kept
+    in memory.
     """
 
     def __init__(self, storage: Storage, path: str, piece_rows: int | None) -> None:
@@ -61,7 +62,7 @@ class PairsInput:
         self._total: int | None = None
 
     def read(self, start: int, rows: int) -> pa.Table:
-        """Rows from ``start`` to before ``start + rows``, which must be in one piece. At the end, fewer or none."""
+        """Rows from ``start`` to before ``start + rows``, all in one piece. At the end of the pairs, fewer or none."""
         number = start // self._piece_rows if self._piece_rows else 0
         if number != self._number:
             if not self._wait_for(number, start):
@@ -81,7 +82,7 @@ class PairsInput:
         return self._total
 
     def _wait_for(self, number: int, start: int) -> bool:
-        """Wait for the piece with row ``start``. Returns False if the rows end before it."""
+        """Wait for piece ``number``, which has row ``start``. Returns False if the rows end before ``start``."""
         while self._piece_rows:
             # Check for the end first. Otherwise a last piece that is written between the two checks would be missed.
             total = self.total()

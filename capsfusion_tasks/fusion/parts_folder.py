@@ -1,4 +1,4 @@
-"""The folder ``<OUT>.parts``: finished rows of a file that is being fused, and a lock against other processes."""
+"""The folder ``<OUT>.parts`` of ``capsfusion fuse``: finished rows until OUT is written, and a lock for one process."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def parts_path(target: Path) -> Path:
 
 @contextmanager
 def parts_folder(target: Path) -> Iterator[Path]:
-    """The folder, locked by this process. If the block raises, its files stay for the next try.
+    """The folder for ``target``, locked by this process. If the block raises, the folder's files stay for the next try.
 
-    Raises NotReadyError if another process holds it.
+    Raises NotReadyError if another process has locked the folder.
     """
     folder = parts_path(target)
     with _locked(folder, target):
@@ -50,7 +50,7 @@ def empty(folder: Path) -> None:
 @contextmanager
 def _locked(folder: Path, target: Path) -> Iterator[None]:
     while True:
-        with suppress(FileNotFoundError), _open(folder) as lock:  # the process that held the folder has just deleted it
+        with suppress(FileNotFoundError), _open(folder) as lock:  # FileNotFoundError: its owner has just deleted it
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -62,7 +62,7 @@ def _locked(folder: Path, target: Path) -> Iterator[None]:
                 if error.errno not in _NO_LOCKS:
                     raise
             if os.fstat(lock.fileno()).st_ino != (folder / _LOCK).stat().st_ino:
-                continue  # check that the file still exists, because a lock on a deleted file protects nothing
+                continue  # another process has deleted the lock file, and a lock on a deleted file protects nothing
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -75,7 +75,7 @@ def _open(folder: Path) -> TextIO:
         folder.mkdir(exist_ok=True)
     except FileExistsError:
         raise InputError(f"{folder} must be a folder for finished rows, but is a file: move it away") from None
-    except PermissionError as error:  # OUT is a folder, and this user may not write to the folder that contains it
+    except PermissionError as error:  # the user may write to OUT, a folder, but not to the folder that contains OUT
         raise InputError(f"cannot write finished rows to {folder}: {error.strerror}; choose another OUT") from error
     lock = (folder / _LOCK).open("a+")
     lock.seek(0)

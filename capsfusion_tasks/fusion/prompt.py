@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from capsfusion_tasks.fusion.template import PAPER, Template
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 
-MAX_PROMPT_TOKENS = 256  # tokens of template and captions together; longer captions are cut
+MAX_PROMPT_TOKENS = 256  # most tokens of a template with both captions; captions are cut to fit
 
-# Characters per token. Longer captions are cut before they are tokenized: ten million characters would take 15 seconds.
+# Characters per token that are kept before tokenizing, because tokenizing ten million characters would take 15 seconds.
 # LLaMA's longest token has 16 characters, so the cut caption still has more tokens than a prompt has room for. Qwen has
-# longer tokens, of spaces and rules only.
+# longer tokens, too, but they consist only of spaces or of signs that draw a line.
 _LONGEST_TOKEN = 64
 
 # Control characters (Cc), surrogates, and line and paragraph separators. None of CapsFusion's published pairs has any
@@ -24,13 +24,13 @@ _HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+")
 
 
 # Unicode's categories of control and format characters, surrogates, separators, and marks on other characters.
-# Unassigned code points stay: they may be emoji that this Python does not know yet.
+# Unassigned code points count as visible: they may be emoji that this Python does not know yet.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp", "Mn"}
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol without a visible shape
 
 
 def clean_caption(text: str) -> str:
-    """The caption for the prompt: without surrounding spaces, each run of harmful characters replaced by one space."""
+    """The caption as the prompt has it: one space for each run of harmful characters, and no surrounding spaces."""
     return _HARMFUL.sub(" ", text).strip()
 
 
@@ -72,9 +72,9 @@ class Prompt:
         """Token ids of the prompt for one pair, at most ``limit`` of them.
 
         If the prompt is too long, the end of the *raw* caption is cut, as in the paper's script. If that is not enough,
-        the synthetic caption is cut as well, so that the prompt always ends as the template does (the paper's script
-        cuts that off). Text is cut at a token boundary and tokenized again, because tokens may merge differently at the
-        new end.
+        the synthetic caption is cut as well. So the prompt always ends as the template does. (The paper's script would
+        cut off the template's end.) Captions are cut at a token boundary, and the prompt is tokenized again, because
+        tokens may merge differently at a caption's new end.
         """
         most = limit * _LONGEST_TOKEN
         raw, synthetic = clean_caption(raw)[:most], clean_caption(synthetic)[:most]
@@ -95,10 +95,10 @@ class Prompt:
         """The token ids that every prompt begins with: the template up to its first caption.
 
         In the paper's template these are 112 LLaMA tokens, including BOS. The prefix ends before the last space in
-        front of the caption. No caption can change it if tokens never reach across a space, which holds for
-        sentencepiece and for the words that LLaMA 3 and Qwen cut texts into.
+        front of the caption. So no caption can change the prefix if no token continues after a space. This holds for
+        sentencepiece, and for LLaMA 3 and Qwen, which split texts into words first.
         """
-        # Captions that begin with different kinds of characters. A token that depends on the caption is not shared.
+        # Encode captions that begin with different kinds of characters, to leave out tokens that depend on the caption.
         prompts = [self.encode(start, start) for start in ("A", "b", "7", ":", '"', "é", "図", "😀")]
         prompts.append(Prompt(self._tokenizer, _before_captions(self._template)).encode("", ""))
         same = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))
@@ -121,7 +121,7 @@ def shared_prefix(tokenizer: Tokenizer) -> list[int]:
 
 
 def _pieces(template: Template, control: Mapping[str, int]) -> list[Piece]:
-    """The template, split at its control tokens: ids of control tokens, and the text with fields between them."""
+    """The template, split at its control tokens: their ids, and between them pieces of text with the fields."""
     written = sorted((token for token in control if any(token in text for text, _ in template.parts)), key=len)
     if not written:
         return [list(template.parts)]
@@ -137,7 +137,7 @@ def _pieces(template: Template, control: Mapping[str, int]) -> list[Piece]:
 
 
 def _with(pieces: list[Piece], literal: str, field: str | None) -> list[Piece]:
-    """``pieces`` with ``text`` added at the end."""
+    """``pieces`` with the text ``literal`` and the field after it added at the end."""
     if isinstance(pieces[-1], list):
         pieces[-1].append((literal, field))
         return pieces
@@ -145,7 +145,7 @@ def _with(pieces: list[Piece], literal: str, field: str | None) -> list[Piece]:
 
 
 def _before_captions(template: Template) -> Template:
-    """The text in front of the first caption, without its last word."""
+    """The template's text before the first caption. Without its last word if no space separates it from the caption."""
     first = template.parts[0][0]
     text = first.rstrip()
     if text == first:

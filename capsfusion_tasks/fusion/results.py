@@ -22,9 +22,9 @@ _COUNT_SECONDS = 1.0
 
 
 class Results:
-    """Finished rows of one rank, in any order. A thread counts and writes them, so that the device never waits.
+    """Finished rows of one rank, in any order. A thread counts and writes the rows, so that the device never waits.
 
-    Use it as a context manager: its end writes all rows that are finished.
+    This is a context manager. At the end of its block, all finished rows are written.
     """
 
     def __init__(
@@ -52,18 +52,18 @@ class Results:
         self._raise_failure()
         if self._expected:
             raise RuntimeError(
-                f"{len(self._expected)} rows never came back from the engine, the first is {min(self._expected)}"
+                f"the engine returned no caption for {len(self._expected)} rows; the first is {min(self._expected)}"
             )
 
     def expect(self, prepared: Prepared) -> None:
-        """Register rows that the engine is about to get. Rows that are set aside count as finished."""
+        """Register rows before the engine gets them. Rows that cannot be fused (``set_aside``) count as finished."""
         prompts = {request.row: len(request.prompt) for request in prepared.requests}
         self._expected |= {row: (digest, prompts.get(row, 0)) for row, digest in prepared.inputs.items()}
         for completion in prepared.set_aside:
             self.add(completion)
 
     def add(self, completion: Completion) -> None:
-        """Take the caption of a row. Raises the error of an earlier write, if there was one."""
+        """Add the caption of a row. If an earlier write failed, raises its error."""
         self._raise_failure()
         digest, tokens = self._expected.pop(completion.row)
         self._finished.append(
@@ -71,7 +71,7 @@ class Results:
                 "row": completion.row,
                 "input": digest,
                 "prompt_tokens": tokens,
-                # Not in the schema of a fusion that keeps the best caption only.
+                # The schema drops this column if the fusion keeps only the best caption.
                 "other_beams": [self._caption(beam) for beam in completion.others],
                 **self._caption(completion),
             }
@@ -97,7 +97,7 @@ class Results:
             while not ended:
                 self._wake.wait(max(0.0, min(_COUNT_SECONDS, due - time.monotonic())))
                 self._wake.clear()
-                ended = self._ended  # read this before taking rows, so that the last round gets all rows
+                ended = self._ended  # read before the rows are taken, so that the last round takes all rows
                 rows = [self._finished.popleft() for _ in range(len(self._finished))]
                 self._count(rows)
                 self._chunks.add(rows)

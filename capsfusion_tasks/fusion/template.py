@@ -21,22 +21,25 @@ PROMPT_TEMPLATE = (
     "Sentence 1: {raw}\nSentence 2: {synthetic}\nNew Sentence:"
 )
 
-# The fields, with their names in digests. The names in digests must not change.
+# Each field with the name that stands for it in digests. The latter must not change, or all digests would.
 _FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
-_MOST_BYTES = 1 << 16  # bytes of a prompt's file; 256 tokens take a few thousand
+_MOST_BYTES = 1 << 16  # most bytes of a prompt's file; the longest prompt, 256 tokens, has a few thousand bytes
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
 class Template:
-    """``parts`` are the pieces of text, each with the field that follows it; None after the last one."""
+    """``parts`` are the template's pieces of text, each with the field that follows it. None follows the last piece."""
 
     text: str
     parts: tuple[tuple[str, str | None], ...]
 
     @classmethod
     def of(cls, text: str, name: str = "the prompt") -> Template:
-        """The template of a text. Raises InputError, with ``name``, unless its fields are {raw} and {synthetic}."""
+        """The template that ``text`` describes. Raises InputError unless its fields are {raw} and {synthetic}.
+
+        The error calls the template ``name``.
+        """
         try:
             found = list(Formatter().parse(text))
         except ValueError as error:
@@ -51,10 +54,10 @@ class Template:
                     " {{ and }} for braces that are text"
                 )
         if missing := [f"{{{field}}}" for field in _FIELDS if field not in {part[1] for part in found}]:
-            raise InputError(f"{name} has no {' and no '.join(missing)}: write where the captions go")
+            raise InputError(f"{name} has no {' and no '.join(missing)}: write each field where its caption goes")
         parts: list[tuple[str, str | None]] = []
         before = ""
-        for literal, field, _, _ in found:  # the parser also ends a piece at an escaped brace
+        for literal, field, _, _ in found:  # the parser also ends a piece at an escaped brace: join such pieces
             before += literal
             if field is not None:
                 parts.append((before, field))
@@ -80,12 +83,12 @@ class Template:
         return cls.of(text, str(file))
 
     def fill(self, raw: str, synthetic: str) -> str:
-        """The text with both captions in it."""
+        """The template's text with both captions filled in."""
         captions = {"raw": raw, "synthetic": synthetic, None: ""}
         return "".join(literal + captions[field] for literal, field in self.parts)
 
     def digest(self, most_tokens: int) -> str:
-        """A digest of the template and of the longest prompt in tokens."""
+        """A digest of the template and of ``most_tokens``, the longest prompt in tokens."""
         fields = {name: f"{{{known}}}" for name, known in _FIELDS.items()}
         text = "".join(
             literal.replace("{", "{{").replace("}", "}}") + (fields[field] if field else "")

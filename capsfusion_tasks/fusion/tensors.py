@@ -1,4 +1,4 @@
-"""Reads tensors of a weight file (.safetensors or .bin): names and shapes first, then the numbers of one at a time."""
+"""Reads a weight file (.safetensors or .bin): first the names and shapes of all tensors, then one tensor at a time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.weight_files import check_start, refuse_misfit
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_IGNORED = "rotary_emb.inv_freq"  # buffers in old checkpoints, which every reader computes itself
-# Dtypes of safetensors and torch. Integers and one-byte floats are useless without the scales of their quantisation.
+_IGNORED = "rotary_emb.inv_freq"  # a table in old checkpoints, which is computed instead of read
+# The dtypes that are accepted, by their names in safetensors and in torch. Integers and one-byte floats are refused,
+# because they are useless without the scales of their quantisation.
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 _TORCH_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 # The message for a .bin file that contains more than tensors. torch's own message would say how to run its code.
@@ -40,7 +41,7 @@ def open_tensors(file: Path) -> TensorFile:
         return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
     except pickle.UnpicklingError as error:
         raise _unreadable(file, NO_TENSORS) from error
-    except LookupError as error:  # the text of a KeyError is only the missing key
+    except LookupError as error:  # a KeyError's own text would be no help: it is only the missing key
         raise _unreadable(file, NO_TENSORS) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError) as error:
         raise _unreadable(file, error) from error
@@ -49,7 +50,7 @@ def open_tensors(file: Path) -> TensorFile:
 def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[int]], *, tied: bool) -> None:
     """Raise InputError naming the tensors of ``files`` that are missing, unknown, duplicated, or of another shape.
 
-    ``shapes``: those of the model's tensors. If head and embedding are ``tied``, one of the two is enough.
+    ``shapes`` are the shapes of the model's tensors. If head and embedding are ``tied``, one of the two is enough.
     """
     found: set[str] = set()
     unknown, other = [], []
@@ -80,7 +81,7 @@ def known_name(name: str, known: Container[str]) -> str | None:
 
 
 def is_finite(numbers: Tensor) -> Tensor:
-    """Whether all ``numbers`` are finite, as one boolean on their device. Reads them once, and makes no copy."""
+    """Whether all ``numbers`` are finite, as a boolean on their device. Reads each number once and copies none."""
     largest: Tensor = torch.linalg.vector_norm(numbers, float("inf"))  # the norm is NaN if a number is NaN
     return largest.isfinite()
 
@@ -88,8 +89,8 @@ def is_finite(numbers: Tensor) -> Tensor:
 def refuse_not_finite(folder: Path, finite: Mapping[str, Tensor]) -> None:
     """Raise InputError if some of the model's tensors have NaN or infinite numbers.
 
-    ``finite``: name → whether all numbers are finite, one boolean on any device. Fetches all booleans at once, so that
-    it waits for the device only once.
+    ``finite`` says of each tensor, by name, whether all its numbers are finite: a boolean on the device. All booleans
+    are fetched at once, so that the host waits for the device only once.
     """
     if not finite:
         return
@@ -113,13 +114,13 @@ def _safetensors(file: Path) -> TensorFile:
 
 
 def _pickled(file: Path) -> TensorFile:
-    # weights_only: a pickle from a hub must not run code. Files from before torch 1.6 cannot be mapped.
+    # weights_only, because a pickle from a hub must not run code. Only zip files (since torch 1.6) can be mapped.
     weights = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
     ):
         names = ", ".join(map(str, list(weights)[:5])) if isinstance(weights, dict) else type(weights).__name__
-        raise InputError(f"{file} holds more than a model's weights ({names}): save the state_dict of the model alone")
+        raise InputError(f"{file} holds more than a model's weights ({names}): save only the model's state_dict")
     for name, tensor in weights.items():
         _refuse_dtype(file, name, tensor.dtype, _TORCH_DTYPES)
     return TensorFile(file, {name: list(tensor.shape) for name, tensor in weights.items()}, weights.__getitem__)

@@ -23,9 +23,10 @@ _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a line of a tiktoke
 class Tokenizer(Protocol):
     """Text to token ids and back.
 
-    ``bos_id`` begins a text (None: nothing does), ``eos_id`` ends one (-1: nothing does). ``pad_id`` only fills
-    batches, and is masked everywhere. All ids are below ``vocab_size``. ``control_tokens`` are those that mark parts
-    of a text, by their name in a template ("<|im_start|>"); ``encode`` makes none of them, except for BOS.
+    ``bos_id`` is the token that begins a text (None: there is none), ``eos_id`` the token that ends a text (-1: there
+    is none). ``pad_id`` only fills batches, and is masked everywhere. All ids are below ``vocab_size``.
+    ``control_tokens`` are the ids of tokens that mark parts of a text, by their names in a template, such as
+    "<|im_start|>". Of these, ``encode`` returns only BOS.
     """
 
     @property
@@ -73,7 +74,7 @@ class LlamaTokenizer:
         return {self._processor.id_to_piece(i): i for i in ids if self._processor.is_control(i)}
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
-        """Ids of ``text``. The text of a control token ("</s>") is encoded as text."""
+        """Token ids of ``text``. If it contains the name of a control token ("</s>"), that is encoded as plain text."""
         ids: list[int] = self._processor.encode(text)
         return [self.bos_id, *ids] if bos else ids
 

@@ -1,4 +1,4 @@
-"""torchrun, with one line instead of a traceback if a library cannot be loaded.
+"""Runs torchrun. If a library cannot be loaded, the error is one line instead of a traceback.
 
 ``python -m capsfusion_tasks.fusion.torchrun`` takes the arguments of ``python -m torch.distributed.run``.
 
@@ -19,15 +19,15 @@ from traceback import walk_tb
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK
 
-_NAME = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b")  # the name of a variable or a constant
-_MESSAGE_MAX = 400  # most characters; torch answers TORCH_LOGS=x with a page of names
+_NAME = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b")  # the name of an environment variable or a constant
+_MESSAGE_MAX = 400  # most characters of a library's message; torch answers TORCH_LOGS=x with a page of names
 
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Explains errors of a block that imports or starts the library ``what``.
+    """For a block that imports or starts the library ``what``: explains its errors.
 
-    If it fails, raises InputError with the environment variables that the library did not accept.
+    If the block fails, raises InputError. The message names the environment variables that may be the cause.
     """
     try:
         yield
@@ -45,9 +45,9 @@ def loading(what: str) -> Iterator[None]:
 
 
 def variables_of(error: BaseException, environment: Mapping[str, str]) -> list[str]:
-    """The variables of ``environment`` that the message of ``error``, or the code that raised it, names.
+    """The variables of ``environment`` that are named in the message of ``error``, or else in the code that raised it.
 
-    The code can also name a constant of its module that holds the variable's name.
+    The code may name a variable itself, or a constant of its module that holds the variable's name.
     """
     if found := set(_NAME.findall(str(error))) & environment.keys():
         return sorted(found)

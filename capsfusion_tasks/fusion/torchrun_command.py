@@ -1,6 +1,6 @@
-"""The command of torchrun for a job, its environment variables, and the number of its ranks.
+"""The command of torchrun for a job, torchrun's environment variables, and the number of its ranks.
 
-Airflow tasks import this module; it imports no torch.
+Does not import torch, because Airflow tasks import this module.
 """
 
 from __future__ import annotations
@@ -17,31 +17,32 @@ from typing import Literal
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.settings import Settings
 
-# OpenMP threads spin while they wait for each other. By default they spin for so long that two jobs on one CPU are
-# seven times slower. With this many turns, two jobs have half the speed each, and a single job is not slower.
+# How many turns OpenMP threads spin while they wait for each other. By default they spin for so long that two jobs on
+# one CPU are seven times slower than one. With 2,000 turns, each of two jobs has half the speed of one, and one job is
+# not slower than by default.
 DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
-# Variables of other launchers, which are set in Kubeflow's pods and in processes that another torchrun started.
-# torchrun would take PET_* as its own arguments, and PYTHON_EXEC as the program of its ranks. LOGLEVEL=info, which many
-# images set, ends torchrun with a traceback, because Python's levels are upper-case. The last two lines are variables
-# of torch's compilers, which fuse tasks never use; of its sanitizer, which fails on the engine; and of the thresholds
-# below which a CPU multiplies matrices with another library. Most must be numbers. With other values torch ends with a
-# traceback, or every row fails.
+# Variables that torchrun must not get. In the first line are variables of other launchers, which are set in Kubeflow's
+# pods and in processes that another torchrun started. torchrun would take PET_* as its own arguments, and PYTHON_EXEC
+# as the program of its ranks. LOGLEVEL=info, which many images set, ends torchrun with a traceback, because Python's
+# levels are upper-case. In the last two lines are variables of three features of torch: compilers, which fuse tasks
+# never use; the sanitizer, which fails on the engine; and the matrix size from which a CPU uses another library. With
+# wrong values of these variables, torch ends with a traceback, or every row fails.
 _NOT_FOR_TORCHRUN = re.compile(
     r"PET_.*|TORCH_?ELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|PYTHON_EXEC"
     r"|LOGLEVEL"
     r"|TORCH_?(INDUCTOR|DYNAMO|COMPILE|COMPILER)_.*|(AOT_?INDUCTOR|AOT|COMPILE_STROBELIGHT|PYTORCH_JIT)_.*|PYTORCH_JIT"
     r"|PYTORCH_MATCHER_LOGLEVEL|TORCH_CUDA_SANITIZER|TORCH_MKLDNN_MATMUL_MIN_(DIM|SIZE)|TORCH_PYTHON_NATIVE_.*"
 )
-# A number that OpenMP accepts, with numbers for nested levels after commas.
+# A value of OMP_NUM_THREADS that OpenMP accepts: a number, and after commas the numbers for nested levels.
 _THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")
 
 
 def environment_defaults(settings: Settings) -> dict[str, str]:
-    """Variables for torchrun if the environment does not set them: ``Torchrun(defaults=…)``."""
+    """The argument ``defaults`` of ``Torchrun``: variables that torchrun gets if the environment does not set them."""
     cores = len(os.sched_getaffinity(0))
     environment = {
         **DEFAULTS,
-        # Otherwise torchrun sets this to one thread if there are several ranks.
+        # Without this, torchrun sets one thread per rank if there are several ranks.
         "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node))),
     }
     if _is_writable(settings.home):
@@ -57,7 +58,7 @@ def _is_writable(folder: Path) -> bool:
 
 
 def torchrun_environment(defaults: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without the variables of other launchers, with ``defaults`` for variables that are not set."""
+    """``environment`` without the variables that torchrun must not get, and with ``defaults`` for those not set."""
     kept = {name: value for name, value in environment.items() if not _NOT_FOR_TORCHRUN.fullmatch(name)}
     for name in ("TORCH_LOGS", "TORCH_LOGS_OUT"):  # torch fails on empty values, which compose files can set
         if not kept.get(name):
@@ -72,7 +73,7 @@ def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[s
     return [
         *(sys.executable, "-m", "capsfusion_tasks.fusion.torchrun", "--standalone", "--local-addr", "127.0.0.1"),
         *("--nnodes", "1", "--nproc-per-node", str(rank_count(nproc_per_node)), "--max-restarts", "0"),
-        # Ranks print their errors themselves. A killed torchrun would leave its log folder behind.
+        # No log folder: ranks print their errors themselves, and a killed torchrun would leave the folder behind.
         *("--log-dir", os.devnull),
         *("-m", "capsfusion_tasks.fusion.worker", job.model_dump_json()),
     ]
@@ -87,7 +88,7 @@ def gpu_count() -> int:
     """Number of GPUs that this process may use. Does not import torch, because CUDA would occupy the GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        # CUDA ends its list at the first -1.
+        # CUDA ignores the names from the first -1 on.
         return len([*takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))])
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)

@@ -37,8 +37,8 @@ _WINDOW = 4  # number of batches whose rows are sorted together
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """Load the checkpoint in ``folder``. Never runs code of the checkpoint.
 
-    Raises InputError if it cannot be loaded, or if its tensors are not those of the model. transformers would give
-    missing tensors random numbers and continue.
+    Raises InputError if the checkpoint cannot be loaded, or if its tensors are not those of the model. transformers
+    itself would fill missing tensors with random numbers and continue.
     """
     config = read_config(folder)
     files = weight_files(folder)
@@ -81,8 +81,8 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
 def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
     """A folder with links to the files of ``folder`` that transformers may read: config.json, ``files``, their index.
 
-    If peft is installed, transformers would also load an adapter from ``folder``. Errors in the block become
-    InputError.
+    Without this, transformers would also load an adapter from ``folder`` if peft is installed. Errors in the block
+    become InputError.
     """
     names = ["config.json", *(file.name for file in folder.glob("*.index.json")), *(file.name for file in files)]
     verbosity = get_verbosity()
@@ -103,7 +103,7 @@ def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
 
 
 def _shapes(folder: Path) -> dict[str, list[int]]:
-    """The shapes of the model's tensors, by name, as its config has them. Takes no memory."""
+    """The shapes of the tensors, by name, of the model that config.json describes. Allocates no tensors."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -152,7 +152,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate_batch(self, batch: Sequence[Request], width: int | None = None) -> list[Completion]:
-        """One static batch, padded to ``width`` tokens (by default to its longest prompt)."""
+        """The captions of one static batch. Prompts are padded to ``width`` tokens; None: to the longest prompt."""
         width = width or max(len(request.prompt) for request in batch)
         limits = [request.limit(self.generation.max_new_tokens) for request in batch]
         watch = NaNWatch(len(batch))
@@ -161,7 +161,7 @@ class TransformersEngine:
             generation_config=self.generation,
             logits_processor=LogitsProcessorList([watch]),
             stopping_criteria=StoppingCriteriaList([RowLimits(width, limits)]),
-        )  # [B * kept, S + generated], the captions of a row one after the other
+        )  # [B * kept, S + generated], the kept captions of a row one after the other
         generated: list[list[list[int]]] = output[:, width:].unflatten(0, (len(batch), -1)).tolist()
         completions = [
             Completion(request.row, [], NOT_FINITE, 0) if is_nan else self._completion(request.row, captions, limit)

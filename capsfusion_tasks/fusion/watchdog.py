@@ -10,7 +10,7 @@ from typing import Literal
 
 from capsfusion_tasks.settings import Settings
 
-# loading: until the rank's first row is finished. waiting: no rows are left for this rank.
+# The phases of a rank. loading: until its first row is finished. waiting: no rows are left for it.
 Phase = Literal["loading", "working", "waiting"]
 
 _BEAT = "capsfusion rank "
@@ -25,18 +25,18 @@ class Heartbeat:
         self._last: tuple[Phase, float] | None = None
 
     def beat(self, phase: Phase) -> None:
-        """Report the phase. Writes a new phase at once, and the same phase at most once a second."""
+        """Report the phase. A new phase is reported at once, the same phase again at most once a second."""
         now = time.monotonic()
         if self._last is not None and self._last[0] == phase and now < self._last[1] + _BEAT_SECONDS:
             return
         self._last = (phase, now)
-        # In one write, so that lines of two ranks are never mixed.
+        # Write the line at once, so that the lines of two ranks never mix.
         os.write(self._output, f"{_BEAT}{self._rank} {phase}\n".encode())
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds that a rank may take for a row (``stall``), and for its first row, including loading the model."""
+    """Seconds that a rank may take for a row (``stall``), and for loading the model and its first row (``loading``)."""
 
     stall: float = 15 * 60
     loading: float = 60 * 60
@@ -52,7 +52,7 @@ class Watchdog:
 
     timeouts: Timeouts
     clock: Callable[[], float] = time.monotonic
-    # Rank → its last phase, and the time of that report.
+    # Rank → the phase of its last heartbeat, and the heartbeat's time.
     _ranks: dict[int, tuple[str, float]] = field(default_factory=dict)
     _last: float = field(init=False)  # time of the last heartbeat of any rank
 
@@ -69,7 +69,7 @@ class Watchdog:
         return True
 
     def hung(self) -> str | None:
-        """Text with the ranks that have made no progress for too long. None if there are none.
+        """A message that names the ranks without progress for too long. None if there are no such ranks.
 
         A rank without rows waits for the other ranks, so it counts as hung only if all ranks are silent.
         """

@@ -11,8 +11,8 @@ from pathlib import Path
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.json_files import read_object, refuse_pointer
 
-# The first existing name counts, as in transformers: one file, or an index of several. Safetensors come first, because
-# pickles can contain code.
+# The names of a model's weights: one file, or the index of several files. As in transformers, the first name that
+# exists counts. Safetensors come first, because pickles can contain code.
 _LAYOUTS = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -20,7 +20,7 @@ _LAYOUTS = (
 HUB_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 ADAPTER_CONFIG = "adapter_config.json"
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-# Endings of tensor names in quantised checkpoints: GPTQ, AWQ, fp8, bitsandbytes.
+# Endings of tensor names that only quantised checkpoints have: GPTQ, AWQ, fp8, bitsandbytes.
 _QUANTISED = (".qweight", ".qzeros", ".g_idx", ".scales", "weight_scale", "weight_scale_inv", ".SCB", ".absmax")
 _SHOWN = 5
 
@@ -34,7 +34,7 @@ def weight_files(folder: Path) -> list[Path]:
             return _files_of_index(folder / index)
     refuse_adapter(folder)
     for name in (name for layout in _LAYOUTS for name in layout):
-        if (folder / name).is_symlink():  # a link into the hub's cache, from which the file was deleted
+        if (folder / name).is_symlink():  # for example a link to a file that was deleted from the hub's cache
             raise InputError(f"{folder / name} is a dead link: restore its target, or download the model again")
     found = ", ".join(_other_files(folder, [])) or "no such file"
     raise InputError(
@@ -44,7 +44,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Raise InputError if the folder holds an adapter. Call it if the model's own files are missing."""
+    """Raise InputError if the folder holds an adapter. Call this function if the model's own files are missing."""
     if (folder / ADAPTER_CONFIG).is_file():
         raise InputError(
             f"{folder} holds an adapter only (LoRA), without its base model: merge both"
@@ -53,7 +53,7 @@ def refuse_adapter(folder: Path) -> None:
 
 
 def unread_files(folder: Path, read: Iterable[Path]) -> list[str]:
-    """Names of the files that look like weights and are not among those ``read``."""
+    """Names of the files that look like weight files and are not among ``read``, the files that are read."""
     return _other_files(folder, [file.name for file in read])
 
 
@@ -70,7 +70,11 @@ def check_start(file: Path) -> None:
 
 
 def refuse_misfit(folder: Path, *, missing: Iterable[str], unknown: Iterable[str], other: Iterable[str] = ()) -> None:
-    """Raise InputError if tensors are ``missing``, ``unknown`` to the model, or wrong in an ``other`` way."""
+    """Raise InputError if a checkpoint's tensors do not fit its model.
+
+    ``missing`` are names of tensors that the checkpoint lacks, ``unknown`` names that the model lacks. ``other`` are
+    sentences about further problems.
+    """
     missing, unknown = sorted(missing), sorted(unknown)
     problems = [*other, *(f"unknown tensor {name}" for name in unknown), *(f"{name} is missing" for name in missing)]
     if not problems:
@@ -80,7 +84,7 @@ def refuse_misfit(folder: Path, *, missing: Iterable[str], unknown: Iterable[str
     if any(name.endswith(_QUANTISED) for name in unknown):
         hint = ". They are quantised: give the model in bfloat16, float16 or float32"
     elif prefix := _surplus_prefix(unknown, missing):
-        hint = f". Their names begin with {prefix!r}: save the weights without it"
+        hint = f". Their names begin with {prefix!r}: save the weights without this prefix"
     raise InputError(f"the weights in {folder} do not fit its config.json: {'; '.join(problems[:_SHOWN])}{more}{hint}")
 
 
@@ -110,7 +114,10 @@ def _other_files(folder: Path, read: list[str]) -> list[str]:
 
 
 def _surplus_prefix(unknown: list[str], missing: list[str]) -> str:
-    """The prefix that ``unknown`` names have before ``missing`` names: "module.", or "base_model.model." of peft."""
+    """A prefix of all ``unknown`` names, such as "module.". Without it, the first of these is a ``missing`` name.
+
+    Empty if there is no such prefix. Training code adds one: peft adds "base_model.model.".
+    """
     for name in missing:
         if unknown and unknown[0].endswith(f".{name}"):
             prefix = unknown[0].removesuffix(name)

@@ -40,7 +40,7 @@ _POLL_SECONDS = 0.1
 
 
 def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_world_size: int) -> None:
-    """Fuse the unfinished rows of the job that this rank claims."""
+    """Claim rows of the job and fuse those that are not finished, until no rows are left."""
     heartbeat = Heartbeat(rank)
     heartbeat.beat("loading")
     storage = Storage(job.staging)
@@ -50,7 +50,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
     check_model(folder, engine=job.decoding.engine, max_new_tokens=job.decoding.max_new_tokens, template=template)
     tokenizer = load_tokenizer(folder)
     feed = Feed(job, storage, pairs, store, tokenizer)
-    # If a retry has nothing left to do, load no model.
+    # If this rank has nothing to do, as in a retry after the last row was finished, it loads no model.
     if (first := feed.next(wait=True)) is not None:
         # Hold the lock until the process ends, because the process uses the GPU's memory until then.
         device, _lock = take_device(local_rank, local_world_size)
@@ -70,7 +70,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
 
 
 class ClaimedRequests:
-    """The requests of the rows that this rank claims. Registers each row with ``results`` first."""
+    """The requests of the rows that this rank claims. Registers each row with ``results`` before the engine gets it."""
 
     def __init__(self, first: Prepared, feed: Feed, results: Results) -> None:
         self._feed, self._results = feed, results
@@ -91,7 +91,7 @@ class ClaimedRequests:
 
 
 def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Engine:
-    """The engine of the job's decoding, with its weights on ``device``.
+    """The engine of the job's decoding, with the model's weights on ``device``.
 
     Raises InputError if the device cannot compute in the decoding's dtype.
     """
@@ -99,7 +99,7 @@ def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Eng
     on_cuda = device.type == "cuda"
     if dtype == torch.bfloat16 and on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(
-            f"fusion {job.fusion_id} is in bfloat16, which {torch.cuda.get_device_name(device)} does not compute: use a"
+            f"fusion {job.fusion_id} is in bfloat16, which {torch.cuda.get_device_name(device)} does not support: use a"
             " GPU from Ampere on, or set CAPSFUSION_DTYPE=float32 and plan again"
         )
     if decoding.engine == "native":
@@ -107,7 +107,7 @@ def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Eng
         from capsfusion_tasks.fusion.native.checkpoint import load_llama
         from capsfusion_tasks.fusion.native.engine import NativeEngine
 
-        # Check this before loading weights, which takes minutes.
+        # Check GPU and compiler before loading the weights, because loading takes minutes.
         if dtype == float8.DTYPE:
             float8.require(device)
         if on_cuda:
@@ -149,7 +149,7 @@ class Progress:
         self._started = self._reported = time.monotonic()
 
     def wait_for_all(self, on_progress: Callable[[], None]) -> None:
-        """Keep reporting until the rows of all ranks, including those on other nodes, are in files."""
+        """Report the progress until the rows of all ranks, including ranks on other nodes, are written to files."""
         before = -1
         while True:
             total, done = self._pairs.total(), self._written()
@@ -185,7 +185,7 @@ class Progress:
         return int(self._store.add("written", 0) + self._store.add("found", 0))
 
 
-@record  # so that torchrun's report of a failure has the rank's own traceback
+@record  # adds the rank's own traceback to torchrun's report of a failure
 def main() -> int:
     die_with_parent()
     parser = argparse.ArgumentParser(description=__doc__)
@@ -193,7 +193,7 @@ def main() -> int:
     job: FuseJob = parser.parse_args().job
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     logging.basicConfig(level=logging.INFO, format=f"rank {rank}: %(message)s", stream=sys.stdout)
-    # torchrun's own store needs no second server, and outlives each rank.
+    # Share counters between the ranks in torchrun's own store: it needs no second server, and outlives each rank.
     store, _, _ = next(iter(rendezvous("env://")))
     try:
         fuse_rows(job, store, rank, local_rank, int(os.environ["LOCAL_WORLD_SIZE"]))

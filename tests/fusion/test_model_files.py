@@ -270,7 +270,7 @@ def test_a_name_that_the_system_refuses_is_bad_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["module.", "base_model.model.", "_orig_mod."])
 def test_a_prefix_of_all_names_is_named(tmp_path: Path, prefix: str) -> None:
     names = ["lm_head.weight", "model.norm.weight"]
-    with pytest.raises(InputError, match=f"Their names begin with '{re.escape(prefix)}': save the weights without it"):
+    with pytest.raises(InputError, match=f"names begin with '{re.escape(prefix)}': save the weights without this"):
         refuse_misfit(tmp_path, missing=names, unknown=[prefix + name for name in names])
 
 

@@ -107,7 +107,7 @@ def test_chunks_are_closed_when_they_are_full_or_old_and_never_replace_those_of_
 
 
 def test_a_row_that_the_engine_never_gave_back_is_told(job: FuseJob) -> None:
-    with pytest.raises(RuntimeError, match="2 rows never came back from the engine, the first is 3"):  # noqa: SIM117
+    with pytest.raises(RuntimeError, match="no caption for 2 rows; the first is 3"):  # noqa: SIM117
         with results_of(job, HashStore(), range(5)) as results:
             finish(results, range(3))
     assert finished(job) == [0, 1, 2]

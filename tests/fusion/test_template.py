@@ -36,7 +36,7 @@ PAIRS = read_pairs(None, 30)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("Two: {synthetic}", r"has no \{raw\}: write where the captions go"),
+        ("Two: {synthetic}", r"has no \{raw\}: write each field where its caption goes"),
         ("One: {raw}", r"has no \{synthetic\}: write"),
         ("", r"has no \{raw\} and no \{synthetic\}: write"),
         ("{{raw}} {{synthetic}}", r"has no \{raw\} and no \{synthetic\}"),
