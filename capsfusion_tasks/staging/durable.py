@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-# Errors of file systems without real folders, such as mounted object stores.
+# Errors of file systems that cannot sync a folder, such as mounted object stores, which have no real folders.
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 def sync_file(handle: int) -> None:
-    """Sync the content of the open file to disk. Its name is on disk only after ``sync_folder``."""
+    """Sync the content of the open file to disk. The file's name is safe only after ``sync_folder``."""
     os.fsync(handle)
 
 
@@ -41,9 +41,9 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(target: Path, suffix: str) -> Iterator[BinaryIO]:
-    """A file that replaces ``target`` when the block ends. It is deleted if the block raises.
+    """A new file to write, which replaces ``target`` when the block ends. It is deleted if the block raises.
 
-    Until the block ends, the file's name is ``.<name of target>.<random><suffix>``. Creates missing folders.
+    Until the block ends, the new file's name is ``.<name of target>.<random><suffix>``. Creates missing folders.
     """
     make_folder(target.parent)
     # Listings leave out names that start with a dot, so the file of a killed writer is never read as data.
@@ -67,4 +67,5 @@ def _current_umask() -> int:
     return umask
 
 
-_UMASK = _current_umask()  # mkstemp makes files private, and workers of other users must be able to read them
+# The rights of new files. mkstemp makes private files, but workers of other users must be able to read published files.
+_UMASK = _current_umask()

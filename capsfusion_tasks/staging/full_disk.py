@@ -1,4 +1,4 @@
-"""Errors for full and read-only disks. The message names the disk. A retry continues once the disk has space."""
+"""Errors for full and read-only disks. The message names the folder. A retry continues once the disk has space."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FULL = {errno.ENOSPC: "no space", errno.EDQUOT: "the quota is used up"}
 
 @contextmanager
 def explained(folder: Path, what: str, mend: str = "make room there") -> Iterator[None]:
-    """For a block that writes ``what`` to ``folder``: raises NotReadyError, with the advice ``mend``, if the disk is
-    full.
+    """For a block that writes ``what`` to ``folder``: raises NotReadyError if the disk is full or read-only.
 
-    Not InputError, so that Airflow retries the task: somebody may free space meanwhile.
+    For a full disk, the message advises ``mend``. The error is not an InputError, so that Airflow retries the task:
+    somebody may free space meanwhile.
     """
     try:
         yield

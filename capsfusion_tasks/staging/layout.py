@@ -23,19 +23,22 @@ def pulled_folder(side: Side) -> str:
 
 
 def pulled_mark(side: Side, shard_id: str) -> str:
-    """A file that says that the shard is pulled. It is written after the shard's last bucket file.
+    """The shard's mark: a JSON file that says that the shard is pulled. It is written after the last bucket file.
 
-    Keys: ``rows``, the number of rows in the shard; ``dropped``, rows by reason; ``buckets``, rows by bucket;
-    ``columns``, the names that the shard gives to its columns; ``rules``, those of the pull; ``whole``, false if bucket
-    files are broken or being replaced, so that the shard must be pulled again.
+    - ``rows``: the number of rows in the shard
+    - ``dropped``: the number of dropped rows by reason
+    - ``buckets``: the number of rows by bucket
+    - ``columns``: the shard's own names of its columns
+    - ``rules``: the settings of the pull (``pull_rules.py``)
+    - ``whole``: false if bucket files are broken or being replaced, so that the shard must be pulled again
     """
     return f"{pulled_folder(side)}/{shard_id}.json"
 
 
 def lookups_folder(side: Side, bucket: int) -> str:
-    """Lookups: copies of a bucket's rows, to find rows by URL.
+    """The folder of a bucket's lookups: copies of the bucket's rows in a form in which rows are found by URL.
 
-    Each consists of a ``.json``, a ``.parquet`` and a ``.rows``.
+    A lookup is three files, with the endings ``.json``, ``.parquet`` and ``.rows``.
     """
     return f"lookups/{side}/{bucket_name(bucket)}"
 
@@ -52,12 +55,12 @@ IMAGE_RESULTS = "image_results"
 
 
 def image_results_batch(name: str) -> str:
-    """The description of a batch of image results (``pairing/image_results.py``)."""
+    """The file that describes a batch of image results (``pairing/image_results.py``)."""
     return f"{IMAGE_RESULTS}/{name}.json"
 
 
 def image_results_file(bucket: str, name: str) -> str:
-    """The results of one batch for the URLs of one bucket."""
+    """The file with the image results of one batch for the URLs of one bucket."""
     return f"{IMAGE_RESULTS}/{bucket}/{name}.parquet"
 
 
@@ -65,11 +68,11 @@ BUCKETS_CONFIG = "buckets/config.json"
 
 
 def pulled_summary(side: Side) -> str:
-    """A summary of the marks of the side's shards (``staging/summaries.py``)."""
+    """The folder of the summary (``staging/summaries.py``) of all marks of a side's shards."""
     return f"summaries/pulled/{side}"
 
 
-LISTS_SUMMARY = "summaries/lists"  # a summary of the lists of shards of all intervals
+LISTS_SUMMARY = "summaries/lists"  # the folder of the summary of all intervals' lists of shards
 
 
 RUNS = "runs"  # a folder for each interval, named by its key
@@ -80,7 +83,7 @@ def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-ANY_BUCKET = "any"  # stands for the bucket's number if the bucket of the pairs is unknown
+ANY_BUCKET = "any"  # stands for the bucket's number in a file name if the pairs' bucket is unknown
 
 
 def pairs_folder(work: Interval | Replay) -> str:

@@ -1,4 +1,4 @@
-"""Folders in this machine's scratch space. A lock shows whether the process that owns a folder still runs."""
+"""Temporary folders in this machine's scratch folder. A lock shows whether a folder's process still runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 from capsfusion_tasks.staging import full_disk
 
-# Names of our folders: for splitting shards and replays, for joining buckets, for uploads and for downloads. Other
-# programs may use the scratch folder too.
+# The names of CapsFusion's folders: for splitting shards, joining buckets, replays, uploads and downloads. Folders with
+# other names are left alone, because other programs may use the scratch folder, too.
 _OURS = re.compile(r"(split|join|replay|upload)-\w+|[0-9a-f]{16}")
 
 ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
@@ -24,9 +24,9 @@ ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
 
 @contextmanager
 def temporary_folder(scratch: Path, prefix: str, what: str) -> Iterator[Path]:
-    """A folder in ``scratch``, which is deleted when the block ends. ``abandoned`` finds it after a SIGKILL.
+    """A new folder in ``scratch``, deleted when the block ends. If SIGKILL prevents this, ``abandoned`` finds it later.
 
-    Raises NotReadyError if the disk is full. The error says ``what`` the folder was for.
+    Raises NotReadyError if the disk is full. The error says that the folder was for ``what``.
     """
     with full_disk.explained(scratch, what, ROOM):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def abandoned(scratch: Path, older_than: timedelta) -> list[Path]:
-    """Our folders in ``scratch`` that no process has locked and that are older than ``older_than``."""
+    """CapsFusion's folders in ``scratch`` that no process has locked, and that have not changed for ``older_than``."""
     return [folder for folder in sorted(scratch.glob("*")) if _is_abandoned(folder, older_than)]
 
 
@@ -64,7 +64,7 @@ def _is_abandoned(folder: Path, older_than: timedelta) -> bool:
 
 
 def size(folder: Path) -> int:
-    """Disk space of the folder's files, in bytes. Unfinished downloads take less space than their length."""
+    """Bytes that the folder's files take on the disk. For unfinished downloads, this is less than their length."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 

@@ -1,4 +1,4 @@
-"""Files of the staging area or of an export, on a disk or on S3. A file appears complete or not at all."""
+"""Reads and writes files of the staging area or of an export, on a disk or S3. They appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from capsfusion_tasks.staging import durable, full_disk
 from capsfusion_tasks.staging.addresses import refuse_credentials, remote_filesystem
 from capsfusion_tasks.staging.read_ahead import read_ahead
 
-_S3_ERROR = "AWS Error"  # Arrow's messages about errors of S3 contain this text
-# Bytes of the largest file that is kept in memory before its upload. Pull writes four files at a time.
+_S3_ERROR = "AWS Error"  # the text by which Arrow's messages about errors of S3 are recognised
+# Bytes of the largest file that is kept in memory until its upload. Pull keeps four such files at a time.
 _IN_MEMORY = 32 << 20
 _SUFFIX = ".unpublished"  # a file with this suffix is not finished
 _UNPUBLISHED = re.compile(rf"\..+\{_SUFFIX}")
@@ -49,7 +49,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _asks(method: _Method) -> _Method:
-    """Decorates methods that call S3: they raise NotReadyError if S3 does not answer or answers with an error."""
+    """Decorator of methods that call S3: they raise NotReadyError if S3 does not answer, or answers with an error."""
 
     @wraps(method)
     def asking(self: Storage, *arguments: Any, **named: Any) -> Any:
@@ -60,7 +60,10 @@ def _asks(method: _Method) -> _Method:
 
 
 class Storage:
-    """Paths are relative to ``root`` and use "/"; ``root`` is a folder (``~`` is the home) or ``s3://bucket/prefix``."""
+    """Files below ``root``, a folder (may begin with ``~``) or ``s3://bucket/prefix``.
+
+    The paths in arguments and results are relative to ``root``, with "/" between their parts.
+    """
 
     def __init__(self, root: str) -> None:
         refuse_credentials(root)  # refused, because messages, manifests and process arguments show the root
@@ -86,10 +89,7 @@ class Storage:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """For a block that uses ``filesystem`` directly:
-
-        S3's errors become those that the methods of this class raise.
-        """
+        """For a block that uses ``filesystem`` directly: errors of S3 become NotReadyError, as in the other methods."""
         try:
             yield
         except NotReadyError:
@@ -98,8 +98,8 @@ class Storage:
             if _S3_ERROR not in str(error):
                 raise
             raise NotReadyError(
-                f"{self.root} answers with an error: {error}; try again, and if the error stays, check its endpoint"
-                " and credentials"
+                f"{self.root} answers with an error: {error}; try again, and if the error stays, check the endpoint"
+                " and the credentials"
             ) from error
 
     @_asks
@@ -118,7 +118,7 @@ class Storage:
 
     @_asks
     def sizes(self, folder: str) -> dict[str, int]:
-        """Sizes in bytes of the files in ``folder``, by path."""
+        """Sizes in bytes of the files in ``folder`` (not in its subfolders), by path. Leaves out unpublished files."""
         selector = fs.FileSelector(folder, allow_not_found=True)
         infos = self.filesystem.get_file_info(selector)
         files = (info for info in infos if info.type == fs.FileType.File and not info.base_name.startswith("."))
@@ -134,7 +134,7 @@ class Storage:
         return sorted(_files(infos), key=lambda file: file.path)
 
     def stat(self, paths: Iterable[str]) -> list[StoredFile]:
-        """The files of ``paths`` that exist, in order. On S3 each path takes one request."""
+        """The files among ``paths`` that exist, in the order of ``paths``. On S3 each path takes one request."""
         return [*_files(read_ahead(self._info, paths))]
 
     @_asks
@@ -162,13 +162,13 @@ class Storage:
             self._sync_parent(path)
 
     def _sync_parent(self, path: str) -> None:
-        """Sync, so that a deleted file does not come back after a power failure. A join would read it."""
+        """Sync the folder of ``path``. Otherwise a deleted file could come back after a power failure and be joined."""
         if self._local:
             durable.sync_folder((Path(self._base) / path).parent)
 
     @_asks
     def delete_unpublished(self, folder: str) -> None:
-        """Delete files of killed writers in ``folder``. No other process may be writing there."""
+        """Delete the unfinished files that killed writers left in ``folder``. No other process may write there."""
         infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
         for info in infos:
             if _UNPUBLISHED.fullmatch(info.base_name):
@@ -178,14 +178,14 @@ class Storage:
     def publish(self, path: str) -> Iterator[Any]:
         """A binary file to write. It appears under ``path`` when the block ends, and not at all if the block raises.
 
-        On a disk, the file is written under another name and renamed. After the block, a power failure cannot undo
-        this. On S3 an upload becomes visible when it is complete. Raises NotReadyError if the disk is full or
-        read-only, or S3 does not answer.
+        On a disk, the file is written under another name, then renamed and synced, so that a power failure cannot undo
+        it. On S3, an upload becomes visible when it is complete. Raises NotReadyError if the disk is full or read-only,
+        or if S3 does not answer.
         """
         if not self._local:
-            # Upload only the complete file. Arrow completes an upload even if the block raises, and cannot abort it. A
-            # client of our own would need a second set of endpoint, region and credentials. Only large exports do not
-            # fit in memory and need space in TMPDIR.
+            # Upload only when the file is complete, because Arrow completes an upload even if the block raises, and
+            # cannot abort it. Another S3 client could, but would need the endpoint, region and credentials a second
+            # time. Only large exports do not fit in memory and need space in TMPDIR.
             spooled = full_disk.explained(
                 Path(tempfile.gettempdir()), self.path(path), "make room there, or set TMPDIR"
             )
@@ -215,7 +215,7 @@ class Storage:
         metadata: dict[str, str] | None = None,
         summary: Callable[[], dict[str, str]] = dict,
     ) -> None:
-        """Publish ``tables`` as one Parquet file (zstd), a row group per table. Holds one table in memory at a time.
+        """Publish ``tables`` as one Parquet file (zstd), a row group per table. Has one table in memory at a time.
 
         ``summary`` is called after the last table and returns more metadata for the footer.
         """
@@ -228,25 +228,25 @@ class Storage:
 
     @_asks
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """The rows of a Parquet file. Their schema has the metadata of the file's footer."""
-        # Three requests to S3; pq.read_table would need five.
+        """The table in a Parquet file. The table's schema has the metadata of the file's footer."""
+        # This takes three requests to S3; pq.read_table would take five.
         with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
             return file.read(columns)
 
     @contextmanager
     def random_access(self, path: str) -> Iterator[Callable[[int, int], bytes]]:
-        """A function that reads a number of bytes from an offset. Threads may share it."""
+        """A function ``(size, offset)`` that reads ``size`` bytes from ``offset``. Threads may share it."""
         if not self._local:
             with self.answering(), self.filesystem.open_input_file(path) as file:
                 yield file.read_at
             return
-        # Faster than Arrow: a third of its time for reading a hundred bytes.
+        # For a hundred bytes, this takes a third of the time that Arrow takes.
         with open(Path(self._base) / path, "rb", buffering=0) as local:
             yield lambda size, offset: os.pread(local.fileno(), size, offset)
 
     @_asks
     def footer(self, path: str) -> tuple[dict[str, str], int]:
-        """The metadata that this class wrote, and the number of rows. Reads only the footer."""
+        """The metadata that this class wrote to a Parquet file, and its number of rows. Reads only the footer."""
         with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
             metadata = {**(file.metadata.metadata or {})}
             metadata.pop(b"ARROW:schema", None)

@@ -17,10 +17,10 @@ from uuid import uuid4
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage, StoredFile
 
-_READERS = 16  # files read in parallel: on S3 each read takes a round trip
-_WORTH_WRITING = 16  # files: reading fewer takes no longer than writing a summary
-# A summary includes a change only after an hour, because the file may not be written yet. The note is deleted after a
-# day, when no reader can be running that began before the change.
+_READERS = 16  # number of files read in parallel, because on S3 each read takes a round trip
+_WORTH_WRITING = 16  # a summary is written if this many files were read: reading fewer takes no longer than writing it
+# A summary includes a change only after an hour, because until then, the file may not be written yet. The note of the
+# change is deleted after a day: by then, no reader that began before the change can still be running.
 _SETTLED = timedelta(hours=1)
 _FORGOTTEN = timedelta(days=1)
 
@@ -37,7 +37,7 @@ class Summaries:
         self.storage.write_json(f"{self._changes}/{name}.{uuid4().hex}", {})
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
-        """What ``read`` returns for each of ``names``, a JSON value. Calls ``read`` for new and changed files only."""
+        """The JSON value that ``read`` returns for each of ``names``. Calls ``read`` only for new and changed files."""
         changes = self.storage.tree(self._changes)  # list changes before reading files
         seen, known = self._read()
         changed = {_file(change) for change in changes if change.path not in seen}
@@ -65,7 +65,7 @@ class Summaries:
         return f"{self.folder}/summary.json"
 
     def _read(self) -> tuple[set[str], dict[str, Any]]:
-        """The changes that the summary includes, and its facts by name."""
+        """The changes that the summary includes, and the facts about each file, by the file's name."""
         try:
             summary = self.storage.read_json(self._path)
         except FileNotFoundError:
@@ -73,7 +73,7 @@ class Summaries:
         return set(summary["seen"]), {name: summary["facts"][number] for name, number in summary["names"].items()}
 
     def _write(self, facts: dict[str, Any], seen: list[StoredFile]) -> None:
-        different: list[Any] = []  # equal facts are stored once, because many shards have the same rules
+        different: list[Any] = []  # equal facts in a row are stored once, because many shards have the same rules
         names = {}
         for name, fact in facts.items():
             if not different or fact != different[-1]:
@@ -84,5 +84,5 @@ class Summaries:
 
 
 def _file(change: StoredFile) -> str:
-    """The name of the changed file."""
+    """The name of the file that ``change``, a note, is about."""
     return change.path.rpartition("/")[2].rpartition(".")[0]
