@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes .env for docker-compose.yaml with new random secrets, readable by you only. Keeps an existing file.
+# Writes .env for docker-compose.yaml with new random secrets. Only you can read the file. Changes no existing file.
 #
 #   docker/make-env.sh [FILE]
 set -eu
@@ -15,8 +15,8 @@ fernet() { head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n'; }
 umask 077
 warehouse=$(secret 16)
 cat > "$file.part" <<END
-# Written by docker/make-env.sh. Keep it: without FERNET_KEY Airflow cannot read its Connections, and without the
-# passwords nothing can use the databases.
+# Written by docker/make-env.sh. Keep this file: without FERNET_KEY, Airflow cannot read its Connections, and without
+# the passwords, nothing can use the databases.
 ADMIN_PASSWORD=$(secret 12)
 FERNET_KEY=$(fernet)
 API_SECRET_KEY=$(secret 32)
@@ -24,25 +24,26 @@ JWT_SECRET=$(secret 32)
 AIRFLOW_DB_PASSWORD=$(secret 16)
 REDIS_PASSWORD=$(secret 16)
 
-# The warehouse: its own database on the same server, or any other PostgreSQL.
+# The warehouse: a database of its own on the server of Airflow's database, or on any other PostgreSQL.
 WAREHOUSE_PASSWORD=$warehouse
 CAPSFUSION_WAREHOUSE_URL=postgresql://capsfusion:$warehouse@postgres:5432/capsfusion
 
-# Where shards arrive, and the model. Any setting of docs/settings.md can be set here.
+# Where shards arrive, the staging area, and the model. Any setting of docs/settings.md can be set here.
 #CAPSFUSION_LAION2B=s3://bucket/laion-2b
 #CAPSFUSION_LAION_COCO=s3://bucket/laion-coco
 #CAPSFUSION_STAGING=s3://bucket/staging
 #CAPSFUSION_MODEL=BAAI/CapsFus-LLaMA
 #HF_TOKEN=
 
-# Keys for these buckets. Airflow stores them as the Connection capsfusion_s3.
+# The S3 keys for the buckets above. Airflow stores the keys as the Connection capsfusion_s3.
 #CAPSFUSION_AWS_CONN_ID=capsfusion_s3
 #S3_ACCESS_KEY_ID=
 #S3_SECRET_ACCESS_KEY=
 #S3_ENDPOINT_URL=
 #S3_REGION=
 END
-# With a GPU, the GPU worker reserves it (needs NVIDIA's container toolkit). Otherwise it fuses on the CPU.
+# If this machine has a GPU, the worker of fuse tasks reserves the GPU, which needs NVIDIA's container toolkit. Otherwise
+# this worker fuses on the CPU.
 if command -v nvidia-smi > /dev/null && nvidia-smi -L > /dev/null 2>&1; then
   echo "
 COMPOSE_FILE=docker-compose.yaml:docker-compose.gpu.yaml" >> "$file.part"

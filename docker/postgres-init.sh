@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs once, when the volume is empty: creates the warehouse's database, account and roles.
+# Runs once, when the database server's volume is empty: creates the warehouse's database, account and roles.
 set -euo pipefail
 
-# \getenv, because all users can read the arguments of a process.
+# Read the password with \getenv, because all users can read the arguments of a process.
 psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
 \getenv password WAREHOUSE_PASSWORD
 create role capsfusion login password :'password';

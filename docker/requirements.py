@@ -1,4 +1,4 @@
-"""Print the requirements of pyproject.toml, so that packages and code are separate layers of the image.
+"""Print the requirements of pyproject.toml, so that the image can have its packages in another layer than the code.
 
 python requirements.py airflow celery     the project's dependencies and those of these extras
 python requirements.py --only fusion      the dependencies of this extra only
