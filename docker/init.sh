@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs before the other services, at each `up`: migrates both databases, and sets the admin's password, the pool of fuse
-# tasks and the Connection for S3.
+# Runs at each `docker compose up`, before the other services.
+# Migrates both databases, and sets the admin's password, the pool of fuse tasks and the Connection for S3.
 set -euo pipefail
 
 airflow db migrate
@@ -14,8 +14,8 @@ python -c 'import json, os; print(json.dumps({os.environ["ADMIN_USER"]: os.envir
 # Keep an existing pool: the operator may have changed its slots.
 airflow pools get gpu > /dev/null 2>&1 || airflow pools set gpu 1 "Fuse tasks: a slot per GPU node."
 
-# Store the S3 keys from .env as an Airflow Connection, which is encrypted. Tasks use this Connection if .env sets
-# CAPSFUSION_AWS_CONN_ID=capsfusion_s3.
+# Store the S3 keys from .env as an Airflow Connection, which is encrypted.
+# Tasks use this Connection if .env sets CAPSFUSION_AWS_CONN_ID=capsfusion_s3.
 if [ -n "${S3_ACCESS_KEY_ID:-}" ]; then
   # Pass the keys in a file, because all users can read the arguments of a process.
   keys=$(mktemp --suffix .json)

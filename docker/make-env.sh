@@ -15,8 +15,8 @@ fernet() { head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n'; }
 umask 077
 warehouse=$(secret 16)
 cat > "$file.part" <<END
-# Written by docker/make-env.sh. Keep this file: without FERNET_KEY, Airflow cannot read its Connections, and without
-# the passwords, nothing can use the databases.
+# Written by docker/make-env.sh. Keep this file.
+# Without FERNET_KEY, Airflow cannot read its Connections. Without the passwords, nothing can use the databases.
 ADMIN_PASSWORD=$(secret 12)
 FERNET_KEY=$(fernet)
 API_SECRET_KEY=$(secret 32)
@@ -42,8 +42,8 @@ CAPSFUSION_WAREHOUSE_URL=postgresql://capsfusion:$warehouse@postgres:5432/capsfu
 #S3_ENDPOINT_URL=
 #S3_REGION=
 END
-# If this machine has a GPU, the worker of fuse tasks reserves the GPU, which needs NVIDIA's container toolkit. Otherwise
-# this worker fuses on the CPU.
+# With a GPU, use docker-compose.gpu.yaml: the worker of fuse tasks reserves the GPU (needs NVIDIA's container toolkit).
+# Without a GPU, this worker fuses on the CPU.
 if command -v nvidia-smi > /dev/null && nvidia-smi -L > /dev/null 2>&1; then
   echo "
 COMPOSE_FILE=docker-compose.yaml:docker-compose.gpu.yaml" >> "$file.part"
