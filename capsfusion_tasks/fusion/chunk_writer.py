@@ -1,4 +1,4 @@
-"""Writes the chunk files of a rank. Each write replaces the open chunk by a longer one, until it is full or old."""
+"""Writes the chunk files of a rank. Each write replaces the open chunk by a longer one, until it is closed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class ChunkWriter:
         return f"{self._job.chunks}/{first + self._store.add('chunks', 1) - 1:05d}-{this_try}.parquet"
 
     def _agree(self) -> tuple[int, str]:
-        """The first chunk number and the name of this try. The first rank that calls this sets both for all ranks."""
+        """The number of this try's first chunk, and the try's name. The first rank to ask sets both for all ranks."""
         names = (path.rpartition("/")[2] for path in self._storage.files(self._job.chunks))
         numbers = [int(name.partition("-")[0]) for name in names if re.match(r"\d+-", name)]
         first = self._store.compare_set("first chunk", "", str(max(numbers, default=-1) + 1))

@@ -26,7 +26,7 @@ _KNOWN = "00000-known.parquet"
 
 @dataclass(frozen=True)
 class Chunk:
-    """What was read from a chunk file: its rows with the columns asked for, the id of their fusion, and its figures."""
+    """What was read from a chunk file: the requested columns of its rows, the id of their fusion, and its figures."""
 
     path: str
     rows: pa.Table
@@ -96,7 +96,7 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
     except FileNotFoundError:  # the chunk was deleted after the folder was listed
         return None
     except OSError as error:
-        if error.errno is not None:  # reading failed, but the file itself may be good
+        if error.errno is not None:  # an error of the system; the file itself may be good
             raise
         return BrokenChunk(path, _short(error))
     except (pa.ArrowException, ValueError, TypeError) as error:

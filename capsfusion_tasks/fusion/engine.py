@@ -36,7 +36,7 @@ class Request:
 class Beam:
     """Another finished caption of a row's beam search.
 
-    ``token_ids`` lack EOS; the other fields are as in ``Completion``.
+    All fields are as in ``Completion``: ``token_ids`` do not contain EOS.
     """
 
     token_ids: list[int]
@@ -176,7 +176,7 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
 def _set_aside(completion: Completion, set_aside: list[Completion], error: Exception | None = None) -> None:
     """Add a row without a caption to ``set_aside``. If the list then has HOPELESS rows, raise an error.
 
-    The error is ``error``, or without one an InputError about scores that are not finite.
+    The error is ``error``. If this is None, it is an InputError about scores that are not finite.
     """
     log.warning("row %d gets no caption: %s", completion.row, completion.finish_reason.removeprefix("error: "))
     set_aside.append(completion)

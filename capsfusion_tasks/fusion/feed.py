@@ -1,4 +1,4 @@
-"""Feeds a rank with rows: claims them from a counter that all ranks share, and tokenizes them in advance."""
+"""Feeds a rank with rows: claims rows by a counter that all ranks share, and tokenizes their prompts in advance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AHEAD = 2  # number of claims that a rank prepares in advance; with more, other
 
 @dataclass
 class Prepared:
-    """The unfinished rows of a claim: their digests, requests for the engine, and rows that cannot be fused."""
+    """A claim's unfinished rows: all digests, the engine's requests, and completions of rows with an empty caption."""
 
     inputs: dict[int, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)

@@ -20,8 +20,8 @@ from capsfusion_tasks.schemas import fused_schema
 from capsfusion_tasks.staging.storage import Storage
 
 # A function that chooses between the captions of a row's beam search. It gets a table with the raw and the synthetic
-# caption, the best caption of the search, and the other ones. It returns the same rows with the chosen caption. The
-# column ``beam`` has the number of the chosen caption (1: the best of the search).
+# caption, the best caption of the search, and the search's other captions. It returns the same rows with the chosen
+# caption. The column ``beam`` has the number of the chosen caption (1: the best of the search).
 TakeBeam = Callable[[pa.Table], pa.Table]
 
 
@@ -68,7 +68,7 @@ class FileCaptions:
                 yield None if failed else caption
 
     def _taken(self, piece: pa.Table, fused: list[dict[str, Any]]) -> list[str]:
-        """The chosen caption of each row, which may be one of the other beams."""
+        """The chosen caption of each row. It need not be the best caption of the row's beam search."""
         if self._take_beam is None:
             return [made["capsfusion"] for made in fused]
         pairs, made = self._columns.pairs(piece), pa.Table.from_pylist(fused, self._schema)

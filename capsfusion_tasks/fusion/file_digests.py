@@ -15,7 +15,7 @@ from capsfusion_tasks.errors import NotReadyError
 
 log = logging.getLogger(__name__)
 
-_THREADS = 8  # files hashed in parallel: hashing releases the interpreter's lock
+_THREADS = 8  # number of files that are hashed in parallel; hashing releases the interpreter's lock
 _TOLD_BYTES = 1 << 30
 
 

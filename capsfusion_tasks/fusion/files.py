@@ -39,7 +39,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 OUTPUT_COLUMN = "capsfusion"
 _PAIRS, _CHUNKS = "pairs", "chunks"
-# Claims per piece of the pairs. The first piece, of 4,096 rows, is written before torchrun has started.
+# Number of claims in a piece of the pairs. The first piece, of 4,096 rows, is written before torchrun has started.
 _CLAIMS_OF_A_PIECE = 64
 _LONG_CHECK_BYTES = 256 << 20  # files with more bytes take seconds to check, so a message announces the check
 
@@ -116,7 +116,7 @@ def fuse_files(
     # After an interrupted try, do not refuse existing targets here, because that try may have written them.
     if not begun.is_begun(out):
         _check_new(files, out, existing)
-    # The dtype "auto" depends on the device. This machine fuses, so its own device counts, unless a setting names one.
+    # The dtype "auto" depends on the device. This machine fuses, so its own device counts if no setting names a device.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
     decoding = decide(settings, here)
 
@@ -140,7 +140,7 @@ def fuse_files(
         if not todo:
             return FuseResult(0, Figures(), [], rescued=0)
         rows = _check_targets(todo, sources, on_line)
-        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # the pairs of an earlier try, whose files may have changed
+        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # an earlier try's pairs: its files may have changed
         begun.write(parts, decoding, out, todo)
         job = FuseJob.of(
             settings,
@@ -171,7 +171,7 @@ def _open(source: Path, columns: PairColumns) -> CaptionFile:
     try:
         return open_caption_file(source, [columns.raw, columns.synthetic], adds=OUTPUT_COLUMN, key=columns.row_id)
     except MissingColumns as error:
-        raise InputError(f"{error}: name the captions with --raw-column and --synthetic-column") from error
+        raise InputError(f"{error}: name the captions' columns with --raw-column and --synthetic-column") from error
 
 
 def _check_new(files: Sequence[InOut], out: Path, existing: ExistingOutput) -> None:

@@ -24,12 +24,12 @@ from capsfusion_tasks.settings import Settings
 def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> Decoding:
     """The decoding that ``settings`` describe.
 
-    The dtype "auto" depends on ``device``, which will run the model. By default it is the device of the settings. A
-    local model is identified by its content. A hub model is identified by its commit; only its configuration and
-    tokenizer are downloaded. Raises InputError if the model is missing or lacks a file, or if the prompt file is not a
-    template.
+    ``device`` is the device that will run the model, by default that of the settings. The dtype "auto" depends on it.
+    A local model is identified by its content, a hub model by its commit. Of a hub model, only the configuration and
+    the tokenizer are downloaded. Raises InputError if the model is missing or lacks a file, or if the prompt file is
+    not a template.
     """
-    template = configured_template(settings)  # reported first: a wrong prompt is found before a model is downloaded
+    template = configured_template(settings)  # read first, so that a wrong prompt is reported before a download
     local = Path(settings.model).is_dir()
     folder = model_folder(settings.model, weights=local)
     check_model(folder, engine=settings.engine, max_new_tokens=settings.max_new_tokens, template=template)
@@ -98,7 +98,7 @@ def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
 
 
 def _folder_digest(folder: Path, settings: Settings) -> str:
-    """Digest of the configuration and all weights.
+    """Digest of the configuration and all weights in ``folder``.
 
     Digests whole files, because two fine-tuned models may differ only in the middle of one file.
     """

@@ -23,9 +23,11 @@ class FuseJob(BaseModel):
     decoding: Decoding
     model: str  # where the decoding's model is on this machine
     batch_size: int | None  # rows that the engine works on at once; None: the engine decides
-    claim_rows: int  # number of rows that a rank claims at a time; pieces have a multiple of it
+    # Number of rows that a rank claims at a time. The number of rows of a piece is a multiple of this number.
+    claim_rows: int
     chunk_rows: int  # most rows of a chunk file
-    write_seconds: float = 5.0  # time between two writes of finished rows; a kill loses those since the last write
+    # Time between two writes of finished rows. A kill loses the rows that were finished after the last write.
+    write_seconds: float = 5.0
 
     @classmethod
     def of(
@@ -38,7 +40,7 @@ class FuseJob(BaseModel):
         chunks: str,
         piece_rows: int | None = None,
     ) -> FuseJob:
-        """The job on this machine. Raises InputError if the decoding's model is not here."""
+        """A job for ranks on this machine. Raises InputError if the decoding's model is not on it."""
         return cls(
             staging=staging,
             pairs=pairs,

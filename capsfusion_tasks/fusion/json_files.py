@@ -15,11 +15,11 @@ _LFS_POINTER = b"version https://git-lfs"
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in ``file``. Raises InputError that names the file and the reason."""
     content = read_bytes(file)
-    if content.startswith(codecs.BOM_UTF8):  # transformers refuses such a file, too
-        raise InputError(f"{file} begins with a byte order mark: save it as UTF-8 without one")
+    if content.startswith(codecs.BOM_UTF8):  # transformers also refuses a file with a byte order mark
+        raise InputError(f"{file} begins with a byte order mark: save the file as UTF-8 without this mark")
     try:
         found = json.loads(content.decode())
-    # Errors for invalid JSON or UTF-8, a number of 5,000 digits, or 5,000 nested brackets.
+    # ValueError: invalid JSON or UTF-8, or a number of 5,000 digits. RecursionError: 5,000 nested brackets.
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON: {error}. It may be cut off: download it again") from error
     if not isinstance(found, dict):

@@ -18,7 +18,7 @@ from capsfusion_tasks.fusion.json_files import read_bytes, read_object
 class JsonTokenizer:
     """The tokenizer.json of ``folder``, with the special tokens that tokenizer_config.json names.
 
-    Raises InputError for files that cannot be read, or name a token that is not there.
+    Raises InputError for files that cannot be read, or that name a token which tokenizer.json lacks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +40,7 @@ class JsonTokenizer:
         return self._start[0] if self._start else None
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
-        """Token ids of ``text``. If it contains the name of a control token, the name is encoded as plain text."""
+        """Token ids of ``text``. The name of a control token in ``text`` is encoded as plain text."""
         ids = self._backend.encode(text, add_special_tokens=False).ids
         return [*self._start, *ids] if bos else list(ids)
 

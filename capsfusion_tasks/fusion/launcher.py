@@ -158,5 +158,5 @@ def _die_with_parent() -> None:
         _LIBC.prctl(1, signal.SIGKILL)
 
 
-# Loaded before the fork, because loading a library between fork and exec can deadlock.
+# The C library. It is loaded before the fork, because loading a library between fork and exec can deadlock.
 _LIBC = ctypes.CDLL(None)

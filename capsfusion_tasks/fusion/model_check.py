@@ -42,4 +42,7 @@ def check_model(
     empty = len(Prompt(tokenizer, template).encode("", ""))
     if empty >= MAX_PROMPT_TOKENS:
         todo = "use the tokenizer that the model was trained with" if template == PAPER else "write a shorter prompt"
-        raise InputError(f"the prompt alone has {empty} tokens in {file}, and the limit is {MAX_PROMPT_TOKENS}: {todo}")
+        raise InputError(
+            f"a prompt without captions has {empty} tokens with the tokenizer {file}, and the limit is"
+            f" {MAX_PROMPT_TOKENS}: {todo}"
+        )

@@ -15,8 +15,8 @@ _START = 4096  # bytes that are enough to recognise the kind of a tokenizer.mode
 def tokenizer_file(folder: Path) -> Path:
     """The file with the folder's tokenizer. Raises InputError if there is no such file.
 
-    If there are both, this is tokenizer.model. sentencepiece reads it, because transformers 5 gives wrong ids for
-    tokenizer.model (``tokenizer.py``).
+    If the folder has tokenizer.model and tokenizer.json, this is tokenizer.model, unless it is a tiktoken file. It is
+    read with sentencepiece, because transformers 5 gives wrong ids for a tokenizer.model (``tokenizer.py``).
     """
     model, as_json = (folder / name for name in FILES)
     if model.is_file() and not (as_json.is_file() and _has_tiktoken(model)):

@@ -26,8 +26,8 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Ask the kernel to send this rank SIGKILL when torchrun dies for any reason.
 
-    torchrun starts each rank in a session of its own, so a signal to torchrun's process group misses the ranks, and a
-    SIGKILL to torchrun would leave them running, holding the GPU.
+    torchrun starts each rank in a session of its own. So a signal to torchrun's process group does not reach the ranks,
+    and after a SIGKILL to torchrun, its ranks would run on and keep the GPU.
     """
     if not sys.platform.startswith("linux"):
         return

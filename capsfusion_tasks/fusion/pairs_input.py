@@ -24,7 +24,7 @@ class PairColumns:
     row_id: str | None = None
 
     def pairs(self, table: pa.Table) -> pa.Table:
-        """The captions of ``table`` as ``CAPTION_COLUMNS``."""
+        """The captions of ``table``, in columns with the names ``CAPTION_COLUMNS``."""
         return pa.table([table[self.raw], table[self.synthetic]], CAPTION_COLUMNS)
 
     def in_words_of_the_file(self, reason: str) -> str:

@@ -17,13 +17,13 @@ MAX_PROMPT_TOKENS = 256  # most tokens of a template with both captions; caption
 # longer tokens, too, but they consist only of spaces or of signs that draw a line.
 _LONGEST_TOKEN = 64
 
-# Control characters (Cc), surrogates, and line and paragraph separators. None of CapsFusion's published pairs has any
-# of them. A line break inside a caption could imitate the template's "Sentence 2:" line. Joiners and marks (Cf) stay:
-# emoji and right-to-left text need them.
+# Characters that a prompt must not get from a caption: control characters (Cc), surrogates, and line and paragraph
+# separators. A line break inside a caption could imitate the template's "Sentence 2:" line. CapsFusion's published
+# pairs have no such characters. Joiners and marks (Cf) stay: emoji and right-to-left text need them.
 _HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+")
 
 
-# Unicode's categories of control and format characters, surrogates, separators, and marks on other characters.
+# Unicode's categories of invisible characters: control and format characters, surrogates, separators, and marks.
 # Unassigned code points count as visible: they may be emoji that this Python does not know yet.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp", "Mn"}
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol without a visible shape
@@ -39,7 +39,7 @@ def is_empty_caption(text: str | None) -> bool:
     return all(c in _FILLERS or unicodedata.category(c) in _INVISIBLE for c in text or "")
 
 
-# A control token, or pieces of text, each with the field that follows it.
+# A part of a template between or at control tokens: the id of a control token, or texts, each with the field after it.
 Piece = int | list[tuple[str, str | None]]
 
 
@@ -95,8 +95,8 @@ class Prompt:
         """The token ids that every prompt begins with: the template up to its first caption.
 
         In the paper's template these are 112 LLaMA tokens, including BOS. The prefix ends before the last space in
-        front of the caption. So no caption can change the prefix if no token continues after a space. This holds for
-        sentencepiece, and for LLaMA 3 and Qwen, which split texts into words first.
+        front of the caption. So no caption can change the prefix if no token has text from both sides of a space. This
+        holds for sentencepiece, and for LLaMA 3 and Qwen, which split texts into words first.
         """
         # Encode captions that begin with different kinds of characters, to leave out tokens that depend on the caption.
         prompts = [self.encode(start, start) for start in ("A", "b", "7", ":", '"', "é", "図", "😀")]
@@ -145,7 +145,7 @@ def _with(pieces: list[Piece], literal: str, field: str | None) -> list[Piece]:
 
 
 def _before_captions(template: Template) -> Template:
-    """The template's text before the first caption. Without its last word if no space separates it from the caption."""
+    """The template's text before the first caption. If it does not end with a space, its last word is left out."""
     first = template.parts[0][0]
     text = first.rstrip()
     if text == first:

@@ -21,7 +21,7 @@ PROMPT_TEMPLATE = (
     "Sentence 1: {raw}\nSentence 2: {synthetic}\nNew Sentence:"
 )
 
-# Each field with the name that stands for it in digests. The latter must not change, or all digests would.
+# Each field, with the name that stands for it in digests. These names must not change: otherwise all digests change.
 _FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
 _MOST_BYTES = 1 << 16  # most bytes of a prompt's file; the longest prompt, 256 tokens, has a few thousand bytes
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

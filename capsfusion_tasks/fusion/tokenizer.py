@@ -74,7 +74,7 @@ class LlamaTokenizer:
         return {self._processor.id_to_piece(i): i for i in ids if self._processor.is_control(i)}
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
-        """Token ids of ``text``. If it contains the name of a control token ("</s>"), that is encoded as plain text."""
+        """Token ids of ``text``. The name of a control token in ``text`` ("</s>") is encoded as plain text."""
         ids: list[int] = self._processor.encode(text)
         return [self.bos_id, *ids] if bos else ids
 
@@ -95,7 +95,7 @@ def _load(file: Path) -> SentencePieceProcessor:
         raise InputError(f"{file} is empty: download it again")
     if is_tiktoken(content):
         raise InputError(
-            f"{file} is a tiktoken file, as of LLaMA 3: expected LLaMA 2's sentencepiece model, or a tokenizer.json"
+            f"{file} is a tiktoken file, like LLaMA 3's: expected LLaMA 2's sentencepiece model, or a tokenizer.json"
         )
     try:
         return SentencePieceProcessor(model_proto=content)

@@ -58,7 +58,7 @@ def _is_writable(folder: Path) -> bool:
 
 
 def torchrun_environment(defaults: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without the variables that torchrun must not get, and with ``defaults`` for those not set."""
+    """``environment`` without the variables that torchrun must not get, plus ``defaults`` for variables not set."""
     kept = {name: value for name, value in environment.items() if not _NOT_FOR_TORCHRUN.fullmatch(name)}
     for name in ("TORCH_LOGS", "TORCH_LOGS_OUT"):  # torch fails on empty values, which compose files can set
         if not kept.get(name):

@@ -31,7 +31,7 @@ from capsfusion_tasks.fusion.weight_files import refuse_misfit, unread_files, we
 
 log = logging.getLogger(__name__)
 
-_WINDOW = 4  # number of batches whose rows are sorted together
+_WINDOW = 4  # number of batches whose rows are sorted by length together
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -45,7 +45,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     if unread := unread_files(folder, files):
         log.info("files in %s that are not read, because they are not part of the model: %s", folder, ", ".join(unread))
     with _loading(folder, files) as links:
-        if config.get("model_type") in FAMILIES:  # other models may rename tensors while loading
+        if config.get("model_type") in FAMILIES:  # transformers may rename other models' tensors
             check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
         else:
             for file in files:
@@ -81,8 +81,8 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
 def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
     """A folder with links to the files of ``folder`` that transformers may read: config.json, ``files``, their index.
 
-    Without this, transformers would also load an adapter from ``folder`` if peft is installed. Errors in the block
-    become InputError.
+    From ``folder`` itself, transformers would also load an adapter if peft is installed. Errors in the block become
+    InputError.
     """
     names = ["config.json", *(file.name for file in folder.glob("*.index.json")), *(file.name for file in files)]
     verbosity = get_verbosity()

@@ -114,9 +114,9 @@ def _other_files(folder: Path, read: list[str]) -> list[str]:
 
 
 def _surplus_prefix(unknown: list[str], missing: list[str]) -> str:
-    """A prefix of all ``unknown`` names, such as "module.". Without it, the first of these is a ``missing`` name.
+    """A prefix of all ``unknown`` names, without which the first of them is a ``missing`` name. Empty if there is none.
 
-    Empty if there is no such prefix. Training code adds one: peft adds "base_model.model.".
+    Training code adds such prefixes: "module.", or peft's "base_model.model.".
     """
     for name in missing:
         if unknown and unknown[0].endswith(f".{name}"):

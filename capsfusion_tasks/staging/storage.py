@@ -1,4 +1,4 @@
-"""Reads and writes files of the staging area or of an export, on a disk or S3. They appear complete or not at all."""
+"""Reads and writes files of the staging area or an export, on a disk or S3. A file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ _UNPUBLISHED = re.compile(rf"\..+\{_SUFFIX}")
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A listed file. ``modified``: time by the storage's clock. ``unpublished``: a writer has not finished the file."""
+    """A file in a listing. ``modified`` is the time of its last change, by the clock of the disk's machine or of S3.
+
+    ``unpublished`` is true if a writer has not finished the file.
+    """
 
     path: str
     size: int
@@ -184,8 +187,8 @@ class Storage:
         """
         if not self._local:
             # Upload only when the file is complete, because Arrow completes an upload even if the block raises, and
-            # cannot abort it. Another S3 client could, but would need the endpoint, region and credentials a second
-            # time. Only large exports do not fit in memory and need space in TMPDIR.
+            # cannot abort it. Another S3 client could abort, but would need the endpoint, region and credentials a
+            # second time. Only large exports do not fit in memory and need space in TMPDIR.
             spooled = full_disk.explained(
                 Path(tempfile.gettempdir()), self.path(path), "make room there, or set TMPDIR"
             )

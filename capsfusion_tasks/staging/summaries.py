@@ -27,7 +27,7 @@ _FORGOTTEN = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Summaries:
-    """A summary of files, each with a name. The summary is stored in ``folder``."""
+    """A summary of files, which are known by name. The summary is stored in ``folder``."""
 
     storage: Storage
     folder: str
@@ -38,7 +38,7 @@ class Summaries:
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
         """The JSON value that ``read`` returns for each of ``names``. Calls ``read`` only for new and changed files."""
-        changes = self.storage.tree(self._changes)  # list changes before reading files
+        changes = self.storage.tree(self._changes)  # listed before files are read: a change meanwhile counts next time
         seen, known = self._read()
         changed = {_file(change) for change in changes if change.path not in seen}
         wanted = set(names)

@@ -83,7 +83,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("fuse pairs.jsonl out", "cannot write out: its name must end in .json, .jsonl"),
         ("fuse pairs.jsonl there.jsonl", "there.jsonl exists already: choose another name, or add --overwrite"),
         ("fuse pairs.jsonl pairs.jsonl", "pairs.jsonl is the input: choose another name"),
-        ("fuse columns.csv out.csv", "it has url, alt, blip: name the captions with --raw-column"),
+        ("fuse columns.csv out.csv", "it has url, alt, blip: name the captions' columns with --raw-column"),
         ("fuse columns.csv out.csv --raw-column altt --synthetic-column blip", "columns.csv has no altt; it has url"),
         ("fuse semicolons.csv out.csv", "separates its columns with ';', but its name says ','"),
         ("fuse latin.csv out.csv", "is not UTF-8: invalid continuation byte; save it as UTF-8"),

@@ -110,7 +110,7 @@ def test_quantised_checkpoints_are_refused_with_that_word(folder: Path, config: 
         (POINTER, "is a Git LFS pointer"),
         (
             b"".join(base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(256)),
-            "is a tiktoken file, as of LLaMA 3",
+            "is a tiktoken file, like LLaMA 3's",
         ),
         (b'{"version": "1.0"}', "is not a sentencepiece model"),
         # Changes the kind of the token <unk>.
@@ -156,7 +156,7 @@ def test_tokenizers_that_cannot_make_prompts_are_refused(folder: Path, tmp_path:
     with pytest.raises(InputError, match=r"has no token that begins a text \(BOS\)"):
         check_model(folder)
     (folder / "tokenizer.model").write_bytes(trained(tmp_path, 60))
-    with pytest.raises(InputError, match=r"the prompt alone has \d+ tokens in .*, and the limit is 256"):
+    with pytest.raises(InputError, match=r"a prompt without captions has \d+ tokens with .*, and the limit is 256"):
         check_model(folder)
 
 

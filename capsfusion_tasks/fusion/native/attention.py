@@ -47,20 +47,22 @@ class Beams:
 
     tokens: Tokens
     slots: Tensor  # [N] int64
-    used: Tensor  # [N] int64, tokens in each slot, including the new ones
-    seen: Tensor  # which tokens of its slot each beam sees, including the new token; made by ``pack_seen``
+    used: Tensor  # [N] int64, number of tokens in each slot, including the new ones
+    # Which tokens of its slot each beam sees, including the beam's new token. Made by ``pack_seen``.
+    seen: Tensor
 
 
 def pack_prompts(
     prompts: Sequence[Sequence[int]], slots: Sequence[int], *, prefix: int, cache: KVCache, multiple: int = 1
 ) -> Prompts:
-    """Pack one prompt per slot on the cache's device. Positions start after ``prefix`` tokens.
+    """Pack one prompt per slot on the cache's device. The first position is ``prefix``, the length of the prefix.
 
     Adds padding tokens until the number of tokens is a multiple of ``multiple``.
     """
     lengths = torch.tensor([len(prompt) for prompt in prompts])  # [R]
     starts = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))  # [R + 1]
-    which = torch.arange(len(prompts)).repeat_interleave(lengths)  # [T]
+    # The prompt of each token, [T].
+    which = torch.arange(len(prompts)).repeat_interleave(lengths)
     places = torch.arange(len(which)) - starts[which]  # [T]
     ids = torch.tensor([token for prompt in prompts for token in prompt])
     own = torch.tensor(slots)  # [R]

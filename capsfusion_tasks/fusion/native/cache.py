@@ -68,9 +68,9 @@ class Pages:
         return math.ceil(tokens / self.page_tokens)
 
     def grow(self, slot: int, tokens: int) -> bool:
-        """Give ``slot`` more pages until it has room for ``tokens`` tokens. If too few are free, return False.
+        """Give ``slot`` more pages until it has room for ``tokens`` tokens. Returns whether enough pages were free.
 
-        In this case, the slot gets no page.
+        If not, the slot gets no page.
         """
         held = self._held[slot]
         more = self.needed(tokens) - len(held)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
-    """Load the checkpoint in ``folder``. Raises InputError if its family is not supported or tensors are missing."""
+    """Load the checkpoint in ``folder``. Raises InputError if tensors are missing, or the family is not supported."""
     config, files = model_sizes(folder), weight_files(folder)
     if unread := unread_files(folder, files):
         log.info("files in %s that are not read, because they are not part of the model: %s", folder, ", ".join(unread))

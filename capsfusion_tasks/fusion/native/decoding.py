@@ -56,8 +56,8 @@ class BeamSearch:
         self.limit = torch.full_like(self.length, max_new_tokens)  # [N] number of tokens after which a row must end
         self.tokens = tokens  # [N, B, G]
         self.scores = torch.zeros(slots, beams, device=device)  # [N, B]
-        self.finished_tokens = tokens.clone()  # [N, B, G], best first
-        self.finished_length = torch.zeros(slots, beams, device=device, dtype=torch.long)  # [N, B]; 0: none yet
+        self.finished_tokens = tokens.clone()  # [N, B, G], the best caption of a slot first
+        self.finished_length = torch.zeros(slots, beams, device=device, dtype=torch.long)  # [N, B]; 0: no caption
         self.finished_scores = torch.zeros(slots, beams, device=device)  # [N, B]
         self.done = torch.zeros(slots, device=device, dtype=torch.bool)  # [N]
 
@@ -150,7 +150,7 @@ def _pick(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _append(tokens: Tensor, length: Tensor, token: Tensor) -> Tensor:
-    """``tokens`` [K, J, G] with ``token`` [K, J] at the end, where the new length is ``length`` [K]."""
+    """``tokens`` [K, J, G] with ``token`` [K, J] appended. ``length`` [K] is the length including the new token."""
     at = (length - 1).clamp(max=tokens.shape[-1] - 1)[:, None, None].expand(-1, tokens.shape[1], 1)
     return tokens.scatter(2, at, token[..., None])
 

@@ -172,7 +172,7 @@ class NativeEngine:
         if request.prompt[:p] != self._prefix.ids or not p < len(request.prompt) <= self.max_prompt_tokens:
             raise ValueError(
                 f"the prompt of row {request.row} ({len(request.prompt)} tokens) must begin with the {p} tokens that"
-                f" all prompts share, have more tokens, and at most {self.max_prompt_tokens} in all"
+                f" all prompts share, continue after these, and have at most {self.max_prompt_tokens} tokens"
             )
         return request.prompt[p:]
 

@@ -65,7 +65,7 @@ def prefix_attention_kernel(
 def _after_prefix(MEAN, LSE, at, here, lse_at, rows_here, M: tl.constexpr, DP: tl.constexpr, PREFIX: tl.constexpr):
     """The state from which an online softmax continues after the prefix.
 
-    The prefix's mean has weight 1 relative to its log-sum-exp.
+    In this state, the prefix counts as one value: its mean, with weight 1 relative to its log-sum-exp.
     """
     if PREFIX:
         mean = tl.load(MEAN + at, mask=here, other=0.0)
@@ -160,7 +160,7 @@ def rotate_and_store_kernel(
     QKV, COS, SIN, POSITIONS, SLOTS, PLACES, TABLE, Q, KEYS, VALUES, per_slot,
     H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, HALFP: tl.constexpr, HEADS: tl.constexpr, PAGE: tl.constexpr,
 ):  # fmt: skip
-    """Rotate queries and keys by their positions, and store keys and values in their page.
+    """Rotate queries and keys by their positions, and store keys and values in the pages of the cache.
 
     QKV holds the H + 2 * KVH heads of a token one after another. Each program handles one token and HEADS heads.
     """

@@ -16,9 +16,9 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes, slot_
 
 log = logging.getLogger(__name__)
 
-# Share of a slot's capacity that a row uses when it ends, measured with pairs that CapsFusion published: 46 prompt
-# tokens behind the prefix and 3 x 36 generated tokens, of 144 and 3 x 79. On average over all steps, a row uses 0.27,
-# so pages hardly ever run out.
+# Share of a slot's capacity that a row uses when it ends, measured with pairs that CapsFusion published and 3 beams. A
+# row uses 46 of 144 prompt tokens behind the prefix, and 3 x 36 of 3 x 79 generated tokens. Averaged over its steps, it
+# uses a share of 0.27, so pages hardly ever run out.
 USED_SHARE = 0.4
 MARGIN_SHARE = 0.02  # share of the card's memory kept free for fragmentation and for cuBLAS
 MARGIN_BYTES = 512 << 20
@@ -57,7 +57,7 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     per_slot = -(-capacity // page_tokens)
     page = bytes_per_page(model, page_tokens)
     rows = max(1, min(most_slots, prefill_tokens // prompt))
-    torch.cuda.empty_cache()  # free cached memory of an earlier batch, whose pieces may be too small
+    torch.cuda.empty_cache()  # free an earlier batch's cached memory: its pieces may be too small for this batch
     pages = max(per_slot, rows * -(-prompt // page_tokens))
 
     before = torch.cuda.memory_allocated(device)
@@ -68,8 +68,8 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     del slots
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    # The graphs keep the memory of one step. The step before their capture needs the same amount again. Prefills use
-    # this second part afterwards.
+    # A step's memory is needed twice: the graphs keep it, and the step before their capture needs as much again.
+    # Prefills use the second part afterwards.
     needed = state + step + max(step, prefill)
     found = room(free=free, total=total, needed=needed, page=page, per_slot=per_slot, most_slots=most_slots)
     log.info(

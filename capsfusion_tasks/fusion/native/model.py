@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # The rows of embedding and head are padded to a multiple of this. LLaMA's vocabulary with [PAD] has 32,001 rows, and
 # GPUs multiply a matrix of such an odd size at half the speed.
 _HEAD_MULTIPLE = 64
-# Most rows of the table of rotations, which has one per position. Captions need a thousand positions, and a config may
-# allow ten million, which would take gigabytes.
+# Most rows of the table of rotations, which has one per position. Captions need a thousand positions. A table for the
+# ten million positions that some configs allow would take gigabytes.
 _MOST_POSITIONS = 1 << 16
 
 Matrix = Tensor | Float8
@@ -170,7 +170,7 @@ class Llama:
         return cast(Tensor, ops.add_norm(x, delta, self.norm, self.eps, quantise=False))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of the token after each of ``hidden`` [..., E]. Ids behind the vocabulary get -inf."""
+        """Logits [..., V] of the token after each of ``hidden`` [..., E]. Ids that only pad the vocabulary get -inf."""
         logits = F.linear(hidden, self.head)
         logits[..., self.vocab_size :] = float("-inf")
         return logits

@@ -106,7 +106,7 @@ class Slots:
         self._graphs: DecodeGraphs | None = None
 
     def capture(self) -> None:
-        """Record the decode step as CUDA graphs. Call it before the first row is admitted: it runs the step."""
+        """Record the decode step as CUDA graphs. Call this before the first row is admitted, because it runs steps."""
         self._graphs = DecodeGraphs(self.step, len(self._order))
 
     @property
@@ -191,8 +191,8 @@ class Slots:
     def grow(self) -> list[int]:
         """Give each busy slot the pages for the tokens of the next step.
 
-        If none are free, the youngest row gives up its pages, so that the oldest row always finishes. Returns the slots
-        of rows that gave up their pages.
+        If no page is free, the youngest row gives up its pages, so that the oldest row always finishes. Returns the
+        slots of rows that gave up their pages.
         """
         evicted: list[int] = []
         for slot in list(self._busy):
@@ -244,7 +244,7 @@ class Slots:
         places = (prompt + generated * b)[:, None] + beam  # [N, B]
         self._visible.index_put_((slots[:, None], beam, places), self._seen)  # each beam sees its own new token
         ids = self._search.last_tokens(slots).reshape(-1)  # [N * B]
-        # Kernels need dense memory, which an expanded view is not.
+        # Copy with repeat_interleave, because an expanded view is not dense, and kernels need dense memory.
         tokens = Tokens(ids, positions.repeat_interleave(b), slots.repeat_interleave(b), places.view(-1))
         seen = self._model.ops.pack_seen(self._visible[slots], self._cache)
         beams = Beams(tokens, slots, places[:, -1] + 1, seen)

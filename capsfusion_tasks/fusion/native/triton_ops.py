@@ -25,8 +25,9 @@ PAGE_TOKENS: int | None = 32
 # Prefills are padded to a multiple of this. cuBLAS computes in tiles of up to 256 rows, and would load a new kernel for
 # nearly every number of rows.
 PREFILL_MULTIPLE = 256
-_ROWS = 64  # query rows per program of attention over the prefix or a prompt
-_HEADS = 8  # heads that one program of rotate_and_store handles
+# Query rows that one program handles, in attention over the prefix or a prompt.
+_ROWS = 64
+_HEADS = 8  # heads that one program of rotate_and_store_kernel handles
 _SMALLEST_DOT = 16  # tl.dot takes no matrix with fewer rows or columns
 
 
