@@ -208,7 +208,7 @@ def test_columns_have_any_names_and_failed_rows_are_called_by_their_id(tmp_path:
         {"number": "9", "alt": "Vlylun", "made": "  "},
     ]
     assert result.failed == [(1, "alt is empty", "8", source), (2, "made is empty", "9", source)]
-    with pytest.raises(InputError, match="both the column alt"):
+    with pytest.raises(InputError, match="column alt is named for both"):
         fuse_file(source, tmp_path / "x.csv", settings, columns=PairColumns("alt", "alt"))
 
 
