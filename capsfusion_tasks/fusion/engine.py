@@ -176,7 +176,7 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
 def _set_aside(completion: Completion, set_aside: list[Completion], error: Exception | None = None) -> None:
     """Add a row without a caption to ``set_aside``. If the list then has HOPELESS rows, raise an error.
 
-    The error is ``error``. If this is None, it is an InputError about scores that are not finite.
+    Raises ``error``, or if ``error`` is None, an InputError about scores that are not finite.
     """
     log.warning("row %d gets no caption: %s", completion.row, completion.finish_reason.removeprefix("error: "))
     set_aside.append(completion)

@@ -140,7 +140,7 @@ def fuse_files(
         if not todo:
             return FuseResult(0, Figures(), [], rescued=0)
         rows = _check_targets(todo, sources, on_line)
-        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # an earlier try's pairs: its files may have changed
+        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # old pairs: the files may have changed since
         begun.write(parts, decoding, out, todo)
         job = FuseJob.of(
             settings,

@@ -50,7 +50,7 @@ def empty(folder: Path) -> None:
 @contextmanager
 def _locked(folder: Path, target: Path) -> Iterator[None]:
     while True:
-        with suppress(FileNotFoundError), _open(folder) as lock:  # another process may just delete the folder
+        with suppress(FileNotFoundError), _open(folder) as lock:  # another process may delete the folder meanwhile
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

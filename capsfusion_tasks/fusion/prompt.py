@@ -39,7 +39,7 @@ def is_empty_caption(text: str | None) -> bool:
     return all(c in _FILLERS or unicodedata.category(c) in _INVISIBLE for c in text or "")
 
 
-# A part of a template between or at control tokens: the id of a control token, or texts, each with the field after it.
+# A part of a template: the id of a control token, or texts, each with the field after it.
 Piece = int | list[tuple[str, str | None]]
 
 

@@ -38,7 +38,8 @@ class Summaries:
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
         """The JSON value that ``read`` returns for each of ``names``. Calls ``read`` only for new and changed files."""
-        changes = self.storage.tree(self._changes)  # listed before files are read: a change meanwhile counts next time
+        # List the changes before files are read: if a file changes meanwhile, the next call then reads it again.
+        changes = self.storage.tree(self._changes)
         seen, known = self._read()
         changed = {_file(change) for change in changes if change.path not in seen}
         wanted = set(names)

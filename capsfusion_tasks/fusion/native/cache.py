@@ -70,7 +70,7 @@ class Pages:
     def grow(self, slot: int, tokens: int) -> bool:
         """Give ``slot`` more pages until it has room for ``tokens`` tokens. Returns whether enough pages were free.
 
-        If not, the slot gets no page.
+        If too few pages are free, the slot gets none.
         """
         held = self._held[slot]
         more = self.needed(tokens) - len(held)
