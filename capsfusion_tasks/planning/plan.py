@@ -162,9 +162,10 @@ def outdated(
     if begun and not replan:
         back = made_with.variables(rules)
         raise InputError(
-            f"this interval has {len(unfinished)} unfinished units, {len(begun)} of them started, that were planned"
-            f" with {made_with.against(rules)}. Finish all of them: {back} {interval.command}; or discard their work"
-            f" and plan again: {interval.command} --replan (in Airflow: the Param replan)"
+            f"units of this interval that were planned with {made_with.against(rules)} are not finished:"
+            f" {len(unfinished)}, of which {len(begun)} have been started. Finish all of them: {back}"
+            f" {interval.command}; or discard their work and plan again: {interval.command} --replan (in Airflow: the"
+            " Param replan)"
         )
     log.warning(
         "plan: %d units are dropped and planned again, because they were planned with %s",

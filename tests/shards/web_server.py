@@ -219,12 +219,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.fault and self.fault.cut_after is not None:
             body, self.close_connection = body[: self.fault.cut_after], True
+        self.request_log.sent += len(body)  # now, because a test may ask for it as soon as the client has the body
         try:
             self.wfile.write(body)
         except ConnectionError:  # the client closed the connection
+            self.request_log.sent -= len(body)
             self.close_connection = True
-        else:
-            self.request_log.sent += len(body)
 
     def send_json(self, value: object, headers: dict[str, str] | None = None) -> None:
         self.send(200, json.dumps(value).encode(), headers)

@@ -97,7 +97,7 @@ def test_units_that_are_begun_are_finished_with_their_settings_or_dropped(
     fuse_by_hand(before, units[0])
     [(name, values)] = case.items()
     then, now = (f"CAPSFUSION_{name.upper()}={value}" for value in values)
-    with pytest.raises(InputError, match=f"{then}, now {now}.* Finish them: {then} capsfusion run .* --replan"):
+    with pytest.raises(InputError, match=f"{then}, now {now}.* Finish all of them: {then} capsfusion run .* --replan"):
         interval_tasks.discover(after, DAY)
     with pytest.raises(InputError, match=f"{then}, now {now}"):
         interval_tasks.plan(after, DAY)

@@ -45,7 +45,8 @@ def test_of_each_corruption_99_percent_are_caught_for_the_right_reason(
 
 def test_of_made_pairs_too() -> None:
     # Made-up fused captions have fewer words of the synthetic caption, and often also the other number ("a pack of 6").
-    least = LEAST | {"other_synthetic": 0.7, "other_count": 0.88}
+    # Their names resemble each other.
+    least = LEAST | {"other_synthetic": 0.7, "other_count": 0.88, "swapped_name": 0.75}
     good = good_pairs(read_pairs(None, 1000, "made"))
     assert len(good) > 950
     for planted in corrupted(good, 100):

@@ -80,7 +80,7 @@ QUANTISED = {"model.layers.0.mlp.up_proj.qweight": torch.zeros(2, dtype=torch.fl
         (lambda w: {n: t.to(torch.float8_e4m3fn) for n, t in w.items()}, "is quantised: .* is of F8_E4M3. Give"),
         (
             lambda w: w | {"model.layers.1.mlp.up_proj.weight": torch.full((96, 64), float("nan"))},
-            "are not finite: 1 of 30 tensors have NaN or infinite numbers, model.layers.1.mlp.up_proj.weight for one",
+            "are not finite: 1 of 30 tensors have NaN or infinite numbers, such as model.layers.1.mlp.up_proj.weight",
         ),
         (lambda w: w | {"model.norm.weight": torch.tensor([float("-inf")] + [1.0] * 63)}, "not finite: 1 of 30"),
     ],
