@@ -16,10 +16,10 @@ from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
 
 def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: RawsByCaption | None = None) -> pa.Table:
-    """``validate_table`` for a table with ``other_beams``: takes the best caption of each row that the rules accept.
+    """Judge a table with ``other_beams``, and give each row the best of its captions that the rules accept.
 
-    If no caption of a row passes, the row keeps the best caption and its reasons. Adds ``beam`` and ``rescued_from``
-    (``schemas.VALIDATED_WITH_BEAMS``).
+    If the rules accept none of a row's captions, the row keeps its best caption and the reasons against this caption.
+    Adds the columns ``beam`` and ``rescued_from`` (``schemas.VALIDATED_WITH_BEAMS``).
     """
     judged = validate_table(table, settings=settings, loaded=loaded)
     rows, beams, others = _others_of_rejected(judged)
@@ -28,7 +28,7 @@ def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: R
     )
 
     passing = np.flatnonzero(pc.equal(pc.list_value_length(others["reasons"]), 0).to_numpy())
-    # A row's other captions are in the order of their scores.
+    # A row's other captions are sorted by score, so the first of them that passes is the best.
     rescued, first = np.unique(rows[passing], return_index=True)
     taken = passing[first]
     source, beam = np.arange(judged.num_rows), np.ones(judged.num_rows, np.int32)
@@ -57,7 +57,7 @@ def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Ta
 
 
 def _with_captions_of(judged: pa.Table, loaded: RawsByCaption | None) -> RawsByCaption:
-    """``loaded``, extended by the best captions of this table."""
+    """``loaded``, which then also finds the best captions of the table ``judged``."""
     raws: defaultdict[str, set[str]] = defaultdict(set)
     for caption, raw in zip(judged["capsfusion"].to_pylist(), judged["laion_2b"].to_pylist(), strict=True):
         raws[caption or ""].add(raw or "")

@@ -16,7 +16,7 @@ _CLOSING = " \"'”’»›)]"
 # No English sentence ends in one of these words.
 _NEVER_LAST = word_set("a an the and or but nor than because although its their his my your our very")
 _CUT_WORD_LENGTH = 3
-# Endings of other forms of a word ("dogs", "designed", "hopeful").
+# If a source's word is the caption's word plus one of these endings ("dogs" for "dog"), the caption's word is not cut.
 _FORM = re.compile(r"(?:es|ed|ings?|e?rs?|ly|al|y|ies|en|ness|ful|less|ments?|ions?|like|able)\Z")
 
 _INNER_END = re.compile(r"[.!?][\"'”’)]*\s")
@@ -28,7 +28,7 @@ INVISIBLE = re.compile(
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
-# Emoji tags, as in the flags of England and Scotland.
+# Flag emoji that consist of tags, such as the flags of England and Scotland. Tags are allowed only in them.
 _FLAG = re.compile("\U0001f3f4[\U000e0061-\U000e007a\U000e0030-\U000e0039]{2,6}\U000e007f")
 
 
@@ -40,7 +40,7 @@ def failed(fused: Fused, _: RuleSettings) -> bool:
 def empty(fused: Fused, settings: RuleSettings) -> bool:
     """``empty``: no visible character although the model finished. Rejects none of CapsFusion's published captions.
 
-    A caption of spaces, control characters or zero-width characters only is empty.
+    A caption that has only spaces, control characters or zero-width characters is empty.
     """
     return not visible(fused.caption) and not failed(fused, settings)
 
@@ -56,8 +56,8 @@ def visible(text: str) -> str:
 def too_short(fused: Fused, settings: RuleSettings) -> bool:
     """``too_short``: at most 2 words or at most 5 characters.
 
-    DataComp's basic filter (Gadre et al., 2023). Rejects none of CapsFusion's published captions; the shortest has 3
-    words ("be with him.", the end of a cut-off source).
+    These are the limits of DataComp's basic filter (Gadre et al., 2023). Rejects none of CapsFusion's published
+    captions. The shortest has 3 words ("be with him.", which continues a cut-off source).
     """
     short = len(fused.caption_words) < settings.min_words or len(fused.caption.strip()) < settings.min_characters
     return short and bool(visible(fused.caption))
@@ -66,8 +66,8 @@ def too_short(fused: Fused, settings: RuleSettings) -> bool:
 def too_long(fused: Fused, settings: RuleSettings) -> bool:
     """``too_long``: more than 80 words.
 
-    The paper's limit of 80 tokens cannot give as many. Rejects none of CapsFusion's published captions; the longest has
-    65 words.
+    A caption within the paper's limit of 80 tokens cannot have so many words. Rejects none of CapsFusion's published
+    captions. The longest has 65 words.
     """
     return len(fused.caption_words) > settings.max_words
 
@@ -100,7 +100,10 @@ def _ends_in_a_clause(fused: Fused, text: str, *, english: bool) -> bool:
 
 
 def _is_cut(word: str, fused: Fused) -> bool:
-    """Whether ``word`` is the beginning of a source's word that the caption lacks, and not another form of it."""
+    """Whether ``word`` is the cut-off beginning of a source's word ("beaut" of "beautiful").
+
+    It is not if the caption also has the source's word, or if both are forms of one word ("dog" and "dogs").
+    """
     if (
         len(word) < _CUT_WORD_LENGTH
         or not word.isalpha()

@@ -39,7 +39,7 @@ _SOURCE_DENIAL = re.compile(
     r"|denies|denied|less|lack\w*|missing|\w+less)\b|n['’]t\b"
 )
 
-# Each pattern needs one of its hint words. A set lookup is faster than the pattern.
+# Captions without a hint word cannot match the pattern. Looking up hint words in a set is faster than the pattern.
 _LINK_HINTS = word_set(
     "depicted shown seen illustrated mentioned featured captured indicated evidenced suggested demonstrated exemplified"
     " implied stated represented specifically indicating suggesting additionally meanwhile furthermore"
@@ -70,8 +70,8 @@ GENERAL_TALK = re.compile(
 def invention(fused: Fused, settings: RuleSettings) -> bool:
     """``invention``: more than two names and numbers that are in neither source, written out or as an abbreviation.
 
-    Rejects 0.12% of CapsFusion's published captions, mostly for the model's own knowledge of a work or a person
-    ("Bashar al-Assad" for "Assad").
+    Rejects 0.12% of CapsFusion's published captions, mostly because the model added what it knows about a work or a
+    person ("Bashar al-Assad" for "Assad").
     """
     return len(fused.invented_facts) > settings.invented_max
 
@@ -108,7 +108,7 @@ def changed_name(fused: Fused, _: RuleSettings) -> bool:
     return any(_takes_a_place(name, caption, raw, fused) for name in new)
 
 
-Neighbours = dict[tuple[str, int], set[str]]  # (word, side) → the words on that side of the word
+Neighbours = dict[tuple[str, int], set[str]]  # (word, 1) → the words right of it; (word, -1) → the words left of it
 
 
 def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused) -> bool:
@@ -118,7 +118,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
             continue
         is_word = beside.isalpha() and beside not in FUNCTION_WORDS
         for other in raw.get((beside, side), set()) - found:
-            # Inserted, as in "Valentine's Day card".
+            # The name is inserted and replaces nothing, as "Day" where "Valentine card" became "Valentine's Day card".
             if not other.isalpha() or other in caption.get((name, side), set()):
                 continue
             # The caption writes out an abbreviation: "Real Estate" for "REIT".
@@ -132,7 +132,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
 
 
 def _lost_first_word(fused: Fused) -> str | None:
-    """The raw caption's first word, if the caption lacks it. Its capital does not show whether it is a name."""
+    """The raw caption's first word, if the caption lacks it. A first word's capital does not show whether it is a name."""
     first = base_form(fused.raw_words[0]) if fused.raw_words and fused.raw[0].isupper() else None
     return None if first in fused.caption_content else first
 
@@ -149,8 +149,8 @@ def changed_colour(fused: Fused, _: RuleSettings) -> bool:
     """``changed_colour``: a colour in neither source takes the place of a source's colour.
 
     Either the caption lacks a colour of a source ("a brown car" for "a red car"), or a word has the new colour where a
-    source has another one ("the red brand's brown car" for "the red brand's red car"). Shades, and names in other
-    languages, count as the colour.
+    source has another one ("the red brand's brown car" for "the red brand's red car"). Shades of a colour, and its
+    names in other languages, count as the colour.
     """
     plain = PLAIN_COLOURS & fused.caption_set
     if not plain:

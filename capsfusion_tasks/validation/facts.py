@@ -1,7 +1,7 @@
 """Facts of a caption: its names and numbers. A fused caption must keep the facts of the raw caption and invent none.
 
-A name is a word with a capital letter, a number is a word with a digit; no language model is used. If a raw caption is
-written in capitals or As A Title, each of its content words counts.
+A name is a word with a capital letter. A number is a word with a digit. No language model is used. If a raw caption is
+written in capitals or As A Title, each of its content words counts as a name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS
 _TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
 # What may be in front of a sentence's first word; ^$ is the start of the text.
 _STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")
-# Parts of tags, addresses, file names, and of four or more words joined by hyphens are not names.
+# Raw captions are searched for names without these parts: tags, addresses, file names, and four or more words that are
+# joined by hyphens or underscores.
 _PICTURE_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp)\b")
 _NO_PROSE = re.compile(
     r"<[^>]{0,500}>|(?:https?://|www\.)\S+|\S{1,200}\.(?:jpe?g|png|gif|webp)\b|[^\s_-]{1,50}(?:[_-][^\s_-]{1,50}){3,}"
@@ -35,7 +36,8 @@ _CALENDAR = frozenset(f"{_MONTHS} monday tuesday wednesday thursday friday satur
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 _DIGITS = re.compile(r"\d+")
 _ACRONYM = re.compile(r"\b[A-Z]{2,5}\b")
-# Between the initials of an abbreviation: "IAAF" stands for "International Association of Athletics Federations".
+# What may stand between two initials of a written-out abbreviation, such as "International Association of Athletics
+# Federations" for "IAAF".
 _BETWEEN_INITIALS = r"\w{0,20}?\W?(?:(?:of|and|for|the|in) )?"
 
 
@@ -86,7 +88,7 @@ def _facts(words: Iterable[str]) -> frozenset[str]:
 def _base_forms_of_fact(word: str) -> tuple[str, ...]:
     """The base form of ``word`` if it is a name or a number. Otherwise empty.
 
-    More than one form if normalisation splits a character.
+    Several base forms if Unicode normalisation splits ``word`` into several words.
     """
     folded = unicodedata.normalize("NFKC", word).casefold().replace("’", "'")
     is_name = word != word.lower() and folded not in _NO_NAMES
@@ -107,7 +109,7 @@ def base_form(word: str) -> str:
 
 
 def unsaid(facts: frozenset[str], words: Collection[str], forms: frozenset[str]) -> frozenset[str]:
-    """The ``facts`` that ``words`` lack. ``forms``: the base forms of the content words of ``words``.
+    """The ``facts`` that a text with ``words`` lacks. ``forms``: the base forms of the content words of ``words``.
 
     Facts written together or apart ("White Sox", "WhiteSox") or in another form ("Italy", "Italian") are not missing.
     """

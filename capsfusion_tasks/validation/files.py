@@ -21,14 +21,14 @@ from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import JUDGED, validate_table
 
-ROWS_AT_ONCE = 16_384  # rows at a time; repeated captions are counted within them
+ROWS_AT_ONCE = 16_384  # rows that are judged at a time; ``same_caption`` counts equal captions only among these rows
 BINS = 25
 LONGEST = 100  # words; longer captions count in the last bin
 
 
 @dataclass
 class Trial:
-    """The effect of another threshold. ``reasons`` counts the rows that a reason gains or loses."""
+    """The effect of another threshold. ``reasons``: reason → how many rows more, or fewer (negative), it applies to."""
 
     label: str
     settings: RuleSettings
@@ -54,9 +54,9 @@ class Trial:
 
 @dataclass
 class FileVerdicts:
-    """The counts of a file's verdicts, and a histogram of each score: score → rows in ``BINS`` equal bins.
+    """The counts of a file's verdicts, and histograms of its scores: score → number of rows in each of ``BINS`` bins.
 
-    The bins span 0 to 1, or 0 to ``LONGEST`` for ``caption_words``.
+    The bins have equal widths. They span 0 to 1, or 0 to ``LONGEST`` for the score ``caption_words``.
     """
 
     tally: Tally
@@ -104,8 +104,8 @@ def validate_file(
 ) -> FileVerdicts:
     """Judge all captions of ``source``. Writes its columns with reasons, flags and scores to ``out``.
 
-    Keeps ``examples`` of each reason and flag, and counts what each of ``trials`` would change. Calls ``on_rows`` with
-    the number of rows judged so far. Raises InputError for a file that cannot be read.
+    Keeps at most ``examples`` captions for each reason and flag, and counts the verdicts that each of ``trials`` would
+    change. Calls ``on_rows`` with the number of rows judged so far. Raises InputError for a file that cannot be read.
     """
     columns = [raw_column, synthetic_column, caption_column]
     try:

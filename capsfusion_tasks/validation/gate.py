@@ -1,4 +1,4 @@
-"""The gate between validation and the warehouse. It holds units with so many rejections that something must be wrong.
+"""The gate between validation and the warehouse. It stops units with so many rejections that something must be wrong.
 
 A wrong model, a broken prompt or a new kind of source makes many captions fail. Loading the rest of such a unit would
 fill the table with captions that pass by chance.
@@ -30,13 +30,15 @@ class Verdicts:
 
 
 def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings) -> str | None:
-    """Why the unit of ``tally`` must not be loaded. None if it may. ``recent``: the last loaded units of its fusion.
+    """Why the unit of ``tally`` must not be loaded. None if it may be loaded.
 
-    Calibrated on CapsFusion's 5,000 published captions: 11.3% are rejected; in parts of 500 rows, 9.4% to 13.2%. The
-    limit of 25% is twice the rate of a good model. The limit of six standard errors is twice the largest difference
-    between one part of 100 to 500 rows and the others (3.2 in 20 shuffles). After units with 11.3%, a unit of 2,000
-    rows reaches this limit at 15.8%. Units of fewer than 100 rows pass, and so do units that reject less than the units
-    before them.
+    ``recent``: the last loaded units with the same ``fusion_id``. Units of fewer than 100 rows pass, and so do units
+    with a smaller share of rejected rows than the recent ones.
+
+    The limits are calibrated on CapsFusion's 5,000 published captions. 11.3% of them are rejected, and 9.4% to 13.2% of
+    parts of 500 rows. So the limit of 25% is about twice the share of a good model. The limit of six standard errors is
+    twice the largest difference between one part of 100 to 500 rows and the others (3.2 in 20 shuffles). After units
+    with 11.3%, a unit of 2,000 rows reaches the limit of six standard errors at 15.8%.
     """
     if tally.rows < settings.min_rows:
         return None
@@ -57,9 +59,9 @@ def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings)
 def drift(tally: Tally, recent: Sequence[Verdicts]) -> tuple[float, float]:
     """The share of rejected rows in ``recent`` units, and how many standard errors the share of ``tally`` is above it.
 
-    A z-test of two proportions. Its variance is the binomial variance times the dispersion of the recent units:
-    Pearson's chi-squared over its degrees of freedom, at least 1 (McCullagh and Nelder, 1989, 4.5). The dispersion
-    accounts for differences between units: a shard of book covers has other faults than one of recipes.
+    A z-test of two proportions. Its variance is the binomial variance times the dispersion of the recent units. The
+    dispersion is Pearson's chi-squared over its degrees of freedom, at least 1 (McCullagh and Nelder, 1989, 4.5). It
+    accounts for differences between units: a shard of book covers has other faults than a shard of recipes.
     """
     rows = sum(unit.rows for unit in recent)
     # Add half a rejection and half an acceptance. Otherwise, after a share of 0, any rejection would be infinitely

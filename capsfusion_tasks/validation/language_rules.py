@@ -16,7 +16,7 @@ def wrong_script(fused: Fused, _: RuleSettings) -> bool:
 
 
 def wrong_language(fused: Fused, _: RuleSettings) -> bool:
-    """``wrong_language``: the caption is not in English, names of its raw caption left out.
+    """``wrong_language``: the caption is not in English, even if words of the raw caption do not count.
 
     CapsFusion's captions are in English for raw captions in any language. Rejects one of CapsFusion's published
     captions (0.02%), in French.

@@ -40,7 +40,7 @@ INSTRUCTION_PHRASES = (
     "grammatical flaws",
     "grammatical errors",
 )
-# Each phrase or pattern needs one of its hint words. A set lookup is faster than the pattern.
+# Captions without a hint word can have no phrase and match no pattern. Looking up hint words in a set is faster.
 _PHRASE_HINTS = word_set(
     "real sentence sentences structured information details depth concatenating grammar grammatical"
 )
@@ -48,7 +48,7 @@ _PHRASE_HINTS = word_set(
 _HONEST_REAL_WORLD = re.compile(
     r"real-world (?:scenarios|problems|applications|issues?|challenges|experiences|engineering)"
 )
-# The instruction in other words: about the knowledge, the truth, the grammar and the structure of a text.
+# Paraphrases of the instruction: statements about the knowledge, truth, grammar or structure of a text.
 _TEXT = r"(?:captions?|descriptions?|sentences?|texts?)"
 _PARAPHRASE_HINTS = word_set(
     "knowledge facts fact structure grammar wording phrasing false inaccurate inaccuracies incorrect untrue wrong"
@@ -151,7 +151,7 @@ def refusal(fused: Fused, _: RuleSettings) -> bool:
 def assistant_talk(fused: Fused, _: RuleSettings) -> bool:
     """``assistant_talk``: an assistant's words around the caption ("Sure! Here is", "Caption:", "I hope this helps").
 
-    If a source begins with the same label, or has the phrase, it is normal text.
+    A label or phrase that a source has, too, is normal text.
     """
     caption = fused.caption_lower.replace("’", "'")
     for start in (LABEL.match(caption), ASSISTANT_OPENING.match(caption)):

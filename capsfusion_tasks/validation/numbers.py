@@ -1,4 +1,4 @@
-"""Finds the numbers of a caption that its sources lack in every notation."""
+"""Finds the numbers of a caption that its sources do not have in any notation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ORDINALS = "zeroth first second third fourth fifth sixth seventh eighth ninth t
 _ROMAN = "i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx"
 
 NUMBER_WORDS = {word: str(number) for names in (_CARDINALS, _ORDINALS) for number, word in enumerate(names.split())}
-# Leaves out words that are mostly grammar, not numbers ("one of the photos", "second-hand").
+# Count words. Words that are mostly grammar, not numbers, are left out ("one of the photos", "second-hand").
 _COUNTS = {word: number for word, number in NUMBER_WORDS.items() if number > "1" and word != "second"}
-# Words that a source may use for a number in the caption.
+# Words that a source may have where the caption has a number.
 _TWO = dict.fromkeys(["pair", "both", "double", "dual", "twin", "couple", "duo", "twice", "half"], "2")
 _MORE = {"triple": "3", "trio": "3", "quad": "4", "quarter": "4", "quartet": "4", "dozen": "12", "hundred": "100"}
 _NUMERALS = {numeral: str(number) for number, numeral in enumerate(_ROMAN.split(), 1)}
@@ -33,8 +33,9 @@ _CENTURY = re.compile(r"(\d+)(?:st|nd|rd|th)[ -]century")
 def invented_numbers(caption: str, words: Set[str], sources: str, source_words: Collection[str]) -> list[str]:
     """The numbers of ``caption``, as written, that ``sources`` do not have in any form.
 
-    ``sources``: both texts; ``words`` and ``source_words``: the words of each side. "3rd Jan. 2014" has the numbers of
-    "January 3, 2014"; "three" is "3" and "III"; "2008" may be "'08", "5,000" "5k", and "18:00" "6 pm".
+    ``sources``: both source texts. ``words``: the words of the caption. ``source_words``: the words of the sources.
+    Forms of a number are, for example, "three", "3" and "III", "3rd Jan." and "January 3", "2008" and "'08", "5,000"
+    and "5k", "18:00" and "6 pm".
     """
     counted = sorted((_COUNTS.keys() & words).difference(source_words))
     written = _NUMBER.findall(caption)
@@ -71,7 +72,7 @@ def _invented_counts(
 
 def _known(text: str, runs: list[str], words: Collection[str]) -> set[str]:
     """All forms of the numbers in ``text``, as digits without separators, with and without leading zeros."""
-    # A long run may begin with a date, as in file names: "061208".
+    # A long run of digits may begin with a date, as in file names ("061208"), so two digits of it also count.
     runs = [*runs, *(run[i : i + 2] for run in runs if len(run) >= 6 for i in range(0, 8, 2))]
     known = {*runs, *(run.lstrip("0") or "0" for run in runs)}
     known.update(century + run for run in runs if len(run) == 2 for century in ("19", "20"))  # "07-14", "'95 Mustang"
@@ -88,7 +89,7 @@ def _whole(number: str) -> str:
 
 
 def _is_known(number: str, known: set[str], runs: list[str]) -> bool:
-    """Whether ``known`` has ``number``, or ``runs`` have its parts one after the other ("2:1" for "2-1")."""
+    """Whether ``known`` has ``number``, or ``runs`` (the sources' digits) has its parts in a row ("2:1" for "2-1")."""
     if _whole(number) in known:
         return True
     parts = _RUN.findall(number)

@@ -22,13 +22,13 @@ _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _KINDS = {(True, True): "both", (True, False): "raw", (False, True): "synthetic", (False, False): "novel"}
 _SCORES = {
     "raw_recall": "share of the raw caption's words that the caption keeps",
-    "synthetic_recall": "the same for the synthetic caption",
+    "synthetic_recall": "share of the synthetic caption's words that the caption keeps",
     "fact_recall": "share of the raw caption's names and numbers that the caption keeps",
     "novelty": "share of the caption's words that stand in neither source",
     "invention": "share of the caption's names and numbers that stand in neither source",
-    "repetition": "share of trigrams that stood before",
+    "repetition": "share of the caption's trigrams that repeat an earlier one",
     "source_overlap": "Jaccard index of the two sources' words",
-    "caption_words": "words of the caption",
+    "caption_words": "number of words in the caption",
 }
 
 _STYLE = """
@@ -68,16 +68,16 @@ def report_page(name: str, verdicts: FileVerdicts) -> str:
             f"<h1>{escape(name)}</h1>",
             f"<p>{tally.accepted:,} of {tally.rows:,} captions accepted ({1 - tally.share:.1%}).</p>",
             *_funnel(tally),
-            "<h2>Reasons</h2><p class=faint>Why captions are rejected; one with two reasons counts under both.</p>",
+            "<h2>Reasons</h2><p class=faint>Why captions are rejected. If two reasons apply, both count.</p>",
             *_counts(tally.reasons, tally.rows),
-            "<h2>Flags</h2><p class=faint>What to look at; a flag rejects nothing.</p>",
+            "<h2>Flags</h2><p class=faint>Captions to look at. A flag rejects nothing.</p>",
             *_counts(tally.flags, tally.rows),
             *_trials(verdicts),
             "<h2>Scores</h2>",
             "<p class=faint>How many captions have which score. A rule's threshold is a setting; the page was made with"
             f" {escape(', '.join(f'{name}={value}' for name, value in verdicts.settings))}.</p>",
             *_histograms(verdicts),
-            "<h2>Rules</h2><p class=faint>What each rule looks for, found here or not.</p>",
+            "<h2>Rules</h2><p class=faint>What each rule looks for, also rules that found nothing here.</p>",
             *_rules(tally),
             "<h2>Examples</h2>",
             '<p>Words of the caption: <span class="raw">from the raw caption</span>, <span class="synthetic">from the'

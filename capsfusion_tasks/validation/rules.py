@@ -119,7 +119,7 @@ FLAGS: tuple[Rule, ...] = (
 )
 
 # Rules that depend on English words, on capitals as English uses them, or on spaces between words. They would reject or
-# flag good captions in other languages. The other rules need no language, or find nothing in other languages.
+# flag good captions in other languages. All other rules work in any language, or find nothing in other languages.
 PRESUME_ENGLISH: frozenset[Rule] = frozenset(
     (
         *(too_short, restated, knowledge_lost, invention, changed_name, changed_colour, unsupported, denial),
@@ -141,7 +141,7 @@ DEFAULTS = RuleSettings()
 
 
 def reasons(fused: Fused, settings: RuleSettings = DEFAULTS) -> list[str]:
-    """The codes of all rules that reject the caption, in the order of ``RULES``; empty: accepted."""
+    """The codes of all rules that reject the caption, in the order of ``RULES``. Empty if none does."""
     rules = RULES if is_to_be_english(fused, settings) else _RULES_FOR_ANY
     return [rule.__name__ for rule in rules if rule(fused, settings)]
 

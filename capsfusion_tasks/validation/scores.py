@@ -20,8 +20,8 @@ class Fused:
     """A fused caption with its two sources, and the values that scores and rules need.
 
     ``lost_facts``: names and numbers of the raw caption that the fused caption lacks. ``invented_facts``: names and
-    numbers of the fused caption that neither source has. ``…_content``: base forms of the words that are not words of
-    grammar.
+    numbers of the fused caption that neither source has. ``…_content``: base forms of the content words, which are all
+    words except words of grammar.
     """
 
     raw: str
@@ -54,7 +54,7 @@ class Fused:
         )
         self.repetition = repeated_share(self.caption_words)
         self.digits = len(_DIGIT.findall(self.caption))
-        # A dot inside a word: sign of an address or a file name.
+        # Only a caption with a dot inside a word can have an address or a file name.
         self.has_inner_dot = _INNER_DOT.search(self.caption_lower) is not None
 
     @cached_property
@@ -74,7 +74,7 @@ def content(found: AbstractSet[str]) -> frozenset[str]:
 
 
 def scores(fused: Fused) -> dict[str, float | None]:
-    """The columns of ``schemas.SCORES``: shares from 0 to 1 of distinct words, None if there is nothing to count.
+    """The columns of ``schemas.SCORES``: shares from 0 to 1, and a number of words. None if there is nothing to count.
 
     Values on CapsFusion's 5,000 published pairs. Median and 5th percentile: raw_recall 1.00 and 0.50, synthetic_recall
     0.83 and 0.29. Median and 95th percentile: novelty 0.31 and 0.62, source_overlap 0.08 and 0.40. 99th percentile:

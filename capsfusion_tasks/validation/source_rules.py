@@ -11,7 +11,7 @@ from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import contains
 
 _SIDE_BY_SIDE_HINTS = (", while ", "Additionally,", "Meanwhile,", "In addition,")
-# "while" before a participle joins two actions of one subject.
+# "while" before a participle joins two actions of one subject, not two sources, so it does not count.
 SIDE_BY_SIDE = re.compile(r", while (?!also\b|\w+ing\b)|(?:^|[.!?] )(?:Additionally|Meanwhile|In addition),")
 
 _ARTICLES = frozenset(("a", "an", "the"))

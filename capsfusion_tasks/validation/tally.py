@@ -28,7 +28,7 @@ class Tally:
     accepted: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
-    rescued: int = 0  # accepted captions that another beam rescued
+    rescued: int = 0  # accepted rows whose best caption was rejected, and which got the caption of another beam
     examples: dict[str, list[Example]] = field(default_factory=dict)  # reason or flag → examples
     examples_max: int = 1
 

@@ -32,7 +32,7 @@ FUNCTION_WORDS = frozenset(
     f"{_ARTICLES} {_CONJUNCTIONS} {_PREPOSITIONS} {_PRONOUNS} {_VERBS} {_SHORT_FORMS} {_ADVERBS}".split()
 )
 
-# One to four letters, five or more times in a row. It is searched for only in words of at least ten letters.
+# One to four letters, five or more times in a row ("hahahahaha"). Only words of at least ten letters are searched.
 _LETTER_LOOP = re.compile(r"([^\W\d]{1,4}?)\1{4,}")
 _LOOPING_WORD_LENGTH = 10
 # The same sign ten or more times in a row, with or without spaces: "!!!!!!!!!!", "- - - - - - - - - -".
@@ -44,7 +44,7 @@ _SENTENCE_END = re.compile(r"(?<=\w\w\w\w)[.!?][\"'”’)]*\s+(?=[\"'“(]?[A-Z
 
 
 def word_set(text: str) -> frozenset[str]:
-    """A set of the words in a text that separates them by spaces."""
+    """The set of words in ``text``, where spaces separate them."""
     return frozenset(text.split())
 
 
@@ -93,7 +93,7 @@ def loop(text: str, tokens: Sequence[str]) -> str | None:
 
 
 def _word_loop(tokens: Sequence[str]) -> str | None:
-    # In three repetitions, the same pair of words occurs twice.
+    # A quick check: without two equal pairs of neighbouring words, nothing occurs three times in a row.
     if len(set(tokens)) > len(tokens) - 2 or len(set(pairwise(tokens))) >= len(tokens) - 1:
         return None
     for size in range(1, 5):

@@ -12,8 +12,8 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.rules import DEFAULTS, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
 
-# A function that gets captions, and returns for each the raw captions with which it was loaded. It may leave out
-# captions without any.
+# A function that gets captions, and returns for each caption the raw captions of the loaded rows that have it. The
+# result may lack captions that no loaded row has.
 RawsByCaption = Callable[[Set[str]], Mapping[str, Set[str]]]
 
 # The columns that validation adds.
@@ -29,8 +29,8 @@ def validate_table(
     """``table`` with the columns of ``schemas.SCORES``, ``reasons`` and ``flags``. Replaces columns with these names.
 
     ``table`` must have ``laion_2b``, ``laion_coco`` and ``caption_column``, and may have ``finish_reason``. A null
-    counts as an empty text. Equal captions of many pairs are counted in the table and in ``loaded``. Raises
-    InputError for a column that is missing or holds no text.
+    counts as an empty text. For the rule ``same_caption``, equal captions are counted in the table and in ``loaded``.
+    Raises InputError for a column that is missing or holds no text.
     """
     raws, synthetics, captions = (_texts(table, name) for name in ("laion_2b", "laion_coco", caption_column))
     known = "finish_reason" in table.column_names

@@ -8,7 +8,7 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# Each pattern needs one of its hint words. A set lookup is faster than the pattern.
+# Captions without a hint word cannot match the pattern. Looking up hint words in a set is faster than the pattern.
 _FIRST_PERSON_HINTS = word_set("i i'm i've i'd i'll we we're we've we'd we'll")
 _READER_HINTS = word_set("please you you're our my click more")
 FIRST_PERSON = re.compile(
@@ -44,8 +44,8 @@ def first_person(fused: Fused, _: RuleSettings) -> bool:
 def addresses_reader(fused: Fused, _: RuleSettings) -> bool:
     """``addresses_reader``: an advertisement, an instruction or a question to the reader.
 
-    "Buy it now", "Click here", "Are you …?", "you can purchase". "Welcome" and "Download" alone do not count: titles
-    begin with them as well.
+    Examples: "Buy it now", "Click here", "Are you …?", "you can purchase". "Welcome" and "Download" alone do not count,
+    because titles begin with these words, too.
     """
     if OPENING.match(fused.caption):
         return True
