@@ -19,7 +19,7 @@ def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[]
     """The number of buckets. The first call chooses and stores it, from the settings or from ``source_bytes``.
 
     If shards were split into different numbers of buckets, their rows could not be joined. Raises InputError if the
-    settings have another number than the stored one, or if none is stored and none can be chosen.
+    settings have another number than the stored one, or if no number is stored and nothing gives one.
     """
     if storage.exists(layout.BUCKETS_CONFIG):
         fixed: int = storage.read_json(layout.BUCKETS_CONFIG)["buckets"]

@@ -1,4 +1,4 @@
-"""Reads the rows of one side in one bucket."""
+"""Reads the rows of one side (LAION-2B or LAION-COCO) in one bucket."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_ne
 
 @dataclass(frozen=True)
 class BucketSide:
-    """The files of one side in a bucket, one file per shard. A run pairs the rows of the shards in ``new``.
+    """The files of one side in a bucket, one file per shard. Rows of the shards in ``new`` are new, all others are old.
 
-    Old rows that are in ``lookups`` are read from there, but only rows whose URL has one of the ``keys``. Raises
+    Old rows that ``lookups`` contain are read from the lookups, and only if their URL has one of the ``keys``. Raises
     InputError if a file was pulled with other rules than ``rules``.
     """
 
@@ -74,18 +74,18 @@ class BucketSide:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the files that are read completely. From lookups, only a few rows per new row are read."""
+        """Bytes of the files that are read completely. Lookups do not count, because a join reads few of their rows."""
         return sum(self.files[path] for path in self._read_whole())
 
     def rows(self) -> pa.RecordBatchReader:
-        """All rows, with columns ``shard`` (an index into ``shards``) and ``is_new``. Reads files only as needed.
+        """All rows, with columns ``shard`` (an index into ``shards``) and ``is_new``. Reads one batch after another.
 
-        With lookups, this leaves out old rows whose URL no new row has.
+        Of the old rows in lookups, it has only those whose URL a new row has.
         """
         return pa.RecordBatchReader.from_batches(_ROWS, self._batches())
 
     def urls(self) -> Iterator[pa.Array]:
-        """The URL of each row, read from the files."""
+        """The URLs of all rows, read from the files, not from lookups."""
         for read in self._scanned(list(self.files), ["url"]):
             yield read.record_batch["url"]
 

@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 _HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the size of the row groups that are written
 _HELD_BYTES = 256 << 20  # maximum bytes of a shard in memory at a time, for long rows
-_BATCH_ROWS = 1 << 16  # rows that are decoded while earlier rows are split
+_BATCH_ROWS = 1 << 16  # rows that are decoded at a time, while earlier rows are split
 _WRITERS = 4  # bucket files written at the same time, because on S3 each takes up to three round trips
 
 
 def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings: Settings) -> Counts:
     """Write the shard's usable rows to its bucket files.
 
-    If the shard was split before with the same settings, this only returns its counts. If a file cannot be read to its
-    end, no bucket file is left. Raises InputError for a file that is not Parquet, cut short, or lacks a column.
+    If the shard was split before with the same settings, this only returns its counts. A shard that cannot be read to
+    its end leaves no bucket files. Raises InputError for a shard that is not Parquet, is cut short, or lacks a column.
     """
     buckets = bucket_count(storage, settings)
     if (done := split_counts(shard, storage, settings)) is not None:
@@ -56,8 +56,7 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
             for _ in writers.map(write, spill.buckets()):
                 pass
     rows_of_buckets = {layout.bucket_name(bucket): rows for bucket, rows in sorted(spill.counts.items())}
-    # Under the new rules, a bucket may have no row although it has a file of the old rules. A join would read that
-    # file.
+    # Delete files that were made with other rules, in buckets where the shard now has no row. A join would read them.
     pulled.delete_files(storage, shard.side, shard.shard_id, before - rows_of_buckets.keys())
     pulled.publish(storage, shard, rules, counts, rows_of_buckets)
     return counts
@@ -116,6 +115,9 @@ def _numbers(table: pa.Table, buckets: int) -> np.ndarray:
 
 
 def bucket_numbers(urls: pa.ChunkedArray, buckets: int) -> np.ndarray:
-    """The bucket of each URL, [rows] int32: MurmurHash3, the same on every machine and in every version; null is ""."""
+    """The bucket of each URL, [rows] int32. A null URL counts as "".
+
+    It follows from MurmurHash3, which is the same on every machine and in every version of this project.
+    """
     hashes = np.fromiter((mmh3.hash(url or "") for url in urls.to_pylist()), dtype=np.int32, count=len(urls))
     return (hashes.view(np.uint32) % buckets).astype(np.int32)

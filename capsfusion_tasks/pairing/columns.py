@@ -27,7 +27,7 @@ _NAMES = {
 }
 
 _TEXTS = ("url", "text", "synthetic")
-# The types in which columns are read. ``gone`` is computed from a text column, the status.
+# The types in which columns are read. ``gone`` is read as text, because it is computed from the column ``status``.
 _READ = BUCKET_ROWS.set(BUCKET_ROWS.get_field_index("gone"), pa.field("gone", pa.string()))
 _EXTRAS = ("license", "gone")  # optional text columns: not read if a file has numbers or lists in them
 _NO_LICENSE = ("", "?")  # LAION writes a question mark if it found no licence
@@ -39,7 +39,7 @@ class Counts:
 
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    # Canonical name of a column → the shard's own name; empty if unknown.
+    # Canonical name of a column → the shard's own name for it. Empty if an older version pulled the shard.
     columns: dict[str, str] = field(default_factory=dict)
 
     def drop(self, reason: str, rows: int) -> None:
@@ -64,7 +64,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
     if missing := sorted({"url", *_captions(side, settings)} - found.keys()):
         wanted = "; ".join(f"{name} (as {' or '.join(_NAMES[name])})" for name in missing)
         optional = missing == ["text"] and side == "laion_coco" and not settings.self_paired
-        hint = "; CAPSFUSION_JOIN_ON=url pairs without it" if optional else ""
+        hint = "; with CAPSFUSION_JOIN_ON=url, pairs need no text" if optional else ""
         raise InputError(f"{where} lacks a column for {wanted}; it has {', '.join(schema.names)}{hint}")
     unread = [name for name in _EXTRAS if name in found and not is_text(schema.field(found[name]).type)]
     for name in [*unread, *(["synthetic"] if side == "laion_2b" else [])]:
@@ -96,7 +96,7 @@ def is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    # Binary, because Parquet files of old writers do not say that their bytes are text.
+    # Binary counts as text, because Parquet files of old writers do not say that their bytes are text.
     return any(check(kind) for check in (*checks, pa.types.is_binary, pa.types.is_large_binary))
 
 
@@ -108,9 +108,9 @@ def _is_number(kind: pa.DataType) -> bool:
 def canonical_rows(
     batch: pa.RecordBatch, names: dict[str, str], first_row: int, side: Side, settings: Settings, counts: Counts
 ) -> pa.Table:
-    """The batch with the columns of BUCKET_ROWS, unchanged texts, and a column ``usable``: a row can make a pair.
+    """The batch with the columns of BUCKET_ROWS and ``usable``: whether the row can make a pair. Texts are unchanged.
 
-    Unusable rows stay in the table, because filtering would copy all rows. ``counts`` counts them by reason.
+    Unusable rows stay in the table, because filtering would copy all rows. ``counts`` counts unusable rows by reason.
     """
     columns = {name: as_type(batch[names[name]], _READ.field(name).type) for name in names}
     if "license" in columns:
@@ -139,7 +139,7 @@ def canonical_rows(
 
 
 def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """The column as type ``wanted``: releases store numbers as int or float, and text in several types."""
+    """The column as type ``wanted``, because releases store numbers as int or float, and text in several types."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_floating(wanted):
@@ -165,4 +165,4 @@ def is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _at_least(column: pa.ChunkedArray, limit: float) -> pa.ChunkedArray:
-    return pc.fill_null(pc.greater_equal(column, limit), False)  # rows without a score are not above the limit
+    return pc.fill_null(pc.greater_equal(column, limit), False)  # a row without a score does not reach the limit

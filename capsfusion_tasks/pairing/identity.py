@@ -1,4 +1,4 @@
-"""The identity of a pair, and LAION's own key."""
+"""The id of a pair, and LAION's own join key."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def pair_ids(urls: pa.Array, raw: pa.Array, synthetic: pa.Array) -> pa.Array:
 
 
 def laion_hashes(urls: pa.Array, texts: pa.Array) -> pa.Array:
-    """LAION's join key, [rows] int64: the first 64 bits, signed, of MurmurHash3 over URL + text, as its tools do."""
+    """LAION's join key, [rows] int64: the first 64 bits, signed, of MurmurHash3 over URL + text, as LAION uses it."""
     said = pc.binary_join_element_wise(urls, texts, "").cast(pa.binary())
     return pa.array((mmh3.hash64(text)[0] for text in said.to_pylist()), pa.int64())

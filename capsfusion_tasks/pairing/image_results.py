@@ -1,8 +1,8 @@
 """Results of img2dataset, which planning reads: for each URL, whether its image is gone.
 
-Files of results are read in batches. A batch has a file for each bucket, with a hash of each URL instead of the URL,
-and a ``.json``, which is written last and says which files the batch has. A batch is valid for one source and its
-patterns. If a URL has several results, its image exists if any of them says so, in any order.
+Many files of results are read into one batch. The batch has a file for each bucket, with hashes of URLs instead of
+URLs, and a ``.json``. The ``.json`` is written last, and says which files of results the batch was read from. A batch
+is valid only for one source and its patterns. If a URL has several results, its image exists if any of them says so.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-VERSION = 1  # raise it when other results are read from the same file
+VERSION = 1  # increase this number when the code reads other results from the same file
 
 _READ_ROWS, _READ_BYTES = 1 << 16, 64 << 20
 _SPILLED_ROWS = 1 << 18
-_WRITERS = 4  # on S3 each file takes up to three round trips
+_WRITERS = 4  # files written at the same time, because on S3 each takes up to three round trips
 _SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  # number of the file in the batch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The content of a ``.json``. ``source``: address and patterns of the files; ``files``: id → counts of its rows."""
+    """The content of a batch's ``.json``. ``source``: address and patterns. ``files``: file's id → counts of rows."""
 
     name: str
     source: dict[str, Any]
@@ -62,7 +62,7 @@ class Batch:
         storage.write_json(layout.image_results_batch(self.name), asdict(self))
 
     def delete(self, storage: Storage) -> None:
-        # The ``.json`` goes first, so that no batch is listed without its files.
+        # The ``.json`` is deleted first, so that no batch is listed without its files.
         paths = (layout.image_results_file(bucket, self.name) for bucket in self.buckets)
         for path in [layout.image_results_batch(self.name), *paths]:
             with suppress(FileNotFoundError):
@@ -105,7 +105,7 @@ def read_results(stream: pa.NativeFile, where: str, buckets: int, number: int, c
 
 
 def _columns(schema: pa.Schema, where: str) -> dict[str, str]:
-    """``url`` and ``status`` → the file's own name of this column, in upper or lower case."""
+    """``url`` and ``status`` → the file's own name of this column, which may have capitals."""
     found = {}
     for wanted in ("url", "status"):
         match [name for name in schema.names if name.lower() == wanted]:
@@ -142,8 +142,8 @@ def publish_batch(
 ) -> None:
     """Publish the results of several files as a batch. ``folder`` is scratch space.
 
-    ``tables`` come from ``read_results``. ``files``: number → id and counts, for the files that are complete. It is
-    read after the last table, so that a file whose reading failed in its middle can be left out.
+    ``tables`` come from ``read_results``. ``files``: a file's number → its id and counts, for completely read files.
+    ``files`` is used only after the last table, so that the caller can leave out files whose reading failed midway.
     """
     spill = BucketSpill(folder, _SPILLED)
     for table in together(tables, _SPILLED_ROWS):
@@ -169,7 +169,7 @@ def publish_batch(
 
 @dataclass(frozen=True)
 class BucketResults:
-    """The results for the URLs of one bucket, as hashes: [n] int64 each."""
+    """Hashes of one bucket's URLs, [n] int64 each: those whose images are gone, and those whose images are there."""
 
     gone: np.ndarray
     there: np.ndarray
@@ -177,7 +177,7 @@ class BucketResults:
     def are_gone(self, pairs: pa.Table) -> np.ndarray:
         """Whether the image of each of ``pairs`` (``schemas.FOUND_PAIRS``) is gone, [rows] bool.
 
-        If no result has the image's URL, the status in the release counts, although it is as old as the release.
+        If no result has the image's URL, the status in the release counts, although it may be outdated.
         """
         gone: np.ndarray = pairs["gone"].fill_null(False).to_numpy().astype(bool)
         if not len(self.gone) and not len(self.there):

@@ -24,15 +24,15 @@ from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-# Bytes of bucket files that are joined at a time. They take four to eight times as much memory.
+# Bytes of bucket files that are joined at a time. The join takes four to eight times as much memory.
 _PASS_BYTES = 192 << 20
 _IN_MEMORY = 8
 _HALVINGS = 5  # how often a pass that does not fit in memory is halved
 _READERS = 16  # footers read in parallel: on S3 each takes a round trip
 
-# Equal rows count once, so shards that repeat rows or share rows add no pairs. Origin and scores come from the row with
-# the highest similarity, and among equals from the lowest shard and row. An image is gone if a row says so and no row
-# says that it exists.
+# Equal rows count once, so shards that repeat rows or share rows add no pairs. Of equal rows, the row with the highest
+# similarity gives the origin and the scores. If several have it, the first row of the first shard does. An image is
+# gone if a row says so and no row says that it exists.
 _DISTINCT = """
 create temp table {side} as
 select
@@ -80,7 +80,7 @@ class Joined:
 
 
 def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage, settings: Settings) -> Joined:
-    """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``. The footer says what is left out.
+    """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``. The footer counts left-out pairs.
 
     ``new`` has the ids of the interval's shards. Rows match on unchanged URL and raw text, or with ``join_on = url`` on
     the URL alone. Without a LAION-2B source, the rows of LAION-COCO have both captions. Each row group has the pairs of
@@ -125,7 +125,7 @@ def _sides(bucket: int, new: set[str], storage: Storage, settings: Settings) -> 
         raw = replace(raw, files={})
     if PairRules.of(settings).url_pairs_max != "none" and (raw.has_new or coco.has_new):
         return raw, coco  # the limit per URL also counts pairs of two old rows
-    # Pairs of two old rows were found by an earlier run.
+    # Earlier runs found the pairs of two old rows. So a side's old rows are needed only if the other side has new rows.
     return raw if coco.has_new else raw.only_new(), coco if raw.has_new else coco.only_new()
 
 
@@ -143,7 +143,7 @@ def _passes(
 ) -> Iterator[tuple[pa.Table, LeftOut]]:
     """Join the rows of pass ``number`` (from 0) of ``passes``.
 
-    If they do not fit in memory, run two passes of half the rows each, and so on, until ``most`` passes in all.
+    If the rows do not fit in memory, run two passes of half the rows each, and so on, until ``most`` passes in all.
     """
     try:
         with raw.storage.answering():

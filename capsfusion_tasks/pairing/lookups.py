@@ -1,9 +1,9 @@
 """Lookups: copies of a bucket's old rows. A join reads from them only rows that have the URL of a new row.
 
-A lookup has the rows of some shards, sorted by a key, which is a hash of the URL. It consists of three files:
-``.rows``, each row as a record; ``.parquet``, the key, the shard and the place of each record; and ``.json``, which is
-written last and says which shards the lookup has. A copy is valid while the shard's bucket file has the size that it
-had when it was copied.
+A lookup has the rows of some shards, sorted by a key, which is a hash of the URL. It consists of three files. ``.rows``
+has each row as a record. ``.parquet`` has the key, the shard and the place of each record. ``.json`` is written last,
+and says which shards the lookup has. The copy of a shard's rows is valid while the shard's bucket file has the same
+size as when it was copied.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from capsfusion_tasks.schemas import Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-VERSION = 3  # raise it when records or keys change: lookups of other versions are not used
+VERSION = 3  # increase this number when records or keys change: lookups of other versions are not used
 
-# In a bucket of a million rows, one URL in a million shares its key with another URL. The join then compares URLs.
+# Keys have 40 bits. In a bucket of a million rows, one URL in a million shares its key with another URL. This makes no
+# wrong pair, because the join compares URLs.
 _KEY_MASK = (1 << 40) - 1
 _ROWS_AT_ONCE = 1 << 14
 # Records that are less than this many bytes apart are read together. On S3 a request costs as much as reading 64 KiB.
@@ -44,7 +45,7 @@ KEYS = pa.schema(
 
 @dataclass(frozen=True)
 class Lookup:
-    """The content of a ``.json``, without shards whose bucket file was replaced or removed."""
+    """The content of a lookup's ``.json``, without shards whose bucket file was replaced or removed."""
 
     name: str
     side: Side
@@ -55,7 +56,7 @@ class Lookup:
 
     @property
     def path(self) -> str:
-        """Without an ending."""
+        """The path of the lookup's files, without an ending."""
         return f"{layout.lookups_folder(self.side, self.bucket)}/{self.name}"
 
     def publish(self, storage: Storage, rules: PullRules) -> None:
@@ -73,7 +74,7 @@ def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int],
         if path.endswith(".json"):
             try:
                 said = storage.read_json(path)
-            except FileNotFoundError:  # it was deleted after it was listed, because a larger lookup contains it
+            except FileNotFoundError:  # the lookup was deleted after it was listed, because a larger one contains it
                 continue
             if {name: said.pop(name) for name in ("version", "rules")} == _validity(rules):
                 lookup = Lookup(**said)

@@ -54,7 +54,7 @@ def _summaries(storage: Storage, side: Side) -> Summaries:
 
 
 def record(storage: Storage, side: Side, shard_id: str, mark: dict[str, Any], rules: PullRules) -> None:
-    """Add ``rules`` to the mark of an older version."""
+    """Add ``rules`` to a mark that an older version of this project wrote."""
     _write(storage, side, shard_id, {**mark, "rules": asdict(rules)})
 
 
@@ -65,7 +65,7 @@ def invalidate(storage: Storage, side: Side, shard_id: str) -> None:
 
 
 def begin_replacing(storage: Storage, side: Side, shard_id: str) -> set[str]:
-    """Forbid joining the shard's files before they are replaced. Returns the buckets that have such files."""
+    """Forbid joining the shard's files before they are replaced. Returns the buckets of these files."""
     mark = read(storage, side, shard_id)
     if mark is None:
         return set()
@@ -89,9 +89,9 @@ def remove(storage: Storage, shard: Shard) -> None:
 def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: str) -> None:
     """Raise InputError if a shard was pulled with other rules than ``rules``. Ignores the shards in ``but``.
 
-    Raises NotReadyError if files of a shard are being replaced. ``mend`` is the advice in both errors. Call this before
-    a join, because a join reads the bucket files of all shards. Opens only marks that are
-    new or changed since the last summary.
+    Raises NotReadyError if files of a shard are being replaced. Both errors end with the advice ``mend``. Call this
+    before a join, because a join reads the bucket files of all shards. Opens only marks that are new or changed since
+    the last summary.
     """
     others = []
     for side, shard_id, mark in _marks(storage):

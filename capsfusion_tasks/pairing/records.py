@@ -1,4 +1,4 @@
-"""Rows as records that can be read one by one. A record is a JSON list, compressed with a shared dictionary."""
+"""Rows as records that can be read one by one. A record is a JSON list, compressed with a dictionary that all share."""
 
 from __future__ import annotations
 

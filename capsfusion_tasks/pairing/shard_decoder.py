@@ -35,7 +35,7 @@ RANGE = struct.Struct("<QQ")
 
 def _send(caller: Connection, kind: bytes, content: bytes | pa.Buffer = b"") -> None:
     caller.send_bytes(kind)
-    # Kind and content in two writes, because joining them would copy the content.
+    # Send kind and content in two writes, because joining them would copy the content.
     caller.send_bytes(memoryview(content))
 
 
@@ -80,7 +80,7 @@ class _RemoteFile:
 
 
 def _decode(caller: Connection, size: int, batch_rows: int, batch_bytes: int) -> None:
-    # Not pre-buffered: that would fetch all row groups at once.
+    # Not pre-buffered, because pre-buffering would fetch all row groups at once.
     with pq.ParquetFile(pa.PythonFile(_RemoteFile(caller, size), "r"), pre_buffer=False) as file:
         _send(caller, SCHEMA, file.schema_arrow.serialize())
         columns = json.loads(caller.recv_bytes())

@@ -26,7 +26,7 @@ _REPLACE = "replace it; the new file is a new shard"
 def read_batches(
     stream: pa.NativeFile, where: str, choose: Callable[[pa.Schema], list[str]], batch_rows: int, batch_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """The columns that ``choose`` names of a Parquet file, without dictionary types.
+    """The columns of a Parquet file that ``choose`` names, in batches without dictionary types.
 
     A batch has at most ``batch_rows`` rows and about ``batch_bytes`` bytes. Raises InputError for a file that cannot be
     read, or that takes more than 8 GiB (or half of this machine's memory) to decode; ``where`` names the file in the
@@ -112,7 +112,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def _decoder() -> Iterator[_Decoder]:
-    """A decoder for one file: starting one takes 0.3 s, so it is kept for the next file unless the block fails."""
+    """A process that decodes one file. As starting takes 0.3 s, it is kept for the next file unless the block fails."""
     with _lock:
         kept = _idle.setdefault(os.getpid(), [])
         process = kept.pop() if kept else None

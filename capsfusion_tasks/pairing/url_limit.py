@@ -1,8 +1,8 @@
 """Limits the pairs of one URL. A placeholder picture is in very many rows, and would make far too many pairs.
 
-No URL gets more pairs than the limit, in any order and number of runs. If all rows of a URL, old and new, could form
-more pairs, no new pairs of it are written. Buckets only grow, so no later run writes any either. Earlier runs wrote
-pairs of it only while all that it could form were within the limit.
+If all rows of a URL, old and new, can form more pairs than the limit, no new pairs of the URL are written. So no URL
+gets more pairs than the limit, in any order and number of runs. Later runs write no pairs of the URL either, because
+buckets only grow. Earlier runs wrote pairs of the URL only while all its possible pairs were within the limit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KEY = "capsfusion.left_out"  # key in the footer of a file of pairs
 _SHOWN = 3  # number of URLs in messages
 _URL_SHOWN = 200  # characters
 
-# SQL for the tables ``raw`` and ``coco``, whose rows are distinct.
+# Finds the URLs over the limit in the tables ``raw`` and ``coco``, whose rows are distinct.
 _OVER = """
 create temp table over_limit as
 select
@@ -43,7 +43,7 @@ _LEAVE_OUT = "delete from raw where url in (select url from over_limit)"
 
 @dataclass(frozen=True, order=True)
 class Crowd:
-    """A URL over the limit: its new pairs, and its distinct rows of each side."""
+    """A URL over the limit: the number of its new pairs, and of its distinct rows on each side."""
 
     pairs: int
     url: str

@@ -132,7 +132,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
 
 
 def _lost_first_word(fused: Fused) -> str | None:
-    """The raw caption's first word, if the caption lacks it. A first word's capital does not show whether it is a name."""
+    """The raw caption's first word, if the caption lacks it. Its capital does not show whether the word is a name."""
     first = base_form(fused.raw_words[0]) if fused.raw_words and fused.raw[0].isupper() else None
     return None if first in fused.caption_content else first
 
