@@ -1,1 +1,1 @@
-"""One function for each task of the DAGs; ``local_run`` calls them in one process."""
+"""One function for each task of the DAGs. ``local_run`` calls these functions in one process, without Airflow."""

@@ -13,9 +13,9 @@ _MARKED = re.compile(_MARK.format("([0-9a-f]{16})"))
 
 _COLUMNS = {
     "image_url": "address of the image",
-    "laion_2b": "raw caption: the image's alt text on the web, as it came",
+    "laion_2b": "raw caption: the image's alt text on the web, unchanged",
     "laion_coco": "synthetic caption: made from the image alone by a captioning model",
-    "capsfusion": "fused caption: made from the two by a language model",
+    "capsfusion": "fused caption: made from both captions by a language model",
     "license": "licence that LAION found for the image; null: none was found",
     "laion_2b_source": "release that the raw caption is from",
     "laion_coco_source": "release that the synthetic caption is from",
@@ -32,8 +32,8 @@ def dataset_card(
 
     Args:
         files: pattern of the Parquet files, relative to the card.
-        rows: captions by fusion_id.
-        columns: name and Arrow type, in the order of the files.
+        rows: fusion_id → number of its captions.
+        columns: name and Arrow type of each column, in the order of the files' columns.
         origins: releases and licences of the captions, the most frequent first.
     """
     header = ["---", "task_categories:", "- image-to-text", "tags:", "- image-captions", "- capsfusion", "configs:"]

@@ -2,7 +2,7 @@
 
 ``_export.json`` is written first. It holds the selection, the state of the warehouse, and the files that are finished.
 When all files are finished, ``_manifest.json`` replaces it, in the same format. The Parquet files have a folder of
-their own, ``data``, because some readers of folders read every file.
+their own, ``data``, because some programs read every file of the folder that they are given.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Manifest(BaseModel):
     version: str = __version__
     selection: Selection
     rows_per_file: int
-    folder: str = ""  # folder of the Parquet files; in exports of earlier versions, the folder of the manifest
+    folder: str = ""  # folder of the Parquet files; "" if an earlier version wrote them beside the manifest
     query: str
     snapshot: Snapshot
     columns: list[tuple[str, str]] = []  # name and Arrow type, in order
@@ -94,14 +94,14 @@ def export_captions(
 ) -> Manifest:
     """Write the captions of ``selection`` to ``target`` as data/part-00000.parquet, data/part-00001.parquet, …
 
-    They are sorted by pair_id. On the hub, a data set card comes with the manifest.
+    The captions are sorted by pair_id. On the hub, a data set card comes with the manifest.
 
-    A second call continues an interrupted export, with the captions that the warehouse had when it began. It does
-    nothing if the export is complete. ``overwrite`` says when to start the export again: never, always, or if the
-    warehouse has other captions now (outdated).
+    A second call continues an interrupted export, with the captions that the warehouse had when the export began. The
+    second call does nothing if the export is complete. ``overwrite`` says when to start the export again: never,
+    always, or if the warehouse has other captions now (outdated).
 
-    Raises InputError for a folder with another export or other files, and if captions of an interrupted export were
-    replaced since. Raises NotReadyError if the warehouse or ``target`` does not answer.
+    Raises InputError for a folder with another export or other files, and if captions of an interrupted export have
+    been replaced in the warehouse. Raises NotReadyError if the warehouse or ``target`` does not answer.
     """
     try:
         with captions.export_session(warehouse, target.path("")) as session:
@@ -219,7 +219,7 @@ def _start(target: Target, manifest: Manifest) -> Manifest:
     """Write the unfinished ``manifest`` to the folder, and delete all files that are not in it."""
     target.write_json(BEGUN, manifest.model_dump(mode="json"))
     mine = {BEGUN, *(part.file for part in manifest.files)}
-    # The old manifest goes first: a folder with a manifest is complete.
+    # The old manifest is deleted first, because a folder with a manifest counts as complete.
     target.delete(*sorted(set(target.files("")) - mine), *sorted(set(target.files(DATA)) - mine))
     for folder in ("", DATA):
         target.delete_unpublished(folder)

@@ -36,7 +36,7 @@ class Part(BaseModel):
 
 
 def write_part(target: Target, name: str, rows: Rows, most: int) -> Part | None:
-    """Write a file with the next ``most`` of ``rows``, or fewer at the end. Without rows, write nothing: None."""
+    """Write a file with the next ``most`` of ``rows``, or fewer at the end. Returns None if no row is left."""
     group = rows.take(min(ROW_GROUP_ROWS, most))
     if group is None:
         return None

@@ -1,4 +1,4 @@
-"""The question about units that the gate holds, and its answer. Airflow's DAGs call these functions."""
+"""Finds the held units that Airflow asks about, and records the answers. Airflow's DAGs call these functions."""
 
 from __future__ import annotations
 

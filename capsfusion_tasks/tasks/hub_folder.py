@@ -1,10 +1,10 @@
 """The folder of an export in a data set repository of the Hugging Face hub. It has the methods of a Storage that an
 export needs.
 
-A file is uploaded when it is published. It becomes visible with the next JSON file, because one commit has both. So the
-list of finished files and the files themselves never differ. Each commit names its parent, so the hub refuses it if
-somebody else has committed in between. If that left the folder as it was, the commit is made again; else the export
-ends.
+A Parquet file is uploaded when it is published. It becomes visible with the next JSON file, because one commit has
+both. So the list of finished files and the files themselves never differ. Each commit names its parent, so the hub
+refuses the commit if somebody else has committed in between. If somebody else's commit changed nothing in this folder,
+the refused commit is made again. Otherwise the export ends.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class HubFolder:
                 Path(change.path_or_fileobj).unlink()
 
     def _commit_on_head(self, changes: list[CommitOperationAdd | CommitOperationDelete], message: str) -> CommitInfo:
-        """Make the commit. Exports to other folders of the repository may commit in between."""
+        """Make the commit, and try again if exports to other folders of the repository commit in between."""
         hub = self._hub
         for _ in range(_COLLISIONS):
             try:
@@ -179,16 +179,16 @@ class HubFolder:
                 if not (isinstance(cause, HfHubHTTPError) and cause.response.status_code == 412):
                     raise
             self._head, files = self._ask(self._open)
-            # The files also differ if the hub made the commit and its answer was lost, so that it was tried again.
+            # The files also differ if the hub made the commit, but its answer was lost and the commit was tried again.
             if files != self._files:
                 raise NotReadyError(
                     f"{self.path('')} has other files than this export has seen: somebody else committed, or an answer"
-                    " of the hub was lost; run it again"
+                    " of the hub was lost; run the export again"
                 )
         raise NotReadyError(f"{hub.page} has too many commits by others for this export to commit; try again later")
 
     def _sizes(self, paths: list[str]) -> dict[str, int]:
-        """Sizes of the files of ``paths`` that the last commit has, by path in the repository."""
+        """Path in this folder → size, for the files of ``paths`` (in the repository) that the last commit has."""
         hub = self._hub
         found = self._ask(
             lambda: hub.api.get_paths_info(hub.name, paths, revision=self._head, repo_type="dataset") if paths else []

@@ -28,11 +28,12 @@ from capsfusion_tasks.warehouse.sessions import locked_session
 
 log = logging.getLogger(__name__)
 
-# On S3 each file takes several round trips, and there can be tens of thousands. Each reader has a process that decodes.
+# Files that are read at the same time: there can be tens of thousands, and on S3 each takes several round trips. Each
+# reader has a process that decodes.
 _READERS = 4
 _SMALL_BYTES = 32 << 20
-BATCH_ROWS = 8 << 20  # a batch with this many rows takes no further file: all of LAION-COCO's results are 75 batches
-SMALL_BATCHES = 8  # this many batches of less than half of BATCH_ROWS are read again as one batch
+BATCH_ROWS = 8 << 20  # a batch with this many rows takes no further file; results for all of LAION-COCO make 75 batches
+SMALL_BATCHES = 8  # the files of this many batches with less than half of BATCH_ROWS are read again as one batch
 
 
 def read_image_results(context: Context) -> None:
@@ -71,13 +72,13 @@ def read_image_results(context: Context) -> None:
             unread = [shard for shard in unread if shard.shard_id not in done]
         if passing:
             raise passing[0]
-        # Delete old batches only after the new ones exist, because planning must not miss results that both have.
+        # Delete old batches only after the new ones exist, because planning must not miss results that are in both.
         for old in outdated:
             old.delete(storage)
 
 
 def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> None:
-    """Add the files to the ledger. Files that were read before are added as pulled."""
+    """Add the files to the ledger. Files that were read before are marked as pulled there."""
     with context.warehouse.engine.begin() as connection:
         known = ledger.image_results(connection)
         ledger.record_shards(connection, [shard for shard in shards if shard.shard_id not in known])
@@ -89,7 +90,7 @@ def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> N
 
 @dataclass
 class _File:
-    """A file of a batch. ``tables`` has all of its results; None if they are read only when they are needed."""
+    """A file of a batch. ``tables``: all its results. None for a large file, which is read only when it is needed."""
 
     shard: Shard
     number: int

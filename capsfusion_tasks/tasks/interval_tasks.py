@@ -1,7 +1,7 @@
-"""One function for each task of an interval. It runs the stage and updates the ledger.
+"""One function for each task of an interval. The function runs the task's stage and updates the ledger.
 
-``capsfusion run`` and the DAG call these. Arguments and results are small (shards, units, counts); rows travel in
-files. An ``InputError`` means that a retry will not help.
+``capsfusion run`` and the DAG call these functions. Arguments and results are small (shards, units, counts), because
+rows travel in files. An ``InputError`` means that a retry will not help.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 
 log = logging.getLogger(__name__)
 
-# Bytes of pulled shards for each pair task. The work grows with these, because new rows are joined with all old rows.
+# Bytes of pulled shards for each pair task. The work grows with these bytes: new rows are joined with all old rows.
 _PAIR_TASK_BYTES = 4 << 30
 _PAIR_TASKS_MAX = 64
 _PROGRESS_SECONDS = 30.0
@@ -58,14 +58,14 @@ _PROGRESS_SECONDS = 30.0
 def discover(context: Context, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
     """List the shards of the interval and late shards of other intervals, and register them in the ledger.
 
-    Raises InputError, before anything is pulled, if there is state from other settings that this run may not replace.
+    Raises InputError, before anything is pulled, if other settings made shards or units that this run may not replace.
     ``relist`` lists the sources again and adds new shards to a frozen list. ``replan`` as for ``plan``.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     if context.fusion_id is None:
         configured_template(settings)  # read the prompt first, to find errors in it before listing
     sources = configured_sources(settings)
-    image_result_files(settings)  # planning reads these files; report a wrong address now, and not only then
+    image_result_files(settings)  # only planning reads these files, but a wrong address is to be reported now
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)
     if planned:
@@ -105,7 +105,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
 
 
 def source_dates(context: Context) -> list[str]:
-    """Text with the number and the dates of each source's shards now. For a run whose interval has no shard."""
+    """For each source, a text with the number and dates of its shards. Shown if a run's interval has no shard."""
     return [dates(side, place) for side, place in configured_sources(context.settings).items()]
 
 
@@ -135,7 +135,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     try:
         counts = split_counts(shard, storage, settings)
-        if counts is None:  # a pulled shard may have been deleted at its source
+        if counts is None:  # open the source only if needed, because a pulled shard may be deleted there
             with opened(shard, settings) as stream:
                 counts = split_shard(stream, shard, storage, settings)
     except (InputError, NotReadyError) as error:
@@ -192,15 +192,15 @@ def plan(
 ) -> list[Unit]:
     """The units to fuse: the unfinished units of an earlier try of this interval, or else new units.
 
-    First reads new image results. Pairs whose image is gone are left out, as far as it is known now: a unit keeps its
-    pairs, and a caption stays, when a later result says that the image is gone.
+    First reads new image results, and leaves out pairs whose image is gone. Results that arrive later change neither
+    units that are planned nor captions that are loaded.
 
     Units that were planned with other settings for pulling, pairing and gone images are planned again. If one of them
-    was started, this raises InputError instead; ``replan`` drops their work.
+    was started, this raises InputError, unless ``replan`` allows dropping the work of these units.
 
     ``existing`` says what to do with pairs that are fused already: skip them, or fuse and replace them. Raises
-    InputError and plans nothing if the estimate exceeds ``budget``; ``on_estimate`` gets the estimate first. Pairs
-    beyond ``max_units`` units are left for another run.
+    InputError and plans nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate before this
+    check. Pairs beyond ``max_units`` units are left for another run.
     """
     fusion_id = context.decoding.fusion_id
     read_image_results(context)
@@ -234,7 +234,7 @@ def plan(
 
 
 def export(context: Context, interval: Interval, fusion_id: str, export_to: str) -> dict[str, Any]:
-    """Write the interval's captions to ``export_to/<fusion_id>/<interval>``. Writes again if captions were added."""
+    """Write the interval's captions to ``export_to/<fusion_id>/<interval>``. Starts again if captions were added."""
     selection = Selection(fusion_id=fusion_id, interval=interval)
     folder = f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}"
     with export_target(folder, context.settings.scratch_folder) as target:

@@ -21,9 +21,10 @@ def sync_lake(context: Context, *, say: Callable[[str], None] = print) -> Synced
 def maintain_lake(
     context: Context, *, before: datetime, min_files: int = MIN_FILES, say: Callable[[str], None] = print
 ) -> Maintained:
-    """Merge small files of the table, and remove old snapshots.
+    """Merge small files of the Iceberg table, and remove old snapshots.
 
-    Writes missing units first, because a sync recognises an unrecorded unit only by its snapshot.
+    First writes missing units. If a unit was written but not recorded, only its snapshot shows this, so snapshots are
+    removed afterwards.
     """
     warehouse = context.warehouse
     with open_lake(context.settings, warehouse) as lake, sole_writer(warehouse, lake) as session:

@@ -14,7 +14,7 @@ from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.warehouse import queries
 
 Kind = Literal["counter", "gauge", "timer"]
-Samples = dict[str, float]  # name → value; a timer's in milliseconds
+Samples = dict[str, float]  # name of a metric → its value; the values of timers are in milliseconds
 
 REASON = "<reason>"  # placeholder for a reason in a metric's name
 
@@ -31,9 +31,9 @@ METRICS = {
     f"capsfusion.pull.dropped.{REASON}": Metric("counter", "rows dropped for one reason: `unsafe`, `null_caption`, …"),
     "capsfusion.pair.pairs": Metric("counter", "pairs that joins found"),
     "capsfusion.plan.units": Metric("counter", "units that a run has to fuse"),
-    "capsfusion.plan.rows": Metric("counter", "pairs in these units"),
+    "capsfusion.plan.rows": Metric("counter", "pairs that a run has to fuse"),
     "capsfusion.queue.units": Metric("gauge", "units of all runs that are planned and not loaded"),
-    "capsfusion.queue.rows": Metric("gauge", "pairs in these units"),
+    "capsfusion.queue.rows": Metric("gauge", "pairs in units of all runs that are planned and not loaded"),
     "capsfusion.queue.failed_units": Metric("gauge", "units whose last try failed"),
     "capsfusion.fuse.rows": Metric("counter", "rows of fused units"),
     "capsfusion.fuse.prompt_tokens": Metric("counter", "tokens of the prompts of fused units"),
@@ -100,7 +100,7 @@ def fused(figures: Mapping[str, Any]) -> Samples:
 
 
 def validated(counts: Mapping[str, Any]) -> Samples:
-    """The metrics of a validated unit, from the result of ``unit_tasks.validate``. None if it was loaded before."""
+    """The metrics of a validated unit, from the result of ``unit_tasks.validate``. Empty if it was loaded before."""
     if counts["already_loaded"]:
         return {}
     samples = {f"capsfusion.validate.{name}": counts[name] for name in ("accepted", "rescued", "rejected")}
@@ -109,7 +109,7 @@ def validated(counts: Mapping[str, Any]) -> Samples:
 
 
 def loaded(counts: Mapping[str, Any]) -> Samples:
-    """The metrics of a loaded unit, from the result of ``unit_tasks.load``. None if it was loaded before."""
+    """The metrics of a loaded unit, from the result of ``unit_tasks.load``. Empty if it was loaded before."""
     if counts["already_loaded"]:
         return {}
     return {"capsfusion.load.rows": counts["accepted"] + counts["rejected"]}

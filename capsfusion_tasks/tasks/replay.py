@@ -44,10 +44,10 @@ def plan(
 ) -> list[Unit]:
     """The units of the replay: the unfinished units of an earlier try, or else new units for the selected captions.
 
-    Pairs that were fused with these settings before are not fused again, unless ``existing`` is replace. If the
-    rejected captions were made with these settings, they are only validated again, because rules may have changed; rows
-    without a caption are fused. Raises InputError for a fusion_id that the warehouse does not have, and if the estimate
-    exceeds ``budget``. Rows beyond ``max_units`` units are left for another run.
+    Pairs that were fused with the current settings before are not fused again, unless ``existing`` is replace. If the
+    rejected captions themselves were made with these settings, they are only validated again, because the rules may
+    have changed. Only rows without a caption are then fused. Raises InputError for a fusion_id that the warehouse does
+    not have, and if the estimate exceeds ``budget``. Rows beyond ``max_units`` units are left for another run.
     """
     engine = context.warehouse.engine
     as_they_are = replay.fusion_id == context.decoding.fusion_id and existing == "skip"
@@ -120,7 +120,7 @@ def moved(context: Context, name: str) -> int:
 
 
 def report(context: Context, replay: Replay, fusion_id: str) -> dict[str, Any]:
-    """Counts of captions that the replay selected, moved and left under ``fusion_id``, and ``failures``.
+    """Counts of the captions that the replay selected, moved and rejected again under ``fusion_id``, and ``failures``.
 
     ``text`` is the whole report.
     """

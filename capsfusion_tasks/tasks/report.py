@@ -31,9 +31,9 @@ class Report:
     replayed: int = 0  # rejected captions that a replay moved
     found: PlannedPairs | None = None  # sums over the plans; None: nothing was planned
     in_quarantine: int = 0  # number of rejected captions that ``reasons`` was counted from
-    models: tuple[str, ...] = ()  # models and settings of these units, as text
+    models: tuple[str, ...] = ()  # models and settings that the units were planned with, as text
     whole: RunSummary | None = None  # captions of the whole interval, if other runs loaded units of it
-    left_out: str = ""  # text about pairs of URLs over the limit
+    left_out: str = ""  # text about the pairs that the limit per URL left out
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), **_texts(self)}
@@ -169,16 +169,17 @@ def report_interval(
     left_out: str = "",
     unit_ids: Sequence[str] | None = None,
 ) -> Report:
-    """The report of one interval under one fusion, with its shards and its ``unplanned`` pairs.
+    """The report of one interval under one fusion. ``shard_ids``: the interval's shards.
 
-    ``gone``: other pairs that are in no unit, because their images are gone; None: not known. ``left_out``: a line
-    about the pairs of URLs over the limit. ``unit_ids``: the units of one run. Captions are then counted in these units
-    only, and pairs of the interval's other units count as fused already.
+    ``unplanned``: number of pairs that are in no unit and can be fused. ``gone``: number of pairs that are in no unit
+    because their images are gone. None: not known. ``left_out``: a line about the pairs that the limit per URL left
+    out. ``unit_ids``: the units of one run. Captions are then counted in these units only, and pairs of the interval's
+    other units count as fused already.
     """
     scope = Scope(interval=interval, fusion_id=fusion_id)
     report = _report(connection, scope if unit_ids is None else replace(scope, unit_ids=unit_ids), shard_ids)
     whole, found = queries.run_summary(connection, scope), plans.planned_pairs(connection, scope)
-    # A plan with a limit counts all pairs that it did not read as left, even if they are gone or fused.
+    # A plan with a limit counts all pairs that it did not read as ``left``, also fused pairs and pairs of gone images.
     recounted = False
     if found and gone is not None and (found.left or unplanned):
         found, recounted = replace(found, left=unplanned, gone=gone), True

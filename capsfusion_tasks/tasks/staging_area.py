@@ -1,4 +1,4 @@
-"""Fixes the number of hash buckets of a new staging area, for runs and replays."""
+"""Chooses the number of hash buckets of a new staging area, for runs and replays. The number then never changes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a task read and wrote, as OpenLineage datasets and facets. Imported only if OpenLineage is switched on.
 
 The lineage of columns has two steps: from a shard to the buckets of its side (``of_pull``), and from there to the
-tables (``of_load``). In one step, the event of a unit would repeat each column for each of its shards.
+tables (``of_load``). With one step, the event of a unit would repeat each column for each of the unit's shards.
 """
 
 from __future__ import annotations

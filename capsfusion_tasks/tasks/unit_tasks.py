@@ -1,4 +1,4 @@
-"""One function for each task of a unit: fuse, validate, load. ``capsfusion run`` and the DAGs call these.
+"""One function for each task of a unit: fuse, validate, load. ``capsfusion run`` and the DAGs call these functions.
 
 The ledger has the unit's decoding under its fusion_id, so these functions need no model settings. Arguments, results
 and errors are as in ``interval_tasks``.
@@ -72,7 +72,7 @@ def fuse_started(context: Context, unit: Unit) -> None:
 
 
 def _require_pull_rules(context: Context, unit: Unit) -> None:
-    """Raise InputError if the unit has rows that the current settings would drop.
+    """Raise InputError if the unit was planned with other settings for pulling, pairing or gone images.
 
     Planning checks this too, but a task can run without planning.
     """
@@ -117,12 +117,13 @@ def validate(
 ) -> dict[str, Any]:
     """Validate the unit's captions. For a loaded unit, only return its counts.
 
-    If the other beams are kept, one that passes replaces a rejected caption, and counts as accepted and ``rescued``.
+    If the captions of other beams are kept, the best of them that passes replaces a rejected caption. The row then
+    counts as accepted and ``rescued``.
 
     Raises InputError if a row is not fused. If the unit has too many rejections, the gate closes: this raises
-    InputError with the table of reasons, or with ``hold`` the unit is held until somebody answers. The gate stays open
-    if rejections are accepted, by ``accept_rejections`` or by an earlier answer about the same counts. In all cases the
-    verdicts are published, and the ledger records the error.
+    InputError with the table of reasons, or, if ``hold`` is set, holds the unit until somebody answers. The gate stays
+    open if rejections are accepted, by ``accept_rejections`` or by an earlier answer about the same counts. In all
+    cases the verdicts are published. If the gate closes, the ledger records the error.
     """
     if loaded := _loaded(context, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
@@ -202,8 +203,8 @@ def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str
 def _gate_error(context: Context, unit: Unit, tally: Tally, problem: str) -> str:
     summary = (
         f"{tally.rejected} of {tally.rows} captions of unit {unit.unit_id} are rejected ({tally.share:.1%}), and"
-        f" {problem}. Nothing of it is loaded. If that is right, run it again with accept_rejections (in a backfill of"
-        " Airflow's UI, tick Override parameters on existing runs)."
+        f" {problem}. No caption of the unit is loaded. If the rejections are right, run it again with"
+        " accept_rejections (in a backfill of Airflow's UI, tick Override parameters on existing runs)."
         f" All verdicts: {context.settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit.unit_id)}"
     )
     return "\n".join([summary, *tally.lines()])

@@ -161,6 +161,6 @@ def test_a_unit_that_the_gate_no_longer_stops_is_let_in(settings: Settings, unit
 
 
 def test_without_airflow_the_gate_fails_the_unit(settings: Settings, unit: Unit) -> None:
-    with pytest.raises(InputError, match="Nothing of it is loaded"):
+    with pytest.raises(InputError, match="No caption of the unit is loaded"):
         unit_tasks.validate(settings, unit)
     assert numbers_in(settings, "rejected_captions") == []

@@ -205,7 +205,7 @@ def test_a_commit_whose_answer_is_lost_is_found_by_the_next_run(
 ) -> None:
     run(filled, limit=1, overwrite="always")
     hub.failures = {"/commit/": ["lost"]}
-    with pytest.raises(NotReadyError, match="an answer of the hub was lost; run it again"):
+    with pytest.raises(NotReadyError, match="an answer of the hub was lost; run the export again"):
         run(filled, overwrite="always")
     run(filled)
     assert data_of(hub.files_of(REPO)) == of_a_folder(filled, tmp_path)
