@@ -1,4 +1,4 @@
-"""The source that is used if none is configured. Its errors say this, and name the variable that sets a source."""
+"""The source that is used if none is configured. Its errors say so, and name the variable that sets another source."""
 
 from __future__ import annotations
 

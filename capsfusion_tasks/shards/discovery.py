@@ -29,7 +29,7 @@ def discover(
     claim: Callable[[list[Shard]], set[str]] = lambda _: set(),
     on_listing: Callable[[Side, int], None] = lambda *_: None,
 ) -> list[Shard]:
-    """List the interval's shards, by side and path. Later stages read the list with ``discovered``.
+    """List the interval's shards, sorted by side and path. Later stages read the list with ``discovered``.
 
     The first call after the interval's end that finds a shard freezes the list, so that a rerun or a backfill does the
     same work. ``relist`` adds new shards to a frozen list. Before the interval's end, each call adds the shards that
@@ -37,12 +37,13 @@ def discover(
     because shards with old times may be copied there later; and a side with unreadable files. The list has unreadable
     files as shards with a ``problem``.
 
-    A shard is late if it came after its own interval's list was frozen. The next interval that is listed takes it:
-    ``claim`` gets the late shards that were found, and returns the ids of those that this interval may take. Shards
-    that are added to a frozen list are late too, and must be claimed, so that no other interval takes them.
+    A shard is late if it came after its own interval's list was frozen. The next interval that is listed takes the
+    late shard: ``claim`` gets the late shards that were found, and returns the ids of those that this interval may
+    take. Shards that are added to a frozen list are late too, and must be claimed, so that no other interval takes
+    them.
 
     If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
-    longer in it. If the interval already has ``units``, planned or loaded, this raises InputError instead, unless
+    longer in it. If ``units`` of the interval are already planned or loaded, this raises InputError instead, unless
     ``relist`` adds the shards of the new sources.
 
     Calls ``on_listing`` with each listed side and the bytes of all its shards.
@@ -109,7 +110,7 @@ def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[
     if units:
         raise InputError(
             f"the shards of this interval were listed from {then}, and {units} units of these shards are planned or"
-            f" loaded. Set these sources, set CAPSFUSION_STAGING to an empty folder, or add the current shards:"
+            f" loaded. Set those sources again, set CAPSFUSION_STAGING to an empty folder, or add the current shards:"
             f" {interval.command}"
             " --relist (in Airflow: the Param relist)"
         )

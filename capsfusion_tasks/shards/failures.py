@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 
-# Temporary errors: of a disk, a network file system, or a process with too many open files.
+# Temporary errors of a disk or a network file system, or because the process has too many open files.
 _MAY_PASS = frozenset(
     {
         errno.EAGAIN,

@@ -30,8 +30,9 @@ class HttpSource:
     """The files that are named in a list at ``https://…/list.txt`` or ``….json``.
 
     A file's arrival time is its Last-Modified, or the ``arrived_at`` of a JSON list. Credentials are in ~/.netrc, or in
-    the query of a signed address. The stored name of such a shard ends in "?", without the query. To read the shard,
-    its address is looked up in the list again, because the address may have been signed again meanwhile.
+    the query of a signed address. The stored name of a shard with a signed address ends in "?", and lacks the query. To
+    read the shard, its address is looked up in the list again, because the address may have been signed again
+    meanwhile.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:
@@ -41,7 +42,7 @@ class HttpSource:
             raise InputError(f"cannot read shards from {uri.partition('?')[0]}: {error}") from error
         if not url.host:
             raise InputError(f"cannot read shards from {_without_query(url)}: it names no host")
-        _refuse_login(url)  # refused, because the URI is stored with each shard
+        _refuse_login(url)  # a login in the URI would be stored with each shard
         self._scratch = scratch
         self._list = url
         self.uri = _without_query(url)
@@ -101,7 +102,7 @@ class HttpSource:
         )
 
     def _entries(self, client: httpx2.Client) -> dict[str, Entry]:
-        """The list's files by stored path. A file below the list has a path relative to the list."""
+        """Stored path → file of the list. For a file in the list's folder, the path is relative to this folder."""
         address = self._address(str(self._list))
         entries = read_list(client, address, is_json=self._list.path.endswith(".json"))
         folder, found = str(httpx2.URL(self.uri).join(".")), dict[str, Entry]()
@@ -130,7 +131,7 @@ class HttpSource:
 
         try:
             return retrying(ask, address.where, on=web.BROKEN)
-        except InputError as error:  # only this file fails
+        except InputError as error:  # only this file cannot be read; the source can
             return Unreadable(path, str(error), entry.arrived_at)
         except NotReadyError as error:
             return error
@@ -170,7 +171,7 @@ def _described(response: httpx2.Response, path: str, entry: Entry, where: str) -
         )
     _, size = web.content_range(response)
     if size is None:
-        raise InputError(f"{where}: the server does not send its length (Content-Length): use another server")
+        raise InputError(f"{where}: the server does not send the file's length (Content-Length): use another server")
     return SourceFile(path, etag, size, arrived)
 
 

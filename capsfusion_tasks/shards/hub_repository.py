@@ -35,7 +35,8 @@ class HubRepository:
     """``hf://datasets/owner/name[@revision][/folder]``.
 
     Token and endpoint are those of the hub's own tools: HF_TOKEN (or ``hf auth login``) and HF_ENDPOINT.
-    ``needs``: the permission that the token must have, as errors name it. Raises InputError for another address.
+    ``needs``: what the token must permit, in the words of errors ("may read it"). Raises InputError for an address of
+    any other form.
     """
 
     def __init__(self, uri: str, needs: str) -> None:
@@ -62,7 +63,7 @@ class HubRepository:
         )
 
     def ask(self, call: Callable[[], T], tries: int = TRIES) -> T:
-        """The hub's answer to a request. Raises InputError if it refuses, NotReadyError if it does not answer."""
+        """The hub's answer to a request. Raises InputError if the hub refuses, NotReadyError if it does not answer."""
 
         def step() -> T:
             try:

@@ -34,7 +34,7 @@ class HubSource:
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
         hub = self._repository
         info = hub.ask(lambda: hub.api.dataset_info(hub.name, revision=hub.revision, timeout=60))
-        if info.gated:  # a gated repository: everybody may list its files, but not read them
+        if info.gated:  # check access now: everybody may list a gated repository's files, but not read them
             hub.ask(lambda: hub.api.auth_check(hub.name, repo_type="dataset"))
         tree = hub.ask(
             lambda: list(
@@ -82,7 +82,7 @@ class HubSource:
 
 
 def _digest_like(shard: Shard) -> Callable[[Path], str]:
-    """A digest like the shard's etag: SHA-256 for files in LFS, Git's blob id for other files."""
+    """The function that computes the kind of digest in the shard's etag: SHA-256 for LFS files, else Git's blob id."""
     return sha256 if len(shard.etag) == 64 else _blob_id
 
 

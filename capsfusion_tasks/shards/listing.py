@@ -21,7 +21,8 @@ from capsfusion_tasks.shards.sources import SideSource, image_results_source
 
 log = logging.getLogger(__name__)
 
-# Control characters, line breaks and bytes that are not UTF-8. Some logs, databases and URLs cannot contain them.
+# Names must not have control characters, line breaks or bytes that are not UTF-8: some logs, databases and URLs cannot
+# contain these.
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _DAYS_TOLD = 7
 # Most bytes of source, path and etag together. They are one key in PostgreSQL, whose limit for a key is 2,704 bytes.
@@ -36,8 +37,8 @@ def source_bytes(sources: Mapping[Side, SideSource]) -> int:
 
 def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
     """The readable shards of the source, for all arrival times."""
-    # List the whole source each time. A watermark by name or time would skip files that sort before it or are copied in
-    # later.
+    # List the whole source each time. Listing only from the last name or time on would skip files that come later with
+    # a name or time before it.
     for file in _nameable(place, place.wanted):
         if isinstance(file, SourceFile):
             yield _shard(side, place, file)
@@ -46,8 +47,8 @@ def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
 def image_result_files(settings: Settings) -> list[Shard]:
     """All files of image results, also unreadable ones. A file with an unknown time counts as arrived now.
 
-    Empty if no source is configured. Raises InputError if the source has no such file, because its disk may not be
-    mounted: pairs whose images are gone would then be fused.
+    Empty if no source is configured. Raises InputError if the source has no file of image results: its disk may not be
+    mounted, and without results, pairs whose images are gone would be fused.
     """
     if (place := image_results_source(settings)) is None:
         return []

@@ -64,7 +64,7 @@ class LocalSource:
                 except OSError as error:
                     dead_link = isinstance(error, FileNotFoundError) and entry.is_symlink()
                     gone = isinstance(error, FileNotFoundError) and not dead_link
-                    # A link with any name may lead to a folder of shards.
+                    # Report links with any name, because a link may lead to a folder of shards.
                     if not gone and (wanted(below) or entry.is_symlink() or entry.is_dir(follow_symlinks=False)):
                         yield self._unreadable(below, error, dead_link)
                     continue
@@ -78,7 +78,7 @@ class LocalSource:
         file = self._folder / shard.path
         if not file.is_file():
             raise InputError(
-                f"{file} is gone: put it back with its old modification time. With a new time it is a shard of that day"
+                f"{file} is gone: put it back with its old modification time. With a new time, it counts as a new shard"
             )
         found = self._describe(shard.path, file.stat())
         if isinstance(found, Unreadable) or found.etag != shard.etag:

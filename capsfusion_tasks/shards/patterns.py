@@ -26,8 +26,8 @@ def path_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str
 def path_matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     """A function that tells whether a path matches one of ``patterns``.
 
-    A pattern without "/" is compared with the file's name. A pattern with "/" is compared with the whole relative path;
-    its ``*`` also matches "/". ``**/`` matches any number of folders, or none. ``{a,b}`` and ``{00..31}`` are
+    A pattern without "/" is compared with the file's name. A pattern with "/" is compared with the whole relative path,
+    and its ``*`` also matches "/". ``**/`` matches any number of folders, or none. ``{a,b}`` and ``{00..31}`` are
     alternatives.
     """
     globs = [glob for pattern in patterns for glob in _globs(pattern)]
@@ -38,7 +38,7 @@ def path_matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a name in ``path`` begins with "." or "_":
+    """Whether the file or a folder in ``path`` has a name that begins with "." or "_".
 
     Hadoop and many copying tools use such names for unfinished files.
     """
@@ -51,7 +51,7 @@ def _globs(pattern: str) -> Iterator[str]:
         expanded = list(bracex.iexpand(pattern, limit=_MOST_ALTERNATIVES))
     except bracex.ExpansionLimitException as error:
         raise InputError(
-            f"the pattern {pattern} has more than {_MOST_ALTERNATIVES:,} alternatives: use * or a range in [], [0-9]"
+            f"the pattern {pattern} has more than {_MOST_ALTERNATIVES:,} alternatives: use * or a range such as [0-9]"
         ) from error
     for one in expanded:
         yield from _with_and_without_folders(one.removeprefix("./"))

@@ -40,8 +40,8 @@ def retrying(
 ) -> T:
     """The result of ``step``. Retries it with growing waits if it raises MayPass or one of ``on``.
 
-    After ``progress()`` has grown, counting of failures starts again. Raises NotReadyError after ``tries`` consecutive
-    failures, or when ``stop`` is set.
+    A failure after ``progress()`` has grown counts as the first. Raises NotReadyError after ``tries`` consecutive
+    failures without progress, or when ``stop`` is set.
     """
     passing: tuple[type[Exception], ...] = (MayPass, *on)
     stop = stop or threading.Event()

@@ -29,7 +29,7 @@ _PIECE_BYTES = 8 << 20
 _CONNECTIONS = 8
 _POOL = 4 * _CONNECTIONS  # connections in all, because image results are read from four objects at the same time
 _TRIES = 8  # most tries of a request, with growing waits
-# boto3 retries requests up to the response's headers, but not a body that breaks off.
+# boto3 itself does not retry if the body of a response breaks off, so these errors are retried here.
 _BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
 _PAYER = {"RequestPayer": "requester"}
 
@@ -53,7 +53,7 @@ class S3Source:
 
     @cached_property
     def _client(self) -> Any:
-        """Made once: it takes as long as reading a small file, and it keeps its connections."""
+        """Made once, because making a client takes as long as reading a small file, and a client keeps connections."""
         return _new_client()
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
@@ -158,7 +158,7 @@ def _new_client() -> Any:
     session = boto3.session.Session()
     if session.get_credentials() is None:
         config = config.merge(Config(signature_version=UNSIGNED))
-    # Without a region, S3's first response names the bucket's region, which is enough to list and read.
+    # If no region is set, any will do: S3's first response names the bucket's region, which is enough to list and read.
     client = session.client("s3", region_name=session.region_name or "us-east-1", config=config)
     client.meta.events.register("needs-retry.s3", _log_retry)
     return client

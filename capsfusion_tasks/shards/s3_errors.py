@@ -34,7 +34,7 @@ ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
 
 @contextmanager
 def explained(where: str, *, is_listing: bool = False, requester_pays: bool = False) -> Iterator[None]:
-    """Turn boto3's errors into InputError, or into NotReadyError for failures that remain after its retries."""
+    """Turn boto3's errors into InputError, or into NotReadyError for failures that remain after boto3's retries."""
     try:
         yield
     except boto.ClientError as error:

@@ -1,4 +1,4 @@
-"""The list of an interval's shards, with the sources and patterns it was made from."""
+"""The list of an interval's shards, with the sources and patterns that it was made from."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ShardList(BaseModel):
 
 
 class ListSummary(BaseModel):
-    """The facts of a list that other intervals need. ``frozen``: ``ShardList.is_frozen``. ``uris``: by side."""
+    """The facts of a list that other intervals need. ``frozen``: as ``ShardList.is_frozen``. ``uris``: side → URI."""
 
     frozen: bool
     shard_ids: list[str]
@@ -78,7 +78,7 @@ class ListSummary(BaseModel):
     def made_from(self, now: dict[Side, Origin]) -> dict[Side, Origin]:
         """The sources and patterns from which the list was made.
 
-        Older versions recorded only the URI of each shard. Their patterns count as unchanged.
+        For a list of an older version, which recorded only the URI of each shard, the patterns count as unchanged.
         """
         if self.sources is not None:
             return self.sources
@@ -119,6 +119,6 @@ def write(interval: Interval, storage: Storage, listed: ShardList) -> None:
 
 
 def told(these: dict[Side, Origin], others: dict[Side, Origin]) -> str:
-    """Text for messages: the sides of ``these`` that differ from ``others``."""
+    """Text for messages: the sides whose sources in ``these`` differ from those in ``others``."""
     differing = [f"{side} {origin}" for side, origin in these.items() if origin != others.get(side)]
     return " and ".join([*differing, *(f"no {side}" for side in others if side not in these)])

@@ -38,10 +38,10 @@ class SideSource:
 
 def open_source(uri: str, settings: Settings) -> Source:
     """The source at ``uri``. Raises InputError for an unknown kind of URI."""
-    refuse_credentials(uri)  # refused, because the URI is stored with each shard
+    refuse_credentials(uri)  # credentials in the URI would be stored with each shard
     scheme, separator, path = uri.partition("://")
-    # Imported only where they are used, because boto3 and huggingface_hub take longer to load than the whole command
-    # line.
+    # Sources on S3 and the hub are imported only where they are used, because boto3 and huggingface_hub take longer to
+    # load than all other modules of the command line.
     if (uri and not separator) or scheme == "file":
         return LocalSource(path if separator else uri)
     if scheme == "s3":
@@ -65,9 +65,8 @@ def open_source(uri: str, settings: Settings) -> Source:
 def source_of(shard: Shard, settings: Settings) -> Source:
     """The source in which the shard was found.
 
-    Opens the address from the settings if it names the same source: it can have the query of a signed address, which
-    Opens the address from the settings if it names the same source. That address can have the query of a signed URL,
-    which
+    If the settings name the same source, this opens their address. It can have a signed query, which is not stored
+    with the shard.
     """
     configured = {
         "laion_2b": settings.laion2b,
@@ -82,7 +81,7 @@ def source_of(shard: Shard, settings: Settings) -> Source:
 def opened(shard: Shard, settings: Settings, source: Source | None = None) -> Iterator[pa.NativeFile]:
     """The shard's bytes as a seekable file, for every kind of source.
 
-    ``source``: the source that listed the shard, for callers that open many. It keeps its connections.
+    ``source``: the source that listed the shard. Callers that open many shards give it, so that it keeps connections.
 
     Raises InputError if the shard cannot be read, is gone or has changed, NotReadyError if the source does not answer.
     """

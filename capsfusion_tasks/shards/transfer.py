@@ -198,7 +198,7 @@ def _check_space(needed: int, folder: Path, where: str) -> None:
     if needed > free:
         raise NotReadyError(
             f"no space for {where}: it needs {needed / 1e9:.2f} GB more and {free / 1e9:.2f} GB are free in {folder}: "
-            f"{ROOM}, then run it again: it resumes the download"
+            f"{ROOM}, then run the task again, which resumes the download"
         )
 
 

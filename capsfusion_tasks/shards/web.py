@@ -1,4 +1,4 @@
-"""HTTP for all sources: a client, and a check of responses: content, temporary failure or refusal."""
+"""HTTP for all sources: a client, and a check whether a response is content, a temporary failure or a refusal."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def answer(
     accept: Collection[int] = (200, 206),
     **headers: str,
 ) -> Iterator[httpx2.Response]:
-    """The response to a request. Its status is checked, its body not read yet.
+    """The response to a request. Its status is already checked, but its body is not read.
 
     Raises MayPass for a temporary failure, InputError for a lasting one.
     """
@@ -88,7 +88,7 @@ def _refusal(response: httpx2.Response, address: Address) -> Exception:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds that the server asks to wait. Its header has seconds or a date."""
+    """Seconds that the server asks to wait. The header Retry-After has seconds or a date."""
     value = response.headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)

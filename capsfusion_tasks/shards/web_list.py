@@ -13,7 +13,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import retrying
 
-_LONGEST = 32 << 20  # bytes: 20,000 signed addresses of S3, or more than _MOST_FILES plain addresses
+_LONGEST = 32 << 20  # bytes; enough for 20,000 signed addresses of S3, or more than _MOST_FILES plain addresses
 _MOST_FILES = 200_000
 _BOM = b"\xef\xbb\xbf"
 _NOT_IN_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")
@@ -40,7 +40,7 @@ _JSON_LIST = TypeAdapter(Annotated[list[str | Entry], Field(max_length=_MOST_FIL
 
 
 def read_list(client: httpx2.Client, address: web.Address, *, is_json: bool) -> list[Entry]:
-    """The list's entries. Raises InputError if the file is not a list, without reading all of a large one."""
+    """The list's entries. Raises InputError if the file is not a list, and does not read a large file to its end."""
     where = address.where
     body = retrying(lambda: _read(client, address), where, on=web.BROKEN).removeprefix(_BOM)
     return _json_entries(body, where) if is_json else _text_entries(body, where)
