@@ -117,7 +117,7 @@ def _check_folder(folder: Path, target: Path) -> None:
     with _reachable(f"cannot write {target}"):
         if not folder.is_dir():
             raise InputError(f"cannot write {target}: there is no folder {folder}")
-        # Try to create a file, as Storage.publish does. Nothing else shows whether this process has the right.
+        # Try to create a file, as Storage.publish does. Nothing else shows whether this process may create files here.
         tempfile.NamedTemporaryFile(dir=folder, prefix=f".{target.name}.", suffix=".unpublished").close()
 
 

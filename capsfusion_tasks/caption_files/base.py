@@ -14,7 +14,7 @@ import pyarrow as pa
 from capsfusion_tasks.errors import InputError
 
 GROUP_ROWS = 16_384  # most rows in memory at a time, and most rows of a written row group
-GROUP_BYTES = 256 << 20  # the same limit in bytes, for files with images in them
+GROUP_BYTES = 256 << 20  # the same limit in bytes, for files whose rows contain images
 
 
 class MissingColumns(InputError):
@@ -45,9 +45,9 @@ class CaptionFile(ABC):
     """A file of rows that can be read several times.
 
     ``columns`` must exist and hold text or null. The column ``adds`` must not exist, because ``write_caption_file``
-    adds it. ``key``, if given, must exist; its values name rows in messages.
+    adds it. The column ``key``, if given, must exist; its values name rows in messages.
 
-    All methods can raise InputError. It names the file, the rows, and what was expected.
+    All methods can raise InputError. The error names the file, the rows, and what was expected.
     """
 
     source: Path
@@ -74,7 +74,7 @@ class CaptionFile(ABC):
     @property
     @abstractmethod
     def schema(self) -> pa.Schema:
-        """The Arrow schema of all rows. Reads the whole file, unless it is Parquet."""
+        """The Arrow schema of all rows. Reads the whole file, unless the file is Parquet."""
 
     @property
     @abstractmethod
@@ -106,7 +106,7 @@ class CaptionFile(ABC):
             sizes = [f"{version.size:,} bytes" if version else "no file" for version in (self.version, now)]
             raise InputError(
                 f"{self.source} changed while it was fused ({sizes[0]} before, {sizes[1]} now). Run the same command"
-                " again when nothing writes to it: it fuses only rows that changed"
+                " again when nothing writes to the file: the command fuses only rows that changed"
             ) from cause
 
     def _check_names(self, where: Path | str, names: Collection[str]) -> None:

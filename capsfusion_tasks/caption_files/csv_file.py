@@ -20,7 +20,7 @@ csv.field_size_limit(sys.maxsize)  # the csv module's default limit, 128 KB, is 
 
 
 class CsvFile(RowFile):
-    """A header, and rows whose fields are quoted as Excel and pandas quote them."""
+    """A CSV or TSV file with a header. Fields are quoted as Excel and pandas quote them."""
 
     def check(self) -> None:
         self._check_names(self.source, self.names)

@@ -1,4 +1,4 @@
-"""Finds the format of a caption file by its name. Recognises kinds of JSON and gzip by content."""
+"""Finds the format of a caption file by the file's name. Recognises the kind of JSON, and gzip, by the content."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from capsfusion_tasks.errors import InputError
 _PIECE = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
-# An error this close to the end of a piece may only mean that a value such as -Infinity or \ud83d is cut off there.
+# An error so few characters before the end of a piece may only mean that the piece cuts a value such as -Infinity or
+# \ud83d.
 _LONGEST_WORD = 16
 _EXPECTED = "expected a list of objects, or an object on each line"
 _LONGEST_ROW = 1 << 30  # most characters of a row, because a small gzip file can inflate to more than the memory holds
@@ -24,7 +25,6 @@ _LONGEST_ROW = 1 << 30  # most characters of a row, because a small gzip file ca
 def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
     """All values in ``source``, each with its length in characters.
 
-    The file is a list of values, or holds objects one after another, usually one a line. The first character tells
     The first character tells whether the file is a list of values, or has objects one after another, usually one per
     line.
     """
@@ -35,10 +35,10 @@ def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
 class _Values:
     """Reads a file in pieces, because it may be one line of gigabytes. ``text[at:]`` is read and not parsed yet.
 
-    No library fits. DuckDB's read_json_objects refuses lone surrogates and reads
-    an empty file as a list. ijson replaces lone surrogates, refuses numbers beyond 64 bits (or reads all fractions as
-    Decimal, at the speed of this class), and needs memory in the square of the depth of nested values. orjson and
-    msgspec do not stream.
+    No library fits. DuckDB's read_json_objects refuses lone surrogates and reads an empty file as a list. ijson
+    replaces lone surrogates, refuses numbers beyond 64 bits (or reads all fractions as Decimal, and is then no faster
+    than this class), and its memory grows with the square of the depth of nested values. orjson and msgspec do not
+    stream.
     """
 
     def __init__(self, source: Path, stream: BinaryIO) -> None:
@@ -47,7 +47,7 @@ class _Values:
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self._text = ""
         self._at = 0
-        self._line = 1  # number of the line in the file that ``_text`` begins in
+        self._line = 1  # number of the file's line in which ``_text`` begins
         self._row = 0
 
     def all(self) -> Iterator[tuple[Any, int]]:
@@ -86,7 +86,7 @@ class _Values:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
-                # Read on, because 0. may be the start of 0.5.
+                # Near the end of the text that is read, read on: "0." may be the start of "0.5".
                 if end <= len(self._text) - _LONGEST_WORD or not self._read():
                     length, self._at = end - self._at, end
                     return value, length

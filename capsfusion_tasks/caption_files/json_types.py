@@ -36,7 +36,7 @@ def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozense
 def _require_calendar(array: pa.Array, name: str) -> None:
     for _, leaf in leaves(array, name):
         if pa.types.is_timestamp(leaf.type):
-            # Without the time zone, because a cast with one wraps around.
+            # Cast without the time zone, because a cast with a time zone wraps around for times out of range.
             leaf = leaf.cast(pa.int64()).cast(pa.timestamp(leaf.type.unit))
         elif not pa.types.is_date(leaf.type):
             continue
@@ -45,7 +45,7 @@ def _require_calendar(array: pa.Array, name: str) -> None:
 
 
 def _mapped(kind: pa.DataType, path: str, binary: frozenset[str], *, only_zones: bool = False) -> pa.DataType:
-    """``kind`` with types for JSON at its leaves. With ``only_zones``, only times with a zone change, to UTC."""
+    """``kind`` with types for JSON at its leaves. If ``only_zones`` is set, only changes times with a zone, to UTC."""
 
     def inner(child: pa.DataType, name: str) -> pa.DataType:
         return _mapped(child, f"{path}.{name}", binary, only_zones=only_zones)

@@ -69,7 +69,7 @@ class ParquetFile(CaptionFile):
 
     def _checked(self) -> Iterator[tuple[str, pa.Table]]:
         for where, table in self._read(GROUP_ROWS):
-            for name in self.text_columns:  # finds a caption in Latin-1 before the first row is fused
+            for name in self.text_columns:  # find captions that are not UTF-8 before the first row is fused
                 self._strings(where, table[name], name)
             yield where, table
 

@@ -69,7 +69,8 @@ def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[p
 
 def _csv(names: Sequence[str], rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[bytes]:
     lines: list[str] = []
-    # The csv module quotes a lone \r only if its line end contains \r. Lines end with \n, as pandas writes them.
+    # The csv module quotes fields with a lone \r only if its line terminator contains \r. So it writes \r\n, which is
+    # then replaced by \n, as pandas ends lines.
     writer = csv.writer(_Lines(lines.append), delimiter=delimiter, lineterminator="\r\n")
     for fields in chain([list(names)], ([field_text(row.get(name)) for name in names] for row in rows)):
         writer.writerow(fields)
