@@ -34,13 +34,13 @@ class Benchmark:
         )
 
 
-# By model and engine. Used until a unit of the fusion is measured.
+# Benchmarks by model and engine. An estimate uses them until a unit of its fusion is measured.
 BENCHMARKS = {
     ("BAAI/CapsFus-LLaMA", "native"): Benchmark(
-        122.0, 196, "an H200's with 3 beams in bfloat16, docs/benchmarks.md; others are slower"
+        122.0, 196, "an H200's rate with 3 beams in bfloat16, docs/benchmarks.md; other GPUs are slower"
     ),
     ("BAAI/CapsFus-LLaMA", "transformers"): Benchmark(1.04, 196, "what the paper says of its script on an A100-40G"),
-    ("demo/model", "native"): Benchmark(15.1, 86, "the demo model's on one CPU core, docs/benchmarks.md"),
+    ("demo/model", "native"): Benchmark(15.1, 86, "the demo model's rate on one CPU core, docs/benchmarks.md"),
 }
 
 
@@ -89,7 +89,7 @@ def given_rate(rows_per_second: float, tokens_per_row: float, source: str) -> Ra
 
 @dataclass(frozen=True)
 class Estimate:
-    """Work to fuse, with its estimated hours and cost. These are None if no rate is known."""
+    """Work to fuse, with its estimated hours and cost. Hours and cost are None if no rate is known."""
 
     work: Mapping[str, Work]  # stage, such as "paired, not planned" → its work
     rate: Rate | None
@@ -136,7 +136,7 @@ class Estimate:
         return None if self.hours is None else self.now + timedelta(hours=self.hours)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The estimate as values for JSON."""
         rate, hours, saved = self.rate, self.gpu_hours, self.gpu_hours_saved
         return {
             "work": {name: {"rows": work.rows, "tokens": work.tokens} for name, work in self.work.items()},
@@ -210,7 +210,7 @@ class Budget:
     max_cost: float | None = None
 
     def check(self, estimate: Estimate) -> None:
-        """Raise InputError, with the estimate and what to do, if it exceeds the budget."""
+        """Raise InputError if ``estimate`` exceeds the budget. The error has the estimate, and says what to do."""
         if self.max_cost is not None and estimate.price is None:
             raise InputError("max_cost needs a price: set CAPSFUSION_GPU_HOUR_PRICE, or use max_gpu_hours instead")
         total = estimate.total
@@ -228,9 +228,9 @@ class Budget:
             if found > most:
                 fitting = int(total.rows * most / found)
                 within = (
-                    f"Raise it, or set a limit of about {fitting:,} pairs (units that are planned are fused whole)"
+                    f"Raise the budget, or set a limit of about {fitting:,} pairs (planned units are fused whole)"
                     if fitting
-                    else "Raise it: it is not enough for one pair"
+                    else "Raise the budget: it is not enough for one pair"
                 )
                 raise InputError(
                     f"over budget: {_number(found)} {name} estimated for {_of(total)}, {_number(most)} allowed; no GPU"

@@ -14,9 +14,9 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-BUCKETS_KEY = "capsfusion.buckets"  # key in the footer of a unit's pairs: the buckets of these pairs
+BUCKETS_KEY = "capsfusion.buckets"  # key in the footer of a unit's file of pairs, for the buckets of these pairs
 
-_BEGIN_BITS = 24  # bits: four million ids then have a quarter of all possible values of their first bits
+_BEGIN_BITS = 24  # how many first bits are compared: four million ids have a quarter of all values of 24 bits
 
 
 class PairsInFlight:
@@ -33,8 +33,8 @@ class PairsInFlight:
         Reads each unit with pairs of these buckets once, so call it with many ids. Raises NotReadyError if the file
         of a unit is missing.
         """
-        # Compare the first bits of the ids first: this excludes most pairs without a hash table of all units. Then
-        # compare whole ids.
+        # First compare only the first bits of the ids. This excludes most pairs without a hash table of all units.
+        # Then compare whole ids.
         begins = np.zeros(1 << _BEGIN_BITS, bool)
         begins[_beginnings(pair_ids)] = True
         found = [unit_ids.filter(pa.array(begins[_beginnings(unit_ids)])) for unit_ids in self._read(buckets)]

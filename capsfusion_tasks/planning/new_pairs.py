@@ -20,7 +20,7 @@ from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-_FEWEST_ROWS = 50_000  # rows of the first batch: few, so that a small limit reads little
+_FEWEST_ROWS = 50_000  # rows of the first batch; few, so that a run with a small limit reads little
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ BATCH_ROWS = 4_000_000
 
 _GONE = pa.schema([FOUND_PAIRS.field("gone")])
 
-# A function that gets pair_ids, [rows] binary(16), and says for each whether it is in the warehouse. None: take all.
+# A function that gets pair_ids, [rows] binary(16), and says for each whether it is in the warehouse. It returns None if
+# all pairs are to be taken.
 IsKnown = Callable[[pa.FixedSizeBinaryArray], pa.BooleanArray | None]
 
 

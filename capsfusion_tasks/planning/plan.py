@@ -31,7 +31,7 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 log = logging.getLogger(__name__)
 
 OnEstimate = Callable[[Estimate], None]
-# A function that finds new pairs in a planning session. Its ids name unfinished units that this planning drops.
+# A function that finds new pairs in a planning session. The set names unfinished units that this planning drops.
 FindPairs = Callable[[LockedSession, Set[str]], list[NewPairs]]
 
 
@@ -57,7 +57,8 @@ def plan_units(
     was started, this raises InputError instead, unless ``replan`` is set.
 
     At most ``max_units`` new units are planned; pairs beyond them are left for another run. Raises NotReadyError if the
-    session of the planning is lost, or a task works on a unit that would be dropped. An error registers nothing.
+    session of the planning is lost, or a task works on a unit that would be dropped. After any error, no new unit is
+    registered.
     """
     most = min(unit_files.MAX_UNITS, max_units or unit_files.MAX_UNITS)
     settings, storage, decoding = context.settings, context.storage, context.decoding

@@ -20,7 +20,7 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import rates
 from capsfusion_tasks.warehouse.known_pairs import Transactions
 
-_SAMPLE_ROWS = 500  # rows of the sample: they give characters per token within 2%, in 0.1 s
+_SAMPLE_ROWS = 500  # rows of the sample; so many give the characters per token within 2%, in 0.1 s
 _SAMPLE_FILES = 16
 _SAMPLE_CHARACTERS = 1000  # characters of a caption in the sample; a prompt has no room for more
 
@@ -37,7 +37,7 @@ class TokenEstimate:
     def of(self, pairs: pa.Table) -> np.ndarray:
         """Estimated tokens of each row's prompt and caption together, [rows] int32."""
         characters = pc.add(pc.utf8_length(pairs["laion_2b"]), pc.utf8_length(pairs["laion_coco"])).to_numpy()
-        # Tokens that fit beside the template; longer sources are cut.
+        # Tokens of both sources that fit into a prompt beside the template. Longer sources are cut.
         room = max(0, MAX_PROMPT_TOKENS - self.template_tokens)
         source = np.minimum(characters / self.characters_per_token, room)
         caption = np.clip(source * self.caption_share, 1, self.max_new_tokens)

@@ -19,14 +19,14 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-MAX_UNITS = 1024  # units of a run: Airflow's default limit for the tasks of one mapped task (core.max_map_length)
-UNIT_SECONDS = 1800  # a compromise: starting a rank with a 13B takes a minute, and a lost unit must be fused again
+MAX_UNITS = 1024  # most units of a run: Airflow's default limit for the tasks of one mapped task (core.max_map_length)
+UNIT_SECONDS = 1800  # short, because a lost unit is fused again; long, because starting a 13B model takes a minute
 LONGEST_UNIT_SECONDS = 3600  # longest work in a unit, half of a fuse task's time limit
 UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
 
 
 def choose_unit_tokens(total: int, tokens_per_second: float | None, max_units: int | None = None) -> int:
-    """Estimated tokens of a unit: half an hour of work for a device that does ``tokens_per_second``.
+    """Estimated tokens of a unit: half an hour of work for a device that processes ``tokens_per_second``.
 
     If this gives more than ``max_units`` units, units become larger, up to an hour of work. While no rate is known,
     units are small; the next run knows the rate and plans the remaining pairs.

@@ -80,7 +80,7 @@ def test_a_model_without_measured_units_goes_by_a_benchmark_and_says_so() -> Non
             Budget(max_gpu_hours=0.5),
             r"over budget: 1 GPU hours estimated for 18,000 pairs, .*, 0\.5 allowed; .* a limit of about 9,000 pairs",
         ),
-        (Budget(max_gpu_hours=0), r"over budget: .* Raise it: it is not enough for one pair"),
+        (Budget(max_gpu_hours=0), r"over budget: .* Raise the budget: it is not enough for one pair"),
         (Budget(max_cost=2.0), r"2\.5 of cost estimated for .* 2 allowed"),
         (Budget(max_gpu_hours=2, max_cost=2.4), r"2\.5 of cost estimated for .* 2\.4 allowed"),
     ],
