@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from capsfusion_tasks.errors import InputError
 
 Verdict = Literal["any", "accepted", "rejected"]
-Within = Literal["fused", "raw", "synthetic"]  # the kind of caption that a search reads
+Within = Literal["fused", "raw", "synthetic"]  # the kind of caption in which words are searched
 SCORES = (
     *("caption_words", "raw_recall", "synthetic_recall", "fact_recall", "novelty", "invention", "repetition"),
     *("source_overlap", "similarity", "punsafe", "pwatermark"),
@@ -19,14 +19,14 @@ SCORES = (
 
 
 def storable(value: str) -> str:
-    """Raises ValueError for a text that PostgreSQL cannot store."""
+    """``value`` itself. Raises ValueError for a text that PostgreSQL cannot store."""
     if "\x00" in value:
         raise ValueError("it has a NUL character, which PostgreSQL cannot store")
     return value
 
 
 def known_score(value: str) -> str:
-    """Raises ValueError for a name that is not a score."""
+    """``value`` itself. Raises ValueError for a name that is not a score."""
     if value not in SCORES:
         raise ValueError(f"there is no score {value}; choose one of {', '.join(SCORES)}")
     return value
@@ -56,7 +56,7 @@ class CaptionFilter(BaseModel):
     score: Score | None = None
     score_min: Number | None = None
     score_max: Number | None = None
-    score_below: Number | None = None  # like score_max, but exclusive
+    score_below: Number | None = None  # like score_max, but a caption with exactly this score does not match
 
     @field_validator("words")
     @classmethod

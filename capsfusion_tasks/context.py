@@ -17,12 +17,12 @@ from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 
 @dataclass(frozen=True)
 class Context:
-    """Opened once for a task, or for a whole run of ``capsfusion run``."""
+    """What the stages share. It is opened once for a task of Airflow, or once for all tasks of ``capsfusion run``."""
 
     settings: Settings
     storage: Storage
     warehouse: Warehouse
-    fusion_id: str | None = None  # of the planned units that this task continues; None: the settings decide it
+    fusion_id: str | None = None  # fusion_id of the planned units that a task continues; None: the settings decide it
 
     @cached_property
     def decoding(self) -> Decoding:

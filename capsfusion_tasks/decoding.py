@@ -58,7 +58,7 @@ class Decoding(BaseModel):
     tokenizer_digest: str
     engine: str
     dtype: str  # float32, bfloat16 or float8; never auto
-    eos_ids: tuple[int, ...]  # a caption ends at any of these tokens
+    eos_ids: tuple[int, ...]  # ids of the tokens that end a caption
     num_beams: int
     max_new_tokens: int
     keep_beams: bool = False  # whether the other finished captions of the beam search are kept

@@ -1,4 +1,4 @@
-"""The settings that decide which rows are pulled and which rows are paired. Kept files record them."""
+"""The settings that decide which rows are pulled and which rows are paired. Files that are kept record the settings."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class PullRules:
         return {_KEY: json.dumps(asdict(self), sort_keys=True)}
 
     def variables(self, other: PullRules) -> str:
-        """The variables of the rules that differ from ``other``, with these rules' values:
+        """The variables of the rules that differ from ``other``, with the values of ``self``.
 
-        ``CAPSFUSION_PUNSAFE_MAX=0.5``.
+        For example: ``CAPSFUSION_PUNSAFE_MAX=0.5``.
         """
         mine, theirs = asdict(self), asdict(other)
         return " ".join(
@@ -57,7 +57,7 @@ class PullRules:
         )
 
     def against(self, now: PullRules) -> str:
-        """The differences as text for messages: ``CAPSFUSION_PUNSAFE_MAX=0.5, now CAPSFUSION_PUNSAFE_MAX=0.1``."""
+        """The differences to ``now`` as text: ``CAPSFUSION_PUNSAFE_MAX=0.5, now CAPSFUSION_PUNSAFE_MAX=0.1``."""
         if self.columns != now.columns:
             return f"version {self.columns} of the column rules, now version {now.columns}"
         return f"{self.variables(now)}, now {now.variables(self)}"

@@ -200,17 +200,17 @@ VALIDATED = pa.schema(
         *PAIRS,
         *CAPTION,
         *SCORES,
-        pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why it is rejected; empty: accepted
+        pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why the caption is rejected; empty: accepted
         pa.field("flags", pa.list_(pa.string()), nullable=False),  # doubts that do not reject the caption
     ]
 )
 
-# The same columns, if the other beams are kept.
+# The columns of validated.parquet if the fusion keeps the captions of the other beams.
 VALIDATED_WITH_BEAMS = pa.schema(
     [
         *VALIDATED,
         pa.field("beam", pa.int32(), nullable=False),  # the caption's number in the beam search; 1: the best
-        pa.field("rescued_from", pa.list_(pa.string())),  # why the best one would be rejected; null where beam is 1
+        pa.field("rescued_from", pa.list_(pa.string())),  # why the best caption is rejected; null where beam is 1
         OTHER_BEAMS,
     ]
 )

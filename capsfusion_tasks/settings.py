@@ -30,7 +30,7 @@ OTHER_VARIABLES = {
 class Settings(BaseSettings):
     """All settings with their defaults.
 
-    Each is set by the environment variable ``CAPSFUSION_`` + its name in upper case.
+    Each setting has the environment variable ``CAPSFUSION_`` + its name in upper case.
     """
 
     model_config = SettingsConfigDict(
@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     image_results: Location | None = Field(
         None,
         description="Results of img2dataset, which say whether an image is gone: Parquet files with `url` and `status`,"
-        " as for `CAPSFUSION_LAION2B` ([sources.md](sources.md)). Default: none.",
+        " at the same kinds of addresses as for `CAPSFUSION_LAION2B` ([sources.md](sources.md)). Default: none.",
     )
     image_results_include: Patterns = Field(
         ("*.parquet",), description="Like `CAPSFUSION_LAION2B_INCLUDE`, for the image results."

@@ -24,7 +24,7 @@ from capsfusion_tasks.errors import InputError, printable
 if TYPE_CHECKING:
     from capsfusion_tasks.validation.tally import Tally
 
-_WIDEST = 1 << 20  # columns of a line, more than any table needs
+_WIDEST = 1 << 20  # width of a line in characters, more than any table needs
 Format = Literal["table", "csv", "json", "parquet"]
 
 
@@ -110,7 +110,7 @@ def _escaped(text: str) -> str:
 
 
 def _flat(rows: pa.Table) -> pa.Table:
-    """``rows`` for CSV: lists as JSON text, bytes as text or base64."""
+    """``rows`` with values that CSV can hold: lists become JSON text, and bytes become text or base64."""
     columns = [
         pa.array([None if value is None else field_text(value) for value in values], pa.string())
         if pa.types.is_nested(column.type) or is_bytes(column.type)
@@ -154,10 +154,10 @@ class RowCount:
 
 
 class Working:
-    """Prints lines of progress. If none comes for some seconds, it prints that the work continues.
+    """Prints lines of progress. If no line comes for some seconds, prints that the work continues.
 
-    On a terminal, this line is updated in place, and the next progress line replaces it. A log gets one line per
-    minute.
+    On a terminal, the message that the work continues is updated in place, and the next line of progress replaces it.
+    A log gets the message once per minute.
     """
 
     def __init__(self, console: Console) -> None:

@@ -12,9 +12,10 @@ from pydantic.fields import FieldInfo
 PREFIX = "CAPSFUSION_"
 # Kubernetes adds these variables for each service whose name starts with capsfusion.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
-_EXPECTED = "Input should be "  # the start of pydantic's messages
-# Variables that libraries read while they are imported, where a wrong value hangs the process (libgomp) or ends it with
-# a traceback (NumPy): what is accepted, and in words. torch's are not here: fusion/torchrun.py explains its failures.
+_EXPECTED = "Input should be "  # how pydantic's messages begin; replaced by "expected"
+# Variables that libraries read while they are imported. A wrong value hangs the process (libgomp) or ends it with a
+# traceback (NumPy). Each variable has a pattern of the accepted values, and a description of them for messages.
+# Variables of torch are not here, because fusion/torchrun.py explains torch's failures.
 _OF_LIBRARIES = {
     "GOMP_CPU_AFFINITY": (re.compile(r"[\s,]*(\d+(-\d+(:\d+)?)?([\s,]+|$))*"), "numbers of cores, such as 0-3 or 0,2"),
     "NUMPY_MADVISE_HUGEPAGE": (re.compile(r"\s*[+-]?\d{1,9}\s*"), "0 or 1"),
@@ -78,7 +79,7 @@ def problems(error: ValidationError, settings: type[BaseModel], overridden: Coll
     reasons: dict[str, list[str]] = {}
     for each in error.errors():
         parts = [str(part) for part in each["loc"]]
-        # The parts after the name are the types of a union. Each type has its own error.
+        # The parts after the setting's name are the types of a union. Each type has an error, and all go into one text.
         named = parts[:2] if parts[0] in nested(settings) else parts[:1]
         name = named[0] if named[0] in overridden else variable(*named)
         if each["type"] == "extra_forbidden":
