@@ -106,7 +106,7 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-# pull → pair: `buckets/<side>/<bucket>/<shard_id>.parquet`. Texts are unchanged.
+# The stage pull writes `buckets/<side>/<bucket>/<shard_id>.parquet` for the stage pair. Texts are unchanged.
 BUCKET_ROWS = pa.schema(
     [
         pa.field("url", pa.string(), nullable=False),
@@ -121,7 +121,7 @@ BUCKET_ROWS = pa.schema(
     ]
 )
 
-# plan → fuse: `units/<unit_id>/pairs.parquet`.
+# The stage plan writes `units/<unit_id>/pairs.parquet` for the stage fuse.
 PAIRS = pa.schema(
     [
         pa.field("pair_id", pa.binary(16), nullable=False),
@@ -140,13 +140,13 @@ PAIRS = pa.schema(
     ]
 )
 
-# pair → plan: `runs/<interval>/pairs/<bucket>.parquet`.
+# The stage pair writes `runs/<interval>/pairs/<bucket>.parquet` for the stage plan.
 FOUND_PAIRS = PAIRS.append(BUCKET_ROWS.field("gone"))
 
-# `image_results/<bucket>/<batch>.parquet`, sorted by hash, each hash once.
+# The stage plan writes and reads `image_results/<bucket>/<batch>.parquet`. It is sorted by hash and has each hash once.
 IMAGE_RESULTS = pa.schema(
     [
-        pa.field("hash", pa.int64(), nullable=False),  # of the URL
+        pa.field("hash", pa.int64(), nullable=False),  # hash of the image's URL
         pa.field("gone", pa.bool_(), nullable=False),
     ]
 )
@@ -161,7 +161,8 @@ CAPTION = pa.schema(
     ]
 )
 
-# fuse → validate: `units/<unit_id>/chunks/00012-<try>.parquet`: rows in the order in which they were finished.
+# The stage fuse writes `units/<unit_id>/chunks/00012-<try>.parquet` for the stage validate. Rows are in the order in
+# which they were finished.
 FUSED = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),  # row number in the unit, from 0
@@ -194,7 +195,7 @@ SCORES = pa.schema(
     ]
 )
 
-# validate → load: `units/<unit_id>/validated.parquet`.
+# The stage validate writes `units/<unit_id>/validated.parquet` for the stage load.
 VALIDATED = pa.schema(
     [
         *PAIRS,

@@ -13,7 +13,7 @@ from capsfusion_tasks.errors import InputError
 
 @dataclass(frozen=True)
 class InOut:
-    """An input file, and the output file for its rows."""
+    """An input file, and the output file to which its rows are written."""
 
     source: Path
     target: Path

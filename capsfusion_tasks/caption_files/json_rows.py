@@ -33,7 +33,7 @@ def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
 
 
 class _Values:
-    """Reads a file in pieces, because it may be one line of gigabytes. ``text[at:]`` is read and not parsed yet.
+    """Reads a file in pieces, because it may be one line of gigabytes. ``_text[_at:]`` is read, but not parsed.
 
     No library fits. DuckDB's read_json_objects refuses lone surrogates and reads an empty file as a list. ijson
     replaces lone surrogates, refuses numbers beyond 64 bits (or reads all fractions as Decimal, and is then no faster
@@ -81,7 +81,7 @@ class _Values:
             yield value
 
     def _value(self) -> tuple[Any, int]:
-        """The value that starts at ``at``."""
+        """The value that starts at ``_at``."""
         self._row += 1
         while True:
             try:
@@ -98,7 +98,7 @@ class _Values:
                 raise self._invalid(str(error), self._at) from error
 
     def _peek(self) -> str:
-        """The next character that is not a space, or "" at the end. Moves ``at`` to it."""
+        """The next character that is not a space, or "" at the end. Moves ``_at`` to it."""
         while True:
             match = _SPACE.match(self._text, self._at)
             self._at = match.end() if match else self._at
@@ -116,7 +116,7 @@ class _Values:
         return character
 
     def _read(self) -> bool:
-        """Add a piece, at least as long as the unparsed text, so that a long value is parsed only a few times."""
+        """Read a piece at least as long as the unparsed text, so that a long value is parsed only a few times."""
         unparsed = len(self._text) - self._at
         if unparsed > _LONGEST_ROW:
             raise InputError(f"{self._source}, row {self._row} is longer than {_LONGEST_ROW:,} characters: split it")

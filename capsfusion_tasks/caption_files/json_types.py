@@ -21,10 +21,11 @@ def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozense
     out of range.
     """
     try:
-        column.validate(full=True)  # Parquet does not check that a column of text holds UTF-8
+        column.validate(full=True)  # needed, because Parquet does not check that a column of text holds UTF-8
         for chunk in column.chunks:
             _require_calendar(chunk, name)
-        # Cast to UTC first. This works for zones that this machine does not know; a direct cast to text would fail.
+        # Cast to UTC first, which also works for zones that this machine does not know. A direct cast to text fails
+        # for these zones.
         column = column.cast(_mapped(column.type, name, binary, only_zones=True))
         values: list[Any] = column.cast(_mapped(column.type, name, binary)).to_pylist()
     except (pa.ArrowException, ValueError) as error:  # ValueError means that a struct has two fields of the same name

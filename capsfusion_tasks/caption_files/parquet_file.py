@@ -85,7 +85,7 @@ class ParquetFile(CaptionFile):
                         read += batch.num_rows
                         yield where, pa.Table.from_batches([batch])
                     return
-                except pa.ArrowNotImplementedError:  # rows that are far longer than the average in the footer
+                except pa.ArrowNotImplementedError:  # read fewer rows: these are far longer than the footer's average
                     if at_once == 1:
                         raise
                     at_once = max(1, at_once // 8)
@@ -93,14 +93,14 @@ class ParquetFile(CaptionFile):
     @contextmanager
     def _reading(self) -> Iterator[pq.ParquetFile]:
         try:
-            # By default Arrow reads whole row groups in advance: 200 MB of memory for a file of 200 MB, instead of 12
-            # MB. It reads INT96 as nanoseconds, which cannot hold years after 2262, such as the 9999 that Spark users
-            # write.
+            # By default, Arrow reads whole row groups in advance, which takes 200 MB of memory for a file of 200 MB,
+            # instead of 12 MB. By default, it also reads INT96 as nanoseconds, which cannot hold years after 2262, such
+            # as the 9999 that Spark users write.
             with pq.ParquetFile(
                 self.source, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us"
             ) as file:
                 yield file
-        # UnicodeDecodeError: a column name that is not UTF-8.
+        # pyarrow raises UnicodeDecodeError for a column name that is not UTF-8.
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{self.source} cannot be read as Parquet: {error}") from error
 

@@ -63,7 +63,7 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
 
 
 def split_counts(shard: Shard, storage: Storage, settings: Settings) -> Counts | None:
-    """The counts of a shard that was split before with these settings. None if it was not."""
+    """The counts of a shard that was split before with these settings. None for any other shard."""
     mark, rules = pulled.read(storage, shard.side, shard.shard_id), PullRules.of(settings)
     if mark is None or not pulled.is_whole(mark):
         return None
@@ -96,7 +96,7 @@ def _where(shard: Shard) -> str:
 
 
 def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """``tables`` combined into tables of at least ``rows`` rows or ``_HELD_BYTES`` bytes. The last may be smaller."""
+    """Combine ``tables`` into tables of at least ``rows`` rows or ``_HELD_BYTES`` bytes. The last may be smaller."""
     held: list[pa.Table] = []
     held_rows = held_bytes = 0
     for table in tables:
@@ -117,7 +117,7 @@ def _numbers(table: pa.Table, buckets: int) -> np.ndarray:
 def bucket_numbers(urls: pa.ChunkedArray, buckets: int) -> np.ndarray:
     """The bucket of each URL, [rows] int32. A null URL counts as "".
 
-    It follows from MurmurHash3, which is the same on every machine and in every version of this project.
+    The bucket follows from MurmurHash3, which is the same on every machine and in every version of this project.
     """
     hashes = np.fromiter((mmh3.hash(url or "") for url in urls.to_pylist()), dtype=np.int32, count=len(urls))
     return (hashes.view(np.uint32) % buckets).astype(np.int32)

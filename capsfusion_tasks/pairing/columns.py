@@ -30,7 +30,7 @@ _TEXTS = ("url", "text", "synthetic")
 # The types in which columns are read. ``gone`` is read as text, because it is computed from the column ``status``.
 _READ = BUCKET_ROWS.set(BUCKET_ROWS.get_field_index("gone"), pa.field("gone", pa.string()))
 _EXTRAS = ("license", "gone")  # optional text columns: not read if a file has numbers or lists in them
-_NO_LICENSE = ("", "?")  # LAION writes a question mark if it found no licence
+_NO_LICENSE = ("", "?")  # count as null: LAION writes a question mark if it found no licence
 
 
 @dataclass

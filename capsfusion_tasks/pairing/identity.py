@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 def pair_ids(urls: pa.Array, raw: pa.Array, synthetic: pa.Array) -> pa.Array:
     """The ids of pairs, [rows] binary(16): digests of URL, raw and synthetic caption.
 
-    The digested bytes begin with the lengths of URL and raw caption. So moving text from one to the other changes the
-    id.
+    The digested bytes begin with the lengths of URL and raw caption. So the same characters, divided otherwise between
+    URL and captions, give another id.
     """
     lengths = [pc.binary_length(texts).cast(pa.string()) for texts in (urls, raw)]
     said = pc.binary_join_element_wise(*lengths, urls, raw, synthetic, " ")

@@ -194,7 +194,7 @@ class ImageResults:
     batches: tuple[Batch, ...] = ()
 
     def of_bucket(self, bucket: str) -> BucketResults:
-        """The results of a bucket. Raises NotReadyError if a batch was replaced meanwhile."""
+        """The results of a bucket. Raises NotReadyError if another run has replaced a batch."""
         paths = [layout.image_results_file(bucket, batch.name) for batch in self.batches if bucket in batch.buckets]
         try:
             tables = [IMAGE_RESULTS.empty_table(), *(self.storage.read_table(path) for path in paths)]

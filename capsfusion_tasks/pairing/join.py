@@ -80,11 +80,11 @@ class Joined:
 
 
 def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage, settings: Settings) -> Joined:
-    """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``. The footer counts left-out pairs.
+    """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``.
 
     ``new`` has the ids of the interval's shards. Rows match on unchanged URL and raw text, or with ``join_on = url`` on
     the URL alone. Without a LAION-2B source, the rows of LAION-COCO have both captions. Each row group has the pairs of
-    one pass, sorted by ``pair_id``.
+    one pass, sorted by ``pair_id``. The footer counts the pairs that the limit per URL leaves out.
     """
     count, left_out = 0, LeftOut()
     sides = _sides(bucket, new, storage, settings)

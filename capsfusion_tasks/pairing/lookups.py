@@ -68,7 +68,7 @@ def _validity(rules: PullRules) -> dict[str, object]:
 
 
 def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int], rules: PullRules) -> list[Lookup]:
-    """All lookups of a bucket that are valid for ``rules``, limited to shards in ``files`` (shard → bytes)."""
+    """All lookups of a bucket that are valid for ``rules``, without shards that ``files`` (shard → bytes) lacks."""
     found = []
     for path in storage.files(layout.lookups_folder(side, bucket)):
         if path.endswith(".json"):

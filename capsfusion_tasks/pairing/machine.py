@@ -1,4 +1,4 @@
-"""The memory of this machine."""
+"""Finds out how much memory this machine or container has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows as records that can be read one by one. A record is a JSON list, compressed with a dictionary that all share."""
+"""Rows as records that can be read one by one. A record is a JSON list, compressed with a shared dictionary."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _lines(rows: pa.Table) -> pa.LargeBinaryArray:
 
 
 def dictionary_name(storage: Storage, side: Side, rows: pa.Table) -> str:
-    """The name of the side's dictionary. The first call makes it from ``rows``."""
+    """The name of the side's dictionary for compression. The first call makes the dictionary from ``rows``."""
     with _training:
         # Two processes may each make a dictionary. Both stay, because records need the dictionary they were written
         # with.

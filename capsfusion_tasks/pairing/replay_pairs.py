@@ -1,4 +1,4 @@
-"""Writes the pairs of a replay by bucket, like new pairs."""
+"""Writes the pairs of a replay, one file per bucket, as the join does with new pairs."""
 
 from __future__ import annotations
 

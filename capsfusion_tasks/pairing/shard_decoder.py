@@ -3,7 +3,7 @@
 A Parquet file of five kilobytes can inflate to terabytes, and only decoding shows this. A memory limit applies to a
 whole process. So decoding has its own process: otherwise other threads, such as uploads, would run out of memory too.
 
-The caller sends a job (JSON) for each file. This process answers with messages: a kind, then its content.
+The caller sends a job (JSON) for each file. This process answers with messages. A message is a kind, then a content.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _decode(caller: Connection, size: int, batch_rows: int, batch_bytes: int) ->
 
 
 def _rows_at_once(metadata: pq.FileMetaData, most_rows: int, most_bytes: int) -> int:
-    """How many rows to read at a time. Fewer if captions are very long."""
+    """How many rows to read at a time: ``most_rows``, or fewer if the file's rows are very long."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
     return max(1, min(most_rows, most_bytes // max(1, longest)))
@@ -143,7 +143,7 @@ def _serve(caller: Connection) -> bool:
         return False
     except ConnectionError:
         raise
-    # UnicodeDecodeError: a column name that is not UTF-8.
+    # pyarrow raises UnicodeDecodeError for a column name that is not UTF-8.
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         _send(caller, BROKEN, (str(error).splitlines() or [type(error).__name__])[0].encode())
     else:

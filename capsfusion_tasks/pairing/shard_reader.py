@@ -33,7 +33,7 @@ def read_batches(
     message. Also raises what ``stream`` and ``choose`` raise.
     """
     extra = min(_MOST, available_memory() // 2)
-    refused: InputError | None = None  # raised later, when the decoder is ready for another file
+    refused: InputError | None = None  # the error is raised only when the decoder is ready for another file
     with _decoder() as process:
         try:
             job = {"extra": extra, "size": stream.size(), "batch_rows": batch_rows, "batch_bytes": batch_bytes}
@@ -77,7 +77,7 @@ def _read(stream: pa.NativeFile, where: str, length: int, offset: int) -> bytes:
 
 
 class _Decoder:
-    """A process of ``shard_decoder``, which decodes one file after another."""
+    """A process that runs ``shard_decoder`` and decodes one file after another."""
 
     def __init__(self) -> None:
         ours, its = socket.socketpair()

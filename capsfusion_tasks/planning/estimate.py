@@ -65,7 +65,7 @@ NOTHING = Work()
 
 @dataclass(frozen=True)
 class Rate:
-    """Tokens (prompt and caption) that one device processes per second. ``source`` says where the figure is from."""
+    """Tokens (prompt and caption) that one device processes per second. ``source`` says where the rate is from."""
 
     tokens_per_second: Spread
     source: str

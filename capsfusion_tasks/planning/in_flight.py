@@ -1,4 +1,4 @@
-"""Which pairs are in unfinished units."""
+"""Finds out which pairs are in unfinished units."""
 
 from __future__ import annotations
 

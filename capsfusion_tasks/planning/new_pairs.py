@@ -25,7 +25,7 @@ _FEWEST_ROWS = 50_000  # rows of the first batch; few, so that a run with a smal
 
 @dataclass(frozen=True)
 class NewPairs:
-    """Rows of a file of pairs that are new: row numbers and estimated tokens, [rows] int32 each.
+    """The new pairs in a file of pairs: their row numbers and their estimated tokens, [rows] int32 each.
 
     ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: number of other rows
     whose images are gone.

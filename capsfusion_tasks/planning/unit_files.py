@@ -21,7 +21,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 MAX_UNITS = 1024  # most units of a run: Airflow's default limit for the tasks of one mapped task (core.max_map_length)
 UNIT_SECONDS = 1800  # short, because a lost unit is fused again; long, because starting a 13B model takes a minute
-LONGEST_UNIT_SECONDS = 3600  # longest work in a unit, half of a fuse task's time limit
+LONGEST_UNIT_SECONDS = 3600  # most work in a unit, half of the time limit of a fuse task
 UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
 
 
@@ -29,7 +29,7 @@ def choose_unit_tokens(total: int, tokens_per_second: float | None, max_units: i
     """Estimated tokens of a unit: half an hour of work for a device that processes ``tokens_per_second``.
 
     If this gives more than ``max_units`` units, units become larger, up to an hour of work. While no rate is known,
-    units are small; the next run knows the rate and plans the remaining pairs.
+    units are small. Fusing them measures the rate, and the next run plans the remaining pairs with it.
     """
     if tokens_per_second is None:
         return UNIT_TOKENS_AT_FIRST

@@ -1,4 +1,4 @@
-"""Which intervals were listed and paired, read from the staging area."""
+"""Finds out in the staging area which intervals were listed and paired."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def paired_buckets(storage: Storage, interval: Interval) -> int:
 
 
 def paired_with_others(storage: Storage, within: Iterable[Interval], rules: PairRules) -> list[Interval]:
-    """The intervals whose pairs were made with other rules. The next run of such an interval makes its pairs again."""
+    """The intervals of ``within`` whose pairs were made with other rules. Their next run makes the pairs again."""
     found = []
     for interval in within:
         if files := storage.files(layout.pairs_folder(interval)):

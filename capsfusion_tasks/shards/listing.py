@@ -1,4 +1,4 @@
-"""A source's files as shards, including those that cannot be read."""
+"""Lists a source's files as shards, including files that cannot be read."""
 
 from __future__ import annotations
 

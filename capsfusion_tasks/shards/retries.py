@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 TRIES = 6  # most consecutive failures without progress between them
 _FIRST_WAIT = 1.0  # seconds to wait after the first failure; doubles with each failure
-# Longest wait, in seconds, that a server may ask for. If it asks for a longer wait, the task fails, and is retried
-# later.
+# Longest wait, in seconds, that a server may ask for. If the server asks for a longer wait, the task fails, and is
+# retried later.
 _LONGEST_WAIT = 300.0
 
 

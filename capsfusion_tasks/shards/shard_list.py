@@ -28,7 +28,7 @@ class Origin(BaseModel):
 
 
 class ShardList(BaseModel):
-    """``frozen``: the interval was over when it was listed. ``empty``: sides whose source had no shard of any time."""
+    """``frozen``: the interval was over when it was listed. ``empty``: sides whose source had no shard at all."""
 
     frozen: bool
     shards: list[Shard]

@@ -72,7 +72,7 @@ def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Pat
 def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
     file = folder / "data"
     data = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-    # A file with a byte per part, 1 if the part is finished.
+    # Which parts are finished: a file with a byte per part, which is 1 if the part is finished.
     marks = os.open(folder / f"parts-of-{_PART_BYTES}", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _check_space(expected.size_bytes - os.fstat(data).st_blocks * 512, folder, address.where)
@@ -140,7 +140,7 @@ def _fetch(
 
         try:
             wait([pool.submit(fetch, part) for part in parts])
-        finally:  # also after a timeout of the task, because the other parts are then useless
+        finally:  # also if the task times out: no thread may go on downloading
             stop.set()
             pool.shutdown(cancel_futures=True)  # waits for the threads, which may still write to the open file
     if causes:

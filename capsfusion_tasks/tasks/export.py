@@ -141,7 +141,9 @@ def export_filtered(
 ) -> dict[str, Any]:
     """Export the accepted captions that meet ``wanted`` to the folder ``export_to``. Raises as ``export_captions``."""
     if not wanted.of_accepted:
-        raise InputError("the filter is for rejected captions; an export has accepted ones: drop verdict and reason")
+        raise InputError(
+            "the filter is for rejected captions, but an export has accepted ones: unset verdict and reason"
+        )
     with warehouse.engine.connect() as connection:
         where = condition_sql(connection, wanted, fused_captions.alias("captions"))
     selection = Selection(columns=named_columns(columns), fusion_id=wanted.fusion_id, where=where, limit=limit)
@@ -178,7 +180,7 @@ def _begin(
 
 
 def _named(session: ExportSession, target: Target, found: Manifest) -> Snapshot:
-    """The snapshot of an interrupted export, with names of releases if an earlier version began it without them."""
+    """The snapshot of an interrupted export. Adds names of releases if an earlier version began the export without."""
     if found.snapshot.releases:
         return found.snapshot
     if {"laion_2b_source", "laion_coco_source"} & {*found.selection.columns}:

@@ -36,7 +36,7 @@ def verdicts_file(context: Context, unit_id: str) -> str:
 def answer(context: Context, hold_ids: Sequence[int], given: Answer, answered_by: str, at: datetime) -> list[Unit]:
     """Record an answer in the ledger. Returns the units to load.
 
-    A hold that has an answer keeps it, so that a retry of the task returns the same units.
+    A hold that has an answer keeps this answer, so that a retry of the task returns the same units.
     """
     with context.warehouse.engine.begin() as connection:
         gate_holds.answer(connection, hold_ids, given, answered_by, at)

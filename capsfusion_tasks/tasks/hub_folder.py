@@ -153,8 +153,8 @@ class HubFolder:
         for change in added:
             if change.path_in_repo.removeprefix(self._root) not in self._files:
                 raise InputError(
-                    f"{hub.page} left {change.path_in_repo} out of a commit, because of its .gitignore: change that"
-                    " file, and run the export again"
+                    f"{hub.page} left {change.path_in_repo} out of a commit, because of the repository's .gitignore:"
+                    " change this .gitignore, and run the export again"
                 )
             if isinstance(change.path_or_fileobj, str):
                 Path(change.path_or_fileobj).unlink()

@@ -59,7 +59,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     """List the shards of the interval and late shards of other intervals, and register them in the ledger.
 
     Raises InputError, before anything is pulled, if other settings made shards or units that this run may not replace.
-    ``relist`` lists the sources again and adds new shards to a frozen list. ``replan`` as for ``plan``.
+    ``relist`` lists the sources again and adds new shards to a frozen list. ``replan``: see ``plan``.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     if context.fusion_id is None:

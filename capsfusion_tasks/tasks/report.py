@@ -32,7 +32,7 @@ class Report:
     found: PlannedPairs | None = None  # sums over the plans; None: nothing was planned
     in_quarantine: int = 0  # number of rejected captions that ``reasons`` was counted from
     models: tuple[str, ...] = ()  # models and settings that the units were planned with, as text
-    whole: RunSummary | None = None  # captions of the whole interval, if other runs loaded units of it
+    whole: RunSummary | None = None  # summary of all runs of the interval, if other runs have units of it
     left_out: str = ""  # text about the pairs that the limit per URL left out
 
     def as_dict(self) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def truncated(fused: Fused, settings: RuleSettings) -> bool:
         return True
     text = fused.caption
     last = len(text)
-    while last and unicodedata.category(text[last - 1])[0] in "SZCM":  # symbols, separators, control characters, marks
+    # Ignore symbols, separators, control characters and marks at the end.
+    while last and unicodedata.category(text[last - 1])[0] in "SZCM":
         last -= 1
     if text[last - 1 : last] in END_OF_SENTENCE:
         return _ends_in_a_clause(fused, text[:last], english=is_to_be_english(fused, settings))

@@ -87,7 +87,7 @@ def invented_number(fused: Fused, _: RuleSettings) -> bool:
 def invented_name(fused: Fused, settings: RuleSettings) -> bool:
     """``invented_name``: one or two names that are in neither source.
 
-    Half of them are correct knowledge of the model ("South Korean" for a band, "TV show" for a series).
+    Half of these names are correct knowledge of the model ("South Korean" for a band, "TV show" for a series).
     """
     return any(map(str.isalpha, fused.invented_facts)) and not invention(fused, settings)
 
@@ -132,7 +132,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
 
 
 def _lost_first_word(fused: Fused) -> str | None:
-    """The raw caption's first word, if the caption lacks it. Its capital does not show whether the word is a name."""
+    """The raw caption's first word, if the caption lacks it. It may be a name, which its capital does not show."""
     first = base_form(fused.raw_words[0]) if fused.raw_words and fused.raw[0].isupper() else None
     return None if first in fused.caption_content else first
 
@@ -161,7 +161,7 @@ def changed_colour(fused: Fused, _: RuleSettings) -> bool:
 
 
 def _on_the_same_word(new: set[str], fused: Fused) -> bool:
-    """Whether a ``new`` colour comes before a word that has only other colours before it in the sources."""
+    """Whether the caption has a ``new`` colour before a word that has only other colours before it in the sources."""
     caption, sources = _coloured(fused.caption_words), _coloured(fused.source_words)
     return any(found & new and word in sources and sources[word].isdisjoint(found) for word, found in caption.items())
 
@@ -201,8 +201,8 @@ def little_support(fused: Fused, settings: RuleSettings) -> bool:
 def denial(fused: Fused, _: RuleSettings) -> bool:
     """``denial``: the caption says what something is not, and no source denies anything.
 
-    The model discusses its sources in the caption ("is not a temple made out of paper", "not to be confused with").
-    Quotations in the caption do not count.
+    In such captions, the model discusses its sources ("is not a temple made out of paper", "not to be confused with").
+    Denials inside quotation marks do not count.
     """
     if not any(hint in fused.caption_lower for hint in _DENIAL_HINTS):
         return False

@@ -1,4 +1,4 @@
-"""Finds the words of a caption that a rule is about, so that a page can mark them."""
+"""Finds the words of a caption that a rule is about, so that the report's page can mark these words."""
 
 from __future__ import annotations
 

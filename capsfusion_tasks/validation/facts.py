@@ -16,8 +16,8 @@ from capsfusion_tasks.validation.language import words_not_latin
 from capsfusion_tasks.validation.numbers import NUMBER_WORDS
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
 
-# The characters before a word, and the word. The end of the text also counts as a word, because otherwise trailing
-# signs would take quadratic time.
+# Matches the characters before a word, and the word. The end of the text also counts as a word. Otherwise, a text that
+# ends in many signs would take quadratic time.
 _TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
 # What may be in front of a sentence's first word; ^$ is the start of the text.
 _STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")
@@ -97,7 +97,7 @@ def _base_forms_of_fact(word: str) -> tuple[str, ...]:
 
 @lru_cache(1 << 16)
 def base_form(word: str) -> str:
-    """The form in which facts are compared: without plural or possessive, numbers as digits.
+    """The form in which facts are compared: without the endings of plural and possessive, and with numbers as digits.
 
     ``word`` is case-folded.
     """
@@ -133,7 +133,7 @@ def invented(
 ) -> frozenset[str]:
     """The ``facts`` of ``caption`` that no source has, not even as an abbreviation ("NYC", "Oct. 08", "Sask.").
 
-    If the raw caption has another script than Latin, one name is left out, because it may be a translation.
+    If the raw caption has another script than Latin, one name does not count, because it may be a translation.
     """
     candidates = unsaid(facts, source_words, source_forms)
     if not candidates:

@@ -1,4 +1,4 @@
-"""Scripts and languages of short texts."""
+"""Recognises scripts and languages of short texts."""
 
 from __future__ import annotations
 

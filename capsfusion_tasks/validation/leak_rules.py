@@ -8,7 +8,8 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# Phrases of the instruction about the sentences and the task. A caption has no reason to use them.
+# Phrases of the prompt's instruction that are about the sentences and the task. No caption has a reason to use these
+# phrases.
 INSTRUCTION_PHRASES = (
     "real-world",
     "in the real world, there",

@@ -36,8 +36,8 @@ def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict
 
     The file appears complete or not at all.
 
-    Columns of the source with a name in ``JUDGED`` are left out, because they are older verdicts. ``verdicts`` has
-    one for each row.
+    Columns of the source with a name in ``JUDGED`` are left out, because they are older verdicts. ``verdicts`` has one
+    verdict for each row.
     """
     form = format_of(target, write=True)
     if form.kind == "parquet":

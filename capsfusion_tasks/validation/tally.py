@@ -22,7 +22,7 @@ class Example:
 
 @dataclass
 class Tally:
-    """Counts of rows. A row with two reasons counts under both. Flags are counted in accepted and rejected rows."""
+    """Counts of rows. A row with two reasons counts under both reasons. Flags also count in rejected rows."""
 
     rows: int = 0
     accepted: int = 0

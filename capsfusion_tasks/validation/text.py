@@ -76,10 +76,10 @@ def repeated_share(tokens: Sequence[str], n: int = 3) -> float:
 
 
 def loop(text: str, tokens: Sequence[str]) -> str | None:
-    """The part of ``text`` that is repeated immediately. None if nothing is. ``tokens``: the words of ``text``.
+    """The part of ``text`` that is repeated immediately. None if no part is. ``tokens``: the words of ``text``.
 
-    This is up to four words that occur at least three times in a row, or letters or signs that repeat ("hahahahaha",
-    "- - - - - - - - - -").
+    The part is up to four words that occur at least three times in a row, or letters or signs that repeat
+    ("hahahahaha", "- - - - - - - - - -").
     """
     said = _word_loop(tokens)
     if said is None:
@@ -97,7 +97,7 @@ def _word_loop(tokens: Sequence[str]) -> str | None:
     if len(set(tokens)) > len(tokens) - 2 or len(set(pairwise(tokens))) >= len(tokens) - 1:
         return None
     for size in range(1, 5):
-        same = 0  # consecutive words that equal the word ``size`` positions before them
+        same = 0  # how many words in a row equal the word ``size`` positions before
         for i in range(size, len(tokens)):
             same = same + 1 if tokens[i] == tokens[i - size] else 0
             if same == 2 * size:

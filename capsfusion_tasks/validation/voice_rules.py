@@ -16,7 +16,7 @@ FIRST_PERSON = re.compile(
     r"| (?:am|are|was|were|have|had|do|don['’]t|did|didn['’]t|can|could|will|would|need|want|love|think|use|used|got"
     r"|made|found|look|offer|bought|created|decided|desire|discovered|envision|followed|regret|also|just|recently))\b"
 )
-# The first words of advertisements, instructions and questions.
+# First words that show that a caption is an advertisement, an instruction or a question.
 OPENING = re.compile(
     r"(?:Introducing|Buy|Click|Check out|Register|Shop\b|Order now|Looking for|Please|Enjoy|Learn how|Find out|Don['’]t"
     r"|Visit\b|Get (?:a|an|the|your|ready)\b|Discover (?:the|how|a|our|your)\b|Welcome to (?:our|my|the)\b"
