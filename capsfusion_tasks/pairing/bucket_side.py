@@ -37,7 +37,8 @@ class BucketSide:
     new: set[str]
     rules: PullRules
     lookups: tuple[Lookup, ...] = ()
-    keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # [n] int64, sorted and unique
+    # The keys of the new rows' URLs, [n] int64, sorted and unique.
+    keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
     def of(cls, storage: Storage, side: Side, bucket: int, new: set[str], rules: PullRules) -> BucketSide:

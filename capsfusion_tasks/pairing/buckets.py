@@ -45,7 +45,7 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
         spill = BucketSpill(folder)
         for table in together(_read(stream, shard, settings, counts), _HELD_ROWS):
             spill.add(table.select(BUCKET_ROWS.names), _numbers(table, buckets))
-            log.info("%s: %d rows are split", shard.label, counts.rows)
+            log.info("%s: %d rows are split into buckets", shard.label, counts.rows)
 
         def write(bucket: int) -> None:
             path = layout.bucket_file(shard.side, bucket, shard.shard_id)

@@ -31,7 +31,7 @@ _FEW_FILES, _FEW_BYTES = 16, 1 << 20
 _MERGED = 4  # merge lookups of about the same size when there are this many, so that each row is copied rarely
 _MOST_ROWS = 4 << 20  # most rows of a merged lookup: half a gigabyte in memory
 _AT_ONCE_BYTES = 64 << 20  # bytes of bucket files that are copied into a lookup at a time
-_ENCODED = 1 << 16  # rows that are encoded at a time
+_ENCODED = 1 << 16  # rows that are encoded as records at a time
 _UNUSED = timedelta(hours=6)  # age from which an unneeded file is deleted: no join takes so long, so none is reading it
 
 

@@ -70,7 +70,7 @@ class Batch:
 
 
 def batches_of(storage: Storage, source: Mapping[str, Any]) -> list[Batch]:
-    """The batches that are valid for ``source``."""
+    """The batches of image results that are valid for ``source``."""
     paths = [path for path in storage.files(layout.IMAGE_RESULTS) if path.endswith(".json")]
     found = read_ahead(lambda path: Batch.read(storage, path), paths)
     return [batch for batch in found if (batch.source, batch.version) == (source, VERSION)]
@@ -188,7 +188,7 @@ class BucketResults:
 
 @dataclass(frozen=True)
 class ImageResults:
-    """The results in all valid batches."""
+    """The image results in all valid batches."""
 
     storage: Storage
     batches: tuple[Batch, ...] = ()

@@ -73,7 +73,7 @@ where is_new
 
 @dataclass(frozen=True)
 class Joined:
-    """The result of joining a bucket."""
+    """The result of joining a bucket: the number of its new pairs, and the pairs that are left out."""
 
     pairs: int
     left_out: LeftOut

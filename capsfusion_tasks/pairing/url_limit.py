@@ -17,7 +17,7 @@ import duckdb
 from capsfusion_tasks.errors import printable
 
 _KEY = "capsfusion.left_out"  # key in the footer of a file of pairs
-_SHOWN = 3  # number of URLs in messages
+_SHOWN = 3  # number of URLs that a message names
 _URL_SHOWN = 200  # characters
 
 # Finds the URLs over the limit in the tables ``raw`` and ``coco``, whose rows are distinct.

@@ -30,7 +30,7 @@ class TokenEstimate:
     """The figures of an estimate. Defaults are for LLaMA's tokenizer, from 5,000 of CapsFusion's published pairs."""
 
     template_tokens: int = 126  # tokens of a prompt without captions
-    characters_per_token: float = 3.64  # characters per token of both source captions
+    characters_per_token: float = 3.64  # characters of both source captions, divided by their tokens
     caption_share: float = 1.16  # tokens of the fused caption, divided by the tokens of both source captions
     max_new_tokens: int = 80
 

@@ -97,7 +97,7 @@ def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[
 
     filled_parts = [part for part in pairs if len(part.rows)]
     for part, table in zip(filled_parts, read_ahead(read, filled_parts), strict=True):
-        ends = np.cumsum(part.tokens)  # cumulative tokens of the file's rows
+        ends = np.cumsum(part.tokens)  # estimated tokens of the file's rows, cumulated
         start, before = 0, 0  # the first row that is in no unit yet, and the tokens of the rows before it
         while (last := int(np.searchsorted(ends, before + target - filled))) < len(ends):
             tokens = filled + int(ends[last]) - before

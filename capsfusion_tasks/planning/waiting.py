@@ -35,7 +35,7 @@ def paired_rows(storage: Storage, interval: Interval, known: Mapping[str, int] |
 
 
 def paired_buckets(storage: Storage, interval: Interval) -> int:
-    """Number of the interval's buckets that are joined."""
+    """How many of the interval's buckets are joined."""
     return len(storage.files(layout.pairs_folder(interval)))
 
 

@@ -32,7 +32,7 @@ _URI = re.compile(rf"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>{_REV
 
 
 class HubRepository:
-    """``hf://datasets/owner/name[@revision][/folder]``.
+    """A data set repository at ``hf://datasets/owner/name[@revision][/folder]``.
 
     Token and endpoint are those of the hub's own tools: HF_TOKEN (or ``hf auth login``) and HF_ENDPOINT.
     ``needs``: what the token must permit, in the words of errors ("may read it"). Raises InputError for an address of

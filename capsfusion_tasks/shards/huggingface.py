@@ -18,7 +18,7 @@ from capsfusion_tasks.shards.transfer import Expected, fetched, sha256
 
 
 class HubSource:
-    """``hf://datasets/owner/name[@revision][/folder]``.
+    """Files at ``hf://datasets/owner/name[@revision][/folder]``.
 
     A file's arrival time is the time of the last commit that changed the file.
 

@@ -46,7 +46,7 @@ def is_hidden(path: str) -> bool:
 
 
 def _globs(pattern: str) -> Iterator[str]:
-    """``pattern`` as patterns that ``fnmatch`` understands."""
+    """Split ``pattern`` into patterns that ``fnmatch`` understands."""
     try:
         expanded = list(bracex.iexpand(pattern, limit=_MOST_ALTERNATIVES))
     except bracex.ExpansionLimitException as error:

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TRIES = 6  # most consecutive failures without progress between them
+TRIES = 6  # most consecutive failures, if there is no progress between them
 _FIRST_WAIT = 1.0  # seconds to wait after the first failure; doubles with each failure
 # Longest wait, in seconds, that a server may ask for. If the server asks for a longer wait, the task fails, and is
 # retried later.

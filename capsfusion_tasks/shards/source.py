@@ -46,7 +46,7 @@ class Source(Protocol):
         ...
 
     def open(self, shard: Shard) -> AbstractContextManager[pa.NativeFile]:
-        """The shard's bytes, seekable.
+        """The shard's bytes as a seekable file.
 
         Raises InputError if the shard is gone or its etag has changed, NotReadyError if the source does not answer.
         """

@@ -19,7 +19,7 @@ from capsfusion_tasks.shards.retries import MayPass
 # Errors of connections that break, are refused or time out.
 BROKEN = (httpx2.TransportError,)
 _BUSY = (408, 425, 429)
-VARIABLES = "HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"  # environment variables that a client reads
+VARIABLES = "HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"  # environment variables that the HTTP client reads
 # At level INFO, httpx2 would log every address, also targets of redirects. A signed address is a secret.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")

@@ -80,7 +80,7 @@ def _text_entries(body: bytes, where: str) -> list[Entry]:
         raise _no_list(where, "it is not UTF-8") from error
     for number, line in enumerate(lines, start=1):
         if len(line.split()) > 1 and not line.startswith("#"):
-            shown = line.partition("?")[0][:200]  # without the query, which may be a signature
+            shown = line.partition("?")[0][:200]  # do not show the query, which may be a signature
             raise _no_list(where, f"line {number} has more than an address, {shown!r}; write %20 for a space in it")
     return [Entry(url=line) for line in lines if line and not line.startswith("#")]
 

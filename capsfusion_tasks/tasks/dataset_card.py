@@ -21,7 +21,7 @@ _COLUMNS = {
     "laion_coco_source": "release that the synthetic caption is from",
     "capsfusion_model": "model that fused the caption",
 }
-_MOST_ORIGINS = 20  # most rows of the table of origins
+_MOST_ORIGINS = 20  # most rows of the card's table of origins
 
 
 def dataset_card(

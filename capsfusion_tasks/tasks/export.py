@@ -68,7 +68,7 @@ class Manifest(BaseModel):
     folder: str = ""  # folder of the Parquet files; "" if an earlier version wrote them beside the manifest
     query: str
     snapshot: Snapshot
-    columns: list[tuple[str, str]] = []  # name and Arrow type, in order
+    columns: list[tuple[str, str]] = []  # name and Arrow type of each column of the files, in order
     files: list[Part] = []
     origins: list[Origin] = []  # releases and licences of the captions, counted when all files are finished
 

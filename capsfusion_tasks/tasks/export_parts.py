@@ -24,7 +24,7 @@ Target = Storage | HubFolder
 
 
 class Part(BaseModel):
-    """A finished file."""
+    """A finished Parquet file of an export."""
 
     file: str
     rows: int

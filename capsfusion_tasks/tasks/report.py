@@ -27,9 +27,9 @@ class Report:
     reasons: dict[str, int]
     rescued: Rescued  # of the accepted
     failures: list[str]
-    unplanned: int = 0  # pairs that are in no unit
-    replayed: int = 0  # rejected captions that a replay moved
-    found: PlannedPairs | None = None  # sums over the plans; None: nothing was planned
+    unplanned: int = 0  # number of pairs that are in no unit and can be fused
+    replayed: int = 0  # number of rejected captions that a replay moved to the accepted ones
+    found: PlannedPairs | None = None  # numbers of pairs that the plans found, in sum; None: nothing was planned
     in_quarantine: int = 0  # number of rejected captions that ``reasons`` was counted from
     models: tuple[str, ...] = ()  # models and settings that the units were planned with, as text
     whole: RunSummary | None = None  # summary of all runs of the interval, if other runs have units of it

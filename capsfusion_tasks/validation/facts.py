@@ -27,7 +27,7 @@ _PICTURE_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp)\b")
 _NO_PROSE = re.compile(
     r"<[^>]{0,500}>|(?:https?://|www\.)\S+|\S{1,200}\.(?:jpe?g|png|gif|webp)\b|[^\s_-]{1,50}(?:[_-][^\s_-]{1,50}){3,}"
 )
-# Words that stock agencies add to every picture.
+# Words that stock agencies add to every picture. They do not count as names.
 _BOILERPLATE = "stock photo photos photograph photography picture pictures image images royalty free vector clipart"
 _NO_NAMES = FUNCTION_WORDS | frozenset(_BOILERPLATE.split())
 

@@ -1,4 +1,4 @@
-"""Verdicts for the captions of a file of any size (``capsfusion validate``)."""
+"""Computes verdicts for the captions of a file of any size (``capsfusion validate``)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from capsfusion_tasks.validation.validate import JUDGED, validate_table
 
 ROWS_AT_ONCE = 16_384  # rows that are judged at a time; ``same_caption`` counts equal captions only among these rows
 BINS = 25
-LONGEST = 100  # words; longer captions count in the last bin
+LONGEST = 100  # in words; captions with more words count in the last bin
 
 
 @dataclass

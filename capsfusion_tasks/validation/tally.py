@@ -13,7 +13,7 @@ SHOWN_CHARACTERS = 160
 
 @dataclass(frozen=True)
 class Example:
-    """A caption with its two sources."""
+    """An example of a reason or flag: a caption with its two sources."""
 
     raw: str
     synthetic: str
@@ -29,7 +29,7 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     rescued: int = 0  # accepted rows whose best caption was rejected, and which got the caption of another beam
-    examples: dict[str, list[Example]] = field(default_factory=dict)  # reason or flag → examples
+    examples: dict[str, list[Example]] = field(default_factory=dict)  # reason or flag → its examples
     examples_max: int = 1
 
     @property

@@ -1,4 +1,4 @@
-"""Verdicts for a unit's captions: ``units/<unit_id>/validated.parquet``."""
+"""Writes the verdicts for a unit's captions to ``units/<unit_id>/validated.parquet``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts for a table of captions."""
+"""Computes scores and verdicts for a table of captions."""
 
 from __future__ import annotations
 
