@@ -69,7 +69,7 @@ def _mapped(kind: pa.DataType, path: str, binary: frozenset[str], *, only_zones:
     if types.is_list(kind) or types.is_list_view(kind):
         return pa.list_(inner(kind.value_type, "element"))
     if types.is_null(kind):
-        return pa.string()  # Arrow 26 loses values when it casts lists of null to lists of null
+        return pa.string()  # because Arrow 26 loses values when it casts lists of null to lists of null
     if only_zones:
         return pa.timestamp(kind.unit, "UTC") if types.is_timestamp(kind) and kind.tz is not None else kind
     if types.is_temporal(kind):

@@ -21,7 +21,7 @@ class RowFile(CaptionFile):
 
     @abstractmethod
     def _read(self) -> Iterator[tuple[Any, int]]:
-        """All rows without any check, each with its length in characters."""
+        """All rows, unchecked, each with its length in characters."""
 
     def captions(self, batch_rows: int) -> Iterator[pa.Table]:
         names = self.text_columns

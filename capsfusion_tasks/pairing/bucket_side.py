@@ -51,7 +51,7 @@ class BucketSide:
         return self.only(self.new)
 
     def with_lookups(self, found: list[Lookup]) -> BucketSide:
-        """This side with those lookups of ``found`` that have old rows of its files."""
+        """This side, with those lookups of ``found`` that contain old rows of this side's files."""
         used = (lookup for lookup in lookups.needed(found) if lookup.shards.keys() - self.new)
         return replace(self, lookups=tuple(used))
 
@@ -134,7 +134,7 @@ def _shard(path: str) -> str:
 
 
 def with_keys(raw: BucketSide, coco: BucketSide) -> tuple[BucketSide, BucketSide]:
-    """Both sides with the keys of all new rows.
+    """Both sides, each with the keys of the new rows of both sides.
 
     If there are more new rows than rows in lookups, the sides use no lookups.
     """

@@ -41,7 +41,7 @@ _SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  #
 
 @dataclass(frozen=True)
 class Batch:
-    """The content of a batch's ``.json``. ``source``: address and patterns. ``files``: file's id → counts of rows."""
+    """The content of a batch's ``.json``. ``source``: address and patterns. ``files``: id → counts of a file."""
 
     name: str
     source: dict[str, Any]
@@ -115,8 +115,8 @@ def _columns(schema: pa.Schema, where: str) -> dict[str, str]:
                 raise InputError(f"{where}: {name} is {schema.field(name).type}, expected text: replace the file")
             case []:
                 raise InputError(
-                    f"{where} has no column {wanted}, as results of img2dataset have; it has {', '.join(schema.names)}:"
-                    " replace the file"
+                    f"{where} has no column {wanted}, which results of img2dataset have; it has"
+                    f" {', '.join(schema.names)}: replace the file"
                 )
             case several:
                 raise InputError(f"{where} has the same column more than once ({' and '.join(several)}): replace it")

@@ -104,7 +104,7 @@ def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage
 
 
 def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
-    """The pairs that the interval's joins left out, from the footers of its files of pairs."""
+    """The pairs that the interval's joins left out, from the footers of the interval's files of pairs."""
     with ThreadPoolExecutor(_READERS) as readers:
         footers = readers.map(storage.footer, storage.files(layout.pairs_folder(interval)))
         return LeftOut.total(LeftOut.recorded(footer) for footer, _ in footers)

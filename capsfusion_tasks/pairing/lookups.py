@@ -1,4 +1,4 @@
-"""Lookups: copies of a bucket's old rows. A join reads from them only rows that have the URL of a new row.
+"""Lookups: copies of a bucket's old rows. From a lookup, a join reads only rows that have the URL of a new row.
 
 A lookup has the rows of some shards, sorted by a key, which is a hash of the URL. It consists of three files. ``.rows``
 has each row as a record. ``.parquet`` has the key, the shard and the place of each record. ``.json`` is written last,
@@ -92,7 +92,7 @@ def needed(found: list[Lookup]) -> list[Lookup]:
 
 
 def url_keys(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """The key of each URL, [rows] int64: the same on every machine and in every version."""
+    """The key of each URL, [rows] int64: the same on every machine and in every version of this project."""
     hashes = b"".join(map(mmh3.hash_bytes, urls.cast(pa.binary()).to_pylist()))
     return np.frombuffer(hashes, "<i8")[::2] & _KEY_MASK  # the first 8 bytes of each hash of 16 bytes
 
@@ -121,7 +121,7 @@ def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -
 
 
 def _read(storage: Storage, path: str, starts: np.ndarray, ends: np.ndarray) -> list[bytes]:
-    """The bytes between each of ``starts`` and ``ends``, which are sorted."""
+    """The bytes from each of ``starts`` to the end at the same index of ``ends``. Both are sorted."""
     apart = np.flatnonzero(starts[1:] - ends[:-1] >= (_GAP if storage.is_local else _REMOTE_GAP)) + 1
     groups = list(zip([0, *apart.tolist()], [*apart.tolist(), len(starts)], strict=True))
     first_of, end_of = starts.tolist(), ends.tolist()

@@ -106,7 +106,7 @@ class _Decoder:
         self._process.wait()
 
 
-_idle: dict[int, list[_Decoder]] = {}  # keyed by process: a forked child must not use the decoders of its parent
+_idle: dict[int, list[_Decoder]] = {}  # by process id, because a forked child must not use its parent's
 _lock = threading.Lock()
 
 

@@ -16,7 +16,7 @@ import duckdb
 
 from capsfusion_tasks.errors import printable
 
-_KEY = "capsfusion.left_out"  # key in the footer of a file of pairs
+_KEY = "capsfusion.left_out"  # key in the footer of a file of pairs, for the pairs that are left out
 _SHOWN = 3  # number of URLs that a message names
 _URL_SHOWN = 200  # characters
 

@@ -96,10 +96,10 @@ class Estimate:
     now: datetime
     gpus: int | None = None  # devices that work in parallel; None: no finish time is estimated
     price: float | None = None  # price of a GPU hour
-    unpaired_shards: int = 0  # shards that were discovered and are not in ``work``
+    unpaired_shards: int = 0  # discovered shards whose pairs are not in ``work`` yet
     unpaired_bytes: int = 0
     gone: Work = NOTHING  # pairs that are not in ``work`` because their images are gone
-    earlier: Sequence[EarlierFusion] = ()  # fusions of earlier versions that may have the same decoding
+    earlier: Sequence[EarlierFusion] = ()  # fusions by earlier versions that may have the same decoding
 
     @property
     def total(self) -> Work:

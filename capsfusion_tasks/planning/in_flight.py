@@ -25,7 +25,7 @@ class PairsInFlight:
     def __init__(self, storage: Storage, unit_ids: Iterable[str]) -> None:
         self._storage = storage
         self._units = sorted(unit_ids)
-        self._buckets: dict[str, set[str]] = {}  # the buckets of each unit whose footer was read
+        self._buckets: dict[str, set[str]] = {}  # unit_id → buckets of its pairs, if its footer was read
 
     def contain(self, pair_ids: pa.FixedSizeBinaryArray, buckets: Set[str]) -> np.ndarray:
         """Whether each of ``pair_ids`` is in an unfinished unit, [rows] bool. ``buckets``: the buckets of these pairs.

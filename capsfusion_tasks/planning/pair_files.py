@@ -86,7 +86,9 @@ def _read(
 def _require_rules(where: str, schema: pa.Schema, rules: PairRules) -> None:
     made_with = PairRules.recorded({key.decode(): value.decode() for key, value in (schema.metadata or {}).items()})
     if made_with is not None and made_with != rules:
-        raise InputError(f"{where} was paired with {made_with.against(rules)}: run its interval again from pull on")
+        raise InputError(
+            f"{where} was paired with {made_with.against(rules)}: run its interval again, from the task pull on"
+        )
 
 
 def are_new(batch: list[PairFile], in_flight: PairsInFlight, is_known: IsKnown) -> list[np.ndarray]:

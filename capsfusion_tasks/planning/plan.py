@@ -114,8 +114,8 @@ def plan_units(
                 "" if most == unit_files.MAX_UNITS else f", or AIRFLOW__CORE__MAX_MAP_LENGTH to {unit_files.MAX_UNITS}"
             )
             log.warning(
-                "%d pairs are left, because a run has at most %d units. Run it again when these are loaded, or raise"
-                " CAPSFUSION_UNIT_TOKENS%s",
+                "%d pairs are left, because a run has at most %d units. Run it again when these units are loaded, or"
+                " raise CAPSFUSION_UNIT_TOKENS%s",
                 left,
                 most,
                 more,

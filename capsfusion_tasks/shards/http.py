@@ -1,4 +1,4 @@
-"""Shards on a web server. A list of files names them."""
+"""Shards on a web server. A list on the server says which files are shards."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class HttpSource:
 
         try:
             return retrying(ask, address.where, on=web.BROKEN)
-        except InputError as error:  # only this file cannot be read; the source can
+        except InputError as error:  # only this file cannot be read, not the whole source
             return Unreadable(path, str(error), entry.arrived_at)
         except NotReadyError as error:
             return error

@@ -47,7 +47,7 @@ class HubRepository:
         self.name: str = match["repo"]
         self.revision = unquote(match["revision"] or constants.DEFAULT_REVISION)  # a branch can be given as my%2Fbranch
         self.folder = (match["folder"] or "").strip("/")
-        # huggingface_hub reads HF_ENDPOINT when it is imported, which may be before the variable is set.
+        # Read HF_ENDPOINT here: huggingface_hub reads it when it is imported, which may be before the variable is set.
         self.endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
         self.api = HfApi(endpoint=self.endpoint)
         self.page = f"{self.endpoint}/datasets/{self.name}"

@@ -30,13 +30,13 @@ _LONGEST_NAME = 2000
 
 
 def source_bytes(sources: Mapping[Side, SideSource]) -> int:
-    """The total bytes of all shards in ``sources``, for all arrival times."""
+    """The total bytes of all shards in ``sources``, whenever they arrived."""
     listed = (file for place in sources.values() for file in _files(place, place.wanted))
     return sum(file.size_bytes for file in listed if isinstance(file, SourceFile))
 
 
 def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
-    """The readable shards of the source, for all arrival times."""
+    """The readable shards of the source, whenever they arrived."""
     # List the whole source each time. Listing only from the last name or time on would skip files that come later with
     # a name or time before it.
     for file in _nameable(place, place.wanted):

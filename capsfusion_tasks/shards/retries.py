@@ -38,7 +38,7 @@ def retrying(
     stop: threading.Event | None = None,
     tries: int = TRIES,
 ) -> T:
-    """The result of ``step``. Retries it with growing waits if it raises MayPass or one of ``on``.
+    """The result of ``step``. Retries ``step`` with growing waits if it raises MayPass or one of ``on``.
 
     A failure after ``progress()`` has grown counts as the first. Raises NotReadyError after ``tries`` consecutive
     failures without progress, or when ``stop`` is set.

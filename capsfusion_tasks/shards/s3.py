@@ -69,7 +69,7 @@ class S3Source:
                 for entry in page.get("Contents", ()):
                     exists = True
                     path = entry["Key"].removeprefix(self._prefix)
-                    # Web consoles store a "folder" as an empty object of that name.
+                    # Skip the empty objects with which web consoles represent folders.
                     if not path.endswith("/") and wanted(path):
                         yield SourceFile(path, entry["ETag"].strip('"'), entry["Size"], entry["LastModified"])
             if not exists and self._prefix:

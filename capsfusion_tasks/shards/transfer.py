@@ -157,7 +157,7 @@ def _read(
         first, size = web.content_range(response)
         if size not in (expected.size_bytes, None) or (expected.unchanged and not expected.unchanged(response)):
             raise InputError(
-                f"{address.where} has changed since it was discovered ({size} bytes, then {expected.size_bytes}): "
+                f"{address.where} has changed since it was discovered ({size} bytes now, {expected.size_bytes} then): "
                 "the new version is a new shard, of the day of the change"
             )
         if response.status_code == 206 and first != part.position:

@@ -75,7 +75,7 @@ def dataset_card(
     if conditions := _conditions(selection):
         text += ["Only a part of the accepted captions is here:", "", *(f"- {line}" for line in conditions), ""]
     text += ["## Columns", "", "| column | type | |", "| --- | --- | --- |"]
-    # In backticks, because Markdown would read the <string> of list<string> as HTML.
+    # Types are in backticks, because Markdown would read the <string> of list<string> as HTML.
     text += [f"| `{name}` | `{kind}` | {_COLUMNS.get(name, '')} |" for name, kind in columns]
     card = "\n".join([*text, "", *_LICENCES, ""])
     return card.replace(_MARK.format(""), _MARK.format(_digest(card)), 1)

@@ -33,7 +33,7 @@ from capsfusion_tasks.warehouse.export_selection import Selection, Snapshot, nam
 from capsfusion_tasks.warehouse.provenance import Origin
 from capsfusion_tasks.warehouse.readable import condition_sql
 
-# pyarrow, Spark and others skip names that start with an underscore.
+# Names start with an underscore, because pyarrow, Spark and other readers of folders then skip these files.
 BEGUN, MANIFEST = "_export.json", "_manifest.json"
 DATA = "data"
 ROWS_PER_FILE = 1_000_000
@@ -155,7 +155,7 @@ def export_filtered(
 def _begin(
     session: ExportSession, target: Target, selection: Selection, rows_per_file: int, overwrite: Overwrite
 ) -> Manifest:
-    """The export in the folder, with its complete files, or a new export."""
+    """The export that the folder already has, with its complete files. Otherwise a new export."""
     found = _find(target, overwrite)
     if found is not None and overwrite != "always":
         _require_same(target, found, selection, rows_per_file)

@@ -234,7 +234,7 @@ def plan(
 
 
 def export(context: Context, interval: Interval, fusion_id: str, export_to: str) -> dict[str, Any]:
-    """Write the interval's captions to ``export_to/<fusion_id>/<interval>``. Starts again if captions were added."""
+    """Write the interval's captions to ``export_to/<fusion_id>/<interval>``, again if captions were added."""
     selection = Selection(fusion_id=fusion_id, interval=interval)
     folder = f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}"
     with export_target(folder, context.settings.scratch_folder) as target:

@@ -107,7 +107,7 @@ def _table(context: Context, name: str, columns: dict[str, Any], rows: int | Non
 
 
 def _caption_columns(context: Context, unit: Unit, sides: list[Side]) -> dict[str, Any]:
-    """Column of a caption table → columns of the buckets that it is made from."""
+    """Column of a caption table → the columns in the buckets from which this column is made."""
     raw, coco = _buckets(context, sides[0]), _buckets(context, sides[-1])
     both: list[Column] = [(raw, "text"), (coco, "synthetic")]
     fused = _made("TRANSFORMATION", f"fused by {context.decoding_of(unit.fusion_id).description}", *both)

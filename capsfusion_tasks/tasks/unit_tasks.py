@@ -95,7 +95,7 @@ def fuse_finished(context: Context, unit: Unit) -> dict[str, Any]:
     folder = layout.chunks_folder(unit.unit_id)
     fused, total = chunk_files.figures(context.storage, folder, unit.fusion_id, unit.rows)
     if problem := chunk_files.what_is_missing(fused, unit.rows):
-        raise NotReadyError(f"unit {unit.unit_id}: {problem}. Chunks are missing; the next try fuses these rows")
+        raise NotReadyError(f"unit {unit.unit_id}: {problem}. Chunks are missing; the next try fuses the missing rows")
     figures = total.as_dict()
     with context.warehouse.engine.begin() as connection:
         ledger.unit_fused(connection, unit.unit_id, figures)
@@ -223,7 +223,7 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
     If ``existing`` is replace, now or when the unit was planned, the unit's rows replace captions of the same pairs.
     Otherwise such pairs raise InputError, which the ledger records.
     """
-    if loaded := _loaded(context, unit):  # first, because the files of a loaded unit may be gone
+    if loaded := _loaded(context, unit):  # checked first, because the files of a loaded unit may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
     if held_by_gate(context, unit):
         raise InputError(

@@ -57,7 +57,7 @@ def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Ta
 
 
 def _with_captions_of(judged: pa.Table, loaded: RawsByCaption | None) -> RawsByCaption:
-    """``loaded``, which then also finds the best captions of the table ``judged``."""
+    """A function like ``loaded`` that also finds the best captions of the table ``judged``."""
     raws: defaultdict[str, set[str]] = defaultdict(set)
     for caption, raw in zip(judged["capsfusion"].to_pylist(), judged["laion_2b"].to_pylist(), strict=True):
         raws[caption or ""].add(raw or "")

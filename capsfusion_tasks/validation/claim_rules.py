@@ -121,7 +121,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
             # The name is inserted and replaces nothing, as "Day" where "Valentine card" became "Valentine's Day card".
             if not other.isalpha() or other in caption.get((name, side), set()):
                 continue
-            # The caption writes out an abbreviation: "Real Estate" for "REIT".
+            # The name is part of a written-out abbreviation, such as "Real Estate" for "REIT".
             if name[0] in other and other.upper() in fused.raw:
                 continue
             known = other in fused.lost_facts or (other in fused.raw_facts and is_word)
@@ -132,7 +132,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
 
 
 def _lost_first_word(fused: Fused) -> str | None:
-    """The raw caption's first word, if the caption lacks it. It may be a name, which its capital does not show."""
+    """The raw caption's first word, if the caption lacks it. It may be a name or not: its capital shows neither."""
     first = base_form(fused.raw_words[0]) if fused.raw_words and fused.raw[0].isupper() else None
     return None if first in fused.caption_content else first
 

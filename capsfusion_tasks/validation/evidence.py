@@ -42,7 +42,7 @@ def _joined(spans: Iterable[Span]) -> Iterator[Span]:
 
 
 def _found(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
-    """Finds the matches of ``patterns`` in the caption, except texts that a source has, too."""
+    """Finds the matches of ``patterns`` in the caption, except texts that a source has."""
 
     def find(fused: Fused) -> Iterator[Span]:
         for pattern in patterns:
@@ -54,7 +54,7 @@ def _found(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
 
 
 def _anywhere(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
-    """Finds all matches of ``patterns`` in the caption, also texts that a source has, too."""
+    """Finds all matches of ``patterns`` in the caption, including texts that a source has."""
     return lambda fused: (m.span() for pattern in patterns for m in pattern.finditer(fused.caption_lower))
 
 

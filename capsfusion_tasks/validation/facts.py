@@ -144,7 +144,7 @@ def invented(
     stems = tuple(word for word in source_words if len(word) >= 4)
 
     def is_expansion(fact: str) -> bool:
-        if fact.isdigit():  # numbers may be written in two ways: "11,746" and "11746", "2008" and "'08"
+        if fact.isdigit():  # a number has several notations: "11,746" and "11746", "2008" and "'08"
             return fact in together or (len(fact) == 4 and fact[2:] in numbers)
         in_date = fact in _CALENDAR and bool(numbers)
         return in_date or fact in written_out or fact.startswith(stems)

@@ -28,7 +28,7 @@ LONGEST = 100  # in words; captions with more words count in the last bin
 
 @dataclass
 class Trial:
-    """The effect of another threshold. ``reasons``: reason → how many rows more, or fewer (negative), it applies to."""
+    """The effect of another threshold. ``reasons``: reason → how many more rows it applies to (negative: fewer)."""
 
     label: str
     settings: RuleSettings
@@ -102,7 +102,7 @@ def validate_file(
     trials: Sequence[Trial] = (),
     on_rows: Callable[[int], None] | None = None,
 ) -> FileVerdicts:
-    """Judge all captions of ``source``. Writes its columns with reasons, flags and scores to ``out``.
+    """Judge all captions of ``source``. Writes the file's columns with reasons, flags and scores to ``out``.
 
     Keeps at most ``examples`` captions for each reason and flag, and counts the verdicts that each of ``trials`` would
     change. Calls ``on_rows`` with the number of rows judged so far. Raises InputError for a file that cannot be read.

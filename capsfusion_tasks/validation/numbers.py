@@ -72,7 +72,7 @@ def _invented_counts(
 
 def _known(text: str, runs: list[str], words: Collection[str]) -> set[str]:
     """All forms of the numbers in ``text``, as digits without separators, with and without leading zeros."""
-    # A long run of digits may begin with a date, as in file names ("061208"), so two digits of it also count.
+    # A long run of digits may begin with a date, as in file names ("061208"), so pairs of its digits also count.
     runs = [*runs, *(run[i : i + 2] for run in runs if len(run) >= 6 for i in range(0, 8, 2))]
     known = {*runs, *(run.lstrip("0") or "0" for run in runs)}
     known.update(century + run for run in runs if len(run) == 2 for century in ("19", "20"))  # "07-14", "'95 Mustang"

@@ -69,7 +69,7 @@ class Fused:
 
 
 def content(found: AbstractSet[str]) -> frozenset[str]:
-    """The base forms of the words ``found`` that are not words of grammar."""
+    """The base forms of those words in ``found`` that are not words of grammar."""
     return frozenset(map(facts.base_form, found - FUNCTION_WORDS))
 
 

@@ -128,7 +128,7 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def same_caption(fused: Fused, settings: RuleSettings) -> bool:
-    """``same_caption``: more than five different raw captions got this caption, here or in the warehouse.
+    """``same_caption``: more than five different raw captions got this caption, in these rows or the warehouse.
 
     LVD-2M (Xiong et al., 2024) found refined captions that repeat over thousands of rows. Rejects none of CapsFusion's
     published captions, because all 5,000 are different.

@@ -44,7 +44,7 @@ _SENTENCE_END = re.compile(r"(?<=\w\w\w\w)[.!?][\"'”’)]*\s+(?=[\"'“(]?[A-Z
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The set of words in ``text``, where spaces separate them."""
+    """The set of the words in ``text``, which are separated by spaces."""
     return frozenset(text.split())
 
 

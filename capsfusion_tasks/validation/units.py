@@ -43,7 +43,7 @@ def validate_unit(
 def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
     """The differences between the stored thresholds of ``validated`` and those of ``settings``."""
     noted = (validated.schema.metadata or {}).get(_RULES.encode())
-    # Files by older versions of this program record no thresholds. They count as judged with the current thresholds.
+    # Files that older versions wrote record no thresholds. They count as judged with the current thresholds.
     then = json.loads(noted) if noted else {}
     now = settings.model_dump(mode="json")
     return ", ".join(

@@ -125,7 +125,7 @@ def test_parts_that_arrived_for_another_version_are_not_used(
 
 def test_a_file_of_another_length_is_refused(web: WebServer, shard: Shard, scratch: Path) -> None:
     web.files["/a.parquet"] = File(CONTENT[:-1], arrived=START, etag=shard.etag)
-    with pytest.raises(InputError, match=r"has changed since it was discovered \(39999 bytes, then 40000\)"):
+    with pytest.raises(InputError, match=r"has changed since it was discovered \(39999 bytes now, 40000 then\)"):
         read(shard, scratch)
     assert list(scratch.iterdir()) == []
 
