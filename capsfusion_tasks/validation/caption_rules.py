@@ -28,7 +28,7 @@ INVISIBLE = re.compile(
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
-# Flag emoji that consist of tags, such as the flags of England and Scotland. Tags are allowed only in them.
+# Flag emoji that contain tags, such as the flags of England and Scotland. Tags are allowed only in flag emoji.
 _FLAG = re.compile("\U0001f3f4[\U000e0061-\U000e007a\U000e0030-\U000e0039]{2,6}\U000e007f")
 
 
