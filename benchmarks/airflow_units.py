@@ -1,12 +1,12 @@
-"""What a run of many units costs Airflow: tasks a minute, CPU time, and milliseconds of its pages' requests.
+"""Measures what a run of many units costs Airflow: tasks per minute, CPU time, and how long its pages take.
 
     python -m benchmarks.airflow_units [--units 1024] [--minutes 15] [--home DIR]
 
 Plans units of one pair each and writes their captions without a model: a ``fuse`` task then finds its unit fused and
 starts no torchrun. One run of the DAG in a local Airflow (LocalExecutor, 4 task processes) validates and loads them.
-A line every minute says how many tasks have ended, the CPU seconds so far, and how long the requests of the grid and
-of the list of a mapped task take. The last table has the median seconds of each task. A run that takes longer than
-``--minutes`` is left.
+A line every minute says how many tasks have ended, the CPU seconds so far, and how long two requests of Airflow's pages
+take: the grid, and the list of a mapped task's instances. The last table has the median seconds of each task. After
+``--minutes``, the benchmark ends even if the run has not ended.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ console = Console(width=120)
 
 
 def main() -> None:
-    # Exit by an exception, which removes temporary folders.
+    # Turn SIGTERM into an exception, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", type=int, default=1024)
-    parser.add_argument("--minutes", type=float, default=15, help="after so many minutes, the run is left")
-    parser.add_argument("--every", type=float, default=60, help="seconds between two lines (default: 60)")
-    parser.add_argument("--home", type=Path, help="folder of Airflow and PostgreSQL (default: a temporary folder)")
+    parser.add_argument("--minutes", type=float, default=15, help="end after so many minutes, even during the run")
+    parser.add_argument("--every", type=float, default=60, help="seconds between two lines of figures (default: 60)")
+    parser.add_argument("--home", type=Path, help="folder for Airflow and PostgreSQL (default: a temporary folder)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="capsfusion-bench-") as scratch:
         home = args.home or Path(scratch)
@@ -93,7 +93,7 @@ def plan_units(context: Context, most: int) -> list[Unit]:
 
 
 def fuse_without_model(context: Context, unit: Unit) -> None:
-    """Write chunks as torchrun would. The caption of each pair is its synthetic one."""
+    """Write the chunks that torchrun would write. Each pair's synthetic caption serves as its fused caption."""
     pairs = context.storage.read_table(layout.unit_pairs(unit.unit_id))
     captions = [
         {"row": n, "capsfusion": text, "finish_reason": "stop", "prompt_tokens": 9, "caption_tokens": 9}
@@ -142,7 +142,7 @@ def follow_run(airflow: LocalAirflow, seconds: float, every: float) -> None:
 
 
 def pages_client(airflow: LocalAirflow) -> httpx2.Client:
-    """A client that is logged in, as a browser with Airflow's pages is."""
+    """An HTTP client that is logged in to Airflow, as a browser is."""
     url = airflow.api.url
     login = httpx2.post(f"{url}/auth/token", json={"username": USER, "password": airflow.password}, timeout=60)
     token = login.raise_for_status().json()["access_token"]
@@ -150,7 +150,7 @@ def pages_client(airflow: LocalAirflow) -> httpx2.Client:
 
 
 def by_task(tasks: list[dict[str, Any]]) -> Table:
-    """Count and seconds of the tasks that have ended, longest in sum first."""
+    """For each task, the number and the seconds of its successful instances. Sorted by the sum of seconds."""
     seconds = defaultdict(list)
     for task in tasks:
         if task["state"] == "success" and task["duration"] is not None:
@@ -163,7 +163,7 @@ def by_task(tasks: list[dict[str, Any]]) -> Table:
 
 
 def cpu_seconds(standalone: psutil.Process) -> Counter[str]:
-    """CPU seconds so far of the scheduler and the API server themselves, and of all processes with their tasks."""
+    """CPU seconds so far of the scheduler alone, of the API server alone, and of all of Airflow's processes."""
     found: Counter[str] = Counter({"scheduler": 0, "api": 0, "all": 0})
     for process in [standalone, *standalone.children(recursive=True)]:
         try:
@@ -171,7 +171,7 @@ def cpu_seconds(standalone: psutil.Process) -> Counter[str]:
         except psutil.NoSuchProcess:
             continue
         own = times.user + times.system
-        found["all"] += own + times.children_user + times.children_system  # plus the times of children that have ended
+        found["all"] += own + times.children_user + times.children_system  # including children that have ended
         if "airflow scheduler" in command:
             found["scheduler"] += own
         elif "api_server" in command or "api-server" in command:

@@ -31,7 +31,7 @@ class Cost:
         self._cached = 2 * layers * kv  # numbers in the KV cache per token
 
     def needed(self, requests: Sequence[Request]) -> float:
-        """The minimum of operations: each row's own prompt once, and all tokens of its beams except the last once."""
+        """The fewest operations: each row's own prompt once, and each token of its beams once, except the last."""
         return sum(
             self._prefill(1, self._own(r), self._prefix) + self._decode(self._beams, len(r.prompt), _steps([r]))
             for r in requests
@@ -62,7 +62,7 @@ class Cost:
         return sum(self._prefill(1, self._own(r), self._prefix) for r in requests)
 
     def limit(self, requests: Sequence[Request], rates: DeviceRates, *, slots: int) -> Limit:
-        """The limit for the average row of ``requests`` if ``slots`` rows are decoded together."""
+        """The least time for the average row of ``requests`` if ``slots`` rows are decoded together."""
         rows, b = len(requests), self._beams
         steps = [_steps([request]) for request in requests]
         prefill = sum(
@@ -70,7 +70,7 @@ class Cost:
             for r in requests
         )
         products = b * sum(steps) * (self._matrices / rates.layers + self._head / rates.products)
-        # Divided by 2: ``_matrices`` counts a multiplication and an addition for each weight.
+        # Divided by 2, because ``_matrices`` counts two operations per weight: a multiplication and an addition.
         weights = sum(steps) / slots * (self._matrices * rates.layer_bytes + self._head * rates.bytes) / 2
         # Step k attends to k tokens of each beam, including the newest.
         own = sum(n * self._own(r) + b * n * (n + 1) / 2 for n, r in zip(steps, requests, strict=True))
@@ -105,9 +105,10 @@ class Limit:
 
     - ``prefill``: arithmetic of the row's own prompt.
     - ``products``: arithmetic of its beams' tokens in the layers and the vocabulary head.
-    - ``weights``: reading these matrices once per step for all slots. Overlaps with ``products``.
-    - ``keys_values``: reading the row's own keys and values once per step for all beams, and its share of the prefix's,
-      which a step reads once for all slots. The arithmetic of attention overlaps with it and takes less time.
+    - ``weights``: reading the layers' and the head's matrices once per step for all slots. Overlaps with ``products``.
+    - ``keys_values``: reading the row's own keys and values once per step for all beams, plus the row's share of
+      reading the prefix's keys and values once per step for all slots. The arithmetic of attention takes less time and
+      overlaps with this reading.
     """
 
     prefill: float
@@ -125,8 +126,7 @@ def print_limit(
 ) -> None:
     """Print the device's limit for ``requests`` and the share of it that each method reached.
 
-    ``methods``: by name, the rows decoded together and the measured rows/s. The limit depends on the number of rows
-    that are decoded together.
+    ``methods``: name → (number of rows decoded together, measured rows/s). The limit depends on the first number.
     """
     table = Table(title=f"limits by arithmetic; {rates.text()}")
     for heading in ("method", "prefill", "products", "weights", "keys, values", "limit rows/s", "reached", "share"):

@@ -1,4 +1,4 @@
-"""The two baselines: the loop of the paper's script, and transformers with the best settings."""
+"""Two baselines for the engine's speed: the loop of the paper's script, and transformers with the best settings."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class PrefixedTransformers(TransformersEngine):
         self._prefix = list(prefix)
         cache = DynamicCache()
         model(input_ids=torch.tensor([self._prefix], device=model.device), past_key_values=cache, logits_to_keep=1)
-        self._cached = [(layer.keys, layer.values) for layer in cache.layers]  # [1, kv_heads, P, D] each
+        self._cached = [(layer.keys, layer.values) for layer in cache.layers]  # keys and values: [1, kv_heads, P, D]
 
     def _inputs(self, batch: Sequence[Request], width: int) -> dict[str, Any]:
         p = len(self._prefix)
-        ids = torch.full((len(batch), width), self.pad_id, dtype=torch.long)  # [B, S]: prefix, padding, own tokens
+        ids = torch.full((len(batch), width), self.pad_id, dtype=torch.long)  # [B, S]: prefix, padding, own prompt
         mask = torch.zeros_like(ids)
         ids[:, :p], mask[:, :p] = torch.tensor(self._prefix), 1
         for i, request in enumerate(batch):

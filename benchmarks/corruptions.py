@@ -16,7 +16,7 @@ from benchmarks import planted_form as form
 from benchmarks.pair import Pair
 from capsfusion_tasks.validation.validate import validate_table
 
-# Kind of fault → the correct reasons.
+# Kind of fault → the reasons with which validation may rightly reject it.
 CORRUPTIONS: dict[Callable[[Pair, random.Random], str | None], tuple[str, ...]] = {
     form.truncation: ("truncated",),
     form.cut_in_a_word: ("truncated",),
@@ -69,7 +69,7 @@ CORRUPTIONS: dict[Callable[[Pair, random.Random], str | None], tuple[str, ...]] 
 
 
 class Planted(NamedTuple):
-    """Pairs with one kind of fault, and the correct reasons for it."""
+    """Rows with one kind of fault, and the reasons with which validation may rightly reject it."""
 
     kind: str
     reasons: tuple[str, ...]

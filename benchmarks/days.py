@@ -2,9 +2,10 @@
 
     python -m benchmarks.days [--days 30] [--rows 200000] [--shards 2] [--without-lookups] [--folder DIR]
 
-Each day brings ROWS rows of each side in SHARDS shards. A quarter of the rows of each side have a partner, which
-arrives on any of the days. "Read" and "written" count what the process requested from the system, cached or not, and
-include compaction. CPU seconds leave out the process that decodes shards. Fails if a pair is missing or is found twice.
+Each day brings ROWS raw and ROWS synthetic captions, each side in SHARDS shards. A quarter of each side's rows have a
+partner on the other side, which may arrive on any of the days. "Read" and "written" count what the process requested
+from the system, cached or not, and include compaction. CPU seconds leave out the process that decodes shards. Fails if
+a pair is missing or is found twice.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.local_run import PULLS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-PAIRED = 4  # one of this many rows has a partner
+PAIRED = 4  # one in this many rows has a partner on the other side
 WORDS = 20_000
 HOSTS = 3_000
 
@@ -73,13 +74,13 @@ class Day:
 
 
 def main() -> None:
-    # Exit by an exception, which removes temporary folders.
+    # Turn SIGTERM into an exception, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=30)
-    parser.add_argument("--rows", type=int, default=200_000, help="rows of a side that arrive each day")
-    parser.add_argument("--shards", type=int, default=2, help="shards of a side that arrive each day")
-    parser.add_argument("--without-lookups", action="store_true", help="read all old rows, as older versions did")
+    parser.add_argument("--rows", type=int, default=200_000, help="raw rows, and synthetic rows, of each day")
+    parser.add_argument("--shards", type=int, default=2, help="raw shards, and synthetic shards, of each day")
+    parser.add_argument("--without-lookups", action="store_true", help="read all old rows instead of lookups")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     args = parser.parse_args()
     if args.without_lookups:
@@ -90,7 +91,7 @@ def main() -> None:
         days = run_days(Path(folder), args.days, args.rows, args.shards)
     expected = args.days * args.rows // PAIRED
     if (found := sum(day.pairs for day in days)) != expected:
-        raise RuntimeError(f"found {found} pairs of {expected}")
+        raise RuntimeError(f"expected {expected} pairs, found {found}")
     print_days(days, args.rows)
 
 
@@ -126,7 +127,7 @@ def one_day(folder: Path, day: int, days: int, rows: int, shards: int, storage: 
 
 
 def written(folder: Path, side: Side, day: int, days: int, rows: int, shards: int) -> list[Shard]:
-    """Write the day's shards of a side. Each row has the number of an image; rows with equal numbers are partners."""
+    """Write the day's shards of a side. Each row is for a numbered image; partners are rows with the same number."""
     total = days * rows
     images = np.arange(day * rows, (day + 1) * rows)
     if side == "laion_coco":

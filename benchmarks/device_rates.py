@@ -1,4 +1,4 @@
-"""Measures rates of matrix products and memory traffic, because no program reaches the rates of data sheets."""
+"""Measures a device's rates of matrix products and memory traffic. No program reaches the rates of data sheets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ FLOAT8 = torch.float8_e4m3fn
 class DeviceRates:
     """Rates of a device.
 
-    ``layers``, ``products``: FLOP/s of the layers' matrix products and of all others. ``memory``: bytes/s; a copy
-    counts twice. ``layer_bytes``, ``bytes``: size of a layer's weight and of every other number. They differ for
-    float8 only, where the vocabulary head, attention, keys and values stay in bfloat16.
+    - ``layers``: FLOP/s of the layers' matrix products. ``products``: FLOP/s of all other matrix products.
+    - ``memory``: bytes/s. A copied byte counts twice, because it is read and written.
+    - ``layer_bytes``: size of a weight of the layers. ``bytes``: size of every other number.
+
+    Layers differ from the rest only in float8, where the vocabulary head, attention, keys and values stay in bfloat16.
     """
 
     layers: float
@@ -48,7 +50,7 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     def multiply() -> Tensor:
         if dtype != FLOAT8:
             return a @ b.t()
-        # Like the engine: a scale for each token and one for each output feature.
+        # Like the engine, with a scale for each token and for each output feature.
         return torch._scaled_mm(a, b.t(), scale, scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
 
     scale = torch.ones(n, 1, device=device)

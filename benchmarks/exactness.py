@@ -2,10 +2,10 @@
 
     python -m benchmarks.exactness --pairs FILE [--rows 500] [--model DIR] [--tokenizer FILE] [--device cpu]
 
-Without --model: the demo model and a random LLaMA (grouped heads; --tokenizer for its prompts), each with 3 beams and
-greedy, with several slot counts, in the file's order and shuffled. The engines add the same numbers in different
-orders, so if the scores of two captions differ by less than 1e-6, either may win. Such ties are counted and printed.
-Exit code 1 if a row differs otherwise.
+Without --model, compares two models: the demo model, and a random LLaMA with grouped heads, whose tokenizer is
+--tokenizer. Each runs with 3 beams and greedy, with several slot counts, in the file's order and shuffled. The engines
+add the same numbers in different orders, so if the scores of two captions differ by less than 1e-6, either may win.
+Such ties are counted and printed. Exit code 1 if a row differs otherwise.
 
     python -m benchmarks.exactness --families --pairs FILE [--rows 100]
 
@@ -57,12 +57,12 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--model", type=Path, action="append", help="checkpoint to compare (repeatable)")
     parser.add_argument(
-        "--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer.model of random models"
+        "--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer.model for random models"
     )
-    parser.add_argument("--families", action="store_true", help="compare a random model of each family instead")
+    parser.add_argument("--families", action="store_true", help="compare random models, one of each model family")
     parser.add_argument("--slots", type=int, nargs="+", default=[5, 32])
     parser.add_argument("--device", default="cpu", type=torch.device)
-    parser.add_argument("--dtype", choices=DTYPES, action="append", help="compare with float32 instead (repeatable)")
+    parser.add_argument("--dtype", choices=DTYPES, action="append", help="compare this dtype with float32 (repeatable)")
     args = parser.parse_args()
     torch.backends.cuda.enable_cudnn_sdp(False)  # switched off, as in ranks (fusion/node.py)
     if args.dtype:
@@ -98,7 +98,7 @@ def main() -> int:
 
 
 class Subject:
-    """A checkpoint in both engines, with the rows to compare. ``name``: shown in tables."""
+    """A checkpoint loaded in both engines, and the rows to compare. ``name`` is shown in tables."""
 
     def __init__(
         self, folder: Path, pairs: Sequence[tuple[str, ...]], device: torch.device, *, random_weights: bool
@@ -126,9 +126,9 @@ class Subject:
         return complete(self._model, self._tokenizer, rows, eos=self._eos, beams=beams, slots=slots)
 
     def compare(self, expected: dict[int, Completion], got: list[Completion]) -> tuple[int, int, int]:
-        """The numbers of equal rows, of ties, and of different rows."""
+        """The number of rows with equal captions, of rows with ties, and of rows that differ otherwise."""
         if sorted(c.row for c in got) != sorted(expected):
-            raise RuntimeError(f"{len(got)} captions for {len(expected)} rows")
+            raise RuntimeError(f"the native engine returned {len(got)} captions for {len(expected)} rows")
         ties = other = 0
         for ours in got:
             theirs = expected[ours.row]
@@ -145,7 +145,7 @@ class Subject:
 def compare_dtypes(
     folders: Sequence[Path], dtypes: Sequence[str], pairs: Sequence[tuple[str, ...]], device: torch.device, slots: int
 ) -> Table:
-    """The number of captions of each checkpoint and dtype that equal those of float32, token for token."""
+    """For each checkpoint and dtype, the number of captions that equal those of float32, token for token."""
     table = Table(title=f"captions of {len(pairs)} rows that stay those of float32, {device}, {slots} slots")
     for heading in ("model", "dtype", "beams", "same", "other"):
         table.add_column(heading, justify="left" if heading in ("model", "dtype") else "right")
@@ -192,7 +192,7 @@ def name_of(folder: Path) -> str:
 
 @torch.inference_mode()
 def mean_log_prob(model: PreTrainedModel, prompt: list[int], completion: Completion, eos: int) -> float:
-    """A caption's score by one forward pass over all tokens, in float64 after the logits."""
+    """A caption's score, from one forward pass over all its tokens. From the logits on, it is computed in float64."""
     ids = completion.token_ids + ([eos] if completion.finish_reason == "stop" else [])
     logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].double()  # [T, V]
     return float(logits.log_softmax(-1)[torch.arange(len(ids)), ids].mean())

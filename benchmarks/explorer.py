@@ -1,13 +1,13 @@
-"""Milliseconds of the queries of each view of the captions view, on a large warehouse.
+"""Measures how long the queries behind each part of the captions view take, on a large warehouse.
 
     python -m benchmarks.explorer [--rows 2000000] [--home DIR] [--repeat 15] [--before]
 
-The table has generated captions: runs of 100,000 rows with their own interval and shards, in units of 10,000, a tenth
-of them rejected. Half of the requests are for old or rare values, which take longest. Each line is the median of
-``--repeat`` calls of all queries of a request, with different values where the view takes a value. CPU is the mean, in
-this process and the server's, without parallel workers. It distinguishes a busy machine from a slow query. The server
-is the embedded PostgreSQL with its default settings. ``--home`` keeps the table for later runs. ``--before`` also
-measures the baseline: the indexes of migration 0003, which 0005 replaced.
+The table has generated captions in runs of 100,000 rows. Each run has its own interval and shards, and units of 10,000
+rows, a tenth of them rejected. Half of the requests are for old or rare values, which take longest. Each line is the
+median of ``--repeat`` calls of all queries of a request, with different values where the request takes a value. The
+column CPU is the mean CPU time of this process and the server's, without parallel workers. It distinguishes a busy
+machine from a slow query. The server is the embedded PostgreSQL with its default settings. ``--home`` keeps the table
+for later runs. ``--before`` also measures the baseline: the indexes of migration 0003, which 0005 replaced.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from capsfusion_tasks.warehouse.trends import trends
 
 RUN_ROWS, UNIT_ROWS = 100_000, 10_000
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
-# The indexes that migration 0005 changed, and those that it replaced.
+# CHANGED: the current indexes that migration 0005 made or changed. BEFORE: the indexes that it replaced.
 CHANGED = [
     *(
         index
@@ -74,7 +74,7 @@ console = Console(width=120, highlight=False)
 
 
 def main() -> None:
-    # Exit by an exception, which removes temporary folders.
+    # Turn SIGTERM into an exception, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
@@ -89,7 +89,7 @@ def main() -> None:
     ):
         fill(warehouse, args.rows)
         if args.before:
-            with old_indexes(warehouse):  # only three calls each, because some take seconds
+            with old_indexes(warehouse):  # only three calls of each request, because some take seconds
                 show(warehouse, 3, "with the indexes of migration 0003")
         show(warehouse, args.repeat, "with the current indexes")
 
@@ -192,7 +192,7 @@ def show(warehouse: Warehouse, repeat: int, what: str) -> None:
 
 
 def timed(warehouse: Warehouse, view: View) -> tuple[float, float]:
-    """Milliseconds of wall time, and of CPU time in this process and in the server's."""
+    """Milliseconds that the view takes: wall time, and CPU time of this process and the server's."""
     with reading(warehouse, 10 * SECONDS) as connection:
         server = psutil.Process(int(connection.scalar(text("select pg_backend_pid()")) or 0))
 
@@ -206,7 +206,7 @@ def timed(warehouse: Warehouse, view: View) -> tuple[float, float]:
 
 
 def views(warehouse: Warehouse, repeat: int) -> dict[str, list[View]]:
-    """Each view with the calls to time: repeated calls, with different values where the view takes a value."""
+    """Each view with the calls to time. The calls differ in their values where the view takes a value."""
 
     def pages(*filters: CaptionFilter, after: Position | None = None) -> list[View]:
         return [lambda c, each=each: caption_page(c, each, after) for each in (filters * repeat)[:repeat]]  # type: ignore[misc]

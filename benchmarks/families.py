@@ -1,7 +1,7 @@
 """Writes tiny random checkpoints of the families that the native engine supports, in their released layouts.
 
-Sizes, biases and norms are chosen so that an error in any part changes captions: head sizes other than hidden / heads,
-shared keys, norms other than one. Two tokens end captions, as in LLaMA 3 and Qwen.
+Sizes, biases and norms are chosen so that an error in any part of the engine changes captions: for example, head sizes
+other than hidden / heads, shared keys, norms other than one. Two tokens end captions, as in LLaMA 3 and Qwen.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _LLAMA3_ROPE = {
 
 @dataclass(frozen=True)
 class Family:
-    """A checkpoint to make. ``words``: how its tokenizer.json splits texts. None: it has a tokenizer.model."""
+    """A checkpoint to make. ``words``: how its tokenizer.json splits texts, or None if it has a tokenizer.model."""
 
     config: type[PreTrainedConfig]
     changes: dict[str, Any] = field(default_factory=dict)
@@ -71,13 +71,13 @@ FAMILIES: dict[str, Family] = {
 def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model: Path) -> Path:
     """Write a random checkpoint of the family to ``folder``, with shards and their index.
 
-    Families with sentencepiece get ``tokenizer_model``. For the others, a tokenizer is trained on ``texts``.
+    For families with sentencepiece, copies the file ``tokenizer_model``. For others, trains a tokenizer on ``texts``.
     """
     family = FAMILIES[name]
     folder.mkdir(parents=True)
     if family.words is None:
         (folder / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
-        vocab_size = LlamaTokenizer(tokenizer_model).vocab_size + 1  # plus 1 for an added [PAD], as in CapsFus-LLaMA
+        vocab_size = LlamaTokenizer(tokenizer_model).vocab_size + 1  # plus 1 for [PAD], as CapsFus-LLaMA has
     else:
         vocab_size = write_tokenizer(folder, texts, family.words, family.bos)
     torch.manual_seed(0)
@@ -88,7 +88,7 @@ def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 512,
-        "initializer_range": 0.2,  # so large that the most likely tokens are clearly ahead
+        "initializer_range": 0.2,  # so large that rounding does not change which token is the most likely
         "eos_token_id": [vocab_size - 1, vocab_size - 2],
     }
     model = AutoModelForCausalLM.from_config(family.config(**{**sizes, **family.changes}))
@@ -103,7 +103,7 @@ def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model:
 
 
 def write_tokenizer(folder: Path, texts: Iterable[str], words: str, bos: str | None) -> int:
-    """Train a byte-level BPE like those of LLaMA 3 and Qwen. Returns the number of its tokens."""
+    """Train a byte-level BPE tokenizer like those of LLaMA 3 and Qwen. Returns the number of its tokens."""
     texts = [*texts, *[PROMPT_TEMPLATE] * 100]  # so that the template takes about as many tokens as with LLaMA's
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC() if bos is None else None

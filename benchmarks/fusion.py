@@ -1,17 +1,17 @@
-"""Captions per second of three methods, on the same rows and weights, relative to the paper's loop.
+"""Measures the captions per second of three methods, on the same rows and weights, relative to the paper's loop.
 
     python -m benchmarks.fusion [--pairs FILE] [--tokenizer FILE] [--rows 96] [--repeat 3] [--num-beams 3]
 
-- paper: the loop of the released script: transformers, batches of 4 in the file's order, every prompt padded to 256
-  tokens.
-- transformers: with the best settings: batches of 32 sorted by length, the template's keys and values computed once.
+- paper: the loop of the paper's script. It uses transformers, with batches of 4 in the file's order and every prompt
+  padded to 256 tokens.
+- transformers, with the best settings: batches of 32 sorted by length, the template's keys and values computed once.
 - native: this project's engine.
 
-The weights are random: on a CPU a small LLaMA in float32, whose vocabulary head is a quarter of its arithmetic (1% in
-the real model), on a GPU a 13B in bfloat16. Random weights never end a caption, so with all methods each row ends
-after as many tokens as its published caption in CapsFusion's data has. The table also has each method's arithmetic
-relative to the minimum, which is each row's own tokens once and its caption once per beam. The native engine counts as
-1.0 by definition: its padding and idle slots cost time, not arithmetic.
+The weights are random. On a GPU, the model is a 13B in bfloat16; on a CPU, a small LLaMA in float32, whose vocabulary
+head is a quarter of its arithmetic (1% in the real model). Random weights never end a caption, so with all methods each
+row ends after as many tokens as its published caption in CapsFusion's data has. The table also has each method's
+arithmetic relative to the minimum, which computes each row's own tokens once and its caption once per beam. The native
+engine counts as 1.0 by definition: its padding and idle slots cost time, not arithmetic.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--rows", type=int, default=96, help="rows for the two methods with transformers")
-    parser.add_argument("--native-rows", type=int, help="rows for the native engine (default: the same)")
+    parser.add_argument("--native-rows", type=int, help="rows for the native engine (default: as many as --rows)")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions; medians are printed")
     parser.add_argument("--num-beams", type=int, default=3)
-    parser.add_argument("--slots", type=int, nargs="+", default=[None], help="slot counts (default: the engine's own)")
+    parser.add_argument("--slots", type=int, nargs="+", default=[None], help="slot counts (default: automatic)")
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else small)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     args = parser.parse_args()

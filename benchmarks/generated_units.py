@@ -1,4 +1,4 @@
-"""Generates any number of validated rows for benchmarks of the warehouse, by recombining given captions."""
+"""Generates any number of validated rows for benchmarks of the warehouse, by recombining a few thousand captions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.schemas import VALIDATED
 
-SHARDS = 32  # shards per side and run
+SHARDS = 32  # shards of each side in a run
 REJECTED = 0.1
 RARE_REASON, RARE_FLAG = 1000, 5000  # one of this many rows has a rare reason or a rare flag
 RARE_WORDS = 300_000  # so that the vocabulary grows with the table, as with real captions
@@ -82,6 +82,6 @@ def _text(numbers: np.ndarray) -> pa.Array:
 
 
 def _lists(filled: np.ndarray, values: np.ndarray) -> pa.Array:
-    """A list for each row: with its value of ``values`` if ``filled`` is true, otherwise empty."""
+    """A list for each row. It contains the row's item of ``values`` if the row's item of ``filled`` is true."""
     offsets = np.concatenate([[0], np.cumsum(filled)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[filled].tolist(), pa.string()))

@@ -3,7 +3,7 @@
     python -m benchmarks.growth [--rows 1000000 5000000 20000000] [--pairs FILE] [--set NAME=VALUE …] [--home DIR]
 
 Loads runs of 100,000 generated captions with the pipeline's ``load_unit``, one after the other, with all indexes. At
-each size of ``--rows``, it prints what the last half a million rows cost, the bytes of each table and index, and the
+each size of ``--rows``, it prints what the last 500,000 rows cost, the bytes of each table and index, and the
 milliseconds of the captions view's queries. The server is the embedded PostgreSQL with fsync on; ``--set`` changes its
 settings. 20 million rows need about an hour on one core and 40 GB of disk. With ``--home``, an interrupted run
 continues.
@@ -67,9 +67,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000])
     parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of PostgreSQL")
-    parser.add_argument("--sql", action="append", default=[], help="a statement before the first load")
-    parser.add_argument("--home", type=Path, help="folder that keeps the tables; existing tables are grown")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a PostgreSQL setting")
+    parser.add_argument("--sql", action="append", default=[], help="SQL to run before the first load")
+    parser.add_argument("--home", type=Path, help="folder that keeps the tables; rows are added to existing tables")
     parser.add_argument("--repeat", type=int, default=15, help="calls of each query")
     args = parser.parse_args()
     captions = read_pairs(args.pairs, 5000, CAPTION)
@@ -82,7 +82,7 @@ def main() -> None:
         with warehouse.engine.begin() as connection:
             fusions.register(connection, FUSION, {})
         for rows in args.rows:
-            # Empty if an interrupted run has loaded more than this size.
+            # No costs if an earlier run with this --home has already loaded this many rows.
             if costs := grow(server, warehouse, captions, rows):
                 print_costs(costs, rows)
             print_sizes(warehouse)
@@ -118,7 +118,7 @@ def now(server: EmbeddedPostgres, warehouse: Warehouse) -> Counters:
     # The children_… times are those of sessions that have ended.
     cpu = times.user + times.system + times.children_user + times.children_system
     for child in postmaster.children():
-        # If the process has ended meanwhile, the next call counts it with the postmaster's children.
+        # A child that ends in between is counted by the next call, in the postmaster's children_… times.
         with suppress(psutil.NoSuchProcess):
             cpu += sum(child.cpu_times()[:2])
     with warehouse.engine.connect() as connection:

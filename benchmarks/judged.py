@@ -1,8 +1,8 @@
-"""Reads judged captions, and measures how often each rule is right and what the rules miss.
+"""Reads captions that were judged good or bad, and measures how often each rule is right and what the rules miss.
 
-A judgement is a line of JSON with ``verdict`` (good, minor or bad) and ``faults``. Its texts are in the same line
-(laion_2b, laion_coco, capsfusion), or are found by ``key`` in a file of pairs. The project's own judgements contain
-only keys. A large language model made them, not people.
+A judgement is a line of JSON with ``verdict`` (good, minor or bad) and ``faults``. The judged texts are in the same
+line (laion_2b, laion_coco, capsfusion), or are found by ``key`` in a file of pairs. The project's own judgements
+contain only keys. A large language model made these judgements, not people.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VERDICTS = ("good", "minor", "bad")
 
 @dataclass(frozen=True)
 class Judged:
-    """A caption with its judgement and the verdict of the rules."""
+    """A caption with its judgement (``verdict``, ``faults``) and what the rules say (``reasons``, ``flags``)."""
 
     fused: Fused
     verdict: str
@@ -46,7 +46,7 @@ class Right:
 
     @property
     def precision(self) -> float:
-        """Share of bad captions, where a minor fault counts as half. 0 without captions."""
+        """Share of bad captions. A caption with a minor fault counts as half. 0 if there are no captions."""
         return (self.counts["bad"] + self.counts["minor"] / 2) / self.rows if self.rows else 0.0
 
     @property
@@ -60,9 +60,9 @@ def key(raw: str, synthetic: str, caption: str) -> str:
 
 
 def read_judged(path: Path, pairs: Iterable[tuple[str, ...]] = ()) -> list[Judged]:
-    """The judgements of ``path``, with new verdicts of the rules.
+    """Read the judgements in ``path``, and apply the rules to their captions.
 
-    Texts come from ``path`` or from ``pairs`` (raw, synthetic, caption); judgements without texts are left out.
+    Texts come from ``path`` or from ``pairs`` (raw, synthetic, caption). Skips judgements whose texts are in neither.
 
     Raises InputError for a line that is not a judgement.
     """
@@ -91,6 +91,6 @@ def right(rows: Iterable[Judged]) -> Right:
 
 
 def by_code(rows: list[Judged]) -> dict[str, Right]:
-    """For each reason and flag of ``rows``: the judgements of the captions that have it."""
+    """For each reason and flag in ``rows``, the numbers of good, minor and bad captions that have it."""
     codes = dict.fromkeys(code for row in rows for code in [*row.reasons, *row.flags])
     return {code: right(row for row in rows if code in row.reasons or code in row.flags) for code in codes}

@@ -1,12 +1,13 @@
-"""Measures bucketing, joining and planning of sample shards, and one DuckDB statement that joins the same files.
+"""Measures bucketing, joining and planning of sample shards. The baseline is one DuckDB statement that joins the files.
 
     python -m benchmarks.pairing [--raw-rows 1 4 16] [--repeat 3] [--folder DIR]
 
-For each number of LAION-2B rows (in millions; LAION-COCO has a quarter of them), shards are written once and kept in
-DIR. Each method runs in its own process, in turns. The DuckDB statement filters, joins and deduplicates the files and
-writes the pairs. It holds both sides in memory, and must read everything again when the next shard arrives. The
-pipeline writes each row once to its bucket and never reads the shard again. Like a run, it pulls two shards and joins
-two buckets at a time. "Read" and "written" count what the process requested from the system, cached or not.
+``--raw-rows`` are numbers of LAION-2B rows, in millions; LAION-COCO has a quarter as many rows. For each number, shards
+are written once and kept in DIR. The methods take turns, each in its own process. The DuckDB statement filters, joins
+and deduplicates the files and writes the pairs. It holds both sides in memory, and must read everything again when the
+next shard arrives. The pipeline writes each row once to its bucket and never reads the shard again. As in a usual run,
+it pulls two shards and joins two buckets at a time. "Read" and "written" count what the process requested from the
+system, cached or not.
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ from capsfusion_tasks.tasks.local_run import PULLS
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 PAIRS_A_COPY = 20_000
-RAW_ROWS_A_COPY = 97_000  # LAION-2B rows per copy of the sample; three of four rows have no partner
+RAW_ROWS_A_COPY = 97_000  # LAION-2B rows per copy of the sample; three in four have no synthetic caption
 UNMATCHED = 3
 SHARDS = 4
-TOKENS_PER_SECOND = 15_000  # rate of one GPU, so high that units are large enough for one plan to hold all pairs
+TOKENS_PER_SECOND = 15_000  # an assumed rate so high that units are large enough for one plan to hold all pairs
 
-# A regular expression, because DuckDB's trim keeps tabs and newlines and takes longer.
+# Whether a text is blank. Uses a regular expression, because DuckDB's trim keeps tabs and newlines and takes longer.
 BLANK = r"create macro blank(value) as not coalesce(regexp_matches(value, '[^\s\p{Z}]'), false)"
 
-# Finds the same pairs as the pipeline, and chooses the same row among equal rows.
+# Finds the same pairs as the pipeline. If a pair is in several rows, it takes the same row as the pipeline.
 STATEMENT = """
 copy (
     with raw as (
@@ -96,7 +97,7 @@ class Cost:
 
 
 def main() -> None:
-    # Exit by an exception, which removes temporary folders.
+    # Turn SIGTERM into an exception, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw-rows", type=float, nargs="+", default=[1, 4, 16], help="millions of LAION-2B rows")
@@ -127,7 +128,7 @@ def print_costs(folder: Path, millions: float, repeat: int) -> None:
                 {method.__name__: measured(method, sample, Path(work)) for method in (statement, bucket, join, plan)}
             )
     if wrong := {turn[name].pairs for turn in turns for name in ("statement", "join", "plan")} - {report.pairs}:
-        raise RuntimeError(f"found {wrong} pairs of {report.pairs}")
+        raise RuntimeError(f"expected {report.pairs} pairs, but methods found {wrong}")
     table = Table(title=f"{rows:,} rows, {report.pairs:,} pairs, {os.cpu_count()} cores, median of {repeat} turns")
     for heading in ("method", "s", "rows/s", "times DuckDB", "peak MB", "read MB", "written MB"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
@@ -154,7 +155,7 @@ def print_costs(folder: Path, millions: float, repeat: int) -> None:
 
 
 def measured(method: Callable[[Path, Path], int | None], sample: Path, work: Path) -> Cost:
-    """The cost of ``method`` in its own process."""
+    """Run ``method`` in its own process and measure its cost."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(_measure, method, sample, work).result()
 

@@ -1,11 +1,11 @@
-"""Measures the seconds that a plan takes if there are many unfinished units, and its longest transaction.
+"""Measures how long planning takes if there are many unfinished units, and its longest transaction.
 
     python -m benchmarks.planning [--rows 500000] [--units 64] [--unit-rows 180000] [--buckets 2048]
 
 The staging area holds an interval of ``--rows`` pairs in ``--buckets`` files, and ``--units`` planned units of other
 intervals with ``--unit-rows`` pairs of all buckets each. A tenth of the interval's pairs is in these units, and another
 tenth is among the ``--loaded`` captions of the warehouse, which is the embedded PostgreSQL. ``plan`` must leave out
-exactly these. ``estimate`` is what `capsfusion plan` does: it counts the same pairs and plans nothing.
+exactly these two tenths. ``estimate`` is what `capsfusion plan` does: it counts the same pairs and plans nothing.
 
 The longest open transaction of the database is polled every 5 ms.
 """
@@ -47,12 +47,12 @@ from capsfusion_tasks.warehouse import fusions, ledger
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
-UNIT_LOADED = 50_000  # rows that are loaded at a time
+UNIT_LOADED = 50_000  # captions that each insert adds to the warehouse
 POLL_SECONDS = 0.005
 
 
 def main() -> None:
-    # Exit by an exception, which removes temporary folders.
+    # Turn SIGTERM into an exception, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=500_000, help="number of pairs in the interval")
@@ -94,7 +94,7 @@ class Cost:
 
 @contextmanager
 def polled(engine: Engine) -> Iterator[Cost]:
-    """Time the block, and poll the age of the oldest open transaction of the database."""
+    """Measure the seconds of the block, and the age that the database's oldest open transaction reaches."""
     cost, ended = Cost(), threading.Event()
     oldest = text(
         "select coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0) from pg_stat_activity"
@@ -118,7 +118,7 @@ def polled(engine: Engine) -> Iterator[Cost]:
 
 
 def _prepare(context: Context, args: argparse.Namespace) -> int:
-    """Write the interval's pairs, the units and the loaded captions. Returns the number of new pairs."""
+    """Write the interval's pairs, the unfinished units and the loaded captions. Returns how many pairs are new."""
     storage, engine, fusion_id = context.storage, context.warehouse.engine, context.decoding.fusion_id
     storage.write_json(layout.BUCKETS_CONFIG, {"buckets": args.buckets})
     storage.write_json(layout.discovered(DAY), {"frozen": True, "shards": []})
@@ -166,7 +166,7 @@ def _pairs(ids: np.ndarray, raws: pa.Array, synthetics: pa.Array) -> pa.Table:
 
 
 def _load(context: Context, maker: UnitMaker, ids: np.ndarray, rows: int) -> None:
-    """Insert ``rows`` captions. The first captions have the pair_ids ``ids``."""
+    """Insert ``rows`` captions into the warehouse. The first of them get the pair_ids ``ids``."""
     fusion_id, loaded = context.decoding.fusion_id, 0
     while loaded < rows:
         table = maker.unit(UNIT_LOADED)

@@ -97,7 +97,7 @@ def changed_year(pair: Pair, draw: random.Random) -> str | None:
 
 
 def swapped_name(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces a capitalised word that the fused and the raw caption share with another name."""
+    """Replaces a name with another one. The name is a capitalised word that is in the fused and in the raw caption."""
     inside = re.findall(r"(?<=[a-z,] )[A-Z][a-z]{3,}\b", pair.caption)
     names = [name for name in inside if re.search(rf"\b{name}\b", pair.raw) and pair.caption.count(name) == 1]
     if not names or pair.raw.istitle():
@@ -107,7 +107,7 @@ def swapped_name(pair: Pair, draw: random.Random) -> str | None:
 
 
 def other_colour(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces one of the sources' colours with a colour that they do not have."""
+    """Replaces a colour that a source mentions with a colour that no source mentions."""
     sources = f"{pair.raw} {pair.synthetic}".lower()
     said = [colour for colour in COLOURS if re.search(rf"\b{colour}\b", sources)]
     others = [colour for colour in COLOURS if colour not in sources]
@@ -118,7 +118,7 @@ def other_colour(pair: Pair, draw: random.Random) -> str | None:
 
 
 def other_count(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces one of the sources' count words with another count."""
+    """Replaces a count word that a source contains with another count word."""
     sources = f"{pair.raw} {pair.synthetic}".lower()
     found = [
         count for count in COUNTS if re.search(rf"\b{count}\b", pair.caption) and re.search(rf"\b{count}\b", sources)
@@ -154,7 +154,7 @@ def paraphrased_leak(pair: Pair, draw: random.Random) -> str:
 
 
 def said_again(pair: Pair, draw: random.Random) -> str | None:
-    """Adds a second sentence of the same content, with swapped halves, other verbs and other grammar words."""
+    """Adds a sentence that repeats the caption, with its halves swapped and with other verbs and grammar words."""
     words = pair.caption.rstrip(".").split()
     if len(words) < 8 or ". " in pair.caption:
         return None
@@ -173,7 +173,7 @@ def other_synthetic(pair: Pair, draw: random.Random) -> str:
 
 
 def denial(pair: Pair, draw: random.Random) -> str:
-    """Adds a sentence that denies another pair's synthetic caption."""
+    """Adds a sentence that denies what another pair's synthetic caption says."""
     other = draw.choice(pair.other_synthetics).strip().rstrip(".").lower()
     return f"{pair.caption} {draw.choice(DENIALS).format(other)}"
 
@@ -210,12 +210,12 @@ def invisible_character(pair: Pair, draw: random.Random) -> str:
 
 
 def broken_character(pair: Pair, draw: random.Random) -> str | None:
-    """Writes one character as a hexadecimal entity, an entity without its semicolon, or an escape."""
+    """Writes one character as a hexadecimal HTML entity, an entity without its semicolon, or an escape sequence."""
     return _sub_one("['\" eoa-]", pair.caption, draw, SPECIAL)
 
 
 def mojibake(pair: Pair, draw: random.Random) -> str | None:
-    """The caption with typographic quotation marks and an accent, as mojibake: its UTF-8 read as Windows-1252."""
+    """Adds typographic quotes and an accent to the caption, then reads its UTF-8 bytes as Windows-1252."""
     accented = pair.caption.replace("'", "’").replace('"', "“").replace("e", draw.choice("éè"), 1)
     return accented.encode().decode("cp1252", errors="ignore") if not accented.isascii() else None
 

@@ -48,7 +48,7 @@ FOREIGN = {
 
 
 def before_end(caption: str, phrase: str) -> str:
-    """``caption`` with ``phrase`` before its full stop."""
+    """Insert ``phrase`` into ``caption``, before the full stop at the end."""
     return f"{caption.rstrip('.')}, {phrase}."
 
 
@@ -99,7 +99,7 @@ def letter_loop(pair: Pair, draw: random.Random) -> str:
 
 
 def joined_sources(pair: Pair, draw: random.Random) -> str | None:
-    """Both sources, one after the other, if each has several words."""
+    """Joins both sources, one after the other. Needs sources of several words."""
     raw, synthetic = pair.raw.strip(), pair.synthetic.strip().rstrip(".")
     if min(len(raw.split()), len(synthetic.split())) < 5 or synthetic.lower() in raw.lower():
         return None
@@ -120,20 +120,20 @@ def _adds_words(text: str, to: str) -> bool:
 
 
 def continuation(pair: Pair, draw: random.Random) -> str | None:
-    """Keeps only the end of the caption, after the point where the synthetic caption is cut off."""
+    """Keeps only the end of the caption, as if a model had continued a cut-off synthetic caption."""
     words = pair.caption.split()
     starts = [n for n in range(2, len(words) - 4) if words[n].isalpha() and words[n].islower()]
     return " ".join(words[draw.choice(starts) :]) if starts and pair.synthetic.strip()[-1].isalnum() else None
 
 
 def lost_facts(pair: Pair, _: random.Random) -> str | None:
-    """Replaces every name and number of the raw caption with a generic word, if it has several."""
+    """Replaces every name and number of the raw caption with a generic word. Needs several names or numbers."""
     raw = re.sub(r"Royalty.Free|Stock (?:Photo|Image|Picture)\w*|https?:\S+|\S+[-_]\S+[-_]\S+", "", pair.raw)
     names = set(re.findall(r"(?<=[a-z,] )[A-Z]\w+|\b\w*\d\w*", raw))
     if len(names) < 4:
         return None
     caption = re.sub(r"\b\w*\d\w*\b", "some", pair.caption)
-    for word in set(re.findall(r"\w+", raw)):  # replace also words with the same beginning, in upper or lower case
+    for word in set(re.findall(r"\w+", raw)):  # also replaces words that begin in the same way, in upper or lower case
         if word[0].isupper() or any(map(str.isdigit, word)):
             caption = re.sub(rf"\b{re.escape(word[:5])}\w*", "something", caption, flags=re.IGNORECASE)
     return caption[0].upper() + caption[1:]
@@ -157,7 +157,7 @@ def chinese(pair: Pair, draw: random.Random) -> str:
 
 
 def other_language(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces every grammar word with one of another language, if the caption has several different ones."""
+    """Replaces every grammar word with a word of another language. Needs several different grammar words."""
     words = dict(zip(ENGLISH.split(), FOREIGN[draw.choice(list(FOREIGN))].split(), strict=True))
     tokens = re.findall(r"\w+|\W+", pair.caption)
     if sum(token.lower() in words for token in tokens) < 5:
@@ -204,5 +204,5 @@ def essay(pair: Pair, draw: random.Random) -> str:
 
 
 def same_caption(pair: Pair, draw: random.Random) -> str:
-    """One of a few captions, chosen independently of the pair."""
+    """Replaces the caption with one of a few fixed captions, chosen independently of the pair."""
     return pair.others[draw.randrange(5)]

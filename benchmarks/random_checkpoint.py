@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="must not exist")
     parser.add_argument("--size", choices=SIZES, default="13B")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
-    parser.add_argument("--pairs", type=Path, help="pairs to measure captions with (default: made-up pairs)")
+    parser.add_argument("--pairs", type=Path, help="pairs for measuring how long captions get (default: made-up pairs)")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     started = time.monotonic()
@@ -59,7 +59,7 @@ def main() -> None:
 def write_checkpoint(
     folder: Path, size: str, tokenizer_file: Path, pairs: Sequence[tuple[str, ...]], device: torch.device
 ) -> float:
-    """Write a checkpoint to ``folder``, which must not exist. Returns the mean number of tokens per caption."""
+    """Write a checkpoint to ``folder``, which must not exist yet. Returns the mean number of tokens of its captions."""
     tokenizer = LlamaTokenizer(tokenizer_file)
     config = LlamaConfig(
         **{**SIZES[size], "vocab_size": tokenizer.vocab_size + 1, "pad_token_id": tokenizer.vocab_size}
@@ -78,7 +78,7 @@ def write_checkpoint(
 
 
 def _let_captions_end(model: Llama, tokenizer: LlamaTokenizer, pairs: Sequence[tuple[str, ...]]) -> float:
-    """Scale the head's row for EOS until captions have about CAPTION_TOKENS tokens. Returns their mean number."""
+    """Scale the head's row for EOS until captions have about CAPTION_TOKENS tokens. Returns the mean reached."""
     requests = [Request(row, prompt_tokens(tokenizer, raw, synthetic)) for row, (raw, synthetic) in enumerate(pairs)]
     engine = NativeEngine(
         model,
@@ -118,7 +118,7 @@ def _write_shards(folder: Path, weights: Mapping[str, Any]) -> None:
         }
         torch.save(own, folder / file)
 
-    with ThreadPoolExecutor(SHARDS) as pool:  # in threads, because computing checksums takes longer than writing
+    with ThreadPoolExecutor(SHARDS) as pool:  # threads, because computing checksums takes longer than writing
         list(pool.map(write, sorted(set(places.values()))))
     total = sum(weight.numel() for weight in weights.values()) * torch.bfloat16.itemsize
     index = {"metadata": {"total_size": total}, "weight_map": places}

@@ -1,4 +1,4 @@
-"""LLaMAs of real sizes with random weights. Both engines share one copy of the weights."""
+"""Makes LLaMAs of real sizes with random weights. The native engine and transformers share one copy of the weights."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def random_llama(config: LlamaConfig, device: torch.device, dtype: torch.dtype) 
 
 
 def as_transformers(model: Llama, config: LlamaConfig) -> LlamaForCausalLM:
-    """transformers' model with the same weights in memory."""
+    """The same model as a transformers model that shares the weights' memory."""
     with torch.device("meta"):
         reference = LlamaForCausalLM(config)
     weights = {
         name: torch.nn.Parameter(cast(Tensor, view), requires_grad=False) for name, view in model.parameters().items()
     }
     reference.load_state_dict(weights, assign=True)
-    # load_state_dict does not restore the buffer of the rotary embedding.
+    # Restored separately, because load_state_dict does not restore the rotary embedding's buffer.
     reference.model.rotary_emb = LlamaRotaryEmbedding(config).to(model.device)
     return reference.eval()

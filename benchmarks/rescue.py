@@ -1,10 +1,11 @@
-"""Counts the rejected captions that another beam rescues, and checks that keeping beams changes nothing else.
+"""Counts the rejected captions that another beam can replace, and checks that keeping beams changes nothing else.
 
     python -m benchmarks.rescue [--pairs FILE] [--rows 500] [--examples 5] [--model DIR] [--device cpu] [--dtype …]
 
-Fuses the pairs twice with the native engine and 3 beams, the second time with the other beams kept. Validation then
-takes the best caption that passes. Exit code 1 if a caption or a verdict differs in any other row. In bfloat16 and
-float8 captions may differ, because they depend on the rows of a batch.
+Fuses the pairs twice with the native engine and 3 beams. The second time, all beams' captions are kept, and validation
+takes the best one that passes. A rejected caption that is replaced in this way counts as rescued. Exit code 1 if the
+caption or verdict of any other row differs between the two times. In bfloat16 and float8 such differences are possible,
+because a caption depends on the other rows of its batch.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, help="file with laion_2b and laion_coco (default: made-up pairs)")
     parser.add_argument("--rows", type=int, default=500)
-    parser.add_argument("--examples", type=int, default=5, help="how many rescued captions to print")
+    parser.add_argument("--examples", type=int, default=5, help="number of rescued captions to print")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="checkpoint (default: the demo model)")
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
@@ -76,7 +77,7 @@ def main() -> int:
     print_rescued(console, alone, rescued)
     print_examples(console, alone, rescued, args.examples)
     changed = other_changes(alone, rescued)
-    console.print(f"{changed} other rows differ")
+    console.print(f"{changed} rows that were not rescued differ between the two runs")
     return 1 if changed else 0
 
 
@@ -103,19 +104,19 @@ def as_table(pairs: list[tuple[str, ...]], completions: list[Completion], tokeni
 
 
 def print_rescued(console: Console, alone: pa.Table, rescued: pa.Table) -> None:
-    """Print counts of all rows. Then print, for each reason, how many captions another beam replaces (rescues)."""
+    """Print how many captions are rejected, and how many of these another beam rescues: in all, and by reason."""
     before = alone["reasons"].to_pylist()
     rows = [row for row in rescued.select(["beam", "rescued_from", "flags"]).to_pylist() if row["rescued_from"]]
     rejected = sum(map(bool, before))
     console.print(
         f"{rejected} of {len(before)} captions are rejected ({rejected / len(before):.1%}); {len(rows)} of them are"
-        f" rescued ({len(rows) / max(1, rejected):.0%}), by beam"
-        f" {dict(sorted(Counter(row['beam'] for row in rows).items()))}; {rejected - len(rows)} are left"
+        f" rescued ({len(rows) / max(1, rejected):.0%}), counted by beam:"
+        f" {dict(sorted(Counter(row['beam'] for row in rows).items()))}; {rejected - len(rows)} stay rejected"
     )
     flagged = [bool(flags) for flags, reasons in zip(alone["flags"].to_pylist(), before, strict=True) if not reasons]
     console.print(
         f"flagged: {sum(bool(row['flags']) for row in rows) / max(1, len(rows)):.0%} of the rescued captions,"
-        f" {sum(flagged) / max(1, len(flagged)):.0%} of those that needed no rescue"
+        f" {sum(flagged) / max(1, len(flagged)):.0%} of the captions that were accepted at once"
     )
     found, saved = (Counter(r for rs in lists for r in rs) for lists in (before, (row["rescued_from"] for row in rows)))
     table = Table("reason", "rejected", "rescued", "share")

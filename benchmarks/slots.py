@@ -2,9 +2,9 @@
 
     python -m benchmarks.slots [--size 13B] [--num-beams 3] [--cards 24 40 80 141]
 
-Rows have the longest prompts behind LLaMA's prefix, and captions of 80 tokens. A GB has 10^9 bytes; cards have a little
-more than their nominal size. Slots share pages of keys and values. The last column is the number of slots if each one
-reserved the pages of the longest row.
+Rows have the longest possible prompts after LLaMA's shared prefix, and captions of 80 tokens. A GB has 10^9 bytes;
+cards have a little more than their nominal size. Slots share pages of keys and values. The last column is the number of
+slots if each slot reserved enough pages for the longest row.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_NEW_TOKENS = 80
 
 @dataclass(frozen=True)
 class Fit:
-    """``weights`` in bytes; ``room`` is None if the model does not fit."""
+    """What fits on a card. ``weights`` is in bytes; ``room`` is None if the model does not fit."""
 
     weights: int
     room: Room | None
@@ -50,8 +50,8 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="13B")
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument("--cards", type=int, nargs="+", default=[24, 40, 80, 141], help="memory of cards, in GB")
-    # Measured on an H200 with 341 slots of 3 beams: the engine logs it when it starts.
-    parser.add_argument("--batch-gb", type=float, default=1.4, help="memory of a batch besides keys and values")
+    # Measured on an H200 with 341 slots of 3 beams. The engine logs this figure when it starts.
+    parser.add_argument("--batch-gb", type=float, default=1.4, help="GB of a batch besides keys and values")
     args = parser.parse_args()
 
     table = Table(title=f"{args.size}, {args.num_beams} beams, {args.batch_gb} GB for a batch")
@@ -70,8 +70,8 @@ def main() -> None:
 
 
 def fit(config: LlamaConfig, dtype: torch.dtype, *, card: int, beams: int, batch: int) -> Fit:
-    """The room for rows on a card of ``card`` bytes, if a batch takes ``batch`` bytes besides keys and values."""
-    # On "meta", tensors have sizes but no memory.
+    """What fits on a card of ``card`` bytes, if decoding a batch takes ``batch`` bytes besides keys and values."""
+    # On the device "meta", tensors have sizes but take no memory.
     model = Llama(Sizes.model_validate(config.to_dict()), torch.device("meta"), dtype)
     weights = weight_bytes(model)
     page = bytes_per_page(model, PAGE_TOKENS)

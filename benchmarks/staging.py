@@ -1,4 +1,4 @@
-"""Measures the cost of syncing files of the staging area to the disk.
+"""Measures what it costs that files of the staging area are synced to the disk.
 
     python -m benchmarks.staging [--files 400] [--kilobytes 100] [--folder FOLDER]
 
@@ -31,13 +31,13 @@ WAYS = {"no sync": ("sync_file", "sync_folder"), "files": ("sync_folder",), "fil
 
 
 def main() -> None:
-    # Exit by an exception, which removes temporary folders.
+    # Turn SIGTERM into an exception, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=400)
     parser.add_argument("--kilobytes", type=int, default=100, help="size of each file")
-    parser.add_argument("--repeat", type=int, default=5, help="how many times to measure each way")
-    parser.add_argument("--folder", type=Path, help="where to write (default: the temporary folder)")
+    parser.add_argument("--repeat", type=int, default=5, help="how often to measure each of the three ways")
+    parser.add_argument("--folder", type=Path, help="where to write the files (default: the system's temporary folder)")
     args = parser.parse_args()
 
     content = os.urandom(args.kilobytes * 1000)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _write(args: argparse.Namespace, content: bytes, writers: int, off: tuple[str, ...]) -> float:
-    """Write the files while the functions of ``durable`` named in ``off`` do nothing. Returns milliseconds per file."""
+    """Write the files, with the functions of ``durable`` that ``off`` names doing nothing. Returns ms per file."""
     nothing: Callable[[object], None] = lambda _: None  # noqa: E731
     with tempfile.TemporaryDirectory(prefix="capsfusion-bench-", dir=args.folder) as home, ExitStack() as without:
         for name in off:

@@ -1,4 +1,4 @@
-"""Measures validation: with planted faults, with judged captions, and its speed.
+"""Measures how well validation finds planted faults, how well it agrees with judged captions, and how fast it is.
 
     python -m benchmarks.validation [--pairs FILE] [--judged FILE …] [--rows 500] [--missed 10]
 
@@ -91,11 +91,11 @@ def _sample(rows: list[Judged], name: str) -> list[Judged]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--pairs", type=Path, help=f"file with laion_2b, laion_coco and {CAPTION} (default: made pairs)"
+        "--pairs", type=Path, help=f"file with laion_2b, laion_coco and {CAPTION} (default: made-up pairs)"
     )
-    parser.add_argument("--judged", type=Path, nargs="*", default=[], help="files of judgements, .jsonl")
+    parser.add_argument("--judged", type=Path, nargs="*", default=[], help="files of further judgements, .jsonl")
     parser.add_argument("--rows", type=int, default=500, help="number of captions with each kind of fault")
-    parser.add_argument("--missed", type=int, default=10, help="examples of bad captions that are not rejected")
+    parser.add_argument("--missed", type=int, default=10, help="number of bad captions to print that are not rejected")
     args = parser.parse_args()
 
     console = Console()

@@ -1,4 +1,4 @@
-"""Measures rows per second into a growing warehouse, relative to a raw ingest of the same rows into the same tables.
+"""Measures how fast rows are loaded into a growing warehouse, compared with a raw ingest of the same rows.
 
     python -m benchmarks.warehouse [--pairs FILE] [--rows 100000 500000] [--unit-rows 10000] [--indexes]
 
@@ -6,11 +6,11 @@
 - raw, the baseline: ADBC's ingest into a temporary table, then ``insert … on conflict do nothing``. No checks, no
   "loaded" mark.
 
-At each size of ``--rows``, units are loaded with each method in turn and, in the same turn, into another table of the
-first size, so that other load on the machine slows all of them equally. Medians are printed. Growth is also printed for
-means, because the text index adds new words only every few units. The server is the embedded PostgreSQL with its
-default settings and fsync on. With ``--indexes``, all indexes except the keys are dropped, then created one at a time
-to measure the cost of each. ``validate`` is the validation of the same captions on one core.
+At each size of ``--rows``, the methods take turns to load a unit. Each turn also loads a unit into another warehouse of
+the first size. So other load on the machine slows all of them equally. Medians are printed. Growth is also printed as a
+ratio of means, because the text index adds new words only every few units. The server is the embedded PostgreSQL with
+its default settings and fsync on. With ``--indexes``, all indexes except the keys are dropped, then created one at a
+time to measure the cost of each. ``validate`` is the validation of the same captions on one core.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ console = Console(width=120, highlight=False)
 
 
 def main() -> None:
-    # Exit by an exception, which removes temporary folders.
+    # Turn SIGTERM into an exception, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000], help="table sizes to measure at")
     parser.add_argument("--unit-rows", type=int, default=10_000)
-    parser.add_argument("--repeat", type=int, default=9, help="units of each method and size")
+    parser.add_argument("--repeat", type=int, default=9, help="units to load with each method at each size")
     parser.add_argument("--indexes", action="store_true", help="measure what each index costs, at the last size")
     args = parser.parse_args()
 
@@ -142,7 +142,7 @@ def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table, fusion_id: str 
 
 
 def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat: int) -> None:
-    """At each of ``sizes``, load units with both methods, and in turn into a table of the first size."""
+    """At each of ``sizes``, load units with both methods and, in the same turns, into ``small`` for comparison."""
     table = Table(title="loading, by rows in the table")
     for heading in (
         "rows in the table",

@@ -1,4 +1,4 @@
-"""The rows that benchmarks fuse: pairs of a file, or made-up pairs."""
+"""Reads the rows that benchmarks fuse: pairs from a file, or made-up pairs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CAPTION = "capsfusion_official"
 def read_pairs(file: Path | None, rows: int, caption: str | None = None) -> list[tuple[str, ...]]:
     """The first ``rows`` pairs (raw, synthetic) of ``file``, or made-up pairs that no model was trained on.
 
-    If ``caption`` names a column, each pair has its value as a third text.
+    If ``caption`` names a column, that column's text is the third item of each pair.
     """
     if file is None:
         rng = random.Random(0)
@@ -29,7 +29,7 @@ def read_pairs(file: Path | None, rows: int, caption: str | None = None) -> list
 
 
 def read_workload(file: Path | None, rows: int, tokenizer: LlamaTokenizer, most: int) -> list[Request]:
-    """``rows`` requests. Each is limited to the number of its caption's tokens, with EOS, and to ``most``."""
+    """Requests for ``rows`` rows. A row's limit is the tokens of its published caption, with EOS; at most ``most``."""
     requests = []
     for row, (raw, synthetic, caption) in enumerate(read_pairs(file, rows, CAPTION)):
         tokens = min(most, len(tokenizer.encode(caption, bos=False)) + 1)

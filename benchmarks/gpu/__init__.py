@@ -1,4 +1,4 @@
-"""The engine on one GPU: `python -m benchmarks.gpu` runs the modules of this package one after the other."""
+"""Measures the engine on one GPU. `python -m benchmarks.gpu` runs the modules of this package one after the other."""
 
 import os
 

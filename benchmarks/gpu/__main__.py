@@ -5,13 +5,14 @@
 
 - kernels: the tests of the Triton kernels.
 - exactness: captions in float32 compared with transformers', for the demo model and a random LLaMA with grouped heads.
-- rates: rows/s of a random 13B in bfloat16 and float8, with 3 beams and greedy, and the share of busy slots.
-- memory: the longest rows in all slots at once, on this card and on simulated smaller ones. Only with --parts memory.
+- rates: rows/s and the share of busy slots of a random 13B, in bfloat16 and float8, with 3 beams and greedy.
+- memory: whether the longest rows fit in all slots at once, on this card and on simulated smaller cards. Runs only with
+  --parts memory.
 - fuse: ``capsfusion fuse`` from end to end with a 13B in .bin shards, killed once and started again.
 
 Each measurement has its own process and time limit, so the others continue if one fails; exit code 1 if any failed.
-Without --checkpoint, a random 13B is written first (26 GB of disk). On a CPU, models and rows are small; this only
-shows that everything runs.
+Without --checkpoint, a random 13B is written first (26 GB of disk). On a CPU, models are small and rows are few; such a
+run only shows that everything works.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ PARTS: dict[str, Callable[[Options], list[Case]]] = {
 
 def main() -> int:
     args = _parser().parse_args()
-    # Exit by an exception, which also ends the running case.
+    # Turn SIGTERM into an exception, so that the running case is ended, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = time.monotonic()
     on_gpu = args.device.type == "cuda"
@@ -68,7 +69,8 @@ def main() -> int:
         if "fuse" in args.parts and not options.model.exists():
             _write_checkpoint(options)
             console.print(
-                f"writing the checkpoint took {time.monotonic() - started:.0f} s, not counted below", style="dim"
+                f"writing the checkpoint took {time.monotonic() - started:.0f} s; times below do not include this",
+                style="dim",
             )
             started = time.monotonic()
         cases = [case for part in args.parts for case in PARTS[part](options)]
@@ -97,14 +99,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, help="rows for each rate (default: 3500 on a GPU, else 128)")
     parser.add_argument("--fuse-rows", type=int, help="rows for capsfusion fuse (default: 3000 on a GPU, else 100)")
     parser.add_argument(
-        "--checkpoint", type=Path, help="model to fuse with (default: a random one on a GPU, else the demo's)"
+        "--checkpoint", type=Path, help="model of capsfusion fuse (default: a random one on a GPU, else the demo model)"
     )
-    usual = [part for part in PARTS if part != "memory"]  # the part memory would exceed the five minutes
+    usual = [part for part in PARTS if part != "memory"]  # it would take longer than five minutes
     parser.add_argument(
         "--parts", type=_parts, default=usual, help=f"some of {','.join(PARTS)} (default: all but memory)"
     )
     parser.add_argument(
-        "--profile", action="store_true", help="also print time by kernel of a decode step and a prefill"
+        "--profile", action="store_true", help="also print the time of each kernel in a decode step and in a prefill"
     )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--scratch", type=Path, help="folder for temporary files (default: TMPDIR)")
@@ -122,11 +124,11 @@ def _write_checkpoint(options: Options) -> None:
     command = [sys.executable, "-m", "benchmarks.random_checkpoint", str(options.model), "--size", options.size]
     command += ["--tokenizer", str(options.tokenizer), "--device", str(options.device)]
     command += ["--pairs", str(options.pairs)] if options.pairs else []
-    subprocess.run(command, check=False)  # if it fails, only the part that needs the checkpoint fails
+    subprocess.run(command, check=False)  # no check: without a checkpoint, only the part fuse fails
 
 
 def _machine(device: torch.device) -> str:
-    """The card, its driver and the versions, in one line."""
+    """The card, its driver and the libraries' versions, in one line."""
     name = "one thread of a CPU"
     if device.type == "cuda":
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]

@@ -21,10 +21,10 @@ from rich.console import Console
 from benchmarks.device_rates import FLOAT8
 from benchmarks.gpu.card import has_float8
 
-# These modules import torch and transformers, which takes seconds. Cases are forked from a process that has imported
-# them.
+# Cases are forked from a process that has imported these modules. They import torch and transformers, which takes
+# seconds.
 _PRELOADED = ["benchmarks.gpu.exactness", "benchmarks.gpu.rates"]
-_DYING_SECONDS = 2.0  # seconds until killed processes have released the GPU's memory
+_DYING_SECONDS = 2.0  # seconds after a kill until the GPU's memory is free again
 _LAST_LINES = 40
 
 console = Console(width=120, highlight=False)
@@ -33,7 +33,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """Rows: ``exact_rows`` to compare with transformers, ``rows`` for rates, ``fuse_rows`` to fuse end to end."""
+    """Options of all parts. The parts exactness, rates and fuse use ``exact_rows``, ``rows`` and ``fuse_rows`` rows."""
 
     device: torch.device
     pairs: Path | None
@@ -42,7 +42,7 @@ class Options:
     exact_rows: int
     rows: int
     fuse_rows: int
-    model: Path  # the model of the part fuse
+    model: Path  # the model that the part "fuse" uses
     scratch: Path
 
     def dtypes(self) -> list[torch.dtype]:
@@ -65,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Case:
-    """A measurement that takes at most ``seconds``. ``run`` gets the figures of earlier cases, by case name.
+    """A measurement that takes at most ``seconds``. ``run`` gets a dict with the figures of all earlier cases, by name.
 
     ``run`` must be picklable: a module's function, or a partial of one. If the case fails, the end of ``log`` is
     printed.
@@ -80,7 +80,8 @@ class Case:
 def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
     """Run the case in its own process, so that the next case has the whole GPU even if this one fails.
 
-    The process is forked from a server that has imported torch and never uses the GPU. All its child processes end too.
+    The process is forked from a server that has imported torch and never uses the GPU. When the case ends, all
+    processes that it started are killed.
     """
     console.rule(case.name, align="left")
     started = time.monotonic()
@@ -88,7 +89,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
     context.set_forkserver_preload(_PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(case, found, sender))
-    process.start()  # returns once the process runs, so the limit does not include the server's imports
+    process.start()  # returns once the process runs, so the time limit does not include the server's imports
     sender.close()
     lines: Sequence[Line]
     try:
@@ -111,9 +112,9 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
-    os.setsid()  # make a process group of its own, which _end kills
-    torch.backends.cuda.enable_cudnn_sdp(False)  # switched off, as in ranks (fusion/node.py)
-    # With a GPU, the CPU computes nothing. Without one, a single thread is less disturbed by other load.
+    os.setsid()  # a process group of its own, so that _end can kill the whole group
+    torch.backends.cuda.enable_cudnn_sdp(False)  # off, as in ranks: see fusion/node.py
+    # With a GPU, the CPU computes nothing. Without a GPU, other load on the machine disturbs a single thread less.
     torch.set_num_threads(1)
     try:
         lines = list(case.run(found))

@@ -1,4 +1,4 @@
-"""Compare captions in float32 with transformers' ``generate``: benchmarks.exactness with few rows."""
+"""Compares captions in float32 with transformers' ``generate``, as benchmarks.exactness does, but with few rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cases(options: Options) -> list[Case]:
 
 
 def compare(options: Options, model: Path | None, _: Mapping[str, Figures]) -> Sequence[Line]:
-    """Compare the captions of ``model``. None: of a random LLaMA that is written here."""
+    """Compare the captions of ``model``. If it is None, writes a random LLaMA and compares its captions."""
     folder = model or random_checkpoint(options.scratch, options.tokenizer)
     pairs = read_pairs(options.pairs, options.exact_rows)
     subject = Subject(folder, pairs, options.device, random_weights=model is None)

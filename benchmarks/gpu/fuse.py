@@ -1,12 +1,12 @@
-"""``capsfusion fuse`` from end to end: killed after a third of the rows, started again, its output checked.
+"""Measures ``capsfusion fuse`` from end to end: kills it after a third of the rows, restarts it, and checks its output.
 
 The command runs with torchrun, as users run it, so it also needs pydantic-settings, psutil and typer.
 
-The command's rate, measured after its second start, is compared with that of the engine alone, on the same checkpoint,
-rows and EOS. Both are measured over about the same number of rows, from the loaded weights to the last row. So both
-include starting slots and graphs, and the end, when slots are empty. The part ``rates`` measures other rates. Here
-a row takes more steps than its caption has tokens, because random weights end few beams with EOS. On a CPU the
-comparison is meaningless, because the command uses all cores and the engine one.
+The command's rate after its second start is compared with the rate of the engine alone, on the same checkpoint, rows
+and EOS. Both are measured over about the same number of rows, from the moment when the weights are loaded to the last
+row. So both include the start, with empty slots and CUDA graphs to capture, and the end, when slots are empty again.
+The part ``rates`` measures other rates: here a row takes more steps than its caption has tokens, because random weights
+end few beams with EOS. On a CPU the comparison is meaningless, because the command uses all cores and the engine one.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, sha
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 ENGINE_ALONE = "fuse, the engine alone"
-ENGINE_ROWS = 1500  # about as many rows as are left of 3,000 at the second start
+ENGINE_ROWS = 1500  # about as many rows as the second start must fuse if --fuse-rows is 3,000
 _POLL_SECONDS = 0.05
 _DYING_SECONDS = 2.0  # seconds until the ranks of a killed command have ended
-# For time limits. An H200 starts in 20 s and fuses 85 rows/s.
+# Slow estimates, for time limits. An H200 starts in 20 s and fuses 85 rows/s.
 _START_SECONDS = 60.0
 _ROWS_PER_SECOND = 20.0
 
@@ -66,7 +66,7 @@ def _pairs(options: Options, rows: int) -> list[tuple[str, ...]]:
 
 
 def measure_engine(options: Options, _: Mapping[str, Figures]) -> Sequence[Line]:
-    """Measure the engine in this process, set up as in a rank of the command."""
+    """Measure the engine in this process, with the settings that a rank of the command uses."""
     device = options.device
     tokenizer = LlamaTokenizer(options.model / "tokenizer.model")
     pairs = _pairs(options, min(options.fuse_rows, ENGINE_ROWS))
@@ -193,7 +193,7 @@ class FuseCommand:
         for file in self._chunks.glob("*.parquet"):
             try:
                 found[file.name] = file.stat().st_mtime_ns
-            except FileNotFoundError:  # the command has ended and deleted its chunks
+            except FileNotFoundError:  # the command has ended, and has deleted its chunks
                 return {}
         return found
 
@@ -202,7 +202,7 @@ class FuseCommand:
         return sum(pq.read_metadata(self._chunks / name).num_rows for name in self.chunks())
 
     def running(self) -> bool:
-        """Wait a moment, then return whether the command still runs. Raises RuntimeError if it failed."""
+        """Wait a moment, then return whether the command still runs. Raises RuntimeError if the command failed."""
         time.sleep(_POLL_SECONDS)
         code = self._process.poll()
         if code:

@@ -18,7 +18,7 @@ _CONTEXT = 512 << 20  # bytes that CUDA's context takes
 
 
 def cases(options: Options) -> list[Case]:
-    """This card, and the usual smaller cards that hold a 13B. Empty without a GPU."""
+    """A case for this card, and one for each usual smaller card that holds a 13B. Empty without a GPU."""
     if options.device.type != "cuda":
         return []
     cards: list[tuple[int | None, torch.dtype]] = [(None, torch.bfloat16), (80, torch.bfloat16), (40, torch.bfloat16)]
@@ -31,7 +31,10 @@ def cases(options: Options) -> list[Case]:
 
 
 def fill(options: Options, card: int | None, dtype: torch.dtype, _: Mapping[str, Figures]) -> Sequence[Line]:
-    """Fill each slot with the longest prompt and caption, 3 beams. Memory beyond ``card`` GiB is allocated first."""
+    """Fill each slot with the longest prompt and caption, with 3 beams.
+
+    Simulates a card of ``card`` GiB by first allocating all memory beyond that size.
+    """
     device = options.device
     tokenizer = LlamaTokenizer(options.tokenizer)
     prefix = shared_prefix(tokenizer)
