@@ -21,7 +21,7 @@ from tests.airflow.conftest import RUN_SECONDS, Service
 
 @contextmanager
 def logged_in(service: Service, chromium: Browser, scheme: str) -> Iterator[Page]:
-    """Airflow's home page in a new window, logged in. Fails if the browser requests anything from another host."""
+    """Airflow's home page in a new window, logged in. Fails if the browser sends a request to another host."""
     asked: set[str] = set()
     size = {"width": 1280, "height": 800}
     with chromium.new_context(color_scheme=scheme, viewport=size, timezone_id="UTC") as context:  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def open_dag(page: Page, dag_id: str) -> None:
 
 
 def trigger_dialog(page: Page) -> Locator:
-    """The form of a run, opened on the page of a DAG."""
+    """The form that starts a run. It is opened from a DAG's page."""
     page.get_by_role("button", name="Trigger Dag").click()
     return page.get_by_role("dialog").filter(
         has=page.get_by_role("heading", name=re.compile("^(Trigger Dag|Run Back)"))
@@ -61,7 +61,7 @@ def trigger_dialog(page: Page) -> Locator:
 
 
 def start_backfill(page: Page, first: date, last: date) -> None:
-    """On the page of a DAG, fill in the backfill dialog and start it: all runs of the days, one at a time.
+    """On a DAG's page, fill in the backfill dialog and start the backfill: all runs of the days, one at a time.
 
     Changes a Param and leaves the box "Override parameters" unticked, a common mistake of users.
     """

@@ -1,4 +1,4 @@
-"""One Airflow for all tests here: it takes 20 seconds to start."""
+"""Starts one Airflow for all tests of this folder, because it takes 20 seconds to start."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Service:
 
     @property
     def sources(self) -> Path:
-        """Shards before they are uploaded."""
+        """The folder of the sample's shards, from which they are uploaded to S3."""
         return self.folder / "sources"
 
     @property
@@ -65,7 +65,7 @@ class Service:
 
     @property
     def lineage(self) -> Path:
-        """The folder of OpenLineage's events, with a file per event."""
+        """The folder into which Airflow writes OpenLineage's events, one file for each event."""
         return self.folder / "openlineage"
 
     def upload_sources(self) -> None:
@@ -77,7 +77,7 @@ class Service:
         self.api.backfill(span[0], span[1], **{"reprocess": "completed", "max_active_runs": 3, **options})
 
     def backfill(self, first: date, last: date, **options: Any) -> dict[str, str]:
-        """Run the days from the first to the last. Returns day → state of its run."""
+        """Backfill the days from ``first`` to ``last``. Returns day → state of its run."""
         self.start_backfill(first, last, **options)
         return {run["logical_date"][:10]: run["state"] for run in self.wait_for_runs(first, last)}
 
@@ -93,7 +93,7 @@ class Service:
         return self.api.runs(logical_date_gte=f"{first}T00:00:00Z", logical_date_lte=f"{last}T00:00:00Z")
 
     def states(self, day: date, task: str) -> list[str | None]:
-        """The states of the task's instances on that day, by map index."""
+        """The states of the task's instances in the run of that day, in the order of their map indexes."""
         instances = [each for each in self.instances(day) if each["task_id"] == task]
         return [each["state"] for each in sorted(instances, key=lambda each: each["map_index"])]
 
@@ -113,7 +113,7 @@ class Service:
         """Rename the warehouse to ``keep``. Then create an empty warehouse and an empty staging area."""
         object_store.remove(self.staging)
         self._as_admin(
-            # The captions view keeps connections open in Airflow's API server.
+            # A database with connections cannot be renamed. The captions view keeps some open in Airflow's API server.
             f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{WAREHOUSE}'",
             f"alter database {WAREHOUSE} rename to warehouse_{keep}",
             f"create database {WAREHOUSE}",
@@ -126,7 +126,7 @@ class Service:
         engine.dispose()
 
     def deadlines(self, run_id: str) -> list[Any]:
-        """Ids of the run's deadlines that are not missed. From Airflow's database, because its API has no deadlines."""
+        """Ids of the run's deadlines that are not missed. Reads Airflow's database, as its API has no deadlines."""
         return self._in_airflow(
             "select deadline.id from deadline join dag_run run on run.id = dagrun_id"
             " where run_id = :run_id and not missed",
@@ -214,7 +214,7 @@ def webhook() -> Iterator[Webhook]:
 RUNNING = ExitStack()
 
 
-@pytest.hookimpl(trylast=True)  # runs after the fixtures of the last test, which may still use Airflow
+@pytest.hookimpl(trylast=True)  # runs after the last test's fixtures have ended, which may use Airflow
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     """End Airflow after the last test here, because its idle processes would take a quarter of a core from other tests.
 
@@ -227,7 +227,7 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: Webhook) -> Iterator[Service]:
-    with RUNNING:  # ends Airflow even if pytest stops at a failure
+    with RUNNING:  # so that Airflow ends even if pytest stops at a failure
         yield RUNNING.enter_context(running_service(tmp_path_factory.mktemp("service"), s3_bucket, webhook))
 
 
@@ -239,7 +239,7 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             "CAPSFUSION_HOME": str(folder),
             "CAPSFUSION_STAGING": f"{s3_bucket}/airflow/staging",
             "CAPSFUSION_SCRATCH": str(folder / "scratch"),
-            # The server accepts any password from clients that can reach its socket.
+            # The server accepts any password, so this one can be the planted secret.
             "CAPSFUSION_WAREHOUSE_URL": server.url(WAREHOUSE)
             .set(password=PLANTED)
             .render_as_string(hide_password=False),
@@ -250,12 +250,12 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             "CAPSFUSION_LAION_COCO": f"{s3_bucket}/airflow/sources/{FOLDER['laion_coco']}",
             "CAPSFUSION_BUCKETS": "4",
             "CAPSFUSION_NUM_BEAMS": "1",
-            "CAPSFUSION_BATCH_SIZE": "8",  # smaller than a unit, so that a test can interrupt a unit half-way
+            "CAPSFUSION_BATCH_SIZE": "8",  # fewer rows than a unit, so that a test can interrupt a unit half-way
             "CAPSFUSION_CHUNK_ROWS": "4",
-            "CAPSFUSION_UNIT_TOKENS": "10000",  # one unit per day, because each unit starts torchrun
+            "CAPSFUSION_UNIT_TOKENS": "10000",  # one unit a day, because each unit starts torchrun
             "CAPSFUSION_GATE__MIN_ROWS": str(GATE_ROWS),
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # seconds; the DAGs' files do not change here
-            # Seconds between checks for questions that nobody has answered in time, and for workers that died.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # seconds; the DAGs' files never change here
+            # Look every two seconds for questions that nobody has answered in time, and for workers that died.
             "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
             "CAPSFUSION_ALERT_CONN_ID": "alerts",
@@ -266,4 +266,4 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             service = Service(airflow.api, server, folder, s3_bucket, webhook.texts, statsd)
             service.migrate()
             yield service
-            airflow_server.STOP_SECONDS = 2  # kill the server soon, because its data are not needed any more
+            airflow_server.STOP_SECONDS = 2  # kill Airflow soon, because its data are not needed any more

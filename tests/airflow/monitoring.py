@@ -16,13 +16,13 @@ from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, R
 
 @dataclass
 class StatsdListener:
-    """A StatsD server that keeps what it receives."""
+    """A StatsD server that keeps the lines that it receives."""
 
     port: int
     lines: list[str] = field(default_factory=list)
 
     def named(self, prefix: str) -> dict[str, list[tuple[float, str]]]:
-        """Name → values and kinds (``c``, ``g``, ``ms``) of the metrics whose name begins with ``prefix``."""
+        """Metrics whose names begin with ``prefix``: name → list of (value, kind). Kinds: ``c``, ``g``, ``ms``."""
         found: dict[str, list[tuple[float, str]]] = {}
         for line in self.lines:
             name, _, rest = line.partition(":")
@@ -51,7 +51,7 @@ def statsd_listener() -> Iterator[StatsdListener]:
 
 
 def monitored(folder: Path, statsd_port: int) -> dict[str, str]:
-    """Airflow's settings that send StatsD's metrics to ``statsd_port`` and OpenLineage's events to ``folder``."""
+    """Settings with which Airflow sends metrics to the StatsD server at ``statsd_port``, and events to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     transport = {"type": "file", "log_file_path": str(folder / "event")}
     return {
@@ -59,12 +59,12 @@ def monitored(folder: Path, statsd_port: int) -> dict[str, str]:
         "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
         "AIRFLOW__METRICS__STATSD_PORT": str(statsd_port),
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
-        "AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD": "True",  # by default each task would fork two or three times
+        "AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD": "True",  # by default, a task forks several times for this
     }
 
 
 def read_events(folder: Path, dag_id: str) -> list[RunEvent]:
-    """The events of the DAG's tasks, as objects of OpenLineage's client: it checks their ids, times and addresses."""
+    """The events of the DAG's tasks. OpenLineage's client parses them, and checks ids, times and addresses."""
     events = [_event(json.loads(file.read_text())) for file in sorted(folder.iterdir())]
     return [event for event in events if event.job.name.startswith(f"{dag_id}.")]
 

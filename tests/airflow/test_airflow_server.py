@@ -1,4 +1,4 @@
-"""Starting a local Airflow: ports in use, a folder in use, processes that a killed Airflow left behind."""
+"""Starts a local Airflow when ports or its folder are in use, or when a killed Airflow has left processes behind."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_what_a_killed_airflow_left_running_is_ended_first(
 ) -> None:
     monkeypatch.setattr(airflow_server, "STOP_SECONDS", 1)
     said: list[str] = []
-    # Without a database, the scheduler fails.
+    # The start fails for lack of a database, but only after it has ended the old processes.
     with pytest.raises(NotReadyError, match=r"Airflow has ended.*standalone\.log"):
         start(tmp_path, said.append)
     assert not left_over.is_running()

@@ -1,4 +1,4 @@
-"""Backfills in a real Airflow: the loaded rows, for any order of days, and how broken tasks recover."""
+"""Backfills in a real Airflow: the same rows are loaded for any order of days, and broken tasks recover."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def sample(service: Service) -> SampleReport:
 
 @pytest.fixture(scope="module")
 def in_order(service: Service, sample: SampleReport) -> list[dict[str, Any]]:
-    """The captions after a backfill of the sample's days in order, by API if the browser test has not run it."""
+    """The captions after a backfill of the sample's days in order. Starts this backfill if no earlier test did."""
     if not service.query(f"select 1 from work_units where state = 'loaded' and interval_start = '{LAST}T00:00:00Z'"):
         states = service.backfill(FIRST, LAST, max_active_runs=1)
         assert states == {str(FIRST): "success", str(LAST): "success"}
@@ -84,7 +84,7 @@ def test_a_user_backfills_days_and_follows_a_rejected_caption_to_its_run(
         open_dag(page, "capsfusion")
         start_backfill(page, FIRST, LAST)
         dag = page.url
-        page.goto("about:blank")  # because the DAG's page reloads every few seconds and would keep a core busy
+        page.goto("about:blank")  # leave the DAG's page, which reloads every few seconds and keeps a core busy
         service.wait_for_runs(FIRST, LAST)
         page.goto(dag)
         page.get_by_role("link", name="Runs", exact=True).click()
@@ -106,7 +106,7 @@ def test_a_user_backfills_days_and_follows_a_rejected_caption_to_its_run(
         page.goto(f"{service.api.url}/assets")
         page.get_by_role("link", name="fused_captions", exact=True).click()
         expect(page.locator(f"a[href*='{run_id}/tasks/announce']")).to_be_visible()
-    # The form of the backfill had a changed Param, but the box "Override parameters" was not ticked.
+    # The user changed a Param in the backfill's form, but did not tick the box "Override parameters".
     assert {row["num_beams"] for row in service.query("select num_beams from fusions")} == {1}
     assert "findings (the backfill gave no Params)\n\n- To apply the Params of a backfill" in run["note"]
     assert "\n- Params: all at their defaults\n" in run["note"]
@@ -204,7 +204,7 @@ def test_openlineage_events_name_every_shard_and_table_with_rows_and_columns(
     assert sum(int(test["actual"]) for test in tests) == rejected.total() > 0
     assert {test["name"] for test in tests} == set(rejected)
 
-    # In OpenLineage, all events of a task belong to one run, which merges them.
+    # Our events have the run id of the task's own event. So OpenLineage merges all events of a task into one run.
     ended = {event.run.runId for event in events if event.eventType is RunState.COMPLETE}
     assert {event.run.runId for event in told} <= ended
 
@@ -290,7 +290,7 @@ def test_days_in_reverse_and_in_parallel_give_the_same_table(service: Service, i
 
 @pytest.fixture(scope="module")
 def bad_day(service: Service, sample: SampleReport, in_order: list[dict[str, Any]]) -> str:
-    """Run a day with a broken shard. Returns the state of the run."""
+    """Backfill BAD_DAY, which has a broken shard. Returns the state of its run."""
     good = [shard_on(service, sample, side, BAD_DAY, f"good-{side}.parquet") for side in FOLDER.values()]
     bad = good[0].with_name("broken.parquet")
     bad.write_bytes(good[0].read_bytes()[:-500])
@@ -366,7 +366,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
         for file in (tmp_path / side).iterdir():
             shutil.copy2(file, service.sources / side / f"long-{file.name}")
     service.upload_sources()
-    # Several beams, so that units take longer.
+    # With several beams, units take longer, so that there is time to interrupt one.
     service.start_backfill(LONG_DAY, LONG_DAY, conf={"num_beams": 6, "accept_rejections": True})
     unit = wait_until("a unit is being fused", lambda: unit_in_progress(service), 200)
     chunks = f"{service.staging}/{layout.chunks_folder(unit['unit_id'])}"
@@ -383,7 +383,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
     wait_until("the ranks end", lambda: not any(process.is_running() for process in mine), 60, pause=0.1)
     print(f"the ranks ended {time.monotonic() - marked:.1f} s after the task was marked failed")
     before = object_store.objects(chunks)
-    # Wait for the run's end, as users do. In a running run, the scheduler may end the run although a task was cleared.
+    # Clear the task after the run's end, as users do. The scheduler may end a run although a task was just cleared.
     [run] = service.wait_for_runs(LONG_DAY, LONG_DAY)
     assert run["state"] == "failed"
     ended = {(each["task_id"], each["map_index"]): each["end_date"] for each in service.instances(LONG_DAY)}
@@ -421,7 +421,7 @@ def test_a_backfill_with_bad_params_is_refused(service: Service, conf: dict[str,
 
 
 def test_nothing_that_airflow_and_the_runs_leave_behind_has_a_secret(service: Service, sample: SampleReport) -> None:
-    """Searches logs, XComs, rendered fields, notes, events, metrics, the ledger and the staging area."""
+    """Searches logs, XComs, rendered fields, notes, events, metrics, the ledger and the names of staged files."""
     if not service.runs(FIRST, FIRST):  # create a run if this test runs alone
         service.backfill(FIRST, FIRST)
     assert [line for line in service.statsd.lines if PLANTED in line] == []
@@ -440,7 +440,7 @@ def test_nothing_that_airflow_and_the_runs_leave_behind_has_a_secret(service: Se
 
 
 def asset_events(service: Service) -> list[tuple[str, dict[str, Any]]]:
-    """Each event of the captions: the run that emitted it, and its extra."""
+    """The events of the asset fused_captions: (id of the run that emitted the event, the event's extra)."""
     events = service.api.request("GET", "/assets/events", order_by="timestamp")["asset_events"]
     return [(event["source_run_id"], event["extra"]) for event in events if event["name"] == "fused_captions"]
 
@@ -462,7 +462,7 @@ def tables_with(service: Service, database: str, text: str) -> dict[str, int]:
 
 
 def differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[tuple[str, str, Any, Any]]:
-    """(pair_id, column, before, after) wherever the two tables differ."""
+    """(pair_id, column, old value, new value) for each value that differs between the two tables."""
     old, new = ({row["pair_id"]: row for row in rows} for rows in (before, after))
     nothing: dict[str, Any] = {}
     return [
@@ -474,7 +474,7 @@ def differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> li
 
 
 def shard_on(service: Service, sample: SampleReport, side: str, day: date, name: str) -> Path:
-    """A copy of one of the sample's shards that arrives on ``day``."""
+    """Copy one of the sample's shards to ``name``, as a shard that arrives on ``day``."""
     source = next(service.sources / path for path in sorted(sample.files) if path.startswith(f"{side}/"))
     target = service.sources / side / name
     shutil.copy(source, target)
@@ -484,13 +484,13 @@ def shard_on(service: Service, sample: SampleReport, side: str, day: date, name:
 
 
 def unit_in_progress(service: Service) -> dict[str, Any] | None:
-    """A unit in progress that has several chunks. (Units with a very long caption may have only one or two rows.)"""
+    """A unit that is being fused and is not tiny. (A unit with a very long caption may have only one or two rows.)"""
     fusing = service.query("select unit_id from work_units where state = 'fusing' and rows_in > 16")
     return fusing[0] if fusing else None
 
 
 def planned(service: Service) -> set[str]:
-    """The planned units of the long day."""
+    """The ids of LONG_DAY's units."""
     units = service.query(f"select unit_id from work_units where interval_start = '{LONG_DAY}T00:00:00Z'")
     return {row["unit_id"] for row in units}
 

@@ -39,15 +39,16 @@ PREFIX = "/capsfusion"
 DAY = Interval(start=datetime(2026, 12, 1, tzinfo=UTC), end=datetime(2026, 12, 2, tzinfo=UTC))
 SIDES = ("laion_2b", "laion_coco")
 PAIRS, ALREADY = 400, 60
-LIMIT = 12  # pairs of the run's first plan, for another fusion
+LIMIT = 12  # pairs of the run's first plan, which was for another fusion (f0)
 GOOD = {"verdict": "good"}
 
 
 @pytest.fixture(scope="module")
 def run_id(service: Service) -> Iterator[str]:
-    """A run in Airflow's database, with made-up captions in the warehouse. Some captions have faults.
+    """The id of a run in Airflow's database, with made-up captions in the warehouse. Some captions have faults.
 
-    The run ran twice: with a limit for the fusion f0, whose captions are all rejected, then for the fusion f1.
+    As if the run had run twice: first with a limit and with the fusion f0, whose captions were all rejected, then with
+    the fusion f1.
     """
     run = service.api.request(
         "POST", "/dags/capsfusion/dagRuns", {"logical_date": (DAY.end + timedelta(hours=1)).isoformat()}
@@ -84,7 +85,7 @@ def made_captions() -> pa.Table:
     pairs = [make_pair(rng, "heldout") for _ in range(PAIRS)]
     captions = [pair.fused for pair in pairs]
     captions[::11] = [caption[: len(caption) * 2 // 3] for caption in captions[::11]]  # cut off
-    captions[::13] = [pair.synthetic for pair in pairs[::13]]  # this caption has no word of the raw caption
+    captions[::13] = [pair.synthetic for pair in pairs[::13]]  # without any fact of the raw caption
     texts = {"image_url": [f"https://images.example.com/{number:06}.jpg" for number in range(PAIRS)]}
     texts |= {"laion_2b": [pair.raw for pair in pairs], "laion_coco": [pair.synthetic for pair in pairs]}
     table = rows(*range(PAIRS), finish_reason="stop", laion_2b_shard="laion_2b-0", laion_coco_shard="laion_coco-0")

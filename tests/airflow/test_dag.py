@@ -15,7 +15,7 @@ from capsfusion_tasks.planning.unit_files import MAX_UNITS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# In its own process, like Airflow's parser, because a test checks which modules it imports.
+# Runs in its own process, as Airflow's parser does, because a test checks which modules are imported.
 READ_DAG = """
 import copy, json, sys
 from airflow.dag_processing.dagbag import DagBag
@@ -121,7 +121,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(params=["facts", "replay"])
 def each(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The facts of the DAG ``capsfusion``, then those of ``capsfusion_replay``."""
+    """What Airflow reads from the DAG ``capsfusion``; in a second run of each test, from ``capsfusion_replay``."""
     found: dict[str, Any] = request.getfixturevalue(request.param)
     return found
 
@@ -157,7 +157,7 @@ def test_the_tasks_are_wired_in_the_order_the_data_flows(facts: dict[str, Any]) 
         "ask": ["load"],
         "load_held": ["ask"],
         "export": ["load", "load_held"],
-        # Not only after export, because if a task fails, Airflow skips export at once, while other tasks still run.
+        # Not only after export: if a task fails, Airflow skips export at once, while other tasks still run.
         "check": ["export", "load", "load_held", "pair"],
         "announce": ["check"],
         "report": ["announce"],
@@ -209,7 +209,7 @@ def test_every_task_has_a_time_limit_and_is_tried_again(each: dict[str, Any]) ->
 
 
 def test_a_run_has_a_day_long_interval_and_old_days_do_not_start_by_themselves(facts: dict[str, Any]) -> None:
-    # A plain cron string would give an interval that ends where it starts.
+    # With a plain cron string as schedule, each interval would end at the moment when it starts.
     assert facts["timetable"] == "CronDataIntervalTimetable"
     assert facts["catchup"] is False
 

@@ -29,7 +29,7 @@ DAYS = (LET_IN, KEPT_OUT)
 
 @pytest.fixture(scope="module")
 def asked(service: Service) -> Iterator[None]:
-    """Two days whose captions are always truncated, so that their runs ask. Empties the warehouse afterwards."""
+    """Backfill two days whose captions are all truncated, so that the runs ask. Afterwards, replaces the warehouse."""
     for day in DAYS:
         numbers = range(GATE_ROWS)
         urls = [f"https://gate.example.com/{day}/{number}.jpg" for number in numbers]
@@ -149,7 +149,7 @@ def test_a_backfill_that_accepts_rejections_asks_nobody(service: Service, asked:
 def wait_for_question(service: Service, day: date) -> None:
     """Wait until the run asks and the scheduler knows that the asking process has ended.
 
-    If the task runs again before the scheduler has handled that end, Airflow believes that the task has crashed.
+    If an answer starts the task again before the scheduler knows that, Airflow believes that the task has crashed.
     """
 
     def is_asked() -> bool:
@@ -184,7 +184,7 @@ def answer(service: Service, day: date, option: str) -> None:
 
 
 def units(service: Service, day: date) -> list[dict[str, Any]]:
-    """The day's unit: a row for each time that the gate held it, with the gate's reason."""
+    """The day's unit, once for each time that the gate held it, with the gate's reason and the answer."""
     return service.query(
         "select unit.unit_id, state, unit.rows_in, accepted, error, hold.rejected as hold_rejected, answer,"
         " answered_by, answered_at, hold.dag_run_id from work_units unit join gate_holds hold using (unit_id)"

@@ -1,4 +1,4 @@
-"""The metrics that a task sends to StatsD, to an OpenTelemetry collector, or nowhere, by Airflow's configuration."""
+"""A task sends metrics to StatsD, to an OpenTelemetry collector, or to none, as Airflow's configuration says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.airflow.monitoring import statsd_listener
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRANSPORT = json.dumps({"type": "console"})
-# Sends figures as a task does: Airflow's task runner calls stats.initialize with these arguments.
+# Sends figures as a task does. Airflow's task runner calls stats.initialize in the same way.
 CODE = """
 import json, sys
 sys.path.insert(0, "plugins")
@@ -42,7 +42,7 @@ print(json.dumps({"span": dict(span.attributes), "loaded": loaded}))
 
 
 def send(home: Path, *arguments: str, **variables: str) -> dict[str, Any]:
-    """Send figures in a process with these variables. Returns its span's attributes, and the clients it imported."""
+    """Run CODE in a process with ``variables``. Returns its span's attributes, and the metrics clients it imported."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "OTEL_"))}
     environment = {**inherited, "AIRFLOW_HOME": str(home), **variables}
     command = [sys.executable, "-c", CODE, *arguments]
@@ -54,7 +54,7 @@ def send(home: Path, *arguments: str, **variables: str) -> dict[str, Any]:
 
 @contextmanager
 def otlp_collector() -> Iterator[tuple[str, dict[str, Any]]]:
-    """A collector's address, and the metrics that it has received, by name."""
+    """A running OpenTelemetry collector: its address, and the metrics that it has received, by name."""
     received: dict[str, Any] = {}
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""A replay through a real Airflow, started in a real browser: from the captions view, and from the DAG's form."""
+"""Replays in a real Airflow. A real browser starts them, from the captions view and from the DAG's form."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from tests.warehouse.conftest import plan, rows
 pytestmark = pytest.mark.timeout(600)
 
 DAG = "/dags/capsfusion_replay"
-OLD = "0123456789ab"  # the fusion_id of the captions in the warehouse
+OLD = "0123456789ab"  # the fusion_id of the rejected captions that are replayed
 
 
 @pytest.fixture
 def quarantine(service: Service) -> Iterator[dict[int, str]]:
-    """Rejected captions of the fusion OLD: laion_hash → reason. Renames the warehouse afterwards."""
+    """Loads rejected captions of the fusion OLD. Gives laion_hash → reason. Afterwards, replaces the warehouse."""
     rng = random.Random(5)
     captions = {number: (pair.raw, pair.synthetic) for number in range(6) for pair in [make_pair(rng, "train")]}
-    captions[6] = (" ".join(f"Rex-{word}" for word in range(80)), "A white wall.")  # longer than the token limit
+    captions[6] = (" ".join(f"Rex-{word}" for word in range(80)), "A white wall.")  # too many facts for the token limit
     reasons = {number: "copy" if number == 0 else "truncated" for number in captions}
     loaded = [
         rows(number, rejected={number: [reasons[number]]}, laion_2b=raw, laion_coco=synthetic, capsfusion="It is")
