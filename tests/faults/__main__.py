@@ -1,4 +1,4 @@
-"""``make test-faults``: breaks runs at random, retries each once, and compares tables with an undisturbed run."""
+"""``make test-faults`` breaks runs at random, retries each once, and compares its rows with an undisturbed run's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.faults.workload import Workload
 
 def main() -> int:
     arguments = _arguments()
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # hide its log line for each request to S3
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # the S3 server would log each request
     faults, impossible = possible_faults()
     for name, why in impossible.items():
         print(f"left out: {name}: {why}")
@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=60, help="start no run after this many minutes (default: 60)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time (default: 2)")
-    parser.add_argument("--fault", default="", help="only faults with this in their name")
+    parser.add_argument("--fault", default="", help="only faults whose names contain this text")
     parser.add_argument("--verbose", action="store_true", help="also print the last lines of each broken run")
     return parser.parse_args()
 

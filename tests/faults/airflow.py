@@ -1,9 +1,9 @@
 """Injects random faults into a running Airflow: ``python -m tests.faults.airflow --minutes 30``.
 
 Backfills of the sample's three days run in a loop, and ``capsfusion run`` at the same time. Meanwhile processes are
-killed and stopped, and the disk of the staging area fills up. Services are restarted seconds later, as service managers
-do. At the end, the faults stop, Airflow finishes its retries, and a last backfill of all days runs. The table must then
-equal the table of an undisturbed run.
+killed and stopped, and the disk of the staging area fills up. Killed services are restarted seconds later, as service
+managers do. After the last fault, Airflow finishes its retries, and a last backfill of all days runs. The caption
+tables must then equal those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ FIRST, LAST = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (DAYS[
 
 @dataclass
 class Service:
-    """Airflow and its servers, and a service manager that restarts killed processes."""
+    """A running Airflow with its databases. Restarts the components that it kills, as a service manager does."""
 
     airflow: LocalAirflow
-    site: Site  # the home's PostgreSQL has only the warehouse; Airflow's database is on another server
+    site: Site  # its PostgreSQL has only the warehouse; Airflow's database is on another server
     random: Random
     beside: list[Run] = field(default_factory=list)  # `capsfusion run`s
     restarted: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Service:
         return self.airflow.api
 
     def processes(self) -> list[psutil.Process]:
-        """Airflow's processes without ``standalone``. Finds them by session, to include processes whose parent died."""
+        """Airflow's processes except ``standalone``. Looks for sessions, to include processes whose parent has died."""
         sessions = {self.airflow.process.pid, *(each.pid for each in self.restarted)}
         found: set[psutil.Process] = set()
         for process in psutil.process_iter():
@@ -73,7 +73,7 @@ class Service:
         return found
 
     def kill(self, processes: list[psutil.Process], number: signal.Signals = signal.SIGKILL) -> bool:
-        """Send the signal to one of the processes. False if there is none."""
+        """Send the signal to a random one of the processes. Returns False if there is no process."""
         if not processes:
             return False
         with suppress(psutil.NoSuchProcess):
@@ -131,7 +131,7 @@ class Service:
             self.beside.append(self.site.run(DAYS[first], DAYS[self.random.randrange(first + 1, 4)]))
 
     def wait_for_runs(self) -> str | None:
-        """Wait for all runs. Returns why some have not ended; None if all have."""
+        """Wait until all runs have ended. Returns None, or in case of a timeout what has not ended."""
         deadline = time.monotonic() + PATIENCE
         left = "Airflow does not answer"
         while time.monotonic() < deadline:
@@ -144,7 +144,7 @@ class Service:
         return f"{left} {PATIENCE} s after the last fault"
 
     def backfill(self) -> list[str]:
-        """Run the last backfill. Returns the problems of its runs."""
+        """Backfill all days for the last time. Returns the problems of this backfill's runs."""
         self.api.backfill(FIRST, LAST, reprocess="completed", max_active_runs=3)
         time.sleep(5)
         if why := self.wait_for_runs():
@@ -175,14 +175,14 @@ def _kill_server(service: Service) -> bool:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     time.sleep(service.random.uniform(0, 5))
-    # Restarts the server; it keeps running, because this process still uses it.
+    # Restarts the server. It keeps running after this block, because ``running`` still uses it.
     with embedded_postgres(service.site.home):
         return bool(found)
 
 
 def _second_scheduler(service: Service) -> bool:
-    """Start a second scheduler. The next kill of the scheduler kills both and restarts one."""
-    if len(service.with_title("airflow scheduler")) > 2:  # two processes per scheduler, because one serves its logs
+    """Start a second scheduler. The next fault that kills the scheduler kills both, and restarts only one."""
+    if len(service.with_title("airflow scheduler")) > 2:  # one scheduler has two processes
         return False
     service.start_component("scheduler")
     return True
@@ -266,7 +266,7 @@ def _break(service: Service, minutes: float) -> Difference:
     while time.monotonic() < deadline:
         service.keep_busy()
         time.sleep(service.random.uniform(3, 15))
-        # Take the first fault that finds a process. Otherwise short-lived processes would hardly ever be hit.
+        # Try faults in random order until one finds its process. Otherwise, short-lived processes would rarely be hit.
         for name in service.random.sample(list(STRIKES), len(STRIKES)):
             if STRIKES[name](service):
                 struck[name] += 1

@@ -16,7 +16,7 @@ _FILLER = "filler"
 
 @cache
 def why_none() -> str | None:
-    """Why this machine cannot mount a disk. None if it can."""
+    """The reason why this machine cannot mount a disk, or None if it can."""
     if os.geteuid() != 0:
         return "mounting a small disk needs root"
     with TemporaryDirectory() as folder:
@@ -40,7 +40,7 @@ def disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def fill(folder: Path, *, leave: int = 0) -> None:
-    """Fill the disk until ``leave`` bytes are free."""
+    """Fill the disk at ``folder`` until only ``leave`` bytes are free."""
     with open(folder / _FILLER, "ab", buffering=0) as filler, suppress(OSError):
         for size in (1 << 20, 1 << 12, 1):
             with suppress(OSError):
@@ -54,7 +54,7 @@ def make_room(folder: Path) -> None:
 
 
 def close(folder: Path, seconds: float = 5) -> bool:
-    """Make the disk read-only once no file is open for writing. False if that never happened."""
+    """Make the disk read-only as soon as no file is open for writing. Returns False if files stayed open."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if subprocess.run(["mount", "-o", "remount,ro", folder], capture_output=True).returncode == 0:

@@ -1,4 +1,4 @@
-"""The faults. Each fault is real, hits a run at a random moment, and ends before the retry."""
+"""Defines the faults. Each fault is real, hits a run at a random moment, and ends before the retry."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ FUSING = ("start torchrun", "fuse")
 
 @dataclass
 class Strike:
-    """The arguments of a fault: the site, the run to break, and the trial's random numbers."""
+    """What a fault acts on: the site, the run to break, and the trial's random numbers."""
 
     site: Site
     run: Run
     random: Random
-    others: list[Run] = field(default_factory=list)  # runs that the fault started besides the broken run
+    others: list[Run] = field(default_factory=list)  # runs that the fault itself has started
 
     def signal(self, processes: list[psutil.Process], number: signal.Signals) -> None:
         for process in processes:
@@ -54,13 +54,13 @@ def _usual(workload: Workload, trial: str) -> Iterator[Site]:
 @dataclass(frozen=True)
 class Fault:
     name: str
-    strike: Callable[[Strike], None]  # causes the fault; ``lift`` ends a fault that lasts
+    strike: Callable[[Strike], None]  # causes the fault; if it lasts, ``lift`` ends it
     lift: Callable[[Site], None] = lambda site: None
-    stages: tuple[str, ...] = STAGES  # stages of a run that the fault can hit
+    stages: tuple[str, ...] = STAGES  # the stages in which the fault may hit a run
     place: Place = _usual
-    first: Callable[[Random], dict[str, str]] = lambda random: {}  # environment variables of the broken run
-    days: tuple[Days, ...] = (ALL_DAYS,)  # days of the runs; the first run is broken
-    why_not: Callable[[], str | None] = lambda: None  # returns why this machine cannot cause the fault, or None
+    first: Callable[[Random], dict[str, str]] = lambda random: {}  # variables for the broken run
+    days: tuple[Days, ...] = (ALL_DAYS,)  # days of each run; the first run is the one to break
+    why_not: Callable[[], str | None] = lambda: None  # why this machine cannot cause the fault
 
 
 # -- Processes --------------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def _one(role: str, number: signal.Signals) -> Callable[[Strike], None]:
 
 
 def _appear(on: Strike, role: str) -> list[psutil.Process]:
-    """Wait for processes of the run with that role, and return them."""
+    """Wait until the run has processes with that role, and return them. Empty if the run ends before."""
     while on.run.process.poll() is None:
         if found := on.run.processes(role):
             return found
@@ -114,7 +114,7 @@ def _two_ranks(_: Random) -> dict[str, str]:
 
 
 def _disk(folder: str, megabytes: int) -> Place:
-    """A site whose ``folder`` is a separate disk."""
+    """Makes sites whose ``folder`` (home, staging or scratch) is on a separate small disk."""
 
     @contextmanager
     def place(workload: Workload, trial: str) -> Iterator[Site]:
@@ -123,7 +123,7 @@ def _disk(folder: str, megabytes: int) -> Place:
             with workload.site(trial, home) as site:
                 if home is None:
                     site.changes[f"CAPSFUSION_{folder.upper()}"] = str(mounted / folder)
-                else:  # a disk only for the PostgreSQL server
+                else:  # only the PostgreSQL server's files are on the disk
                     elsewhere = workload.folder / f"{trial}-files"
                     site.changes |= {
                         f"CAPSFUSION_{name}": str(elsewhere / name.lower()) for name in ("STAGING", "SCRATCH")
@@ -153,7 +153,7 @@ def _reopen(site: Site) -> None:
 
 
 def _wait(on: Strike, seconds: float) -> None:
-    """Keep the fault until the run has failed because of it, or for ``seconds``."""
+    """Let the fault last until the run has failed because of it, at most ``seconds``."""
     with suppress(subprocess.TimeoutExpired):
         on.run.wait(seconds)
 
@@ -211,7 +211,7 @@ def _no_clock() -> str | None:
 
 @contextmanager
 def _beside_its_server(workload: Workload, trial: str) -> Iterator[Site]:
-    """A site whose server is started outside the run, so that the server's clock is right."""
+    """A site whose PostgreSQL server is started outside the run, so that only the run's clock is wrong."""
     with workload.site(trial) as site, embedded_postgres(site.home):
         yield site
 
@@ -235,7 +235,7 @@ def _another_and_kill_one(days: Days) -> Callable[[Strike], None]:
 
 
 TWICE = (ALL_DAYS, ALL_DAYS)
-EARLY = STAGES[:6]  # early stages, so that both runs still have work to share
+EARLY = STAGES[:6]  # early stages, in which both runs still have work to do
 OVERLAPPING = ((DAYS[0], DAYS[2]), (DAYS[1], DAYS[3]))
 FAULTS = (
     Fault("kill -9 the command", _one("runner", signal.SIGKILL)),

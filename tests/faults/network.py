@@ -1,4 +1,4 @@
-"""A network between a run and its S3 or PostgreSQL server, which fails on demand."""
+"""A network that fails on demand, between a run and its S3 or PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 
 Mode = Literal["well", "reset", "hang", "slow", "error 503"]
 
-_RESET = struct.pack("ii", 1, 0)  # with this option, closing sends RST, and unread data are lost
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: closing sends RST and drops unread data
 _UNAVAILABLE = (
     b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: 73\r\n\r\n"
     b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"[:73]
@@ -20,10 +20,10 @@ _UNAVAILABLE = (
 
 
 class Network:
-    """Forwards TCP connections to ``server``, a port of this machine or a Unix socket.
+    """Forwards TCP connections to ``server``, which is a port of this machine or the path of a Unix socket.
 
-    ``mode``: ``reset`` cuts old and new connections. ``hang`` keeps connections and forwards nothing. ``slow`` delays
-    each piece by a tenth of a second. ``error 503`` answers each new request with 503, as a busy S3 does.
+    ``turn`` sets the mode. ``reset`` cuts old and new connections. ``hang`` keeps connections and forwards nothing.
+    ``slow`` delays each piece by a tenth of a second. ``error 503`` answers new requests with 503, as a busy S3 does.
     """
 
     def __init__(self, server: int | Path) -> None:
@@ -109,5 +109,5 @@ class Network:
 def _cut(connection: socket.socket) -> None:
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        connection.shutdown(socket.SHUT_RDWR)  # wakes threads that read from this socket
+        connection.shutdown(socket.SHUT_RDWR)  # so that threads that read from this socket end
     connection.close()

@@ -1,4 +1,4 @@
-"""The warehouse's contents after a run, compared with those after an undisturbed run."""
+"""Compares the warehouse's contents after a run with the contents after an undisturbed run."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Table:
-    rows: list[Row]  # columns to compare: pair_id, then texts, verdicts and reasons
+    rows: list[Row]  # the columns to compare: pair_id first, then texts, verdicts and reasons
     units: list[Row]
-    problems: tuple[str, ...] = ()  # ways in which the warehouse contradicts itself
+    problems: tuple[str, ...] = ()  # contradictions that the consistency queries found in the warehouse
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Numbers of wrong rows by kind, and other problems as text."""
+    """How two tables differ: the numbers of lost, doubled and changed rows, and other problems as text."""
 
     lost: int = 0
     doubled: int = 0
@@ -54,9 +54,10 @@ def read_table(connection: Connection) -> Table:
 
 
 def difference(found: Table, expected: Table, *, replacing: bool = False) -> Difference:
-    """How ``found`` differs from an undisturbed run's table. Units may have other borders; their sums must be equal.
+    """How ``found`` differs from ``expected``, the table of an undisturbed run.
 
-    With ``replacing``, replaced units do not count.
+    Pairs may be divided into other units, but the sums over all units must be equal. With ``replacing``, captions that
+    a later unit replaced do not count.
     """
     times = Counter(row[0] for row in found.rows)
     wanted = {row[0]: row for row in expected.rows}

@@ -1,4 +1,4 @@
-"""A full disk in each stage: the error names the disk and says what to do. With free space, the stage succeeds."""
+"""If a disk is full in a stage, the error names the disk and says what to do. With free space, the stage succeeds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAYS = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11,
 
 
 class Pipeline:
-    """The stages over three days, called one by one, as in tasks. Captions are made up instead of fused."""
+    """Calls the stages over three days one by one, as tasks do. Captions are made up, not fused."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -196,13 +196,13 @@ def test_staging_is_full_while_ranks_fuse(settings: Settings, disk: Path) -> Non
 
 @contextmanager
 def tables_on(disk: Path, warehouse_url: str) -> Iterator[None]:
-    """Within the block, the tables of captions are on ``disk``."""
+    """Move the caption tables to ``disk`` within the block."""
     engine = create_engine(warehouse_url, isolation_level="AUTOCOMMIT")
     folder = disk / "postgres"
     folder.mkdir()
     with engine.connect() as connection:
         data = connection.scalar(text("show data_directory"))
-        disk.parent.chmod(0o711)  # so that the server's account has access
+        disk.parent.chmod(0o711)  # lets the server's account enter the folder
         shutil.chown(folder, Path(data).owner())
         connection.execute(text(f"create tablespace small location '{folder}'"))
         try:

@@ -1,4 +1,4 @@
-"""S3 or the warehouse fails during work. A one-line error names the server, and the same call succeeds afterwards."""
+"""S3 or the warehouse fails while it is used: a one-line error names the server, and the same call succeeds later."""
 
 from __future__ import annotations
 

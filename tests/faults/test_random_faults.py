@@ -1,4 +1,4 @@
-"""A short version of ``make test-faults``: one kill, and how differences are counted."""
+"""A short version of ``make test-faults``, with one kill. Also tests how differences are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trial: break a run, retry it once, and compare the table with that of an undisturbed run."""
+"""A trial breaks a run, retries it once, and compares the caption tables with those of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.faults.workload import SECONDS, STAGES, Run, Site, Workload
 
 @dataclass(frozen=True)
 class Trial:
-    """A fault and its moment. All other random choices come from ``seed``, so that a trial can be repeated."""
+    """A fault, and the stage and moment of a run in which it happens. All random choices depend only on ``seed``."""
 
     seed: int
     fault: Fault
     stage: str
-    moment: float  # when the fault happens, as a fraction of the stage's time
+    moment: float  # when in the stage: 0 is its start, 1 its end
 
     @classmethod
     def drawn(cls, seed: int, fault: Fault) -> Trial:
@@ -37,7 +37,7 @@ class Outcome:
     trial: Trial
     found: Difference
     seconds: float  # seconds that the retry took
-    broken: bool  # whether the fault made the run fail; otherwise the run had ended before, or survived
+    broken: bool  # whether the run failed; if not, it survived the fault, or ended before the fault
     said: tuple[str, ...] = ()  # the broken run's last lines
 
 
@@ -53,7 +53,7 @@ def attempt(trial: Trial, workload: Workload) -> Outcome:
         fault.lift(site)
         code = max(abs(each.process.returncode) for each in (run, *strike.others))
         began = time.monotonic()
-        # Runs of overlapping days may have shared the work, so both are retried.
+        # Retry each run's days, because runs of overlapping days may have shared their units.
         for days in dict.fromkeys(fault.days):
             problems += _retry(site, days)
         seconds = time.monotonic() - began
@@ -64,7 +64,7 @@ def attempt(trial: Trial, workload: Workload) -> Outcome:
 
 
 def _stage_seconds(stage: str, run: Run, workload: Workload) -> float:
-    """Estimate of the stage's time from the run's speed so far, because other work may slow the machine down."""
+    """Estimated seconds of the stage. Uses the run's speed so far, because other work may slow the machine down."""
     before = sum(workload.stage_seconds.get(each, 0) for each in STAGES[: STAGES.index(stage)])
     pace = (time.monotonic() - run.began) / before if before else 1
     return pace * workload.stage_seconds.get(stage, 0)
@@ -90,7 +90,7 @@ def _retry(site: Site, days: tuple[str, str]) -> list[str]:
 
 
 def check(site: Site) -> list[str]:
-    """Run `capsfusion check`. Returns its findings."""
+    """Run `capsfusion check` on the site. Returns what it finds."""
     check = site.command("check")
     if why := _why_endless(check):
         return [f"capsfusion check: {why}"]
@@ -98,7 +98,7 @@ def check(site: Site) -> list[str]:
 
 
 def _left_behind(site: Site) -> list[str]:
-    """Processes that should have died with the run."""
+    """A problem if processes of the broken run are alive that should have ended with it."""
     deadline = time.monotonic() + 15
     while (left := site.processes()) and time.monotonic() < deadline:
         time.sleep(0.1)

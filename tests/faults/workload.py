@@ -1,4 +1,4 @@
-"""The work that faults break: ``capsfusion run`` over three days of sample shards, with its state in its own folder."""
+"""Starts the runs that faults break: ``capsfusion run`` over three days of sample shards, each run in its own home."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from tests.faults.network import Network
 from tests.faults.result import Table, read_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-Days = tuple[str, str]  # start and end of a run
+Days = tuple[str, str]  # first day of a run, and the day after its last
 DAYS = ("2026-11-10", "2026-11-11", "2026-11-12", "2026-11-13")
 ALL_DAYS = (DAYS[0], DAYS[-1])
 STAGES = ("discover", "pull", "pair", "plan", "start torchrun", "fuse", "validate and load", "report")
 SECONDS = 240  # a run that takes longer counts as hung
 COMMAND = "capsfusion_tasks.cli"
-IN_ONE_PROCESS = "tests.one_process"  # the command with ranks as threads, which saves seconds
+IN_ONE_PROCESS = "tests.one_process"  # runs ranks as threads, which saves seconds
 SETTINGS = {
     "CAPSFUSION_NUM_BEAMS": "1",
     "CAPSFUSION_MAX_NEW_TOKENS": "24",
     "CAPSFUSION_BATCH_SIZE": "8",
     "CAPSFUSION_CHUNK_ROWS": "4",
     "CAPSFUSION_BUCKETS": "2",
-    # Switched off, because whether a caption is a repetition depends on earlier loads, and parallel runs load in any
+    # Switches this rule off. Its verdicts depend on the captions that were loaded before, and parallel runs load in any
     # order.
     "CAPSFUSION_RULES__SAME_CAPTION_MAX": "1000",
     "OMP_NUM_THREADS": "1",
@@ -49,13 +49,13 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Workload:
-    """Shards, a home with an empty warehouse to copy, and the results of an undisturbed run. Prepared once."""
+    """What all trials share: shards, a home with an empty warehouse to copy, and the results of an undisturbed run."""
 
     folder: Path
     expected: Table
     stage_seconds: Mapping[str, float]  # stage → seconds in the undisturbed run
     bucket: str | None = None  # URI of an S3 bucket that has the same shards
-    unbroken: str = COMMAND  # module of the command for the undisturbed run and for retries
+    unbroken: str = COMMAND  # module that is run for the undisturbed run and for retries
 
     @property
     def shards(self) -> Path:
@@ -83,7 +83,7 @@ class Workload:
 
     @contextmanager
     def site(self, name: str, home: Path | None = None, **environment: str) -> Iterator[Site]:
-        """A site in the folder ``home``, which is deleted after the block."""
+        """Make a site in the folder ``home`` (default: a folder called ``name``). Deletes it after the block."""
         home = home or self.folder / name
         shutil.copytree(self.folder / "home", home, symlinks=True, copy_function=_copy_with_owner, dirs_exist_ok=True)
         _copy_owners(self.folder / "home", home)
@@ -97,13 +97,13 @@ class Workload:
 
 @dataclass
 class Site:
-    """A home with its own server, and the processes in it."""
+    """A home folder with its own PostgreSQL server, and the processes that use this home."""
 
     workload: Workload
     home: Path
-    changes: dict[str, str]  # variables that differ from the environment
-    disk: Path = Path()  # the home's folder that is on a separate disk
-    network: Network = field(init=False)  # the network to the servers, if the site uses one
+    changes: dict[str, str]  # environment variables of this site's commands
+    disk: Path = Path()  # where a separate disk is mounted, if the site has one
+    network: Network = field(init=False)  # to its S3 or PostgreSQL server, if faults are to hit the network
 
     @property
     def environment(self) -> dict[str, str]:
@@ -124,7 +124,7 @@ class Site:
 
     @property
     def data(self) -> Path:
-        """The server's data folder."""
+        """The data folder of the PostgreSQL server."""
         return self.home / "postgres"
 
     def run(self, start: str = ALL_DAYS[0], end: str = ALL_DAYS[1], **environment: str) -> Run:
@@ -141,7 +141,7 @@ class Site:
             return read_table(connection)
 
     def processes(self) -> list[psutil.Process]:
-        """The site's processes without the server, which keeps running after a run was killed."""
+        """The site's processes, except those of PostgreSQL, which keeps running after a run was killed."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -151,7 +151,7 @@ class Site:
         return found
 
     def server(self) -> list[psutil.Process]:
-        """The server's processes, starting with the postmaster. Empty if it does not run."""
+        """PostgreSQL's processes, the postmaster first. Empty if the server does not run."""
         try:
             first = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
             return [first, *first.children(recursive=True)] if first.name() == "postgres" else []
@@ -168,7 +168,7 @@ class Site:
 
 @dataclass
 class Run:
-    """A ``capsfusion`` command in its own process, and its progress."""
+    """A ``capsfusion`` command in its own process. Knows from its output which stage it has reached."""
 
     site: Site
     arguments: list[str]
@@ -193,14 +193,14 @@ class Run:
         self._reader.start()
 
     def wait(self, seconds: float) -> int:
-        """Wait for its exit code; a negative one is the signal that ended it. Raises subprocess.TimeoutExpired."""
+        """Wait for the exit code; if negative, a signal ended the command. Raises subprocess.TimeoutExpired."""
         code = self.process.wait(seconds)
         self._reader.join(10)
         self._enter("ended")
         return code
 
     def reaches(self, stage: str) -> bool:
-        """Wait until the stage begins. False if the run ended before."""
+        """Wait until the stage begins. Returns False if the run ends before it reaches the stage."""
         while stage not in self._stage_began:
             if self.process.poll() is not None:
                 return False
@@ -210,7 +210,7 @@ class Run:
         return True
 
     def lingers_in(self, stage: str, seconds: float) -> None:
-        """Wait for ``seconds``, or until the stage ends if that is sooner."""
+        """Wait until the stage ends, at most ``seconds``."""
         deadline = time.monotonic() + seconds
         while self.stage() == stage and self.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -223,7 +223,7 @@ class Run:
         return {stage: end - begin for (stage, begin), (_, end) in pairwise(begins)}
 
     def processes(self, role: str) -> list[psutil.Process]:
-        """This run's processes in the role ``runner``, ``torchrun`` or ``rank``."""
+        """The run's processes with this role: ``runner`` (the command itself), ``torchrun`` or ``rank``."""
         with suppress(psutil.Error):
             runner = psutil.Process(self.process.pid)
             if role == "runner":
@@ -273,7 +273,7 @@ def _empty_home(home: Path) -> None:
     with open_warehouse(Settings(home=home)) as warehouse:
         engine = warehouse.engine.execution_options(isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            # No fsync, because killing the server loses no data that it has passed to the operating system.
+            # Even without fsync, a killed server loses no data, because it has passed them to the operating system.
             connection.execute(text("alter system set fsync = off"))
             connection.execute(text("alter system set shared_buffers = '32MB'"))
             connection.execute(text("alter system set max_wal_size = '64MB'"))
