@@ -1,4 +1,4 @@
-"""Chunk files: the rows that count, each row only once, and the number of requests of a read."""
+"""Tests chunk files: which rows count, that each row counts once, and how many requests a read makes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests import object_store
 
 
 def made(rows: list[int], caption: str = "caption") -> pa.Table:
-    """A table of fused rows in the order of ``rows``."""
+    """A table of fused rows with the numbers ``rows``, in this order."""
     return pa.Table.from_pylist([fused_row(row, caption) for row in rows], FUSED)
 
 

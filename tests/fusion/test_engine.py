@@ -36,7 +36,7 @@ def engine_of(folder: Path, *, num_beams: int = 3, batch_size: int = 4) -> Trans
 
 
 class Fussy:
-    """An engine that takes ``batch_size`` rows at a time, and fails on some rows or on more than ``most`` at once."""
+    """An engine that fails if a batch has a row of ``poison``, or more than ``most`` rows."""
 
     def __init__(self, poison: Iterable[int] = (), *, batch_size: int = 4, most: int = 100) -> None:
         self.poison, self.batch_size, self.most = set(poison), batch_size, most
@@ -77,7 +77,7 @@ def test_an_engine_that_can_fuse_nothing_ends_the_run_with_its_error_and_no_row_
     with pytest.raises(ValueError, match="indigestible"):
         found += complete_all(Fussy(range(3 * HOPELESS)), StaticRequests(requests))
     assert found == []
-    # If a row between the failing rows is fused, the cause is in the rows and not in the engine.
+    # If one row between the failing rows is fused, the fault is in the rows, not in the engine, and the run goes on.
     requests, good = requests[: 2 * HOPELESS - 1], HOPELESS - 1
     completions = complete_all(Fussy(set(range(len(requests))) - {good}), StaticRequests(requests))
     assert sorted(completion.row for completion in completions) == list(range(len(requests)))

@@ -1,4 +1,4 @@
-"""Compares random models of each family that the native engine supports, in released layouts, with transformers."""
+"""Compares the native engine with transformers, on a random model of each family that the native engine supports."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TEXTS = [text for pair in PAIRS for text in pair] + [
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A random checkpoint of a family, by its name in benchmarks/families.py. Each is made once."""
+    """A function from a family's name in benchmarks/families.py to a random checkpoint, which is made only once."""
     folder = tmp_path_factory.mktemp("families")
 
     def made(name: str) -> Path:
@@ -72,7 +72,7 @@ def test_fuse_gives_the_captions_of_transformers(
     options = {"num_beams": num_beams, "max_new_tokens": 12}
     native = captions(family(name), tmp_path, engine="native", **options)
     assert native == captions(family(name), tmp_path, engine="transformers", **options)
-    assert len(set(native)) == len(native)  # because a model that gives each row the same caption would prove nothing
+    assert len(set(native)) == len(native)  # equal captions for all rows would prove nothing
 
 
 @pytest.mark.parametrize("name", ["LLaMA 3", "Qwen2"])
@@ -183,7 +183,7 @@ def test_models_with_other_tokenizers_are_other_fusions(family: Callable[[str], 
 
 
 def few_captions(model: Llama, ops: ModuleType, pages: int) -> list[tuple[int, list[int]]]:
-    """Captions of two short prompts, with the operations of ``ops``."""
+    """Captions of two short prompts, computed with the kernels or torch functions of ``ops``."""
     model.ops = ops  # type: ignore[assignment]
     engine = NativeEngine(
         model, num_beams=2, max_new_tokens=3, max_prompt_tokens=12, eos_ids=[0], prefix=[5, 6], batch_size=2

@@ -1,4 +1,4 @@
-"""`capsfusion fuse`: the command with a real torchrun, and its function with ranks in this process."""
+"""Tests `capsfusion fuse`, as a command with a real torchrun, and as a function with ranks in this process."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_an_input_that_changes_while_it_is_fused_is_refused_and_finished_rows_ar
     def on_line(line: str) -> None:
         if (
             "50/50 rows" in line and change == "is replaced"
-        ):  # identify pairs by content, because columns other than the captions could have changed
+        ):  # the copy has the same pairs, but other columns could have changed
             os.replace(shutil.copy(pairs_file, tmp_path / "copy"), pairs_file)
         elif "50/50 rows" in line:
             pairs_file.write_text("".join(after))

@@ -1,4 +1,4 @@
-"""`capsfusion fuse` with folders, patterns and several files, and its messages about an earlier try."""
+"""Tests `capsfusion fuse` with folders, patterns and several files, and its messages about an earlier try."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Fuse = Callable[..., Result]
 
 @pytest.fixture
 def fuse(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fuse:
-    """The command in a folder with shards 0 to 2, each in another format, and with files that are not shards."""
+    """A function that runs `fuse` where the folder shards has three shards, each in another format, and other files."""
     monkeypatch.chdir(tmp_path)
     for folder in ("shards/late", "shards/_temporary"):
         Path(folder).mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_what_cannot_be_fused_is_refused_in_one_line_and_nothing_is_written(
     for file in ("twins/a/x.json", "twins/b/x.json", "kept/0.parquet", "kept/1.jsonl", "shards/2.json", "empty/x.txt"):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text("[]")
-    if arguments[-1] == "twins":  # one file given twice counts as one input, and its output exists already
+    if arguments[-1] == "twins":  # a file that is named twice is one input; its output exists already
         Path("twins/2.json").touch()
     before = sorted(tmp_path.rglob("*"))
     said = fail(fuse(*arguments))
@@ -180,7 +180,7 @@ def test_finished_rows_of_other_settings_or_files_are_not_discarded_unasked(
 
 
 def _fails_at(name: str) -> Callable[..., None]:
-    """``write_caption_file`` that raises KeyboardInterrupt at the file ``name``, like Ctrl-C."""
+    """A ``write_caption_file`` that raises KeyboardInterrupt when it is to write ``name``, as if Ctrl-C was pressed."""
     write = files.write_caption_file
 
     def writing(target: Path, *more: Any) -> None:

@@ -82,7 +82,7 @@ def test_weights_are_read_once_until_they_change(
     assert len(read) == 3
     weights = folder / "pytorch_model-00002-of-00003.bin"
     times = weights.stat()
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")  # other content with the same size and modification time
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")  # changes the content, but not the size and modification time
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert fusion_id(folder, home=tmp_path / "home") != before
     assert read[3:] == [weights.name]
@@ -136,7 +136,7 @@ def test_a_folder_without_weights_is_refused(tiny_model: Path, tmp_path: Path) -
 def test_ranks_get_the_commit_that_a_hub_id_meant_when_they_were_started(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, cache = "c" * 40, tmp_path / "models--team--model"  # names of folders as in the hub's cache
+    commit, cache = "c" * 40, tmp_path / "models--team--model"  # the hub's cache names folders like this
     shutil.copytree(tiny_model, cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)

@@ -1,4 +1,4 @@
-"""Files have the other captions of a beam search only if the fusion keeps them."""
+"""The other captions of a beam search are in the files only if the fusion's settings say so."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_chunks_have_the_other_beams_only_if_the_fusion_keeps_them(
 
 
 def last_beam(table: pa.Table) -> pa.Table:
-    """The last caption of each search."""
+    """The worst kept caption of each row's beam search."""
     found = [(row["other_beams"] or [row])[-1]["capsfusion"] for row in table.to_pylist()]
     return pa.table({"capsfusion": found, "beam": [1 + len(row) for row in table["other_beams"].to_pylist()]})
 

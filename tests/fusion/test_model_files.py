@@ -1,4 +1,4 @@
-"""Model folders: the files that are used, their configuration, and errors for damaged folders."""
+"""Tests which files of a model folder are used, what their settings mean, and the errors for damaged folders."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def change(file: Path, **changes: Any) -> None:
 
 
 def files(folder: Path, **contents: object) -> Path:
-    """Write files to ``folder``: name → text, bytes, or a value that becomes JSON. __ in a name stands for a dot."""
+    """Write files to ``folder``: name → bytes, or a value that is written as JSON. __ in a name stands for a dot."""
     for name, content in contents.items():
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         (folder / name.replace("__", ".")).write_bytes(data)
@@ -113,7 +113,7 @@ def test_quantised_checkpoints_are_refused_with_that_word(folder: Path, config: 
             "is a tiktoken file, like LLaMA 3's",
         ),
         (b'{"version": "1.0"}', "is not a sentencepiece model"),
-        # Changes the kind of the token <unk>.
+        # One byte changed: <unk> is no longer marked as the token for unknown text.
         (TOKENIZER.replace(b"\x18\x02", b"\x18\x01", 1), "has no token for unknown text"),
     ],
     ids=["half", "a byte short", "empty", "pointer", "tiktoken", "tokenizer.json", "a byte changed"],
@@ -133,7 +133,7 @@ def test_captions_that_do_not_fit_the_models_positions_are_refused_without_weigh
 
 
 def trained(tmp_path: Path, vocab_size: int, **options: Any) -> bytes:
-    """Train a sentencepiece model of ``tokens`` tokens."""
+    """Train a sentencepiece model of ``vocab_size`` tokens. Returns its file's content."""
     text = tmp_path / "text"
     text.write_text("\n".join(f"word{n} of the image {n * 7919}" for n in range(500)))
     prefix = str(tmp_path / "trained")
@@ -210,7 +210,7 @@ INDEX = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
                 "model__safetensors__index__json": INDEX,
                 "model-1__safetensors": b"x",
                 "model-2__safetensors": b"x",
-                "model-3__safetensors": b"x",  # a shard of an older save
+                "model-3__safetensors": b"x",  # an older shard, not in the index
                 "consolidated__00__pth": b"x",
                 "adapter_model__safetensors": b"x",
                 "adapter_config__json": {},

@@ -16,8 +16,8 @@ from capsfusion_tasks.fusion.prompt import (
 )
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
-# Digest of the ids of all 5,000 prompts. The slow LLaMA tokenizer of transformers 4.57.1, the kind that the paper's
-# script used, gives these ids for every one of them; transformers 5 does not.
+# Digest of the token ids of the 5,000 published prompts. The ids are those of the slow LLaMA tokenizer of transformers
+# 4.57.1, the kind that the paper's script used. The tokenizers of transformers 5 give other ids for some prompts.
 PUBLISHED_PROMPTS = "5fb28e91f819ae88e2a6210c25cf0f50a319f6e95ac5f72c76c0e6fcfcb38c34"
 
 

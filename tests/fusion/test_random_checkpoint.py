@@ -1,4 +1,4 @@
-"""`python -m benchmarks.random_checkpoint` with a tiny model."""
+"""Tests `python -m benchmarks.random_checkpoint` with a tiny model."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def test_a_random_checkpoint_loads_and_its_captions_end_where_published_ones_do(
     assert len(weight_files(model_folder(str(tmp_path / "made")))) == SHARDS
     model = load_llama(tmp_path / "made", cpu, torch.float32)
     head = model.parameters()["lm_head.weight"]
-    # The head's row for EOS still has the scale that was chosen for the captions' length.
+    # The files have the scaled row for EOS, which makes captions end at the wanted length.
     assert head[2].norm() > 1.2 * head[3].norm()

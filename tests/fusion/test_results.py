@@ -28,7 +28,7 @@ def job(tmp_path: Path) -> FuseJob:
 
 
 def results_of(job: FuseJob, store: HashStore, rows: range) -> Results:
-    """Results that expect these rows."""
+    """A ``Results`` that waits for the captions of these rows."""
     results = Results(job, Storage(job.staging), store, LlamaTokenizer(BUNDLED_MODEL / "tokenizer.model"), Occupancy())
     inputs = {row: chunks.input_digest(str(row), "") for row in rows}
     results.expect(Prepared(inputs, [Request(row, [1] * 7) for row in rows], []))

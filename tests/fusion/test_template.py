@@ -1,4 +1,4 @@
-"""Custom prompts: files that are templates, the prompts they make, and the tokens that all prompts share."""
+"""Tests custom prompts: template files, the prompts made from a template, and the tokens that these all share."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_captions_are_filled_in_and_never_read_as_templates() -> None:
 def test_templates_are_told_apart_and_the_papers_digest_never_changes() -> None:
     texts = (PROMPT_TEMPLATE, SHORT, SHORT + " ", SHORT + "{{raw}}", SHORT + "{{laion_2b}}", "{synthetic} {raw}")
     assert len({Template.of(text).digest(256) for text in texts}) == len(texts)
-    # The digest of the paper's template in all stored captions.
+    # All captions stored so far have this digest of the paper's template, so it must never change.
     assert PAPER.digest(256) == "d5027520579ce411396b10894bc9264b"
     assert PAPER.digest(255) != PAPER.digest(256)
 
@@ -94,7 +94,7 @@ def test_templates_are_told_apart_and_the_papers_digest_never_changes() -> None:
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders with a sentencepiece model, and with byte-level BPEs as of LLaMA 3 and Qwen."""
+    """Folders with tokenizers: a sentencepiece model, and byte-level BPEs like those of LLaMA 3 and Qwen."""
     folders = {"sentencepiece": BUNDLED_MODEL}
     texts = [text for pair in PAIRS for text in pair]
     for name, words, bos in (("LLaMA 3", LLAMA3_WORDS, "<|begin_of_text|>"), ("Qwen", QWEN_WORDS, None)):

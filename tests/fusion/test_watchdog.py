@@ -1,4 +1,4 @@
-"""Tests when a rank counts as hung. tests/fusion/test_launcher.py has ranks that really hang."""
+"""Tests when the watchdog counts a rank as hung. In tests/fusion/test_launcher.py, ranks really hang."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from capsfusion_tasks.settings import load_settings
 
 
 class Listener:
-    """A watchdog with a clock that the test sets, in minutes."""
+    """A watchdog whose clock is set by the test, in minutes."""
 
     def __init__(self) -> None:
         self.minutes = 0.0

@@ -55,7 +55,7 @@ def finished(storage: Storage, rows: int = len(PAIRS)) -> list[int]:
 
 
 def fuse(job: FuseJob) -> str:
-    """Fuse the job. Returns the last line of progress."""
+    """Fuse the job with one rank. Returns the last progress line that the rank prints."""
     lines: list[str] = []
     ranks = RankThreads(torchrun_argv(job, 1), on_line=lines.append)
     ranks.start()
@@ -116,7 +116,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     storage.write_table("many", pa.concat_tables([TABLE] * 40))
     rows = 40 * len(PAIRS)
     slow = {"batch_size": 4, "claim_rows": 8, "write_seconds": 0.2}
-    # No chunk gets full, so each rank rewrites one file.
+    # Chunks are so large that none gets full. So each rank rewrites its one file again and again.
     first = with_limit(job, 40).model_copy(update={"pairs": "many", "piece_rows": None, "chunk_rows": 4096, **slow})
     torchrun = Torchrun(torchrun_argv(first, 2), on_line=lambda line: None)
     torchrun.start()
@@ -124,7 +124,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     while len(storage.files("chunks")) < 2 or len(finished(storage, rows=rows)) < 60:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    # Other tests have child processes, too, such as a browser or a database.
+    # Choose the ranks among the child processes, which may include other tests' browsers and databases.
     children = psutil.Process().children(recursive=True)
     ranks = [process for process in children if process.environ().get("RANK") in ("0", "1")]
     assert len(ranks) == 2
@@ -138,7 +138,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     kept = finished(storage, rows=rows)
     assert {*before} <= {*kept} < {*range(rows)}
 
-    # With another limit, rows that are fused now get other captions than before. The chunk size also differs.
+    # The second try has another token limit, so that its captions can be told apart, and other chunk sizes.
     sizes = {"chunk_rows": 700, "claim_rows": 7, "batch_size": 32}
     assert f"{rows}/{rows} rows ({len(kept)} of an earlier try)" in fuse(with_limit(first, 1).model_copy(update=sizes))
     table, figures = chunks.figures(storage, "chunks", "f", rows)

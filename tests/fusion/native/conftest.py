@@ -13,9 +13,9 @@ Checkpoint = Callable[..., Path]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Checkpoint:
-    """A function that writes a random LLaMA as safetensors, with changes to its config.
+    """A function that writes a random LLaMA as safetensors. ``changes`` are changes to the model's config.
 
-    Its scores differ so clearly that rounding changes no caption.
+    The scores of captions differ so clearly that rounding changes no caption.
     """
 
     def write(name: str = "model", shard: str = "5GB", dtype: torch.dtype = torch.float32, **changes: Any) -> Path:

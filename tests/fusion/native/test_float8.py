@@ -1,6 +1,6 @@
-"""The float8 model: its precision, and devices that cannot run it.
+"""Tests the float8 model's precision, and its refusal on devices that cannot run it.
 
-The CPU computes the same products as a GPU.
+The products are computed on the CPU, which gives the same results as a GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def test_a_row_of_small_numbers_keeps_its_precision_beside_a_row_of_large_ones()
     x = torch.tensor([[1e-4, -3e-4, 2e-4], [300.0, -500.0, 0.5], [0.0, 0.0, 0.0]])
     got = quantise(x)
     back = got.values.float() * got.scales
-    # Rounding error: half of the last of 3 bits of mantissa.
+    # The tolerance is float8's rounding error: 3 bits of mantissa, rounded by up to half of the last bit.
     torch.testing.assert_close(back[:, :2], x[:, :2], rtol=0.07, atol=0)
     assert got.values[1, 1].item() == -448.0
     assert back[2].eq(0).all()
@@ -60,7 +60,7 @@ def test_an_engine_over_it_gives_every_row_its_caption(checkpoint: Checkpoint) -
 def test_a_device_without_float8_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.model"):
         (tmp_path / name).write_bytes((BUNDLED_MODEL / name).read_bytes())
-    # A broken file, so that reading it would raise another error.
+    # Broken weights: if they were read, the error would be another one.
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     settings = load_settings(dtype="float8", home=tmp_path / "home")
     job = FuseJob.of(settings, decide(settings), staging="", pairs="", chunks="")

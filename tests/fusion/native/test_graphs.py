@@ -1,4 +1,4 @@
-"""The batch sizes that are captured as CUDA graphs, and the graph that a step uses. (Capturing needs a GPU.)"""
+"""Tests for which batch sizes CUDA graphs would be captured (this needs a GPU), and which graph a step would use."""
 
 from __future__ import annotations
 

@@ -19,16 +19,16 @@ from capsfusion_tasks.fusion.native.cache import KVCache, Pages
 from capsfusion_tasks.fusion.native.float8 import Float8
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# Triton's interpreter stores bfloat16 as integers, and computes with these integers.
+# Triton's interpreter stores bfloat16 numbers as integers, and wrongly computes with these integers.
 on_a_gpu = pytest.mark.skipif(DEVICE.type == "cpu", reason="Triton's interpreter does not compute in bfloat16")
 COMPUTED = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
 CLOSE = {torch.float32: {"atol": 2e-6, "rtol": 1e-5}, torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2}}
 LAYER = 1  # of two
-# heads, key heads, head size, beams, tokens of prefix, tokens of a page
+# Each is: heads, key heads, head size, beams, tokens of the prefix, tokens of a page.
 SHAPES = [
     (4, 4, 16, 3, 12, 16),
     (4, 2, 32, 1, 70, 16),
-    (8, 1, 24, 5, 1, 32),  # a head size that is not a power of two, and more rows than the smallest product has
+    (8, 1, 24, 5, 1, 32),  # head size is no power of two; more rows than the smallest matrix product has
     (2, 2, 16, 16, 0, 32),  # no prefix
     (2, 1, 256, 2, 5, 16),
 ]
@@ -40,7 +40,7 @@ def sample(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
 
 
 class Setup:
-    """Four slots of up to 50 tokens behind a prefix, with pages in mixed order."""
+    """A KV cache with a prefix and four slots of up to 50 tokens, whose pages are in mixed order."""
 
     def __init__(
         self, heads: int, kv_heads: int, d: int, beams: int, prefix: int, page: int, dtype: torch.dtype
@@ -48,7 +48,7 @@ class Setup:
         self.heads, self.kv_heads, self.d, self.beams, self.dtype = heads, kv_heads, d, beams, dtype
         self.prefix, self.capacity = prefix, 50
         pages = Pages(pages=16, page_tokens=page, slots=4, capacity=self.capacity)
-        for tokens in range(1, self.capacity + 1):  # slots grow in turns, so that no slot has adjacent pages
+        for tokens in range(1, self.capacity + 1):  # slots grow in turns, so no slot has adjacent pages
             for slot in (2, 0, 3, 1):
                 assert pages.grow(slot, tokens)
         model: Any = SimpleNamespace(layers=2, kv_heads=kv_heads, head_dim=d, device=DEVICE, dtype=dtype)
@@ -64,7 +64,7 @@ class Setup:
         return pack_prompts(prompts, [3, 0, 2][: len(lengths)], prefix=self.prefix, cache=self.cache)
 
     def beam_attention(self, ops: ModuleType, queries: Tensor, used: list[int]) -> Tensor:
-        """Beams over slots with these numbers of tokens. Each beam sees the first token and some others."""
+        """Attention of beams in slots that have ``used`` tokens. Each beam sees the first token and random others."""
         slots = torch.tensor([1, 3, 0][: len(used)], device=DEVICE)
         length = torch.tensor(used, device=DEVICE)
         visible = sample(len(used), self.beams, self.capacity, seed=3) > 0
@@ -138,7 +138,7 @@ def test_silu_times_up() -> None:
 def test_rows_are_quantised_with_a_scale_each() -> None:
     x, gate_up, weight = (sample(n, 48, dtype=COMPUTED) for n in (6, 5, 1))
     x[2] = 0.0
-    x[3] *= 1e4  # each row has its own scale, so this row does not change other rows
+    x[3] *= 1e4  # must not change other rows, because each row has its own scale
     pairs = [
         tuple(ops.quantise(x) for ops in (triton_ops, torch_ops)),
         tuple(ops.silu_mul(gate_up, quantise=True) for ops in (triton_ops, torch_ops)),
@@ -149,11 +149,11 @@ def test_rows_are_quantised_with_a_scale_each() -> None:
         assert isinstance(expected, Float8)
         torch.testing.assert_close(got.scales, expected.scales, rtol=1e-2, atol=0)
         ours, theirs = got.values.float(), expected.values.float()
-        if DEVICE.type == "cpu":  # the interpreter halves numbers when rounding takes them to the next power of two
+        if DEVICE.type == "cpu":  # leave out powers of two: the interpreter halves numbers that it rounds up to one
             sound = theirs.frexp().mantissa.abs() != 0.5
             ours, theirs = ours[sound], theirs[sound]
-        # The last bit of a scale may move a value to the next float8 number, because float8 has only 3 bits of
-        # mantissa.
+        # Scales may differ in their last bit. This can move a value to the next float8 number. Float8 numbers are far
+        # apart, because they have only 3 bits of mantissa.
         torch.testing.assert_close(ours, theirs, rtol=0.13, atol=2**-9)
     assert pairs[0][0].values[2].float().eq(0).all()
 
@@ -177,4 +177,4 @@ def test_products_of_quantised_rows_are_near_the_exact_ones() -> None:
     expected = (quantised.values.float() * quantised.scales) @ (weight.values.float() * weight.scales).T
     assert (got - expected).norm() / expected.norm() < 0.005  # bfloat16's rounding
     exact = x.float() @ w.float().T
-    assert (got - exact).norm() / exact.norm() < 0.07  # tolerance for float8: both factors have 3 bits of mantissa
+    assert (got - exact).norm() / exact.norm() < 0.07  # float8's error: both factors have 3 bits of mantissa

@@ -1,4 +1,4 @@
-"""Compares the forward pass with transformers'."""
+"""Compares the native model's forward pass with that of transformers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_what_it_cannot_compute_is_refused(checkpoint: Checkpoint, changes: dict
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_config_means_what_transformers_reads_in_it(tmp_path: Path, family: str, given: dict[str, Any]) -> None:
-    if family != "llama":  # transformers refuses some nulls, and the families' own key heads do not divide 40 or 16
+    if family != "llama":  # transformers refuses nulls here, and default key heads that do not divide 40 or 16
         given = {name: value for name, value in given.items() if value is not None}
         given |= {"num_key_value_heads": 8} if given.get("num_attention_heads", 32) != 32 else {}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **given}))

@@ -1,4 +1,4 @@
-"""The other captions of a beam search: both engines keep the same captions, in the same order."""
+"""Both engines keep the same other captions of a beam search (those that are not the best), in the same order."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from capsfusion_tasks.fusion.transformers_engine import TransformersEngine, load
 from tests.fusion.native.conftest import Checkpoint
 from tests.fusion.native.test_native_engine import CPU, LIMIT, NEVER, PREFIX, random_requests
 
-# The last request has its own limit.
+# The last request has its own token limit.
 REQUESTS = [*random_requests(20, seed=3), Request(20, [*PREFIX, 40, 41], max_new_tokens=5)]
 
 
 def completed(engine: Engine) -> list[Completion]:
-    """Completions in the order of rows, without scores, because the reference engine computes no scores."""
+    """Completions in the order of rows. Removes their scores, because transformers' engine computes none."""
     found = sorted(engine.generate(StaticRequests(REQUESTS)), key=lambda completion: completion.row)
     return [replace(completion, score=None) for completion in found]
 

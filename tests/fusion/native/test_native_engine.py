@@ -42,7 +42,7 @@ def random_requests(rows: int, seed: int = 0) -> list[Request]:
 
 
 REQUESTS = random_requests(40)
-FEW = REQUESTS[:12]  # few rows, for a slow reference that takes one request at a time
+FEW = REQUESTS[:12]  # few, because transformers' generate is slow and takes one at a time
 
 
 def native(
@@ -77,7 +77,7 @@ def model(model_folder: Path) -> Llama:
 
 @pytest.fixture
 def eos(model: Llama) -> int:
-    """A token of some captions serves as EOS, so that rows end at different times.
+    """A token that serves as EOS. It is in about half of the captions, so that rows end at different times.
 
     Random weights never produce the real EOS.
     """
@@ -167,13 +167,13 @@ def test_a_slot_is_refilled_at_once_and_only_a_few_rows_are_read_ahead(model: Ll
     assert len(list(completions)) == 199 - len(left)
     engine.occupancy.busy = engine.occupancy.slots = 0
     assert len(list(engine.generate(StaticRequests(left)))) == len(left)
-    # Static batches of rows of 2 to 10 tokens would be busy in little more than half of their steps.
+    # In static batches of rows of 2 to 10 tokens, slots would be busy in little more than half of the steps.
     assert engine.occupancy.busy / engine.occupancy.slots > 0.85
 
 
 def test_rows_that_come_late_join_those_that_are_on_their_way(model: Llama, eos: int) -> None:
     class Slow(StaticRequests):
-        """A slow feed. Without ``wait``, it returns a row only every third time."""
+        """Requests that arrive slowly. A call without ``wait`` gets a row only every third time."""
 
         asked = 0
 
@@ -189,7 +189,7 @@ def test_rows_that_come_late_join_those_that_are_on_their_way(model: Llama, eos:
 
 @pytest.mark.parametrize(("num_beams", "most"), [(1, 1), (3, 1), (3, 2), (1, 12), (3, 12)])
 def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: int) -> None:
-    """A CUDA graph also computes idle slots in every step."""
+    """A CUDA graph computes all slots in every step, even idle ones. This must not change captions of busy slots."""
 
     def slots() -> Slots:
         return Slots(
@@ -205,7 +205,7 @@ def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: 
     prompt = REQUESTS[0].prompt[len(PREFIX) :]
     with torch.inference_mode():
         idle, alone = slots(), slots()
-        for _ in range(200):  # until there are more tokens than the model has positions
+        for _ in range(200):  # for more tokens than the model has positions
             idle.step(4)
         slot, same_slot = (some.prefill([prompt], [most])[0] for some in (idle, alone))
         for _ in range(most - 1):
@@ -251,7 +251,7 @@ def test_rows_that_find_no_page_begin_anew_and_their_captions_are_the_same(
 
 @pytest.mark.slow
 def test_with_triton_kernels_captions_are_the_same(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    if DEVICE.type == "cpu":  # Triton's interpreter takes 5 ms per token, including the padding tokens of a prefill
+    if DEVICE.type == "cpu":  # less padding: the interpreter takes 5 ms per token, with padding
         monkeypatch.setattr(triton_ops, "PREFILL_MULTIPLE", 16)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = load_llama(checkpoint(**sizes, num_key_value_heads=1), DEVICE, torch.float32)
@@ -265,7 +265,7 @@ def test_with_triton_kernels_captions_are_the_same(checkpoint: Checkpoint, monke
 
 
 class Scarce:
-    """A LLaMA that raises an out-of-memory error for the logits of more than ``rows`` rows."""
+    """A LLaMA that raises an out-of-memory error if logits of more than ``rows`` rows are computed at once."""
 
     def __init__(self, model: Llama, rows: int) -> None:
         self._model, self._rows = model, rows
@@ -330,7 +330,7 @@ def test_captions_that_do_not_fit_the_models_positions_are_refused(model: Llama)
 
 
 def generate(folder: Path, num_beams: int) -> dict[int, list[int]]:
-    """Captions of transformers' ``generate``, which reads its EOS ids from the files in ``folder``."""
+    """Captions of transformers' ``generate``. It reads EOS ids from the files in ``folder``."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ends, captions = model.generation_config.eos_token_id, {}
     for request in FEW:
@@ -344,7 +344,7 @@ def generate(folder: Path, num_beams: int) -> dict[int, list[int]]:
 
 
 def captions_of(folder: Path, num_beams: int, engine: str) -> dict[int, list[int]]:
-    """Captions of one of our engines, which gets the EOS ids of ``folder`` as ranks do."""
+    """Captions of one of our engines. EOS ids are read from ``folder`` as in ranks."""
     eos_ids = eos_token_ids(folder)
     if engine == "native":
         some: Engine = native(load_llama(folder, CPU, torch.float32), num_beams=num_beams, eos_ids=eos_ids)
@@ -362,7 +362,7 @@ def test_each_of_several_ends_ends_a_caption_as_in_generate(
     model_folder: Path, model: Llama, num_beams: int, number: int, engine: str
 ) -> None:
     said = Counter(token for c in native(model).generate(StaticRequests(REQUESTS)) for token in set(c.token_ids))
-    # With many EOS ids, most of a beam's likeliest tokens end it. Beam search needs enough candidates that do not.
+    # With many EOS ids, most of a beam's likeliest tokens end the beam. The search needs enough that do not.
     ends = [token for token, _ in said.most_common(4)] if number == 4 else list(range(100, 100 + number))
     (model_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     expected = generate(model_folder, num_beams)
@@ -422,12 +422,12 @@ def test_a_row_whose_scores_are_not_finite_is_set_aside_and_spoils_no_other(
     of_transformers = TransformersEngine(reference, pad_id=0, batch_size=8, **settings)
     spoilt = by_row(complete_all(of_transformers, StaticRequests(REQUESTS)))
     failed = {row for row, completion in spoilt.items() if completion == ([], NOT_FINITE, 0)}
-    assert touched <= failed  # and rows in which only a discarded beam had the token
+    assert touched <= failed  # other rows fail if a beam that was discarded had the token
     assert len(failed) < len(touched) + 3
     assert all(spoilt[row] == expected[row] for row in expected if row not in failed)
 
     monkeypatch.setattr(torch_ops, "PAGE_TOKENS", page_tokens)
-    # Each slot holds many rows, one after the other.
+    # Two slots, so that each slot holds many rows, one after the other.
     engine = native(model, num_beams=num_beams, slots=2, eos_ids=[eos])
     if page_tokens:
         engine._room = Room(2, -(-(36 + 11 * num_beams) // 4) + 3)  # so few pages that some rows must start again
