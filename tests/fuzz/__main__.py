@@ -1,6 +1,6 @@
-"""``python -m tests.fuzz --minutes 10``: runs each target for ten minutes, in its own process, on random inputs.
+"""``python -m tests.fuzz --minutes 10`` runs each target on random inputs for ten minutes, in its own process.
 
-Reports the input of a failure, a crash or a hang. To test such an input from now on, add it to the target's
+Reports the input at which a target failed, crashed or hung. To keep testing such an input, add it to the target's
 ``past``.
 """
 
@@ -22,18 +22,18 @@ from hypothesis import HealthCheck, given, seed, settings
 from tests.fuzz.targets import TARGETS
 
 HANG_SECONDS = 120  # seconds that one input may take
-START_SECONDS = 600  # limit for the imports before the first input, on a machine with much other work
+START_SECONDS = 600  # seconds for the imports before the first input, even on a busy machine
 LONG = settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 def fuzz(name: str, minutes: float, first_seed: int, last: Path) -> None:
-    """Try inputs until the time is over. ``last`` holds the current input."""
+    """Try inputs for ``minutes``. The file ``last`` holds the current input, for the report."""
     target, tried, longest, failed = TARGETS[name], 0, 0.0, False
     until = time.monotonic() + 60 * minutes
 
     def holds(found: Any) -> None:
         nonlocal tried, longest, failed
-        # Because hypothesis first shrinks a failing input, which may take long.
+        # After the time is over, inputs pass untested. But if one has failed, hypothesis goes on to shrink it.
         if time.monotonic() > until and not failed:
             return
         last.write_text(repr(found), errors="backslashreplace")
@@ -53,7 +53,7 @@ def fuzz(name: str, minutes: float, first_seed: int, last: Path) -> None:
 
 
 def watched(name: str, minutes: float, first_seed: int) -> bool:
-    """Whether the target's process ended without a failure. Deletes what the process left in its TMPDIR."""
+    """Fuzz in a new process. Returns whether it ended without a failure. Deletes the process's temporary files."""
     with tempfile.TemporaryDirectory(prefix="capsfusion-fuzz-", ignore_cleanup_errors=True) as folder:
         last = Path(folder) / "last"
         last.touch()
@@ -79,7 +79,7 @@ def watched(name: str, minutes: float, first_seed: int) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="for each target")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes for each target")
     parser.add_argument("--target", choices=TARGETS, action="append", help="run only this target; can be repeated")
     parser.add_argument(
         "--seed",
@@ -92,7 +92,7 @@ def main() -> int:
     if given_.last:
         fuzz(given_.target[0], given_.minutes, given_.seed, given_.last)
         return 0
-    # Exit by an exception, which removes temporary folders.
+    # Turn SIGTERM into an exception, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     through = [watched(name, given_.minutes, given_.seed) for name in given_.target or TARGETS]
     return 0 if all(through) else 1

@@ -1,4 +1,4 @@
-"""Random environments: variables of shells, containers and other launchers, and settings with any values."""
+"""Random environments: variables that shells, containers and launchers set, and our settings, with any values."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ OF_SHELLS = (
         "XDG_CACHE_HOME",
     ),
 )
-# Variables that libraries read while they are imported. torch's compilers have a hundred more like those of line two.
+# Variables that libraries read while they are imported. torch's compilers read a hundred more like TORCHINDUCTOR_…
 OF_LIBRARIES = (
     *("TORCH_LOGS", "TORCH_LOGS_FORMAT", "TORCH_LOGS_OUT", "TORCH_TRACE", "TORCH_DISTRIBUTED_DEBUG"),
     *("TORCHINDUCTOR_MIN_NUM_SPLIT", "TORCHDYNAMO_REPRO_LEVEL", "COMPILE_STROBELIGHT_SAMPLE_RATE", "PYTORCH_JIT"),
@@ -82,7 +82,8 @@ OF_LIBPQ = (
     *("PGGSSENCMODE", "PGLOADBALANCEHOSTS", "PGSSLNEGOTIATION", "PGMINPROTOCOLVERSION", "PGSSLMINPROTOCOLVERSION"),
 )
 OF_OURS = tuple(variables(Settings))
-# Never set to random text, because they name folders to write to, programs to run, or hosts to contact.
+# All settings except those that name a folder to write to, a model to load, or a host to contact. These would do harm
+# with random text.
 _SETTINGS = tuple(
     name for name in OF_OURS if not name.endswith(("_HOME", "_MODEL", "_STAGING", "_SCRATCH", "_WAREHOUSE_URL"))
 )
@@ -144,7 +145,7 @@ VALUES = WORDS | NUMBERS | TEXT
 
 @st.composite
 def nearly(draw: st.DrawFn) -> str:
-    """A setting's name with a mistake in it, or a variable as Kubernetes derives it from a service's name."""
+    """A misspelt name of a setting, or a variable like those that Kubernetes sets for a service."""
     name, at = draw(st.sampled_from(OF_OURS)), draw(st.integers(11, 20))
     ending = ("_SERVICE_HOST", "_PORT", "_PORT_80_TCP_ADDR", "S", "_X", "__X")
     return draw(st.sampled_from((name[:at] + name[at + 1 :], name.lower(), name + draw(st.sampled_from(ending)))))
@@ -156,13 +157,13 @@ ENVIRONMENTS = st.dictionaries(NAMES, VALUES, max_size=8)
 
 
 def clean() -> dict[str, str]:
-    """This process's environment without the variables that the target sets."""
+    """This process's environment without the variables that fuzz targets set."""
     given = {*OF_OTHERS}
     return {name: value for name, value in os.environ.items() if name not in given and name[:11] != "CAPSFUSION_"}
 
 
 def read_environment(given: dict[str, str]) -> None:
-    """Variables are read as settings or refused. A child process gets the same settings and torchrun arguments."""
+    """Settings are read or refused. If read, child processes get equal settings. torchrun's arguments do not change."""
     with patch.dict(os.environ, {**clean(), **given}, clear=True):
         settings, refused = None, ""
         try:
@@ -204,8 +205,8 @@ RUNS = (
 def run_command(run: tuple[tuple[str, ...], dict[str, str]]) -> None:
     """A command ends in time, with a documented exit code and without a traceback.
 
-    Only a variable of a library can be a reason not to fuse, and only one of libpq a reason not to reach the embedded
-    server. The message then names the variable, and does not advise a retry, which would fail again.
+    Only a library's variable can be a reason why `fuse` fails, and only a variable of libpq a reason why `sql` cannot
+    reach the embedded server. The message then names the variable, and does not advise a retry, which would fail again.
     """
     command, given = run
     with tempfile.TemporaryDirectory() as folder:
@@ -252,7 +253,7 @@ def fused_in_a_clean_environment() -> str:
 
 @cache
 def home_with_tables() -> Path:
-    """The home folder of an embedded warehouse, deleted with the process's folder of temporary files."""
+    """A home folder with an embedded warehouse. Made once, deleted when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="capsfusion-fuzz-home-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with open_warehouse(load_settings(home=folder)):

@@ -1,7 +1,7 @@
 """Damages model folders at random: config, tokenizer, index and weights.
 
-Each engine either refuses such a folder with InputError, or fuses with it. If only JSON files were changed and both
-engines fuse, their captions are the same.
+Each engine must refuse a damaged folder with InputError, or fuse with it. If only values in JSON files were changed and
+both engines fuse, their captions must be the same.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ CPU = torch.device("cpu")
 PAIRS = (("Vlylun Crossing ® photo", "A street with cars."), ("red car 1967", "A car."), ("x", "y"))
 LAYOUTS = ("one file", "shards", "pickle", "old pickle")
 JSON_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
-Damage = tuple[Any, ...]  # the kind of damage, and its parameters
+Damage = tuple[Any, ...]  # the kind of damage, then its parameters
 
 
 @cache
 def sound_folder(layout: str) -> Path:
     """A tiny random LLaMA with the demo model's tokenizer, made once and deleted at the end of the process."""
-    # pytest deletes its own folder of temporary files even if a worker is killed.
+    # In pytest's folder of temporary files, which is deleted even if a worker is killed.
     folder = Path(tempfile.mkdtemp(prefix="capsfusion-fuzz-model-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     torch.manual_seed(0)
@@ -198,7 +198,7 @@ def fuse_with(found: tuple[str, list[Damage]]) -> None:
 
 
 def captions(folder: Path, engine: str) -> dict[int, tuple[list[int], str]] | None:
-    """Tokens and finish reason of each row. None if the folder is refused, with an error of one line."""
+    """Row → token ids and finish reason. None if the folder is refused. Fails if the error has several lines."""
     try:
         decide(load_settings(model=str(folder), engine=engine, home=folder.parent / "home"))
         model_folder(str(folder))

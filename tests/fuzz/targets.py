@@ -1,6 +1,6 @@
 """The fuzz targets. Each has a strategy for inputs, a check that must hold for any input, and inputs that once failed.
 
-A reader must read a file or raise InputError, which fails only this shard. Other errors would be retried for ever.
+A reader must read any file or raise InputError, after which only this shard fails. Other errors would be retried.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Target:
 
 
 def read_shard(content: bytes, side: str = "laion_2b") -> None:
-    """Read ``content`` as a shard. Every row must be kept or counted as dropped, or the shard must be refused."""
+    """Read ``content`` as a shard. It must be refused, or each of its rows must be kept or counted as dropped."""
     with tempfile.TemporaryDirectory() as folder:
         shard = Shard(
             shard_id="s",
@@ -80,7 +80,7 @@ VALUES = st.none() | st.text(max_size=8) | st.binary(max_size=8) | st.floats() |
 
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[bytes, str]:
-    """A Parquet file with LAION's column names and any types, and the side that it is for."""
+    """A Parquet file with LAION's column names and any types, and its side (raw or synthetic)."""
     rows = draw(st.integers(0, 6))
     arrays, names = [], []
     for _ in range(draw(st.integers(1, 6))):
@@ -122,7 +122,7 @@ def sound_file() -> bytes:
 
 @st.composite
 def damaged_files(draw: st.DrawFn) -> bytes:
-    """A valid file with bytes changed, removed or doubled. Half of the changes are in its footer."""
+    """A valid Parquet file in which bytes are changed, removed or doubled. Half of the changes are in its footer."""
     content = bytearray(sound_file())
     footer = int.from_bytes(content[-8:-4], "little") + 8
     for _ in range(draw(st.integers(1, 6))):
@@ -185,7 +185,7 @@ PIECES = st.sampled_from(BYTES)
 
 @st.composite
 def json_files(draw: st.DrawFn) -> tuple[bytes, str]:
-    """A .json or .jsonl file of rows, cut in places or filled with pieces of JSON."""
+    """A .json or .jsonl file of rows, with parts cut out or with random pieces of JSON inserted."""
     rows, suffix = draw(ROWS), draw(st.sampled_from((".json", ".jsonl")))
     escaped = draw(st.booleans())
     texts = [json.dumps(row, ensure_ascii=escaped).encode("utf-8", "surrogatepass") for row in rows]
@@ -198,7 +198,7 @@ def json_files(draw: st.DrawFn) -> tuple[bytes, str]:
 
 @st.composite
 def csv_files(draw: st.DrawFn) -> tuple[bytes, str]:
-    """A CSV or TSV file of captions, cut in places or filled with special characters, sometimes compressed."""
+    """A CSV or TSV file of captions, with parts cut out or special characters inserted, sometimes compressed."""
     rows = draw(st.lists(st.lists(st.text(max_size=6), min_size=3, max_size=3), max_size=4))
     buffer = io.StringIO(newline="")
     csv.writer(buffer).writerows([["laion_2b", "laion_coco", draw(st.text(max_size=3))], *rows])
@@ -250,7 +250,7 @@ def caption_tables(draw: st.DrawFn) -> bytes:
     kind = draw(ANY_TYPES)
     values = draw(st.lists(st.none() | values_of(kind), min_size=1, max_size=4))
     out = io.BytesIO()
-    with suppress(pa.ArrowException, OverflowError, ValueError, TypeError):  # the values do not fit the type
+    with suppress(pa.ArrowException, OverflowError, ValueError, TypeError):  # the type cannot hold the values
         captions = pa.array(["a"] * len(values))
         table = pa.table({"laion_2b": captions, "laion_coco": captions, "x": pa.array(values, kind)})
         pq.write_table(table, out, store_schema=draw(st.booleans()))

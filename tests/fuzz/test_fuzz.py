@@ -1,4 +1,4 @@
-"""Runs every fuzz target with a few fixed inputs, starting with inputs that once failed."""
+"""Runs every fuzz target on inputs that once failed, then on a few more inputs, the same each time."""
 
 from __future__ import annotations
 

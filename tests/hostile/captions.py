@@ -1,4 +1,4 @@
-"""Hostile captions. Each begins with words that name its attack."""
+"""Hostile captions for tests. Each begins with words that name the attack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet files with footers that no writer would write, in Thrift's compact protocol."""
+"""Makes Parquet files with footers that no writer would write. Footers are in Thrift's compact protocol."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ _BYTE_ARRAY, _OPTIONAL, _PLAIN = 6, 1, 0
 
 
 def vast_file(rows: int, total_bytes: int) -> bytes:
-    """URL and TEXT in one row group that claims ``rows`` rows, and ``total_bytes`` in each column."""
+    """A file with the columns URL and TEXT. Its footer claims ``rows`` rows, and ``total_bytes`` bytes per column."""
     columns = [_column(name, rows, total_bytes) for name in (b"URL", b"TEXT")]
     group = _struct((1, _LIST, _list(_STRUCT, columns)), (2, _I64, _int(total_bytes)), (3, _I64, _int(rows)))
     return _file([_group(b"schema", 2), _leaf(b"URL"), _leaf(b"TEXT")], rows, [group])
 
 
 def nested_file(depth: int) -> bytes:
-    """URL and TEXT, and a column nested in ``depth`` groups."""
+    """A file with the columns URL and TEXT, and a third column that is nested in ``depth`` groups."""
     schema = [_group(b"schema", 3), _leaf(b"URL"), _leaf(b"TEXT"), *[_group(b"n", 1)] * depth, _leaf(b"end")]
     return _file(schema, 0, [])
 

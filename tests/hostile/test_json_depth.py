@@ -12,7 +12,7 @@ from capsfusion_tasks.errors import InputError
 
 
 def written(folder: Path, value: str, suffix: str, target: str) -> Path:
-    """Read a row with the captions and ``value``, and write it with another caption."""
+    """Read a row with both captions and ``value`` in a further column, and write it with a fused caption."""
     row = f'{{"laion_2b": "a", "laion_coco": "b", "x": {value}}}'
     (folder / f"in{suffix}").write_text(f"[{row}]" if suffix == ".json" else row + "\n")
     source = open_caption_file(folder / f"in{suffix}", ["laion_2b", "laion_coco"], adds="capsfusion")
@@ -25,7 +25,7 @@ def written(folder: Path, value: str, suffix: str, target: str) -> Path:
 @pytest.mark.parametrize("depth", [40, 300, 600, 800, 100_000])
 def test_depth(tmp_path: Path, suffix: str, opening: str, closing: str, depth: int) -> None:
     value = f"{opening * depth}1{closing * depth}"
-    if depth < 1000:  # the most levels that Python can parse
+    if depth < 1000:  # Python can parse it
         assert value.replace(" ", "") in written(tmp_path, value, suffix, ".jsonl").read_text().replace(" ", "")
     else:
         with pytest.raises(InputError, match="is not valid JSON: maximum recursion depth"):
@@ -33,6 +33,6 @@ def test_depth(tmp_path: Path, suffix: str, opening: str, closing: str, depth: i
     if depth == 40:
         assert pq.read_table(written(tmp_path, value, suffix, ".parquet")).num_rows == 1
     else:
-        with pytest.raises(InputError):  # the error must name the depth, before hours of fusing
+        with pytest.raises(InputError):  # already when the file is read, not after hours of fusing
             written(tmp_path, value, suffix, ".parquet")
         assert not (tmp_path / "out.parquet").exists()

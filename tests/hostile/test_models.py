@@ -1,4 +1,4 @@
-"""Both engines refuse model folders that would run their own code or fuse nonsense."""
+"""Both engines refuse model folders that contain code to run, or with which they would fuse nonsense."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENGINES = {"native": load_llama, "transformers": load_model}
 
 
 class Bomb:
-    """Creates a file when it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, made: Path) -> None:
         self.made = made

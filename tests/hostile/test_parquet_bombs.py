@@ -1,4 +1,4 @@
-"""Small Parquet files that claim, or inflate to, more than memory holds. Only their shards fail, with a clear error."""
+"""Small Parquet files that claim or inflate to more than memory holds. Only such a shard fails, with a clear error."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def split(file: Path, folder: Path) -> Counts:
 
 @pytest.fixture(autouse=True)
 def low_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A smaller limit, so that the tests need little memory."""
+    """Lower the limits of memory, so that files beyond the limits can be small."""
     monkeypatch.setattr(shard_reader, "_MOST", 256 * MIB)
     monkeypatch.setattr(buckets, "_HELD_BYTES", 16 * MIB)
 
 
 @pytest.mark.parametrize("typed", [True, False], ids=["Arrow's dictionary type", "plain text"])
 def test_one_long_text_that_a_dictionary_repeats_a_million_times(tmp_path: Path, typed: bool) -> None:
-    rows = 1_000_000  # rows of 1 MiB each, so a terabyte in a file of five kilobytes
+    rows = 1_000_000  # of 1 MiB each: a terabyte in a file of five kilobytes
     texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * MIB]))
     file = tmp_path / "bomb.parquet"
     table = pa.table({"URL": texts, "TEXT": texts})
@@ -70,7 +70,7 @@ def test_pages_that_inflate_a_thousandfold(tmp_path: Path) -> None:
         for _ in range(16):
             writer.write_table(pa.table({"URL": texts, "TEXT": texts}))
     assert file.stat().st_size < MIB, "320 MiB"
-    # Long captions are no reason to refuse a shard: it is read in pieces and split with scratch files.
+    # A shard is not refused for long captions. It is read in pieces, and split into buckets through scratch files.
     assert split(file, tmp_path).rows == 160
     assert pq.read_metadata(tmp_path / "staging" / layout.bucket_file("laion_2b", 0, "s")).num_rows == 160
 
@@ -129,7 +129,7 @@ def test_a_decoder_that_dies_is_an_error_of_its_shard(
         for child in psutil.Process().children():
             if child.status() != psutil.STATUS_ZOMBIE and any("shard_decoder" in part for part in child.cmdline()):
                 child.send_signal(number)
-                while child.status() != psutil.STATUS_ZOMBIE:  # the exit code tells the reader that the process died
+                while child.status() != psutil.STATUS_ZOMBIE:  # until then, no exit code is known
                     time.sleep(0.01)
         return list(schema.names)
 

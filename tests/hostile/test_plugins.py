@@ -1,4 +1,4 @@
-"""Hostile texts in Airflow's UI and in alerts. A separate process makes the texts, as in Airflow."""
+"""Hostile texts do no harm in Airflow's UI and in alerts. The plugins run in a separate process, as in Airflow."""
 
 from __future__ import annotations
 

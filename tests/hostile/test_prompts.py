@@ -1,4 +1,4 @@
-"""Captions that look like instructions, control tokens or the template are plain text in the prompt."""
+"""Captions that look like instructions, control tokens or the template become plain text in the prompt."""
 
 from __future__ import annotations
 

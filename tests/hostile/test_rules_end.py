@@ -1,4 +1,4 @@
-"""Captions on which a rule once took hours. All rules together must end within a minute."""
+"""Tests captions for which a rule once took hours. All rules together must end within a minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole run with hostile captions in shards with hostile names: they are stored unchanged and shown as plain text."""
+"""A run with hostile captions, in shards with hostile names. Both are stored unchanged and shown as plain text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES = (
     "\u202eteuqrap.parquet",
 )
 REFUSED = (b"\x1b[2Jcleared.parquet", b"two\nlines.parquet", b"no utf8 \xe9.parquet")
-# Escape sequences that must not reach a terminal. Those that end in "m" are the colours of our own tables.
+# Escape sequences that must not reach a terminal. Sequences that end in "m" are allowed: our tables are in colour.
 COMMANDS = re.compile(
     "\x1b(?!\\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]"
 )
@@ -47,7 +47,7 @@ TEXTS = [text for text in (*HOSTILE, *CONTROL_TOKENS, "long " * 400_000) if text
 @dataclass
 class Done:
     settings: Settings
-    folder: Path  # the run's working folder
+    folder: Path  # where the run has its files
     said: list[str]
     report: str
 
@@ -101,9 +101,9 @@ for argv in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def shown(done: Done) -> dict[str, str]:
-    """The output of the commands on a terminal.
+    """What `status`, `sql` and `validate` print to a terminal.
 
-    All run in one process, because imports take longer than the commands.
+    All commands run in one process, because imports take longer than the commands.
     """
     source = done.folder / "[bold]\x1b]0;owned\x07.parquet"
     texts = [text.replace("\x00", " ") for text in HOSTILE]
@@ -138,7 +138,7 @@ def test_captions_are_stored_as_they_came(done: Done) -> None:
             "select laion_2b, laion_coco from capsfusion.fused_captions"
             " union select laion_2b, laion_coco from capsfusion.rejected_captions"
         ).fetchall()
-    stored = [text.replace("\x00", "\ufffd") for text in TEXTS]  # characters that PostgreSQL cannot store
+    stored = [text.replace("\x00", "\ufffd") for text in TEXTS]  # PostgreSQL cannot store NUL
     assert sorted(found) == sorted(zip(stored, stored[::-1], strict=True))
     assert not list(done.folder.rglob("pwned*")), "a shell has read a caption"
 

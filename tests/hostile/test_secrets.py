@@ -1,4 +1,4 @@
-"""Plants a secret in every setting that takes one, then searches a run's output, arguments and files for it."""
+"""Plants a secret in every setting that takes one, then searches a run's output, arguments and files for secrets."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ START = datetime(2026, 11, 10, tzinfo=UTC)
 
 @dataclass
 class Run:
-    """A run's output, the arguments of its processes, and the folders of its files."""
+    """What a run left: its output, the arguments of its processes, and where its files and tables are."""
 
     output: str
-    arguments: set[str]  # arguments of all processes of the run
+    arguments: set[str]  # a command line for each process
     folder: Path
     bucket: str
     warehouse: str
@@ -50,7 +50,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    """A server with LAION-2B's shards, one of them broken. All URLs are signed, including that of the list."""
+    """A web server with raw shards, one of them broken, and their list. All URLs have a secret in their query."""
     folder = tmp_path_factory.mktemp("sources")
     write_sample_data(folder, rows_per_day=30, days=1)
     with WebServer().running() as server:
@@ -120,7 +120,7 @@ def watch(process: subprocess.Popen[str], arguments: set[str]) -> None:
             arguments.update(" ".join(each.cmdline()) for each in [mine, *mine.children(recursive=True)])
         except psutil.Error:
             pass
-        time.sleep(0.05)  # shorter than the life of every process
+        time.sleep(0.05)  # no process ends sooner
 
 
 @pytest.mark.timeout(300)
@@ -188,7 +188,7 @@ def test_an_error_has_no_secret_in_it_nor_in_what_led_to_it(fails: Callable[[], 
     with pytest.raises(Exception, match=r".") as caught:
         fails()
     assert PLANTED not in str(caught.value)
-    # Without the lines of code in the traceback, as these contain the secret here.
+    # The traceback's texts, without its lines of code, because here the code itself contains the secret.
     whole = traceback.TracebackException.from_exception(caught.value, lookup_lines=False, capture_locals=False)
     said, each = [], whole
     while each is not None:
