@@ -1,4 +1,4 @@
-"""A process that compacts a bucket and kills itself in the middle, like a lost machine."""
+"""A process that compacts buckets and kills itself in between, as if its machine was lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POINTS: dict[str, tuple[Any, str]] = {
 
 
 def compact_and_die(folder: Path, buckets: int, point: str, call: int) -> None:
-    """Compact all buckets, and SIGKILL this process at the start of a given call (from 1) of the point's function."""
+    """Compact all buckets. Kills this process just before the ``call``-th call of the function named by ``point``."""
     where, what = POINTS[point]
     whole, left = getattr(where, what), call
 

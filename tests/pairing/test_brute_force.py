@@ -1,4 +1,4 @@
-"""Random shards in random order: join and image results find the same pairs as nested loops."""
+"""With random shards in any order, joins and image results give the same pairs as nested loops over all rows."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def brute_force(raw: list[Row], coco: list[Row]) -> set[tuple[str, str, str]]:
 def test_no_pair_is_lost_and_none_is_found_twice_by_a_run(
     order: tuple[int, ...], shards: list[tuple[list[Row], list[Row]]], how: str
 ) -> None:
-    """``order``: the order of the days' runs. An early day that runs last is a backfill."""
+    """Days run in the order ``order``. An early day that runs late is like a backfill."""
     with tempfile.TemporaryDirectory() as folder:
         area = Area(Path(folder))
         found: set[tuple[str, str, str]] = set()
@@ -87,19 +87,19 @@ def test_no_pair_is_lost_and_none_is_found_twice_by_a_run(
 
 STATUSES = st.sampled_from([None, "success", "failed_to_download", "failed_to_resize", "?"])
 IMAGES = st.sampled_from(["u1", "u2", "u3", "u4"])
-# Rows of a day: raw and synthetic captions of some images, with the status that the release has.
+# Rows of a side on a day: URL, raw caption, and the download status in the release.
 DATED = st.lists(st.tuples(IMAGES, st.sampled_from(["raw", "Raw"]), STATUSES), min_size=1, max_size=5)
-# A file of results: URL and status.
+# A file of img2dataset's results: URL and download status.
 RESULTS = st.lists(st.tuples(IMAGES, STATUSES), min_size=1, max_size=4)
-# Days and files of results in the order in which they come.
+# The order in which days and files of results arrive.
 ORDERS = st.permutations(["day 0", "day 1", "day 2", "results 0", "results 1"])
 
 Image = tuple[str, str, str | None]
-Key = tuple[str, str]  # URL and raw caption. Each has one synthetic caption.
+Key = tuple[str, str]  # URL and raw caption: identifies a pair here
 
 
 def is_gone(*said: str | None) -> bool | None:
-    """Whether an image with these statuses is gone. None if the statuses do not tell."""
+    """Whether an image is gone, by these download statuses. None if they do not say."""
     if {"success", "failed_to_resize"} & {*said}:
         return False
     return True if "failed_to_download" in said else None
@@ -119,20 +119,20 @@ def is_gone(*said: str | None) -> bool | None:
 def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
     days: list[tuple[list[Image], list[Image]]], results: list[list[tuple[str, str | None]]], order: list[str]
 ) -> None:
-    """Each day is pulled, joined and planned with the results that came before. In the end, all are planned again."""
+    """Pull, join and plan each day with the results that came before. At the end, plan all days again."""
     with tempfile.TemporaryDirectory() as folder:
         area = Area(Path(folder), gone_images="skip")
         raws: list[Image] = []
         cocos: list[Image] = []
         known: list[tuple[str, str | None]] = []
-        # Day → its pairs, with their statuses in the releases at that time.
+        # Day → its pairs, and whether their images are gone by the releases' statuses (None: not known).
         joined: dict[int, dict[Key, bool | None]] = {}
         planned: set[Key] = set()
         names: dict[bytes, Key] = {}
-        of_rows: dict[tuple[str, str, str], str | None] = {}  # side, URL and text → the status of the release
+        of_rows: dict[tuple[str, str, str], str | None] = {}  # (side, URL, text) → status in the release
 
         def gone_of(day: int) -> dict[Key, bool]:
-            """Unplanned pair of the day → whether its image is gone. Compares the pair with each result so far."""
+            """For each unplanned pair of the day, whether its image is gone. Compares it with each result so far."""
             found = {}
             for key, of_release in joined[day].items():
                 of_results = is_gone(*(status for url, status in known if url == key[0]))
@@ -161,7 +161,7 @@ def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
                 put_results(area, f"results{number}", results[number])
                 known += results[number]
                 continue
-            # A release says the same of a row that it repeats on another day: a join does not read the earlier one.
+            # A row that is repeated on another day has the same status, because a join does not read the earlier row.
             raw, coco = (
                 [(u, t, of_rows.setdefault((side, u, t), said)) for u, t, said in rows]
                 for side, rows in zip(("raw", "coco"), days[number], strict=True)
@@ -195,8 +195,7 @@ def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
         )
         for day in range(3):
             plan(day)
-        # With all results, independent of earlier plans: all pairs with an image are planned, and no other pairs were
-        # added.
+        # The last plans knew all results. So all pairs that are still unplanned must be pairs whose image is gone.
         final = {key: gone for day in range(3) for key, gone in gone_of(day).items()}
         assert all(final.values())
 

@@ -34,7 +34,7 @@ def shard_of(file: Path) -> Shard:
 
 
 def split(file: Path, staging: Path, expected: int = 1000, dropped: dict[str, int] | None = None) -> list[pa.Table]:
-    """Split ``file`` into bucket files."""
+    """Split ``file`` into bucket files, and read these."""
     storage = Storage(str(staging))
     with pa.OSFile(str(file)) as stream:
         counts = buckets.split_shard(stream, shard_of(file), storage, SETTINGS)
@@ -67,7 +67,7 @@ def test_a_shard_that_breaks_off_in_the_middle_leaves_no_bucket_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buckets, "_HELD_ROWS", 64)
-    scratch = tmp_path / "scratch"  # separate from the settings' folder, which other processes use
+    scratch = tmp_path / "scratch"  # its own, because other processes use the default
     monkeypatch.setattr(f"{__name__}.SETTINGS", SETTINGS.model_copy(update={"scratch": scratch}))
     monkeypatch.setattr(buckets, "_BATCH_ROWS", 64)
     file = tmp_path / "shard.parquet"
@@ -84,7 +84,7 @@ def test_a_shard_that_breaks_off_in_the_middle_leaves_no_bucket_file(
 
 
 class FailingDisk(io.FileIO):
-    """A file whose disk or server fails after the footer was read."""
+    """A file whose disk fails once the footer has been read."""
 
     def read(self, size: int | None = -1) -> bytes:
         if self.tell() < 1000:

@@ -1,4 +1,4 @@
-"""Files of img2dataset's results: required columns, the meaning of rows, and the hash of a URL."""
+"""Tests how files of img2dataset's results are read: required columns, the meaning of rows, the hash of a URL."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def coco(url: str, synthetic: str = "A synthetic caption.", text: str = "raw", *
         (["a"], ["b"], "a"),
         ([None], ["b"], "b"),
         ([None], [None], None),
-        ([None, "c"], [None], None),  # the pair's origin is the row with the highest similarity
+        ([None, "c"], [None], None),  # the row with the highest similarity counts
     ],
 )
 def test_a_pair_has_the_licence_of_its_raw_row_or_else_of_its_synthetic_row(
@@ -233,7 +233,7 @@ def test_a_join_keeps_to_the_memory_that_it_is_given(tmp_path: Path) -> None:
     area = Area(tmp_path, buckets=1, pair_memory=96, join_on="url")
     with database.database(area.settings) as connection:
         assert connection.execute("select current_setting('memory_limit')").fetchone() == ("30.5 MiB",)  # a third
-    rows = [f"{n} {n * 7919} {n * 104729}" for n in range(40_000)]  # 19 MB a side in DuckDB, which gets 32 MB
+    rows = [f"{n} {n * 7919} {n * 104729}" for n in range(40_000)]  # each side takes 19 MB in DuckDB, which gets 32 MB
     a = area.put("laion_2b", "a", [raw(f"http://img.example.org/{row}.jpg", f"{row} " * 6) for row in rows])
     b = area.put("laion_coco", "b", [coco(f"http://img.example.org/{row}.jpg", row, f"{row} " * 6) for row in rows])
     [joined] = [pair_bucket(0, {"a", "b"}, DAYS[0], area.storage, area.settings)]
@@ -295,7 +295,7 @@ def test_a_shard_that_is_no_whole_parquet_file_is_named(area: Area, tmp_path: Pa
         split_shard(pa.PythonFile(stream), shard, area.storage, area.settings)
 
 
-SORT = "create table sorted as select hash(range) as url from range(3_000_000) order by url"  # needs over 24 MB
+SORT = "create table sorted as select hash(range) as url from range(3_000_000) order by url"  # needs 24 MB and more
 
 
 def sort_in_little_memory(connection: duckdb.DuckDBPyConnection) -> None:

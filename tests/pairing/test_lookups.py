@@ -1,4 +1,4 @@
-"""Joins with lookups find the same pairs as nested loops, in any order of days and after a kill."""
+"""Joins that use lookups find the same pairs as nested loops over all rows, in any order of days and after kills."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Made = set[tuple[str, str, str]]
 
 @pytest.fixture(autouse=True)
 def lookups_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lower the limits, so that lookups are made and used for few days with few rows."""
+    """Lower the limits, so that lookups are made and used even for a few days with few rows."""
     monkeypatch.setattr(compaction, "_FEW_FILES", 1)
     monkeypatch.setattr(compaction, "_FEW_BYTES", 0)
     monkeypatch.setattr(compaction, "_MERGED", 2)
@@ -41,7 +41,7 @@ def lookups_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arrivals(days: int, seed: int = 0) -> list[tuple[list[Row], list[Row]]]:
-    """Rows of each day. URLs and texts repeat over days; some texts have unusual characters."""
+    """Raw and synthetic rows of each day. Days share URLs and texts; some texts have unusual characters."""
     rng = random.Random(seed)
     texts = ["raw", "Raw", "raw ", "&amp;", "\x00", 'a "quote" \\', "日本\u2028", "\ufffd", " ", None]
     scores = [None, 0.1, 0.30000001, 0.49, 0.5]
@@ -98,7 +98,7 @@ def test_lookups_lose_no_pair_and_make_none_up(tmp_path: Path, order: str) -> No
         found |= join(area, day, pull(area, day, days[day]))
     assert found == all_of(days)
     assert files(area, ".json")
-    # A rerun finds the pairs of its day with all days, although lookups already have the day's rows.
+    # A rerun of a day finds the day's pairs with all other days, even if the day's own rows are in lookups by now.
     again = join(area, numbers[2], pull(area, numbers[2], days[numbers[2]]))
     assert found >= again >= all_of([days[numbers[2]]])
 
@@ -162,7 +162,7 @@ def test_a_process_that_is_killed_while_it_compacts_loses_nothing(tmp_path: Path
 
 
 def compacted(area: Area, shards: list[Shard]) -> None:
-    """Compact each bucket, as a join does first."""
+    """Compact each bucket, as a join does before it reads the bucket."""
     ids = {shard.shard_id for shard in shards}
     for bucket in range(area.buckets):
         for side in ("laion_2b", "laion_coco"):

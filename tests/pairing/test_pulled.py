@@ -1,4 +1,4 @@
-"""The marks of pulled shards: a run opens only marks that are new or changed."""
+"""Pulled shards have marks (files that say how they were pulled). A run opens only marks that are new or changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def area(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Area:
 
 
 def opened(area: Area, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The marks that a check of the rules opens."""
+    """The names of the marks that are opened when a run checks with which rules shards were pulled."""
     paths: list[str] = []
     read = Storage.read_json
     with monkeypatch.context() as patched:

@@ -1,4 +1,4 @@
-"""A URL with very many rows makes no more pairs than the limit, in any order of days."""
+"""A URL with very many rows makes at most as many pairs as the limit says, in any order of days."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def area(tmp_path: Path) -> Area:
 
 
 def put(area: Area, day: int, raws: range, cocos: range) -> list[Shard]:
-    """Add a shard on each side: rows with the placeholder's URL, and one pair of another URL."""
+    """Add a shard on each side: rows with the URL PLACEHOLDER, and one row with another URL, which makes a pair."""
     a = [raw(PLACEHOLDER, f"text {n}") for n in raws]
     b = [coco(PLACEHOLDER, f"Caption {n}.", "") for n in cocos]
     return [
@@ -49,7 +49,7 @@ def test_rows_that_come_later_count_with_those_of_earlier_days(area: Area) -> No
     assert area.join(DAYS[1], new) == []
     said = left_out(area, 1)
     assert (said.urls, said.laion_2b, said.laion_coco, said.pairs) == (1, 3, 0, 6)
-    assert area.join(DAYS[2], *put(area, 2, range(0), range(0)))  # the placeholder gets no new pair
+    assert area.join(DAYS[2], *put(area, 2, range(0), range(0)))  # PLACEHOLDER has no new row
     assert left_out(area, 2) == LeftOut()
 
 
@@ -62,7 +62,7 @@ def test_no_order_of_days_makes_more_pairs_of_a_url_than_the_limit(tmp_path: Pat
         for day in [*order, *order]:  # each day twice
             made |= {pair["pair_id"] for pair in area.join(DAYS[day], *put(area, day, *arrivals[day]))}
         assert len(made) - 3 <= 6, order
-        if order[-1] == 2:  # the last day comes last, after six pairs of the first two days
+        if order[-1] == 2:  # day 2 runs last: days 0 and 1 have made 6 pairs
             assert len(made) - 3 == 6
 
 

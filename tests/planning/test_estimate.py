@@ -1,4 +1,4 @@
-"""Estimates from waiting pairs and measured rates, and the budget that stops a run."""
+"""Tests estimates, which use waiting pairs and measured rates, and the budget that stops a run."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_what_keeps_the_budget_passes() -> None:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three days of 40 pairs each."""
+    """The folder with sample shards of three days, 40 pairs each."""
     folder = tmp_path_factory.mktemp("sample") / "shards"
     write_sample_data(folder, rows_per_day=40)
     return folder
@@ -134,7 +134,7 @@ def pair(settings: Settings, interval: Interval) -> None:
 
 
 def waiting(settings: Settings, within: Interval | None = None) -> list[int]:
-    """Pairs that are planned and not fused, and pairs that are not planned."""
+    """The numbers of pairs that wait: planned but not fused, and not planned."""
     return [work.rows for work in forecast.estimate(settings, within).work.values()]
 
 
@@ -165,7 +165,7 @@ def test_a_pair_of_two_intervals_waits_once(settings: Settings) -> None:
 
 
 def fuse_and_load(settings: Settings, unit: Unit, seconds: float) -> None:
-    """Record the unit as fused in ``seconds`` of a device."""
+    """Record that the unit took ``seconds`` seconds of one device, and load it."""
     pairs = Storage(settings.staging_uri).read_table(layout.unit_pairs(unit.unit_id)).to_pylist()
     blank = {"capsfusion": "a", "finish_reason": "stop", "prompt_tokens": 1, "caption_tokens": 1}
     made = [{**blank, "flags": [], "reasons": [], **pair} for pair in pairs]
@@ -212,7 +212,7 @@ def test_a_run_over_its_budget_plans_nothing_and_one_within_it_is_planned(
     units = interval_tasks.plan(settings, DAYS[0], budget=Budget(max_gpu_hours=0.02))
     assert sum(unit.rows for unit in units) == 40
     assert storage.exists(layout.unit_pairs(units[0].unit_id))
-    # A budget also counts planned units that an earlier try did not fuse. Fused units cost nothing.
+    # The budget also limits units that an earlier try has planned but not fused. Fused units cost nothing.
     with pytest.raises(InputError, match=r"over budget: .* for 40 pairs"):
         interval_tasks.plan(settings, DAYS[0], budget=Budget(max_gpu_hours=0.001))
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""Estimated tokens of rows, compared with the tokenizer's."""
+"""Compares the estimated numbers of tokens with the numbers that the tokenizer gives."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.planning.estimate import BENCHMARKS
 from capsfusion_tasks.planning.tokens import DEFAULT, TokenEstimate
 
-ROWS, UNIT = 1000, 100  # number of rows, and rows per unit whose sums are compared
-MOST = 1.3  # largest factor between estimated and real tokens of a unit
+ROWS, UNIT = 1000, 100  # rows in all, and rows of each unit, whose sums are compared
+MOST = 1.3  # a unit's estimate may be wrong by less than this factor
 
 Rows = list[tuple[str, str, str]]
 
@@ -32,12 +32,12 @@ def table(rows: Rows) -> pa.Table:
 
 
 def real_tokens(rows: Rows, tokenizer: LlamaTokenizer) -> np.ndarray:
-    """Tokens of each row's prompt, and of its caption with EOS: [rows]."""
+    """Each row's number of tokens, [rows]: those of the prompt and of the caption with EOS."""
     return np.array([len(prompt_tokens(tokenizer, *row[:2])) + len(tokenizer.encode(row[2])) for row in rows])
 
 
 def off_by(estimate: TokenEstimate, rows: Rows, real: np.ndarray) -> np.ndarray:
-    """Estimated tokens divided by real tokens, for each ``UNIT`` rows."""
+    """Estimated tokens divided by real tokens, for each unit of ``UNIT`` rows."""
     units: np.ndarray = estimate.of(table(rows)).reshape(-1, UNIT).sum(1) / real.reshape(-1, UNIT).sum(1)
     return units
 
@@ -65,7 +65,7 @@ def test_the_demos_pairs_are_estimated_well(demo_tokenizer: LlamaTokenizer) -> N
     estimate = DEFAULT.with_tokenizer(demo_tokenizer, table(rows))
     units = off_by(estimate, rows, real_tokens(rows, demo_tokenizer))
     assert 1 / MOST < units.min() <= units.max() < MOST
-    assert units.mean() == pytest.approx(1, abs=0.15)  # made captions are shorter than CapsFusion's published captions
+    assert units.mean() == pytest.approx(1, abs=0.15)  # its captions are shorter than published ones
 
 
 def test_texts_of_other_scripts_are_tokenized(demo_tokenizer: LlamaTokenizer) -> None:
@@ -86,7 +86,7 @@ def test_no_row_has_more_tokens_than_the_model_reads_and_writes(template_tokens:
 
 
 def test_fused_units_give_the_length_of_captions() -> None:
-    rows = [("a" * 100, "b" * 82, "")] * 10  # captions of 182 characters, which are 50 tokens
+    rows = [("a" * 100, "b" * 82, "")] * 10  # both captions: 182 characters, 50 tokens
     estimate = TokenEstimate().with_measured(rows=10, prompt_tokens=1760, caption_tokens=600)
     assert estimate.of(table(rows)).tolist() == [126 + 50 + 60] * 10
     assert DEFAULT.with_measured(10, prompt_tokens=1260, caption_tokens=0) == DEFAULT

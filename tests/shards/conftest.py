@@ -17,7 +17,7 @@ def web() -> Iterator[WebServer]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub at HF_ENDPOINT, without a login."""
+    """A local Hugging Face hub, to which HF_ENDPOINT points. No user is logged in."""
     server = Hub()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -28,7 +28,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that transfers would wait. In the test, they do not wait."""
+    """Makes transfers not wait before a retry. Collects the seconds that they would have waited."""
     seconds: list[float] = []
 
     def wait(stop: threading.Event, wanted: float) -> bool:

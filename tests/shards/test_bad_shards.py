@@ -1,4 +1,4 @@
-"""A run over shards, most of them unusable. An unusable shard fails only its own task, and the report lists it."""
+"""A run over shards, most of which are unusable. An unusable shard fails only its own task, and the report lists it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def arrive(*files: Path, hour: int = 6) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path, warehouse_url: str) -> Settings:
-    """A good shard on each side, and two dead links in the folder of the raw shard."""
+    """Settings for sources with a good shard on each side, and two dead links beside the raw shard."""
     raw, coco = tmp_path / "raw", tmp_path / "coco"
     raw.mkdir()
     coco.mkdir()
@@ -89,7 +89,7 @@ def many_bad(settings: Settings) -> Settings:
 
 
 def joined(settings: Settings, interval: Interval) -> int:
-    """The number of pairs in all buckets of the interval."""
+    """Join all buckets of the interval. Returns the number of pairs."""
     return sum(
         interval_tasks.pair(settings, interval, group)["pairs"] for group in interval_tasks.bucket_groups(settings)
     )

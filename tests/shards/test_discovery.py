@@ -123,7 +123,7 @@ def test_the_list_of_an_interval_that_is_not_over_takes_in_what_still_arrives(
     today = Interval(start=now - timedelta(hours=1), end=now + timedelta(hours=1))
     arrive(tmp_path / "raw" / "a.parquet", now)
     assert labels(discover(both, today, storage)) == ["laion_2b/a.parquet"]
-    (tmp_path / "raw" / "a.parquet").unlink()  # the shard stays in this interval, because it may be paired already
+    (tmp_path / "raw" / "a.parquet").unlink()  # its shard stays in the list, as it may be paired already
     arrive(tmp_path / "raw" / "b.parquet", now)
     found = ["laion_2b/a.parquet", "laion_2b/b.parquet"]
     assert labels(discover(both, today, storage)) == found
@@ -246,9 +246,9 @@ def test_an_excluded_problem_is_none(tmp_path: Path, storage: Storage) -> None:
 
 @pytest.fixture
 def as_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for a test of permissions.
+    """A folder for a test of file permissions.
 
-    If the tests run as root, this one runs as the user nobody, because root may read everything.
+    If root runs the tests, this test becomes the user nobody, because root may read everything.
     """
     with TemporaryDirectory(dir="/tmp") as folder:
         root = os.geteuid() == 0
@@ -403,7 +403,7 @@ def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.Mo
 def test_a_source_of_another_kind_is_refused() -> None:
     with pytest.raises(InputError, match="cannot read shards from gopher://x"):
         open_source("gopher://x", load_settings())
-    # An empty address must not mean the working folder.
+    # An empty address must be refused, not taken for the working folder.
     with pytest.raises(InputError, match="cannot read shards from an empty address"):
         open_source("", load_settings())
     with pytest.raises(InputError, match=r"cannot read shards from http:.*: it names no host"):

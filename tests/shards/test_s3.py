@@ -1,4 +1,4 @@
-"""Shards in a bucket of moto's S3 server."""
+"""Tests shards in an S3 bucket. The S3 server is moto's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _numbers = count(1)
 
 
 class Bucket:
-    """Puts objects into the server's memory, with any LastModified. They are read over HTTP."""
+    """A folder of a bucket. ``put`` writes to the S3 server's memory, so that it can choose LastModified."""
 
     def __init__(self, name: str, prefix: str) -> None:
         self.name, self.prefix, self.uri = name, prefix, f"s3://{name}/{prefix}"
@@ -87,7 +87,7 @@ def test_only_objects_below_the_prefix_that_are_shards_are_found(bucket: Bucket,
 def test_late_files_fall_into_the_interval_in_which_they_arrived(bucket: Bucket, storage: Storage) -> None:
     bucket.put("m.parquet")
     assert [shard.path for shard in shards_of(bucket, storage)] == ["m.parquet"]
-    bucket.put("a.parquet", arrived=DAY.end)  # an object whose name sorts before the others
+    bucket.put("a.parquet", arrived=DAY.end)  # its name sorts before the earlier object's
     bucket.put("z.parquet", arrived=NEXT_DAY.end - timedelta(seconds=1))
     assert [shard.path for shard in shards_of(bucket, storage, NEXT_DAY)] == ["a.parquet", "z.parquet"]
     assert [shard.path for shard in shards_of(bucket, storage)] == ["m.parquet"]
@@ -271,7 +271,7 @@ def test_a_server_that_does_not_answer_is_worth_another_try(bucket: Bucket, monk
 
 @pytest.fixture
 def shard_on(web: WebServer, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Shard:
-    """An object on a server that fails on demand. The server speaks enough of S3's protocol for boto3."""
+    """A shard on a server that fails on demand, and that speaks enough of S3's protocol for boto3."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
     file = web.files["/bucket/a.parquet"] = File(parquet(1000))

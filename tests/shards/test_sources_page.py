@@ -1,4 +1,4 @@
-"""Runs the commands of docs/sources.md unchanged. The host names lead to local servers."""
+"""Runs the commands of docs/sources.md. Their host names lead to local servers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ARRIVED = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
 def commands() -> list[str]:
-    """The page's indented blocks that contain commands."""
+    """The page's indented blocks that contain `capsfusion run`."""
     blocks = re.findall(r"(?:^ {4}.*\n)+", PAGE.read_text(), flags=re.MULTILINE)
     return [block for block in blocks if "capsfusion run" in block]
 
 
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw shard without synthetic shards, so that nothing is fused."""
+    """A raw shard. The tests have no synthetic rows for it, so nothing is fused."""
     folder = tmp_path_factory.mktemp("sample") / "shards"
     write_sample_data(folder, rows_per_day=10, days=1)
     return next((folder / "laion-2b").rglob("*.parquet"))
@@ -70,7 +70,7 @@ def test_the_commands_of_the_page_do_what_it_says(
     os.utime(alone, (ARRIVED.timestamp(), ARRIVED.timestamp()))
     (tmp_path / "images").mkdir()
     pq.write_table(pa.table({"url": ["u"], "status": ["success"]}), tmp_path / "images" / "00000.parquet")
-    if "s3://" in block:  # on S3, an object's time is the time of its upload
+    if "s3://" in block:  # on S3, an object arrives when it is uploaded: today
         today = datetime.now(UTC).date()
         block = block.replace("2026-11-01", str(today)).replace("2026-11-02", str(today.replace(year=today.year + 1)))
     environment = os.environ | {

@@ -1,4 +1,4 @@
-"""The stages discover and pull with remote sources and a real PostgreSQL."""
+"""Tests the stages discover and pull with remote sources and a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pull_all(settings: Settings) -> list[dict[str, Any]]:
 
 
 def joined(settings: Settings, interval: Interval) -> int:
-    """The number of pairs in all buckets of the interval."""
+    """Join all buckets of the interval. Returns the number of pairs."""
     return sum(
         interval_tasks.pair(settings, interval, group)["pairs"] for group in interval_tasks.bucket_groups(settings)
     )

@@ -1,4 +1,4 @@
-"""Downloads from a web server that cuts connections, sends wrong headers, is busy, or refuses."""
+"""Tests downloads from a web server that cuts connections, sends wrong headers, is busy, or refuses."""
 
 from __future__ import annotations
 
@@ -276,12 +276,12 @@ def test_broken_transfers_that_nobody_takes_up_are_swept_away(shard: Shard, scra
         when = (datetime.now(UTC) - age).timestamp()
         os.utime(scratch / name, (when, when))
     read(shard, scratch)
-    assert {path.name for path in scratch.iterdir()} == {young, "photos"}  # files of other users stay
+    assert {path.name for path in scratch.iterdir()} == {young, "photos"}  # what others put there stays
 
 
 def test_a_failing_part_ends_the_others(web: WebServer, shard: Shard, scratch: Path) -> None:
     web.faults["/a.parquet"] = [Fault(403)]
-    before = threading.enumerate()  # other tests may have used libraries that keep their threads
+    before = threading.enumerate()  # includes threads that other tests have left running
     with pytest.raises(InputError, match="refused"):
         read(shard, scratch)
     new = [thread for thread in threading.enumerate() if thread not in before]
@@ -354,7 +354,7 @@ def test_a_member_that_cannot_be_described_fails_alone(web: WebServer, scratch: 
     entries = ["a.parquet", "gone.parquet", {"url": "lost.parquet", "arrived_at": DAY.end.isoformat()}]
     web.files = {"/list.json": File(json.dumps(entries).encode()), "/a.parquet": File(CONTENT, arrived=START)}
     found = discovered(web, scratch, "list.json")
-    # The third shard arrived in another interval, and the run of that interval reports it.
+    # The third shard arrived in another interval. The run of that interval reports it, not this one.
     assert [(shard.path, shard.problem) for shard in found] == [
         ("a.parquet", ""),
         ("gone.parquet", f"{web.url}/gone.parquet is not there (HTTP 404): check the address, or put the file back"),

@@ -1,4 +1,4 @@
-"""A web server in a thread, with ranges and ETags, which fails on demand and counts requests. Also a small hub."""
+"""A web server for tests, with ranges and ETags, which fails on demand and records requests. Also a small hub."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from huggingface_hub import constants
 class File:
     content: bytes
     arrived: datetime | None = None  # Last-Modified
-    etag: str | None = ""  # ETag of a file. "": computed from the content; None: no header
+    etag: str | None = ""  # "": computed from the content; None: no ETag
     ranges: bool = True
-    head_status: int = 200  # HTTP status of the answer to HEAD
+    head_status: int = 200  # HTTP status with which HEAD is answered
     claims: int | None = None  # a wrong Content-Length
 
     @property
@@ -51,7 +51,10 @@ class Request:
 
 
 class WebServer:
-    """``files`` by path. ``faults`` by path: each GET uses one up. A fault under a path with "!" is permanent."""
+    """Serves ``files``: path → file. ``faults``: path → faults, of which each GET uses one up.
+
+    A fault under a path with "!" at its end is permanent.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, File] = {}
@@ -74,29 +77,29 @@ class WebServer:
         return [request for request in self.requests if request.method == "GET" and request.path == path]
 
     def answer(self, handler: _Handler, path: str, query: dict[str, list[str]]) -> None:
-        """Answers with the file at ``path``. A hub has other answers too."""
+        """Answer GET and HEAD with the file at ``path``. Subclasses may answer in other ways."""
         handler.send_file(self.files.get(path))
 
     def accept(self, handler: _Handler, path: str, body: bytes) -> None:
-        """Takes a POST or PUT. A server that only reads refuses it."""
+        """Answer a POST or PUT. This server only serves files, so it refuses."""
         handler.send(405)
 
 
 class Hub(WebServer):
-    """The part of the hub's API that listing and reading a data set needs."""
+    """A server with the part of the Hugging Face hub's API that listing and reading data sets needs."""
 
-    page = 2  # entries per page of the tree
+    page = 2  # entries in each answer to a listing
 
     def __init__(self) -> None:
         super().__init__()
         self.repos: dict[str, list[tuple[str, datetime, dict[str, bytes]]]] = {}
         self.gated: set[str] = set()
-        self.names: dict[str, str] = {}  # branches and tags → commit; main is the last commit
+        self.names: dict[str, str] = {}  # name of a branch or tag → commit; main is the last one
         self.token = "hf_test"  # noqa: S105
-        self.storage = self.url.replace("127.0.0.1", "localhost")  # files are on another host, as with the real hub
+        self.storage = self.url.replace("127.0.0.1", "localhost")  # the hub's files are on another host
 
     def commit(self, repo: str, when: datetime, files: dict[str, bytes]) -> str:
-        """Add a commit with ``files`` and those of the commit before. Returns its id."""
+        """Add a commit. It has the last commit's files, plus ``files``. Returns the commit's id."""
         commits = self.repos.setdefault(repo, [])
         oid = hashlib.sha1(f"{repo}{len(commits)}".encode()).hexdigest()  # noqa: S324
         commits.append((oid, when, (commits[-1][2] if commits else {}) | files))
@@ -180,7 +183,7 @@ _NOTED = ("Range", "Authorization", "x-amz-request-payer")
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # otherwise each body waits 40 ms for the acknowledgement of its headers
+    disable_nagle_algorithm = True  # otherwise bodies are sent 40 ms after their headers
     web: WebServer
     request_log: Request
 
@@ -203,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def do_POST(self) -> None:
-        """Hands the body to the server, which a test may subclass."""
+        """Pass the body to ``accept``, which subclasses of the server may override."""
         self.request_log, self.fault = Request(self.command, unquote(urlsplit(self.path).path), None, None, None), None
         self.web.requests.append(self.request_log)
         self.web.accept(self, self.request_log.path, self.rfile.read(int(self.headers["Content-Length"])))

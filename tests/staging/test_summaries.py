@@ -1,4 +1,4 @@
-"""A summary of many small files: files in the summary are read again only if they changed."""
+"""A summary has the contents of many small files. Files in the summary are read again only if they have changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOUR = 3600
 
 
 class Files:
-    """Numbers in files, read through a summary. ``opened``: the names that the last read opened."""
+    """Files with a number each, read through a summary. ``opened``: the files that the last ``facts()`` opened."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.storage = folder, Storage(str(folder))
@@ -82,7 +82,7 @@ def test_a_deleted_file_that_comes_back_is_opened(files: Files) -> None:
 
 
 def test_what_is_written_between_a_note_and_the_file_is_not_believed(files: Files) -> None:
-    """A reader can see the note of a change before the file changes."""
+    """Writers note a change, then change the file. A reader in between must not keep the old content as the new one."""
     files.summaries.note_change("1")
     files.write("a", 5)
     files.write("b", 6)
