@@ -1,4 +1,4 @@
-"""The Iceberg table with a real PostgreSQL, which also has the catalog. PyIceberg and DuckDB read the table."""
+"""Tests the Iceberg table with a real PostgreSQL, which also has the catalog. PyIceberg and DuckDB read the table."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def settings(warehouse_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def warehouse(settings: Settings) -> Iterator[Warehouse]:
-    """A warehouse whose ledger has the shards of two captions."""
+    """A warehouse whose ledger has the two shards that the tests' captions come from."""
     with open_warehouse(settings) as warehouse:
         record_source(warehouse, "/data/laion2B-en", "laion_2b_shard 7")
         record_source(warehouse, "s3://bucket/laion-coco", "laion_coco_shard 8", "laion_coco")
@@ -156,7 +156,7 @@ class KilledError(BaseException):
 
 
 def killed(where: str, at: int) -> Callable[..., Any]:
-    """Kills a sync before or after its ``at``-th commit to the lake."""
+    """A ``commit_transaction`` that kills the sync before or after its ``at``-th commit to the Iceberg table."""
     left, commit = at, Transaction.commit_transaction
 
     def committing(transaction: Transaction) -> Any:
@@ -392,7 +392,7 @@ def test_the_commands_of_the_page_do_what_it_says(
             done = CliRunner().invoke(app, shlex.split(rest))
             assert done.exit_code == 0, (done.stderr, done.exception)
             said.append(done.stderr.splitlines()[-1])
-        elif name.startswith("PYICEBERG_"):  # there is no REST catalog here
+        elif name.startswith("PYICEBERG_"):  # for a REST catalog, which the test lacks
             of_rest[name] = value
         else:
             monkeypatch.setenv(name, value)
@@ -409,7 +409,7 @@ def test_the_commands_of_the_page_do_what_it_says(
             "warehouse": "captions",
         }
     monkeypatch.setenv("PYICEBERG_CATALOG__CAPSFUSION__URI", make_catalog_schema(warehouse))
-    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())  # PyIceberg reads it when it is imported
+    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())  # PyIceberg read variables when imported
     monkeypatch.chdir(tmp_path)
     Path(".capsfusion").symlink_to(settings.home)
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):

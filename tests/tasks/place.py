@@ -1,4 +1,4 @@
-"""Small sources that tests may change, and the pairs that runs find in them."""
+"""Small sources that tests may change, and functions that return the pairs that runs find there."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ BOTH = Interval(start=DAYS[0].start, end=DAYS[1].end)
 
 
 def write(path: Path, numbers: range, day: Interval = DAY, *, caption: str | None = None, text: str = "kite") -> None:
-    """Write a shard with one image per number. punsafe and pwatermark are n / 10, and null for the last image."""
+    """Write a shard with one image per number n. punsafe and pwatermark are n / 10, but null for the last image."""
     scores = [n / 10 for n in numbers[:-1]] + [None]
     table = pa.table(
         {
             "URL": [f"http://img.example.org/{n}.jpg" for n in numbers],
-            # If ``text`` differs between the sides, every second text does.
+            # Only odd numbers use ``text``. So if the two sides have different ``text``, every second image differs.
             "TEXT": [f"{text if n % 2 else 'kite'} {n} by Tariq Boone" for n in numbers],
             "punsafe": pa.array(scores, pa.float64()),
             "pwatermark": pa.array(scores, pa.float64()),
@@ -63,7 +63,7 @@ class Place:
         return self.settings(**before), self.settings(**after)
 
     def fresh(self, settings: Settings, interval: Interval = DAY) -> set[bytes]:
-        """The pairs that a run finds in an empty home."""
+        """Pair the interval in a new, empty home. Returns the pair_ids."""
         anew = settings.model_copy(update={"home": self.folder / "fresh"})
         shutil.rmtree(anew.home, ignore_errors=True)
         pair(anew, interval)

@@ -1,4 +1,4 @@
-"""Exports from a real PostgreSQL: the files' contents, and exports that are interrupted and resumed."""
+"""Tests exports from a real PostgreSQL: the files' contents, and exports that are interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def fill(warehouse: Warehouse) -> None:
 
 @pytest.fixture(scope="module")
 def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
-    """A warehouse that tests do not change."""
+    """A filled warehouse that all tests share. They must not change it."""
     with new_warehouse(postgres) as url, open_warehouse(Settings(warehouse_url=url)) as warehouse:
         fill(warehouse)
         yield warehouse
@@ -89,7 +89,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
 
 @pytest.fixture
 def own(warehouse_url: str) -> Iterator[Warehouse]:
-    """A filled warehouse for one test, which may change it."""
+    """A filled warehouse for one test only, which may change it."""
     with open_warehouse(Settings(warehouse_url=warehouse_url)) as warehouse:
         fill(warehouse)
         yield warehouse
@@ -97,7 +97,7 @@ def own(warehouse_url: str) -> Iterator[Warehouse]:
 
 @pytest.fixture(params=["folder", "s3"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """A folder, and a bucket on a local S3 server."""
+    """Where to export to: a folder; in a second run of each test, a bucket of a local S3 server."""
     if request.param == "folder":
         return Storage(str(tmp_path / "captions"))
     return Storage(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}")
@@ -219,14 +219,14 @@ def test_every_column_can_be_had_and_other_readers_read_them(filled: Warehouse, 
     origin = ["laion_2b_source", "laion_coco_source", "license", "capsfusion_model"]
     hub, counted = RELEASES["laion_coco"], read(Storage(str(tmp_path))).group_by(origin).aggregate([([], "count_all")])
     assert {tuple(row.values()) for row in counted.to_pylist()} == {
-        (None, hub, None, "demo", 320),  # None, because the ledger has no shard of this id
+        (None, hub, None, "demo", 320),  # the ledger has no shard with the rows' shard id
         ("my-laion2B", hub, "cc-by-2.0", "demo", 100),
     }
     assert pyarrow.dataset.dataset(tmp_path).count_rows() == 420  # beside the manifest
-    # Polars reads every file of a folder.
+    # No other file is beside the parts, because Polars reads every file of a folder.
     assert sorted(os.listdir(tmp_path / "data")) == [Path(name).name for name in parts(0, 1, 2)]
     assert duckdb.sql(f"select count(distinct pair_id) from '{tmp_path}/data/*.parquet'").fetchall() == [(420,)]
-    for file in sorted((tmp_path / "data").iterdir()):  # read the files in the same way as img2dataset
+    for file in sorted((tmp_path / "data").iterdir()):  # the way in which img2dataset reads files
         assert pq.read_table(file, columns=["image_url", "capsfusion"]).num_rows
 
 
@@ -263,14 +263,14 @@ def test_addresses_and_names_of_releases_are_not_mixed_in_an_export(filled: Ware
     storage, columns = Storage(str(tmp_path)), named_columns("laion_2b_source")
     break_off(filled, storage, after=1, columns=columns)
     begun = storage.read_json("_export.json")
-    del begun["snapshot"]["releases"]  # as an earlier version has written it
+    del begun["snapshot"]["releases"]  # earlier versions did not write it
     storage.write_json("_export.json", begun)
     with pytest.raises(InputError, match=r"earlier version .* addresses of sources instead of names .* --overwrite"):
         run(filled, storage, rows_per_file=100, columns=columns)
 
 
 def break_off(warehouse: Warehouse, storage: Storage, after: int, **options: Any) -> None:
-    """An export that is interrupted after ``after`` files."""
+    """Run an export that is interrupted after ``after`` files."""
 
     class BrokenOffError(Exception):
         pass
@@ -349,7 +349,7 @@ def test_a_finished_export_is_left_as_it_is_and_a_lost_file_is_written_again(
     assert run(filled, target) == first
     assert run(filled, target, overwrite="outdated") == first
     assert [target.filesystem.get_file_info(name).mtime for name in listing(target)] == times
-    # The state after a kill just before the export's end.
+    # Make the state that a kill just before the export's end leaves.
     target.write_json("_export.json", target.read_json("_manifest.json"))
     run(filled, target)
     assert contents(target) == before
@@ -474,7 +474,7 @@ def test_a_run_exports_its_interval_and_anew_when_there_is_more(
 ) -> None:
     settings = load_settings(warehouse_url=own.url.render_as_string(hide_password=False), model=str(tiny_model))
     fusion_id = decide(settings).fusion_id
-    nothing = interval_tasks.export(settings, NEXT_DAY, target.root)  # no unit was planned under this fusion yet
+    nothing = interval_tasks.export(settings, NEXT_DAY, target.root)  # no unit of this fusion is planned yet
     assert (nothing["rows"], nothing["files"]) == (0, 0)
     for unit_id, numbers in (("m1", range(10)), ("m2", range(10, 25))):
         plan(own, (unit_id, len(numbers)), fusion_id=fusion_id)

@@ -1,4 +1,4 @@
-"""Units that the gate holds are loaded only after an answer. The ledger keeps the answer if tasks run again."""
+"""A unit that the gate holds is loaded only after a user's answer. The ledger keeps the answer if tasks run again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def settings(tiny_model: Path, warehouse_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def unit(settings: Settings) -> Unit:
-    """A fused, not validated unit whose captions are all truncated."""
+    """A unit that is fused but not validated. All of its captions are truncated."""
     unit = planned_unit(settings)
     fuse(settings, unit, cut_off)
     return unit

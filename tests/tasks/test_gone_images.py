@@ -1,4 +1,4 @@
-"""Runs with results of img2dataset: pairs whose image is gone are counted and left out; loaded captions stay."""
+"""Tests runs with results of img2dataset. Pairs whose image is gone are counted and left out. Loaded captions stay."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def number_of(address: str) -> int:
 
 
 def before_reading(monkeypatch: pytest.MonkeyPatch, path: str, call: Callable[[int], None]) -> list[str]:
-    """Call ``call`` each time before ``path`` is read, with the number of the time. Returns the list of paths read."""
+    """Before each read of ``path``, call ``call`` with the read's number (from 1). Returns the list of paths read."""
     real, read = image_results.opened, []
 
     @contextmanager
@@ -85,7 +85,7 @@ def before_reading(monkeypatch: pytest.MonkeyPatch, path: str, call: Callable[[i
 
 
 def joined(settings: Settings) -> set[int]:
-    """The images of all pairs that the join finds, gone or not."""
+    """Pair the day. Returns the numbers of the images of all pairs, whether the image is gone or not."""
     pair(settings)
     storage = Storage(settings.staging_uri)
     tables = [storage.read_table(path, ["image_url"]) for path in storage.files(layout.pairs_folder(DAY))]
@@ -197,7 +197,7 @@ def test_a_check_knows_from_the_plan_that_pairs_were_left_out(place: Place, shel
     assert f"{left} pairs left out because their images were gone when" in checked.advice[0]
     assert DAY.command in checked.advice[0]
 
-    # A pair that is lost is still found, because the plan left out two pairs only.
+    # A pair that is really lost is still reported, because the plan says that it left out only two.
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
         one = "(select pair_id from capsfusion.rejected_captions limit 1)"
         connection.exec_driver_sql(f"delete from capsfusion.rejected_captions where pair_id = {one}")
@@ -288,7 +288,7 @@ def test_files_on_s3_are_read_with_the_same_connections(
     monkeypatch.setattr(image_results, "_READERS", 1)
     with open_context(settings) as context:
         image_results.read_image_results(context)
-    assert len(clients) == 2  # one lists the files, one reads them
+    assert len(clients) == 2  # one to list the files, one to read them
     assert not {*range(4)} & images(settings, interval_tasks.plan(settings, DAY))
 
 
@@ -332,13 +332,13 @@ def test_a_source_that_is_empty_now_does_not_give_back_what_was_left_out(
     assert "1 files of image results that are not read yet" in caplog.text
     assert "the estimate uses 1 files of image results that are no longer in the source" in caplog.text
     for file in (first, place.folder / "results" / "2.parquet"):
-        file.rename(file.with_suffix(".csv"))  # like an empty mount point, or a typo in a pattern
+        file.rename(file.with_suffix(".csv"))  # so that no file matches, as with a typo in a pattern
     for stage in (interval_tasks.discover, interval_tasks.plan):
         with pytest.raises(InputError, match=r"no file of image results in .*results.*2 files do not match"):
             stage(settings, DAY)
 
 
-# Setting → values for two runs, and the pairs that the second run leaves out.
+# A setting → its values in two runs. Then the images whose pairs the second run leaves out.
 CHANGES: list[tuple[dict[str, tuple[Any, Any]], set[int]]] = [
     ({"image_results": (None, "results")}, {4}),
     ({"gone_images": ("skip", "keep")}, set()),

@@ -1,4 +1,4 @@
-"""Exports to a data set repository: a local hub that speaks the API of huggingface_hub, and a real PostgreSQL."""
+"""Exports from a real PostgreSQL to a data set repository. The hub is a local server with the hub's API."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_killed_at_a_random_request_and_repeated_gives_the_same_files(
         if left == 0 and rng.random() < 0.5:
             raise KilledError
         answer = ask(folder, call, **tries)
-        if left <= 0:  # the hub has made the commit, but its answer is lost
+        if left <= 0:  # the hub has done what was asked, but its answer is lost
             raise KilledError
         return answer
 

@@ -1,4 +1,4 @@
-"""Units whose fusion keeps the other beams: validated, loaded, reported, and replayed without a GPU."""
+"""Units that keep the other beams' captions are validated, loaded, reported, and replayed without a GPU."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def short(number: int) -> str:
 
 
 def captions(number: int) -> list[str]:
-    """The captions of one search, the best first. Some have a NUL, which PostgreSQL cannot store."""
+    """The captions of a pair's beam search, the best first. Some have a NUL, which PostgreSQL cannot store."""
     if number == 0:
         return [good(0), cut_off(0), short(0)]
     if number < 3:
@@ -103,7 +103,7 @@ def test_rescued_captions_are_loaded_counted_and_named_and_rejected_ones_keep_th
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
         assert line in report_all(connection).text.splitlines()
 
-    # With looser rules, the kept beams are validated again, and nothing is fused.
+    # A replay with looser rules validates the kept beams again, and fuses nothing.
     units = replay.plan(settings, rejections_of(settings), budget=Budget(0))
     for unit in units:
         assert unit_tasks.is_fused(settings, unit)

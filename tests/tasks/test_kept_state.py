@@ -1,4 +1,4 @@
-"""State that was made with other settings is made again or refused. No run uses it."""
+"""No run uses state that was made with other settings. A run makes such state again, or refuses it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.opened import check, forecast, interval_tasks, unit_tasks
 from tests.tasks.place import BOTH, DAY, DAYS, Place, in_units, pair, paired, write
 from tests.upkeep.conftest import fuse_by_hand, plan_day
 
-# Setting → values for two runs of the same interval. The two values give different pairs.
+# Each case: a setting → its values in two runs of the same interval. The two runs find different pairs.
 PULL_RULES: list[dict[str, tuple[Any, Any]]] = [
     {"punsafe_max": (0.5, 0.1)},
     {"punsafe_max": (0.1, 0.5)},
@@ -66,7 +66,7 @@ def test_with_other_rules_shards_are_pulled_paired_and_planned_anew(
     units = plan_day(after, DAY)
     assert paired(after) == expected
     assert in_units(after, units) == expected
-    with pytest.raises(InputError, match="has no work unit"):  # a task of the earlier plan, whose unit was dropped
+    with pytest.raises(InputError, match="has no work unit"):  # the new plan has dropped this unit
         unit_tasks.fuse_started(before, old)
 
 
@@ -152,7 +152,7 @@ def test_what_is_loaded_stays_and_the_rest_follows_the_new_settings(place: Place
     first = urls(before)
     for unit in plan_day(after, DAY):
         loaded(after, unit)
-    kept = {f"http://img.example.org/{n}.jpg" for n in (0, 2)}  # rows 1 and 3 have different texts on the two sides
+    kept = {f"http://img.example.org/{n}.jpg" for n in (0, 2)}  # the two sides have different texts for 1 and 3
     assert set(urls(after)) == {*first, *kept}
     assert check(after, pairs=True, footers=True, sources=True, safe_age=timedelta(0)).findings == []
 
@@ -184,7 +184,7 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     assert f"the pairs of 1 intervals were made with other settings. Make them again with: {DAY.command}" in caplog.text
     pair(before, DAYS[1])
     forecast.estimate(after)
-    assert BOTH.command in caplog.text  # a run of only one of the days would be refused
+    assert BOTH.command in caplog.text  # it would refuse a run of only one of the two days
     with pytest.raises(InputError, match="were pulled with"):
         interval_tasks.pair(after, DAY, [0])
     with pytest.raises(InputError, match="was paired with"):
@@ -257,7 +257,7 @@ def marks(settings: Settings) -> list[dict[str, Any]]:
 
 
 def forget_settings(settings: Settings) -> None:
-    """Remove from the staging area what older versions did not record."""
+    """Remove the settings that files in the staging area record. Older versions did not record them."""
     storage = Storage(settings.staging_uri)
     for file in storage.tree():
         if file.path.endswith(".parquet"):
@@ -276,7 +276,7 @@ def test_a_side_without_any_shard_is_told_and_not_frozen(place: Place, caplog: p
     assert {shard.side for shard in first} == {"laion_coco"}
     assert f"laion_2b has no shard at all in {place.folder}/empty (*.parquet)" in caplog.text
     write(place.folder / "empty" / "a.parquet", range(3))
-    # Not listed, because this side's list is frozen.
+    # Not listed before relist=True, because the synthetic side had shards, so its list is frozen.
     write(place.folder / "coco" / "c.parquet", range(3), caption="a kite")
     found = interval_tasks.discover(settings, DAY)
     assert [shard.path for shard in found if shard.side == "laion_2b"] == ["a.parquet"]

@@ -1,4 +1,4 @@
-"""Late shards come after their interval's list was frozen. The next run that lists them takes them, exactly once."""
+"""Late shards arrive after their interval's list was frozen. The next run of any interval takes them, exactly once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def listed(settings: Settings, interval: Interval) -> list[str]:
 
 
 def add_late_shards(place: Place) -> None:
-    """Add shards with times of the first day on both sides, as a multipart upload or a late push does."""
+    """Add a shard to each side, with a time on the first day. A multipart upload or a late push can cause this."""
     write(place.folder / LATE[0], range(-4, 0))
     write(place.folder / LATE[1], range(-4, 0), caption="a kite in the sky", text="red kite")
 
@@ -47,7 +47,7 @@ def test_the_next_run_takes_them_whatever_its_interval_and_no_other_run_does(
     settings = place.settings()
     first = listed(settings, DAY)
     add_late_shards(place)
-    assert listed(settings, DAY) == first  # a rerun has the same list
+    assert listed(settings, DAY) == first  # not to a rerun of the first day
     assert listed(settings, DAYS[order[0]]) == ["late.parquet"] * 2
     assert listed(settings, DAYS[order[1]]) == []
     assert listed(settings, DAYS[order[0]]) == ["late.parquet"] * 2

@@ -1,6 +1,6 @@
-"""All stages over the sample shards, with a real PostgreSQL and a random model that writes nonsense.
+"""Tests all stages over the sample shards, with a real PostgreSQL and a random model that writes nonsense.
 
-Ranks are threads of this process: tests/one_process.py.
+Ranks are threads of this process (tests/one_process.py).
 """
 
 from __future__ import annotations
@@ -78,8 +78,10 @@ def settings(sample: tuple[Path, SampleReport], tiny_model: Path, warehouse_url:
 
 @dataclass
 class Done:
-    """A warehouse after runs of the three days in order, and the runs' reports. Tests do not change it. The runs use a
-    login that may only write rows."""
+    """A warehouse after runs of the three days in order, and the reports of these runs. Tests must not change it.
+
+    The runs use a login that may only write rows.
+    """
 
     settings: Settings
     reports: list[dict[str, Any]]
@@ -108,7 +110,7 @@ def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
 
 
 def pairs_in(settings: Settings) -> list[dict[str, Any]]:
-    """All accepted and rejected captions, without the columns that say where and when they came from."""
+    """All accepted and rejected captions, without the columns that say from which shard and when a caption came."""
     tables = ("fused_captions", "rejected_captions")
     union = " union all ".join(f"select {CONTENT}, capsfusion, '{table}' as verdict from {table}" for table in tables)
     return rows(settings, f"{union} order by pair_id")
@@ -163,7 +165,7 @@ def test_an_unfinished_run_is_resumed_by_the_next(settings: Settings) -> None:
     first = plan_only(settings, DAYS[0])
     again = interval_tasks.plan(settings, DAYS[0])
     assert [unit.unit_id for unit in again] == [unit.unit_id for unit in first]
-    # Another interval does not plan the pairs of these units again, although they are not in the tables yet.
+    # A larger interval does not plan these units' pairs again, although no caption is loaded yet.
     everything = Interval(start=DAYS[0].start, end=DAYS[2].end)
     others = plan_only(settings, everything)
     ids = [pair for unit in (*again, *others) for pair in unit_pairs(settings, unit.unit_id)]
@@ -250,7 +252,7 @@ def test_another_prompt_gives_other_captions_beside_the_first_and_needs_its_file
     prompt.write_text("One: {raw}\nTwo: {synthetic}\nBoth:")
     [unit] = plan_only(settings.model_copy(update={"prompt": prompt}), DAYS[0])
     prompt.unlink()
-    with open_context(settings) as context:  # without the prompt file, as on the workers of a DAG run
+    with open_context(settings) as context:  # the file is gone; a DAG run's workers lack it, too
         launcher.run(unit_tasks.fuse_argv(context, unit), on_line=lambda line: None)
         unit_tasks.fuse_finished(context, unit)
         unit_tasks.validate(context, unit, accept_rejections=True)
@@ -291,7 +293,7 @@ def run_command(settings: Settings, *more: str, **variables: str) -> Ended:
         "CAPSFUSION_LAION2B": settings.laion2b,
         "CAPSFUSION_LAION_COCO": settings.laion_coco,
     }
-    # huggingface_hub reads its variables when it is imported.
+    # In a new process if a hub variable is given, because huggingface_hub reads variables when it is imported.
     call = capsfusion_process if "HF_HUB_OFFLINE" in variables else capsfusion
     return call("run", "--start", "2026-11-10", "--end", "2026-11-11", *more, **{**given, **variables})
 
@@ -350,7 +352,7 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
 def test_bad_configuration_is_one_line_and_exit_code_2(settings: Settings, env: dict[str, str], message: str) -> None:
     command = run_command(settings, **env)
     last = command.messages.strip().splitlines()[-1]
-    if "127.0.0.1:1" in message:  # a server that does not answer may answer later
+    if "127.0.0.1:1" in message:  # for such a server, a retry may help: exit code 75
         assert (command.returncode, last.partition("the warehouse")[0]) == (75, "capsfusion: not now: ")
     else:
         assert (command.returncode, last.partition(": error: ")[0]) == (2, "capsfusion")

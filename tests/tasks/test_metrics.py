@@ -1,4 +1,4 @@
-"""The metrics' names and figures, the page that lists them, and the dashboard that shows them."""
+"""Tests the metrics' names and figures, the page that lists the metrics, and the dashboard that shows them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_page_lists_each_metric_with_its_kind() -> None:
 
 
 def prometheus_names() -> set[str]:
-    """The names that statsd_exporter gives the metrics of tasks, for Prometheus."""
+    """The names that the tasks' metrics have in Prometheus, which statsd_exporter gives them."""
     names = {
         name.replace(REASON, reason): metric
         for name, metric in METRICS.items()

@@ -1,4 +1,4 @@
-"""Planning while other processes run: its lock, its transactions, and the loss of its session."""
+"""Tests planning's database session: its lock, its transactions, and what happens if the session is lost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def units_in(place: Place) -> int:
 
 
 def still_open(engine: Engine) -> int:
-    """Open transactions. Waits for backends whose client has just left: they end a little later."""
+    """The number of open transactions. Waits first, because a server process ends shortly after its client."""
     deadline = time.monotonic() + 2
     with engine.connect() as connection:
         while (count := int(connection.scalar(_OPEN) or 0)) and time.monotonic() < deadline:

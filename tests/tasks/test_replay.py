@@ -1,4 +1,4 @@
-"""Replays of rejected captions: which rows move, exactly once, also after kills and with other runs."""
+"""Replays of rejected captions move the right rows exactly once, also after kills and beside other runs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def cut_off(number: int) -> str:
 
 
 def rex(numbers: Sequence[int]) -> pa.Table:
-    """Pairs with these numbers, for the captions of ``good`` and ``cut_off``."""
+    """Pairs with these numbers. ``good`` and ``cut_off`` give captions for them."""
     return pairs_table({number: (f"Rex the dog number {number}", "A dog on grass.") for number in numbers})
 
 
@@ -82,12 +82,12 @@ def settings(tiny_model: Path, warehouse_url: str, tmp_path: Path) -> Settings:
 
 
 def other(settings: Settings, **changes: Any) -> Settings:
-    """Settings with the same warehouse and staging area, and another decoding."""
+    """``settings`` with another decoding (by default 2 beams), but the same warehouse and staging area."""
     return Settings(**{**settings.model_dump(), "num_beams": 2, **changes})
 
 
 def fused_day(settings: Settings, pairs: pa.Table, captions: Captions) -> None:
-    """Plan the pairs as a run of DAY would, fuse them by hand, and load them."""
+    """Plan the pairs as a run of DAY would, then load them with ``captions`` as if a model had made these."""
     storage = Storage(settings.staging_uri)
     storage.write_table(f"{layout.pairs_folder(DAY)}/00000.parquet", pairs)
     for unit in interval_tasks.plan(settings, DAY):
@@ -95,7 +95,7 @@ def fused_day(settings: Settings, pairs: pa.Table, captions: Captions) -> None:
 
 
 def finish(settings: Settings, unit: Unit, captions: Captions) -> dict[str, Any]:
-    """Fuse a unit by hand with ``captions``, by the pairs' numbers. Then validate and load it."""
+    """Load a unit, with ``captions`` (a pair's number → its caption) in place of captions made by a model."""
     fuse(settings, unit, captions)
     unit_tasks.validate(settings, unit, accept_rejections=True)
     return unit_tasks.load(settings, unit)
@@ -132,7 +132,7 @@ def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
 
 
 def numbers_in(settings: Settings, table: str, fusion: Settings | None = None) -> list[int]:
-    """Numbers of the table's pairs: all, or those of the settings ``fusion``."""
+    """Numbers of the pairs in the table: of all pairs, or of those fused with the settings ``fusion``."""
     of = f"where fusion_id = '{decide(fusion).fusion_id}'" if fusion else ""
     return [row["laion_hash"] for row in rows(settings, f"select laion_hash from {table} {of} order by 1")]
 
@@ -152,7 +152,7 @@ def accepted_below(threshold: int) -> Captions:
     return lambda number: good(number) if number < threshold else cut_off(number)
 
 
-# ---- what moves ----
+# ---- which captions move ----
 
 
 @pytest.mark.usefixtures("one_process")
@@ -161,7 +161,7 @@ def test_a_replay_with_another_beam_moves_exactly_the_captions_that_pass(setting
     rng = random.Random(3)
     made = {number: (pair.raw, pair.synthetic) for number in range(8) for pair in [make_pair(rng, "train")]}
     made[0] = ("Rex the dog number 0", "A dog on grass.")
-    made[8] = (" ".join(f"Rex-{word}" for word in range(50)), "A white wall.")  # a caption of more than 60 tokens
+    made[8] = (" ".join(f"Rex-{word}" for word in range(50)), "A white wall.")  # needs a caption of over 60 tokens
     fused_day(settings, pairs_table(made), lambda number: "It is" if number else good(0))
     assert numbers_in(settings, "rejected_captions") == list(range(1, 9))
     [before] = rows(settings, "select * from rejected_captions where laion_hash = 1")
@@ -182,7 +182,7 @@ def test_a_replay_with_another_beam_moves_exactly_the_captions_that_pass(setting
     assert f"moved: {len(moved)} pass under fusion {target}" in report["text"]
     assert f"rejected again: {len(kept)}, in rejected_captions under fusion {target}: " in report["text"]
     assert any("8 rejected captions to replay" in line for line in said)
-    # The rejected row is kept unchanged, and the new row has the same source.
+    # The rejected row is kept unchanged in replayed_captions. The new row has the same sources.
     [first] = rows(settings, "select * from replayed_captions where laion_hash = 1")
     assert {name: first[name] for name in before} == before
     [again] = rows(
@@ -217,7 +217,7 @@ def test_reason_time_and_limit_select(settings: Settings) -> None:
     assert "selected: 0 rejected captions" in replay.report(target, rejections_of(settings))["text"]
     short = replay.plan(target, rejections_of(settings, "short", reasons=("too_short", "empty"), loaded_from=before))
     assert numbers_of(settings, short) == [2, 3, 4]
-    # The limit does not count captions that other replays took.
+    # Captions that another replay has taken do not count towards the limit.
     two = replay.plan(target, rejections_of(settings, "two", limit=2))
     assert len(numbers_of(settings, two)) == 2
     rest = replay.plan(target, rejections_of(settings, "rest"))
@@ -232,7 +232,7 @@ def test_the_same_replay_again_does_nothing_and_another_goes_on_from_there(setti
     after = rows(settings, QUARANTINE)
     for name in ("run 1", "run 2"):
         assert replay.plan(second, rejections_of(settings, name)) == []
-        # The captions are only validated again, which needs no GPU.
+        # With the captions' own settings, a replay only validates again, which needs no GPU.
         assert replay.plan(second, rejections_of(second, name), budget=Budget(0)) != []
         for judged in replay.plan(second, rejections_of(second, name)):
             assert unit_tasks.is_fused(second, judged)
@@ -242,7 +242,7 @@ def test_the_same_replay_again_does_nothing_and_another_goes_on_from_there(setti
     assert numbers_of(settings, [unit]) == [3, 4, 5]
     finish(third, unit, accepted_below(5))
     assert numbers_in(settings, "rejected_captions") == [5]
-    # Settings that were tried before are not tried again without existing="replace".
+    # A caption is not fused again with settings that were tried for it before, unless existing is "replace".
     assert replay.plan(second, rejections_of(third, "back")) == []
     assert numbers_of(settings, replay.plan(second, rejections_of(third, "back"), existing="replace")) == [5]
     assert_consistent(settings)
@@ -348,7 +348,7 @@ def test_a_unit_that_failed_does_not_keep_its_rows_from_other_settings(settings:
     unit_tasks.fuse_failed(second, unit, "out of memory")
     [mine] = replay.plan(third, rejections_of(settings, "run 2"))
     finish(third, mine, good)
-    # The first replay continues: its captions are added, and no caption leaves quarantine twice.
+    # The first replay goes on and adds its captions. But no caption leaves rejected_captions twice.
     finish(second, unit, good)
     report = replay.report(second, rejections_of(settings))
     assert report["moved"] == 0
@@ -362,13 +362,13 @@ def test_a_run_of_the_day_and_a_replay_neither_lose_nor_double_a_pair(settings: 
     fused_day(settings, rex(range(6)), accepted_below(2))
     target = other(settings)
     [again] = replay.plan(target, rejections_of(settings))
-    # A run of the day with the replay's settings does not plan the replay's pairs, during the replay or later.
+    # A run of the day with the replay's settings does not plan the replay's pairs, neither during the replay nor later.
     [days] = interval_tasks.plan(target, DAY)
     assert numbers_of(settings, [days]) == [0, 1]
     finish(target, again, accepted_below(4))
     finish(target, days, good)
     assert interval_tasks.plan(target, DAY) == []
-    # A run of the day with its own settings does not fuse the replayed pairs again, and does not count them as lost.
+    # A run of the day with the first settings does not fuse the replayed pairs again, and does not report them as lost.
     assert interval_tasks.plan(settings, DAY) == []
     report = interval_tasks.report(settings, DAY)
     assert (report["unplanned"], report["summary"]["rows_in"], report["replayed"]) == (0, 6, 4)
@@ -381,7 +381,7 @@ def test_a_run_of_the_day_and_a_replay_neither_lose_nor_double_a_pair(settings: 
     assert numbers_in(settings, "fused_captions", target) == [0, 1, 2, 3]
     assert numbers_in(settings, "rejected_captions", target) == [4, 5]
     assert_consistent(settings)
-    # With existing="replace", everything is fused again.
+    # With existing="replace", all pairs of the day are fused again.
     [units] = interval_tasks.plan(settings, DAY, existing="replace")
     fuse(settings, units, good)
     unit_tasks.validate(settings, units)
@@ -438,7 +438,7 @@ def chunks_of_replays(storage: Storage) -> dict[str, bytes]:
     return {path: Path(storage.path(path)).read_bytes() for path in paths}
 
 
-# ---- what is refused ----
+# ---- which replays are refused ----
 
 
 def test_a_fusion_that_is_not_there_and_a_budget_that_does_not_do_are_refused(settings: Settings) -> None:

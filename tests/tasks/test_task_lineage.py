@@ -1,4 +1,4 @@
-"""OpenLineage's names of shards and tables, and the events of a unit and of an export."""
+"""Tests OpenLineage's names of shards and tables, and the events of a unit and of an export."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_tables_have_the_names_that_openlineage_gives_them(url: str, host: str, 
 
 
 def fields_of(dataset: Any) -> dict[str, set[tuple[str, str, str]]]:
-    """Column → columns that it is made from, as (namespace, dataset, column)."""
+    """Column of the dataset → the columns that it is made from, as (namespace, dataset, column)."""
     fields = dataset.facets["columnLineage"].fields
     return {name: {(f.namespace, f.name, f.field) for f in made.inputFields} for name, made in fields.items()}
 

@@ -1,4 +1,4 @@
-"""A hub that takes commits, as huggingface_hub makes them without Xet: repositories, LFS uploads, commits, cards."""
+"""A hub for tests to which huggingface_hub can write, without Xet: repositories, LFS uploads, commits, cards."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ATTRIBUTES = b"*.parquet filter=lfs diff=lfs merge=lfs -text\n"
 
 
 class WritableHub(Hub):
-    """``ignored``: paths that the repository's .gitignore excludes. ``before_commit`` is called before each commit.
+    """A hub that can be written to. ``ignored``: paths that .gitignore excludes. Each commit calls ``before_commit``.
 
-    ``failures``: part of a path → what the next POSTs or PUTs get: a status, "cut" (nothing is done, no answer) or
-    "lost" (it is done, no answer).
+    ``failures``: part of a path → how the next POSTs or PUTs to such a path fail. A number is an HTTP status. With
+    "cut", the hub does nothing and sends no answer. With "lost", the hub does what is asked, but sends no answer.
     """
 
     page = 1000

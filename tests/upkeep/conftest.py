@@ -59,7 +59,7 @@ class Built:
 
 @dataclass
 class Area:
-    """The copy that a test may break."""
+    """A copy of the staging area and the warehouse for one test, which may break them."""
 
     shards: Path
     home: Path
@@ -82,7 +82,7 @@ class Area:
         return self.home / "staging"
 
     def check(self, **options: Any) -> Result:
-        """Run the checks, with files of any age: in a test, no other task is running."""
+        """Run the checks, also on young files, because in a test no other task is running that could own them."""
         return check(self.settings, **{"safe_age": timedelta(0), **options})
 
     def rules(self, **options: Any) -> list[str]:
@@ -136,7 +136,7 @@ def plan_day(settings: Settings, day: Interval, **options: Any) -> list[Unit]:
 
 
 def fuse_by_hand(settings: Settings, unit: Unit) -> None:
-    """Write chunks as torchrun would, with made-up captions."""
+    """Write the chunks that torchrun would write, with made-up captions."""
     storage = Storage(settings.staging_uri)
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id))
     captions = [

@@ -1,4 +1,4 @@
-"""Breaks each invariant for real. `capsfusion check` finds the damage, reports it, and repairs it if that is safe."""
+"""Breaks each invariant in files and tables. `capsfusion check` finds the damage, and repairs it if that is safe."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_a_broken_row_is_found(area: Area, name: str) -> None:
     statement, rules = LEDGER_BROKEN[name]
     area.execute(statement)
     assert area.rules() == rules
-    # The unit or shard belongs to one of the days. A check of only that day finds it too.
+    # The broken unit or shard belongs to one of the days. A check of that day alone must find it, too.
     scoped = [check(area.settings, Scope(interval=day), safe_age=timedelta(0)) for day in DAYS]
     assert sorted({finding.rule for result in scoped for finding in result.findings}) == rules
 
@@ -220,7 +220,7 @@ def test_lost_pairs_are_found_and_a_limit_explains_those_that_it_left(area: Area
     area.execute("delete from work_units where state <> 'loaded'")
     plan_day(area.settings, DAYS[2], limit=3)
     result = area.check(pairs=True)
-    # The files of removed units are still there.
+    # The only finding is the files of the units whose rows were deleted. No pair counts as lost.
     assert {finding.rule for finding in result.findings} == {"unit-unknown"}
     [counts] = result.pairs.values()
     assert counts["in units"] == 3
@@ -407,7 +407,7 @@ def test_a_lost_connection_does_not_end_the_work_and_the_lock_comes_back(
     unit_tasks.fuse_started(area.settings, unit)
     with unit_tasks.at_work(area.settings, unit), open_warehouse(area.settings) as warehouse:
         holder = area.one("select pid from pg_locks where locktype = 'advisory'")
-        area.execute(f"select pg_terminate_backend({holder})")  # this call returns before the session has ended
+        area.execute(f"select pg_terminate_backend({holder})")  # may return before the session has ended
         while area.one(f"select count(*) from pg_locks where locktype = 'advisory' and pid <> {holder}") == 0:
             pass
         assert ownership.abandoned_units(warehouse.engine) == []

@@ -49,13 +49,13 @@ def test_files_of_loaded_units_go_and_everything_runs_as_before(area: Area) -> N
     assert not {*area.storage.folders("units")} & {*loaded}
     assert area.rules(footers=True, pairs=True) == []
 
-    # A task that is cleared later finds that its unit is loaded.
+    # If a task of a loaded unit is cleared and runs again, it finds that the unit is loaded.
     unit = area.unit(loaded[0])
     assert unit_tasks.fused_and_loaded(area.settings, unit) is not None
     verdicts = unit_tasks.validate(area.settings, unit)
     assert (verdicts["rows"], verdicts["already_loaded"]) == (unit.rows, True)
     assert unit_tasks.load(area.settings, unit)["already_loaded"] is True
-    # A loaded day that runs again has nothing to do. The planned day is finished.
+    # If a loaded day runs again, it has nothing to do. If the planned day runs, it is finished.
     area.run_day(DAYS[0])
     area.run_day(DAYS[2])
     more = area.one("select count(*) from rejected_captions") + area.one("select count(*) from fused_captions")
@@ -172,7 +172,7 @@ def test_scratch_folders_go_when_their_process_is_gone(area: Area) -> None:
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     collection = collect(area.settings, safe_age=timedelta(hours=1), delete=True)
-    assert "scratch" not in kinds(collection)  # so young that its process may not have locked it yet
+    assert "scratch" not in kinds(collection)  # too young: a process may be about to lock it
     when = (datetime.now(UTC) - timedelta(hours=2)).timestamp()
     os.utime(folder, (when, when))
     [found] = collect(area.settings, safe_age=timedelta(hours=1), delete=True).found
