@@ -1,4 +1,4 @@
-"""The best caption of a beam search that the rules accept, and the number of its beam."""
+"""Tests that of a beam search's captions, the best one that the rules accept is taken, with the number of its beam."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHORT = "Red car."
 
 
 def search(best: str, *others: str, raw: str = RAW, finish_reason: str = "stop") -> dict[str, Any]:
-    """A row with the captions of one search; each has as many tokens as letters."""
+    """A row with the captions of one beam search. A caption's number of tokens is its number of characters."""
 
     def made(caption: str, reason: str = "stop") -> dict[str, Any]:
         return {"capsfusion": caption, "finish_reason": reason, "caption_tokens": len(caption)}
@@ -51,7 +51,7 @@ def table(*rows: dict[str, Any]) -> pa.Table:
 def test_the_best_caption_that_passes_is_taken(
     row: dict[str, Any], caption: str, beam: int, rescued_from: list[str] | None, reasons: list[str]
 ) -> None:
-    # The row is between rows that need no rescue, so that the test notices if rows are shifted.
+    # The row stands between rows whose best caption is accepted, so that the test notices if rows get mixed up.
     others = [search(GOOD, raw=f"{RAW} {place}") for place in "ab"]
     judged = best_that_pass(table(others[0], row, others[1]))
     found = judged.slice(1, 1).to_pylist()[0]

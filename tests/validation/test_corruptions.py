@@ -1,4 +1,4 @@
-"""Captions with one fault each: `python -m benchmarks.validation` prints the figures."""
+"""Plants one fault into each of many captions. Validation must reject these captions for the right reason."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from capsfusion_tasks.validation.rules import RULES
 pytestmark = pytest.mark.slow
 
 ROWS = 200
-# The share that must be caught, for kinds below 99%: words alone cannot distinguish some of their captions from good
-# captions. docs/validation-quality.md says which.
+# Of most kinds of faults, 99% must be caught. These are the shares for the other kinds: their words alone cannot
+# distinguish some of these captions from good ones. docs/validation-quality.md says which.
 LEAST = {
     "changed_year": 0.97,
     "swapped_name": 0.80,
@@ -44,8 +44,7 @@ def test_of_each_corruption_99_percent_are_caught_for_the_right_reason(
 
 
 def test_of_made_pairs_too() -> None:
-    # Made-up fused captions have fewer words of the synthetic caption, and often also the other number ("a pack of 6").
-    # Their names resemble each other.
+    # Lower for made-up pairs. Their fused captions have fewer synthetic words, often several numbers, and similar names.
     least = LEAST | {"other_synthetic": 0.7, "other_count": 0.88, "swapped_name": 0.75}
     good = good_pairs(read_pairs(None, 1000, "made"))
     assert len(good) > 950

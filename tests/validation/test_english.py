@@ -1,4 +1,4 @@
-"""Captions in other languages than English, and the rules that presume English."""
+"""Tests captions in languages other than English, and the rules that only make sense for English."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.rules import FLAGS, PRESUME_ENGLISH, RULES, flags, reasons
 from capsfusion_tasks.validation.scores import Fused
 
-# Language, raw caption, synthetic caption, a good caption of both.
+# Language, raw caption, synthetic caption, and a good fused caption.
 GOOD = (
     ("zh", "2019款 红色 丰田 凯美瑞 轿车 图片", "一辆红色的汽车停在路边。", "一辆2019款红色丰田凯美瑞轿车停在路边。"),
     ("ja", "京都 清水寺 2018年", "木々に囲まれた寺の建物。", "2018年の京都・清水寺は、木々に囲まれた寺の建物である。"),

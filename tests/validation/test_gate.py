@@ -1,4 +1,4 @@
-"""Tests for which numbers of rejections the gate does not load a unit."""
+"""Tests how many rejections close the gate, so that a unit is not loaded."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_a_unit_far_from_those_before_it_is_stopped_below_the_limit_too() -> Non
     why = why_closed(unit(2000, 300), USUAL, SETTINGS)
     assert why is not None
     assert "than the 8.0% of the last 5 units" in why
-    assert why_closed(unit(2000, 300), USUAL[:2], SETTINGS) is None  # two units are too few to know what is usual
-    assert why_closed(unit(2000, 0), USUAL, SETTINGS) is None  # fewer rejections do not close the gate
+    assert why_closed(unit(2000, 300), USUAL[:2], SETTINGS) is None  # two earlier units do not show what is usual
+    assert why_closed(unit(2000, 0), USUAL, SETTINGS) is None  # unusually few are no problem
 
 
 def test_units_that_differ_among_themselves_leave_more_room() -> None:

@@ -1,4 +1,4 @@
-"""The page of ``capsfusion validate --report``."""
+"""Tests the HTML page that ``capsfusion validate --report`` writes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def page(rows: list[tuple[str, str, str]], name: str = "fused.jsonl") -> str:
 
 
 class Checker(HTMLParser):
-    """Raises if tags are not closed in reverse order."""
+    """Parses HTML. Raises AssertionError if a tag is not closed, or closed in the wrong order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Each rule with captions that it must reject, and good captions that it must not reject."""
+"""Tests each rule on captions that it must reject, and on good captions that it must not reject."""
 
 from __future__ import annotations
 
@@ -349,7 +349,7 @@ def test_a_caption_of_a_hundred_thousand_characters_takes_no_noticeable_time(bit
 def test_the_published_captions_are_rejected_at_their_measured_shares(published_pairs: list[dict[str, Any]]) -> None:
     judged = [Fused(row["laion_2b"], row["laion_coco"], row["capsfusion_official"]) for row in published_pairs]
     verdicts = [reasons(fused) for fused in judged]
-    # In rows of 5,000: the shares that docs/validation.md states.
+    # Rows of 5,000 with each reason. docs/validation.md states these as shares.
     assert Counter(reason for row in verdicts for reason in row) == {
         "prompt_leakage": 232,
         "truncated": 119,

@@ -1,4 +1,4 @@
-"""The stage validate with a ledger: a unit that the gate stops is not loaded, can be inspected, and can be accepted."""
+"""Tests the stage validate with a ledger. A unit that the gate stops is not loaded. Users can inspect and accept it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def settings(warehouse_url: str, tmp_path: Path) -> Settings:
 
 
 def fused_unit(settings: Settings, unit_id: str, captions: list[str], first: int = 0) -> Unit:
-    """A planned and fused unit with pairs numbered from ``first``."""
+    """Make a planned and fused unit with these captions. Its pairs are numbered from ``first``."""
     numbers = range(first, first + len(captions))
     pairs = [
         {field.name: None if field.nullable else f"{field.name} {n}" for field in PAIRS}
@@ -114,7 +114,7 @@ def test_a_caption_that_the_warehouse_has_for_many_others_is_rejected(settings: 
         unit = fused_unit(settings, f"u{number}", [same] * times + [GOOD] * 9, first=20 * number)
         unit_tasks.validate(settings, unit)
         unit_tasks.load(settings, unit)
-    # The look-up accepts any text, even with a NUL character.
+    # The query for equal captions in the warehouse works for any text, even with a NUL character.
     unit = fused_unit(settings, "u2", [same, *[GOOD] * 9, "A red Mustang\tis \\N a \x00 car in a street."], first=40)
     assert unit_tasks.validate(settings, unit)["reasons"]["same_caption"] == 1
     validated = Storage(settings.staging_uri).read_table(layout.unit_validated("u2"))

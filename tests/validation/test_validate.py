@@ -101,7 +101,7 @@ def test_a_table_from_elsewhere_keeps_its_columns_and_order() -> None:
     assert validated.column_names == [*table.column_names, *SCORES.names, "reasons", "flags"]
     assert validated.select(table.column_names).equals(table)
     assert validated["reasons"].to_pylist() == [[], ["empty"]]
-    assert validate_table(validated, "caption").equals(validated)  # validating again replaces the columns
+    assert validate_table(validated, "caption").equals(validated)  # replaces the columns of the first time
 
 
 def test_the_same_caption_for_many_pairs_is_rejected_here_and_across_what_is_loaded() -> None:
@@ -119,7 +119,7 @@ def test_the_same_caption_for_many_pairs_is_rejected_here_and_across_what_is_loa
     assert validate_table(table.slice(0, 5), loaded=loaded)["reasons"].to_pylist() == same[:5]
     assert validate_table(table.slice(0, 4), loaded=loaded)["reasons"].to_pylist() == [[]] * 4
     assert asked == [{GOOD}, {GOOD}]
-    # The same image at six addresses rightly has the same caption.
+    # Pairs with the same raw caption may have the same caption: they are one image at several addresses.
     often = table.set_column(0, "laion_2b", pa.array(raws[:1] * 6))
     assert validate_table(often)["reasons"].to_pylist() == [[]] * 6
 

@@ -1,4 +1,4 @@
-"""Verdicts for a whole file."""
+"""Tests `validate_file`, which gives verdicts for a whole file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_batches_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (found.tally.rows, found.tally.accepted, found.tally.reasons) == (5, 3, {"truncated": 2})
     assert [example.caption for example in found.tally.examples["truncated"]] == ["Rex the dog is on"]
     assert found.histograms["caption_words"].sum() == 5
-    assert found.histograms["raw_recall"][-1] == 5  # 1.0 is in the last bin
+    assert found.histograms["raw_recall"][-1] == 5  # a score of 1.0 counts in the last bin
     assert pq.read_table(tmp_path / "out.parquet")["reasons"].to_pylist() == [[], [], [], ["truncated"], ["truncated"]]
     assert validate_file(tmp_path / "in.json").tally == found.tally
 

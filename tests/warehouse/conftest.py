@@ -1,4 +1,4 @@
-"""A warehouse with a fusion and a unit in its ledger, and rows to load."""
+"""Fixtures and functions for tests of the warehouse: a migrated warehouse, planned units, and rows to load."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def plan(
     interval: Interval = DAY,
     dag_run_id: str = "run 1",
 ) -> None:
-    """Register units, given as (unit_id, rows)."""
+    """Register planned units, given as (unit_id, number of rows), and their fusion."""
     planned = [Unit(unit_id=unit_id, fusion_id=fusion_id, rows=rows, tokens=100 * rows) for unit_id, rows in units]
     with warehouse.engine.begin() as connection:
         fusions.register(connection, FUSION.model_copy(update={"fusion_id": fusion_id}), {})
@@ -74,7 +74,7 @@ def pair_id(number: int) -> bytes:
 
 
 def rows(*numbers: int, rejected: dict[int, list[str]] | None = None, **changes: Any) -> pa.Table:
-    """Validated rows of the pairs ``numbers``; ``rejected``: pair → reasons; ``changes``: column → value."""
+    """Validated rows of pairs ``numbers``. ``rejected``: number → reasons. ``changes``: column → value of all rows."""
 
     def row(number: int) -> dict[str, Any]:
         made: dict[str, Any] = {}
@@ -92,7 +92,7 @@ def rows(*numbers: int, rejected: dict[int, list[str]] | None = None, **changes:
 
 
 def in_threads(*calls: Callable[[], object]) -> list[object]:
-    """Run ``calls`` at the same time. Returns their results and exceptions."""
+    """Run ``calls`` at the same time. Returns the result or the exception of each, in the order in which they end."""
     results: list[object] = []
 
     def run(call: Callable[[], object]) -> None:
@@ -111,7 +111,7 @@ def in_threads(*calls: Callable[[], object]) -> list[object]:
 
 @contextmanager
 def merge_held(warehouse: Warehouse) -> Iterator[None]:
-    """Within the block, every load waits after its COPY."""
+    """Within the block, every load for the fusion f1 waits after its COPY, before it merges rows into the tables."""
     with warehouse.engine.begin() as connection:
         connection.execute(text("select pg_advisory_xact_lock(hashtextextended('capsfusion.load f1', 0))"))
         yield

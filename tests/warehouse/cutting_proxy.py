@@ -1,4 +1,4 @@
-"""A network between a client and PostgreSQL that breaks at a chosen point."""
+"""A proxy between a client and PostgreSQL that cuts the connection at a chosen point."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-RESET = struct.pack("ii", 1, 0)  # closing sends RST, and data on the way are lost
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: closing sends RST, and data on the way are lost
 
 
 @dataclass
 class CuttingProxy:
-    """Forwards TCP connections to the server's Unix socket, and cuts both ends at ``after`` or ``at``."""
+    """Forwards TCP connections to the server's Unix socket. Cuts both ends where ``after`` or ``at`` says."""
 
     server: Path
-    after: int | None = None  # cut after this many bytes from the client
+    after: int | None = None  # cut when the client has sent this many bytes
     at: Literal["commit", "answer to commit"] | None = None
-    stall: bool = False  # keep the connection and forward nothing more, instead of cutting it
+    stall: bool = False  # do not cut, but forward nothing more
     from_client: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
 
@@ -60,7 +60,7 @@ class CuttingProxy:
                 server.sendall(data[:room] if self.at is None else b"")
                 return self._break_off()
             if self.at == "answer to commit" and b"COMMIT" in data:
-                self.reached.set()  # set this before the server can answer
+                self.reached.set()  # before the server can answer
             server.sendall(data)
             self.from_client += len(data)
         return _end(server)
@@ -94,6 +94,6 @@ def _received(connection: socket.socket) -> bytes:
 
 
 def _end(connection: socket.socket) -> None:
-    """Shut the socket down, which wakes threads that read from it."""
+    """Shut the socket down. This ends the ``recv`` of threads that read from it."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Pages of captions, compared with a scan of all rows, and the lineage of a caption."""
+"""Compares pages of captions with a scan of all rows, and tests the lineage of a caption."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOSTILE = "it's a \\ 100% 'bicycle' :x; drop table fused_captions --"
 
 @pytest.fixture(scope="module")
 def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
-    """Two fusions of the same pairs, one unit and day each, with every third caption rejected, and a waiting unit."""
+    """Two fusions of the same pairs. Each has a day with a loaded unit, a third of it rejected, and a waiting unit."""
     units = (("f1", "u1", DAY, "run 1", 12), ("f2", "u2", NEXT_DAY, "run 2", 20))
     with new_warehouse(postgres) as url, open_warehouse(Settings(warehouse_url=url)) as warehouse:
         for fusion_id, unit_id, interval, run, count in units:

@@ -1,4 +1,4 @@
-"""Opening a warehouse: the server, the schema, and the errors."""
+"""Tests opening a warehouse: which server is used, what the schema must be, and which errors are raised."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_database_that_cannot_store_every_caption_is_refused(postgres: Embedde
 def test_the_environment_of_libpq_does_not_change_what_text_is(
     warehouse_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")  # with this encoding, psycopg would return bytes
+    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")  # would make psycopg return bytes
     with (
         open_warehouse(Settings(warehouse_url=warehouse_url)) as warehouse,
         warehouse.engine.connect() as connection,

@@ -1,4 +1,4 @@
-"""The embedded server: starting, sharing and stopping it, and starting it after a crash."""
+"""Tests the embedded server: how it is started, shared, stopped, and started after a crash."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def test_a_server_that_hangs_while_it_stops_is_ended_and_keeps_its_data(
         ask(server, "capsfusion", "create table kept as select 7 as n")
         hanging = postmaster(tmp_path)
         assert hanging is not None
-        # The server's shutdown waits for the checkpointer, which is suspended here.
+        # Suspend the checkpointer, for which the server's shutdown waits.
         for child in hanging.children():
             with suppress(psutil.NoSuchProcess):  # some backends may already have ended
                 if "checkpointer" in " ".join(child.cmdline()):
                     child.suspend()
-        hanging.send_signal(signal.SIGINT)  # the process that asked for the shutdown is gone
+        hanging.send_signal(signal.SIGINT)  # a shutdown that no process watches any more
         pid_file = tmp_path / "postgres" / "postmaster.pid"
         while "stopping" not in pid_file.read_text():
             time.sleep(0.01)
@@ -84,7 +84,7 @@ def test_processes_share_one_server_and_the_last_one_stops_it(tmp_path: Path) ->
         for _ in range(3)
     ]
     assert len({process.stdout.readline() for process in users if process.stdout}) == 1
-    users[0].kill()  # this user ends without releasing the server
+    users[0].kill()  # this process ends without releasing the server
     users[0].communicate()
     for process in users[1:]:
         assert postmaster(tmp_path) is not None

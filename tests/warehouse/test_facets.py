@@ -1,4 +1,4 @@
-"""Facets and totals, compared with the captions of all pages."""
+"""Compares facets and totals with counts over the captions of all pages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_many_captions_are_estimated_and_the_answer_says_so(
     facet = found(filled, wanted)
     assert not facet.exact
     assert not facet.total.exact
-    # This sample has all rows, so that its estimates are right.
+    # The sample from which figures are estimated has all rows here, so the estimates must be right.
     assert facet.total.captions == exact.total.captions
     assert (facet.reasons, facet.flags, facet.days, facet.bins) == (exact.reasons, exact.flags, exact.days, exact.bins)
 

@@ -1,4 +1,4 @@
-"""Replays and exports of the captions that meet a filter of the captions view."""
+"""Tests replays and exports of the captions that match a filter of the captions view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of runs, compared with the units and rows that tests load. Reading them changes and blocks nothing."""
+"""Compares figures of runs with the units and rows that tests load. Reading the figures changes and blocks nothing."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_run_that_ran_again_with_another_model_is_two_runs_and_its_last_is_the
         found = figures(connection, RunKey(dag_run_id="run 1", fusion_id="f1"))
         assert found is not None
         assert (found.fusion_id, found.summary.rows_in) == ("f1", 10)
-        # A plan that found nothing new also counts as the last plan.
+        # If the last plan found nothing new, its fusion still counts as the run's last one.
         plans.record(connection, DAY, "f1", "run 1", pairs=10, already_fused=10, planned=0)
         assert funnels.last_fusion(connection, scope) == "f1"
         assert funnels.last_fusion(connection, Scope(dag_run_id="run 2")) is None

@@ -1,4 +1,4 @@
-"""The ledger of shards and work units."""
+"""Tests the ledger of shards and work units."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def test_a_shard_keeps_its_row_when_it_is_seen_again(connection: Connection) -> 
     assert connection.scalar(select(shards.c.state).where(shards.c.shard_id == "s2")) == "discovered"
 
 
-# Adds a pause to every insert, between the check for conflicts and the write to the unique indexes. Indexes are written
-# in the order in which they were created, so the unique ones are created again after the slow one.
+# Makes every insert of a shard pause between the check for conflicts and the write to the unique indexes. An index that
+# calls pause() does this. Indexes are written in the order of their creation, so the unique indexes are created again
+# after it.
 SLOW_INSERTS = """
     create function pause(text) returns text language plpgsql immutable as
         $$ begin perform pg_sleep(0.2); return $1; end $$;
@@ -78,7 +79,7 @@ def test_a_failed_shard_shows_its_error_until_it_is_pulled(connection: Connectio
 
 def test_a_unit_goes_its_way(warehouse: Warehouse, connection: Connection) -> None:
     plan(warehouse, ("u1", 2))
-    plan(warehouse, ("u1", 99), ("u2", 3))  # u1 is planned again and does not change; u2 is added
+    plan(warehouse, ("u1", 99), ("u2", 3))  # u1 is planned again, which must not change it; u2 is new
     assert ledger.unit_states(connection, ["u1", "u2", "unknown"]) == {"u1": "planned", "u2": "planned"}
     ledger.unit_started(connection, "u1")
     ledger.unit_failed(connection, "u1", "out of memory")

@@ -1,4 +1,4 @@
-"""Loading a unit is atomic, and happens only once, also after failures during the load."""
+"""Loading a unit is atomic, and happens only once, even if earlier tries to load it have failed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.warehouse.conftest import in_threads, merge_held, pair_id, plan, rows
 
 
 def everything(connection: Connection) -> list[object]:
-    """All columns that a load can change except times, sorted."""
+    """All rows that a load can change, in order of their keys, without the time of the load."""
     found: list[object] = []
     for table, key in ((fused_captions, "pair_id"), (rejected_captions, "pair_id"), (work_units, "unit_id")):
         for row in connection.execute(select(table).order_by(table.c[key])).mappings():
@@ -73,7 +73,7 @@ def test_loading_again_changes_nothing(warehouse: Warehouse, connection: Connect
 
 def test_no_table_is_read_whole_for_each_row(warehouse: Warehouse, connection: Connection) -> None:
     plan(warehouse, *((f"u{number}", 500) for number in range(60)))
-    # Now the planner knows that the table is small, and prefers to scan it.
+    # With these statistics, PostgreSQL's planner knows that the table is small, and prefers to scan it.
     connection.execute(text("analyze capsfusion.work_units"))
 
     def scans() -> tuple[int, int]:
@@ -89,7 +89,7 @@ def test_no_table_is_read_whole_for_each_row(warehouse: Warehouse, connection: C
     load_unit(warehouse, "u0", rows(*range(500)))
     deadline = time.monotonic() + 30
     while scans()[1] < by_index + 500 and time.monotonic() < deadline:
-        time.sleep(0.05)  # close the connection, because a backend reports its statistics when it ends
+        time.sleep(0.05)  # until the load's connection has reported its statistics
     assert scans()[1] >= by_index + 500
     assert scans()[0] == whole
 
@@ -181,7 +181,7 @@ def waiting_backend(connection: Connection) -> int:
         if pid is not None:
             return int(pid)
         time.sleep(0.1)
-    raise AssertionError("no load came to its merge")
+    raise AssertionError("no load waits for its merge")
 
 
 def test_a_lost_connection_in_the_middle_costs_a_retry(warehouse: Warehouse, connection: Connection) -> None:
@@ -222,6 +222,6 @@ def test_a_killed_process_leaves_nothing_behind(warehouse: Warehouse, connection
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert everything(connection) == before
-    # The server may take a moment to notice; the retry waits for the dead transaction's lock.
+    # The server may take a moment to notice that the process is dead. Until then, the retry waits for its lock.
     assert load_unit(warehouse, "u1", table) == LoadResult(99, 1, already_loaded=False)
     assert consistent(connection)

@@ -1,4 +1,4 @@
-"""Interrupted loads: after any fault, a repeated load leaves each row in the table once."""
+"""Interrupts loads. After any fault, a repeated load must leave each row in the tables exactly once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROWS = 300
 
 
 def unit(warehouse: Warehouse, number: int) -> tuple[str, pa.Table]:
-    """A planned unit and its rows. Each number gives other rows; a tenth of them is rejected."""
+    """Plan the unit with this number. Returns its id and rows, a tenth of them rejected. No two units share rows."""
     unit_id, numbers = f"u{number}", range(number * ROWS, (number + 1) * ROWS)
     plan(warehouse, (unit_id, ROWS))
     return unit_id, rows(*numbers, rejected={row: ["loop"] for row in numbers[::10]})
@@ -55,7 +55,7 @@ def assert_retry_completes(warehouse: Warehouse, number: int, *, committed: bool
 
 # -- The server is killed ---------------------------------------------------------------------------------------------
 
-# Makes a load wait at its 100th row and at its commit.
+# Makes a load wait, as capsfusion.pause_at says, when it inserts a certain row or before it commits.
 PAUSES = """
 create function capsfusion.pause() returns trigger language plpgsql as $$
 begin
@@ -71,13 +71,13 @@ execute function capsfusion.pause('commit');
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A server with fsync on, so that data survive a crash, and with loads that can be made to wait."""
+    """A home whose server has fsync on, so that data survive a crash. Loads can be made to wait."""
     home = tmp_path_factory.mktemp("killed")
     with open_warehouse(Settings(home=home)) as warehouse:
         with warehouse.engine.begin() as connection:
             connection.exec_driver_sql(PAUSES)
         with warehouse.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            # With synchronous_commit = on, a commit is written and then waits for ever for this standby.
+            # In a session with synchronous_commit = on, a commit is written, then waits forever for this standby.
             connection.execute(text("alter system set synchronous_standby_names = 'nobody'"))
             connection.execute(text("alter system set synchronous_commit = local"))
             connection.execute(text("select pg_reload_conf()"))
@@ -85,17 +85,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wait_for(connection: Connection, event: str) -> None:
-    """Wait until an active session waits for ``event``."""
+    """Wait until an active session of the server waits for ``event``, a wait_event of PostgreSQL."""
     query = text("select count(*) from pg_stat_activity where state = 'active' and wait_event = :event")
     for _ in range(300):
         if connection.scalar(query, {"event": event}):
             return
         time.sleep(0.1)
-    raise AssertionError(f"no load came to wait for {event}")
+    raise AssertionError(f"no load waits for {event}")
 
 
 def kill(data: Path) -> None:
-    """Kill the server and all of its processes at once."""
+    """Kill all processes of the server with data folder ``data``."""
     server = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
     for process in [server, *server.children(recursive=True)]:
         process.send_signal(signal.SIGKILL)
@@ -146,7 +146,7 @@ def socket_of(warehouse: Warehouse) -> Path:
 
 
 def through(net: CuttingProxy, warehouse: Warehouse) -> URL:
-    """The warehouse's URL by way of the proxy."""
+    """The warehouse's URL, changed so that connections go through the proxy ``net``."""
     return warehouse.url.set(host="127.0.0.1", port=net.port, query={})
 
 
@@ -157,7 +157,7 @@ def load_over(net: CuttingProxy, warehouse: Warehouse, number: int) -> LoadResul
 def test_a_network_that_is_cut_after_so_many_bytes(warehouse: Warehouse) -> None:
     with CuttingProxy(socket_of(warehouse)) as net:
         assert load_over(net, warehouse, 0) == LoadResult(ROWS * 9 // 10, ROWS // 10, already_loaded=False)
-    statements = net.from_client - 20_000  # the client sends its last 20,000 bytes after the rows
+    statements = net.from_client - 20_000  # about 20,000 bytes before the end, all rows are sent
     cuts = [*range(0, 2000, 400), *range(2000, statements, statements // 5), *range(statements, net.from_client, 2000)]
     for number, after in enumerate(cuts, start=1):
         with CuttingProxy(socket_of(warehouse), after) as net, pytest.raises(NotReadyError, match="try again"):
@@ -205,7 +205,7 @@ with open_warehouse(Settings(warehouse_url=url)) as warehouse:
 
 
 def test_processes_that_load_at_the_same_time(warehouse: Warehouse, connection: Connection, tmp_path: Path) -> None:
-    """Two processes load the same unit, a third loads another."""
+    """Two processes load the same unit. A third process loads another unit."""
     url = warehouse.url.render_as_string(hide_password=False)
     processes = []
     with merge_held(warehouse):

@@ -1,4 +1,4 @@
-"""Migrating an empty database, or one of an earlier version with rows, gives the schema that the code describes."""
+"""Migrates an empty database, and those of earlier versions with rows. All get the schema that the code describes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.warehouse.conftest import plan, rows
 
 EARLIER = sorted(known_revisions() - {head_revision()})
 
-# A row in each table of the first version. Tests load the same pair again later.
+# Rows for each table of the first version. A test loads the pairs 100 and 101 again after the migration.
 FIRST_ROWS = """
 insert into capsfusion.fusions
 values ('f1', 'demo', null, 'm', 'p', 't', 'native', 'float32', 3, 80, '{"model": "demo"}', now());
@@ -111,7 +111,7 @@ def assert_built_as_described(connection: Connection) -> None:
         },
     )
     assert compare_metadata(context, judgements.metadata) == []
-    # Alembic does not compare checks, the order of columns, and kinds of indexes.
+    # Alembic compares neither checks nor the order of columns nor the kinds of indexes, so these are compared here.
     for name, table in ((table.name, table) for table in judgements.metadata.tables.values()):
         stored = inspect(connection)
         assert [column["name"] for column in stored.get_columns(name, SCHEMA)] == table.columns.keys()
@@ -125,7 +125,7 @@ def assert_built_as_described(connection: Connection) -> None:
 
 
 def indexes(connection: Connection, schema: str) -> dict[str, str]:
-    """Name → definition of all indexes, except the index of alembic's version table."""
+    """All indexes except that of Alembic's version table: name → definition, without the schema's name."""
     query = text("select indexname, indexdef from pg_indexes where schemaname = :schema and tablename <> :version")
     found = connection.execute(query, {"schema": schema, "version": VERSION_TABLE})
     return {name: definition.replace(f" {schema}.", " ") for name, definition in found}

@@ -1,4 +1,4 @@
-"""Sums over plans. If an interval is planned again, its own units do not count as units of other intervals."""
+"""Tests sums over plans. If an interval is planned again, its own units do not count as units of other intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of releases: short, never empty, and different for different sources."""
+"""The names of releases are short, never empty, and different for different sources."""
 
 from __future__ import annotations
 

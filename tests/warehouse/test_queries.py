@@ -1,4 +1,4 @@
-"""The queries of the report and of the status command."""
+"""Tests the queries for reports and for `capsfusion status`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NEXT_DAY = Interval(start=datetime(2026, 11, 11, tzinfo=UTC), end=datetime(2026,
 
 @pytest.fixture
 def two_days(warehouse: Warehouse, connection: Connection) -> Warehouse:
-    """Day one: u1 loaded, u2 failed. Day two: u3 loaded."""
+    """A warehouse with units of two days. On day one, u1 is loaded and u2 has failed. On day two, u3 is loaded."""
     plan(warehouse, ("u1", 3), ("u2", 5))
     plan(warehouse, ("u3", 2), interval=NEXT_DAY)
     for unit_id, seconds in (("u1", 1.5), ("u3", 0.5)):

@@ -1,4 +1,4 @@
-"""The queries of docs/queries.md: each finds rows, and together they use every index of the tables of captions."""
+"""Runs the queries of docs/queries.md. Each finds rows, and together they use every index of the caption tables."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
             connection.execute(
                 f"insert into rejected_captions ({both}, reasons) select {both}, why from columns where why is not null"
             )
-            # A replay of the first fusion's first unit under the second fusion.
+            # Makes unit-40 (second fusion) a replay of the captions that were rejected in unit-0 (first fusion).
             connection.execute(
                 "update work_units set interval_start = null, interval_end = null, replay = 'manual__2026-11-13',"
                 " replay_of = '3f9a1c20b7de' where unit_id = 'unit-40'"
@@ -57,7 +57,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
 
 @pytest.fixture(scope="module")
 def reader(postgres: EmbeddedPostgres, filled: Warehouse) -> Iterator[Warehouse]:
-    """The same warehouse with a login that may only read."""
+    """The warehouse ``filled``, opened with a login that may only read."""
     url = login(postgres, filled.url.render_as_string(hide_password=False), READER)
     with open_warehouse(Settings(warehouse_url=url)) as warehouse:
         yield warehouse
@@ -107,7 +107,7 @@ def test_what_a_query_does_not_ask_of_the_view_is_not_looked_up(filled: Warehous
 
 
 def rows_read(node: dict[str, Any]) -> Iterator[int]:
-    """Number of rows that the plan's scans read, including rows that a filter removed."""
+    """For each scan in a query plan, the number of rows that it read, including rows that a filter then removed."""
     if "Scan" in node["Node Type"]:
         yield int(node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)))
     for part in node.get("Plans", []):

@@ -1,4 +1,4 @@
-"""Rates and planned work, read from the ledger."""
+"""Tests the rates of fused units and the work that is planned, both read from the ledger."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_a_replay_under_its_own_fusion_says_nothing_about_the_rate(
         unit = Unit(unit_id=name, fusion_id="f1", rows=10, tokens=1000)
         plan(warehouse, (f"of-{name}", 1), fusion_id=replayed)
         ledger.register_units(connection, [unit], Replay(name=name, fusion_id=replayed))
-    fuse(connection, "again", 0.1)  # only one row in ten was fused; the other captions existed already
+    fuse(connection, "again", 0.1)  # its captions existed already, so its time says nothing about the rate
     assert rates.measured(connection, "f1") == rates.Measured(1, rates.Spread(100, 100, 100), None)
-    fuse(connection, "other", 10.0)  # in a replay with other settings, all rows are fused
+    fuse(connection, "other", 10.0)  # fuses all rows, so it counts
     found = rates.measured(connection, "f1")
     assert found is not None
     assert found.units == 2

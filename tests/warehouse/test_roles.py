@@ -1,4 +1,4 @@
-"""The rights of logins of each database role."""
+"""Tests what logins with each database role may do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from capsfusion_tasks.warehouse.url import parse_url
 from tests.conftest import login
 from tests.warehouse.conftest import plan, rows
 
-# Separate statements. None of them changes the warehouse: they fail or match no row.
+# Each statement is tried alone. None changes the warehouse, because ``may`` rolls it back.
 WRITES = ("delete from capsfusion.shards where false", "update capsfusion.work_units set error = null where false")
 SCHEMA_CHANGES = (
     "create table capsfusion.mine (n int)",
@@ -40,7 +40,7 @@ SCHEMA_CHANGES = (
 
 
 def may(warehouse: Warehouse, statement: str) -> bool:
-    """Whether the login may run the statement, which is then rolled back."""
+    """Whether the warehouse's login may run the statement. Rolls it back."""
     with psycopg.connect(warehouse.adbc_uri) as connection:
         try:
             connection.execute(statement)
@@ -104,7 +104,7 @@ def test_an_owner_migrates_and_what_it_makes_is_open_to_the_others(postgres: Emb
             connection.execute(text("create table capsfusion.by_hand (n int)"))
         owner.dispose()
         assert owners == {OWNER}
-        with admin.connect() as connection:  # as docs/operations.md recommends: public may not connect
+        with admin.connect() as connection:  # needed, because public may not connect (docs/operations.md)
             connection.execute(text(f"grant connect on database owned to {READER}"))
         with open_warehouse(Settings(warehouse_url=login(postgres, url, READER))) as reader:
             assert may(reader, "select from capsfusion.by_hand")
@@ -131,7 +131,7 @@ def test_a_login_that_may_make_no_roles_migrates_and_is_told_what_is_missing(
             plan(warehouse, ("u1", 1))
             load_unit(warehouse, "u1", rows(1))
             assert f"grant {OWNER} to <this login>" in caplog.text
-            # Follow the message's advice.
+            # Do what the message says.
             with admin.connect() as connection:
                 connection.execute(text(f"grant {OWNER} to single"))
             with warehouse.engine.begin() as connection:

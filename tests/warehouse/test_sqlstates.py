@@ -1,4 +1,4 @@
-"""How PostgreSQL's errors are reported: NotReadyError if a retry may succeed, InputError if the user must act."""
+"""PostgreSQL's errors become NotReadyError if a retry may succeed, and InputError if the user must act."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from capsfusion_tasks.warehouse.roles import LOADER, READER
 from tests.conftest import login
 from tests.warehouse.conftest import plan
 
-ENCRYPTION = b"\x04\xd2"  # first bytes of the codes of SSLRequest and GSSENCRequest
+ENCRYPTION = b"\x04\xd2"  # by these bytes, a message asks for encryption (SSLRequest, GSSENCRequest)
 READ_ONLY = "options=-c%20default_transaction_read_only%3Don"
 
 
 @contextmanager
 def server(answer: bytes) -> Iterator[int]:
-    """Port of a server that refuses encryption and then sends ``answer`` to every client."""
+    """Start a server that refuses encryption, then sends ``answer`` to every client. Yields its port."""
 
     def answer_one(client: socket.socket) -> None:
         with client:
             while client.recv(8)[4:6] == ENCRYPTION:
                 client.sendall(b"N")
-            client.recv(1000)  # the rest of the first message
+            client.recv(1000)  # the rest of the startup message
             client.sendall(answer)
 
     with socket.socket() as listening:
@@ -114,7 +114,7 @@ def test_a_variable_of_libpq_that_cannot_work_is_named(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, name: str, value: str, embedded: bool
 ) -> None:
     folder = postgres.socket_folder
-    monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")  # a variable that is set, but is not the reason of the error
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")  # does no harm, so errors must not name it
     monkeypatch.setenv(name, value)
     with (
         pytest.raises(InputError, match=f"; check CAPSFUSION_WAREHOUSE_URL and {name}"),
@@ -195,7 +195,7 @@ def test_a_login_without_a_right_gets_one_line(postgres: EmbeddedPostgres, wareh
 
 
 def test_a_path_that_is_too_long_for_its_index_is_an_input_error(settings: Settings) -> None:
-    # A value that is too large for the index, even when compressed.
+    # Random text, so that it is too long for the index even when it is compressed.
     path = "".join(sha256(str(number).encode()).hexdigest() for number in range(100))
     found = Shard.model_validate(
         {

@@ -1,4 +1,4 @@
-"""The tables accept valid rows, and their constraints reject others."""
+"""The tables accept valid rows, and their constraints refuse invalid rows."""
 
 from __future__ import annotations
 

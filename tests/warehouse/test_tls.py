@@ -1,4 +1,4 @@
-"""A warehouse behind TLS: SQLAlchemy, ADBC and psql all check its certificate."""
+"""Connects to a warehouse behind TLS. SQLAlchemy, ADBC and psql all check the server's certificate."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.tls import Authority, make_authority, tls_relay
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("tls") / "a folder")  # with a space, which must be escaped in a URL
+    return make_authority(tmp_path_factory.mktemp("tls") / "a folder")  # the space must be escaped in URLs
 
 
 @pytest.fixture
 def tls_url(postgres: EmbeddedPostgres, warehouse_url: str, authority: Authority) -> Iterator[str]:
-    """The warehouse by TCP, with TLS only."""
+    """URL of the warehouse behind a relay that accepts only TLS, by TCP."""
     with tls_relay(authority, str(postgres.socket_folder / f".s.PGSQL.{PORT}"), postgres=True) as port:
         user, database = make_url(warehouse_url).username, make_url(warehouse_url).database
         yield f"postgresql://{user}@localhost:{port}/{database}"
@@ -44,10 +44,10 @@ def test_a_verified_warehouse_is_reached_by_every_driver_and_by_psql(tls_url: st
             driver = connection.connection.driver_connection
             assert isinstance(driver, psycopg.Connection)
             assert driver.pgconn.ssl_in_use
-        # ADBC's driver does not tell whether it uses TLS, but the relay accepts nothing else.
+        # ADBC's driver does not say whether it uses TLS. But the relay accepts nothing else, so this query uses TLS.
         assert execute_sql(warehouse, "select 1 as one").to_pylist() == [{"one": 1}]
         argv, environment = psql_command(warehouse)
-    if shutil.which("psql"):  # the psql of the embedded server has no TLS
+    if shutil.which("psql"):  # psql of the system, because the embedded server's psql has no TLS
         asked = [*argv, "--no-psqlrc", "-c", "\\conninfo"]
         said = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
         assert "TLS" in said.stdout
