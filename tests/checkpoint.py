@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def write_checkpoint(folder: Path, tokenizer_model: Path, *, vocab_size: int, layers: int = 2) -> Path:
-    """A random LLaMA in the file layout of BAAI/CapsFus-LLaMA: .bin shards with an index, added_tokens.json.
+    """Write a random LLaMA in the file layout of BAAI/CapsFus-LLaMA: .bin shards with an index, added_tokens.json.
 
-    Does not import transformers, which takes four seconds and which most tests do not need.
+    Does not import transformers, because the import takes four seconds and most tests do not need transformers.
     """
     import torch
 
@@ -57,7 +57,7 @@ def write_checkpoint(folder: Path, tokenizer_model: Path, *, vocab_size: int, la
     index_file = {"metadata": {"total_size": total}, "weight_map": index}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index_file))
     (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": 32000}))
-    # A sampling default of the checkpoint must not leak into captions.
+    # Checkpoints may ask for sampling by default. Fusing must ignore this.
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.9, "num_beams": 1}))
     shutil.copyfile(tokenizer_model, folder / "tokenizer.model")
     return folder

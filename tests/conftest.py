@@ -22,7 +22,7 @@ from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from tests.checkpoint import write_checkpoint
 
-# Fixtures import these packages themselves, because GPU machines that run the engine's tests do not have them.
+# Only for types. Fixtures import these packages when they run, because machines that only test the engine lack them.
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
     from xdist.scheduler import LoadFileScheduling
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from capsfusion_tasks.settings import Settings
     from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 
-os.environ["CAPSFUSION_DEVICE"] = "cpu"  # makes dtype `auto` float32 in tests
+os.environ["CAPSFUSION_DEVICE"] = "cpu"  # on a CPU, the dtype `auto` is float32
 # Tests and their ranks share the cores. With two threads per process, a thread would spin while it waits for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-TEMPORARY_BYTES = 4 << 30  # more than the files of a session take
+TEMPORARY_BYTES = 4 << 30  # more than the temporary files of a test session take
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session a temporary folder of its own, in memory if there is room.
 
-    In memory, because tests sync thousands of files, and each waits for the disk. Its own, because as root, the
-    embedded server runs under another account, which cannot reach pytest's default folder: each new session of root
-    closes that folder to other accounts.
+    In memory, because tests sync thousands of files, and each sync waits for the disk. A folder of its own, because if
+    root runs the tests, the embedded PostgreSQL runs under another account. That account cannot reach pytest's default
+    folder, which each new session of root closes to other accounts.
     """
     if "PYTEST_DEBUG_TEMPROOT" not in os.environ:
         parent = _temporary_parent()
@@ -71,7 +71,7 @@ SLOW_FIXTURES = {"chromium", "stack"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of whole runs, Airflow, browsers and containers as slow. Other slow tests set the mark themselves."""
+    """Mark tests of whole runs, Airflow, browsers and containers as slow. Other slow tests mark themselves."""
     for item in items:
         if item.nodeid.startswith(SLOW_FOLDERS) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
@@ -82,7 +82,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     from xdist.scheduler import LoadFileScheduling
 
     class Groups(LoadFileScheduling):
-        """Tests of one file run in the same worker. So do all of Airflow's tests, which share a running Airflow."""
+        """All tests of a file run in the same worker, and so do all tests of tests/airflow, which share an Airflow."""
 
         def _split_scope(self, nodeid: str) -> str:
             file = str(super()._split_scope(nodeid))
@@ -93,7 +93,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 @pytest.fixture(scope="session")
 def published_pairs() -> list[dict[str, Any]]:
-    """5,000 pairs of CapsFusion's authors: laion_2b, laion_coco and their model's caption, capsfusion_official."""
+    """5,000 pairs that CapsFusion's authors published, with their model's captions as capsfusion_official."""
     path = SHARED_DATA / "capsfusion_pairs.jsonl"
     if not path.exists():
         pytest.skip(f"the published pairs are not here: no {path}")
@@ -129,14 +129,14 @@ def one_process() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium. playwright is installed without a browser."""
+    """The system's Chromium, because playwright is installed without a browser."""
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     with sync_playwright() as playwright:
-        # The sandbox does not work as root and in containers, and the pages are our own.
+        # Without Chromium's sandbox, which works neither as root nor in containers. The pages are our own.
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
         browser.close()
@@ -158,7 +158,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
         engine = create_engine(server.url(TEMPLATE))
         upgrade(engine)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            # The data need not survive a power failure.
+            # Faster, and the tests' data need not survive a power failure.
             for setting in ("fsync", "synchronous_commit", "full_page_writes"):
                 connection.execute(text(f"alter system set {setting} = off"))
             connection.execute(text("select pg_reload_conf()"))
@@ -187,7 +187,7 @@ def plain_url(settings: Settings) -> str:
 
 
 def login(postgres: EmbeddedPostgres, url: str, role: str) -> str:
-    """``url`` with a new login that has only the role ``role``."""
+    """``url`` for another login, which has only the role ``role``. Creates the login."""
     from sqlalchemy import create_engine, make_url, text
 
     name = f"a_{role}"
@@ -208,7 +208,7 @@ def warehouse_url(postgres: EmbeddedPostgres) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[str]:
-    """URI of an empty bucket in a local S3 server. During the session, AWS's variables point to that server."""
+    """URI of an empty bucket in a local S3 server. AWS's environment variables point to this server."""
     from tests import object_store
 
     with object_store.serving("capsfusion-tests") as bucket:

@@ -1,4 +1,4 @@
-"""Objects in the tests' S3 server."""
+"""Starts S3 servers for tests, and uploads, lists and deletes their objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 
 @contextmanager
 def serving(bucket: str) -> Iterator[str]:
-    """URI of an empty bucket in a new S3 server. Within the block, AWS's variables point to that server."""
+    """URI of an empty bucket in a new S3 server. Within the block, AWS's environment variables point to this server."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -36,9 +36,9 @@ def serving(bucket: str) -> Iterator[str]:
 
 
 def upload(folder: Path, uri: str) -> None:
-    """Upload ``folder``'s files to ``uri`` with their own modification times.
+    """Upload ``folder``'s Parquet files to ``uri``. Objects get the modification times of their files.
 
-    S3 sets the time of the upload, so the time is changed in the server's memory.
+    S3 gives an object the time of its upload. So the time is changed in the server's memory afterwards.
     """
     bucket, prefix = _parts(uri)
     for file in sorted(path for path in folder.rglob("*.parquet")):
@@ -49,7 +49,7 @@ def upload(folder: Path, uri: str) -> None:
 
 
 def objects(uri: str) -> dict[str, datetime]:
-    """Key → time of the upload, of all objects under ``uri``."""
+    """All objects under ``uri``: key → LastModified."""
     bucket, prefix = _parts(uri)
     pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
     return {found["Key"]: found["LastModified"] for page in pages for found in page.get("Contents", ())}

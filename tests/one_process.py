@@ -1,4 +1,4 @@
-"""Runs ranks as threads of this process, without torchrun. A unit then takes a tenth of a second instead of six.
+"""Runs ranks as threads of this process, without torchrun. Fusing a unit then takes 0.1 seconds instead of 6.
 
 Used by tests of stages, files and replays, which need captions but no processes.
 ``python -m tests.one_process run …`` is ``capsfusion run …`` with ranks as threads.
@@ -61,7 +61,7 @@ class RankThreads:
         self._job = FuseJob.model_validate_json(argv[-1])
         self._ranks = int(argv[argv.index("--nproc-per-node") + 1])
         self._on_line = on_line
-        # Lines and errors of ranks; None: a rank has ended.
+        # What ranks send: a line, an error, or None when a rank has ended.
         self._said: queue.Queue[str | Exception | None] = queue.Queue()
         self._threads: list[threading.Thread] = []
         self._terminated = False
@@ -79,7 +79,7 @@ class RankThreads:
         from capsfusion_tasks.fusion.worker import fuse_rows
 
         try:
-            # As on a node with one rank per core, so that each rank computes with one thread.
+            # With as many local ranks as cores, each rank computes with one thread.
             fuse_rows(self._job, store, rank, rank, len(os.sched_getaffinity(0)))
         except Exception as error:  # ``wait`` raises this error again
             self._said.put(error)
@@ -104,7 +104,7 @@ class RankThreads:
             raise TorchrunFailed("the ranks were told to end")
 
     def terminate(self) -> None:
-        """End ranks that wait for more pairs by saying that there are none. Threads cannot be killed."""
+        """End ranks that wait for more pairs. Tells them that there are no more, because threads cannot be killed."""
         if self._job.piece_rows and any(thread.is_alive() for thread in self._threads):
             self._terminated = True
             write_pieces(Storage(self._job.staging), self._job.pairs, [])
@@ -122,7 +122,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def _log_lines(said: queue.Queue[Any], ranks: set[str]) -> Iterator[None]:
-    """Prints what ranks log, in the same form as a worker."""
+    """Within the block, puts what ranks log into ``said``, in the form in which a worker prints it."""
     handler, level = _Lines(said, ranks), FUSION_LOG.level
     FUSION_LOG.addHandler(handler)
     FUSION_LOG.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""Task functions that take settings instead of a context. Each call opens its own context, as Airflow tasks do."""
+"""Wraps task functions so that they take settings, not a context. Each call opens its own context, as in Airflow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from capsfusion_tasks.upkeep.check import Result
 
 
 class Opened:
-    """A module whose functions take settings instead of a context."""
+    """A module's functions, wrapped so that they take settings instead of a context."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -37,7 +37,7 @@ class Opened:
 
 
 class IntervalTasks(Opened):
-    """The functions of interval_tasks. Report, check and export use the fusion that the settings describe."""
+    """The functions of interval_tasks. Report, check and export get the fusion_id that follows from the settings."""
 
     def report(self, settings: Settings, interval: Interval, unit_ids: list[str] | None = None) -> dict[str, Any]:
         with open_context(settings) as context:

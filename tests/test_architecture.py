@@ -1,4 +1,4 @@
-"""Checks the rules for the code's structure by reading its imports."""
+"""Checks the rules for the code's structure: which part may import what, and where SQL may stand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "capsfusion_tasks"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# The parts of the package that each part may import. A part never imports one that is below it in this list.
+# For each part of the package, the parts that it may import. A part never imports a part that is further down.
 BASE = {
     "__init__",
     "errors",
@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 
 def imports(file: Path) -> set[str]:
-    """Absolute names of all modules that a file imports, inside functions too."""
+    """Absolute names of all modules that a file imports, also those imported inside functions."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -80,7 +80,7 @@ def part_of(file: Path) -> str:
 
 
 def parts_imported(file: Path) -> set[str]:
-    """Other parts of the package that a file imports; "__init__" for the package's own names."""
+    """The other parts of the package from which a file imports. "__init__" stands for names of the package itself."""
     inside = {name.split(".")[1] for name in imports(file) if name.startswith("capsfusion_tasks.")}
     return {name if name in MAY_IMPORT else "__init__" for name in inside} - {part_of(file)}
 
@@ -102,7 +102,7 @@ def test_no_part_imports_one_that_stands_below_it() -> None:
 
 
 def test_tasks_plans_and_upkeep_use_the_warehouse_that_is_open() -> None:
-    """A task opens the warehouse once, in its Context."""
+    """A task opens the warehouse only once, in its Context. So only these parts call ``open_warehouse``."""
     opens = {part_of(file) for file in MODULES if any(name.endswith(".open_warehouse") for name in imports(file))}
     assert opens == {"context", "explorer", "cli", "demo"}
 
@@ -112,7 +112,7 @@ SQL = re.compile(rf"\b(?:from|join|into|update|table)\s+{TABLES}\b|\bselect\b[^.
 
 
 def sql_in(source: str) -> list[str]:
-    """String constants of Python source that hold SQL for the warehouse; docstrings may show an example."""
+    """String constants in Python source that have SQL for the warehouse. Skips docstrings, which may show examples."""
     tree = ast.parse(source)
     docs = {
         id(node.body[0].value)
@@ -126,7 +126,7 @@ def sql_in(source: str) -> list[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs
     ]
-    shown = re.compile(r"\bsql [\"']")  # a command that is printed for the user to type
+    shown = re.compile(r"\bsql [\"']")  # `capsfusion sql …`, printed for users to type
     return [text for text in texts if SQL.search(text) and not shown.search(text)]
 
 
@@ -145,7 +145,7 @@ def test_sql_for_the_warehouse_is_found(statement: str) -> None:
 
 
 def test_sql_for_the_warehouse_stands_in_the_warehouse_only() -> None:
-    # The join of pairing/ runs in DuckDB over Arrow tables; the schema's tables must not be named outside.
+    # Only names of the warehouse's tables count, because pairing/ also has SQL: for DuckDB, over other tables.
     outside = [file for file in MODULES if part_of(file) != "warehouse"]
     found = {str(file.relative_to(ROOT)): texts for file in outside if (texts := sql_in(file.read_text()))}
     assert not found

@@ -1,4 +1,4 @@
-"""The compute and memory limits of `python -m benchmarks.fusion` and `.gpu`, against numbers worked out by hand."""
+"""Compares the compute and memory limits that benchmarks.fusion and benchmarks.gpu print with numbers by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from benchmarks.arithmetic import Cost, Limit
 from benchmarks.device_rates import DeviceRates
 from capsfusion_tasks.fusion.engine import Request
 
-# One layer: 2 * 4 * 4 (queries, output) + 2 * 4 * 2 (keys, values) + 3 * 4 * 6 = 120 weights. The head has 4 * 10 = 40.
+# The layer has 2 * 4 * 4 (queries, output) + 2 * 4 * 2 (keys, values) + 3 * 4 * 6 = 120 weights. The vocabulary head
+# has 4 * 10 = 40 weights.
 CONFIG = LlamaConfig(
     vocab_size=10,
     hidden_size=4,
@@ -19,19 +20,20 @@ CONFIG = LlamaConfig(
     num_key_value_heads=1,
 )
 COST = Cost(CONFIG, prefix=3, beams=2)
-# Two tokens behind the prefix and three generated, of which the first comes from the prompt: two decode steps.
+# Two prompt tokens after the prefix. Three generated tokens: the first comes from the prefill, so two decode steps.
 ROW = Request(0, [1, 1, 1, 5, 6], 3)
 
 
 def test_a_rows_limit_counts_products_weights_and_keys_and_values() -> None:
     limit = COST.limit([ROW, ROW], DeviceRates(1000.0, 1000.0, 100.0, layer_bytes=2, bytes=2), slots=4)
-    # 2 tokens x 240, attention of 2 x 3 + 1 + 2 = 9 pairs x 16, the head once: 80.
+    # Layers: 2 tokens x 240. Attention: 2 x 3 + 1 + 2 = 9 pairs of tokens x 16. The head once: 80.
     assert limit.prefill == pytest.approx((480 + 9 * 16 + 80) / 1000)
-    # 2 steps x 2 beams x (240 + 80).
+    # 2 steps x 2 beams x (240 for the layer + 80 for the head) / 1000.
     assert limit.products == pytest.approx(1.28)
-    # 2 steps read 160 weights of 2 bytes, for 4 rows at once.
+    # Each of 2 steps reads 160 weights of 2 bytes, for 4 rows at once.
     assert limit.weights == pytest.approx(2 * 320 / 4 / 100)
-    # A token has 2 keys and 2 values of 2 bytes. Steps read 2 + 2 and 2 + 4 own tokens, and the prefix's 3 for 4 rows.
+    # A token has 2 keys and 2 values of 2 bytes each. The two steps read 2 + 2 and 2 + 4 of the row's own tokens. Each
+    # step also reads the prefix's 3 tokens, for 4 rows at once.
     assert limit.keys_values == pytest.approx((4 + 6 + 2 * 3 / 4) * 8 / 100)
 
 

@@ -17,8 +17,8 @@ CONFTESTS = ("tests.conftest", "tests.fusion.conftest", "tests.fusion.native.con
 
 OURS = ("capsfusion_tasks", "benchmarks", "tests")
 
-# Imports modules as if only the packages of the first argument were installed. Hidden packages are not found: raising
-# an error instead would fail transformers, which asks for optional packages.
+# Imports modules as if only the packages that the first argument lists were installed. All other packages are hidden:
+# Python does not find them. An error instead would break transformers, which looks for optional packages.
 HIDE = """
 import importlib, importlib.metadata, sys
 from importlib.machinery import PathFinder
@@ -37,7 +37,7 @@ for module in sys.argv[2:]:
 
 
 def with_dependencies(names: tuple[str, ...]) -> set[str]:
-    """``names`` and all installed distributions that they need, without extras."""
+    """The distributions ``names``, and all installed distributions that these need without extras."""
     found, left = set[str](), list(names)
     while left:
         name = left.pop().lower().replace("_", "-")

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: its exit code, and what it prints to standard output and standard error."""
+"""Tests what a user sees of the command line: exit codes, standard output and standard error."""
 
 from __future__ import annotations
 

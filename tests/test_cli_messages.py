@@ -1,4 +1,4 @@
-"""Messages of the command line about versions, homes, interruptions and errors. Commands run in this process."""
+"""Tests the command line's messages about versions, homes, interruptions and errors. Commands run in this process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Run in an empty folder, and undo what ``main`` changes in this process."""
+    """Each test runs in an empty folder. Afterwards, undoes what ``main`` changes in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     for name in ("CAPSFUSION_HOME", "CAPSFUSION_WAREHOUSE_URL"):
@@ -78,7 +78,7 @@ def test_a_command_that_only_reads_says_which_home_it_looks_at(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "home" / "postgres").mkdir(parents=True)
-    (tmp_path / "home" / "postgres" / "PG_VERSION").write_text("9\n")  # an old version, so that the command ends here
+    (tmp_path / "home" / "postgres" / "PG_VERSION").write_text("9\n")  # too old, so the command fails here
     monkeypatch.setenv("CAPSFUSION_HOME", "home")
     assert exit_code(monkeypatch, "status") == 2
     assert f"warehouse: {tmp_path}/home\n" in capsys.readouterr().err

@@ -23,7 +23,7 @@ FIELDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("added", [{}, {"keep_beams": False}], ids=str)
 def test_a_field_that_was_added_later_leaves_older_captions_their_id(added: dict[str, Any]) -> None:
-    # The digest of earlier versions, which did not have the field.
+    # The fusion_id that versions without the field ``keep_beams`` computed. It must not change.
     assert Decoding.of(**FIELDS, **added).fusion_id == "b1931b0ce58b"
 
 

@@ -1,4 +1,4 @@
-"""README.md, SECURITY.md and docs/: link targets, commands and options exist."""
+"""Checks README.md, SECURITY.md and docs/: the targets of links, the commands and their options must exist."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The capsfusion commands of a page's indented blocks, as words without the program's name."""
+    """The `capsfusion` commands in a page's indented blocks. Each is a list of words, without the program's name."""
     lines = [line.strip() for line in page.read_text().splitlines() if line.startswith("    capsfusion ")]
     return [shlex.split(line)[1:] for line in lines]
 

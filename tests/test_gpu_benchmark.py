@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu`: a case that fails does not affect the others, and only cases use the GPU."""
+"""Tests `python -m benchmarks.gpu`: a case that fails does not affect other cases, and only cases use the GPU."""
 
 from __future__ import annotations
 
@@ -100,6 +100,6 @@ def test_the_device_is_a_gpu_where_nvidia_smi_has_one_that_cuda_would_show(monke
 
 
 def test_the_rate_with_all_slots_busy_leaves_out_the_first_turnover_and_the_end() -> None:
-    # Two slots: no row for 10 s, then one row per second. The last two rows take 5 s each.
+    # With two slots: the first row ends after 10 s, then a row ends each second. The last two rows take 5 s each.
     assert rate_while_full([10, 11, 12, 13, 14, 15, 20, 25], slots=2) == pytest.approx(1.0)
     assert rate_while_full([1, 2, 3, 4, 5], slots=2) is None

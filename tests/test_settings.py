@@ -14,7 +14,7 @@ from capsfusion_tasks.variables import variables
 
 @pytest.fixture(autouse=True)
 def _of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A working folder with a model in it, a home folder, and no other settings."""
+    """Each test has its own working folder, with a model, and its own user home. No setting is set."""
     for name in [name for name in os.environ if name.startswith("CAPSFUSION_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)

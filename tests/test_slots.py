@@ -1,4 +1,4 @@
-"""`python -m benchmarks.slots`, against numbers worked out by hand."""
+"""Compares the results of `python -m benchmarks.slots` with numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ CONFIG = LlamaConfig(
     [(torch.bfloat16, 2 * (8192 + 96 + 16384 + 7680)), (torch.float8_e4m3fn, 2 * (8192 + 96 + 16384) + 7680 + 4 * 224)],
 )
 def test_slots_and_pages_are_what_a_card_has_left(dtype: torch.dtype, weights: int) -> None:
-    # A page has 32 tokens of 16 keys and 16 values: 2,048 bytes. The prefix's 112 tokens take 7,168. The longest row
-    # takes 144 + 79 x 3 tokens, 12 pages: a slot counts 4.8. The spare page is the 483rd.
+    # A page has 32 tokens of 16 keys and 16 values each: 2,048 bytes. The prefix's 112 tokens take 7,168 bytes. The
+    # longest row takes 144 + 79 x 3 tokens, so 12 pages. A slot is assumed to use 4 tenths of these, 4.8 pages. So 482
+    # pages are enough for 100 slots. The 483rd page is the spare one.
     taken = 600_000_000 + weights + 7_168 + 1_000_000 + (512 << 20) + 483 * 2048
     card = int((taken + 1000) / 0.98)  # a margin of 2% stays free
     found = fit(CONFIG, dtype, card=card, beams=3, batch=1_000_000)

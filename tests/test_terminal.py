@@ -1,4 +1,4 @@
-"""Query results in each format, with values that JSON or Python's dates cannot represent."""
+"""Prints query results in each format. Some values cannot be represented in JSON or as Python's dates."""
 
 from __future__ import annotations
 

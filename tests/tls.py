@@ -1,4 +1,4 @@
-"""TLS for servers without TLS: a certificate authority for tests, and a relay that terminates TLS, like pgbouncer."""
+"""Gives test servers TLS: makes a certificate authority, and starts a relay that terminates TLS, as pgbouncer does."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-_SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # the message with which a client of PostgreSQL asks for TLS
+_SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # with this message, a PostgreSQL client asks for TLS
 
 
 @dataclass(frozen=True)
 class Authority:
-    """The authority's certificate (``ca``), and a server certificate for ``localhost``."""
+    """Files of a certificate authority: its own certificate (``ca``), and a certificate with key for ``localhost``."""
 
     ca: Path
     certificate: Path
@@ -60,7 +60,7 @@ def make_authority(folder: Path) -> Authority:
 
 @contextmanager
 def tls_relay(authority: Authority, target: tuple[str, int] | str, *, postgres: bool = False) -> Iterator[int]:
-    """Port of ``localhost`` that accepts TLS only and forwards to ``target``, an address or a socket's path."""
+    """Start a relay that accepts only TLS, and forwards to ``target`` (address or socket's path). Yields its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate)
     opened: list[socket] = []

@@ -1,4 +1,4 @@
-"""Without a GPU, makes Triton run kernels in its interpreter. Import this before torch, which may import Triton."""
+"""Without a GPU, makes Triton run kernels in its interpreter. Import this module before torch, which imports Triton."""
 
 from __future__ import annotations
 

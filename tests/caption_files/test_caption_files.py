@@ -1,4 +1,4 @@
-"""Files that users bring, of any size, in three formats."""
+"""Caption files of users, of any size, in three formats."""
 
 from __future__ import annotations
 
@@ -341,7 +341,7 @@ def test_too_few_or_too_many_values_leave_the_target_as_it_was(
     assert len(os.listdir(tmp_path)) == 2
 
 
-# From JSON to Parquet
+# ---- Writing rows of JSON as Parquet ----
 
 
 def to_parquet(folder: Path, rows: list[dict[str, Any]]) -> pa.Table:
@@ -417,13 +417,13 @@ def test_twenty_times_the_rows_need_no_more_memory(tmp_path: Path, suffix: str) 
     peaks = []
     for count in (2_000, 40_000):
         rows = [{name: rng.randbytes(300).hex() for name in COLUMNS} for _ in range(count)]
-        source = write(tmp_path / f"in{suffix}", rows)  # as Parquet, all rows are in one row group
+        source = write(tmp_path / f"in{suffix}", rows)  # a Parquet file gets only one row group
         command = [sys.executable, "-c", textwrap.dedent(PASSES), source]
-        # Arrow's own allocator keeps tens of MB of free memory, and the amount varies.
+        # The system's allocator, because Arrow's own keeps tens of MB of free memory, and the amount varies.
         env = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         read_rows, kib = map(int, done.stdout.split())
         assert read_rows == count
         peaks.append(kib / 1024)
-    # All 40,000 rows in memory would take another 46 MB as Arrow and 60 MB as objects.
+    # If all 40,000 rows were in memory, they would take another 46 MB as Arrow, or 60 MB as Python objects.
     assert peaks[1] < 1.1 * peaks[0] + 8, f"MB: {peaks}"

@@ -1,4 +1,4 @@
-"""CSV, TSV and compressed files, and JSON whose kind is recognised by its content."""
+"""CSV, TSV and compressed files. Also JSON files, whose kind (array or lines) is recognised by their content."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_row_without_end_is_refused_before_it_fills_the_memory(
         open_caption_file(tmp_path / "in.jsonl.gz", COLUMNS)
 
 
-# JSON by its content
+# ---- JSON whose kind is recognised by its content ----
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".ndjson"])

@@ -1,4 +1,4 @@
-"""The commands in the documentation have the arguments and options that the program has."""
+"""Checks that the program has all commands, arguments and options that the documentation's commands use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMANDS = sorted(
 
 
 def parse(command: str) -> None:
-    """Parse arguments, options and their values without running the command. Raises SystemExit or a usage error."""
+    """Parse the command's arguments and options without running it. Raises SystemExit or a usage error."""
     words = shlex.split(re.sub(r" > \S+$", "", command), comments=True)  # without a shell redirection such as > FILE
     parsed: Any = get_command(app)
     context = parsed.make_context("capsfusion", words[:1])

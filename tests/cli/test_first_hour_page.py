@@ -1,4 +1,4 @@
-"""The commands of docs/first-hour.md, in the order of the page, as a reader types them.
+"""Runs the commands of docs/first-hour.md, in the order of the page, as a reader types them.
 
 Commands and ranks run in this process. Commands that need a GPU or the hub are only parsed.
 """
@@ -55,7 +55,7 @@ def typed(tmp_path: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.Monkey
         printed = {}
         for command in COMMANDS:
             printed[command] = _type(command, monkeypatch)
-            if "CAPSFUSION_HOME=" in command:  # a new home, which has a separate warehouse
+            if "CAPSFUSION_HOME=" in command:  # a new home has its own warehouse
                 monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", trial)
         yield printed
 
@@ -82,7 +82,7 @@ def _type(command: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def _parse(words: list[str]) -> None:
-    """Check arguments, options and option values without running the command."""
+    """Check the command's arguments, options and option values without running it."""
     from typer.main import get_command
 
     group = get_command(app)

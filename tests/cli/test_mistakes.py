@@ -1,4 +1,4 @@
-"""Common mistakes of new users. Each command ends with one line that says what to do, never with a traceback."""
+"""Common mistakes of new users. Each command must end with one line that says what to do, never with a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of docs/models.md, in the order of the page, as a reader types them.
+"""Runs the commands of docs/models.md, in the order of the page, as a reader types them.
 
 Commands and ranks run in this process. `/models/qwen3-4b` is a random Qwen3 of a few layers. Commands with a model of
 the hub are only parsed, by test_commands_of_pages.py.
@@ -36,7 +36,7 @@ FIRST_DAY = datetime(2026, 11, 10, tzinfo=UTC)
 
 @pytest.fixture
 def home(tmp_path: Path, tiny_model: Path, warehouse_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A reader's folder: shards of four days, of which the last is fused, a model, the page's prompt, and pairs."""
+    """A reader's folder: a model, the page's prompt, a file of pairs, and shards of four days, the last day fused."""
     monkeypatch.chdir(tmp_path)
     write_sample_data(tmp_path, rows_per_day=6, days=4)
     for name, value in {
@@ -47,7 +47,7 @@ def home(tmp_path: Path, tiny_model: Path, warehouse_url: str, monkeypatch: pyte
         "MODEL": tiny_model,
         "BUCKETS": 1,
         "NUM_BEAMS": 1,
-        "MAX_NEW_TOKENS": 4,  # cuts all captions off
+        "MAX_NEW_TOKENS": 4,  # so few that all captions are cut off
     }.items():
         monkeypatch.setenv(f"CAPSFUSION_{name}", str(value))
     last = FIRST_DAY + timedelta(days=3)

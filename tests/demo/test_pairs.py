@@ -1,4 +1,4 @@
-"""Made-up pairs are reproducible, split by name, and have fused captions that validation accepts."""
+"""Made-up pairs are reproducible, share no names between splits, and have fused captions that validation accepts."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_fused_caption_says_no_more_than_its_sources() -> None:
     with pytest.raises(Untold):
         scene.tell("{thing.the} by {brand} in {colour}")
     with pytest.raises(Untold):
-        scene.tell("{thing.the}")  # the template does not tell the brand
+        scene.tell("{thing.the}")  # the template leaves the brand out
 
 
 @pytest.mark.parametrize("template", ["{slot", "<a|b", "a]", "[a"])
@@ -217,7 +217,7 @@ def test_a_template_with_wrong_brackets_is_refused(template: str) -> None:
 
 
 def test_every_template_parses_and_every_list_exists() -> None:
-    """Each slot has a list in its kind or in one of its domains, or a generator."""
+    """Each slot of a template has a word list in its kind or in all domains of this kind, or has a generator."""
     known = {*GENERATORS, "person", "credit", "hue"}
     for kind, tables in KINDS.items():
         domains = [DOMAINS[name][0] for name in DOMAINS if KIND_OF[name] == kind]

@@ -1,4 +1,4 @@
-"""The sample shards match their report. They are read here with plain loops, without the pipeline."""
+"""The sample shards match their report. The tests read shards with plain loops, without the pipeline."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def refusal(side: str, row: dict[str, Any]) -> str | None:
 
 
 def find(folder: Path, days: int) -> tuple[dict[tuple[int, str], Counter[str]], dict[tuple[str, str, str], int]]:
-    """Rows per (day, side), and the day on which each pair (url, raw, synthetic) is complete. Reads the files."""
+    """Read the files: rows per (day, side), and the day on which each pair (url, raw, synthetic) is complete."""
     counts: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
     halves: dict[str, dict[tuple[str, ...], int]] = {side: {} for side in SIDES}
     for side, name in SIDES.items():
@@ -203,10 +203,10 @@ def test_an_interrupted_sample_is_completed(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     first, second, *_ = report.files
     (tmp_path / first).unlink()
-    os.utime(tmp_path / second)  # a file that is written, but has not got its time yet
+    os.utime(tmp_path / second)  # like a file that was written just before an interruption, without its arrival time
     assert write_sample_data(tmp_path, rows_per_day=30) == report
     after = snapshot(tmp_path)
-    del before["EXPECTED.json"], after["EXPECTED.json"]  # it is rewritten, with the same content
+    del before["EXPECTED.json"], after["EXPECTED.json"]  # this file is rewritten, with the same content
     assert after == before
 
 

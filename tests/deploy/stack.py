@@ -1,4 +1,4 @@
-"""The stack of docker-compose.yaml in a real container engine, for tests."""
+"""Starts the stack of docker-compose.yaml in a real container engine, for tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SECONDS = 1200  # seconds, because a busy machine needs a few minutes
+SECONDS = 1200  # time limit in seconds, long enough for a busy machine
 
 
 def setting_names() -> set[str]:
@@ -36,7 +36,7 @@ def setting_names() -> set[str]:
 
 
 def compose_command() -> list[str] | None:
-    """``docker compose`` or docker-compose; None if neither is installed or no engine answers."""
+    """The Compose command: ``docker compose`` or ``docker-compose``. None if neither works or no engine answers."""
     if shutil.which("docker") is None or not _succeeds(["docker", "info"]):
         return None
     return next((each for each in (["docker", "compose"], ["docker-compose"]) if _succeeds([*each, "version"])), None)

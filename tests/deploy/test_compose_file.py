@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "docker-compose.yaml"
 MAKE_ENV = REPOSITORY / "docker" / "make-env.sh"
 
-AIRFLOW_ONLY = {"CAPSFUSION_ALERT_CONN_ID", "CAPSFUSION_AWS_CONN_ID"}  # read by plugins/, not by Settings
+AIRFLOW_ONLY = {"CAPSFUSION_ALERT_CONN_ID", "CAPSFUSION_AWS_CONN_ID"}  # read by plugins/, not by ``Settings``
 SETTINGS = setting_names()
 VARIABLE = re.compile(r"\$\{(\w+)([^}]*)\}")
 ONE_OFF = {"airflow-init", "demo"}
@@ -88,14 +88,14 @@ def test_s3_keys_of_env_reach_the_containers(services: dict[str, dict[str, Any]]
         given = services[name]["environment"]
         assert {key: given[key] for key in keys} == dict.fromkeys(keys), (
             name
-            # None passes the variable only if it is set; "" would pass an empty variable.
+            # With None, Compose passes the variable only if it is set. With "", it would pass an empty variable.
         )
 
 
 def test_the_file_has_no_secret_and_no_default_for_one(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         for variable, value in service.get("environment", {}).items():
-            literal = VARIABLE.sub("", "" if value is None else str(value))  # None means that the value comes from .env
+            literal = VARIABLE.sub("", "" if value is None else str(value))  # None: from .env
             assert not re.search(r":[^/@:]+@", literal), f"{name}: {variable} has a password in it"
             if re.search(r"(PASSWORD|SECRET|_KEY|TOKEN|AUTH)$", variable):
                 assert literal == "", f"{name}: {variable} is {value}"
@@ -128,7 +128,7 @@ def test_nothing_runs_as_root(services: dict[str, dict[str, Any]]) -> None:
         assert "user" not in service, name
         if service["image"].startswith("capsfusion-"):
             assert service["security_opt"] == ["no-new-privileges:true"], name
-    # The entrypoints of PostgreSQL and Redis drop root. Redis' is called by name, because a shell runs before it.
+    # PostgreSQL's and Redis's entrypoints drop root. Redis's command is a shell, which must call the entrypoint.
     assert "exec $$(command -v docker-entrypoint.sh) redis-server" in str(services["redis"]["command"])
 
 
@@ -201,7 +201,7 @@ def test_every_package_of_the_images_is_pinned() -> None:
     names = {re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", line)[0]).lower() for line in listed.splitlines()}  # type: ignore[index]
     assert {"torch", "apache-airflow", "apache-airflow-providers-celery", "pyarrow"} <= names
     assert names <= pins
-    # With Celery 5.7, Airflow's Celery executor cannot be imported.
+    # Not Celery 5.7, with which Airflow's Celery executor cannot be imported.
     assert re.search(r"^celery==5\.6\.", (REPOSITORY / "constraints.txt").read_text(), flags=re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""docker-compose.yaml in a real engine: the demo with Celery workers, and a GPU worker that is killed while it fuses.
+"""Runs docker-compose.yaml in a real engine: the demo with Celery workers, and the kill of a GPU worker that fuses.
 
 Takes ten minutes or more, so it runs only with COMPOSE_TESTS=1. Needs a container engine and both images
 (``docker compose build``).
@@ -32,7 +32,7 @@ CAPSFUSION_CHUNK_ROWS=8
 CAPSFUSION_UNIT_TOKENS=2300
 CPU_WORKER_CONCURRENCY=2
 """
-# With these settings, Airflow notices a dead task minutes earlier.
+# With this setting, Airflow notices a dead task minutes earlier.
 OVERRIDE = """
 services:
   airflow-scheduler:

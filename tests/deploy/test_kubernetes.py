@@ -1,4 +1,4 @@
-"""deploy/: checks that need neither a cluster nor the chart."""
+"""Checks the files of deploy/ that can be checked without a cluster and without the Helm chart."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def values() -> dict[str, Any]:
 
 
 def worker_pod(values: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a task's pod that the chart builds from the values and that matter here."""
+    """A task's pod as the chart builds it from ``values``. Has only the parts that these tests need."""
     container = {
         "name": "base",
         "env": values["env"],

@@ -1,4 +1,4 @@
-"""docs/operations.md, sizing.md, troubleshooting.md: commands exist, queries run, quoted messages are in the code."""
+"""In docs/operations.md, sizing.md, troubleshooting.md, commands exist, queries run, and quoted messages are real."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGES = "\n".join((OPERATIONS, SIZING, TROUBLESHOOTING))
 SPANS = re.findall(r"`([^`\n]+)`", PAGES)
 COMMANDS = [line.strip() for line in PAGES.splitlines() if line.startswith("    ")] + SPANS
 
-# Messages of Airflow, PostgreSQL, CUDA, S3 and the kernel.
+# Quotes that are not in our code: messages of Airflow, PostgreSQL, CUDA, S3 and the kernel.
 FOREIGN = {
     "AccessDenied",
     "No space left on device",

@@ -1,4 +1,4 @@
-"""The explorer with a real warehouse, which also has hostile captions. Its guard admits every user."""
+"""The captions view with a real warehouse, which also has hostile captions. Every user has access."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from capsfusion_tasks.warehouse.load import load_unit
 from tests.conftest import new_warehouse
 from tests.warehouse.conftest import DAY, plan, rows
 
-# Alt texts that the web contains. If the page did not treat them as plain text, it would run or render them.
+# Texts that web pages contain as alt texts. If the page did not show them as plain text, it would execute them.
 HOSTILE = [
     "<img src=x onerror=\"document.title='owned'\">",
     "<script>document.title='owned'</script>",
@@ -36,7 +36,7 @@ AGAIN = "manual__2026-11-12T00:00:00+00:00"  # found nothing new
 
 @pytest.fixture(scope="module")
 def settings(postgres: EmbeddedPostgres) -> Iterator[Settings]:
-    """A warehouse of 60 captions, a third of them rejected. The first captions have hostile texts."""
+    """Settings for a warehouse of 60 captions, a third of them rejected. The first captions have hostile texts."""
     with new_warehouse(postgres) as url:
         settings = Settings(warehouse_url=url)
         with open_warehouse(settings) as warehouse:
@@ -64,7 +64,7 @@ def settings(postgres: EmbeddedPostgres) -> Iterator[Settings]:
 
 @pytest.fixture(scope="module")
 def site(settings: Settings) -> Iterator[str]:
-    """URL of the page, served as Airflow does it: mounted in another app."""
+    """URL of the captions view, mounted in another app as in Airflow."""
     around = FastAPI()
     around.mount("/capsfusion", create_app(guard=lambda: None, judge=lambda: "ada", settings=lambda: settings))
     server = uvicorn.Server(uvicorn.Config(around, host="127.0.0.1", port=0, log_level="warning"))

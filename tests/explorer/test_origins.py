@@ -1,4 +1,4 @@
-"""The source of each word of a caption."""
+"""Tests which source each word of a caption is attributed to."""
 
 from __future__ import annotations
 

@@ -20,14 +20,14 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture
 def page(chromium: Browser, site: str) -> Iterator[Page]:
-    """The page with its captions shown. Fails if a script fails, or if the page requests anything from another host."""
+    """The page, with its captions loaded. Fails if a script fails, or if the page sends a request to another host."""
     problems: list[str] = []
 
     def note(request: Request) -> None:
         if not request.url.startswith(("data:", f"http://{urlsplit(site).netloc}/")):
             problems.append(f"asked {request.url}")
 
-    expect.set_options(timeout=20_000)  # on a busy machine, an answer takes seconds
+    expect.set_options(timeout=20_000)  # milliseconds; on a busy machine, answers take seconds
     with chromium.new_context(color_scheme="light") as context:
         page = context.new_page()
         page.on("request", note)
@@ -39,7 +39,7 @@ def page(chromium: Browser, site: str) -> Iterator[Page]:
 
 
 def focused(page: Page) -> int:
-    """The number of the row that has the focus, from 0."""
+    """The index of the table row that has the focus. The first row is 0."""
     return int(page.evaluate("[...document.querySelectorAll('tbody tr')].indexOf(document.activeElement)"))
 
 
@@ -221,7 +221,7 @@ def test_words_are_searched_where_they_are_wanted_and_parts_of_words_hinted(page
 
 
 def test_a_replay_of_the_filter_is_shown_then_started_in_airflow(page: Page) -> None:
-    """Without a real Airflow. tests/airflow/test_captions_view.py starts a real run."""
+    """Replaces Airflow by a stub; tests/airflow/test_captions_view.py starts a replay in a real Airflow."""
     asked: list[Any] = []
 
     def answer(route: Route) -> None:
