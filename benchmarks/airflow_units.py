@@ -1,4 +1,4 @@
-"""Measures what a run of many units costs Airflow: tasks per minute, CPU time, and how long its pages take.
+"""Measures what a run of many units costs Airflow: tasks per minute, CPU time, and how long Airflow's pages take.
 
     python -m benchmarks.airflow_units [--units 1024] [--minutes 15] [--home DIR]
 
@@ -55,7 +55,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", type=int, default=1024)
-    parser.add_argument("--minutes", type=float, default=15, help="end after so many minutes, even during the run")
+    parser.add_argument("--minutes", type=float, default=15, help="stop after this many minutes, done or not")
     parser.add_argument("--every", type=float, default=60, help="seconds between two lines of figures (default: 60)")
     parser.add_argument("--home", type=Path, help="folder for Airflow and PostgreSQL (default: a temporary folder)")
     args = parser.parse_args()

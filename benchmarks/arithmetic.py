@@ -41,7 +41,7 @@ class Cost:
         total = 0.0
         for start in range(0, len(requests), PaperLoop.BATCH):
             batch = requests[start : start + PaperLoop.BATCH]
-            # Transformers repeats each row for its beams before it computes the prompt.
+            # Transformers repeats each row for its beams first, and so computes each prompt once per beam.
             copies = len(batch) * self._beams
             total += self._prefill(copies, MAX_PROMPT_TOKENS, 0) + self._decode(
                 copies, MAX_PROMPT_TOKENS, _steps(batch)

@@ -78,10 +78,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=30)
-    parser.add_argument("--rows", type=int, default=200_000, help="raw rows, and synthetic rows, of each day")
-    parser.add_argument("--shards", type=int, default=2, help="raw shards, and synthetic shards, of each day")
+    parser.add_argument("--rows", type=int, default=200_000, help="rows per day on each side (raw and synthetic)")
+    parser.add_argument("--shards", type=int, default=2, help="shards per day on each side")
     parser.add_argument("--without-lookups", action="store_true", help="read all old rows instead of lookups")
-    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="folder for shards and staging (default: a temporary folder)")
     args = parser.parse_args()
     if args.without_lookups:
         compaction._FEW_FILES = compaction._FEW_BYTES = 1 << 60

@@ -104,7 +104,7 @@ def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model:
 
 def write_tokenizer(folder: Path, texts: Iterable[str], words: str, bos: str | None) -> int:
     """Train a byte-level BPE tokenizer like those of LLaMA 3 and Qwen. Returns the number of its tokens."""
-    texts = [*texts, *[PROMPT_TEMPLATE] * 100]  # so that the template takes about as many tokens as with LLaMA's
+    texts = [*texts, *[PROMPT_TEMPLATE] * 100]  # so that the template has about as many tokens as in LLaMA's tokenizer
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC() if bos is None else None
     cut = pre_tokenizers.Split(Regex(words), "isolated")

@@ -60,7 +60,7 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.backends.cuda.enable_cudnn_sdp(False)  # switched off, as in ranks (fusion/node.py)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # off, as in ranks; fusion/node.py says why
     tokenizer = LlamaTokenizer(args.tokenizer)
     prefix = shared_prefix(tokenizer)
     config = LlamaConfig(**SIZES[args.size or ("13B" if device.type == "cuda" else "small")])

@@ -13,7 +13,7 @@ from capsfusion_tasks.schemas import VALIDATED
 
 SHARDS = 32  # shards of each side in a run
 REJECTED = 0.1
-RARE_REASON, RARE_FLAG = 1000, 5000  # one of this many rows has a rare reason or a rare flag
+RARE_REASON, RARE_FLAG = 1000, 5000  # one in 1000 rows has a rare reason, one in 5000 a rare flag
 RARE_WORDS = 300_000  # so that the vocabulary grows with the table, as with real captions
 
 

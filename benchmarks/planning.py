@@ -3,9 +3,9 @@
     python -m benchmarks.planning [--rows 500000] [--units 64] [--unit-rows 180000] [--buckets 2048]
 
 The staging area holds an interval of ``--rows`` pairs in ``--buckets`` files, and ``--units`` planned units of other
-intervals with ``--unit-rows`` pairs of all buckets each. A tenth of the interval's pairs is in these units, and another
-tenth is among the ``--loaded`` captions of the warehouse, which is the embedded PostgreSQL. ``plan`` must leave out
-exactly these two tenths. ``estimate`` is what `capsfusion plan` does: it counts the same pairs and plans nothing.
+intervals. Each unit has ``--unit-rows`` pairs, from all buckets. A tenth of the interval's pairs is in these units, and
+another tenth is among the ``--loaded`` captions of the warehouse, which is the embedded PostgreSQL. ``plan`` must leave
+out exactly these two tenths. ``estimate`` is what `capsfusion plan` does: it counts the same pairs and plans nothing.
 
 The longest open transaction of the database is polled every 5 ms.
 """

@@ -83,7 +83,7 @@ QUESTIONS = ("Is it true that {}?", "Did you know that {}?", "Why is it that {}?
 
 
 def _sub_one(pattern: str, caption: str, draw: random.Random, replace: dict[str, str] | list[str]) -> str | None:
-    """``caption`` with one match of ``pattern`` replaced by its entry in a dict, or by another item of a list."""
+    """Replace one match of ``pattern`` by its value in the dict ``replace``, or by another item of that list."""
     found = list(re.finditer(pattern, caption))
     if not found:
         return None
@@ -221,6 +221,6 @@ def mojibake(pair: Pair, draw: random.Random) -> str | None:
 
 
 def sixth_language(pair: Pair, draw: random.Random) -> str | None:
-    """A sentence in one of six languages, with the beginning of the raw caption as a name."""
+    """Replaces the caption with a sentence in one of six languages. The name in it is the raw caption's beginning."""
     name = " ".join(re.findall(r"[A-Za-z]+", pair.raw)[:3])
     return draw.choice(ELSEWHERE[draw.choice(list(ELSEWHERE))]).format(name) if name else None

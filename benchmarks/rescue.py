@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     args = parser.parse_args()
     console = Console()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # switched off, as in ranks (fusion/node.py)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # off, as in ranks; fusion/node.py says why
 
     pairs = read_pairs(args.pairs, args.rows)
     tokenizer = LlamaTokenizer(args.model / "tokenizer.model")
@@ -87,7 +87,7 @@ def completed(engine: NativeEngine, requests: list[Request]) -> list[Completion]
 
 
 def as_table(pairs: list[tuple[str, ...]], completions: list[Completion], tokenizer: LlamaTokenizer) -> pa.Table:
-    """Pairs, captions and other beams, as validation reads them."""
+    """A table of pairs, captions and other beams, in the form that validation reads."""
 
     def caption(made: Completion | Beam) -> dict[str, Any]:
         text = tokenizer.decode(made.token_ids).strip()

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument("--cards", type=int, nargs="+", default=[24, 40, 80, 141], help="memory of cards, in GB")
     # Measured on an H200 with 341 slots of 3 beams. The engine logs this figure when it starts.
-    parser.add_argument("--batch-gb", type=float, default=1.4, help="GB of a batch besides keys and values")
+    parser.add_argument("--batch-gb", type=float, default=1.4, help="GB that a batch takes besides keys and values")
     args = parser.parse_args()
 
     table = Table(title=f"{args.size}, {args.num_beams} beams, {args.batch_gb} GB for a batch")

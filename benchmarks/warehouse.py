@@ -7,7 +7,7 @@
   "loaded" mark.
 
 At each size of ``--rows``, the methods take turns to load a unit. Each turn also loads a unit into another warehouse of
-the first size. So other load on the machine slows all of them equally. Medians are printed. Growth is also printed as a
+the first size. So other load on the machine slows all loads equally. Medians are printed. Growth is also printed as a
 ratio of means, because the text index adds new words only every few units. The server is the embedded PostgreSQL with
 its default settings and fsync on. With ``--indexes``, all indexes except the keys are dropped, then created one at a
 time to measure the cost of each. ``validate`` is the validation of the same captions on one core.

@@ -2,6 +2,6 @@
 
 import os
 
-# Cases are forked from a process that has imported torch and transformers. If an import asks whether there is a GPU, it
-# must not initialize CUDA: a forked process could not use it.
+# Cases are forked from a process that has imported torch and transformers. An import may ask whether there is a GPU.
+# With this variable, that does not initialize CUDA, after which forked processes could not use the GPU.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

@@ -101,9 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint", type=Path, help="model of capsfusion fuse (default: a random one on a GPU, else the demo model)"
     )
-    usual = [part for part in PARTS if part != "memory"]  # it would take longer than five minutes
+    usual = [part for part in PARTS if part != "memory"]  # with it, the benchmark would take longer than five minutes
     parser.add_argument(
-        "--parts", type=_parts, default=usual, help=f"some of {','.join(PARTS)} (default: all but memory)"
+        "--parts", type=_parts, default=usual, help=f"parts to run, out of {','.join(PARTS)} (default: all but memory)"
     )
     parser.add_argument(
         "--profile", action="store_true", help="also print the time of each kernel in a decode step and in a prefill"
@@ -124,7 +124,7 @@ def _write_checkpoint(options: Options) -> None:
     command = [sys.executable, "-m", "benchmarks.random_checkpoint", str(options.model), "--size", options.size]
     command += ["--tokenizer", str(options.tokenizer), "--device", str(options.device)]
     command += ["--pairs", str(options.pairs)] if options.pairs else []
-    subprocess.run(command, check=False)  # no check: without a checkpoint, only the part fuse fails
+    subprocess.run(command, check=False)  # not checked: if it fails, only the part fuse will fail
 
 
 def _machine(device: torch.device) -> str:

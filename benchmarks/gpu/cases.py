@@ -21,8 +21,8 @@ from rich.console import Console
 from benchmarks.device_rates import FLOAT8
 from benchmarks.gpu.card import has_float8
 
-# Cases are forked from a process that has imported these modules. They import torch and transformers, which takes
-# seconds.
+# Cases are forked from a process that has imported these modules. The modules import torch and transformers, which
+# takes seconds.
 _PRELOADED = ["benchmarks.gpu.exactness", "benchmarks.gpu.rates"]
 _DYING_SECONDS = 2.0  # seconds after a kill until the GPU's memory is free again
 _LAST_LINES = 40
@@ -113,7 +113,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
     os.setsid()  # a process group of its own, so that _end can kill the whole group
-    torch.backends.cuda.enable_cudnn_sdp(False)  # off, as in ranks: see fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # off, as in ranks; fusion/node.py says why
     # With a GPU, the CPU computes nothing. Without a GPU, other load on the machine disturbs a single thread less.
     torch.set_num_threads(1)
     try:

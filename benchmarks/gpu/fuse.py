@@ -171,7 +171,7 @@ def fuse_twice(options: Options, found: Mapping[str, Figures]) -> Sequence[Line]
 
 
 class FuseCommand:
-    """A ``capsfusion fuse`` process that can be killed and restarted. CAPSFUSION_ variables are not passed on."""
+    """A ``capsfusion fuse`` process that can be killed and restarted. Does not inherit CAPSFUSION_ variables."""
 
     def __init__(self, arguments: Sequence[Path | str], chunks: Path, variables: Mapping[str, str], log: Path) -> None:
         self.log = log
