@@ -78,7 +78,8 @@ def test_a_command_that_only_reads_says_which_home_it_looks_at(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "home" / "postgres").mkdir(parents=True)
-    (tmp_path / "home" / "postgres" / "PG_VERSION").write_text("9\n")  # too old, so the command fails here
+    # An old version of PostgreSQL, so that the command fails before it starts a server.
+    (tmp_path / "home" / "postgres" / "PG_VERSION").write_text("9\n")
     monkeypatch.setenv("CAPSFUSION_HOME", "home")
     assert exit_code(monkeypatch, "status") == 2
     assert f"warehouse: {tmp_path}/home\n" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from tests import object_store
 from tests.airflow.monitoring import StatsdListener, monitored, statsd_listener
 
 WAREHOUSE = "warehouse"
-NOBODY = "nobody"  # a user who may log in and nothing else
+NOBODY = "nobody"  # a user who may log in, but do nothing else
 RUN_SECONDS = 400
 GATE_ROWS = 26  # the gate judges only units with at least this many rows; the sample's units have fewer
 PLANTED = "pl4nted"  # every secret of the service contains this text, and no other text contains it
@@ -214,7 +214,8 @@ def webhook() -> Iterator[Webhook]:
 RUNNING = ExitStack()
 
 
-@pytest.hookimpl(trylast=True)  # runs after the last test's fixtures have ended, which may use Airflow
+# trylast: runs after the fixtures of the last test have ended, because these may still use Airflow.
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     """End Airflow after the last test here, because its idle processes would take a quarter of a core from other tests.
 
@@ -239,7 +240,7 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             "CAPSFUSION_HOME": str(folder),
             "CAPSFUSION_STAGING": f"{s3_bucket}/airflow/staging",
             "CAPSFUSION_SCRATCH": str(folder / "scratch"),
-            # The server accepts any password, so this one can be the planted secret.
+            # The server accepts any password, so the planted secret can serve as one.
             "CAPSFUSION_WAREHOUSE_URL": server.url(WAREHOUSE)
             .set(password=PLANTED)
             .render_as_string(hide_password=False),
@@ -254,7 +255,8 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             "CAPSFUSION_CHUNK_ROWS": "4",
             "CAPSFUSION_UNIT_TOKENS": "10000",  # one unit a day, because each unit starts torchrun
             "CAPSFUSION_GATE__MIN_ROWS": str(GATE_ROWS),
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # seconds; the DAGs' files never change here
+            # Seconds between parses of the DAGs' files, which do not change during tests.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             # Look every two seconds for questions that nobody has answered in time, and for workers that died.
             "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",

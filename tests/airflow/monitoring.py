@@ -59,7 +59,8 @@ def monitored(folder: Path, statsd_port: int) -> dict[str, str]:
         "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
         "AIRFLOW__METRICS__STATSD_PORT": str(statsd_port),
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
-        "AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD": "True",  # by default, a task forks several times for this
+        # Without this, each task forks two or three times to send its events.
+        "AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD": "True",
     }
 
 

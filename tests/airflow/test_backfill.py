@@ -46,7 +46,8 @@ pytestmark = pytest.mark.timeout(900)
 FIRST, LAST = date(2026, 11, 10), date(2026, 11, 11)  # a third day would cost 11 tasks and test nothing new
 EMPTY_DAY, BAD_DAY, LONG_DAY = date(2026, 11, 13), date(2026, 11, 14), date(2026, 11, 15)
 
-# Without the columns that say where a row came from: if a pair is in two shards, either copy may be found first.
+# The columns to compare. Columns that say where a row came from are left out: if a pair is in two shards, either copy
+# may be found first.
 COLUMNS = (
     *("fusion_id", "image_url", "laion_2b", "laion_coco", "capsfusion", "laion_hash", "similarity", "punsafe"),
     *("pwatermark", "prompt_tokens", "caption_tokens"),

@@ -85,7 +85,8 @@ def made_captions() -> pa.Table:
     pairs = [make_pair(rng, "heldout") for _ in range(PAIRS)]
     captions = [pair.fused for pair in pairs]
     captions[::11] = [caption[: len(caption) * 2 // 3] for caption in captions[::11]]  # cut off
-    captions[::13] = [pair.synthetic for pair in pairs[::13]]  # without any fact of the raw caption
+    # These captions have no fact of their raw captions.
+    captions[::13] = [pair.synthetic for pair in pairs[::13]]
     texts = {"image_url": [f"https://images.example.com/{number:06}.jpg" for number in range(PAIRS)]}
     texts |= {"laion_2b": [pair.raw for pair in pairs], "laion_coco": [pair.synthetic for pair in pairs]}
     table = rows(*range(PAIRS), finish_reason="stop", laion_2b_shard="laion_2b-0", laion_coco_shard="laion_coco-0")

@@ -1,4 +1,4 @@
-"""The DAGs as Airflow reads them, without a running Airflow."""
+"""Tests the DAGs as Airflow reads them, without a running Airflow."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_the_tasks_are_wired_in_the_order_the_data_flows(facts: dict[str, Any]) 
         "ask": ["load"],
         "load_held": ["ask"],
         "export": ["load", "load_held"],
-        # Not only after export: if a task fails, Airflow skips export at once, while other tasks still run.
+        # check waits for more than export: if a task fails, Airflow skips export at once, while other tasks still run.
         "check": ["export", "load", "load_held", "pair"],
         "announce": ["check"],
         "report": ["announce"],

@@ -41,7 +41,8 @@ def quarantine(service: Service) -> Iterator[dict[int, str]]:
     """Loads rejected captions of the fusion OLD. Gives laion_hash → reason. Afterwards, replaces the warehouse."""
     rng = random.Random(5)
     captions = {number: (pair.raw, pair.synthetic) for number in range(6) for pair in [make_pair(rng, "train")]}
-    captions[6] = (" ".join(f"Rex-{word}" for word in range(80)), "A white wall.")  # too many facts for the token limit
+    # This pair's fused caption needs more tokens than the limit allows.
+    captions[6] = (" ".join(f"Rex-{word}" for word in range(80)), "A white wall.")
     reasons = {number: "copy" if number == 0 else "truncated" for number in captions}
     loaded = [
         rows(number, rejected={number: [reasons[number]]}, laion_2b=raw, laion_coco=synthetic, capsfusion="It is")

@@ -1,4 +1,4 @@
-"""The errors after which the DAGs' retry policy retries a task."""
+"""Tests after which errors the DAGs' retry policy retries a task."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ def test_bad_input_fails_at_once_and_all_else_is_retried_with_a_delay_that_begin
     assert found["past_last"] == "DEFAULT"
     decided = found["decided"]
     assert decided.pop("InputError") == "FAIL"
-    assert len(decided) == 5  # a hung rank, a crashed rank, a timeout, a full disk, exhausted memory
+    assert len(decided) == 5  # errors of a hung rank, a crashed rank, a timeout, a full disk, exhausted memory
     assert set(decided.values()) <= {"RETRY", "DEFAULT"}

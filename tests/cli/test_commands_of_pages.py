@@ -21,7 +21,7 @@ COMMANDS = sorted(
 
 def parse(command: str) -> None:
     """Parse the command's arguments and options without running it. Raises SystemExit or a usage error."""
-    words = shlex.split(re.sub(r" > \S+$", "", command), comments=True)  # without a shell redirection such as > FILE
+    words = shlex.split(re.sub(r" > \S+$", "", command), comments=True)  # drop a shell redirection such as > FILE
     parsed: Any = get_command(app)
     context = parsed.make_context("capsfusion", words[:1])
     while hasattr(parsed, "commands"):

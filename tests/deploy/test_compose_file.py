@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "docker-compose.yaml"
 MAKE_ENV = REPOSITORY / "docker" / "make-env.sh"
 
-AIRFLOW_ONLY = {"CAPSFUSION_ALERT_CONN_ID", "CAPSFUSION_AWS_CONN_ID"}  # read by plugins/, not by ``Settings``
+AIRFLOW_ONLY = {"CAPSFUSION_ALERT_CONN_ID", "CAPSFUSION_AWS_CONN_ID"}  # plugins/ read these, Settings does not
 SETTINGS = setting_names()
 VARIABLE = re.compile(r"\$\{(\w+)([^}]*)\}")
 ONE_OFF = {"airflow-init", "demo"}
@@ -95,7 +95,8 @@ def test_s3_keys_of_env_reach_the_containers(services: dict[str, dict[str, Any]]
 def test_the_file_has_no_secret_and_no_default_for_one(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         for variable, value in service.get("environment", {}).items():
-            literal = VARIABLE.sub("", "" if value is None else str(value))  # None: from .env
+            # None means that the value comes from .env.
+            literal = VARIABLE.sub("", "" if value is None else str(value))
             assert not re.search(r":[^/@:]+@", literal), f"{name}: {variable} has a password in it"
             if re.search(r"(PASSWORD|SECRET|_KEY|TOKEN|AUTH)$", variable):
                 assert literal == "", f"{name}: {variable} is {value}"

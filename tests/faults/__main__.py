@@ -18,7 +18,8 @@ from tests.faults.workload import Workload
 
 def main() -> int:
     arguments = _arguments()
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # the S3 server would log each request
+    # Hide the S3 server's log line for each request.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     faults, impossible = possible_faults()
     for name, why in impossible.items():
         print(f"left out: {name}: {why}")

@@ -44,7 +44,7 @@ class Service:
     """A running Airflow with its databases. Restarts the components that it kills, as a service manager does."""
 
     airflow: LocalAirflow
-    site: Site  # its PostgreSQL has only the warehouse; Airflow's database is on another server
+    site: Site  # the site's PostgreSQL has only the warehouse; Airflow's database is on another server
     random: Random
     beside: list[Run] = field(default_factory=list)  # `capsfusion run`s
     restarted: list[subprocess.Popen[bytes]] = field(default_factory=list)

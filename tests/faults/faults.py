@@ -60,7 +60,7 @@ class Fault:
     place: Place = _usual
     first: Callable[[Random], dict[str, str]] = lambda random: {}  # variables for the broken run
     days: tuple[Days, ...] = (ALL_DAYS,)  # days of each run; the first run is the one to break
-    why_not: Callable[[], str | None] = lambda: None  # why this machine cannot cause the fault
+    why_not: Callable[[], str | None] = lambda: None  # returns why this machine cannot cause the fault, or None
 
 
 # -- Processes --------------------------------------------------------------------------------------------------------

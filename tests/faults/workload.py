@@ -33,7 +33,7 @@ ALL_DAYS = (DAYS[0], DAYS[-1])
 STAGES = ("discover", "pull", "pair", "plan", "start torchrun", "fuse", "validate and load", "report")
 SECONDS = 240  # a run that takes longer counts as hung
 COMMAND = "capsfusion_tasks.cli"
-IN_ONE_PROCESS = "tests.one_process"  # runs ranks as threads, which saves seconds
+IN_ONE_PROCESS = "tests.one_process"  # this module runs ranks as threads, which saves seconds
 SETTINGS = {
     "CAPSFUSION_NUM_BEAMS": "1",
     "CAPSFUSION_MAX_NEW_TOKENS": "24",
@@ -103,7 +103,7 @@ class Site:
     home: Path
     changes: dict[str, str]  # environment variables of this site's commands
     disk: Path = Path()  # where a separate disk is mounted, if the site has one
-    network: Network = field(init=False)  # to its S3 or PostgreSQL server, if faults are to hit the network
+    network: Network = field(init=False)  # the network to S3 or PostgreSQL, if the fault breaks a network
 
     @property
     def environment(self) -> dict[str, str]:

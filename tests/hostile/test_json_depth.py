@@ -25,7 +25,8 @@ def written(folder: Path, value: str, suffix: str, target: str) -> Path:
 @pytest.mark.parametrize("depth", [40, 300, 600, 800, 100_000])
 def test_depth(tmp_path: Path, suffix: str, opening: str, closing: str, depth: int) -> None:
     value = f"{opening * depth}1{closing * depth}"
-    if depth < 1000:  # Python can parse it
+    # Python can parse JSON of less than about 1,000 levels.
+    if depth < 1000:
         assert value.replace(" ", "") in written(tmp_path, value, suffix, ".jsonl").read_text().replace(" ", "")
     else:
         with pytest.raises(InputError, match="is not valid JSON: maximum recursion depth"):
@@ -33,6 +34,7 @@ def test_depth(tmp_path: Path, suffix: str, opening: str, closing: str, depth: i
     if depth == 40:
         assert pq.read_table(written(tmp_path, value, suffix, ".parquet")).num_rows == 1
     else:
-        with pytest.raises(InputError):  # already when the file is read, not after hours of fusing
+        # Parquet output is refused when the input is read, not after hours of fusing.
+        with pytest.raises(InputError):
             written(tmp_path, value, suffix, ".parquet")
         assert not (tmp_path / "out.parquet").exists()

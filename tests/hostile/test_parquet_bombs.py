@@ -51,7 +51,8 @@ def low_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("typed", [True, False], ids=["Arrow's dictionary type", "plain text"])
 def test_one_long_text_that_a_dictionary_repeats_a_million_times(tmp_path: Path, typed: bool) -> None:
-    rows = 1_000_000  # of 1 MiB each: a terabyte in a file of five kilobytes
+    # Rows of 1 MiB each, so a terabyte of text in a file of less than ten kilobytes.
+    rows = 1_000_000
     texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * MIB]))
     file = tmp_path / "bomb.parquet"
     table = pa.table({"URL": texts, "TEXT": texts})
@@ -129,7 +130,8 @@ def test_a_decoder_that_dies_is_an_error_of_its_shard(
         for child in psutil.Process().children():
             if child.status() != psutil.STATUS_ZOMBIE and any("shard_decoder" in part for part in child.cmdline()):
                 child.send_signal(number)
-                while child.status() != psutil.STATUS_ZOMBIE:  # until then, no exit code is known
+                # Wait until the process has an exit code, from which the reader learns that it died.
+                while child.status() != psutil.STATUS_ZOMBIE:
                     time.sleep(0.01)
         return list(schema.names)
 

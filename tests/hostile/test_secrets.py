@@ -42,7 +42,7 @@ class Run:
     """What a run left: its output, the arguments of its processes, and where its files and tables are."""
 
     output: str
-    arguments: set[str]  # a command line for each process
+    arguments: set[str]  # command lines of all of its processes
     folder: Path
     bucket: str
     warehouse: str
@@ -120,7 +120,7 @@ def watch(process: subprocess.Popen[str], arguments: set[str]) -> None:
             arguments.update(" ".join(each.cmdline()) for each in [mine, *mine.children(recursive=True)])
         except psutil.Error:
             pass
-        time.sleep(0.05)  # no process ends sooner
+        time.sleep(0.05)  # shorter than the life of every process
 
 
 @pytest.mark.timeout(300)

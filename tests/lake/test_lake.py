@@ -392,7 +392,7 @@ def test_the_commands_of_the_page_do_what_it_says(
             done = CliRunner().invoke(app, shlex.split(rest))
             assert done.exit_code == 0, (done.stderr, done.exception)
             said.append(done.stderr.splitlines()[-1])
-        elif name.startswith("PYICEBERG_"):  # for a REST catalog, which the test lacks
+        elif name.startswith("PYICEBERG_"):  # for a REST catalog, which this test has not
             of_rest[name] = value
         else:
             monkeypatch.setenv(name, value)
@@ -409,7 +409,8 @@ def test_the_commands_of_the_page_do_what_it_says(
             "warehouse": "captions",
         }
     monkeypatch.setenv("PYICEBERG_CATALOG__CAPSFUSION__URI", make_catalog_schema(warehouse))
-    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())  # PyIceberg read variables when imported
+    # PyIceberg reads its variables when it is imported, so they must be read again here.
+    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())
     monkeypatch.chdir(tmp_path)
     Path(".capsfusion").symlink_to(settings.home)
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):

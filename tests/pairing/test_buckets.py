@@ -67,7 +67,8 @@ def test_a_shard_that_breaks_off_in_the_middle_leaves_no_bucket_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buckets, "_HELD_ROWS", 64)
-    scratch = tmp_path / "scratch"  # its own, because other processes use the default
+    # A scratch folder of its own, because other processes use the default one.
+    scratch = tmp_path / "scratch"
     monkeypatch.setattr(f"{__name__}.SETTINGS", SETTINGS.model_copy(update={"scratch": scratch}))
     monkeypatch.setattr(buckets, "_BATCH_ROWS", 64)
     file = tmp_path / "shard.parquet"

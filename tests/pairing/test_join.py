@@ -74,7 +74,7 @@ def coco(url: str, synthetic: str = "A synthetic caption.", text: str = "raw", *
         (["a"], ["b"], "a"),
         ([None], ["b"], "b"),
         ([None], [None], None),
-        ([None, "c"], [None], None),  # the row with the highest similarity counts
+        ([None, "c"], [None], None),  # the row with the highest similarity gives the licence
     ],
 )
 def test_a_pair_has_the_licence_of_its_raw_row_or_else_of_its_synthetic_row(
@@ -295,7 +295,7 @@ def test_a_shard_that_is_no_whole_parquet_file_is_named(area: Area, tmp_path: Pa
         split_shard(pa.PythonFile(stream), shard, area.storage, area.settings)
 
 
-SORT = "create table sorted as select hash(range) as url from range(3_000_000) order by url"  # needs 24 MB and more
+SORT = "create table sorted as select hash(range) as url from range(3_000_000) order by url"  # sorting needs over 24 MB
 
 
 def sort_in_little_memory(connection: duckdb.DuckDBPyConnection) -> None:

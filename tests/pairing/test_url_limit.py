@@ -49,7 +49,7 @@ def test_rows_that_come_later_count_with_those_of_earlier_days(area: Area) -> No
     assert area.join(DAYS[1], new) == []
     said = left_out(area, 1)
     assert (said.urls, said.laion_2b, said.laion_coco, said.pairs) == (1, 3, 0, 6)
-    assert area.join(DAYS[2], *put(area, 2, range(0), range(0)))  # PLACEHOLDER has no new row
+    assert area.join(DAYS[2], *put(area, 2, range(0), range(0)))  # no new row has the URL PLACEHOLDER
     assert left_out(area, 2) == LeftOut()
 
 

@@ -65,7 +65,7 @@ def test_the_demos_pairs_are_estimated_well(demo_tokenizer: LlamaTokenizer) -> N
     estimate = DEFAULT.with_tokenizer(demo_tokenizer, table(rows))
     units = off_by(estimate, rows, real_tokens(rows, demo_tokenizer))
     assert 1 / MOST < units.min() <= units.max() < MOST
-    assert units.mean() == pytest.approx(1, abs=0.15)  # its captions are shorter than published ones
+    assert units.mean() == pytest.approx(1, abs=0.15)  # the demo's captions are shorter than published ones
 
 
 def test_texts_of_other_scripts_are_tokenized(demo_tokenizer: LlamaTokenizer) -> None:
@@ -86,7 +86,7 @@ def test_no_row_has_more_tokens_than_the_model_reads_and_writes(template_tokens:
 
 
 def test_fused_units_give_the_length_of_captions() -> None:
-    rows = [("a" * 100, "b" * 82, "")] * 10  # both captions: 182 characters, 50 tokens
+    rows = [("a" * 100, "b" * 82, "")] * 10  # a pair of 182 characters has 50 tokens
     estimate = TokenEstimate().with_measured(rows=10, prompt_tokens=1760, caption_tokens=600)
     assert estimate.of(table(rows)).tolist() == [126 + 50 + 60] * 10
     assert DEFAULT.with_measured(10, prompt_tokens=1260, caption_tokens=0) == DEFAULT

@@ -276,12 +276,13 @@ def test_broken_transfers_that_nobody_takes_up_are_swept_away(shard: Shard, scra
         when = (datetime.now(UTC) - age).timestamp()
         os.utime(scratch / name, (when, when))
     read(shard, scratch)
-    assert {path.name for path in scratch.iterdir()} == {young, "photos"}  # what others put there stays
+    assert {path.name for path in scratch.iterdir()} == {young, "photos"}  # files that others put there stay
 
 
 def test_a_failing_part_ends_the_others(web: WebServer, shard: Shard, scratch: Path) -> None:
     web.faults["/a.parquet"] = [Fault(403)]
-    before = threading.enumerate()  # includes threads that other tests have left running
+    # Other tests may have used libraries whose threads are still running.
+    before = threading.enumerate()
     with pytest.raises(InputError, match="refused"):
         read(shard, scratch)
     new = [thread for thread in threading.enumerate() if thread not in before]

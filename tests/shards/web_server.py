@@ -94,7 +94,7 @@ class Hub(WebServer):
         super().__init__()
         self.repos: dict[str, list[tuple[str, datetime, dict[str, bytes]]]] = {}
         self.gated: set[str] = set()
-        self.names: dict[str, str] = {}  # name of a branch or tag → commit; main is the last one
+        self.names: dict[str, str] = {}  # branch or tag → commit; main is always the last commit
         self.token = "hf_test"  # noqa: S105
         self.storage = self.url.replace("127.0.0.1", "localhost")  # the hub's files are on another host
 

@@ -219,14 +219,14 @@ def test_every_column_can_be_had_and_other_readers_read_them(filled: Warehouse, 
     origin = ["laion_2b_source", "laion_coco_source", "license", "capsfusion_model"]
     hub, counted = RELEASES["laion_coco"], read(Storage(str(tmp_path))).group_by(origin).aggregate([([], "count_all")])
     assert {tuple(row.values()) for row in counted.to_pylist()} == {
-        (None, hub, None, "demo", 320),  # the ledger has no shard with the rows' shard id
+        (None, hub, None, "demo", 320),  # None, because the ledger has no shard with this id
         ("my-laion2B", hub, "cc-by-2.0", "demo", 100),
     }
     assert pyarrow.dataset.dataset(tmp_path).count_rows() == 420  # beside the manifest
     # No other file is beside the parts, because Polars reads every file of a folder.
     assert sorted(os.listdir(tmp_path / "data")) == [Path(name).name for name in parts(0, 1, 2)]
     assert duckdb.sql(f"select count(distinct pair_id) from '{tmp_path}/data/*.parquet'").fetchall() == [(420,)]
-    for file in sorted((tmp_path / "data").iterdir()):  # the way in which img2dataset reads files
+    for file in sorted((tmp_path / "data").iterdir()):  # img2dataset reads files in this way
         assert pq.read_table(file, columns=["image_url", "capsfusion"]).num_rows
 
 
@@ -263,7 +263,7 @@ def test_addresses_and_names_of_releases_are_not_mixed_in_an_export(filled: Ware
     storage, columns = Storage(str(tmp_path)), named_columns("laion_2b_source")
     break_off(filled, storage, after=1, columns=columns)
     begun = storage.read_json("_export.json")
-    del begun["snapshot"]["releases"]  # earlier versions did not write it
+    del begun["snapshot"]["releases"]  # earlier versions did not record names of releases
     storage.write_json("_export.json", begun)
     with pytest.raises(InputError, match=r"earlier version .* addresses of sources instead of names .* --overwrite"):
         run(filled, storage, rows_per_file=100, columns=columns)

@@ -152,7 +152,7 @@ def test_what_is_loaded_stays_and_the_rest_follows_the_new_settings(place: Place
     first = urls(before)
     for unit in plan_day(after, DAY):
         loaded(after, unit)
-    kept = {f"http://img.example.org/{n}.jpg" for n in (0, 2)}  # the two sides have different texts for 1 and 3
+    kept = {f"http://img.example.org/{n}.jpg" for n in (0, 2)}  # images 1 and 3 have different texts on the two sides
     assert set(urls(after)) == {*first, *kept}
     assert check(after, pairs=True, footers=True, sources=True, safe_age=timedelta(0)).findings == []
 
@@ -184,7 +184,8 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     assert f"the pairs of 1 intervals were made with other settings. Make them again with: {DAY.command}" in caplog.text
     pair(before, DAYS[1])
     forecast.estimate(after)
-    assert BOTH.command in caplog.text  # it would refuse a run of only one of the two days
+    # The advice names both days, because a run of only one of them would be refused.
+    assert BOTH.command in caplog.text
     with pytest.raises(InputError, match="were pulled with"):
         interval_tasks.pair(after, DAY, [0])
     with pytest.raises(InputError, match="was paired with"):
@@ -213,7 +214,7 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
                 NotReadyError, match=r"1 shards .* are being pulled again, or were being pulled when a run was killed"
             ),
         ),
-        # The error is about the shards of the other interval.
+        # With the new settings, the error is that all four shards were pulled with the old ones.
         ("after", pytest.raises(InputError, match=r"4 shards .* were pulled with")),
     ],
     ids=["before", "after"],

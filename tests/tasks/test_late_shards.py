@@ -47,7 +47,8 @@ def test_the_next_run_takes_them_whatever_its_interval_and_no_other_run_does(
     settings = place.settings()
     first = listed(settings, DAY)
     add_late_shards(place)
-    assert listed(settings, DAY) == first  # not to a rerun of the first day
+    # A rerun of the first day has the same list as before: it does not take the late shards.
+    assert listed(settings, DAY) == first
     assert listed(settings, DAYS[order[0]]) == ["late.parquet"] * 2
     assert listed(settings, DAYS[order[1]]) == []
     assert listed(settings, DAYS[order[0]]) == ["late.parquet"] * 2

@@ -161,7 +161,7 @@ def test_a_replay_with_another_beam_moves_exactly_the_captions_that_pass(setting
     rng = random.Random(3)
     made = {number: (pair.raw, pair.synthetic) for number in range(8) for pair in [make_pair(rng, "train")]}
     made[0] = ("Rex the dog number 0", "A dog on grass.")
-    made[8] = (" ".join(f"Rex-{word}" for word in range(50)), "A white wall.")  # needs a caption of over 60 tokens
+    made[8] = (" ".join(f"Rex-{word}" for word in range(50)), "A white wall.")  # its fused caption needs over 60 tokens
     fused_day(settings, pairs_table(made), lambda number: "It is" if number else good(0))
     assert numbers_in(settings, "rejected_captions") == list(range(1, 9))
     [before] = rows(settings, "select * from rejected_captions where laion_hash = 1")

@@ -1,4 +1,4 @@
-"""Finds the plan that explains why pairs of one or two intervals are missing."""
+"""Tests ``explain_missing``, which finds the plan because of which pairs of one or two intervals are missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that of a beam search's captions, the best one that the rules accept is taken, with the number of its beam."""
+"""Of a beam search's captions, the best one that the rules accept is taken, with the number of its beam."""
 
 from __future__ import annotations
 

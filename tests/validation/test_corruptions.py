@@ -13,8 +13,8 @@ from capsfusion_tasks.validation.rules import RULES
 pytestmark = pytest.mark.slow
 
 ROWS = 200
-# Of most kinds of faults, 99% must be caught. These are the shares for the other kinds: their words alone cannot
-# distinguish some of these captions from good ones. docs/validation-quality.md says which.
+# 99% of the captions must be caught for most kinds of faults. For these kinds, the share is lower, because words alone
+# cannot distinguish some of the captions from good ones. docs/validation-quality.md says which.
 LEAST = {
     "changed_year": 0.97,
     "swapped_name": 0.80,

@@ -32,7 +32,7 @@ def test_a_unit_far_from_those_before_it_is_stopped_below_the_limit_too() -> Non
     assert why is not None
     assert "than the 8.0% of the last 5 units" in why
     assert why_closed(unit(2000, 300), USUAL[:2], SETTINGS) is None  # two earlier units do not show what is usual
-    assert why_closed(unit(2000, 0), USUAL, SETTINGS) is None  # unusually few are no problem
+    assert why_closed(unit(2000, 0), USUAL, SETTINGS) is None  # unusually few rejections are no problem
 
 
 def test_units_that_differ_among_themselves_leave_more_room() -> None:

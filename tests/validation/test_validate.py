@@ -101,7 +101,7 @@ def test_a_table_from_elsewhere_keeps_its_columns_and_order() -> None:
     assert validated.column_names == [*table.column_names, *SCORES.names, "reasons", "flags"]
     assert validated.select(table.column_names).equals(table)
     assert validated["reasons"].to_pylist() == [[], ["empty"]]
-    assert validate_table(validated, "caption").equals(validated)  # replaces the columns of the first time
+    assert validate_table(validated, "caption").equals(validated)  # a second validation replaces the columns
 
 
 def test_the_same_caption_for_many_pairs_is_rejected_here_and_across_what_is_loaded() -> None:

@@ -89,7 +89,8 @@ def test_a_database_that_cannot_store_every_caption_is_refused(postgres: Embedde
 def test_the_environment_of_libpq_does_not_change_what_text_is(
     warehouse_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")  # would make psycopg return bytes
+    # With this encoding, psycopg would return bytes instead of text.
+    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")
     with (
         open_warehouse(Settings(warehouse_url=warehouse_url)) as warehouse,
         warehouse.engine.connect() as connection,

@@ -53,9 +53,11 @@ def test_a_replay_under_its_own_fusion_says_nothing_about_the_rate(
         unit = Unit(unit_id=name, fusion_id="f1", rows=10, tokens=1000)
         plan(warehouse, (f"of-{name}", 1), fusion_id=replayed)
         ledger.register_units(connection, [unit], Replay(name=name, fusion_id=replayed))
-    fuse(connection, "again", 0.1)  # its captions existed already, so its time says nothing about the rate
+    # This replay's captions existed already, except one row in ten, so its time says nothing about the rate.
+    fuse(connection, "again", 0.1)
     assert rates.measured(connection, "f1") == rates.Measured(1, rates.Spread(100, 100, 100), None)
-    fuse(connection, "other", 10.0)  # fuses all rows, so it counts
+    # This replay, of captions of other settings, fuses all rows, so its time counts.
+    fuse(connection, "other", 10.0)
     found = rates.measured(connection, "f1")
     assert found is not None
     assert found.units == 2

@@ -107,7 +107,8 @@ def test_parameters_of_the_url_may_have_spaces(warehouse: Warehouse) -> None:
     shown = "select current_setting('work_mem') || ' ' || current_setting('application_name')"
     assert execute_sql(spaced, shown).column(0).to_pylist() == ["7MB a+b"]
     command, environment = psql_command(spaced)
-    environment.pop("PGOPTIONS")  # else psql takes it, not the URL's options
+    # psql would use this variable instead of the options in the URL.
+    environment.pop("PGOPTIONS")
     said = subprocess.run([*command, "-At", "-c", shown], env=environment, capture_output=True, text=True)
     assert (said.stdout, said.stderr) == ("7MB a+b\n", "")
 

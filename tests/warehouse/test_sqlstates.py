@@ -114,7 +114,8 @@ def test_a_variable_of_libpq_that_cannot_work_is_named(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, name: str, value: str, embedded: bool
 ) -> None:
     folder = postgres.socket_folder
-    monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")  # does no harm, so errors must not name it
+    # This variable is set, but is not the reason of the error, so the error must not name it.
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")
     monkeypatch.setenv(name, value)
     with (
         pytest.raises(InputError, match=f"; check CAPSFUSION_WAREHOUSE_URL and {name}"),

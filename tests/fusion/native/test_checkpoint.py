@@ -1,4 +1,4 @@
-"""Loading weights from files in the layouts of real checkpoints."""
+"""Tests loading weights from files in the layouts of real checkpoints."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ on_a_gpu = pytest.mark.skipif(DEVICE.type == "cpu", reason="Triton's interpreter
 COMPUTED = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
 CLOSE = {torch.float32: {"atol": 2e-6, "rtol": 1e-5}, torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2}}
 LAYER = 1  # of two
-# Each is: heads, key heads, head size, beams, tokens of the prefix, tokens of a page.
+# Each shape is: heads, key heads, head size, beams, tokens of the prefix, tokens of a page.
 SHAPES = [
     (4, 4, 16, 3, 12, 16),
     (4, 2, 32, 1, 70, 16),
@@ -138,7 +138,8 @@ def test_silu_times_up() -> None:
 def test_rows_are_quantised_with_a_scale_each() -> None:
     x, gate_up, weight = (sample(n, 48, dtype=COMPUTED) for n in (6, 5, 1))
     x[2] = 0.0
-    x[3] *= 1e4  # must not change other rows, because each row has its own scale
+    # A row of large numbers must not change other rows, because each row has its own scale.
+    x[3] *= 1e4
     pairs = [
         tuple(ops.quantise(x) for ops in (triton_ops, torch_ops)),
         tuple(ops.silu_mul(gate_up, quantise=True) for ops in (triton_ops, torch_ops)),

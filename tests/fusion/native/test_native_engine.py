@@ -205,7 +205,8 @@ def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: 
     prompt = REQUESTS[0].prompt[len(PREFIX) :]
     with torch.inference_mode():
         idle, alone = slots(), slots()
-        for _ in range(200):  # for more tokens than the model has positions
+        # Enough idle steps for more tokens than the model has positions.
+        for _ in range(200):
             idle.step(4)
         slot, same_slot = (some.prefill([prompt], [most])[0] for some in (idle, alone))
         for _ in range(most - 1):
@@ -251,7 +252,8 @@ def test_rows_that_find_no_page_begin_anew_and_their_captions_are_the_same(
 
 @pytest.mark.slow
 def test_with_triton_kernels_captions_are_the_same(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    if DEVICE.type == "cpu":  # less padding: the interpreter takes 5 ms per token, with padding
+    # Less padding for Triton's interpreter, which takes 5 ms for each token of a prefill, including padding.
+    if DEVICE.type == "cpu":
         monkeypatch.setattr(triton_ops, "PREFILL_MULTIPLE", 16)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = load_llama(checkpoint(**sizes, num_key_value_heads=1), DEVICE, torch.float32)
@@ -321,7 +323,7 @@ def test_a_few_rows_are_not_admitted_alone_while_more_are_there(model: Llama, mo
     )
     requests = [Request(r.row, r.prompt, 2 + r.row % 9) for r in random_requests(120)]
     assert len(list(native(model, slots=16, eos_ids=[NEVER]).generate(StaticRequests(requests)))) == 120
-    assert min(sizes[:-2]) >= 4  # because new rows start when a quarter of the slots is free
+    assert min(sizes[:-2]) >= 4  # new rows start when a quarter of the slots is free
 
 
 def test_captions_that_do_not_fit_the_models_positions_are_refused(model: Llama) -> None:
