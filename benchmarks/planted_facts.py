@@ -83,7 +83,7 @@ QUESTIONS = ("Is it true that {}?", "Did you know that {}?", "Why is it that {}?
 
 
 def _sub_one(pattern: str, caption: str, draw: random.Random, replace: dict[str, str] | list[str]) -> str | None:
-    """Replace one match of ``pattern`` by its value in the dict ``replace``, or by another item of that list."""
+    """Replace one match of ``pattern``. ``replace``: a dict with the new text, or a list from which to choose it."""
     found = list(re.finditer(pattern, caption))
     if not found:
         return None

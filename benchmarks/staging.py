@@ -1,4 +1,4 @@
-"""Measures what it costs that files of the staging area are synced to the disk.
+"""Measures the cost of syncing files of the staging area to the disk.
 
     python -m benchmarks.staging [--files 400] [--kilobytes 100] [--folder FOLDER]
 

@@ -59,7 +59,7 @@ def monitored(folder: Path, statsd_port: int) -> dict[str, str]:
         "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
         "AIRFLOW__METRICS__STATSD_PORT": str(statsd_port),
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
-        # Without this, each task forks two or three times to send its events.
+        # Send events in a thread. By default, each task forks two or three times for this.
         "AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD": "True",
     }
 

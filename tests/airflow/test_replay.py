@@ -139,6 +139,6 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
 
 
 def ended(service: Service, path: str) -> Any:
-    """The state of a run that has ended."""
+    """The state of the run, or None if the run has not ended."""
     state = service.api.request("GET", path)["state"]
     return state if state in ("success", "failed") else None

@@ -16,7 +16,7 @@ from tests.faults.workload import SECONDS, STAGES, Run, Site, Workload
 
 @dataclass(frozen=True)
 class Trial:
-    """A fault, and the stage and moment of a run in which it happens. All random choices depend only on ``seed``."""
+    """A fault, and the stage and moment at which it hits a run. Seed and fault determine all random choices."""
 
     seed: int
     fault: Fault

@@ -171,7 +171,7 @@ def test_no_run_has_more_units_than_airflow_maps(storage: Storage, monkeypatch: 
     units = cut(storage, pairs(*range(50)), unit_tokens=5 * 147)
     assert [unit.rows for unit in units] == [5, 5, 5]
     assert [unit.rows for unit in cut(storage, pairs(*range(50)), unit_tokens=5 * 147, max_units=2)] == [5, 5]
-    assert choose_unit_tokens(10**6, 1000.0, max_units=3) == 1_800_000  # tokens of half an hour of work
+    assert choose_unit_tokens(10**6, 1000.0, max_units=3) == 1_800_000  # tokens that take half an hour
     assert choose_unit_tokens(9 * 10**6, 1000.0, max_units=3) == 3_000_000
 
 

@@ -332,7 +332,7 @@ def test_a_source_that_is_empty_now_does_not_give_back_what_was_left_out(
     assert "1 files of image results that are not read yet" in caplog.text
     assert "the estimate uses 1 files of image results that are no longer in the source" in caplog.text
     for file in (first, place.folder / "results" / "2.parquet"):
-        file.rename(file.with_suffix(".csv"))  # so that no file matches, as with a typo in a pattern
+        file.rename(file.with_suffix(".csv"))  # no file matches now, as with a typo in a pattern
     for stage in (interval_tasks.discover, interval_tasks.plan):
         with pytest.raises(InputError, match=r"no file of image results in .*results.*2 files do not match"):
             stage(settings, DAY)

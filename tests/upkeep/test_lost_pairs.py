@@ -1,4 +1,4 @@
-"""Tests ``explain_missing``, which finds the plan because of which pairs of one or two intervals are missing."""
+"""Tests ``explain_missing``: if pairs of one or two intervals are missing, which plan left them out?"""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_a_login_that_may_make_no_roles_migrates_and_is_told_what_is_missing(
             plan(warehouse, ("u1", 1))
             load_unit(warehouse, "u1", rows(1))
             assert f"grant {OWNER} to <this login>" in caplog.text
-            # Do what the message says.
+            # Do what the warning advises: grant the role.
             with admin.connect() as connection:
                 connection.execute(text(f"grant {OWNER} to single"))
             with warehouse.engine.begin() as connection:

@@ -21,7 +21,7 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     def write(name: str = "model", shard: str = "5GB", dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
         torch.manual_seed(0)
         sizes = {
-            "vocab_size": 321,  # not a multiple of 128, so the head's rows are padded
+            "vocab_size": 321,  # not a multiple of 64, so the head's rows are padded
             "hidden_size": 64,
             "intermediate_size": 96,
             "num_hidden_layers": 3,
