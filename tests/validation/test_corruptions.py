@@ -44,7 +44,7 @@ def test_of_each_corruption_99_percent_are_caught_for_the_right_reason(
 
 
 def test_of_made_pairs_too() -> None:
-    # Lower for made-up pairs. Their fused captions have fewer synthetic words, often several numbers, and similar names.
+    # Lower for made-up pairs: their captions have fewer synthetic words, often several numbers, and similar names.
     least = LEAST | {"other_synthetic": 0.7, "other_count": 0.88, "swapped_name": 0.75}
     good = good_pairs(read_pairs(None, 1000, "made"))
     assert len(good) > 950
