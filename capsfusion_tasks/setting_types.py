@@ -49,7 +49,7 @@ def _absolute_or_none(location: str) -> str:
 
 def _table_name(name: str) -> str:
     if not re.fullmatch(r"[\w-]+(\.[\w-]+)+", name):
-        raise ValueError("expected a namespace and a table of letters, digits, _ and -, as in captions.fused")
+        raise ValueError("expected namespace.table, as in captions.fused; both may have letters, digits, _ and -")
     return name
 
 

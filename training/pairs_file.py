@@ -135,7 +135,10 @@ class Pairs:
         return ids
 
     def batches(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
-        """Endless batches from number `first`: (inputs [B, S], loss positions in [B*S], targets, tokens)."""
+        """Yield batches without end, from batch number `first`.
+
+        A batch: (inputs [B, S], positions in [B*S] that have a loss, their targets, number of tokens).
+        """
         number = 0
         for epoch in range(1_000_000):
             order = np.random.default_rng(self.seed + epoch).permutation(len(self.whole))

@@ -28,8 +28,8 @@ SESSION = {
     # PostgreSQL adds new words to their index in batches of this size, and each batch rewrites all common words. With
     # the default of 4 MB, loading a row into a table of two million rows costs more than twice as much.
     "work_mem": "64MB",
-    # Make PostgreSQL look up the foreign keys and the pair of each row with indexes. It would scan work_units for each
-    # row while that table has only about a hundred rows, and its statistics of large tables can be hours old.
+    # Make PostgreSQL use indexes to find each row's pair and unit. Otherwise, while work_units is small, it would read
+    # all of it for each row. It could also read all of a large table, because its statistics can be hours old.
     "enable_seqscan": "off",
     "jit": "off",  # PostgreSQL 17 and older would compile (JIT) the scan of the incoming rows
     # After this time the server ends a load whose client has disappeared, and releases its locks. In a healthy load the
@@ -62,9 +62,9 @@ def load_unit(
     under the same fusion_id are deleted and count as superseded in their units. A replay's unit moves the rows of its
     pairs from ``rejected_captions`` to ``replayed_captions``.
 
-    Raises InputError for an unknown unit, for another number of rows than planned, for a pair that is in the unit
-    twice, or (without ``replace``) in the warehouse; NotReadyError if the connection is lost. An error changes
-    nothing.
+    Raises InputError if the unit is unknown, has another number of rows than planned, or has a pair twice. Unless it
+    replaces, also if the warehouse has one of its pairs already. Raises NotReadyError if the connection is lost. An
+    error changes nothing.
     """
     table = batches if isinstance(batches, pa.Table) else batches.read_all()
     _check(table, unit_id)

@@ -40,7 +40,7 @@ def release_names(sources: Iterable[str]) -> dict[str, str]:
     left = {source: _names(source) for source in sources}
     names = {source: next(candidates) for source, candidates in left.items()}
     while equal := {name for name, count in Counter(names.values()).items() if count > 1}:
-        # Each round has longer names. They differ in the end, because the last candidate is the source itself.
+        # Each round takes longer names. It ends, because the longest name of a source is the source itself.
         names = {source: next(left[source], source) if name in equal else name for source, name in names.items()}
     return names
 

@@ -71,7 +71,7 @@ def user_error(url: URL, said: str, sqlstate: str | None) -> InputError | NotRea
 
 
 def from_psycopg(url: URL, error: DBAPIError | psycopg.Error) -> InputError | NotReadyError | None:
-    """The error to raise for a failed statement. None if it is an error of this program."""
+    """The error to raise for a failed statement. None if the error is a bug of this program."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     code = getattr(cause, "sqlstate", None)
     if code is None:

@@ -82,7 +82,7 @@ def test_a_deleted_file_that_comes_back_is_opened(files: Files) -> None:
 
 
 def test_what_is_written_between_a_note_and_the_file_is_not_believed(files: Files) -> None:
-    """Writers note a change, then change the file. A reader in between must not keep the old content as the new one."""
+    """A writer records that a file changes, then changes it. A reader in between must not take the old file as new."""
     files.summaries.note_change("1")
     files.write("a", 5)
     files.write("b", 6)
