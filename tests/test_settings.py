@@ -87,7 +87,7 @@ def test_what_is_no_path_stays(monkeypatch: pytest.MonkeyPatch, name: str, given
             """CAPSFUSION_LAION2B_INCLUDE is '["a"': it starts with [ and is not a JSON list""",
         ),
         ("STAGING", "s3:/b/p", "CAPSFUSION_STAGING is 's3:/b/p': there is no // after s3:; write s3://b/p"),
-        ("LAKE_TABLE", "fused", "CAPSFUSION_LAKE_TABLE is 'fused': expected a namespace and a table"),
+        ("LAKE_TABLE", "fused", "CAPSFUSION_LAKE_TABLE is 'fused': expected namespace.table"),
         ("HOME", " ", "CAPSFUSION_HOME is '': it is empty; give a path"),
         ("WAREHOUSE_URL", " ", "CAPSFUSION_WAREHOUSE_URL is not valid: it is empty; give a value"),
         ("HOME", "~nobody-of-this-name/x", "this system has no such home folder"),

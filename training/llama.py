@@ -43,7 +43,7 @@ class Attention(nn.Module):
             f(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
             for f in (self.q_proj, self.k_proj, self.v_proj)
         )  # [B, H, S, D]
-        # float32: on a CPU, the backward pass of attention in bfloat16 is 20 times slower, and would take half of a step.
+        # float32: the backward pass of attention in bfloat16 takes half of a step on a CPU, 20 times as long.
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = rotate(q.float(), cos, sin), rotate(k.float(), cos, sin), v.float()
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True).to(x.dtype)

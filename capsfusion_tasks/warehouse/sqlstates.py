@@ -33,7 +33,7 @@ _PASSING = (
     "55P03",  # lock not available
 )
 _LASTING = ("57P04",)  # database dropped
-# Errors that a user or an administrator can fix. Any other SQLSTATE is an error of this program.
+# Errors that a user or an administrator can fix. Any other SQLSTATE is a bug of this program.
 _USERS_CLASSES = (
     "28",  # invalid authorization
     "3D",  # database does not exist
