@@ -38,7 +38,7 @@ def test_help_wraps_at_the_width_of_the_terminal_and_not_where_the_docstring_doe
 
 
 def test_help_tells_the_defaults() -> None:
-    text = capsfusion("fuse", "--help").stdout.decode()
+    text = " ".join(capsfusion("fuse", "--help").stdout.decode().replace("│", " ").split())
     for default in ("Default: 3.", "Default: 80.", "Default: native."):
         assert default in text
 

@@ -15,6 +15,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from huggingface_hub import constants
 
+PIECE = 1 << 16  # bytes of a body that are sent at a time
+
 
 @dataclass
 class File:
@@ -222,11 +224,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.fault and self.fault.cut_after is not None:
             body, self.close_connection = body[: self.fault.cut_after], True
-        self.request_log.sent += len(body)  # now, because a test may ask for it as soon as the client has the body
         try:
-            self.wfile.write(body)
+            for at in range(0, len(body), PIECE):
+                piece = body[at : at + PIECE]
+                self.request_log.sent += len(piece)  # before the client has it, because the test may ask at once
+                self.wfile.write(piece)
         except ConnectionError:  # the client closed the connection
-            self.request_log.sent -= len(body)
             self.close_connection = True
 
     def send_json(self, value: object, headers: dict[str, str] | None = None) -> None:
