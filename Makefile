@@ -40,9 +40,9 @@ compose-demo:
 	@$(COMPOSE) up -d
 	@$(COMPOSE) run --rm demo
 
-# Two processes: Airflow's tests, which take longest and mostly wait, run beside all others (tests/conftest.py).
+# Three processes: Airflow's tests, which take longest and mostly wait, run in one of them (tests/conftest.py).
 test: install
-	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+	@$(BIN)/pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 
 test-fast: install
 	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder) -m "not slow"

@@ -1,9 +1,9 @@
 """Measures what a run of many units costs Airflow: tasks per minute, CPU time, and how long Airflow's pages take.
 
-    python -m benchmarks.airflow_units [--units 1024] [--minutes 15] [--home DIR]
+    python -m benchmarks.airflow_units [--units 1024] [--slots 4] [--minutes 15] [--home DIR]
 
 Plans units of one pair each and writes their captions without a model: a ``fuse`` task then finds its unit fused and
-starts no torchrun. One run of the DAG in a local Airflow (LocalExecutor, 4 task processes) validates and loads them.
+starts no torchrun. One run of the DAG in a local Airflow (LocalExecutor, 4 tasks at a time) validates and loads them.
 A line every minute says how many tasks have ended, the CPU seconds so far, and how long two requests of Airflow's pages
 take: the grid, and the list of a mapped task's instances. The last table has the median seconds of each task. After
 ``--minutes``, the benchmark ends even if the run has not ended.
@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from capsfusion_tasks.context import Context, open_context
+from capsfusion_tasks.demo import airflow_server
 from capsfusion_tasks.demo.airflow_api import DAG
 from capsfusion_tasks.demo.airflow_server import USER, LocalAirflow, local_airflow
 from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
@@ -56,9 +57,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", type=int, default=1024)
     parser.add_argument("--minutes", type=float, default=15, help="stop after this many minutes, done or not")
+    parser.add_argument(
+        "--slots",
+        type=int,
+        default=airflow_server.PARALLELISM,
+        help="tasks, and fuse tasks, that may run at the same time (default: 4)",
+    )
     parser.add_argument("--every", type=float, default=60, help="seconds between two lines of figures (default: 60)")
     parser.add_argument("--home", type=Path, help="folder for Airflow and PostgreSQL (default: a temporary folder)")
     args = parser.parse_args()
+    airflow_server.PARALLELISM = args.slots
     with tempfile.TemporaryDirectory(prefix="capsfusion-bench-") as scratch:
         home = args.home or Path(scratch)
         write_sample_data(home / "sample", rows_per_day=args.units, days=1)
@@ -112,6 +120,7 @@ def follow_run(airflow: LocalAirflow, seconds: float, every: float) -> None:
         table.add_column(heading, justify="right")
     api, standalone = airflow.api, psutil.Process(airflow.process.pid)
     http = pages_client(airflow)
+    api.request("POST", "/pools", {"name": "gpu", "slots": airflow_server.PARALLELISM})
     api.unpause()
     api.backfill(DAY.start, DAY.start, reprocess="completed", max_active_runs=1)
     began, before = time.monotonic(), cpu_seconds(standalone)
