@@ -39,12 +39,14 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the session a temporary folder of its own, in memory if there is room.
+    """Give the session a temporary folder of its own, in memory if there is room, and Airflow's tests priority.
 
     In memory, because tests sync thousands of files, and each sync waits for the disk. A folder of its own, because if
     root runs the tests, the embedded PostgreSQL runs under another account. That account cannot reach pytest's default
     folder, which each new session of root closes to other accounts.
     """
+    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
+        os.nice(5)  # gw0 begins with Airflow's tests, which take longest: the other workers give way to it
     if "PYTEST_DEBUG_TEMPROOT" not in os.environ:
         parent = _temporary_parent()
         prefix = "capsfusion-tests-"
