@@ -33,6 +33,7 @@ def test_what_must_hold_holds(name: str) -> None:
     holds()
 
 
+@pytest.mark.slow
 def test_a_fuzz_run_that_is_ended_leaves_no_files(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz", "--target", "csv"]
     with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}) as fuzzing:

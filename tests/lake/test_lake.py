@@ -172,6 +172,7 @@ def killed(where: str, at: int) -> Callable[..., Any]:
     return committing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_commits_and_repeated_has_each_caption_once(
     settings: Settings, warehouse: Warehouse, seed: int

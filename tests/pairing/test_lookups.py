@@ -145,6 +145,7 @@ def test_a_kill_while_a_lookup_is_made_loses_nothing(
     assert found == all_of(days)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("point", "call"), [("the rows", 2), ("the mark", 1), ("merging", 1), ("deleting", 2)])
 def test_a_process_that_is_killed_while_it_compacts_loses_nothing(tmp_path: Path, point: str, call: int) -> None:
     area, days = Area(tmp_path, buckets=1), arrivals(6)

@@ -95,6 +95,7 @@ def joined(settings: Settings, interval: Interval) -> int:
     )
 
 
+@pytest.mark.slow
 def test_bad_shards_fail_alone_and_the_report_names_each(many_bad: Settings) -> None:
     settings, failed = many_bad, {}
     for shard in interval_tasks.discover(settings, DAY):

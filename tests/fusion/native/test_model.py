@@ -120,6 +120,7 @@ def test_a_config_that_makes_no_sense_is_bad_input(tmp_path: Path) -> None:
         model_sizes(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_native_engine_starts_without_transformers(checkpoint: Checkpoint) -> None:
     code = (
         "import sys, torch; from pathlib import Path; import capsfusion_tasks.fusion.worker;"
