@@ -17,6 +17,14 @@ def _utc(value: datetime) -> datetime:
 UtcTime = Annotated[datetime, AfterValidator(_utc)]  # a time without a time zone is in UTC
 
 
+def refuse_empty_span(loaded_from: datetime | None, loaded_before: datetime | None) -> None:
+    """Raise InputError if no time is from ``loaded_from`` on and before ``loaded_before``. None: no limit."""
+    if loaded_from and loaded_before and loaded_from >= loaded_before:
+        raise InputError(
+            f"no caption was loaded from {loaded_from} and before {loaded_before}: give an end after the start"
+        )
+
+
 _KEY_TIME = "%Y%m%dT%H%M%SZ"
 
 

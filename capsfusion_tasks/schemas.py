@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.errors import InputError, printable
-from capsfusion_tasks.intervals import UtcTime
+from capsfusion_tasks.intervals import UtcTime, refuse_empty_span
 
 Side = Literal["laion_2b", "laion_coco", "image_results"]
 PAIRED: tuple[Side, Side] = ("laion_2b", "laion_coco")  # the sides whose rows make pairs
@@ -80,11 +80,7 @@ class Replay(BaseModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> Replay:
-        if self.loaded_from and self.loaded_before and self.loaded_from >= self.loaded_before:
-            raise InputError(
-                f"no caption was loaded from {self.loaded_from} and before {self.loaded_before}: give an end after the"
-                " start"
-            )
+        refuse_empty_span(self.loaded_from, self.loaded_before)
         return self
 
     @classmethod

@@ -16,16 +16,6 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.setting_types import Folder, Location, ModelLocation, Patterns, RawLocation, Secret, TableName
 from capsfusion_tasks.thresholds import GateSettings, RuleSettings
 
-# Variables that other code reads instead of Settings.
-OTHER_VARIABLES = {
-    "CAPSFUSION_AWS_CONN_ID": "Airflow only: the Connection that has the keys and the endpoint of S3.",
-    "CAPSFUSION_ALERT_CONN_ID": "Airflow only: the Connection whose password is the URL of a webhook (Slack,"
-    " Mattermost, …). It gets a message when a run fails or takes a day longer than usual.",
-    "CAPSFUSION_GPU_POD": "Airflow with KubernetesExecutor only: the file that describes the pods of fuse tasks"
-    " ([operations.md](operations.md)).",
-    "CAPSFUSION_SCREENSHOTS": "Tests only: the folder for pictures of the captions view.",
-}
-
 
 class Settings(BaseSettings):
     """All settings with their defaults.
@@ -287,7 +277,7 @@ def load_settings(**overrides: Any) -> Settings:
     Raises one InputError with all problems, including variables whose names look like misspelt settings.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    problems = variables.misspelt(os.environ, Settings, OTHER_VARIABLES)
+    problems = variables.misspelt(os.environ, Settings, variables.OTHER_VARIABLES)
     try:
         settings = Settings(**given)
     except ValidationError as error:

@@ -10,6 +10,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 PREFIX = "CAPSFUSION_"
+# Variables that other code reads instead of Settings.
+OTHER_VARIABLES = {
+    "CAPSFUSION_AWS_CONN_ID": "Airflow only: the Connection that has the keys and the endpoint of S3.",
+    "CAPSFUSION_ALERT_CONN_ID": "Airflow only: the Connection whose password is the URL of a webhook (Slack,"
+    " Mattermost, …). It gets a message when a run fails or takes a day longer than usual.",
+    "CAPSFUSION_GPU_POD": "Airflow with KubernetesExecutor only: the file that describes the pods of fuse tasks"
+    " ([operations.md](operations.md)).",
+    "CAPSFUSION_SCREENSHOTS": "Tests only: the folder for pictures of the captions view.",
+}
 # Kubernetes adds these variables for each service whose name starts with capsfusion.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _EXPECTED = "Input should be "  # how pydantic's messages begin; replaced by "expected"

@@ -10,8 +10,8 @@ from pydantic.fields import FieldInfo
 
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import printable
-from capsfusion_tasks.settings import OTHER_VARIABLES, Settings, load_settings
-from capsfusion_tasks.variables import variables
+from capsfusion_tasks.settings import Settings, load_settings
+from capsfusion_tasks.variables import OTHER_VARIABLES, variables
 
 # Headings of the page: the first variable of each part, and the part's heading.
 _PARTS = {

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.intervals import Interval, UtcTime
+from capsfusion_tasks.intervals import Interval, UtcTime, refuse_empty_span
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.provenance import PROVENANCE
 
@@ -33,11 +33,7 @@ class Selection(BaseModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> Selection:
-        if self.loaded_from and self.loaded_before and self.loaded_from >= self.loaded_before:
-            raise InputError(
-                f"no caption was loaded from {self.loaded_from} and before {self.loaded_before}: give an end after the"
-                " start"
-            )
+        refuse_empty_span(self.loaded_from, self.loaded_before)
         return self
 
     @model_validator(mode="after")

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.torchrun_command import environment_defaults, torchrun_environment
-from capsfusion_tasks.settings import OTHER_VARIABLES, Settings, load_settings
-from capsfusion_tasks.variables import unusable, variables
+from capsfusion_tasks.settings import Settings, load_settings
+from capsfusion_tasks.variables import OTHER_VARIABLES, unusable, variables
 from capsfusion_tasks.warehouse.connection import open_warehouse
 
 OF_LAUNCHERS = (
