@@ -60,15 +60,14 @@ def repeated_once_unsafe(make: RowMaker, day: int) -> Case:
 def two_synthetic_captions(make: RowMaker, day: int) -> Case:
     """Each synthetic caption makes a pair, on the same day or later."""
     raw, coco = make.halves(day)
-    other = replace(
-        coco, synthetic=f"Another view: {make.captions().synthetic}", day=make.rng.choice((day, make.later(day)))
-    )
+    synthetic = f"{(coco.synthetic or '').rstrip('.')} in this picture."
+    other = replace(coco, synthetic=synthetic, day=make.rng.choice((day, make.later(day))))
     return Case((raw, coco, other), (complete(raw, coco), complete(raw, other)))
 
 
 def two_texts_of_an_image(make: RowMaker, day: int) -> Case:
     raw, coco = make.halves(day)
-    text = f"Another page: {make.captions().raw}"
+    text = f"{raw.text} - from another page"
     raw2, coco2 = replace(raw, text=text), replace(coco, text=text)
     return Case((raw, coco, raw2, coco2), (complete(raw, coco), complete(raw2, coco2)))
 
@@ -194,8 +193,8 @@ def _dropped(make: RowMaker, day: int, drop: Callable[[Row], Row]) -> Case:
     return Case(make.rng.choice((dropped, dropped, (drop(raw), coco), (raw, drop(coco)))))
 
 
-# Each case's share of a day's pairs; at least one per day. The shares of unsafe and watermarked rows are those of
-# laion2B-en. The other cases are more frequent than in real shards, so that a small sample has all of them.
+# Each case's share of a day's pairs; every case occurs at least once in a sample. The shares of unsafe and watermarked
+# rows are those of laion2B-en. Most other cases are more frequent than in real shards, so that small samples have them.
 CASES: dict[Callable[[RowMaker, int], Case], float] = {
     late_raw: 0.04,
     late_synthetic: 0.04,
@@ -208,13 +207,13 @@ CASES: dict[Callable[[RowMaker, int], Case], float] = {
     two_texts_of_an_image: 0.004,
     without_scores: 0.02,
     just_below_the_thresholds: 0.004,
-    emoji: 0.02,
-    right_to_left_text: 0.012,
-    html_entities: 0.02,
-    control_characters: 0.012,
-    nul_characters: 0.004,
-    imitation_of_the_prompt: 0.008,
-    twenty_thousand_characters: 0.004,
+    emoji: 0.005,
+    right_to_left_text: 0.004,
+    html_entities: 0.005,
+    control_characters: 0.004,
+    nul_characters: 0.002,
+    imitation_of_the_prompt: 0.002,
+    twenty_thousand_characters: 0.002,
     raw_alone: 0.05,
     synthetic_alone: 0.05,
     nearly_the_same: 0.012,

@@ -198,13 +198,20 @@ def make_sample(parameters: SampleParameters) -> Sample:
 
 
 def _make_cases(rng: random.Random, parameters: SampleParameters) -> tuple[list[Row], list[Pair], Counter[str]]:
-    """All rows and their pairs. Each day has rows of every edge case, then plain pairs until it has enough pairs."""
+    """All rows and their pairs. Each day has its share of the edge cases, then plain pairs until it has enough pairs.
+
+    A case that is too rare for every day occurs once, and these cases are spread over the days.
+    """
     make = RowMaker(rng, last_day=parameters.days - 1)
     rows: list[Row] = []
     pairs: list[Pair] = []
     cases: Counter[str] = Counter()
     for day in range(parameters.days):
-        kinds = [kind for kind, share in CASES.items() for _ in range(max(1, round(share * parameters.rows_per_day)))]
+        kinds = [
+            kind
+            for number, (kind, share) in enumerate(CASES.items())
+            for _ in range(max(round(share * parameters.rows_per_day), number % parameters.days == day))
+        ]
         made = [kind(make, day) for kind in kinds]
         found = sum(pair.day == day for pair in pairs) + sum(pair.day == day for case in made for pair in case.pairs)
         kinds += [plain] * (parameters.rows_per_day - found)
