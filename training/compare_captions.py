@@ -1,4 +1,4 @@
-"""Compare made pairs with a file of real pairs: lengths, characters, overlap of the sources, shapes of fused captions.
+"""Compare made pairs with a file of real pairs: lengths, characters, overlap of the sources, forms of fused captions.
 
     python training/compare_captions.py pairs.jsonl
     python training/compare_captions.py pairs.jsonl --pairs 5000 --split train
@@ -25,7 +25,7 @@ from capsfusion_tasks.demo.pairs import MadePair, make_pair
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.validation.text import ngrams, sentences, words
 
-# Phrases that can join any two captions, independent of their content.
+# Phrases that can join any two captions, whatever they describe.
 FIXED_PHRASE = re.compile(
     r"\b(?:(?:the|this|an) (?:image|photo|picture)\b|titled\b|(?:is|are) (?:shown|seen|displayed|depicted|featured)\b|"
     r"can be seen\b|as (?:shown|seen)\b|(?:shows|showing) (?:a|an|the|two)\b)",

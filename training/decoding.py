@@ -1,4 +1,4 @@
-"""Greedy decoding with a key-value cache, for training and for a look at its progress."""
+"""Greedy decoding with a key-value cache, used during training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.llama import Attention, Backbone, Layer, rotate
 
 @torch.no_grad()
 def greedy(model: Backbone, prompts: Tensor, new_tokens: int, eos: int, dtype: torch.dtype) -> list[list[int]]:
-    """Token ids that follow each prompt of one length [B, P], at most `new_tokens`, without the end token."""
+    """Generated token ids for prompts of equal length [B, P]: at most `new_tokens` each, without the end token."""
     batch, length = prompts.shape
     layers = [cast(Layer, layer) for layer in model.layers]
     caches = [_Cache(layer.self_attn, batch, length + new_tokens) for layer in layers]
@@ -39,7 +39,7 @@ def greedy(model: Backbone, prompts: Tensor, new_tokens: int, eos: int, dtype: t
 
 
 class _Cache:
-    """Keys and values of one layer, of all tokens so far."""
+    """Keys and values of all tokens so far, for one layer."""
 
     def __init__(self, attention: Attention, batch: int, length: int) -> None:
         self.attention = attention
@@ -48,7 +48,7 @@ class _Cache:
         self.keys, self.values = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
 
     def attend(self, x: Tensor, cos: Tensor, sin: Tensor, start: int) -> Tensor:
-        """The attention's output for `x`: the whole prompt, or the one token at place `start`."""
+        """Attention output for `x`: the whole prompt, or one token at position `start`."""
         attention, end = self.attention, start + x.shape[1]
         q, k, v = (
             f(x).view(*x.shape[:2], attention.heads, attention.head_dim).transpose(1, 2).float()

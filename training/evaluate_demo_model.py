@@ -1,4 +1,4 @@
-"""Evaluate a demo model on held-out made-up pairs, whose names it never saw, or on a file of real pairs.
+"""Evaluate a demo model on held-out made pairs, whose names it never saw in training, or on a file of real pairs.
 
     python training/evaluate_demo_model.py --model capsfusion_tasks/demo/model --pairs 1000 --num-beams 3
     python training/evaluate_demo_model.py --model capsfusion_tasks/demo/model --real pairs.jsonl --pairs 1000
@@ -33,7 +33,7 @@ from capsfusion_tasks.validation.text import repeated_share, words
 from training.compare_captions import joined_with_a_fixed_phrase
 
 MAX_NEW_TOKENS = 80
-# Words without content. A fused caption need not keep them.
+# Stop words and words of advertising, which a fused caption need not keep.
 STOP_WORDS = frozenset(
     (
         "a",
@@ -69,7 +69,7 @@ STOP_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Source:
-    """A raw and a synthetic caption. `made` is the made-up pair with the expected caption; None for real pairs."""
+    """A raw and a synthetic caption. `made` is the made pair with the expected caption; None for real pairs."""
 
     raw: str
     synthetic: str
@@ -93,7 +93,7 @@ def real_sources(file: Path, count: int) -> list[Source]:
 def fuse(
     model: LlamaForCausalLM, tokenizer: LlamaTokenizer, sources: list[Source], num_beams: int, batch: int
 ) -> list[tuple[str, str]]:
-    """For each source, in order: its caption and the finish reason ("stop" or "length"). Batches by similar length."""
+    """The fused caption and finish reason ("stop" or "length") of each source, in order."""
     prompts = [prompt_tokens(tokenizer, source.raw, source.synthetic) for source in sources]
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     fused: list[tuple[str, str]] = [("", "")] * len(prompts)
@@ -130,7 +130,7 @@ def content_words(text: str) -> set[str]:
 
 
 def report(sources: list[Source], fused: list[tuple[str, str]]) -> dict[str, float]:
-    """The figures of the model card: shares from 0 to 1, and the mean length in words."""
+    """The figures of the model card: shares from 0 to 1, and the mean caption length in words."""
     count = len(sources)
     captions = [caption for caption, _ in fused]
     looped = [
@@ -166,7 +166,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--num-beams", type=int, default=1, help="1: greedy")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--real", type=Path, help="JSON Lines file of real pairs, instead of held-out made-up pairs")
+    parser.add_argument(
+        "--real", type=Path, help="JSON Lines file of real pairs; without it, evaluate on held-out made pairs"
+    )
     parser.add_argument("--seed", type=int, default=99)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--show", type=int, default=0, help="number of captions to print")

@@ -1,4 +1,4 @@
-"""What follows the training: averages of two checkpoints, and the model folder."""
+"""Steps after training: average two checkpoints, and export the model folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.optimization import save
 
 
 def average(work: Path, start: Path, share: float) -> None:
-    """Replace the weights of --work's checkpoint by `share` of them and the rest of those of `start`."""
+    """Average the checkpoint of --work with `start`: `share` of its own weights, the rest from `start`."""
     state, other = (torch.load(file, map_location="cpu") for file in (work / "checkpoint.pt", start))
     model = Backbone(Shape(**state["shape"]))
     model.load_state_dict(

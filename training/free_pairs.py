@@ -1,8 +1,8 @@
-"""Training pairs of any words: raw captions of any shape, and simple frames that copy both sources.
+"""Training pairs of random words: raw captions of any form, fused by simple sentence frames that copy both sources.
 
-Made scenes have few shapes and a small vocabulary. Real captions have any shape and any words, and a model that has
-seen only scenes forces real captions into them. These pairs mean nothing. They teach to copy both sources, to say once
-what the sources share or repeat, and to end when all is said.
+Made scenes have few forms and a small vocabulary. Real captions have any form and any words, and a model trained only
+on scenes forces real captions into them. These pairs have no meaning. They teach the model to copy both sources, to
+state shared or repeated parts once, and to stop.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _HAS_VERB = re.compile(r" (?:is|are|has|have|shows?) ")
 
 
 def _is_plural(noun: str) -> bool:
-    """Whether a noun of `_noun`, `_PEOPLE` or a scene's caption is in the plural."""
+    """Whether a noun phrase is plural. It comes from `_noun`, `_PEOPLE` or a scene."""
     return noun.startswith(("two ", "three ", "several ", "some ", "people")) or (
         noun.startswith("the ") and english_plural(noun)
     )
 
 
 class FreePairs:
-    """Makes pairs of words that `word` draws; `doing` draws a participle such as "holding"."""
+    """Makes pairs of random words. `word` draws a word, `doing` a participle such as "holding"."""
 
     def __init__(self, rng: random.Random, word: Callable[[], str], doing: Callable[[], str]) -> None:
         self.rng, self.word, self.doing, self.free_words = rng, word, doing, FreeWords(rng, word)
@@ -60,7 +60,7 @@ class FreePairs:
         rng = self.rng
         raw, told, others = self._raw()
         words = told.split(" ")
-        self.words = words  # from which `_rest` takes one at times
+        self.words = words  # `_rest` sometimes uses one
         if rng.random() < 0.45 and len(words) > 1:
             synthetic, frame = self._shared(words)
         elif rng.random() < 0.4:
@@ -89,16 +89,16 @@ class FreePairs:
         return capital(repaired(re.sub(r"\b[Tt]he (?=(?:[Tt]he|[Aa]n?) )", "", fused)))
 
     def _raw(self) -> tuple[str, str, str]:
-        """A raw caption of 1 to 45 words, what a fused caption says of it, and its later sentences.
+        """A raw caption of 1 to 45 words, the part that a fused caption keeps, and its later sentences.
 
-        The fused caption has no noise, says each phrase once, and leaves out what would make it too long.
+        The kept part has no noise and no repeated phrase, and is cut if it is too long.
         """
         rng = self.rng
         count = rng.choice((rng.randint(1, 5), rng.randint(3, 9), rng.randint(5, 14), rng.randint(10, 26)))
         kind, more, others = rng.random(), "", ""
         words = self.free_words.draw(count if kind < 0.8 else rng.randint(4, 12))
         told = " ".join(words)
-        if kind < 0.2 and count > 2:  # it repeats a part of itself
+        if kind < 0.2 and count > 2:  # repeat a part
             start = rng.choice((0, rng.randrange(len(words))))
             again = words[start : start + rng.randint(2, 10)]
             more = rng.choice((". ", " - ", " ", ", ", " | ", ": ")) + " ".join(again)
@@ -129,7 +129,7 @@ class FreePairs:
         return f"{self.word()} " if self.rng.random() < 0.5 else ""
 
     def _verb(self, is_plural: bool) -> str:
-        """A verb, after which a noun follows."""
+        """A verb that takes an object."""
         if self.rng.random() < 0.25:
             return "have" if is_plural else "has"
         doing = self.rng.choice(_DOING) if self.rng.random() < 0.6 else self.doing()
@@ -149,7 +149,7 @@ class FreePairs:
         return repaired(said)
 
     def _of_a_scene(self) -> tuple[str, str]:
-        """The synthetic caption of a made scene, which has nothing to do with the raw one, and a frame for both."""
+        """The synthetic caption of a made scene, unrelated to the raw caption, and a frame for both."""
         rng = self.rng
         while True:
             made = make_pair(rng, "train").synthetic
@@ -166,11 +166,11 @@ class FreePairs:
         return said, rng.choice(_NOUNS_FRAMES if _is_plural(said) else _NOUN_FRAMES)
 
     def _shared(self, words: list[str]) -> tuple[str, str]:
-        """A synthetic caption that says a part of the raw one's `words`, and the frame that says both once."""
+        """A synthetic caption that shares `words` with the raw caption, and a frame that states them once."""
         rng = self.rng
         start = rng.choice((0, rng.randrange(len(words))))
         said = words[start : start + rng.choice((1, 2, 3, 4, 6, 9, 30))]
-        if rng.random() < 0.3:  # a model that reads an image misspells it
+        if rng.random() < 0.3:  # captioning models misspell text that they read in an image
             wrong = rng.randrange(len(said))
             said[wrong] = said[wrong][: rng.randint(1, 5)] + rng.choice(("", self.word()[:4]))
         if rng.random() < 0.15:

@@ -1,4 +1,4 @@
-"""Words of raw captions of any shape: titles, lists, codes, quotations, accents, other scripts, emoji."""
+"""Random words of raw captions: titles, lists, codes, quotations, accents, other scripts, emoji."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SMALL = (
 )  # fmt: skip
 _NAMES = ("made", "brand", "family", "town", "code", "year", "number", "few", "phrase", "size", "date")
 
-# Letters of other scripts and emoji, which a fused caption leaves out. Letters with accents and signs, which it copies.
+# A fused caption leaves out other scripts and emoji. It copies letters with accents, and signs.
 _FOREIGN = [(0x410, 0x44F), (0x3B1, 0x3C9), (0x4E00, 0x9FA0), (0x3041, 0x3096), (0xAC00, 0xD7A0), (0x627, 0x64A)]
 _EMOJI = [(0x1F300, 0x1F64F), (0x1F680, 0x1F6C0), (0x2600, 0x26FF)]
 _UNTOLD = re.compile("[\u0370-\u1fff\u2600-\u27bf\u3000-\uffff\U00010000-\U0001ffff]|<")
@@ -25,7 +25,7 @@ _SIGNS = ("!", "?", "%", "*", ";", "+", "=", "~", ">", "…", "™", "®", "°",
 
 
 def without_untold(text: str) -> str:
-    """`text` without words in other scripts, emoji and tags, which only the raw caption has."""
+    """`text` without other scripts, emoji and tags, which a fused caption leaves out."""
     return repaired(" ".join(word for word in text.split(" ") if not _UNTOLD.search(word))).rstrip(".,:! ")
 
 
@@ -36,7 +36,7 @@ class FreeWords:
         self.rng, self.word = rng, word
 
     def draw(self, count: int) -> list[str]:
-        """Words of a title, a list, a headline or a sentence. Sometimes a word occurs several times."""
+        """Words of a title, a list, a headline or a sentence, sometimes with repeated words."""
         rng = self.rng
         capitals, names, repeats = rng.choice((0.0, 0.9, 0.9, 0.5)), rng.choice((0.05, 0.2, 0.4)), rng.random() < 0.25
         small, comma = rng.choice((0.0, 0.15, 0.35)), rng.choice((0.0, 0.0, 0.05, 0.3))

@@ -1,4 +1,4 @@
-"""LLaMA in plain torch, for training. Faster on a CPU than transformers' model, with the same weight names."""
+"""LLaMA in plain torch, for training on a CPU. Faster there than transformers' model, with the same weight names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Attention(nn.Module):
             f(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
             for f in (self.q_proj, self.k_proj, self.v_proj)
         )  # [B, H, S, D]
-        # float32: the backward pass of attention in bfloat16 takes half of a step on a CPU, 20 times as long.
+        # float32: on a CPU, the backward pass of attention is 20 times as slow in bfloat16, half of a step.
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = rotate(q.float(), cos, sin), rotate(k.float(), cos, sin), v.float()
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True).to(x.dtype)

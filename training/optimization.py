@@ -1,4 +1,4 @@
-"""What the steps of the training share: the loss, the optimizers with their schedule, and checkpoints."""
+"""The loss, the optimizers with their schedule, and checkpoints, for all training steps."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from training.llama import Backbone
 
 
 def target_loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of hidden states [N, hidden] and target ids [N]. The embedding is the head."""
+    """Mean cross-entropy of hidden states [N, hidden] against target ids [N]. The embedding is also the output head."""
     return F.cross_entropy(F.linear(hidden, embedding).float(), targets)
 
 
 def learning_rate(step: int, done: float, peak: float, warmup: int) -> float:
-    """Linear warm-up, constant until half of the training is `done` (from 0 to 1), then linear to 0."""
+    """Linear warm-up, then constant, linear to 0 in the second half. `done`: share of the training done, 0 to 1."""
     return peak * min(1.0, (step + 1) / warmup, 2.0 * max(0.0, 1.0 - done))
 
 
 def optimizers(model: Backbone, peak: float, muon_peak: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al., 2024) for the matrices of the layers, AdamW for the embedding and the norms.
 
-    Each with its peak learning rate. `match_rms_adamw` scales Muon's updates to the size of AdamW's.
+    Each has its own peak learning rate. `match_rms_adamw` scales Muon's updates to the size of AdamW's.
     """
     inner = [weight for name, weight in model.named_parameters() if weight.dim() == 2 and "embed" not in name]
     norms = [weight for weight in model.parameters() if weight.dim() != 2]
@@ -44,7 +44,7 @@ def optimizers(model: Backbone, peak: float, muon_peak: float) -> list[torch.opt
 
 
 def restart(updates: list[torch.optim.Optimizer], states: list[dict[str, Any]], peaks: tuple[float, ...]) -> None:
-    """Load the optimizers' states and give each optimizer its new peak learning rate, for a new schedule."""
+    """Load the optimizers' states and set new peak learning rates for a new schedule."""
     for update, state, peak in zip(updates, states, peaks, strict=True):
         update.load_state_dict(state)
         for group in update.param_groups:
@@ -67,7 +67,7 @@ def load(model: Backbone, file: Path, device: str) -> dict[str, Any]:
 def checkpoint(
     model: Backbone, updates: list[torch.optim.Optimizer], shape: dict[str, Any], progress: dict[str, Any]
 ) -> dict[str, Any]:
-    """What `load` and `restart` need."""
+    """The contents of a checkpoint, for `load` and `restart`."""
     states = [update.state_dict() for update in updates]
     return {"model": model.state_dict(), "optimizers": states, "shape": shape, **progress}
 

@@ -1,4 +1,4 @@
-"""Words for training pairs: common English ones, and ones that mean nothing."""
+"""Words for training pairs: common English words and nonsense words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def common_words() -> list[str]:
-    """The most frequent English words of at least three letters, from package wordfreq, the most frequent first."""
+    """Frequent English words of at least three letters, most frequent first, from package wordfreq."""
     from wordfreq import top_n_list
 
     words = [word for word in top_n_list("en", _COMMON_WORDS) if word.isascii() and word.isalpha() and len(word) > 2]
@@ -27,10 +27,10 @@ def common_words() -> list[str]:
 
 
 class OtherWords:
-    """Puts other words into pairs, the same ones into all three captions.
+    """Replaces words of a pair, in all three captions alike.
 
-    The generator's vocabulary is small. Pairs with words that mean nothing there teach to copy any word, from both
-    sources: without them a model writes words of the generator instead of words that it has not seen.
+    The generator's vocabulary is small. Pairs with unusual words teach the model to copy any word. Without them, it
+    writes a word of the generator instead of a word that it has not seen.
     """
 
     def __init__(self, rng: random.Random, tokenizer_file: Path) -> None:
@@ -46,9 +46,9 @@ class OtherWords:
         ]
 
     def word(self) -> str:
-        """A common English word, one of the tokenizer, of title words, or one made of pieces."""
+        """A random word: common English, a token, a title word, or a nonsense word made of tokens."""
         kind = self.rng.random()
-        if kind < 0.55:  # common ones more often
+        if kind < 0.55:  # favours common words
             return self.common[int(len(self.common) * self.rng.random() ** 2)]
         if kind < 0.7:
             return self.rng.choice(self.words).lower()
@@ -59,11 +59,11 @@ class OtherWords:
         ).lower()
 
     def participle(self) -> str:
-        """A word in -ing, most often a verb's participle."""
+        """A word that ends in -ing, usually a participle."""
         return self.participles[int(len(self.participles) * self.rng.random() ** 2)]
 
     def replace(self, pair: MadePair) -> MadePair:
-        """`pair` with other words for a part of those that the fused caption takes from its sources."""
+        """Replace some of the words that the fused caption takes from its sources."""
         shared = set(_WORD.findall(pair.fused.lower())) & set(_WORD.findall(f"{pair.raw} {pair.synthetic}".lower()))
         part = self.rng.choice((0.2, 0.5, 0.9))
         other = {word: self.word() for word in sorted(shared - FUNCTION_WORDS) if self.rng.random() < part}

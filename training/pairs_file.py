@@ -24,13 +24,13 @@ from capsfusion_tasks.validation.source_rules import concatenation, copy
 from training.free_pairs import FreePairs
 from training.other_words import OtherWords
 
-# Rules that a target keeps, so that the model learns no caption that validation rejects for its form.
+# Validation rules that every target must pass, so that the model does not learn to break them.
 _RULES = (repetition, restated, truncated, control_characters, concatenation, copy)
-_TARGET_TOKENS = 78  # decoding stops at 80
+_TARGET_TOKENS = 78  # with the end token; decoding stops at 80
 
 
 def template_symbols() -> list[str]:
-    """The three fixed parts of the prompt template, each as one token. Otherwise they would take 130 tokens."""
+    """The three fixed parts of the prompt template. As one token each they save 130 tokens a prompt."""
     start, rest = PROMPT_TEMPLATE.split(" {laion_2b}")
     middle, end = rest.split(" {laion_coco}")
     return [("\u2581" + start).replace(" ", "\u2581"), middle.replace(" ", "\u2581"), end.replace(" ", "\u2581")]
@@ -68,7 +68,7 @@ def train_tokenizer(work: Path, vocab_size: int, texts: int, seed: int) -> None:
 
 
 def _encode_share(job: tuple[Path, int, int, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of `count` pairs in one array, and the lengths [count, 2] of their prompts and targets."""
+    """Token ids of `count` pairs in one array, and the lengths of their prompts and targets [count, 2]."""
     tokenizer_file, seed, count, other_share, free_share = job
     tokenizer, rng = LlamaTokenizer(tokenizer_file), random.Random(seed)
     other_words = OtherWords(rng, tokenizer_file)
@@ -94,7 +94,7 @@ def _encode_share(job: tuple[Path, int, int, float, float]) -> tuple[np.ndarray,
 
 
 def make_pairs_file(work: Path, pairs: int, seed: int, workers: int, other_share: float, free_share: float) -> None:
-    """Write pairs.npz, the token ids of all training pairs: scenes, a share of them with other words, and free pairs.
+    """Write pairs.npz, the token ids of all training pairs: free pairs, and scenes, some of them with other words.
 
     `workers` processes make 20,000 pairs at a time.
     """
@@ -112,12 +112,12 @@ def make_pairs_file(work: Path, pairs: int, seed: int, workers: int, other_share
     print(f"p99 {np.percentile(whole, 99):.0f}, prompt {lengths[:, 0].mean():.1f}, target {lengths[:, 1].mean():.1f}")
 
 
-# Sequences are padded to one of these lengths, so that torch.compile sees few shapes.
+# Sequences are padded to one of these lengths, which keeps the number of shapes for torch.compile small.
 BUCKETS = (48, 64, 80, 96, 128, 192, 256)
 
 
 class Pairs:
-    """Batches of similar length: ids [B, S], padded on the right with 0, and the positions that have a loss.
+    """Batches of pairs of similar length: ids [B, S], padded on the right with 0, and the positions of the targets.
 
     Attention is causal, so padding on the right needs no mask.
     """
@@ -135,9 +135,9 @@ class Pairs:
         return ids
 
     def batches(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
-        """Yield batches without end, from batch number `first`.
+        """Yield batches forever, starting at batch number `first`.
 
-        A batch: (inputs [B, S], positions in [B*S] that have a loss, their targets, number of tokens).
+        A batch is (inputs [B, S], positions in [B*S] that count in the loss, their targets, number of tokens).
         """
         number = 0
         for epoch in range(1_000_000):
@@ -148,10 +148,10 @@ class Pairs:
                 number += 1
 
     def _grouped(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the rows of a bucket when they fill a batch. Incomplete batches are dropped at the epoch's end."""
+        """Yield the rows of a batch as soon as a bucket has enough. Drop incomplete batches at the end of an epoch."""
         waiting: dict[int, list[int]] = {bucket: [] for bucket in BUCKETS}
         for row in order:
-            bucket = next((b for b in BUCKETS if self.whole[row] <= b + 1), None)  # inputs are one shorter
+            bucket = next((b for b in BUCKETS if self.whole[row] <= b + 1), None)  # inputs have one token less
             if bucket is None:
                 continue
             waiting[bucket].append(row)
@@ -160,7 +160,7 @@ class Pairs:
                 waiting[bucket] = []
 
     def tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, int]:
-        """One batch: (inputs [B, S], loss positions in [B*S], targets, tokens)."""
+        """Build the batch of these rows; see `batches`."""
         longest = int(self.whole[rows].max()) - 1
         length = next(b for b in BUCKETS if longest <= b)
         inputs = np.zeros((len(rows), length), np.int64)

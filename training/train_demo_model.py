@@ -9,13 +9,12 @@ Six steps, each writing its file to the work folder:
     python training/train_demo_model.py average   --work /tmp/demo_model --start before.pt --share 0.5
     python training/train_demo_model.py export    --work /tmp/demo_model --out capsfusion_tasks/demo/model
 
-On a machine that other programs use as well, --minutes limits the time of the training. The learning rate then
-follows the steps or the minutes, whichever are nearer to their end. Set GOMP_SPINCOUNT=2000 there, so that a thread
-does not spin while it waits for one that the system has paused.
+--minutes limits the training time. The learning rate then follows the steps or the minutes, whichever end first. On a
+machine with other load, set GOMP_SPINCOUNT=2000, so that threads do not spin while they wait for each other.
 
-On a CPU with AMX or AVX-512 BF16, bfloat16 matrix products are several times as fast as float32; on others pass --dtype
-float32. --start begins a new training with the weights of a checkpoint, for example with other pairs.
-glibc returns large buffers to the system after each step, and allocating them again costs more than the arithmetic. Set
+On a CPU with AMX or AVX-512 BF16, bfloat16 matrix products are several times as fast as float32; on other CPUs pass
+--dtype float32. --start begins a new training from the weights of a checkpoint, for example with other pairs.
+By default glibc frees large buffers after each step, and allocating them again takes longer than the arithmetic. Set
 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1.
 """
 
@@ -47,7 +46,7 @@ from training.unlikelihood import Unlikelihood, train_unlikelihood
 
 
 def look(model: Backbone, tokenizer: LlamaTokenizer, count: int = 40) -> str:
-    """One line with the shares of held-out entities, entity words and captions that the model reproduces."""
+    """One line of progress: how much of held-out pairs the model reproduces."""
     rng = random.Random(1234)
     pairs = [make_pair(rng, "heldout") for _ in range(count)]
     prompts = [torch.tensor([tokenizer.encode(build_prompt(pair.raw, pair.synthetic))]) for pair in pairs]
@@ -78,7 +77,7 @@ def train(args: argparse.Namespace) -> None:
         for update, update_state in zip(updates, state["optimizers"], strict=True):
             update.load_state_dict(update_state)
         step, tokens, minutes_before = state["step"], state["tokens"], state["minutes"]
-    elif args.start:  # the schedule begins anew
+    elif args.start:  # with a new schedule
         state = load(model, args.start, args.device)
         restart(updates, state["optimizers"], (args.muon_lr, args.lr))
         tokens = state["tokens"]
@@ -127,7 +126,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def unlearn_loops(args: argparse.Namespace) -> None:
-    """Go on from --start or the checkpoint of --work, with a new schedule, and write checkpoint.pt."""
+    """Run unlikelihood training from --start or the checkpoint of --work, and write checkpoint.pt."""
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     torch.set_default_device(args.device)
@@ -163,10 +162,16 @@ def main() -> None:
     parser.add_argument("--vocab-size", type=int, default=Shape.vocab_size)
     parser.add_argument("--tokenizer-pairs", type=int, default=100_000)
     parser.add_argument("--pairs", type=int, default=700_000)
-    parser.add_argument("--other-words", type=float, default=0.6, help="share of training pairs with other words")
-    parser.add_argument("--free", type=float, default=0.5, help="share of training pairs of any words")
+    parser.add_argument(
+        "--other-words", type=float, default=0.6, help="share of scenes in which other words replace the generator's"
+    )
+    parser.add_argument(
+        "--free", type=float, default=0.5, help="share of training pairs that are free pairs of random words"
+    )
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=Shape.hidden_size, help="a multiple of 64, the size of a head")
+    parser.add_argument(
+        "--hidden", type=int, default=Shape.hidden_size, help="hidden size, a multiple of the head size 64"
+    )
     parser.add_argument("--ffn", type=int, default=Shape.intermediate_size)
     parser.add_argument("--layers", type=int, default=Shape.num_hidden_layers)
     parser.add_argument("--steps", type=int, default=10_000)
@@ -180,7 +185,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.6e-3)
     parser.add_argument("--muon-lr", type=float, default=4e-3, help="peak learning rate of the layers' matrices")
     parser.add_argument(
-        "--unlikelihood-weight", type=float, default=0.25, help="of the loss of captions that loop; 1: as others"
+        "--unlikelihood-weight",
+        type=float,
+        default=0.25,
+        help="weight of the loss of looping captions; other pairs have weight 1",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -192,9 +200,12 @@ def main() -> None:
         "--look-seconds", type=float, default=300.0, help="seconds between evaluations on held-out pairs"
     )
     parser.add_argument("--resume", action="store_true", help="continue with the checkpoint of --work")
-    parser.add_argument("--start", type=Path, help="checkpoint with whose weights a new training starts")
+    parser.add_argument("--start", type=Path, help="checkpoint to start a new training from, or to average with")
     parser.add_argument(
-        "--share", type=float, default=0.5, help="of the weights in --work, when averaging with --start"
+        "--share",
+        type=float,
+        default=0.5,
+        help="weight of the checkpoint in --work when averaging; --start has the rest",
     )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

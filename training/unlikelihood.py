@@ -1,9 +1,9 @@
 """Sequence-level unlikelihood training (Welleck et al., 2019) against loops.
 
-The model decodes captions of training pairs. The tokens of a phrase that a caption repeats get the loss
--log(1 - p(token)), unless the target repeats the phrase too. Added to it are the usual loss of these pairs' targets,
-and that of other pairs, which keeps the model from forgetting. Decoding and training alternate: after `STEPS_A_ROUND`
-steps the model decodes again.
+The model decodes captions of training pairs. If a caption repeats a phrase that its target does not repeat, the
+phrase's tokens get the loss -log(1 - p(token)). The usual loss on the targets of these pairs is added, and the loss on
+other pairs, so that the model does not forget. Decoding and training alternate: the model decodes again after
+`STEPS_A_ROUND` steps.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from training.llama import Backbone
 from training.optimization import schedule, target_loss
 from training.pairs_file import BUCKETS, Pairs
 
-PHRASE = 4  # tokens: a phrase that comes twice is a loop
+PHRASE = 4  # length in tokens of a phrase that counts as a loop when it occurs twice
 NEW_TOKENS = 80
-ROWS_A_ROUND = 384  # captions to decode before the next steps
-ROWS_A_DECODING = 48  # of one prompt length
+ROWS_A_ROUND = 384  # captions to decode in a round
+ROWS_A_DECODING = 48  # captions of one prompt length
 STEPS_A_ROUND = 6
 WARMUP = 20  # steps
-LOOPS_A_STEP = 12  # captions with loops in one step's loss
+LOOPS_A_STEP = 12  # looping captions in a training step
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A pair's row, its prompt with the decoded caption, the prompt's length, and the caption's looping places."""
+    """A pair's row, token ids of prompt and decoded caption, the prompt's length, and the positions that loop."""
 
     row: int
     ids: list[int]
@@ -43,7 +43,7 @@ class Loop:
 
 
 def looping_places(caption: list[int], target: list[int]) -> list[int]:
-    """Places in `caption` of the tokens of a phrase which came before, and which `target` does not repeat."""
+    """Positions in `caption` of tokens of repeated phrases that `target` does not repeat."""
     phrases = [tuple(target[start : start + PHRASE]) for start in range(len(target) - PHRASE + 1)]
     repeated = {phrase for phrase in phrases if phrases.count(phrase) > 1}
     seen: set[tuple[int, ...]] = set()
@@ -60,11 +60,11 @@ def unlikelihood_loss(logits: Tensor, tokens: Tensor) -> Tensor:
     """Mean of -log(1 - p(token)) of logits [N, vocabulary] and token ids [N]."""
     chosen = logits.gather(1, tokens[:, None])[:, 0]
     others = logits.scatter(1, tokens[:, None], -torch.inf).logsumexp(1)
-    return F.softplus(chosen - others).mean()  # 1 - p is the others' share
+    return F.softplus(chosen - others).mean()  # 1 - p: the probability of all other tokens
 
 
 class LoopFinder:
-    """Decodes captions of a file's pairs and keeps those that loop."""
+    """Decodes captions of a pairs file and keeps those that loop."""
 
     def __init__(self, pairs: Pairs, eos: int, seed: int) -> None:
         self.pairs, self.eos, self.rng = pairs, eos, np.random.default_rng(seed)
@@ -97,7 +97,7 @@ class LoopFinder:
 
 
 def _batch(loops: list[Loop]) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs [B, S], places in [B*S] whose output is a looping token, and these tokens."""
+    """Inputs [B, S], positions in [B*S] that predict a looping token, and these tokens."""
     longest = max(len(loop.ids) for loop in loops) - 1
     width = next(bucket for bucket in BUCKETS if longest <= bucket)
     inputs = torch.zeros(len(loops), width, dtype=torch.long)
@@ -116,7 +116,7 @@ def _hidden(model: Backbone, inputs: Tensor, positions: Tensor, dtype: torch.dty
 
 @dataclass(frozen=True)
 class Unlikelihood:
-    """`weight` is that of the loss of captions that loop; the loss of other pairs has 1."""
+    """Settings. `weight`: weight of the loss of looping captions; other pairs have weight 1."""
 
     minutes: float
     weight: float
@@ -126,7 +126,7 @@ class Unlikelihood:
 
 @dataclass(frozen=True)
 class Round:
-    """Figures of a round: steps, tokens and minutes so far, the share of captions that looped, and mean losses."""
+    """Figures after a round: steps, tokens and minutes so far, the share of looping captions, and mean losses."""
 
     steps: int
     tokens: int
@@ -148,7 +148,7 @@ def train_unlikelihood(
     pairs = Pairs(pairs_file, settings.batch_tokens, settings.seed)
     finder, batches = LoopFinder(pairs, eos, settings.seed), pairs.batches()
     device = model.embed_tokens.weight.device
-    waiting: list[Loop] = []  # of the last rounds
+    waiting: list[Loop] = []  # means over the last rounds
     steps, tokens, started, done = 0, 0, time.monotonic(), 0.0
     while done < 1.0:
         found = finder.round(model, dtype)

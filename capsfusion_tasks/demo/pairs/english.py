@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from capsfusion_tasks.demo.pairs.words import words_of
 
-_SMALL = frozenset(words_of("small_word"))  # words that a title writes without a capital
-MASS = frozenset(words_of("mass_noun"))  # nouns that take no article
+_SMALL = frozenset(words_of("small_word"))  # small words, which have no capital in a title
+MASS = frozenset(words_of("mass_noun"))  # mass nouns, which take no article
 _MASS_ENDINGS = tuple(f" {noun}" for noun in sorted(MASS))
 _COUNTED = re.compile(r"(?:two|three|four|five|six|several|some|many|people|men|women|children|friends)\b(?!-)")
 _PLURAL = re.compile(r"(?<!s)(?<!u)(?<!i)s$(?<!canvas)(?<!lens)(?<!gas)(?<!news)(?<!series)|(?:people|men|children)$")
@@ -54,7 +54,7 @@ def title_case(phrase: str) -> str:
     return " ".join(word if place and word in _SMALL else capital(word) for place, word in enumerate(words))
 
 
-# How a template writes a slot (`{thing.T}`).
+# Modifiers that change how a slot is written, such as `.T` in `{thing.T}`.
 WRITING: dict[str, Callable[[str], str]] = {
     "T": title_case,
     "C": capital,
@@ -64,7 +64,7 @@ WRITING: dict[str, Callable[[str], str]] = {
     "s": plural,
     "q": lambda text: text if '"' in text else f'"{text}"',
 }
-# Words that agree with a slot and stand for it (`{thing.is}`), in the singular and in the plural.
+# Modifiers that write another word instead of the slot, such as `.is` in `{thing.is}`: (singular, plural).
 AGREEMENT = {
     "is": ("is", "are"),
     "was": ("was", "were"),
@@ -90,7 +90,7 @@ _SMALL_REPAIRS = (
 
 
 def repaired(text: str) -> str:
-    """`text` with "an" before vowels and without doubled spaces, marks and articles."""
+    """`text` with "an" before vowels, and without repeated spaces, punctuation marks or articles."""
     for pattern, replacement in _SMALL_REPAIRS:
         text = pattern.sub(replacement, text)
     return text.strip()

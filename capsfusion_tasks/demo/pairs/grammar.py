@@ -1,4 +1,4 @@
-"""Make a caption pair with its fused caption: three tellings of one scene, and web noise in the raw caption."""
+"""Make a caption pair and its fused caption: three descriptions of one scene. The raw caption also has web noise."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS, ngrams, sentences, 
 # The fused caption must fit into 80 tokens.
 MAX_FUSED_CHARACTERS = 280
 MAX_RAW_WORDS = 80
-MORE_SHARE = 0.08  # of raw captions with more sentences
-SEVERAL_KEPT = 0.08  # of pairs whose fused caption has more sentences than the raw one; there would be too many
+MORE_SHARE = 0.08  # share of raw captions that get additional sentences
+SEVERAL_KEPT = 0.08  # share kept of pairs whose fused caption has more sentences than the raw one
 # Weights of the kinds of kinds.ini.
 KIND_SHARES = {
     "product": 34, "person": 8, "event": 8, "place": 10, "media": 8, "art": 6, "food": 6, "animal": 7, "graphic": 9,
@@ -28,9 +28,9 @@ KIND_SHARES = {
 }  # fmt: skip
 _DOMAINS_OF = {kind: [name for name in KIND_OF if KIND_OF[name] == kind] for kind in KIND_SHARES}
 TELLINGS = 12  # templates tried for one scene
-_LONG_TITLE = 6  # words; a longer title that is only a list is told in other words
+_LONG_TITLE = 6  # words; a longer title is a list of keywords, which the fused caption rewrites
 _WORD = re.compile(r"[^\W\d_]{3,}")
-# Slots with names and numbers, and those made of them.
+# Slots that contain names or numbers.
 _ENTITIES = frozenset(GENERATORS) - {"word"} | frozenset(("person", "group", "happening", "size", "park", "museum"))
 _NAMED = _ENTITIES | frozenset(("owner", "title", "headline"))
 
@@ -47,7 +47,7 @@ class MadePair:
 
 
 def make_pair(rng: random.Random, split: str = "train") -> MadePair:
-    """One pair, the same for the same state of `rng`; names come from the name space of `split` alone.
+    """A random pair whose made-up names all belong to `split`. The same state of `rng` gives the same pair.
 
     Raises ValueError for a split other than "train", "heldout" and "sample".
     """
@@ -63,7 +63,7 @@ def make_pair(rng: random.Random, split: str = "train") -> MadePair:
             continue
         if len(sentences(pair.fused)) > len(sentences(pair.raw)) and rng.random() >= SEVERAL_KEPT:
             continue
-        # Skip pairs whose fused caption validation rejects: a model would learn from it.
+        # Skip pairs whose fused caption fails validation, so that no model learns from them.
         if not reasons(Fused(pair.raw, pair.synthetic, pair.fused, "stop")):
             return pair
 
@@ -77,7 +77,7 @@ def _pair(rng: random.Random, split: str, domain: str) -> MadePair | None:
         return None
     if repeats(synthetic):
         return None
-    fused = None if {"place", "country"} <= scene.drawn else _fused(scene)  # both: a town of two countries
+    fused = None if {"place", "country"} <= scene.drawn else _fused(scene)  # both would place a town in two countries
     if fused is None:
         return None
     raw, fused = _with_more(scene, raw, fused)
@@ -95,7 +95,7 @@ def _pair(rng: random.Random, split: str, domain: str) -> MadePair | None:
 
 
 def repeats(text: str) -> bool:
-    """Whether a word of content comes twice, as in "The wool hat is a hat." or "a table on a table"."""
+    """Whether a content word occurs twice, as in "The wool hat is a hat." or "a table on a table"."""
     found = [word.rstrip("s") for word in _WORD.findall(text.lower()) if word not in FUNCTION_WORDS]
     return len(found) > len(set(found))
 
@@ -105,7 +105,7 @@ def _root(slot: str) -> str:
 
 
 def _with_more(scene: Scene, raw: str, fused: str) -> tuple[str, str]:
-    """Sometimes add sentences to the raw caption. The fused one has the first, and the second if it is short."""
+    """Sometimes add sentences to the raw caption. The fused caption gets the first, and a second if it stays short."""
     if scene.rng.random() > MORE_SHARE:
         return raw, fused
     extra = scene.entries("extra")
@@ -133,13 +133,13 @@ def _fused(scene: Scene) -> str | None:
 
 
 def _case(rng: random.Random) -> Callable[[str], str] | None:
-    """Sometimes put the whole raw caption into upper or lower case. The fused caption then has names in that case."""
+    """Sometimes return a function that changes the case of the raw caption and of the names in the fused caption."""
     kind = rng.random()
     return str.upper if kind < 0.03 else str.lower if kind < 0.09 else None
 
 
 def _written(rng: random.Random, synthetic: str) -> str:
-    """The synthetic caption with a capital and a full stop mostly, as captioning models write."""
+    """The synthetic caption, usually with a capital and a full stop, as captioning models write them."""
     synthetic = repaired(synthetic)
     if rng.random() < 0.8:
         synthetic = capital(synthetic)

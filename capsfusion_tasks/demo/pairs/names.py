@@ -1,7 +1,7 @@
 """Makes up names that sound real: persons, places, brands, codes, dates and sizes.
 
 Every made-up word and every code with a letter belongs to exactly one split by its CRC-32 (never by Python's `hash`,
-which changes with each process), so that no name of the held-out pairs can have been seen in training.
+which changes with each process), so that training never sees a name of the held-out pairs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SPLITS = ("train", "heldout", "sample")
 
 
 def split_of(word: str) -> str:
-    """The split to which a made-up word or code belongs. Upper and lower case do not matter."""
+    """The split to which a made-up word or code belongs. Case-insensitive."""
     bucket = zlib.crc32(word.lower().encode("utf-8")) % 20
     return "heldout" if bucket == 0 else "sample" if bucket == 1 else "train"
 
@@ -38,13 +38,13 @@ def _stem(rng: random.Random, culture: dict[str, list[str]]) -> str:
 
 
 def _name(rng: random.Random, split: str, ending: str, culture: dict[str, list[str]] | None = None) -> str:
-    """A name such as `Brenlow`: a stem and the culture's ending for a `family` or a `town`."""
+    """A name such as `Brenlow`: a stem with the culture's ending for a `family` or a `town`."""
     culture = culture or rng.choice(CULTURES)
     return capital(_in_split(lambda r: _stem(r, culture) + r.choice(culture[ending]), rng, split))
 
 
 def _trade(rng: random.Random) -> str:
-    """A trade name: two words or parts of words, or syllables with an ending of trade."""
+    """A trade name: two words or parts of words joined, or syllables with an ending such as `ix`."""
     kind = rng.random()
     one, other = rng.choice(VOCABULARY), rng.choice(VOCABULARY)
     if kind < 0.3:
@@ -63,7 +63,7 @@ def made(rng: random.Random, split: str) -> str:
 
 
 def lower_word(rng: random.Random, split: str) -> str:
-    """A made-up word in lower case."""
+    """A made-up word in lowercase."""
     return made(rng, split).lower()
 
 
@@ -90,7 +90,7 @@ def family(rng: random.Random, split: str) -> str:
 
 
 def person(rng: random.Random, split: str, sex: str = "m") -> str:
-    """A person's name such as `Anna K. Brenlow`. Given and family name are mostly of the same culture."""
+    """A person's name such as `Anna K. Brenlow`. Both names usually come from the same culture."""
     culture = rng.choice(CULTURES)
     given = rng.choice(culture[sex]) if rng.random() < 0.8 else _name(rng, split, "town")
     last = _name(rng, split, "family", culture if rng.random() < 0.8 else None)
@@ -146,7 +146,7 @@ def old_year(rng: random.Random, _split: str) -> str:
 
 
 def date(rng: random.Random, _split: str) -> str:
-    """A date in one of the forms that web pages use."""
+    """A date in one of the usual formats."""
     day, number, year = rng.randint(1, 28), rng.randrange(12), rng.randint(1960, 2024)
     month, weekday = words_of("month")[number], rng.choice(words_of("weekday"))
     shape = rng.choice(words_of("date_shape"))

@@ -1,4 +1,4 @@
-"""Noise of web pages in raw captions: shop endings, numbers, hashtags, entities. Fused captions have none of it."""
+"""Web noise in raw captions: shop endings, numbers, hashtags, HTML entities. Fused captions leave it out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _suffix(rng: random.Random, split: str, source: str) -> str:
 
 
 def add_noise(rng: random.Random, raw: str, split: str, source: str) -> str:
-    """`raw` as on a page of a "shop" or the "web": with a prefix, suffixes, an article number, hashtags or HTML."""
+    """Add random noise to `raw`: a prefix, suffixes, an article number, hashtags or HTML. `source`: "shop" or "web"."""
     if rng.random() < 0.07:
         raw = rng.choice(words_of(f"{source}_start")) + raw
     if rng.random() < 0.3:
@@ -44,6 +44,6 @@ def add_noise(rng: random.Random, raw: str, split: str, source: str) -> str:
         return (" ".join(words[:place]) + "  " + " ".join(words[place:])).strip()
     if kind < 0.10 and len(raw) < 60:
         return f"{raw}. {raw}" + rng.choice((" stock images", "", " stock photo"))
-    if kind < 0.12:
+    if kind < 0.11 and all(word.isalnum() for word in raw.split()):
         return "-".join(raw.split())
     return raw

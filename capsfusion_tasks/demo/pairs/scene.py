@@ -1,7 +1,7 @@
-"""A scene: facts that are drawn once, for the raw, the synthetic and the fused caption.
+"""A scene: random facts that the raw, the synthetic and the fused caption describe.
 
-A fact is a slot's value, `specific=generic` ("sofa=couch"). Its key says which side a caption tells: `thing`, or
-`thing.g` for the generic word.
+A fact is the value of a slot. Many have two forms, `specific=generic` ("sofa=couch"). The key `thing` stands for the
+specific form ("sofa"), `thing.g` for the generic one ("couch").
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ from capsfusion_tasks.demo.pairs.english import AGREEMENT, MASS, WRITING, capita
 from capsfusion_tasks.demo.pairs.template import Choice, Optional, Sequence, Slot, parse
 from capsfusion_tasks.demo.pairs.words import DOMAINS
 
-# Slots that follow from the person's sex. Any caption may use them.
+# Slots that depend on the person's sex. Any caption may use them.
 _PRONOUNS = frozenset(("man", "he", "his", "him"))
-# Slots that a fused caption may leave out: advertising, and the photographer.
+# Slots that a fused caption may leave out, such as prices and credits.
 _DROPPED = frozenset(("credit", "price")) | _PRONOUNS
 # Slots that a fused caption may use twice.
 _REPEATED = frozenset(("thing", "medium", "people"))
-# Slots for which a fused caption has the generic word beside the specific word, if the two differ.
+# Slots whose specific and generic forms a fused caption may both use, if they differ ("the sofa is a couch").
 _NAMED_BY = frozenset(("thing", "medium"))
 _HAVE_ARTICLE = frozenset(("the", "a", "an", "my", "our", "st.", "this"))
 
 
 class Untold(Exception):
-    """Raised if a template says something that the sources do not say, or lacks something that they say."""
+    """A template needs a fact that the sources do not state, or leaves out a fact that they state."""
 
 
 class Scene:
-    """Facts by slot. `draw` draws the facts that a template needs. `tell` only uses facts that were drawn."""
+    """Facts by slot. `draw` fills a source's template with new facts, `tell` a fused template with the drawn facts."""
 
     def __init__(self, rng: random.Random, split: str, domain: str) -> None:
         self.rng, self.split, self.tables = rng, split, DOMAINS[domain]
         self.values: dict[str, str] = {}
-        self.inside: dict[str, set[str]] = {}  # keys of the values that make up a value
-        self.drawn: set[str] = set()  # keys of facts that a source says
-        self.told: set[str] = set()  # keys of facts that the fused caption says
+        self.inside: dict[str, set[str]] = {}  # for a value made of others: their keys
+        self.drawn: set[str] = set()  # keys of facts that a source states
+        self.told: set[str] = set()  # keys of facts that the fused caption states
         self.sex = rng.choice("mf")
-        self.skip = frozenset(self.tables[0].get("skip", ()))  # facts that scenes of this domain do not have
+        self.skip = frozenset(self.tables[0].get("skip", ()))  # slots that this domain does not use
 
     def entries(self, root: str) -> list[str]:
-        """The domain's word list, or else the list of its kind, or else the common list."""
+        """The word list of the domain, of its kind, or of all domains: the first that exists."""
         return next(tables[root] for tables in self.tables if root in tables)
 
     def draw(self, template: str) -> str:
-        """Fill `template`, and draw the facts that it needs. Raises Untold if the domain has no such fact."""
+        """Fill `template`, drawing the facts that it needs. Raises Untold if the domain does not use one of them."""
         return "".join(self._draw(parse(template)))
 
     def tell(self, template: str) -> str:
-        """Fill `template` with drawn facts. Raises Untold if it needs other facts, or if drawn facts are left over."""
+        """Fill `template` with the drawn facts. Raises Untold if it needs another fact or leaves one out."""
         self.told = set()
         text = "".join(self._tell(parse(template)))
         if self._missing():
@@ -81,7 +81,7 @@ class Scene:
         return parts
 
     def _value(self, node: Slot) -> str:
-        """The slot's value. Draws a new value that differs from the values of other slots with the same list."""
+        """The slot's value. A new value differs from those of the other slots with the same word list."""
         if node.name in self.values:
             return self.values[node.name]
         before, self.drawn = self.drawn, set()
@@ -146,7 +146,7 @@ class Scene:
         return text if is_address or first in ("person", "phrase") or text in MASS else f"the {text}"
 
     def _missing(self) -> bool:
-        """Whether some drawn facts were not told. A specific word also tells its generic word."""
+        """Whether the fused caption left out a drawn fact. A specific word also states its generic word."""
         for key in self.drawn - self.told - _DROPPED:
             slot = key.removesuffix(".g")
             if key != slot:
@@ -187,7 +187,7 @@ class Scene:
         return parts
 
     def _chosen(self, choice: Choice) -> Sequence:
-        """An option that can be told, if possible with a new fact."""
+        """A random option whose facts are known; one with a fact not yet stated, if there is one."""
         options = [option for option in choice.options if self._fits(option)]
         new = [o for o in options if self._fits(o, new=True) and any(isinstance(node, Slot) for node in o)]
         if not options:
@@ -195,7 +195,7 @@ class Scene:
         return self.rng.choice(new or options)
 
     def _fits(self, sequence: Sequence, new: bool = False) -> bool:
-        """Whether all slots outside inner brackets can be told and, if `new`, were not told before."""
+        """Whether the facts of all slots outside inner brackets are known and, if `new`, not yet stated."""
         for node in sequence:
             if isinstance(node, Slot) and not (node.is_macro or self._can_say(node, new)):
                 return False
@@ -213,14 +213,14 @@ class Scene:
         return node.name in _PRONOUNS or (key is not None and not repeated)
 
     def _says_itself(self, name: str) -> bool:
-        """Whether the specific word is told, and has the generic one in it ("a tea cup is a cup") or another number."""
+        """Whether "<specific> is a <generic>" would repeat a word ("a tea cup is a cup") or mix singular and plural."""
         specific, _, generic = self.values[name].partition("=")
         words = {word.rstrip("s") for word in specific.lower().replace("-", " ").split()}
         said = {word.rstrip("s") for word in (generic or specific).lower().split()}
         return name in self.drawn and (bool(words & said) or is_plural(specific) != is_plural(generic))
 
     def _known(self, node: Slot) -> str | None:
-        """The key under which a fused caption may say the slot, if it may. `hue` is the colour that a source says."""
+        """The key of the form that a fused caption may use for the slot, or None. `hue` is the stated colour."""
         if node.name == "hue":
             return next((key for key in ("colour", "colour.g") if key in self.drawn), None)
         if node.key in self.drawn:

@@ -1,4 +1,4 @@
-"""Parses templates of captions: ``{slot}``, ``<one|other>``, ``[optional]``. ``~`` stands for a space at an end."""
+"""Parses caption templates: ``{slot}``, ``<one|other>``, ``[optional]``. ``~``: a leading or trailing space."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from capsfusion_tasks.demo.pairs.english import AGREEMENT
 
 @dataclass(frozen=True)
 class Slot:
-    """A fact of the scene, and how to write it (`modifiers`). `root` without its number is the name of a word list."""
+    """A fact of the scene, and how to write it (`modifiers`). `root`, its name without a number, is a word list."""
 
     name: str
     modifiers: tuple[str, ...]
@@ -22,7 +22,7 @@ class Slot:
 
     @functools.cached_property
     def is_macro(self) -> bool:
-        """Whether the slot is not a fact, but a template that is drawn again each time."""
+        """Whether the slot stands for a random template and not for a fact."""
         return self.name.startswith("_")
 
     @functools.cached_property
@@ -36,7 +36,7 @@ class Slot:
 
     @functools.cached_property
     def agreement(self) -> str:
-        """The modifier that writes a verb, a pronoun or an article that agrees with the slot, and not the slot."""
+        """The modifier that writes a verb, a pronoun or an article in agreement with the slot, instead of the slot."""
         return next((modifier for modifier in self.modifiers if modifier in AGREEMENT), "")
 
 
@@ -49,7 +49,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Optional:
-    """A sequence that a source may leave out. A fused caption has it if its facts are known and not told before."""
+    """A sequence that a source leaves out at random. Fused captions have it if its facts are known and not stated."""
 
     sequence: Sequence
 
@@ -63,7 +63,7 @@ _PAIRS = (("<", ">"), ("[", "]"))
 
 @functools.cache
 def parse(template: str) -> Sequence:
-    """The parsed template. Raises ValueError for brackets that do not match."""
+    """Parse a template. Raises ValueError for brackets that do not match."""
     marks = _MARK.findall(template)
     sequence, end = _sequence(marks, 0)
     if (
@@ -76,7 +76,7 @@ def parse(template: str) -> Sequence:
 
 
 def _sequence(marks: list[str], place: int, inside: str = "") -> tuple[Sequence, int]:
-    """The nodes from `place` to the end, to a closing bracket or (`inside` a choice) to a bar. Also returns the end."""
+    """Parse from `place` to the closing bracket, the next bar (`inside` a choice) or the end. Returns (nodes, end)."""
     nodes: list[Node] = []
     while place < len(marks) and marks[place] not in (">", "]") and not (marks[place] == "|" and inside == "<"):
         mark = marks[place]

@@ -20,7 +20,7 @@ def _load(name: str) -> dict[str, dict[str, str]]:
 
 
 def _tables(section: dict[str, str]) -> Tables:
-    """The lists of a section. Semicolons or line ends separate their entries."""
+    """The lists of a section. Semicolons or line breaks separate entries."""
     return {
         name: [item for item in (part.strip() for part in text.replace("\n", ";").split(";")) if item]
         for name, text in section.items()
@@ -42,5 +42,5 @@ DOMAINS = {name: (tables, KINDS[KIND_OF[name]], COMMON) for name, tables in _SEC
 
 @functools.cache
 def words_of(name: str) -> tuple[str, ...]:
-    """A list that all domains share. `~` stands for a space at an entry's end."""
+    """A list of the common section. `~` stands for a leading or trailing space."""
     return tuple(entry.replace("~", " ") for entry in COMMON[name])
