@@ -2,11 +2,11 @@
 
     python -m benchmarks.airflow_units [--units 1024] [--slots 4] [--minutes 15] [--home DIR]
 
-Plans units of one pair each and writes their captions without a model: a ``fuse`` task then finds its unit fused and
-starts no torchrun. One run of the DAG in a local Airflow (LocalExecutor, 4 tasks at a time) validates and loads them.
-A line every minute says how many tasks have ended, the CPU seconds so far, and how long two requests of Airflow's pages
-take: the grid, and the list of a mapped task's instances. The last table has the median seconds of each task. After
-``--minutes``, the benchmark ends even if the run has not ended.
+Plans units of one pair each and writes their captions without a model. Each ``fuse`` task finds that its unit is
+already fused, and does not start torchrun. One run of the DAG in a local Airflow (LocalExecutor, 4 tasks at a time)
+validates and loads the units. Every minute, the benchmark prints how many tasks have ended, the CPU seconds so far, and
+how long Airflow takes to answer two requests: the grid, and the list of a mapped task's instances. The last table has
+the median seconds of each task. The benchmark ends after ``--minutes``, even if the run has not ended.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", type=int, default=1024)
-    parser.add_argument("--minutes", type=float, default=15, help="stop after this many minutes, done or not")
+    parser.add_argument("--minutes", type=float, default=15, help="time limit of the benchmark, in minutes")
     parser.add_argument(
         "--slots",
         type=int,
         default=airflow_server.PARALLELISM,
-        help="tasks, and fuse tasks, that may run at the same time (default: 4)",
+        help="maximum number of parallel tasks, and of parallel fuse tasks (default: 4)",
     )
     parser.add_argument("--every", type=float, default=60, help="seconds between two lines of figures (default: 60)")
     parser.add_argument("--home", type=Path, help="folder for Airflow and PostgreSQL (default: a temporary folder)")
@@ -151,7 +151,7 @@ def follow_run(airflow: LocalAirflow, seconds: float, every: float) -> None:
 
 
 def pages_client(airflow: LocalAirflow) -> httpx2.Client:
-    """An HTTP client that is logged in to Airflow, as a browser is."""
+    """An HTTP client that is logged in to Airflow."""
     url = airflow.api.url
     login = httpx2.post(f"{url}/auth/token", json={"username": USER, "password": airflow.password}, timeout=60)
     token = login.raise_for_status().json()["access_token"]
@@ -159,7 +159,7 @@ def pages_client(airflow: LocalAirflow) -> httpx2.Client:
 
 
 def by_task(tasks: list[dict[str, Any]]) -> Table:
-    """For each task, the number and the seconds of its successful instances. Sorted by the sum of seconds."""
+    """A table of each task's successful instances: their number and seconds. The largest sum of seconds comes first."""
     seconds = defaultdict(list)
     for task in tasks:
         if task["state"] == "success" and task["duration"] is not None:
@@ -172,7 +172,7 @@ def by_task(tasks: list[dict[str, Any]]) -> Table:
 
 
 def cpu_seconds(standalone: psutil.Process) -> Counter[str]:
-    """CPU seconds so far of the scheduler alone, of the API server alone, and of all of Airflow's processes."""
+    """CPU seconds used so far by the scheduler, by the API server, and by all of Airflow's processes together."""
     found: Counter[str] = Counter({"scheduler": 0, "api": 0, "all": 0})
     for process in [standalone, *standalone.children(recursive=True)]:
         try:
@@ -189,7 +189,7 @@ def cpu_seconds(standalone: psutil.Process) -> Counter[str]:
 
 
 def timed(http: httpx2.Client, path: str, **query: Any) -> tuple[float, int]:
-    """Milliseconds and bytes of the answer to a request of Airflow's pages."""
+    """Request one of Airflow's pages. Returns the milliseconds until the response, and its size in bytes."""
     began = time.perf_counter()
     answer = http.get(path, params=query).raise_for_status()
     return 1e3 * (time.perf_counter() - began), len(answer.content)

@@ -31,7 +31,7 @@ class Cost:
         self._cached = 2 * layers * kv  # numbers in the KV cache per token
 
     def needed(self, requests: Sequence[Request]) -> float:
-        """The fewest operations: each row's own prompt once, and each token of its beams once, except the last."""
+        """The minimum: computes each row's own prompt once, and each token of its beams once, except the last token."""
         return sum(
             self._prefill(1, self._own(r), self._prefix) + self._decode(self._beams, len(r.prompt), _steps([r]))
             for r in requests
@@ -62,7 +62,7 @@ class Cost:
         return sum(self._prefill(1, self._own(r), self._prefix) for r in requests)
 
     def limit(self, requests: Sequence[Request], rates: DeviceRates, *, slots: int) -> Limit:
-        """The least time for the average row of ``requests`` if ``slots`` rows are decoded together."""
+        """The shortest possible time for the average row of ``requests`` if ``slots`` rows are decoded together."""
         rows, b = len(requests), self._beams
         steps = [_steps([request]) for request in requests]
         prefill = sum(
@@ -101,10 +101,10 @@ def _steps(batch: Sequence[Request]) -> int:
 
 @dataclass(frozen=True)
 class Limit:
-    """The least seconds per row: prefill + max(products, weights) + keys_values.
+    """The shortest possible seconds per row: prefill + max(products, weights) + keys_values.
 
     - ``prefill``: arithmetic of the row's own prompt.
-    - ``products``: arithmetic of its beams' tokens in the layers and the vocabulary head.
+    - ``products``: arithmetic of the tokens of the row's beams in the layers and the vocabulary head.
     - ``weights``: reading the layers' and the head's matrices once per step for all slots. Overlaps with ``products``.
     - ``keys_values``: reading the row's own keys and values once per step for all beams, plus the row's share of
       reading the prefix's keys and values once per step for all slots. The arithmetic of attention takes less time and

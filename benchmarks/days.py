@@ -200,7 +200,7 @@ def print_days(days: list[Day], rows: int) -> None:
     for name, what in {"read_mb": "bytes read", "seconds": "seconds", "cpu_seconds": "CPU seconds"}.items():
         second, late = (fmean(cost(day, name) for day in group) for group in (days[1:2], last))
         pair = fmean(getattr(day.pair, name) for day in last) / getattr(days[1].pair, name)
-        Console().print(f"{what} of the last days relative to day 2: {late / second:.2f} in all, {pair:.2f} of pairing")
+        Console().print(f"{what} of the last days relative to day 2: {late / second:.2f} total, {pair:.2f} for pairing")
 
 
 def cost(day: Day, name: str) -> float:

@@ -50,7 +50,7 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     def multiply() -> Tensor:
         if dtype != FLOAT8:
             return a @ b.t()
-        # Like the engine, with a scale for each token and for each output feature.
+        # As in the engine, each token and each output feature has its own scale.
         return torch._scaled_mm(a, b.t(), scale, scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
 
     scale = torch.ones(n, 1, device=device)

@@ -3,13 +3,13 @@
     python -m benchmarks.exactness --pairs FILE [--rows 500] [--model DIR] [--tokenizer FILE] [--device cpu]
 
 Without --model, compares two models: the demo model, and a random LLaMA with grouped heads, whose tokenizer is
---tokenizer. Each runs with 3 beams and greedy, with several slot counts, in the file's order and shuffled. The engines
-add the same numbers in different orders, so if the scores of two captions differ by less than 1e-6, either may win.
-Such ties are counted and printed. Exit code 1 if a row differs otherwise.
+--tokenizer. Each runs with 3 beams and greedily, with several slot counts, in the file's order and shuffled. The
+engines add the same numbers in different orders. So if the scores of two captions differ by less than 1e-6, either may
+win. Such ties are counted and printed. Exit code 1 if a row differs otherwise.
 
     python -m benchmarks.exactness --families --pairs FILE [--rows 100]
 
-The same for a tiny random model of each family that the native engine computes: LLaMA 2 and 3, Mistral, Qwen2, Qwen3.
+Compares a tiny random model of each family that the native engine computes: LLaMA 2 and 3, Mistral, Qwen2, Qwen3.
 
     python -m benchmarks.exactness --pairs FILE --dtype bfloat16 --dtype float8 [--rows 500] [--model DIR]
 
@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="compare this dtype with float32 (repeatable)")
     args = parser.parse_args()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # off, as in ranks; fusion/node.py says why
+    torch.backends.cuda.enable_cudnn_sdp(False)  # off in ranks, too: see fusion/node.py
     if args.dtype:
         folders = [BUNDLED_MODEL, *(args.model or [])]
         Console().print(
@@ -126,7 +126,7 @@ class Subject:
         return complete(self._model, self._tokenizer, rows, eos=self._eos, beams=beams, slots=slots)
 
     def compare(self, expected: dict[int, Completion], got: list[Completion]) -> tuple[int, int, int]:
-        """The number of rows with equal captions, of rows with ties, and of rows that differ otherwise."""
+        """Count the rows with equal captions, the rows with ties, and the rows that differ otherwise."""
         if sorted(c.row for c in got) != sorted(expected):
             raise RuntimeError(f"the native engine returned {len(got)} captions for {len(expected)} rows")
         ties = other = 0

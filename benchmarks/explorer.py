@@ -192,7 +192,7 @@ def show(warehouse: Warehouse, repeat: int, what: str) -> None:
 
 
 def timed(warehouse: Warehouse, view: View) -> tuple[float, float]:
-    """Milliseconds that the view takes: wall time, and CPU time of this process and the server's."""
+    """Wall time of the view in milliseconds, and CPU time of this process and the server."""
     with reading(warehouse, 10 * SECONDS) as connection:
         server = psutil.Process(int(connection.scalar(text("select pg_backend_pid()")) or 0))
 

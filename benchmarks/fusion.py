@@ -8,8 +8,8 @@
 - native: this project's engine.
 
 The weights are random. On a GPU, the model is a 13B in bfloat16; on a CPU, a small LLaMA in float32, whose vocabulary
-head is a quarter of its arithmetic (1% in the real model). Random weights never end a caption, so with all methods each
-row ends after as many tokens as its published caption in CapsFusion's data has. The table also has each method's
+head is a quarter of its arithmetic (1% in the real model). Random weights never end a caption. So each row ends after a
+fixed number of tokens: the length of its published caption in CapsFusion's data. The table also has each method's
 arithmetic relative to the minimum, which computes each row's own tokens once and its caption once per beam. The native
 engine counts as 1.0 by definition: its padding and idle slots cost time, not arithmetic.
 """
@@ -60,7 +60,7 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.backends.cuda.enable_cudnn_sdp(False)  # off, as in ranks; fusion/node.py says why
+    torch.backends.cuda.enable_cudnn_sdp(False)  # off in ranks, too: see fusion/node.py
     tokenizer = LlamaTokenizer(args.tokenizer)
     prefix = shared_prefix(tokenizer)
     config = LlamaConfig(**SIZES[args.size or ("13B" if device.type == "cuda" else "small")])

@@ -82,6 +82,6 @@ def _text(numbers: np.ndarray) -> pa.Array:
 
 
 def _lists(filled: np.ndarray, values: np.ndarray) -> pa.Array:
-    """A list for each row. It contains the row's item of ``values`` if the row's item of ``filled`` is true."""
+    """A list for each row: the row's item of ``values`` if its item of ``filled`` is true, otherwise no item."""
     offsets = np.concatenate([[0], np.cumsum(filled)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[filled].tolist(), pa.string()))

@@ -3,7 +3,7 @@
     python -m benchmarks.growth [--rows 1000000 5000000 20000000] [--pairs FILE] [--set NAME=VALUE …] [--home DIR]
 
 Loads runs of 100,000 generated captions with the pipeline's ``load_unit``, one after the other, with all indexes. At
-each size of ``--rows``, it prints what the last 500,000 rows cost, the bytes of each table and index, and the
+each size of ``--rows``, prints the cost of the last 500,000 rows, the bytes of each table and index, and the
 milliseconds of the captions view's queries. The server is the embedded PostgreSQL with fsync on; ``--set`` changes its
 settings. 20 million rows need about an hour on one core and 40 GB of disk. With ``--home``, an interrupted run
 continues.
@@ -50,7 +50,7 @@ progress = Console(stderr=True, highlight=False)
 
 @dataclass(frozen=True)
 class Counters:
-    """Resources that the loads of one run used, or that were used since the server started."""
+    """Resources used by the loads of one run, or since the server started."""
 
     seconds: float
     server_cpu: float
@@ -82,7 +82,7 @@ def main() -> None:
         with warehouse.engine.begin() as connection:
             fusions.register(connection, FUSION, {})
         for rows in args.rows:
-            # No costs if an earlier run with this --home has already loaded this many rows.
+            # No costs are returned if an earlier call with this --home has already loaded this many rows.
             if costs := grow(server, warehouse, captions, rows):
                 print_costs(costs, rows)
             print_sizes(warehouse)
@@ -115,7 +115,7 @@ def grow(server: EmbeddedPostgres, warehouse: Warehouse, captions: Any, rows: in
 def now(server: EmbeddedPostgres, warehouse: Warehouse) -> Counters:
     postmaster = psutil.Process(int((server.data / "postmaster.pid").read_text().split("\n", 1)[0]))
     times = postmaster.cpu_times()
-    # The children_… times are those of sessions that have ended.
+    # The times children_user and children_system are those of sessions that have ended.
     cpu = times.user + times.system + times.children_user + times.children_system
     for child in postmaster.children():
         # If a child ends before it is read, the next call counts it in the postmaster's children_… times.

@@ -24,7 +24,7 @@ VERDICTS = ("good", "minor", "bad")
 
 @dataclass(frozen=True)
 class Judged:
-    """A caption with its judgement (``verdict``, ``faults``) and what the rules say (``reasons``, ``flags``)."""
+    """A caption with its judgement (``verdict``, ``faults``) and the findings of the rules (``reasons``, ``flags``)."""
 
     fused: Fused
     verdict: str

@@ -4,7 +4,7 @@
 
 ``--raw-rows`` are numbers of LAION-2B rows, in millions; LAION-COCO has a quarter as many rows. For each number, shards
 are written once and kept in DIR. The methods take turns, each in its own process. The DuckDB statement filters, joins
-and deduplicates the files and writes the pairs. It holds both sides in memory, and must read everything again when the
+and deduplicates the files and writes the pairs. It needs both sides in memory, and must read everything again when the
 next shard arrives. The pipeline writes each row once to its bucket and never reads the shard again. As in a usual run,
 it pulls two shards and joins two buckets at a time. "Read" and "written" count what the process requested from the
 system, cached or not.
@@ -54,7 +54,7 @@ PAIRS_A_COPY = 20_000
 RAW_ROWS_A_COPY = 97_000  # LAION-2B rows per copy of the sample; three in four have no synthetic caption
 UNMATCHED = 3
 SHARDS = 4
-TOKENS_PER_SECOND = 15_000  # an assumed rate so high that units are large enough for one plan to hold all pairs
+TOKENS_PER_SECOND = 15_000  # an assumed rate, so high that one plan contains all pairs in large units
 
 # Whether a text is blank. Uses a regular expression, because DuckDB's trim keeps tabs and newlines and takes longer.
 BLANK = r"create macro blank(value) as not coalesce(regexp_matches(value, '[^\s\p{Z}]'), false)"

@@ -1,8 +1,8 @@
-"""Measures how long planning takes if there are many unfinished units, and its longest transaction.
+"""Measures the duration and the longest transaction of planning if there are many unfinished units.
 
     python -m benchmarks.planning [--rows 500000] [--units 64] [--unit-rows 180000] [--buckets 2048]
 
-The staging area holds an interval of ``--rows`` pairs in ``--buckets`` files, and ``--units`` planned units of other
+The staging area has an interval of ``--rows`` pairs in ``--buckets`` files, and ``--units`` planned units of other
 intervals. Each unit has ``--unit-rows`` pairs, from all buckets. A tenth of the interval's pairs is in these units, and
 another tenth is among the ``--loaded`` captions of the warehouse, which is the embedded PostgreSQL. ``plan`` must leave
 out exactly these two tenths. ``estimate`` is what `capsfusion plan` does: it counts the same pairs and plans nothing.
@@ -94,7 +94,7 @@ class Cost:
 
 @contextmanager
 def polled(engine: Engine) -> Iterator[Cost]:
-    """Measure the seconds of the block, and the age that the database's oldest open transaction reaches."""
+    """Measure the seconds of the block, and the greatest age of an open transaction of the database."""
     cost, ended = Cost(), threading.Event()
     oldest = text(
         "select coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0) from pg_stat_activity"

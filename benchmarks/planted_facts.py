@@ -1,7 +1,7 @@
 """Plants faults that models make: wrong claims, and text that does not belong in a caption.
 
 Each function makes its fault from the texts alone and knows no threshold or pattern of a rule. It returns None if the
-pair has nothing that the fault needs.
+pair does not allow this fault.
 """
 
 from __future__ import annotations

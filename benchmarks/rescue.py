@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     args = parser.parse_args()
     console = Console()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # off, as in ranks; fusion/node.py says why
+    torch.backends.cuda.enable_cudnn_sdp(False)  # off in ranks, too: see fusion/node.py
 
     pairs = read_pairs(args.pairs, args.rows)
     tokenizer = LlamaTokenizer(args.model / "tokenizer.model")
@@ -104,7 +104,7 @@ def as_table(pairs: list[tuple[str, ...]], completions: list[Completion], tokeni
 
 
 def print_rescued(console: Console, alone: pa.Table, rescued: pa.Table) -> None:
-    """Print how many captions are rejected, and how many of these another beam rescues: in all, and by reason."""
+    """Print the numbers of rejected and of rescued captions, in total and for each reason."""
     before = alone["reasons"].to_pylist()
     rows = [row for row in rescued.select(["beam", "rescued_from", "flags"]).to_pylist() if row["rescued_from"]]
     rejected = sum(map(bool, before))
@@ -116,7 +116,7 @@ def print_rescued(console: Console, alone: pa.Table, rescued: pa.Table) -> None:
     flagged = [bool(flags) for flags, reasons in zip(alone["flags"].to_pylist(), before, strict=True) if not reasons]
     console.print(
         f"flagged: {sum(bool(row['flags']) for row in rows) / max(1, len(rows)):.0%} of the rescued captions,"
-        f" {sum(flagged) / max(1, len(flagged)):.0%} of the captions that were accepted at once"
+        f" {sum(flagged) / max(1, len(flagged)):.0%} of the captions that needed no rescue"
     )
     found, saved = (Counter(r for rs in lists for r in rs) for lists in (before, (row["rescued_from"] for row in rows)))
     table = Table("reason", "rejected", "rescued", "share")

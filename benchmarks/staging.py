@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _write(args: argparse.Namespace, content: bytes, writers: int, off: tuple[str, ...]) -> float:
-    """Write the files while the functions of ``durable`` named in ``off`` do nothing. Returns ms per file."""
+    """Write the files. Meanwhile, the functions of ``durable`` named in ``off`` do nothing. Returns ms per file."""
     nothing: Callable[[object], None] = lambda _: None  # noqa: E731
     with tempfile.TemporaryDirectory(prefix="capsfusion-bench-", dir=args.folder) as home, ExitStack() as without:
         for name in off:

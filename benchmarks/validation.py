@@ -93,9 +93,9 @@ def main() -> None:
     parser.add_argument(
         "--pairs", type=Path, help=f"file with laion_2b, laion_coco and {CAPTION} (default: made-up pairs)"
     )
-    parser.add_argument("--judged", type=Path, nargs="*", default=[], help=".jsonl files of your own judgements")
+    parser.add_argument("--judged", type=Path, nargs="*", default=[], help=".jsonl files with your own judgements")
     parser.add_argument("--rows", type=int, default=500, help="number of captions with each kind of fault")
-    parser.add_argument("--missed", type=int, default=10, help="number of bad captions to print that are not rejected")
+    parser.add_argument("--missed", type=int, default=10, help="maximum number of missed bad captions to print")
     args = parser.parse_args()
 
     console = Console()

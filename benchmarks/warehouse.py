@@ -69,10 +69,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
-    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000], help="table sizes to measure at")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000], help="measured table sizes, in rows")
     parser.add_argument("--unit-rows", type=int, default=10_000)
     parser.add_argument("--repeat", type=int, default=9, help="units to load with each method at each size")
-    parser.add_argument("--indexes", action="store_true", help="measure what each index costs, at the last size")
+    parser.add_argument("--indexes", action="store_true", help="also measure the cost of each index, at the last size")
     args = parser.parse_args()
 
     captions = read_pairs(args.pairs, 5000, CAPTION)
@@ -142,7 +142,7 @@ def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table, fusion_id: str 
 
 
 def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat: int) -> None:
-    """At each of ``sizes``, load units with both methods and, in the same turns, into ``small`` for comparison."""
+    """At each of ``sizes``, load units with both methods. Each turn also loads a unit into ``small`` for comparison."""
     table = Table(title="loading, by rows in the table")
     for heading in (
         "rows in the table",

@@ -34,19 +34,19 @@ os.environ["CAPSFUSION_DEVICE"] = "cpu"  # on a CPU, the dtype `auto` is float32
 # Tests and their ranks share the cores. With two threads per process, a thread would spin while it waits for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-TEMPORARY_BYTES = 4 << 30  # more than the temporary files of a test session take
+TEMPORARY_BYTES = 4 << 30  # more than the temporary files of a test session need
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the session a temporary folder of its own, in memory if there is room, and Airflow's tests priority.
+    """Give the session its own temporary folder, and give Airflow's tests priority.
 
-    In memory, because tests sync thousands of files, and each sync waits for the disk. A folder of its own, because if
-    root runs the tests, the embedded PostgreSQL runs under another account. That account cannot reach pytest's default
-    folder, which each new session of root closes to other accounts.
+    The folder is in memory if there is room, because tests sync thousands of files, and each sync waits for the disk.
+    It is not pytest's default folder, because each new session of root closes the default folder to other accounts. If
+    root runs the tests, the embedded PostgreSQL runs under another account, which needs access.
     """
     if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
-        os.nice(5)  # gw0 begins with Airflow's tests, which take longest: the other workers give way to it
+        os.nice(5)  # gw0 gets priority: it begins with Airflow's tests, which take longest
     if "PYTEST_DEBUG_TEMPROOT" not in os.environ:
         parent = _temporary_parent()
         prefix = "capsfusion-tests-"
@@ -73,7 +73,7 @@ SLOW_FIXTURES = {"chromium", "stack"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of whole runs, Airflow, browsers and containers as slow. Other slow tests mark themselves."""
+    """Mark tests of whole runs, Airflow, browsers and containers as slow. Other slow tests have the mark already."""
     for item in items:
         if item.nodeid.startswith(SLOW_FOLDERS) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
@@ -189,7 +189,7 @@ def plain_url(settings: Settings) -> str:
 
 
 def login(postgres: EmbeddedPostgres, url: str, role: str) -> str:
-    """``url`` for another login, which has only the role ``role``. Creates the login."""
+    """Create a login that has only the role ``role``. Returns ``url`` for this login."""
     from sqlalchemy import create_engine, make_url, text
 
     name = f"a_{role}"

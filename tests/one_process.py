@@ -104,7 +104,7 @@ class RankThreads:
             raise TorchrunFailed("the ranks were told to end")
 
     def terminate(self) -> None:
-        """End ranks that wait for more pairs. Tells them that there are no more, because threads cannot be killed."""
+        """Tell ranks that wait for more pairs that there are none. They then end; threads cannot be killed."""
         if self._job.piece_rows and any(thread.is_alive() for thread in self._threads):
             self._terminated = True
             write_pieces(Storage(self._job.staging), self._job.pairs, [])
@@ -122,7 +122,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def _log_lines(said: queue.Queue[Any], ranks: set[str]) -> Iterator[None]:
-    """Within the block, puts what ranks log into ``said``, in the form in which a worker prints it."""
+    """Within the block, put the log messages of ranks into ``said``, in the form in which a worker prints them."""
     handler, level = _Lines(said, ranks), FUSION_LOG.level
     FUSION_LOG.addHandler(handler)
     FUSION_LOG.setLevel(logging.INFO)

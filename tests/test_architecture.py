@@ -1,4 +1,4 @@
-"""Checks the rules for the code's structure: which part may import what, and where SQL may stand."""
+"""Checks the rules for the code's structure: which part may import which, and which parts may contain SQL."""
 
 from __future__ import annotations
 

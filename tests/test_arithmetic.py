@@ -1,4 +1,4 @@
-"""Compares the compute and memory limits that benchmarks.fusion and benchmarks.gpu print with numbers by hand."""
+"""Compares the limits that benchmarks.fusion and benchmarks.gpu print with numbers worked out by hand."""
 
 from __future__ import annotations
 

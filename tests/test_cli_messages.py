@@ -30,7 +30,7 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Each test runs in an empty folder. Afterwards, undoes what ``main`` changes in this process."""
+    """Each test runs in an empty folder. At the end, restores what ``main`` changes in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     for name in ("CAPSFUSION_HOME", "CAPSFUSION_WAREHOUSE_URL"):

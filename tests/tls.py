@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-_SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # with this message, a PostgreSQL client asks for TLS
+_SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # the message with which a PostgreSQL client requests TLS
 
 
 @dataclass(frozen=True)

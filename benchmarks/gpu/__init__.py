@@ -3,5 +3,5 @@
 import os
 
 # Cases are forked from a process that has imported torch and transformers. An import may ask whether there is a GPU.
-# With this variable, that does not initialize CUDA, after which forked processes could not use the GPU.
+# Without this variable, the question may initialize CUDA, and then forked processes cannot use the GPU.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

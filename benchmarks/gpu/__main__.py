@@ -4,7 +4,7 @@
     python -m benchmarks.gpu --pairs FILE --tokenizer FILE --checkpoint FOLDER [--json FILE]
 
 - kernels: the tests of the Triton kernels.
-- exactness: captions in float32 compared with transformers', for the demo model and a random LLaMA with grouped heads.
+- exactness: captions in float32 equal transformers', for the demo model and a random LLaMA with grouped heads.
 - rates: rows/s and the share of busy slots of a random 13B, in bfloat16 and float8, with 3 beams and greedy.
 - memory: whether the longest rows fit in all slots at once, on this card and on simulated smaller cards. Runs only with
   --parts memory.
@@ -101,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint", type=Path, help="model of capsfusion fuse (default: a random one on a GPU, else the demo model)"
     )
-    usual = [part for part in PARTS if part != "memory"]  # with it, the benchmark would take longer than five minutes
+    # With the part "memory", the benchmark would take longer than five minutes.
+    usual = [part for part in PARTS if part != "memory"]
     parser.add_argument(
         "--parts", type=_parts, default=usual, help=f"parts to run, out of {','.join(PARTS)} (default: all but memory)"
     )

@@ -113,8 +113,9 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
     os.setsid()  # a process group of its own, so that _end can kill the whole group
-    torch.backends.cuda.enable_cudnn_sdp(False)  # off, as in ranks; fusion/node.py says why
-    # With a GPU, the CPU computes nothing. Without a GPU, other load on the machine disturbs a single thread less.
+    torch.backends.cuda.enable_cudnn_sdp(False)  # off in ranks, too: see fusion/node.py
+    # With a GPU, the CPU computes nothing. Without a GPU, other load on the machine disturbs one thread less than
+    # several.
     torch.set_num_threads(1)
     try:
         lines = list(case.run(found))

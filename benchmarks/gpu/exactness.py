@@ -1,4 +1,4 @@
-"""Compares captions in float32 with transformers' ``generate``, as benchmarks.exactness does, but with few rows."""
+"""Compares captions in float32 with transformers' ``generate``. Uses fewer rows than benchmarks.exactness."""
 
 from __future__ import annotations
 

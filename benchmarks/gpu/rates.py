@@ -82,7 +82,7 @@ def measure(options: Options, dtype: torch.dtype, beams: int, _: Mapping[str, Fi
 
 
 def rate_while_full(times: Sequence[float], slots: int) -> float | None:
-    """Rows/s while all slots are full, so without the first and the last ``slots`` rows. None if rows are too few.
+    """Rows/s while all slots are full. Leaves out the first and the last ``slots`` rows. None if rows are too few.
 
     ``times``: when each row finished, in seconds.
     """
@@ -93,7 +93,7 @@ def rate_while_full(times: Sequence[float], slots: int) -> float | None:
 def start_engine(
     options: Options, tokenizer: LlamaTokenizer, dtype: torch.dtype, beams: int, requests: Sequence[Request]
 ) -> tuple[NativeEngine, float]:
-    """An engine with a random model, and the seconds of its start: memory, graphs and a first row, not weights."""
+    """Start an engine with a random model. Returns the engine, and its seconds for memory, graphs and a first row."""
     config = LlamaConfig(**SIZES[options.size])
     model = random_llama(config, options.device, dtype)
     started = time.perf_counter()
@@ -112,7 +112,7 @@ def start_engine(
 def show(options: Options, dtype: torch.dtype, _: Mapping[str, Figures]) -> Sequence[Line]:
     """Print the time of each kernel in a decode step with all slots busy, and in the prefill.
 
-    Rows of one token end after their prefill. So the time that longer rows take beyond it is the time of decode steps.
+    Rows of one token end after their prefill. The additional time of longer rows is the time of their decode steps.
     """
     tokenizer = LlamaTokenizer(options.tokenizer)
     requests = read_workload(options.pairs, MAX_NEW_TOKENS * 8, tokenizer, MAX_NEW_TOKENS)
@@ -134,7 +134,7 @@ def show(options: Options, dtype: torch.dtype, _: Mapping[str, Figures]) -> Sequ
 
 
 def _times_by_kernel(engine: NativeEngine, rows: Sequence[Request], tokens: int) -> dict[str, float]:
-    """Milliseconds of each kernel (on a CPU: of each operator) until each of ``rows`` has ``tokens`` tokens."""
+    """Fuse ``rows`` up to ``tokens`` tokens each. Returns milliseconds of each kernel (on a CPU: of each operator)."""
     on_gpu = engine.model.device.type == "cuda"
     requests = [replace(request, row=row, max_new_tokens=tokens) for row, request in enumerate(rows)]
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:

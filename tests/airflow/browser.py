@@ -53,7 +53,7 @@ def open_dag(page: Page, dag_id: str) -> None:
 
 
 def trigger_dialog(page: Page) -> Locator:
-    """The form that starts a run. It is opened from a DAG's page."""
+    """Open the form that starts a run, on a DAG's page."""
     page.get_by_role("button", name="Trigger Dag").click()
     return page.get_by_role("dialog").filter(
         has=page.get_by_role("heading", name=re.compile("^(Trigger Dag|Run Back)"))

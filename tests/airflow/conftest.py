@@ -29,12 +29,12 @@ from tests.airflow.monitoring import StatsdListener, monitored, statsd_listener
 WAREHOUSE = "warehouse"
 NOBODY = "nobody"  # a user who may log in, but do nothing else
 RUN_SECONDS = 400
-GATE_ROWS = 26  # the gate judges only units with at least this many rows; the sample's units have fewer
+GATE_ROWS = 26  # the gate judges only units with at least this many rows; the sample's units are smaller
 PLANTED = "pl4nted"  # every secret of the service contains this text, and no other text contains it
 
 
 def wait_until(what: str, is_so: Callable[[], Any], seconds: float, pause: float = 0.5) -> Any:
-    """Wait until ``is_so`` returns something true, and return that. Fails after ``seconds``."""
+    """Wait until ``is_so`` returns a true value, and return this value. Fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (answer := is_so()):
         if time.monotonic() > deadline:
@@ -126,7 +126,7 @@ class Service:
         engine.dispose()
 
     def deadlines(self, run_id: str) -> list[Any]:
-        """Ids of the run's deadlines that are not missed. Reads Airflow's database, as its API has no deadlines."""
+        """Ids of the run's deadlines that were not missed. Airflow's API has no deadlines, but its database has."""
         return self._in_airflow(
             "select deadline.id from deadline join dag_run run on run.id = dagrun_id"
             " where run_id = :run_id and not missed",

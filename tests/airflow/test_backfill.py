@@ -392,7 +392,7 @@ def test_a_fuse_task_that_is_marked_failed_leaves_no_rank_and_resumes_when_clear
     assert service.states(LONG_DAY, "load") == ["upstream_failed", "success"]
     assert ended["load", 1] < ended["check", -1] < ended["report", -1], "the run reports when all of its units are done"
 
-    assert service.deadlines(instance["dag_run_id"]), "of some kinds of deadlines, Airflow cannot clear a task"
+    assert service.deadlines(instance["dag_run_id"]), "Airflow cannot clear a task that has some kinds of deadlines"
     service.api.request(
         "POST",
         "/dags/capsfusion/clearTaskInstances",
@@ -491,7 +491,6 @@ def unit_in_progress(service: Service) -> dict[str, Any] | None:
 
 
 def planned(service: Service) -> set[str]:
-    """The ids of LONG_DAY's units."""
     units = service.query(f"select unit_id from work_units where interval_start = '{LONG_DAY}T00:00:00Z'")
     return {row["unit_id"] for row in units}
 

@@ -47,8 +47,8 @@ GOOD = {"verdict": "good"}
 def run_id(service: Service) -> Iterator[str]:
     """The id of a run in Airflow's database, with made-up captions in the warehouse. Some captions have faults.
 
-    As if the run had run twice: first with a limit and with the fusion f0, whose captions were all rejected, then with
-    the fusion f1.
+    The data look as if the run had run twice: first with a limit and the fusion f0, whose captions were all rejected,
+    then with the fusion f1.
     """
     run = service.api.request(
         "POST", "/dags/capsfusion/dagRuns", {"logical_date": (DAY.end + timedelta(hours=1)).isoformat()}

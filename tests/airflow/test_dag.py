@@ -121,7 +121,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(params=["facts", "replay"])
 def each(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What Airflow reads from the DAG ``capsfusion``; in a second run of each test, from ``capsfusion_replay``."""
+    """What Airflow reads from a DAG. Each test runs twice: with ``capsfusion`` and with ``capsfusion_replay``."""
     found: dict[str, Any] = request.getfixturevalue(request.param)
     return found
 

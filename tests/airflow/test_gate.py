@@ -1,4 +1,4 @@
-"""Units that the gate holds, in a real Airflow: the question, each possible answer, and no answer."""
+"""Tests units that the gate stops, in a real Airflow: the question, each possible answer, and no answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DAYS = (LET_IN, KEPT_OUT)
 
 @pytest.fixture(scope="module")
 def asked(service: Service) -> Iterator[None]:
-    """Backfill two days whose captions are all truncated, so that the runs ask. Afterwards, replaces the warehouse."""
+    """Backfill two days of truncated captions, so that the runs ask the question. Replaces the warehouse at the end."""
     for day in DAYS:
         numbers = range(GATE_ROWS)
         urls = [f"https://gate.example.com/{day}/{number}.jpg" for number in numbers]
@@ -147,9 +147,9 @@ def test_a_backfill_that_accepts_rejections_asks_nobody(service: Service, asked:
 
 
 def wait_for_question(service: Service, day: date) -> None:
-    """Wait until the run asks and the scheduler knows that the asking process has ended.
+    """Wait until the run asks, and until the scheduler knows that the asking process has ended.
 
-    If an answer starts the task again before the scheduler knows that, Airflow believes that the task has crashed.
+    If an answer came earlier, the task would start again, and Airflow would believe that the task had crashed.
     """
 
     def is_asked() -> bool:
@@ -166,7 +166,6 @@ def wait_for_question(service: Service, day: date) -> None:
 
 
 def questions(service: Service) -> list[str]:
-    """The questions that the webhook has received."""
     return [text for text in service.alerts if text.startswith("capsfusion asks: ")]
 
 
@@ -184,7 +183,7 @@ def answer(service: Service, day: date, option: str) -> None:
 
 
 def units(service: Service, day: date) -> list[dict[str, Any]]:
-    """The day's unit, once for each time that the gate held it, with the gate's reason and the answer."""
+    """The day's unit: a row for each time that the gate stopped the unit, with the gate's reason and the answer."""
     return service.query(
         "select unit.unit_id, state, unit.rows_in, accepted, error, hold.rejected as hold_rejected, answer,"
         " answered_by, answered_at, hold.dag_run_id from work_units unit join gate_holds hold using (unit_id)"

@@ -38,7 +38,7 @@ OLD = "0123456789ab"  # the fusion_id of the rejected captions that are replayed
 
 @pytest.fixture
 def quarantine(service: Service) -> Iterator[dict[int, str]]:
-    """Loads rejected captions of the fusion OLD. Gives laion_hash → reason. Afterwards, replaces the warehouse."""
+    """Loads rejected captions of the fusion OLD. Yields laion_hash → reason. Replaces the warehouse at the end."""
     rng = random.Random(5)
     captions = {number: (pair.raw, pair.synthetic) for number in range(6) for pair in [make_pair(rng, "train")]}
     # This pair's fused caption needs more tokens than the limit allows.

@@ -1,4 +1,4 @@
-"""Tests after which errors the DAGs' retry policy retries a task."""
+"""Tests which errors make the DAGs' retry policy retry a task."""
 
 from __future__ import annotations
 

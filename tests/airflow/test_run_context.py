@@ -30,7 +30,7 @@ print(json.dumps({name: value for name, value in os.environ.items() if name.star
 
 
 def run_with(tmp_path: Path, connection: dict[str, object] | None) -> subprocess.CompletedProcess[str]:
-    """Run CODE, as a task would, in a process in which CAPSFUSION_AWS_CONN_ID names ``connection``."""
+    """Run CODE in its own process, as a task would. CAPSFUSION_AWS_CONN_ID names ``connection``."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     env |= {"CAPSFUSION_AWS_CONN_ID": "store", "AIRFLOW_HOME": str(tmp_path)}
     if connection is not None:

@@ -1,4 +1,4 @@
-"""Caption files of users, of any size, in three formats."""
+"""Tests users' caption files of any size, in three formats."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_a_table_that_cannot_be_read_is_refused_with_its_place(tmp_path: Path, c
 
 def test_compressed_files_are_told_by_their_content_and_have_the_same_bytes_each_time(tmp_path: Path) -> None:
     text = "".join(json.dumps(row) + "\n" for row in ROWS)
-    # Wget may save the file as the server compressed it.
+    # Wget may save a response in the compressed form in which the server sent it.
     (tmp_path / "in.jsonl").write_bytes(gzip.compress(text.encode()))
     (tmp_path / "in.jsonl.gz").write_text(text)  # as if a browser had decompressed the file and kept its name
     packed = [fused(tmp_path / f"in.{end}", tmp_path / f"{end}.out.jsonl.gz") for end in ("jsonl", "jsonl.gz")]

@@ -43,7 +43,7 @@ SOURCES = "--laion-2b sample/laion-2b --laion-coco sample/laion-coco"
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A user's working folder, with its own home. Afterwards, undoes what ``main`` changes in this process."""
+    """A user's working folder with its own home. At the end, restores what ``main`` changes in this process."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("CAPSFUSION_") and name != "CAPSFUSION_DEVICE"]:
         monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""Pieces of the demo model's training that decide what it learns."""
+"""Tests the parts of the demo model's training that determine what the model learns."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_decoding_with_a_cache_chooses_the_same_tokens_as_without() -> None:
         ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], []),
         ([1, 2, 3, 4, 9, 1, 2, 3, 4, 5], [1, 2, 3, 4, 9], [5, 6, 7, 8]),
         ([7, 7, 7, 7, 7, 7], [7], [1, 2, 3, 4, 5]),
-        ([1, 2, 3, 4, 9, 1, 2, 3, 4], [1, 2, 3, 4, 8, 1, 2, 3, 4], []),  # the target repeats it
-        ([1, 2, 3, 9, 1, 2, 3], [1], []),  # shorter than a phrase
+        ([1, 2, 3, 4, 9, 1, 2, 3, 4], [1, 2, 3, 4, 8, 1, 2, 3, 4], []),  # the target has the same loop
+        ([1, 2, 3, 9, 1, 2, 3], [1], []),  # too short for a phrase
     ],
 )
 def test_the_tokens_of_a_repeated_phrase_loop(caption: list[int], target: list[int], places: list[int]) -> None:

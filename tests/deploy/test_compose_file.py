@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "docker-compose.yaml"
 MAKE_ENV = REPOSITORY / "docker" / "make-env.sh"
 
-AIRFLOW_ONLY = {"CAPSFUSION_ALERT_CONN_ID", "CAPSFUSION_AWS_CONN_ID"}  # plugins/ read these, Settings does not
+AIRFLOW_ONLY = {"CAPSFUSION_ALERT_CONN_ID", "CAPSFUSION_AWS_CONN_ID"}  # read by plugins/, not by Settings
 SETTINGS = setting_names()
 VARIABLE = re.compile(r"\$\{(\w+)([^}]*)\}")
 ONE_OFF = {"airflow-init", "demo"}
@@ -202,7 +202,7 @@ def test_every_package_of_the_images_is_pinned() -> None:
     names = {re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", line)[0]).lower() for line in listed.splitlines()}  # type: ignore[index]
     assert {"torch", "apache-airflow", "apache-airflow-providers-celery", "pyarrow"} <= names
     assert names <= pins
-    # Not Celery 5.7, with which Airflow's Celery executor cannot be imported.
+    # Excludes Celery 5.7, because Airflow's Celery executor cannot be imported with it.
     assert re.search(r"^celery==5\.6\.", (REPOSITORY / "constraints.txt").read_text(), flags=re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""Runs docker-compose.yaml in a real engine: the demo with Celery workers, and the kill of a GPU worker that fuses.
+"""Runs docker-compose.yaml in a real container engine: the demo with Celery, and a GPU worker killed while it fuses.
 
 Takes ten minutes or more, so it runs only with COMPOSE_TESTS=1. Needs a container engine and both images
 (``docker compose build``).

@@ -1,4 +1,4 @@
-"""In docs/operations.md, sizing.md, troubleshooting.md, commands exist, queries run, and quoted messages are real."""
+"""Checks pages of docs/: commands must exist, queries must run, and quoted messages must be real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The captions view with a real warehouse, which also has hostile captions. Every user has access."""
+"""Fixtures for the captions view. The warehouse is real and also has hostile captions. Every user has access."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def test_words_are_searched_where_they_are_wanted_and_parts_of_words_hinted(page
 
 
 def test_a_replay_of_the_filter_is_shown_then_started_in_airflow(page: Page) -> None:
-    """Replaces Airflow by a stub; tests/airflow/test_captions_view.py starts a replay in a real Airflow."""
+    """A stub replaces Airflow; tests/airflow/test_captions_view.py starts a replay in a real Airflow."""
     asked: list[Any] = []
 
     def answer(route: Route) -> None:

@@ -1,4 +1,4 @@
-"""``make test-faults`` breaks runs at random, retries each once, and compares its rows with an undisturbed run's."""
+"""``make test-faults`` breaks runs at random, retries each, and compares the rows with those of an undisturbed run."""
 
 from __future__ import annotations
 

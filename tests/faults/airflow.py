@@ -1,7 +1,7 @@
 """Injects random faults into a running Airflow: ``python -m tests.faults.airflow --minutes 30``.
 
-Backfills of the sample's three days run in a loop, and ``capsfusion run`` at the same time. Meanwhile processes are
-killed and stopped, and the disk of the staging area fills up. Killed services are restarted seconds later, as service
+Backfills of the sample's three days run in a loop, and ``capsfusion run`` at the same time. Processes are killed and
+suspended, and the disk of the staging area fills up. Killed services are restarted seconds later, as service
 managers do. After the last fault, Airflow finishes its retries, and a last backfill of all days runs. The caption
 tables must then equal those of an undisturbed run.
 """
@@ -54,7 +54,7 @@ class Service:
         return self.airflow.api
 
     def processes(self) -> list[psutil.Process]:
-        """Airflow's processes except ``standalone``. Looks for sessions, to include processes whose parent has died."""
+        """Airflow's processes except ``standalone``. Compares sessions, to include processes whose parent has died."""
         sessions = {self.airflow.process.pid, *(each.pid for each in self.restarted)}
         found: set[psutil.Process] = set()
         for process in psutil.process_iter():
@@ -131,7 +131,7 @@ class Service:
             self.beside.append(self.site.run(DAYS[first], DAYS[self.random.randrange(first + 1, 4)]))
 
     def wait_for_runs(self) -> str | None:
-        """Wait until all runs have ended. Returns None, or in case of a timeout what has not ended."""
+        """Wait until all runs have ended. Returns None, or after a timeout a text that says what has not ended."""
         deadline = time.monotonic() + PATIENCE
         left = "Airflow does not answer"
         while time.monotonic() < deadline:

@@ -75,7 +75,7 @@ def _one(role: str, number: signal.Signals) -> Callable[[Strike], None]:
 
 
 def _appear(on: Strike, role: str) -> list[psutil.Process]:
-    """Wait until the run has processes with that role, and return them. Empty if the run ends before."""
+    """Wait until the run has processes with that role, and return them. Empty if the run ends first."""
     while on.run.process.poll() is None:
         if found := on.run.processes(role):
             return found
@@ -153,7 +153,7 @@ def _reopen(site: Site) -> None:
 
 
 def _wait(on: Strike, seconds: float) -> None:
-    """Let the fault last until the run has failed because of it, at most ``seconds``."""
+    """Let the fault last until it makes the run fail, but at most ``seconds``."""
     with suppress(subprocess.TimeoutExpired):
         on.run.wait(seconds)
 

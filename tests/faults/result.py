@@ -56,7 +56,7 @@ def read_table(connection: Connection) -> Table:
 def difference(found: Table, expected: Table, *, replacing: bool = False) -> Difference:
     """How ``found`` differs from ``expected``, the table of an undisturbed run.
 
-    Pairs may be divided into other units, but the sums over all units must be equal. With ``replacing``, captions that
+    Pairs may be in different units, but the sums over all units must be equal. With ``replacing``, captions that
     a later unit replaced do not count.
     """
     times = Counter(row[0] for row in found.rows)

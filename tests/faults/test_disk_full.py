@@ -127,7 +127,7 @@ def assert_all_is_there(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("step", "file"),
     [
-        ("discover", r"((config|shards)\.json|\S+)"),  # the list of shards, or the note that the list changes
+        ("discover", r"((config|shards)\.json|\S+)"),  # the list of shards, or the record that the list changes
         ("pull", r"\S+\.parquet"),
         ("pair", r"0000\d\.parquet"),
         ("plan", r"pairs\.parquet"),

@@ -98,7 +98,7 @@ def check(site: Site) -> list[str]:
 
 
 def _left_behind(site: Site) -> list[str]:
-    """A problem if processes of the broken run are alive that should have ended with it."""
+    """Wait for the broken run's processes to end. Returns a problem if some are still alive."""
     deadline = time.monotonic() + 15
     while (left := site.processes()) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -168,7 +168,7 @@ class Site:
 
 @dataclass
 class Run:
-    """A ``capsfusion`` command in its own process. Knows from its output which stage it has reached."""
+    """A ``capsfusion`` command in its own process. The command's output shows which stage it has reached."""
 
     site: Site
     arguments: list[str]

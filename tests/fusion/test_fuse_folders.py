@@ -26,7 +26,7 @@ Fuse = Callable[..., Result]
 
 @pytest.fixture
 def fuse(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fuse:
-    """A function that runs `fuse` where the folder shards has three shards, each in another format, and other files."""
+    """A function that runs `fuse`. The folder ``shards`` has three shards in different formats, and other files."""
     monkeypatch.chdir(tmp_path)
     for folder in ("shards/late", "shards/_temporary"):
         Path(folder).mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_finished_rows_of_other_settings_or_files_are_not_discarded_unasked(
 
 
 def _fails_at(name: str) -> Callable[..., None]:
-    """A ``write_caption_file`` that raises KeyboardInterrupt when it is to write ``name``, as if Ctrl-C was pressed."""
+    """A ``write_caption_file`` that raises KeyboardInterrupt when it writes ``name``, as if the user pressed Ctrl-C."""
     write = files.write_caption_file
 
     def writing(target: Path, *more: Any) -> None:

@@ -1,4 +1,4 @@
-"""The other captions of a beam search are in the files only if the fusion's settings say so."""
+"""Files contain the other captions of a beam search only if the fusion's settings keep them."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_a_rank_that_hangs_ends_all_of_them_and_the_retry_goes_on(job: FuseJob, 
     family = [process for process in psutil.Process().children(recursive=True) if is_of_torchrun(process)]
     ranks = [process for process in family if process.environ().get("RANK") in ("0", "1")]
     assert len(ranks) == 2
-    for rank in ranks:  # stop both: a rank that still loads counts as hung only after minutes
+    for rank in ranks:  # stop both, because a rank that is still loading counts as hung only after minutes
         rank.suspend()
     with pytest.raises(NotReadyError, match=r"ha\w+ finished no row for .* CAPSFUSION_STALL_MINUTES"):
         torchrun.wait()
@@ -157,7 +157,7 @@ def test_errors_that_a_rank_reports_are_raised_where_torchrun_was_started(
     monkeypatch.setattr(sys, "argv", ["worker", job.model_dump_json()])
     for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "0")
-    assert worker.main.__wrapped__() != 0  # called without torchrun, which would record the failure
+    assert worker.main.__wrapped__() != 0  # without the decorator with which torchrun records the failure
     reported = capsys.readouterr().out
     with pytest.raises(type(error), match=f"^{error}$"):
         run([sys.executable, "-c", f"print({reported!r}); raise SystemExit(1)"], on_line=lambda line: None)
@@ -180,7 +180,7 @@ OF_OTHER_LAUNCHERS = {
     "TORCHELASTIC_USE_AGENT_STORE": "False",
     "TORCHELASTIC_ERROR_FILE": "/nowhere/error.json",
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon",
-    # Variables for torch's compilers. A fuse task does not compile, so these must do no harm.
+    # Variables for torch's compilers. A fuse task does not compile, so these variables must not change anything.
     "TORCH_LOGS": "",  # empty, which torch does not treat as unset
     "TORCH_LOGS_OUT": "",
     "TORCHINDUCTOR_MIN_NUM_SPLIT": "many",
@@ -280,7 +280,7 @@ def test_compiled_kernels_lie_where_the_next_task_finds_them_unless_the_user_say
     monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
     run(argv, on_line=lines.append, defaults=environment_defaults(load_settings(home=tmp_path)))
     assert lines == [str(tmp_path / "triton"), "/elsewhere"]
-    (tmp_path / "file").touch()  # no home folder can be made here: Triton uses its default
+    (tmp_path / "file").touch()  # Home is a file, so no cache folder can be made in it. Triton then uses its default.
     assert "TRITON_CACHE_DIR" not in environment_defaults(load_settings(home=tmp_path / "file"))
     assert "TRITON_CACHE_DIR" in environment_defaults(load_settings(home=tmp_path / "new" / "home"))
 

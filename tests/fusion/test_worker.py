@@ -116,7 +116,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     storage.write_table("many", pa.concat_tables([TABLE] * 40))
     rows = 40 * len(PAIRS)
     slow = {"batch_size": 4, "claim_rows": 8, "write_seconds": 0.2}
-    # Chunks are so large that none gets full. So each rank rewrites its one file again and again.
+    # Chunks are so large that none gets full. So each rank rewrites its only file repeatedly.
     first = with_limit(job, 40).model_copy(update={"pairs": "many", "piece_rows": None, "chunk_rows": 4096, **slow})
     torchrun = Torchrun(torchrun_argv(first, 2), on_line=lambda line: None)
     torchrun.start()
@@ -138,7 +138,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     kept = finished(storage, rows=rows)
     assert {*before} <= {*kept} < {*range(rows)}
 
-    # The second try has another token limit, so that its captions can be told apart, and other chunk sizes.
+    # The second try has another token limit, so that its captions can be distinguished, and other chunk sizes.
     sizes = {"chunk_rows": 700, "claim_rows": 7, "batch_size": 32}
     assert f"{rows}/{rows} rows ({len(kept)} of an earlier try)" in fuse(with_limit(first, 1).model_copy(update=sizes))
     table, figures = chunks.figures(storage, "chunks", "f", rows)

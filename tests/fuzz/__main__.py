@@ -27,13 +27,13 @@ LONG = settings(max_examples=1000, deadline=None, database=None, suppress_health
 
 
 def fuzz(name: str, minutes: float, first_seed: int, last: Path) -> None:
-    """Try inputs for ``minutes``. The file ``last`` holds the current input, for the report."""
+    """Try inputs for ``minutes``. The file ``last`` contains the current input, for the report."""
     target, tried, longest, failed = TARGETS[name], 0, 0.0, False
     until = time.monotonic() + 60 * minutes
 
     def holds(found: Any) -> None:
         nonlocal tried, longest, failed
-        # After the time is over, inputs pass untested. But if one has failed, hypothesis goes on to shrink it.
+        # After the time is over, inputs pass untested. But if an input has failed, hypothesis continues to shrink it.
         if time.monotonic() > until and not failed:
             return
         last.write_text(repr(found), errors="backslashreplace")

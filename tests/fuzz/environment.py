@@ -163,7 +163,7 @@ def clean() -> dict[str, str]:
 
 
 def read_environment(given: dict[str, str]) -> None:
-    """Settings are read or refused. If read, child processes get equal settings. torchrun's arguments do not change."""
+    """Settings are read or refused. If read, child processes get equal settings. torchrun's arguments never change."""
     with patch.dict(os.environ, {**clean(), **given}, clear=True):
         settings, refused = None, ""
         try:
@@ -205,8 +205,8 @@ RUNS = (
 def run_command(run: tuple[tuple[str, ...], dict[str, str]]) -> None:
     """A command ends in time, with a documented exit code and without a traceback.
 
-    Only a library's variable can be a reason why `fuse` fails, and only a variable of libpq a reason why `sql` cannot
-    reach the embedded server. The message then names the variable, and does not advise a retry, which would fail again.
+    `fuse` may fail only because of a library's variable. `sql` may fail to reach the embedded server only because of a
+    variable of libpq. The message then names the variable, and does not advise a retry, which would fail again.
     """
     command, given = run
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The fuzz targets. Each has a strategy for inputs, a check that must hold for any input, and inputs that once failed.
+"""The fuzz targets. Each has a strategy for inputs, a check that any input must pass, and inputs that once failed.
 
 A reader must read any file or raise InputError, after which only this shard fails. Other errors would be retried.
 """

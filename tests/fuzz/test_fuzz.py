@@ -1,4 +1,4 @@
-"""Runs every fuzz target on inputs that once failed, then on a few more inputs, the same each time."""
+"""Runs every fuzz target on inputs that once failed, then on a few more inputs. The inputs are the same in each run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both engines refuse model folders that contain code to run, or with which they would fuse nonsense."""
+"""Both engines refuse model folders that contain code to run, or that would make them write nonsense captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small Parquet files that claim or inflate to more than memory holds. Only such a shard fails, with a clear error."""
+"""Small Parquet files that claim or inflate to more than memory holds. Only their shard fails, with a clear error."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def split(file: Path, folder: Path) -> Counts:
 
 @pytest.fixture(autouse=True)
 def low_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lower the limits of memory, so that files beyond the limits can be small."""
+    """Lower the memory limits, so that a small test file exceeds them."""
     monkeypatch.setattr(shard_reader, "_MOST", 256 * MIB)
     monkeypatch.setattr(buckets, "_HELD_BYTES", 16 * MIB)
 
 
 @pytest.mark.parametrize("typed", [True, False], ids=["Arrow's dictionary type", "plain text"])
 def test_one_long_text_that_a_dictionary_repeats_a_million_times(tmp_path: Path, typed: bool) -> None:
-    # Rows of 1 MiB each, so a terabyte of text in a file of less than ten kilobytes.
+    # Each row has 1 MiB. So the file has a terabyte of text in less than ten kilobytes.
     rows = 1_000_000
     texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * MIB]))
     file = tmp_path / "bomb.parquet"

@@ -47,7 +47,7 @@ TEXTS = [text for text in (*HOSTILE, *CONTROL_TOKENS, "long " * 400_000) if text
 @dataclass
 class Done:
     settings: Settings
-    folder: Path  # where the run has its files
+    folder: Path  # folder of the run's files
     said: list[str]
     report: str
 

@@ -1,4 +1,4 @@
-"""A process that compacts buckets and kills itself in between, as if its machine was lost."""
+"""A process that compacts buckets and kills itself in the middle, as if its machine failed."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ Key = tuple[str, str]  # URL and raw caption: identifies a pair here
 
 
 def is_gone(*said: str | None) -> bool | None:
-    """Whether an image is gone, by these download statuses. None if they do not say."""
+    """Whether an image is gone according to these download statuses. None if unknown."""
     if {"success", "failed_to_resize"} & {*said}:
         return False
     return True if "failed_to_download" in said else None
@@ -125,14 +125,14 @@ def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
         raws: list[Image] = []
         cocos: list[Image] = []
         known: list[tuple[str, str | None]] = []
-        # Day → its pairs, and whether their images are gone by the releases' statuses (None: not known).
+        # Day → its pairs, and whether their images are gone according to the releases' statuses (None: unknown).
         joined: dict[int, dict[Key, bool | None]] = {}
         planned: set[Key] = set()
         names: dict[bytes, Key] = {}
         of_rows: dict[tuple[str, str, str], str | None] = {}  # (side, URL, text) → status in the release
 
         def gone_of(day: int) -> dict[Key, bool]:
-            """For each unplanned pair of the day, whether its image is gone. Compares it with each result so far."""
+            """For each unplanned pair of the day, whether its image is gone. Compares pairs with each result so far."""
             found = {}
             for key, of_release in joined[day].items():
                 of_results = is_gone(*(status for url, status in known if url == key[0]))

@@ -233,7 +233,7 @@ def test_a_join_keeps_to_the_memory_that_it_is_given(tmp_path: Path) -> None:
     area = Area(tmp_path, buckets=1, pair_memory=96, join_on="url")
     with database.database(area.settings) as connection:
         assert connection.execute("select current_setting('memory_limit')").fetchone() == ("30.5 MiB",)  # a third
-    rows = [f"{n} {n * 7919} {n * 104729}" for n in range(40_000)]  # each side takes 19 MB in DuckDB, which gets 32 MB
+    rows = [f"{n} {n * 7919} {n * 104729}" for n in range(40_000)]  # each side takes 19 MB in DuckDB
     a = area.put("laion_2b", "a", [raw(f"http://img.example.org/{row}.jpg", f"{row} " * 6) for row in rows])
     b = area.put("laion_coco", "b", [coco(f"http://img.example.org/{row}.jpg", row, f"{row} " * 6) for row in rows])
     [joined] = [pair_bucket(0, {"a", "b"}, DAYS[0], area.storage, area.settings)]

@@ -98,7 +98,7 @@ def test_lookups_lose_no_pair_and_make_none_up(tmp_path: Path, order: str) -> No
         found |= join(area, day, pull(area, day, days[day]))
     assert found == all_of(days)
     assert files(area, ".json")
-    # A rerun of a day finds the day's pairs with all other days, even if the day's own rows are in lookups by now.
+    # A rerun of a day finds the day's pairs with all other days, even if the day's own rows have moved to lookups.
     again = join(area, numbers[2], pull(area, numbers[2], days[numbers[2]]))
     assert found >= again >= all_of([days[numbers[2]]])
 

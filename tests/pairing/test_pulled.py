@@ -29,7 +29,7 @@ def area(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Area:
 
 
 def opened(area: Area, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the marks that are opened when a run checks with which rules shards were pulled."""
+    """The names of the marks that a run opens to check which rules the shards were pulled with."""
     paths: list[str] = []
     read = Storage.read_json
     with monkeypatch.context() as patched:

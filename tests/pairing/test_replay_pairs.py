@@ -21,7 +21,7 @@ def test_pairs_lie_in_the_bucket_of_their_url_and_in_none_where_it_was_changed(t
     changed = first["image_url"].to_pylist()
     changed[7] = "u\ufffd7"
     first = first.set_column(1, first.schema.field(1), [changed])
-    # This file was left by a try that was killed. It must not count.
+    # A killed try left this file, so it must not count.
     storage.write_table(f"{layout.pairs_folder(REPLAY)}/00003.parquet", pairs(99))
     assert split_pairs([first, first.slice(0, 0), second], REPLAY, storage, settings, buckets=4) == 40
     found = {path: storage.read_table(path) for path in storage.files(layout.pairs_folder(REPLAY))}

@@ -1,4 +1,4 @@
-"""A URL with very many rows makes at most as many pairs as the limit says, in any order of days."""
+"""A URL with very many rows makes no more pairs than the limit allows, in any order of days."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_url_over_the_limit_is_left_out_counted_and_named(area: Area) -> None:
 
 def test_rows_that_come_later_count_with_those_of_earlier_days(area: Area) -> None:
     assert len(area.join(DAYS[0], *put(area, 0, range(2), range(2)))) == 1 + 4
-    # Only raw rows are new. The limit counts old and new rows together.
+    # Only raw rows are new. The limit applies to the sum of old and new rows.
     new = area.put("laion_2b", "a1", [raw(PLACEHOLDER, f"text {n}") for n in range(1, 4)])
     assert area.join(DAYS[1], new) == []
     said = left_out(area, 1)

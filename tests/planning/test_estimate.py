@@ -134,7 +134,7 @@ def pair(settings: Settings, interval: Interval) -> None:
 
 
 def waiting(settings: Settings, within: Interval | None = None) -> list[int]:
-    """The numbers of pairs that wait: planned but not fused, and not planned."""
+    """The numbers of two kinds of waiting pairs: planned but not fused, and not yet planned."""
     return [work.rows for work in forecast.estimate(settings, within).work.values()]
 
 

@@ -16,7 +16,7 @@ from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.planning.estimate import BENCHMARKS
 from capsfusion_tasks.planning.tokens import DEFAULT, TokenEstimate
 
-ROWS, UNIT = 1000, 100  # rows in all, and rows of each unit, whose sums are compared
+ROWS, UNIT = 1000, 100  # number of all rows, and of the rows in each unit, whose sums are compared
 MOST = 1.3  # a unit's estimate may be wrong by less than this factor
 
 Rows = list[tuple[str, str, str]]

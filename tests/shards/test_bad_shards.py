@@ -1,4 +1,4 @@
-"""A run over shards, most of which are unusable. An unusable shard fails only its own task, and the report lists it."""
+"""A run in which most shards are unusable. An unusable shard fails only its own task, and the report lists it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests downloads from a web server that cuts connections, sends wrong headers, is busy, or refuses."""
+"""Tests downloads from a web server that cuts connections, sends wrong headers, is busy, or refuses requests."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_broken_transfers_that_nobody_takes_up_are_swept_away(shard: Shard, scra
         when = (datetime.now(UTC) - age).timestamp()
         os.utime(scratch / name, (when, when))
     read(shard, scratch)
-    assert {path.name for path in scratch.iterdir()} == {young, "photos"}  # files that others put there stay
+    assert {path.name for path in scratch.iterdir()} == {young, "photos"}  # files of other programs stay
 
 
 def test_a_failing_part_ends_the_others(web: WebServer, shard: Shard, scratch: Path) -> None:

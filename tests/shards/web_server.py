@@ -88,9 +88,9 @@ class WebServer:
 
 
 class Hub(WebServer):
-    """A server with the part of the Hugging Face hub's API that listing and reading data sets needs."""
+    """A server with the part of the Hugging Face hub's API that is needed to list and read data sets."""
 
-    page = 2  # entries in each answer to a listing
+    page = 2  # entries in each page of a listing
 
     def __init__(self) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             for at in range(0, len(body), PIECE):
                 piece = body[at : at + PIECE]
-                self.request_log.sent += len(piece)  # before the client has it, because the test may ask at once
+                self.request_log.sent += len(piece)  # count before the client gets it: the test may read it at once
                 self.wfile.write(piece)
         except ConnectionError:  # the client closed the connection
             self.close_connection = True

@@ -24,7 +24,7 @@ def storage(tmp_path: Path) -> Storage:
 
 @pytest.fixture(params=["folder", "s3"])
 def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """A storage in a folder; in a second run of each test, in a bucket of a local S3 server."""
+    """Each test runs twice: with a storage in a folder, and with a storage in a bucket of a local S3 server."""
     if request.param == "folder":
         return Storage(str(tmp_path))
     return Storage(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}")

@@ -17,7 +17,7 @@ HOUR = 3600
 
 
 class Files:
-    """Files with a number each, read through a summary. ``opened``: the files that the last ``facts()`` opened."""
+    """Files with one number each, read through a summary. ``opened``: the files that the last ``facts()`` opened."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.storage = folder, Storage(str(folder))
@@ -82,7 +82,7 @@ def test_a_deleted_file_that_comes_back_is_opened(files: Files) -> None:
 
 
 def test_what_is_written_between_a_note_and_the_file_is_not_believed(files: Files) -> None:
-    """A writer records that a file changes, then changes it. A reader in between must not take the old file as new."""
+    """A writer records a change, then changes the file. A reader in between must not take the old content as new."""
     files.summaries.note_change("1")
     files.write("a", 5)
     files.write("b", 6)

@@ -97,7 +97,7 @@ def own(warehouse_url: str) -> Iterator[Warehouse]:
 
 @pytest.fixture(params=["folder", "s3"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """Where to export to: a folder; in a second run of each test, a bucket of a local S3 server."""
+    """Where to export to. Each test runs twice: with a folder, and with a bucket of a local S3 server."""
     if request.param == "folder":
         return Storage(str(tmp_path / "captions"))
     return Storage(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}")
@@ -349,7 +349,7 @@ def test_a_finished_export_is_left_as_it_is_and_a_lost_file_is_written_again(
     assert run(filled, target) == first
     assert run(filled, target, overwrite="outdated") == first
     assert [target.filesystem.get_file_info(name).mtime for name in listing(target)] == times
-    # Make the state that a kill just before the export's end leaves.
+    # Restore the state that a kill just before the end of the export would leave.
     target.write_json("_export.json", target.read_json("_manifest.json"))
     run(filled, target)
     assert contents(target) == before

@@ -1,4 +1,4 @@
-"""A unit that the gate holds is loaded only after a user's answer. The ledger keeps the answer if tasks run again."""
+"""A unit that the gate stops is loaded only after a user's answer. The ledger keeps the answer if tasks run again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def planned_unit(settings: Settings) -> Unit:
 
 
 def judge(settings: Settings, unit: Unit, **options: Any) -> bool:
-    """Validate ``unit`` as an Airflow run does. Returns whether the gate holds the unit."""
+    """Validate ``unit`` as an Airflow run does. Returns whether the gate stops the unit."""
     held: bool = unit_tasks.validate(settings, unit, hold=True, dag_run_id="run 1", **options)["held"]
     return held
 

@@ -132,7 +132,7 @@ def test_killed_at_a_random_request_and_repeated_gives_the_same_files(
         if left == 0 and rng.random() < 0.5:
             raise KilledError
         answer = ask(folder, call, **tries)
-        if left <= 0:  # the hub has done what was asked, but its answer is lost
+        if left <= 0:  # the hub has carried out the request, but its response is lost
             raise KilledError
         return answer
 

@@ -258,7 +258,7 @@ def marks(settings: Settings) -> list[dict[str, Any]]:
 
 
 def forget_settings(settings: Settings) -> None:
-    """Remove the settings that files in the staging area record. Older versions did not record them."""
+    """Remove the recorded settings from files in the staging area, because older versions did not record settings."""
     storage = Storage(settings.staging_uri)
     for file in storage.tree():
         if file.path.endswith(".parquet"):
@@ -277,7 +277,7 @@ def test_a_side_without_any_shard_is_told_and_not_frozen(place: Place, caplog: p
     assert {shard.side for shard in first} == {"laion_coco"}
     assert f"laion_2b has no shard at all in {place.folder}/empty (*.parquet)" in caplog.text
     write(place.folder / "empty" / "a.parquet", range(3))
-    # Not listed before relist=True, because the synthetic side had shards, so its list is frozen.
+    # The new shard of laion_coco is not listed before relist=True. Its list is frozen, because that side had shards.
     write(place.folder / "coco" / "c.parquet", range(3), caption="a kite")
     found = interval_tasks.discover(settings, DAY)
     assert [shard.path for shard in found if shard.side == "laion_2b"] == ["a.parquet"]

@@ -252,7 +252,7 @@ def test_another_prompt_gives_other_captions_beside_the_first_and_needs_its_file
     prompt.write_text("One: {raw}\nTwo: {synthetic}\nBoth:")
     [unit] = plan_only(settings.model_copy(update={"prompt": prompt}), DAYS[0])
     prompt.unlink()
-    with open_context(settings) as context:  # the file is gone; a DAG run's workers lack it, too
+    with open_context(settings) as context:  # the prompt's file is deleted; workers of a DAG run do not have it either
         launcher.run(unit_tasks.fuse_argv(context, unit), on_line=lambda line: None)
         unit_tasks.fuse_finished(context, unit)
         unit_tasks.validate(context, unit, accept_rejections=True)
@@ -293,7 +293,7 @@ def run_command(settings: Settings, *more: str, **variables: str) -> Ended:
         "CAPSFUSION_LAION2B": settings.laion2b,
         "CAPSFUSION_LAION_COCO": settings.laion_coco,
     }
-    # In a new process if a hub variable is given, because huggingface_hub reads variables when it is imported.
+    # Needs a new process if a hub variable is given, because huggingface_hub reads variables when it is imported.
     call = capsfusion_process if "HF_HUB_OFFLINE" in variables else capsfusion
     return call("run", "--start", "2026-11-10", "--end", "2026-11-11", *more, **{**given, **variables})
 

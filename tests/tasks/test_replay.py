@@ -82,12 +82,12 @@ def settings(tiny_model: Path, warehouse_url: str, tmp_path: Path) -> Settings:
 
 
 def other(settings: Settings, **changes: Any) -> Settings:
-    """``settings`` with another decoding (by default 2 beams), but the same warehouse and staging area."""
+    """``settings`` with other decoding settings (by default 2 beams), but the same warehouse and staging area."""
     return Settings(**{**settings.model_dump(), "num_beams": 2, **changes})
 
 
 def fused_day(settings: Settings, pairs: pa.Table, captions: Captions) -> None:
-    """Plan the pairs as a run of DAY would, then load them with ``captions`` as if a model had made these."""
+    """Plan the pairs as a run of DAY would, then load them with ``captions`` in place of generated captions."""
     storage = Storage(settings.staging_uri)
     storage.write_table(f"{layout.pairs_folder(DAY)}/00000.parquet", pairs)
     for unit in interval_tasks.plan(settings, DAY):
@@ -95,7 +95,7 @@ def fused_day(settings: Settings, pairs: pa.Table, captions: Captions) -> None:
 
 
 def finish(settings: Settings, unit: Unit, captions: Captions) -> dict[str, Any]:
-    """Load a unit, with ``captions`` (a pair's number → its caption) in place of captions made by a model."""
+    """Load a unit with ``captions`` (a pair's number → its caption) in place of generated captions."""
     fuse(settings, unit, captions)
     unit_tasks.validate(settings, unit, accept_rejections=True)
     return unit_tasks.load(settings, unit)

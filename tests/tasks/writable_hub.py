@@ -18,7 +18,8 @@ class WritableHub(Hub):
     """A hub that can be written to. ``ignored``: paths that .gitignore excludes. Each commit calls ``before_commit``.
 
     ``failures``: part of a path → how the next POSTs or PUTs to such a path fail. A number is an HTTP status. With
-    "cut", the hub does nothing and sends no answer. With "lost", the hub does what is asked, but sends no answer.
+    "cut", the hub does nothing and sends no response. With "lost", the hub carries out the request, but sends no
+    response.
     """
 
     page = 1000

@@ -70,7 +70,6 @@ class Area:
         return self.with_settings()
 
     def with_settings(self, **more: Any) -> Settings:
-        """The area's settings, changed by ``more``."""
         return settings_for(self.shards, **{"home": self.home, "warehouse_url": self.warehouse_url, **more})
 
     @property
@@ -82,7 +81,7 @@ class Area:
         return self.home / "staging"
 
     def check(self, **options: Any) -> Result:
-        """Run the checks, also on young files, because in a test no other task is running that could own them."""
+        """Run the checks. Includes young files, because no other task runs that could own them."""
         return check(self.settings, **{"safe_age": timedelta(0), **options})
 
     def rules(self, **options: Any) -> list[str]:

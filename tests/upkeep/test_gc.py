@@ -49,13 +49,13 @@ def test_files_of_loaded_units_go_and_everything_runs_as_before(area: Area) -> N
     assert not {*area.storage.folders("units")} & {*loaded}
     assert area.rules(footers=True, pairs=True) == []
 
-    # If a task of a loaded unit is cleared and runs again, it finds that the unit is loaded.
+    # A task of a loaded unit that is cleared and runs again finds that the unit is loaded.
     unit = area.unit(loaded[0])
     assert unit_tasks.fused_and_loaded(area.settings, unit) is not None
     verdicts = unit_tasks.validate(area.settings, unit)
     assert (verdicts["rows"], verdicts["already_loaded"]) == (unit.rows, True)
     assert unit_tasks.load(area.settings, unit)["already_loaded"] is True
-    # If a loaded day runs again, it has nothing to do. If the planned day runs, it is finished.
+    # A second run of a loaded day has nothing to do. A run of the planned day finishes it.
     area.run_day(DAYS[0])
     area.run_day(DAYS[2])
     more = area.one("select count(*) from rejected_captions") + area.one("select count(*) from fused_captions")

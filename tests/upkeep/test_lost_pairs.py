@@ -1,4 +1,4 @@
-"""Tests ``explain_missing``: if pairs of one or two intervals are missing, which plan left them out?"""
+"""Tests ``explain_missing``, which says which plan left out the missing pairs of one or two intervals."""
 
 from __future__ import annotations
 

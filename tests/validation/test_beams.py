@@ -1,4 +1,4 @@
-"""Of a beam search's captions, the best one that the rules accept is taken, with the number of its beam."""
+"""Validation takes the best caption of a beam search that the rules accept, and records the number of its beam."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def warehouse(settings: Settings) -> Iterator[Warehouse]:
 
 @pytest.fixture
 def connection(warehouse: Warehouse) -> Iterator[Connection]:
-    """A connection whose statements commit at once."""
+    """A connection in autocommit mode."""
     with warehouse.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as opened:
         yield opened
 

@@ -15,12 +15,12 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: closing sends RST, and data
 
 @dataclass
 class CuttingProxy:
-    """Forwards TCP connections to the server's Unix socket. Cuts both ends where ``after`` or ``at`` says."""
+    """Forwards TCP connections to the server's Unix socket. ``after`` or ``at`` sets when it cuts both ends."""
 
     server: Path
     after: int | None = None  # cut when the client has sent this many bytes
     at: Literal["commit", "answer to commit"] | None = None
-    stall: bool = False  # do not cut, but forward nothing more
+    stall: bool = False  # keep the connections, but forward nothing more
     from_client: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
 
@@ -60,7 +60,7 @@ class CuttingProxy:
                 server.sendall(data[:room] if self.at is None else b"")
                 return self._break_off()
             if self.at == "answer to commit" and b"COMMIT" in data:
-                self.reached.set()  # before the server can answer
+                self.reached.set()  # set it before the server can answer
             server.sendall(data)
             self.from_client += len(data)
         return _end(server)

@@ -1,4 +1,4 @@
-"""Tests opening a warehouse: which server is used, what the schema must be, and which errors are raised."""
+"""Tests opening a warehouse: which server is used, which schema it must have, and which errors are raised."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_a_server_that_hangs_while_it_stops_is_ended_and_keeps_its_data(
             with suppress(psutil.NoSuchProcess):  # some backends may already have ended
                 if "checkpointer" in " ".join(child.cmdline()):
                     child.suspend()
-        hanging.send_signal(signal.SIGINT)  # as if the process that asked for the shutdown was gone
+        hanging.send_signal(signal.SIGINT)  # as if the process that requested the shutdown had ended
         pid_file = tmp_path / "postgres" / "postmaster.pid"
         while "stopping" not in pid_file.read_text():
             time.sleep(0.01)

@@ -62,7 +62,7 @@ def test_many_captions_are_estimated_and_the_answer_says_so(
     facet = found(filled, wanted)
     assert not facet.exact
     assert not facet.total.exact
-    # The sample from which figures are estimated has all rows here, so the estimates must be right.
+    # Figures are estimated from a sample. Here the sample has all rows, so the estimates must be exact.
     assert facet.total.captions == exact.total.captions
     assert (facet.reasons, facet.flags, facet.days, facet.bins) == (exact.reasons, exact.flags, exact.days, exact.bins)
 

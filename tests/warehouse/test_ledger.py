@@ -46,7 +46,7 @@ def test_a_shard_keeps_its_row_when_it_is_seen_again(connection: Connection) -> 
 
 # Makes every insert of a shard pause between the check for conflicts and the write to the unique indexes. An index that
 # calls pause() does this. Indexes are written in the order of their creation, so the unique indexes are created again
-# after it.
+# after the pausing index.
 SLOW_INSERTS = """
     create function pause(text) returns text language plpgsql immutable as
         $$ begin perform pg_sleep(0.2); return $1; end $$;

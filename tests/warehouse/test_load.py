@@ -222,6 +222,7 @@ def test_a_killed_process_leaves_nothing_behind(warehouse: Warehouse, connection
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert everything(connection) == before
-    # The server may take a moment to notice that the process is dead. Until then, the retry waits for its lock.
+    # The server may take a moment to notice that the process is dead. Until then, the retry waits for the dead
+    # process's lock.
     assert load_unit(warehouse, "u1", table) == LoadResult(99, 1, already_loaded=False)
     assert consistent(connection)

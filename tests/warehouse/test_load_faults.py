@@ -55,7 +55,7 @@ def assert_retry_completes(warehouse: Warehouse, number: int, *, committed: bool
 
 # -- The server is killed ---------------------------------------------------------------------------------------------
 
-# Makes a load wait, as capsfusion.pause_at says, when it inserts a certain row or before it commits.
+# Pauses a load at the point that capsfusion.pause_at names: when it inserts a certain row, or before it commits.
 PAUSES = """
 create function capsfusion.pause() returns trigger language plpgsql as $$
 begin
@@ -71,7 +71,7 @@ execute function capsfusion.pause('commit');
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose server has fsync on, so that data survive a crash. Loads can be made to wait."""
+    """A home whose server has fsync on, so that data survive a crash. Loads can be paused."""
     home = tmp_path_factory.mktemp("killed")
     with open_warehouse(Settings(home=home)) as warehouse:
         with warehouse.engine.begin() as connection:
@@ -157,7 +157,7 @@ def load_over(net: CuttingProxy, warehouse: Warehouse, number: int) -> LoadResul
 def test_a_network_that_is_cut_after_so_many_bytes(warehouse: Warehouse) -> None:
     with CuttingProxy(socket_of(warehouse)) as net:
         assert load_over(net, warehouse, 0) == LoadResult(ROWS * 9 // 10, ROWS // 10, already_loaded=False)
-    statements = net.from_client - 20_000  # about 20,000 bytes before the end, all rows are sent
+    statements = net.from_client - 20_000  # all rows are sent before the last 20,000 bytes or so
     cuts = [*range(0, 2000, 400), *range(2000, statements, statements // 5), *range(statements, net.from_client, 2000)]
     for number, after in enumerate(cuts, start=1):
         with CuttingProxy(socket_of(warehouse), after) as net, pytest.raises(NotReadyError, match="try again"):

@@ -1,4 +1,4 @@
-"""Migrates an empty database, and those of earlier versions with rows. All get the schema that the code describes."""
+"""Migrates an empty database, and filled databases of earlier versions. All get the schema that the code describes."""
 
 from __future__ import annotations
 

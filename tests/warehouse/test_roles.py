@@ -27,7 +27,7 @@ from capsfusion_tasks.warehouse.url import parse_url
 from tests.conftest import login
 from tests.warehouse.conftest import plan, rows
 
-# Each statement is tried alone. None changes the warehouse, because ``may`` rolls it back.
+# Each statement is tried alone. ``may`` rolls it back, so the warehouse never changes.
 WRITES = ("delete from capsfusion.shards where false", "update capsfusion.work_units set error = null where false")
 SCHEMA_CHANGES = (
     "create table capsfusion.mine (n int)",

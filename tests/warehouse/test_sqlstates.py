@@ -26,7 +26,7 @@ from capsfusion_tasks.warehouse.roles import LOADER, READER
 from tests.conftest import login
 from tests.warehouse.conftest import plan
 
-ENCRYPTION = b"\x04\xd2"  # by these bytes, a message asks for encryption (SSLRequest, GSSENCRequest)
+ENCRYPTION = b"\x04\xd2"  # these bytes mark a message that requests encryption (SSLRequest, GSSENCRequest)
 READ_ONLY = "options=-c%20default_transaction_read_only%3Don"
 
 
@@ -114,7 +114,7 @@ def test_a_variable_of_libpq_that_cannot_work_is_named(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, name: str, value: str, embedded: bool
 ) -> None:
     folder = postgres.socket_folder
-    # This variable is set, but is not the reason of the error, so the error must not name it.
+    # This variable is set, but it is not the cause of the error, so the error must not name it.
     monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")
     monkeypatch.setenv(name, value)
     with (

@@ -54,7 +54,6 @@ def load(request: pytest.FixtureRequest) -> Callable[[Path], object]:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
-    """Write changed weights to ``folder``."""
     file = folder / "model.safetensors"
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
     return folder

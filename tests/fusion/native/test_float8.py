@@ -60,7 +60,7 @@ def test_an_engine_over_it_gives_every_row_its_caption(checkpoint: Checkpoint) -
 def test_a_device_without_float8_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.model"):
         (tmp_path / name).write_bytes((BUNDLED_MODEL / name).read_bytes())
-    # Broken weights: if they were read, the error would be another one.
+    # The weights are broken: reading them would raise a different error.
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     settings = load_settings(dtype="float8", home=tmp_path / "home")
     job = FuseJob.of(settings, decide(settings), staging="", pairs="", chunks="")

@@ -1,4 +1,4 @@
-"""Tests for which batch sizes CUDA graphs would be captured (this needs a GPU), and which graph a step would use."""
+"""Tests which batch sizes get CUDA graphs, and which graph a step uses. Capturing a graph would need a GPU."""
 
 from __future__ import annotations
 

@@ -150,7 +150,8 @@ def test_rows_are_quantised_with_a_scale_each() -> None:
         assert isinstance(expected, Float8)
         torch.testing.assert_close(got.scales, expected.scales, rtol=1e-2, atol=0)
         ours, theirs = got.values.float(), expected.values.float()
-        if DEVICE.type == "cpu":  # leave out powers of two: the interpreter halves numbers that it rounds up to one
+        # Leave out powers of two: if the interpreter rounds a number up to a power of two, it halves the result.
+        if DEVICE.type == "cpu":
             sound = theirs.frexp().mantissa.abs() != 0.5
             ours, theirs = ours[sound], theirs[sound]
         # Scales may differ in their last bit. This can move a value to the next float8 number. Float8 numbers are far

@@ -1,4 +1,4 @@
-"""Both engines keep the same other captions of a beam search (those that are not the best), in the same order."""
+"""Both engines keep the same captions of a beam search besides the best one, in the same order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REQUESTS = [*random_requests(20, seed=3), Request(20, [*PREFIX, 40, 41], max_new
 
 
 def completed(engine: Engine) -> list[Completion]:
-    """Completions in the order of rows. Removes their scores, because transformers' engine computes none."""
+    """Completions in the order of rows. Removes the scores, because transformers' engine returns none."""
     found = sorted(engine.generate(StaticRequests(REQUESTS)), key=lambda completion: completion.row)
     return [replace(completion, score=None) for completion in found]
 

@@ -42,7 +42,7 @@ def random_requests(rows: int, seed: int = 0) -> list[Request]:
 
 
 REQUESTS = random_requests(40)
-FEW = REQUESTS[:12]  # few, because transformers' generate is slow and takes one at a time
+FEW = REQUESTS[:12]  # few, because transformers' generate is slow and takes one request at a time
 
 
 def native(
@@ -167,7 +167,7 @@ def test_a_slot_is_refilled_at_once_and_only_a_few_rows_are_read_ahead(model: Ll
     assert len(list(completions)) == 199 - len(left)
     engine.occupancy.busy = engine.occupancy.slots = 0
     assert len(list(engine.generate(StaticRequests(left)))) == len(left)
-    # In static batches of rows of 2 to 10 tokens, slots would be busy in little more than half of the steps.
+    # With static batches, slots would be busy in little more than half of the steps, because rows have 2 to 10 tokens.
     assert engine.occupancy.busy / engine.occupancy.slots > 0.85
 
 
@@ -205,7 +205,7 @@ def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: 
     prompt = REQUESTS[0].prompt[len(PREFIX) :]
     with torch.inference_mode():
         idle, alone = slots(), slots()
-        # Enough idle steps for more tokens than the model has positions.
+        # More idle steps than the model has positions.
         for _ in range(200):
             idle.step(4)
         slot, same_slot = (some.prefill([prompt], [most])[0] for some in (idle, alone))
@@ -364,7 +364,8 @@ def test_each_of_several_ends_ends_a_caption_as_in_generate(
     model_folder: Path, model: Llama, num_beams: int, number: int, engine: str
 ) -> None:
     said = Counter(token for c in native(model).generate(StaticRequests(REQUESTS)) for token in set(c.token_ids))
-    # With many EOS ids, most of a beam's likeliest tokens end the beam. The search needs enough that do not.
+    # With many EOS ids, most of a beam's likeliest tokens end the beam. The search needs enough tokens that do not end
+    # it.
     ends = [token for token, _ in said.most_common(4)] if number == 4 else list(range(100, 100 + number))
     (model_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     expected = generate(model_folder, num_beams)
@@ -424,15 +425,15 @@ def test_a_row_whose_scores_are_not_finite_is_set_aside_and_spoils_no_other(
     of_transformers = TransformersEngine(reference, pad_id=0, batch_size=8, **settings)
     spoilt = by_row(complete_all(of_transformers, StaticRequests(REQUESTS)))
     failed = {row for row, completion in spoilt.items() if completion == ([], NOT_FINITE, 0)}
-    assert touched <= failed  # other rows fail if a beam that was discarded had the token
+    assert touched <= failed  # other rows fail if one of their discarded beams had the token
     assert len(failed) < len(touched) + 3
     assert all(spoilt[row] == expected[row] for row in expected if row not in failed)
 
     monkeypatch.setattr(torch_ops, "PAGE_TOKENS", page_tokens)
-    # Two slots, so that each slot holds many rows, one after the other.
+    # With two slots, each slot serves many rows, one after the other.
     engine = native(model, num_beams=num_beams, slots=2, eos_ids=[eos])
     if page_tokens:
-        engine._room = Room(2, -(-(36 + 11 * num_beams) // 4) + 3)  # so few pages that some rows must start again
+        engine._room = Room(2, -(-(36 + 11 * num_beams) // 4) + 3)  # so few pages that some rows must restart
     assert by_row(complete_all(engine, StaticRequests(REQUESTS))) == spoilt
 
 

@@ -33,7 +33,7 @@ def test_a_slot_that_finds_too_few_pages_keeps_what_it_has() -> None:
 
 
 def test_a_released_slots_table_names_the_spare_page_only() -> None:
-    """A CUDA graph computes idle slots, too. What they write must not reach a page of another slot."""
+    """A CUDA graph also computes idle slots. Their results must not reach a page of another slot."""
     pages = Pages(pages=3, page_tokens=16, slots=2, capacity=48)
     assert pages.table.eq(pages.spare).all()
     assert pages.grow(0, 48)
@@ -64,7 +64,7 @@ def test_where_memory_is_short_slots_share_pages() -> None:
     # GB: 44 free - 2 for the batch - 2 (2% of the card) - 0.54 (margin) = 39.46, so 394 pages, one of them the spare.
     found = room(free=44 * GB, most_slots=512, **CARD)
     assert MARGIN_BYTES == 536_870_912
-    assert (found.slots, found.pages) == (98, 393)  # rows are assumed to use 4 of 10 pages
+    assert (found.slots, found.pages) == (98, 393)  # the engine assumes that a row uses 4 of 10 pages
 
 
 def test_one_row_gets_its_pages_whatever_is_free() -> None:
