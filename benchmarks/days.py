@@ -42,7 +42,7 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.local_run import PULLS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-PAIRED = 4  # one in this many rows has a partner on the other side
+PAIRED = 4  # a quarter of the rows have a partner on the other side
 WORDS = 20_000
 HOSTS = 3_000
 

@@ -26,7 +26,7 @@ from transformers import (
 from capsfusion_tasks.fusion.template import PROMPT_TEMPLATE
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
-# The patterns by which LLaMA 3 and Qwen split a text into words before they look for tokens.
+# The patterns with which LLaMA 3 and Qwen split a text into words before they tokenize the words.
 LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"

@@ -54,7 +54,7 @@ PAIRS_A_COPY = 20_000
 RAW_ROWS_A_COPY = 97_000  # LAION-2B rows per copy of the sample; three in four have no synthetic caption
 UNMATCHED = 3
 SHARDS = 4
-TOKENS_PER_SECOND = 15_000  # an assumed rate, so high that one plan contains all pairs in large units
+TOKENS_PER_SECOND = 15_000  # high, so that units are large and one plan contains all pairs
 
 # Whether a text is blank. Uses a regular expression, because DuckDB's trim keeps tabs and newlines and takes longer.
 BLANK = r"create macro blank(value) as not coalesce(regexp_matches(value, '[^\s\p{Z}]'), false)"

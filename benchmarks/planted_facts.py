@@ -173,7 +173,7 @@ def other_synthetic(pair: Pair, draw: random.Random) -> str:
 
 
 def denial(pair: Pair, draw: random.Random) -> str:
-    """Adds a sentence that denies what another pair's synthetic caption says."""
+    """Adds a sentence that denies the content of another pair's synthetic caption."""
     other = draw.choice(pair.other_synthetics).strip().rstrip(".").lower()
     return f"{pair.caption} {draw.choice(DENIALS).format(other)}"
 

@@ -57,7 +57,7 @@ def write_checkpoint(folder: Path, tokenizer_model: Path, *, vocab_size: int, la
     index_file = {"metadata": {"total_size": total}, "weight_map": index}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index_file))
     (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": 32000}))
-    # Checkpoints may ask for sampling by default. Fusing must ignore this.
+    # A checkpoint may enable sampling by default. Fusing must ignore this.
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.9, "num_beams": 1}))
     shutil.copyfile(tokenizer_model, folder / "tokenizer.model")
     return folder

@@ -104,7 +104,7 @@ class RankThreads:
             raise TorchrunFailed("the ranks were told to end")
 
     def terminate(self) -> None:
-        """Tell ranks that wait for more pairs that there are none. They then end; threads cannot be killed."""
+        """End the ranks that wait for pairs: report that there are no more. Threads cannot be killed."""
         if self._job.piece_rows and any(thread.is_alive() for thread in self._threads):
             self._terminated = True
             write_pieces(Storage(self._job.staging), self._job.pairs, [])

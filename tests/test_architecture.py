@@ -80,7 +80,7 @@ def part_of(file: Path) -> str:
 
 
 def parts_imported(file: Path) -> set[str]:
-    """The other parts of the package from which a file imports. "__init__" stands for names of the package itself."""
+    """The other parts of the package that a file imports from. "__init__" stands for names of the package itself."""
     inside = {name.split(".")[1] for name in imports(file) if name.startswith("capsfusion_tasks.")}
     return {name if name in MAY_IMPORT else "__init__" for name in inside} - {part_of(file)}
 

@@ -17,8 +17,8 @@ CONFTESTS = ("tests.conftest", "tests.fusion.conftest", "tests.fusion.native.con
 
 OURS = ("capsfusion_tasks", "benchmarks", "tests")
 
-# Imports modules as if only the packages that the first argument lists were installed. All other packages are hidden:
-# Python does not find them. An error instead would break transformers, which looks for optional packages.
+# Imports modules as if only the packages in the first argument were installed. All other packages are hidden: Python
+# does not find them. Raising an error instead would break transformers, which looks for optional packages.
 HIDE = """
 import importlib, importlib.metadata, sys
 from importlib.machinery import PathFinder

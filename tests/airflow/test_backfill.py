@@ -475,7 +475,7 @@ def differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> li
 
 
 def shard_on(service: Service, sample: SampleReport, side: str, day: date, name: str) -> Path:
-    """Copy one of the sample's shards to ``name``, as a shard that arrives on ``day``."""
+    """Copy one of the sample's shards to ``name``. The copy arrives on ``day``."""
     source = next(service.sources / path for path in sorted(sample.files) if path.startswith(f"{side}/"))
     target = service.sources / side / name
     shutil.copy(source, target)

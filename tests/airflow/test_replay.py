@@ -68,7 +68,7 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
         pick_day(page, field_of(dialog, "Loaded from"), date(2026, 1, 1))
         field_of(dialog, "Longest caption").get_by_role("spinbutton").fill("60")
         expect(field_of(dialog, "Number format")).to_contain_text("as CAPSFUSION_DTYPE says")
-        # This test does not submit the form, because a second run would take long and test nothing new.
+        # The form's request is intercepted, because a second run would take long and test nothing new.
         page.route(f"**/api/v2{DAG}/dagRuns", lambda route: route.abort())
         with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/dagRuns")) as sent:
             dialog.get_by_role("button", name="Trigger", exact=True).click()

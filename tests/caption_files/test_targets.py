@@ -67,7 +67,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         (pa.array([[float("nan")], [1.0]], pa.list_(pa.float16())), [[None], [1.0]]),
         (pa.array([b"caf\xc3\xa9", None, b""]), ["café", None, ""]),
         (pa.array([b"abcd"], pa.binary(4)), ["abcd"]),
-        # If one value of a column is not UTF-8, all are base64, so that a reader knows which form the values have.
+        # If one value of a column is not UTF-8, all values are base64, so that a reader knows their form.
         (pa.array([b"abc", JPEG]), ["YWJj", "/9j/4A=="]),
         (pa.array([JPEG], pa.large_binary()), ["/9j/4A=="]),
         (pa.array([JPEG, b"abc"]).dictionary_encode(), ["/9j/4A==", "YWJj"]),

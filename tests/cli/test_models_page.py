@@ -36,7 +36,7 @@ FIRST_DAY = datetime(2026, 11, 10, tzinfo=UTC)
 
 @pytest.fixture
 def home(tmp_path: Path, tiny_model: Path, warehouse_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A reader's folder: a model, the page's prompt, a file of pairs, and shards of four days, the last day fused."""
+    """A reader's folder: a model, the page's prompt, a file of pairs, and shards of four days (the last is fused)."""
     monkeypatch.chdir(tmp_path)
     write_sample_data(tmp_path, rows_per_day=6, days=4)
     for name, value in {

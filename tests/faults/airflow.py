@@ -73,7 +73,7 @@ class Service:
         return found
 
     def kill(self, processes: list[psutil.Process], number: signal.Signals = signal.SIGKILL) -> bool:
-        """Send the signal to a random one of the processes. Returns False if there is no process."""
+        """Send the signal to one process, chosen at random. Returns False if there is no process."""
         if not processes:
             return False
         with suppress(psutil.NoSuchProcess):

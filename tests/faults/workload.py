@@ -277,7 +277,7 @@ def _empty_home(home: Path) -> None:
             connection.execute(text("alter system set fsync = off"))
             connection.execute(text("alter system set shared_buffers = '32MB'"))
             connection.execute(text("alter system set max_wal_size = '64MB'"))
-    # Delete the lock files, which no process holds now.
+    # Delete the lock files, because no process has them locked now.
     for name in (".postgres.gate", ".postgres.users"):
         (home / name).unlink(missing_ok=True)
 

@@ -163,7 +163,7 @@ def test_errors_that_a_rank_reports_are_raised_where_torchrun_was_started(
         run([sys.executable, "-c", f"print({reported!r}); raise SystemExit(1)"], on_line=lambda line: None)
 
 
-# Such variables are set by Kubeflow's pods, by another torchrun, by Slurm's jobs and by some images.
+# Kubeflow's pods, another torchrun, Slurm's jobs or some images set such variables.
 OF_OTHER_LAUNCHERS = {
     "PET_NNODES": "2",
     "PET_NPROC_PER_NODE": "7",

@@ -34,7 +34,7 @@ def test_depth(tmp_path: Path, suffix: str, opening: str, closing: str, depth: i
     if depth == 40:
         assert pq.read_table(written(tmp_path, value, suffix, ".parquet")).num_rows == 1
     else:
-        # A Parquet file cannot hold such a depth. The error must come before a file is written.
+        # A Parquet file cannot contain so many levels. The error must come before a file is written.
         with pytest.raises(InputError):
             written(tmp_path, value, suffix, ".parquet")
         assert not (tmp_path / "out.parquet").exists()

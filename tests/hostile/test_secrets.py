@@ -120,7 +120,7 @@ def watch(process: subprocess.Popen[str], arguments: set[str]) -> None:
             arguments.update(" ".join(each.cmdline()) for each in [mine, *mine.children(recursive=True)])
         except psutil.Error:
             pass
-        time.sleep(0.05)  # shorter than the life of every process
+        time.sleep(0.05)  # every process lives longer than this
 
 
 @pytest.mark.timeout(300)

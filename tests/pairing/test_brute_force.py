@@ -119,7 +119,7 @@ def is_gone(*said: str | None) -> bool | None:
 def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
     days: list[tuple[list[Image], list[Image]]], results: list[list[tuple[str, str | None]]], order: list[str]
 ) -> None:
-    """Pull, join and plan each day with the results that came before. At the end, plan all days again."""
+    """Pull, join and plan each day with the results that arrived before it. At the end, plan all days again."""
     with tempfile.TemporaryDirectory() as folder:
         area = Area(Path(folder), gone_images="skip")
         raws: list[Image] = []

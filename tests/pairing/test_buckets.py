@@ -34,7 +34,7 @@ def shard_of(file: Path) -> Shard:
 
 
 def split(file: Path, staging: Path, expected: int = 1000, dropped: dict[str, int] | None = None) -> list[pa.Table]:
-    """Split ``file`` into bucket files, and read these."""
+    """Split ``file`` into bucket files. Returns their tables."""
     storage = Storage(str(staging))
     with pa.OSFile(str(file)) as stream:
         counts = buckets.split_shard(stream, shard_of(file), storage, SETTINGS)

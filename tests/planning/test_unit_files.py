@@ -59,7 +59,7 @@ def hashes(storage: Storage, found: list[NewPairs]) -> list[int]:
 def cut(
     storage: Storage, table: pa.Table, unit_tokens: int, serial: int = 0, max_units: int | None = None
 ) -> list[Unit]:
-    """Store ``table`` in files of seven rows, then cut these into units."""
+    """Store ``table`` in files of seven rows, then cut the files into units."""
     found = []
     for start in range(0, table.num_rows, 7):
         part, path = table.slice(start, 7), f"some/{start}.parquet"

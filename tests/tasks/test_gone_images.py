@@ -197,7 +197,7 @@ def test_a_check_knows_from_the_plan_that_pairs_were_left_out(place: Place, shel
     assert f"{left} pairs left out because their images were gone when" in checked.advice[0]
     assert DAY.command in checked.advice[0]
 
-    # A pair that is really lost is still reported, because the plan says that it left out only two.
+    # A lost pair is still reported, because the plan recorded only two left-out pairs.
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
         one = "(select pair_id from capsfusion.rejected_captions limit 1)"
         connection.exec_driver_sql(f"delete from capsfusion.rejected_captions where pair_id = {one}")

@@ -1,4 +1,4 @@
-"""No run uses state that was made with other settings. A run makes such state again, or refuses it."""
+"""No run uses state that was made with other settings. A run makes new state, or refuses the old state."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def cut_off(number: int) -> str:
 
 
 def rex(numbers: Sequence[int]) -> pa.Table:
-    """Pairs with these numbers. ``good`` and ``cut_off`` give captions for them."""
+    """Pairs with these numbers. ``good`` and ``cut_off`` make captions for the pairs."""
     return pairs_table({number: (f"Rex the dog number {number}", "A dog on grass.") for number in numbers})
 
 
@@ -242,7 +242,7 @@ def test_the_same_replay_again_does_nothing_and_another_goes_on_from_there(setti
     assert numbers_of(settings, [unit]) == [3, 4, 5]
     finish(third, unit, accepted_below(5))
     assert numbers_in(settings, "rejected_captions") == [5]
-    # A caption is not fused again with settings that were tried for it before, unless existing is "replace".
+    # A replay skips pairs that were already fused with its settings, unless existing is "replace".
     assert replay.plan(second, rejections_of(third, "back")) == []
     assert numbers_of(settings, replay.plan(second, rejections_of(third, "back"), existing="replace")) == [5]
     assert_consistent(settings)

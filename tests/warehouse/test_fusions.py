@@ -16,7 +16,7 @@ NEW = FUSION.model_copy(update={"fusion_id": "f2"})
 
 
 def recorded_by_an_earlier_version(warehouse: Warehouse, **columns: Any) -> None:
-    """Fusion f1 with a loaded unit of 5 rows. As in earlier versions, its spec does not contain the decoding."""
+    """Fusion f1 with a loaded unit of 5 rows. As in earlier versions, its spec has no decoding settings."""
     plan(warehouse, ("u1", 5))
     counts = {"state": "loaded", "accepted": 4, "rejected": 1, "loaded_at": func.now()}
     with warehouse.engine.begin() as connection:
