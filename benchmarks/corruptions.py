@@ -106,7 +106,7 @@ def as_table(pairs: list[tuple[str, ...]]) -> pa.Table:
 
 
 def missed(planted: Planted) -> pa.Table:
-    """The rows that validation does not reject for a correct reason."""
+    """The rows that validation accepts, or rejects only for wrong reasons."""
     judged = validate_table(planted.rows)
     right = set(planted.reasons)
     return judged.filter(pa.array([right.isdisjoint(found) for found in judged["reasons"].to_pylist()], pa.bool_()))

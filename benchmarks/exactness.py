@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="compare this dtype with float32 (repeatable)")
     args = parser.parse_args()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # off in ranks, too: see fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # ranks also disable cuDNN's attention: see fusion/node.py
     if args.dtype:
         folders = [BUNDLED_MODEL, *(args.model or [])]
         Console().print(

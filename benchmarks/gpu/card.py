@@ -1,4 +1,4 @@
-"""Reads the GPUs from nvidia-smi. Asking torch would initialize CUDA, and forked processes could not use CUDA."""
+"""Reads the GPUs from nvidia-smi. Asking torch would initialize CUDA, and then forked processes could not use it."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
     os.setsid()  # a process group of its own, so that _end can kill the whole group
-    torch.backends.cuda.enable_cudnn_sdp(False)  # off in ranks, too: see fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # ranks also disable cuDNN's attention: see fusion/node.py
     # With a GPU, the CPU computes nothing. Without a GPU, other load on the machine disturbs one thread less than
     # several.
     torch.set_num_threads(1)

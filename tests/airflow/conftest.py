@@ -56,7 +56,7 @@ class Service:
 
     @property
     def sources(self) -> Path:
-        """The folder of the sample's shards, from which they are uploaded to S3."""
+        """The folder with the sample's shards, which are uploaded to S3 from here."""
         return self.folder / "sources"
 
     @property

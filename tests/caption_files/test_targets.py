@@ -1,4 +1,4 @@
-"""Tests which values an output format can hold, and which problems are found before anything is written."""
+"""Tests which values an output format can represent, and which problems are found before anything is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV, TSV and compressed files. Also JSON files, whose kind (array or lines) is recognised by their content."""
+"""Tests CSV, TSV and compressed files, and JSON files, whose content shows whether they are arrays or lines."""
 
 from __future__ import annotations
 

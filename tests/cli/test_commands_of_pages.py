@@ -1,4 +1,4 @@
-"""Checks that the program has all commands, arguments and options that the documentation's commands use."""
+"""Checks that the program has all commands, arguments and options that the documentation uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests custom prompts: template files, the prompts made from a template, and the tokens that all its prompts share."""
+"""Tests custom prompts: template files, the prompts that a template makes, and the tokens that these prompts share."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def test_every_column_can_be_had_and_other_readers_read_them(filled: Warehouse, 
         ("my-laion2B", hub, "cc-by-2.0", "demo", 100),
     }
     assert pyarrow.dataset.dataset(tmp_path).count_rows() == 420  # beside the manifest
-    # No other file is beside the parts, because Polars reads every file of a folder.
+    # The parts' folder has no other files, because Polars reads every file of a folder.
     assert sorted(os.listdir(tmp_path / "data")) == [Path(name).name for name in parts(0, 1, 2)]
     assert duckdb.sql(f"select count(distinct pair_id) from '{tmp_path}/data/*.parquet'").fetchall() == [(420,)]
     for file in sorted((tmp_path / "data").iterdir()):  # img2dataset reads files in this way

@@ -28,7 +28,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def tls_url(postgres: EmbeddedPostgres, warehouse_url: str, authority: Authority) -> Iterator[str]:
-    """URL of the warehouse behind a relay that accepts only TLS, by TCP."""
+    """TCP URL of the warehouse behind a relay that accepts only TLS."""
     with tls_relay(authority, str(postgres.socket_folder / f".s.PGSQL.{PORT}"), postgres=True) as port:
         user, database = make_url(warehouse_url).username, make_url(warehouse_url).database
         yield f"postgresql://{user}@localhost:{port}/{database}"

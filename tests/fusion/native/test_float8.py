@@ -1,4 +1,4 @@
-"""Tests the float8 model's precision, and its refusal on devices that cannot run it.
+"""Tests the float8 model's precision, and the error on devices that cannot run the model.
 
 The products are computed on the CPU, which gives the same results as a GPU.
 """
