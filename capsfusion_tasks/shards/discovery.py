@@ -37,9 +37,9 @@ def discover(
     because shards with old times may be copied there later; and a side with unreadable files. The list has unreadable
     files as shards with a ``problem``.
 
-    A shard is late if it came after its own interval's list was frozen. The next interval that is listed takes the
-    late shard: ``claim`` gets the late shards that were found, and returns the ids of those that this interval may
-    take. Shards that are added to a frozen list are late too, and must be claimed, so that no other interval takes
+    A shard is late if it appeared after its own interval was over and listed, even if that list is empty. The next
+    interval that is listed takes the late shard: ``claim`` gets the late shards that were found, and returns the ids of
+    those that this interval may take. An interval must also claim its own late shards, so that no other interval takes
     them.
 
     If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
@@ -62,7 +62,7 @@ def discover(
         on_listing(side, sum(shard.size_bytes for shard in shards))
     arrived = [shard for shards in there.values() for shard in shards]
     own = [shard for shard in arrived if interval.start <= shard.arrived_at < interval.end]
-    if listed.is_frozen:
+    if listed.is_closed and listed.made_from(now) == now:
         known_ids = {shard.shard_id for shard in known}
         late = [shard for shard in own if shard.shard_id not in known_ids and not shard.problem]
         own = [shard for shard in own if shard.problem]
@@ -78,30 +78,32 @@ def discover(
     made = ShardList(
         frozen=frozen or over, shards=shards, sources=now, empty=tuple(side for side in there if not there[side])
     )
-    if made != listed and (shards or listed.shards):
+    # An empty list is written to say that shards which appear from now on are late. Before the interval's end none is,
+    # and a source without any shard says nothing about the interval.
+    if made != listed and (shards or listed.shards or (over and set(made.empty) < set(now))):
         shard_list.write(interval, storage, made)
     return shards
 
 
 def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: dict[Side, Origin]) -> list[Shard]:
-    """The shards of ``arrived`` that are in no list, although the list of their interval is frozen.
+    """The shards of ``arrived`` that are in no list, although their interval was over when it was listed.
 
     Only lists of the same source and patterns count, because other lists could not contain these shards.
     """
-    frozen: dict[Side, list[Interval]] = {side: [] for side in now}
+    closed: dict[Side, list[Interval]] = {side: [] for side in now}
     listed_ids: set[str] = set()
     for other, listed in shard_list.lists_of_others(interval, storage).items():
         listed_ids.update(listed.shard_ids)
         for side, origin in listed.made_from(now).items():
-            if listed.frozen and origin == now.get(side) and side not in listed.empty:
-                frozen[side].append(other)
+            if listed.closed and origin == now.get(side) and side not in listed.empty:
+                closed[side].append(other)
     return [
         shard
         for shard in arrived
         if not shard.problem
         and shard.shard_id not in listed_ids
         and not interval.start <= shard.arrived_at < interval.end
-        and any(other.start <= shard.arrived_at < other.end for other in frozen[shard.side])
+        and any(other.start <= shard.arrived_at < other.end for other in closed[shard.side])
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Side
@@ -45,7 +45,13 @@ class ShardList(BaseModel):
 
     @property
     def is_frozen(self) -> bool:
+        """Whether a rerun of the interval uses this list instead of listing the sources again."""
         return self.frozen and bool(self.readable)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether a shard that now appears with a time in the interval is late. True of an empty list, too."""
+        return self.frozen and (bool(self.readable) or not self.shards)
 
     @property
     def incomplete(self) -> set[Side]:
@@ -57,9 +63,9 @@ class ShardList(BaseModel):
 
 
 class ListSummary(BaseModel):
-    """The facts of a list that other intervals need. ``frozen``: as ``ShardList.is_frozen``. ``uris``: side → URI."""
+    """The facts of a list that other intervals need. ``closed``: as ``ShardList.is_closed``. ``uris``: side → URI."""
 
-    frozen: bool
+    closed: bool = Field(validation_alias=AliasChoices("closed", "frozen"))  # "frozen": summaries of older versions
     shard_ids: list[str]
     uris: dict[Side, str]
     sources: dict[Side, Origin] | None
@@ -68,7 +74,7 @@ class ListSummary(BaseModel):
     @classmethod
     def of(cls, listed: ShardList) -> Self:
         return cls(
-            frozen=listed.is_frozen,
+            closed=listed.is_closed,
             shard_ids=[shard.shard_id for shard in listed.shards],
             uris={shard.side: shard.source for shard in listed.shards},
             sources=listed.sources,

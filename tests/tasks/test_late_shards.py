@@ -97,6 +97,19 @@ def test_shards_of_a_day_that_was_never_run_wait_for_its_run(place: Place) -> No
     assert listed(settings, DAY) != []
 
 
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_a_shard_of_a_day_that_had_none_goes_to_the_next_run(place: Place, order: tuple[int, int]) -> None:
+    settings = place.settings()
+    assert listed(settings, DAYS[1]) == []
+    for path in LATE:
+        write(place.folder / path, range(-4, 0), DAYS[1], caption="a kite in the sky" if "coco" in path else None)
+    assert {finding.rule for finding in check(settings, sources=True, safe_age=timedelta(0)).findings} == {"shard-late"}
+    assert listed(settings, DAYS[order[0]]) == ["late.parquet"] * 2
+    assert listed(settings, DAYS[order[1]]) == []
+    assert listed(settings, DAYS[order[0]]) == ["late.parquet"] * 2
+    assert check(settings, sources=True, safe_age=timedelta(0)).findings == []
+
+
 def test_shards_of_a_source_that_was_not_listed_then_are_not_late(place: Place) -> None:
     listed(place.settings(), DAY)
     assert listed(place.settings(laion2b="other"), DAYS[1]) == []
