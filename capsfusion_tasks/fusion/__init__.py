@@ -1,1 +1,1 @@
-"""The fuse stage: prompt, tokenizer, model, engine, the worker that torchrun starts, and its launcher."""
+"""The fuse stage: prompt, tokenizer, model, engine, the worker that torchrun starts, and the launcher of torchrun."""

@@ -1,4 +1,4 @@
-"""Records the decoding and the files of a ``capsfusion fuse`` when it starts, so that a retry continues the same work.
+"""Records the decoding settings and the files of ``capsfusion fuse`` at its start. A retry continues the same work.
 
 The record is in the folder ``<OUT>.parts`` (``parts_folder.py``).
 """
@@ -19,7 +19,7 @@ _NAME = "begun.json"
 
 
 class Begun(BaseModel):
-    """The record. ``files``: the output files relative to OUT, in the order in which their rows are numbered."""
+    """The record. ``files``: paths of the output files, relative to OUT, in the order in which rows are numbered."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,12 +28,12 @@ class Begun(BaseModel):
 
 
 def is_begun(out: Path) -> bool:
-    """Whether an earlier try has left finished rows for ``out``."""
+    """Whether an earlier try for ``out`` has started and not finished."""
     return (parts_path(out) / _NAME).exists()
 
 
 def read(parts: Path) -> Begun | None:
-    """The record in ``parts``. None if nothing was started there, or if an older version started without a record."""
+    """The record in ``parts``. None if no try has started, or if a version without such records started it."""
     file = parts / _NAME
     return Begun.model_validate_json(file.read_bytes()) if file.exists() else None
 
@@ -44,7 +44,7 @@ def write(parts: Path, decoding: Decoding, out: Path, files: list[InOut]) -> Non
 
 
 def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None:
-    """Raise InputError if the finished rows in ``parts`` were fused with other settings than ``decoding``."""
+    """Raise InputError if the finished rows in ``parts`` were fused with settings that differ from ``decoding``."""
     before, now = begun.decoding, decoding
     if before.fusion_id == now.fusion_id:
         return
@@ -61,7 +61,7 @@ def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None
 
 
 def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], list[InOut]]:
-    """``files`` in the order of the earlier try, then new files. Raises InputError if a file of that try is missing.
+    """The files of the earlier try, in its order, and the new files. Raises InputError if an earlier file is missing.
 
     Rows are numbered over all files, so adding or removing a file would change the row numbers of all files after it.
     """
@@ -69,7 +69,7 @@ def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], 
     if missing := [place for place in begun.files if place not in by_place]:
         raise InputError(
             f"the earlier try fused {missing[0]}{f' and {len(missing) - 1} more files' * (len(missing) > 1)}, which IN"
-            " does not name now: name the same files again to continue, or discard the earlier rows with --no-resume"
+            " no longer names: name the same files again to continue, or discard the earlier rows with --no-resume"
         )
     kept = [by_place.pop(place) for place in begun.files]
     return kept, list(by_place.values())

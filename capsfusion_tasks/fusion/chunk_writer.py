@@ -1,4 +1,4 @@
-"""Writes the chunk files of a rank. Each write replaces the open chunk by a longer one, until it is closed."""
+"""Writes the chunk files of a rank. Each write replaces the open chunk with a longer version, until it is closed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.schemas import fused_schema
 from capsfusion_tasks.staging.storage import Storage
 
-# Age in seconds at which a chunk is closed. With a greater age, each write takes longer, because it writes all rows of
-# the open chunk again. With a smaller age, there are more files to read.
+# Age in seconds at which a chunk is closed. A greater age makes writes slower, because each write repeats all rows of
+# the open chunk. A smaller age creates more files to read.
 CHUNK_SECONDS = 30.0
 
 
 class ChunkWriter:
-    """Writes finished rows to chunk files. Never replaces files of another try, because that try may still run."""
+    """Writes finished rows to chunk files. Never replaces files of another try, because that try may be running."""
 
     def __init__(self, job: FuseJob, storage: Storage, store: Store, occupancy: Occupancy) -> None:
         self._job, self._storage, self._store, self._occupancy = job, storage, store, occupancy
@@ -64,8 +64,8 @@ class ChunkWriter:
             rows=self._rows.num_rows,
             prompt_tokens=pc.sum(self._rows["prompt_tokens"]).as_py(),
             caption_tokens=pc.sum(self._rows["caption_tokens"]).as_py(),
-            # The engine works on many rows at once, so a chunk's rows have no time of their own. Each chunk gets the
-            # time since the chunk before it. Only the sum over all chunks is exact.
+            # The engine works on many rows at once, so the time of one chunk's rows cannot be measured. Each chunk gets
+            # the time since the previous chunk. Only the sum over all chunks is exact.
             device_seconds=now - self._since,
             busy=occupancy.busy - self._counted.busy,
             slots=occupancy.slots - self._counted.slots,
@@ -80,7 +80,7 @@ class ChunkWriter:
         return f"{self._job.chunks}/{first + self._store.add('chunks', 1) - 1:05d}-{this_try}.parquet"
 
     def _agree(self) -> tuple[int, str]:
-        """The number of this try's first chunk, and the try's name. The first rank to ask sets both for all ranks."""
+        """The number of this try's first chunk, and the try's name. The first rank to call sets both for all ranks."""
         names = (path.rpartition("/")[2] for path in self._storage.files(self._job.chunks))
         numbers = [int(name.partition("-")[0]) for name in names if re.match(r"\d+-", name)]
         first = self._store.compare_set("first chunk", "", str(max(numbers, default=-1) + 1))

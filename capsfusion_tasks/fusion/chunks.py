@@ -1,4 +1,4 @@
-"""Chunks: files with finished rows, in any order. A retry does not fuse these rows again. Later stages read them."""
+"""Chunks: files with finished rows, in any order. A retry skips the rows in chunks. Later stages read the chunks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_READERS = 16  # number of files read at the same time, because each takes a few round trips to S3
+_READERS = 16  # number of files read in parallel; each file takes a few round trips to S3
 _KNOWN = "00000-known.parquet"
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What was read from a chunk file: the requested columns of its rows, the id of their fusion, and its figures."""
+    """The content of a chunk file: the requested columns of its rows, the id of their fusion, and its figures."""
 
     path: str
     rows: pa.Table
@@ -43,7 +43,7 @@ class BrokenChunk(Exception):
 
 
 def input_digest(raw: str | None, synthetic: str | None) -> bytes:
-    """Digest of a row's two captions. Differs for null and empty text, and for ("ab", "c") and ("a", "bc")."""
+    """Digest of a row's two captions. Null and "" have different digests, and so have ("ab", "c") and ("a", "bc")."""
     digest = hashlib.blake2b(digest_size=16)
     for text in (raw, synthetic):
         data = b"" if text is None else text.encode()
@@ -52,15 +52,15 @@ def input_digest(raw: str | None, synthetic: str | None) -> bytes:
 
 
 def publish(storage: Storage, path: str, rows: pa.Table, fusion_id: str, figures: Figures) -> None:
-    """Write a chunk file, or replace it by a longer version. ``rows`` have ``fused_schema``."""
+    """Write a chunk file, or replace it with a longer version. ``rows`` have ``fused_schema``."""
     storage.write_table(path, rows, metadata={"fusion_id": fusion_id, "figures": json.dumps(asdict(figures))})
 
 
 def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table, known: pa.Table) -> None:
-    """Write a chunk with captions that are known already, so that their rows are not fused.
+    """Write a chunk with known captions, so that no rank fuses their rows.
 
-    ``known`` has the columns of ``fused_schema`` except ``input``. ``known["row"]`` are row numbers in ``pairs``. The
-    chunk's device time is 0.
+    ``known`` has the columns of ``fused_schema`` except ``input``. ``known["row"]`` contains row numbers of ``pairs``.
+    The chunk's device time is 0.
     """
     if not known.num_rows:
         return
@@ -96,7 +96,7 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
     except FileNotFoundError:  # the chunk was deleted after the folder was listed
         return None
     except OSError as error:
-        if error.errno is not None:  # an error of the system; the file itself may be good
+        if error.errno is not None:  # an error of the operating system; the file may be intact
             raise
         return BrokenChunk(path, _short(error))
     except (pa.ArrowException, ValueError, TypeError) as error:
@@ -107,9 +107,9 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
 
 
 def collect(storage: Storage, folder: str, fusion_id: str, rows: int, columns: list[str] = FUSED.names) -> pa.Table:
-    """The finished rows with numbers below ``rows``, in row order, each once. ``columns`` must include ``row``.
+    """The finished rows with numbers below ``rows``, each row once, in row order. ``columns`` must include ``row``.
 
-    Does not compare input digests, so use it only for pairs that cannot change, such as those of a unit.
+    Does not compare input digests, so use it only for pairs that cannot change, such as the pairs of a unit.
     """
     return _merge(read_all(storage, folder, fusion_id, columns), rows, columns)
 
@@ -124,7 +124,7 @@ def figures(storage: Storage, folder: str, fusion_id: str, rows: int) -> tuple[p
 
 
 def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
-    """The rows of ``chunks`` with numbers below ``rows``, each once. If two chunks have a row, the first one counts."""
+    """The rows of ``chunks`` with numbers below ``rows``, each row once. The first chunk that has a row is used."""
     schema = pa.schema([FUSED_WITH_BEAMS.field(name) for name in columns])
     table = pa.concat_tables([schema.empty_table(), *(chunk.rows for chunk in chunks)])
     numbers = table["row"].to_numpy()
@@ -133,7 +133,7 @@ def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
 
 
 def what_is_missing(fused: pa.Table, rows: int) -> str | None:
-    """A sentence about the rows from 0 to ``rows`` - 1 that ``fused`` lacks, or None if it has all."""
+    """A sentence that lists rows missing from ``fused``. None if it has all rows from 0 to ``rows`` - 1."""
     if fused.num_rows == rows:
         return None
     missing = np.setdiff1d(np.arange(rows), fused["row"].to_numpy())

@@ -21,22 +21,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """A row to fuse: its number, the token ids of its prompt (BOS first), and its own limit of new tokens, if any."""
+    """A row to fuse: its number, the token ids of its prompt (BOS first), and an optional limit of new tokens."""
 
     row: int
     prompt: list[int]
     max_new_tokens: int | None = None
 
     def limit(self, of_engine: int) -> int:
-        """The most new tokens of the row, given the engine's limit ``of_engine``."""
+        """The most new tokens of the row: its own limit, but never more than the engine's limit ``of_engine``."""
         return of_engine if self.max_new_tokens is None else min(self.max_new_tokens, of_engine)
 
 
 @dataclass(frozen=True)
 class Beam:
-    """Another finished caption of a row's beam search.
+    """A finished caption of a row's beam search, other than the best one.
 
-    All fields are as in ``Completion``: ``token_ids`` do not contain EOS.
+    The fields have the same meaning as in ``Completion``: ``token_ids`` do not contain EOS.
     """
 
     token_ids: list[int]
@@ -55,9 +55,9 @@ class Beam:
 class Completion:
     """A row's generated token ids. ``caption_tokens`` counts EOS, but ``token_ids`` do not contain it.
 
-    ``finish_reason`` is "stop" (EOS came), "length" (max_new_tokens came first) or "error: …" (no caption). ``score``
-    is the mean log-probability of the tokens, if the engine computes it. ``others`` are the other captions of the
-    row, the best one first, if the engine keeps them.
+    ``finish_reason`` is "stop" (the model generated EOS), "length" (max_new_tokens came first) or "error: …" (no
+    caption). ``score`` is the mean log-probability of the tokens, if the engine computes it. ``others`` are the row's
+    other captions, the best one first, if the engine keeps them.
     """
 
     row: int
@@ -89,7 +89,7 @@ class Requests(Protocol):
     def take(self, most: int, *, wait: bool) -> list[Request]:
         """Up to ``most`` requests that are ready now.
 
-        With ``wait``, waits until at least one is ready. Then an empty list means that no requests are left.
+        With ``wait``, waits until at least one request is ready. Then an empty list means that no requests are left.
         """
         ...
 
@@ -130,8 +130,8 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
     The run ends with an error in three cases:
 
     - The device is broken. Every later row would fail as well.
-    - HOPELESS consecutive rows are set aside. The error is that of the last of these rows, or InputError if the row's
-      scores are not finite.
+    - HOPELESS consecutive rows are set aside. The error is the error of the last row, or InputError if the scores of
+      that row are not finite.
     - ``requests`` raises an error.
     """
     set_aside: list[Completion] = []  # rows set aside since the last fused row; yielded when another row is fused

@@ -19,12 +19,16 @@ from capsfusion_tasks.fusion.prompt import Prompt, is_empty_caption
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.staging.storage import Storage
 
-_AHEAD = 2  # number of claims that a rank prepares in advance; with more, other ranks would run out of rows early
+_AHEAD = 2  # number of claims that a rank prepares in advance; more would leave other ranks without rows at the end
 
 
 @dataclass
 class Prepared:
-    """A claim's unfinished rows: all digests, the engine's requests, and completions of rows with an empty caption."""
+    """The unfinished rows of a claim.
+
+    ``inputs`` are the digests of all these rows. ``requests`` are for the engine. ``set_aside`` are the results of rows
+    with an empty caption, which no engine gets.
+    """
 
     inputs: dict[int, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -34,9 +38,9 @@ class Prepared:
 class Feed:
     """The unfinished rows that this rank claims. A thread prepares the next rows in advance.
 
-    Ranks claim one range of rows after the other until none is left. So a rank with short captions takes more rows, and
-    no rank waits. The counter of claimed ranges is in torchrun's store, which works across nodes and needs no other
-    server.
+    Ranks claim one range of rows after the other until no rows are left. A rank with short captions therefore takes
+    more rows, and no rank waits. The counter of claimed ranges is in torchrun's store, which works across nodes and
+    needs no other server.
     """
 
     def __init__(self, job: FuseJob, storage: Storage, pairs: PairsInput, store: Store, tokenizer: Tokenizer) -> None:
@@ -48,7 +52,7 @@ class Feed:
         threading.Thread(target=self._run, name="feed", daemon=True).start()
 
     def next(self, *, wait: bool) -> Prepared | None:
-        """The next rows, or None if none are ready. With ``wait``, waits for rows: None means that none are left."""
+        """The next rows, or None if none are ready. With ``wait``, waits for rows. None then means the end."""
         if self._ended:
             return None
         try:

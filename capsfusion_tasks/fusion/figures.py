@@ -1,4 +1,4 @@
-"""Figures of fusing: rows, tokens, device seconds. Each chunk file has them in its footer."""
+"""Figures of fusing: rows, tokens, device seconds. Each chunk file stores them in its footer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Figures:
         return Figures(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures in the form that the ledger keeps for a unit. Rates are per second of one device."""
+        """The figures in the form that the ledger stores for a unit. Rates are per second of one device."""
         seconds = self.device_seconds
         return {
             "rows": self.rows,

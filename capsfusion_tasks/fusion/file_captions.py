@@ -35,7 +35,7 @@ class FailedRow(NamedTuple):
 
 
 class FileCaptions:
-    """Reads the captions of files piece by piece, and meanwhile adds up figures and collects failed rows."""
+    """Reads the captions of files piece by piece. Also adds up figures and collects failed rows."""
 
     def __init__(self, job: FuseJob, columns: PairColumns, storage: Storage, take_beam: TakeBeam | None) -> None:
         self._job, self._columns, self._take_beam = job, columns, take_beam
@@ -48,7 +48,7 @@ class FileCaptions:
     def of(self, source: CaptionFile) -> Iterator[str | None]:
         """The caption of each row of a file. Call this for the files in the order in which their rows were numbered.
 
-        Raises InputError for a row whose pair changed since it was fused.
+        Raises InputError for a row whose pair has changed since it was fused.
         """
         first = self.figures.rows
         for piece in source.captions(self._job.piece_rows or 1):
@@ -78,7 +78,7 @@ class FileCaptions:
         return captions
 
     def _fused(self, source: CaptionFile, piece: pa.Table, first: int) -> list[dict[str, Any]]:
-        """The finished rows of ``piece``, part of ``source``. ``first``: the number of the first row of ``source``."""
+        """The finished rows of ``piece``. ``first`` is the number of the first row of ``source``, its file."""
         start = self.figures.rows
         finished: dict[tuple[int, bytes], dict[str, Any]] = {}
         for made in self._finished.between(start, start + piece.num_rows).to_pylist():

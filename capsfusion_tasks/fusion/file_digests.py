@@ -23,7 +23,7 @@ def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
     """The BLAKE2b digest of each file's bytes, as hex.
 
     ``cache`` is a JSON file. A digest in it is valid while the file's path, size and times are unchanged. If the cache
-    cannot be written, this logs a warning, and files are read again at each start. Raises NotReadyError for a file that
+    cannot be written, logs a warning, and the next start reads all files again. Raises NotReadyError for a file that
     cannot be read.
     """
     known = _known(cache)
@@ -73,5 +73,5 @@ def _digest(file: Path) -> str:
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError as error:  # check_start has opened the file, so this error may be temporary
+    except OSError as error:  # check_start could open the file, so this error may be temporary
         raise NotReadyError(f"cannot read {file} now: {error.strerror}; try again") from error

@@ -39,7 +39,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 OUTPUT_COLUMN = "capsfusion"
 _PAIRS, _CHUNKS = "pairs", "chunks"
-# Number of claims in a piece of the pairs. The first piece, of 4,096 rows, is written before torchrun has started.
+# Number of claims in a piece of the pairs. The first piece, 4,096 rows, is written while torchrun is still starting.
 _CLAIMS_OF_A_PIECE = 64
 _LONG_CHECK_BYTES = 256 << 20  # files with more bytes take seconds to check, so a message announces the check
 
@@ -50,7 +50,7 @@ ExistingOutput = Literal["refuse", "replace", "skip"]
 class FuseResult:
     """The result of fusing ``files`` files.
 
-    ``rescued`` counts the rows for which ``take_beam`` chose another caption than the best of the beam search.
+    ``rescued`` counts the rows for which ``take_beam`` chose a caption other than the best one of the beam search.
     """
 
     files: int
@@ -101,12 +101,12 @@ def fuse_files(
 
     ``<out>.parts`` keeps finished rows until the rows of all files are finished. With ``resume``, a second call
     continues after an interruption: it fuses only unfinished rows and rows whose captions have changed. ``existing``
-    says what to do with targets that exist. If the settings keep the other captions of the beam search, ``take_beam``
-    chooses the caption to write. By default, the best caption is written.
+    sets what happens to targets that exist. ``take_beam`` chooses the caption to write, if the settings keep the other
+    captions of the beam search. Without ``take_beam``, the best caption is written.
 
     Targets are checked before the first row is fused. Raises InputError for files that cannot be read or written, for a
-    source that changes meanwhile, and for finished rows that were fused with other settings. Raises NotReadyError if
-    another call writes ``out``.
+    source that changes during the call, and for finished rows that were fused with other settings. Raises NotReadyError
+    if another call writes ``out``.
     """
     if columns.raw == columns.synthetic:
         raise InputError(f"column {columns.raw} is named for both the raw and the synthetic caption: name two columns")
@@ -116,7 +116,8 @@ def fuse_files(
     # After an interrupted try, do not refuse existing targets here, because that try may have written them.
     if not begun.is_begun(out):
         _check_new(files, out, existing)
-    # The dtype "auto" depends on the device. This machine fuses, so its own device counts if no setting names a device.
+    # The dtype "auto" depends on the device. If no setting names a device, use the device of this machine, because this
+    # machine fuses.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
     decoding = decide(settings, here)
 
@@ -132,7 +133,7 @@ def fuse_files(
         if existing == "skip":
             new, found = [each for each in new if not each.target.exists()], len(new)
             if found > len(new):
-                on_line(f"{out}: {found - len(new)} of {len(files)} files are there already and are left as they are")
+                on_line(f"{out}: {found - len(new)} of {len(files)} files exist already and are skipped")
         else:
             _check_new(new, out, existing)
         todo = [*kept, *new]
@@ -201,13 +202,13 @@ def _check_targets(files: Sequence[InOut], sources: Sequence[CaptionFile], on_li
 def _fuse_while_reading(
     job: FuseJob, sources: Sequence[CaptionFile], columns: PairColumns, storage: Storage, torchrun: Torchrun
 ) -> None:
-    """Write the pairs of all files, piece by piece, while torchrun runs: it begins to fuse after the first piece."""
+    """Write the pairs of all files piece by piece while torchrun runs. The ranks start after the first piece."""
     stopped = threading.Event()
 
     def pieces() -> Iterator[pa.Table]:
         for piece in _pieces(sources, columns, job.piece_rows or 1):
             if stopped.is_set():
-                raise TorchrunFailed("torchrun ended before all pairs were written for it")
+                raise TorchrunFailed("torchrun ended before all pairs were written")
             yield piece
 
     def give_up(reading: Future[int]) -> None:

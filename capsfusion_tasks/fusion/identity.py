@@ -1,4 +1,4 @@
-"""Makes a decoding from settings, and finds the model of a recorded decoding on this machine."""
+"""Makes a ``Decoding`` from settings, and finds the model of a recorded ``Decoding`` on this machine."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from capsfusion_tasks.settings import Settings
 
 
 def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> Decoding:
-    """The decoding that ``settings`` describe.
+    """The decoding settings that follow from ``settings``.
 
-    ``device`` is the device that will run the model, by default that of the settings. The dtype "auto" depends on it.
-    A local model is identified by its content, a hub model by its commit. Of a hub model, only the configuration and
-    the tokenizer are downloaded. Raises InputError if the model is missing or lacks a file, or if the prompt file is
-    not a template.
+    ``device`` is the device that will run the model. By default, it is the device of the settings. The dtype "auto"
+    depends on the device. A local model is identified by its content, a hub model by its commit. From the hub, this
+    function downloads only the configuration and the tokenizer. Raises InputError if the model is missing or lacks a
+    file, or if the prompt file is not a template.
     """
     template = configured_template(settings)  # read first, so that a wrong prompt is reported before a download
     local = Path(settings.model).is_dir()
@@ -51,15 +51,15 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
 
 
 def _folder_name(folder: Path) -> str:
-    """The last two parts of the folder's path. Not the whole path, because exports and data set cards show the name."""
+    """A name for the folder: the last two parts of its path. Exports and data set cards show this name."""
     return "/".join(Path(os.path.abspath(folder)).parts[1:][-2:])
 
 
 def locate(decoding: Decoding, settings: Settings) -> str:
-    """The decoding's model on this machine: a folder, or a hub id with its commit, which the ranks fetch.
+    """The place of the model of ``decoding``: a folder on this machine, or a hub id with a commit.
 
-    Tries the path that planning used, then CAPSFUSION_MODEL. A folder counts only if its files have the same digest as
-    at planning. Raises InputError if neither place has the model.
+    Ranks download a hub model. For a local model, tries the folder that planning used, then CAPSFUSION_MODEL. The files
+    of the folder must have the digest that planning recorded. Raises InputError if neither folder has these files.
     """
     if decoding.model_revision:
         return decoding.location
@@ -84,15 +84,15 @@ def configured_template(settings: Settings) -> Template:
 
 
 def template_of(decoding: Decoding) -> Template:
-    """The template of the decoding's prompts."""
+    """The template of the prompts of ``decoding``."""
     return PAPER if decoding.prompt is None else Template.of(decoding.prompt)
 
 
 def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
-    """The decoding's tokenizer, if CAPSFUSION_MODEL has it. None if that model is missing or has another tokenizer."""
+    """The tokenizer of ``decoding`` from CAPSFUSION_MODEL. None if that model is missing or has another tokenizer."""
     try:
         folder = model_folder(settings.model, weights=False)
-    except (InputError, NotReadyError):  # where only planned units are continued, CAPSFUSION_MODEL may be missing
+    except (InputError, NotReadyError):  # planned units can continue without the model of CAPSFUSION_MODEL
         return None
     return load_tokenizer(folder) if tokenizer_digest(folder) == decoding.tokenizer_digest else None
 
@@ -100,7 +100,7 @@ def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
 def _folder_digest(folder: Path, settings: Settings) -> str:
     """Digest of the configuration and all weights in ``folder``.
 
-    Digests whole files, because two fine-tuned models may differ only in the middle of one file.
+    Reads whole files, because two fine-tuned models may differ only in the middle of one file.
     """
     digest = hashlib.blake2b((folder / "config.json").read_bytes(), digest_size=16)
     for file, content in content_digests(weight_files(folder), settings.home / "weights_digests.json").items():

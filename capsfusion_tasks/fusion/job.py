@@ -1,4 +1,4 @@
-"""A job for torchrun's ranks: the pairs to fuse, the decoding, and where to write chunks."""
+"""A job for torchrun's ranks: the pairs to fuse, the decoding settings, and where to write chunks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class FuseJob(BaseModel):
 
     staging: str  # root of the storage; the paths below are relative to it
     pairs: str  # a Parquet file with the columns laion_2b and laion_coco; with piece_rows a folder of such files
-    piece_rows: int | None  # rows of each file in that folder, but the last may have fewer; None: pairs is one file
+    piece_rows: int | None  # rows per file in that folder, of which the last may have fewer; None: pairs is one file
     chunks: str  # folder of the chunk files
     decoding: Decoding
     model: str  # where the decoding's model is on this machine
     batch_size: int | None  # rows that the engine works on at once; None: the engine decides
-    # Number of rows that a rank claims at a time. The number of rows of a piece is a multiple of this number.
+    # Number of rows that a rank claims at a time. ``piece_rows`` is a multiple of this number.
     claim_rows: int
     chunk_rows: int  # most rows of a chunk file
     # Time between two writes of finished rows. A kill loses the rows that were finished after the last write.
@@ -40,7 +40,7 @@ class FuseJob(BaseModel):
         chunks: str,
         piece_rows: int | None = None,
     ) -> FuseJob:
-        """A job for ranks on this machine. Raises InputError if the decoding's model is not on it."""
+        """A job for ranks on this machine. Raises InputError if this machine lacks the model of ``decoding``."""
         return cls(
             staging=staging,
             pairs=pairs,
@@ -59,5 +59,5 @@ class FuseJob(BaseModel):
 
 
 def claim_rows(settings: Settings) -> int:
-    """How many rows a rank claims at a time: at most a chunk, and few, so that all ranks end at about the same time."""
+    """Number of rows that a rank claims at a time: at most a chunk, and few, so that all ranks end together."""
     return min(_CLAIM_ROWS, settings.chunk_rows)

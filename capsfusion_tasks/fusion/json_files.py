@@ -1,4 +1,4 @@
-"""Reads the small files of a model folder, most of them JSON. If one cannot be read, a one-line error says why."""
+"""Reads the small files of a model folder. Most are JSON. A file that cannot be read causes a one-line error."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Tokenizers in a tokenizer.json (LLaMA 3, Mistral, Qwen), with the library ``tokenizers``.
 
 Encodes like transformers' AutoTokenizer, with one exception: the text of a control token in a caption
-("<|im_end|>") stays text.
+("<|im_end|>") is encoded as plain text.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class JsonTokenizer:
         return [*self._start, *ids] if bos else list(ids)
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``. Ignores control tokens and ids beyond the vocabulary."""
+        """Text of ``ids``. Ignores control tokens and ids outside the vocabulary."""
         return str(self._backend.decode([i for i in ids if 0 <= i < self.vocab_size]))
 
     def _start_of_texts(self) -> list[int]:
@@ -65,7 +65,7 @@ class JsonTokenizer:
         )
 
     def _named(self, name: str, *, otherwise: int) -> int:
-        """The id of the token in the entry ``name`` of tokenizer_config.json. Without such an entry: ``otherwise``."""
+        """The id of the token in the entry ``name`` of tokenizer_config.json. ``otherwise`` if the entry is missing."""
         token = self._config.get(name)
         if isinstance(token, dict):
             token = token.get("content")
@@ -90,7 +90,7 @@ def _load(file: Path) -> Backend:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The entries of tokenizer_config.json, and entries that only the older special_tokens_map.json has."""
+    """The entries of tokenizer_config.json, plus entries that only the older special_tokens_map.json has."""
     files = (folder / name for name in ("special_tokens_map.json", "tokenizer_config.json"))
     found: dict[str, Any] = {}
     for file in files:

@@ -24,22 +24,22 @@ from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 from capsfusion_tasks.fusion.torchrun_command import DEFAULTS, torchrun_environment
 from capsfusion_tasks.fusion.watchdog import Timeouts, Watchdog
 
-# A rank prints an InputError or a NotReadyError after its mark. The process that started torchrun raises it again.
+# A rank prints an InputError or a NotReadyError after its mark. The process that started torchrun raises it, too.
 INPUT_ERROR_MARK = "capsfusion input error: "
 NOT_READY_MARK = "capsfusion not ready: "
 STARTED_BY = "TORCHRUN_STARTED_BY"  # environment variable of the ranks: id of the process that started torchrun
 _MARKED = {INPUT_ERROR_MARK: InputError, NOT_READY_MARK: NotReadyError}
 _LAST_LINES = 30
 _WATCH_SECONDS = 1.0
-# The line in which torchrun names the failed rank. The lines after it, pages of torchrun's own traceback, are dropped.
+# The line in which torchrun names the failed rank. Later lines are dropped: they are pages of torchrun's own traceback.
 _RANK_FAILED = re.compile(r".*torch/distributed/elastic/.*failed \(exitcode: ")
 
 
 class Torchrun:
     """One torchrun process. ``on_line`` gets its output, line by line.
 
-    If a rank makes no progress for longer than ``timeouts``, all ranks are ended. ``defaults``: variables that torchrun
-    gets if the environment does not set them.
+    If a rank makes no progress for longer than ``timeouts``, all ranks are ended. ``defaults`` are environment
+    variables for torchrun. A value in the environment takes precedence over a default.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ def run(
     timeouts: Timeouts | None = None,
     defaults: Mapping[str, str] = DEFAULTS,
 ) -> None:
-    """Start torchrun and wait until it ends. An exception while waiting ends torchrun."""
+    """Start torchrun and wait until it ends. An exception during the wait also ends torchrun."""
     torchrun = Torchrun(argv, on_line=on_line, timeouts=timeouts, defaults=defaults)
     torchrun.start()
     try:

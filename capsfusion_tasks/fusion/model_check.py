@@ -18,10 +18,10 @@ from capsfusion_tasks.fusion.template import PAPER, Template
 def check_model(
     folder: Path, *, engine: str | None = None, max_new_tokens: int = 0, template: Template = PAPER
 ) -> None:
-    """Raise InputError if config.json, generation_config.json or tokenizer is damaged, or if they do not fit together.
+    """Raise InputError if config.json, generation_config.json or the tokenizer is damaged, or if they do not match.
 
     With ``engine`` "native", also raises InputError if that engine cannot run the model with captions of
-    ``max_new_tokens``. Reads no weights.
+    ``max_new_tokens`` tokens. Reads no weights.
     """
     config = read_config(folder)
     sizes = sizes_of(folder, config)
@@ -36,8 +36,8 @@ def check_model(
         )
     if tokenizer.bos_id in eos_token_ids(folder):
         raise InputError(
-            f"{folder} ends captions with token {tokenizer.bos_id}, which begins a text in its {file.name}: set"
-            " eos_token_id in generation_config.json to the token that ends a caption"
+            f"{folder} ends captions with token {tokenizer.bos_id}, which is the token that begins a text (BOS) in its"
+            f" {file.name}: set eos_token_id in generation_config.json to the token that ends a caption"
         )
     empty = len(Prompt(tokenizer, template).encode("", ""))
     if empty >= MAX_PROMPT_TOKENS:

@@ -1,6 +1,6 @@
-"""Finds a model's files (a folder, or a hub id's snapshot) and reads its configuration. Does not import torch.
+"""Finds a model's files, in a folder or in a snapshot from the hub, and reads its configuration.
 
-Does not import settings either, because benchmarks run without settings.
+Imports neither torch nor settings. Benchmarks run without settings.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
 
 def model_folder(model: str, *, weights: bool = True) -> Path:
-    """The local folder of ``model``: the folder itself, or the hub's snapshot, downloaded if it is missing.
+    """The local folder of ``model``: the folder itself, or the hub's snapshot. Downloads a missing snapshot.
 
-    ``model`` is a folder or a hub id, ``owner/name`` or ``owner/name@revision``. Without ``weights`` only the
-    configuration and the tokenizer are fetched. Raises InputError if a needed file is missing, NotReadyError if the hub
+    ``model`` is a folder or a hub id, ``owner/name`` or ``owner/name@revision``. Without ``weights``, downloads only
+    the configuration and the tokenizer. Raises InputError if a needed file is missing, and NotReadyError if the hub
     does not answer.
     """
     folder = Path(model).expanduser()
@@ -43,7 +43,7 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
 
 
 def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:
-    """``ask(path)``. Raises InputError for errors of the file system, such as missing rights or a long name."""
+    """``ask(path)``. Raises InputError for errors of the file system, such as missing permissions or a long name."""
     try:
         return ask(path)
     except OSError as error:
@@ -72,9 +72,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def eos_token_ids(folder: Path) -> tuple[int, ...]:
-    """The tokens that end a caption, as in transformers' ``generate``: sorted, at least one.
+    """The ids of the tokens that end a caption, as in transformers' ``generate``. Sorted, and never empty.
 
-    The ids are those of generation_config.json, otherwise those of config.json, otherwise the tokenizer's.
+    The first of these files that names such tokens is used: generation_config.json, config.json, the tokenizer's file.
     Raises InputError for ids that are not tokens of the model.
     """
     vocab_size = read_object(folder / "config.json").get("vocab_size")
@@ -86,16 +86,16 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
         for token in ids:
             if type(token) is not int or token < 0 or (type(vocab_size) is int and token >= vocab_size):
                 raise InputError(
-                    f"{file} has eos_token_id {str(named)[:50]}: expected a token's id, or a list of them, from 0 up to"
-                    f" vocab_size ({vocab_size})"
+                    f"{file} has eos_token_id {str(named)[:50]}: expected a token id or a list of token ids, from 0 up"
+                    f" to vocab_size ({vocab_size})"
                 )
         if ids:
             return tuple(sorted(set(ids)))
     tokenizer = load_tokenizer(folder)
     if tokenizer.eos_id < 0:
         raise InputError(
-            f"{folder}: neither generation_config.json, config.json nor {tokenizer_file(folder).name} says which token"
-            " ends a caption: set eos_token_id in generation_config.json"
+            f"{folder}: neither generation_config.json, config.json nor {tokenizer_file(folder).name} names the token"
+            " that ends a caption: set eos_token_id in generation_config.json"
         )
     return (tokenizer.eos_id,)
 

@@ -9,14 +9,14 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer, Tokenizer, is_tiktoken
 
 FILES = ("tokenizer.model", "tokenizer.json")
-_START = 4096  # bytes that are enough to recognise the kind of a tokenizer.model
+_START = 4096  # number of bytes that are enough to recognise the format of a tokenizer.model
 
 
 def tokenizer_file(folder: Path) -> Path:
     """The file with the folder's tokenizer. Raises InputError if there is no such file.
 
-    If the folder has tokenizer.model and tokenizer.json, this is tokenizer.model, unless it is a tiktoken file. It is
-    read with sentencepiece, because transformers 5 gives wrong ids for a tokenizer.model (``tokenizer.py``).
+    If the folder has both tokenizer.model and tokenizer.json, the result is tokenizer.model, unless that is a tiktoken
+    file. tokenizer.model is read with sentencepiece, because transformers 5 gives wrong ids for it (``tokenizer.py``).
     """
     model, as_json = (folder / name for name in FILES)
     if model.is_file() and not (as_json.is_file() and _has_tiktoken(model)):
@@ -27,7 +27,7 @@ def tokenizer_file(folder: Path) -> Path:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of ``folder``. Raises InputError if there is none, or if it cannot be read."""
+    """The tokenizer of ``folder``. Raises InputError if it is missing or cannot be read."""
     file = tokenizer_file(folder)
     if file.name == FILES[0]:
         return LlamaTokenizer(file)

@@ -26,8 +26,8 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Ask the kernel to send this rank SIGKILL when torchrun dies for any reason.
 
-    torchrun starts each rank in a session of its own. So a signal to torchrun's process group does not reach the ranks,
-    and after a SIGKILL to torchrun, its ranks would run on and keep the GPU.
+    torchrun starts each rank in its own session, so a signal to torchrun's process group does not reach the ranks.
+    After a SIGKILL to torchrun, the ranks would keep running and occupy the GPU.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -47,7 +47,7 @@ def _is_orphan(parent: int) -> bool:
 def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, IO[bytes] | None]:
     """The rank's device and the lock of its GPU.
 
-    Hold the lock until the process ends, because the process uses the GPU's memory until then.
+    Keep the lock until the process ends, because the process uses the GPU's memory until then.
 
     The device is GPU number ``local_rank``. (Not the global rank, because the second node's first GPU has number 0.)
     Waits until a rank of an earlier try has left the GPU. Without a GPU, the device is the CPU, with OMP_NUM_THREADS
@@ -64,7 +64,7 @@ def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, I
             " set CAPSFUSION_NPROC_PER_NODE to auto"
         )
     torch.cuda.set_device(local_rank)
-    # Do not use cuDNN for attention: it plans anew for each shape, and nearly every prefill has another shape.
+    # Do not use cuDNN for attention. It makes a new plan for each shape, and nearly every prefill has a new shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
     name = torch.cuda.get_device_properties(local_rank).uuid
     path = Path(tempfile.gettempdir()) / f"capsfusion-gpu-{name}-{os.geteuid()}.lock"

@@ -1,4 +1,7 @@
-"""Hands a job's pairs to the ranks: as one Parquet file, or as a folder of pieces that are still being written."""
+"""Passes a job's pairs to the ranks, in one Parquet file or in a folder of pieces.
+
+Ranks can read the first pieces while later pieces are still being written.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class PairColumns:
         return pa.table([table[self.raw], table[self.synthetic]], CAPTION_COLUMNS)
 
     def in_words_of_the_file(self, reason: str) -> str:
-        """A reason such as "laion_2b is empty", with the column's name in the user's file instead of laion_2b."""
+        """A reason such as "laion_2b is empty", with the name of the user's column instead of laion_2b."""
         for ours, theirs in zip(CAPTION_COLUMNS, (self.raw, self.synthetic), strict=True):
             if reason.startswith(f"{ours} "):
                 return theirs + reason.removeprefix(ours)
@@ -38,7 +41,7 @@ class PairColumns:
 def write_pieces(storage: Storage, folder: str, tables: Iterable[pa.Table]) -> int:
     """Write ``tables`` (``CAPTION_COLUMNS``) as pieces 00000.parquet, 00001.parquet, … Returns the number of rows.
 
-    A piece can be read as soon as it is written. All pieces but the last must have ``FuseJob.piece_rows`` rows.
+    A piece can be read as soon as it is written. All pieces except the last must have ``FuseJob.piece_rows`` rows.
     """
     rows = 0
     for number, table in enumerate(tables):
@@ -51,8 +54,8 @@ def write_pieces(storage: Storage, folder: str, tables: Iterable[pa.Table]) -> i
 class PairsInput:
     """Reads a job's pairs by row number, and waits for pieces that are not written yet.
 
-    ``path`` is a Parquet file. With ``piece_rows``, it is a folder of pieces with so many rows each. One piece is kept
-    in memory.
+    ``path`` is a Parquet file. With ``piece_rows``, it is a folder of pieces with ``piece_rows`` rows each. One piece
+    is kept in memory.
     """
 
     def __init__(self, storage: Storage, path: str, piece_rows: int | None) -> None:
@@ -62,7 +65,7 @@ class PairsInput:
         self._total: int | None = None
 
     def read(self, start: int, rows: int) -> pa.Table:
-        """Rows from ``start`` to before ``start + rows``, all in one piece. At the end of the pairs, fewer or none."""
+        """Rows from ``start`` to before ``start + rows``, all in one piece. After the last row, fewer rows or none."""
         number = start // self._piece_rows if self._piece_rows else 0
         if number != self._number:
             if not self._wait_for(number, start):

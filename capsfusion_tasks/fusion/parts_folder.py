@@ -1,4 +1,4 @@
-"""The folder ``<OUT>.parts`` of ``capsfusion fuse``: finished rows until OUT is written, and a lock for one process."""
+"""The folder ``<OUT>.parts`` of ``capsfusion fuse``: keeps finished rows until OUT is written. One process locks it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parts_path(target: Path) -> Path:
 
 @contextmanager
 def parts_folder(target: Path) -> Iterator[Path]:
-    """The folder for ``target``, locked by this process. If the block raises, the folder's files stay for the next try.
+    """The ``.parts`` folder of ``target``, locked by this process. If the block raises, the files stay for a retry.
 
     Raises NotReadyError if another process has locked the folder.
     """

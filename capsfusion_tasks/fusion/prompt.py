@@ -12,14 +12,14 @@ from capsfusion_tasks.fusion.tokenizer import Tokenizer
 
 MAX_PROMPT_TOKENS = 256  # most tokens of a template with both captions; captions are cut to fit
 
-# Characters per token that are kept before tokenizing, because tokenizing ten million characters would take 15 seconds.
-# LLaMA's longest token has 16 characters, so the cut caption still has more tokens than a prompt has room for. Qwen has
-# longer tokens, too, but they consist only of spaces or of signs that draw a line.
+# Before it is tokenized, a caption is cut to this number of characters per token of the limit. Tokenizing ten million
+# characters would take 15 seconds. LLaMA's longest token has 16 characters, so a cut caption still has more tokens than
+# fit in a prompt. Qwen has longer tokens, but they consist only of spaces or of line-drawing characters.
 _LONGEST_TOKEN = 64
 
-# Characters that a prompt must not get from a caption: control characters (Cc), surrogates, and line and paragraph
+# Characters of captions that must not get into a prompt: control characters (Cc), surrogates, and line and paragraph
 # separators. A line break inside a caption could imitate the template's "Sentence 2:" line. CapsFusion's published
-# pairs have no such characters. Joiners and marks (Cf) stay: emoji and right-to-left text need them.
+# pairs have no such characters. Joiners and marks (Cf) stay, because emoji and right-to-left text need them.
 _HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+")
 
 
@@ -30,7 +30,7 @@ _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol without a vi
 
 
 def clean_caption(text: str) -> str:
-    """The caption as the prompt has it: one space for each run of harmful characters, and no surrounding spaces."""
+    """The caption as it goes into the prompt: harmful characters become spaces, surrounding spaces are removed."""
     return _HARMFUL.sub(" ", text).strip()
 
 
@@ -39,7 +39,7 @@ def is_empty_caption(text: str | None) -> bool:
     return all(c in _FILLERS or unicodedata.category(c) in _INVISIBLE for c in text or "")
 
 
-# A part of a template: the id of a control token, or texts, each with the field after it.
+# A part of a template: the id of a control token, or a list of texts, each with the field that follows it.
 Piece = int | list[tuple[str, str | None]]
 
 
@@ -72,8 +72,8 @@ class Prompt:
         """Token ids of the prompt for one pair, at most ``limit`` of them.
 
         If the prompt is too long, the end of the *raw* caption is cut, as in the paper's script. If that is not enough,
-        the synthetic caption is cut as well. So the prompt always ends as the template does. (The paper's script would
-        cut off the template's end.) Captions are cut at a token boundary, and the prompt is tokenized again, because
+        the synthetic caption is cut as well. The prompt therefore always ends with the end of the template, which the
+        paper's script would cut off. Captions are cut at a token boundary, and the prompt is tokenized again, because
         tokens may merge differently at a caption's new end.
         """
         most = limit * _LONGEST_TOKEN
@@ -95,8 +95,8 @@ class Prompt:
         """The token ids that every prompt begins with: the template up to its first caption.
 
         In the paper's template these are 112 LLaMA tokens, including BOS. The prefix ends before the last space in
-        front of the caption. So no caption can change the prefix if no token has text from both sides of a space. This
-        holds for sentencepiece, and for LLaMA 3 and Qwen, which split texts into words first.
+        front of the caption. No caption can change the prefix if no token has text from both sides of a space. This is
+        true for sentencepiece, and for LLaMA 3 and Qwen, whose tokenizers split texts into words first.
         """
         # Encode captions that begin with different kinds of characters, to leave out tokens that depend on the caption.
         prompts = [self.encode(start, start) for start in ("A", "b", "7", ":", '"', "é", "図", "😀")]
@@ -121,7 +121,7 @@ def shared_prefix(tokenizer: Tokenizer) -> list[int]:
 
 
 def _pieces(template: Template, control: Mapping[str, int]) -> list[Piece]:
-    """The template, split at its control tokens: their ids, and between them pieces of text with the fields."""
+    """The template split at its control tokens: the ids of these tokens, and between them lists of texts and fields."""
     written = sorted((token for token in control if any(token in text for text, _ in template.parts)), key=len)
     if not written:
         return [list(template.parts)]
@@ -137,7 +137,7 @@ def _pieces(template: Template, control: Mapping[str, int]) -> list[Piece]:
 
 
 def _with(pieces: list[Piece], literal: str, field: str | None) -> list[Piece]:
-    """``pieces`` with the text ``literal`` and the field after it added at the end."""
+    """``pieces`` with ``literal`` added at the end, and ``field`` after it."""
     if isinstance(pieces[-1], list):
         pieces[-1].append((literal, field))
         return pieces
@@ -145,7 +145,7 @@ def _with(pieces: list[Piece], literal: str, field: str | None) -> list[Piece]:
 
 
 def _before_captions(template: Template) -> Template:
-    """The template's text before the first caption. If it does not end with a space, its last word is left out."""
+    """The template's text before the first caption. If no space follows the last word, that word is left out."""
     first = template.parts[0][0]
     text = first.rstrip()
     if text == first:

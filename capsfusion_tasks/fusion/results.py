@@ -63,7 +63,7 @@ class Results:
             self.add(completion)
 
     def add(self, completion: Completion) -> None:
-        """Add the caption of a row. If an earlier write failed, raises its error."""
+        """Add the caption of a row. If an earlier write failed, raises the error of that write."""
         self._raise_failure()
         digest, tokens = self._expected.pop(completion.row)
         self._finished.append(

@@ -1,4 +1,4 @@
-"""A prompt's template: text with the fields {raw} and {synthetic}. The default is the paper's."""
+"""A prompt's template: text with the fields {raw} and {synthetic}. The default is the template of the paper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROMPT_TEMPLATE = (
     "Sentence 1: {raw}\nSentence 2: {synthetic}\nNew Sentence:"
 )
 
-# Each field, with the name that stands for it in digests. These names must not change: otherwise all digests change.
+# The fields, with the names that stand for them in digests. Do not change these names: all digests would change.
 _FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
 _MOST_BYTES = 1 << 16  # most bytes of a prompt's file; the longest prompt, 256 tokens, has a few thousand bytes
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -29,7 +29,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True)
 class Template:
-    """``parts`` are the template's pieces of text, each with the field that follows it. None follows the last piece."""
+    """``parts`` are the pieces of the template's text, each with the field that follows it. The last field is None."""
 
     text: str
     parts: tuple[tuple[str, str | None], ...]
@@ -38,7 +38,7 @@ class Template:
     def of(cls, text: str, name: str = "the prompt") -> Template:
         """The template that ``text`` describes. Raises InputError unless its fields are {raw} and {synthetic}.
 
-        The error calls the template ``name``.
+        Error messages call the template ``name``.
         """
         try:
             found = list(Formatter().parse(text))

@@ -21,7 +21,7 @@ _IGNORED = "rotary_emb.inv_freq"  # a table in old checkpoints, which is compute
 # because they are useless without the scales of their quantisation.
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 _TORCH_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-# The message for a .bin file that contains more than tensors. torch's own message would say how to run its code.
+# The message for a .bin file that contains more than tensors. torch's own message explains how to run the file's code.
 NO_TENSORS = "it is damaged, or a pickle with more than tensors in it, which could run code"
 
 
@@ -35,20 +35,20 @@ class TensorFile:
 
 
 def open_tensors(file: Path) -> TensorFile:
-    """Open a weight file. Raises InputError if ``file`` is no weight file or has quantised tensors."""
+    """Open a weight file. Raises InputError if ``file`` is not a weight file or has quantised tensors."""
     check_start(file)
     try:
         return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
     except pickle.UnpicklingError as error:
         raise _unreadable(file, NO_TENSORS) from error
-    except LookupError as error:  # a KeyError's own text would be no help: it is only the missing key
+    except LookupError as error:  # the text of a KeyError is only the missing key, which would be no help
         raise _unreadable(file, NO_TENSORS) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError) as error:
         raise _unreadable(file, error) from error
 
 
 def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[int]], *, tied: bool) -> None:
-    """Raise InputError naming the tensors of ``files`` that are missing, unknown, duplicated, or of another shape.
+    """Raise InputError if tensors of ``files`` are missing, unknown, duplicated, or of another shape.
 
     ``shapes`` are the shapes of the model's tensors. If head and embedding are ``tied``, one of the two is enough.
     """
@@ -73,7 +73,7 @@ def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[i
 
 
 def known_name(name: str, known: Container[str]) -> str | None:
-    """The name among ``known`` that ``name`` stands for: the prefix ``model.`` may be missing or doubled."""
+    """The name in ``known`` that means ``name``, or None. ``name`` may lack the prefix ``model.``, or have it twice."""
     for other in (name, name.removeprefix("model."), f"model.{name}"):
         if other in known:
             return other
@@ -89,8 +89,8 @@ def is_finite(numbers: Tensor) -> Tensor:
 def refuse_not_finite(folder: Path, finite: Mapping[str, Tensor]) -> None:
     """Raise InputError if some of the model's tensors have NaN or infinite numbers.
 
-    ``finite`` says of each tensor, by name, whether all its numbers are finite: a boolean on the device. All booleans
-    are fetched at once, so that the host waits for the device only once.
+    ``finite`` maps each tensor's name to a boolean on the device: whether all numbers of the tensor are finite. All
+    booleans are fetched at once, so that the host waits for the device only once.
     """
     if not finite:
         return

@@ -26,7 +26,7 @@ class Tokenizer(Protocol):
     ``bos_id`` is the token that begins a text (None: there is none), ``eos_id`` the token that ends a text (-1: there
     is none). ``pad_id`` only fills batches, and is masked everywhere. All ids are below ``vocab_size``.
     ``control_tokens`` are the ids of tokens that mark parts of a text, by their names in a template, such as
-    "<|im_start|>". Of these, ``encode`` returns only BOS.
+    "<|im_start|>". Of these tokens, ``encode`` returns only BOS.
     """
 
     @property
@@ -50,7 +50,7 @@ class Tokenizer(Protocol):
 
 
 class LlamaTokenizer:
-    """Text to token ids and back, as LLaMA was trained.
+    """Text to token ids and back, with the tokenizer that LLaMA was trained with.
 
     ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills batches and is masked everywhere. Raises
     InputError for a file that is not a sentencepiece model, or has no token for the start of a text (BOS) or for
@@ -79,7 +79,7 @@ class LlamaTokenizer:
         return [self.bos_id, *ids] if bos else ids
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``. Ignores control tokens and ids beyond the vocabulary (an added [PAD])."""
+        """Text of ``ids``. Ignores control tokens and ids outside the vocabulary, such as an added [PAD]."""
         text: str = self._processor.decode([i for i in ids if 0 <= i < self.vocab_size])
         return text
 

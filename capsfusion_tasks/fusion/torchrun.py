@@ -25,7 +25,7 @@ _MESSAGE_MAX = 400  # most characters of a library's message; torch answers TORC
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """For a block that imports or starts the library ``what``: explains its errors.
+    """Wraps a block that imports or starts the library ``what``.
 
     If the block fails, raises InputError. The message names the environment variables that may be the cause.
     """
@@ -40,14 +40,14 @@ def loading(what: str) -> Iterator[None]:
             given = " and ".join(f"{name}={os.environ[name]!r:.100}" for name in found)
             message += f"; {what} reads {given} from the environment: correct or unset it"
         else:
-            message += f"; correct the installation, or unset what the environment sets for {what}"
+            message += f"; correct the installation, or unset the environment variables for {what}"
         raise InputError(message) from error
 
 
 def variables_of(error: BaseException, environment: Mapping[str, str]) -> list[str]:
     """The variables of ``environment`` that are named in the message of ``error``, or else in the code that raised it.
 
-    The code may name a variable itself, or a constant of its module that holds the variable's name.
+    The code may name a variable itself, or a constant of its module whose value is the variable's name.
     """
     if found := set(_NAME.findall(str(error))) & environment.keys():
         return sorted(found)

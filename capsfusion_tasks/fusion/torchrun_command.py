@@ -17,19 +17,20 @@ from typing import Literal
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.settings import Settings
 
-# How many turns OpenMP threads spin while they wait for each other. By default they spin for so long that two jobs on
-# one CPU are seven times slower than one. With 2,000 turns, each of two jobs has half the speed of one, and one job is
-# not slower than by default.
+# Number of turns that OpenMP threads spin while they wait for each other. With the default, two jobs on one CPU are
+# seven times slower than one job. With 2,000 turns, each of two jobs has half the speed of a single job, and a single
+# job is as fast as with the default.
 DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
-# Variables that torchrun must not get. In the first line are variables of other launchers, which are set in Kubeflow's
-# pods and in processes that another torchrun started. torchrun would take PET_* as its own arguments, and PYTHON_EXEC
-# as the program of its ranks. LOGLEVEL=info, which many images set, ends torchrun with a traceback, because Python's
-# levels are upper-case. In the last two lines are variables of three features of torch: compilers, which fuse tasks
-# never use; the sanitizer, which fails on the engine; and the matrix size from which a CPU uses another library. With
-# wrong values of these variables, torch ends with a traceback, or every row fails.
+# Variables that torchrun must not get.
 _NOT_FOR_TORCHRUN = re.compile(
+    # Variables of other launchers. They are set in Kubeflow's pods and in processes that another torchrun started.
+    # torchrun would take PET_* as its own arguments, and PYTHON_EXEC as the program of its ranks.
     r"PET_.*|TORCH_?ELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|PYTHON_EXEC"
+    # Many images set LOGLEVEL=info, which ends torchrun with a traceback, because Python's levels are upper-case.
     r"|LOGLEVEL"
+    # Variables of three features of torch: compilers, which fuse tasks never use; the sanitizer, which fails on the
+    # engine; and the matrix size from which a CPU uses another library. With wrong values of these variables, torch
+    # ends with a traceback, or every row fails.
     r"|TORCH_?(INDUCTOR|DYNAMO|COMPILE|COMPILER)_.*|(AOT_?INDUCTOR|AOT|COMPILE_STROBELIGHT|PYTORCH_JIT)_.*|PYTORCH_JIT"
     r"|PYTORCH_MATCHER_LOGLEVEL|TORCH_CUDA_SANITIZER|TORCH_MKLDNN_MATMUL_MIN_(DIM|SIZE)|TORCH_PYTHON_NATIVE_.*"
 )
@@ -46,7 +47,7 @@ def environment_defaults(settings: Settings) -> dict[str, str]:
         "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node))),
     }
     if _is_writable(settings.home):
-        # A folder that outlives the container, so that the next task finds the compiled kernels.
+        # This folder outlives the container, so that the next task finds the compiled kernels.
         environment["TRITON_CACHE_DIR"] = str(settings.home / "triton")
     return environment
 

@@ -1,4 +1,7 @@
-"""The reference engine: transformers' ``generate`` with the paper's settings. It is slow, and correct by definition."""
+"""The reference engine: transformers' ``generate`` with the paper's settings.
+
+It is slow, but it defines the correct captions.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,8 @@ _WINDOW = 4  # number of batches whose rows are sorted by length together
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """Load the checkpoint in ``folder``. Never runs code of the checkpoint.
 
-    Raises InputError if the checkpoint cannot be loaded, or if its tensors are not those of the model. transformers
-    itself would fill missing tensors with random numbers and continue.
+    Raises InputError if the checkpoint cannot be loaded, or if its tensors do not match the model. transformers itself
+    would fill missing tensors with random numbers and continue.
     """
     config = read_config(folder)
     files = weight_files(folder)
@@ -50,7 +53,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
         else:
             for file in files:
                 open_tensors(file)
-        # Always give the dtype. In the default, float32, a 13B model takes 52 GB of host memory for each rank.
+        # Always give the dtype. With the default, float32, a 13B model takes 52 GB of host memory for each rank.
         model, loading = AutoModelForCausalLM.from_pretrained(
             links,
             dtype=dtype,
@@ -69,7 +72,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
         ],
     )
     if model.config.is_encoder_decoder:
-        raise InputError(f"{folder}/config.json says is_encoder_decoder: give a model without an encoder")
+        raise InputError(f"{folder}/config.json sets is_encoder_decoder: give a model without an encoder")
     model = model.to(device).eval()
     refuse_not_finite(folder, {name: is_finite(weight.data) for name, weight in model.named_parameters()})
     # Without this, ``generate`` also applies decoding settings that the checkpoint stores, such as repetition_penalty.
@@ -79,7 +82,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
 
 @contextmanager
 def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
-    """A folder with links to the files of ``folder`` that transformers may read: config.json, ``files``, their index.
+    """A folder with links to the files of ``folder`` that transformers may read: config.json, ``files``, any index.
 
     From ``folder`` itself, transformers would also load an adapter if peft is installed. Errors in the block become
     InputError.
@@ -103,7 +106,7 @@ def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
 
 
 def _shapes(folder: Path) -> dict[str, list[int]]:
-    """The shapes of the tensors, by name, of the model that config.json describes. Allocates no tensors."""
+    """The shape of each tensor, by name, in the model that config.json describes. Allocates no memory for tensors."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -190,7 +193,7 @@ class TransformersEngine:
 
 
 class RowLimits(StoppingCriteria):  # type: ignore[misc]
-    """Ends each row of a batch at its own number of generated tokens, behind a prompt of ``width`` tokens."""
+    """Ends each row of a batch at its own number of generated tokens, after a prompt of ``width`` tokens."""
 
     def __init__(self, width: int, limits: Sequence[int]) -> None:
         self._width, self._limits = width, torch.tensor(limits)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from capsfusion_tasks.settings import Settings
 
-# The phases of a rank. loading: until its first row is finished. waiting: no rows are left for it.
+# The phases of a rank. loading: until its first row is finished. working: it fuses rows. waiting: no rows are left.
 Phase = Literal["loading", "working", "waiting"]
 
 _BEAT = "capsfusion rank "
@@ -25,7 +25,7 @@ class Heartbeat:
         self._last: tuple[Phase, float] | None = None
 
     def beat(self, phase: Phase) -> None:
-        """Report the phase. A new phase is reported at once, the same phase again at most once a second."""
+        """Report the phase. A new phase is reported at once, the same phase at most once a second."""
         now = time.monotonic()
         if self._last is not None and self._last[0] == phase and now < self._last[1] + _BEAT_SECONDS:
             return

@@ -12,7 +12,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.json_files import read_object, refuse_pointer
 
 # The names of a model's weights: one file, or the index of several files. As in transformers, the first name that
-# exists counts. Safetensors come first, because pickles can contain code.
+# exists is used. Safetensors come first, because pickles can contain code.
 _LAYOUTS = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -26,7 +26,7 @@ _SHOWN = 5
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of ``folder``. Raises InputError if there are none, or a file of the index is missing."""
+    """The weight files of ``folder``. Raises InputError if there are none, or if a file of the index is missing."""
     for single, index in _LAYOUTS:
         if (folder / single).is_file():
             return [folder / single]
@@ -44,11 +44,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Raise InputError if the folder holds an adapter. Call this function if the model's own files are missing."""
+    """Raise InputError if the folder contains an adapter. Call this function if the model's own files are missing."""
     if (folder / ADAPTER_CONFIG).is_file():
         raise InputError(
-            f"{folder} holds an adapter only (LoRA), without its base model: merge both"
-            " (peft: merge_and_unload, save_pretrained) and give that folder"
+            f"{folder} contains only a LoRA adapter, without its base model: merge both"
+            " (peft: merge_and_unload, save_pretrained) and give the merged folder"
         )
 
 
@@ -72,8 +72,8 @@ def check_start(file: Path) -> None:
 def refuse_misfit(folder: Path, *, missing: Iterable[str], unknown: Iterable[str], other: Iterable[str] = ()) -> None:
     """Raise InputError if a checkpoint's tensors do not fit its model.
 
-    ``missing`` are names of tensors that the checkpoint lacks, ``unknown`` names that the model lacks. ``other`` are
-    sentences about further problems.
+    ``missing`` are names of tensors that the checkpoint lacks. ``unknown`` are names of tensors that the model lacks.
+    ``other`` are sentences about further problems.
     """
     missing, unknown = sorted(missing), sorted(unknown)
     problems = [*other, *(f"unknown tensor {name}" for name in unknown), *(f"{name} is missing" for name in missing)]
@@ -114,7 +114,7 @@ def _other_files(folder: Path, read: list[str]) -> list[str]:
 
 
 def _surplus_prefix(unknown: list[str], missing: list[str]) -> str:
-    """A prefix of all ``unknown`` names, without which the first of them is a ``missing`` name. Empty if there is none.
+    """A prefix of all ``unknown`` names. Without it, the first of them is a ``missing`` name. Empty if there is none.
 
     Training code adds such prefixes: "module.", or peft's "base_model.model.".
     """

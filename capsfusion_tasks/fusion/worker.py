@@ -50,9 +50,9 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
     check_model(folder, engine=job.decoding.engine, max_new_tokens=job.decoding.max_new_tokens, template=template)
     tokenizer = load_tokenizer(folder)
     feed = Feed(job, storage, pairs, store, tokenizer)
-    # If this rank has nothing to do, as in a retry after the last row was finished, it loads no model.
+    # A rank without rows loads no model. This happens in a retry after the last row was finished.
     if (first := feed.next(wait=True)) is not None:
-        # Hold the lock until the process ends, because the process uses the GPU's memory until then.
+        # Keep the lock until the process ends, because the process uses the GPU's memory until then.
         device, _lock = take_device(local_rank, local_world_size)
         engine = load_engine(job, tokenizer, device)
         progress = Progress(store, pairs)
@@ -91,16 +91,16 @@ class ClaimedRequests:
 
 
 def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Engine:
-    """The engine of the job's decoding, with the model's weights on ``device``.
+    """The engine that the job's decoding settings name, with the model's weights on ``device``.
 
-    Raises InputError if the device cannot compute in the decoding's dtype.
+    Raises InputError if the device cannot compute in the dtype of these settings.
     """
     folder, decoding, dtype = model_folder(job.model), job.decoding, DTYPES[job.decoding.dtype]
     on_cuda = device.type == "cuda"
     if dtype == torch.bfloat16 and on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(
             f"fusion {job.fusion_id} is in bfloat16, which {torch.cuda.get_device_name(device)} does not support: use a"
-            " GPU from Ampere on, or set CAPSFUSION_DTYPE=float32 and plan again"
+            " GPU of the Ampere generation or newer, or set CAPSFUSION_DTYPE=float32 and plan again"
         )
     if decoding.engine == "native":
         from capsfusion_tasks.fusion.native import float8
@@ -149,7 +149,7 @@ class Progress:
         self._started = self._reported = time.monotonic()
 
     def wait_for_all(self, on_progress: Callable[[], None]) -> None:
-        """Report the progress until the rows of all ranks, including ranks on other nodes, are written to files."""
+        """Report the progress until all ranks, on this node and on other nodes, have written their rows to files."""
         before = -1
         while True:
             total, done = self._pairs.total(), self._written()
@@ -193,7 +193,7 @@ def main() -> int:
     job: FuseJob = parser.parse_args().job
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     logging.basicConfig(level=logging.INFO, format=f"rank {rank}: %(message)s", stream=sys.stdout)
-    # Share counters between the ranks in torchrun's own store: it needs no second server, and outlives each rank.
+    # Ranks share counters in torchrun's own store, which needs no second server and outlives each rank.
     store, _, _ = next(iter(rendezvous("env://")))
     try:
         fuse_rows(job, store, rank, local_rank, int(os.environ["LOCAL_WORLD_SIZE"]))

@@ -158,7 +158,7 @@ def test_a_tokenizer_json_that_cannot_be_read_is_refused_in_one_line(
             "do not fit the model's 64 tokens of sliding window",
         ),
         ("Qwen3", "config.json", {"layer_types": ["full_attention", "linear_attention"]}, "has layer_types"),
-        ("Qwen3", "config.json", {"head_dim": 31}, "has values that no Qwen3 has: head_dim"),
+        ("Qwen3", "config.json", {"head_dim": 31}, "has values that no Qwen3 model has: head_dim"),
     ],
 )
 def test_what_a_family_cannot_have_is_refused_in_one_line(

@@ -96,7 +96,7 @@ def test_a_folder_inside_the_input_is_no_input(fuse: Fuse) -> None:
     assert fuse("shards", "shards/fused").exit_code == 0
     again = fuse("shards", "shards/fused", "--skip-existing")
     assert again.exit_code == 0, again.output
-    assert "3 of 3 files are there already" in again.stderr
+    assert "3 of 3 files exist already" in again.stderr
     assert "nothing to fuse" in again.stderr
 
 
@@ -141,7 +141,7 @@ def test_existing_outputs_are_kept_or_replaced_as_asked(fuse: Fuse) -> None:
     Path("fused").mkdir()
     Path("fused/1.jsonl").write_text("precious\n")
     done = fuse("shards", "fused", "--skip-existing")
-    assert "fused: 1 of 3 files are there already and are left as they are" in done.stderr
+    assert "fused: 1 of 3 files exist already and are skipped" in done.stderr
     assert Path("fused/1.jsonl").read_text() == "precious\n"
     assert len(rows("fused/late/2.json")) == 3
     assert fuse("shards", "fused", "--overwrite").exit_code == 0
@@ -172,7 +172,7 @@ def test_finished_rows_of_other_settings_or_files_are_not_discarded_unasked(
     said = fail(fuse("shards", "fused", "--num-beams", "1"))
     assert "fused.parts has rows of an earlier try with other settings (num_beams 3, now 1): use the earlier" in said
     Path("shards/1.jsonl").rename("gone.jsonl")
-    assert "the earlier try fused 1.jsonl, which IN does not name now: name the same" in fail(fuse("shards", "fused"))
+    assert "the earlier try fused 1.jsonl, which IN no longer names: name the same" in fail(fuse("shards", "fused"))
     assert sorted(os.listdir("fused.parts/chunks")) == kept
     done = fuse("shards", "fused", "--num-beams", "1", "--no-resume")
     assert "7/7 rows" in done.stderr

@@ -90,7 +90,7 @@ def test_json_that_cannot_be_read_is_refused_in_one_line(folder: Path, name: str
 @pytest.mark.parametrize("engine", ["native", "transformers"])
 def test_numbers_that_no_llama_has_are_named(folder: Path, engine: str, changes: dict[str, Any], reason: str) -> None:
     change(folder / "config.json", **changes)
-    with pytest.raises(InputError, match=rf"/config\.json has values that no LLaMA has: .*{reason}"):
+    with pytest.raises(InputError, match=rf"/config\.json has values that no LLaMA model has: .*{reason}"):
         check_model(folder, engine=engine)
 
 
@@ -193,7 +193,7 @@ def test_ends_that_are_no_tokens_are_refused(folder: Path, ids: object) -> None:
 
 def test_a_model_that_ends_with_the_token_that_begins_a_text_is_refused(folder: Path) -> None:
     files(folder, generation_config__json={"eos_token_id": 1})
-    with pytest.raises(InputError, match="ends captions with token 1, which begins a text"):
+    with pytest.raises(InputError, match="ends captions with token 1, which is the token that begins a text"):
         check_model(folder)
 
 
@@ -248,7 +248,7 @@ def test_weights_are_the_files_that_transformers_reads(
         ({"model__safetensors__index__json": {"weight_map": {"a": 1}}}, "index.json has no weight_map"),
         ({"model__safetensors__index__json": {"weight_map": {"a": "../x.bin"}}}, "not a weight file in its folder"),
         ({"model__safetensors__index__json": POINTER}, "is a Git LFS pointer"),
-        ({"adapter_config__json": {}, "adapter_model__safetensors": b"x"}, "an adapter only"),
+        ({"adapter_config__json": {}, "adapter_model__safetensors": b"x"}, "only a LoRA adapter"),
     ],
 )
 def test_weights_that_are_not_there_are_named(tmp_path: Path, contents: dict[str, object], reason: str) -> None:
@@ -276,7 +276,7 @@ def test_a_prefix_of_all_names_is_named(tmp_path: Path, prefix: str) -> None:
 
 def test_a_folder_of_an_adapter_is_called_that(tmp_path: Path) -> None:
     files(tmp_path, adapter_config__json={"peft_type": "LORA"}, adapter_model__safetensors=b"x")
-    with pytest.raises(InputError, match=r"holds an adapter only \(LoRA\), without its base model: merge both"):
+    with pytest.raises(InputError, match=r"contains only a LoRA adapter, without its base model: merge both"):
         model_folder(str(tmp_path))
 
 

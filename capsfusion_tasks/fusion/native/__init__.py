@@ -1,1 +1,1 @@
-"""The native engine: runs LLaMA and similar models with shared prompt prefix, continuous batching and beam search."""
+"""The native engine: runs LLaMA and similar models with a shared prompt prefix, continuous batching and beam search."""

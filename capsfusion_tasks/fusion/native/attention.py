@@ -2,7 +2,7 @@
 
 There are two kinds of tokens. Tokens of new prompts see the prefix and, causally, their own prompt. Newly generated
 tokens of beams see the prefix, their prompt and their ancestors in the slot's tree of tokens. Both kinds attend only to
-the prefix and the pages of one slot. ``torch_ops`` and ``triton_ops`` implement both.
+the prefix and the pages of one slot. ``torch_ops`` and ``triton_ops`` implement attention for both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from capsfusion_tasks.fusion.native.model import Attend, Llama
 
 @dataclass(frozen=True)
 class Tokens:
-    """T tokens, packed: their ids, their positions in the text, and where their keys and values go."""
+    """T packed tokens: their ids, their positions in the text, and the places of their keys and values in the cache."""
 
     ids: Tensor  # [T] int64
     positions: Tensor  # [T] int64, counted from the beginning of the prefix
@@ -48,7 +48,7 @@ class Beams:
     tokens: Tokens
     slots: Tensor  # [N] int64
     used: Tensor  # [N] int64, number of tokens in each slot, including the new ones
-    # Which tokens of its slot each beam sees, including the beam's new token. Made by ``pack_seen``.
+    # The tokens of a slot that each beam sees, including the beam's new token. Made by ``pack_seen``.
     seen: Tensor
 
 

@@ -1,8 +1,8 @@
 """The KV cache: one read-only prefix for all rows, and pages that slots fill as their rows grow.
 
-A slot holds the prompt of a row (without the prefix), followed by every token that any of its B beams generated. The
-tokens are in pages, and a page table says in which page: place t of slot n is place t % page_tokens of page ``table[n,
-t // page_tokens]``. Tokens are never moved. A mask says which places a beam sees (``slots.py``).
+A slot contains the prompt of a row (without the prefix), followed by every token that any of its B beams generated. The
+tokens are stored in pages. A page table maps places to pages: place t of slot n is place t % page_tokens of page
+``table[n, t // page_tokens]``. Tokens are never moved. A mask marks the places that a beam sees (``slots.py``).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class KVCache:
 
     @classmethod
     def empty(cls, model: Llama, prefix: tuple[Tensor, Tensor] | None, pages: Pages) -> KVCache:
-        """A cache with empty pages, the spare page, and the keys and values ``prefix`` [layers, kv_heads, P, D]."""
+        """A cache with empty pages, a spare page, and ``prefix``: keys and values, [layers, kv_heads, P, D] each."""
         if prefix is None:
             none = torch.empty(model.layers, model.kv_heads, 0, model.head_dim, device=model.device, dtype=model.dtype)
             prefix = (none, none)
         shape = (model.layers, pages.spare + 1, model.kv_heads, pages.page_tokens, model.head_dim)
-        # Zeros, because memory may hold NaN: a masked NaN times its weight of 0 is still NaN.
+        # Fill with zeros, because new memory may contain NaN. A masked NaN times its weight 0 is still NaN.
         keys = torch.zeros(shape, device=model.device, dtype=model.dtype)
         return cls(*prefix, keys, torch.zeros_like(keys), pages.table.to(model.device))
 
@@ -83,7 +83,7 @@ class Pages:
         return True
 
     def held(self, slot: int) -> list[int]:
-        """The pages that ``slot`` holds."""
+        """The pages of ``slot``."""
         return list(self._held[slot])
 
     def may_grow(self, slot: int) -> bool:
@@ -91,7 +91,7 @@ class Pages:
         return len(self._held[slot]) < self.per_slot
 
     def release(self, slot: int) -> None:
-        """Take the pages of ``slot`` back."""
+        """Free the pages of ``slot``."""
         self._free += reversed(self._held[slot])
         self._held[slot].clear()
         self.table[slot] = self.spare

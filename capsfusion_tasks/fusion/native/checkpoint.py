@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 
 def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
-    """Load the checkpoint in ``folder``. Raises InputError if tensors are missing, or the family is not supported."""
+    """Load the checkpoint in ``folder``. Raises InputError for missing tensors, or a family that is not supported."""
     config, files = model_sizes(folder), weight_files(folder)
     if unread := unread_files(folder, files):
         log.info("files in %s that are not read, because they are not part of the model: %s", folder, ", ".join(unread))
     tied = config.tie_word_embeddings and not _has_own_head(files)
-    # Check before allocating memory, because a wrong number in config.json can require any amount of it.
+    # Check before allocating memory, because a wrong number in config.json can require any amount of memory.
     places = Llama(config, torch.device("meta"), dtype, tied=tied).parameters()
     check_names(folder, files, {name: list(place.shape) for name, place in places.items()}, tied=tied)
     model = Llama(config, device, dtype, tied=tied)

@@ -1,6 +1,6 @@
 """A model's config.json: its sizes, and checks for features that this engine does not support.
 
-Imports transformers only for models with scaled positions, because this import takes longer than all others of a rank.
+Imports transformers only for models with scaled positions: this import takes longer than all other imports of a rank.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.model_files import read_config
 from capsfusion_tasks.fusion.native.sizes import FAMILIES, Sizes, rope_of
 
-# The kinds of position scaling that the engine supports: their scale does not depend on the prompt's length.
+# The kinds of position scaling that the engine supports. Their scale does not depend on the length of the prompt.
 _SCALED = ("linear", "llama3", "yarn")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -22,7 +22,7 @@ _LAYER_TYPES = ("full_attention", "sliding_attention")
 def sizes_of(folder: Path, config: dict[str, Any]) -> Sizes | None:
     """The sizes in ``config``, the config.json of ``folder``. None if the engine does not support the model's family.
 
-    Raises InputError for values that no model of its family has.
+    Raises InputError for values that no model of this family has.
     """
     kind = config.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
@@ -34,7 +34,7 @@ def sizes_of(folder: Path, config: dict[str, Any]) -> Sizes | None:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         reason = f"{place}: {first['msg']}, not {str(first['input'])[:50]!r}" if place else first["msg"]
-        raise InputError(f"{folder}/config.json has values that no {family.NAME} has: {reason}") from error
+        raise InputError(f"{folder}/config.json has values that no {family.NAME} model has: {reason}") from error
 
 
 def model_sizes(folder: Path) -> Sizes:
@@ -52,17 +52,17 @@ def model_sizes(folder: Path) -> Sizes:
         problems.append(f"its hidden_act is {act}")
     problems += [f"it has {name}" for name in ("mlp_bias", "per_layer_config") if config.get(name)]
     if (types := config.get("layer_types")) and not _computes_layers(types, sizes):
-        problems.append("it has layer_types that are not the family's own")
+        problems.append("it has layer_types that this engine does not support")
     if problems:
         raise _cannot_run(folder, problems)
     return sizes.scaled_as(_scaled(folder)) if rope_type in _SCALED else sizes
 
 
 def check_positions(sizes: Sizes, prompt_tokens: int, new_tokens: int) -> None:
-    """Raise InputError if a prompt and a caption of these lengths do not fit the model's positions or its window."""
+    """Raise InputError if a prompt and a caption of these lengths exceed the model's positions or sliding window."""
     for most, what in (
         (sizes.max_position_embeddings, "positions"),
-        (sizes.window, "tokens of sliding window, and the native engine needs a window that holds both"),
+        (sizes.window, "tokens of sliding window (the native engine needs a window with room for both)"),
     ):
         if most is not None and prompt_tokens + new_tokens > most:
             raise InputError(

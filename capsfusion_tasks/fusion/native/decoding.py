@@ -1,7 +1,7 @@
 """Beam search over slots that started at different times. Generates the same tokens as transformers' ``generate``.
 
 Source of the algorithm: ``GenerationMixin._beam_search`` of transformers 5, with ``early_stopping=False``. Scores are
-sums of log-probabilities in float32; a finished caption's score is divided by its length ** ``length_penalty``.
+sums of log-probabilities in float32. A finished caption's score is divided by its length ** ``length_penalty``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Decoded:
-    """The best caption of a row: its tokens, including EOS if it came, and its mean log-probability.
+    """The best caption of a row: its tokens, including EOS if generated, and its mean log-probability.
 
     ``others`` are the tokens of the row's other finished captions, the best one first.
     """
@@ -30,9 +30,10 @@ class Decoded:
 
 
 class BeamSearch:
-    """The state of N slots: B running beams each, and the B best finished captions so far, of at most G tokens.
+    """The state of beam search in N slots: B running beams each, and the B best finished captions so far.
 
-    With one beam this is greedy decoding: the likeliest token each time, until EOS. Each of ``eos_ids`` counts as EOS.
+    A caption has at most G tokens. Each of ``eos_ids`` counts as EOS. With one beam, this is greedy decoding: each step
+    takes the likeliest token, until EOS.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class BeamSearch:
     ) -> None:
         self.beams, self.max_new_tokens, self.eos_ids = beams, max_new_tokens, tuple(eos_ids)
         self.kept = beams if keep_beams else 1  # number of finished captions that ``best`` returns for each row
-        # Candidates per row, as many as in transformers: B beams can continue even if each beam's best tokens are EOS.
+        # Candidates per row, as many as in transformers: enough for B running beams, even if the best tokens of
+        # each beam are EOS.
         self.candidates = max(2, 1 + len(self.eos_ids)) * beams
         self.length_penalty = length_penalty
         tokens = torch.zeros(slots, beams, max_new_tokens, device=device, dtype=torch.long)
@@ -66,7 +68,7 @@ class BeamSearch:
         self.length[slots] = 0
         self.limit[slots] = limits
         self.scores[slots] = _NEVER
-        self.scores[slots, 0] = 0.0  # before the first token all beams are equal, so only one beam may have candidates
+        self.scores[slots, 0] = 0.0  # before the first token, all beams are equal, so only one may have candidates
         self.finished_length[slots] = 0
         self.finished_scores[slots] = _NEVER
 
@@ -92,7 +94,7 @@ class BeamSearch:
         self.scores[slots] = running
         self.tokens[slots] = _pick(candidates, choice)
 
-        # Only the B best candidates may finish. The others only replace running beams.
+        # Only the B best candidates may finish. The other candidates can only become running beams.
         ends_well = ends & (torch.arange(c, device=ends.device) < b)
         per_token = torch.where(ends_well, scores / length[:, None] ** self.length_penalty, _NEVER)
         finished_scores, best = torch.cat((self.finished_scores[slots], per_token), dim=1).topk(b)  # [K, B]
@@ -101,8 +103,8 @@ class BeamSearch:
         self.finished_tokens[slots] = _pick(finished_tokens, best)
         self.finished_scores[slots], self.finished_length[slots] = finished_scores, finished_length
 
-        # transformers' heuristic for early_stopping=False: a row is hopeless if its best running beam, scored at its
-        # present length, is no better than the worst of its B finished captions.
+        # transformers' heuristic for early_stopping=False. A row is hopeless if its best running beam is no better than
+        # the worst of its B finished captions. The running beam's score is computed for its present length.
         hopeless = running[:, 0] / length**self.length_penalty <= finished_scores[:, -1]
         self.done[slots] = ((finished_length > 0).all(dim=1) & hopeless) | ends.all(dim=1)
         self.length[slots] = length
@@ -138,14 +140,14 @@ class BeamSearch:
         at, kept = torch.tensor(slots, device=self.done.device), self.kept
         scores = self.finished_scores[at, 0].tolist()
         lengths, tokens = self.finished_length[at, :kept, None], self.finished_tokens[at, :kept]
-        rows = torch.cat((lengths, tokens), dim=2).tolist()  # one copy
+        rows = torch.cat((lengths, tokens), dim=2).tolist()  # one copy from the device to the host
         # Keep the first caption even if it is empty: a row whose scores are not finite may have no finished caption.
         captions = [[ids[:length] for n, (length, *ids) in enumerate(row) if length or not n] for row in rows]
         return [Decoded(best, score, (*others,)) for (best, *others), score in zip(captions, scores, strict=True)]
 
 
 def _pick(x: Tensor, index: Tensor) -> Tensor:
-    """Of each ``x[k]`` [M, G], the rows with the numbers ``index[k]`` [J]: [K, J, G]."""
+    """The rows ``index[k]`` [J] of each ``x[k]`` [M, G]: [K, J, G]."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 

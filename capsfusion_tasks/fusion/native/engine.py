@@ -1,6 +1,6 @@
-"""The native engine: continuous batching, with the common prefix of all prompts computed once.
+"""The native engine: continuous batching. The common prefix of all prompts is computed only once.
 
-Rows enter slots as slots become free. All slots decode together, a token at a time.
+Rows enter slots as slots become free. Each decode step adds a token to all beams of all slots.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes
 log = logging.getLogger(__name__)
 
 CPU_SLOTS = 32
-# Most tokens of one step, which has one token per beam. Beyond this number, a step takes longer with each further row,
-# because arithmetic limits the GPU, not reading the weights.
+# Most tokens of one step, which computes one token per beam. With more tokens, each further row makes the step slower:
+# the bottleneck is then the GPU's arithmetic, and no longer the reading of weights.
 STEP_TOKENS = 1024
 MAX_SLOTS = 512
 ADMIT_SHARE = 4  # rows are admitted when one slot in four is free
@@ -40,7 +40,7 @@ class NativeEngine:
     """Beam search (greedy, with one beam) over prompts that all begin with the tokens ``prefix``.
 
     ``batch_size`` is the largest number of slots; None: the engine chooses. On a GPU with little memory, the engine
-    uses fewer slots. A caption ends at any of ``eos_ids``. With ``keep_beams``, completions have all captions of the
+    uses fewer slots. A caption ends at any of ``eos_ids``. With ``keep_beams``, completions contain all captions of the
     search.
     """
 
@@ -73,7 +73,7 @@ class NativeEngine:
     def generate(self, requests: Requests) -> Iterator[Completion]:
         """Yield completions as rows finish.
 
-        Takes requests as slots become free. In advance, it takes up to half as many requests as there are slots.
+        Takes requests as slots become free, and some in advance: at most half as many as there are slots.
         """
         slots = self._slots = self._slots or self._allocate()
         with torch.inference_mode():
@@ -106,7 +106,7 @@ class NativeEngine:
             done = [self._completion(active.pop(slot), decoded) for slot, decoded in finished.items()]
 
     def shrink(self) -> bool:
-        """Halve the number of slots, after the device ran out of memory. Returns False if there is one slot."""
+        """Halve the number of slots, after the device ran out of memory. Returns False if no smaller number fits."""
         self._slots = None  # free the old slots before measuring new slots
         slots = self.batch_size
         while slots > 1:
@@ -155,7 +155,7 @@ class NativeEngine:
         return waiting > 0 and free >= min(waiting, self._admit_rows)
 
     def _admitted(self, slots: Slots, waiting: deque[Request]) -> list[Request]:
-        """Remove the rows of the next prefill from ``waiting``: those that fit now. Empty if too few slots are free."""
+        """Remove and return the rows of ``waiting`` that fit in the next prefill. Empty if too few slots are free."""
         if not self._should_admit(slots.busy, len(waiting)):
             return []
         tokens = [len(request.prompt) - len(self._prefix.ids) for request in islice(waiting, self.batch_size)]
@@ -172,7 +172,7 @@ class NativeEngine:
         if request.prompt[:p] != self._prefix.ids or not p < len(request.prompt) <= self.max_prompt_tokens:
             raise ValueError(
                 f"the prompt of row {request.row} ({len(request.prompt)} tokens) must begin with the {p} tokens that"
-                f" all prompts share, continue after these, and have at most {self.max_prompt_tokens} tokens"
+                f" all prompts share, continue after these tokens, and have at most {self.max_prompt_tokens} tokens"
             )
         return request.prompt[p:]
 

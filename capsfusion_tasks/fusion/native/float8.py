@@ -1,6 +1,6 @@
 """Matrices in float8: a byte per number, and a float32 scale for each row.
 
-The largest number of a row is scaled to 448, the maximum of float8_e4m3fn. So a large weight or activation costs
+The largest number of a row is scaled to 448, the maximum of float8_e4m3fn. A large weight or activation therefore costs
 precision only in its own row. On a GPU, products use fast accumulation, which is less precise than float32.
 """
 
@@ -16,8 +16,8 @@ from capsfusion_tasks.errors import InputError
 DTYPE = torch.float8_e4m3fn
 LARGEST = 448.0
 SMALLEST_SCALE = 1e-12  # least scale of a row, so that a row of zeros causes no division by zero
-MULTIPLE = 16  # torch._scaled_mm needs weights whose sides are multiples of this
-MIN_CAPABILITY = (8, 9)  # Ada and newer, because earlier cards have no float8 products
+MULTIPLE = 16  # torch._scaled_mm needs weights whose sides are multiples of this number
+MIN_CAPABILITY = (8, 9)  # Ada and newer, because older cards have no float8 products
 
 
 def require(device: torch.device) -> None:
@@ -50,8 +50,8 @@ class Float8:
         """Memory for a weight that is loaded later. Raises InputError for sizes that float8 products do not support."""
         if rows % MULTIPLE or columns % MULTIPLE:
             raise InputError(
-                f"float8 needs matrices whose sides are multiples of {MULTIPLE}, and this model has one of {rows} x"
-                f" {columns}: choose --dtype bfloat16"
+                f"float8 needs matrices whose sides are multiples of {MULTIPLE}, and this model has a matrix of {rows}"
+                f" x {columns}: choose --dtype bfloat16"
             )
         return cls.empty(rows, columns, device)
 

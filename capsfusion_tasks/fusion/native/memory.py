@@ -1,4 +1,4 @@
-"""Measures how many rows fit on a GPU, with the largest prefill and one decode step."""
+"""Measures how many rows fit in a GPU's memory. Runs the largest prefill and one decode step to find out."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes, slot_
 
 log = logging.getLogger(__name__)
 
-# Share of a slot's capacity that a row uses when it ends, measured with pairs that CapsFusion published and 3 beams. A
-# row uses 46 of 144 prompt tokens behind the prefix, and 3 x 36 of 3 x 79 generated tokens. Averaged over its steps, it
-# uses a share of 0.27, so pages hardly ever run out.
+# Share of a slot's capacity that a row uses when it ends, measured with CapsFusion's published pairs and 3 beams: 46 of
+# 144 prompt tokens after the prefix, and 3 x 36 of 3 x 79 generated tokens. The average share over the steps of a row
+# is 0.27, so pages hardly ever run out.
 USED_SHARE = 0.4
 MARGIN_SHARE = 0.02  # share of the card's memory kept free for fragmentation and for cuBLAS
 MARGIN_BYTES = 512 << 20
@@ -35,9 +35,9 @@ class Room:
 def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_slots: int) -> Room:
     """Slots and pages for a card with ``free`` of ``total`` bytes.
 
-    ``needed`` is the bytes that the largest batch needs besides pages, ``page`` the bytes of a page, ``per_slot`` the
-    pages of the longest row. The result always has enough pages for one such row. If even these do not fit, allocating
-    them fails later with an out-of-memory error.
+    ``needed``: bytes that the largest batch needs besides pages. ``page``: bytes of a page. ``per_slot``: pages of the
+    longest row. The result always has enough pages for one row of this length. If even these pages do not fit,
+    allocating them fails later with an out-of-memory error.
     """
     pages = int((free - needed - MARGIN_BYTES - MARGIN_SHARE * total) // page) - 1  # minus 1 for the spare page
     pages = max(per_slot, min(pages, most_slots * per_slot))
@@ -49,7 +49,7 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     """The room for at most ``most_slots`` rows in the free memory of the model's GPU.
 
     Runs the largest prefill (``prefill_tokens`` in the longest prompts) and one step of all slots, and measures the
-    memory of both. ``sizes`` are those of ``Slots``.
+    memory of both. ``sizes`` are arguments of ``Slots``.
     """
     device, prompt = model.device, sizes["prompt_tokens"]
     capacity = slot_capacity(prompt, sizes["max_new_tokens"], sizes["beams"])
@@ -68,8 +68,8 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     del slots
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    # A step's memory is needed twice: the graphs keep it, and the step before their capture needs as much again.
-    # Prefills use the second part afterwards.
+    # Count the memory of a step twice. The graphs keep one part. The step that runs before their capture needs a second
+    # part of the same size, which prefills use later.
     needed = state + step + max(step, prefill)
     found = room(free=free, total=total, needed=needed, page=page, per_slot=per_slot, most_slots=most_slots)
     log.info(
@@ -81,7 +81,7 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
 
 
 def _peak(device: torch.device, work: Callable[[], object]) -> int:
-    """The most bytes that are allocated while ``work`` runs, minus those that were allocated before."""
+    """The most bytes that are allocated while ``work`` runs, minus the bytes that were allocated before."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     work()

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
     from capsfusion_tasks.fusion.native.cache import KVCache
 
-# The rows of embedding and head are padded to a multiple of this. LLaMA's vocabulary with [PAD] has 32,001 rows, and
-# GPUs multiply a matrix of such an odd size at half the speed.
+# The rows of embedding and head are padded to a multiple of this number. LLaMA's vocabulary with [PAD] has 32,001 rows,
+# and GPUs multiply a matrix of such an odd size at half the speed.
 _HEAD_MULTIPLE = 64
-# Most rows of the table of rotations, which has one per position. Captions need a thousand positions. A table for the
+# Most rows of the rotary table, which has one row per position. Captions need a thousand positions. A table for the
 # ten million positions that some configs allow would take gigabytes.
 _MOST_POSITIONS = 1 << 16
 
@@ -73,9 +73,9 @@ class Llama:
     The families of ``sizes.py`` differ in two places only: biases of attention's projections, and norms of each head of
     queries and keys. If a family has no such biases or norms, their list is empty.
 
-    With ``dtype`` float8_e4m3fn the layers' matrices are float8. Embedding, head, norms, activations between products
-    and the cache are then bfloat16, and so is the attribute ``dtype``. ``tied`` says whether embedding and head are one
-    matrix; None: as the config says.
+    With ``dtype`` float8_e4m3fn, the layers' matrices are float8. Embedding, head, norms, activations between products
+    and the cache are then bfloat16, and the attribute ``dtype`` is bfloat16, too. ``tied``: whether embedding and head
+    are one matrix. None: the config decides.
     """
 
     def __init__(self, config: Sizes, device: torch.device, dtype: torch.dtype, *, tied: bool | None = None) -> None:
@@ -156,7 +156,7 @@ class Llama:
         """Hidden states [T, E] of the tokens ``ids`` [T], after the last norm."""
         ops, quantise = self.ops, self.float8
         x = F.embedding(ids, self.embedding)  # [T, E], the residual: add_norm adds to it
-        delta: Tensor | None = None  # the output of the block before, which add_norm has not added to x yet
+        delta: Tensor | None = None  # the output of the previous block; the next add_norm adds it to x
         for i in range(self.layers):
             h = ops.add_norm(x, delta, self.attention_norm[i], self.eps, quantise=quantise)
             qkv = linear(h, self.qkv[i], self.qkv_bias[i] if self.qkv_bias else None)
@@ -170,7 +170,7 @@ class Llama:
         return cast(Tensor, ops.add_norm(x, delta, self.norm, self.eps, quantise=False))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of the token after each of ``hidden`` [..., E]. Ids that only pad the vocabulary get -inf."""
+        """Logits [..., V] of the token that follows each of ``hidden`` [..., E]. Ids that are only padding get -inf."""
         logits = F.linear(hidden, self.head)
         logits[..., self.vocab_size :] = float("-inf")
         return logits
@@ -200,7 +200,7 @@ class Llama:
 
 
 def linear(x: Matrix, weight: Matrix, bias: Tensor | None = None) -> Tensor:
-    """``x`` [T, K] times ``weight`` [O, K] transposed, plus ``bias`` [O]: [T, O]. Both are float8, or neither is."""
+    """``x`` [T, K] times ``weight`` [O, K] transposed, plus ``bias`` [O]: [T, O]. ``x`` is float8 if ``weight`` is."""
     if isinstance(weight, Float8):
         product = float8.product(cast(Float8, x), weight)
         return product if bias is None else product.add_(bias)

@@ -1,4 +1,4 @@
-"""The sizes of a decoder, as its config.json has them, with each family's own defaults."""
+"""The sizes of a decoder, read from its config.json, with the defaults of each model family."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-# The largest value that a size may have. No model has a larger one, and products of such sizes stay below 2^63.
+# The largest allowed value of a size. No known model has a larger one. Products of such sizes stay below 2^63.
 _MOST = 1 << 24
 _MOST_HEADS = 1 << 12
 _MOST_LAYERS = 1 << 10
@@ -15,7 +15,7 @@ Positive = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
 
 
 class RopeParameters(BaseModel):
-    """How positions are scaled. Checks the values, because transformers accepts wrong ones and later computes NaN."""
+    """How positions are scaled. Checks the values, because transformers accepts wrong values and then computes NaN."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -41,11 +41,11 @@ class Sizes(BaseModel):
 
     NAME: ClassVar[str] = "LLaMA"
     QK_NORM: ClassVar[bool] = False  # whether queries and keys are normalised, for each head separately
-    # Defaults of num_key_value_heads and head_dim. None: the number of query heads, and the hidden size divided by it.
+    # Defaults of num_key_value_heads and head_dim. None: num_attention_heads, and hidden_size / num_attention_heads.
     KEY_VALUE_HEADS: ClassVar[int | None] = None
     HEAD_DIM: ClassVar[int | None] = None
     # Whether the projections to queries, keys and values (QKV_BIAS) and attention's output projection (OUT_BIAS) add a
-    # bias. None: as ``attention_bias`` in the config says.
+    # bias. None: ``attention_bias`` in the config decides.
     QKV_BIAS: ClassVar[bool | None] = None
     OUT_BIAS: ClassVar[bool | None] = None
 
@@ -81,7 +81,7 @@ class Sizes(BaseModel):
 
     @property
     def window(self) -> int | None:
-        """How many tokens a token sees, itself included, in layers with a sliding window. None: no layer has one."""
+        """Number of tokens, including itself, that a token sees in layers with a sliding window. None: no window."""
         return None
 
     @property
@@ -96,7 +96,7 @@ class Sizes(BaseModel):
         return {"rope_type": "default", "rope_theta": self.rope_theta}
 
     def scaled_as(self, config: Any) -> Sizes:
-        """These sizes with positions scaled as transformers' ``config`` says."""
+        """These sizes, with positions scaled according to transformers' ``config``."""
         self._scaled = config
         return self
 
@@ -188,9 +188,9 @@ FAMILIES: dict[str, type[Sizes]] = {
 
 
 def rope_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The config's entry for position scaling, rope_scaling or rope_parameters. If it has both, rope_scaling counts.
+    """The config's entry for position scaling: rope_scaling, or else rope_parameters.
 
-    transformers chooses in the same way. Raises ValueError if the entry is not a JSON object.
+    transformers uses the same order. Raises ValueError if the entry is not a JSON object.
     """
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(rope, dict):

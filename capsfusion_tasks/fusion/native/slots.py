@@ -1,8 +1,9 @@
-"""The slots of the native engine on the device. A slot gets a row's prompt, grows by a token per step, and is freed.
+"""The slots of the native engine on the device. Each slot generates the caption of one row at a time.
 
-A slot holds a tree of tokens. With a prompt of p tokens and B beams, the tokens of step g are at places p + g * B to
-p + g * B + B - 1. The mask ``visible`` says which places each beam sees: the prompt, and its own ancestor of each
-step. When beam search replaces one beam by a copy of another, it copies a row of the mask. Keys and values never move.
+A slot contains a tree of tokens. With a prompt of p tokens and B beams, the tokens of step g are at places p + g * B to
+p + g * B + B - 1. The mask ``visible`` marks the places that each beam sees: the prompt, and the beam's own ancestor of
+each step. When beam search replaces a beam with a copy of another beam, only a row of the mask is copied. Keys and
+values never move.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class Slots:
     A row stays in its slot. The order of slots lists busy slots first, so a step over n rows handles the first n slots
     of the order.
 
-    ``prompt_tokens`` is the longest prompt without the prefix, ``max_new_tokens`` the longest caption. All slots share
-    ``pages`` of keys and values; None: enough for the longest rows in all slots.
+    ``prompt_tokens`` is the longest prompt without the prefix, ``max_new_tokens`` the longest caption. ``pages`` is the
+    number of pages of keys and values that all slots share; None: enough for the longest rows in all slots.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Slots:
     def room_for(self, prompts: Sequence[int]) -> int:
         """How many of the next rows can be admitted now. ``prompts``: tokens of each row's prompt without the prefix.
 
-        Keeps a page free for each row that can still grow, because a row that finds no page must start again.
+        Keeps a page free for each row that can still grow, because a row that gets no page must start again.
         """
         free = self._pages.free - sum(map(self._pages.may_grow, self._busy))
         admitted = 0
@@ -136,7 +137,7 @@ class Slots:
     def prefill(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[int]:
         """Put ``prompts`` (without the prefix) into free slots, and generate their first tokens. Returns the slots.
 
-        ``limits`` are the most new tokens of each row. Ask ``room_for`` first how many rows fit.
+        ``limits`` are the most new tokens of each row. Call ``room_for`` first, to know how many rows fit.
         """
         device = self._model.device
         taken = [self._free.pop() for _ in prompts]
@@ -145,7 +146,7 @@ class Slots:
         for slot, prompt in zip(taken, prompts, strict=True):
             self._used[slot] = len(prompt)
             if not self._pages.grow(slot, len(prompt)):
-                raise RuntimeError(f"no page is free for a prompt of {len(prompt)} tokens: ask room_for first")
+                raise RuntimeError(f"no page is free for a prompt of {len(prompt)} tokens: call room_for first")
         self._upload()
 
         batch = pack_prompts(
@@ -211,8 +212,8 @@ class Slots:
     def _release(self, slot: int, *, clean: bool) -> None:
         """Free a slot and its pages. ``clean``: fill the pages with zeros, because the row's scores are not finite.
 
-        Without this, the pages' next row would be NaN, too: attention gives hidden tokens the weight 0, and 0 times NaN
-        is NaN.
+        Without this, the next row that uses the pages would get NaN, too: attention gives hidden tokens the weight 0,
+        and 0 times NaN is NaN.
         """
         if clean:
             pages = self._pages.held(slot)
@@ -224,7 +225,7 @@ class Slots:
         self._reordered = True
 
     def _upload(self) -> None:
-        """Copy to the device what has changed on the host since the last step."""
+        """Copy the order of slots and the page table to the device, if they have changed since the last step."""
         if self._reordered:
             self._order.copy_(torch.tensor(self._busy + self._free))
             self._reordered = False
@@ -235,8 +236,8 @@ class Slots:
     def step(self, n: int) -> None:
         """Run the decode step over the first ``n`` slots of the order, busy or not. Never waits for the device."""
         slots, b = self._order[:n], self._beams
-        # [N] generated tokens in the cache. In a CUDA graph, idle slots take part in the step, and their length keeps
-        # growing: the clamp keeps their places inside the slot.
+        # [N] number of generated tokens in the cache. In a CUDA graph, idle slots take part in the step, and their
+        # length keeps growing. The clamp keeps their places inside the slot.
         generated = (self._search.length[slots] - 1).clamp(0, self._last_step)
         prompt = self._prompt_length[slots]
         positions = len(self._prefix.ids) + prompt + generated  # [N]

@@ -11,7 +11,7 @@ from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
 from capsfusion_tasks.fusion.native.cache import KVCache
 from capsfusion_tasks.fusion.native.float8 import Float8
 
-# A slot is one page, so its keys are one piece of memory, which a product can read in place.
+# A slot is one page, so its keys are contiguous in memory, and a matrix product can read them in place.
 PAGE_TOKENS: int | None = None
 PREFILL_MULTIPLE = 1
 
@@ -68,7 +68,7 @@ def prompt_attention(queries: Tensor, cache: KVCache, layer: int, prompts: Promp
 
 
 def pack_seen(visible: Tensor, cache: KVCache) -> Tensor:  # noqa: ARG001
-    """``visible`` [N, B, capacity] in the form that ``beam_attention`` takes: here unchanged."""
+    """``visible`` [N, B, capacity] in the form that ``beam_attention`` takes: here, it is unchanged."""
     return visible
 
 
@@ -109,10 +109,12 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
 
 
 def _rows_with(cache: KVCache, layer: int, slots: Tensor, used: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The index of each of ``slots`` [N] in keys and values, and these keys and values, [M, kv_heads, used, D] each.
+    """Read keys and values of ``slots`` [N]. Returns an index [N], and keys and values, [M, kv_heads, used, D] each.
+
+    The index contains the place of each slot in keys and values.
 
     If each slot is one page and most of the first M pages are needed, keys and values are views of these M pages.
-    Otherwise they are copies of ``slots`` only.
+    Otherwise they are copies for ``slots`` only.
     """
     keys, values = cache.keys[layer], cache.values[layer]  # [pages, kv_heads, page_tokens, D]
     pages = cache.table[slots, 0].long()

@@ -1,6 +1,6 @@
-"""The engine's operations as Triton kernels, for CUDA. Functions compute the same as their namesakes in ``torch_ops``.
+"""The engine's operations as Triton kernels, for CUDA. ``torch_ops`` has the same functions in plain torch.
 
-The numbers of warps, rows and tokens per block were the fastest in tests on an H200 with the sizes of a 13B.
+The numbers of warps, rows and tokens per block were the fastest in tests on an H200 with the sizes of a 13B model.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from capsfusion_tasks.fusion.native.float8 import Float8
 # Tokens of a page. Attention reads a page at a time, and an int32 has a bit for each token of a page. Blocks of 32 keys
 # were the fastest, with 2 warps and 3 stages.
 PAGE_TOKENS: int | None = 32
-# Prefills are padded to a multiple of this. cuBLAS computes in tiles of up to 256 rows, and would load a new kernel for
-# nearly every number of rows.
+# Prefills are padded to a multiple of this number. cuBLAS computes in tiles of up to 256 rows. Without padding,
+# it would load a new kernel for nearly every number of rows.
 PREFILL_MULTIPLE = 256
 # Query rows that one program handles, in attention over the prefix or a prompt.
 _ROWS = 64
@@ -209,7 +209,7 @@ def _sizes(queries: Tensor, cache: KVCache) -> dict[str, int | str | bool]:
 
 
 def _stages(queries: Tensor, most: int) -> int:
-    """Number of key blocks to load at a time. Large blocks must fit in the 100 KB of shared memory of small cards."""
+    """Number of key blocks to load at a time. One if blocks are large: small cards have 100 KB of shared memory."""
     return most if queries.shape[-1] * queries.itemsize <= 256 else 1
 
 
