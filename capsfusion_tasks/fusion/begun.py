@@ -19,7 +19,7 @@ _NAME = "begun.json"
 
 
 class Begun(BaseModel):
-    """The record. ``files``: paths of the output files, relative to OUT, in the order in which rows are numbered."""
+    """The record of a run. ``files`` are the paths of the outputs, relative to OUT, in the order of the row numbers."""
 
     model_config = ConfigDict(frozen=True)
 

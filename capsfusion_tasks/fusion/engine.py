@@ -28,7 +28,7 @@ class Request:
     max_new_tokens: int | None = None
 
     def limit(self, of_engine: int) -> int:
-        """The most new tokens of the row: its own limit, but never more than the engine's limit ``of_engine``."""
+        """The maximum number of new tokens: the row's limit, but at most the engine's limit ``of_engine``."""
         return of_engine if self.max_new_tokens is None else min(self.max_new_tokens, of_engine)
 
 
@@ -130,8 +130,8 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
     The run ends with an error in three cases:
 
     - The device is broken. Every later row would fail as well.
-    - HOPELESS consecutive rows are set aside. The error is the error of the last row, or InputError if the scores of
-      that row are not finite.
+    - HOPELESS consecutive rows are set aside. Raises the error of the last row, or InputError if the scores of that
+      row are not finite.
     - ``requests`` raises an error.
     """
     set_aside: list[Completion] = []  # rows set aside since the last fused row; yielded when another row is fused

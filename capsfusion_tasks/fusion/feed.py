@@ -24,10 +24,10 @@ _AHEAD = 2  # number of claims that a rank prepares in advance; more would leave
 
 @dataclass
 class Prepared:
-    """The unfinished rows of a claim.
+    """The unfinished rows of a claim, by row number.
 
-    ``inputs`` are the digests of all these rows. ``requests`` are for the engine. ``set_aside`` are the results of rows
-    with an empty caption, which no engine gets.
+    ``inputs`` has the digest of each row. ``requests`` are the rows that the engine gets. ``set_aside`` are completions
+    of the other rows, which have an empty caption.
     """
 
     inputs: dict[int, bytes] = field(default_factory=dict)
@@ -52,7 +52,10 @@ class Feed:
         threading.Thread(target=self._run, name="feed", daemon=True).start()
 
     def next(self, *, wait: bool) -> Prepared | None:
-        """The next rows, or None if none are ready. With ``wait``, waits for rows. None then means the end."""
+        """The next rows, or None if no rows are ready.
+
+        With ``wait``, waits until rows are ready. Then None means that no rows are left.
+        """
         if self._ended:
             return None
         try:

@@ -187,12 +187,12 @@ def _check_new(files: Sequence[InOut], out: Path, existing: ExistingOutput) -> N
     if found and existing == "refuse":
         raise InputError(
             f"{out} has {found[0].relative_to(out)}{f' and {len(found) - 1} more outputs' * (len(found) > 1)} already:"
-            " replace with --overwrite, fuse only the others with --skip-existing, or choose another folder"
+            " replace them with --overwrite, skip them with --skip-existing, or choose another folder"
         )
 
 
 def _check_targets(files: Sequence[InOut], sources: Sequence[CaptionFile], on_line: Callable[[str], None]) -> int:
-    """Raise InputError if a target cannot hold its source's rows. Returns the number of rows of all sources."""
+    """Raise InputError if a target cannot store its source's rows. Returns the number of rows of all sources."""
     if sum(each.source.stat().st_size for each in files) > _LONG_CHECK_BYTES:
         which = files[0].source.name if len(files) == 1 else f"{len(files)} files"
         on_line(f"{which}: checking that the output can hold all rows")

@@ -17,15 +17,15 @@ class FuseJob(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     staging: str  # root of the storage; the paths below are relative to it
-    pairs: str  # a Parquet file with the columns laion_2b and laion_coco; with piece_rows a folder of such files
+    pairs: str  # a Parquet file with the columns laion_2b and laion_coco; with piece_rows, a folder of such files
     piece_rows: int | None  # rows per file in that folder, of which the last may have fewer; None: pairs is one file
     chunks: str  # folder of the chunk files
     decoding: Decoding
-    model: str  # where the decoding's model is on this machine
+    model: str  # a folder on this machine, or a hub id with a commit
     batch_size: int | None  # rows that the engine works on at once; None: the engine decides
     # Number of rows that a rank claims at a time. ``piece_rows`` is a multiple of this number.
     claim_rows: int
-    chunk_rows: int  # most rows of a chunk file
+    chunk_rows: int  # maximum number of rows of a chunk file
     # Time between two writes of finished rows. A kill loses the rows that were finished after the last write.
     write_seconds: float = 5.0
 

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from capsfusion_tasks.fusion.template import PAPER, Template
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 
-MAX_PROMPT_TOKENS = 256  # most tokens of a template with both captions; captions are cut to fit
+MAX_PROMPT_TOKENS = 256  # maximum number of tokens of a prompt; captions are cut to fit
 
-# Before it is tokenized, a caption is cut to this number of characters per token of the limit. Tokenizing ten million
-# characters would take 15 seconds. LLaMA's longest token has 16 characters, so a cut caption still has more tokens than
-# fit in a prompt. Qwen has longer tokens, but they consist only of spaces or of line-drawing characters.
+# Before a caption is tokenized, it is cut to this many characters for each token that a prompt may have, because
+# tokenizing ten million characters would take 15 seconds. LLaMA's longest token has 16 characters, so a cut caption
+# still has more tokens than fit in a prompt. Qwen has longer tokens, but they consist only of spaces or of line-drawing
+# characters.
 _LONGEST_TOKEN = 64
 
 # Characters of captions that must not get into a prompt: control characters (Cc), surrogates, and line and paragraph
@@ -95,8 +96,9 @@ class Prompt:
         """The token ids that every prompt begins with: the template up to its first caption.
 
         In the paper's template these are 112 LLaMA tokens, including BOS. The prefix ends before the last space in
-        front of the caption. No caption can change the prefix if no token has text from both sides of a space. This is
-        true for sentencepiece, and for LLaMA 3 and Qwen, whose tokenizers split texts into words first.
+        front of the caption. A caption could change the prefix only through a token with text from both sides of a
+        space. sentencepiece has no such tokens. The tokenizers of LLaMA 3 and Qwen have none either, because they split
+        texts into words first.
         """
         # Encode captions that begin with different kinds of characters, to leave out tokens that depend on the caption.
         prompts = [self.encode(start, start) for start in ("A", "b", "7", ":", '"', "é", "図", "😀")]

@@ -23,7 +23,7 @@ PROMPT_TEMPLATE = (
 
 # The fields, with the names that stand for them in digests. Do not change these names: all digests would change.
 _FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
-_MOST_BYTES = 1 << 16  # most bytes of a prompt's file; the longest prompt, 256 tokens, has a few thousand bytes
+_MOST_BYTES = 1 << 16  # maximum size of a prompt file; the longest prompt, 256 tokens, has a few thousand bytes
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

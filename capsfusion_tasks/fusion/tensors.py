@@ -114,7 +114,7 @@ def _safetensors(file: Path) -> TensorFile:
 
 
 def _pickled(file: Path) -> TensorFile:
-    # weights_only, because a pickle from a hub must not run code. Only zip files (since torch 1.6) can be mapped.
+    # Use weights_only, because a pickle from a hub must not run code. Only zip files (since torch 1.6) can be mapped.
     weights = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()

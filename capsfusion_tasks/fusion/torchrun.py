@@ -20,7 +20,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK
 
 _NAME = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b")  # the name of an environment variable or a constant
-_MESSAGE_MAX = 400  # most characters of a library's message; torch answers TORCH_LOGS=x with a page of names
+_MESSAGE_MAX = 400  # maximum length of a library's message; torch answers TORCH_LOGS=x with a page of names
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def gpu_count() -> int:
     """Number of GPUs that this process may use. Does not import torch, because CUDA would occupy the GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        # CUDA ignores the names from the first -1 on.
+        # CUDA ignores the first -1 and all names after it.
         return len([*takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))])
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)

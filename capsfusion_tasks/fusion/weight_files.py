@@ -53,7 +53,7 @@ def refuse_adapter(folder: Path) -> None:
 
 
 def unread_files(folder: Path, read: Iterable[Path]) -> list[str]:
-    """Names of the files that look like weight files and are not among ``read``, the files that are read."""
+    """Names of the files that look like weight files but are not in ``read``."""
     return _other_files(folder, [file.name for file in read])
 
 

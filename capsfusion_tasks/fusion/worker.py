@@ -40,7 +40,7 @@ _POLL_SECONDS = 0.1
 
 
 def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_world_size: int) -> None:
-    """Claim rows of the job and fuse those that are not finished, until no rows are left."""
+    """Fuse the unfinished rows that this rank claims. Claims rows of the job until no rows are left."""
     heartbeat = Heartbeat(rank)
     heartbeat.beat("loading")
     storage = Storage(job.staging)

@@ -30,7 +30,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Prompts:
-    """R new prompts, packed one after the other. None is empty. Each begins at place 0 of its slot.
+    """R new prompts, packed one after the other. No prompt is empty. Each begins at place 0 of its slot.
 
     Padding tokens may follow the last prompt. They belong to no prompt, and their attention is 0.
     """
@@ -55,19 +55,19 @@ class Beams:
 def pack_prompts(
     prompts: Sequence[Sequence[int]], slots: Sequence[int], *, prefix: int, cache: KVCache, multiple: int = 1
 ) -> Prompts:
-    """Pack one prompt per slot on the cache's device. The first position is ``prefix``, the length of the prefix.
+    """Pack one prompt per slot on the cache's device. Positions begin at ``prefix``, the length of the prefix.
 
     Adds padding tokens until the number of tokens is a multiple of ``multiple``.
     """
     lengths = torch.tensor([len(prompt) for prompt in prompts])  # [R]
     starts = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))  # [R + 1]
-    # The prompt of each token, [T].
+    # Index of each token's prompt, [T].
     which = torch.arange(len(prompts)).repeat_interleave(lengths)
     places = torch.arange(len(which)) - starts[which]  # [T]
     ids = torch.tensor([token for prompt in prompts for token in prompt])
     own = torch.tensor(slots)  # [R]
     padding = -len(which) % multiple
-    # Padding is written through the last row of the page table, which belongs to no slot, so it is never read.
+    # Padding tokens use the last row of the page table. This row belongs to no slot, so padding is never read.
     no_slot = len(cache.table) - 1
     tokens = Tokens(
         *(

@@ -48,7 +48,7 @@ class Pages:
 
     def __init__(self, *, pages: int, page_tokens: int, slots: int, capacity: int) -> None:
         self.page_tokens = page_tokens
-        self.per_slot = math.ceil(capacity / page_tokens)  # the most pages that one slot can need
+        self.per_slot = math.ceil(capacity / page_tokens)  # maximum number of pages of one slot
         if pages < self.per_slot:
             raise ValueError(f"{pages} pages of {page_tokens} tokens do not hold one row of {capacity} tokens")
         # Idle slots may take part in a step. Their keys and values go to this last page, which is never read.

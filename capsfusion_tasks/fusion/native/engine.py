@@ -26,14 +26,13 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes
 log = logging.getLogger(__name__)
 
 CPU_SLOTS = 32
-# Most tokens of one step, which computes one token per beam. With more tokens, each further row makes the step slower:
-# the bottleneck is then the GPU's arithmetic, and no longer the reading of weights.
+# Maximum number of tokens of one step. A step computes one token per beam. With more tokens, each further row makes the
+# step slower: the bottleneck is then the GPU's arithmetic, and no longer the reading of weights.
 STEP_TOKENS = 1024
 MAX_SLOTS = 512
 ADMIT_SHARE = 4  # rows are admitted when one slot in four is free
-PREFILL_TOKENS = (
-    8192  # most tokens of one prefill: enough to keep a GPU busy, and few enough to fit in memory beside the cache
-)
+# Maximum number of tokens of one prefill: enough to keep a GPU busy, and few enough to fit in memory beside the cache.
+PREFILL_TOKENS = 8192
 
 
 class NativeEngine:

@@ -15,7 +15,7 @@ from capsfusion_tasks.errors import InputError
 
 DTYPE = torch.float8_e4m3fn
 LARGEST = 448.0
-SMALLEST_SCALE = 1e-12  # least scale of a row, so that a row of zeros causes no division by zero
+SMALLEST_SCALE = 1e-12  # smallest scale of a row; prevents a division by zero for a row of zeros
 MULTIPLE = 16  # torch._scaled_mm needs weights whose sides are multiples of this number
 MIN_CAPABILITY = (8, 9)  # Ada and newer, because older cards have no float8 products
 

@@ -23,7 +23,7 @@ def size_for(n: int, sizes: Iterable[int]) -> int:
 
 
 class DecodeGraphs:
-    """CUDA graphs of ``step(n)``, a step over the first n slots, for up to sixteen values of n up to ``slots``.
+    """CUDA graphs of ``step(n)``, a step over the first n slots. At most sixteen values of n have a graph.
 
     Steps must read and write tensors that keep their addresses. Create this object before the first row is admitted,
     because capturing runs steps.

@@ -126,7 +126,7 @@ def prompt_attention_kernel(
     H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ROWS: tl.constexpr,
     PAGE: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """Causal attention of new prompts to themselves. Each program handles one head of ROWS tokens of one prompt."""
+    """Causal attention of new prompts to themselves. Each program handles one head, for ROWS tokens of one prompt."""
     r, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = tl.load(STARTS + r)
     length = tl.load(STARTS + r + 1) - first

@@ -81,7 +81,7 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
 
 
 def _peak(device: torch.device, work: Callable[[], object]) -> int:
-    """The most bytes that are allocated while ``work`` runs, minus the bytes that were allocated before."""
+    """The peak of allocated bytes while ``work`` runs, minus the bytes that were allocated before."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     work()

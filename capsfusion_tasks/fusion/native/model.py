@@ -1,4 +1,4 @@
-"""The forward pass of LLaMA and its relatives over a flat list of tokens. The caller supplies attention.
+"""The forward pass of LLaMA and similar models over a flat list of tokens. The caller supplies attention.
 
 Prompts and decode steps are packed one after the other: T tokens in, T hidden states out. ``torch_ops`` and
 ``triton_ops`` have the operations that differ between devices.
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # The rows of embedding and head are padded to a multiple of this number. LLaMA's vocabulary with [PAD] has 32,001 rows,
 # and GPUs multiply a matrix of such an odd size at half the speed.
 _HEAD_MULTIPLE = 64
-# Most rows of the rotary table, which has one row per position. Captions need a thousand positions. A table for the
-# ten million positions that some configs allow would take gigabytes.
+# Maximum number of rows of the rotary table, which has one row per position. Captions need a thousand positions. A
+# table for the ten million positions that some configs allow would take gigabytes.
 _MOST_POSITIONS = 1 << 16
 
 Matrix = Tensor | Float8

@@ -41,9 +41,8 @@ class Sizes(BaseModel):
 
     NAME: ClassVar[str] = "LLaMA"
     QK_NORM: ClassVar[bool] = False  # whether queries and keys are normalised, for each head separately
-    # Defaults of num_key_value_heads and head_dim. None: num_attention_heads, and hidden_size / num_attention_heads.
-    KEY_VALUE_HEADS: ClassVar[int | None] = None
-    HEAD_DIM: ClassVar[int | None] = None
+    KEY_VALUE_HEADS: ClassVar[int | None] = None  # default of num_key_value_heads; None: num_attention_heads
+    HEAD_DIM: ClassVar[int | None] = None  # default of head_dim; None: hidden_size / num_attention_heads
     # Whether the projections to queries, keys and values (QKV_BIAS) and attention's output projection (OUT_BIAS) add a
     # bias. None: ``attention_bias`` in the config decides.
     QKV_BIAS: ClassVar[bool | None] = None

@@ -121,7 +121,7 @@ class Slots:
             self._abandon(slot)
 
     def room_for(self, prompts: Sequence[int]) -> int:
-        """How many of the next rows can be admitted now. ``prompts``: tokens of each row's prompt without the prefix.
+        """How many of the next rows can be admitted now. ``prompts``: prompt lengths of these rows, without the prefix.
 
         Keeps a page free for each row that can still grow, because a row that gets no page must start again.
         """
@@ -137,7 +137,8 @@ class Slots:
     def prefill(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[int]:
         """Put ``prompts`` (without the prefix) into free slots, and generate their first tokens. Returns the slots.
 
-        ``limits`` are the most new tokens of each row. Call ``room_for`` first, to know how many rows fit.
+        ``limits`` are the maximum numbers of new tokens, one per row. Call ``room_for`` first, to know how many rows
+        fit.
         """
         device = self._model.device
         taken = [self._free.pop() for _ in prompts]

@@ -135,6 +135,6 @@ def _of_slots(pages: Tensor, slots: Tensor, cache: KVCache, used: int) -> Tensor
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding in Hugging Face's layout: the halves of a head are the two parts of the rotation."""
+    """Rotary position embedding in Hugging Face's layout, which rotates a head's first half with its second half."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

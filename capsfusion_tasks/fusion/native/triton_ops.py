@@ -209,7 +209,7 @@ def _sizes(queries: Tensor, cache: KVCache) -> dict[str, int | str | bool]:
 
 
 def _stages(queries: Tensor, most: int) -> int:
-    """Number of key blocks to load at a time. One if blocks are large: small cards have 100 KB of shared memory."""
+    """Number of key blocks to load at a time: 1 for large blocks, because small cards have 100 KB of shared memory."""
     return most if queries.shape[-1] * queries.itemsize <= 256 else 1
 
 
