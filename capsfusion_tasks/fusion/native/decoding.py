@@ -54,7 +54,7 @@ class BeamSearch:
         self.candidates = max(2, 1 + len(self.eos_ids)) * beams
         self.length_penalty = length_penalty
         tokens = torch.zeros(slots, beams, max_new_tokens, device=device, dtype=torch.long)
-        self.length = torch.zeros(slots, device=device, dtype=torch.long)  # [N] tokens generated so far
+        self.length = torch.zeros(slots, device=device, dtype=torch.long)  # [N] number of tokens generated so far
         self.limit = torch.full_like(self.length, max_new_tokens)  # [N] number of tokens after which a row must end
         self.tokens = tokens  # [N, B, G]
         self.scores = torch.zeros(slots, beams, device=device)  # [N, B]
@@ -77,7 +77,7 @@ class BeamSearch:
 
         Returns the parent [K, B] of each beam: the beam that it continues. Sets ``done`` where a caption is complete.
         """
-        length = self.length[slots] + 1  # [K], tokens of each row including the new token
+        length = self.length[slots] + 1  # [K], number of tokens of each row, including the new token
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         if self.beams == 1:
             return self._greedy_step(slots, length, log_probs)
