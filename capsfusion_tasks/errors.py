@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+
+def first_lines(lines: Sequence[str], limit: int = 10) -> list[str]:
+    """The first ``limit`` lines, and one that says how many more there are."""
+    more = len(lines) - limit
+    return [*lines[:limit], f"and {more} more"] if more > 0 else [*lines]
+
 
 def printable(text: str) -> str:
     """``text`` with all invisible characters but line breaks escaped (``\\x1b``), for logs, terminals and pages.

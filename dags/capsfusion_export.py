@@ -50,7 +50,12 @@ def capsfusion_export() -> None:
         with working() as work:
             wanted = CaptionFilter.of_param(params["filter"]) or CaptionFilter()
             done = export_filtered(
-                work.warehouse, wanted, params["export_to"], columns=params["columns"], limit=params["limit"]
+                work.warehouse,
+                wanted,
+                params["export_to"],
+                work.settings.scratch_folder,
+                columns=params["columns"],
+                limit=params["limit"],
             )
         print(f"{done['rows']} captions in {done['files']} files in {done['target']}")
         return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import webhook_alert
 from airflow.sdk import Param, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 from dag_parts import CAPTIONS, DEFAULT_ARGS, Json
@@ -31,6 +32,7 @@ PARAMS = {
     params=PARAMS,
     doc_md=Path(__file__).with_suffix(".md").read_text(),
     tags=["capsfusion"],
+    on_failure_callback=webhook_alert.on_failure(),
 )
 def capsfusion_lake() -> None:
     @task(execution_timeout=timedelta(hours=4))

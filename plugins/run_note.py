@@ -11,6 +11,7 @@ from airflow.plugins_manager import AirflowPlugin
 from run_context import told, utc_day
 from run_pages import captions_of_run
 
+from capsfusion_tasks.errors import first_lines
 from capsfusion_tasks.intervals import Interval
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class RunNote:
 
 def compose(report: dict[str, Any], checked: dict[str, Any] | None = None, about: Sequence[str] = ()) -> str:
     """The report as text: headline, failures (early, because the end may be cut off), facts ``about`` the run, rest."""
-    headline, failed, done = report["headline"], report["failures"], report["lines"]
+    headline, failed, done = report["headline"], first_lines(report["failures"]), report["lines"]
     if checked:
         count = checked["findings"]
         told = "the check failed" if count is None else "1 finding" if count == 1 else f"{count} findings"

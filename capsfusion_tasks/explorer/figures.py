@@ -75,5 +75,5 @@ def figures(connection: Connection, key: RunKey) -> RunFigures | None:
         distributions=funnels.distributions(connection, scope),
         histogram_ends=funnels.HISTOGRAMS,
         failed_shards=queries.failed_shards(connection, shard_ids),
-        failed_units=queries.failed_units(connection, scope),
+        failed_units=queries.failed_units(connection, scope, limit=10),
     )

@@ -51,6 +51,10 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
             path = layout.bucket_file(shard.side, bucket, shard.shard_id)
             storage.write_tables(path, BUCKET_ROWS, together(spill.rows(bucket), _HELD_ROWS), rules.as_footer())
 
+        # Another task may have split the shard meanwhile. Keep its files: if this task died while replacing them, no
+        # interval could be paired before the shard is pulled again.
+        if (done := split_counts(shard, storage, settings)) is not None:
+            return done
         before = pulled.begin_replacing(storage, shard.side, shard.shard_id)
         with ThreadPoolExecutor(_WRITERS) as writers:
             for _ in writers.map(write, spill.buckets()):

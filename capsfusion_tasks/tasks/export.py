@@ -134,12 +134,16 @@ def export_filtered(
     warehouse: Warehouse,
     wanted: CaptionFilter,
     export_to: str,
+    scratch: Path,
     *,
     columns: str | None = None,
     limit: int | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Export the accepted captions that meet ``wanted`` to the folder ``export_to``. Raises as ``export_captions``."""
+    """Export the accepted captions that meet ``wanted`` to ``export_to``. Raises as ``export_captions``.
+
+    ``scratch``: see ``export_target``.
+    """
     if not wanted.of_accepted:
         raise InputError(
             "the filter is for rejected captions, but an export has accepted ones: unset verdict and reason"
@@ -147,9 +151,9 @@ def export_filtered(
     with warehouse.engine.connect() as connection:
         where = condition_sql(connection, wanted, fused_captions.alias("captions"))
     selection = Selection(columns=named_columns(columns), fusion_id=wanted.fusion_id, where=where, limit=limit)
-    storage = Storage(export_to)
-    manifest = export_captions(warehouse, storage, selection, say=say)
-    return {"target": storage.path(""), "rows": manifest.rows, "files": len(manifest.files)}
+    with export_target(export_to, scratch) as target:
+        manifest = export_captions(warehouse, target, selection, say=say)
+        return {"target": target.path(""), "rows": manifest.rows, "files": len(manifest.files)}
 
 
 def _begin(

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from capsfusion_tasks.errors import printable
+from capsfusion_tasks.errors import first_lines, printable
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.warehouse import fusions, plans, quarantine, queries
@@ -90,7 +90,7 @@ class Report:
 
     @property
     def text(self) -> str:
-        return "\n".join([*self.lines, *self.failures])
+        return "\n".join([*self.lines, *first_lines(self.failures)])
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class ReplayReport:
 
     @property
     def text(self) -> str:
-        return "\n".join([*self.lines, *self.failures])
+        return "\n".join([*self.lines, *first_lines(self.failures)])
 
 
 def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> ReplayReport:

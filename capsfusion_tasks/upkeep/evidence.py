@@ -15,6 +15,7 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards import shard_list
+from capsfusion_tasks.shards.failures import system_error
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage, StoredFile
@@ -64,10 +65,19 @@ class Evidence:
         return file.modified < self.written_before
 
     def footer_rows(self, path: str) -> int | str:
-        """The number of rows of a Parquet file, or why it cannot be read."""
+        """The number of rows of a Parquet file, or what is wrong with it.
+
+        Raises NotReadyError or InputError for an error of the operating system, because then the file may be intact.
+        """
         try:
             return self.storage.footer(path)[1]
-        except (pa.ArrowException, OSError) as error:
+        except FileNotFoundError:
+            return "the file is missing"
+        except OSError as error:
+            if error.errno is not None:
+                raise system_error(f"cannot read {self.storage.path(path)}", error) from error
+            return _short(error)
+        except pa.ArrowException as error:
             return _short(error)
 
 

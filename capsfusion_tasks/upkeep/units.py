@@ -44,11 +44,12 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 def _pairs(evidence: Evidence, unit: LedgerUnit) -> Finding | None:
     path = layout.unit_pairs(unit.unit_id)
-    rows: int | str = evidence.footer_rows(path) if evidence.storage.exists(path) else "the file is missing"
+    rows = evidence.footer_rows(path)
     if rows == unit.rows_in:
         return None
     what = f"{path} has {rows} rows, but the plan has {unit.rows_in}" if isinstance(rows, int) else f"{path}: {rows}"
-    return Finding("unit-pairs", unit.unit_id, what, f"{REPAIR}, then {finish(unit)}", partial(_forget, evidence, unit))
+    repair = partial(_forget_without_pairs, evidence, unit)
+    return Finding("unit-pairs", unit.unit_id, what, f"{REPAIR}, then {finish(unit)}", repair)
 
 
 def _chunks(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
@@ -116,6 +117,13 @@ def _unknown(evidence: Evidence) -> Iterator[Finding]:
 def _put_back(evidence: Evidence, unit: LedgerUnit) -> str:
     ownership.put_back(evidence.warehouse.engine, unit.unit_id)
     return "set to planned: the next run of its interval resumes it from its chunks"
+
+
+def _forget_without_pairs(evidence: Evidence, unit: LedgerUnit) -> str:
+    """Read the pairs again first, because the unit's finished captions are deleted with it."""
+    if _pairs(evidence, unit) is None:
+        return "kept: its pairs can be read now, so the error was temporary"
+    return _forget(evidence, unit)
 
 
 def _forget(evidence: Evidence, unit: LedgerUnit) -> str:

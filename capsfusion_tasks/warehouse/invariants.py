@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, delete, func, select, update
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Side
+from capsfusion_tasks.warehouse.arrays import among
 from capsfusion_tasks.warehouse.ledger_tables import plans, shards, work_units
 from capsfusion_tasks.warehouse.ownership import alone_with, keep_others_off
 from capsfusion_tasks.warehouse.queries import Scope
@@ -77,7 +78,7 @@ def unit_ids(connection: Connection) -> set[str]:
 
 def pull_again(engine: Engine, shard_ids: Sequence[str]) -> None:
     """Set the state of shards to discovered, so that the next run of their interval pulls them again."""
-    statement = update(shards).where(shards.c.shard_id.in_(shard_ids))
+    statement = update(shards).where(among(shards.c.shard_id, shard_ids))
     with engine.begin() as connection:
         connection.execute(statement.values(state="discovered", rows=None, dropped=None, updated_at=func.now()))
 

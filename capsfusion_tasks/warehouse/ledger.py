@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import PAIRED, Existing, Replay, Shard, Unit
+from capsfusion_tasks.warehouse.arrays import among
 from capsfusion_tasks.warehouse.ledger_tables import shards, work_units
 from capsfusion_tasks.warehouse.sessions import LockedSession, locked_session
 from capsfusion_tasks.warehouse.writable import require_writable
@@ -42,7 +43,7 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
     ids = _register(connection, late, adopted_by=interval.key)
     free = shards.c.shard_id == bindparam("id"), shards.c.adopted_by.is_(None)
     connection.execute(update(shards).where(*free).values(adopted_by=interval.key), ids)
-    mine = shards.c.shard_id.in_([shard.shard_id for shard in late]), shards.c.adopted_by == interval.key
+    mine = among(shards.c.shard_id, [shard.shard_id for shard in late]), shards.c.adopted_by == interval.key
     return set(connection.scalars(select(shards.c.shard_id).where(*mine)))
 
 

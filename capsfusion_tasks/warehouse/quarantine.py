@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, and_, func, select
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import PAIRS, Replay, fused_schema
 from capsfusion_tasks.warehouse.adbc_session import adbc_session, batches
+from capsfusion_tasks.warehouse.arrays import among
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions, replayed_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.fusions import keeps_beams
@@ -150,7 +151,7 @@ def stored_captions(connection: Connection, fusion_id: str, pair_ids: pa.Chunked
     names = schema.names[1:]
     captions = rejected_captions.c
     statement = select(captions.pair_id, *(captions[name] for name in names)).where(
-        captions.fusion_id == fusion_id, captions.pair_id.in_(ids), captions.finish_reason.not_like("error%")
+        captions.fusion_id == fusion_id, among(captions.pair_id, ids), captions.finish_reason.not_like("error%")
     )
     found = [
         {"row": rows[row["pair_id"]], **{name: row[name] for name in names}}

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.warehouse.arrays import among
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions, replayed_captions
 from capsfusion_tasks.warehouse.ledger_tables import UNIT_STATES, shards, work_units
 
@@ -49,7 +50,7 @@ class Scope:
         if self.replay is not None:
             conditions.append(units.replay == self.replay)
         if self.unit_ids is not None:
-            conditions.append(units.unit_id.in_(self.unit_ids))
+            conditions.append(among(units.unit_id, self.unit_ids))
         return and_(*conditions)
 
 
@@ -102,7 +103,9 @@ def unit_counts(connection: Connection, scope: Scope = EVERYTHING) -> dict[str, 
     return {state: found.get(state, 0) for state in UNIT_STATES}
 
 
-def failed_units(connection: Connection, scope: Scope = EVERYTHING, limit: int = 10) -> list[tuple[str, int, str]]:
+def failed_units(
+    connection: Connection, scope: Scope = EVERYTHING, limit: int | None = None
+) -> list[tuple[str, int, str]]:
     """Units that failed, as (unit_id, tries, error)."""
     units = work_units.c
     statement = select(units.unit_id, units.tries, units.error).where(scope.clause(), units.state == "failed")
@@ -180,7 +183,7 @@ class SideSummary:
 
 def shards_summary(connection: Connection, shard_ids: Sequence[str] | None = None) -> dict[str, SideSummary]:
     """Side → summary of all its shards, or of those in ``shard_ids``."""
-    mine = true() if shard_ids is None else shards.c.shard_id.in_(shard_ids)
+    mine = true() if shard_ids is None else among(shards.c.shard_id, shard_ids)
     side, state = shards.c.side, shards.c.state
     pair = func.jsonb_each_text(shards.c.dropped).table_valued("key", "value")
     drops: dict[str, dict[str, int]] = {}
@@ -213,7 +216,7 @@ def shards_summary(connection: Connection, shard_ids: Sequence[str] | None = Non
 
 def failed_shards(connection: Connection, shard_ids: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
     """Shards that could not be read, as (side, path, error)."""
-    mine = true() if shard_ids is None else shards.c.shard_id.in_(shard_ids)
+    mine = true() if shard_ids is None else among(shards.c.shard_id, shard_ids)
     statement = select(shards.c.side, shards.c.path, shards.c.error).where(mine, shards.c.state == "failed")
     return [tuple(row) for row in connection.execute(statement.order_by(shards.c.side, shards.c.path))]
 

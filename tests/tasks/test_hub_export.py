@@ -16,12 +16,13 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard, HfApi, constants
 
+from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards import retries
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import export_parts
-from capsfusion_tasks.tasks.export import Manifest, export_captions, export_target
+from capsfusion_tasks.tasks.export import Manifest, export_captions, export_filtered, export_target
 from capsfusion_tasks.tasks.hub_folder import HubFolder
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
@@ -64,6 +65,12 @@ def of_a_folder(warehouse: Warehouse, folder: Path) -> dict[str, bytes]:
     storage = Storage(str(folder))
     export_captions(warehouse, storage, Selection(), rows_per_file=100, say=lambda line: None)
     return {name: (folder / name).read_bytes() for name in storage.files("data")}
+
+
+def test_a_filtered_export_goes_to_the_hub_too(filled: Warehouse, hub: WritableHub, tmp_path: Path) -> None:
+    done = export_filtered(filled, CaptionFilter(fusion_id="f2"), URI, tmp_path, limit=3, say=lambda line: None)
+    assert (done["rows"], done["files"]) == (3, 1)
+    assert parts(0)[0] in hub.files_of(REPO)
 
 
 def data_of(files: dict[str, bytes]) -> dict[str, bytes]:

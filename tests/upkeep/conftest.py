@@ -43,7 +43,7 @@ def settings_for(shards: Path, home: Path, warehouse_url: str, **more: Any) -> S
         scratch=home / "scratch",
         buckets=4,
         chunk_rows=4,
-        unit_tokens=2000,
+        unit_tokens=800,
         **more,
     )
 

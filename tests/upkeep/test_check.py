@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.demo.sample_data import FOLDER
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -359,6 +360,27 @@ def test_an_area_on_s3_is_checked_too(area: Area, s3_bucket: str) -> None:
     [finding] = check(remote, safe_age=timedelta(0), repair=True).findings
     assert finding.rule == "unit-pairs"
     assert check(remote, safe_age=timedelta(0)).findings == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), OSError("AWS Error NETWORK_CONNECTION")])
+def test_a_temporary_error_deletes_no_captions(area: Area, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    footer, errors = Storage.footer, [error]
+
+    def fails_once(storage: Storage, path: str) -> tuple[dict[str, str], int]:
+        if path == layout.unit_pairs(area.planned) and errors:
+            raise errors.pop()
+        return footer(storage, path)
+
+    monkeypatch.setattr(Storage, "footer", fails_once)
+    if error.errno is None:  # pyarrow has no error number for S3, so the file counts as broken until it is read again
+        result = area.check(repair=True)
+        assert [finding.rule for finding in result.findings] == ["unit-pairs"]
+        assert list(result.repaired.values()) == ["kept: its pairs can be read now, so the error was temporary"]
+    else:
+        with pytest.raises(NotReadyError, match=r"cannot read .*/pairs\.parquet now: Stale file handle"):
+            area.check(repair=True)
+    assert not errors
+    assert area.check().findings == []
 
 
 def test_a_run_ends_with_a_check_of_its_interval_that_leaves_failures_to_the_report(area: Area) -> None:

@@ -48,7 +48,7 @@ def test_an_export_has_the_accepted_captions_of_a_filter(
 ) -> None:
     wanted = wanted.model_copy(update={"fusion_id": wanted.fusion_id or "f2"})
     shown = [row.capsfusion for page in pages(filled, wanted, 100) for row in page if row.reasons is None]
-    done = export_filtered(filled, wanted, str(tmp_path / "out"), columns="pair_id", say=lambda _: None)
+    done = export_filtered(filled, wanted, str(tmp_path / "out"), tmp_path, columns="pair_id", say=lambda _: None)
     files = sorted((tmp_path / "out" / "data").glob("*.parquet"))
     assert sorted(text for file in files for text in pq.read_table(file)["capsfusion"].to_pylist()) == sorted(shown)
     assert done == {"target": Storage(str(tmp_path / "out")).path(""), "rows": len(shown), "files": len(files)}
@@ -58,6 +58,6 @@ def test_a_filter_of_the_other_verdict_is_refused(filled: Warehouse, tmp_path: P
     with pytest.raises(InputError, match="a replay takes rejected ones"):
         Replay(name="r", fusion_id="f1", filter=CaptionFilter(verdict="accepted"))
     with pytest.raises(InputError, match="an export has accepted ones"):
-        export_filtered(filled, CaptionFilter(reason="copy"), str(tmp_path))
+        export_filtered(filled, CaptionFilter(reason="copy"), str(tmp_path), tmp_path)
     with pytest.raises(InputError, match=r"the Param filter has a wrong day: .*yesterday"):
         CaptionFilter.of_param({"day": "yesterday"})
