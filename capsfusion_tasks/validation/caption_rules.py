@@ -16,7 +16,7 @@ _CLOSING = " \"'”’»›)]"
 # No English sentence ends in one of these words.
 _NEVER_LAST = word_set("a an the and or but nor than because although its their his my your our very")
 _CUT_WORD_LENGTH = 3
-# If a source's word is the caption's word plus one of these endings ("dogs" for "dog"), the caption's word is not cut.
+# A caption's word is not cut off if the source's word only adds one of these endings ("dogs" for "dog").
 _FORM = re.compile(r"(?:es|ed|ings?|e?rs?|ly|al|y|ies|en|ness|ful|less|ments?|ions?|like|able)\Z")
 
 _INNER_END = re.compile(r"[.!?][\"'”’)]*\s")
@@ -38,15 +38,16 @@ def failed(fused: Fused, _: RuleSettings) -> bool:
 
 
 def empty(fused: Fused, settings: RuleSettings) -> bool:
-    """``empty``: no visible character although the model finished. Rejects none of CapsFusion's published captions.
+    """``empty``: the model finished, but the caption has no visible character.
 
-    A caption that has only spaces, control characters or zero-width characters is empty.
+    Spaces, control characters and zero-width characters are not visible. Rejects none of CapsFusion's published
+    captions.
     """
     return not visible(fused.caption) and not failed(fused, settings)
 
 
 def visible(text: str) -> str:
-    """The visible part of ``text``; "" if it has only spaces, control and zero-width characters and marks."""
+    """The visible part of ``text``. Empty if it has only spaces, marks, control and zero-width characters."""
     stripped = text.strip()
     if stripped.isascii() and stripped.isprintable():
         return stripped
@@ -54,10 +55,10 @@ def visible(text: str) -> str:
 
 
 def too_short(fused: Fused, settings: RuleSettings) -> bool:
-    """``too_short``: at most 2 words or at most 5 characters.
+    """``too_short``: fewer than 3 words or fewer than 6 characters.
 
     These are the limits of DataComp's basic filter (Gadre et al., 2023). Rejects none of CapsFusion's published
-    captions. The shortest has 3 words ("be with him.", which continues a cut-off source).
+    captions. The shortest has 3 words: "be with him." continues a cut-off source.
     """
     short = len(fused.caption_words) < settings.min_words or len(fused.caption.strip()) < settings.min_characters
     return short and bool(visible(fused.caption))
@@ -75,9 +76,9 @@ def too_long(fused: Fused, settings: RuleSettings) -> bool:
 def truncated(fused: Fused, settings: RuleSettings) -> bool:
     """``truncated``: decoding hit its token limit, or the caption ends inside a sentence, a clause or a word.
 
-    Such a caption has no punctuation at its end, or ends in "…", or in a full stop after "the", "and" or the first
-    letters of a source's word ("a beaut."). A closing quotation mark or bracket is an end too, and an emoji may
-    follow. The word before a full stop is tested only in English captions.
+    A caption is truncated if it ends without punctuation or in "…". It is also truncated if the word before its full
+    stop cannot end a sentence ("the", "and") or is the beginning of a source's word ("a beaut."); this is tested only
+    in English captions. A closing quotation mark or bracket counts as punctuation. An emoji may follow it.
     """
     if fused.finish_reason == "length":
         return True
@@ -103,7 +104,7 @@ def _ends_in_a_clause(fused: Fused, text: str, *, english: bool) -> bool:
 def _is_cut(word: str, fused: Fused) -> bool:
     """Whether ``word`` is the cut-off beginning of a source's word ("beaut" of "beautiful").
 
-    It is not if the caption also has the source's word, or if both are forms of one word ("dog" and "dogs").
+    False if the caption also has the source's word, or if both are forms of one word ("dog" and "dogs").
     """
     if (
         len(word) < _CUT_WORD_LENGTH
@@ -121,11 +122,11 @@ def _is_cut(word: str, fused: Fused) -> bool:
 
 
 def repetition(fused: Fused, settings: RuleSettings) -> bool:
-    """``repetition``: more than 15% of the trigrams repeat an earlier one, or the caption loops and its sources do not.
+    """``repetition``: more than 15% of the trigrams repeat an earlier trigram, or there is a loop that no source has.
 
-    Gopher (Rae et al., 2021) uses 0.18 for the most frequent n-grams of a page. In a caption of 22 words, 0.15 means
-    three trigrams that occur twice. Rejects 0.18% of CapsFusion's published captions, mostly for a title that occurs
-    twice.
+    Gopher (Rae et al., 2021) uses a limit of 0.18 for the most frequent trigram of a page. A caption of 22 words
+    reaches 0.15 if three trigrams occur twice. Rejects 0.18% of CapsFusion's published captions, mostly because a
+    title occurs twice.
     """
     if fused.repetition > settings.repetition_max:
         return True
@@ -134,7 +135,7 @@ def repetition(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def restated(fused: Fused, settings: RuleSettings) -> bool:
-    """``restated``: two sentences have nearly the same content words: the smaller set shares 70% with the other.
+    """``restated``: a sentence shares 70% of its content words with another sentence.
 
     Sentences of fewer than three content words are too short to compare.
     """
@@ -156,7 +157,7 @@ def control_characters(fused: Fused, _: RuleSettings) -> bool:
 
     Invisible characters are soft hyphens, zero-width spaces, bidi overrides and Unicode's tag characters. Joiners and
     direction marks are allowed, because emoji and right-to-left scripts need them. Rejects one of CapsFusion's
-    published captions (0.02%), for a line break.
+    published captions (0.02%), because of a line break.
     """
     caption = fused.caption
     if caption.isascii():

@@ -14,7 +14,7 @@ from capsfusion_tasks.validation.leak_rules import says_unlike_sources
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import FUNCTION_WORDS, word_set
 
-# Each colour, its shades, and its names in the languages that raw captions are most often in.
+# Each colour with its shades, and with its names in the most frequent languages of raw captions.
 _COLOURS = {
     "red": "crimson scarlet maroon burgundy ruby rojo roja rouge rosso rossa rot rote roten vermelho rood",
     "orange": "naranja arancione laranja",
@@ -68,7 +68,7 @@ GENERAL_TALK = re.compile(
 
 
 def invention(fused: Fused, settings: RuleSettings) -> bool:
-    """``invention``: more than two names and numbers that are in neither source, written out or as an abbreviation.
+    """``invention``: more than two names and numbers that neither source has, not even as an abbreviation.
 
     Rejects 0.12% of CapsFusion's published captions, mostly because the model added what it knows about a work or a
     person ("Bashar al-Assad" for "Assad").
@@ -79,7 +79,8 @@ def invention(fused: Fused, settings: RuleSettings) -> bool:
 def invented_number(fused: Fused, _: RuleSettings) -> bool:
     """``invented_number``: a number, a year, a price or a count word that neither source has in any form.
 
-    "Two" may count items that a source lists, unless the caption drops the source's own count.
+    "Two" is allowed, because it may count items that a source lists. It is not allowed if the caption drops a number
+    word of a source.
     """
     return bool(fused.invented_numbers)
 
@@ -95,11 +96,11 @@ def invented_name(fused: Fused, settings: RuleSettings) -> bool:
 def changed_name(fused: Fused, _: RuleSettings) -> bool:
     """``changed_name``: a name that neither source has replaces a name of the raw caption.
 
-    "Zofia Naylor" for "Josh Naylor": the neighbouring word is the same, the raw caption's name is no longer next to it,
-    and the two names are spelled differently. If the neighbour is a word of grammar or a number, the caption must lack
-    the raw caption's name altogether. The raw caption's first word counts as a name if the caption lacks it. Rejects
-    none of CapsFusion's published captions. Raw captions in other scripts than Latin are skipped, because their names
-    are translated.
+    Example: "Zofia Naylor" for "Josh Naylor". The new name has the same neighbouring word, the raw caption's name is no
+    longer next to this word, and the two names are spelled differently. If the neighbour is a word of grammar or a
+    number, the caption must lack the raw caption's name altogether. The raw caption's first word counts as a name if
+    the caption lacks it. The rule skips raw captions in non-Latin scripts, because their names are translated. Rejects
+    none of CapsFusion's published captions.
     """
     new = [fact for fact in fused.invented_facts if not fact.isdigit() and len(fact) > 2]
     if not new or words_not_latin(fused.raw):
@@ -118,7 +119,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
             continue
         is_word = beside.isalpha() and beside not in FUNCTION_WORDS
         for other in raw.get((beside, side), set()) - found:
-            # The name is inserted and replaces nothing, as "Day" where "Valentine card" became "Valentine's Day card".
+            # The caption only inserts the name: "Day" in "Valentine's Day card" for "Valentine card".
             if not other.isalpha() or other in caption.get((name, side), set()):
                 continue
             # The name is part of a written-out abbreviation, such as "Real Estate" for "REIT".
@@ -132,7 +133,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
 
 
 def _lost_first_word(fused: Fused) -> str | None:
-    """The raw caption's first word, if the caption lacks it. It may be a name or not: its capital shows neither."""
+    """The raw caption's first word, if the caption lacks it. Its capital does not show whether it is a name."""
     first = base_form(fused.raw_words[0]) if fused.raw_words and fused.raw[0].isupper() else None
     return None if first in fused.caption_content else first
 
@@ -146,11 +147,11 @@ def _pairs_of_words(words: Sequence[str]) -> Neighbours:
 
 
 def changed_colour(fused: Fused, _: RuleSettings) -> bool:
-    """``changed_colour``: a colour in neither source takes the place of a source's colour.
+    """``changed_colour``: a colour that neither source has replaces a colour of a source.
 
-    Either the caption lacks a colour of a source ("a brown car" for "a red car"), or a word has the new colour where a
-    source has another one ("the red brand's brown car" for "the red brand's red car"). Shades of a colour, and its
-    names in other languages, count as the colour.
+    Either the caption lacks a colour of a source ("a brown car" for "a red car"), or the new colour precedes a word
+    that has another colour in a source ("the red brand's brown car" for "the red brand's red car"). Shades of a colour
+    and its names in other languages count as the same colour.
     """
     plain = PLAIN_COLOURS & fused.caption_set
     if not plain:
@@ -161,7 +162,7 @@ def changed_colour(fused: Fused, _: RuleSettings) -> bool:
 
 
 def _on_the_same_word(new: set[str], fused: Fused) -> bool:
-    """Whether the caption has a ``new`` colour before a word that has only other colours before it in the sources."""
+    """Whether a word has a ``new`` colour before it in the caption, and only other colours before it in the sources."""
     caption, sources = _coloured(fused.caption_words), _coloured(fused.source_words)
     return any(found & new and word in sources and sources[word].isdisjoint(found) for word, found in caption.items())
 
@@ -180,10 +181,10 @@ def colours_of(words: Iterable[str]) -> set[str]:
 
 
 def unsupported(fused: Fused, settings: RuleSettings) -> bool:
-    """``unsupported``: the caption talks from memory, or belongs to another picture.
+    """``unsupported``: the model wrote from memory, or the caption belongs to another picture.
 
-    Either 65% or more of its content words, at least five, are in neither source, and it has at most a quarter of the
-    synthetic caption's content words. Or 80% or more of its content words are in neither source.
+    At least five of the caption's content words are in neither source. They are at least 80% of its content words, or
+    they are at least 65% and the caption keeps at most a quarter of the synthetic caption's content words.
     """
     new, content = len(fused.unsupported), len(fused.caption_content)
     if new < settings.unsupported_min or new < settings.unsupported_max * content:
@@ -193,13 +194,13 @@ def unsupported(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def little_support(fused: Fused, settings: RuleSettings) -> bool:
-    """``little_support``: 55% of the caption's content words, or nine of them, are in neither source."""
+    """``little_support``: at least 55% or nine of the caption's content words are in neither source."""
     new = len(fused.unsupported)
     return new >= 9 or (new >= settings.unsupported_min and new >= 0.55 * len(fused.caption_content))
 
 
 def denial(fused: Fused, _: RuleSettings) -> bool:
-    """``denial``: the caption says what something is not, and no source denies anything.
+    """``denial``: the caption says what something is not, and no source contains a denial.
 
     In such captions, the model discusses its sources ("is not a temple made out of paper", "not to be confused with").
     Denials inside quotation marks do not count.
@@ -211,7 +212,7 @@ def denial(fused: Fused, _: RuleSettings) -> bool:
 
 
 def loose_link(fused: Fused, _: RuleSettings) -> bool:
-    """``loose_link``: a phrase that often joins sources that do not fit ("as indicated by", ", while the")."""
+    """``loose_link``: a phrase that often joins unrelated sources ("as indicated by", ", while the")."""
     hinted = ", while " in fused.caption_lower or not _LINK_HINTS.isdisjoint(fused.caption_set)
     return hinted and says_unlike_sources(LOOSE_LINK, fused)
 

@@ -10,7 +10,7 @@ from capsfusion_tasks.validation.scores import Fused
 def is_to_be_english(fused: Fused, settings: RuleSettings) -> bool:
     """Whether the setting ``english`` requires an English caption for this pair.
 
-    With the value ``latin``, the setting requires it if at most half of the synthetic caption's letters are not Latin.
+    The value ``latin`` requires English if at least half of the synthetic caption's letters are Latin.
     The script of the raw caption does not count, because the model writes English for raw captions in any script.
     """
     if settings.english != "latin":

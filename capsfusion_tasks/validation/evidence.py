@@ -1,4 +1,4 @@
-"""Finds the words of a caption that a rule is about, so that the report's page can mark these words."""
+"""Finds the words for which a rule rejects or flags a caption. The report page marks these words."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from capsfusion_tasks.validation.text import loop, ngrams, words
 
 Span = tuple[int, int]
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_END_LENGTH = 2  # how many of the last words are marked if a caption was cut
+_END_LENGTH = 2  # number of last words that are marked in a truncated caption
 
 
 def evidence(fused: Fused, code: str) -> list[Span]:
-    """Spans of characters that the rule ``code`` is about, in order, without overlaps.
+    """Character spans of the words for which the rule ``code`` applies, in order, without overlaps.
 
     Empty for rules about the whole caption, or about words that the caption lacks.
     """
@@ -42,19 +42,19 @@ def _joined(spans: Iterable[Span]) -> Iterator[Span]:
 
 
 def _found(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
-    """Finds the matches of ``patterns`` in the caption, except texts that a source has."""
+    """Finds the matches of ``patterns`` in the caption, except matches that a source also has."""
 
     def find(fused: Fused) -> Iterator[Span]:
         for pattern in patterns:
             for text in dict.fromkeys((fused.caption_lower, fused.caption)):
-                if len(text) == len(fused.caption):  # lower case can be longer ("İ"), which would shift the spans
+                if len(text) == len(fused.caption):  # lower case can be longer ("İ"): spans would shift
                     yield from (m.span() for m in pattern.finditer(text) if m[0].lower() not in fused.sources_lower)
 
     return find
 
 
 def _anywhere(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
-    """Finds all matches of ``patterns`` in the caption, including texts that a source has."""
+    """Finds all matches of ``patterns`` in the caption, including matches that a source also has."""
     return lambda fused: (m.span() for pattern in patterns for m in pattern.finditer(fused.caption_lower))
 
 
@@ -66,7 +66,7 @@ def _leak(fused: Fused) -> Iterator[Span]:
 
 
 def _words(wanted: Callable[[Fused], Iterable[str]]) -> Callable[[Fused], Iterator[Span]]:
-    """Finds the words of the caption whose base form is among the forms that ``wanted`` returns."""
+    """Finds the words of the caption whose base form ``wanted`` returns."""
 
     def find(fused: Fused) -> Iterator[Span]:
         forms = set(wanted(fused))
@@ -78,7 +78,7 @@ def _words(wanted: Callable[[Fused], Iterable[str]]) -> Callable[[Fused], Iterat
 
 
 def _texts(wanted: Callable[[Fused], Iterable[str]]) -> Callable[[Fused], Iterator[Span]]:
-    """Finds the texts that ``wanted`` returns, wherever the caption has them as whole words."""
+    """Finds each text that ``wanted`` returns, where the caption has it as whole words."""
 
     def find(fused: Fused) -> Iterator[Span]:
         for text in set(wanted(fused)):

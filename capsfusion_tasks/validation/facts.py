@@ -16,12 +16,12 @@ from capsfusion_tasks.validation.language import words_not_latin
 from capsfusion_tasks.validation.numbers import NUMBER_WORDS
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
 
-# Matches the characters before a word, and the word. The end of the text also counts as a word. Otherwise, a text that
-# ends in many signs would take quadratic time.
+# Matches a word and the characters before it. The end of the text also counts as a word. Otherwise, a text that ends
+# in many punctuation characters would take quadratic time.
 _TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
-# What may be in front of a sentence's first word; ^$ is the start of the text.
+# Characters before the first word of a sentence. ^$ matches the start of the text.
 _STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")
-# Raw captions are searched for names without these parts: tags, addresses, file names, and four or more words that are
+# Parts of raw captions that are not searched for names: tags, addresses, file names, and four or more words that are
 # joined by hyphens or underscores.
 _PICTURE_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp)\b")
 _NO_PROSE = re.compile(
@@ -36,15 +36,15 @@ _CALENDAR = frozenset(f"{_MONTHS} monday tuesday wednesday thursday friday satur
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 _DIGITS = re.compile(r"\d+")
 _ACRONYM = re.compile(r"\b[A-Z]{2,5}\b")
-# What may stand between two initials of a written-out abbreviation, such as "International Association of Athletics
-# Federations" for "IAAF".
+# Characters between two initials where a text writes out an abbreviation, such as "International Association of
+# Athletics Federations" for "IAAF".
 _BETWEEN_INITIALS = r"\w{0,20}?\W?(?:(?:of|and|for|the|in) )?"
 
 
 def raw_facts(text: str) -> frozenset[str]:
     """The base forms of the names and numbers in a raw caption.
 
-    A word with a capital at the start of a sentence is a name only if the next word has a capital, too ("Neiman Marcus
+    A capitalised word at the start of a sentence is a name only if the next word is also capitalised ("Neiman Marcus
     opens").
     """
     if "_" in text or "/" in text or text.count("-") > 2 or _PICTURE_FILE.search(text):
@@ -86,9 +86,9 @@ def _facts(words: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(1 << 16)
 def _base_forms_of_fact(word: str) -> tuple[str, ...]:
-    """The base form of ``word`` if it is a name or a number. Otherwise empty.
+    """The base form of ``word`` if it is a name or a number; otherwise empty.
 
-    Several base forms if Unicode normalisation splits ``word`` into several words.
+    If Unicode normalisation splits ``word`` into several words, each of them has a base form.
     """
     folded = unicodedata.normalize("NFKC", word).casefold().replace("’", "'")
     is_name = word != word.lower() and folded not in _NO_NAMES
@@ -97,7 +97,7 @@ def _base_forms_of_fact(word: str) -> tuple[str, ...]:
 
 @lru_cache(1 << 16)
 def base_form(word: str) -> str:
-    """The form in which facts are compared: without the endings of plural and possessive, and with numbers as digits.
+    """The form in which facts are compared: numbers as digits, other words without plural and possessive endings.
 
     ``word`` is case-folded.
     """
@@ -109,9 +109,9 @@ def base_form(word: str) -> str:
 
 
 def unsaid(facts: frozenset[str], words: Collection[str], forms: frozenset[str]) -> frozenset[str]:
-    """The ``facts`` that a text with ``words`` lacks. ``forms``: the base forms of the content words of ``words``.
+    """The ``facts`` that a text lacks. ``words``: its words. ``forms``: the base forms of its content words.
 
-    Facts written together or apart ("White Sox", "WhiteSox") or in another form ("Italy", "Italian") are not missing.
+    The text may write a fact as one word or two ("WhiteSox", "White Sox"), or in another form ("Italian" for "Italy").
     """
     missing = facts - forms
     missing = missing and missing.difference(words)
@@ -133,7 +133,7 @@ def invented(
 ) -> frozenset[str]:
     """The ``facts`` of ``caption`` that no source has, not even as an abbreviation ("NYC", "Oct. 08", "Sask.").
 
-    If the raw caption has another script than Latin, one name does not count, because it may be a translation.
+    If the raw caption is in a non-Latin script, one name is ignored, because it may be a translation.
     """
     candidates = unsaid(facts, source_words, source_forms)
     if not candidates:

@@ -21,14 +21,14 @@ from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import JUDGED, validate_table
 
-ROWS_AT_ONCE = 16_384  # rows that are judged at a time; ``same_caption`` counts equal captions only among these rows
+ROWS_AT_ONCE = 16_384  # rows per batch; ``same_caption`` counts equal captions only within a batch
 BINS = 25
 LONGEST = 100  # in words; captions with more words count in the last bin
 
 
 @dataclass
 class Trial:
-    """The effect of another threshold. ``reasons``: reason → how many more rows it applies to (negative: fewer)."""
+    """The effect of another threshold. ``reasons``: reason → change of the number of rows to which it applies."""
 
     label: str
     settings: RuleSettings
@@ -54,7 +54,7 @@ class Trial:
 
 @dataclass
 class FileVerdicts:
-    """The counts of a file's verdicts, and histograms of its scores: score → number of rows in each of ``BINS`` bins.
+    """The counts of a file's verdicts, and a histogram of each score: the number of rows in each of ``BINS`` bins.
 
     The bins have equal widths. They span 0 to 1, or 0 to ``LONGEST`` for the score ``caption_words``.
     """
@@ -81,7 +81,7 @@ def tried_settings(changes: Sequence[str], settings: RuleSettings) -> list[Trial
         name, equals, value = change.partition("=")
         if not equals or name not in RuleSettings.model_fields:
             known = ", ".join(RuleSettings.model_fields)
-            raise InputError(f"cannot try {change!r}: expected name=value with one of {known}")
+            raise InputError(f"cannot try {change!r}: expected name=value, where name is one of {known}")
         try:
             tried = RuleSettings.model_validate({**settings.model_dump(), name: value})
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Rules about the language of a caption. Captions must be in English, for sources in any language."""
+"""Rules about the language of a caption. Captions must be in English, whatever language their sources have."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from capsfusion_tasks.validation.scores import Fused
 
 
 def wrong_script(fused: Fused, _: RuleSettings) -> bool:
-    """``wrong_script``: words in another script than Latin that neither source has.
+    """``wrong_script``: words in a non-Latin script that neither source has.
 
-    A name may be copied from a source in its own script. Rejects none of CapsFusion's published captions.
+    A caption may copy a name in a non-Latin script from a source. Rejects none of CapsFusion's published captions.
     """
     return any(word not in fused.sources_lower for word in words_not_latin(fused.caption_lower))
 
 
 def wrong_language(fused: Fused, _: RuleSettings) -> bool:
-    """``wrong_language``: the caption is not in English, even if words of the raw caption do not count.
+    """``wrong_language``: the caption is not in English. Words that the raw caption also has are ignored.
 
-    CapsFusion's captions are in English for raw captions in any language. Rejects one of CapsFusion's published
-    captions (0.02%), in French.
+    CapsFusion's captions are in English, whatever language the raw caption has. Rejects one of CapsFusion's published
+    captions (0.02%), which is in French.
     """
     return is_foreign(fused.caption_words, names=fused.raw_words)

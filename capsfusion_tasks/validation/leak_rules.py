@@ -1,4 +1,4 @@
-"""Rules about text from the model's training or instruction: leaks, refusals, an assistant's talk, tokens."""
+"""Rules about text from the model's training or instruction: leaks, refusals, an assistant's phrases, tokens."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# Phrases of the prompt's instruction that are about the sentences and the task. No caption has a reason to use these
-# phrases.
+# Phrases of the prompt's instruction about the two sentences or the task. A caption has no reason to use these phrases.
 INSTRUCTION_PHRASES = (
     "real-world",
     "in the real world, there",
@@ -41,7 +40,7 @@ INSTRUCTION_PHRASES = (
     "grammatical flaws",
     "grammatical errors",
 )
-# Captions without a hint word can have no phrase and match no pattern. Looking up hint words in a set is faster.
+# Captions without a hint word cannot have a phrase or match a pattern. Looking up hint words in a set is faster.
 _PHRASE_HINTS = word_set(
     "real sentence sentences structured information details depth concatenating grammar grammatical"
 )
@@ -74,7 +73,8 @@ PARAPHRASE = re.compile(
 
 SOURCE_MARKER = re.compile(r"\bsentences? (?:1|2|one|two)\b|\b(?:first|second) sentence\b")
 
-# How chat models decline and present themselves. "I'm sorry" alone may be text on a shirt or a song's title.
+# Phrases with which chat models refuse a task or present themselves. "I'm sorry" alone may be text on a shirt or a
+# song's title.
 _REFUSAL_HINTS = word_set("ai model sorry apologize apologise apologies unfortunately unable able i i'm artificial")
 REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
@@ -118,9 +118,9 @@ TOKEN = re.compile(
 def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
     """``prompt_leakage``: a phrase of the instruction, or a paraphrase of one, that neither source has.
 
-    BLIP3-KALE (Awadalla et al., 2024) removes such sentences. Usual phrases such as "real-world problems" are allowed.
-    Nine in ten of CapsFusion's published captions that this rule rejects say "real-world" ("provides detailed
-    real-world knowledge about …").
+    BLIP3-KALE (Awadalla et al., 2024) removes such sentences. Common phrases such as "real-world problems" are allowed.
+    Of CapsFusion's published captions that this rule rejects, 90% contain "real-world" ("provides detailed real-world
+    knowledge about …").
     """
     caption = fused.caption_lower
     hinted = not _PHRASE_HINTS.isdisjoint(fused.caption_set)
@@ -133,7 +133,7 @@ def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
 
 
 def source_marker(fused: Fused, _: RuleSettings) -> bool:
-    """``source_marker``: the caption speaks of "Sentence 1" or "the second sentence", and no source does.
+    """``source_marker``: the caption mentions "Sentence 1" or "the second sentence", and no source does.
 
     Rejects 0.18% of CapsFusion's published captions.
     """
@@ -143,8 +143,8 @@ def source_marker(fused: Fused, _: RuleSettings) -> bool:
 def refusal(fused: Fused, _: RuleSettings) -> bool:
     """``refusal``: the model speaks of itself ("As an AI") or declines the task, in words that no source has.
 
-    Rejects none of CapsFusion's published captions. Patterns are whole phrases: "I'm Sorry" on a shirt and "I can't
-    believe it" in a comic are normal text.
+    Rejects none of CapsFusion's published captions. The patterns are whole phrases, because "I'm Sorry" on a shirt and
+    "I can't believe it" in a comic are normal text.
     """
     return not _REFUSAL_HINTS.isdisjoint(fused.caption_set) and says_unlike_sources(REFUSAL, fused)
 
@@ -152,7 +152,7 @@ def refusal(fused: Fused, _: RuleSettings) -> bool:
 def assistant_talk(fused: Fused, _: RuleSettings) -> bool:
     """``assistant_talk``: an assistant's words around the caption ("Sure! Here is", "Caption:", "I hope this helps").
 
-    A label or phrase that a source has, too, is normal text.
+    A label or phrase that a source also has is allowed.
     """
     caption = fused.caption_lower.replace("’", "'")
     for start in (LABEL.match(caption), ASSISTANT_OPENING.match(caption)):
@@ -162,7 +162,7 @@ def assistant_talk(fused: Fused, _: RuleSettings) -> bool:
 
 
 def special_token(fused: Fused, _: RuleSettings) -> bool:
-    """``special_token``: a tokenizer's or a chat template's token ("[PAD]", "<0x0A>", "▁", "<|im_end|>") in the text.
+    """``special_token``: a token of a tokenizer or a chat template ("[PAD]", "<0x0A>", "▁", "<|im_end|>").
 
     Rejects none of CapsFusion's published captions.
     """

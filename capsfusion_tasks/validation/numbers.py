@@ -14,9 +14,9 @@ _ORDINALS = "zeroth first second third fourth fifth sixth seventh eighth ninth t
 _ROMAN = "i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx"
 
 NUMBER_WORDS = {word: str(number) for names in (_CARDINALS, _ORDINALS) for number, word in enumerate(names.split())}
-# Count words. Words that are mostly grammar, not numbers, are left out ("one of the photos", "second-hand").
+# Number words, without words that are mostly grammar ("one of the photos", "second-hand").
 _COUNTS = {word: number for word, number in NUMBER_WORDS.items() if number > "1" and word != "second"}
-# Words that a source may have where the caption has a number.
+# Words of a source that the caption may replace by a number.
 _TWO = dict.fromkeys(["pair", "both", "double", "dual", "twin", "couple", "duo", "twice", "half"], "2")
 _MORE = {"triple": "3", "trio": "3", "quad": "4", "quarter": "4", "quartet": "4", "dozen": "12", "hundred": "100"}
 _NUMERALS = {numeral: str(number) for number, numeral in enumerate(_ROMAN.split(), 1)}
@@ -34,15 +34,15 @@ def invented_numbers(caption: str, words: Set[str], sources: str, source_words: 
     """The numbers of ``caption``, as written, that ``sources`` do not have in any form.
 
     ``sources``: both source texts. ``words``: the words of the caption. ``source_words``: the words of the sources.
-    Forms of a number are, for example, "three", "3" and "III", "3rd Jan." and "January 3", "2008" and "'08", "5,000"
-    and "5k", "18:00" and "6 pm".
+    Examples of two forms of a number: "three" and "III"; "3rd Jan." and "January 3"; "2008" and "'08"; "5,000" and
+    "5k"; "18:00" and "6 pm".
     """
     counted = sorted((_COUNTS.keys() & words).difference(source_words))
     written = _NUMBER.findall(caption)
     if not counted and not written:
         return []
     runs = _RUN.findall(sources)
-    if not sources.isascii():  # "8½" has the number 8, and "８" is 8
+    if not sources.isascii():  # "8½" contains 8, and "８" (full-width) is 8
         runs += _RUN.findall(unicodedata.normalize("NFKC", sources))
     quick = set(runs)
     doubtful = [number for number in written if number not in quick]
@@ -58,9 +58,10 @@ def invented_numbers(caption: str, words: Set[str], sources: str, source_words: 
 def _invented_counts(
     counted: list[str], known: set[str], digits: list[str], words: Set[str], source_words: Collection[str]
 ) -> list[str]:
-    """The count words (such as "two") that are not ``known``.
+    """The ``counted`` words that neither source has in any form.
 
-    A caption may count items that a source lists ("two smartphones"), unless it drops the source's own count.
+    "Two" is allowed, because it may count items that a source lists ("two smartphones"). It is not allowed if the
+    caption drops a number word of a source.
     """
     new = [word for word in counted if _COUNTS[word] not in known]
     if not new:
@@ -89,7 +90,7 @@ def _whole(number: str) -> str:
 
 
 def _is_known(number: str, known: set[str], runs: list[str]) -> bool:
-    """Whether ``known`` has ``number``, or ``runs`` (the sources' digits) has its parts in a row ("2:1" for "2-1")."""
+    """Whether a source has ``number``, or has its parts in a row ("2-1" for "2:1"). ``runs``: the sources' digits."""
     if _whole(number) in known:
         return True
     parts = _RUN.findall(number)

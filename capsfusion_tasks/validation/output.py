@@ -1,4 +1,4 @@
-"""Writes a file's columns with the verdicts added. The ending of the output's name decides its format."""
+"""Writes the columns of a file and the verdicts. The ending of the output's name determines its format."""
 
 from __future__ import annotations
 
@@ -34,14 +34,12 @@ def check_outputs(source: Path, out: Path | None, report: Path | None, *, overwr
 def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict]) -> None:
     """Write all columns of ``source`` in their order, then the columns of ``JUDGED``.
 
-    The file appears complete or not at all.
-
-    Columns of the source with a name in ``JUDGED`` are left out, because they are older verdicts. ``verdicts`` has one
-    verdict for each row.
+    Omits columns of the source whose names are in ``JUDGED``, because they contain older verdicts. ``verdicts`` has
+    one verdict for each row. The file appears complete or not at all.
     """
     form = format_of(target, write=True)
     if form.kind == "parquet":
-        # A JSON file without rows has no column names, so the output gets the columns that were asked for.
+        # A JSON file without rows has no column names, so the output gets the requested columns.
         found = source.schema if source.schema.names else pa.schema([(name, pa.string()) for name in source.columns])
         kept = pa.schema([field for field in found if field.name not in JUDGED.names], found.metadata)
         schema = pa.schema([*kept, *JUDGED], kept.metadata)

@@ -24,9 +24,9 @@ _SCORES = {
     "raw_recall": "share of the raw caption's words that the caption keeps",
     "synthetic_recall": "share of the synthetic caption's words that the caption keeps",
     "fact_recall": "share of the raw caption's names and numbers that the caption keeps",
-    "novelty": "share of the caption's words that stand in neither source",
-    "invention": "share of the caption's names and numbers that stand in neither source",
-    "repetition": "share of the caption's trigrams that repeat an earlier one",
+    "novelty": "share of the caption's words that are in neither source",
+    "invention": "share of the caption's names and numbers that are in neither source",
+    "repetition": "share of the caption's trigrams that repeat an earlier trigram",
     "source_overlap": "Jaccard index of the two sources' words",
     "caption_words": "number of words in the caption",
 }
@@ -74,15 +74,15 @@ def report_page(name: str, verdicts: FileVerdicts) -> str:
             *_counts(tally.flags, tally.rows),
             *_trials(verdicts),
             "<h2>Scores</h2>",
-            "<p class=faint>How many captions have which score. A rule's threshold is a setting; the page was made with"
+            "<p class=faint>The number of captions with each score. Thresholds are settings. This page was made with"
             f" {escape(', '.join(f'{name}={value}' for name, value in verdicts.settings))}.</p>",
             *_histograms(verdicts),
-            "<h2>Rules</h2><p class=faint>What each rule looks for, also rules that found nothing here.</p>",
+            "<h2>Rules</h2><p class=faint>What each rule looks for, including rules that found nothing here.</p>",
             *_rules(tally),
             "<h2>Examples</h2>",
             '<p>Words of the caption: <span class="raw">from the raw caption</span>, <span class="synthetic">from the'
             ' synthetic one</span>, <span class="both">from both</span>, <span class="novel">from neither</span>.'
-            " <mark>Framed</mark>: what the rule is about.</p>",
+            " <mark>Framed</mark>: the words for which the rule applies.</p>",
             *_examples(tally),
             "</body></html>\n",
         ]

@@ -1,8 +1,8 @@
 """Verdicts: the reasons for which a caption is rejected, and the flags that mark doubtful captions.
 
 A rule is a small function, and its name is the reason or flag. Its docstring says where the rule comes from and how it
-was calibrated. Its percentages refer to 5,000 published captions by CapsFusion's own model (half of the 10,000
-published pairs). docs/validation.md says how often each rule is right.
+was calibrated. Percentages in the docstrings refer to 5,000 published captions by CapsFusion's own model (half of the
+10,000 published pairs). docs/validation.md says how often each rule is right.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ FLAGS: tuple[Rule, ...] = (
     product_code,
 )
 
-# Rules that depend on English words, on capitals as English uses them, or on spaces between words. They would reject or
-# flag good captions in other languages. All other rules work in any language, or find nothing in other languages.
+# Rules that depend on English words, on English capitalisation, or on spaces between words. They would reject or flag
+# good captions in other languages. All other rules work in any language, or find nothing in other languages.
 PRESUME_ENGLISH: frozenset[Rule] = frozenset(
     (
         *(too_short, restated, knowledge_lost, invention, changed_name, changed_colour, unsupported, denial),
@@ -141,7 +141,7 @@ DEFAULTS = RuleSettings()
 
 
 def reasons(fused: Fused, settings: RuleSettings = DEFAULTS) -> list[str]:
-    """The codes of all rules that reject the caption, in the order of ``RULES``. Empty if none does."""
+    """The codes of all rules that reject the caption, in the order of ``RULES``. Empty if no rule rejects it."""
     rules = RULES if is_to_be_english(fused, settings) else _RULES_FOR_ANY
     return [rule.__name__ for rule in rules if rule(fused, settings)]
 

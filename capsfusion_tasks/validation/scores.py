@@ -28,7 +28,7 @@ class Fused:
     synthetic: str
     caption: str
     finish_reason: str | None = None  # None if unknown, for example in a user's file
-    raws_with_caption: int = 1  # number of different raw captions that got this caption, including this row's
+    raws_with_caption: int = 1  # number of different raw captions with this fused caption, including this row's
 
     def __post_init__(self) -> None:
         self.sources = f"{self.raw}\n{self.synthetic}"
@@ -69,7 +69,7 @@ class Fused:
 
 
 def content(found: AbstractSet[str]) -> frozenset[str]:
-    """The base forms of those words in ``found`` that are not words of grammar."""
+    """The base forms of the words in ``found``, without words of grammar."""
     return frozenset(map(facts.base_form, found - FUNCTION_WORDS))
 
 

@@ -1,4 +1,4 @@
-"""Rules about a caption and its sources: copied, only joined or lost sources, and sources that do not fit together."""
+"""Rules about how a caption uses its sources: copies, mere concatenation, lost content, and unrelated sources."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _ONE_SOURCE_WORDS = 3
 def continuation(fused: Fused, _: RuleSettings) -> bool:
     """``continuation``: the caption only continues a synthetic caption that was cut off.
 
-    The caption begins with a lower-case word, and the synthetic caption has no end of sentence. Rejects 0.42% of
-    published captions ("Glenfiddich 18 year old single malt Scotch" gives "whisky is available for purchase at the
-    LCBO.").
+    The caption begins with a lower-case word, and the synthetic caption has no punctuation at its end. Example: the
+    source "Glenfiddich 18 year old single malt Scotch", the caption "whisky is available for purchase at the LCBO."
+    Rejects 0.42% of CapsFusion's published captions.
     """
     first = fused.caption.split(maxsplit=1)[:1]
     if not first or not first[0].rstrip(",").isalpha() or not first[0].islower():
@@ -47,10 +47,10 @@ def continuation(fused: Fused, _: RuleSettings) -> bool:
 
 
 def concatenation(fused: Fused, _: RuleSettings) -> bool:
-    """``concatenation``: both sources word for word, with nothing between them but "and", "while" or a full stop.
+    """``concatenation``: both sources word for word, with only words such as "and" or a full stop between them.
 
-    The instruction forbids this. The rule ignores sources of fewer than four words, and sources of which one contains
-    the other. Rejects 0.04% of CapsFusion's published captions. The flag ``verbatim`` marks captions that make one
+    The instruction forbids this. The rule skips pairs in which a source has fewer than four words or contains the
+    other source. Rejects 0.04% of CapsFusion's published captions. The flag ``verbatim`` marks captions that make one
     sentence of both sources.
     """
     return (
@@ -61,7 +61,7 @@ def concatenation(fused: Fused, _: RuleSettings) -> bool:
 
 
 def verbatim(fused: Fused, settings: RuleSettings) -> bool:
-    """``verbatim``: the caption has both sources word for word, joined into one sentence ("is", "features")."""
+    """``verbatim``: both sources word for word, joined into one sentence by words such as "is" or "features"."""
     return _has_both_sources(fused) and not concatenation(fused, settings)
 
 
@@ -79,7 +79,7 @@ def _has_both_sources(fused: Fused) -> bool:
 
 
 def _rest(fused: Fused) -> list[str]:
-    """The words of a caption that has both sources, without the sources."""
+    """The words that remain if both sources are removed from the caption."""
     rest = f" {' '.join(fused.caption_words)} "
     for source in (fused.raw_words, fused.synthetic_words):
         rest = rest.replace(f" {' '.join(source)} ", "  ", 1)
@@ -87,7 +87,7 @@ def _rest(fused: Fused) -> list[str]:
 
 
 def copy(fused: Fused, _: RuleSettings) -> bool:
-    """``copy``: the caption equals one of its sources, except for articles, and words of the other source are lost.
+    """``copy``: the caption equals one source, except for articles, and lacks words of the other source.
 
     If the other source adds no word, a copy is correct. The raw caption adds no word in 1.8% of CapsFusion's published
     pairs, the synthetic caption in 0.8%. Rejects none of CapsFusion's published captions.
@@ -105,7 +105,7 @@ def _without_articles(words: Sequence[str]) -> list[str]:
 
 
 def one_source(fused: Fused, _: RuleSettings) -> bool:
-    """``one_source``: a source has three or more content words that the other lacks, and the caption has none of them.
+    """``one_source``: a source has three or more content words that the other lacks, and the caption lacks them all.
 
     Many of these captions rightly leave out a wrong or garbled source.
     """
@@ -116,10 +116,10 @@ def one_source(fused: Fused, _: RuleSettings) -> bool:
 
 
 def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
-    """``knowledge_lost``: of three or more names and numbers of the raw caption, the caption keeps less than a quarter.
+    """``knowledge_lost``: the raw caption has three or more names and numbers; the caption keeps less than a quarter.
 
-    Captions that keep more than two of them pass, because the model sees only the beginning of a long raw caption.
-    Rejects 0.28% of CapsFusion's published captions.
+    Captions that keep more than two names and numbers pass, because the model sees only the beginning of a long raw
+    caption. Rejects 0.28% of CapsFusion's published captions.
     """
     facts = len(fused.raw_facts)
     kept = facts - len(fused.lost_facts)
@@ -128,10 +128,10 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def same_caption(fused: Fused, settings: RuleSettings) -> bool:
-    """``same_caption``: more than five different raw captions got this caption, in these rows or the warehouse.
+    """``same_caption``: the model gave this caption to more than five different raw captions.
 
-    LVD-2M (Xiong et al., 2024) found refined captions that repeat over thousands of rows. Rejects none of CapsFusion's
-    published captions, because all 5,000 are different.
+    Counts the rows of the table and, for units, of the warehouse. LVD-2M (Xiong et al., 2024) found refined captions
+    that repeat in thousands of rows. Rejects none of CapsFusion's published captions, because all 5,000 are different.
     """
     return fused.raws_with_caption > settings.same_caption_max
 
@@ -139,8 +139,8 @@ def same_caption(fused: Fused, settings: RuleSettings) -> bool:
 def unrelated_sources(fused: Fused, _: RuleSettings) -> bool:
     """``unrelated_sources``: the two sources have no content word in common, and the caption sets them side by side.
 
-    Such a caption has ", while the …", "Additionally, …" or "Meanwhile, …". From sources that do not fit, a model
-    writes fluent nonsense. Some captions of fitting sources are flagged, too.
+    Such a caption has ", while the …", "Additionally, …" or "Meanwhile, …". If the sources do not fit together, a
+    model writes fluent nonsense. The rule also flags some captions whose sources fit.
     """
     return (
         any(hint in fused.caption for hint in _SIDE_BY_SIDE_HINTS)

@@ -1,4 +1,4 @@
-"""Sums of verdicts: counts and examples of each reason and flag, as text for a terminal or a log."""
+"""Counts verdicts: rows and examples of each reason and flag, and their text for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tally:
     accepted: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
-    rescued: int = 0  # accepted rows whose best caption was rejected, and which got the caption of another beam
+    rescued: int = 0  # accepted rows in which another beam's caption replaced the rejected best caption
     examples: dict[str, list[Example]] = field(default_factory=dict)  # reason or flag → its examples
     examples_max: int = 1
 

@@ -1,4 +1,4 @@
-"""Words, n-grams, sentences and loops of a text. Case, width, quotation marks and punctuation do not count."""
+"""Words, n-grams, sentences and loops of a text. Ignores case, character width, quotation marks and punctuation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _SENTENCE_END = re.compile(r"(?<=\w\w\w\w)[.!?][\"'”’)]*\s+(?=[\"'“(]?[A-Z
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The set of the words in ``text``, which are separated by spaces."""
+    """The set of the space-separated words in ``text``."""
     return frozenset(text.split())
 
 
@@ -56,12 +56,12 @@ def words(text: str) -> list[str]:
 
 
 def without_quotations(text: str) -> str:
-    """``text`` with each quotation replaced by a space: a quotation is not the caption's own voice."""
+    """``text`` with a space in place of each quotation, because a quotation is not the caption's own statement."""
     return _QUOTATION.sub(" ", text) if '"' in text or "“" in text or "«" in text else text
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of ``text``, split where a capital follows a full stop, an exclamation or a question mark."""
+    """The sentences of ``text``, split where a capital follows a full stop, exclamation mark or question mark."""
     return _SENTENCE_END.split(text)
 
 
@@ -70,15 +70,15 @@ def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def repeated_share(tokens: Sequence[str], n: int = 3) -> float:
-    """Share of n-grams that repeat an earlier one; 0 for a text of fewer than ``n`` words."""
+    """Share of n-grams that repeat an earlier n-gram; 0 for a text of fewer than ``n`` words."""
     grams = ngrams(tokens, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def loop(text: str, tokens: Sequence[str]) -> str | None:
-    """The part of ``text`` that is repeated immediately. None if no part is. ``tokens``: the words of ``text``.
+    """The part of ``text`` that is a loop. None if there is no loop. ``tokens``: the words of ``text``.
 
-    The part is up to four words that occur at least three times in a row, or letters or signs that repeat
+    A loop is a group of up to four words that occurs at least three times in a row, or repeated letters or signs
     ("hahahahaha", "- - - - - - - - - -").
     """
     said = _word_loop(tokens)
@@ -93,11 +93,11 @@ def loop(text: str, tokens: Sequence[str]) -> str | None:
 
 
 def _word_loop(tokens: Sequence[str]) -> str | None:
-    # A quick check: without two equal pairs of neighbouring words, nothing occurs three times in a row.
+    # A quick check: a loop needs two repeated words and a repeated pair of neighbouring words.
     if len(set(tokens)) > len(tokens) - 2 or len(set(pairwise(tokens))) >= len(tokens) - 1:
         return None
     for size in range(1, 5):
-        same = 0  # how many words in a row equal the word ``size`` positions before
+        same = 0  # number of words in a row that equal the word ``size`` positions earlier
         for i in range(size, len(tokens)):
             same = same + 1 if tokens[i] == tokens[i - size] else 0
             if same == 2 * size:

@@ -14,7 +14,7 @@ from capsfusion_tasks.validation.beams import best_that_pass
 from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
-_RULES = "capsfusion.rules"  # key in the footer of a file of verdicts, for the thresholds that it was made with
+_RULES = "capsfusion.rules"  # footer key of the thresholds with which the verdicts of a file were made
 
 
 def validate_unit(
@@ -27,7 +27,7 @@ def validate_unit(
     """Judge all captions of ``unit`` and publish ``units/<unit_id>/validated.parquet``, in the order of its pairs.
 
     ``fused`` has all rows of the unit, in order (``schemas.fused_schema``). If ``fused`` has captions of other beams,
-    each row gets the best of its captions that the rules accept. ``loaded`` finds equal captions in the warehouse.
+    each row gets its best caption that the rules accept. ``loaded`` finds equal captions in the warehouse.
     Returns the published table (``schemas.validated_schema``).
     """
     with_beams = has_beams(fused)
@@ -43,7 +43,7 @@ def validate_unit(
 def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
     """The differences between the stored thresholds of ``validated`` and those of ``settings``."""
     noted = (validated.schema.metadata or {}).get(_RULES.encode())
-    # Files that older versions wrote record no thresholds. They count as judged with the current thresholds.
+    # Files of older versions contain no thresholds. They count as judged with the current thresholds.
     then = json.loads(noted) if noted else {}
     now = settings.model_dump(mode="json")
     return ", ".join(

@@ -12,8 +12,8 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.rules import DEFAULTS, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
 
-# A function that gets captions, and returns for each caption the raw captions of the loaded rows that have it. The
-# result may lack captions that no loaded row has.
+# A function that maps each given caption to the raw captions of the loaded rows with this caption. The result may lack
+# captions that no loaded row has.
 RawsByCaption = Callable[[Set[str]], Mapping[str, Set[str]]]
 
 # The columns that validation adds.
@@ -26,11 +26,11 @@ def validate_table(
     settings: RuleSettings = DEFAULTS,
     loaded: RawsByCaption | None = None,
 ) -> pa.Table:
-    """``table`` with the columns of ``schemas.SCORES``, ``reasons`` and ``flags``. Replaces columns with these names.
+    """Add the columns of ``schemas.SCORES``, ``reasons`` and ``flags``. Replaces columns with these names.
 
     ``table`` must have ``laion_2b``, ``laion_coco`` and ``caption_column``, and may have ``finish_reason``. A null
     counts as an empty text. For the rule ``same_caption``, equal captions are counted in the table and in ``loaded``.
-    Raises InputError for a column that is missing or holds no text.
+    Raises InputError for a column that is missing or does not contain text.
     """
     raws, synthetics, captions = (_texts(table, name) for name in ("laion_2b", "laion_coco", caption_column))
     known = "finish_reason" in table.column_names
@@ -52,7 +52,7 @@ def _judge(fused: Fused, settings: RuleSettings) -> tuple[object, ...]:
 
 
 def _raws_with_caption(captions: list[str], raws: list[str], loaded: RawsByCaption | None) -> list[int]:
-    """For each row, how many different raw captions have its caption, in these rows and among loaded rows."""
+    """For each row, the number of different raw captions with the same fused caption, among these and loaded rows."""
     found: dict[str, set[str]] = {}
     for caption, raw in zip(captions, raws, strict=True):
         found.setdefault(caption, set()).add(raw)
@@ -68,4 +68,4 @@ def _texts(table: pa.Table, name: str) -> list[str]:
     try:
         return [text or "" for text in table[name].cast(pa.string()).to_pylist()]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
-        raise InputError(f"column {name!r} holds {table[name].type}, not text: {error}") from error
+        raise InputError(f"column {name!r} contains {table[name].type}, not text: {error}") from error

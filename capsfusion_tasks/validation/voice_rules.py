@@ -32,9 +32,9 @@ READER = re.compile(
 
 
 def first_person(fused: Fused, _: RuleSettings) -> bool:
-    """``first_person``: "I" or "we" speaks outside quotation marks ("I need to get the oven mitt for my dad").
+    """``first_person``: "I" or "we" outside quotation marks ("I need to get the oven mitt for my dad").
 
-    Such a caption repeats a comment on a picture instead of describing it.
+    Such a caption repeats a comment on a picture instead of describing the picture.
     """
     if _FIRST_PERSON_HINTS.isdisjoint(fused.caption_set):
         return False
@@ -45,7 +45,7 @@ def addresses_reader(fused: Fused, _: RuleSettings) -> bool:
     """``addresses_reader``: an advertisement, an instruction or a question to the reader.
 
     Examples: "Buy it now", "Click here", "Are you …?", "you can purchase". "Welcome" and "Download" alone do not count,
-    because titles begin with these words, too.
+    because titles also begin with these words.
     """
     if OPENING.match(fused.caption):
         return True

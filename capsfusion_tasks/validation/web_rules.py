@@ -17,7 +17,7 @@ MARKUP = re.compile(
 _LINE_MARK = re.compile(r"\s*(?:#{1,6}|[*-]) ")
 _ADDRESS_START = re.compile(r"^(?:https?://)?(?:www\.)?")
 
-# Domains with common endings. Neither a word character, a hyphen nor another dotted part may follow the ending.
+# Domains with common endings. No word character, hyphen or further dotted part may follow the ending.
 _TOP_LEVEL = (
     "com|net|org|info|biz|edu|gov|co\\.uk|com\\.au|de|fr|it|es|nl|eu|us|ca|ru|pl|io|tv|shop|online|site|blog|example"
 )
@@ -71,9 +71,9 @@ _YEARS = re.compile(r"(?:19|20)\d\d(?:[-/](?:19|20)?\d\d)?")
 
 
 def markup(fused: Fused, _: RuleSettings) -> bool:
-    """``markup``: HTML, Markdown, a web address, a file's name or a chat template's tag that neither source has.
+    """``markup``: HTML, Markdown, a web address, a file name or a tag of a chat template that neither source has.
 
-    An address counts as part of a source if the source has its host without dots ("Galleryhip Com").
+    An address is allowed if a source has its host without dots ("Galleryhip Com").
     """
     caption = fused.caption_lower
     if fused.has_inner_dot and any(not _is_of_sources(name, fused) for name in _names_with_dots(caption)):
@@ -98,7 +98,7 @@ def _is_of_sources(name: str, fused: Fused) -> bool:
 
 
 def file_name(fused: Fused, _: RuleSettings) -> bool:
-    """``file_name``: the caption has the name of a file ("links-martens-logo.jpg")."""
+    """``file_name``: a file name ("links-martens-logo.jpg")."""
     return fused.has_inner_dot and FILE_NAME.search(fused.caption_lower) is not None
 
 
@@ -130,7 +130,7 @@ def _is_mojibake(text: str) -> bool:
 
 
 def shop_talk(fused: Fused, _: RuleSettings) -> bool:
-    """``shop_talk``: words of a shop, such as a price, "for sale", "is available", "offers the"."""
+    """``shop_talk``: text of a shop, such as a price, "for sale", "is available" or "offers the"."""
     if not _SHOP_HINTS.isdisjoint(fused.caption_set) and SHOP_TALK.search(fused.caption_lower):
         return True
     return fused.digits > 0 and AMOUNT.search(fused.caption) is not None
@@ -159,12 +159,12 @@ def _has_name_of_a_page(fused: Fused) -> bool:
 
 
 def product_code(fused: Fused, _: RuleSettings) -> bool:
-    """``product_code``: an article number from the end or from brackets of the raw caption ("(DSTF210)", "#09676")."""
+    """``product_code``: an article number that the raw caption has at its end or in brackets ("(DSTF210)")."""
     return fused.digits >= 3 and bool(product_codes(fused))
 
 
 def product_codes(fused: Fused) -> list[str]:
-    """The article numbers that the caption took from the raw caption's end or brackets."""
+    """The caption's article numbers that the raw caption has at its end or in brackets."""
     end = fused.raw.rstrip(" .")[-25:]
     found = []
     for written in _CODE.findall(fused.caption):

@@ -103,7 +103,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("validate pairs.jsonl", "has no capsfusion; it has id, laion_2b, laion_coco: name the columns with"),
         ("validate columns.csv --column blip", "it has url, alt, blip: name the columns with --raw-column"),
         ("validate fused.jsonl --report page", "its name must end in .html"),
-        ("validate fused.jsonl --try min_word=3", "expected name=value with one of"),
+        ("validate fused.jsonl --try min_word=3", "expected name=value, where name is one of"),
         ("status", "there is no warehouse in"),
         ("run", "Missing option '--start'"),
         ("run --start 10.11.2026 --end 2026-11-13", "Invalid value for '--start'"),

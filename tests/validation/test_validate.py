@@ -128,5 +128,5 @@ def test_a_column_that_is_missing_or_no_text_is_named() -> None:
     table = pa.table({"laion_2b": ["a"], "laion_coco": [["a"]]})
     with pytest.raises(InputError, match="no column 'capsfusion'; found laion_2b, laion_coco"):
         validate_table(table.set_column(1, "laion_coco", pa.array(["a"])))
-    with pytest.raises(InputError, match="column 'laion_coco' holds list<"):
+    with pytest.raises(InputError, match="column 'laion_coco' contains list<"):
         validate_table(table.append_column("capsfusion", pa.array(["a"])))

@@ -150,7 +150,7 @@ def test_a_trial_counts_what_another_threshold_changes(tmp_path: Path) -> None:
     assert (trial.newly_rejected, trial.newly_accepted, dict(trial.reasons)) == (1, 0, {"too_short": 2})
     assert found.tally.reasons == {"truncated": 1}
     for change, message in (
-        ("min_word=8", "expected name=value with one of min_words"),
+        ("min_word=8", "expected name=value, where name is one of min_words"),
         ("min_words", "expected name=value"),
         ("min_words=few", "cannot try 'min_words=few'"),
     ):
