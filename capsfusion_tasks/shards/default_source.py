@@ -1,4 +1,4 @@
-"""The source that is used if none is configured. Its errors say so, and name the variable that sets another source."""
+"""The default source of a side. Its errors say that it is the default, and name the variable for another source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists the shards of an interval: those that arrived in it. The list is frozen after the interval's end."""
+"""Lists the shards that arrived in an interval. After the interval's end, the list is frozen."""
 
 from __future__ import annotations
 
@@ -31,20 +31,19 @@ def discover(
 ) -> list[Shard]:
     """List the interval's shards, sorted by side and path. Later stages read the list with ``discovered``.
 
-    The first call after the interval's end that finds a shard freezes the list, so that a rerun or a backfill does the
-    same work. ``relist`` adds new shards to a frozen list. Before the interval's end, each call adds the shards that
-    arrived since the last call. Three things are never frozen: an empty list; a side whose source had no shard at all,
-    because shards with old times may be copied there later; and a side with unreadable files. The list has unreadable
-    files as shards with a ``problem``.
+    Before the interval's end, each call adds the shards that arrived since the last call. The first later call that
+    finds a shard freezes the list, so that a rerun or a backfill does the same work. ``relist`` adds new shards to a
+    frozen list. The list contains unreadable files as shards with a ``problem``. Later calls list a side again if it
+    has unreadable files, or if its source had no shard at all, because shards with old times may be copied there later.
 
-    A shard is late if it appeared after its own interval was over and listed, even if that list is empty. The next
-    interval that is listed takes the late shard: ``claim`` gets the late shards that were found, and returns the ids of
-    those that this interval may take. An interval must also claim its own late shards, so that no other interval takes
-    them.
+    A shard is late if it appears after its interval was listed and had ended, even if the list is empty. The next
+    interval that is listed takes late shards: ``claim`` gets the late shards that were found, and returns the ids of
+    the shards that this interval may take. An interval must also claim its own late shards, so that no other interval
+    takes them.
 
     If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
-    longer in it. If ``units`` of the interval are already planned or loaded, this raises InputError instead, unless
-    ``relist`` adds the shards of the new sources.
+    longer in it. If the interval already has ``units``, raises InputError instead. ``relist`` avoids this error: it
+    adds the shards of the new sources to the list.
 
     Calls ``on_listing`` with each listed side and the bytes of all its shards.
     """
@@ -116,7 +115,7 @@ def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[
             f" {interval.command}"
             " --relist (in Airflow: the Param relist)"
         )
-    log.warning("discover: listing the interval again: its list was made from %s", then)
+    log.warning("discover: the interval is listed again, because its list was made from %s", then)
 
 
 def discovered(interval: Interval, storage: Storage) -> list[Shard]:

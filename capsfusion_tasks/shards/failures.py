@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 
-# Temporary errors of a disk or a network file system, or because the process has too many open files.
+# Temporary errors: of a disk or a network file system, too little memory, too many open files.
 _MAY_PASS = frozenset(
     {
         errno.EAGAIN,
@@ -52,7 +52,7 @@ def system_error(what: str, error: OSError | ValueError) -> InputError | NotRead
 
 @contextmanager
 def system_errors(what: str) -> Iterator[None]:
-    """Within the block, OSErrors and ValueErrors of the system or of a client become InputError or NotReadyError."""
+    """Turn OSErrors and ValueErrors of the block into InputError or NotReadyError."""
     try:
         yield
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Shards on a web server. A list on the server says which files are shards."""
+"""Shards on a web server. A list on the server names the files."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from capsfusion_tasks.shards.web_list import Entry, read_list
 
 _SHA256 = "sha256:"
 _CONNECTIONS = 8
-_MOST_FAILURES = 3  # if the server fails for more files than this, the server itself counts as down
+_MOST_FAILURES = 3  # with more failed files than this, the whole server counts as down
 
 
 class HttpSource:
-    """The files that are named in a list at ``https://…/list.txt`` or ``….json``.
+    """The files in a list at ``https://…/list.txt`` or ``….json``.
 
     A file's arrival time is its Last-Modified, or the ``arrived_at`` of a JSON list. Credentials are in ~/.netrc, or in
-    the query of a signed address. The stored name of a shard with a signed address ends in "?", and lacks the query. To
-    read the shard, its address is looked up in the list again, because the address may have been signed again
-    meanwhile.
+    the query of a signed address. Queries are not stored: the stored name of a shard with a signed address ends in "?".
+    Each read of the shard looks up its address in the list, because the list may have a new signature by then.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:
@@ -72,7 +71,7 @@ class HttpSource:
             yield stream
 
     def _named(self, path: str) -> str:
-        """The address of the file that is stored as ``path``, relative to the list's address."""
+        """The address of the file with the stored name ``path``, relative to the list's address."""
         if not path.endswith("?"):
             return path
         with web.client() as client:
@@ -102,7 +101,7 @@ class HttpSource:
         )
 
     def _entries(self, client: httpx2.Client) -> dict[str, Entry]:
-        """Stored path → file of the list. For a file in the list's folder, the path is relative to this folder."""
+        """Stored name → entry of the list. The name of a file in the list's folder is relative to this folder."""
         address = self._address(str(self._list))
         entries = read_list(client, address, is_json=self._list.path.endswith(".json"))
         folder, found = str(httpx2.URL(self.uri).join(".")), dict[str, Entry]()
@@ -124,8 +123,7 @@ class HttpSource:
             with web.answer(client, "HEAD", address, accept=(200, 403, 405, 501)) as response:
                 if response.status_code == 200 and web.content_range(response)[1] is not None:
                     return _described(response, path, entry, address.where)
-            # Some servers refuse HEAD (S3 does so for an address that is signed for GET), or answer it without a
-            # length.
+            # Some servers refuse HEAD, or answer it without a length. S3 refuses it for an address signed for GET.
             with web.answer(client, "GET", address, Range="bytes=0-0") as response:
                 return _described(response, path, entry, address.where)
 
@@ -176,7 +174,7 @@ def _described(response: httpx2.Response, path: str, entry: Entry, where: str) -
 
 
 def _etag(response: httpx2.Response) -> str | None:
-    """The server's ETag. Without one, a value made of Last-Modified and length."""
+    """The server's ETag. If there is none, a value made of Last-Modified and the length."""
     if etag := response.headers.get("ETag"):
         return str(etag).replace('"', "")
     modified = web.http_date(response.headers.get("Last-Modified"))

@@ -25,8 +25,8 @@ from capsfusion_tasks.shards.retries import TRIES, MayPass, retrying
 
 T = TypeVar("T")
 
-# Only the hub's own revisions may contain a slash: refs/convert/parquet, refs/pr/3. Other revisions must have %2F
-# instead.
+# Only the hub's own revisions may contain a slash: refs/convert/parquet, refs/pr/3. Other revisions need %2F for a
+# slash.
 _REVISION = r"refs/convert/\w+|refs/pr/\d+|[^/]+"
 _URI = re.compile(rf"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>{_REVISION}))?(/(?P<folder>.+?))?/*")
 
@@ -34,9 +34,9 @@ _URI = re.compile(rf"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>{_REV
 class HubRepository:
     """A data set repository at ``hf://datasets/owner/name[@revision][/folder]``.
 
-    Token and endpoint are those of the hub's own tools: HF_TOKEN (or ``hf auth login``) and HF_ENDPOINT.
-    ``needs``: what the token must permit, in the words of errors ("may read it"). Raises InputError for an address of
-    any other form.
+    Uses the token and endpoint of the hub's own tools: HF_TOKEN (or ``hf auth login``) and HF_ENDPOINT.
+    ``needs``: the permission that the token needs, as text for errors ("may read it"). Raises InputError for an
+    address of any other form.
     """
 
     def __init__(self, uri: str, needs: str) -> None:

@@ -82,7 +82,7 @@ class HubSource:
 
 
 def _digest_like(shard: Shard) -> Callable[[Path], str]:
-    """The function that computes the kind of digest in the shard's etag: SHA-256 for LFS files, else Git's blob id."""
+    """The digest function of the shard's etag: SHA-256 for LFS files, Git's blob id for other files."""
     return sha256 if len(shard.etag) == 64 else _blob_id
 
 

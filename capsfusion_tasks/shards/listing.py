@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # contain these.
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _DAYS_TOLD = 7
-# Most bytes of source, path and etag together. They are one key in PostgreSQL, whose limit for a key is 2,704 bytes.
+# Maximum bytes of source, path and etag together. They form one key in PostgreSQL, which limits a key to 2,704 bytes.
 _LONGEST_NAME = 2000
 
 
@@ -37,18 +37,18 @@ def source_bytes(sources: Mapping[Side, SideSource]) -> int:
 
 def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
     """The readable shards of the source, whenever they arrived."""
-    # List the whole source each time. Listing only from the last name or time on would skip files that come later with
-    # a name or time before it.
+    # List the whole source each time. A listing that starts at the last name or time would miss files that arrive later
+    # with an earlier name or time.
     for file in _nameable(place, place.wanted):
         if isinstance(file, SourceFile):
             yield _shard(side, place, file)
 
 
 def image_result_files(settings: Settings) -> list[Shard]:
-    """All files of image results, also unreadable ones. A file with an unknown time counts as arrived now.
+    """All files of image results, including unreadable files. A file with an unknown time counts as arrived now.
 
-    Empty if no source is configured. Raises InputError if the source has no file of image results: its disk may not be
-    mounted, and without results, pairs whose images are gone would be fused.
+    Empty if no source is configured. Raises InputError if the source has no file of image results. Its disk may not be
+    mounted. Without image results, pairs whose images are gone would be fused.
     """
     if (place := image_results_source(settings)) is None:
         return []
@@ -60,7 +60,7 @@ def image_result_files(settings: Settings) -> list[Shard]:
     if not found:
         raise InputError(
             f"CAPSFUSION_IMAGE_RESULTS: no file of image results in {place.origin}: {passed_over}. Correct the"
-            " variable, or unset it to fuse all pairs, also those whose images are gone"
+            " variable, or unset it to fuse all pairs, including pairs whose images are gone"
         )
     return [
         _shard("image_results", place, file)
@@ -84,7 +84,7 @@ def dates(side: Side, place: SideSource) -> str:
 def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
     """All shards of the source. Unreadable shards with an unknown time count as arrived in ``interval``.
 
-    If the source has no readable shard, logs why. If none arrived in ``interval``, logs when the others arrived.
+    Logs the reason if the source has no readable shard. Logs the arrival times if no shard arrived in ``interval``.
     """
     passed_over = PassedOver(place.wanted)
     shards = [

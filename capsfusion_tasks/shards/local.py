@@ -35,8 +35,8 @@ class LocalSource:
             if not self._folder.is_dir():
                 raise InputError(f"no folder {self.uri}: name the folder that has the files")
             os.listdir(self._folder)
-        # List each folder only once, and follow links last. Otherwise a link to a parent would never end, and with a
-        # link latest → v3 all files of v3 would be listed twice.
+        # List each folder only once, and follow links last. Otherwise a link to a parent folder would cause an endless
+        # loop, and a link latest → v3 would list all files of v3 twice.
         folders, links, visited = [""], list[str](), set[tuple[int, int]]()
         while folders or links:
             path = folders.pop() if folders else links.pop(0)
@@ -55,9 +55,9 @@ class LocalSource:
                 continue
             for entry in entries:
                 below = path + entry.name
-                # Do not list a hidden folder here. A link from elsewhere may still lead to it.
+                # Do not list a hidden folder. A link with another name may still lead to it.
                 if is_hidden(entry.name):
-                    wanted(below)  # this call counts the hidden file as passed over
+                    wanted(below)  # counts the hidden file, to explain an empty list
                     continue
                 try:
                     status = entry.stat()
@@ -83,7 +83,7 @@ class LocalSource:
         found = self._describe(shard.path, file.stat())
         if isinstance(found, Unreadable) or found.etag != shard.etag:
             raise InputError(
-                f"{file} has changed since it was discovered: the new version is a new shard, of the day of the change"
+                f"{file} has changed since it was discovered: it counts as a new shard with its new modification time"
             )
         # Not memory-mapped, because truncating the file while it is read would kill the process.
         with pa.OSFile(str(file)) as stream:
@@ -94,7 +94,7 @@ class LocalSource:
             arrived = datetime.fromtimestamp(status.st_mtime, UTC)
         except (ValueError, OverflowError, OSError):
             when = f"{status.st_mtime:.0f} seconds after 1970"
-            return Unreadable(path, f"{self._folder / path} has the time {when}, not in years 1 to 9999: touch it")
+            return Unreadable(path, f"{self._folder / path} has the time {when}, outside years 1 to 9999: touch it")
         return SourceFile(path, f"{status.st_size:x}-{status.st_mtime_ns:x}", status.st_size, arrived)
 
     def _unreadable(self, path: str, error: OSError, dead_link: bool = False) -> Unreadable:

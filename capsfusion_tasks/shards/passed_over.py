@@ -13,7 +13,7 @@ _NO_MATCH = "do not match the side's include and exclude patterns"
 
 
 class PassedOver:
-    """Counts the files that ``wanted`` rejects, with an example of each kind. ``str()`` gives the reasons."""
+    """Counts the files that ``wanted`` rejects, and keeps an example for each reason. ``str()`` lists the reasons."""
 
     def __init__(self, wanted: Callable[[str], bool]) -> None:
         self._wanted = wanted
@@ -33,6 +33,7 @@ class PassedOver:
 
     def __str__(self) -> str:
         parts = [
-            f"{count} files {reason}, as {self._examples[reason]}" for reason, count in sorted(self._counts.items())
+            f"{count} files {reason}, such as {self._examples[reason]}"
+            for reason, count in sorted(self._counts.items())
         ]
         return "; ".join(parts) or "there are no files"

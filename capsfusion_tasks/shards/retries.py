@@ -14,15 +14,15 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TRIES = 6  # most consecutive failures, if there is no progress between them
+TRIES = 6  # maximum number of consecutive failures without progress
 _FIRST_WAIT = 1.0  # seconds to wait after the first failure; doubles with each failure
-# Longest wait, in seconds, that a server may ask for. If the server asks for a longer wait, the task fails, and is
-# retried later.
+# Longest wait, in seconds, that a server may request. If a server requests a longer wait, the task fails and is retried
+# later.
 _LONGEST_WAIT = 300.0
 
 
 class MayPass(Exception):
-    """A temporary failure; ``retry_after`` is the wait in seconds that the server asked for."""
+    """A temporary failure. ``retry_after``: the wait in seconds that the server requests."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -40,8 +40,8 @@ def retrying(
 ) -> T:
     """The result of ``step``. Retries ``step`` with growing waits if it raises MayPass or one of ``on``.
 
-    A failure after ``progress()`` has grown counts as the first. Raises NotReadyError after ``tries`` consecutive
-    failures without progress, or when ``stop`` is set.
+    If ``progress()`` has grown since the last failure, the count of failures starts again. Raises NotReadyError after
+    ``tries`` consecutive failures without progress, or when ``stop`` is set.
     """
     passing: tuple[type[Exception], ...] = (MayPass, *on)
     stop = stop or threading.Event()

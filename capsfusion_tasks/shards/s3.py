@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 # Large reads are split into parallel requests, because one S3 connection cannot use the whole network bandwidth.
 _PIECE_BYTES = 8 << 20
 _CONNECTIONS = 8
-_POOL = 4 * _CONNECTIONS  # connections in all, because image results are read from four objects at the same time
-_TRIES = 8  # most tries of a request, with growing waits
+_POOL = 4 * _CONNECTIONS  # total connections: image results are read from four objects at the same time
+_TRIES = 8  # maximum tries of a request, with growing waits
 # boto3 itself does not retry if the body of a response breaks off, so these errors are retried here.
 _BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
 _PAYER = {"RequestPayer": "requester"}
@@ -37,9 +37,9 @@ _PAYER = {"RequestPayer": "requester"}
 class S3Source:
     """Objects below ``s3://bucket/prefix``. An object's arrival time is its LastModified.
 
-    Region, endpoint and credentials are those of AWS's own tools: AWS_* variables, profiles, a machine's role. Without
-    any credentials, requests are not signed, which is enough for public buckets. ``requester_pays`` is needed for
-    buckets whose owner does not pay for requests.
+    Uses the region, endpoint and credentials of AWS's own tools: AWS_* variables, profiles, a machine's role. Without
+    credentials, requests are not signed, which is enough for public buckets. ``requester_pays`` is needed for buckets
+    whose owner does not pay for requests.
     """
 
     def __init__(self, uri: str, *, requester_pays: bool = False) -> None:
@@ -53,7 +53,7 @@ class S3Source:
 
     @cached_property
     def _client(self) -> Any:
-        """Made once, because making a client takes as long as reading a small file, and a client keeps connections."""
+        """Cached, because creating a client takes as long as reading a small file, and a client reuses connections."""
         return _new_client()
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
@@ -94,8 +94,8 @@ class S3Source:
         explain = partial(explained, where, requester_pays=bool(self._payer))
         with explain():
             client = self._client
-        # Each request names the ETag. So if an object is replaced while it is read, the read fails instead of mixing
-        # both.
+        # Each request names the ETag. If the object is replaced during a read, the read fails instead of mixing both
+        # versions.
         this = {"Bucket": self._bucket, "Key": self._prefix + shard.path, "IfMatch": f'"{shard.etag}"', **self._payer}
 
         def piece(start: int, end: int) -> bytes:
@@ -158,14 +158,14 @@ def _new_client() -> Any:
     session = boto3.session.Session()
     if session.get_credentials() is None:
         config = config.merge(Config(signature_version=UNSIGNED))
-    # If no region is set, any will do: S3's first response names the bucket's region, which is enough to list and read.
+    # If no region is set, any region works for listing and reading: S3's first response names the bucket's region.
     client = session.client("s3", region_name=session.region_name or "us-east-1", config=config)
     client.meta.events.register("needs-retry.s3", _log_retry)
     return client
 
 
 def _log_retry(attempts: int, response: tuple[Any, Any] | None, caught_exception: Exception | None, **_: Any) -> None:
-    """Log that boto3 is about to retry a request, because its growing waits can take minutes."""
+    """Log each retry of boto3, because the growing waits can take minutes."""
     status = response[0].status_code if response else None
     if attempts < _TRIES and (caught_exception is not None or (status is not None and status >= 500)):
         reason = caught_exception or f"the answer is {status}"

@@ -28,7 +28,7 @@ class Origin(BaseModel):
 
 
 class ShardList(BaseModel):
-    """``frozen``: the interval was over when it was listed. ``empty``: sides whose source had no shard at all."""
+    """``frozen``: the interval had ended when it was listed. ``empty``: sides whose source had no shard at all."""
 
     frozen: bool
     shards: list[Shard]
@@ -63,7 +63,7 @@ class ShardList(BaseModel):
 
 
 class ListSummary(BaseModel):
-    """The facts of a list that other intervals need. ``closed``: as ``ShardList.is_closed``. ``uris``: side → URI."""
+    """The parts of a list that other intervals need. ``closed``: ``ShardList.is_closed``. ``uris``: side → URI."""
 
     closed: bool = Field(validation_alias=AliasChoices("closed", "frozen"))  # "frozen": summaries of older versions
     shard_ids: list[str]
@@ -84,7 +84,7 @@ class ListSummary(BaseModel):
     def made_from(self, now: dict[Side, Origin]) -> dict[Side, Origin]:
         """The sources and patterns from which the list was made.
 
-        For a list of an older version, which recorded only the URI of each shard, the patterns count as unchanged.
+        Older versions recorded only the URI of each shard. The patterns of their lists count as unchanged.
         """
         if self.sources is not None:
             return self.sources

@@ -34,12 +34,12 @@ class Unreadable:
 
 
 class Source(Protocol):
-    """A place where Parquet shards arrive. ``uri`` is part of a shard's identity, so it holds no credentials."""
+    """A place where Parquet shards arrive. ``uri`` is stored with each shard, so it must not contain credentials."""
 
     uri: str
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
-        """All current files whose path is ``wanted``, and all files and folders that cannot be read.
+        """All current files whose path ``wanted`` accepts, and all files and folders that cannot be read.
 
         Raises InputError if the source itself cannot be listed, NotReadyError if it does not answer.
         """

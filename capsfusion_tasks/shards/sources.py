@@ -25,7 +25,7 @@ _LFS_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 10
 
 @dataclass(frozen=True)
 class SideSource:
-    """The source of a side's shards. A file is a shard if its path is ``wanted``, which follows from ``patterns``."""
+    """The source of a side's shards. ``wanted`` applies ``patterns`` to a path: a file that it accepts is a shard."""
 
     source: Source
     wanted: Callable[[str], bool]
@@ -65,8 +65,8 @@ def open_source(uri: str, settings: Settings) -> Source:
 def source_of(shard: Shard, settings: Settings) -> Source:
     """The source in which the shard was found.
 
-    If the settings name the same source, this opens their address. It can have a signed query, which is not stored
-    with the shard.
+    If the settings name the same source, opens the address in the settings. This address can have a signed query.
+    Queries are not stored with shards.
     """
     configured = {
         "laion_2b": settings.laion2b,
@@ -81,7 +81,7 @@ def source_of(shard: Shard, settings: Settings) -> Source:
 def opened(shard: Shard, settings: Settings, source: Source | None = None) -> Iterator[pa.NativeFile]:
     """The shard's bytes as a seekable file, for every kind of source.
 
-    ``source``: the source that listed the shard. Callers that open many shards give it, so that it keeps connections.
+    ``source``: the source that listed the shard. A caller that opens many shards passes it to reuse its connections.
 
     Raises InputError if the shard cannot be read, is gone or has changed, NotReadyError if the source does not answer.
     """
@@ -101,7 +101,7 @@ def opened(shard: Shard, settings: Settings, source: Source | None = None) -> It
 
 
 def configured_sources(settings: Settings) -> dict[Side, SideSource]:
-    """Each side's source with its patterns. LAION-COCO alone if it is paired with itself."""
+    """Each side's source with its patterns. Only LAION-COCO if it is paired with itself."""
     coco = Origin(uri=settings.laion_coco, include=settings.laion_coco_include, exclude=settings.laion_coco_exclude)
     coco_source = _configured(coco, settings, "laion_coco")
     if settings.self_paired:

@@ -25,7 +25,7 @@ from capsfusion_tasks.staging.scratch import ROOM, abandoned, held, remove
 
 _PART_BYTES = 32 << 20
 _CONNECTIONS = 4
-_STALE = timedelta(days=7)  # age at which a failed download that no retry has resumed is deleted
+_STALE = timedelta(days=7)  # a failed download is deleted if no retry has resumed it for this long
 
 
 def sha256(file: Path) -> str:
@@ -35,7 +35,7 @@ def sha256(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Expected:
-    """Checks that a download is the discovered shard, by length, and by headers or checksum."""
+    """What identifies a download as the discovered shard: its length, and its headers or checksum."""
 
     size_bytes: int
     unchanged: Callable[[httpx2.Response], bool] | None = None
@@ -45,7 +45,7 @@ class Expected:
 
 @contextmanager
 def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Path) -> Iterator[pa.NativeFile]:
-    """The shard as a local file, for as long as the block lasts.
+    """Download the shard to a local file, which is deleted at the end of the block.
 
     Raises InputError if a retry will not help. After any other error, the finished parts stay in ``scratch``, and a
     retry on the same machine requests only the missing parts.
@@ -72,7 +72,7 @@ def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Pat
 def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
     file = folder / "data"
     data = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-    # Which parts are finished: a file with a byte per part, which is 1 if the part is finished.
+    # A file with one byte per part: 1 if the part is finished.
     marks = os.open(folder / f"parts-of-{_PART_BYTES}", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _check_space(expected.size_bytes - os.fstat(data).st_blocks * 512, folder, address.where)
@@ -87,7 +87,7 @@ def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
 
         def mark(part: _Part) -> None:
             if part.number is not None:
-                os.fdatasync(data)  # otherwise a crash could leave the mark of a part whose bytes are not on disk
+                os.fdatasync(data)  # otherwise a crash could leave a mark for a part that is not on disk
                 os.pwrite(marks, b"\1", part.number)
 
         try:
@@ -140,7 +140,7 @@ def _fetch(
 
         try:
             wait([pool.submit(fetch, part) for part in parts])
-        finally:  # also if the task times out: no thread may go on downloading
+        finally:  # no thread may continue to download, even if the task times out
             stop.set()
             pool.shutdown(cancel_futures=True)  # waits for the threads, which may still write to the open file
     if causes:
@@ -158,7 +158,7 @@ def _read(
         if size not in (expected.size_bytes, None) or (expected.unchanged and not expected.unchanged(response)):
             raise InputError(
                 f"{address.where} has changed since it was discovered ({size} bytes now, {expected.size_bytes} then): "
-                "the new version is a new shard, of the day of the change"
+                "it counts as a new shard with its new arrival time"
             )
         if response.status_code == 206 and first != part.position:
             raise InputError(
@@ -186,7 +186,7 @@ def _verify(file: Path, address: web.Address, expected: Expected) -> None:
         return
     found = expected.digest(file)
     if found != expected.checksum:
-        shutil.rmtree(file.parent)  # delete all parts, because nobody knows which one is wrong
+        shutil.rmtree(file.parent)  # delete all parts, because the wrong part is unknown
         raise NotReadyError(
             f"{address.where} arrived with checksum {found} instead of {expected.checksum}: the copy is deleted; "
             "try again. If it happens again, the file at the source is damaged"
@@ -204,7 +204,7 @@ def _check_space(needed: int, folder: Path, where: str) -> None:
 
 @contextmanager
 def _owned(folder: Path, where: str) -> Iterator[None]:
-    """Lock ``folder`` for this process, because a task that Airflow has given up may still run during its retry."""
+    """Lock ``folder`` for this process, because a task that Airflow counts as failed may still run during its retry."""
     folder.mkdir(exist_ok=True)
     with ExitStack() as stack:
         try:

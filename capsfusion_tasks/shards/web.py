@@ -1,4 +1,4 @@
-"""HTTP for all sources: a client, and a check whether a response is content, a temporary failure or a refusal."""
+"""HTTP for all sources. Classifies responses: content, temporary failure or refusal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from capsfusion_tasks.shards.retries import MayPass
 BROKEN = (httpx2.TransportError,)
 _BUSY = (408, 425, 429)
 VARIABLES = "HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"  # environment variables that the HTTP client reads
-# At level INFO, httpx2 would log every address, also targets of redirects. A signed address is a secret.
+# At level INFO, httpx2 would log every address, including targets of redirects. A signed address is a secret.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 

@@ -300,7 +300,7 @@ def test_a_time_that_no_calendar_has_is_named(tmp_path: Path, monkeypatch: pytes
         os.utime(file, (1 << 40, 1 << 40))
         assert list(LocalSource(name).files(bool)) == [
             Unreadable(
-                "a.parquet", f"{file} has the time {1 << 40} seconds after 1970, not in years 1 to 9999: touch it"
+                "a.parquet", f"{file} has the time {1 << 40} seconds after 1970, outside years 1 to 9999: touch it"
             )
         ]
 
@@ -323,11 +323,11 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, both: dict[Side, SideSour
     ("files", "said"),
     [
         ([], "there are no files"),
-        (["a.csv", "b.csv"], "2 files do not match the side's include and exclude patterns, as a.csv"),
+        (["a.csv", "b.csv"], "2 files do not match the side's include and exclude patterns, such as a.csv"),
         (
             ["_tmp/0.parquet", "notes.txt"],
-            "1 files do not match the side's include and exclude patterns, as notes.txt; "
-            "1 files or folders begin with . or _, as _tmp",
+            "1 files do not match the side's include and exclude patterns, such as notes.txt; "
+            "1 files or folders begin with . or _, such as _tmp",
         ),
     ],
 )
@@ -358,7 +358,7 @@ def test_a_dead_link_does_not_hide_that_nothing_else_is_found(
     assert [shard.path for shard in discover(both, DAY, storage)] == ["dead.parquet", "dead.parquet"]
     assert [record.message for record in caplog.records] == [
         f"discover: laion_2b has no shard that can be read in {tmp_path}/raw: 1 files do not match the side's include"
-        " and exclude patterns, as a.csv",
+        " and exclude patterns, such as a.csv",
         f"discover: laion_coco has 1 shards outside the interval, from {DAY.end:%Y-%m-%d %H:%M:%S} to"
         f" {DAY.end:%Y-%m-%d %H:%M:%S}",
     ]
