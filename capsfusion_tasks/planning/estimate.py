@@ -20,7 +20,7 @@ from capsfusion_tasks.warehouse.rates import Measured, Spread
 class Benchmark:
     """A measured rate of one device.
 
-    ``tokens_per_row``: mean tokens of the pairs that the paper's authors published, with the model's tokenizer.
+    ``tokens_per_row``: mean tokens of the pairs that the paper's authors published, counted by the model's tokenizer.
     """
 
     rows_per_second: float
@@ -39,7 +39,7 @@ BENCHMARKS = {
     ("BAAI/CapsFus-LLaMA", "native"): Benchmark(
         122.0, 196, "an H200's rate with 3 beams in bfloat16, docs/benchmarks.md; other GPUs are slower"
     ),
-    ("BAAI/CapsFus-LLaMA", "transformers"): Benchmark(1.04, 196, "what the paper says of its script on an A100-40G"),
+    ("BAAI/CapsFus-LLaMA", "transformers"): Benchmark(1.04, 196, "the paper's rate of its script on an A100-40G"),
     ("demo/model", "native"): Benchmark(15.1, 86, "the demo model's rate on one CPU core, docs/benchmarks.md"),
 }
 
@@ -56,7 +56,7 @@ class Work:
 
     @classmethod
     def of(cls, units: Iterable[Unit], longest_row: int) -> Work:
-        """The units' work. A row counts as at most ``longest_row`` tokens, also in units of earlier versions."""
+        """The work of ``units``. Limits estimates of earlier versions to ``longest_row`` tokens per row."""
         return sum((cls(unit.rows, min(unit.tokens, unit.rows * longest_row)) for unit in units), start=cls())
 
 
@@ -78,7 +78,7 @@ def measured_rate(found: Measured) -> Rate:
 
 
 def benchmark_rate(model: str, engine: str) -> Rate | None:
-    """The rate to use while nothing is measured. None: there is no benchmark of this model with this engine."""
+    """The rate to use before a unit is measured. None if there is no benchmark of this model with this engine."""
     found = BENCHMARKS.get((model, engine))
     return None if found is None else found.rate
 
@@ -111,7 +111,7 @@ class Estimate:
 
     @property
     def gpu_hours_saved(self) -> Spread | None:
-        """GPU hours that are saved because pairs whose images are gone are not fused."""
+        """GPU hours that are saved by leaving out pairs whose images are gone."""
         return self._hours_for(self.gone)
 
     def _hours_for(self, work: Work) -> Spread | None:
@@ -164,13 +164,13 @@ class Estimate:
             lines.append(f"left out, because their images are gone: {_of(self.gone)}{hours}")
         if self.unpaired_shards:
             lines.append(
-                f"not counted: {self.unpaired_shards} shards ({self.unpaired_bytes / 1e6:.0f} MB) that are discovered,"
-                " and not paired yet"
+                f"not counted: {self.unpaired_shards} shards ({self.unpaired_bytes / 1e6:.0f} MB) that are discovered"
+                " but not paired yet"
             )
         for fusion in self.earlier:
             lines.append(
                 f"perhaps fused before: {fusion.rows:,} rows are loaded under fusion {fusion.fusion_id}, which an"
-                " earlier version recorded without its dtype or the whole of its weights. They would be fused again;"
+                " earlier version recorded without its dtype or all of its weights. They would be fused again;"
                 f" if the settings are the same, run `capsfusion adopt {fusion.fusion_id}` first"
             )
         return "\n".join([*lines, *self._what_it_takes()])
@@ -197,7 +197,7 @@ class Estimate:
         if self.hours is not None and self.finish is not None:
             lines.append(
                 f"time: {_duration(self.hours)} with {self.gpus} {'device' if self.gpus == 1 else 'devices'} busy, done"
-                f" {self.finish:%Y-%m-%d %H:%M} UTC if begun now; each unit's start comes on top"
+                f" {self.finish:%Y-%m-%d %H:%M} UTC if started now, plus the start of each unit"
             )
         return lines
 
@@ -210,7 +210,7 @@ class Budget:
     max_cost: float | None = None
 
     def check(self, estimate: Estimate) -> None:
-        """Raise InputError if ``estimate`` exceeds the budget. The error has the estimate, and says what to do."""
+        """Raise InputError if ``estimate`` exceeds the budget."""
         if self.max_cost is not None and estimate.price is None:
             raise InputError("max_cost needs a price: set CAPSFUSION_GPU_HOUR_PRICE, or use max_gpu_hours instead")
         total = estimate.total
@@ -223,7 +223,7 @@ class Budget:
             if found is None:
                 raise InputError(
                     f"the budget of {most:g} {name} cannot be checked, because no unit of this fusion is measured yet:"
-                    " run once with a limit and without a budget, to measure one. No GPU was used"
+                    " run once with a limit and without a budget to measure a unit. No GPU was used"
                 )
             if found > most:
                 fitting = int(total.rows * most / found)

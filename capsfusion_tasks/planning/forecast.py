@@ -42,7 +42,7 @@ def estimate(
 ) -> Estimate:
     """Estimate all waiting work, or only the work of the intervals inside ``within``. Plans nothing.
 
-    ``gpus``: devices that work in parallel. ``rows_per_second`` of one device replaces the measured rate.
+    ``gpus``: devices that work in parallel. ``rows_per_second``: rate of one device, instead of the measured rate.
     """
     settings, storage, decoding = context.settings, context.storage, context.decoding
     seen = waiting.intervals(storage, within)
@@ -50,7 +50,7 @@ def estimate(
         log.warning(
             "the pairs of %d intervals were made with other settings. Make them again with: %s",
             len(outdated_pairs),
-            waiting.whole_range(storage).command,  # a join reads all shards, so all must be pulled again
+            waiting.whole_range(storage).command,  # a join reads all shards: pull all of them again
         )
     engine = context.warehouse.engine
     tokens = estimate_for(context, engine.begin, pair_paths(storage, reversed(seen)))
@@ -92,12 +92,12 @@ def pair_paths(storage: Storage, works: Iterable[Interval | Replay]) -> Iterator
 
 
 def longest_row(decoding: Decoding) -> int:
-    """The most tokens that a row can have, because prompts and captions are limited."""
+    """The maximum tokens of a row: the longest prompt and the longest caption."""
     return MAX_PROMPT_TOKENS + decoding.max_new_tokens
 
 
 def known_images(settings: Settings, storage: Storage) -> ImageResults | None:
-    """The image results that runs have read from the configured source. None if the settings keep gone images."""
+    """The image results that runs have read from the configured source. None if the settings keep all pairs."""
     if not settings.skips_gone_images:
         return None
     place = image_results_source(settings)
@@ -106,7 +106,7 @@ def known_images(settings: Settings, storage: Storage) -> ImageResults | None:
 
 
 def _warn_of_other_files(settings: Settings, images: ImageResults) -> None:
-    """Log a warning if the source of image results has new files, or lacks files that ``images`` was read from."""
+    """Log a warning if the source of image results has new files, or lacks files from which ``images`` was read."""
     listed = {shard.shard_id for shard in image_result_files(settings)}
     read = {shard_id for batch in images.batches for shard_id in batch.files}
     if unread := len(listed - read):
@@ -147,6 +147,6 @@ def unplanned_work(
 
 
 def rate_of(connection: Connection, decoding: Decoding) -> Rate | None:
-    """The rate of one device for this fusion: measured in earlier units, or else a benchmark's. None: unknown."""
+    """The rate of one device for this fusion, from earlier units or else from a benchmark. None if unknown."""
     measured = rates.measured(connection, decoding.fusion_id)
     return measured_rate(measured) if measured else benchmark_rate(decoding.model, decoding.engine)

@@ -14,13 +14,13 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-BUCKETS_KEY = "capsfusion.buckets"  # key in the footer of a unit's file of pairs, for the buckets of these pairs
+BUCKETS_KEY = "capsfusion.buckets"  # footer key of the buckets of the pairs in a unit's file
 
-_BEGIN_BITS = 24  # how many first bits are compared: four million ids have a quarter of all values of 24 bits
+_BEGIN_BITS = 24  # number of first bits that are compared; four million ids have a quarter of all 24-bit values
 
 
 class PairsInFlight:
-    """The pairs of unfinished units. Holds the ids of a few units in memory at a time."""
+    """The pairs of unfinished units. Keeps the ids of only a few units in memory at a time."""
 
     def __init__(self, storage: Storage, unit_ids: Iterable[str]) -> None:
         self._storage = storage
@@ -30,8 +30,8 @@ class PairsInFlight:
     def contain(self, pair_ids: pa.FixedSizeBinaryArray, buckets: Set[str]) -> np.ndarray:
         """Whether each of ``pair_ids`` is in an unfinished unit, [rows] bool. ``buckets``: the buckets of these pairs.
 
-        Reads each unit with pairs of these buckets once, so call it with many ids. Raises NotReadyError if the file
-        of a unit is missing.
+        Each call reads all units that have pairs of these buckets, so call it with many ids. Raises NotReadyError if
+        the file of a unit is missing.
         """
         # First compare only the first bits of the ids. This excludes most pairs without a hash table of all units.
         # Then compare whole ids.
@@ -48,7 +48,7 @@ class PairsInFlight:
                 yield ids
 
     def _ids(self, unit_id: str, buckets: Set[str]) -> pa.FixedSizeBinaryArray | None:
-        """The ids of the unit's pairs. None: the unit has no pair of ``buckets``."""
+        """The ids of the unit's pairs. None if the unit has no pair of ``buckets``."""
         path = layout.unit_pairs(unit_id)
         try:
             if unit_id not in self._buckets:
@@ -59,13 +59,13 @@ class PairsInFlight:
             return self._storage.read_table(path, columns=["pair_id"])["pair_id"].combine_chunks()
         except FileNotFoundError as error:
             raise NotReadyError(
-                f"unit {unit_id} is unfinished, but {self._storage.path(path)} is missing; try again, and if it stays"
-                " so, run `capsfusion check --repair`"
+                f"unit {unit_id} is unfinished, but {self._storage.path(path)} is missing: try again. If the file is"
+                " still missing, run `capsfusion check --repair`"
             ) from error
 
 
 def _beginnings(pair_ids: pa.FixedSizeBinaryArray) -> np.ndarray:
-    """The first bits of each id, which is a digest: [rows] uint32."""
+    """The first ``_BEGIN_BITS`` bits of each id, [rows] uint32."""
     first = pair_ids.offset
     words = np.frombuffer(pair_ids.buffers()[1], np.uint32)[4 * first : 4 * (first + len(pair_ids)) : 4]
     return words >> np.uint32(32 - _BEGIN_BITS)

@@ -1,4 +1,4 @@
-"""Finds new pairs: those that are neither in the warehouse nor in an unfinished unit."""
+"""Finds new pairs, which are neither in the warehouse nor in an unfinished unit."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-_FEWEST_ROWS = 50_000  # rows of the first batch; few, so that a run with a small limit reads little
+_FEWEST_ROWS = 50_000  # minimum rows of the first batch; small, so that a run with a small limit reads little
 
 
 @dataclass(frozen=True)
 class NewPairs:
     """The new pairs in a file of pairs: their row numbers and their estimated tokens, [rows] int32 each.
 
-    ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: number of other rows
-    whose images are gone.
+    ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: work of the other
+    rows whose images are gone.
     """
 
     path: str
@@ -51,8 +51,9 @@ def new_pairs(
 ) -> list[NewPairs]:
     """The new pairs of an interval or a replay, at most ``limit``, ordered by bucket and pair_id.
 
-    Files after the limit are not read. Pairs of the unfinished units ``in_flight`` are left out. With ``images``, pairs
-    whose image is gone are counted and left out. Raises InputError if pairs were made with other rules than ``rules``.
+    Stops reading files when ``limit`` is reached. Leaves out pairs of the unfinished units ``in_flight``. If ``images``
+    is given, counts pairs whose images are gone and leaves them out. Raises InputError if pairs were made with other
+    rules than ``rules``.
     """
     flying = PairsInFlight(storage, in_flight)
     groups = [[path] for path in storage.files(layout.pairs_folder(work))]
@@ -79,7 +80,7 @@ def count_new_pairs(
     estimate: TokenEstimate = DEFAULT,
     images: ImageResults | None = None,
 ) -> tuple[Work, Work]:
-    """Counts of the intervals' new pairs: pairs to fuse, and pairs whose images are gone according to ``images``.
+    """Count the intervals' new pairs: pairs to fuse, and pairs whose images are gone according to ``images``.
 
     A pair that is in several intervals counts once. It counts as a pair to fuse if its image exists in any of them.
     """
@@ -94,8 +95,8 @@ def count_new_pairs(
         gone, tokens = (np.concatenate([getattr(file, name) for file in batch]) for name in ("gone", "tokens"))
         new = np.flatnonzero(is_new)
         if len({file.bucket for file in batch}) < len(batch):
-            # All files of a bucket are in one batch, and equal pairs are in the same bucket. Pairs whose image exists
-            # come first.
+            # Keep the first of equal pairs. All of them are in this batch, because it has all files of their bucket.
+            # Pairs whose images exist come first.
             new = new[np.argsort(gone[new], kind="stable")]
             ids = pa.concat_arrays([file.pair_ids for file in batch]).take(pa.array(new))
             numbered = pa.table({"pair_id": ids, "place": np.arange(len(new))})

@@ -22,14 +22,14 @@ BATCH_ROWS = 4_000_000
 
 _GONE = pa.schema([FOUND_PAIRS.field("gone")])
 
-# A function that gets pair_ids, [rows] binary(16), and says for each whether it is in the warehouse. It returns None if
-# all pairs are to be taken.
+# A function that gets pair_ids, [rows] binary(16), and returns for each whether it is in the warehouse. It returns None
+# if all pairs count as new.
 IsKnown = Callable[[pa.FixedSizeBinaryArray], pa.BooleanArray | None]
 
 
 @dataclass(frozen=True)
 class PairFile:
-    """The ids of a file's pairs, their estimated tokens, [rows] int32, and which images are gone, [rows] bool."""
+    """The pairs of a file. ``tokens``: estimates, [rows] int32. ``gone``: whether the image is gone, [rows] bool."""
 
     path: str
     pair_ids: pa.FixedSizeBinaryArray
@@ -49,10 +49,10 @@ def read_batches(
     first_rows: int = BATCH_ROWS,
     images: ImageResults | None = None,
 ) -> Iterator[list[PairFile]]:
-    """Read files of pairs in batches of about ``BATCH_ROWS`` rows, the first of about ``first_rows``.
+    """Read files of pairs in batches of about ``BATCH_ROWS`` rows. The first batch has about ``first_rows`` rows.
 
-    Each group of paths has files of one bucket, and is in one batch. Without ``images``, all images count as present.
-    Raises InputError if pairs were made with other rules than ``rules``.
+    A group of paths has files of one bucket. A batch contains whole groups. Without ``images``, all images count as
+    present. Raises InputError if pairs were made with other rules than ``rules``.
     """
 
     def read(paths: list[str]) -> list[PairFile]:
@@ -87,12 +87,12 @@ def _require_rules(where: str, schema: pa.Schema, rules: PairRules) -> None:
     made_with = PairRules.recorded({key.decode(): value.decode() for key, value in (schema.metadata or {}).items()})
     if made_with is not None and made_with != rules:
         raise InputError(
-            f"{where} was paired with {made_with.against(rules)}: run its interval again, from the task pull on"
+            f"{where} was paired with {made_with.against(rules)}: run its interval again, starting with the task pull"
         )
 
 
 def are_new(batch: list[PairFile], in_flight: PairsInFlight, is_known: IsKnown) -> list[np.ndarray]:
-    """For each file of ``batch``: which pairs are new, so neither in an unfinished unit nor in the warehouse."""
+    """For each file of ``batch``, whether its pairs are new: neither in an unfinished unit nor in the warehouse."""
     pair_ids = pa.concat_arrays([file.pair_ids for file in batch])
     # Read units before the warehouse. A unit that is loaded in between is then found in both places, and never missed.
     is_new = ~in_flight.contain(pair_ids, {file.bucket for file in batch})

@@ -31,7 +31,7 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 log = logging.getLogger(__name__)
 
 OnEstimate = Callable[[Estimate], None]
-# A function that finds new pairs in a planning session. The set names unfinished units that this planning drops.
+# A function that finds new pairs in a planning session. The set contains the ids of unfinished units that are dropped.
 FindPairs = Callable[[LockedSession, Set[str]], list[NewPairs]]
 
 
@@ -50,14 +50,14 @@ def plan_units(
 ) -> list[Unit]:
     """The units to fuse: the unfinished units of an earlier try, or else new units with the pairs of ``find_pairs``.
 
-    Raises InputError and plans nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate first.
-    Without ``needs_gpu`` the captions exist already, so the estimate is zero.
+    Calls ``on_estimate`` with the estimate. Raises InputError and plans nothing if the estimate exceeds ``budget``. If
+    ``needs_gpu`` is false, the captions already exist, so the estimate is zero.
 
-    Units that were planned with other rules (``pull_rules.UnitRules``) are dropped and planned again. If one of them
-    was started, this raises InputError instead, unless ``replan`` is set.
+    Drops units that were planned with other rules (``pull_rules.UnitRules``), and plans them again. If one of these
+    units was started, raises InputError instead, unless ``replan`` is set.
 
-    At most ``max_units`` new units are planned; pairs beyond them are left for another run. Raises NotReadyError if the
-    session of the planning is lost, or a task works on a unit that would be dropped. After any error, no new unit is
+    Plans at most ``max_units`` new units, and leaves the remaining pairs for another run. Raises NotReadyError if the
+    planning session is lost, or if a task works on a unit that would be dropped. After any error, no new unit is
     registered.
     """
     most = min(unit_files.MAX_UNITS, max_units or unit_files.MAX_UNITS)

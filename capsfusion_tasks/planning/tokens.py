@@ -27,7 +27,7 @@ _SAMPLE_CHARACTERS = 1000  # characters of a caption in the sample; a prompt has
 
 @dataclass(frozen=True)
 class TokenEstimate:
-    """The figures of an estimate. Defaults are for LLaMA's tokenizer, from 5,000 of CapsFusion's published pairs."""
+    """Averages for an estimate. Defaults: LLaMA's tokenizer, measured on 5,000 of CapsFusion's published pairs."""
 
     template_tokens: int = 126  # tokens of a prompt without captions
     characters_per_token: float = 3.64  # characters of both source captions, divided by their tokens

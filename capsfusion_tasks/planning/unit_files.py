@@ -1,4 +1,4 @@
-"""Cuts new pairs into work units by estimated tokens, a few buckets of pairs in memory at a time."""
+"""Cuts new pairs into work units by estimated tokens. Keeps only a few buckets of pairs in memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-MAX_UNITS = 1024  # most units of a run: Airflow's default limit for the tasks of one mapped task (core.max_map_length)
-UNIT_SECONDS = 1800  # short, because a lost unit is fused again; long, because starting a 13B model takes a minute
-LONGEST_UNIT_SECONDS = 3600  # most work in a unit, half of the time limit of a fuse task
+MAX_UNITS = 1024  # maximum units of a run: Airflow's default limit for a mapped task (core.max_map_length)
+UNIT_SECONDS = 1800  # not longer: a lost unit is fused again; not shorter: a 13B model takes a minute to start
+LONGEST_UNIT_SECONDS = 3600  # maximum work of a unit: half of the time limit of a fuse task
 UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
 
 
@@ -29,7 +29,7 @@ def choose_unit_tokens(total: int, tokens_per_second: float | None, max_units: i
     """Estimated tokens of a unit: half an hour of work for a device that processes ``tokens_per_second``.
 
     If this gives more than ``max_units`` units, units become larger, up to an hour of work. While no rate is known,
-    units are small. Fusing them measures the rate, and the next run plans the remaining pairs with it.
+    units are small. Fusing them measures the rate, and the next run plans the remaining pairs with this rate.
     """
     if tokens_per_second is None:
         return UNIT_TOKENS_AT_FIRST
@@ -50,9 +50,9 @@ def cut_units(
 ) -> list[Unit]:
     """Publish ``pairs`` as work units of about ``unit_tokens`` estimated tokens each, and return them.
 
-    Pairs beyond ``max_units`` units are left for another run. ``serial``: number of units that the interval or replay
-    already had under this fusion. Names of units include it, so that new units never reuse a name. The units record
-    ``rules``.
+    Pairs that do not fit into ``max_units`` units are left for another run. ``serial``: number of units that the
+    interval or replay already had under this fusion. Unit ids include this number, so that no id is used twice. The
+    footer of each unit's file records ``rules``.
     """
     footer = rules.as_footer() if rules else {}
     units: list[Unit] = []
@@ -69,7 +69,7 @@ def cut_units(
 
 
 def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
-    """The rules of the unit. None: not recorded, as for a replay's unit, or the file cannot be read."""
+    """The rules of the unit. None if they are not recorded (units of replays) or the file cannot be read."""
     try:
         return UnitRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
     except (pa.ArrowException, FileNotFoundError):  # not reported here, because the fuse task reports this error
@@ -97,7 +97,7 @@ def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[
 
     filled_parts = [part for part in pairs if len(part.rows)]
     for part, table in zip(filled_parts, read_ahead(read, filled_parts), strict=True):
-        ends = np.cumsum(part.tokens)  # estimated tokens of the file's rows, cumulated
+        ends = np.cumsum(part.tokens)  # cumulative estimated tokens of the file's rows
         start, before = 0, 0  # the first row that is in no unit yet, and the tokens of the rows before it
         while (last := int(np.searchsorted(ends, before + target - filled))) < len(ends):
             tokens = filled + int(ends[last]) - before

@@ -26,7 +26,7 @@ def whole_range(storage: Storage, *more: Interval) -> Interval:
 def paired_rows(storage: Storage, interval: Interval, known: Mapping[str, int] | None = None) -> int:
     """Number of pairs of the interval, planned or not. Reads the footers of its pair files.
 
-    ``known``: path → rows, of files whose footer was read before.
+    ``known``: path → rows, for files whose footers were already read.
     """
     known = known or {}
     paths = storage.files(layout.pairs_folder(interval))
@@ -35,7 +35,7 @@ def paired_rows(storage: Storage, interval: Interval, known: Mapping[str, int] |
 
 
 def paired_buckets(storage: Storage, interval: Interval) -> int:
-    """How many of the interval's buckets are joined."""
+    """Number of the interval's buckets that are joined."""
     return len(storage.files(layout.pairs_folder(interval)))
 
 

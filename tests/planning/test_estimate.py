@@ -48,7 +48,7 @@ def test_hours_cost_and_finish_follow_from_the_rate() -> None:
         "rate: measured",
         "tokens of these units were 1.00 times the estimate (0.90 to 1.10)",
         "cost: 7.50 at 2.50 a GPU hour",
-        "time: 30 min with 6 devices busy, done 2026-11-10 12:30 UTC if begun now; each unit's start comes on top",
+        "time: 30 min with 6 devices busy, done 2026-11-10 12:30 UTC if started now, plus the start of each unit",
     ]
 
 
@@ -66,7 +66,7 @@ def test_a_model_without_measured_units_goes_by_a_benchmark_and_says_so() -> Non
     estimate = Estimate({"a": Work(3744, 3744 * 196)}, rate, NOW)
     assert estimate.gpu_hours is not None
     assert estimate.gpu_hours.median == pytest.approx(1)
-    assert "no unit of this fusion is measured yet: what the paper says of its script" in estimate.text
+    assert "no unit of this fusion is measured yet: the paper's rate of its script" in estimate.text
     native = benchmark_rate("BAAI/CapsFus-LLaMA", "native")
     assert native is not None
     assert native.tokens_per_second.median > 100 * rate.tokens_per_second.median
