@@ -18,7 +18,7 @@ PAGE = 100  # Airflow returns at most this many rows per call
 
 
 class AirflowApiError(Exception):
-    """An error that Airflow answered with. ``status`` is the HTTP status."""
+    """An error response of Airflow. ``status`` is the HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -74,7 +74,7 @@ class AirflowApi:
     ) -> int:
         """Start a backfill of the runs with logical dates in [start, end] and return its id.
 
-        ``reprocess`` says which existing runs run again: none, failed, or completed (all of them).
+        ``reprocess`` selects the existing runs that are repeated: none, failed, or completed (all of them).
         """
         body = {
             "dag_id": DAG,
@@ -90,7 +90,7 @@ class AirflowApi:
     def close_backfills(self) -> bool:
         """Close backfills whose runs have all ended. Returns whether a backfill is still running.
 
-        Airflow refuses a second backfill of a DAG while the first is open, and closes finished ones only after a while.
+        While a backfill of a DAG is open, Airflow refuses a second one. It closes finished backfills with a delay.
         """
         active = [
             each
@@ -103,7 +103,7 @@ class AirflowApi:
             try:
                 self.request("PUT", f"/backfills/{backfill['id']}/cancel")
             except AirflowApiError as error:
-                if error.status != HTTPStatus.CONFLICT:  # Airflow has closed the backfill meanwhile
+                if error.status != HTTPStatus.CONFLICT:  # Airflow has already closed the backfill
                     raise
         return False
 

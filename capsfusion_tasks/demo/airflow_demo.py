@@ -31,7 +31,7 @@ POLL_SECONDS = 1.0
 
 
 def run_demo(settings: Settings) -> int:
-    """Write sample shards for three days, backfill them with Airflow, show the results. Returns the exit code."""
+    """Write sample shards for three days, backfill the days with Airflow, show the results. Returns the exit code."""
     console = Console(highlight=False, soft_wrap=True)
     with _interrupted_by_signals():
         try:
@@ -86,7 +86,7 @@ def up(settings: Settings, port: int) -> int:
 def _service(
     settings: Settings, console: Console, *, port: int | None = None, scheduled: bool = False
 ) -> Iterator[LocalAirflow]:
-    """Run PostgreSQL for Airflow (and the warehouse if no URL is set), and Airflow. Its tasks get ``settings``."""
+    """Run PostgreSQL and Airflow, whose tasks get ``settings``. The warehouse is in PostgreSQL if no URL is set."""
 
     def say(line: str) -> None:
         console.print(line, markup=False)
@@ -113,7 +113,7 @@ def _sample_sources(home: Path) -> dict[str, str]:
 def _on_sample(settings: Settings) -> Settings:
     """``settings`` with the sample as sources, and the embedded warehouse and staging area.
 
-    Made-up captions must not be loaded into a warehouse that holds real ones.
+    Made-up captions must not be loaded into a warehouse with real captions.
     """
     demo: dict[str, Any] = {**_sample_sources(settings.home), "warehouse_url": None, "staging": None, "chunk_rows": 16}
     if settings.nproc_per_node == "auto" and not gpu_count():

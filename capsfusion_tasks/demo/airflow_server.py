@@ -32,8 +32,8 @@ START_SECONDS = 600
 STOP_SECONDS = 10
 SAY_SECONDS = 5.0
 
-# The scheduler's LocalExecutor forks a process for each task. What the scheduler has imported, no task has to import
-# again: that saves each task a second of CPU time. Airflow imports this file from the folder config of AIRFLOW_HOME.
+# Airflow imports this file from the folder config of AIRFLOW_HOME. The scheduler's LocalExecutor forks a process for
+# each task. The scheduler imports these modules before the forks, which saves each task a second of CPU time.
 LOCAL_SETTINGS = """\
 import sys
 
@@ -79,9 +79,9 @@ def local_airflow(
 ) -> Iterator[LocalAirflow]:
     """Run Airflow with its state in ``home``/airflow. Airflow and all its processes end with the block.
 
-    ``environment``: added to this process's environment for Airflow's tasks. ``port``: the UI's; default: any free
-    port. ``scheduled``: start daily runs, not only requested ones. ``users``: Airflow's ``simple_auth_manager_users``;
-    it generates the passwords of all users but ``USER``.
+    ``environment``: variables for Airflow's tasks, besides those of this process. ``port``: port of the UI; None: any
+    free port. ``scheduled``: start daily runs, not only requested runs. ``users``: value of Airflow's option
+    ``simple_auth_manager_users``. Airflow generates the passwords of all users except ``USER``.
     """
     _check_installed()
     folder = home / "airflow"
@@ -190,7 +190,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _ui_port(wanted: int | None, free: int, say: Say) -> int:
-    """The ``wanted`` port. The port ``free`` if the wanted one is in use or no port is wanted."""
+    """The port ``wanted``, or the port ``free`` if ``wanted`` is in use or None."""
     if wanted is None or _is_free(wanted):
         return wanted or free
     say(f"port {wanted} is in use, so the UI is on port {free} instead")
@@ -208,7 +208,7 @@ def _is_free(port: int) -> bool:
 
 
 def _wait_until_healthy(airflow: LocalAirflow, started: datetime, say: Say) -> None:
-    """Wait until all components are healthy and this Airflow, not an earlier one, has parsed the DAG."""
+    """Wait until all components are healthy and Airflow has parsed the DAG after ``started``."""
     began = printed = time.monotonic()
     waiting: str | None = None
     while (now := time.monotonic()) < began + START_SECONDS:
@@ -224,7 +224,7 @@ def _wait_until_healthy(airflow: LocalAirflow, started: datetime, say: Say) -> N
 
 
 def _not_ready(api: AirflowApi, started: datetime) -> str | None:
-    """A text with what Airflow still has to do. None once it is ready."""
+    """A message about what is not ready yet. None if Airflow is ready."""
     try:
         health = api.health()
     except NotReadyError:
@@ -238,7 +238,7 @@ def _not_ready(api: AirflowApi, started: datetime) -> str | None:
 
 
 def _end(session: int) -> None:
-    """End the processes of ``session``: first with SIGINT, then with SIGKILL. A second Ctrl-C is ignored meanwhile."""
+    """End the processes of ``session``: first with SIGINT, then with SIGKILL. Ignores a second Ctrl-C."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(each, signal.SIG_IGN) for each in signals]
     try:
@@ -274,7 +274,7 @@ def _command(process: psutil.Process) -> str:
 
 
 def _end_orphans(folder: Path, say: Say) -> None:
-    """End the processes of an Airflow whose demo was killed. The lock is held, so no demo owns them."""
+    """End the processes of an Airflow whose demo was killed. This process has the lock, so no other demo uses them."""
     try:
         session = int((folder / "standalone.pid").read_text())
     except (FileNotFoundError, ValueError):
@@ -286,9 +286,9 @@ def _end_orphans(folder: Path, say: Say) -> None:
 
 
 def _end_on_sigint() -> None:
-    """Make SIGINT end Airflow, and have the kernel send it when this process dies (Linux).
+    """Make SIGINT end Airflow. On Linux, the kernel sends SIGINT to Airflow when this process dies.
 
-    Runs in the child between fork and exec. A shell's background job ignores SIGINT, which Airflow would inherit.
+    Runs in the child between fork and exec. A shell's background job ignores SIGINT, and Airflow would inherit this.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform.startswith("linux"):

@@ -17,7 +17,7 @@ from rich.text import Text
 TASKS = ("discover", "pull", "share_buckets", "pair", "plan", "fuse", "validate", "load", "check", "report")
 LEGEND = (
     '"fuse 0/1": 0 of 1 fuse tasks of that day have finished. "fuse ·": they have not started. A day has a pull task\n'
-    "for each shard, and a fuse task for each work unit: about half an hour of one GPU's work, here the whole day."
+    "for each shard, and a fuse task for each work unit (half an hour of work for a GPU). Here, a day is one unit."
 )
 LINE_SECONDS = 5.0
 
@@ -27,7 +27,7 @@ _WAITING = (None, "none", "scheduled", "queued")
 
 @dataclass(frozen=True)
 class DayRun:
-    """A day's DAG run. ``tasks`` has the states of each task's instances: one, or one for each map index."""
+    """A day's DAG run. ``tasks``: task → states of its instances. A mapped task has an instance per map index."""
 
     day: str
     state: str

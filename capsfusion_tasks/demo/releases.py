@@ -1,4 +1,4 @@
-"""The schemas of LAION's releases. Names and types of the same columns differ between them."""
+"""The schemas of LAION's releases. They have different names and types for the same columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE_NAME: dict[Side, str] = {
     "laion_coco": "part-{:05}-2256f782-126f-4dc6-b9c6-e6757637749d-c000.snappy.parquet",
 }
 
-# Shard number i of a side is written as release number i, modulo the number of releases.
+# Shard number i of a side has the schema of release number i, modulo the number of releases.
 RELEASES: dict[Side, tuple[pa.Schema, ...]] = {
     "laion_2b": (
         pa.schema(  # laion2B-en-joined

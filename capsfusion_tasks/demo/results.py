@@ -1,4 +1,4 @@
-"""Prints the end of the demo: some captions, counts, and the next commands."""
+"""Prints the results of the demo: some captions, counts, and the next commands."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def _show_counts(before: Results, after: Results, announced: int, seconds: float
     if after.reasons:
         console.print(reasons_line(after.rejected, after.reasons))
     if total.rows_per_second:
-        console.print(f"{total.rows_per_second:.1f} captions/s per rank while fusing; {seconds:.0f} s for everything")
+        console.print(f"{total.rows_per_second:.1f} captions/s per rank while fusing; {seconds:.0f} s in total")
     if before.summary.units and before.summary == after.summary:
-        console.print("nothing was fused again: an earlier demo fused these days, and no row has changed")
+        console.print("nothing to fuse: an earlier demo has already fused the captions of these three days")
 
 
 def _short(caption: str) -> str:
@@ -109,14 +109,14 @@ def _short(caption: str) -> str:
 
 
 def show_next_steps(settings: Settings, console: Console) -> None:
-    """Print commands that work as typed in this shell and folder."""
+    """Print commands that the user can copy into this shell and folder."""
     installed = Path(sys.executable).with_name("capsfusion")
     program = str(_from_here(installed))
     if (found := shutil.which("capsfusion")) and Path(found) == installed:  # another installation may be on the path
         program = "capsfusion"
     here = program if settings.home == Path(".capsfusion").absolute() else f"CAPSFUSION_HOME={settings.home} {program}"
     pairs, page = _from_here(REPOSITORY / EXAMPLE), _from_here(REPOSITORY / "docs" / "first-hour.md")
-    console.print("\nGo on with", style="bold")
+    console.print("\nNext commands", style="bold")
     for purpose, command in (
         ("what was done, and by which model:", f"{here} status"),
         (
