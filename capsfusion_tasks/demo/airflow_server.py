@@ -244,7 +244,7 @@ def _end(session: int) -> None:
     try:
         members = _members(session)
         if psutil.pid_exists(session):
-            os.kill(session, signal.SIGINT)  # the only signal after which standalone ends its components
+            os.kill(session, signal.SIGINT)  # standalone ends its components only after SIGINT
         psutil.wait_procs(members, timeout=STOP_SECONDS)
         left = _members(session)
         for process in left:
@@ -286,7 +286,7 @@ def _end_orphans(folder: Path, say: Say) -> None:
 
 
 def _end_on_sigint() -> None:
-    """Make SIGINT end Airflow. On Linux, the kernel sends SIGINT to Airflow when this process dies.
+    """Make SIGINT end Airflow. On Linux, the kernel sends SIGINT when the demo's process dies.
 
     Runs in the child between fork and exec. A shell's background job ignores SIGINT, and Airflow would inherit this.
     """

@@ -16,7 +16,7 @@ _TABLE_ROWS = 1 << 17
 def copies_of(shard: pa.Table, numbers: Iterable[int]) -> Iterator[pa.Table]:
     """The shard's rows, repeated for each copy number, in tables of about 131,072 rows.
 
-    Copy 0 is the shard itself. Every other copy has other URLs, alt texts and LAION hashes. Nulls and blank texts stay.
+    Copy 0 is the shard itself. Every other copy has other URLs, alt texts and LAION hashes. Nulls and blanks are kept.
     """
     pending: list[pa.Table] = []
     for number in numbers:

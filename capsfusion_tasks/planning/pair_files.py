@@ -94,7 +94,7 @@ def _require_rules(where: str, schema: pa.Schema, rules: PairRules) -> None:
 def are_new(batch: list[PairFile], in_flight: PairsInFlight, is_known: IsKnown) -> list[np.ndarray]:
     """For each file of ``batch``, whether its pairs are new: neither in an unfinished unit nor in the warehouse."""
     pair_ids = pa.concat_arrays([file.pair_ids for file in batch])
-    # Read units before the warehouse. A unit that is loaded in between is then found in both places, and never missed.
+    # Read units before the warehouse. A unit that is loaded between the two reads is then found twice, not missed.
     is_new = ~in_flight.contain(pair_ids, {file.bucket for file in batch})
     known = is_known(pair_ids.filter(pa.array(is_new)))
     if known is not None:

@@ -114,7 +114,7 @@ def plan_units(
                 "" if most == unit_files.MAX_UNITS else f", or AIRFLOW__CORE__MAX_MAP_LENGTH to {unit_files.MAX_UNITS}"
             )
             log.warning(
-                "%d pairs are left, because a run has at most %d units. Run it again when these units are loaded, or"
+                "%d pairs are left, because a run has at most %d units. Run again when these units are loaded, or"
                 " raise CAPSFUSION_UNIT_TOKENS%s",
                 left,
                 most,
@@ -163,8 +163,8 @@ def outdated(
     if begun and not replan:
         back = made_with.variables(rules)
         raise InputError(
-            f"units of this interval that were planned with {made_with.against(rules)} are not finished:"
-            f" {len(unfinished)}, of which {len(begun)} have been started. Finish all of them: {back}"
+            f"units of this interval that were planned with {made_with.against(rules)} are not finished"
+            f" ({len(unfinished)} units, {len(begun)} of them started). Finish all of them: {back}"
             f" {interval.command}; or discard their work and plan again: {interval.command} --replan (in Airflow: the"
             " Param replan)"
         )

@@ -31,9 +31,9 @@ def discover(
 ) -> list[Shard]:
     """List the interval's shards, sorted by side and path. Later stages read the list with ``discovered``.
 
-    Before the interval's end, each call adds the shards that arrived since the last call. The first later call that
-    finds a shard freezes the list, so that a rerun or a backfill does the same work. ``relist`` adds new shards to a
-    frozen list. The list contains unreadable files as shards with a ``problem``. Later calls list a side again if it
+    Before the interval's end, each call adds the shards that arrived since the last call. After the end, the first call
+    that finds a shard freezes the list, so that a rerun or a backfill does the same work. ``relist`` adds new shards to
+    a frozen list. The list contains unreadable files as shards with a ``problem``. Later calls list a side again if it
     has unreadable files, or if its source had no shard at all, because shards with old times may be copied there later.
 
     A shard is late if it appears after its interval was listed and had ended, even if the list is empty. The next
@@ -111,7 +111,7 @@ def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[
     if units:
         raise InputError(
             f"the shards of this interval were listed from {then}, and {units} units of these shards are planned or"
-            f" loaded. Set those sources again, set CAPSFUSION_STAGING to an empty folder, or add the current shards:"
+            f" loaded. Set the old sources again, set CAPSFUSION_STAGING to an empty folder, or add the current shards:"
             f" {interval.command}"
             " --relist (in Airflow: the Param relist)"
         )

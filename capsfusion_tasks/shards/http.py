@@ -31,7 +31,7 @@ class HttpSource:
 
     A file's arrival time is its Last-Modified, or the ``arrived_at`` of a JSON list. Credentials are in ~/.netrc, or in
     the query of a signed address. Queries are not stored: the stored name of a shard with a signed address ends in "?".
-    Each read of the shard looks up its address in the list, because the list may have a new signature by then.
+    Each read of the shard looks up its address in the list, because the list may contain a newer signature.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:

@@ -78,7 +78,7 @@ class HubRepository:
                 ) from error
             except EntryNotFoundError as error:
                 raise InputError(
-                    f"{self.page} has no folder {self.folder} at {self.revision}: check the name; patterns go into"
+                    f"{self.page} has no folder {self.folder} at {self.revision}: check the name; set patterns with"
                     " CAPSFUSION_…_INCLUDE"
                 ) from error
             except OfflineModeIsEnabled as error:

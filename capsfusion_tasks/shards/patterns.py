@@ -10,7 +10,7 @@ import bracex
 
 from capsfusion_tasks.errors import InputError
 
-_MOST_ALTERNATIVES = 10_000  # most alternatives of a pattern with braces, such as {00000..09999}
+_MOST_ALTERNATIVES = 10_000  # maximum number of alternatives of a pattern with braces, such as {00000..09999}
 _NOTHING = r"(?!)"  # a regular expression that matches nothing
 
 

@@ -65,8 +65,8 @@ def open_source(uri: str, settings: Settings) -> Source:
 def source_of(shard: Shard, settings: Settings) -> Source:
     """The source in which the shard was found.
 
-    If the settings name the same source, opens the address in the settings. This address can have a signed query.
-    Queries are not stored with shards.
+    If the settings name the same source, opens the address in the settings, because it can have a signed query. Queries
+    are not stored with shards.
     """
     configured = {
         "laion_2b": settings.laion2b,

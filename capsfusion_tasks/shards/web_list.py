@@ -40,7 +40,7 @@ _JSON_LIST = TypeAdapter(Annotated[list[str | Entry], Field(max_length=_MOST_FIL
 
 
 def read_list(client: httpx2.Client, address: web.Address, *, is_json: bool) -> list[Entry]:
-    """The list's entries. Raises InputError if the file is not a list. Does not read a too large file to its end."""
+    """The list's entries. Raises InputError if the file is not a list. Stops reading a file that is too large."""
     where = address.where
     body = retrying(lambda: _read(client, address), where, on=web.BROKEN).removeprefix(_BOM)
     return _json_entries(body, where) if is_json else _text_entries(body, where)
