@@ -36,10 +36,10 @@ def discover(
     a frozen list. The list contains unreadable files as shards with a ``problem``. Later calls list a side again if it
     has unreadable files, or if its source had no shard at all, because shards with old times may be copied there later.
 
-    A shard is late if it appears after its interval was listed and had ended, even if the list is empty. The next
-    interval that is listed takes late shards: ``claim`` gets the late shards that were found, and returns the ids of
-    the shards that this interval may take. An interval must also claim its own late shards, so that no other interval
-    takes them.
+    A shard is late if it appears after a listing that followed the end of its interval, even if that list is empty. The
+    next interval that is listed takes late shards: ``claim`` gets the late shards that were found, and returns the ids
+    of the shards that this interval may take. An interval must also claim its own late shards, so that no other
+    interval takes them.
 
     If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
     longer in it. If the interval already has ``units``, raises InputError instead. ``relist`` avoids this error: it
@@ -77,15 +77,15 @@ def discover(
     made = ShardList(
         frozen=frozen or over, shards=shards, sources=now, empty=tuple(side for side in there if not there[side])
     )
-    # An empty list is written to say that shards which appear from now on are late. Before the interval's end none is,
-    # and a source without any shard says nothing about the interval.
+    # After the interval's end, also write an empty list: shards that appear later are then late. Skip this if no source
+    # has a shard at all, because such sources say nothing about the interval.
     if made != listed and (shards or listed.shards or (over and set(made.empty) < set(now))):
         shard_list.write(interval, storage, made)
     return shards
 
 
 def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: dict[Side, Origin]) -> list[Shard]:
-    """The shards of ``arrived`` that are in no list, although their interval was over when it was listed.
+    """The shards of ``arrived`` that are in no list, although their interval was listed after its end.
 
     Only lists of the same source and patterns count, because other lists could not contain these shards.
     """

@@ -50,7 +50,7 @@ class ShardList(BaseModel):
 
     @property
     def is_closed(self) -> bool:
-        """Whether a shard that now appears with a time in the interval is late. True of an empty list, too."""
+        """Whether shards of the interval that appear from now on are late. An empty list can be closed, too."""
         return self.frozen and (bool(self.readable) or not self.shards)
 
     @property
