@@ -1,4 +1,4 @@
-"""The number of hash buckets of a staging area. It is chosen once, by the size of the sources, and never changes."""
+"""The number of hash buckets of a staging area. It is chosen once, from the size of the sources, and never changes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ _FEWEST, _MOST = 16, 2048
 def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[], int] | None = None) -> int:
     """The number of buckets. The first call chooses and stores it, from the settings or from ``source_bytes``.
 
-    If shards were split into different numbers of buckets, their rows could not be joined. Raises InputError if the
-    settings have another number than the stored one, or if no number is stored and nothing gives one.
+    Shards that are split into different numbers of buckets cannot be joined. Raises InputError if the settings
+    contradict the stored number. Also raises InputError if no number is stored, the setting is ``auto`` and
+    ``source_bytes`` is None.
     """
     if storage.exists(layout.BUCKETS_CONFIG):
         fixed: int = storage.read_json(layout.BUCKETS_CONFIG)["buckets"]
         if settings.buckets not in ("auto", fixed):
             raise InputError(
-                f"the staging area {storage.root} was split into {fixed} buckets and CAPSFUSION_BUCKETS is "
-                f"{settings.buckets}: set it to {fixed} or to auto, or choose an empty staging area"
+                f"the staging area {storage.root} was split into {fixed} buckets, but CAPSFUSION_BUCKETS is "
+                f"{settings.buckets}: set the variable to {fixed} or auto, or choose an empty staging area"
             )
         return fixed
     if settings.buckets != "auto":

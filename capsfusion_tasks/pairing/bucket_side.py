@@ -26,8 +26,8 @@ _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_ne
 class BucketSide:
     """The files of one side in a bucket, one file per shard. Rows of the shards in ``new`` are new, all others are old.
 
-    Old rows that ``lookups`` contain are read from the lookups, and only if their URL has one of the ``keys``. Raises
-    InputError if a file was pulled with other rules than ``rules``.
+    Old rows that are in ``lookups`` are read from there, and only if the key of their URL is in ``keys``. Raises
+    InputError if a file was pulled with rules that differ from ``rules``.
     """
 
     storage: Storage
@@ -51,7 +51,7 @@ class BucketSide:
         return self.only(self.new)
 
     def with_lookups(self, found: list[Lookup]) -> BucketSide:
-        """This side, with those lookups of ``found`` that contain old rows of this side's files."""
+        """This side with the lookups in ``found`` that contain old rows of this side's files."""
         used = (lookup for lookup in lookups.needed(found) if lookup.shards.keys() - self.new)
         return replace(self, lookups=tuple(used))
 
@@ -81,7 +81,7 @@ class BucketSide:
     def rows(self) -> pa.RecordBatchReader:
         """All rows, with columns ``shard`` (an index into ``shards``) and ``is_new``. Reads one batch after another.
 
-        Of the old rows in lookups, it has only those whose URL a new row has.
+        Old rows from lookups are included only if a new row has the same URL.
         """
         return pa.RecordBatchReader.from_batches(_ROWS, self._batches())
 

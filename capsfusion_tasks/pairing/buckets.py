@@ -1,4 +1,4 @@
-"""Hash buckets: splits each shard once, by a stable hash of the URL. Rows with the same URL are in the same bucket."""
+"""Splits each shard once into buckets, by a stable hash of the URL. Rows with the same URL are in the same bucket."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _WRITERS = 4  # bucket files written at the same time, because on S3 each takes 
 def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings: Settings) -> Counts:
     """Write the shard's usable rows to its bucket files.
 
-    If the shard was split before with the same settings, this only returns its counts. A shard that cannot be read to
-    its end leaves no bucket files. Raises InputError for a shard that is not Parquet, is cut short, or lacks a column.
+    If an earlier run split the shard with the same settings, only return its counts. A shard that cannot be read to the
+    end leaves no bucket files. Raises InputError if the shard is not Parquet, is cut short, or lacks a column.
     """
     buckets = bucket_count(storage, settings)
     if (done := split_counts(shard, storage, settings)) is not None:
@@ -60,14 +60,14 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
             for _ in writers.map(write, spill.buckets()):
                 pass
     rows_of_buckets = {layout.bucket_name(bucket): rows for bucket, rows in sorted(spill.counts.items())}
-    # Delete files that were made with other rules, in buckets where the shard now has no row. A join would read them.
+    # The old rules may have put rows into other buckets. Delete these files, because a join would read them.
     pulled.delete_files(storage, shard.side, shard.shard_id, before - rows_of_buckets.keys())
     pulled.publish(storage, shard, rules, counts, rows_of_buckets)
     return counts
 
 
 def split_counts(shard: Shard, storage: Storage, settings: Settings) -> Counts | None:
-    """The counts of a shard that was split before with these settings. None for any other shard."""
+    """The counts of a shard that an earlier run split with these settings. None for any other shard."""
     mark, rules = pulled.read(storage, shard.side, shard.shard_id), PullRules.of(settings)
     if mark is None or not pulled.is_whole(mark):
         return None
@@ -100,7 +100,7 @@ def _where(shard: Shard) -> str:
 
 
 def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Combine ``tables`` into tables of at least ``rows`` rows or ``_HELD_BYTES`` bytes. The last may be smaller."""
+    """Combine tables into tables of at least ``rows`` rows or ``_HELD_BYTES`` bytes. The last table may be smaller."""
     held: list[pa.Table] = []
     held_rows = held_bytes = 0
     for table in tables:

@@ -14,7 +14,7 @@ from capsfusion_tasks.pairing.image_status import is_gone
 from capsfusion_tasks.schemas import BUCKET_ROWS, Side
 from capsfusion_tasks.settings import Settings
 
-# Names seen in laion2B-en, laion2B-en-joined, laion-coco and their Re-LAION successors; compared without case.
+# Column names in laion2B-en, laion2B-en-joined, laion-coco and their Re-LAION successors. Case is ignored.
 _NAMES = {
     "url": ("url",),
     "text": ("text", "caption", "alt_text"),
@@ -29,13 +29,13 @@ _NAMES = {
 _TEXTS = ("url", "text", "synthetic")
 # The types in which columns are read. ``gone`` is read as text, because it is computed from the column ``status``.
 _READ = BUCKET_ROWS.set(BUCKET_ROWS.get_field_index("gone"), pa.field("gone", pa.string()))
-_EXTRAS = ("license", "gone")  # optional text columns: not read if a file has numbers or lists in them
-_NO_LICENSE = ("", "?")  # count as null: LAION writes a question mark if it found no licence
+_EXTRAS = ("license", "gone")  # optional text columns; ignored if a file has numbers or lists in them
+_NO_LICENSE = ("", "?")  # values that count as null; LAION writes a question mark if it found no licence
 
 
 @dataclass
 class Counts:
-    """Number of rows of a shard, and of dropped rows by reason. For each row, the first reason that applies counts."""
+    """The number of rows of a shard, and of dropped rows by reason. A dropped row counts only for its first reason."""
 
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -48,10 +48,10 @@ class Counts:
 
 
 def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str) -> dict[str, str]:
-    """Canonical name → the file's own name, for the columns that this side has.
+    """Map the canonical names of this side's columns to the file's own column names.
 
-    Raises InputError for a missing column that every pair needs, a column that the file has twice (in any case), and a
-    column of the wrong type.
+    Raises InputError if a required column is missing, if a column has the wrong type, or if the file has a column twice
+    (ignoring case).
     """
     spellings: dict[str, list[str]] = {}
     for name in schema.names:
@@ -73,7 +73,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
     if twice := [same for name in found.values() if len(same := spellings[name.lower()]) > 1]:
         raise InputError(
             f"{where} has the same column more than once ({'; '.join(' and '.join(same) for same in twice)}): replace"
-            " the file; the new one is a new shard"
+            " the file; the new file counts as a new shard"
         )
     wrong = []
     for canonical, name in found.items():
@@ -81,7 +81,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
         if not is_kind(schema.field(name).type):
             wrong.append(f"{name} is {schema.field(name).type}, expected {kind}")
     if wrong:
-        raise InputError(f"{where}: {'; '.join(wrong)}: replace the file; the new one is a new shard")
+        raise InputError(f"{where}: {'; '.join(wrong)}: replace the file; the new file counts as a new shard")
     return found
 
 
@@ -108,9 +108,10 @@ def _is_number(kind: pa.DataType) -> bool:
 def canonical_rows(
     batch: pa.RecordBatch, names: dict[str, str], first_row: int, side: Side, settings: Settings, counts: Counts
 ) -> pa.Table:
-    """The batch with the columns of BUCKET_ROWS and ``usable``: whether the row can make a pair. Texts are unchanged.
+    """Convert the batch to the columns of BUCKET_ROWS and ``usable``: whether the row can form a pair.
 
-    Unusable rows stay in the table, because filtering would copy all rows. ``counts`` counts unusable rows by reason.
+    Texts stay unchanged. Unusable rows stay in the table, because filtering would copy all rows. The number of unusable
+    rows by reason is added to ``counts``.
     """
     columns = {name: as_type(batch[names[name]], _READ.field(name).type) for name in names}
     if "license" in columns:
@@ -139,7 +140,7 @@ def canonical_rows(
 
 
 def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """The column as type ``wanted``, because releases store numbers as int or float, and text in several types."""
+    """Convert the column to type ``wanted``. Releases store numbers as int or float, and text in several types."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_floating(wanted):

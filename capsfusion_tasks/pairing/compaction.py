@@ -1,8 +1,9 @@
-"""Makes lookups of a bucket's old rows, and merges small lookups.
+"""Creates lookups of a bucket's old rows, and merges small lookups.
 
-A compaction can be killed at any moment. Joins and other compactions may run at the same time. A lookup counts once its
-``.json`` exists. Each lookup has its own name, so two tasks never write the same file. Joins do not read a lookup whose
-shards are all in larger lookups. A file that no join needs is deleted only when no join can be reading it.
+A compaction can be killed at any moment. Joins and other compactions may run at the same time. A lookup is valid as
+soon as its ``.json`` exists. Each lookup has its own name, so two tasks never write the same file. Joins do not read a
+lookup whose shards are all in larger lookups. A file that joins no longer need is deleted only when no join can still
+be reading it.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ from capsfusion_tasks.pairing.records import dictionary_name, ends_and_data, fro
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Each join reads all old rows that have no lookup. A lookup is made once these old rows have more bytes than the
-# bucket's new rows, and more than a few files or bytes. So the work for lookups grows only in proportion to new rows.
+# Each join reads all old rows that have no lookup. These rows get a lookup when they have more bytes than the bucket's
+# new rows, and exceed one of these two limits. So the work for lookups grows only in proportion to new rows.
 _FEW_FILES, _FEW_BYTES = 16, 1 << 20
-_MERGED = 4  # merge lookups of about the same size when there are this many, so that each row is copied rarely
-_MOST_ROWS = 4 << 20  # most rows of a merged lookup: half a gigabyte in memory
+_MERGED = 4  # merge when this many lookups have about the same size, so that rows are rarely copied
+_MOST_ROWS = 4 << 20  # maximum rows of a merged lookup; they take half a gigabyte of memory
 _AT_ONCE_BYTES = 64 << 20  # bytes of bucket files that are copied into a lookup at a time
 _ENCODED = 1 << 16  # rows that are encoded as records at a time
-_UNUSED = timedelta(hours=6)  # age from which an unneeded file is deleted: no join takes so long, so none is reading it
+# Unneeded files are deleted at this age. No join takes so long, so no join is reading them.
+_UNUSED = timedelta(hours=6)
 
 
 def compact(old: BucketSide, new_bytes: int) -> list[Lookup]:
-    """Make lookups for old rows that have none, if there are many such rows. Delete files that no join can need.
+    """Create lookups for old rows that have none, if there are many such rows. Delete files that no join can need.
 
     Returns the lookups that a join reads. Every row also stays in its bucket file.
     """
@@ -95,7 +97,7 @@ def _merged(side: BucketSide, lookups: list[Lookup]) -> Lookup:
         with side.storage.answering(), side.storage.filesystem.open_input_stream(f"{lookup.path}.rows") as file:
             its_records = from_ends_and_data(table["end"].to_numpy(), file.read_buffer())
         its = table["shard"].combine_chunks().cast(pa.string())
-        # Two tasks that ran at the same time may have made lookups that share shards. Take each shard's rows once.
+        # Two concurrent tasks may have created lookups of the same shards. Take each shard's rows only once.
         wanted = pa.array(sorted(lookup.shards.keys() - done.keys()), pa.string())
         kept = pc.is_in(its, value_set=wanted)
         records.append(its_records.filter(kept))
@@ -129,10 +131,10 @@ def _publish(
 
 
 def _delete_unused(storage: Storage, folder: str, lookups: list[Lookup]) -> None:
-    """Delete old files, except those of lookups that joins read. ``lookups``: all valid lookups.
+    """Delete old files that no join reads. ``lookups``: all valid lookups.
 
-    Also keeps an old lookup whose shards are all in larger, but young lookups. A join that began before the young
-    lookups existed can be reading the old lookup.
+    Keep an old lookup even if all its shards are in larger lookups, as long as those lookups are young. A join that
+    began before the young lookups existed can be reading the old lookup.
     """
     with storage.answering():
         infos = storage.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
@@ -140,7 +142,7 @@ def _delete_unused(storage: Storage, folder: str, lookups: list[Lookup]) -> None
     old = {info.path: info.base_name.partition(".")[0] for info in infos if info.is_file and info.mtime <= before}
     settled = {lookup.name for lookup in needed([one for one in lookups if f"{one.path}.json" in old])}
     young = {lookup.name for lookup in lookups if f"{lookup.path}.json" not in old}
-    # The ``.json`` is deleted first, so that no lookup is listed without its rows.
+    # Delete the ``.json`` first, so that every listed lookup has its rows.
     for path in sorted(old, key=lambda path: not path.endswith(".json")):
         if old[path] not in settled | young:
             with suppress(FileNotFoundError):  # another compaction has deleted the file

@@ -30,7 +30,7 @@ class DoesNotFit(NotReadyError):
 
 @contextmanager
 def database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB in memory, limited to ``join_memory``. Data that do not fit go to scratch disk, not to the working folder.
+    """Open DuckDB in memory, with ``join_memory``. Data that do not fit go to scratch disk, not to the working folder.
 
     Raises DoesNotFit if rows fit neither in memory nor on scratch disk.
     """

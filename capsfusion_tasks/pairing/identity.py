@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 def pair_ids(urls: pa.Array, raw: pa.Array, synthetic: pa.Array) -> pa.Array:
     """The ids of pairs, [rows] binary(16): digests of URL, raw and synthetic caption.
 
-    The digested bytes begin with the lengths of URL and raw caption. So the same characters, divided otherwise between
-    URL and captions, give another id.
+    The digested bytes begin with the lengths of URL and raw caption. So another split of the same characters into URL
+    and captions gives another id.
     """
     lengths = [pc.binary_length(texts).cast(pa.string()) for texts in (urls, raw)]
     said = pc.binary_join_element_wise(*lengths, urls, raw, synthetic, " ")
@@ -22,6 +22,6 @@ def pair_ids(urls: pa.Array, raw: pa.Array, synthetic: pa.Array) -> pa.Array:
 
 
 def laion_hashes(urls: pa.Array, texts: pa.Array) -> pa.Array:
-    """LAION's join key, [rows] int64: the first 64 bits, signed, of MurmurHash3 over URL + text, as LAION uses it."""
+    """LAION's join key, [rows] int64: the first 64 bits of MurmurHash3 over URL + text, as a signed number."""
     said = pc.binary_join_element_wise(urls, texts, "").cast(pa.binary())
     return pa.array((mmh3.hash64(text)[0] for text in said.to_pylist()), pa.int64())

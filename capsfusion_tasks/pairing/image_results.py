@@ -1,8 +1,8 @@
-"""Results of img2dataset, which planning reads: for each URL, whether its image is gone.
+"""Image results: for each URL, whether img2dataset found the image gone. Planning reads them.
 
-Many files of results are read into one batch. The batch has a file for each bucket, with hashes of URLs instead of
-URLs, and a ``.json``. The ``.json`` is written last, and says which files of results the batch was read from. A batch
-is valid only for one source and its patterns. If a URL has several results, its image exists if any of them says so.
+Many result files become one batch. A batch has one file per bucket, with hashes instead of URLs, and a ``.json``. The
+``.json`` is written last and lists the result files of the batch. A batch is valid only for one source and its
+patterns. If a URL has several results, its image exists if at least one result says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-VERSION = 1  # increase this number when the code reads other results from the same file
+VERSION = 1  # increase this number when a code change gives other results for the same file
 
 _READ_ROWS, _READ_BYTES = 1 << 16, 64 << 20
 _SPILLED_ROWS = 1 << 18
@@ -41,7 +41,7 @@ _SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  #
 
 @dataclass(frozen=True)
 class Batch:
-    """The content of a batch's ``.json``. ``source``: address and patterns. ``files``: id → counts of a file."""
+    """The content of a batch's ``.json``. ``source``: address and patterns. ``files``: id of a file → its counts."""
 
     name: str
     source: dict[str, Any]
@@ -62,7 +62,7 @@ class Batch:
         storage.write_json(layout.image_results_batch(self.name), asdict(self))
 
     def delete(self, storage: Storage) -> None:
-        # The ``.json`` is deleted first, so that no batch is listed without its files.
+        # Delete the ``.json`` first, so that every listed batch has all its files.
         paths = (layout.image_results_file(bucket, self.name) for bucket in self.buckets)
         for path in [layout.image_results_batch(self.name), *paths]:
             with suppress(FileNotFoundError):
@@ -77,9 +77,9 @@ def batches_of(storage: Storage, source: Mapping[str, Any]) -> list[Batch]:
 
 
 def read_results(stream: pa.NativeFile, where: str, buckets: int, number: int, counts: Counts) -> Iterator[pa.Table]:
-    """The results of a file in the form that ``publish_batch`` takes. ``counts`` counts all rows and dropped rows.
+    """Read a result file into tables for ``publish_batch``. Add all rows and the dropped rows to ``counts``.
 
-    ``number``: the file's number in its batch. Raises InputError for a file that is not Parquet, or lacks a column.
+    ``number``: the file's number in its batch. Raises InputError if the file is not Parquet or lacks a column.
     """
     names: dict[str, str] = {}
 
@@ -105,7 +105,7 @@ def read_results(stream: pa.NativeFile, where: str, buckets: int, number: int, c
 
 
 def _columns(schema: pa.Schema, where: str) -> dict[str, str]:
-    """``url`` and ``status`` → the file's own name of this column, which may have capitals."""
+    """Map ``url`` and ``status`` to the file's own column names, which may have capitals."""
     found = {}
     for wanted in ("url", "status"):
         match [name for name in schema.names if name.lower() == wanted]:
@@ -115,7 +115,7 @@ def _columns(schema: pa.Schema, where: str) -> dict[str, str]:
                 raise InputError(f"{where}: {name} is {schema.field(name).type}, expected text: replace the file")
             case []:
                 raise InputError(
-                    f"{where} has no column {wanted}, which results of img2dataset have; it has"
+                    f"{where} has no column {wanted}, which img2dataset writes; its columns are"
                     f" {', '.join(schema.names)}: replace the file"
                 )
             case several:
@@ -126,8 +126,8 @@ def _columns(schema: pa.Schema, where: str) -> dict[str, str]:
 def url_hashes(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A hash of each URL, [rows] int64: the first 64 bits of MurmurHash3, the same on every machine.
 
-    For all 600 million pairs of LAION-COCO, with a result for each, the expected number of pairs that get the result of
-    another URL is 0.02.
+    If all 600 million pairs of LAION-COCO have results, the expected number of pairs that get the result of another URL
+    is 0.02.
     """
     hashes = b"".join(map(mmh3.hash_bytes, urls.cast(pa.binary()).to_pylist()))
     return np.frombuffer(hashes, "<i8")[::2]
@@ -142,8 +142,8 @@ def publish_batch(
 ) -> None:
     """Publish the results of several files as a batch. ``folder`` is scratch space.
 
-    ``tables`` come from ``read_results``. ``files``: a file's number → its id and counts, for completely read files.
-    ``files`` is used only after the last table, so that the caller can leave out files whose reading failed midway.
+    ``tables`` come from ``read_results``. ``files``: number of a completely read file → its id and counts. The function
+    reads ``files`` after the last table, so the caller can leave out files whose reading failed midway.
     """
     spill = BucketSpill(folder, _SPILLED)
     for table in together(tables, _SPILLED_ROWS):
@@ -169,15 +169,15 @@ def publish_batch(
 
 @dataclass(frozen=True)
 class BucketResults:
-    """Hashes of one bucket's URLs, [n] int64 each: those whose images are gone, and those whose images are there."""
+    """Hashes of one bucket's URLs, [n] int64 each. ``gone``: their images are gone. ``there``: their images exist."""
 
     gone: np.ndarray
     there: np.ndarray
 
     def are_gone(self, pairs: pa.Table) -> np.ndarray:
-        """Whether the image of each of ``pairs`` (``schemas.FOUND_PAIRS``) is gone, [rows] bool.
+        """Whether each pair's image is gone, [rows] bool. ``pairs``: ``schemas.FOUND_PAIRS``.
 
-        If no result has the image's URL, the status in the release counts, although it may be outdated.
+        For a URL without a result, the status in the release counts, although it may be outdated.
         """
         gone: np.ndarray = pairs["gone"].fill_null(False).to_numpy().astype(bool)
         if not len(self.gone) and not len(self.there):
@@ -199,7 +199,7 @@ class ImageResults:
         try:
             tables = [IMAGE_RESULTS.empty_table(), *(self.storage.read_table(path) for path in paths)]
         except FileNotFoundError as error:
-            raise NotReadyError("another run is reading the image results again: try again") from error
+            raise NotReadyError("another run has replaced the image results: try again") from error
         results = pa.concat_tables(tables)
         hashes, gone = results["hash"].to_numpy(), results["gone"].to_numpy().astype(bool)
         return BucketResults(hashes[gone], hashes[~gone])

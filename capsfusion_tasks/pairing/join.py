@@ -1,4 +1,4 @@
-"""The join: in each bucket, joins new rows of each side with all rows of the other side."""
+"""Joins the two sides of each bucket: the new rows of each side with all rows of the other side."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _IN_MEMORY = 8
 _HALVINGS = 5  # how often a pass that does not fit in memory is halved
 _READERS = 16  # footers read in parallel: on S3 each takes a round trip
 
-# Equal rows count once, so shards that repeat rows or share rows add no pairs. Of equal rows, the row with the highest
-# similarity gives the origin and the scores. If several have it, the first row of the first shard does. An image is
-# gone if a row says so and no row says that it exists.
+# Equal rows count once, so repeated rows add no pairs, within a shard or across shards. The equal row with the highest
+# similarity provides the origin and the scores. On a tie, the first row of the first shard provides them. An image is
+# gone if at least one row says so and no row says that the image exists.
 _DISTINCT = """
 create temp table {side} as
 select
@@ -44,8 +44,8 @@ select
 from {side}_rows where hash(url) % {passes} = {number} {and_wanted}
 group by {columns}
 """
-# Drop rows without a partner first: three of four LAION-2B rows have none. Comparing only URLs is faster than comparing
-# URLs and texts.
+# Drop rows without a partner first: three of four LAION-2B rows have no partner. Comparing only URLs is faster than
+# comparing URLs and texts.
 _HAS_PARTNER = "and exists (from coco where raw_rows.url = coco.url)"
 # If both sides have a score, similarity comes from the raw side, and the worse of both safety scores counts.
 _PAIRS = """
@@ -82,9 +82,10 @@ class Joined:
 def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage, settings: Settings) -> Joined:
     """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``.
 
-    ``new`` has the ids of the interval's shards. Rows match on unchanged URL and raw text, or with ``join_on = url`` on
-    the URL alone. Without a LAION-2B source, the rows of LAION-COCO have both captions. Each row group has the pairs of
-    one pass, sorted by ``pair_id``. The footer counts the pairs that the limit per URL leaves out.
+    ``new``: the ids of the interval's shards. Rows match if their URLs and raw texts are equal; nothing is normalised.
+    With ``join_on = url``, rows match if their URLs are equal. Without a LAION-2B source, the rows of LAION-COCO have
+    both captions. Each row group has the pairs of one pass, sorted by ``pair_id``. The footer counts the pairs that the
+    limit per URL leaves out.
     """
     count, left_out = 0, LeftOut()
     sides = _sides(bucket, new, storage, settings)
@@ -104,14 +105,14 @@ def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage
 
 
 def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
-    """The pairs that the interval's joins left out, from the footers of the interval's files of pairs."""
+    """Counts of the pairs that the interval's joins left out, read from the footers of the interval's pair files."""
     with ThreadPoolExecutor(_READERS) as readers:
         footers = readers.map(storage.footer, storage.files(layout.pairs_folder(interval)))
         return LeftOut.total(LeftOut.recorded(footer) for footer, _ in footers)
 
 
 def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
-    """The bucket's pairs (``schemas.FOUND_PAIRS``) that have a row of a shard in ``new``: a table for each pass."""
+    """The bucket's pairs (``schemas.FOUND_PAIRS``) that contain a row of a shard in ``new``, one table per pass."""
     sides = _sides(bucket, new, storage, settings)
     raw, coco = (side.with_lookups(lookups_of(storage, side.side, bucket, side.sizes, side.rules)) for side in sides)
     return (table for table, _ in _joined(raw, coco, settings))
@@ -143,7 +144,7 @@ def _passes(
 ) -> Iterator[tuple[pa.Table, LeftOut]]:
     """Join the rows of pass ``number`` (from 0) of ``passes``.
 
-    If the rows do not fit in memory, run two passes of half the rows each, and so on, until ``most`` passes in all.
+    If the rows do not fit in memory, split the pass into two halves. Halves are split further, up to ``most`` passes.
     """
     try:
         with raw.storage.answering():
@@ -152,7 +153,7 @@ def _passes(
         if passes >= most:
             raise
         log.info("one of %d passes does not fit in CAPSFUSION_PAIR_MEMORY, so it is joined in two halves", passes)
-        for half in (number, number + passes):  # both halves, as passes of a join with twice as many passes
+        for half in (number, number + passes):  # the two halves are passes of a join with twice as many passes
             yield from _passes(raw, coco, half, 2 * passes, settings, most)
         return
     yield _with_identity(joined, raw.shards or coco.shards, coco.shards), left_out

@@ -1,9 +1,9 @@
-"""Lookups: copies of a bucket's old rows. From a lookup, a join reads only rows that have the URL of a new row.
+"""Lookups: copies of a bucket's old rows. A join reads from a lookup only the rows that have the URL of a new row.
 
-A lookup has the rows of some shards, sorted by a key, which is a hash of the URL. It consists of three files. ``.rows``
-has each row as a record. ``.parquet`` has the key, the shard and the place of each record. ``.json`` is written last,
-and says which shards the lookup has. The copy of a shard's rows is valid while the shard's bucket file has the same
-size as when it was copied.
+A lookup contains the rows of some shards, sorted by a key, which is a hash of the URL. It consists of three files.
+``.rows`` has each row as a record. ``.parquet`` has the key, the shard and the position of each record. ``.json`` is
+written last and lists the shards of the lookup. The copy of a shard's rows is valid as long as the size of the shard's
+bucket file does not change.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def _validity(rules: PullRules) -> dict[str, object]:
 
 
 def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int], rules: PullRules) -> list[Lookup]:
-    """All lookups of a bucket that are valid for ``rules``, without shards that ``files`` (shard → bytes) lacks."""
+    """The bucket's lookups that are valid for ``rules``, without shards that are not in ``files`` (shard → bytes)."""
     found = []
     for path in storage.files(layout.lookups_folder(side, bucket)):
         if path.endswith(".json"):
             try:
                 said = storage.read_json(path)
-            except FileNotFoundError:  # the lookup was deleted after it was listed, because a larger one contains it
+            except FileNotFoundError:  # deleted after it was listed, because a larger lookup has its rows
                 continue
             if {name: said.pop(name) for name in ("version", "rules")} == _validity(rules):
                 lookup = Lookup(**said)

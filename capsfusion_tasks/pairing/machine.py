@@ -14,6 +14,6 @@ def available_memory() -> int:
     """Bytes of memory that this machine or container has."""
     try:
         limit = int(_CGROUP.read_text())
-    except (OSError, ValueError):  # there is no such file, or it says "max", which is no limit
+    except (OSError, ValueError):  # the file is missing, or contains "max", which means no limit
         limit = sys.maxsize
     return min(limit, int(psutil.virtual_memory().total))

@@ -1,4 +1,4 @@
-"""The mark of a pulled shard: a JSON file with its counts, its buckets, and the rules that it was pulled with."""
+"""The mark of a pulled shard: a JSON file with the shard's row counts, buckets and pull rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from capsfusion_tasks.staging.summaries import Summaries
 
 
 def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:
-    """The shard's mark, even if the pull is incomplete. None: the shard was never pulled."""
+    """Return the shard's mark, even if the pull is incomplete. None if the shard was never pulled."""
     path = layout.pulled_mark(side, shard_id)
     if not storage.exists(path):
         return None
@@ -26,12 +26,12 @@ def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:
 
 
 def is_whole(mark: dict[str, Any]) -> bool:
-    """Whether the shard is pulled completely. If not, it must be pulled again, or is being pulled again now."""
+    """Whether the shard is pulled completely. If not, a task must pull it again or is pulling it now."""
     return bool(mark.get("whole", True))
 
 
 def rules_of(mark: dict[str, Any]) -> PullRules | None:
-    """The rules of the pull. None: an older version pulled the shard, or its files are being replaced now."""
+    """Return the rules of the pull. None if an older version pulled the shard, or if a task is replacing its files."""
     return PullRules(**mark["rules"]) if mark.get("rules") else None
 
 
@@ -59,13 +59,13 @@ def record(storage: Storage, side: Side, shard_id: str, mark: dict[str, Any], ru
 
 
 def invalidate(storage: Storage, side: Side, shard_id: str) -> None:
-    """Mark the shard as not pulled. Its files stay, and can be joined, until it is pulled again."""
+    """Mark the shard as not pulled. Joins can use its files until it is pulled again."""
     if mark := read(storage, side, shard_id):
         _write(storage, side, shard_id, {**mark, "whole": False})
 
 
 def begin_replacing(storage: Storage, side: Side, shard_id: str) -> set[str]:
-    """Forbid joining the shard's files before they are replaced. Returns the buckets of these files."""
+    """Forbid joins to read the shard's files, because a task will replace them. Return the buckets of the files."""
     mark = read(storage, side, shard_id)
     if mark is None:
         return set()
@@ -80,18 +80,18 @@ def delete_files(storage: Storage, side: Side, shard_id: str, buckets: Iterable[
 
 
 def remove(storage: Storage, shard: Shard) -> None:
-    """Delete the shard's files from the buckets, and its mark."""
+    """Delete the shard's bucket files and its mark."""
     delete_files(storage, shard.side, shard.shard_id, begin_replacing(storage, shard.side, shard.shard_id))
     with suppress(FileNotFoundError):
         storage.delete(layout.pulled_mark(shard.side, shard.shard_id))
 
 
 def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: str) -> None:
-    """Raise InputError if a shard was pulled with other rules than ``rules``. Ignores the shards in ``but``.
+    """Raise InputError if a shard was pulled with rules that differ from ``rules``. Ignore the shards in ``but``.
 
-    Raises NotReadyError if files of a shard are being replaced. Both errors end with the advice ``mend``. Call this
-    before a join, because a join reads the bucket files of all shards. Opens only marks that are new or changed since
-    the last summary.
+    Raise NotReadyError if a task is replacing the files of a shard. Both errors end with the advice ``mend``. Call this
+    before a join, because a join reads the bucket files of all shards. Only marks that are new or changed since the
+    last summary are opened.
     """
     others = []
     for side, shard_id, mark in _marks(storage):
@@ -102,7 +102,7 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
             others.append((f"{side}/{shard_id}", made_with))
     if not others:
         return
-    # Report other rules first, because shards that are being pulled again may be complete soon.
+    # Report shards with other rules first. Shards that are being pulled again may soon be complete.
     first, made_with = min(others, key=lambda other: other[1] is None)
     where = f"{len(others)} shards in the buckets of {storage.root} (first {first})"
     if made_with is None:
@@ -112,7 +112,7 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
 
 
 def _marks(storage: Storage) -> Iterator[tuple[Side, str, dict[str, Any]]]:
-    """The rules in the marks of all shards."""
+    """Yield the side, the id and the mark of each shard. The mark contains only the rules."""
     for side in PAIRED:
         shard_ids = [
             path.rpartition("/")[2].removesuffix(".json") for path in storage.files(layout.pulled_folder(side))

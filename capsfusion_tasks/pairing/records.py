@@ -1,4 +1,4 @@
-"""Rows as records that can be read one by one. A record is a JSON list, compressed with a shared dictionary."""
+"""Encodes rows as records that can be read one by one. A record is a JSON list, compressed with a shared dictionary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from capsfusion_tasks.staging.storage import Storage
 _DICTIONARY_BYTES = 32 << 10
 _SAMPLED_ROWS = 8192
 _TRAINED_ROWS = 1024  # with fewer rows, no dictionary can be trained, so the rows themselves become the dictionary
-_training = threading.Lock()  # so that concurrent joins of one process make only one dictionary
+_training = threading.Lock()  # concurrent joins in one process must create only one dictionary
 
 
 class Records:
@@ -64,12 +64,12 @@ def from_ends_and_data(ends: np.ndarray, data: pa.Buffer) -> pa.LargeBinaryArray
 
 @cache
 def _json_writer() -> duckdb.DuckDBPyConnection:
-    """A database that all calls share, because opening one takes as long as writing a thousand rows."""
+    """The DuckDB of all calls. Opening a database for each call would take as long as writing a thousand rows."""
     return duckdb.connect(config={"threads": 1})
 
 
 def _lines(rows: pa.Table) -> pa.LargeBinaryArray:
-    """Each row as JSON. DuckDB writes numbers so that they are read back exactly."""
+    """Each row as JSON. Reading a number that DuckDB wrote returns exactly the same number."""
     with _json_writer().cursor() as connection:
         connection.register("bucket_rows", rows.select(BUCKET_ROWS.names))
         columns = ", ".join(f'"{name}"' for name in BUCKET_ROWS.names)
@@ -78,10 +78,10 @@ def _lines(rows: pa.Table) -> pa.LargeBinaryArray:
 
 
 def dictionary_name(storage: Storage, side: Side, rows: pa.Table) -> str:
-    """The name of the side's dictionary for compression. The first call makes the dictionary from ``rows``."""
+    """The name of the side's compression dictionary. The first call creates the dictionary from ``rows``."""
     with _training:
-        # Two processes may each make a dictionary. Both stay, because records need the dictionary they were written
-        # with.
+        # Two processes may each create a dictionary. Both files stay, because a record can only be read with the
+        # dictionary that it was written with.
         for path in storage.files(layout.dictionaries_folder(side)):
             return path.rpartition("/")[2]
         content = _train(_lines(rows.slice(0, _SAMPLED_ROWS)).to_pylist())
@@ -98,6 +98,6 @@ def _train(samples: list[bytes]) -> bytes:
 
 
 def read_records(storage: Storage, side: Side, name: str) -> Records:
-    """The reader and writer of records with the dictionary ``name``."""
+    """The encoder and decoder of records that use the dictionary ``name``."""
     with storage.answering(), storage.filesystem.open_input_stream(layout.dictionary_file(side, name)) as stream:
         return Records(stream.read())

@@ -1,4 +1,4 @@
-"""Writes the pairs of a replay, one file per bucket, as the join does with new pairs."""
+"""Writes the pairs of a replay to one file per bucket, like the new pairs of a join."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A Parquet file of five kilobytes can inflate to terabytes, and only decoding shows this. A memory limit applies to a
 whole process. So decoding has its own process: otherwise other threads, such as uploads, would run out of memory too.
 
-The caller sends a job (JSON) for each file. This process answers with messages. A message is a kind, then a content.
+The caller sends a job (JSON) for each file. This process answers with messages. A message is a kind and a content.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# To the caller
-READ = b"R"  # message: the offset and the length of bytes that the caller must send
-SCHEMA = b"S"  # message: an Arrow schema; the caller answers with a JSON list of columns, or null to end the job
-ROWS = b"B"  # message: an Arrow stream of one batch
+# Kinds of messages to the caller
+READ = b"R"  # content: offset and length of the bytes that the caller must send
+SCHEMA = b"S"  # content: an Arrow schema; the caller answers with a JSON list of columns, or null to end the job
+ROWS = b"B"  # content: an Arrow stream of one batch
 END = b"E"
 TOO_LARGE = b"M"
-BROKEN = b"X"  # message: the reason why the file cannot be read
+BROKEN = b"X"  # content: the reason why the file cannot be read
 
 RANGE = struct.Struct("<QQ")
 
@@ -80,7 +80,7 @@ class _RemoteFile:
 
 
 def _decode(caller: Connection, size: int, batch_rows: int, batch_bytes: int) -> None:
-    # Not pre-buffered, because pre-buffering would fetch all row groups at once.
+    # Pre-buffering would fetch all row groups at once.
     with pq.ParquetFile(pa.PythonFile(_RemoteFile(caller, size), "r"), pre_buffer=False) as file:
         _send(caller, SCHEMA, file.schema_arrow.serialize())
         columns = json.loads(caller.recv_bytes())

@@ -19,21 +19,21 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import shard_decoder as decoder
 from capsfusion_tasks.pairing.machine import available_memory
 
-_MOST = 8 << 30  # most bytes of memory for decoding; a normal shard takes a tenth of it
-_REPLACE = "replace it; the new file is a new shard"
+_MOST = 8 << 30  # maximum memory for decoding, in bytes; a normal shard takes a tenth of it
+_REPLACE = "replace it; the new file counts as a new shard"
 
 
 def read_batches(
     stream: pa.NativeFile, where: str, choose: Callable[[pa.Schema], list[str]], batch_rows: int, batch_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """The columns of a Parquet file that ``choose`` names, in batches without dictionary types.
+    """Read the columns that ``choose`` selects from a Parquet file, in batches without dictionary types.
 
-    A batch has at most ``batch_rows`` rows and about ``batch_bytes`` bytes. Raises InputError for a file that cannot be
-    read, or that takes more than 8 GiB (or half of this machine's memory) to decode; ``where`` names the file in the
-    message. Also raises what ``stream`` and ``choose`` raise.
+    A batch has at most ``batch_rows`` rows and about ``batch_bytes`` bytes. Raises InputError if the file cannot be
+    read, or if decoding takes more than 8 GiB or half of this machine's memory. ``where`` names the file in messages.
+    Also raises the errors of ``stream`` and ``choose``.
     """
     extra = min(_MOST, available_memory() // 2)
-    refused: InputError | None = None  # the error is raised only when the decoder is ready for another file
+    refused: InputError | None = None  # raised at the end, when the decoder is ready for another file
     with _decoder() as process:
         try:
             job = {"extra": extra, "size": stream.size(), "batch_rows": batch_rows, "batch_bytes": batch_bytes}
@@ -55,8 +55,8 @@ def read_batches(
                         yield from batches
                 elif kind == decoder.TOO_LARGE:
                     raise InputError(
-                        f"{where} inflates to more than {extra / (1 << 30):.1f} GiB in memory, as no file of captions"
-                        f" does: {_REPLACE}"
+                        f"{where} inflates to more than {extra / (1 << 30):.1f} GiB in memory, which no caption file"
+                        f" needs: {_REPLACE}"
                     )
                 else:
                     if kind == decoder.BROKEN:
@@ -97,7 +97,7 @@ class _Decoder:
         """The error for a process that ended in the middle of a file."""
         code = self._process.wait()
         if code == -signal.SIGKILL:
-            return NotReadyError(f"{where}: the process that decodes it was killed, perhaps for memory: try again")
+            return NotReadyError(f"{where}: its decoder process was killed, perhaps because memory ran out: try again")
         return InputError(f"{where} cannot be read as Parquet (decoding ends with exit code {code}): {_REPLACE}")
 
     def stop(self) -> None:
@@ -106,13 +106,13 @@ class _Decoder:
         self._process.wait()
 
 
-_idle: dict[int, list[_Decoder]] = {}  # by process id, because a forked child must not use its parent's
+_idle: dict[int, list[_Decoder]] = {}  # by process id, because a forked child must not use its parent's decoders
 _lock = threading.Lock()
 
 
 @contextmanager
 def _decoder() -> Iterator[_Decoder]:
-    """A process that decodes one file. As starting takes 0.3 s, it is kept for the next file unless the block fails."""
+    """Yield a process that decodes a file. Starting takes 0.3 s, so the process is reused unless the block fails."""
     with _lock:
         kept = _idle.setdefault(os.getpid(), [])
         process = kept.pop() if kept else None

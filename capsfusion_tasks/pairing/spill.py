@@ -26,7 +26,7 @@ class BucketSpill:
         self.counts: Counter[int] = Counter()  # bucket → number of rows
 
     def add(self, table: pa.Table, buckets: np.ndarray) -> None:
-        """Store each row of ``table``. ``buckets``, [rows] int: the row's bucket. A negative number drops the row."""
+        """Store the rows of ``table``. ``buckets``: each row's bucket, [rows] int. A negative bucket drops the row."""
         order = np.argsort(buckets, kind="stable")
         order = order[np.searchsorted(buckets[order], 0) :]
         table = table.take(pa.array(order)).combine_chunks().cast(self._schema)

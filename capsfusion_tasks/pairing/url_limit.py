@@ -1,8 +1,8 @@
-"""Limits the pairs of one URL. A placeholder picture is in very many rows, and would make far too many pairs.
+"""Limits the number of pairs per URL. The URL of a placeholder picture is in very many rows, which form too many pairs.
 
-If all rows of a URL, old and new, can form more pairs than the limit, no new pairs of the URL are written. So no URL
-gets more pairs than the limit, in any order and number of runs. Later runs write no pairs of the URL either, because
-buckets only grow. Earlier runs wrote pairs of the URL only while all its possible pairs were within the limit.
+If the old and new rows of a URL can form more pairs than the limit, no new pairs of the URL are written. Later runs
+write none either, because buckets only grow. Earlier runs wrote pairs of the URL only while its rows could form no more
+pairs than the limit. So no URL gets more pairs than the limit, whatever the order and number of runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import duckdb
 
 from capsfusion_tasks.errors import printable
 
-_KEY = "capsfusion.left_out"  # key in the footer of a file of pairs, for the pairs that are left out
+_KEY = "capsfusion.left_out"  # key in the footer of a pair file, for the counts of the pairs that are left out
 _SHOWN = 3  # number of URLs that a message names
 _URL_SHOWN = 200  # characters
 
@@ -43,7 +43,7 @@ _LEAVE_OUT = "delete from raw where url in (select url from over_limit)"
 
 @dataclass(frozen=True, order=True)
 class Crowd:
-    """A URL over the limit: the number of its new pairs, and of its distinct rows on each side."""
+    """A URL over the limit, with the number of its new pairs and of its distinct rows on each side."""
 
     pairs: int
     url: str
@@ -53,9 +53,9 @@ class Crowd:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The pairs that a run leaves out: number of URLs over the limit, their new rows and new pairs, the largest URLs.
+    """Counts of what a run leaves out: URLs over the limit, their new rows on each side, and their new pairs.
 
-    Rows with equal texts count once.
+    Rows with equal texts count once. ``largest``: the URLs with the most pairs.
     """
 
     urls: int = 0
@@ -87,7 +87,7 @@ class LeftOut:
 
     @property
     def text(self) -> str:
-        """A text about the pairs that were left out. Empty if none were."""
+        """A message about the pairs that were left out. Empty if there are none."""
         if not self.urls:
             return ""
         urls = ", ".join(
@@ -101,7 +101,7 @@ class LeftOut:
 
 
 def leave_out(connection: duckdb.DuckDBPyConnection, most: int) -> LeftOut:
-    """Delete from ``raw`` the URLs that have more than ``most`` pairs in the tables ``raw`` and ``coco``."""
+    """Delete from ``raw`` the rows of all URLs that have more than ``most`` pairs in tables ``raw`` and ``coco``."""
     connection.execute(_OVER.format(most=most))
     connection.execute(_LEAVE_OUT)
     [(urls, raws, cocos, pairs)] = connection.execute(_COUNTED).fetchall()

@@ -118,7 +118,7 @@ def test_a_bomb_leaves_the_limits_of_this_process_alone_and_the_next_shard_is_re
 
 @pytest.mark.parametrize(
     ("number", "error", "message"),
-    [(signal.SIGKILL, NotReadyError, "was killed, perhaps for memory"), (signal.SIGSEGV, InputError, "exit code -11")],
+    [(signal.SIGKILL, NotReadyError, "perhaps because memory ran out"), (signal.SIGSEGV, InputError, "exit code -11")],
 )
 def test_a_decoder_that_dies_is_an_error_of_its_shard(
     number: signal.Signals, error: type[Exception], message: str

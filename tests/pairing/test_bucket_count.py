@@ -30,7 +30,7 @@ def test_the_number_stays_what_it_was_when_the_sources_grow(tmp_path: Path) -> N
 def test_a_number_that_is_set_wins_over_the_sources_size(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     assert bucket_count(storage, load_settings(buckets=5), lambda: 100 * GB) == 5
-    with pytest.raises(InputError, match="split into 5 buckets and CAPSFUSION_BUCKETS is 6: set it to 5 or to auto"):
+    with pytest.raises(InputError, match="5 buckets, but CAPSFUSION_BUCKETS is 6: set the variable to 5 or auto"):
         bucket_count(storage, load_settings(buckets=6))
 
 

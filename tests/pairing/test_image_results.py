@@ -35,7 +35,7 @@ def read(content: pa.Table | bytes, counts: Counts | None = None, number: int = 
     [
         (
             {"URL": ["u"], "state": ["success"]},
-            "has no column status, which results of img2dataset have; it has URL, state",
+            "has no column status, which img2dataset writes; its columns are URL, state",
         ),
         ({"status": ["success"]}, "has no column url"),
         ({"url": ["u"], "status": [200]}, "status is int64, expected text"),

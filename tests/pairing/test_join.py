@@ -273,7 +273,7 @@ def test_a_shard_that_is_split_already_is_not_read_again(area: Area) -> None:
 def test_another_bucket_count_is_refused(area: Area, tmp_path: Path) -> None:
     area.put("laion_2b", "a", [raw("u1")])
     area.settings = load_settings(buckets=4)
-    with pytest.raises(InputError, match="was split into 3 buckets and CAPSFUSION_BUCKETS is 4: set it to 3"):
+    with pytest.raises(InputError, match="split into 3 buckets, but CAPSFUSION_BUCKETS is 4: set the variable to 3"):
         area.put("laion_2b", "b", [raw("u1")])
 
 

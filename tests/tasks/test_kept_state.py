@@ -141,7 +141,7 @@ def test_units_that_somebody_is_at_work_on_are_not_dropped(place: Place) -> None
 
 def test_another_number_of_buckets_is_refused(place: Place) -> None:
     pair(place.settings())
-    with pytest.raises(InputError, match="split into 2 buckets and CAPSFUSION_BUCKETS is 8"):
+    with pytest.raises(InputError, match="split into 2 buckets, but CAPSFUSION_BUCKETS is 8"):
         interval_tasks.discover(place.settings(buckets=8), DAY)
 
 
