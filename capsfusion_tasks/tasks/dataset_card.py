@@ -21,7 +21,7 @@ _COLUMNS = {
     "laion_coco_source": "release that the synthetic caption is from",
     "capsfusion_model": "model that fused the caption",
 }
-_MOST_ORIGINS = 20  # most rows of the card's table of origins
+_MOST_ORIGINS = 20  # maximum rows in the card's table of origins
 
 
 def dataset_card(
@@ -82,7 +82,7 @@ def dataset_card(
 
 
 def is_generated(card: str) -> bool:
-    """Whether ``card`` was made by ``dataset_card`` and not changed since."""
+    """Whether ``dataset_card`` made the ``card`` and nobody has changed it."""
     found = _MARKED.search(card)
     return found is not None and _digest(card.replace(found[0], _MARK.format(""), 1)) == found[1]
 
@@ -111,7 +111,7 @@ def _origin_row(origin: Origin) -> str:
 
 
 def _rest(origins: list[Origin]) -> list[str]:
-    """A table row that sums up the origins that the table has no room for."""
+    """A table row with the sum of the remaining origins. [] if no origin remains."""
     if not origins:
         return []
     return [_row("others", "", f"{len(origins)} more", f"{sum(origin.captions for origin in origins):,}")]

@@ -1,4 +1,4 @@
-"""Names of shards, folders and tables as OpenLineage's naming rules require them: a namespace, and a name in it."""
+"""Names of shards, folders and tables by OpenLineage's naming rules: a namespace, and a name in the namespace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DatasetName(NamedTuple):
 
 
 def file_name(location: str, path: str = "") -> DatasetName:
-    """The name of a file in a folder or at an address: ``s3://bucket`` and key, or ``file`` and the absolute path."""
+    """The name of a file: ``s3://bucket`` and the key, or ``file`` and the absolute path."""
     whole = f"{location.rstrip('/')}/{path}" if path else location.rstrip("/")
     scheme, separator, rest = whole.partition("://")
     if not separator or scheme == "file":
@@ -29,7 +29,7 @@ def file_name(location: str, path: str = "") -> DatasetName:
 def table_name(url: URL, table: str) -> DatasetName:
     """The name of a table of the warehouse: ``postgres://host:port`` and ``database.schema.table``.
 
-    A server that is reached through a local socket has the host ``localhost``.
+    For a server behind a local socket, the host is ``localhost``.
     """
     host = url.host or _one(url.query.get("host", ""))
     if not host or host.startswith("/"):

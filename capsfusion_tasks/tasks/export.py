@@ -1,8 +1,8 @@
 """Exports captions as Parquet files with a manifest. Repeating an interrupted export writes the same files.
 
-``_export.json`` is written first. It holds the selection, the state of the warehouse, and the files that are finished.
-When all files are finished, ``_manifest.json`` replaces it, in the same format. The Parquet files have a folder of
-their own, ``data``, because some programs read every file of the folder that they are given.
+``_export.json`` is written first. It contains the selection, the state of the warehouse, and the list of finished
+files. When all files are finished, ``_manifest.json`` replaces it, in the same format. The Parquet files are in the
+folder ``data``, separate from the JSON files, because some programs read every file of a folder.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ Overwrite = Literal["never", "outdated", "always"]
 
 @contextmanager
 def export_target(address: str, scratch: Path) -> Iterator[Target]:
-    """The folder, ``s3://bucket/prefix`` or ``hf://datasets/owner/name[@branch][/folder]`` to export to.
+    """Open a folder, ``s3://bucket/prefix`` or ``hf://datasets/owner/name[@branch][/folder]`` to export to.
 
-    ``scratch`` gets a folder for the file that is being uploaded to the hub.
+    Files that are being uploaded to the hub are in a temporary folder in ``scratch``.
     """
     if address.lower().startswith(("http://", "https://")):
         raise InputError(
-            f"cannot export to {address}: give a folder, s3://bucket/prefix or, for the hub, hf://datasets/owner/name"
+            f"cannot export to {address}: give a folder, s3://bucket/prefix or hf://datasets/owner/name (for the hub)"
         )
     if not address.lower().startswith("hf://"):
         yield Storage(address)
@@ -96,12 +96,12 @@ def export_captions(
 
     The captions are sorted by pair_id. On the hub, a data set card comes with the manifest.
 
-    A second call continues an interrupted export, with the captions that the warehouse had when the export began. The
-    second call does nothing if the export is complete. ``overwrite`` says when to start the export again: never,
-    always, or if the warehouse has other captions now (outdated).
+    If the target has an interrupted export of the same selection, this function continues it with the captions that the
+    warehouse had when the export began. It does nothing if the export is complete. ``overwrite``: whether to start the
+    export again: never, always, or only if the captions in the warehouse have changed (outdated).
 
-    Raises InputError for a folder with another export or other files, and if captions of an interrupted export have
-    been replaced in the warehouse. Raises NotReadyError if the warehouse or ``target`` does not answer.
+    Raises InputError if the folder has another export or other files, or if captions of an interrupted export were
+    replaced in the warehouse. Raises NotReadyError if the warehouse or ``target`` does not answer.
     """
     try:
         with captions.export_session(warehouse, target.path("")) as session:
@@ -124,8 +124,8 @@ def export_captions(
         ) from error
     except OSError as error:
         raise NotReadyError(
-            f"cannot write the export to {target.path('')}: {error}; fix this,"
-            " then run the same command again: it continues"
+            f"cannot write the export to {target.path('')}: {error}; fix the problem, then run the same command"
+            " again to continue"
         ) from error
     return manifest
 
@@ -146,7 +146,7 @@ def export_filtered(
     """
     if not wanted.of_accepted:
         raise InputError(
-            "the filter is for rejected captions, but an export has accepted ones: unset verdict and reason"
+            "the filter selects rejected captions, but an export has only accepted captions: unset verdict and reason"
         )
     with warehouse.engine.connect() as connection:
         where = condition_sql(connection, wanted, fused_captions.alias("captions"))
@@ -159,7 +159,7 @@ def export_filtered(
 def _begin(
     session: ExportSession, target: Target, selection: Selection, rows_per_file: int, overwrite: Overwrite
 ) -> Manifest:
-    """The export that the folder already has, with its complete files. Otherwise a new export."""
+    """Return the folder's export with its complete files, or a new export if there is none or it must be replaced."""
     found = _find(target, overwrite)
     if found is not None and overwrite != "always":
         _require_same(target, found, selection, rows_per_file)
@@ -170,9 +170,9 @@ def _begin(
                 return found
             if not session.is_unchanged(found.snapshot):
                 raise InputError(
-                    f"captions of the export in {target.path('')} were replaced in the warehouse since it began, at"
-                    f" {found.snapshot.at:%Y-%m-%d %H:%M:%S} UTC, so it cannot be completed: start again"
-                    " with --overwrite, or in another folder"
+                    f"the export in {target.path('')} cannot be completed: some of its captions were replaced in the"
+                    f" warehouse after the export began ({found.snapshot.at:%Y-%m-%d %H:%M:%S} UTC). Start again with"
+                    " --overwrite, or in another folder"
                 )
             return _start(target, found.model_copy(update={"files": whole, "snapshot": _named(session, target, found)}))
     snapshot = session.freeze(selection)
@@ -184,12 +184,12 @@ def _begin(
 
 
 def _named(session: ExportSession, target: Target, found: Manifest) -> Snapshot:
-    """The snapshot of an interrupted export. Adds names of releases if an earlier version began the export without."""
+    """The snapshot of an interrupted export. Adds the names of releases if an earlier version left them out."""
     if found.snapshot.releases:
         return found.snapshot
     if {"laion_2b_source", "laion_coco_source"} & {*found.selection.columns}:
         raise InputError(
-            f"an earlier version began the export in {target.path('')}, with addresses of sources instead of names"
+            f"an earlier version began the export in {target.path('')} and wrote addresses of sources instead of names"
             " of releases: start again with --overwrite, or in another folder"
         )
     return found.snapshot.model_copy(update={"releases": session.releases()})
@@ -216,8 +216,8 @@ def _require_same(target: Target, found: Manifest, selection: Selection, rows_pe
     shown = {name: [("none" if value is None else value) for value in (before[name], now[name])] for name in now}
     if differing := [f"{name} {old}, now {new}" for name, (old, new) in shown.items() if old != new]:
         raise InputError(
-            f"{target.path('')} has another export, made with {'; '.join(differing)}: give another folder, or replace "
-            "it with --overwrite"
+            f"{target.path('')} contains another export, made with {'; '.join(differing)}: give another folder, or"
+            " replace the export with --overwrite"
         )
 
 
@@ -225,7 +225,7 @@ def _start(target: Target, manifest: Manifest) -> Manifest:
     """Write the unfinished ``manifest`` to the folder, and delete all files that are not in it."""
     target.write_json(BEGUN, manifest.model_dump(mode="json"))
     mine = {BEGUN, *(part.file for part in manifest.files)}
-    # The old manifest is deleted first, because a folder with a manifest counts as complete.
+    # Delete the old manifest first, because a folder with a manifest counts as complete.
     target.delete(*sorted(set(target.files("")) - mine), *sorted(set(target.files(DATA)) - mine))
     for folder in ("", DATA):
         target.delete_unpublished(folder)
@@ -255,7 +255,7 @@ def _next_name(manifest: Manifest) -> str:
 def _write_card(session: ExportSession, target: HubFolder, manifest: Manifest, say: Callable[[str], None]) -> None:
     card = target.read_card()
     if card is not None and not is_generated(card):
-        say(f"{target.path(CARD)} was written or changed by somebody: left as it is")
+        say(f"{target.path(CARD)} was written or changed by somebody: the export does not replace it")
         return
     card = dataset_card(
         files=f"{manifest.folder}/*.parquet".lstrip("/"),

@@ -18,7 +18,7 @@ from capsfusion_tasks.tasks.hub_folder import HubFolder
 from capsfusion_tasks.warehouse.adbc_session import plain_type
 from capsfusion_tasks.warehouse.export import FUSION, KEY
 
-ROW_GROUP_ROWS = 50_000  # about 15 MB of the published columns; writers and readers hold a row group in memory
+ROW_GROUP_ROWS = 50_000  # about 15 MB of the published columns; writers and readers keep a row group in memory
 
 Target = Storage | HubFolder
 
@@ -36,7 +36,7 @@ class Part(BaseModel):
 
 
 def write_part(target: Target, name: str, rows: Rows, most: int) -> Part | None:
-    """Write a file with the next ``most`` of ``rows``, or fewer at the end. Returns None if no row is left."""
+    """Write a file with the next ``most`` rows of ``rows``, or fewer at the end. Return None if no row is left."""
     group = rows.take(min(ROW_GROUP_ROWS, most))
     if group is None:
         return None
@@ -63,7 +63,7 @@ def write_part(target: Target, name: str, rows: Rows, most: int) -> Part | None:
 
 
 class Rows:
-    """Takes a given number of rows from a stream of batches of any sizes."""
+    """Takes any number of rows at a time from a stream of batches."""
 
     def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches = batches
@@ -72,7 +72,7 @@ class Rows:
         self.schema = pa.schema([(field.name, plain_type(field.type)) for field in asked])
 
     def take(self, rows: int) -> pa.Table | None:
-        """The next ``rows`` rows. Fewer at the end; None after the end."""
+        """Return the next ``rows`` rows, or fewer at the end. Return None if no row is left."""
         tables = [self._held]
         missing = rows - self._held.num_rows
         while missing > 0 and (batch := next(self._batches, None)) is not None:
@@ -80,12 +80,12 @@ class Rows:
             missing -= batch.num_rows
         table = pa.concat_tables(tables)
         self._held = table.slice(rows)
-        # Combine chunks, because the pages of the file must not depend on where batches ended.
+        # Combine chunks, so that the pages of the file do not depend on the batches.
         return table.slice(0, rows).combine_chunks() if table.num_rows and rows else None
 
 
 class Digesting(io.RawIOBase):
-    """A file that writes to another file, and computes the digest of everything written."""
+    """A file that writes to another file, and computes the digest of the written bytes."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

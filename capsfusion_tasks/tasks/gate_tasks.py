@@ -1,4 +1,4 @@
-"""Finds the held units that Airflow asks about, and records the answers. Airflow's DAGs call these functions."""
+"""Lists the units that wait for an answer, and records the answers. Airflow's DAGs call these functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def to_ask(context: Context, unit_ids: Sequence[str], dag_run_id: str | None) -> list[Hold]:
-    """The units that the gate holds and that have no answer yet. Asks again about units that were kept out before."""
+    """The holds of the gate that have no answer yet. Adds a new hold for each unit that the last answer kept out."""
     with context.warehouse.engine.begin() as connection:
         states = ledger.unit_states(connection, unit_ids)
         for unit_id in (unit_id for unit_id, state in states.items() if state != "loaded"):
@@ -36,7 +36,7 @@ def verdicts_file(context: Context, unit_id: str) -> str:
 def answer(context: Context, hold_ids: Sequence[int], given: Answer, answered_by: str, at: datetime) -> list[Unit]:
     """Record an answer in the ledger. Returns the units to load.
 
-    A hold that has an answer keeps this answer, so that a retry of the task returns the same units.
+    A hold keeps its first answer, so that a retry of the task returns the same units.
     """
     with context.warehouse.engine.begin() as connection:
         gate_holds.answer(connection, hold_ids, given, answered_by, at)

@@ -1,10 +1,10 @@
-"""The folder of an export in a data set repository of the Hugging Face hub. It has the methods of a Storage that an
-export needs.
+"""The folder of an export in a data set repository of the Hugging Face hub.
 
-A Parquet file is uploaded when it is published. It becomes visible with the next JSON file, because one commit has
-both. So the list of finished files and the files themselves never differ. Each commit names its parent, so the hub
-refuses the commit if somebody else has committed in between. If somebody else's commit changed nothing in this folder,
-the refused commit is made again. Otherwise the export ends.
+``HubFolder`` has the methods of ``Storage`` that an export needs. A published Parquet file is uploaded at once. It
+becomes visible in the same commit as the next JSON file, so the list of finished files always matches the files.
+
+Each commit names its parent. The hub refuses the commit if somebody else has committed in between. If that commit
+changed nothing in this folder, the export tries its own commit again. Otherwise the export ends.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from capsfusion_tasks.staging.scratch import ROOM
 T = TypeVar("T")
 
 CARD = "README.md"
-_COLLISIONS = 10  # how often a commit is tried while others commit to the same branch
+_COLLISIONS = 10  # maximum tries of a commit while others commit to the same branch
 
 
 class HubFolder:
-    """``hf://datasets/owner/name[@branch][/folder]``. The first commit creates a missing repository as a private one.
+    """``hf://datasets/owner/name[@branch][/folder]``. The first commit creates a missing repository as private.
 
-    ``uploads`` is a folder for files that are being written. Raises InputError if the token may not write,
+    ``uploads`` is a folder for files that are being written. Raises InputError if the token may not write, and
     NotReadyError if the hub does not answer.
     """
 
@@ -50,7 +50,7 @@ class HubFolder:
         return f"{self._hub.uri}/{path}" if path else self._hub.uri
 
     def files(self, folder: str) -> list[str]:
-        """Paths of the files in ``folder``, sorted. Leaves out the card and, as a Storage does, .gitattributes."""
+        """Paths of the files in ``folder``, sorted. Leaves out the card and hidden files such as .gitattributes."""
         start = f"{folder}/" if folder else ""
         names = (path.removeprefix(start) for path in self._files if path.startswith(start))
         return sorted(start + name for name in names if "/" not in name and name[0] != "." and start + name != CARD)
@@ -59,7 +59,7 @@ class HubFolder:
         return path in self._files
 
     def size(self, path: str) -> int | None:
-        """The file's size in bytes. None if it does not exist."""
+        """The file's size in bytes. None if the file does not exist."""
         return self._files.get(path)
 
     def read_json(self, path: str) -> Any:
@@ -73,7 +73,7 @@ class HubFolder:
 
     @contextmanager
     def publish(self, path: str) -> Iterator[Any]:
-        """A binary file to write. It is uploaded when the block ends, and visible after the next ``write_json``."""
+        """Open a binary file. It is uploaded when the block ends, and becomes visible with the next ``write_json``."""
         local = self._uploads / path.replace("/", "_")
         with full_disk.explained(local.parent, self.path(path), ROOM), local.open("wb") as stream:
             yield stream
@@ -95,11 +95,11 @@ class HubFolder:
 
     @property
     def is_whole_repository(self) -> bool:
-        """Whether the export is the whole repository, not a folder of it. Then the card can describe the export."""
+        """Whether the export is the whole repository. If it is only a folder, the card cannot describe the export."""
         return not self._root
 
     def read_card(self) -> str | None:
-        """The repository's card; None if it has none."""
+        """The repository's card. None if the repository has no card."""
         return self._read(CARD).decode(errors="replace") if self.exists(CARD) else None
 
     def write_card(self, text: str) -> None:
@@ -107,8 +107,7 @@ class HubFolder:
         self._waiting.append(CommitOperationAdd(CARD, text.encode()))
 
     def _open(self) -> tuple[str | None, dict[str, int]]:
-        """The branch's last commit, and the files of this folder with their sizes. None and {} if there is no
-        repository."""
+        """The branch's last commit and the sizes of this folder's files. (None, {}) if there is no repository."""
         hub = self._hub
         try:
             info = hub.api.dataset_info(hub.name, revision=hub.revision, timeout=60)
@@ -160,7 +159,7 @@ class HubFolder:
                 Path(change.path_or_fileobj).unlink()
 
     def _commit_on_head(self, changes: list[CommitOperationAdd | CommitOperationDelete], message: str) -> CommitInfo:
-        """Make the commit, and try again if exports to other folders of the repository commit in between."""
+        """Make the commit. Try again if exports to other folders of the repository commit in between."""
         hub = self._hub
         for _ in range(_COLLISIONS):
             try:
@@ -179,16 +178,16 @@ class HubFolder:
                 if not (isinstance(cause, HfHubHTTPError) and cause.response.status_code == 412):
                     raise
             self._head, files = self._ask(self._open)
-            # The files also differ if the hub made the commit, but its answer was lost and the commit was tried again.
+            # The files also differ if the hub made this commit before, but the hub's answer was lost.
             if files != self._files:
                 raise NotReadyError(
-                    f"{self.path('')} has other files than this export has seen: somebody else committed, or an answer"
+                    f"{self.path('')} has files that this export does not know: somebody else committed, or an answer"
                     " of the hub was lost; run the export again"
                 )
-        raise NotReadyError(f"{hub.page} has too many commits by others for this export to commit; try again later")
+        raise NotReadyError(f"cannot commit to {hub.page}, because others commit too often; try again later")
 
     def _sizes(self, paths: list[str]) -> dict[str, int]:
-        """Path in this folder → size, for the files of ``paths`` (in the repository) that the last commit has."""
+        """Path in this folder → size, for those of ``paths`` (relative to the repository) that exist."""
         hub = self._hub
         found = self._ask(
             lambda: hub.api.get_paths_info(hub.name, paths, revision=self._head, repo_type="dataset") if paths else []

@@ -1,6 +1,6 @@
-"""Reads results of img2dataset that no run has read yet, before an interval is planned.
+"""Reads new results of img2dataset before an interval is planned.
 
-Results belong to no interval. Each run reads all new files of the source, and each plan uses all results read so far.
+Results belong to no interval. Each run reads all new files of the source. Each plan uses all results so far.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from capsfusion_tasks.warehouse.sessions import locked_session
 
 log = logging.getLogger(__name__)
 
-# Files that are read at the same time: there can be tens of thousands, and on S3 each takes several round trips. Each
-# reader has a process that decodes.
+# Number of files that are read at the same time. There can be tens of thousands of files, and on S3 each takes several
+# round trips. Each reader has its own decoder process.
 _READERS = 4
 _SMALL_BYTES = 32 << 20
-BATCH_ROWS = 8 << 20  # a batch with this many rows takes no further file; results for all of LAION-COCO make 75 batches
-SMALL_BATCHES = 8  # the files of this many batches with less than half of BATCH_ROWS are read again as one batch
+BATCH_ROWS = 8 << 20  # a batch with this many rows is full; results for all of LAION-COCO make 75 batches
+SMALL_BATCHES = 8  # when this many batches have less than half of BATCH_ROWS, read their files again as one batch
 
 
 def read_image_results(context: Context) -> None:
-    """Read the files of image results that no run has read, and remove results of files that left the source.
+    """Read all new files of image results, and remove the results of files that are no longer in the source.
 
-    A file that cannot be used is marked as failed in the ledger, and the next run tries it again. If a file cannot be
-    read at the moment, this reads all others and then raises NotReadyError, because a retry may read the file.
+    A file with errors is marked as failed in the ledger, and the next run tries it again. If a file cannot be read at
+    the moment, the other files are read first. Then NotReadyError is raised, because a retry may read the file.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     place = image_results_source(settings)
@@ -49,12 +49,12 @@ def read_image_results(context: Context) -> None:
     buckets = bucket_count(storage, settings)
     source = place.origin.model_dump(mode="json")
     with locked_session(engine) as session:
-        session.lock("image_results", storage.root)  # other runs wait here, and then find that everything is read
+        session.lock("image_results", storage.root)  # other runs wait here until all files are read
         shards = image_result_files(settings)
         listed = {shard.shard_id for shard in shards}
         batches = batches_of(storage, source)
-        # Each run with new results adds a batch, and planning reads all batches. So several small batches are replaced
-        # by one.
+        # Each run with new results adds a batch, and planning reads all batches. So one batch replaces several small
+        # batches.
         small = [batch for batch in batches if batch.rows < BATCH_ROWS // 2]
         merged = small if len(small) >= SMALL_BATCHES else []
         outdated = [batch for batch in batches if batch in merged or not batch.files.keys() <= listed]
@@ -72,13 +72,13 @@ def read_image_results(context: Context) -> None:
             unread = [shard for shard in unread if shard.shard_id not in done]
         if passing:
             raise passing[0]
-        # Delete old batches only after the new ones exist, because planning must not miss results that are in both.
+        # Delete old batches only after the new batches exist. Otherwise planning could miss results.
         for old in outdated:
             old.delete(storage)
 
 
 def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> None:
-    """Add the files to the ledger. Files that were read before are marked as pulled there."""
+    """Add the files to the ledger, and mark the files that earlier runs read as pulled."""
     with context.warehouse.engine.begin() as connection:
         known = ledger.image_results(connection)
         ledger.record_shards(connection, [shard for shard in shards if shard.shard_id not in known])
@@ -90,7 +90,7 @@ def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> N
 
 @dataclass
 class _File:
-    """A file of a batch. ``tables``: all its results. None for a large file, which is read only when it is needed."""
+    """A file of a batch. ``tables``: all results of the file; None for a large file, which is read only when needed."""
 
     shard: Shard
     number: int
@@ -101,14 +101,14 @@ class _File:
 
 @dataclass
 class _Batch:
-    """Files that are read into one batch: the next files of ``unread``, until the batch has enough rows."""
+    """The files of one batch: the next files of ``unread``, until the batch has enough rows."""
 
     settings: Settings
     source: Source
     buckets: int
     unread: Iterator[Shard]
     rows: int = 0
-    files: dict[int, tuple[str, Counts]] = field(default_factory=dict)  # number → id and counts of files that were read
+    files: dict[int, tuple[str, Counts]] = field(default_factory=dict)  # number → id and counts of a read file
     failed: dict[str, str] = field(default_factory=dict)  # id → error
     passing: list[NotReadyError] = field(default_factory=list)
 

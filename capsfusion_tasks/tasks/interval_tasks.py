@@ -1,7 +1,7 @@
 """One function for each task of an interval. The function runs the task's stage and updates the ledger.
 
-``capsfusion run`` and the DAG call these functions. Arguments and results are small (shards, units, counts), because
-rows travel in files. An ``InputError`` means that a retry will not help.
+``capsfusion run`` and the DAG call these functions. Arguments and results are small (shards, units, counts). Rows are
+passed on in files. An ``InputError`` means that a retry will not help.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ _PROGRESS_SECONDS = 30.0
 def discover(context: Context, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
     """List the shards of the interval and late shards of other intervals, and register them in the ledger.
 
-    Raises InputError, before anything is pulled, if other settings made shards or units that this run may not replace.
+    Raises InputError if shards or units were made with other settings and this run may not replace them.
     ``relist`` lists the sources again and adds new shards to a frozen list. ``replan``: see ``plan``.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     if context.fusion_id is None:
-        configured_template(settings)  # read the prompt first, to find errors in it before listing
+        configured_template(settings)  # read the prompt now, to report its errors before the listing
     sources = configured_sources(settings)
-    image_result_files(settings)  # only planning reads these files, but a wrong address is to be reported now
+    image_result_files(settings)  # planning reads these files; listing them here reports a wrong address early
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)
     if planned:
@@ -78,7 +78,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
         for shard in late:
             if shard.shard_id in claimed:
                 log.info(
-                    "discover: %s arrived %s but was not listed then; this run takes the late shard",
+                    "discover: %s arrived %s, but the run of that time did not list it; this run takes the late shard",
                     shard.label,
                     shard.arrived_at,
                 )
@@ -105,12 +105,12 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
 
 
 def source_dates(context: Context) -> list[str]:
-    """For each source, a text with the number and dates of its shards. Shown if a run's interval has no shard."""
+    """A line for each source with the number and dates of its shards. Shown if a run's interval has no shard."""
     return [dates(side, place) for side, place in configured_sources(context.settings).items()]
 
 
 def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> None:
-    """Remove shards that leave the interval's list from the buckets, unless another interval lists them."""
+    """Remove the shards in ``gone`` from the buckets, unless another interval lists them."""
     storage = context.storage
     others = (one for one in waiting.intervals(storage) if one != interval)
     kept = {shard.shard_id for one in others for shard in discovery.discovered(one, storage)}
@@ -121,7 +121,7 @@ def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> N
 
 
 def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> None:
-    """Raise InputError if the buckets have shards that were pulled with other settings. Ignores the shards ``but``."""
+    """Raise InputError if shards outside ``but`` were pulled with other settings."""
     everything = waiting.whole_range(context.storage, interval)
     if everything == interval and but:
         mend = "They are not in the current sources: set CAPSFUSION_STAGING to an empty folder"
@@ -135,7 +135,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     try:
         counts = split_counts(shard, storage, settings)
-        if counts is None:  # open the source only if needed, because a pulled shard may be deleted there
+        if counts is None:  # the source may have deleted a pulled shard, so open it only if needed
             with opened(shard, settings) as stream:
                 counts = split_shard(stream, shard, storage, settings)
     except (InputError, NotReadyError) as error:
@@ -148,7 +148,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
 
 
 def bucket_groups(context: Context) -> list[list[int]]:
-    """The buckets of each pair task. The number of tasks grows with the bytes that were pulled so far."""
+    """The buckets of each pair task. The number of tasks grows with the bytes of all pulled shards."""
     settings = context.settings
     buckets = bucket_count(context.storage, settings)
     if settings.pair_tasks == "auto":
@@ -161,7 +161,7 @@ def bucket_groups(context: Context) -> list[list[int]]:
 
 
 def pair(context: Context, interval: Interval, buckets: list[int]) -> dict[str, Any]:
-    """Join the interval's new rows with all rows that were pulled before, in each of ``buckets``."""
+    """Join the interval's new rows with all pulled rows, in each of ``buckets``."""
     settings, storage = context.settings, context.storage
     new = {shard.shard_id for shard in discovery.discovered(interval, storage)}
     _require_pull_rules(context, interval, but=set())
@@ -192,15 +192,15 @@ def plan(
 ) -> list[Unit]:
     """The units to fuse: the unfinished units of an earlier try of this interval, or else new units.
 
-    First reads new image results, and leaves out pairs whose image is gone. Results that arrive later change neither
-    units that are planned nor captions that are loaded.
+    First reads new image results, and leaves out pairs whose image is gone. Results that arrive later do not change
+    planned units or loaded captions.
 
-    Units that were planned with other settings for pulling, pairing and gone images are planned again. If one of them
-    was started, this raises InputError, unless ``replan`` allows dropping the work of these units.
+    Units that were planned with other settings for pulling, pairing and gone images are planned again. If such a unit
+    was started, this raises InputError, unless ``replan`` allows dropping its work.
 
-    ``existing`` says what to do with pairs that are fused already: skip them, or fuse and replace them. Raises
-    InputError and plans nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate before this
-    check. Pairs beyond ``max_units`` units are left for another run.
+    ``existing``: whether to skip pairs that are already fused, or to fuse and replace them. Raises InputError and plans
+    nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate before this check. Pairs that do not
+    fit in ``max_units`` units are left for another run.
     """
     fusion_id = context.decoding.fusion_id
     read_image_results(context)
@@ -234,7 +234,7 @@ def plan(
 
 
 def export(context: Context, interval: Interval, fusion_id: str, export_to: str) -> dict[str, Any]:
-    """Write the interval's captions to ``export_to/<fusion_id>/<interval>``, again if captions were added."""
+    """Export the interval's captions to ``export_to/<fusion_id>/<interval>``. Replaces an outdated export."""
     selection = Selection(fusion_id=fusion_id, interval=interval)
     folder = f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}"
     with export_target(folder, context.settings.scratch_folder) as target:
@@ -245,8 +245,8 @@ def export(context: Context, interval: Interval, fusion_id: str, export_to: str)
 def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[str, Any]:
     """Look for lost, duplicated, incomplete and stuck rows and files of the interval.
 
-    Returns the ``findings``, the same as ``text``, and a summary of what was examined as ``account``. Checks one
-    fusion, or all if ``fusion_id`` is None. Leaves out failed shards and units, because the report lists them.
+    Returns ``findings``, the findings as ``text``, and ``account``: a summary of the checked rows and files. Checks one
+    fusion, or all fusions if ``fusion_id`` is None. Leaves out failed shards and units, because the report lists them.
     """
     found = run_checks(context, Scope(interval=interval, fusion_id=fusion_id), footers=True)
     found.findings = [one for one in found.findings if one.rule not in ("shard-failed", "unit-failed")]
@@ -257,10 +257,10 @@ def check(context: Context, interval: Interval, fusion_id: str | None) -> dict[s
 def report(
     context: Context, interval: Interval, fusion_id: str | None, unit_ids: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Counts of shards, pairs and captions, and the ``failures``. ``text`` is the whole report.
+    """Report the counts of shards, pairs and captions, and the ``failures``. ``text`` is the whole report.
 
-    Covers the units of one run, which ``plan`` returned. If ``unit_ids`` is None, it covers all units of the interval.
-    Covers one fusion, or all if ``fusion_id`` is None because nothing was planned.
+    ``unit_ids``: the units of one run, from ``plan``; None for all units of the interval. ``fusion_id``: the fusion to
+    report; None, if nothing was planned, for all fusions.
     """
     shards = discovery.discovered(interval, context.storage)
     has_limit = PairRules.of(context.settings).url_pairs_max != "none"

@@ -12,7 +12,7 @@ from capsfusion_tasks.lake.sync import Synced, sole_writer, sync
 
 
 def sync_lake(context: Context, *, say: Callable[[str], None] = print) -> Synced:
-    """Write loaded units that the Iceberg table lacks. Raises what ``open_lake`` and ``sole_writer`` raise."""
+    """Write loaded units that the Iceberg table lacks. Raises the errors of ``open_lake`` and ``sole_writer``."""
     warehouse = context.warehouse
     with open_lake(context.settings, warehouse) as lake, sole_writer(warehouse, lake) as session:
         return sync(warehouse, lake, session, say)[1]
@@ -23,8 +23,8 @@ def maintain_lake(
 ) -> Maintained:
     """Merge small files of the Iceberg table, and remove old snapshots.
 
-    First writes missing units. If a unit was written but not recorded, only its snapshot shows this, so snapshots are
-    removed afterwards.
+    First writes missing units, because this step may need the old snapshots: if a unit was written but not recorded,
+    only its snapshot shows that it was written.
     """
     warehouse = context.warehouse
     with open_lake(context.settings, warehouse) as lake, sole_writer(warehouse, lake) as session:

@@ -20,7 +20,7 @@ from capsfusion_tasks.tasks import interval_tasks, replay, unit_tasks
 from capsfusion_tasks.tasks.lake_tasks import sync_lake
 from capsfusion_tasks.warehouse import quarantine
 
-PULLS = 2  # shards that are pulled at the same time: one is decoded while the other is downloaded or written
+PULLS = 2  # shards that are pulled at the same time: one shard is decoded while another is downloaded or written
 
 
 def run_pipeline(
@@ -37,8 +37,8 @@ def run_pipeline(
 ) -> dict[str, Any]:
     """Fuse and load the shards that arrived in ``interval``. Returns the report.
 
-    If a shard or a unit fails, the ledger and the report record it, and the others continue. ``may_pass`` in the report
-    is true if all failures of this run are temporary, so that a retry may help.
+    If a shard or a unit fails, the ledger and the report record the failure, and the other shards and units continue.
+    ``may_pass`` in the report is true if all failures of this run are temporary, so that a retry may help.
     """
     errors: list[Exception] = []
     if settings.lake_table is not None:
@@ -80,7 +80,7 @@ def run_replay(
     accept_rejections: bool = True,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Fuse rejected captions again and load the results. Returns the report, as ``run_pipeline`` does.
+    """Fuse rejected captions again and load the results. Returns a report like that of ``run_pipeline``.
 
     Raises NotReadyError if another process runs the same replay.
     """

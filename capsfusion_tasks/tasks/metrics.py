@@ -1,6 +1,6 @@
 """The metrics of the tasks: their names and values. ``plugins/fusion_metrics.py`` sends them.
 
-The values are those that the tasks return and that the run's report shows.
+The tasks return these values, and the run's report shows them.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ METRICS = {
     "capsfusion.pair.pairs": Metric("counter", "pairs that joins found"),
     "capsfusion.plan.units": Metric("counter", "units that a run has to fuse"),
     "capsfusion.plan.rows": Metric("counter", "pairs that a run has to fuse"),
-    "capsfusion.queue.units": Metric("gauge", "units of all runs that are planned and not loaded"),
-    "capsfusion.queue.rows": Metric("gauge", "pairs in units of all runs that are planned and not loaded"),
+    "capsfusion.queue.units": Metric("gauge", "units of all runs that are planned but not loaded"),
+    "capsfusion.queue.rows": Metric("gauge", "pairs in units that are planned but not loaded, of all runs"),
     "capsfusion.queue.failed_units": Metric("gauge", "units whose last try failed"),
     "capsfusion.fuse.rows": Metric("counter", "rows of fused units"),
     "capsfusion.fuse.prompt_tokens": Metric("counter", "tokens of the prompts of fused units"),
     "capsfusion.fuse.caption_tokens": Metric("counter", "tokens that the model generated"),
     "capsfusion.fuse.device_time": Metric("timer", "time of fusing a unit, summed over its devices"),
-    "capsfusion.fuse.duration": Metric("timer", "wall time of fusing a unit, including the loading of the model"),
+    "capsfusion.fuse.duration": Metric("timer", "wall time of fusing a unit, including the time to load the model"),
     "capsfusion.fuse.rows_per_second": Metric("gauge", "rows per second and device of the last fused unit"),
     "capsfusion.fuse.occupancy": Metric(
-        "gauge", "share of the engine's slots that held a row, for the last fused unit"
+        "gauge", "share of the engine's slots that were in use, for the last fused unit"
     ),
     "capsfusion.validate.accepted": Metric("counter", "captions that validation accepted"),
     "capsfusion.validate.rejected": Metric("counter", "captions that validation rejected"),
@@ -52,7 +52,7 @@ METRICS = {
     "capsfusion.validate.rescued": Metric("counter", "accepted captions that are not from the best beam"),
     "capsfusion.validate.held": Metric("counter", "units that the gate holds"),
     "capsfusion.validate.duration": Metric("timer", "wall time of validating a unit"),
-    "capsfusion.load.rows": Metric("counter", "rows that were loaded, accepted and rejected"),
+    "capsfusion.load.rows": Metric("counter", "loaded rows, both accepted and rejected"),
     "capsfusion.load.duration": Metric("timer", "wall time of loading a unit"),
 }
 
@@ -78,8 +78,7 @@ def planned(units: Sequence[Unit]) -> Samples:
 
 
 def queue(context: Context) -> Samples:
-    """The work that waits in the ledger now. Counts rows of the table ``work_units``, so call it only if metrics are
-    sent."""
+    """The number of units and rows that are not loaded. Call this only if metrics are sent: it counts table rows."""
     with context.warehouse.engine.connect() as connection:
         states = queries.unit_counts(connection)
         rows = queries.run_summary(connection).waiting
@@ -100,7 +99,7 @@ def fused(figures: Mapping[str, Any]) -> Samples:
 
 
 def validated(counts: Mapping[str, Any]) -> Samples:
-    """The metrics of a validated unit, from the result of ``unit_tasks.validate``. Empty if it was loaded before."""
+    """The metrics of a validated unit, from the result of ``unit_tasks.validate``. Empty for a loaded unit."""
     if counts["already_loaded"]:
         return {}
     samples = {f"capsfusion.validate.{name}": counts[name] for name in ("accepted", "rescued", "rejected")}
@@ -109,7 +108,7 @@ def validated(counts: Mapping[str, Any]) -> Samples:
 
 
 def loaded(counts: Mapping[str, Any]) -> Samples:
-    """The metrics of a loaded unit, from the result of ``unit_tasks.load``. Empty if it was loaded before."""
+    """The metrics of a loaded unit, from the result of ``unit_tasks.load``. Empty if an earlier try loaded the unit."""
     if counts["already_loaded"]:
         return {}
     return {"capsfusion.load.rows": counts["accepted"] + counts["rejected"]}

@@ -1,7 +1,7 @@
-"""One function for each task of a replay, which fuses the pairs of rejected captions again.
+"""One function for each task of a replay. A replay fuses the pairs of rejected captions again.
 
-Units of a replay are fused, validated and loaded like all others (``unit_tasks``). `capsfusion replay` and the DAG
-``capsfusion_replay`` call both modules.
+The functions in ``unit_tasks`` fuse, validate and load the units of a replay, as they do for all other units.
+`capsfusion replay` and the DAG ``capsfusion_replay`` call both modules.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ def plan(
 ) -> list[Unit]:
     """The units of the replay: the unfinished units of an earlier try, or else new units for the selected captions.
 
-    Pairs that were fused with the current settings before are not fused again, unless ``existing`` is replace. If the
-    rejected captions themselves were made with these settings, they are only validated again, because the rules may
-    have changed. Only rows without a caption are then fused. Raises InputError for a fusion_id that the warehouse does
-    not have, and if the estimate exceeds ``budget``. Rows beyond ``max_units`` units are left for another run.
+    Pairs that were already fused with the current settings are skipped, unless ``existing`` is replace. If the rejected
+    captions themselves were made with the current settings, they are only validated again, because the validation rules
+    may have changed. Then only rows without a caption are fused. Rows that do not fit in ``max_units`` units are left
+    for another run. Raises InputError if the warehouse does not have the fusion_id, or if the estimate exceeds
+    ``budget``.
     """
     engine = context.warehouse.engine
     as_they_are = replay.fusion_id == context.decoding.fusion_id and existing == "skip"
@@ -75,8 +76,8 @@ def plan(
 def _select(context: Context, session: LockedSession, replay: Replay, existing: Existing) -> list[NewPairs]:
     """Select rejected captions that no other replay has taken, and write their pairs to the staging area."""
     settings, storage, fusion_id = context.settings, context.storage, context.decoding.fusion_id
-    # Only one replay may take a row. The planning lock does not ensure this, because replays under other fusions do
-    # not wait for it.
+    # Only one replay may take a row. The planning lock does not ensure this, because each fusion has its own planning
+    # lock.
     session.lock("replay", replay.fusion_id)
     with session.transaction() as connection:
         others = quarantine.units_in_flight(connection, replay.fusion_id)
@@ -95,8 +96,8 @@ def _select(context: Context, session: LockedSession, replay: Replay, existing: 
     with session.transaction() as connection:
         matching = quarantine.matching(connection, replay)
     log.info(
-        "%d of the %d rejected captions of fusion %s that match are replayed under %s; the others are beyond the limit,"
-        " in unfinished units, or were tried with these settings before",
+        "%d of %d matching rejected captions of fusion %s are replayed under %s; the others exceed the limit, are in"
+        " unfinished units, or were already tried with these settings",
         sum(len(part.rows) for part in pairs),
         matching,
         replay.fusion_id,
@@ -120,7 +121,7 @@ def moved(context: Context, name: str) -> int:
 
 
 def report(context: Context, replay: Replay, fusion_id: str) -> dict[str, Any]:
-    """Counts of the captions that the replay selected, moved and rejected again under ``fusion_id``, and ``failures``.
+    """Report the captions that the replay selected, moved and rejected again under ``fusion_id``, and ``failures``.
 
     ``text`` is the whole report.
     """

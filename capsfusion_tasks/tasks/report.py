@@ -19,21 +19,24 @@ from capsfusion_tasks.warehouse.rejections import reasons_line, rejected_count
 
 @dataclass(frozen=True)
 class Report:
-    """Counts of a run, of an interval, or of everything. ``failures`` has a line for each failed shard and unit."""
+    """Counts of a run, of an interval, or of the whole warehouse.
+
+    ``failures`` has a line for each failed shard and each failed unit.
+    """
 
     sides: dict[str, SideSummary]
     units: dict[str, int]
     summary: RunSummary
     reasons: dict[str, int]
-    rescued: Rescued  # of the accepted
+    rescued: Rescued  # accepted captions that are not from the best beam
     failures: list[str]
     unplanned: int = 0  # number of pairs that are in no unit and can be fused
-    replayed: int = 0  # number of rejected captions that a replay moved to the accepted ones
-    found: PlannedPairs | None = None  # numbers of pairs that the plans found, in sum; None: nothing was planned
-    in_quarantine: int = 0  # number of rejected captions that ``reasons`` was counted from
-    models: tuple[str, ...] = ()  # models and settings that the units were planned with, as text
-    whole: RunSummary | None = None  # summary of all runs of the interval, if other runs have units of it
-    left_out: str = ""  # text about the pairs that the limit per URL left out
+    replayed: int = 0  # number of rejected captions that a replay moved to the accepted captions
+    found: PlannedPairs | None = None  # sums of the counts of all plans; None if nothing was planned
+    in_quarantine: int = 0  # number of rejected captions that ``reasons`` counts
+    models: tuple[str, ...] = ()  # descriptions of the models and settings that the units were planned with
+    whole: RunSummary | None = None  # summary of all runs of the interval; None if no other run has units of it
+    left_out: str = ""  # message about the pairs that the limit per URL left out
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), **_texts(self)}
@@ -56,10 +59,10 @@ class Report:
         total = self.summary
         if self.found:
             found, known = self.found.pairs, self.found.already_fused
-            # A plan with a limit stops reading at the limit, so it does not know how many of the other pairs are gone.
+            # A plan with a limit stops reading at the limit. It does not know how many of the unread pairs are gone.
             least = "at least " if self.found.left > self.unplanned else ""
             gone = f", {least}{self.found.gone} left out because their images are gone" if self.found.gone else ""
-            lines.append(f"found: {found} pairs, {known} of them fused already or in other units{gone}")
+            lines.append(f"found: {found} pairs, {known} of them already fused or in other units{gone}")
         if self.left_out:
             lines.append(self.left_out)
         units = _counts({state: count for state, count in self.units.items() if count})
@@ -72,13 +75,13 @@ class Report:
         if self.whole:
             replaced = f"; {self.whole.superseded} of them were replaced later" if self.whole.superseded else ""
             lines.append(
-                f"interval: {self.whole.accepted} accepted + {self.whole.rejected} rejected in all, with those of"
-                f" other runs{replaced}"
+                f"interval: {self.whole.accepted} accepted + {self.whole.rejected} rejected in all runs of the"
+                f" interval{replaced}"
             )
         if self.unplanned:
             lines.append(
-                f"left: {self.unplanned} pairs that are in no unit, because of a limit or of the 1,024 units that a run"
-                " may have; run the interval again to fuse them"
+                f"left: {self.unplanned} pairs that are in no unit, because of a limit or because a run has at most"
+                " 1,024 units; run the interval again to fuse them"
             )
         if self.reasons:
             lines.append(reasons_line(self.in_quarantine, self.reasons))
@@ -95,15 +98,15 @@ class Report:
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """Counts of a replay. ``moved``: captions that passed and are no longer among the rejected ones."""
+    """Counts of a replay. ``moved``: captions that passed and are no longer in quarantine."""
 
     replay_of: str  # fusion_id of the rejected captions
     fusion_id: str  # fusion_id of the captions that the replay made
     units: dict[str, int]
     summary: RunSummary
     moved: int
-    reasons: dict[str, int]  # reasons of captions that were rejected again
-    rescued: Rescued  # of the accepted
+    reasons: dict[str, int]  # reason → number of captions that were rejected again
+    rescued: Rescued  # accepted captions that are not from the best beam
     failures: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -122,19 +125,19 @@ class ReplayReport:
         total = self.summary
         if not total.units:
             return [
-                f"selected: 0 rejected captions of fusion {self.replay_of}: none match, or they lie in unfinished"
-                f" units, or were tried under fusion {self.fusion_id} before; the log of plan has the counts"
+                f"selected: 0 rejected captions of fusion {self.replay_of}: none match, or all matches are in"
+                f" unfinished units or were already tried under fusion {self.fusion_id}; the log of plan has the counts"
             ]
         lines = [
             f"selected: {total.rows_in} rejected captions of fusion {self.replay_of}, in units:"
             f" {_counts({state: count for state, count in self.units.items() if count})}",
-            f"moved: {self.moved} pass under fusion {self.fusion_id} and are in fused_captions",
+            f"moved: {self.moved} passed under fusion {self.fusion_id} and are now in fused_captions",
             f"rejected again: {total.rejected}, in rejected_captions under fusion {self.fusion_id}"
             f"{': ' if self.reasons else ''}{_counts(self.reasons)}",
             *_rescued(self.rescued),
         ]
         if total.accepted != self.moved:
-            lines.append(f"besides: {total.accepted - self.moved} pass and had left quarantine before")
+            lines.append(f"also passed: {total.accepted - self.moved} that had already left quarantine")
         if total.waiting:
             lines.append(f"waiting: {total.waiting} in units that are not loaded")
         return [*lines, *_speed(total)]
@@ -172,14 +175,14 @@ def report_interval(
     """The report of one interval under one fusion. ``shard_ids``: the interval's shards.
 
     ``unplanned``: number of pairs that are in no unit and can be fused. ``gone``: number of pairs that are in no unit
-    because their images are gone. None: not known. ``left_out``: a line about the pairs that the limit per URL left
-    out. ``unit_ids``: the units of one run. Captions are then counted in these units only, and pairs of the interval's
-    other units count as fused already.
+    because their images are gone; None if unknown. ``left_out``: a line about the pairs that the limit per URL left
+    out. ``unit_ids``: the units of one run. If given, captions are counted in these units only, and pairs in other
+    units of the interval count as already fused.
     """
     scope = Scope(interval=interval, fusion_id=fusion_id)
     report = _report(connection, scope if unit_ids is None else replace(scope, unit_ids=unit_ids), shard_ids)
     whole, found = queries.run_summary(connection, scope), plans.planned_pairs(connection, scope)
-    # A plan with a limit counts all pairs that it did not read as ``left``, also fused pairs and pairs of gone images.
+    # A plan with a limit counts all unread pairs as ``left``, even fused pairs and pairs whose images are gone.
     recounted = False
     if found and gone is not None and (found.left or unplanned):
         found, recounted = replace(found, left=unplanned, gone=gone), True
@@ -191,7 +194,7 @@ def report_interval(
 
 
 def report_all(connection: Connection) -> Report:
-    """The report of everything in the warehouse."""
+    """The report of the whole warehouse."""
     return _report(connection, queries.EVERYTHING, None)
 
 
@@ -216,7 +219,7 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
 
 
 def _texts(report: Report | ReplayReport) -> dict[str, Any]:
-    """The report as ``text`` and, for a note, as a ``headline`` and ``lines`` without the failures."""
+    """The report as ``text``. ``headline`` and ``lines`` are for a note, and leave out the failures."""
     return {"headline": report.headline, "lines": report.lines, "text": report.text}
 
 
@@ -248,7 +251,9 @@ def _speed(total: RunSummary) -> list[str]:
 def _rescued(rescued: Rescued) -> list[str]:
     if not rescued.captions:
         return []
-    return [f"rescued: {rescued.captions} of the accepted, by another beam; the best had {_counts(rescued.reasons)}"]
+    return [
+        f"rescued: {rescued.captions} accepted captions from other beams; the best beam had {_counts(rescued.reasons)}"
+    ]
 
 
 def _counts(counts: dict[str, int]) -> str:

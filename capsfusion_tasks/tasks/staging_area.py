@@ -14,10 +14,10 @@ from capsfusion_tasks.warehouse import ledger
 
 
 def fix_buckets(context: Context, listed: Mapping[Side, int] | None = None) -> None:
-    """Choose the number of buckets if the staging area has none yet.
+    """Choose the number of buckets if the staging area has no number yet.
 
-    ``listed``: bytes of the sources that the caller has listed. This function lists the other sources. That may take
-    minutes, so it happens before the lock is taken.
+    ``listed``: bytes of the sources that the caller has listed. The function lists the other sources. Listing may take
+    minutes, so the function lists before it takes the lock.
     """
     settings, storage = context.settings, context.storage
     size = 0

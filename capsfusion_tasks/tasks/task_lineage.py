@@ -1,6 +1,6 @@
-"""What a task read and wrote, as OpenLineage datasets and facets. Imported only if OpenLineage is switched on.
+"""The inputs and outputs of a task, as OpenLineage datasets and facets. Imported only if OpenLineage is switched on.
 
-The lineage of columns has two steps: from a shard to the buckets of its side (``of_pull``), and from there to the
+The lineage of columns has two steps: from a shard to the buckets of its side (``of_pull``), and from the buckets to the
 tables (``of_load``). With one step, the event of a unit would repeat each column for each of the unit's shards.
 """
 
@@ -44,7 +44,10 @@ class TaskLineage:
 
 
 def of_pull(context: Context, shard: Shard, counts: Mapping[str, Any]) -> TaskLineage:
-    """Lineage from a shard to the buckets of its side, with dropped rows. ``counts``: result of the task ``pull``."""
+    """Lineage from a shard to the buckets of its side. ``counts``: the result of the task ``pull``.
+
+    Each reason for dropped rows is a failed test.
+    """
     source, buckets = file_name(shard.source, shard.path), _buckets(context, shard.side)
     quality = data_quality_metrics_input_dataset.DataQualityMetricsInputDatasetFacet(
         columnMetrics={}, rowCount=counts["rows"], bytes=shard.size_bytes
@@ -60,10 +63,10 @@ def of_pull(context: Context, shard: Shard, counts: Mapping[str, Any]) -> TaskLi
 
 
 def of_load(context: Context, unit: Unit, counts: Mapping[str, Any]) -> TaskLineage:
-    """Lineage from a unit's shards and the buckets to the caption tables, with model and rejections by reason.
+    """Lineage from a unit's shards and the buckets to the caption tables. ``counts``: the result of the task ``load``.
 
-    ``counts``: the result of the task ``load``. A replay's unit also reads ``rejected_captions`` and writes
-    ``replayed_captions``.
+    Facets name the model and count the rejected captions by reason. A replay's unit also reads ``rejected_captions``
+    and writes ``replayed_captions``.
     """
     with context.warehouse.engine.connect() as connection:
         shards = shards_of_unit(connection, unit.unit_id)
@@ -107,7 +110,7 @@ def _table(context: Context, name: str, columns: dict[str, Any], rows: int | Non
 
 
 def _caption_columns(context: Context, unit: Unit, sides: list[Side]) -> dict[str, Any]:
-    """Column of a caption table → the columns in the buckets from which this column is made."""
+    """Column of a caption table → the columns of the buckets that it is made from."""
     raw, coco = _buckets(context, sides[0]), _buckets(context, sides[-1])
     both: list[Column] = [(raw, "text"), (coco, "synthetic")]
     fused = _made("TRANSFORMATION", f"fused by {context.decoding_of(unit.fusion_id).description}", *both)
@@ -150,7 +153,7 @@ def _made(subtype: str, how: str | None, *columns: Column) -> Any:
 
 
 def _columns(made: dict[str, Any], joined_on: Iterable[Column] = ()) -> dict[str, Any]:
-    """The facet of column lineage. Empty if no column is known, as for shards that an earlier version pulled."""
+    """The facet of column lineage. Empty if ``made`` is empty, because an earlier version pulled the shard."""
     if not made:
         return {}
     join = column_lineage_dataset.Transformation(type="INDIRECT", subtype="JOIN", masking=False)
@@ -173,7 +176,7 @@ def _rows(rows: int) -> dict[str, Any]:
 
 
 def _tests(failed: Mapping[str, int]) -> dict[str, RunFacet]:
-    """A failed test, with its number of rows, for each reason for which rows were dropped or captions rejected."""
+    """A failed test for each reason why rows were dropped or captions rejected. Its value is the number of rows."""
     tests = [
         test_run.TestExecution(name=reason, status="fail", severity="warn", type="row_rule", actual=str(rows))
         for reason, rows in failed.items()

@@ -1,7 +1,7 @@
 """One function for each task of a unit: fuse, validate, load. ``capsfusion run`` and the DAGs call these functions.
 
-The ledger has the unit's decoding under its fusion_id, so these functions need no model settings. Arguments, results
-and errors are as in ``interval_tasks``.
+The ledger has the unit's decoding settings under its fusion_id, so these functions need no model settings. Arguments,
+results and errors follow the rules of ``interval_tasks``.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def fuse_argv(context: Context, unit: Unit) -> list[str]:
 
 @contextmanager
 def at_work(context: Context, unit: Unit) -> Iterator[None]:
-    """Hold the unit's lock in the warehouse during the block. The lock shows that a task is fusing the unit."""
+    """Keep the unit's lock in the warehouse during the block. The lock shows that a task is fusing the unit."""
     with ownership.at_work(context.warehouse.engine, unit.unit_id):
         yield
 
 
 def fused_and_loaded(context: Context, unit: Unit) -> dict[str, Any] | None:
-    """The figures of a loaded unit, from the ledger, because its files may be deleted. None: the unit is not loaded."""
+    """The figures of a loaded unit, or None. They come from the ledger, because the unit's files may be deleted."""
     loaded = _loaded(context, unit)
     return None if loaded is None else asdict(loaded.fused)
 
@@ -72,7 +72,7 @@ def fuse_started(context: Context, unit: Unit) -> None:
 
 
 def _require_pull_rules(context: Context, unit: Unit) -> None:
-    """Raise InputError if the unit was planned with other settings for pulling, pairing or gone images.
+    """Raise InputError if the settings for pulling, pairing or gone images differ from those of the unit's plan.
 
     Planning checks this too, but a task can run without planning.
     """
@@ -86,12 +86,12 @@ def _require_pull_rules(context: Context, unit: Unit) -> None:
 
 
 def is_fused(context: Context, unit: Unit) -> bool:
-    """Whether the unit's chunks have all of its rows, so that torchrun need not run."""
+    """Whether the unit's chunks have all rows of the unit, so that torchrun need not run."""
     return chunk_files.what_is_missing(_fused(context, unit, ["row"]), unit.rows) is None
 
 
 def fuse_finished(context: Context, unit: Unit) -> dict[str, Any]:
-    """Add up the unit's figures from its chunks. Raises NotReadyError if a row is missing: a retry fuses it."""
+    """Sum up the unit's figures from its chunks. Raises NotReadyError if a row is missing; a retry fuses the row."""
     folder = layout.chunks_folder(unit.unit_id)
     fused, total = chunk_files.figures(context.storage, folder, unit.fusion_id, unit.rows)
     if problem := chunk_files.what_is_missing(fused, unit.rows):
@@ -117,22 +117,22 @@ def validate(
 ) -> dict[str, Any]:
     """Validate the unit's captions. For a loaded unit, only return its counts.
 
-    If the captions of other beams are kept, the best of them that passes replaces a rejected caption. The row then
-    counts as accepted and ``rescued``.
+    If captions of other beams are kept and the best caption is rejected, the best other caption that passes replaces
+    it. The row then counts as accepted and ``rescued``.
 
-    Raises InputError if a row is not fused. If the unit has too many rejections, the gate closes: this raises
-    InputError with the table of reasons, or, if ``hold`` is set, holds the unit until somebody answers. The gate stays
-    open if rejections are accepted, by ``accept_rejections`` or by an earlier answer about the same counts. In all
-    cases the verdicts are published. If the gate closes, the ledger records the error.
+    Raises InputError if a row is not fused. The gate closes if the unit has too many rejections. Then the ledger
+    records the error. If ``hold`` is set, the unit is held until somebody answers. Otherwise this raises InputError
+    with the table of reasons. The gate stays open if ``accept_rejections`` is set, or if an earlier answer accepted the
+    same counts. The verdicts are published in all cases.
     """
     if loaded := _loaded(context, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
     fused, engine = _fused(context, unit), context.warehouse.engine
     if missing := chunk_files.what_is_missing(fused, unit.rows):
-        raise InputError(f"unit {unit.unit_id}: {missing}. Run its fuse task again: it fuses only what is missing")
+        raise InputError(f"unit {unit.unit_id}: {missing}. Run its fuse task again: the task fuses only missing rows")
 
     def loaded_before(captions: Set[str]) -> dict[str, set[str]]:
-        with engine.begin() as connection:  # a short transaction, because judging the captions takes minutes
+        with engine.begin() as connection:  # a short transaction, because validation takes minutes
             return raws_by_caption(connection, captions)
 
     validated = validate_unit(context.storage, unit, fused, context.settings.rules, loaded=loaded_before)
@@ -145,7 +145,7 @@ def validate(
     if error and not hold:
         raise InputError(error)
     if error:
-        log.warning("the unit is held until somebody decides: %s", error)
+        log.warning("the unit waits until somebody decides: %s", error)
     counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False) | {"held": error is not None}
     return counts | {
         "rescued": tally.rescued,
@@ -163,7 +163,7 @@ def _pass_gate(
     accept_rejections: bool,
     dag_run_id: str | None,
 ) -> str | None:
-    """Record in the ledger whether the unit may be loaded. Returns the reason why not, or None."""
+    """Record in the ledger whether the unit may be loaded. Return None if it may, or else the error."""
     before = gate_holds.newest(connection, unit.unit_id)
     counts = (tally.rows, tally.rejected)
     if problem is None:
@@ -203,7 +203,7 @@ def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str
 def _gate_error(context: Context, unit: Unit, tally: Tally, problem: str) -> str:
     summary = (
         f"{tally.rejected} of {tally.rows} captions of unit {unit.unit_id} are rejected ({tally.share:.1%}), and"
-        f" {problem}. No caption of the unit is loaded. If the rejections are right, run it again with"
+        f" {problem}. No caption of the unit is loaded. If the rejections are right, start the run again with"
         " accept_rejections (in a backfill of Airflow's UI, tick Override parameters on existing runs)."
         f" All verdicts: {context.settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit.unit_id)}"
     )
@@ -211,23 +211,23 @@ def _gate_error(context: Context, unit: Unit, tally: Tally, problem: str) -> str
 
 
 def held_by_gate(context: Context, unit: Unit) -> bool:
-    """Whether the gate holds the unit and nobody has accepted it. False for a loaded unit."""
+    """Whether the gate holds the unit and nobody has accepted the unit. False for a loaded unit."""
     with context.warehouse.engine.connect() as connection:
         found = gate_holds.newest(connection, unit.unit_id)
         return found is not None and found.is_held and ledger.loaded_unit(connection, unit.unit_id) is None
 
 
 def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_id: str | None = None) -> dict[str, Any]:
-    """Load the unit's rows and mark it as loaded, in one transaction. Does nothing if it is loaded already.
+    """Load the unit's rows and mark the unit as loaded, in one transaction. Does nothing if the unit is loaded already.
 
-    If ``existing`` is replace, now or when the unit was planned, the unit's rows replace captions of the same pairs.
-    Otherwise such pairs raise InputError, which the ledger records.
+    If ``existing`` is replace, here or in the unit's plan, the unit's rows replace loaded captions of the same pairs.
+    Otherwise, loaded captions of the same pairs raise InputError, which the ledger records.
     """
     if loaded := _loaded(context, unit):  # checked first, because the files of a loaded unit may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
     if held_by_gate(context, unit):
         raise InputError(
-            f"unit {unit.unit_id} is held by the gate, because too many of its captions were rejected: accept them with"
+            f"the gate holds unit {unit.unit_id}, because too many of its captions were rejected: accept the unit with"
             " --accept-rejections (Param accept_rejections), or answer the task ask in Airflow"
         )
     _require_pull_rules(context, unit)
@@ -252,13 +252,13 @@ def loaded_counts(context: Context, unit_ids: Sequence[str]) -> dict[str, int]:
 def _validated(context: Context, unit: Unit) -> pa.Table:
     rows = context.storage.read_table(layout.unit_validated(unit.unit_id))
     if differing := different_rules(rows, context.settings.rules):
-        raise InputError(f"unit {unit.unit_id} was judged with {differing}: run its validate task again")
+        raise InputError(f"unit {unit.unit_id} was validated with {differing}: run its validate task again")
     schema = validated_schema(with_beams=has_beams(rows))
     return with_columns_of(schema, rows).select(schema.names).cast(schema)
 
 
 def _fused(context: Context, unit: Unit, columns: list[str] | None = None) -> pa.Table:
-    """The unit's finished rows, with ``columns``. Default: all columns that its fusion keeps."""
+    """The unit's finished rows, with ``columns``. Default: all columns that the unit's fusion keeps."""
     folder = layout.chunks_folder(unit.unit_id)
     if columns is None:
         with context.warehouse.engine.connect() as connection:

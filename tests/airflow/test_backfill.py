@@ -260,7 +260,7 @@ def test_the_same_day_again_changes_no_row_and_exports_what_is_there(
     note = service.runs(FIRST, FIRST)[0]["note"]
     head = r"nothing new to fuse, 0 findings\n\n- interval: 2026-11-10, the whole day \(UTC\)\n- `?Params: export_to /"
     assert re.match(head, note)
-    assert re.search(r"\n- interval: \d+ accepted \+ \d+ rejected in all, with those of other runs\n", note)
+    assert re.search(r"\n- interval: \d+ accepted \+ \d+ rejected in all runs of the interval\n", note)
     [file] = (service.folder / "captions").glob("*/*/data/part-*.parquet")
     assert file.parents[1].name.startswith("20261110T")
     of_day = f"select {', '.join(PUBLISHED_COLUMNS)} from fused_captions join work_units using (unit_id)"

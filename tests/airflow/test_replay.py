@@ -127,7 +127,7 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
     assert event == {"replay_of": OLD, "fusion_id": unit["fusion_id"], **counts}
     report = service.api.request("GET", f"{path}/taskInstances/report/xcomEntries/return_value")["value"]
     assert f"selected: 6 rejected captions of fusion {OLD}, in units: 1 loaded" in str(report)
-    assert f"moved: {len(moved)} pass under fusion {unit['fusion_id']}" in str(report)
+    assert f"moved: {len(moved)} passed under fusion {unit['fusion_id']}" in str(report)
     assert f"rejected again: {len(kept)}, " in str(report)
     assert f"{len(moved)} of 6 (" in shown
     [lineage] = [each for each in read_events(service.lineage, "capsfusion_replay") if each.inputs]

@@ -335,7 +335,7 @@ def test_an_export_whose_rows_were_replaced_meanwhile_is_not_gone_on_with(own: W
     break_off(own, storage, after=1, fusion_id="f1")
     plan(own, ("u3", 10))
     load_unit(own, "u3", rows(*range(10), capsfusion="replaced"), replace=True)
-    with pytest.raises(InputError, match=r"were replaced in the warehouse since it began.*--overwrite"):
+    with pytest.raises(InputError, match=r"were replaced in the warehouse after the export began.*--overwrite"):
         run(own, storage, rows_per_file=100, fusion_id="f1")
     assert run(own, storage, rows_per_file=100, fusion_id="f1", overwrite="always").rows == 402
 

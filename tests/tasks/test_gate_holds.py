@@ -71,7 +71,7 @@ def test_a_held_unit_is_loaded_after_the_answer_and_the_ledger_says_whose_it_was
 ) -> None:
     assert judge(settings, unit)
     assert unit_tasks.held_by_gate(settings, unit)
-    with pytest.raises(InputError, match="held by the gate"):
+    with pytest.raises(InputError, match="the gate holds unit"):
         unit_tasks.load(settings, unit)
     [hold] = to_ask(settings, unit)
     assert (hold.rows, hold.rejected, hold.answer) == (6, 6, None)
@@ -105,7 +105,7 @@ def test_a_unit_that_is_kept_out_is_not_loaded_and_is_asked_about_when_its_run_i
 ) -> None:
     judge(settings, unit)
     assert answer(settings, unit, "keep out") == []
-    with pytest.raises(InputError, match="held by the gate"):
+    with pytest.raises(InputError, match="the gate holds unit"):
         unit_tasks.load(settings, unit)
     [failed] = rows(settings, "select state, error from work_units")
     assert failed["state"] == "failed"

@@ -124,7 +124,7 @@ def test_what_is_gone_is_counted_and_left_out(place: Place, caplog: pytest.LogCa
     assert not [one for one in caplog.messages if "not read yet" in one or "no longer in the source" in one]
     report = interval_tasks.report(settings, DAY)
     assert (
-        f"found: {len(everything)} pairs, 0 of them fused already or in other units, 2 left out because"
+        f"found: {len(everything)} pairs, 0 of them already fused or in other units, 2 left out because"
         in report["text"]
     )
     assert report["sides"]["image_results"] == {

@@ -117,7 +117,7 @@ def test_a_persons_card_is_kept(filled: Warehouse, hub: WritableHub) -> None:
         said: list[str] = []
         run(filled, said=said, overwrite="always")
         assert hub.files_of(REPO)["README.md"] == card
-        assert said[-1] == f"{URI}/README.md was written or changed by somebody: left as it is"
+        assert said[-1] == f"{URI}/README.md was written or changed by somebody: the export does not replace it"
     hub.commit(REPO, datetime.now(UTC), {"README.md": ours})
     run(filled, limit=7, overwrite="always")
     assert b"7 captions of web images" in hub.files_of(REPO)["README.md"]
@@ -165,7 +165,7 @@ def test_a_commit_of_somebody_else_ends_the_export(filled: Warehouse, hub: Writa
             hub.commit(REPO, hub.repos[REPO][-1][1], {"notes.txt": b"mine"})
 
     hub.before_commit = interfere
-    with pytest.raises(NotReadyError, match=r"hf://datasets/me/captions has other files than this export has seen"):
+    with pytest.raises(NotReadyError, match=r"hf://datasets/me/captions has files that this export does not know"):
         run(filled)
     with pytest.raises(InputError, match=r"has files that belong to no export \(notes.txt\)"):
         run(filled)

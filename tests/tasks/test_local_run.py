@@ -149,7 +149,7 @@ def test_a_second_run_changes_nothing(done: Done) -> None:
     for report in run_days(done.settings, DAYS):
         assert report["found"]["pairs"] == report["found"]["already_fused"] + report["summary"]["rows_in"]
         assert (
-            f"found: {report['found']['pairs']} pairs, {report['found']['already_fused']} of them fused already"
+            f"found: {report['found']['pairs']} pairs, {report['found']['already_fused']} of them already fused"
             in report["text"]
         )
     assert pairs_in(done.settings) == before
@@ -233,14 +233,14 @@ def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
     assert report["found"] == {"pairs": 40, "already_fused": 5, "left": 15, "gone": 0}
     assert report["whole"]["rows_in"] == 25
     assert "pairs: 20 = " in report["text"]
-    assert "rejected in all, with those of other runs" in report["text"]
+    assert "rejected in all runs of the interval" in report["text"]
     report = run_pipeline(settings, DAYS[0], say=lambda line: None)
     assert report["summary"]["rows_in"] == 15
     assert report["found"] == {"pairs": 40, "already_fused": 25, "left": 0, "gone": 0}
     assert len(pairs_in(settings)) == 40
     report = run_pipeline(settings, DAYS[0], limit=5, existing="replace", say=lambda line: None)
     assert report["whole"]["rows_in"] == 45
-    assert "in all, with those of other runs; 5 of them were replaced later\n" in report["text"]
+    assert "in all runs of the interval; 5 of them were replaced later\n" in report["text"]
     assert len(pairs_in(settings)) == 40
 
 

@@ -179,7 +179,7 @@ def test_a_replay_with_another_beam_moves_exactly_the_captions_that_pass(setting
     assert (report["summary"]["rows_in"], report["moved"]) == (8, len(moved))
     fusion, target = (decide(each).fusion_id for each in (settings, with_demo_model))
     assert f"selected: 8 rejected captions of fusion {fusion}, in units: 1 loaded" in report["text"]
-    assert f"moved: {len(moved)} pass under fusion {target}" in report["text"]
+    assert f"moved: {len(moved)} passed under fusion {target}" in report["text"]
     assert f"rejected again: {len(kept)}, in rejected_captions under fusion {target}: " in report["text"]
     assert any("8 rejected captions to replay" in line for line in said)
     # The rejected row is kept unchanged in replayed_captions. The new row has the same sources.
@@ -352,7 +352,7 @@ def test_a_unit_that_failed_does_not_keep_its_rows_from_other_settings(settings:
     finish(second, unit, good)
     report = replay.report(second, rejections_of(settings))
     assert report["moved"] == 0
-    assert "besides: 3 pass and had left quarantine before" in report["text"]
+    assert "also passed: 3 that had already left quarantine" in report["text"]
     assert replay.report(third, rejections_of(settings, "run 2"))["moved"] == 3
     assert len(numbers_in(settings, "replayed_captions")) == 3
     assert_consistent(settings)
