@@ -1,1 +1,1 @@
-"""The staging area, where runs keep their files: a folder or an S3 bucket, and the paths in it."""
+"""The staging area: the folder or S3 bucket where runs keep their files, and the paths in it."""

@@ -1,4 +1,4 @@
-"""Addresses of storage: refuses an address with a password, and opens the file system of an S3 bucket."""
+"""Refuses storage addresses that contain a password, and opens the file system of an S3 bucket."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _GOOGLE = ("gs", "gcs")
 
 
 def refuse_credentials(uri: str) -> None:
-    """Raise InputError for a URI with a password, as ``s3://key:secret@bucket``. The message omits the password."""
+    """Raise InputError for a URI with a password, like ``s3://key:secret@bucket``. The message omits the password."""
     scheme, separator, rest = uri.partition("://")
-    # A password begins at a colon before the first slash, unless a port follows the colon: digits and a slash. The
-    # password itself may contain a slash, as unescaped S3 secrets do.
+    # A colon before the first slash starts a password, unless digits and a slash follow. Then it starts a port. A
+    # password may contain a slash, because S3 secrets are often not escaped.
     if separator and "@" in rest and re.match(r"[^/@]*:(?!\d+/)", rest):
         raise InputError(
-            f"a {scheme}:// address contains a password, which messages and the warehouse would show. Set S3's keys in"
-            " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and a web server's login in ~/.netrc"
+            f"a {scheme}:// address contains a password, which messages and the warehouse would show. Set S3 keys in"
+            " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Write the login of a web server to ~/.netrc"
         )
 
 
@@ -28,7 +28,7 @@ def remote_filesystem(root: str) -> tuple[fs.FileSystem, str]:
     """The file system of an ``s3://`` address, and the path in it. Raises ValueError for other schemes.
 
     Reads the environment variables ``AWS_ENDPOINT_URL`` (the address of an S3-compatible store) and ``AWS_CA_BUNDLE``
-    (the certificates to trust), as AWS's own tools do. Arrow does not read them itself.
+    (the certificates to trust), like AWS's own tools. Arrow itself does not read these variables.
     """
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
     authority = os.environ.get("AWS_CA_BUNDLE") or None

@@ -41,7 +41,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(target: Path, suffix: str) -> Iterator[BinaryIO]:
-    """A new file to write, which replaces ``target`` when the block ends. It is deleted if the block raises.
+    """Open a new file that replaces ``target`` when the block ends. If the block raises, the new file is deleted.
 
     Until the block ends, the new file's name is ``.<name of target>.<random><suffix>``. Creates missing folders.
     """
@@ -67,5 +67,6 @@ def _current_umask() -> int:
     return umask
 
 
-# The rights of new files. mkstemp makes private files, but workers of other users must be able to read published files.
+# For the permissions of new files. mkstemp creates private files, but workers of other users must be able to read
+# published files.
 _UMASK = _current_umask()

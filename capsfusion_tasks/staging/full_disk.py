@@ -1,4 +1,4 @@
-"""Errors for full and read-only disks. The message names the folder. A retry continues once the disk has space."""
+"""Errors for full and read-only disks. The message names the folder. A retry continues when the disk has space."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FULL = {errno.ENOSPC: "no space", errno.EDQUOT: "the quota is used up"}
 
 @contextmanager
 def explained(folder: Path, what: str, mend: str = "make room there") -> Iterator[None]:
-    """For a block that writes ``what`` to ``folder``: raises NotReadyError if the disk is full or read-only.
+    """Raise NotReadyError if the disk is full or read-only when the block writes ``what`` to ``folder``.
 
-    For a full disk, the message advises ``mend``. The error is not an InputError, so that Airflow retries the task:
-    somebody may free space meanwhile.
+    For a full disk, the message advises ``mend``. The error is not an InputError, because somebody may free space. So
+    Airflow retries the task.
     """
     try:
         yield
@@ -29,7 +29,7 @@ def explained(folder: Path, what: str, mend: str = "make room there") -> Iterato
             problem = f"{_FULL[error.errno]} for {what} in {folder} ({_free(folder)} are free)"
         else:
             raise
-        raise NotReadyError(f"{problem}: {mend}, then run it again; it continues where it stopped") from error
+        raise NotReadyError(f"{problem}: {mend}, then try again; a new try continues where this one stopped") from error
 
 
 def _free(folder: Path) -> str:

@@ -23,12 +23,12 @@ def pulled_folder(side: Side) -> str:
 
 
 def pulled_mark(side: Side, shard_id: str) -> str:
-    """The shard's mark: a JSON file that says that the shard is pulled. It is written after the last bucket file.
+    """The shard's mark: a JSON file that records the pull of the shard. It is written after the last bucket file.
 
     - ``rows``: the number of rows in the shard
     - ``dropped``: the number of dropped rows by reason
     - ``buckets``: the number of rows by bucket
-    - ``columns``: the shard's own names of its columns
+    - ``columns``: the shard's own name of each column
     - ``rules``: the settings of the pull (``pull_rules.py``)
     - ``whole``: false if bucket files are broken or being replaced, so that the shard must be pulled again
     """
@@ -36,9 +36,9 @@ def pulled_mark(side: Side, shard_id: str) -> str:
 
 
 def lookups_folder(side: Side, bucket: int) -> str:
-    """The folder of a bucket's lookups: copies of the bucket's rows in a form in which rows are found by URL.
+    """The folder of a bucket's lookups: copies of the bucket's rows that can be searched by URL.
 
-    A lookup is three files, with the endings ``.json``, ``.parquet`` and ``.rows``.
+    A lookup has three files, with the endings ``.json``, ``.parquet`` and ``.rows``.
     """
     return f"lookups/{side}/{bucket_name(bucket)}"
 
@@ -83,7 +83,7 @@ def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-ANY_BUCKET = "any"  # stands for the bucket's number in a file name if the pairs' bucket is unknown
+ANY_BUCKET = "any"  # replaces the bucket's number in the name of a file of pairs whose bucket is unknown
 
 
 def pairs_folder(work: Interval | Replay) -> str:

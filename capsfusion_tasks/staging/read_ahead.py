@@ -14,7 +14,7 @@ _Read = TypeVar("_Read")
 
 
 def read_ahead(read: Callable[[_Item], _Read], items: Iterable[_Item], readers: int = READERS) -> Iterator[_Read]:
-    """The results of ``read`` for ``items``, in order. Holds at most ``readers`` results besides the current one."""
+    """The results of ``read`` for ``items``, in order. Reads at most ``readers`` items ahead of the current item."""
     with ThreadPoolExecutor(readers) as pool:
         pending: deque[Future[_Read]] = deque()
         try:

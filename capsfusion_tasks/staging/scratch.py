@@ -1,4 +1,4 @@
-"""Temporary folders in this machine's scratch folder. A lock shows whether a folder's process still runs."""
+"""Temporary folders in this machine's scratch folder. A lock on a folder shows that a process still uses it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
 
 @contextmanager
 def temporary_folder(scratch: Path, prefix: str, what: str) -> Iterator[Path]:
-    """A new folder in ``scratch``, deleted when the block ends. If SIGKILL prevents this, ``abandoned`` finds it later.
+    """Create a folder in ``scratch``, and delete it when the block ends. ``abandoned`` finds it after a SIGKILL.
 
-    Raises NotReadyError if the disk is full. The error says that the folder was for ``what``.
+    Raises NotReadyError if the disk is full. The message names ``what``, the content of the folder.
     """
     with full_disk.explained(scratch, what, ROOM):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def _is_abandoned(folder: Path, older_than: timedelta) -> bool:
 
 
 def size(folder: Path) -> int:
-    """Bytes that the folder's files take on the disk. For unfinished downloads, this is less than their length."""
+    """The disk space of the folder's files in bytes. An unfinished download takes less space than its length."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 

@@ -25,8 +25,8 @@ from capsfusion_tasks.staging import durable, full_disk
 from capsfusion_tasks.staging.addresses import refuse_credentials, remote_filesystem
 from capsfusion_tasks.staging.read_ahead import read_ahead
 
-_S3_ERROR = "AWS Error"  # the text by which Arrow's messages about errors of S3 are recognised
-# Bytes of the largest file that is kept in memory until its upload. Pull keeps four such files at a time.
+_S3_ERROR = "AWS Error"  # Arrow's messages about errors of S3 contain this text
+# Maximum bytes of a file that is kept in memory until its upload. Pull keeps four such files at a time.
 _IN_MEMORY = 32 << 20
 _SUFFIX = ".unpublished"  # a file with this suffix is not finished
 _UNPUBLISHED = re.compile(rf"\..+\{_SUFFIX}")
@@ -34,7 +34,7 @@ _UNPUBLISHED = re.compile(rf"\..+\{_SUFFIX}")
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file in a listing. ``modified`` is the time of its last change, by the clock of the disk's machine or of S3.
+    """A file in a listing. ``modified`` is its last change by the clock of S3 or of the machine that has the disk.
 
     ``unpublished`` is true if a writer has not finished the file.
     """
@@ -52,7 +52,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _asks(method: _Method) -> _Method:
-    """Decorator of methods that call S3: they raise NotReadyError if S3 does not answer, or answers with an error."""
+    """Decorator for methods that call S3. They raise NotReadyError if S3 does not answer or answers with an error."""
 
     @wraps(method)
     def asking(self: Storage, *arguments: Any, **named: Any) -> Any:
@@ -63,9 +63,9 @@ def _asks(method: _Method) -> _Method:
 
 
 class Storage:
-    """Files below ``root``, a folder (may begin with ``~``) or ``s3://bucket/prefix``.
+    """Files below ``root``: a folder (its path may begin with ``~``) or ``s3://bucket/prefix``.
 
-    The paths in arguments and results are relative to ``root``, with "/" between their parts.
+    Paths in arguments and results are relative to ``root`` and use "/" as separator.
     """
 
     def __init__(self, root: str) -> None:
@@ -92,7 +92,7 @@ class Storage:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """For a block that uses ``filesystem`` directly: errors of S3 become NotReadyError, as in the other methods."""
+        """Turn errors of S3 in the block into NotReadyError. For blocks that use ``filesystem`` directly."""
         try:
             yield
         except NotReadyError:
@@ -111,7 +111,7 @@ class Storage:
 
     @_asks
     def size(self, path: str) -> int | None:
-        """The file's size in bytes. None if it does not exist."""
+        """The file's size in bytes. None if the file does not exist."""
         size: int | None = self.filesystem.get_file_info(path).size
         return size
 
@@ -129,7 +129,7 @@ class Storage:
 
     @_asks
     def tree(self, folder: str = "") -> list[StoredFile]:
-        """All files in ``folder`` and its subfolders, sorted by path, including unpublished ones.
+        """All files in ``folder`` and its subfolders, sorted by path, including unpublished files.
 
         Empty if the folder does not exist.
         """
@@ -146,7 +146,7 @@ class Storage:
 
     @_asks
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in ``folder``, sorted; [] if it does not exist."""
+        """Names of the folders in ``folder``, sorted; [] if ``folder`` does not exist."""
         infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
@@ -159,13 +159,13 @@ class Storage:
 
     @_asks
     def delete_folder(self, path: str) -> None:
-        """Delete the folder with all its files. Does nothing if it does not exist."""
+        """Delete the folder with all its files. Does nothing if the folder does not exist."""
         with suppress(FileNotFoundError):
             self.filesystem.delete_dir(path)
             self._sync_parent(path)
 
     def _sync_parent(self, path: str) -> None:
-        """Sync the folder of ``path``. Otherwise a deleted file could come back after a power failure and be joined."""
+        """Sync the folder of ``path``. Otherwise a power failure could restore a deleted file for joins to read."""
         if self._local:
             durable.sync_folder((Path(self._base) / path).parent)
 
@@ -179,16 +179,16 @@ class Storage:
 
     @contextmanager
     def publish(self, path: str) -> Iterator[Any]:
-        """A binary file to write. It appears under ``path`` when the block ends, and not at all if the block raises.
+        """Open a binary file that appears under ``path`` when the block ends. If the block raises, no file appears.
 
-        On a disk, the file is written under another name, then renamed and synced, so that a power failure cannot undo
-        it. On S3, an upload becomes visible when it is complete. Raises NotReadyError if the disk is full or read-only,
-        or if S3 does not answer.
+        On a disk, the file is written under another name, then renamed and synced, so that it survives a power failure.
+        On S3, an upload becomes visible when it is complete. Raises NotReadyError if the disk is full or read-only, or
+        if S3 does not answer.
         """
         if not self._local:
-            # Upload only when the file is complete, because Arrow completes an upload even if the block raises, and
-            # cannot abort it. Another S3 client could abort, but would need the endpoint, region and credentials a
-            # second time. Only large exports do not fit in memory and need space in TMPDIR.
+            # Upload only when the file is complete. Arrow cannot abort an upload, and completes it even if the block
+            # raises. Another S3 client could abort an upload, but needs its own endpoint, region and credentials. Only
+            # large exports do not fit in memory and need space in TMPDIR.
             spooled = full_disk.explained(
                 Path(tempfile.gettempdir()), self.path(path), "make room there, or set TMPDIR"
             )
@@ -218,7 +218,7 @@ class Storage:
         metadata: dict[str, str] | None = None,
         summary: Callable[[], dict[str, str]] = dict,
     ) -> None:
-        """Publish ``tables`` as one Parquet file (zstd), a row group per table. Has one table in memory at a time.
+        """Publish ``tables`` as one Parquet file (zstd), a row group per table. Keeps one table in memory at a time.
 
         ``summary`` is called after the last table and returns more metadata for the footer.
         """
@@ -238,18 +238,18 @@ class Storage:
 
     @contextmanager
     def random_access(self, path: str) -> Iterator[Callable[[int, int], bytes]]:
-        """A function ``(size, offset)`` that reads ``size`` bytes from ``offset``. Threads may share it."""
+        """Yield a function ``(size, offset)`` that reads ``size`` bytes from ``offset``. Threads may share it."""
         if not self._local:
             with self.answering(), self.filesystem.open_input_file(path) as file:
                 yield file.read_at
             return
-        # For a hundred bytes, this takes a third of the time that Arrow takes.
+        # To read a hundred bytes, os.pread takes a third of Arrow's time.
         with open(Path(self._base) / path, "rb", buffering=0) as local:
             yield lambda size, offset: os.pread(local.fileno(), size, offset)
 
     @_asks
     def footer(self, path: str) -> tuple[dict[str, str], int]:
-        """The metadata that this class wrote to a Parquet file, and its number of rows. Reads only the footer."""
+        """The metadata that this class wrote to a Parquet file, and the number of rows. Reads only the footer."""
         with self.filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
             metadata = {**(file.metadata.metadata or {})}
             metadata.pop(b"ARROW:schema", None)

@@ -1,8 +1,8 @@
 """Summaries: one file with facts about many small files, so that a reader need not open each small file.
 
 A writer notes each change before it changes a file. A summary lists the noted changes that it includes. If a file has a
-change that the summary does not include, the file itself is read. So a summary may be deleted, outdated, or written by
-two readers at the same time.
+change that the summary does not include, the reader reads the file itself. So no reader gets wrong facts if a summary
+is deleted, outdated, or written by two readers at the same time.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage, StoredFile
 
 _READERS = 16  # number of files read in parallel, because on S3 each read takes a round trip
-_WORTH_WRITING = 16  # a summary is written if this many files were read: reading fewer takes no longer than writing it
-# A summary includes a change only after an hour, because until then, the file may not be written yet. The note of the
-# change is deleted after a day: by then, no reader that began before the change can still be running.
+_WORTH_WRITING = 16  # write a summary after reading this many files; reading fewer is as fast as writing a summary
+# A summary includes a change only an hour after the note, because the file may be written later than the note. The note
+# is deleted after a day, when no reader that began before the change can still be running.
 _SETTLED = timedelta(hours=1)
 _FORGOTTEN = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Summaries:
-    """A summary of files, which are known by name. The summary is stored in ``folder``."""
+    """A summary of files, stored in ``folder``. Names identify the files."""
 
     storage: Storage
     folder: str
@@ -38,7 +38,7 @@ class Summaries:
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
         """The JSON value that ``read`` returns for each of ``names``. Calls ``read`` only for new and changed files."""
-        # List the changes before files are read: if a file changes meanwhile, the next call then reads it again.
+        # List the changes before reading files. If a file changes during this call, the next call reads it again.
         changes = self.storage.tree(self._changes)
         seen, known = self._read()
         changed = {_file(change) for change in changes if change.path not in seen}
@@ -74,7 +74,7 @@ class Summaries:
         return set(summary["seen"]), {name: summary["facts"][number] for name, number in summary["names"].items()}
 
     def _write(self, facts: dict[str, Any], seen: list[StoredFile]) -> None:
-        different: list[Any] = []  # equal facts in a row are stored once, because many shards have the same rules
+        different: list[Any] = []  # equal consecutive facts are stored once, because many shards have the same rules
         names = {}
         for name, fact in facts.items():
             if not different or fact != different[-1]:
@@ -85,5 +85,5 @@ class Summaries:
 
 
 def _file(change: StoredFile) -> str:
-    """The name of the file that ``change``, a note, is about."""
+    """The name of the file that the note ``change`` is about."""
     return change.path.rpartition("/")[2].rpartition(".")[0]
