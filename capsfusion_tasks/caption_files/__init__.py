@@ -1,6 +1,6 @@
-"""Caption files that users bring, with all their columns: JSON, CSV, TSV and Parquet.
+"""Reads and writes users' caption files with all their columns: JSON, CSV, TSV and Parquet.
 
-Files are streamed: each pass reads the file again, and ten million rows need no more memory than ten thousand.
+Files are streamed: each pass reads the file from the start. Ten million rows need no more memory than ten thousand.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from capsfusion_tasks.staging.storage import Storage
 def open_caption_file(
     source: Path, columns: Iterable[str], *, adds: str | None = None, key: str | None = None
 ) -> CaptionFile:
-    """Open a file, and check its format, its header or columns, and its first row. Reading checks the other rows."""
+    """Open a file, and check its format, its header or columns, and its first row. Later reads check the other rows."""
     with _reachable(f"cannot read {source}"):
         if not source.exists():
             raise InputError(f"no file {source}")
@@ -36,7 +36,7 @@ def open_caption_file(
     with _reachable(f"cannot read {source}"):
         if not source.is_file():
             what = "a folder" if source.is_dir() else "a pipe or a device"
-            raise InputError(f"{source} is {what}: give a regular file, because it is read several times")
+            raise InputError(f"{source} is {what}: give a regular file, because the input is read several times")
     of_kind = {"parquet": ParquetFile, **dict.fromkeys(DELIMITERS, CsvFile)}.get(kind, JsonFile)
     file = of_kind(source, list(dict.fromkeys(columns)), adds, key)
     file.check()
@@ -44,9 +44,9 @@ def open_caption_file(
 
 
 def check_target(target: Path, source: CaptionFile) -> int:
-    """Raise InputError if the format of ``target`` cannot hold the rows of ``source``. Returns the number of rows.
+    """Raise InputError if the format of ``target`` cannot store the rows of ``source``. Return the number of rows.
 
-    Reads and encodes all rows once, so that problems are found before hours of work.
+    All rows are read and encoded once, so that problems are found before the captions are fused.
     """
     form, adds = format_of(target, write=True), str(source.adds)
     with source.unchanged():
@@ -92,7 +92,7 @@ def _as_parquet(target: Path, source: CaptionFile) -> Iterator[None]:
 
 
 def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
-    """Raise InputError if the file ``target`` cannot be created or replaced, or if it is the file ``but``."""
+    """Raise InputError if the file ``target`` cannot be created or replaced, or if it is the same file as ``but``."""
     with _reachable(f"cannot write {target}"):
         if target.exists():
             if but.exists() and target.samefile(but):
@@ -135,8 +135,8 @@ def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str |
 
     The file appears complete or not at all.
 
-    Raises ValueError if the numbers of values and rows differ, and InputError if ``source`` changed since it was opened
-    or for a problem that ``check_target`` finds.
+    Raises InputError if ``source`` changed since it was opened, or if ``check_target`` would raise InputError. Raises
+    ValueError if the numbers of values and rows differ.
     """
     if source.adds is None:
         raise ValueError(f"{source.source} was opened without a column to add")
@@ -159,6 +159,6 @@ _Piece = TypeVar("_Piece")
 
 
 def _until_changed(source: CaptionFile, pieces: Iterable[_Piece]) -> Iterator[_Piece]:
-    """Yield ``pieces``. Raises InputError at their end if ``source`` changed, so that nothing is published."""
+    """Yield ``pieces``. At the end, raise InputError if ``source`` has changed, so that nothing is published."""
     with source.unchanged():
         yield from pieces

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError
 
-GROUP_ROWS = 16_384  # most rows in memory at a time, and most rows of a written row group
+GROUP_ROWS = 16_384  # maximum rows in memory at a time, and maximum rows of a written row group
 GROUP_BYTES = 256 << 20  # the same limit in bytes, for files whose rows contain images
 
 
@@ -44,10 +44,10 @@ class FileVersion:
 class CaptionFile(ABC):
     """A file of rows that can be read several times.
 
-    ``columns`` must exist and hold text or null. The column ``adds`` must not exist, because ``write_caption_file``
-    adds it. The column ``key``, if given, must exist; its values name rows in messages.
+    ``columns`` must exist and contain text or null. The column ``adds`` must not exist, because ``write_caption_file``
+    adds this column. If ``key`` is given, this column must exist. Messages name rows by their values of ``key``.
 
-    All methods can raise InputError. The error names the file, the rows, and what was expected.
+    All methods can raise InputError. The message names the file, the rows, and the expected value.
     """
 
     source: Path
@@ -83,7 +83,7 @@ class CaptionFile(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise InputError for errors in the start of the file or in its footer."""
+        """Raise InputError for errors at the start of the file or in its footer."""
 
     @property
     def text_columns(self) -> list[str]:
@@ -115,4 +115,4 @@ class CaptionFile(ABC):
                 f"{where} has no {' and no '.join(missing)}; it has {', '.join(names) or 'no columns'}"
             )
         if self.adds in names:
-            raise InputError(f"{where} has a column {self.adds} already, which would be overwritten: rename or drop it")
+            raise InputError(f"{where} already has a column {self.adds}; rename or drop it, or it would be overwritten")

@@ -20,7 +20,7 @@ csv.field_size_limit(sys.maxsize)  # the csv module's default limit, 128 KB, is 
 
 
 class CsvFile(RowFile):
-    """A CSV or TSV file with a header. Fields are quoted as Excel and pandas quote them."""
+    """A CSV or TSV file with a header. Fields are quoted as in files of Excel and pandas."""
 
     def check(self) -> None:
         self._check_names(self.source, self.names)
@@ -34,8 +34,8 @@ class CsvFile(RowFile):
             raise InputError(f"{self.source} is empty; expected a header with the names of the columns")
         if len(names) == 1 and (found := [mark for mark in ";\t|," if mark in names[0]]):
             raise InputError(
-                f"{self.source} separates its columns with {found[0]!r}, but its name says {self._delimiter!r}: rename"
-                " a file with tabs to .tsv; write any other file again with commas, as .csv"
+                f"{self.source} separates its columns with {found[0]!r}, but its ending requires {self._delimiter!r}:"
+                " rename a file with tabs to .tsv; write any other file again with commas, as .csv"
             )
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{self.source} has more than one column {', '.join(twice)}: rename or drop all but one")
@@ -54,8 +54,8 @@ class CsvFile(RowFile):
                     continue
                 if len(fields) != len(self.names):
                     raise InputError(
-                        f"{self.source}, row {number} has {len(fields)} fields, the header has {len(self.names)}: quote"
-                        " fields that contain the delimiter or a line break"
+                        f"{self.source}, row {number} has {len(fields)} fields, but the header has {len(self.names)}:"
+                        " quote fields that contain the delimiter or a line break"
                     )
                 yield dict(zip(self.names, fields, strict=True)), sum(map(len, fields))
                 number += 1

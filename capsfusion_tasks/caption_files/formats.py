@@ -1,4 +1,4 @@
-"""Finds the format of a caption file by the file's name. Recognises the kind of JSON, and gzip, by the content."""
+"""Finds the format of a caption file from the file's name. Recognises gzip from the content."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class Format:
-    """``compressed``: by gzip."""
+    """The format of a caption file. ``compressed``: whether gzip compresses the file."""
 
     kind: Kind
     compressed: bool
 
 
 def format_of(path: Path, *, write: bool = False) -> Format:
-    """The format that belongs to the name of ``path``. Raises InputError for an unknown name."""
+    """The format that belongs to the name of ``path``. Raises InputError for an unknown ending."""
     name = path.name.lower()
     plain = name.removesuffix(".gz")
     kind = _KINDS.get(Path(plain).suffix)
@@ -54,9 +54,10 @@ def has_format(path: Path) -> bool:
 
 @contextmanager
 def reading(source: Path) -> Iterator[BinaryIO]:
-    """The bytes of a text file. Decompresses gzip, even if the file's name does not say so.
+    """Open a text file and yield its bytes. Decompresses gzip, even if the file's name does not end in ``.gz``.
 
-    Raises InputError for a file that may not be read or cannot be decompressed, NotReadyError for a disk that fails.
+    Raises InputError if the file is missing, may not be read or cannot be decompressed. Raises NotReadyError if the
+    disk fails.
     """
     try:
         with source.open("rb") as file:

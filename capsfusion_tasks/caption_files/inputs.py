@@ -13,21 +13,22 @@ from capsfusion_tasks.errors import InputError
 
 @dataclass(frozen=True)
 class InOut:
-    """An input file, and the output file to which its rows are written."""
+    """An input file, and the output file for its rows."""
 
     source: Path
     target: Path
 
 
 def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
-    """The files that ``sources`` name, each with its output in ``target``, sorted by output.
+    """Find the files that ``sources`` name, and choose an output in ``target`` for each. Sorted by output.
 
     A source is a file, a folder with files at any depth, or a pattern with ``*``, ``?`` or ``[…]``. For a single file,
-    ``target`` is the output or a folder for it. Otherwise ``target`` is a folder, and each output has the path that its
-    input has below the source's folder. Files with other endings, files whose names begin with a dot or an underscore,
-    and files in ``target`` are not inputs.
+    ``target`` is the output or a folder for the output. Otherwise ``target`` is a folder, and each output keeps its
+    input's path below the source's folder.
 
-    Raises InputError if no file is found, or if two outputs would have the same path.
+    In a folder, these files are not inputs: files with other endings, files whose names begin with a dot or an
+    underscore, and files in ``target``. Raises InputError if no file is found, or if two outputs would have the same
+    path.
     """
     if len(sources) == 1 and _is_single(sources[0]) and not target.is_dir():
         return [InOut(sources[0], target)]
@@ -40,7 +41,8 @@ def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
         for file, place in _files(source, target):
             if found.setdefault(place, file) != file:
                 raise InputError(
-                    f"{found[place]} and {file} would both be written to {target / place}: use two folders"
+                    f"{found[place]} and {file} would both be written to {target / place}: write one of them to"
+                    " another folder"
                 )
     return [InOut(found[place], target / place) for place in sorted(found)]
 
@@ -79,7 +81,7 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _before_magic(pattern: Path) -> Path:
-    """The folder that ``pattern`` begins with, up to the first part with a special character."""
+    """The folders at the start of ``pattern``, before the first part with a special character."""
     base = pattern
     while glob.has_magic(str(base)):
         base = base.parent

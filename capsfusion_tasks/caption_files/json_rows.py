@@ -15,11 +15,11 @@ from capsfusion_tasks.errors import InputError
 _PIECE = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
-# An error so few characters before the end of a piece may only mean that the piece cuts a value such as -Infinity or
-# \ud83d.
+# An error this close to the end of a piece may only mean that the piece ends inside a value such as -Infinity or
+# \ud83d. Unit: characters.
 _LONGEST_WORD = 16
 _EXPECTED = "expected a list of objects, or an object on each line"
-_LONGEST_ROW = 1 << 30  # most characters of a row, because a small gzip file can inflate to more than the memory holds
+_LONGEST_ROW = 1 << 30  # maximum characters of a row, because a small gzip file can inflate to more than the memory
 
 
 def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
@@ -33,11 +33,11 @@ def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
 
 
 class _Values:
-    """Reads a file in pieces, because it may be one line of gigabytes. ``_text[_at:]`` is read, but not parsed.
+    """Reads a file in pieces, because a line may be gigabytes long. ``_text[_at:]`` is the text that is not parsed yet.
 
     No library fits. DuckDB's read_json_objects refuses lone surrogates and reads an empty file as a list. ijson
-    replaces lone surrogates, refuses numbers beyond 64 bits (or reads all fractions as Decimal, and is then no faster
-    than this class), and its memory grows with the square of the depth of nested values. orjson and msgspec do not
+    replaces lone surrogates, and its memory grows with the square of the nesting depth. It also refuses numbers over 64
+    bits, unless it reads all fractions as Decimal; then it is no faster than this class. orjson and msgspec do not
     stream.
     """
 
@@ -75,9 +75,9 @@ class _Values:
     def _objects(self, *, refuse_one: bool) -> Iterator[tuple[Any, int]]:
         while self._peek():
             value = self._value()
-            # If a .json file is one object, its rows are somewhere inside it. The object itself must not become a row.
+            # If a .json file is one object, its rows are somewhere in this object. The object itself is not a row.
             if refuse_one and self._row == 1 and not self._peek():
-                raise InputError(f"{self._source} holds one object; {_EXPECTED}")
+                raise InputError(f"{self._source} contains one object; {_EXPECTED}")
             yield value
 
     def _value(self) -> tuple[Any, int]:
@@ -86,7 +86,7 @@ class _Values:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
-                # Near the end of the text that is read, read on: "0." may be the start of "0.5".
+                # If the value ends near the end of the text, read more text: "0." may be the start of "0.5".
                 if end <= len(self._text) - _LONGEST_WORD or not self._read():
                     length, self._at = end - self._at, end
                     return value, length
@@ -98,7 +98,7 @@ class _Values:
                 raise self._invalid(str(error), self._at) from error
 
     def _peek(self) -> str:
-        """The next character that is not a space, or "" at the end. Moves ``_at`` to it."""
+        """Move ``_at`` to the next character that is not a space. Return the character, or "" at the end."""
         while True:
             match = _SPACE.match(self._text, self._at)
             self._at = match.end() if match else self._at
@@ -111,7 +111,7 @@ class _Values:
         """Step over the next character, which must be one of ``expected``."""
         character = self._peek()
         if not character or character not in expected:
-            raise self._invalid(f"expected {' or '.join(expected)} after it", self._at)
+            raise self._invalid(f"expected {' or '.join(expected)} after the value", self._at)
         self._at += 1
         return character
 

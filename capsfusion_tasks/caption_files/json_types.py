@@ -17,19 +17,18 @@ def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozense
     """The values of ``column`` as JSON values. Values of the leaves in ``binary`` stay bytes.
 
     Times become ISO 8601 text; times with a zone are converted to UTC. Durations become integers in the unit of the
-    column. Bytes become text. Raises InputError, which starts with ``where``, for text that is not UTF-8 and for times
-    out of range.
+    column. Other bytes become text. Raises InputError for text that is not UTF-8 and for times out of range. The
+    message starts with ``where``.
     """
     try:
-        column.validate(full=True)  # needed, because Parquet does not check that a column of text holds UTF-8
+        column.validate(full=True)  # needed, because Parquet does not check that a text column contains UTF-8
         for chunk in column.chunks:
             _require_calendar(chunk, name)
-        # Cast to UTC first, which also works for zones that this machine does not know. A direct cast to text fails
-        # for these zones.
+        # Cast to UTC first. A direct cast to text fails for time zones that this machine does not know.
         column = column.cast(_mapped(column.type, name, binary, only_zones=True))
         values: list[Any] = column.cast(_mapped(column.type, name, binary)).to_pylist()
     except (pa.ArrowException, ValueError) as error:  # ValueError means that a struct has two fields of the same name
-        problem = "has text that is not UTF-8" if "UTF8" in str(error) else "has no form in JSON"
+        problem = "has text that is not UTF-8" if "UTF8" in str(error) else "cannot be converted to JSON"
         raise InputError(f"{where}: column {name} {problem} ({error}): drop or convert the column") from error
     return values
 
@@ -46,7 +45,7 @@ def _require_calendar(array: pa.Array, name: str) -> None:
 
 
 def _mapped(kind: pa.DataType, path: str, binary: frozenset[str], *, only_zones: bool = False) -> pa.DataType:
-    """``kind`` with types for JSON at its leaves. If ``only_zones`` is set, only changes times with a zone, to UTC."""
+    """Replace the leaf types of ``kind`` with types for JSON. ``only_zones``: only change times with a zone to UTC."""
 
     def inner(child: pa.DataType, name: str) -> pa.DataType:
         return _mapped(child, f"{path}.{name}", binary, only_zones=only_zones)
@@ -106,7 +105,7 @@ def leaves(array: pa.Array, path: str) -> Iterator[tuple[str, pa.Array]]:
 
 
 def binary_leaves(table: pa.Table) -> frozenset[str]:
-    """The leaves of type bytes with values that are not UTF-8."""
+    """The paths of the binary leaves with values that are not UTF-8."""
     found = set()
     for number, name in enumerate(table.column_names):
         for chunk in table[number].chunks:

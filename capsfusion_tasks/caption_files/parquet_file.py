@@ -28,7 +28,7 @@ class ParquetFile(CaptionFile):
             self._strings(self.source, pa.array([], self.schema.field(name).type), name)
 
     def captions(self, batch_rows: int) -> Iterator[pa.Table]:
-        # If a dictionary changes between row groups, Arrow ends a batch early. So batches are joined and cut again.
+        # Arrow ends a batch early if a dictionary changes between row groups. So join the batches and cut them again.
         names = self.text_columns
         held = pa.schema([(name, pa.string()) for name in names]).empty_table()
         for where, table in self._read(batch_rows, names):
@@ -61,7 +61,7 @@ class ParquetFile(CaptionFile):
 
     @cached_property
     def _binary(self) -> frozenset[str]:
-        """The leaves of type bytes that are not UTF-8 in some row. All rows of such a leaf get the same form."""
+        """The binary leaves that have a value that is not UTF-8. Then all values of the leaf stay bytes."""
         columns = [field.name for field in self.schema if any(map(is_bytes, leaf_types(field.type)))]
         if not columns:
             return frozenset()
@@ -74,7 +74,7 @@ class ParquetFile(CaptionFile):
             yield where, table
 
     def _read(self, most_rows: int, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
-        """Tables of at most ``most_rows`` rows or about ``GROUP_BYTES`` bytes, each with its place for messages."""
+        """Tables of at most ``most_rows`` rows or about ``GROUP_BYTES`` bytes, each with its row numbers as text."""
         read = 0
         with self._reading() as file:
             at_once = _rows_at_once(file.metadata, most_rows)
@@ -85,7 +85,7 @@ class ParquetFile(CaptionFile):
                         read += batch.num_rows
                         yield where, pa.Table.from_batches([batch])
                     return
-                except pa.ArrowNotImplementedError:  # read fewer rows: these are far longer than the footer's average
+                except pa.ArrowNotImplementedError:  # read fewer rows: these rows are far longer than the average
                     if at_once == 1:
                         raise
                     at_once = max(1, at_once // 8)
@@ -93,9 +93,9 @@ class ParquetFile(CaptionFile):
     @contextmanager
     def _reading(self) -> Iterator[pq.ParquetFile]:
         try:
-            # By default, Arrow reads whole row groups in advance, which takes 200 MB of memory for a file of 200 MB,
-            # instead of 12 MB. By default, it also reads INT96 as nanoseconds, which cannot hold years after 2262, such
-            # as the 9999 that Spark users write.
+            # By default, Arrow reads whole row groups in advance. This takes 200 MB of memory for a file of 200 MB,
+            # instead of 12 MB. By default, Arrow also reads INT96 as nanoseconds, but nanoseconds end in the year 2262,
+            # and Spark users write the year 9999.
             with pq.ParquetFile(
                 self.source, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us"
             ) as file:
@@ -110,7 +110,7 @@ class ParquetFile(CaptionFile):
             texts = array.cast(pa.string())
             texts.validate(full=True)  # checks that the text is UTF-8
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InputError(f"{where}: column {name} must be text, it is {array.type}: {error}") from error
+            raise InputError(f"{where}: column {name} must be text, but is {array.type}: {error}") from error
         return texts
 
 
@@ -122,10 +122,7 @@ def _skipping(rows: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
 
 
 def _rows_at_once(metadata: pq.FileMetaData, most_rows: int) -> int:
-    """How many rows to read at a time.
-
-    Fewer if rows are long, because Arrow cannot read more than 2 GB of a nested column.
-    """
+    """The number of rows to read at a time. Smaller for long rows: Arrow reads at most 2 GB of a nested column."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
     return max(1, min(most_rows, GROUP_BYTES // max(1, longest)))

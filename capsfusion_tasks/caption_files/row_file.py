@@ -50,7 +50,7 @@ class RowFile(CaptionFile):
         self._check_names(where, row)
         for name in self.columns:
             if not isinstance(row[name], str | None):
-                raise InputError(f"{where}: {name} must be text, it is {row[name]!r:.60}")
+                raise InputError(f"{where}: {name} must be text, but is {row[name]!r:.60}")
 
     def _batches(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Yield (number of the first row, rows), with at most ``GROUP_ROWS`` rows or about ``GROUP_BYTES`` bytes."""

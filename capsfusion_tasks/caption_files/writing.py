@@ -27,7 +27,7 @@ from capsfusion_tasks.staging.storage import Storage
 def publish_text(target: Path, form: Format, pieces: Iterable[bytes]) -> None:
     """Write ``pieces`` to ``target``, compressed if ``form`` says so. The file appears complete or not at all."""
     with Storage(str(target.absolute().parent)).publish(target.name) as stream:
-        if form.compressed:  # no name and no time in the gzip header, so that the same rows give the same bytes
+        if form.compressed:  # leave name and time out of the gzip header, so that the same rows give the same bytes
             with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
                 packed.writelines(pieces)
         else:
@@ -37,10 +37,10 @@ def publish_text(target: Path, form: Format, pieces: Iterable[bytes]) -> None:
 def encoded(
     source: CaptionFile, form: Format, rows: Iterable[dict[str, Any]], names: Callable[[], Sequence[str]]
 ) -> Iterator[bytes]:
-    """``rows`` of ``source`` as pieces of a text file in the format ``form``.
+    """Encode ``rows`` of ``source`` as pieces of a text file in the format ``form``.
 
     ``names`` returns the columns of a CSV file. It is not called for JSON, because ``source.names`` would read the
-    whole file. Raises InputError for a row that ``form`` cannot hold.
+    whole file. Raises InputError for a row that ``form`` cannot store.
     """
     try:
         if form.kind in DELIMITERS:
@@ -56,7 +56,7 @@ def encoded(
 
 
 def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[pa.Table]:
-    """The tables of a Parquet file with ``source``'s rows and ``values``.
+    """Yield tables with ``source``'s rows and ``values``, for a Parquet file.
 
     Raises ValueError if the numbers of values and rows differ.
     """
@@ -69,8 +69,8 @@ def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[p
 
 def _csv(names: Sequence[str], rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[bytes]:
     lines: list[str] = []
-    # The csv module quotes fields with a lone \r only if its line terminator contains \r. So it writes \r\n, which is
-    # then replaced by \n, as pandas ends lines.
+    # The csv module quotes fields with a lone \r only if its line terminator contains \r. So the terminator is \r\n,
+    # which is then replaced by \n. pandas also ends lines with \n.
     writer = csv.writer(_Lines(lines.append), delimiter=delimiter, lineterminator="\r\n")
     for fields in chain([list(names)], ([field_text(row.get(name)) for name in names] for row in rows)):
         writer.writerow(fields)
@@ -83,7 +83,7 @@ class _Lines:
 
 
 def field_text(value: Any) -> str:
-    """A value of JSON, or bytes, as a field of CSV.
+    """Convert a JSON value or bytes to a field of CSV.
 
     Text stays unchanged. Null, NaN and infinity become "". All other values become JSON.
     """
@@ -102,7 +102,7 @@ def json_bytes(row: Any) -> bytes:
         text = _AS_IS.encode(_finite(row))
     try:
         return text.encode()
-    except UnicodeEncodeError:  # UTF-8 cannot hold a lone surrogate, so write it as an escape
+    except UnicodeEncodeError:  # UTF-8 cannot encode a lone surrogate, so write it as an escape
         return _ESCAPED.encode(_finite(row)).encode()
 
 

@@ -123,10 +123,13 @@ LATIN = pa.array([b"good", b"caf\xe9"]).view(pa.string())
     [
         (LATIN, "column other has text that is not UTF-8"),
         (pa.StructArray.from_arrays([LATIN], ["x"]), "column other has text that is not UTF-8"),
-        (pa.array([0, 2**62], pa.timestamp("ms", "UTC")), "column other has no form in JSON .*outside the years"),
+        (
+            pa.array([0, 2**62], pa.timestamp("ms", "UTC")),
+            "column other cannot be converted to JSON .*outside the years",
+        ),
         (
             pa.StructArray.from_arrays([pa.array(["a", "b"])] * 2, ["x", "x"]),
-            "column other has no form in JSON .*duplicate",
+            "column other cannot be converted to JSON .*duplicate",
         ),
         (pa.array([[0], [2**62]], pa.list_(pa.timestamp("ms"))), ".*outside the years -32767 to 32767"),
     ],

@@ -77,15 +77,15 @@ def test_a_table_without_rows_keeps_its_header(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "is empty; expected a header"),
-        (b"laion_2b;laion_coco\na;b\n", "separates its columns with ';', but its name says ','"),
+        (b"laion_2b;laion_coco\na;b\n", "separates its columns with ';', but its ending requires ','"),
         (b"laion_2b,laion_coco,x,x\n", "has more than one column x"),
-        (b"laion_2b,laion_coco\na,b\na,b,c\n", "row 2 has 3 fields, the header has 2: quote fields"),
-        (b"laion_2b,laion_coco\n\na,b\na\n", "row 2 has 1 fields, the header has 2"),
+        (b"laion_2b,laion_coco\na,b\na,b,c\n", "row 2 has 3 fields, but the header has 2: quote fields"),
+        (b"laion_2b,laion_coco\n\na,b\na\n", "row 2 has 1 fields, but the header has 2"),
         (b'laion_2b,laion_coco\na,"b" c\n', "row 1 is not valid: .* double each quote"),
         (b'laion_2b,laion_coco\na,"b\n', "row 1 is not valid: unexpected end of data"),
         (b"laion_2b,laion_coco\na,caf\xe9\n", "is not UTF-8"),
         ("laion_2b,laion_coco\n".encode("utf-16"), "is not UTF-8"),
-        (b"laion_2b,laion_coco,capsfusion\n", "has a column capsfusion already"),
+        (b"laion_2b,laion_coco,capsfusion\n", "already has a column capsfusion"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_refused_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
@@ -155,5 +155,5 @@ def test_one_object_is_a_row_of_lines_and_no_list(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(json.dumps(row, indent=1))
     assert list(open_caption_file(tmp_path / "in.jsonl", COLUMNS).rows()) == [row]
     (tmp_path / "in.json").write_text(json.dumps({"data": ROWS}))
-    with pytest.raises(InputError, match="holds one object; expected a list of objects, or an object on each line"):
+    with pytest.raises(InputError, match="contains one object; expected a list of objects, or an object on each line"):
         open_caption_file(tmp_path / "in.json", COLUMNS)

@@ -163,17 +163,17 @@ def test_parquet_keeps_its_types(tmp_path: Path, settings: Settings) -> None:
     [
         ("in.jsonl", '{"laion_2b": "a"}\n', "row 1 has no laion_coco; it has laion_2b"),
         ("in.jsonl", '{"laion_2b": "a", "laion_coco": "b"}\n{"laion', r"row 2 \(line 2\) is not valid JSON"),
-        ("in.jsonl", '{"laion_2b": 7, "laion_coco": "b"}\n', "row 1: laion_2b must be text, it is 7"),
-        ("in.json", '{"laion_2b": "a", "laion_coco": "b"}', "holds one object; expected a list of objects"),
+        ("in.jsonl", '{"laion_2b": 7, "laion_coco": "b"}\n', "row 1: laion_2b must be text, but is 7"),
+        ("in.json", '{"laion_2b": "a", "laion_coco": "b"}', "contains one object; expected a list of objects"),
         ("in.json", "[1]", "row 1: expected an object, got 1"),
         ("in.csv", "a,b", "no laion_2b and no laion_coco; it has a, b: name the captions' columns with --raw-column"),
         ("in.txt", "a,b", "must end in .json, .jsonl, .ndjson, .csv, .tsv"),
         ("in.parquet", "PAR1 and no more", "cannot be read as Parquet"),
-        ("in.jsonl", '{"laion_2b": "a", "laion_coco": "b", "capsfusion": "c"}', "row 1 has a column capsfusion"),
+        ("in.jsonl", '{"laion_2b": "a", "laion_coco": "b", "capsfusion": "c"}', "row 1 already has a column"),
         (
             "in.json",
             '[{"laion_2b": "a", "laion_coco": "b"}, {"laion_2b": "a", "laion_coco": "b", "capsfusion": "c"}]',
-            "row 2 has a column capsfusion already",
+            "row 2 already has a column capsfusion",
         ),
     ],
 )
