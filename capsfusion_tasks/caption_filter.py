@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from capsfusion_tasks.errors import InputError
 
 Verdict = Literal["any", "accepted", "rejected"]
-Within = Literal["fused", "raw", "synthetic"]  # the kind of caption in which words are searched
+Within = Literal["fused", "raw", "synthetic"]  # the captions in which words are searched
 SCORES = (
     *("caption_words", "raw_recall", "synthetic_recall", "fact_recall", "novelty", "invention", "repetition"),
     *("source_overlap", "similarity", "punsafe", "pwatermark"),
@@ -19,14 +19,14 @@ SCORES = (
 
 
 def storable(value: str) -> str:
-    """``value`` itself. Raises ValueError for a text that PostgreSQL cannot store."""
+    """Return ``value`` unchanged. Raises ValueError for a text that PostgreSQL cannot store."""
     if "\x00" in value:
         raise ValueError("it has a NUL character, which PostgreSQL cannot store")
     return value
 
 
 def known_score(value: str) -> str:
-    """``value`` itself. Raises ValueError for a name that is not a score."""
+    """Return ``value`` unchanged. Raises ValueError for a name that is not a score."""
     if value not in SCORES:
         raise ValueError(f"there is no score {value}; choose one of {', '.join(SCORES)}")
     return value
@@ -42,7 +42,7 @@ class CaptionFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    words: Text | None = None  # words as in a web search: "quoted phrases", or, -without
+    words: Text | None = None  # the syntax of a web search: "quoted phrases", or, -excluded
     within: Within = "fused"
     url: Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(storable)] | None = None
     pair_id: UUID | None = None
@@ -65,7 +65,7 @@ class CaptionFilter(BaseModel):
 
     @property
     def of_accepted(self) -> bool:
-        """Whether accepted captions can match. With a reason they cannot: only rejected captions have reasons."""
+        """Whether accepted captions can match. A filter with a reason matches only rejected captions."""
         return self.verdict != "rejected" and self.reason is None
 
     @property
@@ -74,7 +74,7 @@ class CaptionFilter(BaseModel):
 
     @property
     def by_unit(self) -> bool:
-        """Whether the filter names a day or a run, and so a set of units."""
+        """Whether the filter selects captions by day or run, and therefore by unit."""
         return self.day is not None or self.dag_run_id is not None
 
     @classmethod

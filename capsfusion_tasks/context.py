@@ -1,4 +1,4 @@
-"""The context of a task: settings, staging area, warehouse and decoding. Each is opened or decided once."""
+"""The context of a task: settings, staging area, warehouse and decoding settings. Each is created once."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 
 @dataclass(frozen=True)
 class Context:
-    """What the stages share. It is opened once for a task of Airflow, or once for all tasks of ``capsfusion run``."""
+    """What stages need besides files. Opened once per Airflow task, or once for all tasks of ``capsfusion run``."""
 
     settings: Settings
     storage: Storage
     warehouse: Warehouse
-    fusion_id: str | None = None  # fusion_id of the planned units that a task continues; None: the settings decide it
+    fusion_id: str | None = None  # of planned units that a task continues; None: derived from the settings
 
     @cached_property
     def decoding(self) -> Decoding:
-        """The decoding that the settings describe, with its fusion_id in the ledger. For planning only.
+        """The decoding settings for new units, with their fusion_id in the ledger. For planning only.
 
         For a unit that is planned already, use ``decoding_of``.
         """
@@ -37,7 +37,7 @@ class Context:
             return fusions.as_recorded(connection, decided)
 
     def decoding_of(self, fusion_id: str) -> Decoding:
-        """The decoding that was recorded when the units of ``fusion_id`` were planned."""
+        """The decoding settings that were recorded when the units of ``fusion_id`` were planned."""
         with self.warehouse.engine.connect() as connection:
             return fusions.decoding_of(connection, fusion_id)
 

@@ -1,4 +1,4 @@
-"""A decoding: the model, its dtype, the beam search and the prompt. Planning decides it once for its units."""
+"""Decoding settings: the model, its dtype, the beam search and the prompt. Planning fixes them for its units."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BUNDLED = "bundled"  # recorded instead of the demo model's location, which diff
 KNOBS = ("engine", "num_beams", "max_new_tokens", "keep_beams")
 # The fields that change captions. They do not include a model's location and name.
 _SHAPING = ("model_digest", "prompt_digest", "tokenizer_digest", "dtype", "eos_ids", *KNOBS)
-# Fields that were added later, each with the value that older captions were made with. A field with this value is left
-# out of the digest, so that older captions keep their fusion_id.
+# Fields that were added later, each with the value that older captions were made with. The digest leaves out fields
+# with these values, so that older captions keep their fusion_id.
 _ADDED = {"keep_beams": False}
-# The fields by which people recognise a decoding. They are also columns of the table ``fusions``.
+# The fields that describe decoding settings to people. They are also columns of the table ``fusions``.
 _DESCRIBING = ("fusion_id", "model", "engine", "dtype", "num_beams", "max_new_tokens")
 
 
@@ -33,7 +33,10 @@ def described(
     bundled: bool,
     own_prompt: bool,
 ) -> str:
-    """Model and settings in one line; ``bundled`` marks the toy, ``own_prompt`` a prompt other than the paper's."""
+    """Model and settings in one line.
+
+    ``bundled``: the model is the toy. ``own_prompt``: the prompt is not the paper's.
+    """
     beams = "1 beam" if num_beams == 1 else f"{num_beams} beams"
     toy = " (the bundled demo model, a toy)" if bundled else ""
     prompt = ", a prompt of your own" if own_prompt else ""
@@ -41,16 +44,16 @@ def described(
 
 
 class Decoding(BaseModel):
-    """How captions are made. The table ``fusions`` has a row for each decoding, and every unit refers to a row.
+    """The decoding settings of a fusion: how its captions are made. Each fusion is a row of the table ``fusions``.
 
-    Planning decides the decoding from settings and Params (``fusion/identity.py``). Tasks that fuse or report a unit
-    read it from the ledger and need no model settings.
+    Planning derives them from settings and Params (``fusion/identity.py``). Tasks that fuse or report a unit read them
+    from the ledger and need no model settings.
     """
 
     model_config = ConfigDict(frozen=True)
 
     fusion_id: str
-    model: str  # a name to show to people
+    model: str  # the name that people see
     model_revision: str  # the commit of a hub model; "" for a folder
     location: str  # BUNDLED, a folder, or ``owner/name@commit``
     model_digest: str
@@ -62,12 +65,12 @@ class Decoding(BaseModel):
     num_beams: int
     max_new_tokens: int
     keep_beams: bool = False  # whether the other finished captions of the beam search are kept
-    # The text of the template, so that a worker needs no file. None: the paper's. Only its digest is part of fusion_id.
+    # The template's text, so that workers do not need its file. None: the paper's. Only its digest affects fusion_id.
     prompt: str | None = None
 
     @classmethod
     def of(cls, **fields: Any) -> Decoding:
-        """The decoding with these fields. Its fusion_id is a digest of the fields that change captions."""
+        """Decoding settings with these fields. The fusion_id is a digest of the fields that change captions."""
         decoding = cls(fusion_id="", **fields)
         digest = hashlib.blake2b(json.dumps(decoding.shape, sort_keys=True).encode(), digest_size=6)
         return decoding.model_copy(update={"fusion_id": digest.hexdigest()})
@@ -80,6 +83,6 @@ class Decoding(BaseModel):
 
     @property
     def shape(self) -> dict[str, Any]:
-        """The fields that change captions. Two decodings that agree in these fields make the same captions."""
+        """The fields that change captions. Fusions with equal values of these fields produce the same captions."""
         shape = {name: getattr(self, name) for name in _SHAPING}
         return {name: value for name, value in shape.items() if name not in _ADDED or value != _ADDED[name]}

@@ -12,9 +12,9 @@ def first_lines(lines: Sequence[str], limit: int = 10) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """``text`` with all invisible characters but line breaks escaped (``\\x1b``), for logs, terminals and pages.
+    """``text`` with invisible characters escaped (``\\x1b``), except line breaks. For logs, terminals and pages.
 
-    Names of shards and columns come from outside, so they can contain terminal commands or right-to-left marks.
+    Names of shards and columns come from outside, so they can contain escape sequences or right-to-left marks.
     """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
@@ -29,7 +29,7 @@ class InputError(_Told):
 
 
 class NotReadyError(_Told):
-    """Something outside is not available now (a database, a lock): a retry may help. Exit code 75."""
+    """A resource is unavailable at the moment (a database, a lock): a retry may help. Exit code 75."""
 
 
 class TorchrunFailed(Exception):

@@ -18,10 +18,10 @@ UtcTime = Annotated[datetime, AfterValidator(_utc)]  # a time without a time zon
 
 
 def refuse_empty_span(loaded_from: datetime | None, loaded_before: datetime | None) -> None:
-    """Raise InputError if no time is from ``loaded_from`` on and before ``loaded_before``. None: no limit."""
+    """Raise InputError if ``loaded_from`` is not before ``loaded_before``. None: no limit."""
     if loaded_from and loaded_before and loaded_from >= loaded_before:
         raise InputError(
-            f"no caption was loaded from {loaded_from} and before {loaded_before}: give an end after the start"
+            f"the time range is empty: it starts {loaded_from} and ends {loaded_before}; give an end after the start"
         )
 
 
@@ -56,7 +56,7 @@ class Interval(BaseModel):
 
     @property
     def command(self) -> str:
-        """The command that runs the interval. It does not repeat finished work."""
+        """The command that runs the interval without repeating finished work."""
         return f"capsfusion run --start {self.start:%Y-%m-%dT%H:%M:%S} --end {self.end:%Y-%m-%dT%H:%M:%S}"
 
     def is_within(self, other: Interval) -> bool:

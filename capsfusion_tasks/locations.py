@@ -39,7 +39,7 @@ def absolute_location(location: str) -> str:
 
 
 def absolute_model(model: str) -> str:
-    """A model's folder as an absolute path. A name that is not a folder here counts as a hub id and stays unchanged."""
+    """A model's folder as an absolute path. A name that is no local folder counts as a hub id and stays unchanged."""
     if model.startswith(("~", ".", "/")) or os.path.isdir(model):
         return str(absolute_path(model))
     if not model:

@@ -1,4 +1,4 @@
-"""The settings that decide which rows are pulled and which rows are paired. Files that are kept record the settings."""
+"""The settings that decide which rows are pulled and which rows are paired. Kept files record these settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from capsfusion_tasks.settings import Settings
 
-COLUMNS_VERSION = 3  # increase this number when pairing/columns.py reads other rows or columns from the same file
+COLUMNS_VERSION = 3  # increase when pairing/columns.py reads different rows or columns from the same file
 _KEY = "capsfusion.pull_rules"  # key in the footers of bucket files, pairs and units
 
 
@@ -17,7 +17,7 @@ _KEY = "capsfusion.pull_rules"  # key in the footers of bucket files, pairs and 
 class PullRules:
     """The settings that bucket files depend on.
 
-    Files of older versions have no record. They count as made with the current settings, which are then recorded.
+    Files of older versions have no such record. They count as files of the current settings, which are then recorded.
     """
 
     punsafe_max: float
@@ -45,7 +45,7 @@ class PullRules:
         return {_KEY: json.dumps(asdict(self), sort_keys=True)}
 
     def variables(self, other: PullRules) -> str:
-        """The variables of the rules that differ from ``other``, with the values of ``self``.
+        """The variables whose values differ from those of ``other``, with the values of ``self``.
 
         For example: ``CAPSFUSION_PUNSAFE_MAX=0.5``.
         """
@@ -65,15 +65,15 @@ class PullRules:
 
 @dataclass(frozen=True)
 class PairRules(PullRules):
-    """The settings that pairs depend on: the pull rules, and the most pairs of a URL."""
+    """The settings that pairs depend on: the pull rules, and the maximum number of pairs per URL."""
 
-    # The default also stands for pairs of older versions, which had no limit.
+    # The default also applies to pairs of older versions, which had no limit.
     url_pairs_max: int | Literal["none"] = "none"
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         pulled = PullRules.of(settings)
-        # Rows that match on URL and text make at most as many pairs as LAION-COCO has rows, so they need no limit.
+        # A join on URL and text makes at most as many pairs as LAION-COCO has rows, so it needs no limit.
         most = settings.url_pairs_max if pulled.join_on == "url" else "none"
         return cls(**asdict(pulled), url_pairs_max=most)
 
@@ -86,9 +86,9 @@ class PairRules(PullRules):
 
 @dataclass(frozen=True)
 class UnitRules(PairRules):
-    """The settings that units depend on: the pair rules, and what planning does with gone images."""
+    """The settings that units depend on: the pair rules, and what planning does if an image is gone."""
 
-    gone_images: Literal["skip", "keep"] = "keep"  # the default also stands for units of older versions
+    gone_images: Literal["skip", "keep"] = "keep"  # the default also applies to units of older versions
 
     @classmethod
     def of(cls, settings: Settings) -> Self:

@@ -1,7 +1,4 @@
-"""The Arrow schemas of all files that stages hand over.
-
-Stages exchange only files with these schemas. `docs/architecture.md` says where each file is.
-"""
+"""The Arrow schemas of all files that stages exchange. ``docs/architecture.md`` says where each file is."""
 
 from __future__ import annotations
 
@@ -33,8 +30,8 @@ class Shard(BaseModel):
     etag: str
     size_bytes: int
     arrived_at: datetime
-    revision: str = ""  # for sources with commits: the commit that was listed, which is also read
-    problem: str = ""  # why the shard cannot be read, if the listing shows this; the etag is then empty
+    revision: str = ""  # for sources with commits: the listed commit, which is also the one that is read
+    problem: str = ""  # why the shard cannot be read, if the listing shows it; then the etag is empty
 
     @property
     def label(self) -> str:
@@ -57,15 +54,15 @@ class Unit(BaseModel):
 
 
 class Replay(BaseModel):
-    """Selects rejected captions of one fusion that meet all conditions that are set. Their pairs are fused again.
+    """A selection of rejected captions of one fusion. A caption must meet all conditions. Its pair is fused again.
 
-    A later try finds the replay's units by ``name`` and continues them.
+    A retry finds the replay's units by ``name`` and continues them.
     """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    fusion_id: str  # whose rejections
+    fusion_id: str  # the fusion that the rejected captions belong to
     reasons: tuple[str, ...] = ()  # rejected for at least one of these reasons; empty: for any reason
     loaded_from: UtcTime | None = None
     loaded_before: UtcTime | None = None
@@ -75,7 +72,9 @@ class Replay(BaseModel):
     @model_validator(mode="after")
     def _rejected(self) -> Replay:
         if self.filter is not None and not self.filter.of_rejected:
-            raise InputError("the filter is for accepted captions, and a replay takes rejected ones: drop its verdict")
+            raise InputError(
+                "the filter selects accepted captions, but a replay takes rejected ones: remove its verdict"
+            )
         return self
 
     @model_validator(mode="after")
@@ -87,7 +86,7 @@ class Replay(BaseModel):
     def of_selection(cls, **selection: Any) -> Replay:
         """The replay of a selection.
 
-        Its name is derived from the selection, so the same selection resumes the same replay.
+        The name is derived from the selection, so the same selection resumes the same replay.
         """
         unnamed = cls(name="", **selection)
         return unnamed.model_copy(update={"name": f"selection {_digest(unnamed.model_dump_json())}"})
@@ -139,7 +138,7 @@ PAIRS = pa.schema(
 # The stage pair writes `runs/<interval>/pairs/<bucket>.parquet` for the stage plan.
 FOUND_PAIRS = PAIRS.append(BUCKET_ROWS.field("gone"))
 
-# The stage plan writes and reads `image_results/<bucket>/<batch>.parquet`. It is sorted by hash and has each hash once.
+# The stage plan writes and reads `image_results/<bucket>/<batch>.parquet`, sorted by hash, with each hash once.
 IMAGE_RESULTS = pa.schema(
     [
         pa.field("hash", pa.int64(), nullable=False),  # hash of the image's URL
@@ -153,7 +152,7 @@ CAPTION = pa.schema(
         pa.field("capsfusion", pa.string(), nullable=False),
         pa.field("finish_reason", pa.string(), nullable=False),  # stop | length | error: <what happened>
         pa.field("prompt_tokens", pa.int32(), nullable=False),
-        pa.field("caption_tokens", pa.int32(), nullable=False),  # generated tokens, EOS counted
+        pa.field("caption_tokens", pa.int32(), nullable=False),  # generated tokens, including EOS
     ]
 )
 
@@ -167,8 +166,8 @@ FUSED = pa.schema(
     ]
 )
 
-# The other captions that the beam search finished, best first. A separate column, so that files of fusions that keep
-# only the best caption do not change.
+# The other captions that the beam search finished, best first. Files of fusions that keep only the best caption do not
+# have this column.
 OTHER_BEAMS = pa.field(
     "other_beams",
     pa.list_(pa.struct([CAPTION.field(name) for name in ("capsfusion", "finish_reason", "caption_tokens")])),
@@ -178,12 +177,12 @@ FUSED_WITH_BEAMS = pa.schema([*FUSED, OTHER_BEAMS])
 # The scores that validation computes, as columns of the warehouse, so that users can filter by SQL.
 SCORES = pa.schema(
     [
-        pa.field("raw_recall", pa.float64()),  # share of the raw caption's words that the caption keeps
-        pa.field("synthetic_recall", pa.float64()),  # share of the synthetic caption's words that the caption keeps
-        # Share of the raw caption's names and numbers that the caption keeps; null if the raw caption has none.
+        pa.field("raw_recall", pa.float64()),  # share of the raw caption's words that are in the fused caption
+        pa.field("synthetic_recall", pa.float64()),  # share of the synthetic caption's words in the fused one
+        # Share of the raw caption's names and numbers that are in the fused caption; null if the raw caption has none.
         pa.field("fact_recall", pa.float64()),
-        pa.field("novelty", pa.float64()),  # share of the caption's words that are in neither source
-        # Share of the caption's names and numbers that are in neither source; null if the caption has none.
+        pa.field("novelty", pa.float64()),  # share of the fused caption's words that are in neither source
+        # Share of the fused caption's names and numbers that are in neither source; null if it has none.
         pa.field("invention", pa.float64()),
         pa.field("repetition", pa.float64()),  # share of repeated trigrams
         pa.field("source_overlap", pa.float64()),  # Jaccard index of the two sources' words
@@ -198,7 +197,7 @@ VALIDATED = pa.schema(
         *CAPTION,
         *SCORES,
         pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why the caption is rejected; empty: accepted
-        pa.field("flags", pa.list_(pa.string()), nullable=False),  # doubts that do not reject the caption
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # why the caption is doubtful, without being rejected
     ]
 )
 
@@ -214,7 +213,7 @@ VALIDATED_WITH_BEAMS = pa.schema(
 
 
 def with_columns_of(schema: pa.Schema, table: pa.Table) -> pa.Table:
-    """``table``, with nulls for nullable columns of ``schema`` that it lacks because an earlier version wrote it."""
+    """Add the nullable columns of ``schema`` that ``table`` of an earlier version lacks. Their values are null."""
     for field in schema:
         if field.nullable and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
@@ -230,5 +229,5 @@ def validated_schema(*, with_beams: bool) -> pa.Schema:
 
 
 def has_beams(table: pa.Table) -> bool:
-    """Whether the rows of a chunk or of ``validated.parquet`` have the other captions of the beam search."""
+    """Whether the rows of a chunk or of ``validated.parquet`` contain the other captions of the beam search."""
     return OTHER_BEAMS.name in table.column_names

@@ -14,10 +14,10 @@ from capsfusion_tasks.locations import absolute_location, absolute_model, absolu
 
 
 def _split_patterns(value: Any) -> Any:
-    """A comma-separated or JSON list as a list. Commas inside braces, as in ``{a,b}``, belong to a pattern."""
+    """Split a comma-separated or JSON list. Does not split at commas inside braces, as in ``{a,b}``."""
     if not isinstance(value, str):
         return value
-    if not re.match(r'\s*\[\s*["\]]', value):  # a pattern may begin with a range, as [0-9]*.parquet
+    if not re.match(r'\s*\[\s*["\]]', value):  # a pattern may begin with a range, such as [0-9]*.parquet
         return _split_at_commas(value)
     try:
         return json.loads(value)
@@ -49,13 +49,13 @@ def _absolute_or_none(location: str) -> str:
 
 def _table_name(name: str) -> str:
     if not re.fullmatch(r"[\w-]+(\.[\w-]+)+", name):
-        raise ValueError("expected namespace.table, as in captions.fused; both may have letters, digits, _ and -")
+        raise ValueError("expected namespace.table, such as captions.fused; both may contain letters, digits, _ and -")
     return name
 
 
 def _not_empty(secret: SecretStr) -> SecretStr:
     if not secret.get_secret_value():
-        raise ValueError("it is empty; give a value, or unset the variable for the default")
+        raise ValueError("it is empty; give a value, or unset the variable to use the default")
     return secret
 
 

@@ -42,13 +42,13 @@ class Settings(BaseSettings):
     )
     staging: Location | None = Field(
         None,
-        description="Folder or `s3://bucket/prefix` for the files that stages hand over. All workers must reach it."
+        description="Folder or `s3://bucket/prefix` for the files that stages exchange. All workers must reach it."
         " Default: `staging` in `CAPSFUSION_HOME`.",
     )
     scratch: Folder | None = Field(
         None,
-        description="Folder for shards while they are downloaded and split. Needs room for twice a shard for each"
-        " running `pull`. Default: `capsfusion-<user id>` in the system's temporary folder.",
+        description="Folder for shards while they are downloaded and split. Each running `pull` needs twice the size of"
+        " its shard. Default: `capsfusion-<user id>` in the system's temporary folder.",
     )
     lake_table: TableName | None = Field(
         None,
@@ -62,19 +62,19 @@ class Settings(BaseSettings):
     laion2b: RawLocation = Field(
         "hf://datasets/laion/relaion2B-en-research-safe",
         description="Where LAION-2B shards arrive: a folder, `s3://…`, `hf://datasets/…`, or the `https://…` address of"
-        " a list of files ([sources.md](sources.md)). `none`: LAION-COCO's rows have both captions.",
+        " a list of files ([sources.md](sources.md)). `none`: take both captions from LAION-COCO's rows.",
     )
     laion2b_include: Patterns = Field(
-        ("*.parquet",), description="Files of the LAION-2B source that are shards: glob patterns, separated by commas."
+        ("*.parquet",), description="Glob patterns of the shards in the LAION-2B source, separated by commas."
     )
     laion2b_exclude: Patterns = Field(
         (),
-        description="Files to leave out although `CAPSFUSION_LAION2B_INCLUDE` matches them: glob patterns, separated by"
-        " commas.",
+        description="Glob patterns of files to leave out, even if `CAPSFUSION_LAION2B_INCLUDE` matches them, separated"
+        " by commas.",
     )
     laion_coco: Location = Field(
         "hf://datasets/laion/relaion-coco",
-        description="Where LAION-COCO shards arrive: the same kinds of addresses as for `CAPSFUSION_LAION2B`.",
+        description="Where LAION-COCO shards arrive. Accepts the same kinds of addresses as `CAPSFUSION_LAION2B`.",
     )
     laion_coco_include: Patterns = Field(
         ("*.parquet",), description="Like `CAPSFUSION_LAION2B_INCLUDE`, for the LAION-COCO source."
@@ -84,8 +84,9 @@ class Settings(BaseSettings):
     )
     image_results: Location | None = Field(
         None,
-        description="Results of img2dataset, which say whether an image is gone: Parquet files with `url` and `status`,"
-        " at the same kinds of addresses as for `CAPSFUSION_LAION2B` ([sources.md](sources.md)). Default: none.",
+        description="Where results of img2dataset arrive, which show whether an image is gone: Parquet files with the"
+        " columns `url` and `status` ([sources.md](sources.md)). Accepts the same kinds of addresses as"
+        " `CAPSFUSION_LAION2B`. Default: none.",
     )
     image_results_include: Patterns = Field(
         ("*.parquet",), description="Like `CAPSFUSION_LAION2B_INCLUDE`, for the image results."
@@ -94,16 +95,16 @@ class Settings(BaseSettings):
     gone_images: Literal["auto", "skip", "keep"] = Field(
         "auto",
         description="What to do with pairs whose image is known to be gone: `skip` or `keep` them. `auto`: `skip` if"
-        " there are `CAPSFUSION_IMAGE_RESULTS`, else `keep`.",
+        " `CAPSFUSION_IMAGE_RESULTS` is set, otherwise `keep`.",
     )
     s3_requester_pays: bool = Field(
-        False, description="Read S3 buckets whose owners let the reader pay. Your AWS account pays for the requests."
+        False, description="Read from requester-pays S3 buckets. Your AWS account pays for the requests."
     )
 
     buckets: Literal["auto"] | Annotated[int, Field(ge=1, le=65536)] = Field(
         "auto",
-        description="Number of hash buckets in the staging area. The first run fixes it. `auto`: 16 to 2,048, by the"
-        " size of the sources.",
+        description="Number of hash buckets in the staging area. It cannot change after the first run. `auto`: 16 to"
+        " 2,048, depending on the size of the sources.",
     )
     pair_tasks: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto", description="Number of tasks that join the buckets. `auto`: one per 4 GiB of pulled shards."
@@ -114,15 +115,15 @@ class Settings(BaseSettings):
     )
     url_pairs_max: Literal["none"] | Annotated[int, Field(ge=1)] = Field(
         100,
-        description="With `CAPSFUSION_JOIN_ON=url`: the most pairs of a URL. A URL with more gets no new pairs, because"
-        " its picture is a placeholder: 900 rows on each side would make 810,000 pairs. Reports count what is left out."
-        " `none`: no limit.",
+        description="Maximum number of pairs per URL, with `CAPSFUSION_JOIN_ON=url`. A URL with more gets no new pairs,"
+        " because its image is a placeholder: 900 rows on each side would make 810,000 pairs. Reports count the pairs"
+        " that are left out. `none`: no limit.",
     )
     pair_memory: Literal["auto"] | Annotated[int, Field(ge=96)] = Field(
         "auto",
-        description="Memory in MB that a `pair` task gives to DuckDB, which joins three buckets at a time. What does"
-        " not fit goes to `CAPSFUSION_SCRATCH`. `auto`: a quarter of the memory of the machine or container, at most"
-        " 6 GB.",
+        description="Memory in MB that a `pair` task gives to DuckDB, which joins three buckets at a time. Data that"
+        " does not fit is written to `CAPSFUSION_SCRATCH`. `auto`: a quarter of the memory of the machine or container,"
+        " at most 6 GB.",
     )
     punsafe_max: float = Field(
         0.5,
@@ -139,8 +140,8 @@ class Settings(BaseSettings):
     )
     unit_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
-        description="Estimated tokens of a work unit, which one fuse task fuses. `auto`: what a GPU fuses in half an"
-        " hour, at the rate that was measured.",
+        description="Size of a work unit, in estimated tokens. One fuse task fuses one unit. `auto`: as many tokens as"
+        " a GPU fuses in half an hour, at the measured rate.",
     )
     gpu_hour_price: float | None = Field(
         None, ge=0, description="Price of one GPU for one hour, in any currency. Used for estimates and for budgets."
@@ -161,8 +162,8 @@ class Settings(BaseSettings):
         description="`native`: fast, for LLaMA, Mistral and Qwen ([models.md](models.md)). `transformers`: the"
         " reference, for any causal language model.",
     )
-    num_beams: int = Field(3, ge=1, le=16, description="Number of beams of the beam search. 1 is greedy decoding.")
-    max_new_tokens: int = Field(80, ge=1, le=1024, description="Longest caption, in tokens.")
+    num_beams: int = Field(3, ge=1, le=16, description="Number of beams of the beam search. 1: greedy decoding.")
+    max_new_tokens: int = Field(80, ge=1, le=1024, description="Maximum length of a caption, in tokens.")
     keep_beams: bool = Field(
         False,
         description="Keep all captions that the beam search finishes. Validation takes the best one that passes"
@@ -170,32 +171,33 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = Field(
         "auto",
-        description="Number format of the model. `auto`: `bfloat16` for GPUs, `float32` for CPUs; `CAPSFUSION_DEVICE`"
-        " says which. `float8`: for the native engine, on GPUs that have it.",
+        description="Number format of the model. `auto`: `bfloat16` for GPUs, `float32` for CPUs, as set by"
+        " `CAPSFUSION_DEVICE`. `float8`: only for the native engine, on GPUs that support it.",
     )
     device: Literal["auto", "cpu", "gpu"] = Field(
         "auto",
-        description="Where units are fused; decides what the dtype `auto` means. `auto`: `cpu` for the toy model, `gpu`"
-        " for any other.",
+        description="Device that fuses units. It determines what `CAPSFUSION_DTYPE=auto` means. `auto`: `cpu` for the"
+        " toy model, `gpu` for any other.",
     )
     nproc_per_node: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto", description="Processes that torchrun starts on a node. `auto`: one per GPU, or one on the CPU."
     )
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Rows that a process fuses together. `auto`: what fits in the GPU's memory; 32 on a CPU."
+        "auto", description="Rows in a process's batch. `auto`: as many as fit in the GPU's memory; 32 on a CPU."
     )
     chunk_rows: int = Field(
-        4096, ge=1, description="Most rows of a chunk file. After 30 seconds, a new chunk file begins in any case."
+        4096, ge=1, description="Maximum number of rows in a chunk file. A new chunk file also begins after 30 seconds."
     )
     stall_minutes: float = Field(
         15,
         gt=0,
-        description="End a fuse task whose process finishes no row for this many minutes. A retry continues it.",
+        description="End a fuse task if one of its processes finishes no row for this many minutes. A retry keeps the"
+        " finished rows.",
     )
     loading_minutes: float = Field(
         60,
         gt=0,
-        description="Like `CAPSFUSION_STALL_MINUTES`, until the first row is finished. This includes downloading and"
+        description="Like `CAPSFUSION_STALL_MINUTES`, for a process's first row. This time includes downloading and"
         " loading the model.",
     )
 
@@ -214,7 +216,7 @@ class Settings(BaseSettings):
     def _has_other_beams(cls, keep_beams: bool, info: ValidationInfo) -> bool:
         if keep_beams and info.data.get("num_beams") == 1:
             raise ValueError(
-                "keep_beams keeps the other captions of a beam search; one beam has none, so set num_beams to 2 or more"
+                "keep_beams keeps the captions of the other beams, but there is only one: set num_beams to 2 or more"
             )
         return keep_beams
 
@@ -229,7 +231,7 @@ class Settings(BaseSettings):
 
     @property
     def self_paired(self) -> bool:
-        """Whether LAION-COCO alone gives the pairs. Its rows have both captions."""
+        """Whether LAION-COCO is paired with itself. Its rows have both captions."""
         return self.laion2b == "none"
 
     @property
@@ -238,7 +240,7 @@ class Settings(BaseSettings):
 
     @property
     def fusing_device(self) -> Literal["cpu", "gpu"]:
-        """Where units are fused. This is a setting, because the machine that plans may have no GPU."""
+        """The device that fuses units. It is a setting, because the machine that plans may have no GPU."""
         if self.device != "auto":
             return self.device
         return "cpu" if self.model == str(BUNDLED_MODEL) else "gpu"
@@ -272,7 +274,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment, with ``overrides`` on top where they are not None.
+    """Settings from the environment. ``overrides`` that are not None replace them.
 
     Raises one InputError with all problems, including variables whose names look like misspelt settings.
     """

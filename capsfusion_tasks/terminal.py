@@ -24,7 +24,7 @@ from capsfusion_tasks.errors import InputError, printable
 if TYPE_CHECKING:
     from capsfusion_tasks.validation.tally import Tally
 
-_WIDEST = 1 << 20  # width of a line in characters, more than any table needs
+_WIDEST = 1 << 20  # width of a line in characters, larger than any table
 Format = Literal["table", "csv", "json", "parquet"]
 
 
@@ -37,8 +37,8 @@ def cell(value: Any) -> Text:
 def print_rows(rows: pa.Table, output_format: Format) -> None:
     """Print ``rows`` to standard output. JSON is one object per line, with NaN and infinite numbers as null.
 
-    A table that is wider than the terminal is printed as records, with a line per value. A pipe gets exact values. On a
-    terminal, control characters are escaped in JSON, which loses nothing, and replaced in a table or CSV.
+    A table that is wider than the terminal is printed as records, with a line per value. A pipe gets exact values. A
+    terminal gets no control characters: JSON has escapes, tables and CSV have replacement characters.
     """
     if output_format == "table":
         _print_table(rows)
@@ -57,7 +57,7 @@ def print_rows(rows: pa.Table, output_format: Format) -> None:
     else:
         for values in zip(*_json_columns(rows), strict=True):
             line = _escaped(json_bytes(dict(zip(rows.column_names, values, strict=True))).decode())
-            sys.stdout.buffer.write(f"{line}\n".encode())  # JSON is UTF-8, also if the terminal has another encoding
+            sys.stdout.buffer.write(f"{line}\n".encode())  # JSON is UTF-8, even if the terminal has another encoding
 
 
 def _json_columns(rows: pa.Table) -> list[list[Any]]:
@@ -103,14 +103,14 @@ def print_text(text: str) -> None:
 
 
 def _escaped(text: str) -> str:
-    """JSON with invisible characters escaped. JSON has them only in strings, where an escape has the same meaning."""
+    """Escape invisible characters of JSON. They occur only in strings, where an escape has the same meaning."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] if ord(c) != 127 else "\\u007f" for c in text)
 
 
 def _flat(rows: pa.Table) -> pa.Table:
-    """``rows`` with values that CSV can hold: lists become JSON text, and bytes become text or base64."""
+    """``rows`` with values that CSV can represent: lists become JSON text, and bytes become text or base64."""
     columns = [
         pa.array([None if value is None else field_text(value) for value in values], pa.string())
         if pa.types.is_nested(column.type) or is_bytes(column.type)
@@ -121,7 +121,7 @@ def _flat(rows: pa.Table) -> pa.Table:
 
 
 class RowCount:
-    """A progress line for work of unknown length. Updated in place on a terminal; in a log, a line every 15 seconds.
+    """A progress line for work of unknown length: updated in place on a terminal, printed every 15 s in a log.
 
     Prints nothing if the work ends at once.
     """
@@ -154,10 +154,10 @@ class RowCount:
 
 
 class Working:
-    """Prints lines of progress. If no line comes for some seconds, prints that the work continues.
+    """Prints lines of progress, and a message that the work continues if no line comes for some time.
 
-    On a terminal, the message that the work continues is updated in place, and the next line of progress replaces it.
-    A log gets the message once per minute.
+    A terminal gets the message after 4 seconds and updates it in place, until the next line replaces it. A log gets the
+    message once per minute.
     """
 
     def __init__(self, console: Console) -> None:
@@ -202,7 +202,7 @@ class Working:
 
 
 def print_verdicts(name: str, tally: Tally) -> None:
-    """Print the reasons and flags of a file's captions to standard output, each with its share and an example."""
+    """Print the reasons and flags of a file's captions to standard output, with shares and examples."""
     table = Table(
         "reason", "rows", "share", "example", title=cell(f"{name}: {tally.accepted} of {tally.rows} accepted")
     )

@@ -30,27 +30,31 @@ class RuleSettings(BaseModel):
         default=0.25,
         ge=0,
         le=1,
-        description="Reject captions that keep a smaller share of the raw caption's names and numbers.",
+        description="Reject captions that keep less than this share of the raw caption's names and numbers.",
     )
     invented_max: int = Field(
-        default=2, ge=0, description="Reject captions with more names and numbers than this that neither source has."
+        default=2,
+        ge=0,
+        description="Reject captions with more than this many names and numbers that are in neither source.",
     )
     restated_max: float = Field(
         default=0.7,
         gt=0,
         le=1,
-        description="Reject captions in which two sentences share more than this share of their content words.",
+        description="Reject captions if two sentences have more than this share of their content words in common.",
     )
     unsupported_max: float = Field(
         default=0.65,
         gt=0,
         le=1,
-        description="Reject captions that mostly say what no source says: at least this share of their content words,"
-        " and at least `unsupported_min` of them, are in neither source.",
+        description="Reject captions that the sources do not support: at least this share of their content words, and"
+        " at least `unsupported_min` words, are in neither source.",
     )
     unsupported_min: int = Field(default=5, ge=1, description="See `unsupported_max`.")
     same_caption_max: int = Field(
-        default=5, ge=1, description="Reject a caption that the model gave to more different raw captions than this."
+        default=5,
+        ge=1,
+        description="Reject a caption that the model made for more than this many different raw captions.",
     )
     english: Literal["always", "latin", "never"] = Field(
         default="always",
@@ -61,7 +65,7 @@ class RuleSettings(BaseModel):
 
 
 class GateSettings(BaseModel):
-    """When a unit has too many rejected captions to be loaded; ``validation/gate.py`` has the rule."""
+    """When the gate holds a unit because too many captions are rejected. ``validation/gate.py`` has the rule."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -69,18 +73,18 @@ class GateSettings(BaseModel):
         default=0.25,
         ge=0,
         le=1,
-        description="Do not load a unit in which more than this share of the captions is rejected.",
+        description="Do not load a unit if more than this share of its captions is rejected.",
     )
     drift_max: float = Field(
         default=6.0,
         gt=0,
-        description="Do not load a unit whose share of rejected captions is more than this many standard errors above"
-        " that of recent units.",
+        description="Do not load a unit if its share of rejected captions is more than this many standard errors above"
+        " the share in recent units.",
     )
-    min_rows: int = Field(default=100, ge=1, description="Load units with fewer rows than this in any case.")
+    min_rows: int = Field(default=100, ge=1, description="Always load units with fewer rows than this.")
     answer_hours: float = Field(
         default=24,
         ge=0,
         description="In Airflow, ask whether to load units that the gate holds, and wait this many hours for an answer."
-        " After that, the run fails. 0: do not ask.",
+        " Without an answer, the run fails. 0: do not ask; the run fails.",
     )

@@ -1,4 +1,4 @@
-"""Finds misspelt and invalid environment variables: settings, and variables with which libraries crash or hang."""
+"""Finds misspelt or invalid settings in the environment, and variables that would make libraries crash or hang."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 PREFIX = "CAPSFUSION_"
 # Variables that other code reads instead of Settings.
 OTHER_VARIABLES = {
-    "CAPSFUSION_AWS_CONN_ID": "Airflow only: the Connection that has the keys and the endpoint of S3.",
+    "CAPSFUSION_AWS_CONN_ID": "Airflow only: the Connection with the keys and the endpoint for S3.",
     "CAPSFUSION_ALERT_CONN_ID": "Airflow only: the Connection whose password is the URL of a webhook (Slack,"
     " Mattermost, …). It gets a message when a run fails or takes a day longer than usual.",
     "CAPSFUSION_GPU_POD": "Airflow with KubernetesExecutor only: the file that describes the pods of fuse tasks"
@@ -33,7 +33,7 @@ _SECRET = ("warehouse_url",)  # settings whose values must not appear in message
 
 
 def variable(*parts: str) -> str:
-    """The variable of a setting. For a setting in a group, it has two parts: ``CAPSFUSION_RULES__MIN_WORDS``."""
+    """The environment variable of a setting. A setting in a group has two parts: ``CAPSFUSION_RULES__MIN_WORDS``."""
     return PREFIX + "__".join(parts).upper()
 
 
@@ -44,7 +44,7 @@ def nested(settings: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 
 def variables(settings: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The variable of each setting, in the order of ``settings``. A setting in a group has its full name."""
+    """Environment variable → field of all settings, also of those in groups, in the order of ``settings``."""
     inner = nested(settings)
     found: dict[str, FieldInfo] = {}
     for name, field in settings.model_fields.items():
@@ -56,7 +56,7 @@ def variables(settings: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: Iterable[str]) -> list[str]:
-    """A problem for each variable whose name is similar to a setting's or to one of ``others``, but not equal."""
+    """A message for each variable whose name is similar, but not equal, to a setting or to one of ``others``."""
     groups = [variable(name) for name in nested(settings)]  # one variable can set a whole group as JSON
     known = {*variables(settings), *others, *groups}
     return [
@@ -72,7 +72,7 @@ def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: 
 
 
 def unusable(environment: Mapping[str, str]) -> list[str]:
-    """A problem for each library variable whose value would crash or hang the library."""
+    """A message for each library variable whose value would make the library crash or hang."""
     return [
         f"{name} is {environment[name]!r:.100}: expected {words}; correct or unset it"
         for name, (accepted, words) in _OF_LIBRARIES.items()
@@ -81,14 +81,15 @@ def unusable(environment: Mapping[str, str]) -> list[str]:
 
 
 def problems(error: ValidationError, settings: type[BaseModel], overridden: Collection[str]) -> list[str]:
-    """The problems of the settings, one text for each setting.
+    """A message for each setting that is not valid.
 
-    ``overridden``: settings whose values come from options or Params. Messages use their own names, not the variables'.
+    ``overridden``: settings whose values come from options or Params. For these, messages name the setting, not its
+    environment variable.
     """
     reasons: dict[str, list[str]] = {}
     for each in error.errors():
         parts = [str(part) for part in each["loc"]]
-        # The parts after the setting's name are the types of a union. Each type has an error, and all go into one text.
+        # If a setting has a union of types, pydantic reports an error for each type. One message joins these errors.
         named = parts[:2] if parts[0] in nested(settings) else parts[:1]
         name = named[0] if named[0] in overridden else variable(*named)
         if each["type"] == "extra_forbidden":
@@ -108,7 +109,7 @@ def _joined(reasons: list[str]) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known variable that is most similar to ``name``, if any is similar."""
+    """The known variable that is most similar to ``name``. None: no variable is similar."""
     by_rest = {each.removeprefix(PREFIX): each for each in known}
     found = difflib.get_close_matches(name.removeprefix(PREFIX), by_rest, n=1, cutoff=0.7)
     return by_rest[found[0]] if found else None

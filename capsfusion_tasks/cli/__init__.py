@@ -33,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _AGAIN = "Run the same command again to continue."
-# Each command with the message that it prints after Ctrl-C: what is kept, and how to continue. {…} is an argument.
+# The message of each command after Ctrl-C: what is kept, and how to continue. {…} stands for an argument.
 _COMMANDS: dict[Callable[..., None], str] = {
     fuse: "Finished rows are kept in {target}.parts. Run the same command again, without --no-resume, to continue.",
     validate: "Nothing was written.",
@@ -41,8 +41,8 @@ _COMMANDS: dict[Callable[..., None], str] = {
     replay: f"Finished rows and loaded units are kept. {_AGAIN}",
     plan: "Nothing was changed.",
     status: "Nothing was changed.",
-    check: "Nothing was changed, except what --repair has reported.",
-    gc: "Without --delete nothing was changed. With it, run the same command again to delete the rest.",
+    check: "Nothing was changed, except for the repairs that were reported.",
+    gc: "Without --delete, nothing was changed. With --delete, run the same command again to delete the rest.",
     adopt: "Nothing was changed.",
     sql: "Nothing was changed.",
     export: f"Finished files are kept in {{target}}. {_AGAIN}",
@@ -54,7 +54,7 @@ _COMMANDS: dict[Callable[..., None], str] = {
 
 
 def _help(command: Callable[..., None]) -> str:
-    """The command's docstring with a line for each paragraph, so that help wraps to the terminal's width."""
+    """The command's docstring with each paragraph on one line, so that help wraps to the terminal's width."""
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
@@ -64,7 +64,7 @@ for _command, _kept in _COMMANDS.items():
 db = typer.Typer(help="Manage the tables of the warehouse.", no_args_is_help=True)
 db.command("upgrade", help=_help(db_upgrade))(when_interrupted(db_upgrade, f"Finished migrations are kept. {_AGAIN}"))
 app.add_typer(db, name="db")
-lake = typer.Typer(help="Keep an Iceberg table of the accepted captions.", no_args_is_help=True)
+lake = typer.Typer(help="Write accepted captions to an Iceberg table, and maintain it.", no_args_is_help=True)
 lake.command("sync", help=_help(lake_sync))(when_interrupted(lake_sync, f"Written units are kept. {_AGAIN}"))
 lake.command("maintain", help=_help(lake_maintain))(
     when_interrupted(lake_maintain, f"Rewritten partitions are kept. {_AGAIN}")
@@ -94,14 +94,14 @@ def _exit_on_signal(number: int, _: FrameType | None) -> None:
 def main() -> None:
     """Run the command that the arguments name, and exit.
 
-    Exit codes: 0 done; 2 wrong input or settings; 75 (EX_TEMPFAIL) something outside is not available now, so the same
-    command may succeed later; 130 Ctrl-C; 1 any other failure.
+    Exit codes: 0 success; 2 wrong input or settings; 75 (EX_TEMPFAIL) a resource is unavailable, so the same command
+    may succeed later; 130 Ctrl-C; 1 any other failure.
     """
-    # SIGTERM raises an exception, so that `with` blocks end: torchrun gets a signal, and the embedded server stops.
+    # On SIGTERM, raise an exception. The `with` blocks then end torchrun and stop the embedded server.
     signal.signal(signal.SIGTERM, _exit_on_signal)
     log_to_stderr(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # show escapes for characters that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # escapes for characters that the terminal cannot show
     try:
         app()
     except InputError as error:
@@ -115,11 +115,11 @@ def main() -> None:
         NotADirectoryError,
         FileExistsError,
     ) as error:  # an error about a path that an argument or CAPSFUSION_HOME names
-        report_error(f"error: {error.strerror}: {error.filename}; choose another path, or CAPSFUSION_HOME for state")
+        report_error(f"error: {error.strerror}: {error.filename}; choose another path, or set CAPSFUSION_HOME")
         sys.exit(2)
     except TorchrunFailed as error:
         report_error(str(error))
         sys.exit(1)
-    except BrokenPipeError:  # the reader of standard output has ended, for example | head
+    except BrokenPipeError:  # the program that reads our output has ended, such as head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

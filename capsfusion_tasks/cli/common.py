@@ -1,4 +1,4 @@
-"""Shared by the commands: options, progress lines, errors, and messages after Ctrl-C."""
+"""What the commands share: options, progress lines, errors, and messages after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ Beams = Annotated[
 Existing = Annotated[
     Literal["skip", "replace"],
     typer.Option(
-        help="What to do with pairs that these settings have fused before: skip them, or fuse and replace them."
+        help="What to do with pairs that were fused before with the same settings: skip them, or fuse them again."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Fuse at most this many pairs.", min=1)]
 MaxGpuHours = Annotated[
-    float | None, typer.Option(help="Stop before fusing if the estimate is more GPU hours than this.", min=0)
+    float | None, typer.Option(help="Stop before fusing if the estimate exceeds this number of GPU hours.", min=0)
 ]
 MaxCost = Annotated[
     float | None,
-    typer.Option(help="Stop before fusing if the estimated cost, at CAPSFUSION_GPU_HOUR_PRICE, is higher.", min=0),
+    typer.Option(help="Stop before fusing if the estimated cost exceeds this (CAPSFUSION_GPU_HOUR_PRICE).", min=0),
 ]
-MaxNewTokens = Annotated[int | None, typer.Option(help="Longest caption, in tokens. Default: 80.", min=1)]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Maximum length of a caption, in tokens. Default: 80.", min=1)]
 KeepBeams = Annotated[
     bool | None,
     typer.Option(
@@ -59,14 +59,14 @@ KeepBeams = Annotated[
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float8"] | None,
     typer.Option(
-        help="Number format of the model. auto: bfloat16 on a GPU, float32 on a CPU. Only with float32, a pair"
-        " gets the same caption every time."
+        help="Number format of the model. auto: bfloat16 on a GPU, float32 on a CPU. Only float32"
+        " gives a pair the same caption every time."
     ),
 ]
 
 
 def print_default_model(model: str | None, settings: Settings) -> None:
-    """If ``--model`` is missing, print one line that names the model, and that the bundled model is a toy."""
+    """Print the model's name if ``--model`` is missing. If it is the bundled model, add that this is a toy."""
     if model is None and settings.model == str(BUNDLED_MODEL):
         progress_line("model: the bundled demo model, a toy. For real captions: --model BAAI/CapsFus-LLaMA")
     elif model is None:
@@ -97,14 +97,14 @@ class _ProgressLines(logging.Handler):
 
 
 def log_to_stderr(level: int) -> None:
-    """Show what the project logs at ``level`` or above, such as retries and files that are skipped."""
+    """Print the project's log records of ``level`` or above, such as retries and skipped files."""
     logger = logging.getLogger("capsfusion_tasks")
     logger.handlers = [_ProgressLines(level)]
     logger.propagate = False
 
 
 def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., None]:
-    """Wrap ``command``: after Ctrl-C it prints ``kept``, with its arguments filled in, and exits with 130."""
+    """Wrap ``command``: on Ctrl-C, print ``kept`` with the command's arguments filled in, and exit with 130."""
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
@@ -120,9 +120,9 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
 
 
 def settings_to_read(**overrides: Any) -> Settings:
-    """The settings of a command that only reads. Prints which home folder it uses, and never creates one.
+    """The settings of a command that only reads. If the embedded warehouse is used, prints its home folder.
 
-    Raises InputError if the embedded warehouse is used and does not exist yet.
+    Raises InputError if the embedded warehouse does not exist yet, because such a command creates nothing.
     """
     settings = load_settings(**overrides)
     if settings.warehouse_url is None:

@@ -30,14 +30,13 @@ def fuse(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            # Optional here, so that our own error can say that OUT is missing. Typer would take a single argument for
-            # OUT.
+            # Optional for Typer, which takes a single argument for OUT. Our own error then asks for both arguments.
             default_factory=list,
             parser=local_path,
             metavar="IN",
             show_default=False,
-            help="Files with raw and synthetic captions: .json, .jsonl, .ndjson, .csv, .tsv (also .gz) or .parquet; or"
-            " folders of such files, or patterns in quotes.",
+            help="Files with raw and synthetic captions (.json, .jsonl, .ndjson, .csv, .tsv, also with .gz; .parquet),"
+            " folders of such files, or glob patterns in quotes.",
         ),
     ],
     target: Annotated[
@@ -45,14 +44,14 @@ def fuse(
         typer.Argument(
             parser=local_path,
             metavar="OUT",
-            help="File for the same rows in the same order, with the column capsfusion added, in any of these formats."
-            " For more than one file, a folder.",
+            help="Output file in one of these formats: the same rows in the same order, with the column capsfusion"
+            " added. A folder if there is more than one input file.",
         ),
     ],
     raw_column: RawColumn = "laion_2b",
     synthetic_column: SyntheticColumn = "laion_coco",
     id_column: Annotated[
-        str | None, typer.Option(help="Column with ids, which messages show beside row numbers.", metavar="NAME")
+        str | None, typer.Option(help="Column with ids. Messages show the ids beside row numbers.", metavar="NAME")
     ] = None,
     model: Model = None,
     prompt: PromptFile = None,
@@ -69,10 +68,10 @@ def fuse(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Rows that a process fuses together. Default: what fits in GPU memory; 32 on a CPU.", min=1),
+        typer.Option(help="Rows in a process's batch. Default: as many as fit in GPU memory; 32 on a CPU.", min=1),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Continue from the rows that an earlier try left in OUT.parts.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT and the file of --stats.")] = False,
+    resume: Annotated[bool, typer.Option(help="Reuse the finished rows that a stopped run left in OUT.parts.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT and the --stats file.")] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Fuse only the files whose outputs are not in OUT.")
     ] = False,
@@ -83,7 +82,7 @@ def fuse(
         ),
     ] = None,
 ) -> None:
-    """Fuse the pairs of files. Rows keep their order and their columns. A second run resumes a stopped one.
+    """Fuse the caption pairs in files. Rows keep their order and columns. Repeat the command to resume a stopped run.
 
     Examples: capsfusion fuse pairs.jsonl fused.jsonl --model BAAI/CapsFus-LLaMA; capsfusion fuse shards/ fused/
     """
@@ -134,13 +133,13 @@ def fuse(
     if stats is not None:
         stats.write_text(json.dumps({**figures, "failed": len(result.failed)}) + "\n")
     if not result.files:
-        progress_line("nothing to fuse: all outputs are there")
+        progress_line("nothing to fuse: all output files exist")
         return
     rate = f", {figures['rows_per_second']:.1f} rows/s per device" if figures["rows_per_second"] else ""
     in_files = "" if [each.target for each in files] == [target] else f" in {result.files} files"
     progress_line(f"{target}: {figures['rows']} rows{in_files}{rate}")
     if result.rescued:
-        progress_line(f"{target}: {result.rescued} rows have another beam's caption; validation would reject the best")
+        progress_line(f"{target}: {result.rescued} rows have another beam's caption; validation rejects the best one")
     for failed in result.failed[:5]:
         file = f"{failed.file}, " if in_files else ""
         row_id = "" if failed.row_id is None else f" ({failed.row_id})"
@@ -167,7 +166,7 @@ def validate(
         typer.Option(
             parser=local_path,
             metavar="FILE",
-            help="Write all columns with reasons, flags and scores, as .parquet, .jsonl, .json or .csv.",
+            help="Write all columns, and reasons, flags and scores, to a .parquet, .jsonl, .json or .csv file.",
         ),
     ] = None,
     report: Annotated[
@@ -175,13 +174,13 @@ def validate(
         typer.Option(
             parser=local_path,
             metavar="FILE",
-            help="Write a page with the rules, scores and examples, as .html.",
+            help="Write an .html page with the rules, scores and examples.",
         ),
     ] = None,
-    examples: Annotated[int, typer.Option(help="Number of examples of each reason in the --report.", min=1)] = 8,
+    examples: Annotated[int, typer.Option(help="Number of examples per reason in the report.", min=1)] = 8,
     tried: Annotated[
         list[str] | None,
-        typer.Option("--try", metavar="NAME=VALUE", help="Show how many verdicts another threshold would change."),
+        typer.Option("--try", metavar="NAME=VALUE", help="Show how many verdicts this threshold would change."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files of --out and --report if they exist.")

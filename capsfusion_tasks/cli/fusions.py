@@ -1,4 +1,4 @@
-"""The command `adopt`, for fusions that an earlier version recorded incompletely."""
+"""The command ``adopt``, for fusions that an earlier version recorded incompletely."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def adopt(
     max_new_tokens: MaxNewTokens = None,
     dtype: Dtype = None,
 ) -> None:
-    """Declare that a fusion recorded by an earlier release used the current settings, so its captions are kept.
+    """Declare that a fusion of an earlier release used the current settings. Its captions are then kept.
 
     Earlier releases did not record which dtype `auto` meant, and digested only the beginning and the end of each model
-    file. So `capsfusion plan` would fuse such captions again. Use this if model and device were the same as now.
+    file. Without this command, the pairs are fused again. Use it if the model and the device have not changed.
 
     Example: capsfusion adopt 3f9a1c20b7de --dtype bfloat16
     """

@@ -14,8 +14,8 @@ from capsfusion_tasks.settings import load_settings
 def lake_sync() -> None:
     """Write the captions of loaded units to the Iceberg table of CAPSFUSION_LAKE_TABLE.
 
-    Each unit becomes one snapshot. Skips units that the table has already, so you can run it at any time, also after a
-    kill.
+    Each unit becomes one snapshot. Skips units that are in the table already, so you can run the command at any time,
+    even after it was killed.
 
     Example: CAPSFUSION_LAKE_TABLE=captions.fused capsfusion lake sync
     """
@@ -25,21 +25,21 @@ def lake_sync() -> None:
 
     with open_context(load_settings()) as context, Working(stderr) as working:
         done = sync_lake(context, say=working.say)
-    found = f"; {done.found} units were there already" if done.found else ""
+    found = f"; {done.found} units were in the table already" if done.found else ""
     progress_line(f"{done.units} units with {done.rows} captions written{found}")
 
 
 def lake_maintain(
     keep_days: Annotated[
-        float, typer.Option(help="Keep the snapshots of this many days, for time travel.", min=0, max=36500)
+        float, typer.Option(help="Keep snapshots for this many days, for time travel.", min=0, max=36500)
     ] = 7,
     min_files: Annotated[
-        int, typer.Option(help="Rewrite partitions with at least this many files below 32 MB.", min=2)
+        int, typer.Option(help="Rewrite partitions with at least this many files smaller than 32 MB.", min=2)
     ] = 8,
 ) -> None:
     """Merge small files of the Iceberg table, and remove old snapshots with their files.
 
-    Writes missing units first. Queries that read a removed snapshot fail, so keep snapshots longer than any query
+    Writes missing units first. A query fails if its snapshot is removed, so keep snapshots for longer than any query
     runs.
 
     Example: capsfusion lake maintain --keep-days 30

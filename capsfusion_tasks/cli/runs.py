@@ -1,4 +1,4 @@
-"""Commands that do the work of the DAGs without Airflow, or estimate it: run, replay, plan."""
+"""Commands that do or estimate the work of the DAGs without Airflow: run, replay, plan."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(
     ] = False,
     relist: Annotated[
         bool,
-        typer.Option("--relist", help="List the sources again, and add new shards to this time range's frozen list."),
+        typer.Option("--relist", help="List the sources again, and add new shards to the time range's frozen list."),
     ] = False,
     replan: Annotated[
         bool,
@@ -85,7 +85,7 @@ def run(
     print_text(report["text"])
     if not (report["found"] or {}).get("pairs") and any(side["rows"] for side in report["sides"].values()):
         progress_line(
-            "no pair was found: no URL with the same raw caption is in both sources yet. If it should be, see"
+            "no pair was found: no URL with the same raw caption is in both sources yet. If you expected pairs, see"
             " CAPSFUSION_JOIN_ON"
         )
     if failures := report["failures"]:
@@ -96,7 +96,7 @@ def run(
 def replay(
     reason: Annotated[
         list[str] | None,
-        typer.Option(help="Replay captions that were rejected for this reason. Can be repeated. Default: all reasons."),
+        typer.Option(help="Replay captions that were rejected for this reason. Can be repeated. Default: any reason."),
     ] = None,
     fusion: Annotated[
         str | None,
@@ -123,7 +123,7 @@ def replay(
     """Fuse rejected captions again, and accept those that pass. Repeat the command to resume.
 
     With another model, beams, length or dtype, the pairs are fused again under another fusion_id. With the same
-    settings nothing is fused: the captions are only validated again, with the current thresholds.
+    settings, nothing is fused: the old captions are only validated again, with the current thresholds.
 
     Example: capsfusion replay --reason truncated --reason repetition --max-new-tokens 120
     """
@@ -183,10 +183,10 @@ def plan(
     num_beams: Beams = None,
     output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
-    """Estimate pairs, tokens, GPU hours, cost and time of all pairs that wait to be fused. Changes nothing.
+    """Count the pairs that wait to be fused, and estimate their tokens, GPU hours, cost and time. Changes nothing.
 
-    Counts planned units that are not fused, and pairs that are not planned. Shards that are not paired yet are listed
-    and not estimated. One GPU hour is one hour of one GPU, or of one process on a CPU.
+    Counts pairs in units that are not fused, and pairs that are not planned. Shards that are not paired yet are only
+    listed. One GPU hour is one hour of one GPU, or of one process on a CPU.
 
     Example: capsfusion plan --start 2026-11-10 --end 2026-11-13 --gpus 8 --price-per-gpu-hour 2.50
     """

@@ -13,7 +13,7 @@ from capsfusion_tasks.errors import printable
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.variables import OTHER_VARIABLES, variables
 
-# Headings of the page: the first variable of each part, and the part's heading.
+# The headings of the page, each with the first variable below it.
 _PARTS = {
     "CAPSFUSION_HOME": "State",
     "CAPSFUSION_LAION2B": "Sources",
@@ -32,7 +32,7 @@ _INTRODUCTION = """\
 Set its environment variable. Variables are read when a command or a task starts; an empty variable means the default.
 Options of a command and Params of a DAG run override variables: `capsfusion COMMAND --help` lists the options.
 
-`capsfusion settings` prints all values. A variable that is almost the name of a setting is an error. Relative paths
+`capsfusion settings` prints all values. A variable whose name looks like a misspelt setting is an error. Relative paths
 start in the folder where the command runs, and `~` is your home folder.
 """
 
@@ -84,7 +84,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _text(value: Any) -> str:
-    """``value`` in the form that an environment variable has."""
+    """``value`` as the text of an environment variable."""
     if isinstance(value, tuple):
         return ",".join(value)
     if isinstance(value, float):

@@ -16,20 +16,22 @@ from capsfusion_tasks.settings import load_settings
 def sample_data(
     folder: Annotated[
         Path,
-        typer.Argument(parser=local_path, metavar="DIR", help="A new folder, or one with the same sample."),
+        typer.Argument(parser=local_path, metavar="DIR", help="A new folder, or a folder with the same sample."),
     ],
     rows_per_day: Annotated[int, typer.Option(help="Approximate number of pairs per day.", min=10)] = 250,
-    days: Annotated[int, typer.Option(help="Days over which shards arrive.", min=1)] = 3,
+    days: Annotated[int, typer.Option(help="Number of days on which shards arrive.", min=1)] = 3,
     first_day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The first day.")] = datetime(2026, 11, 10),
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
-    copies: Annotated[int, typer.Option(help="Repeat the sample this many times, with other image URLs.", min=1)] = 1,
+    copies: Annotated[
+        int, typer.Option(help="Write the sample this many times, with different image URLs.", min=1)
+    ] = 1,
     unmatched: Annotated[
-        int, typer.Option(help="For each row, add this many LAION-2B rows whose image is not in LAION-COCO.", min=0)
+        int, typer.Option(help="For each row, add this many LAION-2B rows with images that LAION-COCO lacks.", min=0)
     ] = 0,
 ) -> None:
     """Write sample shards with LAION's columns and the edge cases of real shards.
 
-    Prints the pairs that a run must find.
+    Prints the number of pairs that a run must find.
 
     Ten million LAION-2B rows: capsfusion sample-data DIR --rows-per-day 10000 --days 1 --copies 190 --unmatched 3
     """

@@ -37,16 +37,15 @@ def check(
     repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired safely.")] = False,
     safe_hours: Annotated[
         float,
-        typer.Option(help="Ignore untracked files younger than this; a running task may own them.", min=0),
+        typer.Option(help="Ignore untracked files that are younger than this; a running task may own them.", min=0),
     ] = 6.0,
     output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
     """Find lost, duplicated, incomplete and stuck work, and print how to repair it. Exit code 1 if anything is wrong.
 
-    Reads the ledger, lists the files of the staging area, and reads shard lists, the record of each pull, and the pairs
-    of units that are not loaded. Counts each unit's captions in the warehouse. Reads bucket files only with --footers
-    or --pairs, and sources only with --sources. Changes nothing without --repair. Never changes files of a running
-    task.
+    Reads the ledger, shard lists, records of pulls, and pairs of units that are not loaded. Lists the files of the
+    staging area. Counts each unit's captions in the warehouse. Reads bucket files only with --footers or --pairs, and
+    sources only with --sources. Changes nothing without --repair. Never changes files of a running task.
 
     Example: capsfusion check --start 2026-11-10 --end 2026-11-13 --footers
     """
@@ -81,22 +80,22 @@ def gc(
     keep_days: Annotated[
         float | None,
         typer.Option(
-            help="Keep the files of a unit this long after its load. Default: CAPSFUSION_KEEP_UNITS_DAYS.", min=0
+            help="Days to keep the files of a unit after its load. Default: CAPSFUSION_KEEP_UNITS_DAYS.", min=0
         ),
     ] = None,
     safe_hours: Annotated[
-        float, typer.Option(help="Keep temporary files and scratch folders younger than this.", min=0)
+        float, typer.Option(help="Keep temporary files and scratch folders that are younger than this.", min=0)
     ] = 6.0,
     delete: Annotated[
         bool, typer.Option("--delete", help="Delete the files. By default they are only listed.")
     ] = False,
     output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
-    """List files in the staging area and this machine's scratch space that are no longer needed. --delete deletes them.
+    """List files that are no longer needed, in the staging area and this machine's scratch folder, or delete them.
 
     These are files of loaded units, pairs of finished replays, files of units that are not in the ledger, and files
-    left by killed processes. If an interval has a unit that is not loaded, all files of the interval are kept. Buckets,
-    lists of shards and pairs of intervals are always kept, because later runs need them.
+    that killed processes left. If an interval has a unit that is not loaded, all files of the interval are kept.
+    Buckets, lists of shards and pairs of intervals are always kept, because later runs need them.
 
     Example: capsfusion gc --keep-days 30 --delete
     """

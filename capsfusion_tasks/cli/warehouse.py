@@ -26,7 +26,7 @@ def status() -> None:
 
 
 def sql(
-    statement: Annotated[str | None, typer.Argument(help="A query. Without one, psql starts.")] = None,
+    statement: Annotated[str | None, typer.Argument(help="The query. If it is missing, start psql.")] = None,
     output_format: Annotated[
         Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="Output format.")
     ] = "table",
@@ -50,7 +50,7 @@ def sql(
 def _interactive(argv: list[str], env: dict[str, str]) -> None:
     import subprocess
 
-    # Not exec: the embedded server runs only as long as this process.
+    # A child process instead of exec, because the embedded server stops when this process ends.
     raise typer.Exit(subprocess.run(argv, env={**os.environ, **env}, check=False).returncode)
 
 
@@ -63,7 +63,7 @@ def export(
         str | None,
         typer.Option(
             metavar="all|NAME,…",
-            help="Columns of the view captions to export besides image_url, laion_2b, laion_coco and capsfusion.",
+            help="More columns of the view captions. Always exported: image_url, laion_2b, laion_coco, capsfusion.",
         ),
     ] = None,
     fusion: Annotated[
@@ -78,15 +78,15 @@ def export(
     end: Annotated[datetime | None, typer.Option(help="Export captions loaded before this time (UTC).")] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Export this many captions: the first by pair_id, which is a random sample.", min=1),
+        typer.Option(help="Export at most this many captions, a random sample: the first by pair_id.", min=1),
     ] = None,
     rows_per_file: Annotated[int, typer.Option(help="Rows in each file; the last one has fewer.", min=1)] = 1_000_000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export in DIR, finished or not.")] = False,
 ) -> None:
     """Export accepted captions as Parquet files with CapsFusion-120M's columns. Run it again to resume.
 
-    Writes data/part-00000.parquet, data/part-00001.parquet, …, sorted by pair_id, and last _manifest.json with the
-    query, counts and checksums. A resumed export has the captions that the warehouse had when the export began.
+    Writes data/part-00000.parquet, data/part-00001.parquet, …, sorted by pair_id, then _manifest.json with the query,
+    counts and checksums. A resumed export contains the captions that the warehouse had when the export began.
 
     Example: capsfusion export captions --where "raw_recall > 0.8 and punsafe < 0.1" --columns similarity,fusion_id
 
@@ -134,7 +134,7 @@ def db_upgrade() -> None:
     from capsfusion_tasks.warehouse.roles import grant_roles
 
     with open_warehouse(load_settings(), migrate=True) as warehouse:
-        # Grant rights even if there was no migration, to restore missing ones.
+        # Grant rights even if there was no migration, to restore missing rights.
         with warehouse.engine.begin() as connection:
             grant_roles(connection)
         stderr.print(f"{warehouse.url.render_as_string()} is up to date", highlight=False, markup=False)
