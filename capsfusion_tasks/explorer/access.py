@@ -17,7 +17,7 @@ SECONDS = 10  # time limit of a query: a longer query would make other users wai
 
 
 class WarehouseAccess:
-    """Opens the warehouse of ``settings`` at the first request, so that the page can show an error in the settings."""
+    """Opens the warehouse of ``settings`` at the first request, so that the page can show errors in the settings."""
 
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings
@@ -37,7 +37,7 @@ class WarehouseAccess:
 
     @contextmanager
     def writable(self, what: str) -> Iterator[Connection]:
-        """A transaction that may write. ``what``: what it writes, in words for errors. Raises like ``connection``."""
+        """A transaction that may write. Raises like ``connection``. ``what``: what it writes, for error messages."""
         with writing(self._warehouse(), SECONDS, what) as connection:
             yield connection
 

@@ -43,9 +43,9 @@ Json = dict[str, Any]
 PAGE = Path(__file__).parent / "page"
 _PARTS = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in (".css", ".js")}
 _NAMES_OFFERED = 200
-_NO_CAPTION = "the warehouse does not have this caption, or no longer"
-# Captions come from the open web. Even if the browser took a caption for HTML, it would run only the page's own scripts
-# and connect only to this server. Airflow shows the page in a frame.
+_NO_CAPTION = "the warehouse does not have this caption; it may have been removed"
+# Captions come from the open web. Even if the browser interprets a caption as HTML, it runs only the page's own scripts
+# and connects only to this server. Airflow shows the page in a frame.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
@@ -60,8 +60,8 @@ def create_app(
 ) -> FastAPI:
     """The web app for the warehouse of ``settings``.
 
-    ``guard`` is a FastAPI dependency that raises for users who may not read captions. It runs before every route, also
-    before routes of the page's own files. FastAPI's own API pages are switched off, because no guard runs before them.
+    ``guard`` is a FastAPI dependency that raises for users who may not read captions. It runs before every route,
+    including those of the page's own files. FastAPI's own API pages are off, because no guard runs before them.
     ``judge`` is a FastAPI dependency that raises for users who may not judge captions, and returns the user's name.
     """
     access = WarehouseAccess(settings)
@@ -116,7 +116,7 @@ def _add_page(app: FastAPI) -> None:
 
     @app.get("/image")
     def image(query: Annotated[ImageQuery, Query()]) -> HTMLResponse:
-        """A page with one image from the web, for a frame. The view's own policy allows no images of other hosts."""
+        """A page with one image from the web, shown in a frame. The outer page may not load images of other hosts."""
         shown = f'<img src="{escape(query.url)}" alt="The image could not be loaded." referrerpolicy="no-referrer">'
         style = '<link rel="stylesheet" href="static/style.css">'
         policy = "default-src 'none'; img-src http: https:; style-src 'self'; frame-ancestors 'self'"
@@ -171,7 +171,7 @@ def _add_captions(app: FastAPI, access: WarehouseAccess) -> None:
         findings, pieces = explain(texts, codes, shown, access.rules)
         return {
             **shown,
-            "laion_hash": str(shown["laion_hash"]),  # as text, because JavaScript's numbers do not hold 64 bits
+            "laion_hash": str(shown["laion_hash"]),  # text, because JavaScript cannot represent all 64-bit integers
             "findings": findings,
             "pieces": pieces,
             "others": [

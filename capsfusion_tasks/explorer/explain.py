@@ -1,4 +1,4 @@
-"""Explains the reasons and flags of a caption: what each rule looks for, the measured value, the words it found."""
+"""Explains the reasons and flags of a caption: the meaning of each rule, the measured value, and the words found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from capsfusion_tasks.validation.evidence import evidence
 from capsfusion_tasks.validation.rules import MEANINGS, REASONS
 from capsfusion_tasks.validation.scores import Fused
 
-# Rules that compare a score with a threshold, with the names of both.
+# Rules that compare a score with a threshold: the names of the score and of the setting.
 _MEASURED = {
     "too_short": ("caption_words", "min_words"),
     "too_long": ("caption_words", "max_words"),
@@ -21,15 +21,15 @@ _MEASURED = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rule says about a caption.
+    """What one rule found in a caption.
 
-    ``threshold``: the current threshold of the rule. Validation may have used another one for this caption.
+    ``threshold``: the current threshold of the rule. Validation may have used another threshold for this caption.
     """
 
     code: str
     rejects: bool
     meaning: str
-    found: list[str]  # the words that the rule is about; empty for rules about the whole caption
+    found: list[str]  # the words that the rule found; empty for rules about the whole caption
     score: str | None = None
     value: float | None = None
     threshold: float | None = None
@@ -38,7 +38,7 @@ class Finding:
 def explain(
     texts: tuple[str, str, str], codes: list[str], scores: dict[str, float | None], rules: RuleSettings
 ) -> tuple[list[Finding], list[Piece]]:
-    """A finding for each of ``codes``, and the caption in pieces. Pieces that a finding is about are marked.
+    """A finding for each of ``codes``, and the caption in pieces. Marks the pieces that a rule found.
 
     ``texts``: raw, synthetic and fused caption.
     """

@@ -17,8 +17,8 @@ from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
 class RunKey:
     """A DAG run, a replay, or an interval that was run without Airflow. With all fields None: all runs.
 
-    A run that ran again with another model or other settings has captions of several fusions. Without ``fusion_id``,
-    the figures of a run are those of the fusion that it planned last.
+    A run that was repeated with another model or other settings has captions of several fusions. Without
+    ``fusion_id``, its figures are those of the fusion that was planned last.
     """
 
     dag_run_id: str | None = None

@@ -1,4 +1,4 @@
-"""Captions in pieces, for the colours of the page: by source (as in the paper's figure), by rule, by difference."""
+"""Splits captions into pieces that the page colours by source (as in the paper's figure), by rule or by difference."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 from capsfusion_tasks.validation.text import words
 
 Origin = Literal["raw", "synthetic", "both", "novel", ""]
-Piece = tuple[str, Origin, bool]  # a piece: its text, its origin, and whether a rule is about it
+Piece = tuple[str, Origin, bool]  # text, origin, and whether a rule found the piece
 _TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w]+|_+")
 
 
 def origins(caption: str, raw: str, synthetic: str) -> list[tuple[str, Origin]]:
-    """``caption`` in pieces, each with its origin. Joined, the pieces give the caption, character for character.
+    """Split ``caption`` into pieces, each with its origin. The joined pieces are exactly the caption.
 
     Words are compared as in the scores, so a ``novel`` word here also counts in the score novelty. ``both``: a word of
     both sources. "": characters between words.
@@ -39,7 +39,7 @@ def _origin(found: list[str], in_raw: set[str], in_synthetic: set[str]) -> Origi
 
 
 def marked(pieces: list[tuple[str, Origin]], spans: list[tuple[int, int]]) -> list[Piece]:
-    """``pieces``, cut where a span begins or ends. Marks those inside a span. ``spans``: ranges of characters."""
+    """Cut ``pieces`` at the ends of ``spans`` (ranges of characters), and mark the pieces inside a span."""
     cuts = {end for span in spans for end in span}
     found: list[Piece] = []
     start = 0
@@ -55,7 +55,7 @@ def marked(pieces: list[tuple[str, Origin]], spans: list[tuple[int, int]]) -> li
 
 
 def differences(text: str, other: str) -> list[tuple[str, bool]]:
-    """``text`` in pieces, each with True if it differs from ``other``. Joined, the pieces give the text."""
+    """Split ``text`` into pieces. True marks a piece that differs from ``other``. The joined pieces are ``text``."""
     ours, theirs = (_TOKEN.findall(each) for each in (text, other))
     matcher = SequenceMatcher(None, theirs, ours, autojunk=False)
     return [

@@ -1,4 +1,4 @@
-"""The query parameters of the page's requests: validated, and converted to filters of the warehouse."""
+"""Validates the query parameters of the page's requests, and converts them to filters of the warehouse."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class RunQuery(BaseModel):
     @model_validator(mode="after")
     def _whole_interval(self) -> RunQuery:
         if (self.start is None) != (self.end is None) or (self.start and self.end and self.start >= self.end):
-            raise ValueError("give an interval both a start and a later end")
+            raise ValueError("an interval needs both a start and a later end")
         return self
 
     def key(self) -> RunKey:

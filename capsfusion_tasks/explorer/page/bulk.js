@@ -1,4 +1,4 @@
-// The buttons "Replay these" and "Export these": they start runs of two DAGs for the captions of the current filter.
+// The buttons "Replay these" and "Export these". Each starts a DAG run for the captions that match the filter.
 import { airflow } from "./airflow.js";
 import { Problem, airflowLink, ask, el } from "./dom.js";
 import { counted } from "./facets.js";
@@ -28,7 +28,7 @@ const EXPORT = {
   about: "Writes these accepted captions as Parquet files with a manifest. If a pair has captions of several models, only the newest is exported.",
   fields: [
     { name: "export_to", label: "Folder", placeholder: "s3://bucket/prefix, or /a/shared/folder", required: true },
-    { name: "columns", label: "More columns", placeholder: "names with commas, or all" },
+    { name: "columns", label: "More columns", placeholder: "names separated by commas, or all" },
     { name: "limit", label: "At most", type: "number", min: 1, placeholder: "all" },
   ],
 };

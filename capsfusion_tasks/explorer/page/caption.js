@@ -3,7 +3,7 @@ import { Problem, ask, copy, counted, duration, el, number, outsideLink, runLink
 import { LABELS, judgeByKey, judging } from "./judging.js";
 
 const dialog = document.getElementById("caption");
-let context; // of the list that the open caption is in
+let context; // functions of the list that contains the open caption
 
 export function fused(row) {
   const words = row.pieces.map(([text, origin, isMarked]) =>
@@ -184,7 +184,7 @@ function findings(row) {
   );
 }
 
-// The image's address. The image itself is loaded only on request, because its server then sees the user's address.
+// The image's address. The image is loaded only on request, because its server then learns the user's IP address.
 function image(url) {
   const parts = [el("button", { type: "button", onclick: (event) => copy(url, event.target) }, "Copy")];
   if (!/^https?:/i.test(url)) return [textOf(url), el("span", { class: "buttons" }, parts)];
@@ -196,7 +196,7 @@ function image(url) {
   return [outsideLink(url, textOf(url), true), el("span", { class: "buttons" }, parts)];
 }
 
-// Other captions of the pair, one below the other, with different words marked.
+// Other captions of the pair, one below the other. Marks the words that differ from the open caption.
 function others(rows) {
   return el(
     "ul",

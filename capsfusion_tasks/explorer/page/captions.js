@@ -15,21 +15,21 @@ const PAGE = 25;
 const EMPTY = { rows: [], following: null, sql: "", hint: null };
 
 let go; // switches to another view or filter
-let note; // notes the opened caption in the address
+let note; // writes the opened caption into the address
 let filter = {}; // the current filter, as the app's parameters
-let trail = []; // start of each page up to the current one
+let trail = []; // the start of each page, up to the current page
 let page = EMPTY;
-let total = null; // captions that match, when they are counted
+let total = null; // number of matching captions; null until they are counted
 let opened = -1; // the row whose caption is open
 let request = new AbortController();
-if (innerWidth <= 900) document.getElementById("facets").open = false; // there it stands above the list
-let offered = null; // a promise that ends when the form has its choices
+if (innerWidth <= 900) document.getElementById("facets").open = false; // on a narrow screen, it is above the list
+let offered = null; // a promise that resolves when the form has its choices
 let histogram = "caption_words";
 const known = { models: new Map(), scores: [], show: (score) => count((histogram = score)) };
 
 export async function showCaptions({ caption, ...parameters }, address, _, tab) {
   ({ go, note } = address);
-  // Without a filter, show accepted captions. In the tab of a run, show only the run's captions.
+  // Without a filter, show accepted captions. The run of a run's tab does not count as a filter.
   const asked = Object.keys(parameters).some((name) => !(name in tab));
   filter = { ...parameters, verdict: parameters.verdict ?? (asked ? "any" : "accepted") };
   trail = [null];
@@ -67,7 +67,7 @@ async function offerChoices() {
     document.getElementById("shards").append(...options(choices.shards));
     document.getElementById("run-ids").append(...options(choices.runs));
   } catch (error) {
-    offered = null; // the list shows the problem; the next view tries again
+    offered = null; // the list shows the problem; the next view retries
     if (!(error instanceof Problem)) throw error;
   }
 }
@@ -96,7 +96,7 @@ async function count() {
   counting.abort();
   counting = new AbortController();
   beside.setAttribute("aria-busy", "true");
-  for (const button of document.querySelectorAll("#bulk button")) button.disabled = true; // of the filter before
+  for (const button of document.querySelectorAll("#bulk button")) button.disabled = true; // they belong to the previous filter
   if (!beside.hasChildNodes()) beside.append(el("p", { class: "status" }, "Counting…"));
   try {
     const found = await ask("api/facets", { ...filter, histogram }, counting.signal);
@@ -207,7 +207,7 @@ form.addEventListener("change", (event) => {
   if (name !== "words" && (name !== "within" || form.elements.words.value.trim())) form.requestSubmit();
 });
 
-// The form's fields as the app's parameters. If the words to search are a URL or a pair_id, looks up captions of it.
+// Converts the form's fields to the app's parameters. If the words are a URL or a pair_id, looks up its captions.
 function asked({ words, within, ...others }) {
   const text = words.trim();
   if (/^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i.test(text) || within === "pair_id") return { ...others, pair_id: text };

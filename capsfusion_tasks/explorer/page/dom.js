@@ -30,7 +30,7 @@ export function ask(path, parameters = {}, signal = undefined) {
   return send("GET", query ? `${path}?${query}` : path, undefined, signal);
 }
 
-// The same as ask(), but for any HTTP method, and with an object as the request's JSON.
+// Like ask(), for any HTTP method. Sends object as JSON.
 export async function send(method, path, object = undefined, signal = undefined) {
   const headers = { Accept: "application/json" };
   if (object !== undefined) headers["Content-Type"] = "application/json";

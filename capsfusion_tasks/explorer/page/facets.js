@@ -1,4 +1,4 @@
-// Counts beside the list: values that a click adds to the filter or removes from it, and the histogram of a score.
+// The counts beside the list, and the histogram of a score. A click adds a value to the filter, or removes it.
 import { el, number } from "./dom.js";
 
 // A count as text. An estimate begins with "about".
@@ -73,7 +73,7 @@ function histogram({ score, bins, exact }, filter, change, of) {
     el("p", { class: "ends" }, el("span", {}, number(bins[0].start)), el("span", {}, `${number(bins.at(-1).start)}+`)),
   );
 
-  // The range of a bin. If the filter has a range already (before), the range from its start to the end of this bin.
+  // The range of a bin. If the filter already has a range (before), extends it to the end of this bin.
   function range_of(bin, before) {
     const start = Math.min(before?.score_min ?? bin.start, bin.start);
     return { score, score_min: start, score_max: "", score_below: bin.end ?? "" };

@@ -37,7 +37,7 @@ function isReplay({ interval, dag_run_id: run, replay }) {
 
 function title(found) {
   if (found.interval) return `Interval ${time(found.interval.start)} to ${time(found.interval.end)}`;
-  return isReplay(found) ? "A replay of rejected captions" : "Everything";
+  return isReplay(found) ? "A replay of rejected captions" : "All runs";
 }
 
 function facts({ summary, units, progress }) {
@@ -58,7 +58,7 @@ function facts({ summary, units, progress }) {
       `${number(summary.rows_per_second)} captions per GPU second, ${number(progress.rows_per_second)} per second of wall time`,
     ],
     ["Time left", left],
-    ["Tokens", `${number(summary.prompt_tokens)} of prompts, ${number(summary.caption_tokens)} of captions`],
+    ["Tokens", `${number(summary.prompt_tokens)} in prompts, ${number(summary.caption_tokens)} in captions`],
   ];
   return el(
     "dl",
@@ -103,9 +103,9 @@ function funnel(all) {
     ]);
   }
   const notes = [
-    found && "Pairs: rows of this run's shards, joined with all rows that were pulled until then. A row may be in several pairs.",
+    found && "Pairs: rows of this run's shards, joined with all rows that had been pulled by then. A row may be in several pairs.",
     found && "Already fused: pairs that are in other units, loaded or not.",
-    found && !all.fusion_id && "Of all fusions together: a pair counts once for each fusion.",
+    found && !all.fusion_id && "Of all fusions together: a pair counts once per fusion.",
     !whole && `Reasons are estimates from ${number(distributions.rejected)} rejected captions of the newest units.`,
   ].filter(Boolean);
   return el("div", {}, bars("From shards to captions", rows), el("p", { class: "note" }, notes.join(" ")));
@@ -137,7 +137,7 @@ function speed({ bin_seconds: width, bins }) {
   return [el("div", { class: "charts" }, charts)];
 }
 
-// Adds an empty bin for each time in which nothing was loaded.
+// Adds an empty bin for each period in which nothing was loaded.
 function withGaps(bins, step) {
   const known = new Map(bins.map((bin) => [Date.parse(bin.start), bin]));
   const all = [];

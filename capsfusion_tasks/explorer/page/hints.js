@@ -1,4 +1,4 @@
-// Why a search for words found nothing, with words to search for instead.
+// Explains why a search found nothing, and offers other words to search for.
 import { el } from "./dom.js";
 
 export function hinted(hint, filter, change) {

@@ -22,7 +22,7 @@ async function whoJudges() {
   }
 }
 
-// Whether the user may edit the DAG: judge captions, replay and export them.
+// Whether the user may edit the DAG. Such users may judge, replay and export captions.
 export const mayEdit = async () => (await whoJudges()) !== null;
 
 // A section with all judgements of the caption and the buttons to judge it. Calls changed(judgements) after a change.
@@ -94,7 +94,7 @@ function form(row, name, save, withdraw) {
   return el(
     "p",
     { class: "verdicts" },
-    el("span", { class: "faint" }, "Would you train on it?"),
+    el("span", { class: "faint" }, "Would you train on this caption?"),
     buttons,
     note,
     mine && el("button", { type: "button", onclick: withdraw }, "Withdraw"),

@@ -6,7 +6,7 @@ const COLOURS = 7;
 const SHORT = new Intl.NumberFormat("en", { notation: "compact" });
 
 // series: [name, values]; values has a number for each day, or null for a gap.
-// end: the upper end of the axis; by default it follows from the values.
+// end: the upper end of the axis; by default, derived from the values.
 export function lines(title, days, series, show, open, end = undefined) {
   const most = end ?? rounded(Math.max(0, ...series.flatMap(([, values]) => values)));
   const x = (at) => LEFT + ((at + 0.5) * (WIDTH - LEFT)) / days.length;
@@ -37,7 +37,7 @@ export function stacks(title, days, series, show, open) {
   return chart(title, days, series, show, open, most, drawn.flat());
 }
 
-// The upper end of an axis for values up to most: a number that, like its half, has few digits.
+// A round upper end of an axis for values up to most. Its half is also round, because the axis shows it.
 function rounded(most) {
   if (!most) return 1;
   const unit = 10 ** Math.floor(Math.log10(most));

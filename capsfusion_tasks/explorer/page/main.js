@@ -61,7 +61,7 @@ function recall() {
   const state = around()?.location.hash ?? "";
   if (!state.startsWith(MARK)) return;
   const asked = Object.fromEntries(new URLSearchParams(state.slice(MARK.length)));
-  // A user may open this address in the tab of another run. There, ignore its state.
+  // If a user opens this address in the tab of another run, ignore the state.
   if (asked.dag === dag && asked.dag_run_id === dag_run_id || dag === undefined && !asked.dag)
     history.replaceState(null, "", query({ ...asked, ...tab }));
 }
@@ -88,5 +88,5 @@ document.addEventListener("keydown", (event) => {
   if (!document.getElementById("captions").hidden) captionKeys(event);
 });
 addEventListener("popstate", show);
-window.focus(); // in a frame, keys would go to the page around it
+window.focus(); // otherwise, the page around the frame gets the keys
 show();

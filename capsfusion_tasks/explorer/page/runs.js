@@ -49,7 +49,7 @@ function runs(found, key, go) {
   const everything = el(
     "button",
     { type: "button", "aria-current": Object.keys(key).length ? "false" : "true", onclick: () => go("runs") },
-    "Everything",
+    "All runs",
   );
   if (!found.length) return [everything, el("p", {}, "No runs yet.")];
   return [everything, ...found.map((run) => entry(run, key, go))];

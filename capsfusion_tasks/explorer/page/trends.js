@@ -50,11 +50,11 @@ function drawn({ days: rows, reasons }, fusions, chosen, go) {
     ], number, open),
     stacks("Reasons for rejection, share of captions", days, byReason(days, reasons, sum), (value) => percent(value, 1), open),
     lines("Captions per GPU second", days, by(({ accepted, rejected, gpu_seconds: gpu }) => (gpu ? (accepted + rejected) / gpu : null)), number, open),
-    el("p", { class: "note" }, "The newest 60 days of data intervals (UTC) that have captions. Reasons are estimates from up to 150 rejected captions per day; a caption with two reasons counts under both. Click a day to see its captions."),
+    el("p", { class: "note" }, "The newest 60 days (of data intervals, UTC) that have captions. Reasons are estimates from up to 150 rejected captions per day. A caption with two reasons counts for both. Click a day to see its captions."),
   ].filter(Boolean);
 }
 
-// The shares of the most frequent reasons, and of all others together.
+// The shares of the most frequent reasons, and the sum of all others.
 function byReason(days, reasons, sum) {
   const share = (day) => sum(day, "rejected") / Math.max(1, sum(day, "rejected") + sum(day, "accepted"));
   const all = {};
