@@ -3,4 +3,4 @@
 from pathlib import Path
 
 __version__ = "0.1.0"
-BUNDLED_MODEL = Path(__file__).parent / "demo" / "model"  # the demo model, which fuses if no model is set
+BUNDLED_MODEL = Path(__file__).parent / "demo" / "model"  # the demo model, the default of CAPSFUSION_MODEL

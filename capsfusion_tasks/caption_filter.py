@@ -1,4 +1,4 @@
-"""A filter of captions, for the captions view, replays and exports."""
+"""The filter that the captions view, replays and exports use to select captions."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ VALIDATED = pa.schema(
         *CAPTION,
         *SCORES,
         pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why the caption is rejected; empty: accepted
-        pa.field("flags", pa.list_(pa.string()), nullable=False),  # why the caption is doubtful, without being rejected
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # doubts about the caption; they do not reject it
     ]
 )
 

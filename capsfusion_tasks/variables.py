@@ -22,7 +22,7 @@ OTHER_VARIABLES = {
 # Kubernetes adds these variables for each service whose name starts with capsfusion.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _EXPECTED = "Input should be "  # how pydantic's messages begin; replaced by "expected"
-# Variables that libraries read while they are imported. A wrong value hangs the process (libgomp) or ends it with a
+# Variables that libraries read when they are imported. A wrong value hangs the process (libgomp) or ends it with a
 # traceback (NumPy). Each variable has a pattern of the accepted values, and a description of them for messages.
 # Variables of torch are not here, because fusion/torchrun.py explains torch's failures.
 _OF_LIBRARIES = {

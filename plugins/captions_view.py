@@ -25,7 +25,7 @@ class CaptionsViewPlugin(AirflowPlugin):
         },
     ]
 
-    # A property, because every task loads this file, and only the API server should import a web framework.
+    # A property, because every task loads this file, but only the API server needs the web framework.
     @cached_property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]
         from airflow.api_fastapi.core_api.security import get_user, requires_access_dag

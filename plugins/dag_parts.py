@@ -1,4 +1,4 @@
-"""Shared by the DAGs: default arguments, Params and the tasks of a work unit. Wiring only."""
+"""What the DAGs share: default arguments, Params and the tasks of a work unit. Wiring only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MAX_ACTIVE_TASKS = MAX_UNITS
 DEFAULT_ARGS = {
     "owner": "capsfusion",
     "retries": RETRIES,
-    "retry_delay": FIRST_DELAY,  # used only if the worker is lost, because only a worker can ask the retry policy
+    "retry_delay": FIRST_DELAY,  # only for a lost worker: the retry policy runs in the worker
     "retry_policy": RetryBackoff(),
     # Validate and load a unit before the next one is fused, so that the gate stops a wrong model after one unit.
     "weight_rule": "upstream",
@@ -61,8 +61,8 @@ MODEL_PARAMS = {
         title="Prompt",
         type=["null", "string"],
         minLength=1,
-        description="File with the prompt, where the workers of discover and plan can read it: text with {raw} and"
-        " {synthetic}. Empty: the setting CAPSFUSION_PROMPT.",
+        description="File with the prompt: text with {raw} and {synthetic}. The workers of discover and plan must be"
+        " able to read the file. Empty: the setting CAPSFUSION_PROMPT.",
     ),
     "num_beams": Param(
         None,
@@ -70,14 +70,14 @@ MODEL_PARAMS = {
         type=["null", "integer"],
         minimum=1,
         maximum=16,
-        description="Beams of the search, 1 to 16. Empty: the setting CAPSFUSION_NUM_BEAMS.",
+        description="Number of beams of the beam search, 1 to 16. Empty: the setting CAPSFUSION_NUM_BEAMS.",
     ),
     "keep_beams": Param(
         None,
         title="Keep all beams",
-        type=["null", "boolean"],  # the form shows a switch, and sends null if the user did not touch it
-        description="Keep all captions of the beam search, so that another can replace a rejected one. Untouched: the"
-        " setting CAPSFUSION_KEEP_BEAMS.",
+        type=["null", "boolean"],  # the form shows a switch, and sends null if the user does not touch it
+        description="Keep all captions of the beam search, so that another caption can replace a rejected one."
+        " Untouched: the setting CAPSFUSION_KEEP_BEAMS.",
     ),
 }
 
@@ -86,7 +86,7 @@ FILTER_PARAM = {
         None,
         title="Filter",
         type=["null", "object"],
-        description="Captions that match this filter. The captions view fills it in. Empty: all.",
+        description="Only captions that match this filter. The captions view fills it in. Empty: all captions.",
     ),
 }
 
@@ -103,14 +103,15 @@ BUDGET_PARAMS = {
         title="Most GPU hours",
         type=["null", "number"],
         minimum=0,
-        description="Stop before fusing if the estimate is more GPU hours than this. Empty: no limit.",
+        description="Stop before fusing if the estimate exceeds this number of GPU hours. Empty: no limit.",
     ),
     "max_cost": Param(
         None,
         title="Highest cost",
         type=["null", "number"],
         minimum=0,
-        description="Stop before fusing if the cost, at CAPSFUSION_GPU_HOUR_PRICE, would be higher. Empty: no limit.",
+        description="Stop before fusing if the estimated cost exceeds this. The setting CAPSFUSION_GPU_HOUR_PRICE"
+        " gives the price. Empty: no limit.",
     ),
 }
 
@@ -155,11 +156,11 @@ def each_unit(unit: Json) -> None:
 
 
 def asked(loaded: Any) -> Any:
-    """The tasks after ``loaded``: one asks about units that the gate holds, one loads those that the answer lets in."""
+    """Add two tasks after ``loaded``: ``ask`` asks about units that the gate holds, ``load_held`` may load them."""
     question = GateQuestion(
         task_id="ask",
         trigger_rule=TriggerRule.ALL_DONE,
-        execution_timeout=timedelta(minutes=15),  # of the task itself; the wait for an answer does not count
+        execution_timeout=timedelta(minutes=15),  # does not include the wait for an answer
         # Retry soon if Airflow considers the task crashed after an answer (plugins/kept_answer.py).
         retry_delay=timedelta(seconds=5),
         doc_md="Asks whether to load the units that the gate holds. Skipped if it holds none.",
@@ -181,12 +182,12 @@ def skip_without_captions(counts: Json) -> None:
 
 
 def tell_followers(context: Context, counts: Json, **about: Any) -> None:
-    """Attach ``counts`` and further facts ``about`` the run to the asset's event."""
+    """Attach ``counts``, and other facts ``about`` the run, to the asset's event."""
     context["outlet_events"][CAPTIONS].extra = {**about, **counts}
 
 
 def require_all_done(context: Context, report: Json) -> None:
-    """Fail the run's last task, which decides the run's state, if a task or a unit of the run is not done."""
+    """Raise InputError if a task or a unit of the run is not done. The last task calls this, to fail the run."""
     broken = context["ti"].get_ti_count(
         dag_id=context["dag"].dag_id, run_ids=[context["run_id"]], states=["failed", "upstream_failed"]
     )

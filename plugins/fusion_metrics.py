@@ -1,4 +1,4 @@
-"""Sends figures of tasks as Airflow is configured to send its own: StatsD or OpenTelemetry metrics, and traces."""
+"""Sends figures of tasks as metrics (StatsD, OpenTelemetry) and in traces, if Airflow is configured to send these."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def send(samples: Samples) -> None:
 
 
 def send_queue(work: Context) -> None:
-    """Send how much work waits in the ledger. Counts this work only if metrics are on."""
+    """Send how much work waits. Queries the ledger only if metrics are on."""
     if any(conf.getboolean("metrics", switch) for switch in _SWITCHES):
         send(queue(work))
 
 
 def timed(stage: str) -> AbstractContextManager[Any]:
-    """Sends the duration of a block as ``capsfusion.<stage>.duration``, even if the block raises."""
+    """Send the duration of a block as ``capsfusion.<stage>.duration``, even if the block raises."""
     return cast(AbstractContextManager[Any], stats.timer(f"capsfusion.{stage}.duration"))

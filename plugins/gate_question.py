@@ -28,18 +28,18 @@ ANSWERS: dict[str, Answer] = {LOAD: "load", KEEP_OUT: "keep out"}
 _ASKED = "asked"  # key in the task's state store: the ids of the holds that the question is about
 _UNITS_SHOWN = 10
 _WHAT_NEXT = (
-    f"**{LOAD}**: load these units, accepted and rejected captions. **{KEEP_OUT}**: load nothing of them, and the run"
-    " fails. Units that the gate did not stop are loaded in either case."
+    f"**{LOAD}**: load the accepted and rejected captions of these units. **{KEEP_OUT}**: load none of these units, and"
+    " the run fails. Units that the gate does not hold are loaded in either case."
 )
 
 
 class GateQuestion(HITLOperator):
-    """Asks about all units of the run that the gate holds, and returns the units to load. Skipped if it holds none.
+    """Asks about all units of the run that the gate holds, and returns the units to load. Skipped if there are none.
 
     Writes the answer, its author and its time to the ledger. The task fails, and nothing is loaded, if nobody answers
     within ``CAPSFUSION_GATE__ANSWER_HOURS`` or if that setting is 0.
 
-    Keeps an answer in the task's state store until the ledger has it, because a further try of the task deletes
+    Keeps an answer in the task's state store until the ledger has it, because the next try of the task deletes
     Airflow's own record of the answer. So nobody is asked twice if the warehouse or a worker fails after the answer.
     """
 
@@ -47,11 +47,11 @@ class GateQuestion(HITLOperator):
         # A placeholder until execute sets the real response_timeout. Without a response_timeout, Airflow would drop the
         # execution_timeout.
         default = timedelta(days=1)
-        super().__init__(subject="Load what the gate holds?", options=[*ANSWERS], response_timeout=default, **kwargs)
+        super().__init__(subject="Load the held units?", options=[*ANSWERS], response_timeout=default, **kwargs)
 
     def execute(self, context: Context) -> Any:
         store, planned = context["task_state_store"], planned_units(context)
-        kept: Any = store.get(kept_answer.KEY)  # an earlier try had this answer, and may have written it to the ledger
+        kept: Any = store.get(kept_answer.KEY)  # an answer to an earlier try, perhaps written to the ledger already
         let_in = self._settle(context, store.get(_ASKED), kept) if kept else []
         with working() as work:
             holds, hours = gate_tasks.to_ask(work, planned, context["run_id"]), work.settings.gate.answer_hours
@@ -86,7 +86,7 @@ class GateQuestion(HITLOperator):
         with working() as work:
             units = gate_tasks.answer(work, asked, ANSWERS[chosen], user, at)
         if kept_out := len(asked) - len(units):
-            # Delete the kept answer, because the ledger has it now. If the task is cleared, it asks again.
+            # Delete the kept answer, because the ledger has it now. After a clear, the task then asks again.
             context["task_state_store"].delete(kept_answer.KEY)
             raise InputError(
                 f"{kept_out} of {len(asked)} units are kept out; {user} has answered {chosen}."

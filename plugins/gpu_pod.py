@@ -20,7 +20,7 @@ def gpu_executor_config() -> dict[str, Any]:
     path = os.environ.get("CAPSFUSION_GPU_POD")
     if not path:
         return {}
-    # Imported here, because other executors do not have this provider installed.
+    # Imported here, because the provider is not installed with other executors.
     from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
     from kubernetes.client import ApiClient
 

@@ -22,7 +22,7 @@ class GpuPool:
     def on_dag_run_running(self, dag_run: DagRun) -> None:
         if dag_run.dag_id not in DAGS:
             return
-        # Imported here, because tasks load plugins, too, but have no access to Airflow's database.
+        # Imported here, because tasks also load this plugin, but have no access to Airflow's database.
         from airflow.models.pool import Pool
         from airflow.utils.session import create_session
 

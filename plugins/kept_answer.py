@@ -1,8 +1,8 @@
-"""Keeps the answer to the gate's question if Airflow considers the task that asks crashed.
+"""Keeps the answer to the gate's question if Airflow considers the task ``ask`` crashed.
 
 This happens if somebody answers quickly: the task then runs again before the scheduler has handled the end of the
-process that asked. The next try finds the answer here. Airflow deletes its own record of the answer when a task asks
-again.
+process that asked. The next try finds the answer here, because Airflow deletes its own record of the answer when a task
+asks again.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def as_json(chosen: Sequence[str], user: Any, at: datetime) -> dict[str, Any]:
 
 
 class KeptAnswer:
-    """Copies the answer into the task's state store when the scheduler, not a worker, fails the task."""
+    """Copies the answer into the task's state store if the scheduler (not a worker) marks the task as failed."""
 
     @hookimpl
     def on_task_instance_failed(self, task_instance: TaskInstance) -> None:
         if inspect(task_instance, raiseerr=False) is None or task_instance.operator != OPERATOR:
-            return  # a worker makes this call, or the task asks no question
-        # Imported here, because tasks load plugins, too, but have no access to Airflow's database.
+            return  # the call comes from a worker, or the task is not a GateQuestion
+        # Imported here, because tasks also load this plugin, but have no access to Airflow's database.
         from airflow.models.hitl import HITLDetail
         from airflow.models.taskinstance import TaskInstance
         from airflow.state import TaskScope, get_state_backend
@@ -47,8 +47,8 @@ class KeptAnswer:
         if session is None:
             return
         scope = TaskScope(task_instance.dag_id, task_instance.run_id, task_instance.task_id, task_instance.map_index)
-        # Find the task by the names of its DAG, run and task, because Airflow has given the next try another id, which
-        # is not in the database yet.
+        # Find the task by its DAG, run, task and map index. Its id already belongs to the next try, and that id is not
+        # in the database yet.
         found = session.execute(
             select(HITLDetail.chosen_options, HITLDetail.responded_by, HITLDetail.responded_at)
             .join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)

@@ -1,4 +1,4 @@
-"""Checks Airflow's limit on the tasks of one mapped task. The error names Airflow's setting."""
+"""Checks Airflow's limit on the length of a mapped task. The error names Airflow's setting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from capsfusion_tasks.errors import InputError
 
 
 def max_tasks() -> int:
-    """The most tasks that Airflow makes of one mapped task (``core.max_map_length``)."""
+    """The maximum number of tasks that one mapped task can expand to (``core.max_map_length``)."""
     return int(conf.getint("core", "max_map_length"))
 
 
@@ -16,6 +16,6 @@ def require_mappable(count: int, what: str) -> None:
     """Raise InputError if Airflow does not allow ``count`` mapped tasks. ``what``: what the tasks are for."""
     if count > (most := max_tasks()):
         raise InputError(
-            f"{count} {what} need a task each, and Airflow allows {most}: set AIRFLOW__CORE__MAX_MAP_LENGTH to {count}"
+            f"{count} {what} need a task each, but Airflow allows {most}: set AIRFLOW__CORE__MAX_MAP_LENGTH to {count}"
             " or more for all of Airflow's components, restart them, and clear this task"
         )

@@ -1,4 +1,4 @@
-"""Tells OpenLineage what a task read and wrote, if Airflow's OpenLineage provider is installed and switched on."""
+"""Reports to OpenLineage what a task read and wrote, if Airflow's OpenLineage provider is installed and enabled."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _sent(describe: Callable[_Arguments, TaskLineage | None]) -> Callable[_Argum
                     raise_on_error=True,
                 )
         except Exception:  # do not fail the task, because a retry would repeat finished work
-            log.exception("could not tell OpenLineage what this task read and wrote; the task itself is done")
+            log.exception("could not send to OpenLineage what this task read and wrote; the task itself is done")
 
     return send
 
@@ -59,7 +59,7 @@ def pulled(work: Context, shard: Shard, counts: Mapping[str, Any]) -> TaskLineag
 
 @_sent
 def loaded(work: Context, unit: Unit, counts: Mapping[str, Any]) -> TaskLineage | None:
-    """Send the lineage of a loaded unit. Sends nothing if the unit was loaded before: this task has written nothing."""
+    """Send the lineage of a loaded unit. Sends nothing if the unit was loaded before, because nothing was written."""
     from capsfusion_tasks.tasks.task_lineage import of_load
 
     return None if counts["already_loaded"] else of_load(work, unit, counts)

@@ -36,8 +36,8 @@ FUSION_KEY = "fusion_id"  # key of an XCom of the task plan: the fusion_id of it
 def planning(context: Context) -> Iterator[PipelineContext]:
     """The pipeline's context for a task that decides how to fuse. The run's Params override the settings.
 
-    If no Param is set and the run has units that are not loaded, the decoding of these units is used. A backfill that
-    reruns the run clears the run's Params, but must continue the run's units.
+    If no such Param is set and the run has units that are not loaded, uses the decoding settings of these units. A
+    backfill that reruns the run clears the run's Params, but must continue the run's units.
     """
     use_aws_connection()
     params = context["params"]
@@ -51,20 +51,20 @@ def planning(context: Context) -> Iterator[PipelineContext]:
 
 @contextmanager
 def working() -> Iterator[PipelineContext]:
-    """The pipeline's context for tasks that do not use ``planning``. They read a unit's decoding from the ledger."""
+    """The pipeline's context for all other tasks. They read the decoding settings of a unit from the ledger."""
     use_aws_connection()
     with open_context(load_settings()) as work:
         yield work
 
 
 def planned_fusion(context: Context) -> str | None:
-    """The fusion_id of the run's plan. None if the plan failed before it chose one."""
+    """The fusion_id of the run's plan. None if the task plan failed before it had a fusion_id."""
     found: str | None = context["ti"].xcom_pull(task_ids="plan", key=FUSION_KEY)
     return found
 
 
 def planned_units(context: Context) -> list[str]:
-    """Ids of the units of the run's plan. Empty if the run has not planned."""
+    """Ids of the units of the run's plan. Empty if there is no plan."""
     units: list[dict[str, Any]] | None = context["ti"].xcom_pull(task_ids="plan")
     return [unit["unit_id"] for unit in units or []]
 
@@ -84,7 +84,7 @@ def use_aws_connection() -> None:
         connection = Connection.get(conn_id)
     except AirflowNotFoundException as error:
         raise InputError(
-            f"no Connection {conn_id}, which CAPSFUSION_AWS_CONN_ID names: create it under Admin → Connections"
+            f"CAPSFUSION_AWS_CONN_ID: there is no Connection {conn_id}; create it under Admin → Connections"
         ) from error
     extra = connection.extra_dejson
     known = {
@@ -94,7 +94,7 @@ def use_aws_connection() -> None:
     }
     if unknown := sorted(extra.keys() - known):
         raise InputError(
-            f"Connection {conn_id} has {', '.join(unknown)} in its extra, which is not used: remove it. Allowed are"
+            f"Connection {conn_id} has unknown fields in its extra: remove {', '.join(unknown)}. Allowed are"
             f" {', '.join(known)}"
         )
     values = {"AWS_ACCESS_KEY_ID": connection.login, "AWS_SECRET_ACCESS_KEY": connection.password}
@@ -103,12 +103,10 @@ def use_aws_connection() -> None:
 
 
 def interval_of(context: Context) -> Interval:
-    """The Param ``day``, or the run's data interval. Raises InputError if the run has neither."""
+    """The interval of the Param ``day``, or the run's data interval. Raises InputError if the run has neither."""
     if day := context["params"].get("day"):
         if (kind := context["dag_run"].run_type) in ("backfill", "scheduled"):
-            raise InputError(
-                f"the Param day is {day}, but this run belongs to a {kind} series with its own dates: leave day empty"
-            )
+            raise InputError(f"the Param day is {day}, but a run of type {kind} has its own dates: leave day empty")
         return utc_day(day)
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if start is None or end is None:
@@ -140,7 +138,7 @@ def told_params(context: Context) -> str:
 
 
 def replay_of(context: Context, fusion_id: str) -> Replay:
-    """The rejected captions of ``fusion_id`` that the run's Params select, under the run's name."""
+    """A replay of the rejected captions of ``fusion_id`` that the run's Params select. Its name is the run's id."""
     params = context["params"]
     return Replay(
         name=context["run_id"],

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # in the dict that the task returns, because Airflow makes an XCom of each key of that dict.
 KEY = "note"
 CHECKED = "checked"  # key of the XCom of the task "check", with its findings
-UNCHECKED = {"findings": None, "text": "check: it could not be done"}
-AUTHOR = "capsfusion"  # the user of notes that this module writes, to tell them from notes of people
+UNCHECKED = {"findings": None, "text": "check: no result, because the task check failed"}
+AUTHOR = "capsfusion"  # the user of this module's notes, which tells them apart from people's notes
 _EARLIER_HEAD = "Report:"  # notes of earlier versions begin with this text and have no user
 # Length limit of a note, the size of its column. A longer note would break the scheduler's transaction.
 _LONGEST = 1000
@@ -34,7 +34,7 @@ _PLAIN = re.compile(r"[\w ,.:;=+()/%…-]*")
 
 
 _RUNNING = "running"
-# If the box is not ticked, Airflow's UI sends no Params of a backfill, even if the form has values.
+# Airflow's UI sends the Params of a backfill only if this box of the form is ticked.
 _NO_PARAMS = "To apply the Params of a backfill, tick Override parameters on existing runs in its form"
 
 
@@ -57,7 +57,7 @@ class RunNote:
         """Write the run's note. ``state``: the headline if the run has no report."""
         if dag_run.dag_id not in DAGS:
             return
-        # Imported here, because tasks load plugins, too, but have no access to Airflow's database.
+        # Imported here, because tasks also load this plugin, but have no access to Airflow's database.
         from airflow.models.dagrun import DagRun, DagRunNote
         from airflow.models.xcom import XComModel
         from sqlalchemy import select
@@ -67,7 +67,7 @@ class RunNote:
         if session is None:
             return
         # If the scheduler starts a run while a user marks the run as failed, two processes write its first note. The
-        # second process waits here, and then finds the first one's note.
+        # second process waits here, and then finds the note of the first.
         session.flush()
         session.execute(select(DagRun.id).where(DagRun.id == dag_run.id).with_for_update())
         session.expire(dag_run, ["dag_run_note"])
@@ -126,7 +126,7 @@ def _link(dag_run: DagRun) -> str:
 
 
 def as_text(line: str) -> str:
-    """Markdown that shows ``line`` as it is. Cuts a long line."""
+    """Markdown that shows ``line`` literally. Cuts a long line."""
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE - 1]}…"
     if _PLAIN.fullmatch(line) and "://" not in line and "www." not in line.lower():
@@ -136,7 +136,7 @@ def as_text(line: str) -> str:
 
 def as_code(line: str) -> str:
     """``line`` as a code span of Markdown."""
-    # A code span ends at the number of backticks that began it.
+    # A code span ends at as many backticks as it begins with, so use more than the line has in a row.
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{pad}{line}{pad}{fence}"

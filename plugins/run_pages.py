@@ -28,7 +28,7 @@ def absolute(page: str) -> str:
 
 
 def _base_url() -> str:
-    # Imported here, because tasks load plugins, too, and few of them need this module.
+    # Imported here, because all tasks load plugins, but few of them need this module.
     from airflow.configuration import conf
 
     return str(conf.get("api", "base_url", fallback="/"))

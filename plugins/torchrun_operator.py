@@ -29,7 +29,7 @@ class TorchrunOperator(BaseOperator):
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(unit, dict):  # written in the DAG; execute checks a unit that another task returned
+        if isinstance(unit, dict):  # a unit from the DAG file; execute checks units that other tasks return
             Unit(**unit)
         self.unit = unit
         self._torchrun: Torchrun | None = None
@@ -64,6 +64,6 @@ class TorchrunOperator(BaseOperator):
 
     def on_kill(self) -> None:
         # Airflow sends SIGKILL five seconds later, so signal torchrun and return. torchrun ends its ranks. Airflow's
-        # signals do not reach the ranks, because each runs in a session of its own.
+        # signals do not reach the ranks, because each rank has its own session.
         if self._torchrun:
             self._torchrun.terminate()

@@ -25,7 +25,7 @@ SLOWER_THAN_USUAL = timedelta(hours=24)
 
 
 class WebhookAlert(BaseNotifier):
-    """POSTs ``{"text": …}``, the format of Slack, Mattermost and most others, to a webhook.
+    """POSTs ``{"text": …}`` to a webhook. Slack, Mattermost and most other services accept this format.
 
     The webhook's URL is the password of the Connection, because such a URL is a secret and Airflow masks passwords in
     logs. ``text`` may be a template.
@@ -86,10 +86,10 @@ def question(text: str) -> list[BaseNotifier]:
 
 
 def deadline() -> DeadlineAlert | None:
-    """The deadline of a run: a day after the average duration of the last ten. None without CAPSFUSION_ALERT_CONN_ID.
+    """The deadline of a run: the average duration of the last ten runs plus a day.
 
-    Before the first run has succeeded, there is no deadline. Does not use DAGRUN_QUEUED_AT, because with such a
-    deadline Airflow 3.3.2 answers 500 when a task is cleared.
+    None if CAPSFUSION_ALERT_CONN_ID is not set. Before the first run has succeeded, Airflow sets no deadline. Does not
+    use DAGRUN_QUEUED_AT, because with such a deadline Airflow 3.3.2 answers HTTP 500 when a task is cleared.
     """
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
     if not conn_id:

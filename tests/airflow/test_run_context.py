@@ -51,9 +51,9 @@ def test_a_connection_supplies_keys_and_endpoint_of_s3(tmp_path: Path) -> None:
 
 
 def test_a_connection_that_is_not_there_or_asks_for_more_is_refused(tmp_path: Path) -> None:
-    assert "InputError: no Connection store, which CAPSFUSION_AWS_CONN_ID names" in run_with(tmp_path, None).stderr
+    assert "InputError: CAPSFUSION_AWS_CONN_ID: there is no Connection store;" in run_with(tmp_path, None).stderr
     done = run_with(tmp_path, {"conn_type": "aws", "login": "k", "extra": {"role_arn": "arn:aws:iam::1:role/x"}})
-    assert "InputError: Connection store has role_arn in its extra" in done.stderr
+    assert "InputError: Connection store has unknown fields in its extra: remove role_arn." in done.stderr
 
 
 def run_code(code: str, settings: Settings, tmp_path: Path, **variables: str) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def test_the_interval_is_the_day_of_a_single_run_or_else_that_of_its_dates(tmp_p
     assert days == [whole.format(day) for day in (10, 10, 13, 13)]
     assert "trigger it with the Param day or a logical date" in without
     assert in_a_backfill == (
-        "the Param day is 2026-11-13, but this run belongs to a backfill series with its own dates: leave day empty"
+        "the Param day is 2026-11-13, but a run of type backfill has its own dates: leave day empty"
     )
     assert hours == "interval: 2026-11-10 00:00 to 2026-11-10 06:00 (UTC)"
     assert found["params"] == ["Params: all at their defaults", "Params: limit 20, existing replace"]
@@ -204,7 +204,7 @@ except InputError as error:
 def test_more_tasks_than_airflow_maps_is_an_error_with_the_number_to_set(tmp_path: Path) -> None:
     found = run_code(MAP_LENGTHS, Settings(), tmp_path, AIRFLOW__CORE__MAX_MAP_LENGTH="3")
     assert found["most"] == 3
-    assert "4 shards need a task each, and Airflow allows 3: set AIRFLOW__CORE__MAX_MAP_LENGTH to 4" in found["error"]
+    assert "4 shards need a task each, but Airflow allows 3: set AIRFLOW__CORE__MAX_MAP_LENGTH to 4" in found["error"]
 
 
 @pytest.mark.parametrize("name", ["capsfusion", "capsfusion_replay"])

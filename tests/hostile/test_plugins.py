@@ -65,7 +65,7 @@ def test_a_note_begins_with_what_failed(found: dict[str, Any]) -> None:
     assert found["composed"] == [
         ["1 accepted, 1 finding", failed, "check: lost", done],
         ["1 accepted, 0 findings", failed, done, "check: nothing is wrong"],
-        ["1 accepted, the check failed", failed, done, "check: it could not be done"],
+        ["1 accepted, the check failed", failed, done, "check: no result, because the task check failed"],
         ["1 accepted", failed, done],
     ]
 

@@ -49,7 +49,7 @@ function around() {
   }
 }
 
-// Writes the frame's state into the address of Airflow's page, so that a user can share or reload this address.
+// Writes the frame's state into the address of Airflow's page, so that a user can share the address or reload the page.
 function tell() {
   const outer = around();
   if (!outer) return;

@@ -8,7 +8,7 @@ const place = document.getElementById("figures");
 const DAGS = ["capsfusion", "capsfusion_replay"];
 let request = new AbortController();
 
-// key: a dag_run_id, a replay, or start and end of an interval; and a fusion_id. Empty for all runs.
+// key selects a run by dag_run_id, by replay, or by start and end of its interval, and by fusion_id. Empty: all runs.
 // dag: the DAG of the run whose tab shows this page; undefined outside such a tab.
 export async function showRuns(key, address, dag) {
   const { go } = address;
