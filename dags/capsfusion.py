@@ -51,10 +51,10 @@ from capsfusion_tasks.tasks import interval_tasks, metrics, unit_tasks
 
 SOURCES = "sources"  # key of an XCom of discover, set only if the run has no shards: the dates of the sources' shards
 
-# The first Param's description has this hint, because Airflow's form has no other place above the Params.
+# The first Param's description begins with this hint, because Airflow's form has no other place above the Params.
 BACKFILL_HINT = (
-    "**In a backfill, tick *Override parameters on existing runs* above. Otherwise Airflow uses no value of this"
-    " form**, for new runs neither."
+    "**In a backfill, tick *Override parameters on existing runs* above. Otherwise Airflow ignores all values of this"
+    " form**, even for new runs."
 )
 
 PARAMS = {
@@ -73,7 +73,8 @@ PARAMS = {
         title="Pairs that are fused already",
         type="string",
         enum=["skip", "replace"],
-        description="Pairs that this model has fused already with these settings: skip them, or fuse and replace them.",
+        description="What to do with pairs that were fused before with the same model and settings: skip them, or fuse"
+        " them again.",
     ),
     "export_to": Param(
         None,
@@ -86,7 +87,7 @@ PARAMS = {
         False,
         title="Accept rejections",
         type="boolean",
-        description="Load all units, even if so many of their captions are rejected that the gate would hold them.",
+        description="Load all units, even those that the gate would hold because of too many rejected captions.",
     ),
     "relist": Param(
         False,
@@ -109,8 +110,8 @@ PARAMS = {
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
     catchup=False,
-    # With the latest version, a rerun gets only as many mapped tasks as its last try had units. If the new plan has
-    # more units, Airflow creates no tasks for the additional units.
+    # With the DAG's latest version, a rerun gets only as many mapped tasks as its last try had units. If the new plan
+    # has more units, Airflow creates no tasks for the additional units.
     rerun_with_latest_version=False,
     max_active_runs=8,
     max_active_tasks=MAX_ACTIVE_TASKS,
@@ -216,7 +217,7 @@ def capsfusion() -> None:
             raise InputError(f"{len(findings)} findings. The first: {first['rule']}: {first['where']}: {first['what']}")
         return result
 
-    # A task of its own, because a task with an outlet emits an event whenever it succeeds, and report may succeed
+    # A separate task, because a task with an outlet emits an event whenever it succeeds, but report also succeeds
     # without new captions.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
     def announce() -> Json:
@@ -261,8 +262,8 @@ def capsfusion() -> None:
     checked = check()
     paired >> units
     [loaded, held] >> export() >> checked >> announce() >> report()
-    # A failed task makes Airflow skip its successors at once. check depends on these tasks directly, so it waits for
-    # all of them.
+    # If a task fails, Airflow ends its successors at once. check depends directly on all of these tasks, so it waits
+    # until each of them is done.
     [paired, loaded, held] >> checked
 
 

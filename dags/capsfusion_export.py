@@ -18,14 +18,14 @@ PARAMS = {
         title="Export to",
         type="string",
         pattern=r"^(/|\w+://).",
-        description="A new folder for each export: s3://…, hf://…, or an absolute path that every worker reaches.",
+        description="A new folder for this export: s3://…, hf://…, or an absolute path that every worker reaches.",
     ),
     **FILTER_PARAM,
     "columns": Param(
         None,
         title="More columns",
         type=["null", "string"],
-        description="Columns to export besides the four standard columns: names separated by commas, or all.",
+        description="More columns than the four standard columns: names separated by commas, or all.",
     ),
     "limit": limit_param("Export at most this many captions, a random sample. Empty: all."),
 }

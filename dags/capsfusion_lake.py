@@ -1,4 +1,4 @@
-"""The DAG ``capsfusion_lake``: keeps an Iceberg table of the accepted captions. Wiring only."""
+"""The DAG ``capsfusion_lake``: writes accepted captions to an Iceberg table. Wiring only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARAMS = {
 
 
 @dag(
-    schedule=[CAPTIONS],  # each run of capsfusion and capsfusion_replay that loaded captions
+    schedule=[CAPTIONS],  # runs after each run of capsfusion or capsfusion_replay that loaded captions
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
     params=PARAMS,

@@ -32,13 +32,13 @@ from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.tasks import metrics, replay, unit_tasks
 from capsfusion_tasks.validation.rules import REASONS
 
-SELECTION_KEY = "selection"  # key of an XCom of plan: which captions are replayed
+SELECTION_KEY = "selection"  # key of an XCom of plan: the captions to replay
 
 PARAMS = {
     "reason": Param(
         None,
         title="Reasons",
-        type=["null", "array"],  # null, because the form sends it after a user removed all reasons
+        type=["null", "array"],  # the form sends null after a user removed all reasons
         items={"type": "string", "enum": list(REASONS)},
         examples=list(REASONS),
         description="Replay captions that were rejected for one of these reasons. Empty: for any reason.",
@@ -72,7 +72,7 @@ PARAMS = {
         type=["null", "integer"],
         minimum=1,
         maximum=1024,
-        description="Longest caption in tokens. Empty: the setting CAPSFUSION_MAX_NEW_TOKENS.",
+        description="Maximum length of a caption, in tokens. Empty: the setting CAPSFUSION_MAX_NEW_TOKENS.",
     ),
     "dtype": Param(
         None,
@@ -85,10 +85,10 @@ PARAMS = {
     **BUDGET_PARAMS,
     "existing": Param(
         "skip",
-        title="What was tried already",
+        title="Pairs that are fused already",
         type="string",
         enum=["skip", "replace"],
-        description="Pairs that were fused with these settings already: skip them, or fuse and replace them.",
+        description="What to do with pairs that were fused before with these settings: skip them, or fuse them again.",
     ),
     "accept_rejections": Param(
         True,
@@ -119,7 +119,7 @@ def capsfusion_replay() -> None:
         """Selects the rejected captions, checks the budget, and cuts their pairs into work units."""
         context = get_current_context()
         params = context["params"]
-        with working() as work:  # with the settings of the daily runs, not this run's Params
+        with working() as work:  # with the settings of the daily runs, without this run's Params
             selection = replay_of(context, params["fusion_id"] or work.decoding.fusion_id)
         with planning(context) as work:
             context["ti"].xcom_push(FUSION_KEY, work.decoding.fusion_id)
@@ -151,7 +151,7 @@ def capsfusion_replay() -> None:
         tell_followers(context, counts, **about, moved=moved)
         return counts
 
-    # The last task decides the run's state. It fails after an error, and does not fail if captions are rejected again.
+    # The last task decides the run's state. It fails if a task failed, but not if captions are rejected again.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
     def report() -> Json:
         """Reports the captions that were selected, moved and rejected again, in this log and in the run's note."""

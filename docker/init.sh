@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs at each `docker compose up`, before the other services.
-# Migrates both databases, and sets the admin's password, the pool of fuse tasks and the Connection for S3.
+# Migrates both databases. Sets the admin's password, the pool of fuse tasks and the Connection for S3.
 set -euo pipefail
 
 airflow db migrate

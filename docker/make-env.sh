@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes .env for docker-compose.yaml with new random secrets. Only you can read the file. Changes no existing file.
+# Writes .env for docker-compose.yaml with new random secrets. Only you can read the file. Does not change an existing file.
 #
 #   docker/make-env.sh [FILE]
 set -eu
@@ -24,7 +24,7 @@ JWT_SECRET=$(secret 32)
 AIRFLOW_DB_PASSWORD=$(secret 16)
 REDIS_PASSWORD=$(secret 16)
 
-# The warehouse: a database of its own on the server of Airflow's database, or on any other PostgreSQL.
+# The warehouse: a separate database, on the server of Airflow's database or on any other PostgreSQL server.
 WAREHOUSE_PASSWORD=$warehouse
 CAPSFUSION_WAREHOUSE_URL=postgresql://capsfusion:$warehouse@postgres:5432/capsfusion
 
@@ -42,8 +42,8 @@ CAPSFUSION_WAREHOUSE_URL=postgresql://capsfusion:$warehouse@postgres:5432/capsfu
 #S3_ENDPOINT_URL=
 #S3_REGION=
 END
-# With a GPU, use docker-compose.gpu.yaml: the worker of fuse tasks reserves the GPU (needs NVIDIA's container toolkit).
-# Without a GPU, this worker fuses on the CPU.
+# With a GPU, use docker-compose.gpu.yaml, which reserves the GPU for the worker of fuse tasks. It needs NVIDIA's
+# container toolkit. Without a GPU, the worker fuses on the CPU.
 if command -v nvidia-smi > /dev/null && nvidia-smi -L > /dev/null 2>&1; then
   echo "
 COMPOSE_FILE=docker-compose.yaml:docker-compose.gpu.yaml" >> "$file.part"

@@ -1,7 +1,7 @@
-"""Print the requirements of pyproject.toml, so that the image can have its packages in another layer than the code.
+"""Print the requirements of pyproject.toml, so that the image has the packages in a layer below the code.
 
-python requirements.py airflow celery     the project's dependencies and those of these extras
-python requirements.py --only fusion      the dependencies of this extra only
+python requirements.py airflow celery     the dependencies of the project and of these extras
+python requirements.py --only fusion      only the dependencies of this extra
 """
 
 from __future__ import annotations
