@@ -213,7 +213,7 @@ VALIDATED_WITH_BEAMS = pa.schema(
 
 
 def with_columns_of(schema: pa.Schema, table: pa.Table) -> pa.Table:
-    """Add the nullable columns of ``schema`` that ``table`` of an earlier version lacks. Their values are null."""
+    """Add the nullable columns of ``schema`` that earlier versions did not write. Their values are null."""
     for field in schema:
         if field.nullable and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))

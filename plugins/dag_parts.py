@@ -110,8 +110,8 @@ BUDGET_PARAMS = {
         title="Highest cost",
         type=["null", "number"],
         minimum=0,
-        description="Stop before fusing if the estimated cost exceeds this. The setting CAPSFUSION_GPU_HOUR_PRICE"
-        " gives the price. Empty: no limit.",
+        description="Stop before fusing if the estimated cost exceeds this. Needs the setting"
+        " CAPSFUSION_GPU_HOUR_PRICE. Empty: no limit.",
     ),
 }
 

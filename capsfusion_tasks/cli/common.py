@@ -47,7 +47,7 @@ MaxGpuHours = Annotated[
 ]
 MaxCost = Annotated[
     float | None,
-    typer.Option(help="Stop before fusing if the estimated cost exceeds this (CAPSFUSION_GPU_HOUR_PRICE).", min=0),
+    typer.Option(help="Stop before fusing if the estimated cost exceeds this. Needs CAPSFUSION_GPU_HOUR_PRICE.", min=0),
 ]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Maximum length of a caption, in tokens. Default: 80.", min=1)]
 KeepBeams = Annotated[

@@ -35,8 +35,8 @@ def fuse(
             parser=local_path,
             metavar="IN",
             show_default=False,
-            help="Files with raw and synthetic captions (.json, .jsonl, .ndjson, .csv, .tsv, also with .gz; .parquet),"
-            " folders of such files, or glob patterns in quotes.",
+            help="Files with raw and synthetic captions: .json, .jsonl, .ndjson, .csv or .tsv (each also with .gz), or"
+            " .parquet. Or folders of such files, or glob patterns in quotes.",
         ),
     ],
     target: Annotated[
