@@ -193,7 +193,7 @@ def capsfusion() -> None:
     # Run the export even if loads are skipped, because an earlier run may have loaded captions of this interval.
     @task(trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=timedelta(hours=4))
     def export() -> Json:
-        """Writes the interval's captions as Parquet below the Param export_to. Skipped if export_to is empty."""
+        """Writes the interval's captions as Parquet files below export_to. Skipped if export_to is empty."""
         context = get_current_context()
         if not (export_to := context["params"]["export_to"]):
             raise AirflowSkipException("export_to is empty")

@@ -33,7 +33,7 @@ PARAMS = {
 
 @dag(
     dag_id="capsfusion_export",
-    description="Exports accepted captions that meet a filter as Parquet.",
+    description="Exports accepted captions that match a filter as Parquet files.",
     schedule=None,
     catchup=False,
     default_args=DEFAULT_ARGS,
