@@ -1,8 +1,8 @@
 """Opens the Iceberg catalog and the table of captions that ``CAPSFUSION_LAKE_TABLE`` names.
 
-The catalog is ``capsfusion`` in PyIceberg's own configuration: ``.pyiceberg.yaml``, or the environment variables
-``PYICEBERG_CATALOG__CAPSFUSION__…``. Without such a configuration, the catalog's own tables are in the warehouse, and
-the files of the Iceberg table are in ``CAPSFUSION_HOME``.
+PyIceberg's configuration can define the catalog under the name ``capsfusion``: in ``.pyiceberg.yaml``, or in the
+environment variables ``PYICEBERG_CATALOG__CAPSFUSION__…``. Without such a definition, the catalog's own tables are in
+the warehouse, and the files of the Iceberg table are in ``CAPSFUSION_HOME``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Lake:
     name: str
 
     def table(self) -> Table | None:
-        """The table. None if it does not exist. Raises InputError if its columns are not those of captions."""
+        """Load the table. Returns None if it does not exist. Raises InputError if it is not a table of captions."""
         from pyiceberg.exceptions import NoSuchTableError
 
         try:
@@ -55,7 +55,7 @@ class Lake:
             return None
         if missing := _KEYS.difference(table.schema().column_names):
             raise InputError(
-                f"the Iceberg table {self.name} has no column {', '.join(sorted(missing))}, so it has no captions:"
+                f"the Iceberg table {self.name} is not a table of captions: it lacks {', '.join(sorted(missing))};"
                 " set CAPSFUSION_LAKE_TABLE to another table"
             )
         return table
@@ -82,13 +82,13 @@ def require_pyiceberg() -> None:
 
 @contextmanager
 def open_lake(settings: Settings, warehouse: Warehouse) -> Iterator[Lake]:
-    """The lake of ``settings``.
+    """Open the catalog for the Iceberg table that ``settings`` names.
 
-    Raises InputError without ``CAPSFUSION_LAKE_TABLE``, without PyIceberg, and for a configuration that PyIceberg
-    refuses; NotReadyError if the catalog or the files cannot be reached, now or later in the block.
+    Raises InputError if ``CAPSFUSION_LAKE_TABLE`` is not set, if PyIceberg is not installed, or if PyIceberg refuses
+    the configuration. Raises NotReadyError if the catalog or the files cannot be reached, now or later in the block.
     """
     if settings.lake_table is None:
-        raise InputError("CAPSFUSION_LAKE_TABLE is not set: name an Iceberg table in it, as in captions.fused")
+        raise InputError("CAPSFUSION_LAKE_TABLE is not set: set it to an Iceberg table, such as captions.fused")
     require_pyiceberg()
     from pyiceberg.catalog import load_catalog
     from pyiceberg.utils.config import Config
@@ -134,22 +134,22 @@ def _errors_of(name: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError) as error:
         raise InputError(
             f"a file of the Iceberg table {name} is missing, or this user may not read or write it: {one_line(error)};"
-            " restore it, set CAPSFUSION_LAKE_TABLE to another table, which then gets all captions, or set"
-            " PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE to another place for new tables"
+            " restore it, or set CAPSFUSION_LAKE_TABLE to another table, which then gets all captions. To store new"
+            " tables in another place, set PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE"
         ) from error
     except DBAPIError as error:
         code = getattr(error.orig, "sqlstate", None)
         said = f"the database of the Iceberg catalog {CATALOG!r}, or the warehouse, refuses: {one_line(error.orig)}"
         if code is None or may_pass(code):
-            raise NotReadyError(f"{said}; try again. If it stays so, {check}") from error
-        raise InputError(f"{said}; grant that, or {check}") from error
+            raise NotReadyError(f"{said}; try again. If the error persists, {check}") from error
+        raise InputError(f"{said}; grant the missing right, or {check}") from error
     except address as error:
         raise InputError(
             f"the Iceberg catalog {CATALOG!r} has no usable address: {one_line(error)}; {check}"
         ) from error
     except passing as error:
         raise NotReadyError(
-            f"the Iceberg table {name} cannot be used now: {one_line(error)}; try again. If it stays so, {check}"
+            f"the Iceberg table {name} cannot be used now: {one_line(error)}; try again. If the error persists, {check}"
         ) from error
     except lasting as error:
         raise InputError(f"the Iceberg catalog {CATALOG!r} refuses: {one_line(error)}; {check}") from error
@@ -160,7 +160,7 @@ def _in_the_warehouse(settings: Settings, warehouse: Warehouse) -> dict[str, str
 
 
 def _s3_of_environment() -> dict[str, str]:
-    """PyIceberg's properties with the values of those AWS variables that PyIceberg does not read by itself."""
+    """PyIceberg's S3 properties, from AWS variables that PyIceberg does not read itself."""
     variables = {
         "s3.endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         "s3.region": ("AWS_REGION", "AWS_DEFAULT_REGION"),

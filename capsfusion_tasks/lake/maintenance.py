@@ -29,15 +29,15 @@ class Maintained:
 
 
 def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], None] = print) -> int:
-    """Rewrite each partition with at least ``min_files`` small files, sorted by pair_id. Returns how many it rewrote.
+    """Rewrite each partition with at least ``min_files`` small files, sorted by pair_id. Returns their number.
 
-    Holds one partition at a time in memory: one day of one fusion. The rows stay the same, and old snapshots keep the
-    old files. Does not rewrite partitions from which another engine deleted rows, or files of an older partitioning.
+    Needs memory for one partition at a time: one day of one fusion. The rows stay the same, and old snapshots keep the
+    old files. Skips partitions from which another engine deleted rows, and files of an older partitioning.
     """
     from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan
 
     if [field.name for field in table.spec().fields] != ["fusion_id", "loaded_day"]:
-        say("lake: the table's partitioning was changed, so its files are not merged here")
+        say("lake: the table's partitioning was changed, so its files are not merged")
         return 0
     done = 0
     for (fusion_id, day), tasks in _partitions(table).items():
@@ -55,7 +55,7 @@ def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], No
         if rows.num_rows != expected:
             raise InputError(
                 f"partition {fusion_id} of {start:%Y-%m-%d} has {rows.num_rows} rows, but its files have {expected}:"
-                " not rewritten"
+                " the partition was not rewritten"
             )
         table.overwrite(
             rows.sort_by("pair_id"), overwrite_filter=of_day, snapshot_properties={"capsfusion.compacted": "1"}
@@ -66,10 +66,10 @@ def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], No
 
 
 def expire(table: Table, *, before: datetime) -> tuple[int, int]:
-    """Remove snapshots made before the time ``before``, and files that only they have. Returns how many of each.
+    """Remove snapshots older than ``before``, and files that no other snapshot uses. Returns the numbers of both.
 
     Keeps the current snapshot and snapshots that a branch or a tag names. If the process dies while it deletes files,
-    the rest stays on the disk, unused.
+    some unused files remain.
     """
     named = {reference.snapshot_id for reference in table.refs().values()}
     oldest = before.timestamp() * 1000
@@ -87,7 +87,7 @@ def expire(table: Table, *, before: datetime) -> tuple[int, int]:
 
 
 def _partitions(table: Table) -> dict[tuple[str, int], list[FileScanTask]]:
-    """(fusion_id, day in days since 1970) → files of this partition. Leaves out files of an older partitioning."""
+    """(fusion_id, days since 1970) → files of this partition. Leaves out files of an older partitioning."""
     found: dict[tuple[str, int], list[FileScanTask]] = defaultdict(list)
     for task in table.scan().plan_files():
         if task.file.spec_id == table.spec().spec_id:

@@ -1,7 +1,8 @@
 """Writes loaded units from the warehouse to an Iceberg table, each in one commit.
 
-The commit's snapshot names its unit. The warehouse's table ``lake_units`` records the unit after that. If a process
-dies in between, the next one finds the snapshot and only records the unit. So no caption is in the table twice.
+The snapshot of a commit names the unit. After the commit, the warehouse's table ``lake_units`` records the unit. If the
+process dies between the two, the next sync finds the snapshot and only records the unit. So the Iceberg table never has
+a caption twice.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ UNIT, SUPERSEDED = "capsfusion.unit", "capsfusion.superseded"  # properties of a
 
 @dataclass
 class Synced:
-    """The result of a sync. ``found``: units that an earlier process wrote, but did not record before it died."""
+    """Counts of a sync. ``found``: units that an earlier process wrote, but did not record before it died."""
 
     units: int = 0
     rows: int = 0
@@ -38,20 +39,20 @@ class Synced:
 
 @contextmanager
 def sole_writer(warehouse: Warehouse, lake: Lake) -> Iterator[LockedSession]:
-    """A session for the only sync or maintenance of the table. Raises NotReadyError if another one runs."""
+    """Lock the table, so that only one sync or maintenance runs. Raises NotReadyError if another one is running."""
     with locked_session(warehouse.engine) as session:
         if not session.try_lock("lake", lake.name):
-            raise NotReadyError(f"another process writes to the Iceberg table {lake.name}; try again later")
+            raise NotReadyError(f"another process is writing to the Iceberg table {lake.name}; try again later")
         yield session
 
 
 def sync(
     warehouse: Warehouse, lake: Lake, session: LockedSession, say: Callable[[str], None] = print
 ) -> tuple[Table | None, Synced]:
-    """Write the units that the table lacks. Returns the table (None: no unit has a caption yet) and what was done.
+    """Write the units that the table lacks. Returns the table (None if no unit has a caption yet) and the counts.
 
-    First come units whose captions were replaced in the warehouse since the last sync. Their rows are written again
-    without these captions. So a replaced caption is missing for a moment, and never in the table twice.
+    Begins with units that have lost captions in the warehouse, because later units replaced these captions. Such a
+    unit is written again without them. So the table may lack a caption for a moment, but never has it twice.
     """
     table, done = lake.table(), Synced()
     uuid = str(table.metadata.table_uuid) if table else ""
@@ -80,7 +81,7 @@ def sync(
 
 
 def _written_units(table: Table) -> dict[str, tuple[int, int]]:
-    """From the table's history: unit → number of superseded rows when it was last written, id of that snapshot."""
+    """Unit → (number of its superseded rows, snapshot id) when the unit was last written, from the table's history."""
     from pyiceberg.table.snapshots import ancestors_of
 
     found: dict[str, tuple[int, int]] = {}
@@ -92,12 +93,12 @@ def _written_units(table: Table) -> dict[str, tuple[int, int]]:
 
 
 def _write(table: Table | None, unit: LakeUnit, rows: pa.Table, *, again: bool) -> int | None:
-    """Replace the rows of ``unit`` in the table by ``rows``. Returns the id of the snapshot. None: nothing to write."""
+    """Replace the rows of ``unit`` in the table by ``rows``. Returns the snapshot's id, or None if nothing changes."""
     from pyiceberg.expressions import And, EqualTo
 
     if table is None or not (again or rows.num_rows):
         return None
-    # The warehouse has new columns since the table was created.
+    # Add columns that the warehouse got after the table was created.
     if not set(rows.schema.names) <= set(table.schema().column_names):
         with table.update_schema() as update:
             update.union_by_name(rows.schema)

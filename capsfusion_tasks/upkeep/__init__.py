@@ -1,5 +1,5 @@
 """`capsfusion check` and `capsfusion gc`: find lost, duplicated, incomplete and stuck work, and files to delete.
 
-`check` has one module for each hand-over between stages. Each yields `Finding`s. Without `--repair`, it changes
-nothing.
+`check` has a module for each step from one stage to the next. Each module yields `Finding`s. `check` changes nothing
+without `--repair`.
 """

@@ -91,14 +91,15 @@ def check(
     repair: bool = False,
     safe_age: timedelta = SAFE_AGE,
 ) -> Result:
-    """Check everything, or the units and shards in ``scope``; ``repair`` repairs what can be repaired safely.
+    """Check all units and shards, or those in ``scope``.
 
     A check of an interval reads only files that belong to it. A check of everything also finds files that belong to no
     shard and no unit.
 
-    ``footers`` opens every bucket file. ``pairs`` joins all buckets again and looks up each pair. ``sources`` lists the
-    sources again and looks for shards that arrived after their interval was listed. Files younger than ``safe_age``
-    may belong to a running task and are left alone. Raises InputError for ``pairs`` with an interval.
+    ``footers``: open every bucket file. ``pairs``: join all buckets again, and look up each pair. ``sources``: list the
+    sources again, and look for shards that arrived after their interval was listed. ``repair``: repair what can be
+    repaired safely. Ignores files younger than ``safe_age``, because a running task may own them. Raises InputError
+    for ``pairs`` with an interval.
     """
     if pairs and scope.interval is not None:
         raise InputError("a pair can join shards of two intervals: run --pairs without --start and --end")
@@ -142,5 +143,5 @@ def _repair(result: Result) -> None:
             continue
         try:
             result.repaired[number] = finding.repair()
-        except (NotReadyError, FileNotFoundError):  # a task works on this unit or shard, or has repaired it meanwhile
+        except (NotReadyError, FileNotFoundError):  # a task is working on it or has repaired it
             continue

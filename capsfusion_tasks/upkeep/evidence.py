@@ -1,4 +1,4 @@
-"""Reads everything that the checks compare, once: the staging area's files, the lists of shards, the ledger."""
+"""Collects the data that the checks compare: the staging area's files, the lists of shards, and the ledger."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class PullMark:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that the checks read.
+    """The data that the checks compare, each read once.
 
-    A file is ``old`` if it is so old that no running task can still write it or register it in the ledger.
+    A file is ``old`` if no running task can still be writing it, or be about to register it in the ledger.
     """
 
     settings: Settings
@@ -53,7 +53,7 @@ class Evidence:
     listing: Listing
     lists: dict[Interval, list[Shard]]  # the shards of each interval in the scope
     broken_lists: dict[str, str]  # path of an unreadable list or mark → error
-    marks: dict[str, PullMark]  # shard_id → what its pull recorded; pulled shards of ``lists`` only
+    marks: dict[str, PullMark]  # shard_id → what its pull recorded, for the pulled shards of ``lists``
     others: set[str]  # ids of the shards of intervals outside the scope; empty unless all lists were read
     shards: dict[str, LedgerShard]
     units: list[LedgerUnit]
@@ -90,11 +90,11 @@ def gather(
     *,
     all_lists: bool = True,
 ) -> Evidence:
-    """Read the files and the ledger, in an order in which work of a running task looks unfinished instead of wrong.
+    """Read the files and the ledger. The order of reading makes work of a running task look unfinished, not wrong.
 
-    For a scope with an interval, reads only the files of its intervals, of their shards and of their unfinished units.
-    ``all_lists``: read the lists of the other intervals, too. Raises InputError if the ledger belongs to another
-    staging area.
+    If ``scope`` has an interval, reads only files of the intervals in it, of their shards and of their unfinished
+    units. ``all_lists``: also read the lists of the other intervals. Raises InputError if the ledger belongs to
+    another staging area.
     """
     with warehouse.engine.connect() as connection:
         ledger_shards = invariants.ledger_shards(connection)
@@ -110,7 +110,7 @@ def gather(
     if pulled and listing.get(layout.BUCKETS_CONFIG) is None:
         raise InputError(
             f"{storage.root} has no {layout.BUCKETS_CONFIG}, so it is not the staging area of the ledger's shards:"
-            " mount it, or set CAPSFUSION_STAGING to the one that the runs use"
+            " mount the right one, or set CAPSFUSION_STAGING to the staging area that the runs use"
         )
     broken: dict[str, str] = {}
     lists = _lists(storage, inside, broken)
@@ -174,7 +174,7 @@ def _marks(storage: Storage, listing: Listing, shards: Iterable[Shard], broken: 
         path = layout.pulled_mark(shard.side, shard.shard_id)
         try:
             mark = storage.read_json(path)
-            if mark.get("whole", True):  # a mark that is not whole: the shard is being pulled again
+            if mark.get("whole", True):  # if it is not whole, a task is pulling the shard again
                 return shard.shard_id, PullMark(mark["rows"], mark["dropped"], mark["buckets"])
         except (json.JSONDecodeError, KeyError) as error:
             broken[path] = _short(error)

@@ -13,7 +13,7 @@ REPAIR = "capsfusion check --repair"
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem: ``rule`` is broken at ``where``. ``what`` was found there; ``mend`` says what a person should do.
+    """A problem: ``rule`` is broken at ``where``. ``what``: the facts. ``mend``: what a person should do.
 
     ``repair`` repairs the problem and returns what it did. None if no repair is safe. Raises NotReadyError while a task
     works on the same unit or shard.

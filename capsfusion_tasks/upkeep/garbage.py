@@ -26,7 +26,7 @@ KINDS = {
     "units": "files of units that are loaded",
     "replays": "pairs of replays whose units are loaded",
     "unknown units": "files of units that are not in the ledger",
-    "image results": "results of another source, and files of a run that was killed while it read results",
+    "image results": "image results of an earlier source, and files of a run that was killed while it read them",
     "temporary files": "files that a killed process left unfinished",
     "scratch": "folders in this machine's scratch space whose process has ended",
 }
@@ -34,7 +34,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file or folder that can be deleted. ``delete`` raises NotReadyError if a task needs it meanwhile."""
+    """A file or folder that can be deleted. ``delete`` raises NotReadyError if a task needs it by then."""
 
     kind: str  # of KINDS
     where: str
@@ -95,8 +95,8 @@ def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collectio
 def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
     """Files of units loaded longer than ``keep`` ago, and files older than ``safe_age`` that no process is writing.
 
-    An interval or a replay with a unit that is not loaded keeps all of its files. Raises InputError if the ledger
-    does not belong to the staging area, because such a ledger does not say which files are needed.
+    If a unit of an interval or a replay is not loaded, none of the interval's or replay's files are garbage. Raises
+    InputError if the ledger does not belong to the staging area: such a ledger does not say which files are needed.
     """
     storage = context.storage
     files = storage.tree()
@@ -168,7 +168,7 @@ def _delete_unit(context: Context, unit_id: str) -> None:
 
 
 def _replays(storage: Storage, files: list[StoredFile], units: list[LedgerUnit], before: datetime) -> Iterator[Garbage]:
-    """Files of pairs of finished replays. Only planning needs them, and a repeated replay makes them again."""
+    """Files with the pairs of finished replays. Only planning reads them, and a repeated replay writes them again."""
     open_ones = {Replay(name=unit.replay, fusion_id="").key for unit in units if unit.replay and unit.state != "loaded"}
     for key, its in _by_folder(files, layout.REPLAYS).items():
         if key not in open_ones and all(file.modified < before for file in its):

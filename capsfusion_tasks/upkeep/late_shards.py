@@ -1,4 +1,4 @@
-"""Checks sources against lists of shards: no shard arrived in an interval after the interval's list was made."""
+"""Finds late shards: their time is in an interval, but they appeared after the interval's list was made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SETTING: dict[Side, str] = {"laion_2b": "laion2b", "laion_coco": "laion_coco"}
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Shards that arrived in an interval with a list of shards, but are in no list."""
+    """Shards that are in no list, although there is a list for the interval of their time."""
     seen = {shard.shard_id for shards in evidence.lists.values() for shard in shards} | evidence.others
     for side, place, intervals in _places(evidence):
         for shard in all_shards(side, place):
@@ -33,7 +33,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
                         "shard-late",
                         shard.label,
                         f"its time is {shard.arrived_at:%Y-%m-%d %H:%M:%S}, but it appeared after {path} was written",
-                        f"wait for the next run, which takes it, or run {interval.command} --relist",
+                        f"wait for the next run, which takes the shard, or run {interval.command} --relist",
                     )
                     break
 
@@ -41,7 +41,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interval]]]:
     """The sources to list, and their intervals: the configured sources, or those from which the lists were made.
 
-    If `capsfusion run` got its sources as options, no source is configured here, and the default source would be wrong.
+    If `capsfusion run` got its sources as options, the settings have no source, and the default source would be wrong.
     """
     is_set = {side for side, name in _SETTING.items() if name in evidence.settings.model_fields_set}
     for side, place in configured_sources(evidence.settings).items():

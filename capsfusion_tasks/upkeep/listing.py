@@ -25,7 +25,7 @@ class Listing:
         return Listing([*self._files, *more])
 
     def under(self, folder: str) -> list[StoredFile]:
-        """Files in ``folder`` and below it, without temporary files that a writer has not renamed yet."""
+        """Files in ``folder`` and its subfolders, without temporary files that a writer has not renamed yet."""
         first, end = bisect_left(self._paths, f"{folder}/"), bisect_left(self._paths, f"{folder}0")  # "0" follows "/"
         return [file for file in self._files[first:end] if not file.unpublished]
 

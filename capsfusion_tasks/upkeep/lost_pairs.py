@@ -1,4 +1,4 @@
-"""Checks buckets against pairs and units: matching rows are paired, each pair is in a unit or in the warehouse."""
+"""Checks that matching rows of the buckets are paired, and that each pair is in a unit or in the warehouse."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             continue
         missing = bucket_count(evidence.storage, evidence.settings) - len(there)
         if missing:
-            what = f"{missing} buckets have no file of pairs, {len(there)} have one"
+            what = f"{missing} buckets have no file of pairs, {len(there)} buckets have one"
             yield Finding("pairs-incomplete", folder, what, run_again(interval))
         elif not any(planned == interval for planned, _ in evidence.plans):
-            what = "it is paired but was never planned: its run ended too early, or its budget was too small"
+            what = "the interval is paired but was never planned: its run ended too early, or its budget was too small"
             yield Finding("never-planned", folder, what, run_again(interval))
     for file in evidence.listing.under(layout.RUNS):
         if "/pairs/" in file.path and not file.size:
@@ -53,13 +53,13 @@ class Account:
     """Counts of the pairs under one fusion: loaded, in units, left out, lost.
 
     ``gone`` and ``missing`` count pairs that are neither loaded nor in a unit, although the intervals of both shards
-    were planned. The key is the set of these intervals, one or two. The images of ``gone`` pairs are gone, those of
-    ``missing`` pairs are not. ``gone_before``: ``missing`` pairs whose images were gone when they were planned.
+    were planned. The key is the set of these one or two intervals. ``gone``: pairs whose images are gone. ``missing``:
+    the other pairs. ``gone_before``: those ``missing`` pairs whose images were gone when the pairs were planned.
     """
 
     fusion_id: str
     plans: dict[Interval, PlannedPairs]  # the last plans under the fusion
-    home: dict[str, Interval]  # shard_id → its interval, for the shards of these intervals
+    home: dict[str, Interval]  # shard_id → its interval, for the shards of the intervals in ``plans``
     in_flight: PairsInFlight
     found: Counter[str] = field(default_factory=Counter)
     gone: Counter[frozenset[Interval]] = field(default_factory=Counter)
@@ -84,7 +84,7 @@ class Account:
         """A line for each interval of ``gone_before``: how to fuse its pairs."""
         return [
             f"{interval.key}, fusion {self.fusion_id}: {pairs} pairs left out because their images were gone when the"
-            f" interval was planned; to fuse those whose image is there: {run_again(interval)}"
+            f" interval was planned; to fuse those whose images exist now: {run_again(interval)}"
             for interval, pairs in sorted(self.gone_before.items(), key=lambda item: item[0].start)
         ]
 
@@ -94,9 +94,9 @@ def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
 
     If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. If it is
     not, there are three explanations: its image is gone; one of the two plans left it out, because of a limit or
-    because its image was gone then; or it is lost. Pairs of shards that were not planned yet wait for a run.
+    because its image was gone then; or it is lost. A pair with a shard that was not planned yet waits for a run.
 
-    The second value is, for each side, the number of rows that have a partner. Rows with equal texts count once.
+    Also returns, for each side, the number of rows that have a partner. Rows with equal texts count once.
     """
     listed = {shard.shard_id for shards in evidence.lists.values() for shard in shards}
     plans_of: dict[str, dict[Interval, PlannedPairs]] = defaultdict(dict)
@@ -147,7 +147,7 @@ def _batches(evidence: Evidence, shards: set[str], paired: Counter[str]) -> Iter
 
 
 def _count(account: Account, engine: Engine, batch: Batch) -> None:
-    # Read units before the warehouse. A unit that is loaded in between is then found in both places, and never missed.
+    # Read units before the warehouse. If a unit is loaded between the two, its pairs are found in both, never in none.
     ids = batch.pairs["pair_id"].combine_chunks()
     in_units = account.in_flight.contain(ids, batch.buckets)
     known = known_pairs(engine.begin, account.fusion_id, ids).to_numpy(zero_copy_only=False)
@@ -169,8 +169,8 @@ def _count(account: Account, engine: Engine, batch: Batch) -> None:
 def explain_missing(account: Account) -> None:
     """Explain each missing pair: a limit left it out, its image was gone when it was planned, or it is lost.
 
-    A plan records only how many pairs had gone images. From this number, subtract first the pairs whose images are
-    still gone.
+    A plan records only the number of pairs whose images were gone. First subtract the pairs whose images are still
+    gone from this number.
     """
     unused = Counter({interval: plan.gone for interval, plan in account.plans.items()})
 

@@ -1,4 +1,4 @@
-"""Checks lists of shards, ledger and bucket files: each row of a pulled shard is in a bucket, or was dropped."""
+"""Compares lists of shards, ledger and bucket files: each row of a pulled shard must be in a bucket or be dropped."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from capsfusion_tasks.upkeep.evidence import Evidence, PullMark
 from capsfusion_tasks.upkeep.findings import REPAIR, Finding, run_again
 from capsfusion_tasks.warehouse.invariants import LedgerShard, pull_again
 
-_READERS = 16  # footers to read at the same time, because on S3 each takes one or two round trips
+_READERS = 16  # number of footers to read at the same time; on S3, each takes one or two round trips
 
 Buckets = dict[str, StoredFile]  # bucket → a shard's file in this bucket
 
 
 def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
-    """Problems of shards and their bucket files; ``footers``: open each bucket file."""
+    """Problems of shards and their bucket files. ``footers``: open each bucket file."""
     for path, why in evidence.broken_lists.items():
         yield Finding(
             "list-unreadable", path, why, f"delete {evidence.storage.path(path)}, then run its interval again"
@@ -74,7 +74,10 @@ def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Fi
         what = "the ledger says that it was pulled, but its bucket files are missing or incomplete"
         yield found("shard-lost", what=what, repair=partial(_pull_again, evidence, shard))
     elif entry.state == "discovered" and ((mark and evidence.old(mark)) or _passed_over(evidence, interval)):
-        yield found("shard-not-pulled", what="its interval went on, but the ledger does not say that it was pulled")
+        yield found(
+            "shard-not-pulled",
+            what="its interval is past the pull, but the ledger does not say that the shard was pulled",
+        )
     elif entry.state == "pulled" and (noted := evidence.marks.get(shard.shard_id)) and not _same(entry, noted):
         what = f"the ledger has {entry.rows} rows, dropped {entry.dropped}; the pull recorded {noted}"
         yield found("shard-counts-differ", what=what, repair=partial(_pull_again, evidence, shard))
@@ -104,7 +107,7 @@ def _buckets(
     noted = mark.buckets
     kept = mark.rows - sum(mark.dropped.values())
     if sum(noted.values()) != kept:
-        what = f"{mark}, but {sum(noted.values())} in buckets"
+        what = f"the pull recorded {mark}, but {sum(noted.values())} rows in buckets"
         yield found("shard-rows", shard.label, what)
     for bucket in noted.keys() - files.keys():
         path = layout.bucket_file(shard.side, int(bucket), shard.shard_id)
@@ -156,7 +159,7 @@ def _image_results(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _pull_again(evidence: Evidence, shard: Shard) -> str:
-    # The bucket files stay until the next pull replaces them: a join stops at a broken file, but not at a missing one.
+    # Keep the bucket files until the next pull replaces them: a join fails at a broken file, but not at a missing one.
     pulled.invalidate(evidence.storage, shard.side, shard.shard_id)
     pull_again(evidence.warehouse.engine, [shard.shard_id])
     return "set to discovered: the next run of its interval pulls it again"

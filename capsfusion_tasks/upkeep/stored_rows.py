@@ -1,4 +1,4 @@
-"""Checks units against tables: each row of a loaded unit is exactly once in a table, or superseded."""
+"""Checks that the tables of captions have each row of a loaded unit exactly once, unless the row is superseded."""
 
 from __future__ import annotations
 

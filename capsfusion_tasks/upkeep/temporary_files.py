@@ -1,4 +1,4 @@
-"""Finds files with temporary names, which a killed process has left."""
+"""Finds temporary files that a killed process left behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         return
     for file in evidence.listing:
         if file.unpublished and evidence.old(file):
-            what = f"{file.size} bytes of a writer that was killed, last written {file.modified:%Y-%m-%d %H:%M} UTC"
+            what = f"{file.size} bytes left by a killed process, last written {file.modified:%Y-%m-%d %H:%M} UTC"
             yield Finding("temporary-file", file.path, what, REPAIR, partial(_delete, evidence, file.path))
 
 

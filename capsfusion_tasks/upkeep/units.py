@@ -1,4 +1,4 @@
-"""Checks the ledger against files: a unit has its pairs and complete chunks. A unit in state fusing has a process."""
+"""Checks that unfinished units have their pairs and complete chunks, and that a process works on units being fused."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ def _chunks(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
     if unit.state != "fused":
         return
     if missing := set(range(unit.rows_in)) - rows:
-        what = f"it is fused, but {len(missing)} of its {unit.rows_in} rows are in no chunk, first row {min(missing)}"
+        what = (
+            f"it is fused, but {len(missing)} of its {unit.rows_in} rows are in no chunk;"
+            f" the first of them is row {min(missing)}"
+        )
         yield Finding(
             "unit-chunks", unit.unit_id, what, f"{REPAIR}, then {finish(unit)}", partial(_put_back, evidence, unit)
         )
@@ -99,7 +102,7 @@ def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Findi
         if twice.num_rows:
             first = twice.slice(0, 1).to_pylist()[0]
             one, other = together[first["unit_min"]], together[first["unit_max"]]
-            what = f"{twice.num_rows} pairs are in two unloaded units, the first also in {other.unit_id}"
+            what = f"{twice.num_rows} pairs are in two unloaded units; the first pair is also in {other.unit_id}"
             mend = f"{REPAIR}, which drops {other.unit_id}; then {finish(other)}"
             yield Finding("pair-in-two-units", one.unit_id, what, mend, partial(_forget, evidence, other))
 
@@ -111,7 +114,7 @@ def _unknown(evidence: Evidence) -> Iterator[Finding]:
     for unit_id in sorted(folders.keys() - evidence.known_units):
         if all(evidence.old(file) for file in folders[unit_id]):
             what = f"{len(folders[unit_id])} files of a unit that is not in the ledger"
-            yield Finding("unit-unknown", f"units/{unit_id}", what, "capsfusion gc --delete, when they are old enough")
+            yield Finding("unit-unknown", f"units/{unit_id}", what, "capsfusion gc --delete, once they are old enough")
 
 
 def _put_back(evidence: Evidence, unit: LedgerUnit) -> str:

@@ -259,7 +259,7 @@ def test_a_table_of_somebody_else_is_refused(settings: Settings, warehouse: Ware
         lake.catalog.create_namespace("captions")
         lake.catalog.create_table(lake.name, pa.schema([("pair_id", pa.string()), ("price", pa.int64())]))
     for call in (sync, lambda settings: maintain(settings, NOW)):
-        with pytest.raises(InputError, match=r"has no column fusion_id, loaded_at, unit_id, so it has no captions"):
+        with pytest.raises(InputError, match=r"is not a table of captions: it lacks fusion_id, loaded_at, unit_id"):
             call(settings)
 
 
@@ -321,7 +321,7 @@ def test_a_dropped_table_gets_everything_again(settings: Settings, warehouse: Wa
 
 
 def test_two_writers_do_not_run_at_the_same_time(settings: Settings, warehouse: Warehouse) -> None:
-    said = r"another process writes to the Iceberg table captions"
+    said = r"another process is writing to the Iceberg table captions"
     with open_lake(settings, warehouse) as lake, sole_writer(warehouse, lake), pytest.raises(NotReadyError, match=said):
         sync(settings)
 

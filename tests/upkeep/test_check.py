@@ -61,7 +61,7 @@ def test_an_empty_area_is_as_it_should_be(area: Area, tmp_path: Path) -> None:
 
 def test_an_area_that_is_not_mounted_is_told_and_nothing_repaired(area: Area, tmp_path: Path) -> None:
     units = area.one("select count(*) from work_units")
-    with pytest.raises(InputError, match=r"mount it, or set CAPSFUSION_STAGING"):
+    with pytest.raises(InputError, match=r"mount the right one, or set CAPSFUSION_STAGING"):
         check(area.with_settings(home=tmp_path / "none"), repair=True)
     assert area.one("select count(*) from work_units") == units
 
@@ -238,7 +238,7 @@ def test_a_shard_that_came_after_its_interval_was_listed_is_found_and_the_advice
         assert area.rules() == []
         [finding] = area.check(sources=True).findings
         assert (finding.rule, finding.where) == ("shard-late", "laion_2b/late.parquet")
-        assert finding.mend == f"wait for the next run, which takes it, or run {DAYS[0].command} --relist"
+        assert finding.mend == f"wait for the next run, which takes the shard, or run {DAYS[0].command} --relist"
         interval_tasks.discover(area.settings, DAYS[0], relist=True)
         area.run_day(DAYS[0])
         assert area.rules(sources=True) == []
