@@ -134,8 +134,8 @@ def _errors_of(name: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError) as error:
         raise InputError(
             f"a file of the Iceberg table {name} is missing, or this user may not read or write it: {one_line(error)};"
-            " restore it, or set CAPSFUSION_LAKE_TABLE to another table, which then gets all captions. To store new"
-            " tables in another place, set PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE"
+            " restore it, or set CAPSFUSION_LAKE_TABLE to another table, which then gets all captions. For new"
+            " tables, you can set PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE to another place"
         ) from error
     except DBAPIError as error:
         code = getattr(error.orig, "sqlstate", None)

@@ -1,4 +1,4 @@
-"""ADBC connections to PostgreSQL, which read and write Arrow tables, with errors that a user can act on."""
+"""ADBC connections to PostgreSQL. They read and write Arrow tables, and raise errors that a user can act on."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, REFUSED, unreachable, user_error
 
-# For statements that COPY does not accept, and for errors with an SQLSTATE. By default the driver wraps a statement in
-# COPY (…) TO, which streams the rows, but accepts only queries. Its errors have no SQLSTATE.
+# By default, the driver wraps each statement in COPY (…) TO. This streams the rows, but COPY accepts only queries, and
+# its errors have no SQLSTATE. Use this option for other statements, and where the SQLSTATE matters.
 WITHOUT_COPY = {"adbc.postgresql.use_copy": "false"}
 
 
 @contextmanager
 def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[Any]:
-    """A connection for the block. With ``read_only``, its transaction cannot change anything.
+    """Open a connection for the block. With ``read_only``, its transaction cannot change anything.
 
-    Raises NotReadyError if the connection is lost, InputError if the server refuses a statement.
+    Raises NotReadyError if the connection is lost, and InputError if the server refuses a statement.
     """
     try:
         connection = adbc.connect(warehouse.adbc_uri, autocommit=False)
@@ -41,7 +41,10 @@ def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[A
 
 
 def batches(warehouse: Warehouse, connection: Any, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    """The batches of a streamed result of a read-only session. The driver's errors are OSErrors without an SQLSTATE."""
+    """The batches of a streamed result of a read-only session. Raises the errors of ``adbc_session``.
+
+    The driver's own errors are OSErrors without an SQLSTATE.
+    """
     try:
         yield from reader
     except (pa.ArrowException, OSError) as error:

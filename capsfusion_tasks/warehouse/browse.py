@@ -1,7 +1,7 @@
 """Pages of captions that match a filter, newest first.
 
 A page starts after a key (``loaded_at``, ``pair_id``, ``fusion_id``), not at an offset, and rows are not counted. So a
-page takes as long with a thousand rows as with a hundred million. All values are bound parameters.
+page takes as long in a table of a hundred million rows as in one of a thousand. All values are bound parameters.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class CaptionPage:
 def caption_page(
     connection: Connection, wanted: CaptionFilter, after: Position | None = None, limit: int = 25
 ) -> CaptionPage:
-    """The ``limit`` newest captions after ``after`` that match ``wanted``."""
+    """The ``limit`` newest captions that match ``wanted``, starting after the position ``after``."""
     asked = conditions(connection, wanted)
     if asked.nothing_loaded:
         found = []

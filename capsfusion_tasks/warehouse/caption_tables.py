@@ -34,8 +34,8 @@ def _words(table: str, name: str, *columns: str) -> Index:
     """An index for text searches. PostgreSQL uses it only for queries with exactly the same expression."""
     english: ColumnElement[str] = literal_column("'english'::regconfig")
     documents = [func.to_tsvector(english, literal_column(column)) for column in columns]
-    # kB of new captions that PostgreSQL collects and then adds to the index together. With the default of 4 MB, inserts
-    # into a table of 500,000 rows take a sixth longer.
+    # In kB. PostgreSQL collects new captions up to this size, then adds them to the index together. With the default of
+    # 4 MB, inserts into a table of 500,000 rows take a sixth longer.
     taken_in = {"gin_pending_list_limit": 16384}
     return Index(f"{table}_{name}_idx", *documents, postgresql_using="gin", postgresql_with=taken_in)
 
@@ -76,7 +76,10 @@ def _caption_columns(*behind_caption: Column[Any]) -> list[Column[Any]]:
 
 
 def _license() -> Column[Any]:
-    """LAION's LICENSE of the image. Most rows have a question mark. It becomes null, because nulls take no space."""
+    """The image's license, from LAION's column LICENSE. Most rows have a question mark, which is stored as null.
+
+    Nulls take no space.
+    """
     return text_column("license", nullable=True)
 
 
@@ -97,8 +100,8 @@ def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
         *columns,
         PrimaryKeyConstraint("pair_id", "fusion_id"),
         Index(None, "unit_id"),
-        # Hash indexes, because only equal texts are searched. Their size does not depend on the length of texts, and
-        # updates are cheaper.
+        # A hash index, because queries only search for equal texts. Its size does not depend on the length of the
+        # texts, and updates are cheaper.
         Index(None, "image_url", postgresql_using="hash"),
         Index(None, "loaded_at", "pair_id"),
         Index(None, "fusion_id", "loaded_at", "pair_id"),
@@ -117,7 +120,7 @@ fused_captions = _captions(
     [
         *_caption_columns(),
         # Null if the fusion does not keep beams. ``beam``: the caption's place in the beam search, 1 for the best.
-        # ``rescued_from``: if this caption replaced the best one, the reasons why validation rejected the best one.
+        # ``rescued_from``: why validation rejected the best caption. Null if this caption is the best one.
         Column("beam", Integer),
         Column("rescued_from", ARRAY(Text)),
         _license(),

@@ -1,4 +1,4 @@
-"""Looks up captions by their text, for the rule that finds a caption repeated for many images."""
+"""Looks up captions by their text, for the validation rule that finds captions repeated for many images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NUL = "\x00"
 
 
 def raws_by_caption(connection: Connection, captions: Iterable[str]) -> dict[str, set[str]]:
-    """Caption → the raw captions of its pairs, for those of ``captions`` that are accepted under any fusion."""
+    """Caption → the raw captions of its pairs. Has only captions that are accepted, under any fusion."""
     connection.execute(text("create temp table asked (caption text) on commit drop"))
     found: defaultdict[str, set[str]] = defaultdict(set)
     with cast(psycopg.Connection[Any], connection.connection.driver_connection).cursor() as cursor:

@@ -15,11 +15,11 @@ from capsfusion_tasks.warehouse.ledger_tables import shards, work_units
 
 SEARCHED = {"fused": "capsfusion", "raw": "laion_2b", "synthetic": "laion_coco"}  # CaptionFilter.within → column
 ENGLISH: ColumnElement[str] = literal_column("'english'")
-_MOST_NAMED = 200  # at most so many shards or runs may have the given part of a name
+_MOST_NAMED = 200  # largest number of shards or runs that a part of a name may match
 
 
 class UnclearFilter(InputError):
-    """The filter gives only a part of a name, and too many shards or runs have this part in their names."""
+    """A part of a name in the filter matches too many shards or runs."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,15 @@ def conditions(connection: Connection, wanted: CaptionFilter) -> Conditions:
     found = Conditions(wanted, _shard_ids(connection, wanted.shard), _runs(connection, wanted.dag_run_id), None)
     if not wanted.by_unit:
         return found
-    # Limit the query to the times of loading. Otherwise PostgreSQL would expect an old run's captions among the newest
-    # captions, and would scan all captions from the newest on.
+    # Limit the query to the time in which the units were loaded. Otherwise PostgreSQL would expect an old run's
+    # captions among the newest captions, and would scan all captions from the newest on.
     loaded = work_units.c.loaded_at
     first, last = connection.execute(select(func.min(loaded), func.max(loaded)).where(*found.units())).one()
     return Conditions(wanted, found.shard_ids, found.runs, None if first is None else (first, last))
 
 
 def _shard_ids(connection: Connection, shard: str | None) -> list[str]:
-    """Ids of the shards whose id or path is ``shard``. If there is none: of those with ``shard`` in their path.
+    """Ids of the shards whose id or path is ``shard``. If there is none, ids of shards with ``shard`` in their path.
 
     A replaced file is a new shard, so several shards can have the same path.
     """
@@ -156,7 +156,7 @@ def _few(found: Sequence[str], what: str, part: str) -> list[str]:
 
 
 def bitmaps_only(connection: Connection, on: bool) -> None:
-    """Make PostgreSQL find all matches by a bitmap of an index, until the transaction ends or ``on`` is False.
+    """Make PostgreSQL find all matches with a bitmap scan, until the transaction ends. ``on`` False: no longer do so.
 
     PostgreSQL prefers to scan captions from the newest on until it has enough matches. It overestimates how frequent a
     word is, assumes that 1 caption in 200 has a flag that in fact none has, and expects captions of an old shard among

@@ -26,8 +26,8 @@ from capsfusion_tasks.warehouse.socket_folder import PORT, link_to, socket_folde
 from capsfusion_tasks.warehouse.sqlstates import lasts, one_line
 
 CANNOT_CONNECT_NOW = "57P03"  # SQLSTATE of a server that is still starting up
-# Options for which libpq would otherwise use PG… variables, such as PGSSLMODE=verify-full. Users set these for other
-# servers.
+# Values for options that libpq would otherwise take from PG… variables, such as PGSSLMODE=verify-full. Users set these
+# variables for other servers.
 _PARAMETERS = {
     "hostaddr": "",
     "sslmode": "disable",
@@ -64,7 +64,7 @@ class EmbeddedPostgres:
 
 @contextmanager
 def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) -> Iterator[EmbeddedPostgres]:
-    """The server of ``home`` with ``databases``. The first process to use it starts it, the last one stops it.
+    """The server of ``home`` with ``databases``. The first process that uses the server starts it, the last stops it.
 
     Any number of processes and threads can use it at the same time. Raises InputError for a folder that cannot be used,
     and NotReadyError if the server does not start.
@@ -74,7 +74,9 @@ def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) ->
         home = home.resolve()
         gate, users = (open(home / name, "a") for name in (".postgres.gate", ".postgres.users"))  # noqa: SIM115
     except OSError as error:
-        raise InputError(f"cannot use {home} for the embedded database: {error}; set CAPSFUSION_HOME") from error
+        raise InputError(
+            f"cannot use {home} for the embedded database: {error}; set CAPSFUSION_HOME to another folder"
+        ) from error
     data = home / "postgres"
     with gate, users:
         with _locked(gate):  # only one process at a time may start or stop the server
@@ -127,7 +129,7 @@ def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> Non
             connection = psycopg.connect(url, autocommit=True, client_encoding="UTF8")
             break
         except psycopg.OperationalError as error:
-            # Another process may have started the server, and the server has not finished its recovery: wait.
+            # Wait: another process may have started the server, which has not finished its recovery.
             failure = failed_handshake(url)
             if failure.sqlstate == CANNOT_CONNECT_NOW and time.monotonic() < deadline:
                 time.sleep(0.2)

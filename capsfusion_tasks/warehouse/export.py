@@ -1,4 +1,4 @@
-"""The captions of an export as one ordered stream. The first attempt fixes which captions it has."""
+"""Reads the captions of an export as one ordered stream. The export's first attempt decides which captions it has."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from capsfusion_tasks.warehouse.schema import SCHEMA
 
 KEY, FUSION = "_pair_id", "_fusion_id"  # columns that every stream has besides the selected ones
 
-# Functions that --where may not call, because each attempt of the export would select other captions.
+# Functions that --where may not call: with them, each attempt of the export would select other captions.
 _CHANGING = re.compile(
     r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random|gen_random_uuid|uuidv[47])\s*\("
     r"|\b(current_(date|time|timestamp)|localtime|localtimestamp)\b",
     re.IGNORECASE,
 )
 _SOURCE = "instead of {0}_source, write {0}_shard in (select shard_id from shards where source = '…')"
-_INSTEAD = {  # column that --where does not know → what to write instead
+_INSTEAD = {  # column that --where cannot use → what to write instead
     "laion_2b_source": _SOURCE.format("laion_2b"),
     "laion_coco_source": _SOURCE.format("laion_coco"),
     "capsfusion_model": "instead of capsfusion_model, write fusion_id in (select fusion_id from fusions"
     " where model = '…')",
 }
 _STRING = re.compile(r"'(?:[^']|'')*'")
-_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # stands for the list of units in the query that people see
+_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # replaces the list of units in the manifest's query
 
 
 class ExportSession:
@@ -141,7 +141,7 @@ class ExportSession:
         """Raise InputError unless ``condition`` is one boolean expression on the columns of a caption."""
         if found := _CHANGING.search(_STRING.sub("''", condition)):
             raise InputError(
-                f"--where has {found[0].rstrip('( ')}, whose value changes with each attempt: write the value itself"
+                f"--where has {found[0].rstrip('( ')}, whose value changes with each attempt: write a fixed value"
             )
         # Wrapped in [] and (): closing one of them to inject SQL breaks the other.
         checked = sql.SQL("explain select array[{0}\n] from fused_captions captions where ({0}\n)")
@@ -152,14 +152,14 @@ class ExportSession:
             if "]" not in condition:
                 said = said.replace('at or near "]"', "at its end")
             if found := re.search(rf'column "?(captions\.)?({"|".join(_INSTEAD)})"? does not exist', said):
-                raise InputError(f"--where knows only the columns of fused_captions: {_INSTEAD[found[2]]}") from error
+                raise InputError(f"--where can use only the columns of fused_captions: {_INSTEAD[found[2]]}") from error
             raise InputError(f"--where is not a condition on a caption: {said}") from error
 
     @contextmanager
     def captions(
         self, selection: Selection, snapshot: Snapshot, *, after: str | None, limit: int | None
     ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-        """The captions in the order of ``pair_id``: at most ``limit``, those after the pair_id ``after``.
+        """At most ``limit`` captions in the order of ``pair_id``, starting after the pair_id ``after``.
 
         Yields the schema and a stream of batches of some megabytes. The columns are those of ``selection``, then KEY
         and FUSION as text.
@@ -173,7 +173,7 @@ class ExportSession:
             limit=limit,
             with_key=True,
         )
-        # With COPY, which is the driver's default. Without COPY, the driver would hold the whole result in memory.
+        # Use COPY, the driver's default. Without it, the driver would keep the whole result in memory.
         with self._connection.cursor() as cursor:
             cursor.execute(statement.as_string())
             reader = cursor.fetch_record_batch()
@@ -213,9 +213,9 @@ def captions_query(
     limit: int | None = None,
     with_key: bool = False,
 ) -> sql.Composed:
-    """The query of an export. With the defaults, it is the query that people see.
+    """The query of an export. Without ``units``, it is the query that users see in the manifest.
 
-    ``several``: a pair may have captions of several fusions. ``releases``: those of the snapshot.
+    ``several``: a pair may have captions of several fusions. ``releases``: ``Snapshot.releases``.
     ``with_key``: add the columns KEY and FUSION.
     """
     newest = several and ("distinct on (pair_id) ", " order by pair_id, loaded_at desc, fusion_id desc")
@@ -262,5 +262,5 @@ def _if(value: Any, condition: LiteralString) -> list[sql.Composable]:
 
 
 def _raw(text: str) -> sql.SQL:
-    """The user's own SQL, checked by ``check_where`` and run in a read-only transaction."""
+    """SQL of the user, checked by ``check_where`` and run in a read-only transaction."""
     return sql.SQL(text)

@@ -1,4 +1,4 @@
-"""The captions of an export: its selection, and the state of the warehouse, which the first attempt records."""
+"""What an export contains: the user's selection, and the state of the warehouse that the first attempt records."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Selection(BaseModel):
 
 
 def named_columns(names: str | None) -> tuple[str, ...]:
-    """The published columns and those in ``names``: comma-separated, or "all"."""
+    """The published columns, then the columns in ``names`` (comma-separated, or "all")."""
     found = ALL_COLUMNS if names == "all" else (names or "").replace(" ", "").split(",")
     return tuple(dict.fromkeys((*PUBLISHED_COLUMNS, *filter(None, found))))
 
@@ -52,7 +52,8 @@ def named_columns(names: str | None) -> tuple[str, ...]:
 class Snapshot(BaseModel):
     """The state of the warehouse that an export shows: the units that were loaded at the time ``at``.
 
-    It has the list of units, because ``at`` alone is ambiguous: a load with an earlier ``loaded_at`` may commit later.
+    It lists the units, because the time alone is ambiguous: a load with a ``loaded_at`` before ``at`` may commit after
+    ``at``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,10 +61,10 @@ class Snapshot(BaseModel):
     at: datetime
     units: tuple[str, ...]
     accepted: int  # number of accepted captions in the units
-    superseded: int  # number of rows of the units that later units have replaced
+    superseded: int  # number of the units' rows that later units have replaced
     fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
-    # MD5 of a source's address → the source as the rows of captions name it; an export names it by its release. Part of
-    # the snapshot, because a source that is added later can lengthen the names of releases.
+    # MD5 of a source's address → the source's name in the exported rows: in an export, the name of the release. The
+    # snapshot records the names, because a source that is added later can lengthen them.
     releases: dict[str, str] = {}
 
     def is_same_as(self, other: Snapshot) -> bool:

@@ -125,7 +125,8 @@ class _Ledger:
 def _stock(verdict: str) -> ColumnElement[float]:
     """Estimates how many captions with this verdict a unit still has, after later units replaced some.
 
-    The ledger counts a unit's replaced captions without their verdicts. So this assumes the same share for both.
+    The ledger does not know the verdicts of a unit's replaced captions. The estimate assumes that later units replaced
+    the same share of accepted and of rejected captions.
     """
     unit = work_units.c
     kept = literal(1.0) - cast(unit.superseded, Double) / func.greatest(unit.rows_in, 1)
@@ -180,7 +181,7 @@ def _bins(counter: Counter[int], bins: Bins, exact: bool) -> list[Bin]:
 
 
 def _rounded(captions: float, exact: bool) -> int:
-    """The number of captions. An estimate is rounded to two digits."""
+    """The number of captions. An estimate is rounded to two significant digits."""
     if exact or captions < 1:
         return round(captions)
     return round(float(f"{captions:.2g}"))

@@ -1,6 +1,6 @@
 """Figures of runs for the captions view: sizes, speed, quality.
 
-Sizes and speed are sums over the ledger, which has one row for each shard and unit, so they are quick at any size.
+Sizes and speed are sums over the ledger. It has one row for each shard and unit, so the sums are quick at any size.
 Reasons and scores come from a sample of captions: the first rows of several units. A unit's rows are stored in the
 order of their pair_id, which is a digest, so its first rows are a random sample.
 """
@@ -140,7 +140,7 @@ class Progress:
 def progress(connection: Connection, scope: Scope) -> Progress:
     """Speed of the units in ``scope``. Both fields are None before the first load.
 
-    Counts only the time in which at least one unit was planned and not yet loaded, so not the days before a rerun.
+    Counts only time in which at least one planned unit was not loaded yet. So idle days before a rerun do not count.
     """
     loaded, waiting = connection.execute(
         select(

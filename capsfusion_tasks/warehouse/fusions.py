@@ -1,8 +1,8 @@
-"""The table ``fusions``: the decoding of each fusion_id.
+"""The table ``fusions``: the decoding settings of each fusion_id.
 
-Rows of earlier versions of the project lack a part of the decoding. These versions digested only the start and the end
-of each weight file, and did not record which dtype ``auto`` meant. ``adopt`` completes such a row, so that its captions
-are not fused again.
+Rows of earlier versions of the project are incomplete. These versions digested only the start and the end of each
+weight file, and did not record which dtype ``auto`` meant. ``adopt`` completes such a row, so that its captions are not
+fused again.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _CERTAIN = ("prompt_digest", "tokenizer_digest", "engine", "num_beams", "max_new
 
 @dataclass(frozen=True)
 class EarlierFusion:
-    """A fusion of an earlier version that may equal a given decoding. ``rows``: number of rows loaded under it."""
+    """A fusion of an earlier version whose settings may be the current ones. ``rows``: rows loaded under it."""
 
     fusion_id: str
     rows: int
 
 
 def register(connection: Connection, decoding: Decoding, about: Mapping[str, Any]) -> None:
-    """Record a decoding with further facts ``about`` it. An existing fusion_id stays unchanged."""
+    """Record decoding settings, with further facts ``about`` them. The row of a known fusion_id stays unchanged."""
     row = {name: value for name, value in decoding.model_dump().items() if name in fusions.columns}
     connection.execute(insert(fusions).on_conflict_do_nothing(), {**row, "spec": _spec(decoding, about)})
 
@@ -62,7 +62,7 @@ def descriptions(connection: Connection, scope: Scope) -> list[str]:
 
 
 def decoding_of(connection: Connection, fusion_id: str) -> Decoding:
-    """The decoding of a fusion_id. Raises InputError if the ledger has no decoding or an incomplete one."""
+    """The decoding settings of a fusion_id. Raises InputError if the ledger has none, or incomplete ones."""
     spec = connection.scalar(select(fusions.c.spec).where(fusions.c.fusion_id == fusion_id))
     if spec is None:
         raise InputError(f"the ledger has no fusion {fusion_id}; plan its units again")
@@ -81,10 +81,11 @@ def keeps_beams(connection: Connection, fusion_id: str) -> bool:
 
 
 def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
-    """``decoding`` with the fusion_id of an equal decoding in the ledger, or unchanged if there is none.
+    """``decoding`` with the fusion_id of equal decoding settings in the ledger, or unchanged if there are none.
 
-    A row of an earlier version counts as equal, and is completed, if it records enough: the commit of a hub model, a
-    dtype other than auto, and a model with one EOS token (earlier versions ignored all EOS tokens but the first).
+    An incomplete row of an earlier version is completed, and counts as equal, if it records enough: the commit of a hub
+    model, a dtype other than auto, and a model with one EOS token (earlier versions ignored all EOS tokens but the
+    first).
     """
     same_model = fusions.c.model_digest == decoding.model_digest
     for row in connection.execute(select(fusions).where(same_model).order_by(fusions.c.created_at)):
@@ -100,7 +101,7 @@ def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
 
 
 def earlier(connection: Connection, decoding: Decoding) -> list[EarlierFusion]:
-    """Fusions of earlier versions that may equal ``decoding``, because their records are incomplete."""
+    """Fusions of earlier versions whose incomplete records do not contradict ``decoding``."""
     rows = func.coalesce(func.sum(work_units.c.rows_in).filter(work_units.c.state == "loaded"), 0).label("rows")
     statement = (
         select(fusions, rows)
@@ -117,7 +118,7 @@ def earlier(connection: Connection, decoding: Decoding) -> list[EarlierFusion]:
 
 
 def adopt(connection: Connection, fusion_id: str, decoding: Decoding) -> None:
-    """Complete a row of an earlier version with ``decoding``. Raises InputError if the row contradicts the decoding."""
+    """Complete a row of an earlier version with ``decoding``. Raises InputError if the row contradicts ``decoding``."""
     row = connection.execute(select(fusions).where(fusions.c.fusion_id == fusion_id)).one_or_none()
     if row is None:
         raise InputError(f"the ledger has no fusion {fusion_id}: see the table fusions")

@@ -1,7 +1,7 @@
 """The table ``gate_holds``: units that the gate did not load, and people's answers about them.
 
-The gate holds a unit if validation rejects too many of its captions. A unit's newest row counts. A row with an answer
-is never changed. The caller commits.
+The quality gate holds back a unit if validation rejects too many of its captions. If a unit has several rows, the
+newest counts. A row with an answer is never changed. The caller commits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _columns = gate_holds.c
 
 @dataclass(frozen=True)
 class Hold:
-    """A unit that the gate holds. ``problem`` says why. ``details``: reasons of its rejections, with examples."""
+    """A unit that the gate holds back. ``problem``: the reason. ``details``: reasons of rejections, with examples."""
 
     hold_id: int
     unit_id: str
@@ -49,9 +49,10 @@ def enter(
     details: str = "",
     let_in_by: str | None = None,
 ) -> None:
-    """Record a unit that the gate holds. ``let_in_by``: what allows the load, so that nobody is asked.
+    """Record a unit that the gate holds back. Replaces the unit's earlier row if that has no answer.
 
-    ``counts``: numbers of the unit's rows and of its rejected rows. Replaces an unanswered earlier row of the unit.
+    ``counts``: numbers of the unit's rows and of its rejected rows. ``let_in_by``: the rule or setting that allows the
+    load. It is recorded as the answer, and nobody is asked.
     """
     rows, rejected = counts
     connection.execute(delete(gate_holds).where(_columns.unit_id == unit_id, _columns.answer.is_(None)))
@@ -61,14 +62,14 @@ def enter(
 
 
 def newest(connection: Connection, unit_id: str) -> Hold | None:
-    """The unit's newest row. None: the gate never held the unit."""
+    """The unit's newest row. None if the gate never held back the unit."""
     statement = select(gate_holds).where(_columns.unit_id == unit_id).order_by(_columns.hold_id.desc()).limit(1)
     row = connection.execute(statement).one_or_none()
     return None if row is None else _hold(row)
 
 
 def unanswered(connection: Connection, unit_ids: Sequence[str]) -> list[Hold]:
-    """The unanswered holds of these units."""
+    """The holds of these units that have no answer yet."""
     statement = select(gate_holds).where(_columns.unit_id.in_(unit_ids), _columns.answer.is_(None))
     return [_hold(row) for row in connection.execute(statement.order_by(_columns.unit_id))]
 

@@ -1,7 +1,7 @@
 """Finds out why a server accepts no connection, independent of the language of its messages.
 
-A failed connection attempt of libpq has a message and no SQLSTATE. libpq can trace the protocol's messages, though, and
-an ErrorResponse has the SQLSTATE in its field C.
+If a connection attempt fails, libpq reports a message, but no SQLSTATE. libpq can also trace the messages of the
+protocol, where an ErrorResponse has the SQLSTATE in its field C.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def failed_handshake(conninfo: str) -> FailedHandshake:
     connection = pq.PGconn.connect_start(conninfo.encode())
     try:
         if connection.status == pq.ConnStatus.BAD:
-            # Either libpq does not accept a parameter, and its ping makes no attempt. Or there is no network or host.
+            # If libpq does not accept a parameter, its ping makes no attempt. Otherwise the network or the host is
+            # missing.
             return FailedHandshake(lasts=pq.PGconn.ping(conninfo.encode()) == pq.Ping.NO_ATTEMPT)
         messages = _messages(connection)
         errors = [fields for name, fields in messages if name == "ErrorResponse"]
@@ -49,7 +50,7 @@ def failed_handshake(conninfo: str) -> FailedHandshake:
 
 def _messages(connection: pq.abc.PGconn) -> list[tuple[str, str]]:
     """Run the connection attempt to its end. Returns (name, fields) of each message."""
-    if sys.platform != "linux":  # psycopg can trace only to files
+    if sys.platform != "linux":  # memfd_create, for the trace, exists only on Linux
         _poll(connection)
         return []
     trace = os.memfd_create("libpq")  # in memory, because the trace may contain a password

@@ -12,7 +12,7 @@ from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.conditions import ENGLISH, SEARCHED
 
 _WORD = re.compile(r"[^\W_]+")
-_SHORTEST = 3  # letters; parts with fewer are not looked up, because too many words begin with them
+_SHORTEST = 3  # letters of the shortest part to look up; too many words begin with shorter parts
 _EXAMPLES = 50  # number of captions from which words are offered
 _OFFERED = 5
 

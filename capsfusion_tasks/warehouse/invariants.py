@@ -100,10 +100,10 @@ def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
 
 
 def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_ids: Set[str]) -> None:
-    """Delete ``unit_ids``, unloaded units of the interval, from the ledger and from the interval's last plan.
+    """Delete the unloaded units of an interval from the ledger and from the interval's last plan.
 
-    The caller must hold the planning lock. Raises NotReadyError if a task works on a unit, or if one was loaded or
-    deleted meanwhile.
+    ``unit_ids``: these units, as the caller read them. The caller must hold the planning lock. Raises NotReadyError if
+    a task works on a unit, or if units were loaded or deleted since the caller read them.
     """
     units = work_units.c
     mine = (units.fusion_id == fusion_id, units.interval_start == interval.start, units.interval_end == interval.end)
@@ -112,7 +112,7 @@ def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_i
         keep_others_off(connection, unit_id)
     gone = connection.execute(delete(work_units).where(*unfinished).returning(units.unit_id, units.rows_in)).all()
     if {row.unit_id for row in gone} != unit_ids:
-        raise NotReadyError("units of this interval were loaded or dropped while it was planned again; try again")
+        raise NotReadyError("units were loaded or dropped while their interval was planned again; try again")
     rows = sum(row.rows_in for row in gone)
     columns = plans.c
     its = (

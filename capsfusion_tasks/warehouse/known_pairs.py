@@ -16,13 +16,13 @@ from sqlalchemy import Connection, text
 
 Transactions = Callable[[], AbstractContextManager[Connection]]  # each call begins its own transaction
 
-# Short, because during a long transaction vacuum cannot remove old rows of any table. The speed depends on the server's
-# disks and cache, so the number of rows in each transaction follows from the speed of the previous one.
+# Transactions are short, because vacuum cannot remove old rows of any table during a long one. The speed depends on the
+# server's disks and cache, so the number of rows in a transaction follows from the speed of the previous transaction.
 _TRANSACTION_SECONDS = 0.5
 _FIRST_ROWS, _MOST_ROWS = 20_000, 200_000
 
-# To send pair_ids in PostgreSQL's binary COPY format: header, rows (number of fields, length and value of the only
-# field), end.
+# PostgreSQL's binary COPY format, to send pair_ids: a header, rows, and an end mark. A row has the number of fields,
+# then the length and the value of its only field.
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _ROW = np.dtype([("fields", ">i2"), ("length", ">i4"), ("pair_id", "V16")])
 _END = b"\xff\xff"
@@ -36,7 +36,7 @@ _KNOWN = " union all ".join(
 
 
 def known_pairs(begin: Transactions, fusion_id: str, pair_ids: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:
-    """For each of ``pair_ids``, binary(16): whether it was loaded under ``fusion_id``, accepted or rejected."""
+    """For each of ``pair_ids`` (binary(16)): whether the pair was loaded under ``fusion_id``, accepted or rejected."""
     if isinstance(pair_ids, pa.ChunkedArray):
         pair_ids = pair_ids.combine_chunks()
     # Sort by the tables' keys. Each transaction then reads one part of the indexes, and each page only once.
@@ -56,7 +56,7 @@ def known_pairs(begin: Transactions, fusion_id: str, pair_ids: pa.Array | pa.Chu
 
 def _look_up(connection: Connection, fusion_id: str, ids: np.ndarray) -> list[bytes]:
     """The ``ids`` that are in the warehouse, possibly with duplicates. ``ids`` are sorted by their first 8 bytes."""
-    # The table may exist: it lives as long as the transaction, which the caller may use for several calls.
+    # The table exists already if the caller made an earlier call in the same transaction.
     connection.execute(text("create temp table if not exists candidates (pair_id uuid) on commit drop"))
     connection.execute(text("truncate candidates"))
     driver = cast(psycopg.Connection[Any], connection.connection.driver_connection)

@@ -28,11 +28,14 @@ class LakeUnit:
     fusion_id: str
     accepted: int
     superseded: int
-    in_lake: bool  # the Iceberg table has the unit, also rows that later units have replaced since
+    in_lake: bool  # the Iceberg table has the unit, perhaps with rows that were replaced later
 
 
 def missing_units(connection: Connection, table_uuid: str) -> list[LakeUnit]:
-    """Loaded units that the Iceberg table lacks, or whose rows later units have replaced since. Oldest first."""
+    """Loaded units that the Iceberg table lacks, or that have lost rows to later units since they were written there.
+
+    Oldest first.
+    """
     unit, lake = work_units.c, lake_units.c
     mine = and_(lake.unit_id == unit.unit_id, lake.table_uuid == table_uuid)
     statement = (
@@ -45,7 +48,7 @@ def missing_units(connection: Connection, table_uuid: str) -> list[LakeUnit]:
 
 
 def enter(connection: Connection, table_uuid: str, unit: LakeUnit, snapshot_id: int | None) -> None:
-    """Record that the snapshot wrote ``unit`` to the Iceberg table. ``snapshot_id``: None if it has no caption."""
+    """Record that a snapshot wrote ``unit`` to the Iceberg table. ``snapshot_id``: None if the unit has no caption."""
     key = {"table_uuid": table_uuid, "unit_id": unit.unit_id}
     values = {"superseded": unit.superseded, "snapshot_id": snapshot_id}
     statement = insert(lake_units).values(**key, **values)
@@ -55,8 +58,8 @@ def enter(connection: Connection, table_uuid: str, unit: LakeUnit, snapshot_id: 
 def captions_of(warehouse: Warehouse, unit: LakeUnit) -> pa.Table:
     """The current accepted captions of ``unit`` in the warehouse, with all columns, sorted by pair_id.
 
-    The columns of sources have addresses, as in the view ``captions``. Exports have names of releases instead, but
-    these can change when a source is added.
+    The columns for sources contain addresses, as in the view ``captions``. Exports contain names of releases instead,
+    but these names can change when a source is added.
     """
     selection = Selection(columns=named_columns("all"), fusion_id=unit.fusion_id)
     with export_session(warehouse, f"lake {unit.unit_id}") as session:
@@ -76,7 +79,7 @@ def captions_of(warehouse: Warehouse, unit: LakeUnit) -> pa.Table:
 def make_catalog_schema(warehouse: Warehouse) -> str:
     """Create ``CATALOG_SCHEMA`` if it is missing. Returns a URL for a catalog in it, with the warehouse's password.
 
-    Raises InputError if this login may not create it.
+    Raises InputError if this login may not create the schema.
     """
     with warehouse.engine.begin() as connection:
         exists = connection.scalar(select(func.to_regnamespace(CATALOG_SCHEMA))) is not None
@@ -85,7 +88,7 @@ def make_catalog_schema(warehouse: Warehouse) -> str:
                 login = connection.scalar(select(func.quote_ident(func.current_user())))
                 raise InputError(
                     f"the default Iceberg catalog needs the schema {CATALOG_SCHEMA} in {describe(warehouse.url)}, which"
-                    f" this login may not create; the database's owner runs: create schema {CATALOG_SCHEMA}"
+                    f" this login may not create; ask the database's owner to run: create schema {CATALOG_SCHEMA}"
                     f" authorization {login}"
                 )
             connection.execute(text(f"create schema if not exists {CATALOG_SCHEMA}"))

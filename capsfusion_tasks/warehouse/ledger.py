@@ -21,7 +21,7 @@ from capsfusion_tasks.warehouse.ledger_tables import shards, work_units
 from capsfusion_tasks.warehouse.sessions import LockedSession, locked_session
 from capsfusion_tasks.warehouse.writable import require_writable
 
-_RECENT_UNITS = 20  # whose rejections count
+_RECENT_UNITS = 20  # number of units for ``recent_verdicts``
 _NUL = "\x00"  # PostgreSQL cannot store this character in text
 
 
@@ -34,9 +34,10 @@ def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
 
 
 def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval) -> set[str]:
-    """Assign the shards ``late`` to ``interval``. Returns the ids of those that belong to it, also from earlier calls.
+    """Assign late shards to ``interval``. Returns the ids of those that belong to it now.
 
-    A shard goes to the first interval that claims it, even if several do so at the same time.
+    A shard belongs to the first interval that claims it, even if several intervals do so at the same time. So the
+    result also has shards that an earlier call assigned to ``interval``.
     """
     if not late:
         return set()
@@ -48,10 +49,10 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
 
 
 def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> list[dict[str, str]]:
-    """Insert the shards that have no row yet, with ``values``. Returns all ids as parameters of a statement.
+    """Insert the shards that have no row yet, with ``values``. Returns the ids of all, as parameters of a statement.
 
-    Another run may insert the same rows now. DO NOTHING names no columns, so that it covers both unique indexes. Rows
-    are sorted, so that two runs cannot deadlock.
+    Another run may insert the same rows at the same time. DO NOTHING names no columns, so that it covers both unique
+    indexes. Rows are sorted, so that two runs cannot deadlock.
     """
     rows = [{**shard.model_dump(exclude={"revision", "problem"}), **values} for shard in found]
     rows.sort(key=lambda row: str(row["shard_id"]))
@@ -60,7 +61,7 @@ def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> 
 
 
 def shard_pulled(connection: Connection, shard_id: str, rows: int, dropped: Mapping[str, int]) -> None:
-    """Mark the shard as pulled: it has ``rows``, of which ``dropped`` (reason → count) were not kept."""
+    """Mark the shard as pulled. ``rows``: all rows that it has. ``dropped``: reason → number of rows not kept."""
     _update_shard(connection, shard_id, state="pulled", rows=rows, dropped=dict(dropped), error=None)
 
 
@@ -81,13 +82,13 @@ def pulled_bytes(connection: Connection) -> int:
 
 
 def image_results(connection: Connection) -> dict[str, str]:
-    """Id → state of the files of image results."""
+    """The files of image results: id → state."""
     mine = select(shards.c.shard_id, shards.c.state).where(shards.c.side == "image_results")
     return {row.shard_id: row.state for row in connection.execute(mine)}
 
 
 def forget_image_results(connection: Connection, shard_ids: Sequence[str]) -> None:
-    """Delete files of image results that are no longer in their source."""
+    """Delete files of image results from the ledger, because their source no longer has them."""
     mine = shards.c.side == "image_results", shards.c.shard_id == bindparam("id")
     if shard_ids:
         connection.execute(delete(shards).where(*mine), [{"id": shard_id} for shard_id in shard_ids])
@@ -95,7 +96,7 @@ def forget_image_results(connection: Connection, shard_ids: Sequence[str]) -> No
 
 @contextmanager
 def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
-    """Lets one process at a time choose the layout of a staging area. Other processes of this warehouse wait."""
+    """Let only one process at a time choose the layout of a staging area. Other processes of this warehouse wait."""
     with locked_session(engine) as session:
         session.lock("staging", staging)
         yield
@@ -116,9 +117,9 @@ def planning_lock(engine: Engine, fusion_id: str) -> Iterator[LockedSession]:
 
 
 def recent_verdicts(connection: Connection, fusion_id: str) -> list[tuple[int, int]]:
-    """Accepted and rejected rows of the last loaded units of this fusion_id.
+    """Numbers of accepted and of rejected rows in each of the last loaded units of this fusion_id.
 
-    Leaves out replays, because a larger share of their captions is rejected again.
+    Leaves out replays, because validation rejects a larger share of their captions.
     """
     units = work_units.c
     statement = (
@@ -159,9 +160,9 @@ def register_units(
     dag_run_id: str | None = None,
     existing: Existing = "skip",
 ) -> None:
-    """Register the units of an interval or a replay as planned. A registered unit keeps its row.
+    """Register the units of an interval or a replay as planned. A unit that is already registered keeps its row.
 
-    If ``existing`` is replace, loading these units replaces captions of their pairs that are loaded already.
+    If ``existing`` is replace, loading these units replaces captions that their pairs already have.
     """
     if not units:
         return
@@ -185,7 +186,7 @@ def register_units(
 
 
 def unit_states(connection: Connection, unit_ids: Sequence[str]) -> dict[str, str]:
-    """The state of each of ``unit_ids`` that is registered."""
+    """unit_id → state, for those of ``unit_ids`` that are registered."""
     statement = select(work_units.c.unit_id, work_units.c.state).where(work_units.c.unit_id.in_(unit_ids))
     return {row.unit_id: row.state for row in connection.execute(statement)}
 
@@ -249,9 +250,9 @@ def _clean(message: str) -> str:
 
 
 def units_of(connection: Connection, fusion_id: str | None, work: Interval | Replay) -> list[tuple[Unit, str]]:
-    """The units of the interval or the replay, with their states, in the order in which they were cut.
+    """The units of the interval or the replay, with their states, in the order in which the plan made them.
 
-    Only units of ``fusion_id``, or of all fusions if it is None.
+    ``fusion_id``: only units of this fusion. None: units of all fusions.
     """
     units = work_units.c
     is_its: tuple[ColumnElement[bool], ...]

@@ -107,15 +107,14 @@ work_units = Table(
         " and (replay is null) = (replay_of is null)",
         name="replay_or_interval",
     ),
-    # coalesce, because a check that gives NULL passes: a loaded unit without counts would pass.
+    # coalesce, because a check also passes if it gives NULL, as it would for a loaded unit without counts.
     CheckConstraint("state <> 'loaded' or coalesce(rows_in = accepted + rejected, false)", name="rows_add_up"),
     Index(None, "fusion_id", "state"),
     Index(None, "interval_start", "interval_end"),
     Index(None, "replay"),
 )
 
-# The result of planning an interval. Pairs that were neither fused already nor planned nor gone are left
-# for a later run.
+# The result of planning an interval. ``pairs`` counts all: already fused, planned, gone, or left for a later run.
 plans = Table(
     "plans",
     metadata,
@@ -129,7 +128,7 @@ plans = Table(
     Column("already_fused", BigInteger, nullable=False),
     Column("planned", BigInteger, nullable=False),
     time_column("planned_at", server_default=func.now()),
-    # Other pairs that are left out because their images are gone.
+    # Pairs that are left out because their images are gone. Does not count pairs in ``already_fused``.
     Column("gone", BigInteger, nullable=False, server_default="0"),
     CheckConstraint(
         "least(already_fused, planned, gone) >= 0 and already_fused + planned + gone <= pairs",
@@ -139,8 +138,8 @@ plans = Table(
     Index(None, "dag_run_id"),
 )
 
-# Units that the gate did not load, and people's answers. A unit's newest row counts. There is no foreign key, so that
-# answers stay if the unit is planned again.
+# Units that the gate did not load, and people's answers. If a unit has several rows, the newest counts. There is no
+# foreign key, so that answers stay if the unit is planned again.
 gate_holds = Table(
     "gate_holds",
     metadata,
@@ -160,8 +159,8 @@ gate_holds = Table(
     Index(None, "unit_id"),
 )
 
-# Units that an Iceberg table has. ``superseded``: how many rows of the unit were superseded when it was written there.
-# The key has the table's UUID, so a table that was dropped and made again gets all units again.
+# Units in Iceberg tables. ``superseded``: number of the unit's rows that were already superseded when the unit was
+# written there. The key includes the table's UUID, so a table that is dropped and created again gets all units again.
 lake_units = Table(
     "lake_units",
     metadata,

@@ -1,4 +1,4 @@
-"""The environment variables of libpq (PGOPTIONS, PGSSLMODE, PGSERVICE, …), which set what a URL does not set."""
+"""The environment variables of libpq (PGOPTIONS, PGSSLMODE, PGSERVICE, …). They set options that a URL leaves out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import URL
 
 from capsfusion_tasks.warehouse.handshake import FailedHandshake
 
-# Variables that set a session's settings → the parameter of a URL that overrides them. The server refuses a wrong
+# Variables for settings of a session → the URL parameter that overrides the variable. The server refuses a wrong
 # setting with an SQLSTATE of _REFUSED_CLASSES (wrong value, unknown name).
 _OF_SESSIONS = {"PGOPTIONS": "options", "PGTZ": "", "PGDATESTYLE": "", "PGGEQO": ""}
 _REFUSED_CLASSES = ("22", "42")
@@ -18,7 +18,7 @@ _OF_FILES = {"PGSERVICEFILE": "", "PGSYSCONFDIR": ""}
 
 
 def to_check(url: URL, failure: FailedHandshake) -> list[str]:
-    """The variables that can be the reason for ``failure``: they are set, and ``url`` does not override them."""
+    """The variables that may have caused ``failure``: they are set, and ``url`` does not override them."""
     if failure.sqlstate is not None and failure.sqlstate.startswith(_REFUSED_CLASSES):
         names = _OF_SESSIONS
     else:

@@ -25,11 +25,11 @@ NUL, REPLACEMENT = "\x00", "\ufffd"
 _STORED = ("fused_captions", "rejected_captions", "replayed_captions")
 
 SESSION = {
-    # PostgreSQL adds new words to their index in batches of this size, and each batch rewrites all common words. With
-    # the default of 4 MB, loading a row into a table of two million rows costs more than twice as much.
+    # PostgreSQL adds new words to the index in batches of this size. Each batch rewrites the entries of all common
+    # words. With the default of 4 MB, loading a row into a table of two million rows takes more than twice as long.
     "work_mem": "64MB",
-    # Make PostgreSQL use indexes to find each row's pair and unit. Otherwise, while work_units is small, it would read
-    # all of it for each row. It could also read all of a large table, because its statistics can be hours old.
+    # Make PostgreSQL use indexes to find each row's pair and unit. Otherwise it would scan work_units for each row
+    # while that table is small. It could also scan a large table, because the statistics can be hours old.
     "enable_seqscan": "off",
     "jit": "off",  # PostgreSQL 17 and older would compile (JIT) the scan of the incoming rows
     # After this time the server ends a load whose client has disappeared, and releases its locks. In a healthy load the
@@ -41,7 +41,7 @@ SESSION = {
 
 @dataclass(frozen=True)
 class LoadResult:
-    """The counts of a loaded unit. ``already_loaded``: an earlier call loaded it, and this one did nothing."""
+    """The counts of a loaded unit. ``already_loaded``: an earlier call loaded the unit, and this call did nothing."""
 
     accepted: int
     rejected: int
@@ -58,13 +58,13 @@ def load_unit(
     """Load a unit's rows (``schemas.validated_schema``) and mark it as loaded, in one transaction. Skip a loaded unit.
 
     Rows without reasons go to ``fused_captions``, all others to ``rejected_captions``. PostgreSQL cannot store a NUL
-    character, so it becomes U+FFFD. With ``replace``, or in a unit that was planned to replace, rows of the same pairs
-    under the same fusion_id are deleted and count as superseded in their units. A replay's unit moves the rows of its
-    pairs from ``rejected_captions`` to ``replayed_captions``.
+    character, so it becomes U+FFFD. If ``replace`` is true, or the unit was planned to replace captions, older rows of
+    the same pairs under the same fusion_id are deleted. They count as superseded in their units. A replay's unit moves
+    the rows of its pairs from ``rejected_captions`` to ``replayed_captions``.
 
-    Raises InputError if the unit is unknown, has another number of rows than planned, or has a pair twice. Unless it
-    replaces, also if the warehouse has one of its pairs already. Raises NotReadyError if the connection is lost. An
-    error changes nothing.
+    Raises InputError if the unit is unknown, has another number of rows than planned, or has a pair twice. Also raises
+    it if the warehouse has one of the pairs already, and the unit does not replace captions. Raises NotReadyError if
+    the connection is lost. An error leaves the warehouse unchanged.
     """
     table = batches if isinstance(batches, pa.Table) else batches.read_all()
     _check(table, unit_id)
@@ -89,7 +89,7 @@ def load_unit(
         cursor.adbc_ingest("incoming", _storable(table), mode="create", temporary=True)
         # The joins below need these statistics. Analyzing all columns would take a quarter of the load's time.
         cursor.execute("analyze incoming (pair_id)")
-        # Only one load at a time under a fusion_id: a pair must be in one table only, which no constraint can ensure.
+        # Load one unit of a fusion at a time: a pair must be in only one table, and no constraint can ensure this.
         for locked in sorted({fusion_id, replay_of or fusion_id}):  # sorted, to avoid a deadlock
             _query(cursor, f"select pg_advisory_xact_lock({lock_sql('load')})", locked)
         if replay_of:
@@ -151,10 +151,10 @@ def _refuse_known_pairs(cursor: Any, unit_id: str, fusion_id: str) -> None:
 
 
 def _take_from_quarantine(cursor: Any, replay_of: str, fusion_id: str, unit_id: str) -> None:
-    """Move the incoming pairs' rejected captions under ``replay_of`` to ``replayed_captions``.
+    """Move rejected captions of the fusion ``replay_of`` to ``replayed_captions``, for the incoming pairs.
 
-    A replay under the same fusion moves only captions that pass now. A caption that is rejected again replaces the
-    older row.
+    A replay under the same fusion moves only captions of pairs that pass now. A caption that is rejected again replaces
+    the older row.
     """
     names = ", ".join(rejected_captions.columns.keys())
     which = " and incoming.reasons = '{}'" if replay_of == fusion_id else ""
@@ -189,7 +189,7 @@ def _supersede(cursor: Any, fusion_id: str, tables: tuple[str, ...]) -> None:
 
 
 def _insert(cursor: Any, table: str, columns: list[str], condition: str, origin: tuple[str, str, str | None]) -> None:
-    """Insert the incoming ``columns`` that the table has."""
+    """Insert the incoming rows that meet ``condition``, with those of ``columns`` that the table has."""
     names = [name for name in columns if name in rejected_captions.metadata.tables[f"{SCHEMA}.{table}"].columns]
     values = [f"{name}::jsonb" if name == OTHER_BEAMS.name else name for name in names]
     cursor.execute(
@@ -214,7 +214,7 @@ def _check(table: pa.Table, unit_id: str) -> None:
 def _storable(table: pa.Table) -> pa.Table:
     """The rows with pair_id as a uuid, other beams as JSON, and without NUL characters.
 
-    They are sorted by key, so that consecutive rows write to the same page of the key's index.
+    The rows are sorted by key, so that consecutive rows write to the same page of the key's index.
     """
     table = table.sort_by("pair_id")
     columns = [_without_nul(column) for column in table.columns]
@@ -225,7 +225,7 @@ def _storable(table: pa.Table) -> pa.Table:
 
 
 def _as_json(beams: pa.ChunkedArray) -> pa.Array:
-    """``schemas.OTHER_BEAMS`` as JSON texts. JSON would escape a NUL, and PostgreSQL refuses the escape, too."""
+    """``schemas.OTHER_BEAMS`` as JSON texts, without NUL: PostgreSQL also refuses a NUL that JSON has escaped."""
     rows = beams.to_pylist()
     for beam in (beam for row in rows if row for beam in row):
         beam["capsfusion"] = beam["capsfusion"].replace(NUL, REPLACEMENT)

@@ -1,10 +1,10 @@
 """The advisory locks of the warehouse, and their numbers in PostgreSQL.
 
-PostgreSQL names an advisory lock by 64 bits, so a name is hashed: `hashtextextended` of "capsfusion.<kind> <name>". Two
-names with the same number would share a lock: a process would then wait for unrelated work, or be refused because of
-it. This matters only for locks that are held at the same time. Among 10,000 of them (one for each unit that is being
-fused, and a few for each fusion) any two collide with a probability of 10,000² / 2⁶⁵, which is 3 in 10¹². No data are
-lost if two names share a number.
+PostgreSQL identifies an advisory lock by a 64-bit number, so a lock's name is hashed: `hashtextextended` of
+"capsfusion.<kind> <name>". Two names with the same number share a lock. A process may then wait for unrelated work, or
+be refused because of it, but no data are lost. Only locks that are held at the same time can collide: one for each unit
+that is being fused, and a few for each fusion. Among 10,000 such locks, the probability of a collision is
+10,000² / 2⁶⁵, which is 3 in 10¹².
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Kind = Literal[
     "replay.run",  # a replay is running
     "unit",  # a unit is being fused (shared), repaired or deleted
     "export",  # an export to a folder is being written
-    "lake",  # units are being brought to an Iceberg table, or its files are being rewritten
+    "lake",  # units are being written to an Iceberg table, or its files are being rewritten
 ]
 
 
 def lock_key(kind: Kind, name: str | ColumnElement[str] = "") -> ColumnElement[Any]:
-    """The number of a lock, for `pg_advisory_lock` and its relatives. ``name`` may be a column."""
+    """The number of a lock, for `pg_advisory_lock` and similar functions. ``name`` may be a column."""
     return func.hashtextextended(func.concat(f"capsfusion.{kind} ", name), 0)
 
 

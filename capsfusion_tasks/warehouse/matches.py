@@ -1,8 +1,8 @@
 """Counts the captions of one table that match a filter: exactly, or estimated from a sample.
 
 If there are only a few matches, counts them all. Otherwise the sample is the first rows of units from all times. These
-are random rows, because a unit's rows are stored in the order of their pair_id, which is a digest. The time that this
-takes does not grow with the table.
+are random rows, because a unit's rows are stored in the order of their pair_id, which is a digest. Sampling takes no
+longer in a large table.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from capsfusion_tasks.warehouse.readable import readable_sql
 MOST = 10_000  # largest number of captions to count one by one
 MILLISECONDS = 120  # time limit for counting the captions of a table one by one
 BINS = 20
-_SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000  # rows; a search for words has to split each caption, which takes 25 µs
+_SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000  # rows; fewer for a search for words, which takes 25 µs to split a caption
 _SAMPLED_UNITS = 40
-_ENOUGH = 20  # this many matches in a sample give an estimate with an error of about a fifth
+_ENOUGH = 20  # number of matches in a sample that gives an estimate with an error of about a fifth
 
 Basis = Literal["all", "sample", "some"]
 
@@ -59,10 +59,10 @@ class Bins:
 
 @dataclass
 class Matches:
-    """``units``, ``flags`` and so on: value → number of captions, an estimate unless ``basis`` is all.
+    """Numbers of matching captions, by value. They are estimates unless ``basis`` is all.
 
-    ``basis``: what was counted: all matches, a sample of the table, or only some matches (the oldest). ``total`` is
-    None if matches are so rare that counting them took too long.
+    ``basis``: which captions were counted: all matches, a sample of the table, or only some matches (the oldest).
+    ``total`` is None if matches are so rare that counting them took too long.
     """
 
     basis: Basis
@@ -75,7 +75,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Stock:
-    """How many rows of the wanted units a table has, from the ledger. ``column``: SQL for this number of one unit."""
+    """Number of rows of the wanted units in a table, from the ledger. ``column``: SQL for the number of one unit."""
 
     rows: float
     column: ColumnElement[float]
@@ -105,9 +105,9 @@ def matches(connection: Connection, conditions: Conditions, table: Table, stock:
 def _counted(
     connection: Connection, conditions: Conditions, table: Table, bins: Bins, milliseconds: int | None = None
 ) -> Matches | None:
-    """Counts all matches, or MOST + 1 of them if there are more; the total is then an estimate by PostgreSQL's planner.
+    """Count all matches, but at most MOST + 1. If there are more, the total is an estimate of PostgreSQL's planner.
 
-    None if the count takes longer than ``milliseconds``.
+    Returns None if the count takes longer than ``milliseconds``.
     """
     captions = table.alias("caption")
     asked = _columns(captions, bins).where(*conditions.all(captions)).limit(MOST + 1)

@@ -1,7 +1,7 @@
 """Locks that show which units are being fused. PostgreSQL releases a lock when the worker ends or crashes.
 
 The state `fusing` alone does not show whether the worker still runs. The lock is shared, because a task that Airflow
-gave up may still run during its retry. Both may continue, because each row counts once.
+has given up may still run when its retry starts. Both may continue, because each row counts only once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _BEAT_SECONDS = 30.0
 _PATIENCE_SECONDS = 60.0
 
-# The numbers of all advisory locks that are held in this database.
+# The numbers of all advisory locks that processes hold in this database.
 _HELD = text(
     "select (classid::bigint << 32) | objid::bigint from pg_locks"
     " where locktype = 'advisory' and objsubid = 1 and granted"
@@ -101,7 +101,7 @@ def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
 
 
 def keep_others_off(connection: Connection, unit_id: str) -> None:
-    """Like ``alone_with``, until the transaction of ``connection`` ends."""
+    """Like ``alone_with``, but in an open transaction: no task can start on the unit until the transaction ends."""
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(lock_key("unit", unit_id)))):
         raise NotReadyError(f"another process is fusing unit {unit_id}; try again when it has ended")
 

@@ -1,4 +1,4 @@
-"""The table ``plans``: for each plan of an interval, the numbers of its pairs, and of pairs fused before."""
+"""The table ``plans``: for each plan of an interval, how many pairs it planned, and how many it left out and why."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from capsfusion_tasks.warehouse.queries import Scope
 
 @dataclass(frozen=True)
 class PlannedPairs:
-    """Sums over plans. ``already_fused``: pairs in units of other plans. ``left``: pairs left for a later run.
+    """Numbers of pairs, summed over plans. ``pairs``: all. ``already_fused``: in units of other plans.
 
-    ``gone``: pairs left out because their images are gone.
+    ``left``: left for a later run. ``gone``: left out because their images are gone.
     """
 
     pairs: int
@@ -52,7 +52,7 @@ def record(
 
 
 def last_plans(connection: Connection) -> dict[tuple[Interval, str], PlannedPairs]:
-    """(interval, fusion_id) → counts of the last plan. Pairs in the interval's earlier units are ``already_fused``."""
+    """(interval, fusion_id) → counts of the last plan. ``already_fused`` includes pairs in units of earlier plans."""
     columns = plans.c
     last = select(func.max(columns.plan_id)).group_by(columns.interval_start, columns.interval_end, columns.fusion_id)
     return {
@@ -66,8 +66,8 @@ def last_plans(connection: Connection) -> dict[tuple[Interval, str], PlannedPair
 def planned_pairs(connection: Connection, scope: Scope) -> PlannedPairs | None:
     """Sums over the last plan of each interval and fusion in ``scope``. None without a plan.
 
-    A later plan of an interval counts the pairs of the interval's own earlier units as fused; here they do not count
-    as ``already_fused``.
+    If an interval is planned again, the later plan counts the pairs in units of the earlier plan as fused. These pairs
+    do not count as ``already_fused`` here.
     """
     if scope.replay is not None or scope.unit_ids is not None:
         return None

@@ -1,6 +1,6 @@
 """The origin of a caption: the releases of its two source captions, and the model that fused them.
 
-Rows of captions do not repeat these texts. The ledger's tables ``shards`` and ``fusions`` have them.
+The rows of captions do not repeat these names. They are in the ledger's tables ``shards`` and ``fusions``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-# Column that tells where a caption comes from → its SQL in an export. The view ``captions`` has these columns, too, and
-# shows the addresses of the sources. An export may be published, so it shows the names of the releases instead.
+# Column about a caption's origin → SQL for this column in an export. The view ``captions`` also has these columns. The
+# view shows the addresses of sources. An export may be published, so it shows the names of releases instead.
 # {releases} is a JSON object: MD5 of a source's address → name of its release.
 PROVENANCE: dict[str, LiteralString] = {
     "laion_2b_source": "(select {releases}::jsonb ->> md5(source) from shards where shard_id = laion_2b_shard)",
@@ -32,15 +32,15 @@ class Origin:
 
 
 def release_names(sources: Iterable[str]) -> dict[str, str]:
-    """Source → public name of its release, without the folder or bucket that has this copy of the release.
+    """Source → public name of its release. The name does not show the folder or bucket of this copy.
 
-    A data set on the hub has its address as name, a list of files has the folder of the list, any other source has the
-    last part of its address. If two names would be equal, both get more parts of their addresses until they differ.
+    The name of a data set on the hub is its address. The name of a list of files is the folder of the list. The name of
+    any other source is the last part of its address. Equal names get more parts of their addresses until they differ.
     """
     left = {source: _names(source) for source in sources}
     names = {source: next(candidates) for source, candidates in left.items()}
     while equal := {name for name, count in Counter(names.values()).items() if count > 1}:
-        # Each round takes longer names. It ends, because the longest name of a source is the source itself.
+        # Each round takes longer names. The loop ends, because the longest name of a source is the source itself.
         names = {source: next(left[source], source) if name in equal else name for source, name in names.items()}
     return names
 

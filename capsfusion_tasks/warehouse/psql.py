@@ -15,7 +15,7 @@ from capsfusion_tasks.warehouse.url import libpq_uri
 
 
 def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:
-    """The command and its environment: psql from PATH, or the embedded server's own.
+    """The psql command and its environment. Takes psql from PATH, or the one of the embedded server.
 
     The password is in the environment, because every user can read the arguments of a process.
     """
@@ -26,7 +26,7 @@ def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:
     if url.password is not None:
         environment["PGPASSWORD"] = str(url.password)
     own = str(BINARIES / "psql")
-    # The embedded server's own psql, because an older psql does not know all parameters of the server's URL.
+    # For the embedded server, use its own psql: an older psql does not know all parameters of the server's URL.
     program = own if is_embedded(url) else shutil.which("psql") or own
     shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
     return [program, libpq_uri(shown)], environment

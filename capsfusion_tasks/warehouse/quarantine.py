@@ -1,4 +1,4 @@
-"""Finds the rows of ``rejected_captions`` that a replay selects, without rows that another replay has taken."""
+"""Finds the rows of ``rejected_captions`` that a replay selects, and the units of other replays."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def require_fusion(connection: Connection, fusion_id: str) -> None:
     known = {row.fusion_id: row.model for row in connection.execute(select(fusions.c.fusion_id, fusions.c.model))}
     if fusion_id not in known:
         names = ", ".join(f"{known_id} ({model})" for known_id, model in sorted(known.items())) or "none"
-        raise InputError(f"the warehouse has no rejected captions of fusion {fusion_id}; its fusions: {names}")
+        raise InputError(f"the warehouse has no rejected captions of fusion {fusion_id}; it has the fusions: {names}")
 
 
 def matching(connection: Connection, replay: Replay) -> int:
-    """Number of rejected captions that match the replay, ignoring its limit and other replays."""
+    """Number of rejected captions that meet the replay's conditions. Ignores the replay's limit and other replays."""
     rejected = sql.SQL("select count(*) from capsfusion.rejected_captions rejected where {}")
     query = rejected.format(_asked(connection, replay))
     return int(_value(connection, query))
 
 
 def has_failed(connection: Connection, replay: Replay) -> bool:
-    """Whether any of these rows failed to fuse, so that it has no caption."""
+    """Whether any row that meets the replay's conditions has no caption, because it failed to fuse."""
     query = sql.SQL(
         "select exists (select from capsfusion.rejected_captions rejected where {} and finish_reason like 'error%')"
     ).format(_asked(connection, replay))
@@ -86,7 +86,10 @@ def moved(connection: Connection, name: str) -> int:
 
 
 def units_in_flight(connection: Connection, fusion_id: str) -> list[str]:
-    """Units that replay rejected captions of this fusion, under any fusion, and are neither loaded nor failed."""
+    """Units that fuse rejected captions of this fusion again and are neither loaded nor failed.
+
+    The units themselves can be of any fusion.
+    """
     units = work_units.c
     statement = select(units.unit_id).where(units.replay_of == fusion_id, units.state.not_in(("loaded", "failed")))
     return list(connection.scalars(statement.order_by(units.unit_id)))
@@ -95,7 +98,7 @@ def units_in_flight(connection: Connection, fusion_id: str) -> list[str]:
 def rejected_pairs(
     warehouse: Warehouse, replay: Replay, *, untried_under: str | None, most: int | None
 ) -> Iterator[pa.Table]:
-    """Stream the pairs (``schemas.PAIRS``) of the replay's captions in the order of pair_id, at most ``most``.
+    """Stream the pairs (``schemas.PAIRS``) that the replay selects, in the order of pair_id, at most ``most`` pairs.
 
     ``untried_under``: leave out pairs that were ever loaded under this fusion_id.
     """
@@ -117,7 +120,7 @@ def rejected_pairs(
         sql.SQL("").join(tried.format(sql.Identifier(table), sql.Literal(untried_under)) for table in tables),
         sql.SQL("") if most is None else sql.SQL(" limit {}").format(sql.Literal(most)),
     )
-    # With COPY, which is the driver's default. Without COPY, the driver would hold the whole result in memory.
+    # Use COPY, the driver's default. Without it, the driver would keep the whole result in memory.
     with adbc_session(warehouse, read_only=True) as connection, connection.cursor() as cursor:
         cursor.execute(query.as_string())
         for batch in batches(warehouse, connection, cursor.fetch_record_batch()):
@@ -125,7 +128,7 @@ def rejected_pairs(
 
 
 def _asked(connection: Connection, replay: Replay) -> sql.Composed:
-    """The replay's conditions on a row of ``rejected_captions``, which the query calls rejected."""
+    """The replay's conditions on a row of ``rejected_captions``. The table's alias in the query is rejected."""
     conditions = [sql.SQL("fusion_id = {}").format(sql.Literal(replay.fusion_id))]
     if replay.reasons:
         conditions.append(sql.SQL("reasons && {}::text[]").format(sql.Literal(list(replay.reasons))))

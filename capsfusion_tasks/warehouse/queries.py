@@ -59,7 +59,7 @@ EVERYTHING = Scope()
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Sums over units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``. ``rows_per_second`` is by GPU time."""
+    """Sums over units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``. ``rows_per_second``: by GPU time."""
 
     units: int
     rows_in: int
@@ -122,7 +122,7 @@ def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> d
 
 @dataclass(frozen=True)
 class Rescued:
-    """Accepted captions that are not from the best beam, and why the best beam was rejected: reason → captions."""
+    """Accepted captions that are not from the best beam. ``reasons``: reason to reject the best beam → captions."""
 
     captions: int
     reasons: dict[str, int]
@@ -146,7 +146,7 @@ def replayed_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
 
 @dataclass(frozen=True)
 class AcceptedCaption:
-    """The texts of a pair and their caption, with what validation found."""
+    """The texts of a pair and their fused caption, with results of validation."""
 
     laion_2b: str
     laion_coco: str
@@ -231,9 +231,9 @@ class Violation:
 
 
 def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True) -> list[Violation]:
-    """Violations of the tables' rules among the units in ``scope``; empty if there are none.
+    """Rows of the units in ``scope`` that break a rule of the tables.
 
-    Without ``pairs``, this only counts rows by unit, with the indexes on unit_id.
+    Without ``pairs``, only counts rows by unit, with the indexes on unit_id.
     """
     tables = (fused_captions, rejected_captions, replayed_captions)
     stored = union_all(*(select(table.c.unit_id).where(_of_units(table, scope)) for table in tables)).subquery()
@@ -241,14 +241,14 @@ def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: boo
     units = work_units.c
     count = func.coalesce(per_unit.c.stored, 0)
     rules: dict[str, Executable] = {
-        "a loaded unit's rows are its accepted and its rejected": select(
+        "each row of a loaded unit is accepted or rejected": select(
             units.unit_id, units.rows_in, units.accepted, units.rejected
         ).where(
             scope.clause(),
             units.state == "loaded",
             func.coalesce(units.rows_in != units.accepted + units.rejected, True),
         ),
-        "a unit's rows are stored, replayed or superseded": select(
+        "each row of a unit is stored, replayed or superseded": select(
             units.unit_id, units.state, units.rows_in, units.superseded, count.label("stored")
         )
         .select_from(work_units.outerjoin(per_unit, per_unit.c.unit_id == units.unit_id))
@@ -257,7 +257,7 @@ def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: boo
     if pairs:
         rules |= {
             "a pair is accepted or rejected, not both": _in_both(rejected_captions, fused_captions, "fusion_id", scope),
-            "a caption is in quarantine or replayed, not both": _in_both(
+            "a caption is rejected or replayed, not both": _in_both(
                 rejected_captions, replayed_captions, "unit_id", scope
             ),
         }

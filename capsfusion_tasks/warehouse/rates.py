@@ -1,4 +1,4 @@
-"""Reads measured speeds, and planned work that is not done, from the ledger."""
+"""Reads from the ledger: measured speeds, and the rows and tokens that are planned but not fused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
             case((real.is_not(None), units.caption_tokens)).label("caption"),
         )
         .where(units.fusion_id == fusion_id, units.gpu_seconds > 0, units.tokens_estimated > 0)
-        # Not units of a replay under the same fusion: most of their captions are not fused again.
+        # Leave out replays under the same fusion, because they do not fuse most of their captions again.
         .where(units.replay_of.is_distinct_from(units.fusion_id))
         .order_by(units.created_at.desc(), units.unit_id.desc())
         .limit(RECENT_UNITS)

@@ -1,4 +1,4 @@
-"""Statements and conditions as SQL text with their values in it."""
+"""Renders statements and conditions as SQL text that includes their values."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def reading(warehouse: Warehouse, seconds: int) -> Iterator[Connection]:
 
 @contextmanager
 def writing(warehouse: Warehouse, seconds: int, what: str) -> Iterator[Connection]:
-    """A transaction that may write. ``what``: what it writes, in words for errors.
+    """A transaction that may write. ``what``: a noun for what it writes, for error messages.
 
     Raises InputError if the login may only read, and NotReadyError like ``reading``.
     """

@@ -1,4 +1,4 @@
-"""Counts rejected captions and their reasons, so that the numbers agree with each other."""
+"""Counts rejected captions and their reasons, such that the two numbers agree."""
 
 from __future__ import annotations
 

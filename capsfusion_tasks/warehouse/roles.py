@@ -1,4 +1,4 @@
-"""The database roles of the warehouse: owner, loader and reader. roles.sql has their rights."""
+"""The database roles of the warehouse: owner, loader and reader. roles.sql defines their rights."""
 
 from __future__ import annotations
 

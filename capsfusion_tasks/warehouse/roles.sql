@@ -28,8 +28,9 @@ begin
     end loop;
     missing := array(select r from unnest(roles) r where not exists (select from pg_roles where rolname = r));
     if cardinality(missing) > 0 then
-        raise warning 'this login may not create the database roles %, so it keeps all tables for itself; to have them,'
-            ' an administrator runs: %; grant capsfusion_owner to <this login>; then run `capsfusion db upgrade` again',
+        raise warning 'this login may not create the database roles %, so it stays the owner of all tables; to get the'
+            ' roles, ask an administrator to run: %; grant capsfusion_owner to <this login>; then run'
+            ' `capsfusion db upgrade` again',
             array_to_string(missing, ', '),
             (select string_agg('create role ' || m, '; ') from unnest(missing) m);
         return;
@@ -75,7 +76,7 @@ begin
             grant select on tables to capsfusion_reader;
     exception when insufficient_privilege then
         raise warning 'the rights of capsfusion_loader and capsfusion_reader are not set: this login is not a member of'
-            ' capsfusion_owner, or does not own the tables; an administrator runs: grant capsfusion_owner to'
+            ' capsfusion_owner, or does not own the tables; ask an administrator to run: grant capsfusion_owner to'
             ' <this login>; then run `capsfusion db upgrade` again';
         return;
     end;
@@ -95,7 +96,7 @@ begin
             execute statement;
         exception when insufficient_privilege then
             raise warning '% lacks the right to % in this database, and this login may not grant it;'
-                ' the owner of the database runs: %', needed.grantee, needed.privilege, statement;
+                ' ask the owner of the database to run: %', needed.grantee, needed.privilege, statement;
         end;
     end loop;
 end

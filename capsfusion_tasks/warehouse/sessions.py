@@ -37,9 +37,9 @@ class LockedSession:
         self._locks: dict[int, str] = {}  # number of a lock → its kind and name, for errors
 
     def lock(self, kind: Kind, name: str) -> None:
-        """Wait for the lock and hold it until the session ends. Several locks must be taken in the same order."""
+        """Wait for the lock, and hold it until the session ends. All processes must take locks in the same order."""
         wait = _FIRST_WAIT_SECONDS
-        # Try again and again, because a statement that waits for the lock would keep a snapshot meanwhile.
+        # Try repeatedly: a single statement that waits for the lock would keep a snapshot while it waits.
         while not self.try_lock(kind, name):
             if wait == _FIRST_WAIT_SECONDS:
                 log.info("another process holds the lock %r: waiting for it", f"{kind} {name}")
@@ -57,16 +57,16 @@ class LockedSession:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction of the session. Raises NotReadyError if the session, and with it a lock, was lost meanwhile.
+        """A transaction of the session. Raises NotReadyError if the session has lost a lock.
 
-        SQLAlchemy connects again by itself after a restart of the server, and a pooler may give each transaction
-        another session. Another process may then have taken the lock.
+        After a restart of the server, SQLAlchemy connects again by itself. A pooler may give each transaction another
+        session. In both cases, another process may have taken the lock.
         """
         with self._connection.begin():
             if self._locks and (lost := self._locks.keys() - set(self._connection.scalars(_HELD))):
                 raise NotReadyError(
                     f"the connection to the warehouse was lost, and with it the lock {self._locks[min(lost)]!r}; try"
-                    " again. If it stays so, connect without a pooler that pools transactions"
+                    " again. If the error persists, connect without a pooler that pools transactions"
                 )
             yield self._connection
 

@@ -1,4 +1,4 @@
-"""A folder for the embedded server's socket, with a short path without special characters of URLs."""
+"""A folder for the embedded server's socket. Its path is short and has no characters that are special in URLs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def socket_folder(data: Path) -> Path:
 
 def link_to(data: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
-    # Not TMPDIR, which can be long, and differs between processes of one user.
+    # Not in TMPDIR, which can be long and can differ between processes of the same user.
     return Path("/tmp") / f"capsfusion-{os.geteuid()}-{digest}"  # noqa: S108
 
 

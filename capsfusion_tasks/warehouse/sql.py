@@ -18,7 +18,7 @@ from capsfusion_tasks.warehouse.schema import SCHEMA
 from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, UNDEFINED_COLUMN, UNDEFINED_TABLE, may_pass
 
 _MOST_DIGITS = 38  # of Arrow's decimal128
-_UNKNOWN = "that cannot be shown"
+_UNKNOWN = "which cannot be shown"
 _CAST = "cast it to text"
 
 
@@ -26,8 +26,8 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
     """Run one statement in a read-only transaction, with ``capsfusion`` on its search path.
 
     uuid, json and intervals become text. numeric becomes decimal, or text if it has more than 38 digits. Column
-    names can repeat, as in SQL. Raises InputError with PostgreSQL's message if the statement fails, and for columns of
-    other types (inet, point, int4range); NotReadyError if the connection is lost.
+    names can repeat, as in SQL. Raises InputError with PostgreSQL's message if the statement fails. Also raises it for
+    columns of other types, such as inet, point and int4range. Raises NotReadyError if the connection is lost.
     """
     if not sql.strip():
         raise InputError("the SQL statement is empty")

@@ -1,6 +1,6 @@
-"""Classifies PostgreSQL's errors: temporary, or the user must change something.
+"""Classifies PostgreSQL's errors: some are temporary, for others the user must change something.
 
-The SQLSTATE decides, a code of five characters. PostgreSQL translates its messages, but not this code:
+The class follows from the SQLSTATE, a code of five characters. PostgreSQL translates its messages, but not this code:
 https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
@@ -61,11 +61,11 @@ def user_error(url: URL, said: str, sqlstate: str | None) -> InputError | NotRea
     if sqlstate == READ_ONLY:
         return NotReadyError(
             f"the warehouse, {describe(url)}, is read-only: name the primary server in CAPSFUSION_WAREHOUSE_URL, or try"
-            " again once this one accepts writes"
+            " again once this server accepts writes"
         )
     if sqlstate is None or may_pass(sqlstate):
         return NotReadyError(
-            f"the warehouse, {describe(url)}, gave up: {said}; try again, nothing is done in part or twice"
+            f"the warehouse, {describe(url)}, failed: {said}; try again, no work is half done or done twice"
         )
     return InputError(f"the warehouse, {describe(url)}, refuses: {said}")
 
@@ -90,7 +90,7 @@ def unreachable(url: URL, said: str) -> InputError | NotReadyError:
     check = f"check {' and '.join(['CAPSFUSION_WAREHOUSE_URL', *variables])}"
     if lasts(failure):
         return InputError(f"{message}; {check}")
-    return NotReadyError(f"{message}; start it, {check}, or unset the URL for the embedded one")
+    return NotReadyError(f"{message}; start it, {check}, or unset the URL to use the embedded one")
 
 
 def lasts(failure: FailedHandshake) -> bool:

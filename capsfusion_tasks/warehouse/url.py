@@ -19,7 +19,7 @@ _PARAMETERS = {
     "keepalives_count": "6",
     "tcp_user_timeout": "120000",  # milliseconds
 }
-# Parameters that hold a secret. SQLAlchemy hides only the password, so messages would show these parameters.
+# Parameters that contain a secret. SQLAlchemy hides only the password, so messages would show these parameters.
 _SECRETS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 # Matches user:password@ like SQLAlchemy: the first @ after the colon ends the password.
 _LOGIN = re.compile(r"[^:]+://(?:[^:/]*(:[^@]*)?@)?(.*)", re.DOTALL)
@@ -28,7 +28,7 @@ _LOGIN = re.compile(r"[^:]+://(?:[^:/]*(:[^@]*)?@)?(.*)", re.DOTALL)
 def parse_url(url: str) -> URL:
     """``CAPSFUSION_WAREHOUSE_URL`` with the driver psycopg, because SQLAlchemy's default depends on its version.
 
-    Raises InputError if it is not a URL of PostgreSQL. The message never repeats the URL, which may hold a password.
+    Raises InputError if it is not a URL of PostgreSQL. The message never repeats the URL, which may contain a password.
     """
     _require_escaped_login(url)
     try:
@@ -37,7 +37,7 @@ def parse_url(url: str) -> URL:
         raise InputError(f"CAPSFUSION_WAREHOUSE_URL is not a URL; {_EXPECTED}") from None
     if parsed.drivername.split("+")[0] not in ("postgresql", "postgres"):
         raise InputError(
-            f"CAPSFUSION_WAREHOUSE_URL names {parsed.drivername}; the warehouse is PostgreSQL only: {_EXPECTED}"
+            f"CAPSFUSION_WAREHOUSE_URL names {parsed.drivername}, but the warehouse must be PostgreSQL: {_EXPECTED}"
         )
     if found := sorted(parsed.query.keys() & set(_SECRETS)):
         raise InputError(
@@ -58,8 +58,8 @@ def _require_escaped_login(url: str) -> None:
     password, rest = found.groups()
     if "@" in (rest.partition("?")[0] if password is None else rest):
         raise InputError(
-            f"CAPSFUSION_WAREHOUSE_URL has an @ after the one in front of the host; {_EXPECTED}, with an @ of the user"
-            " name or the password written as %40"
+            f"CAPSFUSION_WAREHOUSE_URL has more than one @; {_EXPECTED}; write each @ of the user name or the password"
+            " as %40"
         )
 
 

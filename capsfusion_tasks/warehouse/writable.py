@@ -18,7 +18,7 @@ _NEEDED = {
 
 
 def require_writable(connection: Connection) -> None:
-    """Raise NotReadyError for a standby or a read-only database, InputError for a login without the rights to load."""
+    """Raise NotReadyError if the database is read-only or a standby, InputError if the login lacks rights to load."""
     url = connection.engine.url
     # transaction_read_only is also on in a standby.
     if connection.scalar(text("select current_setting('transaction_read_only')::boolean")):
@@ -33,6 +33,6 @@ def require_writable(connection: Connection) -> None:
         lacking.append("temporary on the database")
     if lacking:
         raise InputError(
-            f"the login of the warehouse, {describe(url)}, cannot load captions, it lacks {', '.join(lacking)};"
-            " an administrator runs: grant capsfusion_loader to <this login>"
+            f"the login of the warehouse, {describe(url)}, cannot load captions: it lacks {', '.join(lacking)};"
+            " ask an administrator to run: grant capsfusion_loader to <this login>"
         )

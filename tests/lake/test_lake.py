@@ -276,7 +276,7 @@ def test_a_login_that_may_not_create_the_catalog_is_told_what_to_run(
 ) -> None:
     load(warehouse, "u1", range(20))
     as_loader = settings.model_copy(update={"warehouse_url": SecretStr(login(postgres, warehouse_url, LOADER))})
-    with pytest.raises(InputError, match=r"needs the schema capsfusion_lake .* owner runs: ") as told:
+    with pytest.raises(InputError, match=r"needs the schema capsfusion_lake .* owner to run: ") as told:
         sync(as_loader)
     with warehouse.engine.begin() as connection:
         connection.execute(text("create schema capsfusion_lake"))
@@ -284,7 +284,7 @@ def test_a_login_that_may_not_create_the_catalog_is_told_what_to_run(
         sync(as_loader)
     with warehouse.engine.begin() as connection:
         connection.execute(text("drop schema capsfusion_lake"))
-        connection.execute(text(str(told.value).rpartition("runs: ")[2]))
+        connection.execute(text(str(told.value).rpartition("to run: ")[2]))
     assert sync(as_loader).units == 1
 
 

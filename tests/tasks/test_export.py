@@ -457,7 +457,7 @@ def test_two_exports_to_one_folder_do_not_run_at_the_same_time(filled: Warehouse
 @pytest.mark.parametrize(
     ("where", "error", "said"),
     [
-        ("pg_terminate_backend(pg_backend_pid())", NotReadyError, "gave up: .*try again"),
+        ("pg_terminate_backend(pg_backend_pid())", NotReadyError, ", failed: .*try again"),
         ("1 / (raw_recall - 0.5) > 0", InputError, "refuses: .*division by zero"),
     ],
     ids=["server gone", "bad value"],

@@ -335,7 +335,7 @@ def test_a_broken_shard_fails_alone_and_is_in_the_ledger(
             "CAPSFUSION_DTYPE is 'float8': float8 needs the native engine",
         ),
         ({"CAPSFUSION_WAREHOUSE_URL": "postgresql://me:secret@127.0.0.1:1/db"}, "127.0.0.1:1"),
-        ({"CAPSFUSION_WAREHOUSE_URL": "mysql://h/db"}, "PostgreSQL only"),
+        ({"CAPSFUSION_WAREHOUSE_URL": "mysql://h/db"}, "must be PostgreSQL"),
     ],
     ids=[
         "no source folder",

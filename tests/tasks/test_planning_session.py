@@ -149,7 +149,7 @@ def test_units_that_were_loaded_while_their_interval_was_planned_again_are_not_d
         return cut_units(*arguments)
 
     monkeypatch.setattr(unit_files, "cut_units", loaded_meanwhile)
-    with pytest.raises(NotReadyError, match="were loaded or dropped while it was planned again"):
+    with pytest.raises(NotReadyError, match="were loaded or dropped while their interval was planned again"):
         interval_tasks.plan(stricter, DAY)
     with engine_of(place).connect() as connection:
         [unit] = connection.execute(text("select unit_id, state from capsfusion.work_units"))

@@ -102,16 +102,16 @@ def test_shards_by_side(connection: Connection) -> None:
     [
         (
             "delete from capsfusion.fused_captions where laion_hash = 1",
-            "a unit's rows are stored, replayed or superseded",
+            "each row of a unit is stored, replayed or superseded",
         ),
         (
             "update capsfusion.work_units set state = 'fused' where unit_id = 'u3'",
-            "a unit's rows are stored, replayed or superseded",
+            "each row of a unit is stored, replayed or superseded",
         ),
         (
             "alter table capsfusion.work_units drop constraint work_units_rows_add_up_check;"
             "update capsfusion.work_units set accepted = null where unit_id = 'u1'",
-            "a loaded unit's rows are its accepted and its rejected",
+            "each row of a loaded unit is accepted or rejected",
         ),
         (
             "update capsfusion.rejected_captions r set pair_id = f.pair_id from capsfusion.fused_captions f"
@@ -123,7 +123,7 @@ def test_shards_by_side(connection: Connection) -> None:
             f" select {COLUMNS}, 'u1' from capsfusion.rejected_captions limit 1;"
             "update capsfusion.work_units set superseded = superseded - 1"
             " where unit_id = (select unit_id from capsfusion.replayed_captions)",
-            "a caption is in quarantine or replayed, not both",
+            "a caption is rejected or replayed, not both",
         ),
     ],
 )

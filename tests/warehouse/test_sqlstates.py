@@ -178,7 +178,7 @@ def test_a_login_that_cannot_load_neither_plans_nor_fuses(
         begin(loader.engine)
         with warehouse.engine.begin() as connection:
             connection.execute(text(f"revoke insert on capsfusion.rejected_captions from {LOADER}"))
-        with pytest.raises(InputError, match="it lacks insert on rejected_captions; an administrator"):
+        with pytest.raises(InputError, match="it lacks insert on rejected_captions; ask an administrator"):
             begin(loader.engine)
     with (
         open_warehouse(Settings(warehouse_url=login(postgres, warehouse_url, READER))) as reader,

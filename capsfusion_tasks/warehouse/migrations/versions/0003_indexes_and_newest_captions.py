@@ -33,7 +33,7 @@ def upgrade() -> None:
         postgresql_with={"gin_pending_list_limit": 16384},
     )
     # An anti-join instead of `distinct on`, so that a condition or a limit on the view can use the table's indexes. The
-    # columns are fixed here, so a migration that adds one must make the view again.
+    # view's columns are fixed here, so a migration that adds a column must create the view again.
     op.execute(
         """
         create view capsfusion.captions as

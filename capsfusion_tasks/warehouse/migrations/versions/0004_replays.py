@@ -1,4 +1,4 @@
-"""Adds units of replays, which belong to no data interval, and the rejected captions that replays have moved."""
+"""Adds units of replays, which belong to no data interval, and a table for rejected captions that replays move."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adds a column to units: whether they replace existing captions. The settings may change until a unit is loaded."""
+"""Adds a column to units: whether they replace existing captions, because settings may change before the load."""
 
 from __future__ import annotations
 

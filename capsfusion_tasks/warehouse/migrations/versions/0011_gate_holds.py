@@ -1,4 +1,4 @@
-"""Adds the table of units that the gate did not load, and of the people who decided about them."""
+"""Adds the table of units that the gate did not load, and of people's decisions about them."""
 
 from __future__ import annotations
 

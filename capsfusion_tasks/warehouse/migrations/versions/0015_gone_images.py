@@ -1,4 +1,4 @@
-"""Adds files of image results to the shards, and to plans the number of pairs whose images are gone."""
+"""Allows files of image results in the table of shards. Adds the number of pairs whose images are gone to plans."""
 
 from __future__ import annotations
 
