@@ -29,10 +29,11 @@ class Maintained:
 
 
 def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], None] = print) -> int:
-    """Rewrite each partition with at least ``min_files`` small files, sorted by pair_id. Returns their number.
+    """Rewrite each partition with at least ``min_files`` small files, sorted by pair_id.
 
     Needs memory for one partition at a time: one day of one fusion. The rows stay the same, and old snapshots keep the
-    old files. Skips partitions from which another engine deleted rows, and files of an older partitioning.
+    old files. Skips partitions from which another engine deleted rows, and files of an older partitioning. Returns the
+    number of rewritten partitions.
     """
     from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan
 

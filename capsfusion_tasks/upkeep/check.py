@@ -143,5 +143,5 @@ def _repair(result: Result) -> None:
             continue
         try:
             result.repaired[number] = finding.repair()
-        except (NotReadyError, FileNotFoundError):  # a task is working on it or has repaired it
+        except (NotReadyError, FileNotFoundError):  # a task works on this unit or shard, or repaired it
             continue

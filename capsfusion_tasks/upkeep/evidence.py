@@ -110,7 +110,7 @@ def gather(
     if pulled and listing.get(layout.BUCKETS_CONFIG) is None:
         raise InputError(
             f"{storage.root} has no {layout.BUCKETS_CONFIG}, so it is not the staging area of the ledger's shards:"
-            " mount the right one, or set CAPSFUSION_STAGING to the staging area that the runs use"
+            " mount the right staging area, or set CAPSFUSION_STAGING to the one that the runs use"
         )
     broken: dict[str, str] = {}
     lists = _lists(storage, inside, broken)

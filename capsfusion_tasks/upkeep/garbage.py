@@ -95,8 +95,8 @@ def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collectio
 def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
     """Files of units loaded longer than ``keep`` ago, and files older than ``safe_age`` that no process is writing.
 
-    If a unit of an interval or a replay is not loaded, none of the interval's or replay's files are garbage. Raises
-    InputError if the ledger does not belong to the staging area: such a ledger does not say which files are needed.
+    While a unit of an interval or a replay is not loaded, all files of that interval or replay stay. Raises InputError
+    if the ledger does not belong to the staging area: such a ledger does not say which files are needed.
     """
     storage = context.storage
     files = storage.tree()

@@ -169,8 +169,8 @@ def _count(account: Account, engine: Engine, batch: Batch) -> None:
 def explain_missing(account: Account) -> None:
     """Explain each missing pair: a limit left it out, its image was gone when it was planned, or it is lost.
 
-    A plan records only the number of pairs whose images were gone. First subtract the pairs whose images are still
-    gone from this number.
+    A plan records only the number of pairs whose images were gone. First subtract from this number the pairs whose
+    images are still gone.
     """
     unused = Counter({interval: plan.gone for interval, plan in account.plans.items()})
 

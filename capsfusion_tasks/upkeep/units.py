@@ -1,4 +1,4 @@
-"""Checks that unfinished units have their pairs and complete chunks, and that a process works on units being fused."""
+"""Checks that unfinished units have their pairs and complete chunks, and that units in state fusing have a process."""
 
 from __future__ import annotations
 

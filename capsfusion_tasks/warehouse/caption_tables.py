@@ -76,7 +76,7 @@ def _caption_columns(*behind_caption: Column[Any]) -> list[Column[Any]]:
 
 
 def _license() -> Column[Any]:
-    """The image's license, from LAION's column LICENSE. Most rows have a question mark, which is stored as null.
+    """The image's licence, from LAION's column LICENSE. Most rows have a question mark, which is stored as null.
 
     Nulls take no space.
     """

@@ -156,7 +156,7 @@ def _few(found: Sequence[str], what: str, part: str) -> list[str]:
 
 
 def bitmaps_only(connection: Connection, on: bool) -> None:
-    """Make PostgreSQL find all matches with a bitmap scan, until the transaction ends. ``on`` False: no longer do so.
+    """Make PostgreSQL find all matches with a bitmap scan, until the transaction ends. ``on`` False undoes this.
 
     PostgreSQL prefers to scan captions from the newest on until it has enough matches. It overestimates how frequent a
     word is, assumes that 1 caption in 200 has a flag that in fact none has, and expects captions of an old shard among

@@ -63,7 +63,7 @@ class Snapshot(BaseModel):
     accepted: int  # number of accepted captions in the units
     superseded: int  # number of the units' rows that later units have replaced
     fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
-    # MD5 of a source's address → the source's name in the exported rows: in an export, the name of the release. The
+    # MD5 of a source's address → the source's name in the rows. In an export, this is the name of the release. The
     # snapshot records the names, because a source that is added later can lengthen them.
     releases: dict[str, str] = {}
 

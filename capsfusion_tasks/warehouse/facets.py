@@ -47,7 +47,7 @@ class Facets:
     """For each facet and value: the number of captions that match a filter and have this value.
 
     ``verdicts`` and ``reasons`` ignore the filter's verdict, so that a user sees what another verdict would select.
-    ``exact``: whether the fields after it are counted. Otherwise they are estimated.
+    ``exact``: whether the fields that follow ``exact`` are counted. Otherwise they are estimated.
     """
 
     total: Count

@@ -51,8 +51,8 @@ def enter(
 ) -> None:
     """Record a unit that the gate holds back. Replaces the unit's earlier row if that has no answer.
 
-    ``counts``: numbers of the unit's rows and of its rejected rows. ``let_in_by``: the rule or setting that allows the
-    load. It is recorded as the answer, and nobody is asked.
+    ``counts``: numbers of the unit's rows and of its rejected rows. ``let_in_by``: the check or setting that allows the
+    load anyway, so that nobody is asked.
     """
     rows, rejected = counts
     connection.execute(delete(gate_holds).where(_columns.unit_id == unit_id, _columns.answer.is_(None)))

@@ -50,7 +50,7 @@ def failed_handshake(conninfo: str) -> FailedHandshake:
 
 def _messages(connection: pq.abc.PGconn) -> list[tuple[str, str]]:
     """Run the connection attempt to its end. Returns (name, fields) of each message."""
-    if sys.platform != "linux":  # memfd_create, for the trace, exists only on Linux
+    if sys.platform != "linux":  # memfd_create exists only on Linux
         _poll(connection)
         return []
     trace = os.memfd_create("libpq")  # in memory, because the trace may contain a password

@@ -57,14 +57,14 @@ def load_unit(
 ) -> LoadResult:
     """Load a unit's rows (``schemas.validated_schema``) and mark it as loaded, in one transaction. Skip a loaded unit.
 
-    Rows without reasons go to ``fused_captions``, all others to ``rejected_captions``. PostgreSQL cannot store a NUL
-    character, so it becomes U+FFFD. If ``replace`` is true, or the unit was planned to replace captions, older rows of
-    the same pairs under the same fusion_id are deleted. They count as superseded in their units. A replay's unit moves
-    the rows of its pairs from ``rejected_captions`` to ``replayed_captions``.
+    Rows without reasons of rejection go to ``fused_captions``, all others to ``rejected_captions``. PostgreSQL cannot
+    store a NUL character, so it becomes U+FFFD. If ``replace`` is true, or the unit was planned to replace captions,
+    older rows of the same pairs under the same fusion_id are deleted. They count as superseded in their units. A
+    replay's unit moves the rows of its pairs from ``rejected_captions`` to ``replayed_captions``.
 
     Raises InputError if the unit is unknown, has another number of rows than planned, or has a pair twice. Also raises
-    it if the warehouse has one of the pairs already, and the unit does not replace captions. Raises NotReadyError if
-    the connection is lost. An error leaves the warehouse unchanged.
+    InputError if the warehouse already has one of the pairs and the unit does not replace captions. Raises
+    NotReadyError if the connection is lost. An error leaves the warehouse unchanged.
     """
     table = batches if isinstance(batches, pa.Table) else batches.read_all()
     _check(table, unit_id)
@@ -95,7 +95,7 @@ def load_unit(
         if replay_of:
             _take_from_quarantine(cursor, replay_of, fusion_id, unit_id)
         if replace or existing == "replace":
-            # A replay does not delete ``replayed_captions``, because they are the history of earlier replays.
+            # A replay deletes no rows of ``replayed_captions``, because they are the history of earlier replays.
             _supersede(cursor, fusion_id, _STORED[:2] if replay_of else _STORED)
         else:
             _refuse_known_pairs(cursor, unit_id, fusion_id)

@@ -44,7 +44,7 @@ MILLISECONDS = 120  # time limit for counting the captions of a table one by one
 BINS = 20
 _SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000  # rows; fewer for a search for words, which takes 25 µs to split a caption
 _SAMPLED_UNITS = 40
-_ENOUGH = 20  # number of matches in a sample that gives an estimate with an error of about a fifth
+_ENOUGH = 20  # matches in a sample; an estimate from this many has an error of about a fifth
 
 Basis = Literal["all", "sample", "some"]
 

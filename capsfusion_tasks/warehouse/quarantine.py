@@ -128,7 +128,7 @@ def rejected_pairs(
 
 
 def _asked(connection: Connection, replay: Replay) -> sql.Composed:
-    """The replay's conditions on a row of ``rejected_captions``. The table's alias in the query is rejected."""
+    """The replay's conditions on a row of ``rejected_captions``. The query names the table ``rejected``."""
     conditions = [sql.SQL("fusion_id = {}").format(sql.Literal(replay.fusion_id))]
     if replay.reasons:
         conditions.append(sql.SQL("reasons && {}::text[]").format(sql.Literal(list(replay.reasons))))

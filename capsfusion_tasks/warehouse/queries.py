@@ -59,7 +59,10 @@ EVERYTHING = Scope()
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Sums over units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``. ``rows_per_second``: by GPU time."""
+    """Sums over units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``.
+
+    ``rows_per_second``: rows per second of GPU time.
+    """
 
     units: int
     rows_in: int

@@ -1,4 +1,4 @@
-"""Counts rejected captions and their reasons, such that the two numbers agree."""
+"""Consistent counts of rejected captions and of their reasons."""
 
 from __future__ import annotations
 

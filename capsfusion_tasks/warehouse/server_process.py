@@ -38,7 +38,8 @@ def start(data: Path) -> None:
     """
     try:
         if is_running(data) and _is_stopping(data):
-            # Another process began to stop the server and was killed. Otherwise it would still hold embedded.py's lock.
+            # Another process began to stop the server, but was killed: a live process would still hold the lock of
+            # embedded.py.
             stop(data)
         if not is_running(data):
             _let_in(data)
@@ -79,7 +80,7 @@ def stop(data: Path) -> None:
 
 
 def is_running(data: Path) -> bool:
-    """Whether the process in postmaster.pid is this folder's server. If the server died, another may have its id."""
+    """Whether the process in postmaster.pid is this folder's server. After a crash, another process may have its id."""
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
         process = psutil.Process(pid)

@@ -26,8 +26,8 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
     """Run one statement in a read-only transaction, with ``capsfusion`` on its search path.
 
     uuid, json and intervals become text. numeric becomes decimal, or text if it has more than 38 digits. Column
-    names can repeat, as in SQL. Raises InputError with PostgreSQL's message if the statement fails. Also raises it for
-    columns of other types, such as inet, point and int4range. Raises NotReadyError if the connection is lost.
+    names can repeat, as in SQL. Raises InputError if the statement fails (with PostgreSQL's message), or if a column
+    has another type, such as inet, point or int4range. Raises NotReadyError if the connection is lost.
     """
     if not sql.strip():
         raise InputError("the SQL statement is empty")

@@ -61,7 +61,7 @@ def test_an_empty_area_is_as_it_should_be(area: Area, tmp_path: Path) -> None:
 
 def test_an_area_that_is_not_mounted_is_told_and_nothing_repaired(area: Area, tmp_path: Path) -> None:
     units = area.one("select count(*) from work_units")
-    with pytest.raises(InputError, match=r"mount the right one, or set CAPSFUSION_STAGING"):
+    with pytest.raises(InputError, match=r"mount the right staging area, or set CAPSFUSION_STAGING"):
         check(area.with_settings(home=tmp_path / "none"), repair=True)
     assert area.one("select count(*) from work_units") == units
 

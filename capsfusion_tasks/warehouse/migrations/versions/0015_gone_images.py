@@ -1,4 +1,4 @@
-"""Allows files of image results in the table of shards. Adds the number of pairs whose images are gone to plans."""
+"""Allows image results in the table of shards. Adds a column to plans: the number of pairs whose images are gone."""
 
 from __future__ import annotations
 
