@@ -197,14 +197,16 @@ def capsfusion() -> None:
         context = get_current_context()
         if not (export_to := context["params"]["export_to"]):
             raise AirflowSkipException("export_to is empty")
-        if (fusion_id := planned_fusion(context)) is None:
-            raise InputError("this run has no plan, so the fusion to export is unknown: clear the task plan")
         with working() as work:
+            if (fusion_id := planned_fusion(context)) is None:
+                if not interval_tasks.has_shards(work, interval_of(context)):
+                    raise AirflowSkipException("the interval has no shard, so there is no caption to export")
+                raise InputError("this run has no plan, so the fusion to export is unknown: clear the task plan")
             result = interval_tasks.export(work, interval_of(context), fusion_id, export_to)
             openlineage_events.exported(work, result)
         return result
 
-    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=30))
+    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(hours=4))
     def check() -> Json:
         """Looks for lost, duplicated, incomplete and stuck work of this interval. Fails if it finds any."""
         context = get_current_context()
@@ -232,7 +234,7 @@ def capsfusion() -> None:
         return counts
 
     # The last task decides the run's state, so it fails if any task before it failed.
-    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
+    @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(hours=1))
     def report() -> Json:
         """Reports shards, pairs and captions of the run, in this log and in the run's note.
 

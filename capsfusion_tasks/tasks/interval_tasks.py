@@ -104,6 +104,11 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     return shards
 
 
+def has_shards(context: Context, interval: Interval) -> bool:
+    """Whether ``discover`` has found shards of the interval."""
+    return bool(discovery.discovered(interval, context.storage))
+
+
 def source_dates(context: Context) -> list[str]:
     """A line for each source with the number and dates of its shards. Shown if a run's interval has no shard."""
     return [dates(side, place) for side, place in configured_sources(context.settings).items()]

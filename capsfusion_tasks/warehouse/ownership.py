@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 # How often the worker checks that it still has the lock. After a restart of the server it takes the lock again.
 _BEAT_SECONDS = 30.0
 _PATIENCE_SECONDS = 60.0
+_RETRY_SECONDS = 0.5
 
 # The numbers of all advisory locks that processes hold in this database.
 _HELD = text(
@@ -39,17 +40,20 @@ _HELD = text(
 def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
     """Hold the unit's lock while the block runs.
 
-    Raises NotReadyError if the warehouse does not answer or is read-only, and InputError if this login cannot load
+    Raises NotReadyError if the warehouse does not answer or is read-only, or if another process keeps tasks off the
+    unit (``keep_others_off``). Raises InputError if this login cannot load
     captions. If the connection is lost later, the work continues and the lock is taken again.
     """
     with engine.connect() as connection:
         require_writable(connection)
-    held, ended = threading.Event(), threading.Event()
-    holder = threading.Thread(target=_hold, args=(engine, unit_id, held, ended), name=f"at work on {unit_id}")
+    held, taken, ended = threading.Event(), threading.Event(), threading.Event()
+    holder = threading.Thread(target=_hold, args=(engine, unit_id, held, taken, ended), name=f"at work on {unit_id}")
     holder.daemon = True
     holder.start()
     try:
         if not held.wait(_PATIENCE_SECONDS):
+            if taken.is_set():
+                raise NotReadyError(f"another process plans or repairs unit {unit_id}; try again when it has ended")
             raise NotReadyError(f"the warehouse does not answer, so unit {unit_id} cannot be locked; try again")
         yield
     finally:
@@ -57,7 +61,8 @@ def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
         holder.join()
 
 
-def _hold(engine: Engine, unit_id: str, held: threading.Event, ended: threading.Event) -> None:
+def _hold(engine: Engine, unit_id: str, held: threading.Event, taken: threading.Event, ended: threading.Event) -> None:
+    """Hold the unit's lock until ``ended``. Sets ``held`` when it has the lock, ``taken`` if others have it first."""
     while not ended.is_set():
         try:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -65,7 +70,11 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, ended: threading.
                     # With these settings, the server notices within minutes that this machine is gone.
                     for name, value in KEEPALIVE.items():
                         connection.execute(select(func.set_config(name, value, False)))
-                    connection.execute(select(func.pg_advisory_lock_shared(lock_key("unit", unit_id))))
+                    lock = select(func.pg_try_advisory_lock_shared(lock_key("unit", unit_id)))
+                    while not connection.scalar(lock):  # do not wait in the server, where ``ended`` could not end it
+                        taken.set()
+                        if ended.wait(_RETRY_SECONDS):
+                            return
                     held.set()
                     while not ended.wait(_BEAT_SECONDS):
                         connection.execute(select(1))
