@@ -250,9 +250,10 @@ def test_the_same_day_again_changes_no_row_and_exports_what_is_there(
     loaded = "select pair_id, loaded_at, unit_id, dag_run_id from fused_captions order by pair_id"
     before, announced = (service.query(UNITS), service.query(loaded)), asset_events(service)
     assert set(service.states(FIRST, "export")) == {"skipped"}
-    assert service.backfill(FIRST, FIRST, conf={"export_to": str(service.folder / "captions")}) == {
-        str(FIRST): "success"
-    }
+    without_shards = FIRST - timedelta(days=1)
+    states = service.backfill(without_shards, FIRST, conf={"export_to": str(service.folder / "captions")})
+    assert states == {str(without_shards): "success", str(FIRST): "success"}
+    assert service.states(without_shards, "export") == ["skipped"]
     assert (service.query(UNITS), service.query(loaded)) == before
     assert service.query(CAPTIONS) == in_order
     assert set(service.states(FIRST, "announce")) == {"skipped"}

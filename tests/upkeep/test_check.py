@@ -21,6 +21,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.queries import Scope
@@ -258,6 +259,17 @@ def test_a_unit_that_nobody_fuses_is_put_back_and_one_that_somebody_fuses_is_not
     assert area.one(f"select state from work_units where unit_id = '{unit.unit_id}'") == "planned"
 
 
+def test_a_fuse_task_does_not_wait_long_for_a_planning_that_has_its_unit(
+    area: Area, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "_PATIENCE_SECONDS", 0.2)
+    unit = area.unit(area.planned)
+    with open_warehouse(area.settings) as warehouse, ownership.alone_with(warehouse.engine, unit.unit_id):
+        expected = f"another process plans or repairs unit {unit.unit_id}"
+        with pytest.raises(NotReadyError, match=expected), unit_tasks.at_work(area.settings, unit):
+            pass
+
+
 def test_nothing_of_a_unit_that_somebody_fuses_is_repaired(area: Area) -> None:
     unit = area.unit(area.planned)
     area.fuse(unit.unit_id)
@@ -422,7 +434,6 @@ def test_a_check_of_an_interval_reads_only_its_files(area: Area, monkeypatch: py
 def test_a_lost_connection_does_not_end_the_work_and_the_lock_comes_back(
     area: Area, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from capsfusion_tasks.warehouse import ownership
 
     monkeypatch.setattr(ownership, "_BEAT_SECONDS", 0.05)
     unit = area.unit(area.planned)
