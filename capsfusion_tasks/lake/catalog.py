@@ -85,7 +85,8 @@ def open_lake(settings: Settings, warehouse: Warehouse) -> Iterator[Lake]:
     """Open the catalog for the Iceberg table that ``settings`` names.
 
     Raises InputError if ``CAPSFUSION_LAKE_TABLE`` is not set, if PyIceberg is not installed, or if PyIceberg refuses
-    the configuration. Raises NotReadyError if the catalog or the files cannot be reached, now or later in the block.
+    the configuration. Raises NotReadyError if the catalog or the files cannot be reached, also
+    later in the block.
     """
     if settings.lake_table is None:
         raise InputError("CAPSFUSION_LAKE_TABLE is not set: set it to an Iceberg table, such as captions.fused")
@@ -118,7 +119,7 @@ def _errors_of(name: str) -> Iterator[None]:
         exceptions.ValidationException,  # PyIceberg's error if another engine changed the same files
         exceptions.TableAlreadyExistsError,  # PyIceberg's error if another engine created or dropped the table
         exceptions.NoSuchTableError,
-        OSError,  # errors of files, or of the connection to a REST catalog
+        OSError,  # file errors, and errors of the connection to a REST catalog
     )
     lasting = (
         exceptions.RESTError,
@@ -127,19 +128,22 @@ def _errors_of(name: str) -> Iterator[None]:
         exceptions.ValidationError,
         ValueError,
     )
-    address = (InvalidSchema, InvalidURL, MissingSchema)  # errors of a REST catalog's address
+    address = (InvalidSchema, InvalidURL, MissingSchema)  # the address of a REST catalog is malformed
     check = "check CAPSFUSION_LAKE_TABLE, PYICEBERG_CATALOG__CAPSFUSION__… and .pyiceberg.yaml"
     try:
         yield
     except (FileNotFoundError, PermissionError) as error:
         raise InputError(
             f"a file of the Iceberg table {name} is missing, or this user may not read or write it: {one_line(error)};"
-            " restore it, or set CAPSFUSION_LAKE_TABLE to another table, which then gets all captions. For new"
-            " tables, you can set PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE to another place"
+            " restore it, or set CAPSFUSION_LAKE_TABLE to a new table, which then gets all captions. To store new"
+            " tables in another location, set PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE"
         ) from error
     except DBAPIError as error:
         code = getattr(error.orig, "sqlstate", None)
-        said = f"the database of the Iceberg catalog {CATALOG!r}, or the warehouse, refuses: {one_line(error.orig)}"
+        said = (
+            f"the database of the Iceberg catalog {CATALOG!r}, or the warehouse, refuses the request:"
+            f" {one_line(error.orig)}"
+        )
         if code is None or may_pass(code):
             raise NotReadyError(f"{said}; try again. If the error persists, {check}") from error
         raise InputError(f"{said}; grant the missing right, or {check}") from error
@@ -152,7 +156,7 @@ def _errors_of(name: str) -> Iterator[None]:
             f"the Iceberg table {name} cannot be used now: {one_line(error)}; try again. If the error persists, {check}"
         ) from error
     except lasting as error:
-        raise InputError(f"the Iceberg catalog {CATALOG!r} refuses: {one_line(error)}; {check}") from error
+        raise InputError(f"the Iceberg catalog {CATALOG!r} cannot be used: {one_line(error)}; {check}") from error
 
 
 def _in_the_warehouse(settings: Settings, warehouse: Warehouse) -> dict[str, str]:
@@ -160,7 +164,7 @@ def _in_the_warehouse(settings: Settings, warehouse: Warehouse) -> dict[str, str
 
 
 def _s3_of_environment() -> dict[str, str]:
-    """PyIceberg's S3 properties, from AWS variables that PyIceberg does not read itself."""
+    """S3 properties for PyIceberg, from the AWS variables that PyIceberg does not read."""
     variables = {
         "s3.endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         "s3.region": ("AWS_REGION", "AWS_DEFAULT_REGION"),

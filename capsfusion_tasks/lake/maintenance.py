@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
 MIN_FILES = 8  # a partition with this many small files is rewritten
-SMALL = 32 << 20  # bytes; PyIceberg writes files of about 100 MB, so a rewritten partition is not rewritten again
+# Files below this limit (in bytes) are small. A rewrite makes files of about 100 MB, which are above the limit.
+SMALL = 32 << 20
 
 
 @dataclass
@@ -67,10 +68,10 @@ def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], No
 
 
 def expire(table: Table, *, before: datetime) -> tuple[int, int]:
-    """Remove snapshots older than ``before``, and files that no other snapshot uses. Returns the numbers of both.
+    """Remove snapshots older than ``before``, and files that no other snapshot uses.
 
     Keeps the current snapshot and snapshots that a branch or a tag names. If the process dies while it deletes files,
-    some unused files remain.
+    some unused files remain. Returns the number of removed snapshots and the number of removed files.
     """
     named = {reference.snapshot_id for reference in table.refs().values()}
     oldest = before.timestamp() * 1000
@@ -98,7 +99,7 @@ def _partitions(table: Table) -> dict[tuple[str, int], list[FileScanTask]]:
 
 def _files(table: Table, snapshots: Sequence[Snapshot]) -> set[str]:
     """Data files, manifests and manifest lists of ``snapshots``."""
-    manifests: dict[str, ManifestFile] = {}  # read once, because snapshots share most manifests
+    manifests: dict[str, ManifestFile] = {}  # by path, because snapshots share most manifests
     for snapshot in snapshots:
         manifests |= {manifest.manifest_path: manifest for manifest in snapshot.manifests(table.io)}
     files = {snapshot.manifest_list for snapshot in snapshots} | manifests.keys()

@@ -1,8 +1,8 @@
 """Writes loaded units from the warehouse to an Iceberg table, each in one commit.
 
 The snapshot of a commit names the unit. After the commit, the warehouse's table ``lake_units`` records the unit. If the
-process dies between the two, the next sync finds the snapshot and only records the unit. So the Iceberg table never has
-a caption twice.
+process dies between the commit and the record, the next sync finds the snapshot and adds only the record. So the
+Iceberg table never has a caption twice.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def sync(
 ) -> tuple[Table | None, Synced]:
     """Write the units that the table lacks. Returns the table (None if no unit has a caption yet) and the counts.
 
-    Begins with units that have lost captions in the warehouse, because later units replaced these captions. Such a
-    unit is written again without them. So the table may lack a caption for a moment, but never has it twice.
+    First rewrites each unit that has lost captions to later units in the warehouse. Then writes the other units. So the
+    table may lack a caption for a short time, but never has it twice.
     """
     table, done = lake.table(), Synced()
     uuid = str(table.metadata.table_uuid) if table else ""
@@ -81,7 +81,7 @@ def sync(
 
 
 def _written_units(table: Table) -> dict[str, tuple[int, int]]:
-    """Unit → (number of its superseded rows, snapshot id) when the unit was last written, from the table's history."""
+    """Unit → (number of superseded rows, snapshot id), from the newest snapshot that wrote the unit."""
     from pyiceberg.table.snapshots import ancestors_of
 
     found: dict[str, tuple[int, int]] = {}

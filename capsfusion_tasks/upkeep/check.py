@@ -22,7 +22,7 @@ SAFE_AGE = timedelta(hours=6)
 class Result:
     """The result of a check: what was checked, and what is wrong.
 
-    ``rows``: for each side, the number of rows of pulled shards that are in buckets, and the dropped rows by reason.
+    ``rows``: for each side, counts of the rows of pulled shards: rows in buckets, and dropped rows by reason.
     Three fields are filled only if pairs were checked. ``paired``: for each side, the number of rows that have a
     partner. ``pairs``: for each fusion_id, the numbers of loaded, planned and lost pairs. ``advice``: how to fuse pairs
     that were left out.
@@ -102,7 +102,7 @@ def check(
     for ``pairs`` with an interval.
     """
     if pairs and scope.interval is not None:
-        raise InputError("a pair can join shards of two intervals: run --pairs without --start and --end")
+        raise InputError("the captions of a pair can be from two intervals: run --pairs without --start and --end")
     evidence = gather(context.settings, context.storage, context.warehouse, scope, safe_age, all_lists=sources)
     rows = {side: dict(counts) for side, counts in shards.rows(evidence).items()}
     result = Result(_looked_at(evidence), rows, [*_findings(evidence, footers, pairs)])
@@ -143,5 +143,5 @@ def _repair(result: Result) -> None:
             continue
         try:
             result.repaired[number] = finding.repair()
-        except (NotReadyError, FileNotFoundError):  # a task works on this unit or shard, or repaired it
+        except (NotReadyError, FileNotFoundError):  # a task is working on this unit or shard, or has repaired it
             continue

@@ -43,7 +43,7 @@ class PullMark:
 class Evidence:
     """The data that the checks compare, each read once.
 
-    A file is ``old`` if no running task can still be writing it, or be about to register it in the ledger.
+    A file is ``old`` if no running task can still write it or register it in the ledger.
     """
 
     settings: Settings
@@ -54,7 +54,7 @@ class Evidence:
     lists: dict[Interval, list[Shard]]  # the shards of each interval in the scope
     broken_lists: dict[str, str]  # path of an unreadable list or mark → error
     marks: dict[str, PullMark]  # shard_id → what its pull recorded, for the pulled shards of ``lists``
-    others: set[str]  # ids of the shards of intervals outside the scope; empty unless all lists were read
+    others: set[str]  # ids of shards whose interval is outside the scope; empty unless all lists were read
     shards: dict[str, LedgerShard]
     units: list[LedgerUnit]
     known_units: set[str]
@@ -67,7 +67,7 @@ class Evidence:
     def footer_rows(self, path: str) -> int | str:
         """The number of rows of a Parquet file, or what is wrong with it.
 
-        Raises NotReadyError or InputError for an error of the operating system, because then the file may be intact.
+        Raises NotReadyError or InputError if the operating system reports an error. The file may then be intact.
         """
         try:
             return self.storage.footer(path)[1]
@@ -90,9 +90,9 @@ def gather(
     *,
     all_lists: bool = True,
 ) -> Evidence:
-    """Read the files and the ledger. The order of reading makes work of a running task look unfinished, not wrong.
+    """Read the files and the ledger, in such an order that work in progress looks unfinished, not wrong.
 
-    If ``scope`` has an interval, reads only files of the intervals in it, of their shards and of their unfinished
+    If ``scope`` has an interval, reads only files of the intervals within it, including their shards and unfinished
     units. ``all_lists``: also read the lists of the other intervals. Raises InputError if the ledger belongs to
     another staging area.
     """
@@ -174,7 +174,7 @@ def _marks(storage: Storage, listing: Listing, shards: Iterable[Shard], broken: 
         path = layout.pulled_mark(shard.side, shard.shard_id)
         try:
             mark = storage.read_json(path)
-            if mark.get("whole", True):  # if it is not whole, a task is pulling the shard again
+            if mark.get("whole", True):  # False while a task pulls the shard again
                 return shard.shard_id, PullMark(mark["rows"], mark["dropped"], mark["buckets"])
         except (json.JSONDecodeError, KeyError) as error:
             broken[path] = _short(error)

@@ -34,7 +34,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file or folder that can be deleted. ``delete`` raises NotReadyError if a task needs it by then."""
+    """A file or folder that can be deleted. ``delete`` raises NotReadyError if a task needs it now."""
 
     kind: str  # of KINDS
     where: str
@@ -93,10 +93,10 @@ def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collectio
 
 
 def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
-    """Files of units loaded longer than ``keep`` ago, and files older than ``safe_age`` that no process is writing.
+    """Files of units loaded more than ``keep`` ago, and files older than ``safe_age`` that no process is writing.
 
-    While a unit of an interval or a replay is not loaded, all files of that interval or replay stay. Raises InputError
-    if the ledger does not belong to the staging area: such a ledger does not say which files are needed.
+    Keeps all units of an interval or a replay until the last of them is loaded. Raises InputError if the ledger does
+    not belong to the staging area, because such a ledger does not show which files are needed.
     """
     storage = context.storage
     files = storage.tree()
@@ -105,7 +105,7 @@ def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list
         units = invariants.ledger_units(connection, EVERYTHING)
         _require_same(storage, files, set(invariants.ledger_shards(connection)))
     found = [
-        # Keep young units that are not in the ledger, because a plan may be about to register them.
+        # Keep new files of units that are not in the ledger: a plan may be about to register the units.
         *_units(context, files, units, now - keep, unknown_before=now - max(keep, safe_age)),
         *_replays(storage, files, units, now - max(keep, safe_age)),
     ]

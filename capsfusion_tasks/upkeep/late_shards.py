@@ -19,7 +19,7 @@ _SETTING: dict[Side, str] = {"laion_2b": "laion2b", "laion_coco": "laion_coco"}
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Shards that are in no list, although there is a list for the interval of their time."""
+    """Shards that are in no list, although a list for their interval exists."""
     seen = {shard.shard_id for shards in evidence.lists.values() for shard in shards} | evidence.others
     for side, place, intervals in _places(evidence):
         for shard in all_shards(side, place):
@@ -39,9 +39,10 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interval]]]:
-    """The sources to list, and their intervals: the configured sources, or those from which the lists were made.
+    """The sources to list, each with its side and its intervals.
 
-    If `capsfusion run` got its sources as options, the settings have no source, and the default source would be wrong.
+    A side that has no source in the settings gets the sources from which its lists were made, not the default source:
+    `capsfusion run` may have got these sources as options.
     """
     is_set = {side for side, name in _SETTING.items() if name in evidence.settings.model_fields_set}
     for side, place in configured_sources(evidence.settings).items():

@@ -29,7 +29,7 @@ _SHARDS = ["laion_2b_shard", "laion_coco_shard"]
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Intervals that are paired only in some buckets or were never planned, and empty files of pairs."""
+    """Intervals with pairs of only some buckets, paired intervals that were never planned, and empty files of pairs."""
     for interval in evidence.lists:
         folder = layout.pairs_folder(interval)
         there = evidence.listing.under(folder)
@@ -52,13 +52,14 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 class Account:
     """Counts of the pairs under one fusion: loaded, in units, left out, lost.
 
-    ``gone`` and ``missing`` count pairs that are neither loaded nor in a unit, although the intervals of both shards
-    were planned. The key is the set of these one or two intervals. ``gone``: pairs whose images are gone. ``missing``:
-    the other pairs. ``gone_before``: those ``missing`` pairs whose images were gone when the pairs were planned.
+    If the intervals of both shards of a pair were planned, the pair should be in the warehouse or in a unit.
+    ``gone`` and ``missing`` count the pairs that are in neither of them. The key is the set of the pair's intervals.
+    ``gone``: pairs whose images are gone. ``missing``: the other pairs. ``gone_before``: ``missing`` pairs whose images
+    were gone when the pairs were planned.
     """
 
     fusion_id: str
-    plans: dict[Interval, PlannedPairs]  # the last plans under the fusion
+    plans: dict[Interval, PlannedPairs]  # the last plan of each interval
     home: dict[str, Interval]  # shard_id → its interval, for the shards of the intervals in ``plans``
     in_flight: PairsInFlight
     found: Counter[str] = field(default_factory=Counter)
@@ -92,9 +93,9 @@ class Account:
 def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
     """Join all buckets again, one after the other. Returns an account of the pairs of each fusion.
 
-    If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. If it is
-    not, there are three explanations: its image is gone; one of the two plans left it out, because of a limit or
-    because its image was gone then; or it is lost. A pair with a shard that was not planned yet waits for a run.
+    If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. A pair
+    in neither of them is lost, unless its image is gone or a plan left it out. A plan leaves out pairs because of a
+    limit, or because their images are gone at that time. A pair waits for a run if one of its shards was not planned.
 
     Also returns, for each side, the number of rows that have a partner. Rows with equal texts count once.
     """
@@ -147,7 +148,8 @@ def _batches(evidence: Evidence, shards: set[str], paired: Counter[str]) -> Iter
 
 
 def _count(account: Account, engine: Engine, batch: Batch) -> None:
-    # Read units before the warehouse. If a unit is loaded between the two, its pairs are found in both, never in none.
+    # Read the units before the warehouse. If a unit is loaded in between, its pairs are found in both. In the other
+    # order, they would be found in neither.
     ids = batch.pairs["pair_id"].combine_chunks()
     in_units = account.in_flight.contain(ids, batch.buckets)
     known = known_pairs(engine.begin, account.fusion_id, ids).to_numpy(zero_copy_only=False)
@@ -183,7 +185,7 @@ def explain_missing(account: Account) -> None:
                 yield interval, part
 
     for counts in (account.gone, account.missing):
-        # Pairs of two intervals come last, because either plan may have left them out. Usually the later plan did.
+        # Explain pairs of two intervals last, because either plan may have left them out. Try the later plan first.
         for both, pairs in sorted(counts.items(), key=lambda item: len(item[0])):
             intervals = sorted(both, key=lambda interval: interval.end, reverse=True)
             limited = any(account.plans[interval].left for interval in intervals)

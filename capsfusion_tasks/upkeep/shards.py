@@ -40,7 +40,7 @@ def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
 
 
 def rows(evidence: Evidence) -> dict[str, Counter[str]]:
-    """For each side: the rows of its pulled shards that are ``in buckets``, and the dropped rows by reason."""
+    """For each side: the number of rows of pulled shards ``in buckets``, and of dropped rows by reason."""
     found: dict[str, Counter[str]] = {}
     for shard in (shard for shards in evidence.lists.values() for shard in shards):
         if mark := evidence.marks.get(shard.shard_id):
@@ -146,7 +146,7 @@ def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]
 
 
 def _image_results(evidence: Evidence) -> Iterator[Finding]:
-    """Files of image results that could not be read. They belong to no interval: each run tries them again."""
+    """Files of image results that could not be read. Each run tries to read them again."""
     if image_results_source(evidence.settings) is None:
         return
     for shard in evidence.shards.values():
@@ -159,7 +159,8 @@ def _image_results(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _pull_again(evidence: Evidence, shard: Shard) -> str:
-    # Keep the bucket files until the next pull replaces them: a join fails at a broken file, but not at a missing one.
+    # Keep the bucket files until the next pull replaces them. A join fails if a bucket file is broken, but it would not
+    # notice a missing file.
     pulled.invalidate(evidence.storage, shard.side, shard.shard_id)
     pull_again(evidence.warehouse.engine, [shard.shard_id])
     return "set to discovered: the next run of its interval pulls it again"

@@ -123,7 +123,7 @@ def _put_back(evidence: Evidence, unit: LedgerUnit) -> str:
 
 
 def _forget_without_pairs(evidence: Evidence, unit: LedgerUnit) -> str:
-    """Read the pairs again first, because the unit's finished captions are deleted with it."""
+    """Try to read the pairs again before dropping the unit: dropping it deletes its finished captions."""
     if _pairs(evidence, unit) is None:
         return "kept: its pairs can be read now, so the error was temporary"
     return _forget(evidence, unit)

@@ -280,7 +280,7 @@ def test_a_login_that_may_not_create_the_catalog_is_told_what_to_run(
         sync(as_loader)
     with warehouse.engine.begin() as connection:
         connection.execute(text("create schema capsfusion_lake"))
-    with pytest.raises(InputError, match=r"database of the Iceberg catalog 'capsfusion', or the warehouse, refuses: "):
+    with pytest.raises(InputError, match=r"Iceberg catalog 'capsfusion', or the warehouse, refuses the request: "):
         sync(as_loader)
     with warehouse.engine.begin() as connection:
         connection.execute(text("drop schema capsfusion_lake"))
@@ -428,7 +428,7 @@ def test_the_commands_of_the_page_do_what_it_says(
     ("variables", "error", "said"),
     [
         ({}, InputError, "CAPSFUSION_LAKE_TABLE is not set"),
-        ({"PYICEBERG_CATALOG__CAPSFUSION__TYPE": "nope"}, InputError, "catalog 'capsfusion' refuses: .*nope"),
+        ({"PYICEBERG_CATALOG__CAPSFUSION__TYPE": "nope"}, InputError, "catalog 'capsfusion' cannot be used: .*nope"),
         ({"PYICEBERG_CATALOG__CAPSFUSION__URI": "http://127.0.0.1:9"}, NotReadyError, "cannot be used now"),
         (
             {"PYICEBERG_CATALOG__CAPSFUSION__TYPE": "rest", "PYICEBERG_CATALOG__CAPSFUSION__URI": "localhost:9"},
@@ -438,7 +438,7 @@ def test_the_commands_of_the_page_do_what_it_says(
         (
             {"PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE": "/proc/lake"},
             InputError,
-            "/proc/lake.* PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE to another place",
+            "/proc/lake.* another location, set PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE",
         ),
     ],
 )
