@@ -93,7 +93,7 @@ def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collectio
 
 
 def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
-    """Files of units loaded more than ``keep`` ago, and files older than ``safe_age`` that no process is writing.
+    """Files of units that were loaded more than ``keep`` ago, and unneeded other files older than ``safe_age``.
 
     Keeps all units of an interval or a replay until the last of them is loaded. Raises InputError if the ledger does
     not belong to the staging area, because such a ledger does not show which files are needed.

@@ -41,9 +41,9 @@ def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[A
 
 
 def batches(warehouse: Warehouse, connection: Any, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    """The batches of a streamed result of a read-only session. Raises the errors of ``adbc_session``.
+    """The batches of a streamed result of a read-only session.
 
-    The driver's own errors are OSErrors without an SQLSTATE.
+    Raises the errors of ``adbc_session`` in place of the driver's errors, which are OSErrors without an SQLSTATE.
     """
     try:
         yield from reader
@@ -90,5 +90,5 @@ def details(error: Exception) -> dict[str, str]:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """``kind`` without the metadata that the driver adds to the type of a list's elements."""
+    """``kind`` without the metadata that the driver adds to the elements of a list type."""
     return pa.list_(kind.value_type) if pa.types.is_list(kind) else kind

@@ -1,4 +1,4 @@
-"""Conditions on long lists of values, as one parameter of a statement."""
+"""Compares a column with a long list of values. The list is one parameter of the statement."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from sqlalchemy.dialects.postgresql import ARRAY
 def among(column: ColumnElement[Any], values: Iterable[Any]) -> ColumnElement[bool]:
     """Whether ``column`` is one of ``values``, which are sent as one array.
 
-    ``column.in_(values)`` sends each value as a parameter, and PostgreSQL allows 65,535 parameters.
+    ``column.in_(values)`` sends each value as a parameter, and PostgreSQL allows at most 65,535 parameters.
     """
     return column == any_(literal([*values], ARRAY(column.type)))

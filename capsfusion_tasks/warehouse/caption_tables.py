@@ -88,7 +88,7 @@ def _reasons() -> Column[Any]:
 
 
 def _other_beams() -> Column[Any]:
-    """The other captions of the beam search, as ``schemas.OTHER_BEAMS``. Null if the fusion does not keep beams."""
+    """The other captions of the beam search (``schemas.OTHER_BEAMS``). Null if the fusion does not keep beams."""
     return Column("other_beams", JSONB(none_as_null=True))
 
 

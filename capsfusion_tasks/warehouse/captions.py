@@ -13,13 +13,13 @@ _NUL = "\x00"
 
 
 def raws_by_caption(connection: Connection, captions: Iterable[str]) -> dict[str, set[str]]:
-    """Caption → the raw captions of its pairs. Has only captions that are accepted, under any fusion."""
+    """Caption → the raw captions of its pairs. Looks up the accepted captions of all fusions."""
     connection.execute(text("create temp table asked (caption text) on commit drop"))
     found: defaultdict[str, set[str]] = defaultdict(set)
     with cast(psycopg.Connection[Any], connection.connection.driver_connection).cursor() as cursor:
         with cursor.copy("copy asked from stdin") as copy:
             for caption in captions:
-                if _NUL not in caption:  # no stored caption has a NUL, so none equals this one
+                if _NUL not in caption:  # stored captions have no NUL, so skip captions with a NUL
                     copy.write_row((caption,))
         cursor.execute("analyze asked")
         cursor.execute(

@@ -35,7 +35,7 @@ def newest_shards(connection: Connection, limit: int) -> list[str]:
 
 
 def newest_runs(connection: Connection, limit: int) -> list[str]:
-    """Ids of the DAG runs that planned last, the newest first."""
+    """Ids of the DAG runs with the newest units, the newest first."""
     run = work_units.c.dag_run_id
     statement = select(run).where(run.is_not(None)).group_by(run).order_by(func.max(work_units.c.created_at).desc())
     return list(connection.scalars(statement.limit(limit)))

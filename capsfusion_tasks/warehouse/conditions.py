@@ -53,11 +53,11 @@ class Conditions:
 
     @property
     def by_row(self) -> bool:
-        """Whether the filter needs columns of captions, and not only the ledger's facts about units and verdicts."""
+        """Whether the filter tests columns of captions. If it does not, the ledger has the number of matches."""
         return self.rare_with_index or self.wanted.score is not None
 
     def rare(self, captions: FromClause) -> list[ColumnElement[bool]]:
-        """Conditions that few captions may meet, and that have a GIN index."""
+        """Conditions on columns with a GIN index. Perhaps only few captions meet them."""
         wanted, column = self.wanted, captions.c
         found: list[ColumnElement[bool]] = []
         if wanted.words is not None:
@@ -156,11 +156,11 @@ def _few(found: Sequence[str], what: str, part: str) -> list[str]:
 
 
 def bitmaps_only(connection: Connection, on: bool) -> None:
-    """Make PostgreSQL find all matches with a bitmap scan, until the transaction ends. ``on`` False undoes this.
+    """Make PostgreSQL find all matches with a bitmap scan, until the transaction ends. If ``on`` is False, undo this.
 
-    PostgreSQL prefers to scan captions from the newest on until it has enough matches. It overestimates how frequent a
-    word is, assumes that 1 caption in 200 has a flag that in fact none has, and expects captions of an old shard among
-    the newest. So it would scan millions of rows.
+    By default, PostgreSQL scans captions from the newest on until it has enough matches. This scan can read millions of
+    rows, because PostgreSQL expects too many matches: it overestimates how frequent a word is, assumes that 1 caption
+    in 200 has a given flag even if none has it, and expects captions of an old shard among the newest captions.
     """
     for name in ("enable_indexscan", "enable_seqscan"):
         connection.execute(select(func.set_config(name, "off" if on else "on", True)))

@@ -77,7 +77,9 @@ def _prepare_schema(engine: Engine, migrate: bool) -> None:
     try:
         _change_schema(engine, revision, migrate)
     except ProgrammingError as error:  # for example if the login may not create tables
-        raise InputError(f"the warehouse, {describe(engine.url)}, refuses: {one_line(error.orig)}") from error
+        raise InputError(
+            f"the warehouse, {describe(engine.url)}, refuses the request: {one_line(error.orig)}"
+        ) from error
 
 
 def _require_utf8(connection: Connection) -> None:

@@ -129,7 +129,7 @@ def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> Non
             connection = psycopg.connect(url, autocommit=True, client_encoding="UTF8")
             break
         except psycopg.OperationalError as error:
-            # Wait: another process may have started the server, which has not finished its recovery.
+            # Wait while the server recovers its data: another process may just have started it.
             failure = failed_handshake(url)
             if failure.sqlstate == CANNOT_CONNECT_NOW and time.monotonic() < deadline:
                 time.sleep(0.2)

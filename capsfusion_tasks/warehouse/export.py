@@ -1,4 +1,4 @@
-"""Reads the captions of an export as one ordered stream. The export's first attempt decides which captions it has."""
+"""Reads the captions of an export as one ordered stream. The first attempt of an export fixes the set of captions."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Selection(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     columns: tuple[str, ...] = PUBLISHED_COLUMNS
-    fusion_id: str | None = None  # None: the newest caption of each pair, of any fusion
+    fusion_id: str | None = None  # None: captions of any fusion
     interval: Interval | None = None  # only captions of this interval's units
     loaded_from: UtcTime | None = None
     loaded_before: UtcTime | None = None
@@ -64,7 +64,7 @@ class Snapshot(BaseModel):
     superseded: int  # number of the units' rows that later units have replaced
     fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
     # MD5 of a source's address → the source's name in the rows. In an export, this is the name of the release. The
-    # snapshot records the names, because a source that is added later can lengthen them.
+    # snapshot records the names, because a name becomes longer if a source with an equal name is added later.
     releases: dict[str, str] = {}
 
     def is_same_as(self, other: Snapshot) -> bool:

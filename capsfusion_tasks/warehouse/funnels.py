@@ -104,7 +104,7 @@ def interval_of_run(connection: Connection, dag_run_id: str) -> Interval | None:
 
 
 def last_fusion(connection: Connection, scope: Scope) -> str | None:
-    """The fusion that was planned last in ``scope``, even if the plan found no new pair."""
+    """The fusion of the last plan in ``scope``, even if that plan found no new pair."""
     either: list[Select[Any]] = [
         select(_units.fusion_id, func.max(_units.created_at).label("planned_at"))
         .where(scope.clause())
@@ -131,7 +131,7 @@ def interval_shards(connection: Connection, interval: Interval) -> list[str]:
 
 @dataclass(frozen=True)
 class Progress:
-    """``rows_per_second``: loaded rows per second of wall time. ``seconds_left``: until the waiting rows are loaded."""
+    """The speed of loading, in rows per second of wall time, and the estimated time until all rows are loaded."""
 
     rows_per_second: float | None
     seconds_left: float | None
@@ -140,7 +140,7 @@ class Progress:
 def progress(connection: Connection, scope: Scope) -> Progress:
     """Speed of the units in ``scope``. Both fields are None before the first load.
 
-    Counts only time in which at least one planned unit was not loaded yet. So idle days before a rerun do not count.
+    Counts only time in which at least one planned unit was not loaded yet, so idle days before a rerun do not count.
     """
     loaded, waiting = connection.execute(
         select(
@@ -202,7 +202,7 @@ def throughput(connection: Connection, scope: Scope) -> Throughput:
 class Distributions:
     """Counts in a sample of ``accepted`` and ``rejected`` captions.
 
-    ``scores``: for each score, the number of captions in each of HISTOGRAM_BINS bins, without captions that lack the
+    ``scores``: for each score, the number of captions in each of HISTOGRAM_BINS bins. Leaves out captions without the
     score.
     """
 

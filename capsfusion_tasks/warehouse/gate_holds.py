@@ -49,7 +49,7 @@ def enter(
     details: str = "",
     let_in_by: str | None = None,
 ) -> None:
-    """Record a unit that the gate holds back. Replaces the unit's earlier row if that has no answer.
+    """Record a unit that the gate holds back. Replaces the unit's earlier row if that row has no answer.
 
     ``counts``: numbers of the unit's rows and of its rejected rows. ``let_in_by``: the check or setting that allows the
     load anyway, so that nobody is asked.

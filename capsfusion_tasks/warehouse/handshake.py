@@ -1,4 +1,4 @@
-"""Finds out why a server accepts no connection, independent of the language of its messages.
+"""Finds out why a server accepts no connection. Ignores the text of its messages, because servers translate it.
 
 If a connection attempt fails, libpq reports a message, but no SQLSTATE. libpq can also trace the messages of the
 protocol, where an ErrorResponse has the SQLSTATE in its field C.
@@ -34,8 +34,7 @@ def failed_handshake(conninfo: str) -> FailedHandshake:
     connection = pq.PGconn.connect_start(conninfo.encode())
     try:
         if connection.status == pq.ConnStatus.BAD:
-            # If libpq does not accept a parameter, its ping makes no attempt. Otherwise the network or the host is
-            # missing.
+            # NO_ATTEMPT: libpq does not accept a parameter. Otherwise, the network or the host cannot be reached.
             return FailedHandshake(lasts=pq.PGconn.ping(conninfo.encode()) == pq.Ping.NO_ATTEMPT)
         messages = _messages(connection)
         errors = [fields for name, fields in messages if name == "ErrorResponse"]
@@ -77,6 +76,6 @@ def _poll(connection: pq.abc.PGconn) -> None:
 
 
 def _wait(socket: int, event: int, seconds: float) -> None:
-    poller = select.poll()  # select.select fails for file numbers above 1023
+    poller = select.poll()  # select.select fails for file descriptors above 1023
     poller.register(socket, event)
     poller.poll(1000 * seconds)

@@ -12,8 +12,8 @@ from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.conditions import ENGLISH, SEARCHED
 
 _WORD = re.compile(r"[^\W_]+")
-_SHORTEST = 3  # letters of the shortest part to look up; too many words begin with shorter parts
-_EXAMPLES = 50  # number of captions from which words are offered
+_SHORTEST = 3  # minimum length of a part to look up; too many words begin with one or two given letters
+_EXAMPLES = 50  # number of captions in which to find words to offer
 _OFFERED = 5
 
 

@@ -102,8 +102,8 @@ def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
 def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_ids: Set[str]) -> None:
     """Delete the unloaded units of an interval from the ledger and from the interval's last plan.
 
-    ``unit_ids``: these units, as the caller read them. The caller must hold the planning lock. Raises NotReadyError if
-    a task works on a unit, or if units were loaded or deleted since the caller read them.
+    ``unit_ids``: the ids of these units when the caller read the ledger. The caller must hold the planning lock. Raises
+    NotReadyError if a task works on a unit, or if units were loaded or deleted in the meantime.
     """
     units = work_units.c
     mine = (units.fusion_id == fusion_id, units.interval_start == interval.start, units.interval_end == interval.end)

@@ -25,7 +25,7 @@ class Judgement:
 
 
 def judge(connection: Connection, pair_id: UUID, fusion_id: str, judged_by: str, verdict: str, note: str) -> bool:
-    """Record a judgement. It replaces an earlier one by the same person. Returns False if there is no such caption.
+    """Record a judgement. It replaces an earlier one by the same person. Returns False if the caption does not exist.
 
     The judgement includes the judged texts, because a replay may replace the caption.
     """

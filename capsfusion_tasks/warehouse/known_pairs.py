@@ -16,8 +16,9 @@ from sqlalchemy import Connection, text
 
 Transactions = Callable[[], AbstractContextManager[Connection]]  # each call begins its own transaction
 
-# Transactions are short, because vacuum cannot remove old rows of any table during a long one. The speed depends on the
-# server's disks and cache, so the number of rows in a transaction follows from the speed of the previous transaction.
+# Transactions are short, because vacuum cannot remove old rows of any table during a long transaction.
+# The number of rows in a transaction is calculated from the speed of the previous transaction, because the speed
+# depends on the server's disks and cache.
 _TRANSACTION_SECONDS = 0.5
 _FIRST_ROWS, _MOST_ROWS = 20_000, 200_000
 

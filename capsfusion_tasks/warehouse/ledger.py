@@ -34,10 +34,10 @@ def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
 
 
 def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval) -> set[str]:
-    """Assign late shards to ``interval``. Returns the ids of those that belong to it now.
+    """Assign late shards to ``interval``. Returns the ids of the ``late`` shards that belong to it now.
 
-    A shard belongs to the first interval that claims it, even if several intervals do so at the same time. So the
-    result also has shards that an earlier call assigned to ``interval``.
+    If several intervals claim a shard, even at the same time, the first one gets it. The result includes shards that an
+    earlier call assigned to ``interval``.
     """
     if not late:
         return set()
@@ -49,7 +49,7 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
 
 
 def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> list[dict[str, str]]:
-    """Insert the shards that have no row yet, with ``values``. Returns the ids of all, as parameters of a statement.
+    """Insert the shards that have no row yet, with ``values``. Returns all ids as parameters for ``execute``.
 
     Another run may insert the same rows at the same time. DO NOTHING names no columns, so that it covers both unique
     indexes. Rows are sorted, so that two runs cannot deadlock.
@@ -61,7 +61,7 @@ def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> 
 
 
 def shard_pulled(connection: Connection, shard_id: str, rows: int, dropped: Mapping[str, int]) -> None:
-    """Mark the shard as pulled. ``rows``: all rows that it has. ``dropped``: reason → number of rows not kept."""
+    """Mark the shard as pulled. ``rows``: number of its rows. ``dropped``: reason → number of rows not kept."""
     _update_shard(connection, shard_id, state="pulled", rows=rows, dropped=dict(dropped), error=None)
 
 
@@ -76,7 +76,7 @@ def _update_shard(connection: Connection, shard_id: str, **values: Any) -> None:
 
 
 def pulled_bytes(connection: Connection) -> int:
-    """Size of all pulled shards of both sides in bytes, as listed at their sources."""
+    """Total size of the pulled shards of both sides in bytes. The sizes come from the lists of their sources."""
     mine = shards.c.state == "pulled", shards.c.side.in_(PAIRED)
     return int(connection.scalar(select(func.coalesce(func.sum(shards.c.size_bytes), 0)).where(*mine)) or 0)
 
@@ -162,7 +162,7 @@ def register_units(
 ) -> None:
     """Register the units of an interval or a replay as planned. A unit that is already registered keeps its row.
 
-    If ``existing`` is replace, loading these units replaces captions that their pairs already have.
+    If ``existing`` is replace, loading the units replaces older captions of their pairs.
     """
     if not units:
         return
@@ -223,7 +223,7 @@ def loaded_unit(connection: Connection, unit_id: str) -> LoadedUnit | None:
 
 
 def unit_started(connection: Connection, unit_id: str) -> None:
-    """Mark the start of a try. This and the next two functions do not change a loaded unit."""
+    """Mark the start of a try. This function, ``unit_fused`` and ``unit_failed`` do not change a loaded unit."""
     _update_unit(connection, unit_id, state="fusing", tries=work_units.c.tries + 1, error=None)
 
 

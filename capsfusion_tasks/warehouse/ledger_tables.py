@@ -98,7 +98,7 @@ work_units = Table(
     # For a replay's unit: the replay's name, and the fusion whose rejected captions it fuses again.
     text_column("replay", nullable=True),
     Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
-    # If a pair of the unit has a caption of the same fusion already: skip the pair, or replace the caption.
+    # What to do with a pair that already has a caption of this fusion: skip the pair, or replace the caption.
     text_column("existing", server_default="skip"),
     one_of("state", UNIT_STATES),
     one_of("existing", EXISTING),
@@ -107,7 +107,7 @@ work_units = Table(
         " and (replay is null) = (replay_of is null)",
         name="replay_or_interval",
     ),
-    # coalesce, because a check also passes if it gives NULL, as it would for a loaded unit without counts.
+    # A check accepts NULL, so without coalesce it would accept a loaded unit without counts.
     CheckConstraint("state <> 'loaded' or coalesce(rows_in = accepted + rejected, false)", name="rows_add_up"),
     Index(None, "fusion_id", "state"),
     Index(None, "interval_start", "interval_end"),
@@ -160,7 +160,7 @@ gate_holds = Table(
 )
 
 # Units in Iceberg tables. ``superseded``: number of the unit's rows that were already superseded when the unit was
-# written there. The key includes the table's UUID, so a table that is dropped and created again gets all units again.
+# written there. The key includes the table's UUID, so that a table that was created again gets all units.
 lake_units = Table(
     "lake_units",
     metadata,

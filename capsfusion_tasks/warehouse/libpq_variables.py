@@ -9,8 +9,8 @@ from sqlalchemy import URL
 
 from capsfusion_tasks.warehouse.handshake import FailedHandshake
 
-# Variables for settings of a session → the URL parameter that overrides the variable. The server refuses a wrong
-# setting with an SQLSTATE of _REFUSED_CLASSES (wrong value, unknown name).
+# Variables that set options of a session → the URL parameter that overrides the variable (empty: none). If an option
+# has a wrong value or an unknown name, the server reports an SQLSTATE of _REFUSED_CLASSES.
 _OF_SESSIONS = {"PGOPTIONS": "options", "PGTZ": "", "PGDATESTYLE": "", "PGGEQO": ""}
 _REFUSED_CLASSES = ("22", "42")
 # Variables that name files of libpq. No parameter of a URL overrides them.

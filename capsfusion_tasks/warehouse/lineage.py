@@ -1,4 +1,4 @@
-"""The lineage of a caption: its source files and rows, its unit and run, its model. The source files of a unit."""
+"""Looks up the lineage of a caption: source files, rows, unit, run, model. Also looks up the source files of a unit."""
 
 from __future__ import annotations
 

@@ -26,12 +26,14 @@ _STORED = ("fused_captions", "rejected_captions", "replayed_captions")
 
 SESSION = {
     # PostgreSQL adds new words to the index in batches of this size. Each batch rewrites the entries of all common
-    # words. With the default of 4 MB, loading a row into a table of two million rows takes more than twice as long.
+    # words. With the default of 4 MB, loading a row into a table of two million rows takes more than twice as long as
+    # with 64 MB.
     "work_mem": "64MB",
     # Make PostgreSQL use indexes to find each row's pair and unit. Otherwise it would scan work_units for each row
     # while that table is small. It could also scan a large table, because the statistics can be hours old.
     "enable_seqscan": "off",
-    "jit": "off",  # PostgreSQL 17 and older would compile (JIT) the scan of the incoming rows
+    # PostgreSQL 17 and older would spend time on compiling (JIT) the scan of the incoming rows.
+    "jit": "off",
     # After this time the server ends a load whose client has disappeared, and releases its locks. In a healthy load the
     # server waits only for milliseconds.
     "idle_in_transaction_session_timeout": "5min",
@@ -153,8 +155,8 @@ def _refuse_known_pairs(cursor: Any, unit_id: str, fusion_id: str) -> None:
 def _take_from_quarantine(cursor: Any, replay_of: str, fusion_id: str, unit_id: str) -> None:
     """Move rejected captions of the fusion ``replay_of`` to ``replayed_captions``, for the incoming pairs.
 
-    A replay under the same fusion moves only captions of pairs that pass now. A caption that is rejected again replaces
-    the older row.
+    A replay under the same fusion moves only captions of pairs whose new caption is accepted. If the new caption is
+    rejected, its row replaces the old row.
     """
     names = ", ".join(rejected_captions.columns.keys())
     which = " and incoming.reasons = '{}'" if replay_of == fusion_id else ""
@@ -189,7 +191,7 @@ def _supersede(cursor: Any, fusion_id: str, tables: tuple[str, ...]) -> None:
 
 
 def _insert(cursor: Any, table: str, columns: list[str], condition: str, origin: tuple[str, str, str | None]) -> None:
-    """Insert the incoming rows that meet ``condition``, with those of ``columns`` that the table has."""
+    """Insert the incoming rows that meet ``condition``. Leaves out ``columns`` that the table does not have."""
     names = [name for name in columns if name in rejected_captions.metadata.tables[f"{SCHEMA}.{table}"].columns]
     values = [f"{name}::jsonb" if name == OTHER_BEAMS.name else name for name in names]
     cursor.execute(

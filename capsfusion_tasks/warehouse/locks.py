@@ -2,7 +2,7 @@
 
 PostgreSQL identifies an advisory lock by a 64-bit number, so a lock's name is hashed: `hashtextextended` of
 "capsfusion.<kind> <name>". Two names with the same number share a lock. A process may then wait for unrelated work, or
-be refused because of it, but no data are lost. Only locks that are held at the same time can collide: one for each unit
+fail with NotReadyError, but no data are lost. Only locks that are held at the same time can collide: one for each unit
 that is being fused, and a few for each fusion. Among 10,000 such locks, the probability of a collision is
 10,000² / 2⁶⁵, which is 3 in 10¹².
 """

@@ -1,7 +1,7 @@
 """Counts the captions of one table that match a filter: exactly, or estimated from a sample.
 
 If there are only a few matches, counts them all. Otherwise the sample is the first rows of units from all times. These
-are random rows, because a unit's rows are stored in the order of their pair_id, which is a digest. Sampling takes no
+rows are random, because a unit's rows are stored in the order of their pair_id, which is a digest. Sampling takes no
 longer in a large table.
 """
 
@@ -42,9 +42,10 @@ from capsfusion_tasks.warehouse.readable import readable_sql
 MOST = 10_000  # largest number of captions to count one by one
 MILLISECONDS = 120  # time limit for counting the captions of a table one by one
 BINS = 20
-_SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000  # rows; fewer for a search for words, which takes 25 µs to split a caption
+# Number of rows to sample. A search for words samples fewer rows, because splitting a caption into words takes 25 µs.
+_SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000
 _SAMPLED_UNITS = 40
-_ENOUGH = 20  # matches in a sample; an estimate from this many has an error of about a fifth
+_ENOUGH = 20  # matches in a sample; an estimate from 20 matches has an error of about 20%
 
 Basis = Literal["all", "sample", "some"]
 
@@ -75,7 +76,10 @@ class Matches:
 
 @dataclass(frozen=True)
 class Stock:
-    """Number of rows of the wanted units in a table, from the ledger. ``column``: SQL for the number of one unit."""
+    """How many rows the wanted units have in a table, according to the ledger.
+
+    ``rows``: sum over all wanted units. ``column``: SQL for the number of rows of one unit.
+    """
 
     rows: float
     column: ColumnElement[float]
@@ -124,7 +128,7 @@ def _counted(
         return _weighted("all", rows, found, defaultdict(lambda: 1.0))
     planned = max(_planned_rows(connection, select(captions.c.pair_id).where(*conditions.all(captions))), rows)
     some = _weighted("some", planned, found, defaultdict(lambda: planned / rows))
-    some.units.clear()  # only the oldest matches were counted, which say nothing about later days
+    some.units.clear()  # the counted matches are the oldest, so counts by unit would mislead
     return some
 
 
@@ -181,7 +185,7 @@ def _columns(captions: FromClause, bins: Bins) -> Select[Any]:
 def _counts(asked: Select[Any]) -> Any:
     """SQL that counts the rows of ``asked`` by unit: (kind, unit_id, value, captions).
 
-    Rows whose column ``fits`` is not true count only under the kind "other". Without this column, all rows fit.
+    If ``asked`` has a column ``fits``, a row in which it is not true counts only under the kind "other".
     """
     matched = asked.cte("matched").prefix_with("materialized")
     column = matched.c

@@ -1,7 +1,7 @@
 """Locks that show which units are being fused. PostgreSQL releases a lock when the worker ends or crashes.
 
-The state `fusing` alone does not show whether the worker still runs. The lock is shared, because a task that Airflow
-has given up may still run when its retry starts. Both may continue, because each row counts only once.
+The state `fusing` alone does not show whether the worker still runs. The lock is shared, because the previous
+attempt of a task may still run when Airflow retries the task. Both may continue, because each row counts only once.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _HELD = text(
 def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
     """Hold the unit's lock while the block runs.
 
-    Raises NotReadyError if the warehouse does not answer or is read-only, or if another process keeps tasks off the
-    unit (``keep_others_off``). Raises InputError if this login cannot load
-    captions. If the connection is lost later, the work continues and the lock is taken again.
+    Raises NotReadyError if the warehouse does not answer or is read-only, or if another process plans or repairs the
+    unit (``keep_others_off``). Raises InputError if this login cannot load captions. If the connection is lost later,
+    the work continues, and the lock is taken again.
     """
     with engine.connect() as connection:
         require_writable(connection)
@@ -62,7 +62,10 @@ def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
 
 
 def _hold(engine: Engine, unit_id: str, held: threading.Event, taken: threading.Event, ended: threading.Event) -> None:
-    """Hold the unit's lock until ``ended``. Sets ``held`` when it has the lock, ``taken`` if others have it first."""
+    """Hold the unit's lock until ``ended`` is set.
+
+    Sets ``held`` when it has the lock. Sets ``taken`` if it must wait for another process that has the lock.
+    """
     while not ended.is_set():
         try:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -71,7 +74,7 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, taken: threading.
                     for name, value in KEEPALIVE.items():
                         connection.execute(select(func.set_config(name, value, False)))
                     lock = select(func.pg_try_advisory_lock_shared(lock_key("unit", unit_id)))
-                    while not connection.scalar(lock):  # do not wait in the server, where ``ended`` could not end it
+                    while not connection.scalar(lock):  # wait here, because ``ended`` cannot stop a wait in the server
                         taken.set()
                         if ended.wait(_RETRY_SECONDS):
                             return

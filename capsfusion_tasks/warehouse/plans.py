@@ -64,7 +64,7 @@ def last_plans(connection: Connection) -> dict[tuple[Interval, str], PlannedPair
 
 
 def planned_pairs(connection: Connection, scope: Scope) -> PlannedPairs | None:
-    """Sums over the last plan of each interval and fusion in ``scope``. None without a plan.
+    """Sums over the last plan of each interval and fusion in ``scope``. None if there is no plan.
 
     If an interval is planned again, the later plan counts the pairs in units of the earlier plan as fused. These pairs
     do not count as ``already_fused`` here.

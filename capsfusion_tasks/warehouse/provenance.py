@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-# Column about a caption's origin → SQL for this column in an export. The view ``captions`` also has these columns. The
-# view shows the addresses of sources. An export may be published, so it shows the names of releases instead.
+# Column about a caption's origin → SQL for this column in an export. The view ``captions`` has the same columns, but
+# with the addresses of sources. An export may be published, so it has the names of releases instead.
 # {releases} is a JSON object: MD5 of a source's address → name of its release.
 PROVENANCE: dict[str, LiteralString] = {
     "laion_2b_source": "(select {releases}::jsonb ->> md5(source) from shards where shard_id = laion_2b_shard)",

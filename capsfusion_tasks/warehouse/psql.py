@@ -15,7 +15,7 @@ from capsfusion_tasks.warehouse.url import libpq_uri
 
 
 def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:
-    """The psql command and its environment. Takes psql from PATH, or the one of the embedded server.
+    """The psql command and its environment. Prefers the psql on PATH, except for the embedded server.
 
     The password is in the environment, because every user can read the arguments of a process.
     """

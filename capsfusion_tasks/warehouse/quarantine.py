@@ -53,7 +53,7 @@ def matching(connection: Connection, replay: Replay) -> int:
 
 
 def has_failed(connection: Connection, replay: Replay) -> bool:
-    """Whether any row that meets the replay's conditions has no caption, because it failed to fuse."""
+    """Whether any row that meets the replay's conditions failed to fuse, so that it has no caption."""
     query = sql.SQL(
         "select exists (select from capsfusion.rejected_captions rejected where {} and finish_reason like 'error%')"
     ).format(_asked(connection, replay))
@@ -86,9 +86,9 @@ def moved(connection: Connection, name: str) -> int:
 
 
 def units_in_flight(connection: Connection, fusion_id: str) -> list[str]:
-    """Units that fuse rejected captions of this fusion again and are neither loaded nor failed.
+    """Units that replay rejected captions of this fusion and are neither loaded nor failed.
 
-    The units themselves can be of any fusion.
+    A replay can use other decoding settings, so the units can belong to another fusion.
     """
     units = work_units.c
     statement = select(units.unit_id).where(units.replay_of == fusion_id, units.state.not_in(("loaded", "failed")))

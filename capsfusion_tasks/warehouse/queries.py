@@ -125,7 +125,10 @@ def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> d
 
 @dataclass(frozen=True)
 class Rescued:
-    """Accepted captions that are not from the best beam. ``reasons``: reason to reject the best beam → captions."""
+    """Accepted captions that are not from the best beam.
+
+    ``reasons``: reason why the best beam was rejected → number of captions.
+    """
 
     captions: int
     reasons: dict[str, int]
@@ -160,7 +163,10 @@ class AcceptedCaption:
 
 
 def sample_captions(connection: Connection, n: int, unit_ids: Sequence[str] | None = None) -> list[AcceptedCaption]:
-    """A sample of ``n`` accepted captions, the same for every call: the first by pair_id, which is a digest."""
+    """A random sample of ``n`` accepted captions, the same for every call.
+
+    These are the first captions in the order of pair_id, which is a digest.
+    """
     columns = [fused_captions.c[field.name] for field in fields(AcceptedCaption)]
     mine = _of_units(fused_captions, Scope(unit_ids=unit_ids))
     statement = select(*columns).where(mine).order_by(fused_captions.c.pair_id).limit(n)
@@ -236,7 +242,7 @@ class Violation:
 def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True) -> list[Violation]:
     """Rows of the units in ``scope`` that break a rule of the tables.
 
-    Without ``pairs``, only counts rows by unit, with the indexes on unit_id.
+    Without ``pairs``, checks only the rules about the number of rows of a unit, which is quick.
     """
     tables = (fused_captions, rejected_captions, replayed_captions)
     stored = union_all(*(select(table.c.unit_id).where(_of_units(table, scope)) for table in tables)).subquery()
@@ -272,7 +278,7 @@ def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: boo
 
 
 def _in_both(one: Table, other: Table, under: str, scope: Scope) -> CompoundSelect[Any]:
-    """Pairs that both ``one`` and ``other`` have with the same value in the column ``under``."""
+    """Pairs that are in both tables with the same value in the column ``under``."""
     same = and_(one.c.pair_id == other.c.pair_id, one.c[under] == other.c[under])
     both = select(other.c.pair_id, other.c.fusion_id, other.c.unit_id).join(one, same)
     # Two queries, because one with "or" would scan both tables.

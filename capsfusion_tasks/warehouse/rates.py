@@ -30,9 +30,9 @@ class Tokens(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The last units of a fusion: their number, and tokens per second of a device.
+    """Measurements of the last units of a fusion. ``tokens_per_second``: the speed of one device.
 
-    ``tokens_real``: counted tokens divided by estimated ones. ``fused``: sums over the units whose tokens were counted.
+    ``tokens_real``: ratio of counted to estimated tokens. ``fused``: sums over the units whose tokens were counted.
     """
 
     units: int
@@ -78,7 +78,7 @@ def unfused(
 ) -> tuple[int, int]:
     """Numbers of rows and estimated tokens in units that are not fused. All rows of a started unit count.
 
-    A row counts as at most ``longest_row`` tokens, because earlier versions estimated too much for very long alt texts.
+    A row counts as at most ``longest_row`` tokens, because earlier versions estimated too many for very long alt texts.
     """
     units = work_units.c
     tokens = func.least(units.tokens_estimated, units.rows_in * longest_row)

@@ -10,7 +10,7 @@ from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 
 
 def rejected_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
-    """Captions of these units that are still rejected. Replays and replacements remove some."""
+    """Number of rejected captions of these units, without captions that were replayed or replaced."""
     units = select(work_units.c.unit_id).where(scope.clause())
     statement = select(func.count()).select_from(rejected_captions).where(rejected_captions.c.unit_id.in_(units))
     return int(connection.execute(statement).scalar_one())

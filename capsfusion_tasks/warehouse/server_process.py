@@ -38,8 +38,8 @@ def start(data: Path) -> None:
     """
     try:
         if is_running(data) and _is_stopping(data):
-            # Another process began to stop the server, but was killed: a live process would still hold the lock of
-            # embedded.py.
+            # Another process began to stop the server, but was killed. If it were alive, it would still hold the lock
+            # of embedded.py.
             stop(data)
         if not is_running(data):
             _let_in(data)

@@ -1,7 +1,7 @@
 """Sessions that hold advisory locks across short transactions.
 
-Between its transactions, a session holds its locks but no snapshot. So while it reads files for minutes, vacuum can
-remove old rows.
+Between its transactions, a session holds its locks but no snapshot. So vacuum can remove old rows while the process
+reads files for minutes.
 """
 
 from __future__ import annotations

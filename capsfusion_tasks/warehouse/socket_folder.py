@@ -16,7 +16,7 @@ SOCKET_PATH_MAX = 103  # bytes, the limit of macOS; Linux allows 107
 def socket_folder(data: Path) -> Path:
     """The folder of the socket for clients: the data folder, or a short link to it.
 
-    The path of a socket is limited to about a hundred bytes, and a comma or a space in it has a meaning in a URL.
+    The path of a socket is limited to about a hundred bytes, and commas and spaces in it are special in a URL.
     Raises InputError if another file has the link's name.
     """
     if _usable(data):

@@ -27,7 +27,7 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
 
     uuid, json and intervals become text. numeric becomes decimal, or text if it has more than 38 digits. Column
     names can repeat, as in SQL. Raises InputError if the statement fails (with PostgreSQL's message), or if a column
-    has another type, such as inet, point or int4range. Raises NotReadyError if the connection is lost.
+    has an unsupported type, such as inet, point or int4range. Raises NotReadyError if the connection is lost.
     """
     if not sql.strip():
         raise InputError("the SQL statement is empty")
@@ -53,9 +53,9 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
 
 
 def _connection_is_at_fault(connection: Any, error: adbc.Error) -> bool:
-    """Whether the error concerns the connection and not the statement.
+    """Whether the connection caused the error, and not the statement.
 
-    A write in a read-only transaction concerns the statement.
+    A write in a read-only transaction is an error of the statement.
     """
     if error.sqlstate is None:
         return not is_alive(connection)

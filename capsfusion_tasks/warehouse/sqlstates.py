@@ -67,7 +67,7 @@ def user_error(url: URL, said: str, sqlstate: str | None) -> InputError | NotRea
         return NotReadyError(
             f"the warehouse, {describe(url)}, failed: {said}; try again, no work is half done or done twice"
         )
-    return InputError(f"the warehouse, {describe(url)}, refuses: {said}")
+    return InputError(f"the warehouse, {describe(url)}, refuses the request: {said}")
 
 
 def from_psycopg(url: URL, error: DBAPIError | psycopg.Error) -> InputError | NotReadyError | None:

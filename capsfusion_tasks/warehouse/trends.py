@@ -12,7 +12,7 @@ from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 
 DAYS = 60
-_UNITS, _ROWS = 3, 50  # sample of a day: number of units, and of rejected captions from each
+_UNITS, _ROWS = 3, 50  # sample of a day: number of units, and number of rejected captions of each unit
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def _require_escaped_login(url: str) -> None:
 
 
 def libpq_uri(url: URL) -> str:
-    """``url`` with its password, escaped for libpq, which does not decode a plus sign to a space."""
+    """``url`` for libpq, with the password. Writes a space as %20, because libpq takes a plus sign literally."""
     address, mark, parameters = url.set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
     return address + mark + parameters.replace("+", "%20")
 

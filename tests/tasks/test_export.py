@@ -458,7 +458,7 @@ def test_two_exports_to_one_folder_do_not_run_at_the_same_time(filled: Warehouse
     ("where", "error", "said"),
     [
         ("pg_terminate_backend(pg_backend_pid())", NotReadyError, ", failed: .*try again"),
-        ("1 / (raw_recall - 0.5) > 0", InputError, "refuses: .*division by zero"),
+        ("1 / (raw_recall - 0.5) > 0", InputError, "refuses the request: .*division by zero"),
     ],
     ids=["server gone", "bad value"],
 )

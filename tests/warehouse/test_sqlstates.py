@@ -189,7 +189,7 @@ def test_a_login_that_cannot_load_neither_plans_nor_fuses(
 
 def test_a_login_without_a_right_gets_one_line(postgres: EmbeddedPostgres, warehouse_url: str) -> None:
     with (
-        pytest.raises(InputError, match="refuses: permission denied for table fusions"),
+        pytest.raises(InputError, match="refuses the request: permission denied for table fusions"),
         open_warehouse(Settings(warehouse_url=login(postgres, warehouse_url, READER))) as reader,
     ):
         plan(reader, ("u1", 1))
@@ -210,7 +210,7 @@ def test_a_path_that_is_too_long_for_its_index_is_an_input_error(settings: Setti
         }
     )
     with (
-        pytest.raises(InputError, match="refuses: index row size"),
+        pytest.raises(InputError, match="refuses the request: index row size"),
         open_warehouse(settings) as warehouse,
         warehouse.engine.begin() as connection,
     ):

@@ -1,4 +1,4 @@
-"""Adds a table of plans: the numbers of all pairs of a plan, of pairs fused before, and of pairs in new units."""
+"""Adds a table of plans. Each row counts all pairs of a plan, pairs fused before, and pairs in new units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adds a column to units: whether they replace existing captions, because settings may change before the load."""
+"""Records for each unit whether it replaces existing captions, because the setting may change before the load."""
 
 from __future__ import annotations
 

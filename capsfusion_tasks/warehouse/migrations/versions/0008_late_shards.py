@@ -1,4 +1,4 @@
-"""Adds a column to shards: which interval took a late shard, because the list of its own interval was frozen."""
+"""Adds a column to shards. It names the interval that a late shard was assigned to."""
 
 from __future__ import annotations
 

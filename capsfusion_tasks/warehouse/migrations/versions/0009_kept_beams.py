@@ -1,4 +1,4 @@
-"""Adds other captions of the beam search to rejected captions, and the number of the beam to accepted captions."""
+"""Adds columns for results of the beam search to the tables of accepted and of rejected captions."""
 
 from __future__ import annotations
 
