@@ -1,4 +1,4 @@
-"""Turns raw and synthetic web image captions into good training captions, at the size of LAION, on a schedule."""
+"""Turns raw and synthetic web image captions into good training captions. Scales to LAION, and runs on a schedule."""
 
 from pathlib import Path
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from capsfusion_tasks.errors import InputError
 
 Verdict = Literal["any", "accepted", "rejected"]
-Within = Literal["fused", "raw", "synthetic"]  # the captions in which words are searched
+Within = Literal["fused", "raw", "synthetic"]  # which captions a text search covers
 SCORES = (
     *("caption_words", "raw_recall", "synthetic_recall", "fact_recall", "novelty", "invention", "repetition"),
     *("source_overlap", "similarity", "punsafe", "pwatermark"),

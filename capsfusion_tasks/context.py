@@ -22,7 +22,8 @@ class Context:
     settings: Settings
     storage: Storage
     warehouse: Warehouse
-    fusion_id: str | None = None  # of planned units that a task continues; None: derived from the settings
+    # The fusion_id of planned units, in a task that continues these units. None: derive the fusion_id from the settings.
+    fusion_id: str | None = None
 
     @cached_property
     def decoding(self) -> Decoding:

@@ -1,4 +1,4 @@
-"""Decoding settings: the model, its dtype, the beam search and the prompt. Planning fixes them for its units."""
+"""Decoding settings: the model, its dtype, the beam search and the prompt. Planning records them for its units."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def first_lines(lines: Sequence[str], limit: int = 10) -> list[str]:
-    """The first ``limit`` lines, and one that says how many more there are."""
+    """The first ``limit`` lines, and a line with the number of the remaining lines."""
     more = len(lines) - limit
     return [*lines[:limit], f"and {more} more"] if more > 0 else [*lines]
 

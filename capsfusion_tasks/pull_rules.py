@@ -1,4 +1,4 @@
-"""The settings that decide which rows are pulled and which rows are paired. Kept files record these settings."""
+"""The settings that decide which rows are pulled and paired. The files in the staging area record these settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _KEY = "capsfusion.pull_rules"  # key in the footers of bucket files, pairs and 
 class PullRules:
     """The settings that bucket files depend on.
 
-    Files of older versions have no such record. They count as files of the current settings, which are then recorded.
+    Older versions did not record these settings. Their files are treated as files of the current settings, which are
+    then recorded.
     """
 
     punsafe_max: float

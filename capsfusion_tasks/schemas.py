@@ -30,7 +30,7 @@ class Shard(BaseModel):
     etag: str
     size_bytes: int
     arrived_at: datetime
-    revision: str = ""  # for sources with commits: the listed commit, which is also the one that is read
+    revision: str = ""  # for sources with commits: the commit that was listed and will be read
     problem: str = ""  # why the shard cannot be read, if the listing shows it; then the etag is empty
 
     @property

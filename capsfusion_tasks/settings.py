@@ -115,9 +115,9 @@ class Settings(BaseSettings):
     )
     url_pairs_max: Literal["none"] | Annotated[int, Field(ge=1)] = Field(
         100,
-        description="Maximum number of pairs per URL, with `CAPSFUSION_JOIN_ON=url`. A URL with more gets no new pairs,"
-        " because its image is a placeholder: 900 rows on each side would make 810,000 pairs. Reports count the pairs"
-        " that are left out. `none`: no limit.",
+        description="Maximum number of pairs per URL, with `CAPSFUSION_JOIN_ON=url`. A URL with more pairs gets no"
+        " new pairs, because its image is a placeholder: 900 rows on each side would make 810,000 pairs. Reports count"
+        " the pairs that are left out. `none`: no limit.",
     )
     pair_memory: Literal["auto"] | Annotated[int, Field(ge=96)] = Field(
         "auto",
@@ -171,8 +171,8 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = Field(
         "auto",
-        description="Number format of the model. `auto`: `bfloat16` for GPUs, `float32` for CPUs, as set by"
-        " `CAPSFUSION_DEVICE`. `float8`: only for the native engine, on GPUs that support it.",
+        description="Number format of the model. `auto`: `bfloat16` on a GPU, `float32` on a CPU"
+        " (see `CAPSFUSION_DEVICE`). `float8`: only for the native engine, on GPUs that support it.",
     )
     device: Literal["auto", "cpu", "gpu"] = Field(
         "auto",
@@ -183,7 +183,8 @@ class Settings(BaseSettings):
         "auto", description="Processes that torchrun starts on a node. `auto`: one per GPU, or one on the CPU."
     )
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Rows in a process's batch. `auto`: as many as fit in the GPU's memory; 32 on a CPU."
+        "auto",
+        description="Batch size of each process, in rows. `auto`: as many as fit in the GPU's memory; 32 on a CPU.",
     )
     chunk_rows: int = Field(
         4096, ge=1, description="Maximum number of rows in a chunk file. A new chunk file also begins after 30 seconds."

@@ -44,7 +44,7 @@ def nested(settings: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 
 def variables(settings: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Environment variable → field of all settings, also of those in groups, in the order of ``settings``."""
+    """Environment variable → field, for all settings and the settings in groups, in the order of ``settings``."""
     inner = nested(settings)
     found: dict[str, FieldInfo] = {}
     for name, field in settings.model_fields.items():

@@ -49,7 +49,7 @@ from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.tasks import interval_tasks, metrics, unit_tasks
 
-SOURCES = "sources"  # key of an XCom of discover, set only if the run has no shards: the dates of the sources' shards
+SOURCES = "sources"  # key of an XCom: dates of the sources' shards; discover sets it if the run has no shards
 
 # The first Param's description begins with this hint, because Airflow's form has no other place above the Params.
 BACKFILL_HINT = (
@@ -110,8 +110,8 @@ PARAMS = {
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
     catchup=False,
-    # With the DAG's latest version, a rerun gets only as many mapped tasks as its last try had units. If the new plan
-    # has more units, Airflow creates no tasks for the additional units.
+    # A rerun uses the run's own version of the DAG. With the latest version, Airflow would create only as many mapped
+    # tasks as the last try had, even if the new plan has more units.
     rerun_with_latest_version=False,
     max_active_runs=8,
     max_active_tasks=MAX_ACTIVE_TASKS,
@@ -169,7 +169,7 @@ def capsfusion() -> None:
 
     @task(execution_timeout=timedelta(hours=1))
     def plan() -> list[Json]:
-        """Drops pairs that are fused already, checks the budget for the rest, and cuts the rest into work units."""
+        """Skips pairs that are fused already, checks the budget, and cuts the remaining pairs into work units."""
         context = get_current_context()
         params = context["params"]
         with planning(context) as work:

@@ -1,4 +1,4 @@
-"""The DAG ``capsfusion_export``: wiring only. *Export these* in the captions view starts it."""
+"""The DAG ``capsfusion_export``: wiring only. The button *Export these* in the captions view starts this DAG."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ MAX_ACTIVE_TASKS = MAX_UNITS
 DEFAULT_ARGS = {
     "owner": "capsfusion",
     "retries": RETRIES,
-    "retry_delay": FIRST_DELAY,  # only for a lost worker: the retry policy runs in the worker
+    "retry_delay": FIRST_DELAY,  # applies only if the worker is lost, because the worker runs the retry policy
     "retry_policy": RetryBackoff(),
     # Validate and load a unit before the next one is fused, so that the gate stops a wrong model after one unit.
     "weight_rule": "upstream",
@@ -77,7 +77,7 @@ MODEL_PARAMS = {
         title="Keep all beams",
         type=["null", "boolean"],  # the form shows a switch, and sends null if the user does not touch it
         description="Keep all captions of the beam search, so that another caption can replace a rejected one."
-        " Untouched: the setting CAPSFUSION_KEEP_BEAMS.",
+        " If not set: the setting CAPSFUSION_KEEP_BEAMS.",
     ),
 }
 
@@ -156,7 +156,7 @@ def each_unit(unit: Json) -> None:
 
 
 def asked(loaded: Any) -> Any:
-    """Add two tasks after ``loaded``: ``ask`` asks about units that the gate holds, ``load_held`` may load them."""
+    """Add two tasks after ``loaded``: ``ask`` asks about held units, ``load_held`` loads them if allowed."""
     question = GateQuestion(
         task_id="ask",
         trigger_rule=TriggerRule.ALL_DONE,
@@ -182,7 +182,7 @@ def skip_without_captions(counts: Json) -> None:
 
 
 def tell_followers(context: Context, counts: Json, **about: Any) -> None:
-    """Attach ``counts``, and other facts ``about`` the run, to the asset's event."""
+    """Attach ``counts`` and the facts in ``about`` to the asset's event."""
     context["outlet_events"][CAPTIONS].extra = {**about, **counts}
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KEY = "note"
 CHECKED = "checked"  # key of the XCom of the task "check", with its findings
 UNCHECKED = {"findings": None, "text": "check: no result, because the task check failed"}
-AUTHOR = "capsfusion"  # the user of this module's notes, which tells them apart from people's notes
+AUTHOR = "capsfusion"  # notes by this user come from this module; all others come from people
 _EARLIER_HEAD = "Report:"  # notes of earlier versions begin with this text and have no user
 # Length limit of a note, the size of its column. A longer note would break the scheduler's transaction.
 _LONGEST = 1000
@@ -85,7 +85,7 @@ class RunNote:
 
 
 def compose(report: dict[str, Any], checked: dict[str, Any] | None = None, about: Sequence[str] = ()) -> str:
-    """The report as text: headline, failures (early, because the end may be cut off), facts ``about`` the run, rest."""
+    """The report as text: headline, failures, the lines ``about``, rest. Failures come early, as the end may be cut."""
     headline, failed, done = report["headline"], first_lines(report["failures"]), report["lines"]
     if checked:
         count = checked["findings"]
@@ -136,7 +136,7 @@ def as_text(line: str) -> str:
 
 def as_code(line: str) -> str:
     """``line`` as a code span of Markdown."""
-    # A code span ends at as many backticks as it begins with, so use more than the line has in a row.
+    # A code span ends at a run of backticks as long as its first run, so begin with more than the line has in a row.
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{pad}{line}{pad}{fence}"

@@ -92,7 +92,7 @@ def _as_parquet(target: Path, source: CaptionFile) -> Iterator[None]:
 
 
 def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
-    """Raise InputError if the file ``target`` cannot be created or replaced, or if it is the same file as ``but``."""
+    """Raise InputError if the file ``target`` cannot be created or replaced, or if it is the input file ``but``."""
     with _reachable(f"cannot write {target}"):
         if target.exists():
             if but.exists() and target.samefile(but):
@@ -123,7 +123,7 @@ def _check_folder(folder: Path, target: Path) -> None:
 
 @contextmanager
 def _reachable(failed: str) -> Iterator[None]:
-    """Turns OSErrors of the block into InputErrors, for example for missing rights or a name that is too long."""
+    """Turns an OSError in the block into an InputError. Causes are missing rights or a name that is too long."""
     try:
         yield
     except OSError as error:
@@ -131,7 +131,7 @@ def _reachable(failed: str) -> Iterator[None]:
 
 
 def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str | None]) -> None:
-    """Write ``source``'s rows to ``target``, with ``values`` in a new column ``source.adds``.
+    """Write the rows of ``source`` to ``target``, and write ``values`` to a new column named ``source.adds``.
 
     The file appears complete or not at all.
 
@@ -139,7 +139,7 @@ def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str |
     ValueError if the numbers of values and rows differ.
     """
     if source.adds is None:
-        raise ValueError(f"{source.source} was opened without a column to add")
+        raise ValueError(f"{source.source} was opened without the name of a column to add")
     form, adds = format_of(target, write=True), source.adds
     if form.kind == "parquet":
         _check_schema(target, source)

@@ -61,7 +61,7 @@ class CaptionFile(ABC):
 
     @abstractmethod
     def captions(self, batch_rows: int) -> Iterator[pa.Table]:
-        """``text_columns`` as strings, in tables of ``batch_rows`` rows. The last table may be shorter."""
+        """Read ``text_columns`` as strings, in tables of ``batch_rows`` rows. The last table may be shorter."""
 
     @abstractmethod
     def rows(self) -> Iterator[dict[str, Any]]:

@@ -35,7 +35,7 @@ class CsvFile(RowFile):
         if len(names) == 1 and (found := [mark for mark in ";\t|," if mark in names[0]]):
             raise InputError(
                 f"{self.source} separates its columns with {found[0]!r}, but its ending requires {self._delimiter!r}:"
-                " rename a file with tabs to .tsv; write any other file again with commas, as .csv"
+                " rename a file with tabs to .tsv; save any other file with commas, as .csv"
             )
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{self.source} has more than one column {', '.join(twice)}: rename or drop all but one")
@@ -74,6 +74,6 @@ class CsvFile(RowFile):
         try:
             return next(rows, None)
         except UnicodeDecodeError as error:
-            raise InputError(f"{where} or a row soon after is not UTF-8: {error.reason}; save it as UTF-8") from error
+            raise InputError(f"{where} or one of the next is not UTF-8: {error.reason}; save it as UTF-8") from error
         except csv.Error as error:
             raise InputError(f"{where} is not valid: {error}; double each quote inside a quoted field") from error

@@ -15,8 +15,8 @@ from capsfusion_tasks.errors import InputError
 _PIECE = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
-# An error this close to the end of a piece may only mean that the piece ends inside a value such as -Infinity or
-# \ud83d. Unit: characters.
+# In characters. An error this close to the end of a piece may only mean that the piece ends inside a value such as
+# -Infinity or \ud83d.
 _LONGEST_WORD = 16
 _EXPECTED = "expected a list of objects, or an object on each line"
 _LONGEST_ROW = 1 << 30  # maximum characters of a row, because a small gzip file can inflate to more than the memory

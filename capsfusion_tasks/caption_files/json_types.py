@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
 
-_OUT_OF_RANGE = "<value out of range"  # Arrow's cast to text returns this for a time outside its calendar
+_OUT_OF_RANGE = "<value out of range"  # Arrow casts a time outside its calendar to this text
 
 
 def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozenset[str]) -> list[Any]:
@@ -45,7 +45,7 @@ def _require_calendar(array: pa.Array, name: str) -> None:
 
 
 def _mapped(kind: pa.DataType, path: str, binary: frozenset[str], *, only_zones: bool = False) -> pa.DataType:
-    """Replace the leaf types of ``kind`` with types for JSON. ``only_zones``: only change times with a zone to UTC."""
+    """Replace the leaf types of ``kind`` with types for JSON. ``only_zones``: only convert times with a zone."""
 
     def inner(child: pa.DataType, name: str) -> pa.DataType:
         return _mapped(child, f"{path}.{name}", binary, only_zones=only_zones)

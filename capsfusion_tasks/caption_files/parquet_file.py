@@ -61,7 +61,7 @@ class ParquetFile(CaptionFile):
 
     @cached_property
     def _binary(self) -> frozenset[str]:
-        """The binary leaves that have a value that is not UTF-8. Then all values of the leaf stay bytes."""
+        """The binary leaves that stay bytes, because at least one of their values is not UTF-8."""
         columns = [field.name for field in self.schema if any(map(is_bytes, leaf_types(field.type)))]
         if not columns:
             return frozenset()

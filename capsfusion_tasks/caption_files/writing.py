@@ -25,7 +25,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 
 def publish_text(target: Path, form: Format, pieces: Iterable[bytes]) -> None:
-    """Write ``pieces`` to ``target``, compressed if ``form`` says so. The file appears complete or not at all."""
+    """Write ``pieces`` to ``target``, with gzip if ``form.compressed``. The file appears complete or not at all."""
     with Storage(str(target.absolute().parent)).publish(target.name) as stream:
         if form.compressed:  # leave name and time out of the gzip header, so that the same rows give the same bytes
             with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:

@@ -90,7 +90,7 @@ def report_error(message: str) -> None:
 
 
 class _ProgressLines(logging.Handler):
-    """Log records as lines of progress."""
+    """Prints log records as lines of progress."""
 
     def emit(self, record: logging.LogRecord) -> None:
         progress_line(self.format(record))

@@ -30,7 +30,7 @@ def fuse(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            # Optional for Typer, which takes a single argument for OUT. Our own error then asks for both arguments.
+            # IN has a default, because Typer takes a single argument for OUT. Our own error then names both arguments.
             default_factory=list,
             parser=local_path,
             metavar="IN",
@@ -44,8 +44,8 @@ def fuse(
         typer.Argument(
             parser=local_path,
             metavar="OUT",
-            help="Output file in one of these formats: the same rows in the same order, with the column capsfusion"
-            " added. A folder if there is more than one input file.",
+            help="Output file in any of the input formats. It has the rows of IN in the same order, and a new column"
+            " capsfusion. If there is more than one input file, OUT is a folder.",
         ),
     ],
     raw_column: RawColumn = "laion_2b",
@@ -68,7 +68,7 @@ def fuse(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Rows in a process's batch. Default: as many as fit in GPU memory; 32 on a CPU.", min=1),
+        typer.Option(help="Batch size of each process, in rows. Default: what fits in GPU memory; 32 on a CPU.", min=1),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Reuse the finished rows that a stopped run left in OUT.parts.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT and the --stats file.")] = False,

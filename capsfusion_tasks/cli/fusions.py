@@ -19,8 +19,9 @@ def adopt(
 ) -> None:
     """Declare that a fusion of an earlier release used the current settings. Its captions are then kept.
 
-    Earlier releases did not record which dtype `auto` meant, and digested only the beginning and the end of each model
-    file. Without this command, the pairs are fused again. Use it if the model and the device have not changed.
+    Earlier releases did not record which dtype `auto` meant. They hashed only the beginning and the end of each model
+    file. Use this command if the model and the device have not changed. Without it, all
+    pairs are fused again.
 
     Example: capsfusion adopt 3f9a1c20b7de --dtype bfloat16
     """

@@ -1,4 +1,4 @@
-"""Commands that do or estimate the work of the DAGs without Airflow: run, replay, plan."""
+"""Commands that work without Airflow: run and replay do the work of the DAGs, plan estimates it."""
 
 from __future__ import annotations
 

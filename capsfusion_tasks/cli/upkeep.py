@@ -93,8 +93,8 @@ def gc(
 ) -> None:
     """List files that are no longer needed, in the staging area and this machine's scratch folder, or delete them.
 
-    These are files of loaded units, pairs of finished replays, files of units that are not in the ledger, and files
-    that killed processes left. If an interval has a unit that is not loaded, all files of the interval are kept.
+    The files are those of loaded units, pairs of finished replays, files of units that are not in the ledger, and
+    files that killed processes left. If an interval has a unit that is not loaded, all files of the interval are kept.
     Buckets, lists of shards and pairs of intervals are always kept, because later runs need them.
 
     Example: capsfusion gc --keep-days 30 --delete

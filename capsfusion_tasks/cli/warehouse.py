@@ -13,7 +13,7 @@ from capsfusion_tasks.settings import load_settings
 
 
 def status() -> None:
-    """Show what is finished, waiting or failed, the throughput, and why captions were rejected.
+    """Show finished, waiting and failed work, the throughput, and the reasons of rejected captions.
 
     Example: capsfusion status
     """
@@ -31,7 +31,7 @@ def sql(
         Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="Output format.")
     ] = "table",
 ) -> None:
-    """Query the warehouse, read-only. Table names need no schema.
+    """Run a read-only query on the warehouse. Table names need no schema.
 
     Example: capsfusion sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"
     """
@@ -78,7 +78,7 @@ def export(
     end: Annotated[datetime | None, typer.Option(help="Export captions loaded before this time (UTC).")] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Export at most this many captions, a random sample: the first by pair_id.", min=1),
+        typer.Option(help="Export at most this many captions: a random sample, with the lowest pair_ids.", min=1),
     ] = None,
     rows_per_file: Annotated[int, typer.Option(help="Rows in each file; the last one has fewer.", min=1)] = 1_000_000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export in DIR, finished or not.")] = False,

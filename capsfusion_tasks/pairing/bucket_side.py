@@ -26,8 +26,8 @@ _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_ne
 class BucketSide:
     """The files of one side in a bucket, one file per shard. Rows of the shards in ``new`` are new, all others are old.
 
-    Old rows that are in ``lookups`` are read from there, and only if the key of their URL is in ``keys``. Raises
-    InputError if a file was pulled with rules that differ from ``rules``.
+    Reads the old rows in ``lookups`` from there, and only those whose URL has a key in ``keys``. Reads all other rows
+    from the files. Raises InputError if a file was pulled with rules that differ from ``rules``.
     """
 
     storage: Storage
@@ -51,7 +51,7 @@ class BucketSide:
         return self.only(self.new)
 
     def with_lookups(self, found: list[Lookup]) -> BucketSide:
-        """This side with the lookups in ``found`` that contain old rows of this side's files."""
+        """Return a copy of this side that reads old rows from the lookups ``found``. Drops lookups without old rows."""
         used = (lookup for lookup in lookups.needed(found) if lookup.shards.keys() - self.new)
         return replace(self, lookups=tuple(used))
 
@@ -134,9 +134,9 @@ def _shard(path: str) -> str:
 
 
 def with_keys(raw: BucketSide, coco: BucketSide) -> tuple[BucketSide, BucketSide]:
-    """Both sides, each with the keys of the new rows of both sides.
+    """Return copies of both sides, with ``keys`` set to the keys of all new rows.
 
-    If there are more new rows than rows in lookups, the sides use no lookups.
+    If the lookups have at most ``_SAVES_FROM`` rows per key, the copies use no lookups.
     """
     copied = sum(lookup.rows for side in (raw, coco) for lookup in side.lookups)
     if not copied:

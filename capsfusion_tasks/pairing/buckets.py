@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 _HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the size of the row groups that are written
 _HELD_BYTES = 256 << 20  # maximum bytes of a shard in memory at a time, for long rows
-_BATCH_ROWS = 1 << 16  # rows that are decoded at a time, while earlier rows are split
-_WRITERS = 4  # bucket files written at the same time, because on S3 each takes up to three round trips
+_BATCH_ROWS = 1 << 16  # rows to decode at a time; meanwhile, earlier rows are split
+_WRITERS = 4  # number of bucket files to write in parallel; on S3 each file takes up to three round trips
 
 
 def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings: Settings) -> Counts:
@@ -100,7 +100,7 @@ def _where(shard: Shard) -> str:
 
 
 def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Combine tables into tables of at least ``rows`` rows or ``_HELD_BYTES`` bytes. The last table may be smaller."""
+    """Concatenate tables until they have ``rows`` rows or ``_HELD_BYTES`` bytes. The last result may be smaller."""
     held: list[pa.Table] = []
     held_rows = held_bytes = 0
     for table in tables:

@@ -30,7 +30,7 @@ class DoesNotFit(NotReadyError):
 
 @contextmanager
 def database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open DuckDB in memory, with ``join_memory``. Data that do not fit go to scratch disk, not to the working folder.
+    """Open an in-memory DuckDB with the limit ``join_memory``. Data that do not fit go to a folder on scratch disk.
 
     Raises DoesNotFit if rows fit neither in memory nor on scratch disk.
     """

@@ -1,4 +1,4 @@
-"""Image results: for each URL, whether img2dataset found the image gone. Planning reads them.
+"""Image results: for each URL, whether the image is gone according to img2dataset. Planning reads these results.
 
 Many result files become one batch. A batch has one file per bucket, with hashes instead of URLs, and a ``.json``. The
 ``.json`` is written last and lists the result files of the batch. A batch is valid only for one source and its
@@ -35,7 +35,7 @@ VERSION = 1  # increase this number when a code change gives other results for t
 
 _READ_ROWS, _READ_BYTES = 1 << 16, 64 << 20
 _SPILLED_ROWS = 1 << 18
-_WRITERS = 4  # files written at the same time, because on S3 each takes up to three round trips
+_WRITERS = 4  # number of files to write in parallel; on S3 each file takes up to three round trips
 _SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  # number of the file in the batch
 
 
@@ -142,8 +142,8 @@ def publish_batch(
 ) -> None:
     """Publish the results of several files as a batch. ``folder`` is scratch space.
 
-    ``tables`` come from ``read_results``. ``files``: number of a completely read file → its id and counts. The function
-    reads ``files`` after the last table, so the caller can leave out files whose reading failed midway.
+    ``tables`` come from ``read_results``. ``files``: number of a completely read file → its id and counts. ``files`` is
+    read after the last table, so the caller can still remove files that could not be read to the end.
     """
     spill = BucketSpill(folder, _SPILLED)
     for table in together(tables, _SPILLED_ROWS):

@@ -121,7 +121,7 @@ def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -
 
 
 def _read(storage: Storage, path: str, starts: np.ndarray, ends: np.ndarray) -> list[bytes]:
-    """The bytes from each of ``starts`` to the end at the same index of ``ends``. Both are sorted."""
+    """Read the bytes from ``starts[i]`` to ``ends[i]``, for each i. Both arrays are sorted."""
     apart = np.flatnonzero(starts[1:] - ends[:-1] >= (_GAP if storage.is_local else _REMOTE_GAP)) + 1
     groups = list(zip([0, *apart.tolist()], [*apart.tolist(), len(starts)], strict=True))
     first_of, end_of = starts.tolist(), ends.tolist()

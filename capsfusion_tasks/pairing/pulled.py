@@ -65,7 +65,7 @@ def invalidate(storage: Storage, side: Side, shard_id: str) -> None:
 
 
 def begin_replacing(storage: Storage, side: Side, shard_id: str) -> set[str]:
-    """Forbid joins to read the shard's files, because a task will replace them. Return the buckets of the files."""
+    """Forbid joins to read the shard's files, before a task replaces the files. Return the buckets of the files."""
     mark = read(storage, side, shard_id)
     if mark is None:
         return set()

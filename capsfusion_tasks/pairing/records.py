@@ -64,12 +64,12 @@ def from_ends_and_data(ends: np.ndarray, data: pa.Buffer) -> pa.LargeBinaryArray
 
 @cache
 def _json_writer() -> duckdb.DuckDBPyConnection:
-    """The DuckDB of all calls. Opening a database for each call would take as long as writing a thousand rows."""
+    """The DuckDB connection of all calls. Opening one for each call takes as long as writing a thousand rows."""
     return duckdb.connect(config={"threads": 1})
 
 
 def _lines(rows: pa.Table) -> pa.LargeBinaryArray:
-    """Each row as JSON. Reading a number that DuckDB wrote returns exactly the same number."""
+    """Each row as JSON. DuckDB writes all digits of a float, so that numbers stay the same when they are read."""
     with _json_writer().cursor() as connection:
         connection.register("bucket_rows", rows.select(BUCKET_ROWS.names))
         columns = ", ".join(f'"{name}"' for name in BUCKET_ROWS.names)

@@ -1,4 +1,4 @@
-"""Syncs files and folders to disk, so that they survive a power failure before the next stage relies on them."""
+"""Syncs files and folders to disk, so that a later stage still finds them after a power failure."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ class Storage:
             self._sync_parent(path)
 
     def _sync_parent(self, path: str) -> None:
-        """Sync the folder of ``path``. Otherwise a power failure could restore a deleted file for joins to read."""
+        """Sync the folder of ``path``. Otherwise a deleted file could reappear after a power failure."""
         if self._local:
             durable.sync_folder((Path(self._base) / path).parent)
 

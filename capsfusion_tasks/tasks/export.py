@@ -97,8 +97,8 @@ def export_captions(
     The captions are sorted by pair_id. On the hub, a data set card comes with the manifest.
 
     If the target has an interrupted export of the same selection, this function continues it with the captions that the
-    warehouse had when the export began. It does nothing if the export is complete. ``overwrite``: whether to start the
-    export again: never, always, or only if the captions in the warehouse have changed (outdated).
+    warehouse had when the export began. It does nothing if the export is complete. ``overwrite``: when to
+    start the export again. ``outdated``: only if the captions in the warehouse have changed.
 
     Raises InputError if the folder has another export or other files, or if captions of an interrupted export were
     replaced in the warehouse. Raises NotReadyError if the warehouse or ``target`` does not answer.
@@ -140,7 +140,7 @@ def export_filtered(
     limit: int | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Export the accepted captions that meet ``wanted`` to ``export_to``. Raises as ``export_captions``.
+    """Export the accepted captions that meet ``wanted`` to ``export_to``. Raises the errors of ``export_captions``.
 
     ``scratch``: see ``export_target``.
     """

@@ -18,7 +18,7 @@ from capsfusion_tasks.tasks.hub_folder import HubFolder
 from capsfusion_tasks.warehouse.adbc_session import plain_type
 from capsfusion_tasks.warehouse.export import FUSION, KEY
 
-ROW_GROUP_ROWS = 50_000  # about 15 MB of the published columns; writers and readers keep a row group in memory
+ROW_GROUP_ROWS = 50_000  # about 15 MB; writers and readers keep a whole row group in memory
 
 Target = Storage | HubFolder
 

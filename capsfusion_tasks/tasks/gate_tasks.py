@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def to_ask(context: Context, unit_ids: Sequence[str], dag_run_id: str | None) -> list[Hold]:
-    """The holds of the gate that have no answer yet. Adds a new hold for each unit that the last answer kept out."""
+    """The gate's holds that have no answer yet. First adds a hold for each unit whose last answer is "keep out"."""
     with context.warehouse.engine.begin() as connection:
         states = ledger.unit_states(connection, unit_ids)
         for unit_id in (unit_id for unit_id, state in states.items() if state != "loaded"):

@@ -265,7 +265,7 @@ def report(
     """Report the counts of shards, pairs and captions, and the ``failures``. ``text`` is the whole report.
 
     ``unit_ids``: the units of one run, from ``plan``; None for all units of the interval. ``fusion_id``: the fusion to
-    report; None, if nothing was planned, for all fusions.
+    report. It is None if nothing was planned; the report then covers all fusions.
     """
     shards = discovery.discovered(interval, context.storage)
     has_limit = PairRules.of(context.settings).url_pairs_max != "none"

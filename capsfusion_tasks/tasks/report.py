@@ -35,7 +35,7 @@ class Report:
     found: PlannedPairs | None = None  # sums of the counts of all plans; None if nothing was planned
     in_quarantine: int = 0  # number of rejected captions that ``reasons`` counts
     models: tuple[str, ...] = ()  # descriptions of the models and settings that the units were planned with
-    whole: RunSummary | None = None  # summary of all runs of the interval; None if no other run has units of it
+    whole: RunSummary | None = None  # summary of all runs of the interval; None if this run has all units
     left_out: str = ""  # message about the pairs that the limit per URL left out
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Report:
         total = self.summary
         if self.found:
             found, known = self.found.pairs, self.found.already_fused
-            # A plan with a limit stops reading at the limit. It does not know how many of the unread pairs are gone.
+            # A plan with a limit stops reading at the limit. More images may be gone among the unread pairs.
             least = "at least " if self.found.left > self.unplanned else ""
             gone = f", {least}{self.found.gone} left out because their images are gone" if self.found.gone else ""
             lines.append(f"found: {found} pairs, {known} of them already fused or in other units{gone}")
@@ -148,7 +148,7 @@ class ReplayReport:
 
 
 def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> ReplayReport:
-    """The report of a replay under ``fusion_id``."""
+    """The report of a replay that fuses with ``fusion_id``."""
     scope = Scope(replay=replay.name, fusion_id=fusion_id)
     return ReplayReport(
         replay_of=replay.fusion_id,
@@ -172,7 +172,7 @@ def report_interval(
     left_out: str = "",
     unit_ids: Sequence[str] | None = None,
 ) -> Report:
-    """The report of one interval under one fusion. ``shard_ids``: the interval's shards.
+    """The report of one interval and one fusion. ``shard_ids``: the interval's shards.
 
     ``unplanned``: number of pairs that are in no unit and can be fused. ``gone``: number of pairs that are in no unit
     because their images are gone; None if unknown. ``left_out``: a line about the pairs that the limit per URL left

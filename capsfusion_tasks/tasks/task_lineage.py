@@ -46,7 +46,7 @@ class TaskLineage:
 def of_pull(context: Context, shard: Shard, counts: Mapping[str, Any]) -> TaskLineage:
     """Lineage from a shard to the buckets of its side. ``counts``: the result of the task ``pull``.
 
-    Each reason for dropped rows is a failed test.
+    If rows were dropped, each reason is reported as a failed OpenLineage test.
     """
     source, buckets = file_name(shard.source, shard.path), _buckets(context, shard.side)
     quality = data_quality_metrics_input_dataset.DataQualityMetricsInputDatasetFacet(
@@ -110,7 +110,7 @@ def _table(context: Context, name: str, columns: dict[str, Any], rows: int | Non
 
 
 def _caption_columns(context: Context, unit: Unit, sides: list[Side]) -> dict[str, Any]:
-    """Column of a caption table → the columns of the buckets that it is made from."""
+    """Column of a caption table → the bucket columns that the column is made from."""
     raw, coco = _buckets(context, sides[0]), _buckets(context, sides[-1])
     both: list[Column] = [(raw, "text"), (coco, "synthetic")]
     fused = _made("TRANSFORMATION", f"fused by {context.decoding_of(unit.fusion_id).description}", *both)
@@ -153,7 +153,7 @@ def _made(subtype: str, how: str | None, *columns: Column) -> Any:
 
 
 def _columns(made: dict[str, Any], joined_on: Iterable[Column] = ()) -> dict[str, Any]:
-    """The facet of column lineage. Empty if ``made`` is empty, because an earlier version pulled the shard."""
+    """The facet of column lineage. Empty if ``made`` is empty, as for shards of earlier versions."""
     if not made:
         return {}
     join = column_lineage_dataset.Transformation(type="INDIRECT", subtype="JOIN", masking=False)
@@ -176,7 +176,7 @@ def _rows(rows: int) -> dict[str, Any]:
 
 
 def _tests(failed: Mapping[str, int]) -> dict[str, RunFacet]:
-    """A failed test for each reason why rows were dropped or captions rejected. Its value is the number of rows."""
+    """One failed OpenLineage test per reason for dropped rows or rejected captions. Its value is the number of rows."""
     tests = [
         test_run.TestExecution(name=reason, status="fail", severity="warn", type="row_rule", actual=str(rows))
         for reason, rows in failed.items()

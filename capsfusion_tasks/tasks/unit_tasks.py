@@ -221,7 +221,7 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
     """Load the unit's rows and mark the unit as loaded, in one transaction. Does nothing if the unit is loaded already.
 
     If ``existing`` is replace, here or in the unit's plan, the unit's rows replace loaded captions of the same pairs.
-    Otherwise, loaded captions of the same pairs raise InputError, which the ledger records.
+    Otherwise, raises InputError if captions of the same pairs are loaded, and records the error in the ledger.
     """
     if loaded := _loaded(context, unit):  # checked first, because the files of a loaded unit may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
