@@ -17,12 +17,12 @@ from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 
 @dataclass(frozen=True)
 class Context:
-    """What stages need besides files. Opened once per Airflow task, or once for all tasks of ``capsfusion run``."""
+    """Settings, storage and warehouse. Opened once per Airflow task, or once for all tasks of ``capsfusion run``."""
 
     settings: Settings
     storage: Storage
     warehouse: Warehouse
-    # The fusion_id of planned units, in a task that continues these units. None: derive the fusion_id from the settings.
+    # The fusion_id of planned units, in a task that continues them. None: derive the fusion_id from the settings.
     fusion_id: str | None = None
 
     @cached_property

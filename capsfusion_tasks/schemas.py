@@ -31,7 +31,7 @@ class Shard(BaseModel):
     size_bytes: int
     arrived_at: datetime
     revision: str = ""  # for sources with commits: the commit that was listed and will be read
-    problem: str = ""  # why the shard cannot be read, if the listing shows it; then the etag is empty
+    problem: str = ""  # why the shard cannot be read, if the listing shows a problem; the etag is then empty
 
     @property
     def label(self) -> str:

@@ -129,11 +129,11 @@ class Settings(BaseSettings):
         0.5,
         ge=0,
         le=1,
-        description="Drop rows whose `punsafe` is this or more, as LAION advises. After a change, shards are"
+        description="Drop rows whose `punsafe` is at least this value, as LAION advises. After a change, shards are"
         " [pulled again](state.md).",
     )
     pwatermark_max: float = Field(
-        0.8, ge=0, le=1, description="Drop rows whose `pwatermark` is this or more, as LAION advises."
+        0.8, ge=0, le=1, description="Drop rows whose `pwatermark` is at least this value, as LAION advises."
     )
     unscored: Literal["keep", "drop"] = Field(
         "keep", description="What to do with rows whose `punsafe` or `pwatermark` is unknown."

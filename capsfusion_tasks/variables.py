@@ -56,7 +56,7 @@ def variables(settings: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def misspelt(environment: Mapping[str, str], settings: type[BaseModel], others: Iterable[str]) -> list[str]:
-    """A message for each variable whose name is similar, but not equal, to a setting or to one of ``others``."""
+    """A message for each variable whose name looks like a misspelt setting or a misspelt name of ``others``."""
     groups = [variable(name) for name in nested(settings)]  # one variable can set a whole group as JSON
     known = {*variables(settings), *others, *groups}
     return [

@@ -47,8 +47,8 @@ class KeptAnswer:
         if session is None:
             return
         scope = TaskScope(task_instance.dag_id, task_instance.run_id, task_instance.task_id, task_instance.map_index)
-        # Find the task by its DAG, run, task and map index. Its id already belongs to the next try, and that id is not
-        # in the database yet.
+        # Find the task by its DAG, run, task and map index. The object already has the id of the next try, and that id
+        # is not in the database yet.
         found = session.execute(
             select(HITLDetail.chosen_options, HITLDetail.responded_by, HITLDetail.responded_at)
             .join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)

@@ -138,7 +138,7 @@ def told_params(context: Context) -> str:
 
 
 def replay_of(context: Context, fusion_id: str) -> Replay:
-    """A replay of the rejected captions of ``fusion_id`` that the run's Params select. Its name is the run's id."""
+    """The replay of this run, named by the run's id. The Params select rejected captions of ``fusion_id``."""
     params = context["params"]
     return Replay(
         name=context["run_id"],

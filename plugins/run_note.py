@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 KEY = "note"
 CHECKED = "checked"  # key of the XCom of the task "check", with its findings
 UNCHECKED = {"findings": None, "text": "check: no result, because the task check failed"}
-AUTHOR = "capsfusion"  # notes by this user come from this module; all others come from people
+AUTHOR = "capsfusion"  # the user of this module's notes; notes of other users are kept
 _EARLIER_HEAD = "Report:"  # notes of earlier versions begin with this text and have no user
 # Length limit of a note, the size of its column. A longer note would break the scheduler's transaction.
 _LONGEST = 1000
 _LONGEST_LINE = 400
 _REST = "- … the log of the task report has the rest"
 DAGS = ("capsfusion", "capsfusion_replay")
-# The UI renders a note as Markdown. Lines with other characters, such as names of files, are shown as code.
+# The UI renders a note as Markdown. Lines that do not match this pattern, such as names of files, are shown as code.
 _PLAIN = re.compile(r"[\w ,.:;=+()/%…-]*")
 
 

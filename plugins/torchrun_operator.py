@@ -29,7 +29,7 @@ class TorchrunOperator(BaseOperator):
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(unit, dict):  # a unit from the DAG file; execute checks units that other tasks return
+        if isinstance(unit, dict):  # the unit is given in the DAG file; execute checks units from other tasks
             Unit(**unit)
         self.unit = unit
         self._torchrun: Torchrun | None = None
@@ -63,7 +63,7 @@ class TorchrunOperator(BaseOperator):
         return figures
 
     def on_kill(self) -> None:
-        # Airflow sends SIGKILL five seconds later, so signal torchrun and return. torchrun ends its ranks. Airflow's
-        # signals do not reach the ranks, because each rank has its own session.
+        # Only signal torchrun and return, because Airflow sends SIGKILL after five seconds. torchrun ends its ranks.
+        # Airflow's signals do not reach the ranks, because each rank has its own session.
         if self._torchrun:
             self._torchrun.terminate()

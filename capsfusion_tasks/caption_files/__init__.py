@@ -123,7 +123,7 @@ def _check_folder(folder: Path, target: Path) -> None:
 
 @contextmanager
 def _reachable(failed: str) -> Iterator[None]:
-    """Turns an OSError in the block into an InputError. Causes are missing rights or a name that is too long."""
+    """Turns an OSError in the block into an InputError, for example if rights are missing or a name is too long."""
     try:
         yield
     except OSError as error:

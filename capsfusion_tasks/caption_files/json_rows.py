@@ -36,9 +36,9 @@ class _Values:
     """Reads a file in pieces, because a line may be gigabytes long. ``_text[_at:]`` is the text that is not parsed yet.
 
     No library fits. DuckDB's read_json_objects refuses lone surrogates and reads an empty file as a list. ijson
-    replaces lone surrogates, and its memory grows with the square of the nesting depth. It also refuses numbers over 64
-    bits, unless it reads all fractions as Decimal; then it is no faster than this class. orjson and msgspec do not
-    stream.
+    replaces lone surrogates, and its memory grows with the square of the nesting depth. ijson also refuses numbers
+    over 64 bits. It has a mode without this limit, which reads all fractions as Decimal and is no faster than this
+    class. orjson and msgspec do not stream.
     """
 
     def __init__(self, source: Path, stream: BinaryIO) -> None:

@@ -21,7 +21,7 @@ def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozense
     message starts with ``where``.
     """
     try:
-        column.validate(full=True)  # needed, because Parquet does not check that a text column contains UTF-8
+        column.validate(full=True)  # Parquet does not check that a text column contains UTF-8
         for chunk in column.chunks:
             _require_calendar(chunk, name)
         # Cast to UTC first. A direct cast to text fails for time zones that this machine does not know.
@@ -68,7 +68,7 @@ def _mapped(kind: pa.DataType, path: str, binary: frozenset[str], *, only_zones:
     if types.is_list(kind) or types.is_list_view(kind):
         return pa.list_(inner(kind.value_type, "element"))
     if types.is_null(kind):
-        return pa.string()  # because Arrow 26 loses values when it casts lists of null to lists of null
+        return pa.string()  # Arrow 26 loses values when it casts lists of null to lists of null
     if only_zones:
         return pa.timestamp(kind.unit, "UTC") if types.is_timestamp(kind) and kind.tz is not None else kind
     if types.is_temporal(kind):

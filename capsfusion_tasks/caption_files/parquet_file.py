@@ -94,8 +94,8 @@ class ParquetFile(CaptionFile):
     def _reading(self) -> Iterator[pq.ParquetFile]:
         try:
             # By default, Arrow reads whole row groups in advance. This takes 200 MB of memory for a file of 200 MB,
-            # instead of 12 MB. By default, Arrow also reads INT96 as nanoseconds, but nanoseconds end in the year 2262,
-            # and Spark users write the year 9999.
+            # instead of 12 MB. By default, Arrow also reads INT96 as nanoseconds, which cannot represent years after
+            # 2262. Spark users write the year 9999.
             with pq.ParquetFile(
                 self.source, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us"
             ) as file:

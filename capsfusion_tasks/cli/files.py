@@ -30,7 +30,7 @@ def fuse(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            # IN has a default, because Typer takes a single argument for OUT. Our own error then names both arguments.
+            # Typer takes a single argument for OUT. IN has a default, so that our own error can ask for both arguments.
             default_factory=list,
             parser=local_path,
             metavar="IN",

@@ -20,8 +20,7 @@ def adopt(
     """Declare that a fusion of an earlier release used the current settings. Its captions are then kept.
 
     Earlier releases did not record which dtype `auto` meant. They hashed only the beginning and the end of each model
-    file. Use this command if the model and the device have not changed. Without it, all
-    pairs are fused again.
+    file. Use this command if the model and the device have not changed. Without it, all pairs are fused again.
 
     Example: capsfusion adopt 3f9a1c20b7de --dtype bfloat16
     """

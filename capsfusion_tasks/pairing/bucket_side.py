@@ -26,8 +26,8 @@ _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_ne
 class BucketSide:
     """The files of one side in a bucket, one file per shard. Rows of the shards in ``new`` are new, all others are old.
 
-    Reads the old rows in ``lookups`` from there, and only those whose URL has a key in ``keys``. Reads all other rows
-    from the files. Raises InputError if a file was pulled with rules that differ from ``rules``.
+    If ``lookups`` contain an old row, the row is read from there, and only if its URL has a key in ``keys``. All other
+    rows are read from the files. Raises InputError if a file was pulled with rules that differ from ``rules``.
     """
 
     storage: Storage
@@ -120,7 +120,7 @@ class BucketSide:
 
     def _require_rules(self, file: ds.ParquetFileFragment) -> None:
         # Checked for each file: a run with other settings can replace files while this run reads.
-        footer = file.metadata.metadata or {}  # no extra request, because reading the rows needs the footer anyway
+        footer = file.metadata.metadata or {}  # costs no extra request: reading the rows needs the footer
         made_with = PullRules.recorded(
             {key.decode(): value.decode("utf-8", "replace") for key, value in footer.items()}
         )

@@ -27,7 +27,7 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
 # Each join reads all old rows that have no lookup. These rows get a lookup when they have more bytes than the bucket's
-# new rows, and exceed one of these two limits. This keeps the cost of lookups proportional to the new rows.
+# new rows and exceed one of the two limits below. This keeps the cost of lookups proportional to the new rows.
 _FEW_FILES, _FEW_BYTES = 16, 1 << 20
 _MERGED = 4  # merge when this many lookups have about the same size, so that rows are rarely copied
 _MOST_ROWS = 4 << 20  # maximum rows of a merged lookup; they take half a gigabyte of memory

@@ -25,8 +25,8 @@ from capsfusion_tasks.staging.storage import Storage
 
 VERSION = 3  # increase this number when records or keys change: lookups of other versions are not used
 
-# Keys have 40 bits. In a bucket of a million rows, one URL in a million shares its key with another URL. This makes no
-# wrong pair, because the join compares URLs.
+# Keys have 40 bits. In a bucket of a million rows, one URL in a million shares its key with another URL. A shared key
+# leads to no wrong pair, because the join compares URLs.
 _KEY_MASK = (1 << 40) - 1
 _ROWS_AT_ONCE = 1 << 14
 # Records that are less than this many bytes apart are read together. On S3 a request costs as much as reading 64 KiB.
@@ -74,7 +74,7 @@ def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int],
         if path.endswith(".json"):
             try:
                 said = storage.read_json(path)
-            except FileNotFoundError:  # deleted after it was listed, because a larger lookup has its rows
+            except FileNotFoundError:  # another task has deleted the lookup since it was listed
                 continue
             if {name: said.pop(name) for name in ("version", "rules")} == _validity(rules):
                 lookup = Lookup(**said)

@@ -102,7 +102,7 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
             others.append((f"{side}/{shard_id}", made_with))
     if not others:
         return
-    # Report shards with other rules first. Shards that are being pulled again may soon be complete.
+    # First report shards with other rules, because shards that are being pulled again may soon be complete.
     first, made_with = min(others, key=lambda other: other[1] is None)
     where = f"{len(others)} shards in the buckets of {storage.root} (first {first})"
     if made_with is None:

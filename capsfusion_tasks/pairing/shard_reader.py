@@ -33,7 +33,7 @@ def read_batches(
     Also raises the errors of ``stream`` and ``choose``.
     """
     extra = min(_MOST, available_memory() // 2)
-    refused: InputError | None = None  # raised at the end, when the decoder is ready for another file
+    refused: InputError | None = None  # raised when the decoder is ready for another file
     with _decoder() as process:
         try:
             job = {"extra": extra, "size": stream.size(), "batch_rows": batch_rows, "batch_bytes": batch_bytes}
@@ -106,7 +106,7 @@ class _Decoder:
         self._process.wait()
 
 
-_idle: dict[int, list[_Decoder]] = {}  # by process id, because a forked child must not use its parent's decoders
+_idle: dict[int, list[_Decoder]] = {}  # key: process id; a forked child must not use its parent's decoders
 _lock = threading.Lock()
 
 

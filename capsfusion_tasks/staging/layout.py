@@ -83,7 +83,7 @@ def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-ANY_BUCKET = "any"  # replaces the bucket's number in the name of a file of pairs whose bucket is unknown
+ANY_BUCKET = "any"  # stands for the bucket's number in file names, for pairs whose bucket is unknown
 
 
 def pairs_folder(work: Interval | Replay) -> str:

@@ -69,7 +69,7 @@ class Storage:
     """
 
     def __init__(self, root: str) -> None:
-        refuse_credentials(root)  # refused, because messages, manifests and process arguments show the root
+        refuse_credentials(root)  # messages, manifests and process arguments show the root
         try:
             root = absolute_location(root)
             filesystem, base = remote_filesystem(root) if "://" in root else (fs.LocalFileSystem(), root)

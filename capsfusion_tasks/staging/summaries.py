@@ -20,7 +20,7 @@ from capsfusion_tasks.staging.storage import Storage, StoredFile
 _READERS = 16  # number of files read in parallel, because on S3 each read takes a round trip
 _WORTH_WRITING = 16  # write a summary after reading this many files; reading fewer is as fast as writing a summary
 # A summary includes a change only an hour after the note, because the file may be written later than the note. The note
-# is deleted after a day, when no reader that began before the change can still be running.
+# is deleted after a day. By then, no reader that began before the change is still running.
 _SETTLED = timedelta(hours=1)
 _FORGOTTEN = timedelta(days=1)
 

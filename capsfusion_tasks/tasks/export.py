@@ -97,8 +97,8 @@ def export_captions(
     The captions are sorted by pair_id. On the hub, a data set card comes with the manifest.
 
     If the target has an interrupted export of the same selection, this function continues it with the captions that the
-    warehouse had when the export began. It does nothing if the export is complete. ``overwrite``: when to
-    start the export again. ``outdated``: only if the captions in the warehouse have changed.
+    warehouse had when the export began. It does nothing if the export is complete. ``overwrite``: when to start
+    the export again. ``outdated``: only if the captions in the warehouse have changed.
 
     Raises InputError if the folder has another export or other files, or if captions of an interrupted export were
     replaced in the warehouse. Raises NotReadyError if the warehouse or ``target`` does not answer.

@@ -44,7 +44,7 @@ def read_image_results(context: Context) -> None:
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     place = image_results_source(settings)
-    if place is None or not storage.exists(layout.BUCKETS_CONFIG):  # without buckets there are no pairs
+    if place is None or not storage.exists(layout.BUCKETS_CONFIG):  # there are no pairs before the buckets exist
         return
     buckets = bucket_count(storage, settings)
     source = place.origin.model_dump(mode="json")
@@ -53,8 +53,8 @@ def read_image_results(context: Context) -> None:
         shards = image_result_files(settings)
         listed = {shard.shard_id for shard in shards}
         batches = batches_of(storage, source)
-        # Each run with new results adds a batch, and planning reads all batches. So one batch replaces several small
-        # batches.
+        # Each run with new results adds a batch, and planning reads all batches. To keep the batches few, merge small
+        # batches into one.
         small = [batch for batch in batches if batch.rows < BATCH_ROWS // 2]
         merged = small if len(small) >= SMALL_BATCHES else []
         outdated = [batch for batch in batches if batch in merged or not batch.files.keys() <= listed]

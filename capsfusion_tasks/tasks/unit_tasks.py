@@ -120,8 +120,8 @@ def validate(
     If captions of other beams are kept and the best caption is rejected, the best other caption that passes replaces
     it. The row then counts as accepted and ``rescued``.
 
-    Raises InputError if a row is not fused. The gate closes if the unit has too many rejections. Then the ledger
-    records the error. If ``hold`` is set, the unit is held until somebody answers. Otherwise this raises InputError
+    Raises InputError if a row is not fused. The gate closes if the unit has too many rejections, and the ledger
+    records the error. If ``hold`` is set, the unit is held until somebody answers. If not, validate raises InputError
     with the table of reasons. The gate stays open if ``accept_rejections`` is set, or if an earlier answer accepted the
     same counts. The verdicts are published in all cases.
     """
@@ -223,7 +223,7 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
     If ``existing`` is replace, here or in the unit's plan, the unit's rows replace loaded captions of the same pairs.
     Otherwise, raises InputError if captions of the same pairs are loaded, and records the error in the ledger.
     """
-    if loaded := _loaded(context, unit):  # checked first, because the files of a loaded unit may be gone
+    if loaded := _loaded(context, unit):  # check this first: the files of a loaded unit may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
     if held_by_gate(context, unit):
         raise InputError(
