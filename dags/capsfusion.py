@@ -219,8 +219,8 @@ def capsfusion() -> None:
             raise InputError(f"{len(findings)} findings. The first: {first['rule']}: {first['where']}: {first['what']}")
         return result
 
-    # A separate task, because a task with an outlet emits an event whenever it succeeds, but report also succeeds
-    # without new captions.
+    # announce is a separate task, because a task with an outlet emits an event whenever it succeeds. report also
+    # succeeds without new captions.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
     def announce() -> Json:
         """Emits an event of the asset fused_captions with this run's counts. Skipped if the run loaded no caption."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 from capsfusion_tasks.errors import InputError
 
 GROUP_ROWS = 16_384  # maximum rows in memory at a time, and maximum rows of a written row group
-GROUP_BYTES = 256 << 20  # the same limit in bytes, for files whose rows contain images
+GROUP_BYTES = 256 << 20  # the same maximum in bytes, for files whose rows contain images
 
 
 class MissingColumns(InputError):

@@ -166,7 +166,7 @@ def validate(
         typer.Option(
             parser=local_path,
             metavar="FILE",
-            help="Write all columns, and reasons, flags and scores, to a .parquet, .jsonl, .json or .csv file.",
+            help="Write all columns with the reasons, flags and scores to a .parquet, .jsonl, .json or .csv file.",
         ),
     ] = None,
     report: Annotated[

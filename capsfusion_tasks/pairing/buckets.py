@@ -52,7 +52,7 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
             storage.write_tables(path, BUCKET_ROWS, together(spill.rows(bucket), _HELD_ROWS), rules.as_footer())
 
         # Another task may have split the shard meanwhile. Keep its files: if this task died while replacing them, no
-        # interval could be paired before the shard is pulled again.
+        # interval could be paired until the shard is pulled again.
         if (done := split_counts(shard, storage, settings)) is not None:
             return done
         before = pulled.begin_replacing(storage, shard.side, shard.shard_id)

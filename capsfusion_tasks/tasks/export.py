@@ -199,7 +199,7 @@ def _find(target: Target, overwrite: Overwrite) -> Manifest | None:
     """The export in the folder. Raises InputError if the folder has other files."""
     files = [*target.files(""), *target.files(DATA)]
     others = [name for name in files if name not in (BEGUN, MANIFEST) and not _PART.fullmatch(name)]
-    ours = [name for name in (BEGUN, MANIFEST) if name in files]  # if both exist, the export was interrupted
+    ours = [name for name in (BEGUN, MANIFEST) if name in files]  # if both files exist, the export was interrupted
     if others or (files and not ours and overwrite != "always"):
         names = ", ".join((others or files)[:3])
         raise InputError(f"{target.path('')} has files that belong to no export ({names}): give an empty folder")
