@@ -16,9 +16,10 @@ from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
 
 def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: RawsByCaption | None = None) -> pa.Table:
-    """Judge a table that has ``other_beams``. The next best caption that passes replaces a rejected caption.
+    """Judge a table that has the column ``other_beams``, and replace rejected captions.
 
-    If no caption of a row passes, the row keeps its best caption and the reasons for which this caption is rejected.
+    A rejected caption is replaced by the next best caption in its row that passes. If no caption passes, the row keeps
+    its best caption and the reasons for rejecting this caption.
     Adds the columns ``beam`` and ``rescued_from`` (``schemas.VALIDATED_WITH_BEAMS``).
     """
     judged = validate_table(table, settings=settings, loaded=loaded)
@@ -44,7 +45,7 @@ def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: R
 
 
 def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Table]:
-    """The other captions of all rejected rows: row numbers in ``judged``, beam numbers (from 2), and a table."""
+    """The other captions of all rejected rows, as (row numbers in ``judged``, beam numbers from 2, table)."""
     rejected = np.flatnonzero(pc.greater(pc.list_value_length(judged["reasons"]), 0).to_numpy())
     lists = judged[OTHER_BEAMS.name].take(rejected).combine_chunks()
     parents = pc.list_parent_indices(lists).to_numpy()
@@ -57,7 +58,7 @@ def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Ta
 
 
 def _with_captions_of(judged: pa.Table, loaded: RawsByCaption | None) -> RawsByCaption:
-    """Extend ``loaded``: the new function also finds the best captions of the table ``judged``."""
+    """Return a function like ``loaded`` that also searches the best captions of ``judged``."""
     raws: defaultdict[str, set[str]] = defaultdict(set)
     for caption, raw in zip(judged["capsfusion"].to_pylist(), judged["laion_2b"].to_pylist(), strict=True):
         raws[caption or ""].add(raw or "")

@@ -16,14 +16,14 @@ _CLOSING = " \"'”’»›)]"
 # No English sentence ends in one of these words.
 _NEVER_LAST = word_set("a an the and or but nor than because although its their his my your our very")
 _CUT_WORD_LENGTH = 3
-# A caption's word is not cut off if the source's word only adds one of these endings ("dogs" for "dog").
+# Endings of word forms: "dog" in a caption is not cut off if the source has "dogs".
 _FORM = re.compile(r"(?:es|ed|ings?|e?rs?|ly|al|y|ies|en|ness|ful|less|ments?|ions?|like|able)\Z")
 
 _INNER_END = re.compile(r"[.!?][\"'”’)]*\s")
 
 # Control characters, line and paragraph separators, and U+FFFD, which replaces bytes that are not text.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]")
-# Characters that a reader cannot see: soft hyphens, zero-width spaces, bidi overrides and isolates, fillers, tags.
+# Characters that a reader cannot see, such as soft hyphens, zero-width spaces, bidi controls and tag characters.
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
@@ -58,7 +58,7 @@ def too_short(fused: Fused, settings: RuleSettings) -> bool:
     """``too_short``: fewer than 3 words or fewer than 6 characters.
 
     These are the limits of DataComp's basic filter (Gadre et al., 2023). Rejects none of CapsFusion's published
-    captions. The shortest has 3 words: "be with him." continues a cut-off source.
+    captions. The shortest one has 3 words: "be with him." It continues a source that was cut off.
     """
     short = len(fused.caption_words) < settings.min_words or len(fused.caption.strip()) < settings.min_characters
     return short and bool(visible(fused.caption))
@@ -76,9 +76,9 @@ def too_long(fused: Fused, settings: RuleSettings) -> bool:
 def truncated(fused: Fused, settings: RuleSettings) -> bool:
     """``truncated``: decoding hit its token limit, or the caption ends inside a sentence, a clause or a word.
 
-    A caption is truncated if it ends without punctuation or in "…". It is also truncated if the word before its full
-    stop cannot end a sentence ("the", "and") or is the beginning of a source's word ("a beaut."); this is tested only
-    in English captions. A closing quotation mark or bracket counts as punctuation. An emoji may follow it.
+    A caption is truncated if it ends without punctuation or in "…". A closing quotation mark or bracket counts as
+    punctuation, and an emoji may follow. A caption in English is also truncated if the word before its full stop cannot
+    end a sentence ("the", "and") or is only the beginning of a word in a source ("a beaut.").
     """
     if fused.finish_reason == "length":
         return True
@@ -102,9 +102,9 @@ def _ends_in_a_clause(fused: Fused, text: str, *, english: bool) -> bool:
 
 
 def _is_cut(word: str, fused: Fused) -> bool:
-    """Whether ``word`` is the cut-off beginning of a source's word ("beaut" of "beautiful").
+    """Whether ``word`` is only the beginning of a longer word in a source ("beaut" of "beautiful").
 
-    False if the caption also has the source's word, or if both are forms of one word ("dog" and "dogs").
+    False if the caption also has the longer word, or if the two are forms of the same word ("dog" and "dogs").
     """
     if (
         len(word) < _CUT_WORD_LENGTH
@@ -125,8 +125,8 @@ def repetition(fused: Fused, settings: RuleSettings) -> bool:
     """``repetition``: more than 15% of the trigrams repeat an earlier trigram, or there is a loop that no source has.
 
     Gopher (Rae et al., 2021) uses a limit of 0.18 for the most frequent trigram of a page. A caption of 22 words
-    reaches 0.15 if three trigrams occur twice. Rejects 0.18% of CapsFusion's published captions, mostly because a
-    title occurs twice.
+    reaches 0.15 if three trigrams occur twice. Rejects 0.18% of CapsFusion's published captions. Most of these contain
+    a title twice.
     """
     if fused.repetition > settings.repetition_max:
         return True

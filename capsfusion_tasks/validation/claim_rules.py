@@ -39,7 +39,7 @@ _SOURCE_DENIAL = re.compile(
     r"|denies|denied|less|lack\w*|missing|\w+less)\b|n['’]t\b"
 )
 
-# Captions without a hint word cannot match the pattern. Looking up hint words in a set is faster than the pattern.
+# A match needs one of these words or ", while". Looking up words in a set is faster than running the pattern.
 _LINK_HINTS = word_set(
     "depicted shown seen illustrated mentioned featured captured indicated evidenced suggested demonstrated exemplified"
     " implied stated represented specifically indicating suggesting additionally meanwhile furthermore"
@@ -88,7 +88,8 @@ def invented_number(fused: Fused, _: RuleSettings) -> bool:
 def invented_name(fused: Fused, settings: RuleSettings) -> bool:
     """``invented_name``: one or two names that are in neither source.
 
-    Half of these names are correct knowledge of the model ("South Korean" for a band, "TV show" for a series).
+    Half of these names are correct, because the model knows the subject ("South Korean" for a band, "TV show" for a
+    series).
     """
     return any(map(str.isalpha, fused.invented_facts)) and not invention(fused, settings)
 
@@ -96,11 +97,12 @@ def invented_name(fused: Fused, settings: RuleSettings) -> bool:
 def changed_name(fused: Fused, _: RuleSettings) -> bool:
     """``changed_name``: a name that neither source has replaces a name of the raw caption.
 
-    Example: "Zofia Naylor" for "Josh Naylor". The new name has the same neighbouring word, the raw caption's name is no
-    longer next to this word, and the two names are spelled differently. If the neighbour is a word of grammar or a
-    number, the caption must lack the raw caption's name altogether. The raw caption's first word counts as a name if
-    the caption lacks it. The rule skips raw captions in non-Latin scripts, because their names are translated. Rejects
-    none of CapsFusion's published captions.
+    Example: "Zofia Naylor" for "Josh Naylor". The new name takes the old name's place beside a word ("Naylor"), and the
+    two names are spelled differently. If this word is a grammar word or a number, the old name must also be missing
+    from the rest of the caption. The first word of the raw caption counts as a name if the fused caption lacks it.
+
+    The rule skips raw captions in non-Latin scripts, because the model translates their names. Rejects none of
+    CapsFusion's published captions.
     """
     new = [fact for fact in fused.invented_facts if not fact.isdigit() and len(fact) > 2]
     if not new or words_not_latin(fused.raw):
@@ -109,7 +111,7 @@ def changed_name(fused: Fused, _: RuleSettings) -> bool:
     return any(_takes_a_place(name, caption, raw, fused) for name in new)
 
 
-Neighbours = dict[tuple[str, int], set[str]]  # (word, 1) → the words right of it; (word, -1) → the words left of it
+Neighbours = dict[tuple[str, int], set[str]]  # (word, 1) → the words after it; (word, -1) → the words before it
 
 
 def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused) -> bool:
@@ -133,7 +135,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
 
 
 def _lost_first_word(fused: Fused) -> str | None:
-    """The raw caption's first word, if the caption lacks it. Its capital does not show whether it is a name."""
+    """The raw caption's first word, if it is capitalised and the caption lacks it. It may be a name or another word."""
     first = base_form(fused.raw_words[0]) if fused.raw_words and fused.raw[0].isupper() else None
     return None if first in fused.caption_content else first
 
@@ -162,7 +164,7 @@ def changed_colour(fused: Fused, _: RuleSettings) -> bool:
 
 
 def _on_the_same_word(new: set[str], fused: Fused) -> bool:
-    """Whether a word has a ``new`` colour before it in the caption, and only other colours before it in the sources."""
+    """Whether a word follows a ``new`` colour in the caption, but follows only other colours in the sources."""
     caption, sources = _coloured(fused.caption_words), _coloured(fused.source_words)
     return any(found & new and word in sources and sources[word].isdisjoint(found) for word, found in caption.items())
 
@@ -183,8 +185,8 @@ def colours_of(words: Iterable[str]) -> set[str]:
 def unsupported(fused: Fused, settings: RuleSettings) -> bool:
     """``unsupported``: the model wrote from memory, or the caption belongs to another picture.
 
-    At least five of the caption's content words are in neither source. They are at least 80% of its content words, or
-    they are at least 65% and the caption keeps at most a quarter of the synthetic caption's content words.
+    At least five of the caption's content words are in neither source. These words are at least 80% of its content
+    words. 65% is enough if the caption keeps at most a quarter of the synthetic caption's content words.
     """
     new, content = len(fused.unsupported), len(fused.caption_content)
     if new < settings.unsupported_min or new < settings.unsupported_max * content:
@@ -194,7 +196,7 @@ def unsupported(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def little_support(fused: Fused, settings: RuleSettings) -> bool:
-    """``little_support``: at least 55% or nine of the caption's content words are in neither source."""
+    """``little_support``: at least nine, or at least 55%, of the caption's content words are in neither source."""
     new = len(fused.unsupported)
     return new >= 9 or (new >= settings.unsupported_min and new >= 0.55 * len(fused.caption_content))
 

@@ -17,7 +17,7 @@ from capsfusion_tasks.validation.text import loop, ngrams, words
 
 Span = tuple[int, int]
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_END_LENGTH = 2  # number of last words that are marked in a truncated caption
+_END_LENGTH = 2  # number of words that are marked at the end of a truncated caption
 
 
 def evidence(fused: Fused, code: str) -> list[Span]:
@@ -47,7 +47,7 @@ def _found(*patterns: re.Pattern[str]) -> Callable[[Fused], Iterator[Span]]:
     def find(fused: Fused) -> Iterator[Span]:
         for pattern in patterns:
             for text in dict.fromkeys((fused.caption_lower, fused.caption)):
-                if len(text) == len(fused.caption):  # lower case can be longer ("İ"): spans would shift
+                if len(text) == len(fused.caption):  # "İ" is longer in lower case, which would shift the spans
                     yield from (m.span() for m in pattern.finditer(text) if m[0].lower() not in fused.sources_lower)
 
     return find
@@ -66,7 +66,7 @@ def _leak(fused: Fused) -> Iterator[Span]:
 
 
 def _words(wanted: Callable[[Fused], Iterable[str]]) -> Callable[[Fused], Iterator[Span]]:
-    """Finds the words of the caption whose base form ``wanted`` returns."""
+    """Finds the caption's words whose base form is one of the forms that ``wanted`` returns."""
 
     def find(fused: Fused) -> Iterator[Span]:
         forms = set(wanted(fused))
@@ -78,7 +78,7 @@ def _words(wanted: Callable[[Fused], Iterable[str]]) -> Callable[[Fused], Iterat
 
 
 def _texts(wanted: Callable[[Fused], Iterable[str]]) -> Callable[[Fused], Iterator[Span]]:
-    """Finds each text that ``wanted`` returns, where the caption has it as whole words."""
+    """Finds the texts that ``wanted`` returns, if they are whole words of the caption."""
 
     def find(fused: Fused) -> Iterator[Span]:
         for text in set(wanted(fused)):

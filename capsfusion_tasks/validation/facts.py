@@ -109,9 +109,10 @@ def base_form(word: str) -> str:
 
 
 def unsaid(facts: frozenset[str], words: Collection[str], forms: frozenset[str]) -> frozenset[str]:
-    """The ``facts`` that a text lacks. ``words``: its words. ``forms``: the base forms of its content words.
+    """The ``facts`` that a text lacks.
 
-    The text may write a fact as one word or two ("WhiteSox", "White Sox"), or in another form ("Italian" for "Italy").
+    ``words``: the text's words. ``forms``: the base forms of its content words. The text may write a fact as one word
+    or two ("WhiteSox", "White Sox"), or in another form ("Italian" for "Italy").
     """
     missing = facts - forms
     missing = missing and missing.difference(words)
@@ -154,7 +155,7 @@ def invented(
 
 
 def _written_out(caption: str, raw: str, source_words: Collection[str]) -> set[str]:
-    """The base forms of the words that ``caption`` writes out for acronyms of its sources: "New York" for "NY"."""
+    """The base forms of the words with which ``caption`` spells out an acronym of a source ("New York" for "NY")."""
     acronyms = set() if raw.isupper() else set(_ACRONYM.findall(raw))
     acronyms |= {acronym for acronym in _ACRONYM.findall(caption) if acronym.lower() in source_words}
     found: set[str] = set()

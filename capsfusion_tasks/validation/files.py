@@ -28,7 +28,10 @@ LONGEST = 100  # in words; captions with more words count in the last bin
 
 @dataclass
 class Trial:
-    """The effect of another threshold. ``reasons``: reason → change of the number of rows to which it applies."""
+    """The effect of another threshold on the verdicts.
+
+    ``reasons``: for each reason, the number of rows that get it, minus the number of rows that lose it.
+    """
 
     label: str
     settings: RuleSettings
@@ -75,7 +78,7 @@ class FileVerdicts:
 
 
 def tried_settings(changes: Sequence[str], settings: RuleSettings) -> list[Trial]:
-    """A trial for each "name=value" of ``changes``. Raises InputError for an unknown threshold or a wrong value."""
+    """Make a trial of each change ("name=value"). Raises InputError for an unknown threshold or a wrong value."""
     trials = []
     for change in changes:
         name, equals, value = change.partition("=")

@@ -30,15 +30,16 @@ class Verdicts:
 
 
 def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings) -> str | None:
-    """Why the unit of ``tally`` must not be loaded. None if it may be loaded.
+    """Why the unit that ``tally`` counts must not be loaded. None if it may be loaded.
 
-    ``recent``: the last loaded units with the same ``fusion_id``. Units of fewer than 100 rows always pass. The
-    limit of standard errors applies only to an increase of the share of rejected rows.
+    ``recent``: the last loaded units with the same ``fusion_id``. Units of fewer than 100 rows always pass. If the
+    share of rejected rows is lower than in ``recent``, the limit of standard errors does not apply.
 
     The limits are calibrated on CapsFusion's 5,000 published captions. The rules reject 11.3% of these captions, and
     9.4% to 13.2% in parts of 500 rows. So the limit of 25% is about twice the share of a good model. In 20 shuffles, a
     part of 100 to 500 rows differed from the other parts by at most 3.2 standard errors; the limit of six standard
-    errors is about twice that. If recent units have 11.3%, a unit of 2,000 rows reaches this limit at 15.8%.
+    errors is about twice that. If the share of recent units is 11.3%, a unit of 2,000 rows reaches this limit with a
+    share of 15.8%.
     """
     if tally.rows < settings.min_rows:
         return None
@@ -57,16 +58,18 @@ def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings)
 
 
 def drift(tally: Tally, recent: Sequence[Verdicts]) -> tuple[float, float]:
-    """The share of rejected rows in ``recent`` units, and how many standard errors the share of ``tally`` is above it.
+    """Compare the share of rejected rows in ``tally`` with the share in ``recent`` units.
 
-    A z-test of two proportions. Its variance is the binomial variance times the dispersion of the recent units. The
-    dispersion is Pearson's chi-squared divided by its degrees of freedom, at least 1 (McCullagh and Nelder, 1989, 4.5).
-    The dispersion accounts for differences between units: a shard of book covers has other faults than a shard of
-    recipes.
+    Returns the share in the recent units, and the difference in standard errors. The difference is positive if the
+    share in ``tally`` is larger.
+
+    The test is a z-test of two proportions. Its variance is the binomial variance times the dispersion of the recent
+    units. The dispersion is Pearson's chi-squared divided by its degrees of freedom, and at least 1 (McCullagh and
+    Nelder, 1989, 4.5). It accounts for differences between units: a shard of book covers has other faults than a shard
+    of recipes.
     """
     rows = sum(unit.rows for unit in recent)
-    # Add half a rejection and half an acceptance. Otherwise, after a share of 0, any rejection would be infinitely
-    # unlikely.
+    # Add half a rejection and half an acceptance. Otherwise the variance would be 0 if recent units had no rejection.
     share = (sum(unit.rejected for unit in recent) + 0.5) / (rows + 1)
     variance = share * (1 - share)
     chi_squared = sum((unit.rejected - unit.rows * share) ** 2 / (unit.rows * variance) for unit in recent)

@@ -40,7 +40,8 @@ INSTRUCTION_PHRASES = (
     "grammatical flaws",
     "grammatical errors",
 )
-# Captions without a hint word cannot have a phrase or match a pattern. Looking up hint words in a set is faster.
+# Each phrase above contains one of these words, and each match of a pattern below contains one of its hint words.
+# Looking up words in a set is faster than searching for phrases or patterns.
 _PHRASE_HINTS = word_set(
     "real sentence sentences structured information details depth concatenating grammar grammatical"
 )
@@ -119,8 +120,8 @@ def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
     """``prompt_leakage``: a phrase of the instruction, or a paraphrase of one, that neither source has.
 
     BLIP3-KALE (Awadalla et al., 2024) removes such sentences. Common phrases such as "real-world problems" are allowed.
-    Of CapsFusion's published captions that this rule rejects, 90% contain "real-world" ("provides detailed real-world
-    knowledge about …").
+    90% of the published captions that this rule rejects contain "real-world" ("provides detailed real-world knowledge
+    about …").
     """
     caption = fused.caption_lower
     hinted = not _PHRASE_HINTS.isdisjoint(fused.caption_set)

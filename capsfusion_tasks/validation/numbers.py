@@ -42,7 +42,7 @@ def invented_numbers(caption: str, words: Set[str], sources: str, source_words: 
     if not counted and not written:
         return []
     runs = _RUN.findall(sources)
-    if not sources.isascii():  # "8½" contains 8, and "８" (full-width) is 8
+    if not sources.isascii():  # NFKC makes 8 of "８" (full-width), but 81⁄2 of "8½", so keep ``runs`` too
         runs += _RUN.findall(unicodedata.normalize("NFKC", sources))
     quick = set(runs)
     doubtful = [number for number in written if number not in quick]
@@ -58,7 +58,7 @@ def invented_numbers(caption: str, words: Set[str], sources: str, source_words: 
 def _invented_counts(
     counted: list[str], known: set[str], digits: list[str], words: Set[str], source_words: Collection[str]
 ) -> list[str]:
-    """The ``counted`` words that neither source has in any form.
+    """The number words in ``counted`` that neither source has in any form.
 
     "Two" is allowed, because it may count items that a source lists ("two smartphones"). It is not allowed if the
     caption drops a number word of a source.
@@ -73,7 +73,8 @@ def _invented_counts(
 
 def _known(text: str, runs: list[str], words: Collection[str]) -> set[str]:
     """All forms of the numbers in ``text``, as digits without separators, with and without leading zeros."""
-    # A long run of digits may begin with a date, as in file names ("061208"), so pairs of its digits also count.
+    # A long run of digits may begin with a date, as in file names ("061208"). So its first pairs of digits ("06", "12",
+    # "08") also count as numbers.
     runs = [*runs, *(run[i : i + 2] for run in runs if len(run) >= 6 for i in range(0, 8, 2))]
     known = {*runs, *(run.lstrip("0") or "0" for run in runs)}
     known.update(century + run for run in runs if len(run) == 2 for century in ("19", "20"))  # "07-14", "'95 Mustang"
@@ -85,12 +86,15 @@ def _known(text: str, runs: list[str], words: Collection[str]) -> set[str]:
 
 
 def _whole(number: str) -> str:
-    """``number`` without separators and leading zeros, and without a fraction of zeros ("24.00")."""
+    """``number`` without separators, leading zeros and zeros after the decimal point ("24" for "24.00")."""
     return _NO_FRACTION.sub("", number).translate(_NO_SEPARATORS).lstrip("0") or "0"
 
 
 def _is_known(number: str, known: set[str], runs: list[str]) -> bool:
-    """Whether a source has ``number``, or has its parts in a row ("2-1" for "2:1"). ``runs``: the sources' digits."""
+    """Whether a source has ``number``, or the same parts in a row ("2-1" for "2:1").
+
+    ``runs``: the sources' runs of digits, in order.
+    """
     if _whole(number) in known:
         return True
     parts = _RUN.findall(number)

@@ -39,7 +39,7 @@ def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict
     """
     form = format_of(target, write=True)
     if form.kind == "parquet":
-        # A JSON file without rows has no column names, so the output gets the requested columns.
+        # A JSON file without rows has no column names. In this case, write the columns that the user named.
         found = source.schema if source.schema.names else pa.schema([(name, pa.string()) for name in source.columns])
         kept = pa.schema([field for field in found if field.name not in JUDGED.names], found.metadata)
         schema = pa.schema([*kept, *JUDGED], kept.metadata)

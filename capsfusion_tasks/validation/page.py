@@ -178,7 +178,7 @@ def _example(example: Example, code: str) -> str:
 
 
 def _marked(caption: str, raw: set[str], synthetic: set[str], spans: list[tuple[int, int]]) -> str:
-    """The caption as HTML: each word in the colour of its source, and ``spans`` framed."""
+    """The caption as HTML. Each word has the colour of its source, and ``spans`` are marked."""
     parts, end = [], 0
     for start, stop in spans:
         parts.append(_coloured(caption[end:start], raw, synthetic))

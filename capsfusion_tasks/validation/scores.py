@@ -28,7 +28,7 @@ class Fused:
     synthetic: str
     caption: str
     finish_reason: str | None = None  # None if unknown, for example in a user's file
-    raws_with_caption: int = 1  # number of different raw captions with this fused caption, including this row's
+    raws_with_caption: int = 1  # number of different raw captions with this fused caption, ``raw`` included
 
     def __post_init__(self) -> None:
         self.sources = f"{self.raw}\n{self.synthetic}"
@@ -74,7 +74,9 @@ def content(found: AbstractSet[str]) -> frozenset[str]:
 
 
 def scores(fused: Fused) -> dict[str, float | None]:
-    """The columns of ``schemas.SCORES``: shares from 0 to 1, and a number of words. None if there is nothing to count.
+    """The columns of ``schemas.SCORES``: shares from 0 to 1, and the number of words.
+
+    A share is None if its denominator is 0.
 
     Values on CapsFusion's 5,000 published pairs. Median and 5th percentile: raw_recall 1.00 and 0.50, synthetic_recall
     0.83 and 0.29. Median and 95th percentile: novelty 0.31 and 0.62, source_overlap 0.08 and 0.40. 99th percentile:

@@ -89,8 +89,9 @@ def _rest(fused: Fused) -> list[str]:
 def copy(fused: Fused, _: RuleSettings) -> bool:
     """``copy``: the caption equals one source, except for articles, and lacks words of the other source.
 
-    If the other source adds no word, a copy is correct. The raw caption adds no word in 1.8% of CapsFusion's published
-    pairs, the synthetic caption in 0.8%. Rejects none of CapsFusion's published captions.
+    If the other source adds no word, a copy is correct. In CapsFusion's published pairs, the raw caption adds no word
+    in 1.8% of the pairs, and the synthetic caption adds no word in 0.8%. Rejects none of CapsFusion's published
+    captions.
     """
     if fused.unsupported:
         return False
@@ -105,7 +106,7 @@ def _without_articles(words: Sequence[str]) -> list[str]:
 
 
 def one_source(fused: Fused, _: RuleSettings) -> bool:
-    """``one_source``: a source has three or more content words that the other lacks, and the caption lacks them all.
+    """``one_source``: one source has three or more content words of its own. The caption has none of these words.
 
     Many of these captions rightly leave out a wrong or garbled source.
     """
@@ -130,8 +131,9 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
 def same_caption(fused: Fused, settings: RuleSettings) -> bool:
     """``same_caption``: the model gave this caption to more than five different raw captions.
 
-    Counts the rows of the table and, for units, of the warehouse. LVD-2M (Xiong et al., 2024) found refined captions
-    that repeat in thousands of rows. Rejects none of CapsFusion's published captions, because all 5,000 are different.
+    Counts the rows of the table. For a unit, the rows of the warehouse also count. LVD-2M (Xiong et al., 2024) found
+    refined captions that repeat in thousands of rows. Rejects none of CapsFusion's published captions, because all
+    5,000 are different.
     """
     return fused.raws_with_caption > settings.same_caption_max
 

@@ -1,4 +1,4 @@
-"""Counts verdicts: rows and examples of each reason and flag, and their text for a terminal or a log."""
+"""Counts the rows of each reason and flag, collects examples, and formats both for a terminal or a log."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def _word_loop(tokens: Sequence[str]) -> str | None:
     if len(set(tokens)) > len(tokens) - 2 or len(set(pairwise(tokens))) >= len(tokens) - 1:
         return None
     for size in range(1, 5):
-        same = 0  # number of words in a row that equal the word ``size`` positions earlier
+        same = 0  # length of the current run of words that each equal the word ``size`` positions earlier
         for i in range(size, len(tokens)):
             same = same + 1 if tokens[i] == tokens[i - size] else 0
             if same == 2 * size:

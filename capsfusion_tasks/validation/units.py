@@ -14,7 +14,7 @@ from capsfusion_tasks.validation.beams import best_that_pass
 from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
-_RULES = "capsfusion.rules"  # footer key of the thresholds with which the verdicts of a file were made
+_RULES = "capsfusion.rules"  # footer key for the thresholds of a file's verdicts
 
 
 def validate_unit(
@@ -43,7 +43,7 @@ def validate_unit(
 def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
     """The differences between the stored thresholds of ``validated`` and those of ``settings``."""
     noted = (validated.schema.metadata or {}).get(_RULES.encode())
-    # Files of older versions contain no thresholds. They count as judged with the current thresholds.
+    # Files of older versions contain no thresholds. Assume that they were judged with the current thresholds.
     then = json.loads(noted) if noted else {}
     now = settings.model_dump(mode="json")
     return ", ".join(

@@ -12,8 +12,8 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.rules import DEFAULTS, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
 
-# A function that maps each given caption to the raw captions of the loaded rows with this caption. The result may lack
-# captions that no loaded row has.
+# A function that looks up fused captions in the warehouse. It maps each fused caption to the raw captions of the rows
+# that have it. The result may lack fused captions that no row has.
 RawsByCaption = Callable[[Set[str]], Mapping[str, Set[str]]]
 
 # The columns that validation adds.
@@ -52,7 +52,7 @@ def _judge(fused: Fused, settings: RuleSettings) -> tuple[object, ...]:
 
 
 def _raws_with_caption(captions: list[str], raws: list[str], loaded: RawsByCaption | None) -> list[int]:
-    """For each row, the number of different raw captions with the same fused caption, among these and loaded rows."""
+    """For each row, the number of different raw captions with the same fused caption, in ``raws`` and ``loaded``."""
     found: dict[str, set[str]] = {}
     for caption, raw in zip(captions, raws, strict=True):
         found.setdefault(caption, set()).add(raw)

@@ -8,7 +8,7 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# Captions without a hint word cannot match the pattern. Looking up hint words in a set is faster than the pattern.
+# A match needs one of these words. Looking up words in a set is faster than running the pattern.
 _FIRST_PERSON_HINTS = word_set("i i'm i've i'd i'll we we're we've we'd we'll")
 _READER_HINTS = word_set("please you you're our my click more")
 FIRST_PERSON = re.compile(

@@ -42,7 +42,7 @@ ESCAPE = re.compile(
     r"\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|U[0-9a-fA-F]{8}|N\{[A-Z ]+\})|(?:%[0-9A-F]{2}){2,}|=\?utf-8\?", re.IGNORECASE
 )
 
-# Captions without a hint word cannot match the pattern. Looking up hint words in a set is faster than the pattern.
+# A match needs one of these words. Looking up words in a set is faster than running the pattern.
 _SHOP_HINTS = word_set(
     "available sale rent purchase purchased purchases purchasing priced usd eur gbp shipping discount discounts"
     " discounted off offer offers pre preowned stock delivered wholesale coupon coupons giveaway cart now depot etsy"
