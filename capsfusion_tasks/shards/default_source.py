@@ -1,4 +1,4 @@
-"""The default source of a side. Its errors say that it is the default, and name the variable for another source."""
+"""The default source of a side. Its errors say that the default is used, and which variable sets another source."""
 
 from __future__ import annotations
 

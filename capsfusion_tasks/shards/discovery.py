@@ -34,18 +34,19 @@ def discover(
     Before the interval's end, each call adds the shards that arrived since the last call. After the end, the first call
     that finds a shard freezes the list, so that a rerun or a backfill does the same work. ``relist`` adds new shards to
     a frozen list. The list contains unreadable files as shards with a ``problem``. Later calls list a side again if it
-    has unreadable files, or if its source had no shard at all, because shards with old times may be copied there later.
+    has unreadable files. They also list it again if its source had no shard at all, because someone may still copy
+    shards with old times there.
 
-    A shard is late if it appears after a listing that followed the end of its interval, even if that list is empty. The
-    next interval that is listed takes late shards: ``claim`` gets the late shards that were found, and returns the ids
-    of the shards that this interval may take. An interval must also claim its own late shards, so that no other
-    interval takes them.
+    Once an interval has been listed after its end, shards of the interval that appear later are late, even if the list
+    is empty. The next interval that is listed takes late shards: ``claim`` gets the late shards that were found, and
+    returns the ids of the shards that this interval may take. An interval must also claim its own late shards, so that
+    no other interval takes them.
 
     If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
     longer in it. If the interval already has ``units``, raises InputError instead. ``relist`` avoids this error: it
     adds the shards of the new sources to the list.
 
-    Calls ``on_listing`` with each listed side and the bytes of all its shards.
+    Calls ``on_listing`` for each side that it lists, with the side and the total bytes of its shards.
     """
     now = {side: place.origin for side, place in sources.items()}
     listed = shard_list.read(interval, storage) or ShardList(frozen=False, shards=[], sources=now)
@@ -77,17 +78,17 @@ def discover(
     made = ShardList(
         frozen=frozen or over, shards=shards, sources=now, empty=tuple(side for side in there if not there[side])
     )
-    # After the interval's end, also write an empty list: shards that appear later are then late. Skip this if no source
-    # has a shard at all, because such sources say nothing about the interval.
+    # After the interval's end, also write an empty list, so that shards that appear later count as late. Write no list
+    # if all sources are empty, because empty sources say nothing about the interval.
     if made != listed and (shards or listed.shards or (over and set(made.empty) < set(now))):
         shard_list.write(interval, storage, made)
     return shards
 
 
 def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: dict[Side, Origin]) -> list[Shard]:
-    """The shards of ``arrived`` that are in no list, although their interval was listed after its end.
+    """Find late shards of other intervals: the list of their interval is closed, and no list contains the shards.
 
-    Only lists of the same source and patterns count, because other lists could not contain these shards.
+    Only closed lists with the same source and patterns count, because other lists could not contain these shards.
     """
     closed: dict[Side, list[Interval]] = {side: [] for side in now}
     listed_ids: set[str] = set()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 
-# Temporary errors: of a disk or a network file system, too little memory, too many open files.
+# Temporary errors, such as errors of a disk or a network, too little memory, and too many open files.
 _MAY_PASS = frozenset(
     {
         errno.EAGAIN,

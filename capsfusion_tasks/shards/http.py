@@ -30,8 +30,8 @@ class HttpSource:
     """The files in a list at ``https://…/list.txt`` or ``….json``.
 
     A file's arrival time is its Last-Modified, or the ``arrived_at`` of a JSON list. Credentials are in ~/.netrc, or in
-    the query of a signed address. Queries are not stored: the stored name of a shard with a signed address ends in "?".
-    Each read of the shard looks up its address in the list, because the list may contain a newer signature.
+    the query of a signed address. Queries are not stored. If an address has a query, the stored name of the shard ends
+    in "?". Each read of this shard looks up the address in the list, because the list may contain a newer signature.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:
@@ -71,7 +71,7 @@ class HttpSource:
             yield stream
 
     def _named(self, path: str) -> str:
-        """The address of the file with the stored name ``path``, relative to the list's address."""
+        """The current address of the file whose stored name is ``path``. It may be relative to the list's address."""
         if not path.endswith("?"):
             return path
         with web.client() as client:

@@ -34,7 +34,7 @@ class HubSource:
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
         hub = self._repository
         info = hub.ask(lambda: hub.api.dataset_info(hub.name, revision=hub.revision, timeout=60))
-        if info.gated:  # check access now: everybody may list a gated repository's files, but not read them
+        if info.gated:  # check access now, because listing the files of a gated repository needs no permission
             hub.ask(lambda: hub.api.auth_check(hub.name, repo_type="dataset"))
         tree = hub.ask(
             lambda: list(

@@ -30,13 +30,13 @@ _LONGEST_NAME = 2000
 
 
 def source_bytes(sources: Mapping[Side, SideSource]) -> int:
-    """The total bytes of all shards in ``sources``, whenever they arrived."""
+    """The total bytes of all shards in ``sources``, regardless of their arrival times."""
     listed = (file for place in sources.values() for file in _files(place, place.wanted))
     return sum(file.size_bytes for file in listed if isinstance(file, SourceFile))
 
 
 def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
-    """The readable shards of the source, whenever they arrived."""
+    """The readable shards of the source, regardless of their arrival times."""
     # List the whole source each time. A listing that starts at the last name or time would miss files that arrive later
     # with an earlier name or time.
     for file in _nameable(place, place.wanted):
@@ -47,8 +47,8 @@ def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
 def image_result_files(settings: Settings) -> list[Shard]:
     """All files of image results, including unreadable files. A file with an unknown time counts as arrived now.
 
-    Empty if no source is configured. Raises InputError if the source has no file of image results. Its disk may not be
-    mounted. Without image results, pairs whose images are gone would be fused.
+    Empty if no source is configured. Raises InputError if the source has no file of image results, for example because
+    its disk is not mounted. Without this error, pairs whose images are gone would be fused.
     """
     if (place := image_results_source(settings)) is None:
         return []

@@ -57,14 +57,14 @@ class LocalSource:
                 below = path + entry.name
                 # Do not list a hidden folder. A link with another name may still lead to it.
                 if is_hidden(entry.name):
-                    wanted(below)  # counts the hidden file, to explain an empty list
+                    wanted(below)  # count the hidden file; if the list is empty, the count explains why
                     continue
                 try:
                     status = entry.stat()
                 except OSError as error:
                     dead_link = isinstance(error, FileNotFoundError) and entry.is_symlink()
                     gone = isinstance(error, FileNotFoundError) and not dead_link
-                    # Report links with any name, because a link may lead to a folder of shards.
+                    # Report every link that cannot be followed, because it may lead to a folder of shards.
                     if not gone and (wanted(below) or entry.is_symlink() or entry.is_dir(follow_symlinks=False)):
                         yield self._unreadable(below, error, dead_link)
                     continue

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # Large reads are split into parallel requests, because one S3 connection cannot use the whole network bandwidth.
 _PIECE_BYTES = 8 << 20
 _CONNECTIONS = 8
-_POOL = 4 * _CONNECTIONS  # total connections: image results are read from four objects at the same time
+_POOL = 4 * _CONNECTIONS  # total connections, enough to read image results from four objects at the same time
 _TRIES = 8  # maximum tries of a request, with growing waits
 # boto3 itself does not retry if the body of a response breaks off, so these errors are retried here.
 _BROKEN_BODY = (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError)
@@ -64,7 +64,7 @@ class S3Source:
             )
             exists = False
             for page in pages:
-                if "Name" not in page:  # every answer of S3 to a list request names the bucket
+                if "Name" not in page:  # S3 always names the bucket in the response to a list request
                     raise not_s3(self.uri)
                 for entry in page.get("Contents", ()):
                     exists = True

@@ -50,7 +50,7 @@ class ShardList(BaseModel):
 
     @property
     def is_closed(self) -> bool:
-        """Whether shards of the interval that appear from now on are late. An empty list can be closed, too."""
+        """Whether shards of the interval count as late if they appear from now on. An empty list can also be closed."""
         return self.frozen and (bool(self.readable) or not self.shards)
 
     @property
@@ -65,7 +65,7 @@ class ShardList(BaseModel):
 class ListSummary(BaseModel):
     """The parts of a list that other intervals need. ``closed``: ``ShardList.is_closed``. ``uris``: side → URI."""
 
-    closed: bool = Field(validation_alias=AliasChoices("closed", "frozen"))  # "frozen": summaries of older versions
+    closed: bool = Field(validation_alias=AliasChoices("closed", "frozen"))  # "frozen": the name in older versions
     shard_ids: list[str]
     uris: dict[Side, str]
     sources: dict[Side, Origin] | None
@@ -125,6 +125,6 @@ def write(interval: Interval, storage: Storage, listed: ShardList) -> None:
 
 
 def told(these: dict[Side, Origin], others: dict[Side, Origin]) -> str:
-    """Text for messages: the sides whose sources in ``these`` differ from those in ``others``."""
+    """Text for messages: the sources of ``these`` that differ from the sources of ``others``."""
     differing = [f"{side} {origin}" for side, origin in these.items() if origin != others.get(side)]
     return " and ".join([*differing, *(f"no {side}" for side in others if side not in these)])

@@ -25,7 +25,7 @@ _LFS_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 10
 
 @dataclass(frozen=True)
 class SideSource:
-    """The source of a side's shards. ``wanted`` applies ``patterns`` to a path: a file that it accepts is a shard."""
+    """The source of a side's shards. A file is a shard if ``wanted`` accepts its path. ``wanted`` uses ``patterns``."""
 
     source: Source
     wanted: Callable[[str], bool]
@@ -65,8 +65,8 @@ def open_source(uri: str, settings: Settings) -> Source:
 def source_of(shard: Shard, settings: Settings) -> Source:
     """The source in which the shard was found.
 
-    If the settings name the same source, opens the address in the settings, because it can have a signed query. Queries
-    are not stored with shards.
+    Uses the address in the settings if it names the same source. It may be a signed address, and the signature is not
+    stored with the shard.
     """
     configured = {
         "laion_2b": settings.laion2b,
@@ -101,7 +101,7 @@ def opened(shard: Shard, settings: Settings, source: Source | None = None) -> It
 
 
 def configured_sources(settings: Settings) -> dict[Side, SideSource]:
-    """Each side's source with its patterns. Only LAION-COCO if it is paired with itself."""
+    """Each side's source with its patterns. If LAION-COCO is paired with itself, it is the only side."""
     coco = Origin(uri=settings.laion_coco, include=settings.laion_coco_include, exclude=settings.laion_coco_exclude)
     coco_source = _configured(coco, settings, "laion_coco")
     if settings.self_paired:
@@ -111,7 +111,7 @@ def configured_sources(settings: Settings) -> dict[Side, SideSource]:
 
 
 def image_results_source(settings: Settings) -> SideSource | None:
-    """The source of img2dataset's results, with its patterns. None if planning needs no results."""
+    """The source of img2dataset's results, with its patterns. None if planning does not use such results."""
     if settings.image_results is None or not settings.skips_gone_images:
         return None
     patterns = {"include": settings.image_results_include, "exclude": settings.image_results_exclude}

@@ -35,7 +35,7 @@ def sha256(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Expected:
-    """What identifies a download as the discovered shard: its length, and its headers or checksum."""
+    """What a download must match to count as the discovered shard: its length, and its headers or checksum."""
 
     size_bytes: int
     unchanged: Callable[[httpx2.Response], bool] | None = None
@@ -87,7 +87,7 @@ def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
 
         def mark(part: _Part) -> None:
             if part.number is not None:
-                os.fdatasync(data)  # otherwise a crash could leave a mark for a part that is not on disk
+                os.fdatasync(data)  # first, so that a crash cannot leave a mark without its data
                 os.pwrite(marks, b"\1", part.number)
 
         try:
@@ -136,11 +136,11 @@ def _fetch(
                 mark(part)
             except Exception as error:
                 causes.append(error)
-                stop.set()  # set here, because otherwise this thread would begin the next part
+                stop.set()  # at once, so that this thread does not begin another part
 
         try:
             wait([pool.submit(fetch, part) for part in parts])
-        finally:  # no thread may continue to download, even if the task times out
+        finally:  # stop the downloads of all threads, even if the task times out
             stop.set()
             pool.shutdown(cancel_futures=True)  # waits for the threads, which may still write to the open file
     if causes:
@@ -213,5 +213,5 @@ def _owned(folder: Path, where: str) -> Iterator[None]:
             raise NotReadyError(
                 f"another process on this machine is reading {where}: try again when it is done"
             ) from error
-        folder.mkdir(exist_ok=True)  # the last owner may have removed it in the meantime
+        folder.mkdir(exist_ok=True)  # the process that had the lock before may have removed it
         yield
