@@ -86,7 +86,7 @@ def up(settings: Settings, port: int) -> int:
 def _service(
     settings: Settings, console: Console, *, port: int | None = None, scheduled: bool = False
 ) -> Iterator[LocalAirflow]:
-    """Run PostgreSQL and Airflow, whose tasks get ``settings``. The warehouse is in PostgreSQL if no URL is set."""
+    """Run PostgreSQL and Airflow with ``settings``. If no warehouse URL is set, the warehouse is in this PostgreSQL."""
 
     def say(line: str) -> None:
         console.print(line, markup=False)
@@ -111,7 +111,7 @@ def _sample_sources(home: Path) -> dict[str, str]:
 
 
 def _on_sample(settings: Settings) -> Settings:
-    """``settings`` with the sample as sources, and the embedded warehouse and staging area.
+    """Return ``settings`` that read the sample and use the embedded warehouse and staging area.
 
     Made-up captions must not be loaded into a warehouse with real captions.
     """

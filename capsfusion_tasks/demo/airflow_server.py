@@ -138,7 +138,7 @@ def _configuration(
             "use_job_schedule": scheduled,
             # Recover the tasks of a killed Airflow within seconds, not minutes.
             "orphaned_tasks_check_interval": 20,
-            # The demo's tasks are short. At Airflow's default of 1 s, a run with nothing to fuse takes 13 s, not 7 s.
+            # With Airflow's default sleep of 1 s, a run with nothing to fuse takes 13 s instead of 7 s.
             "scheduler_idle_sleep_time": 0.25,
         },
         "logging": {"worker_log_server_port": log_ports[0], "trigger_log_server_port": log_ports[1]},
@@ -190,7 +190,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _ui_port(wanted: int | None, free: int, say: Say) -> int:
-    """The port ``wanted``, or the port ``free`` if ``wanted`` is in use or None."""
+    """Return the port ``wanted``, or ``free`` if ``wanted`` is None or in use."""
     if wanted is None or _is_free(wanted):
         return wanted or free
     say(f"port {wanted} is in use, so the UI is on port {free} instead")
@@ -269,7 +269,7 @@ def _command(process: psutil.Process) -> str:
     """The command line of a process. Empty if the process has ended."""
     try:
         return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # psutil also raises this for a zombie
+    except psutil.NoSuchProcess:  # also raised for a zombie process
         return ""
 
 

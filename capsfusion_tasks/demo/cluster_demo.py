@@ -22,7 +22,7 @@ DAG_SECONDS = 300  # limit for parsing the DAG; a scheduler that has just starte
 
 
 def run_demo_on(settings: Settings, url: str) -> int:
-    """Write sample shards to the workers' sources, backfill their days, show the results. Returns the exit code.
+    """Write sample shards to the workers' sources, backfill the sample's days, show results. Returns the exit code.
 
     ``settings`` must have the workers' sources, staging area and warehouse. Raises InputError unless the sources are
     the two folders of a sample, so that made-up shards never mix with real shards.

@@ -112,7 +112,7 @@ def show_next_steps(settings: Settings, console: Console) -> None:
     """Print commands that the user can copy into this shell and folder."""
     installed = Path(sys.executable).with_name("capsfusion")
     program = str(_from_here(installed))
-    if (found := shutil.which("capsfusion")) and Path(found) == installed:  # another installation may be on the path
+    if (found := shutil.which("capsfusion")) and Path(found) == installed:  # the shell may find another installation
         program = "capsfusion"
     here = program if settings.home == Path(".capsfusion").absolute() else f"CAPSFUSION_HOME={settings.home} {program}"
     pairs, page = _from_here(REPOSITORY / EXAMPLE), _from_here(REPOSITORY / "docs" / "first-hour.md")

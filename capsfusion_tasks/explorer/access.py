@@ -37,7 +37,7 @@ class WarehouseAccess:
 
     @contextmanager
     def writable(self, what: str) -> Iterator[Connection]:
-        """A transaction that may write. Raises like ``connection``. ``what``: what it writes, for error messages."""
+        """A transaction that may write. Raises like ``connection``. ``what`` names the written data in errors."""
         with writing(self._warehouse(), SECONDS, what) as connection:
             yield connection
 

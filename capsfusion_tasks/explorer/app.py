@@ -1,4 +1,4 @@
-"""The captions view's web app: one page with its scripts, and the JSON for them. A guard protects each route."""
+"""The captions view's web app: one page, its scripts, and routes that return JSON. A guard protects each route."""
 
 from __future__ import annotations
 
@@ -116,7 +116,10 @@ def _add_page(app: FastAPI) -> None:
 
     @app.get("/image")
     def image(query: Annotated[ImageQuery, Query()]) -> HTMLResponse:
-        """A page with one image from the web, shown in a frame. The outer page may not load images of other hosts."""
+        """A page with one image from the web.
+
+        The captions page may not load images of other hosts, so it shows this page in a frame.
+        """
         shown = f'<img src="{escape(query.url)}" alt="The image could not be loaded." referrerpolicy="no-referrer">'
         style = '<link rel="stylesheet" href="static/style.css">'
         policy = "default-src 'none'; img-src http: https:; style-src 'self'; frame-ancestors 'self'"

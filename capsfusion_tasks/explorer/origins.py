@@ -1,4 +1,4 @@
-"""Splits captions into pieces that the page colours by source (as in the paper's figure), by rule or by difference."""
+"""Splits captions into pieces that the page colours. A colour shows a source, a rule's finding or a difference."""
 
 from __future__ import annotations
 

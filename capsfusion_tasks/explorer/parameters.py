@@ -16,7 +16,7 @@ from capsfusion_tasks.warehouse.caption_tables import JUDGEMENTS
 
 
 class CaptionQuery(CaptionFilter):
-    """A page of captions; ``after``: the value of ``following`` in the previous page."""
+    """A page of captions. ``after`` is the value ``following`` that came with the previous page."""
 
     after: Text | None = None
     limit: int = Field(25, ge=1, le=200)
@@ -64,12 +64,12 @@ class JudgementBody(BaseModel):
 
 
 def as_text(position: Position | None) -> str | None:
-    """``position`` as a value of ``CaptionQuery.after``."""
+    """Convert ``position`` to a value for ``CaptionQuery.after``."""
     return None if position is None else f"{position.loaded_at.isoformat()} {position.pair_id} {position.fusion_id}"
 
 
 class TrendQuery(BaseModel):
-    """The fusion whose trends to show. None: all fusions."""
+    """The fusion whose trends are shown. None: all fusions."""
 
     model_config = ConfigDict(extra="forbid")
 

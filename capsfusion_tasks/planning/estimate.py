@@ -1,6 +1,6 @@
 """Estimates GPU hours, cost and time of fusing from measured rates, and checks them against a budget.
 
-A GPU hour is an hour of one GPU, or of one rank on a CPU: four GPUs use four GPU hours in an hour.
+A GPU hour is one hour of one GPU. Four GPUs use four GPU hours in an hour. On a CPU, each rank counts as a GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from capsfusion_tasks.warehouse.rates import Measured, Spread
 class Benchmark:
     """A measured rate of one device.
 
-    ``tokens_per_row``: mean tokens of the pairs that the paper's authors published, counted by the model's tokenizer.
+    ``tokens_per_row``: mean number of tokens of a row, measured with the model's tokenizer on the pairs that the
+    paper's authors published.
     """
 
     rows_per_second: float
@@ -34,7 +35,7 @@ class Benchmark:
         )
 
 
-# Benchmarks by model and engine. An estimate uses them until a unit of its fusion is measured.
+# Benchmarks by model and engine. An estimate uses a benchmark until a unit of the same fusion is measured.
 BENCHMARKS = {
     ("BAAI/CapsFus-LLaMA", "native"): Benchmark(
         122.0, 196, "an H200's rate with 3 beams in bfloat16, docs/benchmarks.md; other GPUs are slower"
@@ -56,7 +57,7 @@ class Work:
 
     @classmethod
     def of(cls, units: Iterable[Unit], longest_row: int) -> Work:
-        """The work of ``units``. Limits estimates of earlier versions to ``longest_row`` tokens per row."""
+        """The work of ``units``. Each row counts at most ``longest_row`` tokens; earlier versions estimated more."""
         return sum((cls(unit.rows, min(unit.tokens, unit.rows * longest_row)) for unit in units), start=cls())
 
 
@@ -99,7 +100,7 @@ class Estimate:
     unpaired_shards: int = 0  # discovered shards whose pairs are not in ``work`` yet
     unpaired_bytes: int = 0
     gone: Work = NOTHING  # pairs that are not in ``work`` because their images are gone
-    earlier: Sequence[EarlierFusion] = ()  # fusions by earlier versions that may have the same decoding
+    earlier: Sequence[EarlierFusion] = ()  # fusions by earlier versions that may have the same decoding settings
 
     @property
     def total(self) -> Work:

@@ -50,7 +50,7 @@ def estimate(
         log.warning(
             "the pairs of %d intervals were made with other settings. Make them again with: %s",
             len(outdated_pairs),
-            waiting.whole_range(storage).command,  # a join reads all shards: pull all of them again
+            waiting.whole_range(storage).command,  # all intervals, because each join reads the shards of all
         )
     engine = context.warehouse.engine
     tokens = estimate_for(context, engine.begin, pair_paths(storage, reversed(seen)))
@@ -87,17 +87,20 @@ def estimate(
 
 
 def pair_paths(storage: Storage, works: Iterable[Interval | Replay]) -> Iterator[str]:
-    """The files of pairs of intervals or replays."""
+    """The paths of all pair files of ``works`` (intervals or replays)."""
     return (path for work in works for path in storage.files(layout.pairs_folder(work)))
 
 
 def longest_row(decoding: Decoding) -> int:
-    """The maximum tokens of a row: the longest prompt and the longest caption."""
+    """The maximum number of tokens of a row: the tokens of the longest prompt plus those of the longest caption."""
     return MAX_PROMPT_TOKENS + decoding.max_new_tokens
 
 
 def known_images(settings: Settings, storage: Storage) -> ImageResults | None:
-    """The image results that runs have read from the configured source. None if the settings keep all pairs."""
+    """The image results that runs have read from the configured source.
+
+    None if the settings fuse all pairs, including pairs whose images are gone.
+    """
     if not settings.skips_gone_images:
         return None
     place = image_results_source(settings)

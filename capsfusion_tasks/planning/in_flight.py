@@ -16,7 +16,9 @@ from capsfusion_tasks.staging.storage import Storage
 
 BUCKETS_KEY = "capsfusion.buckets"  # footer key of the buckets of the pairs in a unit's file
 
-_BEGIN_BITS = 24  # number of first bits that are compared; four million ids have a quarter of all 24-bit values
+# Number of bits at the beginning of an id that are compared first. A batch of four million ids has about a quarter of
+# all 24-bit values, so the first comparison excludes about three quarters of the ids that are not in the batch.
+_BEGIN_BITS = 24
 
 
 class PairsInFlight:
@@ -25,7 +27,7 @@ class PairsInFlight:
     def __init__(self, storage: Storage, unit_ids: Iterable[str]) -> None:
         self._storage = storage
         self._units = sorted(unit_ids)
-        self._buckets: dict[str, set[str]] = {}  # unit_id → buckets of its pairs, if its footer was read
+        self._buckets: dict[str, set[str]] = {}  # unit_id → buckets of its pairs; only units whose footers were read
 
     def contain(self, pair_ids: pa.FixedSizeBinaryArray, buckets: Set[str]) -> np.ndarray:
         """Whether each of ``pair_ids`` is in an unfinished unit, [rows] bool. ``buckets``: the buckets of these pairs.

@@ -51,8 +51,8 @@ def read_batches(
 ) -> Iterator[list[PairFile]]:
     """Read files of pairs in batches of about ``BATCH_ROWS`` rows. The first batch has about ``first_rows`` rows.
 
-    A group of paths has files of one bucket. A batch contains whole groups. Without ``images``, all images count as
-    present. Raises InputError if pairs were made with other rules than ``rules``.
+    ``groups``: lists of paths; the files of a group belong to the same bucket. A batch contains whole groups. Without
+    ``images``, all images count as present. Raises InputError if pairs were made with other rules than ``rules``.
     """
 
     def read(paths: list[str]) -> list[PairFile]:

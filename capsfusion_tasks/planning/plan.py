@@ -31,7 +31,8 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 log = logging.getLogger(__name__)
 
 OnEstimate = Callable[[Estimate], None]
-# A function that finds new pairs in a planning session. The set contains the ids of unfinished units that are dropped.
+# A function that finds new pairs. Its arguments are the planning session, and the ids of the unfinished units that are
+# dropped.
 FindPairs = Callable[[LockedSession, Set[str]], list[NewPairs]]
 
 

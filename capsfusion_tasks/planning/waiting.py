@@ -18,7 +18,7 @@ def intervals(storage: Storage, within: Interval | None = None) -> list[Interval
 
 
 def whole_range(storage: Storage, *more: Interval) -> Interval:
-    """The range from the start of the first to the end of the last interval. ``more``: further intervals to cover."""
+    """The range from the start of the first interval to the end of the last. Includes the intervals ``more``."""
     seen = [*more, *intervals(storage)]
     return Interval(start=min(one.start for one in seen), end=max(one.end for one in seen))
 

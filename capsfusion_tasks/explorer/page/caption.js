@@ -28,8 +28,8 @@ export function badges(row) {
   );
 }
 
-// around: functions of the list. go(view, parameters) shows a view.
-// step(n) returns the row that is n rows after the open one.
+// around: functions of the list of captions. Its function go(view, parameters) shows a view.
+// Its function step(n) returns the row that is n rows after the open one.
 export async function openCaption(row, around) {
   context = around;
   try {
@@ -184,7 +184,7 @@ function findings(row) {
   );
 }
 
-// The image's address. The image is loaded only on request, because its server then learns the user's IP address.
+// The image's address, and a button that loads the image. Loading it tells the image's server the user's IP address.
 function image(url) {
   const parts = [el("button", { type: "button", onclick: (event) => copy(url, event.target) }, "Copy")];
   if (!/^https?:/i.test(url)) return [textOf(url), el("span", { class: "buttons" }, parts)];

@@ -29,7 +29,7 @@ const known = { models: new Map(), scores: [], show: (score) => count((histogram
 
 export async function showCaptions({ caption, ...parameters }, address, _, tab) {
   ({ go, note } = address);
-  // Without a filter, show accepted captions. The run of a run's tab does not count as a filter.
+  // Without a filter, show accepted captions. In the tab of a run, the run's own parameters do not count as a filter.
   const asked = Object.keys(parameters).some((name) => !(name in tab));
   filter = { ...parameters, verdict: parameters.verdict ?? (asked ? "any" : "accepted") };
   trail = [null];
@@ -207,7 +207,7 @@ form.addEventListener("change", (event) => {
   if (name !== "words" && (name !== "within" || form.elements.words.value.trim())) form.requestSubmit();
 });
 
-// Converts the form's fields to the app's parameters. If the words are a URL or a pair_id, looks up its captions.
+// Converts the form's fields to the app's parameters. A URL or a pair_id in the field for words becomes a parameter.
 function asked({ words, within, ...others }) {
   const text = words.trim();
   if (/^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i.test(text) || within === "pair_id") return { ...others, pair_id: text };

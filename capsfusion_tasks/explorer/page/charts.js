@@ -1,4 +1,4 @@
-// Bars as a list, and columns as inline SVG. The SVG also has its numbers as text, for screen readers.
+// Bar charts as HTML lists, and column charts as inline SVG. The SVG also contains its numbers, for screen readers.
 import { el, number, svg } from "./dom.js";
 
 const WIDTH = 360;

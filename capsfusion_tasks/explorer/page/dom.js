@@ -61,7 +61,7 @@ function said(detail) {
 // Characters that are invisible or change the direction of the text around them. They are shown as code points.
 const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffd]/g;
 
-// A text whose direction is independent of the text around it.
+// An element for a text. The text's direction (left-to-right or right-to-left) does not affect the text around it.
 export const textOf = (value) => el("bdi", { dir: "auto" }, visible(value));
 
 export function visible(value) {

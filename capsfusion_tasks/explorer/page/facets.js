@@ -7,8 +7,8 @@ export function counted({ captions, exact }) {
   return exact ? number(captions) : `about ${number(captions)}`;
 }
 
-// found: the facets of filter. change(parts): sets parts of the filter, and removes those that are "".
-// of: the names of models, the scores, and show(score), which requests the histogram of another score.
+// found: the facets of filter. change(parts) sets parts of the filter. A part with the value "" is removed.
+// of: the models' names, the scores, and a function show(score) that requests the histogram of another score.
 export function facets(found, filter, change, of) {
   const values = (name, title, all, label = (value) => value) =>
     facet(title, all.map(({ value, captions }) => [label(value), captions, filter[name] === value, () =>

@@ -8,7 +8,8 @@ const place = document.getElementById("figures");
 const DAGS = ["capsfusion", "capsfusion_replay"];
 let request = new AbortController();
 
-// key selects a run by dag_run_id, by replay, or by start and end of its interval, and by fusion_id. Empty: all runs.
+// key selects a run by dag_run_id, by replay, or by its interval's start and end. It may also select a fusion_id.
+// An empty key selects all runs.
 // dag: the DAG of the run whose tab shows this page; undefined outside such a tab.
 export async function showRuns(key, address, dag) {
   const { go } = address;
