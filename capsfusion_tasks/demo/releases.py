@@ -121,7 +121,7 @@ def _values(number: int, row: Row, rng: random.Random) -> dict[str, Any]:
         "width": row.width,
         "height": row.height,
         "similarity": row.similarity,
-        # LAION's own key: signed 64 bits of MurmurHash3 over url + text, missing parts as "".
+        # LAION's key: the 64-bit MurmurHash3 of url + text, as a signed integer. A missing part counts as "".
         "hash": mmh3.hash64(((row.url or "") + (row.text or "")).encode())[0],
         "punsafe": row.punsafe,
         "pwatermark": row.pwatermark,

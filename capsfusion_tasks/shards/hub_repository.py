@@ -45,7 +45,7 @@ class HubRepository:
             raise InputError(f"{uri} names no data set of the hub: give hf://datasets/owner/name[@revision][/folder]")
         self.uri = uri.rstrip("/")
         self.name: str = match["repo"]
-        self.revision = unquote(match["revision"] or constants.DEFAULT_REVISION)  # a branch can be given as my%2Fbranch
+        self.revision = unquote(match["revision"] or constants.DEFAULT_REVISION)  # my%2Fbranch names my/branch
         self.folder = (match["folder"] or "").strip("/")
         # Read HF_ENDPOINT here: huggingface_hub reads it when it is imported, which may be before the variable is set.
         self.endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")

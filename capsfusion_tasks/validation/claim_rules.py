@@ -79,8 +79,8 @@ def invention(fused: Fused, settings: RuleSettings) -> bool:
 def invented_number(fused: Fused, _: RuleSettings) -> bool:
     """``invented_number``: a number, a year, a price or a count word that neither source has in any form.
 
-    "Two" is allowed, because it may count items that a source lists. It is not allowed if the caption drops a number
-    word of a source.
+    The word "two" is allowed, because it may count items that a source lists. If the caption drops a number word of a
+    source, "two" may replace this number and is not allowed.
     """
     return bool(fused.invented_numbers)
 

@@ -60,8 +60,8 @@ def _invented_counts(
 ) -> list[str]:
     """The number words in ``counted`` that neither source has in any form.
 
-    "Two" is allowed, because it may count items that a source lists ("two smartphones"). It is not allowed if the
-    caption drops a number word of a source.
+    The word "two" is allowed, because it may count items that a source lists ("two smartphones"). If the caption drops
+    a number word of a source, "two" may replace this number and is not allowed.
     """
     new = [word for word in counted if _COUNTS[word] not in known]
     if not new:
