@@ -82,7 +82,26 @@ def test_each_setting_reaches_the_containers_and_no_unknown_one_does(
     )
 
 
-def test_s3_keys_of_env_reach_the_containers(services: dict[str, dict[str, Any]]) -> None:
+def test_each_default_folder_lies_in_a_volume_that_tasks_can_write(
+    compose: dict[str, Any], services: dict[str, dict[str, Any]]
+) -> None:
+    dockerfile = (REPOSITORY / "docker" / "Dockerfile").read_text()
+    made = re.search(r"^RUN mkdir -p (.*) \\\n && chown -R 50000:0 .* /data ", dockerfile, flags=re.MULTILINE)
+    assert made, "a new volume gets the owner of the image's folder"
+    for name in ("cpu-worker", "gpu-worker", "airflow-scheduler"):
+        mounted = dict(reversed(volume.split(":")) for volume in services[name]["volumes"])
+        defaults = {default for _, default in VARIABLE.findall(str(services[name]["environment"]))}
+        folders = {default.removeprefix(":-") for default in defaults if default.startswith(":-/")}
+        assert len(folders) >= 4
+        for folder in folders:
+            assert any(Path(folder).is_relative_to(target) for target in mounted), f"{name}: {folder} is in no volume"
+        assert set(mounted.values()) <= set(compose["volumes"])
+        assert set(mounted) <= set(made[1].split())
+
+
+def test_variables_of_other_programs_reach_the_containers_if_env_sets_them(
+    services: dict[str, dict[str, Any]],
+) -> None:
     keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
     for name in ("cpu-worker", "gpu-worker", "airflow-scheduler"):
         given = services[name]["environment"]
