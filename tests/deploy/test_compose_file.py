@@ -103,12 +103,23 @@ def test_variables_of_other_programs_reach_the_containers_if_env_sets_them(
     services: dict[str, dict[str, Any]],
 ) -> None:
     keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
+    keys |= _variables_to_set()
     for name in ("cpu-worker", "gpu-worker", "airflow-scheduler"):
         given = services[name]["environment"]
+        assert keys <= set(given), name
         assert {key: given[key] for key in keys} == dict.fromkeys(keys), (
             name
             # With None, Compose passes the variable only if it is set. With "", it would pass an empty variable.
         )
+
+
+def _variables_to_set() -> set[str]:
+    """Variables of Airflow, OpenTelemetry and PyIceberg that the docs and the error messages ask to set."""
+    files = [*(REPOSITORY / "docs").glob("*.md"), *REPOSITORY.glob("capsfusion_tasks/**/*.py")]
+    text = "\n".join(file.read_text() for file in (*files, *REPOSITORY.glob("plugins/*.py")))
+    found = set(re.findall(r"\b((?:AIRFLOW__[A-Z]+__|OTEL_|PYICEBERG_CATALOG__CAPSFUSION__)[A-Z_]*[A-Z])\b", text))
+    assert {"AIRFLOW__CORE__MAX_MAP_LENGTH", "PYICEBERG_CATALOG__CAPSFUSION__URI"} <= found
+    return found
 
 
 def test_the_file_has_no_secret_and_no_default_for_one(services: dict[str, dict[str, Any]]) -> None:
