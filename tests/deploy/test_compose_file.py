@@ -1,4 +1,4 @@
-"""docker-compose.yaml and its override, checked as files, without starting anything."""
+"""The compose files, checked as files, without starting anything."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from tests.deploy.stack import setting_names
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "docker-compose.yaml"
+PORTS = REPOSITORY / "docker-compose.ports.yaml"
+WORKER = REPOSITORY / "docker-compose.worker.yaml"
 MAKE_ENV = REPOSITORY / "docker" / "make-env.sh"
 
 AIRFLOW_ONLY = {"CAPSFUSION_ALERT_CONN_ID", "CAPSFUSION_AWS_CONN_ID"}  # read by plugins/, not by Settings
@@ -130,9 +132,10 @@ def test_the_file_has_no_secret_and_no_default_for_one(services: dict[str, dict[
             assert not re.search(r":[^/@:]+@", literal), f"{name}: {variable} has a password in it"
             if re.search(r"(PASSWORD|SECRET|_KEY|TOKEN|AUTH)$", variable):
                 assert literal == "", f"{name}: {variable} is {value}"
-    for variable, rest in VARIABLE.findall(COMPOSE.read_text()):
-        if re.search(r"PASSWORD|SECRET|FERNET|_KEY", variable):
-            assert rest in (":?run docker/make-env.sh", ":-"), f"{variable} has a default: {rest}"
+    for file, error in ((COMPOSE, "run docker/make-env.sh"), (WORKER, "copy .env from the main machine")):
+        for variable, rest in VARIABLE.findall(file.read_text()):
+            if re.search(r"PASSWORD|SECRET|FERNET|_KEY", variable):
+                assert rest in (f":?{error}", ":-"), f"{variable} has a default: {rest}"
 
 
 def test_no_command_has_a_secret_among_its_arguments(services: dict[str, dict[str, Any]]) -> None:
@@ -178,6 +181,79 @@ def test_only_the_override_asks_for_a_gpu() -> None:
     override = yaml.safe_load((REPOSITORY / "docker-compose.gpu.yaml").read_text())
     (device,) = override["services"]["gpu-worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+
+
+def test_the_gpu_worker_of_another_machine_is_that_of_the_main_machine(services: dict[str, dict[str, Any]]) -> None:
+    main, other = services["gpu-worker"], _other_worker()
+    where = {"extra_hosts", "hostname", "ports", "env_file", "environment", "volumes"}
+    assert {key: value for key, value in other.items() if key not in where} == {
+        key: value for key, value in main.items() if key not in where | {"depends_on"}
+    }
+    # Without staging, which must be on S3, and the sample shards, which `pull` reads.
+    assert set(main["volumes"]) - set(other["volumes"]) == {"staging:/data/staging", "samples:/data/samples"}
+    assert set(other["volumes"]) < set(main["volumes"])
+
+
+@pytest.mark.parametrize("all_are_set", [False, True])
+def test_the_gpu_worker_of_another_machine_gets_the_same_values(
+    services: dict[str, dict[str, Any]], env_file: Path, all_are_set: bool
+) -> None:
+    main = services["gpu-worker"]["environment"]
+    env = {**variables(env_file), "CAPSFUSION_STAGING": "s3://bucket/staging"}
+    if all_are_set:
+        optional = {name for name, value in main.items() if value is None or ":-" in str(value)}
+        assert len(optional) > 60
+        env |= {name: f"the value of {name}" for name in optional}
+    assert _other_worker()["env_file"] == ".env"
+    other = {**env, **_resolved(_other_worker()["environment"], env)}
+    want = {name: value for name, value in _resolved(main, env).items() if value}  # empty means the default
+    for_other_services = {name for name in want if name.startswith(("AIRFLOW__SCHEDULER__", "AIRFLOW__CORE__SIMPLE_"))}
+    assert len(for_other_services) == 4
+    assert {name: other.get(name) for name in want.keys() - for_other_services} == {
+        name: want[name] for name in want.keys() - for_other_services
+    }
+
+
+def test_the_ports_that_another_machine_needs_are_open_on_one_address(services: dict[str, dict[str, Any]]) -> None:
+    opened = yaml.safe_load(PORTS.read_text())["services"]
+    ports = {name: port for name, service in opened.items() for port in service["ports"]}
+    assert len(ports) == sum(len(service["ports"]) for service in opened.values())
+    address = "${MAIN_ADDRESS:?set it in .env to the main machine's private IP address}"
+    needed = {"postgres": 5432, "redis": 6379, "airflow-apiserver": 8080}
+    assert ports == {name: f"{address}:{port}:{port}" for name, port in needed.items()}
+    other = _other_worker()
+    assert sorted(other["extra_hosts"]) == sorted(f"{name}:{address}" for name in needed)
+    # PostgreSQL's URLs have no port, so the default holds.
+    urls = " ".join(map(str, other["environment"].values()))
+    assert set(re.findall(r"(?:@|//)((?:postgres|redis|airflow-apiserver)\b[:\d]*)", urls)) == {
+        "postgres",
+        "redis:6379",
+        "airflow-apiserver:8080",
+    }
+    # Airflow reads logs from the host name, which must be the address of the open port.
+    assert other["ports"] == [f"{other['hostname']}:8793:8793"]
+    assert other["hostname"].startswith("${WORKER_ADDRESS:?")
+
+
+def _other_worker() -> dict[str, Any]:
+    (worker,) = yaml.safe_load(WORKER.read_text())["services"].values()
+    found: dict[str, Any] = worker
+    return found
+
+
+def _resolved(environment: dict[str, Any], env: dict[str, str]) -> dict[str, str]:
+    """``environment`` with the values that Compose inserts if .env contains ``env``."""
+
+    def value(found: re.Match[str]) -> str:
+        default = found[2].removeprefix(":-") if found[2].startswith(":-") else None
+        answer = env.get(found[1]) or default
+        assert answer is not None, f"{found[1]} is required"
+        return answer
+
+    given = {
+        name: env.get(name) if text is None else VARIABLE.sub(value, str(text)) for name, text in environment.items()
+    }
+    return {name: text for name, text in given.items() if text is not None}
 
 
 def test_the_script_generates_every_secret_of_the_file(tmp_path: Path) -> None:
@@ -236,24 +312,29 @@ def test_every_package_of_the_images_is_pinned() -> None:
     assert re.search(r"^celery==5\.6\.", (REPOSITORY / "constraints.txt").read_text(), flags=re.MULTILINE)
 
 
-def test_compose_itself_reads_both_files(env_file: Path) -> None:
+def test_compose_itself_reads_the_files(env_file: Path, tmp_path: Path) -> None:
     command = next((each for each in (["docker", "compose"], ["docker-compose"]) if _answers(each)), None)
     if command is None:
         pytest.skip("neither docker compose nor docker-compose is installed")
-    files = ["-f", "docker-compose.yaml", "-f", "docker-compose.gpu.yaml"]
-    done = subprocess.run(
-        [*command, "--env-file", env_file, *files, "config"],
-        cwd=REPOSITORY,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    password = variables(env_file)["WAREHOUSE_PASSWORD"]
-    assert yaml.safe_load(done.stdout)["services"]["cpu-worker"]["environment"]["CAPSFUSION_WAREHOUSE_URL"] == (
-        f"postgresql://capsfusion:{password}@postgres:5432/capsfusion"
-    )
+    for file in REPOSITORY.glob("docker-compose*.yaml"):
+        shutil.copy(file, tmp_path)
+    for main, other in (("docker-compose.yaml", "docker-compose.ports.yaml"), ("docker-compose.worker.yaml", "")):
+        files = f"{main}:docker-compose.gpu.yaml:{other}".rstrip(":")
+        own = f"COMPOSE_FILE={files}\nMAIN_ADDRESS=10.0.0.5\nWORKER_ADDRESS=10.0.0.6\nCAPSFUSION_STAGING=s3://b/s\n"
+        (tmp_path / ".env").write_text(f"{env_file.read_text()}\n{own}")
+        done = subprocess.run(
+            [*command, "config"],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        password = variables(env_file)["WAREHOUSE_PASSWORD"]
+        assert yaml.safe_load(done.stdout)["services"]["gpu-worker"]["environment"]["CAPSFUSION_WAREHOUSE_URL"] == (
+            f"postgresql://capsfusion:{password}@postgres:5432/capsfusion"
+        )
 
 
 def _answers(command: list[str]) -> bool:

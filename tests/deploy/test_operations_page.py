@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_its_services_and_volumes_are_those_of_the_compose_file() -> None:
     )
     listed = OPERATIONS.split("Everything written lies in named volumes: ")[1].split(".\n")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == set(compose["volumes"]) - {"auth"}
+
+
+def test_its_steps_for_a_gpu_machine_leave_what_the_compose_file_requires(tmp_path: Path) -> None:
+    steps = OPERATIONS.split("### How do I add a GPU machine?")[1].split("\n### ")[0]
+    for name in re.findall(r"docker-compose[\w.]*\.yaml", steps):
+        assert (REPOSITORY / name).exists()
+    subprocess.run([REPOSITORY / "docker" / "make-env.sh", tmp_path / ".env"], check=True, capture_output=True)
+    (copied,) = re.findall(r"^ +(grep .*) \| ssh", steps, flags=re.MULTILINE)
+    told = re.findall(r"^ +(?:echo )?(\w+=\S+)", steps, flags=re.MULTILINE)
+    (tmp_path / ".env").write_text("\n".join([(tmp_path / ".env").read_text(), *told]))
+    left = subprocess.run(["sh", "-c", copied], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    required = set(re.findall(r"\$\{(\w+):\?", (REPOSITORY / "docker-compose.worker.yaml").read_text()))
+    assert {"MAIN_ADDRESS", "WORKER_ADDRESS", "FERNET_KEY"} <= required
+    assert required <= set(re.findall(r"^(\w+)=", left, flags=re.MULTILINE))
+    assert "ADMIN_PASSWORD=" not in left
 
 
 def test_each_message_of_the_troubleshooting_page_is_one_of_the_code() -> None:
