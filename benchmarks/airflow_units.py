@@ -61,9 +61,9 @@ def main() -> None:
         "--slots",
         type=int,
         default=airflow_server.PARALLELISM,
-        help="maximum number of parallel tasks, and of parallel fuse tasks (default: 4)",
+        help="maximum number of tasks that run in parallel, including fuse tasks (default: 4)",
     )
-    parser.add_argument("--every", type=float, default=60, help="seconds between two lines of figures (default: 60)")
+    parser.add_argument("--every", type=float, default=60, help="seconds between printed figures (default: 60)")
     parser.add_argument("--home", type=Path, help="folder for Airflow and PostgreSQL (default: a temporary folder)")
     args = parser.parse_args()
     airflow_server.PARALLELISM = args.slots

@@ -1,4 +1,4 @@
-"""Computes the arithmetic and memory traffic of fusing, and the most rows/s that a device can reach."""
+"""Computes the FLOPs and memory traffic of fusion, and the highest rows/s that a device can reach."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cost:
         self._cached = 2 * layers * kv  # numbers in the KV cache per token
 
     def needed(self, requests: Sequence[Request]) -> float:
-        """The minimum: computes each row's own prompt once, and each token of its beams once, except the last token."""
+        """The minimum FLOPs: compute each row's own prompt once, and each token of a beam once, except the last one."""
         return sum(
             self._prefill(1, self._own(r), self._prefix) + self._decode(self._beams, len(r.prompt), _steps([r]))
             for r in requests
@@ -41,7 +41,7 @@ class Cost:
         total = 0.0
         for start in range(0, len(requests), PaperLoop.BATCH):
             batch = requests[start : start + PaperLoop.BATCH]
-            # Transformers repeats each row for its beams first, and so computes each prompt once per beam.
+            # Transformers first copies each row for each of its beams. So it computes each prompt once per beam.
             copies = len(batch) * self._beams
             total += self._prefill(copies, MAX_PROMPT_TOKENS, 0) + self._decode(
                 copies, MAX_PROMPT_TOKENS, _steps(batch)
@@ -62,7 +62,7 @@ class Cost:
         return sum(self._prefill(1, self._own(r), self._prefix) for r in requests)
 
     def limit(self, requests: Sequence[Request], rates: DeviceRates, *, slots: int) -> Limit:
-        """The shortest possible time for the average row of ``requests`` if ``slots`` rows are decoded together."""
+        """The shortest possible time per row of ``requests`` when ``slots`` rows are decoded together."""
         rows, b = len(requests), self._beams
         steps = [_steps([request]) for request in requests]
         prefill = sum(
@@ -86,7 +86,7 @@ class Cost:
         return copies * (tokens * self._matrices + attended * self._attention + self._head)
 
     def _prefill_rest(self, tokens: int) -> float:
-        """FLOPs of the prefill of a prompt after the prefix, without the layers' matrix products."""
+        """FLOPs of prefilling ``tokens`` tokens after the prefix. Leaves out the layers' matrix products."""
         return self._prefill(1, tokens, self._prefix) - tokens * self._matrices
 
     def _decode(self, copies: int, prompt: int, steps: int) -> float:
@@ -124,7 +124,7 @@ class Limit:
 def print_limit(
     cost: Cost, requests: Sequence[Request], rates: DeviceRates, methods: Mapping[str, tuple[int, float]]
 ) -> None:
-    """Print the device's limit for ``requests`` and the share of it that each method reached.
+    """Print the device's limit for ``requests``, and each method's rate as a share of this limit.
 
     ``methods``: name → (number of rows decoded together, measured rows/s). The limit depends on the first number.
     """

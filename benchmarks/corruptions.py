@@ -16,7 +16,7 @@ from benchmarks import planted_form as form
 from benchmarks.pair import Pair
 from capsfusion_tasks.validation.validate import validate_table
 
-# Kind of fault → the reasons with which validation may rightly reject it.
+# Kind of fault → the right reasons for rejecting a caption with this fault.
 CORRUPTIONS: dict[Callable[[Pair, random.Random], str | None], tuple[str, ...]] = {
     form.truncation: ("truncated",),
     form.cut_in_a_word: ("truncated",),
@@ -69,7 +69,7 @@ CORRUPTIONS: dict[Callable[[Pair, random.Random], str | None], tuple[str, ...]] 
 
 
 class Planted(NamedTuple):
-    """Rows with one kind of fault, and the reasons with which validation may rightly reject it."""
+    """Rows with one kind of fault, and the right reasons for rejecting them."""
 
     kind: str
     reasons: tuple[str, ...]

@@ -3,9 +3,9 @@
     python -m benchmarks.days [--days 30] [--rows 200000] [--shards 2] [--without-lookups] [--folder DIR]
 
 Each day brings ROWS raw and ROWS synthetic captions, each side in SHARDS shards. A quarter of each side's rows have a
-partner on the other side, which may arrive on any of the days. "Read" and "written" count what the process requested
-from the system, cached or not, and include compaction. CPU seconds leave out the process that decodes shards. Fails if
-a pair is missing or is found twice.
+partner on the other side, which may arrive on any of the days. "Read" and "written" are the bytes that the process
+read and wrote, including cached bytes and compaction. CPU seconds leave out the process that decodes shards. Fails if a
+pair is missing or is found twice.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def one_day(folder: Path, day: int, days: int, rows: int, shards: int, storage: 
 
 
 def written(folder: Path, side: Side, day: int, days: int, rows: int, shards: int) -> list[Shard]:
-    """Write the day's shards of a side. Each row is for a numbered image; partners are rows with the same number."""
+    """Write one side's shards of a day. Each row has an image number. Rows with the same number are partners."""
     total = days * rows
     images = np.arange(day * rows, (day + 1) * rows)
     if side == "laion_coco":

@@ -1,4 +1,4 @@
-"""Measures a device's rates of matrix products and memory traffic. No program reaches the rates of data sheets."""
+"""Measures a device's rates of matrix products and memory traffic, because no program reaches data sheets' rates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DeviceRates:
 
 @torch.inference_mode()
 def measure_rates(device: torch.device, dtype: torch.dtype) -> DeviceRates:
-    """The rates for an engine of ``dtype``. float8 needs a device that supports it."""
+    """The device's rates for an engine that computes in ``dtype``. Not every device supports float8."""
     rest = torch.bfloat16 if dtype == FLOAT8 else dtype
     products = _matrix_rate(device, rest)
     layers = _matrix_rate(device, dtype) if dtype == FLOAT8 else products

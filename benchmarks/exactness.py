@@ -1,4 +1,4 @@
-"""Compare the native engine's captions with transformers', token for token, in float32.
+"""Compare the captions of the native engine and of transformers, token for token, in float32.
 
     python -m benchmarks.exactness --pairs FILE [--rows 500] [--model DIR] [--tokenizer FILE] [--device cpu]
 
@@ -13,8 +13,8 @@ Compares a tiny random model of each family that the native engine computes: LLa
 
     python -m benchmarks.exactness --pairs FILE --dtype bfloat16 --dtype float8 [--rows 500] [--model DIR]
 
-Counts how many captions of the native engine equal those of float32, for the demo model and for --model. float8 also
-runs on a CPU.
+Counts how many captions of the native engine are the same as in float32, for the demo model and for --model. float8
+also runs on a CPU.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Subject:
 def compare_dtypes(
     folders: Sequence[Path], dtypes: Sequence[str], pairs: Sequence[tuple[str, ...]], device: torch.device, slots: int
 ) -> Table:
-    """For each checkpoint and dtype, the number of captions that equal those of float32, token for token."""
+    """For each checkpoint and dtype, the number of captions that are the same as in float32, token for token."""
     table = Table(title=f"captions of {len(pairs)} rows that stay those of float32, {device}, {slots} slots")
     for heading in ("model", "dtype", "beams", "same", "other"):
         table.add_column(heading, justify="left" if heading in ("model", "dtype") else "right")
@@ -192,7 +192,7 @@ def name_of(folder: Path) -> str:
 
 @torch.inference_mode()
 def mean_log_prob(model: PreTrainedModel, prompt: list[int], completion: Completion, eos: int) -> float:
-    """A caption's score, from one forward pass over all its tokens. From the logits on, it is computed in float64."""
+    """A caption's score, from one forward pass over all its tokens. Log probabilities are computed in float64."""
     ids = completion.token_ids + ([eos] if completion.finish_reason == "stop" else [])
     logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].double()  # [T, V]
     return float(logits.log_softmax(-1)[torch.arange(len(ids)), ids].mean())

@@ -2,12 +2,13 @@
 
     python -m benchmarks.explorer [--rows 2000000] [--home DIR] [--repeat 15] [--before]
 
-The table has generated captions in runs of 100,000 rows. Each run has its own interval and shards, and units of 10,000
-rows, a tenth of them rejected. Half of the requests are for old or rare values, which take longest. Each line is the
-median of ``--repeat`` calls of all queries of a request, with different values where the request takes a value. The
-column CPU is the mean CPU time of this process and the server's, without parallel workers. It distinguishes a busy
-machine from a slow query. The server is the embedded PostgreSQL with its default settings. ``--home`` keeps the table
-for later runs. ``--before`` also measures the baseline: the indexes of migration 0003, which 0005 replaced.
+The table has generated captions in runs of 100,000 rows. Each run has its own interval, its own shards, and units of
+10,000 rows. A tenth of the rows is rejected. Half of the requests are for old or rare values, which take longest. Each
+line is the median of ``--repeat`` calls of all queries of a request. If a request takes a value, its calls use
+different values. The column CPU is the mean CPU time of this process and the server's, without parallel workers. It
+distinguishes a busy machine from a slow query. The server is the embedded PostgreSQL with its default settings.
+``--home`` keeps the table for later runs. ``--before`` also measures the baseline: the indexes of migration 0003, which
+0005 replaced.
 """
 
 from __future__ import annotations
@@ -206,7 +207,7 @@ def timed(warehouse: Warehouse, view: View) -> tuple[float, float]:
 
 
 def views(warehouse: Warehouse, repeat: int) -> dict[str, list[View]]:
-    """Each view with the calls to time. The calls differ in their values where the view takes a value."""
+    """Name of a view → the calls to time. If the view takes a value, the calls use different values."""
 
     def pages(*filters: CaptionFilter, after: Position | None = None) -> list[View]:
         return [lambda c, each=each: caption_page(c, each, after) for each in (filters * repeat)[:repeat]]  # type: ignore[misc]

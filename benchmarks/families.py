@@ -77,7 +77,7 @@ def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model:
     folder.mkdir(parents=True)
     if family.words is None:
         (folder / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
-        vocab_size = LlamaTokenizer(tokenizer_model).vocab_size + 1  # plus 1 for [PAD], as CapsFus-LLaMA has
+        vocab_size = LlamaTokenizer(tokenizer_model).vocab_size + 1  # plus 1 for [PAD], as in CapsFus-LLaMA
     else:
         vocab_size = write_tokenizer(folder, texts, family.words, family.bos)
     torch.manual_seed(0)
@@ -104,7 +104,7 @@ def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model:
 
 def write_tokenizer(folder: Path, texts: Iterable[str], words: str, bos: str | None) -> int:
     """Train a byte-level BPE tokenizer like those of LLaMA 3 and Qwen. Returns the number of its tokens."""
-    texts = [*texts, *[PROMPT_TEMPLATE] * 100]  # so that the template has about as many tokens as in LLaMA's tokenizer
+    texts = [*texts, *[PROMPT_TEMPLATE] * 100]  # to give the template about as many tokens as in LLaMA's tokenizer
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC() if bos is None else None
     cut = pre_tokenizers.Split(Regex(words), "isolated")

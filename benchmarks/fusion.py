@@ -7,11 +7,12 @@
 - transformers, with the best settings: batches of 32 sorted by length, the template's keys and values computed once.
 - native: this project's engine.
 
-The weights are random. On a GPU, the model is a 13B in bfloat16; on a CPU, a small LLaMA in float32, whose vocabulary
-head is a quarter of its arithmetic (1% in the real model). Random weights never end a caption. So each row ends after a
-fixed number of tokens: the length of its published caption in CapsFusion's data. The table also has each method's
-arithmetic relative to the minimum, which computes each row's own tokens once and its caption once per beam. The native
-engine counts as 1.0 by definition: its padding and idle slots cost time, not arithmetic.
+The weights are random. On a GPU, the model is a 13B in bfloat16. On a CPU, it is a small LLaMA in float32. The
+vocabulary head takes a quarter of the small model's arithmetic, but only 1% of the 13B's. Random weights never end a
+caption. So each row ends after a fixed number of tokens: the length of its published caption in CapsFusion's data. The
+table also has each method's arithmetic relative to the minimum. The minimum computes the tokens of each row's own
+prompt once, and the tokens of its caption once per beam. The native engine counts as 1.0 by definition: its padding and
+idle slots are left out.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def main() -> None:
         methods.append((name, native_requests, partial(native, slots), cost.needed(native_requests)))
         at_once[name] = slots
     runs = {name: Runs(name, rows, make, flops) for name, rows, make, flops in methods}
-    for _ in range(args.repeat):  # methods take turns, so that other load on the machine slows all of them equally
+    for _ in range(args.repeat):  # alternate the methods, so that other load on the machine slows all of them equally
         for run in runs.values():
             run.once(device)
 
@@ -141,7 +142,7 @@ class Runs:
         self.peak_bytes = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
         expected = {request.row: request.max_new_tokens for request in self.rows}
         if {c.row: c.caption_tokens for c in completions} != expected:
-            raise RuntimeError(f"{self.name} returned captions of other lengths than requested")
+            raise RuntimeError(f"{self.name} returned captions whose lengths differ from the requested lengths")
 
     @property
     def seconds(self) -> float:

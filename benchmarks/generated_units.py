@@ -14,14 +14,15 @@ from capsfusion_tasks.schemas import VALIDATED
 SHARDS = 32  # shards of each side in a run
 REJECTED = 0.1
 RARE_REASON, RARE_FLAG = 1000, 5000  # one in 1000 rows has a rare reason, one in 5000 a rare flag
-RARE_WORDS = 300_000  # so that the vocabulary grows with the table, as with real captions
+RARE_WORDS = 300_000  # so many that the vocabulary grows with the table, as with real captions
 
 
 class UnitMaker:
     """Generates units from ``captions``, which are (raw, synthetic, fused).
 
     A generated caption is the first half of one caption, a rare word, and the second half of another. So all texts
-    differ, and words are as frequent as in ``captions``. pair_ids and URLs are random, as digests are.
+    differ, and words are as frequent as in ``captions``. pair_ids are random bytes, like digests, and URLs
+    have random digits.
     """
 
     def __init__(self, captions: Sequence[tuple[str, ...]], seed: int = 0) -> None:
@@ -82,6 +83,6 @@ def _text(numbers: np.ndarray) -> pa.Array:
 
 
 def _lists(filled: np.ndarray, values: np.ndarray) -> pa.Array:
-    """A list for each row: the row's item of ``values`` if its item of ``filled`` is true, otherwise no item."""
+    """A list for each row. It has the row's value from ``values``, or is empty if the row is false in ``filled``."""
     offsets = np.concatenate([[0], np.cumsum(filled)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[filled].tolist(), pa.string()))

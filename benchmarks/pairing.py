@@ -3,11 +3,11 @@
     python -m benchmarks.pairing [--raw-rows 1 4 16] [--repeat 3] [--folder DIR]
 
 ``--raw-rows`` are numbers of LAION-2B rows, in millions; LAION-COCO has a quarter as many rows. For each number, shards
-are written once and kept in DIR. The methods take turns, each in its own process. The DuckDB statement filters, joins
-and deduplicates the files and writes the pairs. It needs both sides in memory, and must read everything again when the
-next shard arrives. The pipeline writes each row once to its bucket and never reads the shard again. As in a usual run,
-it pulls two shards and joins two buckets at a time. "Read" and "written" count what the process requested from the
-system, cached or not.
+are written once and kept in DIR. Each repetition runs each method once, in its own process. The DuckDB statement
+filters, joins and deduplicates the files, and writes the pairs. It needs both sides in memory, and must read everything
+again when the next shard arrives. The pipeline writes each row once to its bucket and never reads the shard again. As
+in a usual run, it pulls two shards and joins two buckets at a time. "Read" and "written" are the bytes that the process
+read and wrote, including cached bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measures the duration and the longest transaction of planning if there are many unfinished units.
+"""Measures the duration and the longest transaction of planning when there are many unfinished units.
 
     python -m benchmarks.planning [--rows 500000] [--units 64] [--unit-rows 180000] [--buckets 2048]
 

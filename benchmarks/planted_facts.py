@@ -1,7 +1,7 @@
 """Plants faults that models make: wrong claims, and text that does not belong in a caption.
 
-Each function makes its fault from the texts alone and knows no threshold or pattern of a rule. It returns None if the
-pair does not allow this fault.
+Each function uses only captions, and no threshold or pattern of a validation rule. It returns None if the pair does not
+allow this fault.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ QUESTIONS = ("Is it true that {}?", "Did you know that {}?", "Why is it that {}?
 
 
 def _sub_one(pattern: str, caption: str, draw: random.Random, replace: dict[str, str] | list[str]) -> str | None:
-    """Replace one match of ``pattern``. ``replace``: a dict with the new text, or a list from which to choose it."""
+    """Replace one match of ``pattern``. ``replace``: match → new text, or a list of new texts to choose from."""
     found = list(re.finditer(pattern, caption))
     if not found:
         return None
@@ -154,7 +154,7 @@ def paraphrased_leak(pair: Pair, draw: random.Random) -> str:
 
 
 def said_again(pair: Pair, draw: random.Random) -> str | None:
-    """Adds a sentence that repeats the caption, with its halves swapped and with other verbs and grammar words."""
+    """Adds a sentence that repeats the caption. It swaps the caption's halves, and replaces verbs and grammar words."""
     words = pair.caption.rstrip(".").split()
     if len(words) < 8 or ". " in pair.caption:
         return None
@@ -221,6 +221,6 @@ def mojibake(pair: Pair, draw: random.Random) -> str | None:
 
 
 def sixth_language(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces the caption with a sentence in one of six languages. The name in it is the raw caption's beginning."""
+    """Replaces the caption with a sentence in one of six languages. It contains the raw caption's first words."""
     name = " ".join(re.findall(r"[A-Za-z]+", pair.raw)[:3])
     return draw.choice(ELSEWHERE[draw.choice(list(ELSEWHERE))]).format(name) if name else None

@@ -1,7 +1,7 @@
 """Plants faults that models make in a caption's form: truncation, leaks, loops, copies, other scripts.
 
-Each function makes its fault from the texts alone and knows no threshold or pattern of a rule. It returns None if the
-pair does not allow this fault.
+Each function uses only captions, and no threshold or pattern of a validation rule. It returns None if the pair does not
+allow this fault.
 """
 
 from __future__ import annotations

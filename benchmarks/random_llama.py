@@ -36,7 +36,7 @@ def random_llama(config: LlamaConfig, device: torch.device, dtype: torch.dtype) 
 
 
 def as_transformers(model: Llama, config: LlamaConfig) -> LlamaForCausalLM:
-    """The same model as a transformers model that shares the weights' memory."""
+    """A transformers model with the weights of ``model``. Both models share the memory of the weights."""
     with torch.device("meta"):
         reference = LlamaForCausalLM(config)
     weights = {

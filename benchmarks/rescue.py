@@ -137,7 +137,7 @@ def print_examples(console: Console, alone: pa.Table, rescued: pa.Table, most: i
 
 
 def other_changes(alone: pa.Table, rescued: pa.Table) -> int:
-    """Rows that are not rescued, but whose caption or verdict differs from the run without other beams."""
+    """Count the rows that were not rescued, but whose caption or verdict differs between the two runs."""
     columns = alone.column_names
     kept = rescued["rescued_from"].is_null().to_pylist()
     both = zip(kept, alone.to_pylist(), rescued.select(columns).to_pylist(), strict=True)

@@ -2,8 +2,9 @@
 
     python -m benchmarks.staging [--files 400] [--kilobytes 100] [--folder FOLDER]
 
-Writes files through ``Storage.publish``, each in its own folder like bucket files, in three ways: without sync, with
-the file synced, and with the file and its folders synced, as the pipeline does. The ways take turns.
+Writes files through ``Storage.publish``, each in its own folder like bucket files, in three ways: without syncing, with
+syncing the file, and with syncing the file and its folders, as the pipeline does. Each repetition measures all three
+ways.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def _write(args: argparse.Namespace, content: bytes, writers: int, off: tuple[str, ...]) -> float:
-    """Write the files. Meanwhile, the functions of ``durable`` named in ``off`` do nothing. Returns ms per file."""
+    """Write the files, with the functions ``off`` of the module ``durable`` disabled. Returns ms per file."""
     nothing: Callable[[object], None] = lambda _: None  # noqa: E731
     with tempfile.TemporaryDirectory(prefix="capsfusion-bench-", dir=args.folder) as home, ExitStack() as without:
         for name in off:

@@ -6,7 +6,7 @@
 - raw, the baseline: ADBC's ingest into a temporary table, then ``insert … on conflict do nothing``. No checks, no
   "loaded" mark.
 
-At each size of ``--rows``, the methods take turns to load a unit. Each turn also loads a unit into another warehouse of
+At each size of ``--rows``, each repetition loads a unit with each method, and a third unit into another warehouse of
 the first size. So other load on the machine slows all loads equally. Medians are printed. Growth is also printed as a
 ratio of means, because the text index adds new words only every few units. The server is the embedded PostgreSQL with
 its default settings and fsync on. With ``--indexes``, all indexes except the keys are dropped, then created one at a
@@ -142,7 +142,7 @@ def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table, fusion_id: str 
 
 
 def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat: int) -> None:
-    """At each of ``sizes``, load units with both methods. Each turn also loads a unit into ``small`` for comparison."""
+    """At each of ``sizes``, load units with both methods. Also loads units into ``small`` for comparison."""
     table = Table(title="loading, by rows in the table")
     for heading in (
         "rows in the table",
@@ -171,7 +171,7 @@ def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat:
 
 
 def measure_indexes(growth: Growth, repeat: int) -> None:
-    """The time per row that each index of accepted captions adds if it is the only index besides the key."""
+    """Print the time per row that each index of accepted captions adds. All other indexes except keys are dropped."""
     definitions = drop_indexes(growth.warehouse)
     table = Table(title=f"what an index costs, at {growth.rows:,} rows")
     for heading in ("index", "µs/row", "relative to none"):

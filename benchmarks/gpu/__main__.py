@@ -4,7 +4,7 @@
     python -m benchmarks.gpu --pairs FILE --tokenizer FILE --checkpoint FOLDER [--json FILE]
 
 - kernels: the tests of the Triton kernels.
-- exactness: captions in float32 equal transformers', for the demo model and a random LLaMA with grouped heads.
+- exactness: captions in float32 equal those of transformers, for the demo model and a random LLaMA with grouped heads.
 - rates: rows/s and the share of busy slots of a random 13B, in bfloat16 and float8, with 3 beams and greedy.
 - memory: whether the longest rows fit in all slots at once, on this card and on simulated smaller cards. Runs only with
   --parts memory.

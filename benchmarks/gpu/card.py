@@ -1,4 +1,4 @@
-"""Reads the GPUs from nvidia-smi. Asking torch would initialize CUDA, and then forked processes could not use it."""
+"""Reads the GPUs from nvidia-smi. torch would initialize CUDA, and then forked processes could not use the GPUs."""
 
 from __future__ import annotations
 

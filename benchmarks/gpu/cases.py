@@ -1,4 +1,4 @@
-"""Shared by all parts: options, cases, and lines of the result table."""
+"""Defines what all parts share: options, cases, and lines of the result table."""
 
 from __future__ import annotations
 
@@ -114,8 +114,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
     os.setsid()  # a process group of its own, so that _end can kill the whole group
     torch.backends.cuda.enable_cudnn_sdp(False)  # ranks also disable cuDNN's attention: see fusion/node.py
-    # With a GPU, the CPU computes nothing. Without a GPU, other load on the machine disturbs one thread less than
-    # several.
+    # With a GPU, the CPU computes nothing. Without a GPU, measurements with one thread depend less on other load.
     torch.set_num_threads(1)
     try:
         lines = list(case.run(found))

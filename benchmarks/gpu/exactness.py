@@ -1,4 +1,4 @@
-"""Compares captions in float32 with transformers' ``generate``. Uses fewer rows than benchmarks.exactness."""
+"""Compares captions in float32 with those of transformers. Uses fewer rows than benchmarks.exactness."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cases(options: Options) -> list[Case]:
 
 
 def compare(options: Options, model: Path | None, _: Mapping[str, Figures]) -> Sequence[Line]:
-    """Compare the captions of ``model``. If it is None, writes a random LLaMA and compares its captions."""
+    """Compare the captions of ``model``. If ``model`` is None, use a random LLaMA."""
     folder = model or random_checkpoint(options.scratch, options.tokenizer)
     pairs = read_pairs(options.pairs, options.exact_rows)
     subject = Subject(folder, pairs, options.device, random_weights=model is None)

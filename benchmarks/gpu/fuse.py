@@ -4,9 +4,10 @@ The command runs with torchrun, as users run it, so it also needs pydantic-setti
 
 The command's rate after its second start is compared with the rate of the engine alone, on the same checkpoint, rows
 and EOS. Both are measured over about the same number of rows, from the moment when the weights are loaded to the last
-row. So both include the start, with empty slots and CUDA graphs to capture, and the end, when slots are empty again.
-The part ``rates`` measures other rates: here a row takes more steps than its caption has tokens, because random weights
-end few beams with EOS. On a CPU the comparison is meaningless, because the command uses all cores and the engine one.
+row. So both include the start, when CUDA graphs are captured and slots are still empty, and the end, when slots become
+empty. These rates differ from those of the part ``rates``: here a row takes more steps than its caption has tokens,
+because random weights rarely end a beam with EOS. On a CPU the comparison is meaningless: the command uses all cores,
+but the engine alone uses one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, prompt_tokens, sha
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 ENGINE_ALONE = "fuse, the engine alone"
-ENGINE_ROWS = 1500  # about as many rows as the second start must fuse if --fuse-rows is 3,000
+ENGINE_ROWS = 1500  # about as many rows as are left after the kill if --fuse-rows is 3,000
 _POLL_SECONDS = 0.05
 _DYING_SECONDS = 2.0  # seconds until the ranks of a killed command have ended
 # Slow estimates, for time limits. An H200 starts in 20 s and fuses 85 rows/s.
